@@ -1,0 +1,70 @@
+"""What the engine needs to know of its configuration: values only, already validated by `daemon.config`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Settings of one engine. Paths are absolute; sizes are bytes; times are seconds. Keys as in dockerd's daemon.json."""
+
+    data_root: str = "/var/lib/sampan"
+    exec_root: str = "/run/sampan"
+    # containers
+    default_runtime: str = "sampan-runc"
+    runtimes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cgroup_parent: str = ""
+    default_shm_size_bytes: int = 64 * 1024 * 1024
+    default_ulimits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    default_ipc_mode: str = "private"
+    default_cgroupns_mode: str = ""
+    init: bool = False
+    init_path: str = ""
+    no_new_privileges: bool = False
+    seccomp_profile: str = ""
+    selinux_enabled: bool = False
+    userns_remap: str = ""
+    oom_score_adjust: int = 0
+    live_restore: bool = True
+    shutdown_timeout_s: int = 15
+    log_driver: str = "json-file"
+    log_opts: dict[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    # images
+    storage_driver: str = ""
+    storage_opts: tuple[str, ...] = ()
+    max_concurrent_downloads: int = 3
+    max_concurrent_uploads: int = 5
+    max_download_attempts: int = 5
+    registry_mirrors: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+    # networks
+    bridge: str = ""
+    bip: str = ""
+    bip6: str = ""
+    fixed_cidr: str = ""
+    fixed_cidr_v6: str = ""
+    default_gateway: str = ""
+    default_gateway_v6: str = ""
+    default_address_pools: tuple[dict[str, Any], ...] = ()
+    default_network_opts: dict[str, dict[str, str]] = field(default_factory=dict)
+    mtu: int = 1500
+    ip: str = "0.0.0.0"
+    ipv6: bool = False
+    icc: bool = True
+    iptables: bool = True
+    ip6tables: bool = True
+    ip_forward: bool = True
+    ip_forward_no_drop: bool = False
+    ip_masq: bool = True
+    userland_proxy: bool = False
+    dns: tuple[str, ...] = ()
+    dns_opts: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    host_gateway_ips: tuple[str, ...] = ()
+    # daemon
+    debug: bool = False
+    experimental: bool = False
+    features: dict[str, bool] = field(default_factory=dict)
