@@ -13,7 +13,7 @@ class EngineConfig:
     data_root: str = "/var/lib/sampan"
     exec_root: str = "/run/sampan"
     # containers
-    default_runtime: str = "sampan-runc"
+    default_runtime: str = "runc"
     runtimes: dict[str, dict[str, Any]] = field(default_factory=dict)
     cgroup_parent: str = ""
     default_shm_size_bytes: int = 64 * 1024 * 1024

@@ -1,0 +1,46 @@
+# Sampan's work bench. `make demo` and `make test` work on a fresh Debian 12 as root; everything else builds on `make setup`.
+PYTHON ?= /usr/bin/python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup demo test check format bench proto clean
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make setup    install Debian packages that are missing and the Python packages into .venv
+setup: $(VENV)/.stamp
+$(VENV)/.stamp: pyproject.toml tools/setup tools/debian-packages
+	@PYTHON=$(PYTHON) tools/setup $(VENV)
+
+## make demo     a web server in a container, from nothing to gone, with the time of each step
+demo: setup
+	@$(BIN)/python examples/demo.py
+
+## make test     all tests
+test: setup
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+## make check    ruff, mypy --strict, import-linter
+check: setup
+	@$(BIN)/ruff check src tests bench examples tools
+	@$(BIN)/ruff format --check --quiet src tests bench examples tools
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+## make format   let ruff rewrite what it can
+format: setup
+	@$(BIN)/ruff check --fix --quiet src tests bench examples tools; $(BIN)/ruff format --quiet src tests bench examples tools
+
+## make bench    figures of docs/performance.md (VS=/path/of/docker.sock for ratios to a Docker Engine)
+bench: setup
+	@$(BIN)/python bench/run.py $(if $(VS),--vs $(VS))
+
+## make proto    generate the gRPC code from supervisor.proto
+proto: setup
+	@$(BIN)/python tools/generate_proto.py
+
+## make clean    remove what make made
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

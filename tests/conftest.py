@@ -1,0 +1,57 @@
+"""Fixtures that several rooms of the test tree use. What a machine lacks is probed by trying it, and named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.engine import Engine
+
+
+def lacks(reason: str) -> None:
+    """Skip with a name; on CI a skip of what CI must have is a failure."""
+    if os.environ.get("SAMPAN_CI"):
+        pytest.fail(f"CI must have this: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def root() -> None:
+    """The test needs root in the host's user namespace."""
+    if os.geteuid() != 0:
+        lacks("needs root")
+
+
+@pytest.fixture(scope="session")
+def shared_engine(root: None) -> Iterator[Engine]:
+    """One engine with busybox:latest for all tests that only add containers of their own and remove them again."""
+    engine = Engine().start()
+    try:
+        engine.import_busybox()
+        yield engine
+    finally:
+        engine.close()
+
+
+@pytest.fixture
+def engine(root: None) -> Iterator[Engine]:
+    """An engine of the test's own, with busybox:latest: for tests that kill, restart or fill it."""
+    own = Engine().start()
+    try:
+        own.import_busybox()
+        yield own
+    finally:
+        own.close()
+
+
+@pytest.fixture(scope="session")
+def docker() -> str:
+    """Path of the real docker client."""
+    found = shutil.which("docker")
+    if found is None:
+        lacks("the docker client is not installed")
+    assert found is not None
+    return found
