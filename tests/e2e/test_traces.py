@@ -1,0 +1,48 @@
+"""What an engine leaves on the machine: nothing, after containers came and went, and after it stopped."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import soak
+from tests.support import machine
+from tests.support.engine import Engine
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
+
+
+def test_an_engine_leaves_nothing() -> None:
+    with machine.leaves_nothing(within_s=10):
+        engine = Engine().start()
+        try:
+            engine.import_busybox()
+            engine.run("sleep", "3600", PortBindings={"80/tcp": [{"HostPort": ""}]})
+            stopped = engine.run("true")
+            engine.wait(stopped)
+        finally:
+            engine.close()
+
+
+def test_containers_in_a_row_leave_nothing(engine: Engine) -> None:
+    """Growth is judged between the first quarter and the end: what is warm by then must not grow any more."""
+    samples = soak.soak(engine, count=200, every=25)
+    grown = soak.growth(samples)
+    assert not grown, grown
+
+
+@pytest.mark.parametrize("title", ["sampand", "sampan-supervisor", "sampan-zygote", "sampan-shim"])
+def test_every_process_says_what_it_is(engine: Engine, title: str) -> None:
+    container = engine.run("sleep", "3600")
+    titles = [line for line in engine.pids().values() if line.split()[0] == title]
+    assert len(titles) == 1
+    assert str(engine.exec_root) in titles[0]
+    assert title != "sampan-shim" or container[:12] in titles[0]
+
+
+def test_memory_of_idle_containers(engine: Engine) -> None:
+    """Ten idle containers: at most 4 MiB of proportional memory each, everything of theirs counted."""
+    containers = [engine.run("sleep", "3600") for _ in range(10)]
+    shims = [pid for pid, line in engine.pids().items() if line.startswith("sampan-shim")]
+    assert len(shims) == len(containers)
+    inits = [engine.inspect(c)["State"]["Pid"] for c in containers]
+    assert sum(machine.pss_kib(pid) for pid in [*shims, *inits]) / len(containers) <= 4096
