@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -62,6 +63,9 @@ class Fleet:
                 return False
         return True
 
+    def wrote_more(self, container: str, lines: int) -> bool:
+        return len(self.engine.logs(container).split()) > lines
+
     def check_alive(self, containers: list[str]) -> None:
         """The containers are the same processes, can be entered, and those that count have not lost a line."""
         assert self.same(containers)
@@ -69,11 +73,7 @@ class Fleet:
             if container in self.counters:
                 lines = self.engine.logs(container).split()
                 assert [int(line) for line in lines] == list(range(len(lines)))
-                until(
-                    lambda c=container, n=len(lines): len(self.engine.logs(c).split()) > n,
-                    5,
-                    "the counter still writes",
-                )
+                until(partial(self.wrote_more, container, len(lines)), 5, "the counter still writes")
         done = self.engine.cli("sampan", "exec", containers[-1], "echo", "in")
         assert done.stdout == "in\n"
 
