@@ -1,0 +1,417 @@
+"""Durable records and references: one SQLite file, read from memory, written through.
+
+What it is: every noun of the engine keeps its records in a `Table` (JSON documents, one SQL table a noun), and
+"is X in use?" is answered by references `holder → target`. What it is not: a query engine, or a place for state
+that can be read back from the kernel. It knows no noun.
+
+Invariants:
+- Reads never touch SQL: a table is loaded once and kept in memory, SQL first and memory second on every write.
+- A write is one transaction: all operations of one `apply` are there, or none is.
+- `durable=True` returns after fdatasync: it survives power loss. `durable=False` returns after write(2): it
+  survives the death of the process at any instruction, not that of the machine.
+- Writes are totally ordered, so a durable write makes all earlier non-durable ones durable too.
+- One process a database: an flock(2) on `<path>.lock`, gone with its holder.
+
+How: one connection in WAL mode with synchronous=NORMAL writes inline (some tens of microseconds: a commit is one
+pwrite to the WAL). Durability is a separate fdatasync of the WAL file in the writer thread, shared by everybody
+who waits at that moment (group commit). That is what synchronous=FULL does, without holding SQLite's write lock,
+and so the event loop, during the disk's flush. Checkpoints run in the same thread on a connection of their own.
+
+Source: sqlite.org/wal.html, sqlite.org/pragma.html#pragma_synchronous; fdatasync(2), flock(2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import msgspec
+
+from sampan.errors import Internal
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x53414D50  # "SAMP": `file sampan.db` and we ourselves can tell whose database this is
+CHECKPOINT_BYTES = 4 * 1024 * 1024
+
+# from version n to n+1: MIGRATIONS[n](connection), inside one transaction with the new version number
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """What a table holds; subclass per noun. `id` is unique in its table. Treat as frozen: change by `replace` and put."""
+
+    id: str
+
+
+T = TypeVar("T", bound=Record)
+
+
+class StoreError(Internal):
+    """The database cannot be opened, read or written: names the file, the reason and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One change: its SQL, and what to do in memory once SQL has it. Made by tables and by `reference`/`release`."""
+
+    sql: str
+    parameters: tuple[str | bytes, ...]
+    remember: Callable[[], None]
+
+
+class Table(Generic[T]):
+    """All records of one noun. `get` and `all` read memory; `put` and `delete` return an Op for `Store.apply`."""
+
+    def __init__(self, name: str, type_: type[T], rows: dict[str, T]) -> None:
+        self.name = name
+        self._rows = rows
+        self._encoder = msgspec.json.Encoder()
+        self._put = f'INSERT INTO "{name}" (id, json) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET json = excluded.json'
+        self._delete = f'DELETE FROM "{name}" WHERE id = ?'
+
+    def get(self, id: str) -> T | None:
+        return self._rows.get(id)
+
+    def all(self) -> list[T]:
+        """Every record, oldest put first."""
+        return list(self._rows.values())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._rows
+
+    def put(self, record: T) -> Op:
+        return Op(
+            self._put, (record.id, self._encoder.encode(record)), lambda: self._rows.__setitem__(record.id, record)
+        )
+
+    def delete(self, id: str) -> Op:
+        """A missing record is "already so"."""
+        return Op(self._delete, (id,), lambda: (self._rows.pop(id, None), None)[1])
+
+
+class Store:
+    """The one database of an engine. Use from the event loop's thread; `close` on every path."""
+
+    def __init__(self, path: str, connection: sqlite3.Connection, lock_fd: int) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock_fd = lock_fd
+        self._tables: dict[str, object] = {}
+        self._holders: dict[str, set[str]] = {}  # target → holders
+        self._targets: dict[str, set[str]] = {}  # holder → targets
+        self._flusher = _Flusher(path)
+        for holder, target in connection.execute("SELECT holder, target FROM refs"):
+            self._remember_reference(holder, target)
+
+    @classmethod
+    async def open(cls, path: str, *, move_aside: bool = False) -> Store:
+        """Open or create the database at `path`.
+
+        move_aside: when the file is corrupt, rename it to `<path>.corrupt-<unix time>` and begin anew; only ever
+        on the user's explicit word.
+        Raises: StoreError, naming the file, the reason and the remedy.
+        """
+        lock_fd = _lock(path)
+        try:
+            try:
+                connection = _connect(path)
+            except StoreError:
+                if not move_aside:
+                    raise
+                _move_aside(path)
+                connection = _connect(path)
+            try:
+                return cls(path, connection, lock_fd)
+            except BaseException:
+                connection.close()
+                raise
+        except BaseException:
+            os.close(lock_fd)
+            raise
+
+    async def close(self) -> None:
+        """Flush, checkpoint and close. Idempotent."""
+        if self._lock_fd < 0:
+            return
+        await asyncio.get_running_loop().run_in_executor(None, self._flusher.close)
+        self._connection.close()
+        os.close(self._lock_fd)
+        self._lock_fd = -1
+
+    def table(self, name: str, type_: type[T]) -> Table[T]:
+        """The table called `name` (a plain identifier), created when missing, with all its rows in memory.
+
+        Raises: StoreError when a row cannot be decoded, naming it.
+        """
+        if not name.isidentifier() or name == "refs":
+            raise ValueError(f"not a table name: {name!r}")
+        if name in self._tables:
+            raise ValueError(f"table {name} is open already")
+        try:
+            self._connection.execute(
+                f'CREATE TABLE IF NOT EXISTS "{name}" (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, json BLOB NOT NULL)'
+            )
+            stored = self._connection.execute(f'SELECT id, json FROM "{name}" ORDER BY seq').fetchall()
+        except sqlite3.Error as e:
+            raise _unusable(self.path, str(e)) from e
+        decoder = msgspec.json.Decoder(type_)
+        rows: dict[str, T] = {}
+        for id, blob in stored:
+            try:
+                rows[id] = decoder.decode(blob)
+            except msgspec.MsgspecError as e:
+                raise _unusable(self.path, f"record {id!r} of table {name} cannot be read: {e}") from e
+        table = Table(name, type_, rows)
+        self._tables[name] = table
+        return table
+
+    async def apply(self, *ops: Op, durable: bool = True) -> None:
+        """Carry out all operations in one transaction, or none.
+
+        durable: return after the disk has it (a few milliseconds, shared by all who wait); else after write(2).
+        Raises: StoreError; nothing has changed then, in SQL or memory, except that a failed flush leaves the
+        change written but not promised.
+        """
+        self.apply_now(*ops)
+        if durable:
+            await self.flushed()
+
+    def apply_now(self, *ops: Op) -> None:
+        """`apply(durable=False)` for callers that cannot await: written inline."""
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                for op in ops:
+                    connection.execute(op.sql, op.parameters)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # SQLite rolls some failures back itself (a full disk at COMMIT)
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as e:
+            raise StoreError(f"cannot write to the database {self.path}: {e}; nothing was changed") from e
+        for op in ops:
+            op.remember()
+
+    async def flushed(self) -> None:
+        """Return when everything written so far is on the disk."""
+        await asyncio.wrap_future(self._flusher.flush())
+
+    def reference(self, holder: str, target: str) -> Op:
+        """Note that `holder` uses `target`. Both are strings such as `container:<id>`, `image:<id>`."""
+        return Op(
+            "INSERT INTO refs (holder, target) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (holder, target),
+            lambda: self._remember_reference(holder, target),
+        )
+
+    def release(self, holder: str, target: str | None = None) -> Op:
+        """Drop one reference of `holder`, or, without a target, all of them."""
+        if target is None:
+            return Op("DELETE FROM refs WHERE holder = ?", (holder,), lambda: self._forget_references(holder, None))
+        return Op(
+            "DELETE FROM refs WHERE holder = ? AND target = ?",
+            (holder, target),
+            lambda: self._forget_references(holder, target),
+        )
+
+    def holders(self, target: str) -> frozenset[str]:
+        """Who uses `target`; empty when nobody does."""
+        return frozenset(self._holders.get(target, ()))
+
+    def targets(self, holder: str) -> frozenset[str]:
+        """What `holder` uses."""
+        return frozenset(self._targets.get(holder, ()))
+
+    def _remember_reference(self, holder: str, target: str) -> None:
+        self._holders.setdefault(target, set()).add(holder)
+        self._targets.setdefault(holder, set()).add(target)
+
+    def _forget_references(self, holder: str, only: str | None) -> None:
+        mine = self._targets.get(holder, set())
+        for target in list(mine) if only is None else [only]:
+            mine.discard(target)
+            left = self._holders.get(target)
+            if left is not None:
+                left.discard(holder)
+                if not left:
+                    del self._holders[target]
+        if not mine:
+            self._targets.pop(holder, None)
+
+
+class _Flusher:
+    """The writer thread: one fdatasync of the WAL answers everybody who asked before it began; checkpoints in idle moments."""
+
+    def __init__(self, path: str) -> None:
+        self._wal_path = path + "-wal"
+        self._path = path
+        self._wal_fd = os.open(self._wal_path, os.O_RDWR | os.O_CLOEXEC)
+        self._asked: queue.SimpleQueue[concurrent.futures.Future[None] | None] = queue.SimpleQueue()
+        self._failure: str | None = None
+        self._thread = threading.Thread(target=self._run, name="store-flush", daemon=True)
+        self._thread.start()
+
+    def flush(self) -> concurrent.futures.Future[None]:
+        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._asked.put(future)
+        return future
+
+    def close(self) -> None:
+        self._asked.put(None)
+        self._thread.join()
+        os.close(self._wal_fd)
+
+    def _run(self) -> None:
+        running = True
+        checkpointer = sqlite3.connect(self._path, isolation_level=None, timeout=10)
+        while running:
+            waiting = [self._asked.get()]
+            while not self._asked.empty():
+                waiting.append(self._asked.get())
+            self._flush_once()
+            for future in waiting:
+                if future is None:
+                    running = False
+                elif not future.set_running_or_notify_cancel():
+                    continue
+                elif self._failure is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(StoreError(self._failure))
+            if self._failure is None and os.fstat(self._wal_fd).st_size > CHECKPOINT_BYTES:
+                try:
+                    # PASSIVE never makes the writer wait; what it cannot move now it moves next time
+                    checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                except sqlite3.Error as e:  # the WAL still has everything: not a loss, but never silent
+                    self._failure = f"cannot checkpoint the database {self._path}: {e}"
+        checkpointer.close()
+
+    def _flush_once(self) -> None:
+        """fdatasync the WAL. A failed one is for ever: the kernel may have dropped the pages it could not write."""
+        if self._failure is not None:
+            return
+        try:
+            os.fdatasync(self._wal_fd)
+        except OSError as e:
+            self._failure = (
+                f"cannot flush the database {self._path} to disk: {e.strerror}; check the disk, then restart the daemon"
+            )
+
+
+def _unusable(path: str, reason: str) -> StoreError:
+    return StoreError(
+        f"the database {path} cannot be used: {reason}. Restore it from a backup, or move it away to begin with an "
+        f"empty one (images, containers and networks that it describes are then unknown)"
+    )
+
+
+def _lock(path: str) -> int:
+    """Take `<path>.lock`; returns the descriptor that holds it."""
+    try:
+        fd = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise StoreError(f"cannot open the database {path}: {path}.lock: {e.strerror}") from e
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        pid = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        os.close(fd)
+        raise StoreError(
+            f"the database {path} is in use by another daemon (pid {pid or 'unknown'}): "
+            f"stop it, or choose another --data-root"
+        ) from e
+    os.truncate(fd, 0)
+    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    return fd
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """Open, check, migrate. The returned connection is in autocommit mode: transactions are written out."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.close(fd)
+    except OSError as e:
+        raise _unusable(path, e.strerror or str(e)) from e
+    connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+    try:
+        version = _check(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA journal_size_limit = {2 * CHECKPOINT_BYTES}")
+        _migrate(connection, version)
+    except sqlite3.Error as e:
+        connection.close()
+        raise _unusable(path, str(e)) from e
+    except BaseException:
+        connection.close()
+        raise
+    _sync_directory(os.path.dirname(os.path.abspath(path)))
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: str) -> int:
+    """Return the schema version. Raises: StoreError for a foreign, newer or damaged file."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    if version and application != APPLICATION_ID:
+        raise _unusable(path, "it is the database of another program")
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"the database {path} has version {version}; this program knows versions up to {SCHEMA_VERSION}: "
+            f"use the newer release that wrote it"
+        )
+    problems = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
+    if problems != ["ok"]:
+        raise _unusable(path, "damaged: " + "; ".join(problems))
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring the schema from `version` (0: an empty file) to SCHEMA_VERSION, one transaction a step."""
+    if version == SCHEMA_VERSION:
+        # a first write makes sure that the WAL exists for the flusher
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    if version == 0:
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(
+            "CREATE TABLE refs (holder TEXT NOT NULL, target TEXT NOT NULL, PRIMARY KEY (holder, target)) WITHOUT ROWID"
+        )
+        version = SCHEMA_VERSION
+    while version < SCHEMA_VERSION:
+        MIGRATIONS[version](connection)
+        version += 1
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute("COMMIT")
+
+
+def _move_aside(path: str) -> None:
+    aside = f"{path}.corrupt-{int(time.time())}"
+    os.rename(path, aside)
+    for suffix in ("-wal", "-shm"):
+        if os.path.exists(path + suffix):
+            os.rename(path + suffix, aside + suffix)
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,260 @@
+"""The store: what was acknowledged is there, after any death of the process; what cannot be read is named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sampan.engine.store import Record, Store, StoreError
+
+
+class Thing(Record):
+    name: str = ""
+    size: int = 0
+
+
+def run(coroutine):  # type: ignore[no-untyped-def]
+    return asyncio.run(coroutine)
+
+
+async def reopened(path: str) -> tuple[Store, list[Thing]]:
+    store = await Store.open(path)
+    return store, store.table("things", Thing).all()
+
+
+def test_records_and_references_survive_a_reopen(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.db")
+
+    async def main() -> None:
+        store = await Store.open(path)
+        things = store.table("things", Thing)
+        await store.apply(things.put(Thing(id="b", size=1)), things.put(Thing(id="a")), store.reference("c:1", "i:1"))
+        await store.apply(things.put(Thing(id="b", size=2)), store.reference("c:2", "i:1"), durable=False)
+        assert store.holders("i:1") == {"c:1", "c:2"}
+        await store.apply(store.release("c:1"))
+        await store.close()
+        store, rows = await reopened(path)
+        assert [(r.id, r.size) for r in rows] == [("b", 2), ("a", 0)], "order of first put is kept"
+        assert store.holders("i:1") == {"c:2"} and store.targets("c:2") == {"i:1"}
+        await store.apply(store.release("c:2", "i:1"))
+        assert store.holders("i:1") == frozenset()
+        await store.close()
+
+    run(main())
+
+
+def test_apply_is_atomic_in_sql_and_in_memory(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.db")
+
+    async def main() -> None:
+        store = await Store.open(path)
+        things = store.table("things", Thing)
+        bad = things.put(Thing(id="x"))
+        object.__setattr__(bad, "sql", "INSERT INTO nowhere VALUES (?, ?)")
+        with pytest.raises(StoreError, match=f"cannot write to the database {path}: .*nowhere.*nothing was changed"):
+            await store.apply(things.put(Thing(id="a")), bad)
+        assert things.get("a") is None
+        await store.apply(things.put(Thing(id="b")))
+        await store.close()
+        store, rows = await reopened(path)
+        assert [r.id for r in rows] == ["b"]
+        await store.close()
+
+    run(main())
+
+
+def test_durable_writes_of_many_share_flushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = []
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (syncs.append(fd), real(fd))[1])
+
+    async def main() -> None:
+        store = await Store.open(str(tmp_path / "s.db"))
+        things = store.table("things", Thing)
+        await asyncio.gather(*(store.apply(things.put(Thing(id=str(n)))) for n in range(200)))
+        assert len(things) == 200
+        assert len(syncs) < 50, "group commit"
+        await store.close()
+
+    run(main())
+
+
+def test_a_failed_flush_is_reported_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        store = await Store.open(str(tmp_path / "s.db"))
+        things = store.table("things", Thing)
+
+        def fail(fd: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(os, "fdatasync", fail)
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"cannot flush the database .*s\.db to disk: Input/output error"):
+                await store.apply(things.put(Thing(id="a")))
+        await store.close()
+
+    run(main())
+
+
+def test_large_wal_is_checkpointed(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.db")
+
+    async def main() -> None:
+        store = await Store.open(path)
+        things = store.table("things", Thing)
+        for n in range(60):
+            await store.apply(things.put(Thing(id=str(n % 10), name="x" * 400_000)))
+        assert os.stat(path + "-wal").st_size < 40_000_000
+        await store.close()
+        assert not os.path.exists(path + "-wal"), "the last close folds the WAL into the file"
+        store, rows = await reopened(path)
+        assert len(rows) == 10
+        await store.close()
+
+    run(main())
+
+
+WRITER = """
+import asyncio, sys
+from sampan.engine.store import Record, Store
+class Thing(Record):
+    name: str = ""
+    size: int = 0
+async def main():
+    store = await Store.open(sys.argv[1])
+    things = store.table("things", Thing)
+    n = len(things)
+    while True:
+        await store.apply(things.put(Thing(id=str(n), name="n" * 300)), store.reference(f"h:{n}", "t"), durable=n % 7 == 0)
+        sys.stdout.write(f"{n}\\n"); sys.stdout.flush()
+        n += 1
+asyncio.run(main())
+"""
+
+
+def test_kill_9_in_a_loop_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.db")
+    acknowledged = -1
+    for turn in range(12):
+        child = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        child.stdout.readline()  # it runs
+        time.sleep(random.Random(turn).uniform(0.0, 0.06))  # any instruction will do
+        child.send_signal(signal.SIGKILL)
+        lines = child.stdout.read().splitlines()
+        child.wait()
+        child.stdout.close()
+        acknowledged = max([acknowledged, *(int(x) for x in lines if x.isdigit())])
+
+        async def main(least: int) -> int:
+            store, rows = await reopened(path)
+            ids = sorted(int(r.id) for r in rows)
+            assert ids == list(range(len(ids))), "no hole"
+            assert len(ids) > least, "an acknowledged record is missing"
+            assert len(store.holders("t")) == len(ids), "record and reference came in one transaction"
+            await store.close()
+            return len(ids)
+
+        acknowledged = max(acknowledged, run(main(acknowledged)) - 1)
+    assert acknowledged > 50, "the test wrote something"
+
+
+def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.db")
+
+    async def main() -> None:
+        store = await Store.open(path)
+        with pytest.raises(StoreError, match=rf"in use by another daemon \(pid {os.getpid()}\).*--data-root"):
+            await Store.open(path)
+        await store.close()
+        await (await Store.open(path)).close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("content", [b"this is not a database, just long enough text" * 200, b"\0" * 8192])
+def test_a_corrupt_database_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "s.db"
+    path.write_bytes(content)
+
+    async def main() -> None:
+        with pytest.raises(StoreError, match=rf"the database {path} cannot be used: .*Restore it from a backup"):
+            await Store.open(str(path))
+        assert path.read_bytes() == content, "nothing was changed"
+        store = await Store.open(str(path), move_aside=True)
+        assert store.table("things", Thing).all() == []
+        await store.close()
+        assert [p.read_bytes() for p in tmp_path.glob("s.db.corrupt-*")] == [content]
+
+    run(main())
+
+
+def test_a_damaged_page_is_found_at_open(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+
+    async def main() -> None:
+        store = await Store.open(str(path))
+        things = store.table("things", Thing)
+        await store.apply(*(things.put(Thing(id=str(n), name="y" * 500)) for n in range(300)))
+        await store.close()
+        with path.open("r+b") as f:
+            f.seek(6 * 4096)
+            f.write(os.urandom(4096 * 4))
+        with pytest.raises(StoreError, match="cannot be used: damaged: "):
+            await Store.open(str(path))
+
+    run(main())
+
+
+def test_an_undecodable_record_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.db")
+
+    async def main() -> None:
+        store = await Store.open(path)
+        things = store.table("things", Thing)
+        await store.apply(things.put(Thing(id="one")))
+        await store.close()
+        with sqlite3.connect(path) as raw:
+            raw.execute("UPDATE things SET json = ?", (b'{"id": 5}',))
+        raw.close()
+        store = await Store.open(path)
+        with pytest.raises(StoreError, match="record 'one' of table things cannot be read: Expected `str`"):
+            store.table("things", Thing)
+        await store.close()
+
+    run(main())
+
+
+def test_a_newer_or_foreign_database_is_refused(tmp_path: Path) -> None:
+    newer, foreign = str(tmp_path / "newer.db"), str(tmp_path / "foreign.db")
+
+    async def main() -> None:
+        await (await Store.open(newer)).close()
+        for path, pragma, message in (
+            (newer, "user_version = 99", "has version 99; this program knows versions up to 1: use the newer release"),
+            (foreign, "user_version = 1", "it is the database of another program"),
+        ):
+            raw = sqlite3.connect(path)
+            raw.execute(f"PRAGMA {pragma}")
+            raw.close()
+            with pytest.raises(StoreError, match=message):
+                await Store.open(path)
+
+    run(main())
+
+
+def test_an_unreadable_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"cannot open the database .*/missing/s\.db: .* No such file or directory"):
+        run(Store.open(str(tmp_path / "missing" / "s.db")))
+    (tmp_path / "dir.db").mkdir()
+    with pytest.raises(StoreError, match=r"the database .*/dir\.db cannot be used: Is a directory"):
+        run(Store.open(str(tmp_path / "dir.db")))
