@@ -67,7 +67,7 @@ def test_large_output_is_complete(cli: Run) -> None:
 
 @pytest.mark.parametrize(
     ("argv", "code"),
-    [(["/nope"], 127), (["/etc/passwd"], 126), (["sh", "-c", "kill -9 $$"], 137)],
+    [(["/nope"], 127), (["/etc/passwd"], 126), (["sh", "-c", "sh -c 'kill -9 $$'; exit $?"], 137)],
     ids=["missing", "not-executable", "killed"],
 )
 def test_exit_codes_of_failures(cli: Run, argv: list[str], code: int) -> None:
@@ -215,9 +215,15 @@ def test_logs_follow_ends_with_the_container(cli: Run) -> None:
     assert cli("logs", "-f", "tail").stdout == "1\n2\n3\n"
 
 
+def test_attached_start_passes_stdin_and_its_end(cli: Run) -> None:
+    cli("create", "-i", "--name", "echoes", "busybox", "cat")
+    assert cli("start", "-ai", "echoes", stdin="ping\n").stdout == "ping\n"
+
+
 def test_attach_gets_what_comes(cli: Run) -> None:
-    cli("run", "-d", "-i", "--name", "echoes", "busybox", "cat")
-    assert cli("attach", "echoes", stdin="ping\n").stdout == "ping\n"
+    cli("run", "-d", "--name", "later", "busybox", "sh", "-c", "sleep 1; echo late; exit 3")
+    done = cli("attach", "--no-stdin", "later", check=False)
+    assert (done.stdout, done.returncode) == ("late\n", 3)
 
 
 def test_exec(cli: Run) -> None:
