@@ -61,6 +61,7 @@ class Engine:
         self.socket, self.pidfile = self.directory / "s", self.directory / "pid"
         self.log = self.directory / "sampand.log"
         self.flags = flags
+        self.wrapper: list[str] = []  # a command that ends by exec'ing the one behind it
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -80,6 +81,7 @@ class Engine:
             config.write_text("{}")
         roots = ["--data-root", str(self.data_root), "--exec-root", str(self.exec_root)]
         return [
+            *self.wrapper,
             str(BIN / "sampand"),
             "--config-file",
             str(config),
