@@ -1,0 +1,127 @@
+"""What a handler needs of its request: the engine, the API version, typed query values, the decoded body.
+
+Query rules are those of moby's httputils, down to which bad value is a 400 and which a 500.
+
+Source: moby 28.5 api/server/httputils (form.go, httputils.go), api/types/filters.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aiohttp import web
+
+from sampan.api.versions import CURRENT, Version
+from sampan.errors import Internal, InvalidArgument, SampanError
+from sampan.spec import codec
+
+if TYPE_CHECKING:
+    from sampan.engine.engine import Engine
+
+T = TypeVar("T")
+Filters = dict[str, set[str]]
+
+ENGINE: web.AppKey[Engine] = web.AppKey("engine")
+_FALSE = frozenset({"", "0", "no", "false", "none"})
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+def engine(request: web.Request) -> Engine:
+    """Return the engine that this server fronts."""
+    return request.app[ENGINE]
+
+
+def version(request: web.Request) -> Version:
+    """Return the API version the client speaks, e.g. (1, 51)."""
+    found: Version = request.get("version", CURRENT)
+    return found
+
+
+def query(request: web.Request, name: str, default: str = "") -> str:
+    """Return the first value of a query parameter."""
+    return request.query.get(name, default)
+
+
+def flag(request: web.Request, name: str, default: bool = False) -> bool:
+    """Read a boolean: absent is `default`; "", 0, no, false and none are false, anything else is true."""
+    text = request.query.get(name)
+    return default if text is None else text.strip().lower() not in _FALSE
+
+
+def integer(request: web.Request, name: str, default: int = 0, *, call: str = "ParseInt") -> int:
+    """Read an integer; absent or empty is `default`. Raises Internal in strconv's words (Docker answers 500 here)."""
+    text = request.query.get(name, "")
+    return parse_integer(text, call=call) if text else default
+
+
+def parse_integer(text: str, *, call: str = "ParseInt", error: type[SampanError] = Internal) -> int:
+    """Parse as Go's strconv does, 64 bits."""
+    if not _INTEGER.fullmatch(text):
+        raise error(f'strconv.{call}: parsing "{text}": invalid syntax')
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise error(f'strconv.{call}: parsing "{text}": value out of range')
+    return value
+
+
+def filters(request: web.Request) -> Filters:
+    """Read `filters`: {"name": ["a"]} or {"name": {"a": true}}. Raises InvalidArgument `invalid filter`."""
+    text = request.query.get("filters", "")
+    return parse_filters(text) if text else {}
+
+
+def parse_filters(text: str) -> Filters:
+    """Parse the JSON of a filters parameter; {"a": {"x": false}} counts as given, as in Docker."""
+    try:
+        raw = codec.parse(text.encode())
+    except ValueError:
+        raise InvalidArgument("invalid filter") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise InvalidArgument("invalid filter")
+    found: Filters = {}
+    for name, values in raw.items():
+        if isinstance(values, dict) and all(isinstance(v, bool) for v in values.values()):
+            found[name] = set(values)
+        elif isinstance(values, list) and all(isinstance(v, str) for v in values):
+            found[name] = set(values)
+        elif values is not None:
+            raise InvalidArgument("invalid filter")
+    return found
+
+
+def accept_filters(given: Filters, accepted: frozenset[str]) -> Filters:
+    """Refuse a filter that the endpoint does not know. Raises InvalidArgument `invalid filter 'nope'`."""
+    for name in given:
+        if name not in accepted:
+            raise InvalidArgument(f"invalid filter '{name}'")
+    return given
+
+
+async def body(request: web.Request, type_: type[T], *, optional: bool = False) -> T:
+    """Decode the JSON body. `optional`: no body at all is the zero value. Raises InvalidArgument."""
+    raw = await request.read()
+    content_type = request.headers.get("Content-Type", "")
+    if raw or content_type:
+        mime = content_type.partition(";")[0].strip().lower()
+        if mime != "application/json":
+            if not mime:
+                raise InvalidArgument(f"malformed Content-Type header ({content_type}): mime: no media type")
+            raise InvalidArgument(f"unsupported Content-Type header ({mime}): must be 'application/json'")
+    if not raw and optional:
+        return type_()
+    return codec.decode(type_, raw)
+
+
+def json_response(obj: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Answer with JSON as Go writes it."""
+    return web.Response(
+        status=status, body=codec.encode(obj), headers={"Content-Type": "application/json", **(headers or {})}
+    )
+
+
+def empty(status: int = 204) -> web.Response:
+    """Answer without a body, and without a content type."""
+    return web.Response(status=status)

@@ -1,0 +1,110 @@
+"""Taking the connection over: attach, exec start (and later the builder's sessions).
+
+After the answer's header the HTTP connection becomes a plain two-way byte stream. The client may have asked for it
+with `Connection: Upgrade, Upgrade: tcp` (answer 101 UPGRADED) or not (answer 200); in both cases its half-close is
+an end of input and not the end of the conversation.
+
+    aiohttp's handler ──data──▶ (HTTP parser)             before
+    transport.set_protocol() ▶ _Stream ──▶ StreamReader    after; connection_lost is passed on to aiohttp's handler
+
+Bytes that came in the same packet as the request are not lost: with Upgrade the parser keeps them, without it
+`server.Connection` does.
+
+Source: moby 28.5 httputils.HijackConnection; aiohttp 3.9-3.14 web_protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
+
+LIMIT_BYTES = 256 * 1024
+
+
+class _Stream(asyncio.StreamReaderProtocol):
+    """asyncio's stream protocol that tells the HTTP handler, too, when the connection is gone."""
+
+    def __init__(self, reader: asyncio.StreamReader, http: asyncio.BaseProtocol) -> None:
+        super().__init__(reader)
+        self._http = http
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)  # type: ignore[arg-type]
+        self._http.connection_lost(exc)  # type: ignore[arg-type]
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return True  # half-closed: the answer goes on
+
+
+class Hijacked(web.StreamResponse):
+    """What a handler returns after the connection is no longer HTTP: nothing more is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__(status=101)
+        self._keep_alive = False
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return None
+
+    async def write_eof(self, data: Any = b"") -> None:
+        return None
+
+
+async def hijack(
+    request: web.Request, *, upgrade_content_type: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Answer the request and take its connection over.
+
+    `upgrade_content_type` is the content type of the 101 answer; the plain answer always says raw-stream.
+    The caller writes, closes the writer, and returns `Hijacked()`. Raises ConnectionResetError when the client is gone.
+    """
+    http, transport = request.protocol, request.transport
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("the client has hung up")
+    await request.read()
+    upgrade = "upgrade" in request.headers.get("Connection", "").lower() or "Upgrade" in request.headers
+    reader = asyncio.StreamReader(limit=LIMIT_BYTES)
+    stream = _Stream(reader, http)
+    early = _early_bytes(request)
+    transport.set_protocol(stream)
+    stream.connection_made(transport)
+    if early:
+        reader.feed_data(early)
+    if not transport.is_reading():
+        transport.resume_reading()
+    writer = asyncio.StreamWriter(transport, stream, reader, asyncio.get_running_loop())
+    if upgrade:
+        head = (
+            f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {upgrade_content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+        )
+    else:
+        head = "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n"
+    common = "".join(f"{name}: {value}\r\n" for name, value in request.app["common_headers"].items())
+    writer.write(f"{head}{common}\r\n".encode())
+    await writer.drain()
+    return reader, writer
+
+
+def _early_bytes(request: web.Request) -> bytes:
+    """Return what the client sent behind its request before the takeover."""
+    http: Any = request.protocol
+    if http._upgraded:
+        tail: bytes = http._message_tail
+        http._message_tail = b""
+        return tail
+    return http.behind(request) if hasattr(http, "behind") else b""
+
+
+async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, eof: bool = True) -> None:
+    """Copy until `source` ends; `eof` passes the end on as a half-close."""
+    while data := await source.read(LIMIT_BYTES):
+        sink.write(data)
+        await sink.drain()
+    if eof and sink.can_write_eof():
+        sink.write_eof()

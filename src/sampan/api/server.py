@@ -1,0 +1,169 @@
+"""The HTTP server: one dispatch function between aiohttp and the handlers of `routes`.
+
+Order of a request: route (404 `page not found` without any of our headers) → API version → handler → error mapping.
+Owns the connections and the detached work; knows nothing of what handlers do. Listening sockets come from
+`sampan.daemon.sockets`.
+
+Source: moby 28.5 api/server; Engine API 1.51.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from sampan.api import errors, versions
+from sampan.api.context import ENGINE
+from sampan.api.routes import Router
+
+if TYPE_CHECKING:
+    from sampan.engine.engine import Engine
+
+log = logging.getLogger("sampan.api")
+
+ENGINE_VERSION = "28.5.2"
+"""The Docker Engine whose behaviour this is: clients compare it."""
+MAX_JSON_BYTES = 64 * 1024 * 1024
+MAX_HEAD_BYTES = 256 * 1024
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's connection that remembers its last packet, so that a takeover finds what came behind the request."""
+
+    __slots__ = ("_packet",)
+
+    _packet: bytes
+
+    def data_received(self, data: bytes) -> None:
+        self._packet = data
+        super().data_received(data)
+
+    def behind(self, request: web.BaseRequest) -> bytes:
+        """Return the bytes that followed a request without Upgrade in its own packet."""
+        head, separator, rest = self._packet.partition(b"\r\n\r\n")
+        if not separator or not head.startswith(request.method.encode() + b" "):
+            return b""
+        length = request.content_length
+        if length is None:
+            return b"" if "chunked" in request.headers.get("Transfer-Encoding", "").lower() else rest
+        return rest[length:]
+
+
+class ApiServer:
+    """Serves the Engine API of one engine on any number of sockets."""
+
+    def __init__(self, engine: Engine, *, debug: bool = False, authorise: Callable[[web.Request], None] | None = None):
+        self._router = Router()
+        self._authorise = authorise
+        self._debug = debug
+        self._detached: set[asyncio.Task[Any]] = set()
+        self._listeners: list[asyncio.Server] = []
+        self._runner: web.AppRunner | None = None
+        self.app = web.Application(client_max_size=MAX_JSON_BYTES)
+        self.app[ENGINE] = engine
+        self.headers = {
+            "Api-Version": versions.MAXIMUM,
+            "Docker-Experimental": "true" if engine.config.experimental else "false",
+            "Ostype": "linux",
+            "Server": f"Docker/{ENGINE_VERSION} ({platform.system().lower()})",
+        }
+        self.app["common_headers"] = self.headers
+        self.app.router.add_route("*", "/{path:.*}", self._dispatch)
+        self.app.on_response_prepare.append(self._add_headers)
+
+    async def start(self) -> None:
+        """Make the server ready for `listen`."""
+        self._runner = web.AppRunner(self.app, access_log=None, handler_cancellation=True)
+        await self._runner.setup()
+
+    async def listen(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Serve on a bound socket; it belongs to the server from here on."""
+        assert self._runner is not None and self._runner.server is not None
+        loop, server = asyncio.get_running_loop(), self._runner.server
+
+        def connection() -> Connection:
+            return Connection(
+                server,
+                loop=loop,
+                access_log=None,  # type: ignore[arg-type]
+                max_line_size=MAX_HEAD_BYTES,
+                max_field_size=MAX_HEAD_BYTES,
+                auto_decompress=False,
+                lingering_time=2.0,
+            )
+
+        if sock.family == socket.AF_UNIX:
+            listener = await loop.create_unix_server(connection, sock=sock, ssl=tls, backlog=1024)
+        else:
+            listener = await loop.create_server(connection, sock=sock, ssl=tls, backlog=1024)
+        self._listeners.append(listener)
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Stop accepting, let what runs finish within the timeout, cut the rest."""
+        for listener in self._listeners:
+            listener.close()
+        if self._detached:
+            await asyncio.wait(self._detached, timeout=timeout_s)
+        if self._runner is not None:
+            self._runner.shutdown_timeout = 0.5  # type: ignore[attr-defined]
+            await self._runner.cleanup()
+
+    async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        if "routed" in request:
+            response.headers.update(self.headers)
+        else:
+            response.headers.pop("Server", None)
+
+    async def _dispatch(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self._answer(request)
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception as e:
+            response = errors.response(e)
+            if self._debug:
+                log.debug("%s %s: %d %s", request.method, request.path_qs, response.status, errors.message_of(e))
+            return response
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.path
+        if "//" in path:
+            return web.Response(status=301, headers={"Location": re.sub("//+", "/", request.raw_path)})
+        text, path = versions.split(path)
+        found = self._router.match(request.method, path)
+        if found is None:
+            if request.method != "OPTIONS":
+                return errors.not_found()
+            request["routed"] = True
+            return web.Response()
+        request["routed"] = True
+        request["version"] = versions.check(text)
+        route, names = found
+        request.match_info.update(names)
+        if "%" in request.raw_path:
+            bad = _BAD_ESCAPE.search(request.raw_path)
+            if bad:
+                raise errors.BadEscape(bad[0])
+        if self._authorise is not None:
+            self._authorise(request)
+        if self._debug:
+            log.debug("%s %s", request.method, request.path_qs)
+        if route.detached:
+            return await self._finish(route.handler(request))
+        return await route.handler(request)
+
+    async def _finish(self, work: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+        """Run work that must not stop half-way when its client goes away."""
+        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._detached.add(task)
+        task.add_done_callback(self._detached.discard)
+        return await asyncio.shield(task)
