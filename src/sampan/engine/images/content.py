@@ -1,0 +1,95 @@
+"""Blobs by digest: `content/blobs/sha256/<hex>`, written once, verified when read.
+
+Here live image configurations (and what a later issue pulls). Not here: layers, whose files live in snapshots.
+Invariants: a blob is visible only when it is complete and on the disk (written in `content/ingest`, fsync, rename,
+fsync of the directory); its bytes have the digest of its name.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+
+from sampan.errors import Internal
+
+
+class MissingBlob(Internal):
+    """A blob that a record names is not there, or not what its name says."""
+
+
+class ContentStore:
+    """The directory `content` of a data root. Blocking, cheap."""
+
+    def __init__(self, root: str) -> None:
+        self._blobs = os.path.join(root, "blobs", "sha256")
+        self.ingest = os.path.join(root, "ingest")
+        os.makedirs(self._blobs, mode=0o700, exist_ok=True)
+        os.makedirs(self.ingest, mode=0o700, exist_ok=True)
+
+    def path(self, digest: str) -> str:
+        return os.path.join(self._blobs, digest.removeprefix("sha256:"))
+
+    def has(self, digest: str) -> bool:
+        return os.path.exists(self.path(digest))
+
+    def put(self, data: bytes) -> str:
+        """Store a blob durably; returns its digest. One that is there already is left alone."""
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        if self.has(digest):
+            return digest
+        fd, temporary = tempfile.mkstemp(dir=self.ingest)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+            os.rename(temporary, self.path(digest))
+        except BaseException:
+            try:
+                os.unlink(temporary)
+            except FileNotFoundError:
+                pass
+            raise
+        directory = os.open(self._blobs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """The bytes of a blob, verified. Raises: MissingBlob."""
+        try:
+            with open(self.path(digest), "rb") as file:
+                data = file.read()
+        except OSError as e:
+            if e.errno in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise MissingBlob(f"content {digest} is missing: {self.path(digest)}: {e.strerror}") from e
+        if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+            raise MissingBlob(f"content {digest} is damaged: {self.path(digest)} has another digest")
+        return data
+
+    def remove(self, digest: str) -> None:
+        """Forget a blob; a missing one is already so."""
+        try:
+            os.unlink(self.path(digest))
+        except FileNotFoundError:
+            pass
+
+    def sweep(self, wanted: Iterable[str]) -> list[str]:
+        """Remove what no record names, and everything unfinished; returns the digests removed."""
+        keep = {digest.removeprefix("sha256:") for digest in wanted}
+        gone = []
+        for name in os.listdir(self._blobs):
+            if name not in keep:
+                os.unlink(os.path.join(self._blobs, name))
+                gone.append(f"sha256:{name}")
+        for name in os.listdir(self.ingest):
+            path = os.path.join(self.ingest, name)
+            if not os.path.isdir(path):
+                os.unlink(path)
+        return gone

@@ -1,0 +1,229 @@
+"""Layers: an archive becomes a directory with a chain id, shared by every image that has it below.
+
+Not here: images (service.py), the unpacking itself (unpack.py), overlay mounts (snapshots/).
+Invariants: a layer's record is written only after its files are on the disk (syncfs); a layer nobody refers to has
+no record and its directory is in the trash; equal content exists once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from sampan.engine.images import tarsplit, unpack
+from sampan.engine.images.records import LayerRecord
+from sampan.engine.images.snapshots.overlay2 import Overlay2
+from sampan.engine.images.streams import Digest, Feed, Source, decompressed
+from sampan.engine.store import Op, Store
+from sampan.errors import Internal
+from sampan.linux import filesystems
+from sampan.spec import oci_image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """An unpacked layer that no record names yet. `Layers.adopt` makes it real; else it goes to the trash."""
+
+    number: int
+    parent: str  # chain id
+    chain_id: str
+    unpacked: unpack.Unpacked
+
+
+class Layers:
+    """The layers of one data root. Methods on the loop's thread, blocking work in `executor`."""
+
+    def __init__(self, store: Store, driver: Overlay2, executor: Executor) -> None:
+        self._store = store
+        self._driver = driver
+        self._executor = executor
+        self._table = store.table("layers", LayerRecord)
+        self._chains: dict[str, tuple[int, ...]] = {}
+        self._holders = itertools.count(1)
+
+    def all(self) -> list[LayerRecord]:
+        return self._table.all()
+
+    def get(self, chain_id: str) -> LayerRecord:
+        """Raises: Internal when the record is missing."""
+        record = self._table.get(chain_id)
+        if record is None:
+            raise Internal(f"layer {chain_id} does not exist")
+        return record
+
+    def __contains__(self, chain_id: str) -> bool:
+        return chain_id in self._table
+
+    def records(self, chain_id: str) -> list[LayerRecord]:
+        """The layers of a chain, top first; [] for ""."""
+        found = []
+        while chain_id:
+            record = self.get(chain_id)
+            found.append(record)
+            chain_id = record.parent
+        return found
+
+    def numbers(self, chain_id: str) -> tuple[int, ...]:
+        """The snapshots of a chain, top first."""
+        found = self._chains.get(chain_id)
+        if found is None:
+            found = self._chains[chain_id] = tuple(record.snapshot for record in self.records(chain_id))
+        return found
+
+    def size_bytes(self, chain_id: str) -> int:
+        return sum(record.size_bytes for record in self.records(chain_id))
+
+    def hold(self, chain_id: str) -> str:
+        """Keep a chain while work is under way; give the returned holder to `let_go`."""
+        holder = f"work:{next(self._holders)}"
+        if chain_id:
+            self._store.apply_now(self._store.reference(holder, f"layer:{chain_id}"))
+        return holder
+
+    def let_go(self, holder: str) -> None:
+        targets = self._store.targets(holder)
+        self._store.apply_now(self._store.release(holder))
+        for target in targets:
+            self._forget_unused(target.removeprefix("layer:"))
+
+    @asynccontextmanager
+    async def unpacking(
+        self, stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]], parent: str = ""
+    ) -> AsyncIterator[Staged]:
+        """Unpack an archive, compressed or not, on top of `parent` (a chain id), and put it on the disk.
+
+        stream: an async stream of bytes, a blocking source, or a function that makes a blocking iterator.
+        Raises: InvalidArgument for a bad archive, OSError (ENOSPC, …); nothing remains then.
+        """
+        number = self._driver.new_layer(self.get(parent).snapshot if parent else None)
+        holder = self.hold(parent)
+        staged: Staged | None = None
+        try:
+            unpacked = await self._unpack(stream, number)
+            chain_id = oci_image.chain_id(parent, unpacked.diff_id)
+            staged = Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked)
+            yield staged
+        finally:
+            adopted = self._table.get(staged.chain_id) if staged is not None else None
+            if adopted is None or adopted.snapshot != number:
+                self._driver.remove(number)
+            self.let_go(holder)
+
+    async def _unpack(
+        self, stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]], number: int
+    ) -> unpack.Unpacked:
+        loop = asyncio.get_running_loop()
+        pump: asyncio.Task[None] | None = None
+        if isinstance(stream, AsyncIterator):
+            feed = Feed(stream)
+            pump = asyncio.create_task(feed.pump())
+            source: Source = feed
+        else:
+            source = _IteratorSource(stream()) if callable(stream) else stream
+        path = self._driver.path(number)
+        work = loop.run_in_executor(self._executor, _unpack_to, path, source)
+        try:
+            return await asyncio.shield(work)
+        finally:
+            if pump is not None:
+                pump.cancel()
+                with suppress(BaseException):
+                    await pump
+            with suppress(BaseException):  # a cancelled request: the thread ends with its stream
+                await work
+
+    def adopt(self, staged: Staged) -> list[Op]:
+        """The operations that make a staged layer real; [] when an equal one exists already. Apply at once."""
+        if staged.chain_id in self._table:
+            return []
+        holder = f"layer:{staged.chain_id}"
+        record = LayerRecord(
+            id=staged.chain_id,
+            diff_id=staged.unpacked.diff_id,
+            parent=staged.parent,
+            snapshot=staged.number,
+            size_bytes=staged.unpacked.size_bytes,
+            tar_bytes=staged.unpacked.tar_bytes,
+        )
+        ops = [self._table.put(record)]
+        if staged.parent:
+            ops.append(self._store.reference(holder, f"layer:{staged.parent}"))
+        return ops
+
+    def unused_after(self, chain_id: str, holder: str) -> list[LayerRecord]:
+        """The layers that nobody needs once `holder` has released `chain_id`, top first. Pure."""
+        gone = []
+        while chain_id and self._store.holders(f"layer:{chain_id}") <= {holder}:
+            record = self.get(chain_id)
+            gone.append(record)
+            holder, chain_id = f"layer:{chain_id}", record.parent
+        return gone
+
+    def forget(self, records: list[LayerRecord]) -> list[Op]:
+        """The operations that drop these records; apply, then `discard` their directories."""
+        ops = []
+        for record in records:
+            ops += [self._table.delete(record.id), self._store.release(f"layer:{record.id}")]
+        return ops
+
+    def discard(self, records: list[LayerRecord]) -> None:
+        for record in records:
+            self._chains.pop(record.id, None)
+            self._driver.remove(record.snapshot)
+
+    def _forget_unused(self, chain_id: str) -> None:
+        if chain_id in self._table:
+            unused = self.unused_after(chain_id, "")
+            self._store.apply_now(*self.forget(unused))
+            self.discard(unused)
+
+    def replay(self, record: LayerRecord) -> Iterator[bytes]:
+        """The layer's archive, byte for byte, verified. Blocking.
+
+        Raises, at its end: Internal when the directory no longer gives what its diff_id says.
+        """
+        directory_fd = os.open(self._driver.path(record.snapshot), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        digest = Digest()
+        try:
+            for chunk in tarsplit.replay(directory_fd):
+                digest.update(chunk)
+                yield chunk
+            found = digest.finish()
+            if found != record.diff_id:
+                raise Internal(
+                    f"layer {record.id} is damaged: its files in {self._driver.path(record.snapshot)} give {found}, "
+                    f"not {record.diff_id}; remove the images that use it and pull or load them again"
+                )
+        finally:
+            digest.finish()
+            os.close(directory_fd)
+
+
+class _IteratorSource:
+    """A blocking iterator of chunks as a source."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+
+    def read(self) -> bytes:
+        for chunk in self._chunks:
+            if chunk:
+                return chunk
+        return b""
+
+
+def _unpack_to(path: str, source: Source) -> unpack.Unpacked:
+    """Thread: unpack below `path`, then wait until the disk has it."""
+    layer_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        disk = os.fstatvfs(layer_fd)
+        result = unpack.unpack(decompressed(source, limit_bytes=disk.f_blocks * disk.f_frsize), layer_fd)
+        filesystems.syncfs(layer_fd)
+        return result
+    finally:
+        os.close(layer_fd)

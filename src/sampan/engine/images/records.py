@@ -1,0 +1,60 @@
+"""What the store keeps about images: values only.
+
+References in the store: `image:<id>` holds its top `layer:<chain id>`; a layer holds its parent layer;
+`snapshot:<container id>` holds the layer it stands on; `container:<id>` holds `image:<id>`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sampan.engine.store import Record
+
+
+class LayerRecord(Record, kw_only=True):
+    """`id` is the chain id: sha256 over the diff ids from the base up to here."""
+
+    diff_id: str
+    parent: str = ""  # chain id of the layer below
+    snapshot: int  # its directory is snapshots/<snapshot>
+    size_bytes: int = 0  # of its files
+    tar_bytes: int = 0  # of its archive
+
+
+class ImageRecord(Record, kw_only=True):
+    """`id` is the digest of the config; the config itself is a blob of the content store."""
+
+    parent: str = ""  # the image it was committed or built from
+    tagged_at: str = ""  # RFC 3339
+
+
+class TagRecord(Record, kw_only=True):
+    """`id` is the full reference, `docker.io/library/busybox:latest` or `…@sha256:…`."""
+
+    image: str
+
+
+class SnapshotRecord(Record, kw_only=True):
+    """The writable directory of a container; `id` is the container's."""
+
+    snapshot: int
+    chain_id: str = ""  # of the layer below; "" stands on nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image as the engine's other services see it. `config` is the decoded OCI image configuration: read-only."""
+
+    id: str
+    config: dict[str, Any]
+    repo_tags: tuple[str, ...]
+    repo_digests: tuple[str, ...]
+    parent: str
+    created: str
+    size: int
+    architecture: str
+    os: str
+    layers: tuple[str, ...]  # diff ids, base first
+    chain_id: str  # of the top layer; "" without layers
+    tagged_at: str = ""

@@ -1,0 +1,252 @@
+"""Snapshots on overlayfs: the directories of layers and containers, and the mounts that put them together.
+
+    snapshots/init/fs     the stubs that every container needs (bottom-most, so that only what an image lacks shows)
+    snapshots/<n>/fs      one layer's files, or a container's writable layer
+    snapshots/<n>/work    overlayfs' work directory (containers only)
+    trash/                renamed here to be removed; emptied in the background
+
+Nothing is mounted on the host: `mounts` describes, the runtime mounts inside the container's namespace, and
+`open_root` returns a detached mount that vanishes with its descriptor. A driver for a file system without overlay
+(vfs, btrfs, fuse-overlayfs) is another class with these methods.
+
+Source: kernel Documentation/filesystems/overlayfs.rst; Docker's init layer as seen in `docker export` of the reference.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from sampan.linux import mounts
+
+NAME = "overlay2"
+INIT = "init"
+# the upper directory holds everything a diff needs: no redirects, no metadata-only copies, no index of file handles
+OPTIONS = ("index=off", "metacopy=off", "redirect_dir=off")
+
+log = logging.getLogger("sampan.images")
+
+# path → "dir", "file" or the target of a symlink; modes 0755 as the reference has them
+STUBS = {
+    ".dockerenv": "file",
+    "dev": "dir",
+    "dev/console": "file",
+    "dev/pts": "dir",
+    "dev/shm": "dir",
+    "etc": "dir",
+    "etc/hostname": "file",
+    "etc/hosts": "file",
+    "etc/mtab": "/proc/mounts",
+    "etc/resolv.conf": "file",
+    "proc": "dir",
+    "sys": "dir",
+}
+
+
+class Overlay2:
+    """The `snapshots` and `trash` directories of a data root. Methods are cheap system calls unless they say otherwise."""
+
+    name = NAME
+
+    def __init__(self, data_root: str) -> None:
+        self.root = os.path.join(data_root, "snapshots")
+        self.trash = os.path.join(data_root, "trash")
+        os.makedirs(self.root, mode=0o700, exist_ok=True)
+        os.makedirs(self.trash, mode=0o700, exist_ok=True)
+        self._next = 1 + max((int(n) for n in os.listdir(self.root) if n.isdigit()), default=0)
+        self._attributes: dict[int, tuple[int, int, int]] = {}  # layer → mode, uid, gid of its root
+        self._reaper = _Reaper(self.trash)
+        self._make_init()
+
+    def close(self) -> None:
+        self._reaper.close()
+
+    def path(self, number: int) -> str:
+        return f"{self.root}/{number}"
+
+    def numbers(self) -> set[int]:
+        """The snapshots that have a directory."""
+        return {int(n) for n in os.listdir(self.root) if n.isdigit()}
+
+    def new_layer(self, parent: int | None) -> int:
+        """An empty layer directory, its root's mode and owner as the parent's (0755 root for a base)."""
+        number = self._allocate()
+        os.mkdir(f"{self.root}/{number}/fs", 0o700)
+        self._adopt(number, parent)
+        return number
+
+    def new_container(self, parent: int | None) -> int:
+        """A writable snapshot; its root's mode and owner are those of the layer it stands on."""
+        number = self._allocate()
+        os.mkdir(f"{self.root}/{number}/fs", 0o700)
+        os.mkdir(f"{self.root}/{number}/work", 0o700)
+        self._adopt(number, parent)
+        return number
+
+    def _allocate(self) -> int:
+        while True:
+            number = self._next
+            self._next += 1
+            try:
+                os.mkdir(f"{self.root}/{number}", 0o700)
+            except FileExistsError:
+                continue
+            return number
+
+    def _adopt(self, number: int, parent: int | None) -> None:
+        mode, uid, gid = (0o755, 0, 0) if parent is None else self._root_attributes(parent)
+        path = f"{self.root}/{number}/fs"
+        if uid or gid:
+            os.chown(path, uid, gid)
+        os.chmod(path, mode)
+
+    def _root_attributes(self, number: int) -> tuple[int, int, int]:
+        found = self._attributes.get(number)
+        if found is None:
+            status = os.stat(f"{self.root}/{number}/fs")
+            found = self._attributes[number] = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        return found
+
+    def remove(self, number: int) -> None:
+        """Out of sight at once, off the disk later. A missing one is already so."""
+        self._attributes.pop(number, None)
+        try:
+            os.rename(f"{self.root}/{number}", f"{self.trash}/snapshot-{number}-{os.urandom(4).hex()}")
+        except FileNotFoundError:
+            return
+        self._reaper.wake()
+
+    def mounts(self, number: int, lowers: Sequence[int], *, writable: bool = True) -> list[dict[str, Any]]:
+        """The OCI mounts of a container's root. `lowers`: its layers, top first."""
+        lower = [f"{self.root}/{n}/fs" for n in lowers] + [f"{self.root}/{INIT}/fs"]
+        upper = f"{self.root}/{number}/fs"
+        if not writable:
+            lower.insert(0, upper)
+        options = ["lowerdir=" + ":".join(_escape(path) for path in lower), *OPTIONS]
+        if writable:
+            options += [f"upperdir={upper}", f"workdir={self.root}/{number}/work"]
+        return [{"type": "overlay", "source": "overlay", "destination": "/", "options": options}]
+
+    def data(self, number: int, lowers: Sequence[int], *, container: bool) -> dict[str, str]:
+        """GraphDriver.Data as inspect shows it."""
+        base = f"{self.root}/{number}"
+        data = {"MergedDir": f"{base}/merged", "UpperDir": f"{base}/fs", "WorkDir": f"{base}/work"}
+        lower = [f"{self.root}/{n}/fs" for n in lowers] + ([f"{self.root}/{INIT}/fs"] if container else [])
+        if lower:
+            data["LowerDir"] = ":".join(lower)
+        return dict(sorted(data.items()))
+
+    def open_root(self, number: int, lowers: Sequence[int], *, writable: bool, init: bool = True) -> int:
+        """A detached mount of a snapshot over its layers: an O_PATH descriptor of its root, owned by the caller.
+
+        writable: only while no container has it mounted. Raises: OSError.
+        """
+        lower = [f"{self.root}/{n}/fs" for n in lowers]
+        if not writable:
+            lower.insert(0, f"{self.root}/{number}/fs")
+        if init:
+            lower.append(f"{self.root}/{INIT}/fs")
+        if len(lower) == 1 and not writable:
+            return mounts.open_tree(-100, lower[0], mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC)
+        fs = mounts.fsopen("overlay")
+        try:
+            mounts.fsconfig(fs, mounts.FSCONFIG_SET_STRING, "source", "overlay")
+            for option in OPTIONS:
+                key, _, value = option.partition("=")
+                mounts.fsconfig(fs, mounts.FSCONFIG_SET_STRING, key, value)
+            for path in lower:
+                _set_directory(fs, "lowerdir+", path)
+            if writable:
+                _set_directory(fs, "upperdir", f"{self.root}/{number}/fs")
+                _set_directory(fs, "workdir", f"{self.root}/{number}/work")
+            mounts.fsconfig(fs, mounts.FSCONFIG_CMD_CREATE)
+            return mounts.fsmount(fs, attributes=0 if writable else mounts.MOUNT_ATTR_RDONLY)
+        finally:
+            os.close(fs)
+
+    def _make_init(self) -> None:
+        """The shared stubs, made once under another name and renamed into place."""
+        final = f"{self.root}/{INIT}"
+        if os.path.isdir(f"{final}/fs"):
+            return
+        building = f"{final}.{os.getpid()}"
+        shutil.rmtree(building, ignore_errors=True)
+        for directory in (building, f"{building}/fs"):
+            os.mkdir(directory, 0o700)
+        os.chmod(f"{building}/fs", 0o755)
+        for name, kind in STUBS.items():
+            path = f"{building}/fs/{name}"
+            if kind == "dir":
+                os.mkdir(path)
+            elif kind == "file":
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            else:
+                os.symlink(kind, path)
+                continue
+            os.chmod(path, 0o755)
+        os.rename(building, final)
+
+
+class _Reaper:
+    """Empties `trash` in a thread of its own; what cannot be removed is logged once and tried again at the next start."""
+
+    def __init__(self, trash: str) -> None:
+        self._trash = trash
+        self._asked = threading.Event()
+        self._stopping = False
+        self._failed: set[str] = set()
+        self._asked.set()  # what the last run left
+        self._thread = threading.Thread(target=self._run, name="images-reaper", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._asked.set()
+
+    def close(self) -> None:
+        """Finish the entry at hand and stop; the rest waits for the next start."""
+        self._stopping = True
+        self._asked.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._asked.wait()
+            if self._stopping:
+                return
+            self._asked.clear()
+            for name in os.listdir(self._trash):
+                if self._stopping:
+                    return
+                if name in self._failed:
+                    continue
+                path = os.path.join(self._trash, name)
+                try:
+                    if os.path.isdir(path) and not os.path.islink(path):
+                        shutil.rmtree(path)
+                    else:
+                        os.unlink(path)
+                except OSError as e:
+                    self._failed.add(name)
+                    log.warning("cannot remove %s: %s; it is tried again at the next start", path, e.strerror)
+
+
+def _escape(path: str) -> str:
+    """A path inside a colon-separated lowerdir list."""
+    return path.replace("\\", "\\\\").replace(":", "\\:")
+
+
+def _set_directory(fs: int, key: str, path: str) -> None:
+    """Give overlayfs a directory of any length: values of fsconfig end at 255 bytes, so long ones go by descriptor's name."""
+    if len(os.fsencode(path)) <= mounts.FSCONFIG_STRING_LIMIT:
+        mounts.fsconfig(fs, mounts.FSCONFIG_SET_STRING, key, path)
+        return
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        mounts.fsconfig(fs, mounts.FSCONFIG_SET_STRING, key, f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)

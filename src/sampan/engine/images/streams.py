@@ -1,0 +1,328 @@
+"""Byte streams between the event loop and the worker threads, and inside a worker: feed, drain, digest, decompress.
+
+Bounded everywhere: a producer waits when the consumer is behind, so memory does not depend on the stream's length.
+Not here: what the bytes mean.
+
+Source: RFC 1952 (gzip), the xz and bzip2 formats, RFC 8878 (zstd); CVE-2017-14992 (bombs).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bz2
+import hashlib
+import io
+import lzma
+import os
+import queue
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
+
+import zstandard
+from isal import igzip_lib, isal_zlib
+
+from sampan.errors import InvalidArgument
+
+CHUNK = 1024 * 1024
+DEPTH = 8  # chunks in flight between two threads
+
+MAX_RATIO = 10_000  # gzip cannot exceed 1032; zstd and bzip2 of plain zeros can
+RATIO_FROM_BYTES = 1024**3  # below this much output a ratio means nothing
+XZ_MEMORY_BYTES = 512 * 1024 * 1024
+ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
+
+# format name → first bytes
+MAGIC = {
+    "gzip": b"\x1f\x8b\x08",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\x00",
+    "zstd": b"\x28\xb5\x2f\xfd",
+}
+_INVALID: tuple[type[Exception], ...] = (isal_zlib.error, OSError, lzma.LZMAError, ValueError)  # type: ignore[assignment]
+_ZSTD_SKIPPABLE = (b"\x2a\x4d\x18", 0x50, 0x5F)  # little-endian 0x184D2A5?
+
+
+class Source(Protocol):
+    """What worker code reads from: the next bytes, at most a few MiB, or b"" at the end."""
+
+    def read(self) -> bytes: ...
+
+
+class Truncated(InvalidArgument):
+    """The stream ended inside something."""
+
+    def __init__(self) -> None:
+        super().__init__("unexpected EOF")
+
+
+class Feed:
+    """An async byte stream, readable from one worker thread. `pump` runs on the loop; `read` blocks the worker."""
+
+    def __init__(self, stream: AsyncIterator[bytes]) -> None:
+        self._stream = stream
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
+        self._room = asyncio.Semaphore(DEPTH)
+        self._ended: bytes | BaseException | None = None
+
+    async def pump(self) -> None:
+        """Move the stream into the queue until its end; cancel when the worker is done."""
+        parts: list[bytes] = []
+        held = 0
+        try:
+            async for part in self._stream:
+                parts.append(part)
+                held += len(part)
+                if held >= CHUNK:
+                    await self._room.acquire()
+                    self._queue.put(b"".join(parts) if len(parts) > 1 else parts[0])
+                    parts, held = [], 0
+            if held:
+                self._queue.put(b"".join(parts))
+            self._queue.put(b"")
+        except BaseException as e:
+            self._queue.put(e if isinstance(e, Exception) else Truncated())
+            raise
+
+    def read(self) -> bytes:
+        """The next chunk; b"" at the end. Raises: what the stream raised; Truncated when it was cancelled."""
+        if self._ended is None:
+            item = self._queue.get()
+            if isinstance(item, bytes) and item:
+                if not self._loop.is_closed():
+                    self._loop.call_soon_threadsafe(self._room.release)
+                return item
+            self._ended = item
+        if isinstance(self._ended, bytes):
+            return b""
+        raise self._ended
+
+
+async def drain(chunks: Iterator[bytes], executor: object = None) -> AsyncIterator[bytes]:
+    """Run a blocking iterator in a thread and yield what it yields, a few chunks ahead.
+
+    The iterator is closed in its own thread when the consumer stops early.
+    """
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
+    room = threading.Semaphore(DEPTH)
+    stopped = threading.Event()
+
+    def work() -> None:
+        end: BaseException | None = None
+        try:
+            for chunk in chunks:
+                room.acquire()
+                if stopped.is_set():
+                    break
+                loop.call_soon_threadsafe(arrived.put_nowait, chunk)
+        except BaseException as e:
+            end = e
+        finally:
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                close()
+            loop.call_soon_threadsafe(arrived.put_nowait, end)
+
+    future = loop.run_in_executor(executor, work)  # type: ignore[arg-type]
+    try:
+        while (item := await arrived.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            room.release()
+            yield item
+    finally:
+        stopped.set()
+        room.release()
+        await asyncio.shield(future)
+
+
+class Digest:
+    """sha256 of a stream, computed in a thread of its own beside the one that uses the bytes."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._queue: queue.Queue[bytes | None] = queue.Queue(DEPTH)
+        self._thread = threading.Thread(target=self._run, name="images-digest", daemon=True)
+        self._thread.start()
+        self.size_bytes = 0
+
+    def update(self, chunk: bytes) -> None:
+        self.size_bytes += len(chunk)
+        self._queue.put(chunk)
+
+    def finish(self) -> str:
+        """Stop and return `sha256:<hex>`. Idempotent."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def _run(self) -> None:
+        while (chunk := self._queue.get()) is not None:
+            self._hash.update(chunk)
+
+
+def detect(start: bytes) -> str:
+    """The compression of a stream that begins with `start`: a key of MAGIC, or "" for none."""
+    for name, magic in MAGIC.items():
+        if start.startswith(magic):
+            return name
+    magic, low, high = _ZSTD_SKIPPABLE
+    if len(start) >= 4 and start[1:4] == magic and low <= start[0] <= high:
+        return "zstd"
+    return ""
+
+
+class Peekable:
+    """A source whose beginning can be looked at first."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._first: bytes | None = None
+
+    def peek(self) -> bytes:
+        """The first chunk, at least 16 bytes unless the stream is shorter."""
+        if self._first is None:
+            first = self._source.read()
+            while len(first) < 16 and (more := self._source.read()):
+                first += more
+            self._first = first
+        return self._first
+
+    def read(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            if first:
+                return first
+        return self._source.read()
+
+
+def decompressed(source: Source, *, limit_bytes: int) -> Source:
+    """The plain stream of a possibly compressed one.
+
+    limit_bytes: refuse to produce more than this. Raises, while reading: Truncated, InvalidArgument.
+    """
+    peekable = Peekable(source)
+    kind = detect(peekable.peek())
+    if not kind:
+        return peekable
+    if kind == "zstd":
+        return _Zstd(peekable, limit_bytes)
+    return _Stepwise(kind, peekable, limit_bytes)
+
+
+class _Bounded:
+    """Counts what went in and out of a decompressor, and stops a bomb."""
+
+    def __init__(self, source: Source, limit_bytes: int) -> None:
+        self._source = source
+        self._limit = limit_bytes
+        self._taken = 0
+        self._given = 0
+
+    def _take(self) -> bytes:
+        chunk = self._source.read()
+        self._taken += len(chunk)
+        return chunk
+
+    def _give(self, chunk: bytes) -> bytes:
+        self._given += len(chunk)
+        if self._given > self._limit:
+            raise InvalidArgument(
+                f"the uncompressed stream exceeds {self._limit} bytes, more than this disk could hold"
+            )
+        if self._given > RATIO_FROM_BYTES and self._given > self._taken * MAX_RATIO:
+            raise InvalidArgument(f"the stream expands more than {MAX_RATIO} times: refused as a decompression bomb")
+        return chunk
+
+
+class _Stepwise(_Bounded):
+    """gzip, bzip2 and xz: decompressors of the standard library's shape, members and streams one after the other."""
+
+    def __init__(self, kind: str, source: Source, limit_bytes: int) -> None:
+        super().__init__(source, limit_bytes)
+        self._kind = kind
+        self._step = self._new()
+        self._pending = b""
+
+    def _new(self) -> igzip_lib.IgzipDecompressor | bz2.BZ2Decompressor | lzma.LZMADecompressor:
+        # the three share one interface: decompress(data, max_length), needs_input, eof, unused_data
+        if self._kind == "gzip":
+            return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        if self._kind == "bzip2":
+            return bz2.BZ2Decompressor()
+        return lzma.LZMADecompressor(memlimit=XZ_MEMORY_BYTES)
+
+    def read(self) -> bytes:
+        while True:
+            if self._step.eof and not self._next_member():
+                return b""
+            data, self._pending = self._pending, b""
+            if not data and self._step.needs_input:
+                data = self._take()
+                if not data:
+                    raise Truncated()
+            try:
+                out = self._step.decompress(data, CHUNK)
+            except _INVALID as e:
+                raise InvalidArgument(f"{self._kind}: invalid data: {e}") from e
+            if out:
+                return self._give(out)
+
+    def _next_member(self) -> bool:
+        """Go on with a concatenated member; zero padding and the end of input end the stream."""
+        rest = self._step.unused_data
+        while not rest.lstrip(b"\0"):
+            rest = self._take()
+            if not rest:
+                return False
+        rest = rest.lstrip(b"\0")
+        self._step = self._new()
+        self._pending = rest
+        return True
+
+
+class _Zstd(_Bounded):
+    """zstd, frame after frame, with a bounded window and bounded output steps."""
+
+    def __init__(self, source: Source, limit_bytes: int) -> None:
+        super().__init__(source, limit_bytes)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
+        self._reader = decompressor.stream_reader(_File(self), read_across_frames=True)  # type: ignore[arg-type]
+
+    def read(self) -> bytes:
+        try:
+            return self._give(self._reader.read(CHUNK))
+        except zstandard.ZstdError as e:
+            raise InvalidArgument(f"zstd: invalid data: {e}") from e
+
+
+class _File(io.RawIOBase):
+    """`_Bounded._take` as the file object that zstandard wants: honours the size it asks for."""
+
+    def __init__(self, bounded: _Bounded) -> None:
+        self._bounded = bounded
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._rest:
+            self._rest = self._bounded._take()
+        if size < 0:
+            size = len(self._rest)
+        out, self._rest = self._rest[:size], self._rest[size:]
+        return out
+
+
+class FileSource:
+    """A descriptor as a source. Does not own it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self) -> bytes:
+        return os.read(self._fd, CHUNK)

@@ -1,0 +1,164 @@
+"""What a layer's tar had besides file contents, so that the very same bytes can be produced again.
+
+A layer's archive is not kept: its files are in the layer's directory already. This file keeps the rest (headers,
+padding, trailer) and which payload goes where, so `replay` gives back the stream whose sha256 is the diff_id.
+Cost: some 100 KiB for 4,000 files, against a second copy of the layer. See docs/adr/0010-layer-archives.md.
+
+On disk, `snapshots/<n>/tar-split`:
+    zstd frame: every byte of the archive that is no payload, in order
+    zstd frame: msgpack [[raw_bytes, payload_bytes, path], …]: copy raw_bytes, then the file at path (below snapshots/<n>)
+    trailer, 24 bytes little-endian: offset of the second frame u64, length of the archive u64, "sampants"
+Invariant: payload paths hold no symlink and stay below `fs/` or `shadow/`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+
+import msgspec
+import zstandard
+
+from sampan.engine.images.streams import CHUNK
+from sampan.errors import Internal
+from sampan.linux import saferoot
+
+NAME = "tar-split"
+_TRAILER = struct.Struct("<QQ8s")
+_MAGIC = b"sampants"
+
+
+class Recorder:
+    """Collects while unpacking. `payload` is called in archive order; `moved` when a written file changes its place."""
+
+    def __init__(self, directory_fd: int) -> None:
+        fd = os.open(NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=directory_fd)
+        self._file = os.fdopen(fd, "wb")
+        self._compressor = zstandard.ZstdCompressor(level=1).compressobj()
+        self._segments: list[tuple[int, int, str]] = []
+        self._at: dict[str, list[int]] | None = None  # path → its segments, built when a file first moves
+        self._length = 0
+
+    def payload(self, raw: bytearray, size_bytes: int, path: str) -> None:
+        """`raw` came before this payload of `size_bytes`, which is now at `path`. Empties `raw`."""
+        if self._at is not None and path:
+            self._at.setdefault(path, []).append(len(self._segments))
+        self._segments.append((len(raw), size_bytes, path))
+        self._length += len(raw) + size_bytes
+        self._file.write(self._compressor.compress(bytes(raw)))
+        raw.clear()
+
+    def moved(self, old: str, new: str, *, tree: bool) -> None:
+        """What was written at `old` (a file, or with `tree` everything below a directory) is at `new` now."""
+        if self._at is None:
+            self._at = {}
+            for index, (_, _, path) in enumerate(self._segments):
+                self._at.setdefault(path, []).append(index)
+        if tree:
+            prefix = old + "/"
+            sources = [path for path in self._at if path.startswith(prefix)]
+        else:
+            sources = [old] if old in self._at else []
+        for path in sources:
+            indexes = self._at.pop(path)
+            target = new + path[len(old) :]
+            for index in indexes:
+                raw_bytes, size_bytes, _ = self._segments[index]
+                self._segments[index] = (raw_bytes, size_bytes, target)
+            self._at.setdefault(target, []).extend(indexes)
+
+    def finish(self, raw: bytearray) -> int:
+        """Write the end; returns the length of the archive in bytes."""
+        if raw:
+            self.payload(raw, 0, "")
+        self._file.write(self._compressor.flush())
+        offset = self._file.tell()
+        index = msgspec.msgpack.Encoder().encode([(r, s, os.fsencode(p)) for r, s, p in self._segments])
+        self._file.write(zstandard.ZstdCompressor(level=1).compress(index))
+        self._file.write(_TRAILER.pack(offset, self._length, _MAGIC))
+        self._file.flush()
+        self._file.close()
+        return self._length
+
+    def abandon(self) -> None:
+        self._file.close()
+
+
+def replay(directory_fd: int) -> Iterator[bytes]:
+    """Yield the archive of the layer in `directory_fd` (snapshots/<n>), in chunks of about a MiB.
+
+    The caller compares the digest with the diff_id. Raises: Internal when parts are missing.
+    """
+    fd = os.open(NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory_fd)
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        end = file.tell() - _TRAILER.size
+        if end < 0:
+            raise Internal("a layer's tar-split is damaged: too short")
+        file.seek(end)
+        offset, _, magic = _TRAILER.unpack(file.read(_TRAILER.size))
+        if magic != _MAGIC or offset > end:
+            raise Internal("a layer's tar-split is damaged: no trailer")
+        file.seek(offset)
+        try:
+            index = zstandard.ZstdDecompressor().decompress(file.read(end - offset))
+            segments = msgspec.msgpack.decode(index, type=list[tuple[int, int, bytes]])
+            file.seek(0)
+            with zstandard.ZstdDecompressor().stream_reader(file, closefd=False) as raw:
+                yield from _assemble(directory_fd, segments, raw)
+        except (zstandard.ZstdError, msgspec.MsgspecError) as e:
+            raise Internal(f"a layer's tar-split is damaged: {e}") from e
+
+
+def _assemble(
+    directory_fd: int, segments: list[tuple[int, int, bytes]], raw: zstandard.ZstdDecompressionReader
+) -> Iterator[bytes]:
+    buffer = bytearray(CHUNK)
+    view = memoryview(buffer)
+    filled = 0
+    parent_fd, parent = -1, b""
+    try:
+        for raw_bytes, size_bytes, path in segments:
+            while raw_bytes:
+                got = raw.readinto(view[filled : filled + min(raw_bytes, CHUNK - filled)])
+                if not got:
+                    raise Internal("a layer's tar-split is damaged: headers are missing")
+                raw_bytes -= got
+                filled += got
+                if filled == CHUNK:
+                    yield buffer  # type: ignore[misc]
+                    buffer, filled = bytearray(CHUNK), 0
+                    view = memoryview(buffer)
+            if not size_bytes:
+                continue
+            directory, _, name = path.rpartition(b"/")
+            if directory != parent or parent_fd < 0:
+                if parent_fd >= 0:
+                    os.close(parent_fd)
+                parent_fd = -1
+                parent_fd = saferoot.open_in_root(
+                    directory_fd, os.fsdecode(directory), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, xdev=False
+                )
+                parent = directory
+            file_fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=parent_fd)
+            try:
+                while size_bytes:
+                    got = os.readv(file_fd, [view[filled : filled + min(size_bytes, CHUNK - filled)]])
+                    if not got:
+                        raise Internal(f"the layer's file {os.fsdecode(path)} is shorter than it was")
+                    size_bytes -= got
+                    filled += got
+                    if filled == CHUNK:
+                        yield buffer  # type: ignore[misc]
+                        buffer, filled = bytearray(CHUNK), 0
+                        view = memoryview(buffer)
+            finally:
+                os.close(file_fd)
+        if filled:
+            yield bytes(view[:filled])
+    except FileNotFoundError as e:
+        raise Internal(f"the layer's file {os.fsdecode(path)} is missing") from e
+    finally:
+        if parent_fd >= 0:
+            os.close(parent_fd)
