@@ -83,9 +83,9 @@ def parse_filters(text: str) -> Filters:
         raise InvalidArgument("invalid filter")
     found: Filters = {}
     for name, values in raw.items():
-        if isinstance(values, dict) and all(isinstance(v, bool) for v in values.values()):
-            found[name] = set(values)
-        elif isinstance(values, list) and all(isinstance(v, str) for v in values):
+        if (isinstance(values, dict) and all(isinstance(v, bool) for v in values.values())) or (
+            isinstance(values, list) and all(isinstance(v, str) for v in values)
+        ):
             found[name] = set(values)
         elif values is not None:
             raise InvalidArgument("invalid filter")

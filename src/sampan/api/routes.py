@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from sampan.errors import NotImplemented_
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
 DETACHED = True
 
 TABLE: tuple[tuple[str, str, str] | tuple[str, str, str, bool], ...] = (
     # system
     ("GET", "/_ping", "system.ping"),
     ("HEAD", "/_ping", "system.ping"),
-    ("GET", "/version", "system.version"),
+    ("GET", "/version", "system.version_info"),
     ("GET", "/info", "system.info"),
     ("GET", "/events", "system.events"),
     ("GET", "/system/df", "system.disk_usage"),

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import platform
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from sampan.api import errors, versions
+from sampan.api import errors, origin, versions
 from sampan.api.context import ENGINE
 from sampan.api.routes import Router
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sampan.api")
 
-ENGINE_VERSION = "28.5.2"
-"""The Docker Engine whose behaviour this is: clients compare it."""
 MAX_JSON_BYTES = 64 * 1024 * 1024
 MAX_HEAD_BYTES = 256 * 1024
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
@@ -39,9 +36,10 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
 class Connection(web.RequestHandler):
     """aiohttp's connection that remembers its last packet, so that a takeover finds what came behind the request."""
 
-    __slots__ = ("_packet",)
+    __slots__ = ("_packet", "guarded")
 
     _packet: bytes
+    guarded: bool
 
     def data_received(self, data: bytes) -> None:
         self._packet = data
@@ -61,9 +59,8 @@ class Connection(web.RequestHandler):
 class ApiServer:
     """Serves the Engine API of one engine on any number of sockets."""
 
-    def __init__(self, engine: Engine, *, debug: bool = False, authorise: Callable[[web.Request], None] | None = None):
+    def __init__(self, engine: Engine, *, debug: bool = False):
         self._router = Router()
-        self._authorise = authorise
         self._debug = debug
         self._detached: set[asyncio.Task[Any]] = set()
         self._listeners: list[asyncio.Server] = []
@@ -74,7 +71,7 @@ class ApiServer:
             "Api-Version": versions.MAXIMUM,
             "Docker-Experimental": "true" if engine.config.experimental else "false",
             "Ostype": "linux",
-            "Server": f"Docker/{ENGINE_VERSION} ({platform.system().lower()})",
+            "Server": f"Docker/{versions.ENGINE} (linux)",
         }
         self.app["common_headers"] = self.headers
         self.app.router.add_route("*", "/{path:.*}", self._dispatch)
@@ -85,13 +82,13 @@ class ApiServer:
         self._runner = web.AppRunner(self.app, access_log=None, handler_cancellation=True)
         await self._runner.setup()
 
-    async def listen(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
-        """Serve on a bound socket; it belongs to the server from here on."""
+    async def listen(self, sock: socket.socket, tls: ssl.SSLContext | None = None, *, guarded: bool = False) -> None:
+        """Serve on a bound socket; it belongs to the server from here on. `guarded`: check Host and Origin."""
         assert self._runner is not None and self._runner.server is not None
         loop, server = asyncio.get_running_loop(), self._runner.server
 
         def connection() -> Connection:
-            return Connection(
+            made = Connection(
                 server,
                 loop=loop,
                 access_log=None,  # type: ignore[arg-type]
@@ -100,6 +97,8 @@ class ApiServer:
                 auto_decompress=False,
                 lingering_time=2.0,
             )
+            made.guarded = guarded
+            return made
 
         if sock.family == socket.AF_UNIX:
             listener = await loop.create_unix_server(connection, sock=sock, ssl=tls, backlog=1024)
@@ -153,17 +152,17 @@ class ApiServer:
             bad = _BAD_ESCAPE.search(request.raw_path)
             if bad:
                 raise errors.BadEscape(bad[0])
-        if self._authorise is not None:
-            self._authorise(request)
+        if getattr(request.protocol, "guarded", False):
+            origin.check(request.headers.get("Host", ""), request.headers.get("Origin", ""))
         if self._debug:
             log.debug("%s %s", request.method, request.path_qs)
         if route.detached:
             return await self._finish(route.handler(request))
         return await route.handler(request)
 
-    async def _finish(self, work: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    async def _finish(self, work: Coroutine[Any, Any, web.StreamResponse]) -> web.StreamResponse:
         """Run work that must not stop half-way when its client goes away."""
-        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(work)
         self._detached.add(task)
         task.add_done_callback(self._detached.discard)
         return await asyncio.shield(task)

@@ -54,7 +54,7 @@ class _Mismatch(Exception):
         return f"json: cannot unmarshal {self.value} into {'' if self.in_array else 'Go struct field '}{where} of type {self.go}"
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
     """Say what a JSON value is, in Go's word."""
     if isinstance(value, bool):
         return "bool"
@@ -72,7 +72,7 @@ def _string(go: str) -> _Converter:
     def convert(value: Any) -> str:
         if type(value) is str:
             return value
-        raise _Mismatch(_kind(value), go)
+        raise _Mismatch(kind(value), go)
 
     return convert
 
@@ -80,15 +80,15 @@ def _string(go: str) -> _Converter:
 def _bool(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    raise _Mismatch(_kind(value), "bool")
+    raise _Mismatch(kind(value), "bool")
 
 
 def _integer(go: GoType) -> _Converter:
     def convert(value: Any) -> int:
         if type(value) is int and go.low <= value <= go.high:
             return value
-        number = _kind(value) == "number"
-        raise _Mismatch(f"number {value}" if number else _kind(value), go.name)
+        number = kind(value) == "number"
+        raise _Mismatch(f"number {value}" if number else kind(value), go.name)
 
     return convert
 
@@ -96,7 +96,7 @@ def _integer(go: GoType) -> _Converter:
 def _empty_struct(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return {}
-    raise _Mismatch(_kind(value), "struct {}")
+    raise _Mismatch(kind(value), "struct {}")
 
 
 def _str_slice(value: Any) -> list[str]:
@@ -105,13 +105,13 @@ def _str_slice(value: Any) -> list[str]:
         return [value]
     if isinstance(value, list) and all(item is None or type(item) is str for item in value):
         return [item or "" for item in value]
-    raise _Mismatch(_kind(value), "string", bare=True)
+    raise _Mismatch(kind(value), "string", bare=True)
 
 
 def _list(item: _Converter, zero: Callable[[], Any], go: str) -> _Converter:
     def convert(value: Any) -> list[Any]:
         if not isinstance(value, list):
-            raise _Mismatch(_kind(value), go)
+            raise _Mismatch(kind(value), go)
         out = []
         for index, element in enumerate(value):
             try:
@@ -132,7 +132,7 @@ def _array(item: _Converter, size: int, go: str) -> _Converter:
 def _map(item: _Converter, zero: Callable[[], Any], go: str) -> _Converter:
     def convert(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise _Mismatch(_kind(value), go)
+            raise _Mismatch(kind(value), go)
         out = {}
         for key, element in value.items():
             try:
@@ -161,7 +161,7 @@ def _struct(type_: type[Wire]) -> _Converter:
 
     def convert(value: Any) -> Any:
         if not isinstance(value, dict):
-            raise _Mismatch(_kind(value), type_.GO)
+            raise _Mismatch(kind(value), type_.GO)
         given: dict[str, Any] = {}
         rest: dict[str, Any] = {}
         for key, element in value.items():

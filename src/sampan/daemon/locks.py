@@ -1,0 +1,103 @@
+"""One daemon per data root, one pidfile per daemon.
+
+The lock on `<data-root>/lock` is what counts: the kernel drops it with the process, however that ends. A pidfile whose
+process is gone, or is no sampand, is stale and replaced.
+
+Source: flock(2); dockerd 28.5's pidfile messages.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sampan.daemon.config import ConfigError
+from sampan.engine.config import EngineConfig
+
+
+def prepare_directories(config: EngineConfig) -> None:
+    """Make data root (0700) and exec root (0711: the sockets below have their own modes). Raises ConfigError."""
+    for path, mode in ((config.data_root, 0o700), (config.exec_root, 0o711)):
+        try:
+            os.makedirs(path, mode=mode, exist_ok=True)
+            os.chmod(path, mode)
+        except OSError as e:
+            raise ConfigError(f"cannot prepare {path}: {(e.strerror or str(e)).lower()}") from e
+
+
+def engine_id(data_root: str) -> str:
+    """Return the id of the engine that owns a data root; made once, then kept."""
+    path = os.path.join(data_root, "engine-id")
+    try:
+        with open(path, encoding="ascii") as f:
+            found = f.read().strip()
+        if found:
+            return found
+    except FileNotFoundError:
+        pass
+    made = str(uuid.uuid4())
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="ascii") as f:
+        f.write(made)
+        f.flush()
+        os.fsync(f.fileno())
+    os.rename(temporary, path)
+    return made
+
+
+@contextmanager
+def hold_data_root(data_root: str) -> Iterator[None]:
+    """Hold the lock of a data root. Raises ConfigError when another daemon has it."""
+    fd = os.open(os.path.join(data_root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise ConfigError(f"data root {data_root} is in use by another daemon (pid {holder})") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def hold_pidfile(path: str) -> Iterator[None]:
+    """Write the pidfile, remove it at the end. Raises ConfigError when its process still runs."""
+    if not path:
+        yield
+        return
+    other = _running(path)
+    if other:
+        raise ConfigError(f"ensure sampand is not running or delete {path}: process with PID {other} is still running")
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        with open(path, "w", encoding="ascii") as f:
+            os.fchmod(f.fileno(), 0o644)
+            f.write(str(os.getpid()))
+    except OSError as e:
+        raise ConfigError(f"cannot write pidfile {path}: {(e.strerror or str(e)).lower()}") from e
+    try:
+        yield
+    finally:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+
+
+def _running(path: str) -> int:
+    """Return the pid in a pidfile if that process lives and is a daemon of ours, else 0."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as f:
+            pid = int(f.read().strip() or "0")
+        if pid <= 0 or pid == os.getpid():
+            return 0
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            return pid if b"sampand" in f.read() else 0
+    except (OSError, ValueError):
+        return 0

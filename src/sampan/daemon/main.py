@@ -1,0 +1,149 @@
+"""sampand: configure, open the engine, serve the API, stop in reverse order.
+
+    flags + daemon.json ─▶ config ─▶ directories, lock, pidfile ─▶ engine ─▶ API server ─▶ listeners ─▶ READY=1
+    SIGTERM, SIGINT: listeners close ─▶ requests finish ─▶ engine closes ─▶ supervisor ends if idle ─▶ pidfile away
+    SIGHUP: daemon.json is read again (`reload`)
+
+A restart touches no container: live-restore is on unless the configuration says false. The daemon never forks; the one
+process it starts is the supervisor, by posix_spawn, in `sampan.supervisor.client`.
+
+Invariants: umask 077; one daemon per data root (a lock, not the pidfile, decides); nothing is changed on disk before
+the configuration has been accepted as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from sampan.api import versions
+from sampan.daemon import flags, notify, tls
+from sampan.daemon.config import ConfigError, DaemonConfig, load
+from sampan.daemon.logs import configure as configure_logs
+
+log = logging.getLogger("sampan.daemon")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon; return the exit status: 0 stopped as asked, 1 could not start, 125 wrong command line."""
+    try:
+        given = flags.parse(sys.argv[1:] if argv is None else argv)
+    except flags.UsageError as e:
+        print(f"{e}\nSee 'sampand --help'.\n\nUsage:\tsampand [OPTIONS]", file=sys.stderr)
+        return 125
+    if given.get("help"):
+        print(flags.usage(), end="")
+        return 0
+    if given.get("version"):
+        print(f"Sampan version {versions.SAMPAN}, Docker Engine API {versions.MAXIMUM}")
+        return 0
+    try:
+        config = load(given)
+        tls.context(config)
+    except ConfigError as e:
+        print(e, file=sys.stderr)
+        return 1
+    if given.get("validate"):
+        print("configuration OK", file=sys.stderr)
+        return 0
+    return run(config, given)
+
+
+def run(config: DaemonConfig, given: dict[str, object]) -> int:
+    """Set the process up and run until a signal asks to stop."""
+    import uvloop
+
+    os.umask(0o077)
+    _name_process(config)
+    configure_logs(config.log_level, config.log_format, raw=config.raw_logs)
+    for warning in config.warnings:
+        log.warning(warning)
+    for name, value in config.proxies:
+        os.environ[name.upper().replace("-", "_")] = value
+    if os.geteuid() != 0:
+        print("sampand needs to be started with root privileges", file=sys.stderr)
+        return 1
+    try:
+        with contextlib.ExitStack() as held:
+            from sampan.daemon.locks import hold_data_root, hold_pidfile, prepare_directories
+
+            prepare_directories(config.engine)
+            held.enter_context(hold_data_root(config.engine.data_root))
+            held.enter_context(hold_pidfile(config.pidfile))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop, debug=False) as runner:
+                runner.run(serve(config, given))
+    except ConfigError as e:
+        log.critical("failed to start daemon: %s", e)
+        return 1
+    except Exception as e:
+        log.critical("daemon stopped: %s", e, exc_info=config.engine.debug)
+        return 1
+    return 0
+
+
+async def serve(config: DaemonConfig, given: dict[str, object]) -> None:
+    """Open everything in order, say READY, wait for a signal, close everything in reverse."""
+    from sampan.api.server import ApiServer
+    from sampan.daemon import listeners
+    from sampan.daemon.reload import Reloader
+    from sampan.engine.engine import Engine
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stop, number)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    async with AsyncExitStack() as undo:
+        bound = listeners.bind(config)
+        undo.callback(listeners.remove, bound)
+        engine = await Engine.open(config.engine)
+        reloader = Reloader(engine, config, given)
+        undo.push_async_callback(_close_engine, engine, reloader)
+        server = ApiServer(engine, debug=config.engine.debug)
+        await server.start()
+        undo.push_async_callback(server.close)
+        await listeners.protect(engine, bound)
+        context = tls.context(config)
+        for listener in bound:
+            await server.listen(listener.sock, context if listener.is_tcp else None, guarded=listener.guarded)
+            log.info("API listen on %s", listener.host)
+        loop.add_signal_handler(signal.SIGHUP, reloader.reload)
+        undo.callback(loop.remove_signal_handler, signal.SIGHUP)
+        notify.notify("READY=1")
+        log.info("Daemon has completed initialization")
+        await stop.wait()
+        notify.notify("STOPPING=1")
+
+
+async def _close_engine(engine: object, reloader: object) -> None:
+    from sampan.daemon.reload import Reloader
+    from sampan.engine.engine import Engine
+
+    assert isinstance(engine, Engine) and isinstance(reloader, Reloader)
+    live_restore = reloader.config.engine.live_restore
+    await engine.close(stop_containers=not live_restore)
+
+
+def _stop(stop: asyncio.Event, number: signal.Signals) -> None:
+    if stop.is_set():
+        log.warning("Processing signal '%s' already", number.name)
+        return
+    log.info("Processing signal '%s'", signal.strsignal(number))
+    stop.set()
+
+
+def _name_process(config: DaemonConfig) -> None:
+    """Say in `ps` what this is and which of several it is."""
+    from setproctitle import setproctitle
+
+    setproctitle(f"sampand --exec-root {config.engine.exec_root}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
