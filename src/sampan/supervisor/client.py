@@ -1,0 +1,543 @@
+"""The daemon's way to the supervisor: starts it when absent, calls it, hears its events, and comes back after either side's death.
+
+One gRPC channel, one event stream kept open all the time. Attach and exec with stdio go straight to the task's shim. When the supervisor dies, the client starts
+another at once; calls wait for it, and calls that may be repeated are repeated. `create` and `start` are brought to their end by asking what became of them.
+
+Invariant: between two `connected` events no event is lost; after one, `list()` says what changed meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+from grpclib.client import Channel
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+import sampan
+from sampan import errors
+from sampan.supervisor import layout, wire
+from sampan.supervisor import supervisor_pb2 as pb
+from sampan.supervisor.supervisor_grpc import SupervisorStub
+from sampan.supervisor.wire import TaskFailed
+
+__all__ = ["Attachment", "ExecInfo", "Exit", "Supervisor", "TaskEvent", "TaskFailed", "TaskInfo", "TaskRequest"]
+
+_CONNECT_TIMEOUT_S = 10.0
+_STREAM_LIMIT_BYTES = 1024 * 1024
+_LOST = (ConnectionError, StreamTerminatedError, FileNotFoundError)
+_ERRORS: dict[Status, type[errors.SampanError]] = {
+    Status.NOT_FOUND: errors.NotFound,
+    Status.FAILED_PRECONDITION: errors.Conflict,
+    Status.INVALID_ARGUMENT: errors.InvalidArgument,
+    Status.UNIMPLEMENTED: errors.NotImplemented_,
+    Status.UNAVAILABLE: errors.Unavailable,
+    Status.PERMISSION_DENIED: errors.Forbidden,
+}
+_KINDS = {
+    pb.Event.START: "start",
+    pb.Event.EXIT: "exit",
+    pb.Event.EXEC_START: "exec-start",
+    pb.Event.EXEC_EXIT: "exec-exit",
+    pb.Event.OOM: "oom",
+    pb.Event.PAUSED: "paused",
+    pb.Event.RESUMED: "resumed",
+}
+_STATUSES = {pb.CREATED: "created", pb.RUNNING: "running", pb.PAUSED: "paused", pb.STOPPED: "stopped"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRequest:
+    """All that is needed to make a task. `spec` is an OCI config.json without linux.seccomp; `seccomp` the path from `compile_seccomp`.
+
+    An external `runtime` (absolute path) gets the spec as it is: then seccomp belongs into the spec.
+    """
+
+    id: str
+    spec: bytes
+    rootfs: list[dict[str, Any]] = field(default_factory=list)
+    seccomp: str = ""
+    terminal: bool = False
+    stdin: bool = False
+    stdin_once: bool = False
+    log_driver: str = "json-file"
+    log_path: str = ""
+    log_options: dict[str, str] = field(default_factory=dict)
+    log_attrs: dict[str, str] = field(default_factory=dict)
+    runtime: str = ""
+    runtime_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    status: int
+    exited_at_ns: int
+    oom_killed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecInfo:
+    exec_id: str
+    pid: int
+    exit: Exit | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInfo:
+    """`status`: created, running, paused, stopped. `shim_pid` is 0 when the shim has died."""
+
+    id: str
+    pid: int
+    status: str
+    started_at_ns: int
+    exit: Exit | None
+    execs: tuple[ExecInfo, ...] = ()
+    shim_pid: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEvent:
+    """`kind`: connected, start, exit, exec-start, exec-exit, oom, paused, resumed."""
+
+    kind: str
+    id: str = ""
+    exec_id: str = ""
+    pid: int = 0
+    exit: Exit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """A process's stdio. `reader`: stdcopy frames, raw for a terminal; its end means all output has been delivered. `writer`: stdin; write_eof() ends it."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+class Supervisor:
+    """Use `connect`. All methods raise errors.SampanError kinds; `create`, `start` and exec also TaskFailed."""
+
+    def __init__(self, exec_root: str, *, debug: bool) -> None:
+        self._exec_root = exec_root
+        self._debug = debug
+        self._channel: Channel | None = None
+        self._stub: SupervisorStub | None = None
+        self._ready = asyncio.Event()
+        self._closing = False
+        self._subscribers: set[asyncio.Queue[TaskEvent]] = set()
+        self._waiters: dict[tuple[str, str], set[asyncio.Future[Exit | None]]] = {}
+        self._pump: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def connect(cls, exec_root: str, *, debug: bool = False) -> Supervisor:
+        """Reach the supervisor of `exec_root`, starting it when there is none. Raises Unavailable."""
+        self = cls(os.path.abspath(exec_root), debug=debug)
+        self._pump = asyncio.create_task(self._keep_connected(), name="supervisor events")
+        try:
+            await self._until_ready()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        """Leave; the supervisor and its tasks stay."""
+        self._closing = True
+        if self._pump:
+            self._pump.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._pump
+        if self._channel:
+            self._channel.close()
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def create(self, req: TaskRequest, *, start: bool) -> TaskInfo:
+        """Make a task; with `start` also run it, in one round trip. Raises TaskFailed, Conflict; then nothing is left behind."""
+        message = pb.CreateRequest(
+            id=req.id,
+            spec=req.spec,
+            rootfs=msgspec.json.encode(req.rootfs),
+            seccomp=req.seccomp,
+            terminal=req.terminal,
+            stdin=req.stdin,
+            stdin_once=req.stdin_once,
+            logging=pb.Logging(driver=req.log_driver, path=req.log_path, options=req.log_options, attrs=req.log_attrs),
+            runtime=req.runtime,
+            runtime_args=req.runtime_args,
+            start=start,
+        )
+        try:
+            return _task_reply(await self._once(lambda s: s.Create(message)))
+        except _LOST:
+            pass
+        info = await self._status(req.id)
+        if info is None:
+            return _task_reply(await self._call(lambda s: s.Create(message)))
+        return await self.start(req.id) if start and info.status == "created" else info
+
+    async def start(self, id: str) -> TaskInfo:
+        try:
+            return _task_reply(await self._once(lambda s: s.Start(pb.TaskId(id=id))))
+        except _LOST:
+            pass
+        info = await self._status(id)
+        if info is not None and info.status != "created":
+            return info
+        return _task_reply(await self._call(lambda s: s.Start(pb.TaskId(id=id))))
+
+    async def delete(self, id: str) -> Exit | None:
+        """Kill what is left of the task, wait, remove it. A missing task is None, as is one that never ran."""
+        reply = await self._call(lambda s: s.Delete(pb.TaskId(id=id)))
+        return _exit(reply)
+
+    async def wait(self, id: str, exec_id: str = "") -> Exit:
+        """Return when the process has ended, at once when it already has. Raises NotFound, also when the task is deleted meanwhile by others."""
+        while True:
+            future: asyncio.Future[Exit | None] = asyncio.get_running_loop().create_future()
+            waiters = self._waiters.setdefault((id, exec_id), set())
+            waiters.add(future)
+            try:
+                if exit_ := await self._known_exit(id, exec_id):
+                    return exit_
+                if exit_ := await future:
+                    return exit_
+            finally:
+                waiters.discard(future)
+                if not waiters:
+                    self._waiters.pop((id, exec_id), None)
+
+    async def _known_exit(self, id: str, exec_id: str) -> Exit | None:
+        info = _task(await self._call(lambda s: s.Status(pb.TaskId(id=id))))
+        if not exec_id:
+            return info.exit
+        exec_ = next((e for e in info.execs if e.exec_id == exec_id), None)
+        if exec_ is None:
+            raise errors.NotFound(f"No such exec instance: {exec_id}")
+        return exec_.exit
+
+    async def list(self) -> list[TaskInfo]:
+        return [_task(t) for t in (await self._call(lambda s: s.List(pb.Empty()))).tasks]
+
+    # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def kill(self, id: str, signal: int, *, exec_id: str = "", all: bool = False) -> None:
+        await self._call(lambda s: s.Kill(pb.KillRequest(id=id, signal=signal, exec_id=exec_id, all=all)))
+
+    async def pause(self, id: str) -> None:
+        await self._call(lambda s: s.Pause(pb.TaskId(id=id)))
+
+    async def resume(self, id: str) -> None:
+        await self._call(lambda s: s.Resume(pb.TaskId(id=id)))
+
+    async def update(self, id: str, resources: dict[str, Any]) -> None:
+        """Apply OCI linux.resources. Raises TaskFailed when the kernel refuses a value."""
+        message = pb.UpdateRequest(id=id, resources=msgspec.json.encode(resources))
+        await self._call(lambda s: s.Update(message))
+
+    async def resize(self, id: str, width: int, height: int, exec_id: str = "") -> None:
+        message = pb.ResizeRequest(id=id, exec_id=exec_id, width=width, height=height)
+        await self._call(lambda s: s.Resize(message))
+
+    async def stats(self, id: str) -> dict[str, Any]:
+        reply = await self._call(lambda s: s.Stats(pb.TaskId(id=id)))
+        return msgspec.json.decode(reply.json)  # type: ignore[no-any-return]
+
+    async def pids(self, id: str) -> list[int]:
+        return [*(await self._call(lambda s: s.Pids(pb.TaskId(id=id)))).pids]
+
+    # ── exec and attach ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def exec(
+        self, id: str, exec_id: str, process: dict[str, Any], *, terminal: bool, stdin: bool, start: bool, seccomp: str = ""
+    ) -> int:
+        """Run another process (`start`), output discarded; or prepare it for `attach` and `exec_start`. Returns its pid or 0."""
+        message = pb.ExecRequest(
+            id=id,
+            exec_id=exec_id,
+            process=msgspec.json.encode(process),
+            terminal=terminal,
+            stdin=stdin,
+            start=start,
+            seccomp=seccomp,
+        )
+        return _pid_reply(await self._call(lambda s: s.Exec(message)))
+
+    async def exec_start(self, id: str, exec_id: str) -> int:
+        return _pid_reply(await self._call(lambda s: s.ExecStart(pb.ProcessId(id=id, exec_id=exec_id))))
+
+    async def exec_attached(
+        self,
+        id: str,
+        exec_id: str,
+        process: dict[str, Any],
+        *,
+        terminal: bool,
+        stdin: bool,
+        stdout: bool = True,
+        stderr: bool = True,
+        seccomp: str = "",
+    ) -> tuple[int, Attachment]:
+        """Prepare, attach and start in one exchange with the shim: the fast way of `docker exec`. Returns (pid, stdio). Raises TaskFailed."""
+        return await self._visit(
+            id,
+            {
+                "op": "exec",
+                "exec_id": exec_id,
+                "process": process,
+                "terminal": terminal,
+                "stdin": stdin,
+                "stdout": stdout,
+                "stderr": stderr,
+                "seccomp": seccomp,
+            },
+        )
+
+    async def attach(
+        self, id: str, *, exec_id: str = "", stdin: bool = False, stdout: bool = True, stderr: bool = True
+    ) -> Attachment:
+        """Attach to init or to an exec'd process. Every byte written from now on arrives."""
+        request = {"op": "attach", "exec_id": exec_id, "stdin": stdin, "stdout": stdout, "stderr": stderr}
+        return (await self._visit(id, request))[1]
+
+    async def _visit(self, id: str, request: dict[str, Any]) -> tuple[int, Attachment]:
+        try:
+            peer = layout.connect(layout.task_dir(self._exec_root, id), "shim.sock")
+        except (FileNotFoundError, ConnectionError) as e:
+            raise errors.NotFound(f"No such task: {id}") from e
+        reader, writer = await asyncio.open_unix_connection(sock=peer, limit=_STREAM_LIMIT_BYTES)
+        try:
+            writer.write(wire.line(request))
+            line = await reader.readline()
+            if not line:
+                raise errors.NotFound(f"task {id}: its shim has ended")
+            answer = wire.decode(line)
+            if "error" in answer:
+                raise wire.error_from_wire(answer["error"])
+        except ConnectionError as e:
+            writer.close()
+            raise errors.NotFound(f"task {id}: its shim has ended") from e
+        except BaseException:
+            writer.close()
+            raise
+        return answer["ok"]["pid"], Attachment(reader=reader, writer=writer)
+
+    # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def events(self) -> AsyncIterator[TaskEvent]:
+        """Everything from the moment of the call on; `connected` first when there is a connection, and after every reconnection."""
+        queue: asyncio.Queue[TaskEvent] = asyncio.Queue()
+        if self._ready.is_set():
+            queue.put_nowait(TaskEvent(kind="connected"))
+        self._subscribers.add(queue)
+
+        async def stream() -> AsyncIterator[TaskEvent]:
+            try:
+                while True:
+                    yield await queue.get()
+            finally:
+                self._subscribers.discard(queue)
+
+        return stream()
+
+    async def compile_seccomp(self, profile: dict[str, Any]) -> str:
+        """Path of the BPF program for OCI linux.seccomp; compiled once per content."""
+        reply = await self._call(lambda s: s.CompileSeccomp(pb.Json(json=msgspec.json.encode(profile))))
+        return reply.path  # type: ignore[no-any-return]
+
+    async def shutdown_if_idle(self) -> bool:
+        """Let the supervisor end when it has no task; True when it does. The client is of no use afterwards: `close` it."""
+        self._closing = True
+        try:
+            return bool((await self._once(lambda s: s.ShutdownIfIdle(pb.Empty()))).exiting)
+        except _LOST:
+            return True
+
+    # ── connection ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _call(self, method: Callable[[SupervisorStub], Any]) -> Any:
+        """Call, and repeat when the supervisor went away meanwhile."""
+        for _ in range(3):
+            try:
+                return await self._once(method)
+            except _LOST as e:
+                lost = e
+        raise errors.Unavailable(f"the supervisor does not answer: {lost}")
+
+    async def _once(self, method: Callable[[SupervisorStub], Any]) -> Any:
+        if not self._ready.is_set():
+            await self._until_ready()
+        assert self._stub is not None
+        try:
+            return await method(self._stub)
+        except GRPCError as e:
+            if e.status is Status.UNAVAILABLE and not self._ready.is_set():
+                raise ConnectionResetError("the supervisor went away") from e
+            raise _ERRORS.get(e.status, errors.Internal)(e.message or str(e.status)) from e
+        except _LOST:
+            self._ready.clear()
+            raise
+
+    async def _status(self, id: str) -> TaskInfo | None:
+        try:
+            return _task(await self._call(lambda s: s.Status(pb.TaskId(id=id))))
+        except errors.NotFound:
+            return None
+
+    async def _until_ready(self) -> None:
+        try:
+            await asyncio.wait_for(self._ready.wait(), _CONNECT_TIMEOUT_S)
+        except TimeoutError as e:
+            raise errors.Unavailable(
+                f"the supervisor of {self._exec_root} cannot be reached; see {self._exec_root}/supervisor.log"
+            ) from e
+
+    async def _keep_connected(self) -> None:
+        """Connect, deliver events until the connection breaks, and again."""
+        delay_s = 0.01
+        while not self._closing:
+            try:
+                await self._ensure_running()
+                async with contextlib.aclosing(self._event_stream()) as stream:
+                    async for message in stream:
+                        delay_s = 0.01
+                        self._deliver(message)
+            except (*_LOST, OSError, GRPCError, TimeoutError) as e:
+                if self._debug:
+                    print(f"supervisor: {e!r}", file=sys.stderr)
+            self._ready.clear()
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, 0.5)
+
+    async def _event_stream(self) -> AsyncIterator[pb.Event]:
+        fd = os.open(self._exec_root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        channel = Channel(path=f"/proc/self/fd/{fd}/supervisor.sock")
+        self._channel, self._stub = channel, SupervisorStub(channel)
+        try:
+            async with self._stub.Events.open() as stream:
+                await stream.send_message(pb.Empty(), end=True)
+                while (message := await stream.recv_message()) is not None:
+                    yield message
+        finally:
+            channel.close()
+            os.close(fd)
+
+    def _deliver(self, message: pb.Event) -> None:
+        if message.kind == pb.Event.READY:
+            self._ready.set()
+            event = TaskEvent(kind="connected")
+            for futures in self._waiters.values():  # what happened meanwhile is asked for again
+                for future in futures:
+                    future.done() or future.set_result(None)
+        else:
+            event = TaskEvent(
+                kind=_KINDS[message.kind], id=message.id, exec_id=message.exec_id, pid=message.pid, exit=_exit(message)
+            )
+            if event.exit:
+                for future in self._waiters.get((event.id, event.exec_id), ()):
+                    future.done() or future.set_result(event.exit)
+        for queue in self._subscribers:
+            queue.put_nowait(event)
+
+    async def _ensure_running(self) -> None:
+        """Start a supervisor unless one answers; return when one listens."""
+        os.makedirs(self._exec_root, 0o700, exist_ok=True)
+        try:
+            layout.connect(self._exec_root, "supervisor.sock").close()
+            return
+        except (FileNotFoundError, ConnectionRefusedError):
+            pass
+        await _started(self._exec_root, debug=self._debug)
+
+
+async def _started(exec_root: str, *, debug: bool) -> None:
+    """posix_spawn a supervisor, detached, and wait until it is ready or has ended (another one may have been faster)."""
+    readable, writable = os.pipe2(os.O_CLOEXEC)
+    log = os.open(f"{exec_root}/supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    source_root = os.path.dirname(os.path.dirname(os.path.abspath(sampan.__file__)))
+    arguments = ["-s", "-P", "-m", "sampan.supervisor.main", "--exec-root", exec_root, "--ready-fd", "3"]
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, *arguments, *(["--debug"] if debug else [])],
+            {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "PYTHONPATH": source_root},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+                (os.POSIX_SPAWN_DUP2, writable, 3),
+            ],
+            setsid=True,
+            setsigmask=[],
+        )
+    except BaseException:
+        os.close(readable)
+        raise
+    finally:
+        os.close(writable)
+        os.close(log)
+    asyncio.get_running_loop().create_task(_reaped(pid))
+    os.set_blocking(readable, False)
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(readable, "rb", buffering=0)
+    )
+    try:
+        await asyncio.wait_for(reader.read(1), _CONNECT_TIMEOUT_S)
+    finally:
+        transport.close()
+
+
+async def _reaped(pid: int) -> None:
+    """Leave no zombie when the supervisor ends before us."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    pidfd = os.pidfd_open(pid)
+    loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
+    try:
+        await ended
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def _exit(message: Any) -> Exit | None:
+    if not message.HasField("exit"):
+        return None
+    e = message.exit
+    return Exit(status=e.status, exited_at_ns=e.exited_at_ns, oom_killed=e.oom_killed)
+
+
+def _task(message: pb.Task) -> TaskInfo:
+    return TaskInfo(
+        id=message.id,
+        pid=message.pid,
+        status=_STATUSES[message.status],
+        started_at_ns=message.started_at_ns,
+        exit=_exit(message),
+        execs=tuple(ExecInfo(exec_id=e.exec_id, pid=e.pid, exit=_exit(e)) for e in message.execs),
+        shim_pid=message.shim_pid,
+    )
+
+
+def _task_reply(reply: pb.TaskReply) -> TaskInfo:
+    if reply.HasField("failure"):
+        raise TaskFailed(reply.failure.step, reply.failure.errno, reply.failure.message)
+    return _task(reply.task)
+
+
+def _pid_reply(reply: pb.ProcessReply) -> int:
+    if reply.HasField("failure"):
+        raise TaskFailed(reply.failure.step, reply.failure.errno, reply.failure.message)
+    return reply.pid

@@ -1,0 +1,103 @@
+"""Where things lie under an exec root, and the few ways of touching them: one place knows the names.
+
+    <exec_root>/            0700
+      supervisor.sock       gRPC                      supervisor.pid   locked while a supervisor runs      supervisor.log
+      seccomp/<sha256>.bpf  compiled filters
+      tasks/<id>/           0700, the OCI bundle of one task
+        config.json         the OCI spec as received
+        shim.json           {"version", "pid", "boot_id", "cgroup"}: written before anything exists that would have to be cleaned up
+        state.json          the runtime's state, once created
+        shim.sock           control, attach, exec
+        exit.json           {"status", "exited_at_ns", "oom_killed"}: the last word; written before anybody is told
+        rootfs/             mount point inside the container's own mount namespace; empty on the host
+
+Sockets are bound and reached through /proc/self/fd/<directory>, because sun_path holds 108 bytes and an exec root may be longer.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import msgspec
+
+VERSION = 1
+
+
+def tasks_dir(exec_root: str) -> str:
+    return f"{exec_root}/tasks"
+
+
+def task_dir(exec_root: str, id: str) -> str:
+    return f"{exec_root}/tasks/{id}"
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def write_json(path: str, value: Any, *, durable: bool = False) -> None:
+    """Replace `path` in one step; `durable` waits for the disk."""
+    temporary = f"{path}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, msgspec.json.encode(value))
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """Read an object written by `write_json`; None when it is missing or damaged."""
+    try:
+        with open(path, "rb") as file:
+            value = msgspec.json.decode(file.read())
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def listen(directory: str, name: str, backlog: int = 64) -> socket.socket:
+    """A listening unix socket `directory/name`, 0600, non-blocking. A leftover of that name is replaced."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            os.unlink(name, dir_fd=fd)
+        except FileNotFoundError:
+            pass
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            server.bind(f"/proc/self/fd/{fd}/{name}")
+            os.chmod(name, 0o600, dir_fd=fd)
+            server.listen(backlog)
+        except BaseException:
+            server.close()
+            raise
+        return server
+    finally:
+        os.close(fd)
+
+
+def connect(directory: str, name: str) -> socket.socket:
+    """Connect to `directory/name`; the socket comes back non-blocking. Connecting to a unix socket does not wait."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            peer.connect(f"/proc/self/fd/{fd}/{name}")
+        except BaseException:
+            peer.close()
+            raise
+        return peer
+    finally:
+        os.close(fd)
+
+
+def peer_uid(peer: socket.socket) -> int:
+    """The uid of the process at the other end, as it was when it connected (SO_PEERCRED)."""
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[4:8], "little")

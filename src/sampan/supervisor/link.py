@@ -1,0 +1,83 @@
+"""The supervisor's end of one shim's control connection (see wire.py): calls with answers, events, and the news of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from sampan.errors import Unavailable
+from sampan.supervisor import wire
+
+
+class ShimLost(Unavailable):
+    """The shim ended before it answered."""
+
+
+class ShimLink(asyncio.Protocol):
+    def __init__(self, on_event: Callable[[dict[str, Any]], None], on_lost: Callable[[], None]) -> None:
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._unframer = wire.Unframer()
+        self._transport: asyncio.WriteTransport | None = None
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._seq = 0
+        self.hello: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def open(cls, peer: socket.socket, on_event: Callable[[dict[str, Any]], None], on_lost: Callable[[], None]) -> ShimLink:
+        """Take over `peer`. `on_lost` is called once, when the shim has closed or died."""
+        peer.setblocking(False)
+        _, link = await asyncio.get_running_loop().create_connection(lambda: cls(on_event, on_lost), sock=peer)
+        return link
+
+    async def call(self, op: str, **arguments: Any) -> Any:
+        """Ask the shim. Raises what the shim raised, or ShimLost."""
+        self._seq += 1
+        return await self._answer(self._seq, wire.frame({"seq": self._seq, "op": op, **arguments}))
+
+    async def first_call(self, frame: bytes) -> Any:
+        """Send a frame encoded beforehand, whose seq must be 0: a new shim's create request, sent before the shim exists."""
+        return await self._answer(0, frame)
+
+    async def _answer(self, seq: int, frame: bytes) -> Any:
+        if self._transport is None:
+            raise ShimLost("the shim is gone")
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls[seq] = answer
+        self._transport.write(frame)
+        return await answer
+
+    def close(self) -> None:
+        if self._transport:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        for message in self._unframer.feed(data):
+            if "event" in message:
+                self._on_event(message["event"])
+            elif "hello" in message:
+                if not self.hello.done():
+                    self.hello.set_result(message["hello"])
+            else:
+                answer = self._calls.pop(message["seq"], None)
+                if answer is None or answer.done():
+                    continue
+                if "error" in message:
+                    answer.set_exception(wire.error_from_wire(message["error"]))
+                else:
+                    answer.set_result(message["ok"])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        for answer in (*self._calls.values(), self.hello):
+            if not answer.done():
+                answer.set_exception(ShimLost("the shim has ended"))
+                answer.exception()  # somebody may have stopped waiting
+        self._calls.clear()
+        self._on_lost()

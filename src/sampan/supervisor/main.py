@@ -1,0 +1,77 @@
+"""sampan-supervisor's entry: one process for one exec root, held by a lock; zygote, server, end.
+
+    sampan-supervisor --exec-root DIR [--ready-fd N] [--debug]
+
+It is started by sampand when absent and outlives it. SIGTERM is obeyed only when no task exists: containers do not depend on this process, but they are
+its reason to be; kill -9 is always safe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import sys
+
+import setproctitle
+
+from sampan.supervisor.nursery import Nursery
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="sampan-supervisor", description="Runs and watches containers for sampand.")
+    parser.add_argument("--exec-root", required=True, help="directory for sockets and task state")
+    parser.add_argument("--ready-fd", type=int, default=-1, help="descriptor to write a byte to when ready")
+    parser.add_argument("--debug", action="store_true")
+    arguments = parser.parse_args()
+    exec_root = os.path.abspath(arguments.exec_root)
+    os.umask(0o077)
+    os.makedirs(exec_root, 0o700, exist_ok=True)
+    setproctitle.setproctitle(f"sampan-supervisor {exec_root}")
+    lock = _lock(f"{exec_root}/supervisor.pid")
+    if lock is None:
+        print(f"sampan-supervisor: another one serves {exec_root}", file=sys.stderr)
+        return 1
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    nursery = Nursery(exec_root, soft)
+    nursery.start()
+    try:
+        asyncio.run(_serve(exec_root, nursery, arguments.ready_fd), debug=arguments.debug)
+    finally:
+        nursery.close()
+    return 0
+
+
+async def _serve(exec_root: str, nursery: Nursery, ready_fd: int) -> None:
+    from sampan.supervisor import server  # after the zygote has been started: it boots while this imports
+
+    def ready() -> None:
+        if ready_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.write(ready_fd, b"1")
+            os.close(ready_fd)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
+    await server.serve(exec_root, nursery, ready)
+
+
+def _lock(path: str) -> int | None:
+    """Take the exec root for this process, for as long as it lives; None when another one has it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+    return fd
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,317 @@
+"""The supervisor's gRPC service: requests to tasks, errors to statuses, events to streams. What a task is lives in tasks.py.
+
+Only the supervisor's own uid may call: the socket is 0600 in a 0700 directory, and SO_PEERCRED is checked on every connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from grpclib.server import Server, Stream
+
+from sampan import errors
+from sampan.linux import seccomp
+from sampan.supervisor import layout, wire
+from sampan.supervisor import supervisor_pb2 as pb
+from sampan.supervisor.nursery import Nursery
+from sampan.supervisor.supervisor_grpc import SupervisorBase
+from sampan.supervisor.tasks import Task, Tasks
+
+_STATUS: dict[type[errors.SampanError], Status] = {
+    errors.NotFound: Status.NOT_FOUND,
+    errors.Conflict: Status.FAILED_PRECONDITION,
+    errors.InvalidArgument: Status.INVALID_ARGUMENT,
+    errors.NotImplemented_: Status.UNIMPLEMENTED,
+    errors.Unavailable: Status.UNAVAILABLE,
+}
+_KIND = {
+    "start": pb.Event.START,
+    "exit": pb.Event.EXIT,
+    "exec-start": pb.Event.EXEC_START,
+    "exec-exit": pb.Event.EXEC_EXIT,
+    "oom": pb.Event.OOM,
+    "paused": pb.Event.PAUSED,
+    "resumed": pb.Event.RESUMED,
+}
+_TASK_STATUS = {"created": pb.CREATED, "running": pb.RUNNING, "paused": pb.PAUSED, "stopped": pb.STOPPED}
+_SLOW_SUBSCRIBER_EVENTS = 100_000
+
+Method = Callable[[Any, "Stream[Any, Any]"], Awaitable[None]]
+F = TypeVar("F", bound=Method)
+
+
+def _answered(method: F) -> F:
+    """Turn our errors into gRPC's, and admit only our own uid."""
+
+    @functools.wraps(method)
+    async def wrapper(self: Any, stream: Stream[Any, Any]) -> None:
+        try:
+            _admit(stream)
+            await method(self, stream)
+        except errors.SampanError as e:
+            status = next((s for class_, s in _STATUS.items() if isinstance(e, class_)), Status.INTERNAL)
+            raise GRPCError(status, e.message) from e
+        except OSError as e:
+            status = Status.RESOURCE_EXHAUSTED if e.errno in (12, 23, 24, 28) else Status.INTERNAL
+            raise GRPCError(status, str(e)) from e
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _admit(stream: Stream[Any, Any]) -> None:
+    assert stream.peer is not None
+    peer = stream.peer._transport.get_extra_info("socket")
+    if layout.peer_uid(peer) != os.geteuid():
+        raise GRPCError(Status.PERMISSION_DENIED, "only the supervisor's own user may call")
+
+
+class Service(SupervisorBase):
+    def __init__(self, exec_root: str, nursery: Nursery) -> None:
+        self._exec_root = exec_root
+        self.tasks = Tasks(exec_root, nursery, self._publish)
+        self._subscribers: set[asyncio.Queue[pb.Event]] = set()
+        self.stopping = asyncio.Event()
+
+    def _publish(self, id: str, event: dict[str, Any]) -> None:
+        message = pb.Event(
+            kind=_KIND[event["kind"]],
+            id=id,
+            exec_id=event.get("exec_id", ""),
+            pid=event.get("pid", 0),
+            exit=_exit(event.get("exit")),
+        )
+        for queue in self._subscribers:
+            queue.put_nowait(message)
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @_answered
+    async def Create(self, stream: Stream[pb.CreateRequest, pb.TaskReply]) -> None:
+        request = await _request(stream)
+        if self.stopping.is_set():
+            raise errors.Unavailable("the supervisor is about to end")
+        try:
+            task = await self.tasks.create(request.id, _create_frame(request))
+        except wire.TaskFailed as e:
+            await stream.send_message(pb.TaskReply(failure=_failure(e)))
+            return
+        await stream.send_message(pb.TaskReply(task=_task(task)))
+
+    @_answered
+    async def Start(self, stream: Stream[pb.TaskId, pb.TaskReply]) -> None:
+        request = await _request(stream)
+        try:
+            report = await self.tasks.call(request.id, "start")
+        except wire.TaskFailed as e:
+            await stream.send_message(pb.TaskReply(failure=_failure(e)))
+            return
+        task = self.tasks.get(request.id)
+        task.learn(report)
+        await stream.send_message(pb.TaskReply(task=_task(task)))
+
+    @_answered
+    async def Delete(self, stream: Stream[pb.TaskId, pb.DeleteReply]) -> None:
+        answer = await self.tasks.delete((await _request(stream)).id)
+        await stream.send_message(pb.DeleteReply(found=answer is not None, exit=_exit(answer["exit"] if answer else None)))
+
+    @_answered
+    async def Wait(self, stream: Stream[pb.ProcessId, pb.Exit]) -> None:
+        request = await _request(stream)
+        await stream.send_message(_some_exit(await self.tasks.get(request.id).wait(request.exec_id)))
+
+    # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @_answered
+    async def Kill(self, stream: Stream[pb.KillRequest, pb.Empty]) -> None:
+        r = await _request(stream)
+        await self.tasks.call(r.id, "kill", signal=r.signal, exec_id=r.exec_id, all=r.all)
+        await stream.send_message(pb.Empty())
+
+    @_answered
+    async def Pause(self, stream: Stream[pb.TaskId, pb.Empty]) -> None:
+        await self.tasks.call((await _request(stream)).id, "pause")
+        await stream.send_message(pb.Empty())
+
+    @_answered
+    async def Resume(self, stream: Stream[pb.TaskId, pb.Empty]) -> None:
+        await self.tasks.call((await _request(stream)).id, "resume")
+        await stream.send_message(pb.Empty())
+
+    @_answered
+    async def Update(self, stream: Stream[pb.UpdateRequest, pb.Empty]) -> None:
+        r = await _request(stream)
+        await self.tasks.call(r.id, "update", resources=_json(r.resources))
+        await stream.send_message(pb.Empty())
+
+    @_answered
+    async def Resize(self, stream: Stream[pb.ResizeRequest, pb.Empty]) -> None:
+        r = await _request(stream)
+        if max(r.width, r.height) > 0xFFFF:
+            raise errors.InvalidArgument("invalid window size")
+        await self.tasks.call(r.id, "resize", exec_id=r.exec_id, width=r.width, height=r.height)
+        await stream.send_message(pb.Empty())
+
+    @_answered
+    async def Exec(self, stream: Stream[pb.ExecRequest, pb.ProcessReply]) -> None:
+        r = await _request(stream)
+        await self._process(
+            stream,
+            self.tasks.call(
+                r.id,
+                "exec",
+                exec_id=r.exec_id,
+                process=_json(r.process),
+                terminal=r.terminal,
+                stdin=r.stdin,
+                start=r.start,
+                seccomp=r.seccomp,
+            ),
+        )
+
+    @_answered
+    async def ExecStart(self, stream: Stream[pb.ProcessId, pb.ProcessReply]) -> None:
+        r = await _request(stream)
+        await self._process(stream, self.tasks.call(r.id, "exec_start", exec_id=r.exec_id))
+
+    async def _process(self, stream: Stream[Any, pb.ProcessReply], call: Awaitable[dict[str, Any]]) -> None:
+        try:
+            answer = await call
+        except wire.TaskFailed as e:
+            await stream.send_message(pb.ProcessReply(failure=_failure(e)))
+            return
+        await stream.send_message(pb.ProcessReply(pid=answer["pid"]))
+
+    @_answered
+    async def Stats(self, stream: Stream[pb.TaskId, pb.Json]) -> None:
+        stats = await self.tasks.call((await _request(stream)).id, "stats")
+        await stream.send_message(pb.Json(json=msgspec.json.encode(stats)))
+
+    @_answered
+    async def Pids(self, stream: Stream[pb.TaskId, pb.PidsReply]) -> None:
+        await stream.send_message(pb.PidsReply(pids=await self.tasks.call((await _request(stream)).id, "pids")))
+
+    # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @_answered
+    async def Status(self, stream: Stream[pb.TaskId, pb.Task]) -> None:
+        task = self.tasks.get((await _request(stream)).id)
+        if task.report["status"] == "creating":
+            raise errors.NotFound(f"No such task: {task.id}")
+        await stream.send_message(_task(task))
+
+    @_answered
+    async def List(self, stream: Stream[pb.Empty, pb.ListReply]) -> None:
+        await _request(stream)
+        await stream.send_message(pb.ListReply(tasks=[_task(t) for t in self.tasks.all()]))
+
+    @_answered
+    async def Events(self, stream: Stream[pb.Empty, pb.Event]) -> None:
+        await _request(stream)
+        queue: asyncio.Queue[pb.Event] = asyncio.Queue()
+        self._subscribers.add(queue)
+        try:
+            await stream.send_message(pb.Event(kind=pb.Event.READY))
+            while True:
+                await stream.send_message(await queue.get())
+                if queue.qsize() > _SLOW_SUBSCRIBER_EVENTS:
+                    raise errors.Unavailable("too slow a subscriber: subscribe again and list the tasks")
+        finally:
+            self._subscribers.discard(queue)
+
+    @_answered
+    async def CompileSeccomp(self, stream: Stream[pb.Json, pb.Path]) -> None:
+        profile = _json((await _request(stream)).json)
+        path = await asyncio.to_thread(seccomp.cached, profile, f"{self._exec_root}/seccomp")
+        await stream.send_message(pb.Path(path=path))
+
+    @_answered
+    async def ShutdownIfIdle(self, stream: Stream[pb.Empty, pb.ShutdownReply]) -> None:
+        await _request(stream)
+        idle = len(self.tasks) == 0
+        await stream.send_message(pb.ShutdownReply(exiting=idle, tasks=len(self.tasks)))
+        if idle:
+            self.stopping.set()
+
+
+async def _request(stream: Stream[Any, Any]) -> Any:
+    request = await stream.recv_message()
+    if request is None:
+        raise errors.InvalidArgument("no request")
+    return request
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError as e:
+        raise errors.InvalidArgument(f"invalid JSON: {e}") from e
+
+
+def _create_frame(request: pb.CreateRequest) -> bytes:
+    """The create request in the shim's words. spec and rootfs are passed on as they came."""
+    return wire.frame(
+        {
+            "seq": 0,
+            "op": "create",
+            "spec": msgspec.Raw(request.spec),
+            "rootfs": msgspec.Raw(request.rootfs or b"[]"),
+            "seccomp": request.seccomp,
+            "terminal": request.terminal,
+            "stdin": request.stdin,
+            "stdin_once": request.stdin_once,
+            "logging": {
+                "driver": request.logging.driver,
+                "path": request.logging.path,
+                "options": dict(request.logging.options),
+                "attrs": dict(request.logging.attrs),
+            },
+            "runtime": request.runtime,
+            "runtime_args": list(request.runtime_args),
+            "start": request.start,
+        }
+    )
+
+
+def _failure(error: wire.TaskFailed) -> pb.Failure:
+    return pb.Failure(step=error.step, errno=error.errno, message=error.message)
+
+
+def _some_exit(value: dict[str, Any]) -> pb.Exit:
+    return pb.Exit(status=value["status"], exited_at_ns=value["exited_at_ns"], oom_killed=value["oom_killed"])
+
+
+def _exit(value: dict[str, Any] | None) -> pb.Exit | None:
+    return _some_exit(value) if value else None
+
+
+def _task(task: Task) -> pb.Task:
+    report = task.report
+    return pb.Task(
+        id=task.id,
+        pid=report["pid"],
+        status=_TASK_STATUS[report["status"]],
+        started_at_ns=report["started_at_ns"],
+        exit=_exit(report["exit"]),
+        execs=[pb.Exec(exec_id=e["exec_id"], pid=e["pid"], exit=_exit(e["exit"])) for e in task.execs.values()],
+        shim_pid=report["shim_pid"],
+    )
+
+
+async def serve(exec_root: str, nursery: Nursery, ready: Callable[[], None]) -> None:
+    """Recover what is there, listen on <exec_root>/supervisor.sock, call `ready`, serve until told to end."""
+    service = Service(exec_root, nursery)
+    await service.tasks.recover()
+    server = Server([service])
+    await server.start(sock=layout.listen(exec_root, "supervisor.sock", backlog=512))
+    ready()
+    await service.stopping.wait()
+    await asyncio.sleep(0.05)  # let the answer to ShutdownIfIdle leave
+    server.close()
+    os.unlink(f"{exec_root}/supervisor.sock")

@@ -1,0 +1,44 @@
+"""A shim's life from fork to exit: title, session, subreaper, sockets, loop.
+
+The shim is a fork of the zygote, one per container. It stays when supervisor or daemon die, and serves whoever connects to its socket: the supervisor
+(control), the daemon (attach, exec). It leaves when its task has been deleted, or when the creation failed.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import NoReturn
+
+import setproctitle
+
+from sampan.linux import process
+from sampan.supervisor import layout
+from sampan.supervisor.shim.loop import Loop
+from sampan.supervisor.shim.server import Server
+
+
+def run(exec_root: str, id: str, control: socket.socket) -> NoReturn:
+    """Be the shim of task `id`. Never returns into the zygote's code."""
+    status = 1
+    try:
+        os.setsid()
+        setproctitle.setproctitle(f"sampan-shim {id[:12]} {exec_root}")
+        process.set_name("sampan-shim")
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
+        loop = Loop()
+        server = Server(loop, id, layout.task_dir(exec_root, id), control)
+        gc.enable()
+        loop.run()
+        server.close()
+        status = 0
+    except BaseException:
+        traceback.print_exc(file=sys.stderr)
+    finally:
+        sys.stderr.flush()
+        os._exit(status)

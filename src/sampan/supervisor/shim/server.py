@@ -1,0 +1,306 @@
+"""The shim's doors: the control connection with the supervisor, and shim.sock for everybody else (root only, by mode and by SO_PEERCRED)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from sampan.errors import InvalidArgument
+from sampan.supervisor import layout, wire
+from sampan.supervisor.shim.attacher import Attacher
+from sampan.supervisor.shim.loop import READ, WRITE, Loop
+from sampan.supervisor.shim.process import Process
+from sampan.supervisor.shim.task import Task
+
+_UNTOLD_LIMIT = 256
+
+
+class Server:
+    def __init__(self, loop: Loop, id: str, directory: str, control: socket.socket) -> None:
+        self._loop = loop
+        self._directory = directory
+        self._control: Control | None = None
+        self.task = Task(loop, id, directory, self._notify)
+        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        loop.on_child(self._reap)
+        self._listener = layout.listen(directory, "shim.sock")
+        loop.watch(self._listener.fileno(), READ, self._on_accept)
+        self.adopt(control, b"")
+
+    def adopt(self, peer: socket.socket, received: bytes) -> None:
+        """Make `peer` the control connection; an earlier one is dropped."""
+        if self._control:
+            self._control.close()
+        self._control = Control(self._loop, peer, self)
+        self._control.tell({"hello": self.task.report()})
+        self._control.feed(received)
+
+    def control_lost(self, control: Control) -> None:
+        """The supervisor is gone. The task goes on; what failed before it began has nobody left."""
+        if self._control is control:
+            self._control = None
+        if self.task.status in ("creating", "failed"):
+            self._loop.stop()
+
+    def leave(self) -> None:
+        self._loop.stop()
+
+    def close(self) -> None:
+        self._listener.close()
+        if self._control:
+            self._control.close()
+
+    def _notify(self, event: dict[str, Any]) -> None:
+        if self._control:
+            self._control.tell({"event": event})
+            if event["kind"] == "exec-exit":
+                self.task.forget_exec(event["exec_id"])
+        elif len(self.task.execs) > _UNTOLD_LIMIT:
+            for exec_id in [e for e, p in self.task.execs.items() if p.exit is not None][:1]:
+                self.task.forget_exec(exec_id)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self.task.reaped(pid, status)
+
+    def _on_accept(self, _: int) -> None:
+        try:
+            peer, _address = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # EMFILE: accept with the spare descriptor and hang up, or the loop would spin
+            os.close(self._spare)
+            try:
+                self._listener.accept()[0].close()
+            except OSError:
+                pass
+            self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            return
+        peer.setblocking(False)
+        if layout.peer_uid(peer) != os.geteuid():
+            peer.close()
+            return
+        _Visitor(self._loop, peer, self)
+
+
+class Control:
+    """The supervisor's connection. Requests are served in order; answers and events go out in order, queued when it is slow."""
+
+    def __init__(self, loop: Loop, peer: socket.socket, server: Server) -> None:
+        peer.setblocking(False)
+        self._loop = loop
+        self._peer = peer
+        self._server = server
+        self._unframer = wire.Unframer()
+        self._queue: deque[bytes] = deque()
+        loop.watch(peer.fileno(), READ, self._on_event)
+
+    def tell(self, message: dict[str, Any]) -> None:
+        if self._peer.fileno() >= 0:
+            self._queue.append(wire.frame(message))
+            if len(self._queue) == 1:
+                self._flush()
+
+    def close(self) -> None:
+        if self._peer.fileno() >= 0:
+            self._flush()
+        if self._peer.fileno() >= 0:
+            self._loop.forget(self._peer.fileno())
+            self._peer.close()
+
+    def feed(self, data: bytes) -> None:
+        try:
+            messages = self._unframer.feed(data)
+        except ValueError:
+            self._lost()
+            return
+        for message in messages:
+            self._serve(message)
+
+    def _on_event(self, mask: int) -> None:
+        if mask & WRITE:
+            self._flush()
+        if mask & ~WRITE and self._peer.fileno() >= 0:
+            try:
+                data = self._peer.recv(256 * 1024)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if data:
+                self.feed(data)
+            else:
+                self._lost()
+
+    def _lost(self) -> None:
+        if self._peer.fileno() >= 0:
+            self._loop.forget(self._peer.fileno())
+            self._peer.close()
+        self._server.control_lost(self)
+
+    def _flush(self) -> None:
+        while self._queue:
+            try:
+                sent = self._peer.send(self._queue[0])
+            except BlockingIOError:
+                self._loop.change(self._peer.fileno(), READ | WRITE)
+                return
+            except OSError:
+                self._queue.clear()
+                self._lost()
+                return
+            if sent < len(self._queue[0]):
+                self._queue[0] = self._queue[0][sent:]
+            else:
+                self._queue.popleft()
+        self._loop.change(self._peer.fileno(), READ)
+
+    def _serve(self, request: dict[str, Any]) -> None:
+        seq = request["seq"]
+        try:
+            if request["op"] == "delete":
+                self._server.task.delete(lambda answer: self._deleted(seq, answer))
+                return
+            answer = _dispatch(self._server.task, request)
+        except Exception as e:
+            self.tell({"seq": seq, "error": wire.error_to_wire(e)})
+            if self._server.task.status in ("creating", "failed"):
+                self._server.leave()
+            return
+        self.tell({"seq": seq, "ok": answer})
+
+    def _deleted(self, seq: int, answer: dict[str, Any]) -> None:
+        self.tell({"seq": seq, "ok": answer})
+        self._server.leave()
+
+
+def _dispatch(task: Task, request: dict[str, Any]) -> Any:
+    """Operations by name. The request is the argument, where there is one."""
+    with_request: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "create": task.create,
+        "kill": task.kill,
+        "update": task.update,
+        "resize": task.resize,
+        "exec": task.exec,
+        "exec_start": task.exec_start,
+    }
+    plain: dict[str, Callable[[], Any]] = {
+        "start": task.start,
+        "pause": task.pause,
+        "resume": task.resume,
+        "stats": task.stats,
+        "pids": task.pids,
+        "report": task.report,
+    }
+    op = request["op"]
+    if op in with_request:
+        return with_request[op](request)
+    if op in plain:
+        return plain[op]()
+    raise InvalidArgument(f"unknown operation {op}")
+
+
+class _Visitor:
+    """A connection to shim.sock whose first line has not been read yet."""
+
+    def __init__(self, loop: Loop, peer: socket.socket, server: Server) -> None:
+        self._loop = loop
+        self._peer = peer
+        self._server = server
+        self._buffer = bytearray()
+        loop.watch(peer.fileno(), READ, self._on_event)
+
+    def _on_event(self, _: int) -> None:
+        try:
+            data = self._peer.recv(256 * 1024)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._buffer += data
+        line, newline, rest = bytes(self._buffer).partition(b"\n")
+        if newline:
+            self._loop.forget(self._peer.fileno())
+            self._admit(line, rest)
+        elif not data or len(self._buffer) > wire.MAX_LINE_BYTES:
+            self._loop.forget(self._peer.fileno())
+            self._peer.close()
+
+    def _admit(self, line: bytes, rest: bytes) -> None:
+        task = self._server.task
+        try:
+            request = wire.decode(line)
+            op = request["op"]
+            if op == "control":
+                self._server.adopt(self._peer, rest)
+            elif op == "attach":
+                process = task.process(request["exec_id"])
+                _Attachment(self._loop, self._peer, task, request, rest).begin(process)
+            elif op == "exec":
+                task.exec({**request, "start": False})
+                process = task.process(request["exec_id"])
+                process.waiting.append(_Attachment(self._loop, self._peer, task, request, rest))
+                task.exec_start(request)
+            else:
+                raise InvalidArgument(f"unknown operation {op}")
+        except Exception as e:
+            if self._peer.fileno() >= 0:
+                _refuse(self._peer, e)
+
+
+def _refuse(peer: socket.socket, error: Exception) -> None:
+    try:
+        peer.send(wire.line({"error": wire.error_to_wire(error)}))
+    except OSError:
+        pass
+    peer.close()
+
+
+class _Attachment:
+    """An admitted attach request; it becomes an Attacher as soon as the process has stdio."""
+
+    def __init__(self, loop: Loop, peer: socket.socket, task: Task, request: dict[str, Any], rest: bytes) -> None:
+        self._loop = loop
+        self._peer = peer
+        self._task = task
+        self._request = request
+        self._rest = rest
+
+    def begin(self, process: Process) -> None:
+        if process.stdio is not None:
+            self.opened(process)
+        else:
+            self._peer.send(wire.line({"ok": {"pid": 0}}))
+            process.waiting.append(self)
+
+    def opened(self, process: Process) -> None:
+        assert process.stdio is not None
+        is_init = not process.exec_id
+        attacher = Attacher(
+            self._loop,
+            self._peer,
+            process.stdio,
+            stdin=self._request["stdin"],
+            streams=frozenset(s for s in ("stdout", "stderr") if self._request[s]),
+            end_stdin=self._task.stdin_once or not is_init,
+            logged=is_init,
+        )
+        if is_init or self._request["op"] == "exec":
+            attacher.say(wire.line({"ok": {"pid": process.pid}}))
+        attacher.feed(self._rest)
+        if process.exit is not None:
+            attacher.finish()
+
+    def refused(self) -> None:
+        """The exec failed. Its own client is told why by `_admit`; others only see the end."""
+        if self._request["op"] != "exec":
+            self._peer.close()

@@ -1,0 +1,353 @@
+"""The shim's one task: what the supervisor may ask for, and what it is told.
+
+    created ──start──▶ running ⇄ paused          any ──init ends──▶ stopped ──delete──▶ the shim exits
+
+Each operation is a method that returns its answer or raises. Everything runs in the loop's one thread; the runtime's calls are synchronous (a start takes
+about ten milliseconds), so no operation ever sees another one half done.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sampan.errors import Conflict, InvalidArgument, NotFound
+from sampan.linux import pty
+from sampan.runtime import container as runtime
+from sampan.runtime.failure import RuntimeFailure
+from sampan.supervisor import layout, wire
+from sampan.supervisor.logs.drivers import open_writer
+from sampan.supervisor.logs.record import LogWriter
+from sampan.supervisor.shim import network_counters
+from sampan.supervisor.shim.loop import READ, Loop
+from sampan.supervisor.shim.process import Pipes, Process
+
+T = TypeVar("T")
+Notify = Callable[[dict[str, Any]], None]
+_PRIORITY = 2  # EPOLLPRI: how cgroup v2 and PSI files signal
+
+
+class Task:
+    def __init__(self, loop: Loop, id: str, directory: str, notify: Notify) -> None:
+        self._loop = loop
+        self._notify = notify
+        self._directory = directory
+        self.id = id
+        self.container: runtime.Container | None = None
+        self.init: Process | None = None
+        self.execs: dict[str, Process] = {}
+        self.stdin_once = False
+        self.status = "creating"
+        self.started_at_ns = 0
+        self.exit: dict[str, Any] | None = None
+        self._specs: dict[str, dict[str, Any]] = {}  # exec_id → what a prepared exec will run
+        self._oom_fd = -1
+        self._oom_seen = 0
+        self._on_stopped: list[Callable[[], None]] = []
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def create(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Make the container, and start it if the request says so. On failure nothing of it is left."""
+        spec = request["spec"]
+        layout.write_json(
+            f"{self._directory}/shim.json",
+            {
+                "version": layout.VERSION,
+                "pid": os.getpid(),
+                "boot_id": layout.boot_id(),
+                "cgroup": spec.get("linux", {}).get("cgroupsPath", ""),
+            },
+        )
+        layout.write_json(f"{self._directory}/config.json", spec)
+        self.stdin_once = request["stdin_once"]
+        logging = request["logging"]
+        init = Process(self._loop, "", terminal=request["terminal"], stdin=request["stdin"])
+        try:
+            log = open_writer(logging["driver"], logging["path"], logging["options"], logging["attrs"])
+        except InvalidArgument as e:
+            raise wire.TaskFailed("log", 0, f"failed to initialize logging driver: {e.message}") from e
+        try:
+            self._make(init, request, log)
+            if request["start"]:
+                self.start()
+        except BaseException:
+            self._roll_back()
+            raise
+        return self.report()
+
+    def _make(self, init: Process, request: dict[str, Any], log: LogWriter | None) -> None:
+        pipes = None if init.terminal else Pipes(stdin=init.wants_stdin)
+        try:
+            self.container = _made(
+                lambda: runtime.create(
+                    request["spec"],
+                    id=self.id,
+                    bundle=self._directory,
+                    rootfs=request["rootfs"],
+                    stdio=tuple(pipes.child) if pipes else None,  # type: ignore[arg-type]
+                    seccomp_bpf=_filter(request["seccomp"]),
+                )
+            )
+        except BaseException:
+            if pipes:
+                pipes.close()
+            if log:
+                log.close()
+            raise
+        init.pid, init.pidfd = self.container.pid, -1
+        init.open_stdio(pipes, self.container.console_fd, log, self._init_ended)
+        self.init = init
+        self.status = "created"
+        layout.write_json(f"{self._directory}/state.json", self.container.to_state())
+        self._watch_oom()
+
+    def _roll_back(self) -> None:
+        if self.container:
+            try:
+                self.container.delete()
+            except (OSError, RuntimeFailure) as e:
+                print(f"task {self.id}: roll back: {e}", file=sys.stderr)
+            self.container = None
+        self.status = "failed"
+
+    def start(self) -> dict[str, Any]:
+        container = self._container()
+        if self.status != "created":
+            raise Conflict(f"task {self.id} is {self.status}, not created")
+        _made(container.start)
+        self.started_at_ns = time.time_ns()
+        self.status = "running"
+        self._event("start", pid=container.pid)
+        return self.report()
+
+    def _init_ended(self, init: Process) -> None:
+        self._check_oom()
+        self.exit = {"status": init.status, "exited_at_ns": init.exited_at_ns, "oom_killed": self._oom_seen > 0}
+        init.exit = self.exit
+        self.status = "stopped"
+        try:
+            layout.write_json(f"{self._directory}/exit.json", self.exit, durable=True)
+        except OSError as e:  # a full disk must not hold back the news
+            print(f"task {self.id}: exit.json: {e}", file=sys.stderr)
+        self._event("exit", pid=init.pid, exit=self.exit)
+        for callback in self._on_stopped:
+            self._loop.after(0, callback)
+
+    def delete(self, done: Callable[[dict[str, Any]], None]) -> None:
+        """Kill what is left, wait for init's end, remove the cgroup; then call `done` with {"exit"}."""
+        container = self._container()
+        if self.init and self.init.exit is None:
+            if self.init.running:
+                container.cgroup.kill()
+            self._on_stopped.append(lambda: self.delete(done))
+            return
+        if self.container:
+            self._forget_oom()
+            self.container.delete()
+            self.container = None
+        done({"exit": self.exit})
+
+    def reaped(self, pid: int, wait_status: int) -> None:
+        """A child has ended: init, an exec'd process, or an orphan that came to us as subreaper."""
+        for process in (self.init, *self.execs.values()):
+            if process and process.pid == pid and process.running:
+                if process is self.init:
+                    self._kill_leftovers()
+                process.reaped(wait_status)
+                return
+
+    def _kill_leftovers(self) -> None:
+        """Without a pid namespace of its own the container's other processes outlive init: end them, as Docker does."""
+        if self.container and self.container.cgroup and self.container.cgroup.pids():
+            self.container.cgroup.kill()
+
+    # ── exec ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def exec(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Prepare another process, and start it if the request says so. Returns {"pid"}, 0 when only prepared."""
+        exec_id = request["exec_id"]
+        self._running()
+        if exec_id in self.execs and self.execs[exec_id].exit is None:
+            raise Conflict(f"exec {exec_id} exists already")
+        process = Process(self._loop, exec_id, terminal=request["terminal"], stdin=request["stdin"])
+        self.execs[exec_id] = process
+        self._specs[exec_id] = request
+        return self.exec_start(request) if request["start"] else {"pid": 0}
+
+    def exec_start(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run a prepared exec. Who attached meanwhile gets every byte."""
+        exec_id = request["exec_id"]
+        spec = self._specs.pop(exec_id, None)
+        if spec is None:
+            raise NotFound(f"No such exec instance: {exec_id}")
+        process = self.execs[exec_id]
+        try:
+            self._run_exec(process, spec)
+        except BaseException:
+            del self.execs[exec_id]
+            process.refuse()
+            raise
+        self._event("exec-start", exec_id=exec_id, pid=process.pid)
+        return {"pid": process.pid}
+
+    def _run_exec(self, process: Process, spec: dict[str, Any]) -> None:
+        container = self._running()
+        pipes = None if process.terminal else Pipes(stdin=process.wants_stdin)
+        try:
+            made = _made(
+                lambda: container.exec(
+                    spec["process"],
+                    stdio=tuple(pipes.child) if pipes else None,  # type: ignore[arg-type]
+                    seccomp_bpf=_filter(spec.get("seccomp", "")),
+                )
+            )
+        except BaseException:
+            if pipes:
+                pipes.close()
+            raise
+        process.pid, process.pidfd = made.pid, made.pidfd
+        process.open_stdio(pipes, made.console_fd, None, self._exec_ended)
+
+    def _exec_ended(self, process: Process) -> None:
+        process.exit = {"status": process.status, "exited_at_ns": process.exited_at_ns, "oom_killed": False}
+        self._event("exec-exit", exec_id=process.exec_id, pid=process.pid, exit=process.exit)
+
+    def forget_exec(self, exec_id: str) -> None:
+        """The supervisor knows of its end."""
+        process = self.execs.get(exec_id)
+        if process and process.exit is not None:
+            del self.execs[exec_id]
+
+    # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def kill(self, request: dict[str, Any]) -> None:
+        number = request["signal"]
+        if not 0 <= number <= signal.SIGRTMAX:
+            raise InvalidArgument(f"invalid signal: {number}")
+        container = self._container()
+        try:
+            if request.get("exec_id"):
+                process = self.execs.get(request["exec_id"])
+                if not process or not process.running:
+                    raise NotFound(f"process {request['exec_id']} of task {self.id} is not running")
+                signal.pidfd_send_signal(process.pidfd, number)
+            elif request.get("all"):
+                container.signal(number, all=True)
+            elif self.init and self.init.running:
+                container.signal(number)
+            else:
+                raise NotFound(f"task {self.id} is not running")
+        except ProcessLookupError as e:
+            raise NotFound(f"task {self.id}: process not found") from e
+
+    def pause(self) -> None:
+        self._running().pause()
+        self.status = "paused"
+        self._event("paused")
+
+    def resume(self) -> None:
+        if self.status != "paused":
+            raise Conflict(f"task {self.id} is {self.status}, not paused")
+        self._container().resume()
+        self.status = "running"
+        self._event("resumed")
+
+    def update(self, request: dict[str, Any]) -> None:
+        _made(lambda: self._container().update(request["resources"]))
+
+    def resize(self, request: dict[str, Any]) -> None:
+        process = self.process(request.get("exec_id", ""))
+        if process.console >= 0:
+            pty.set_size(process.console, request["height"], request["width"])
+        elif not process.terminal:
+            raise Conflict("the process has no terminal")
+
+    def stats(self) -> dict[str, Any]:
+        container = self._container()
+        return {**container.cgroup.stats(), "networks": network_counters.read(container.pid)}
+
+    def pids(self) -> list[int]:
+        return self._container().cgroup.pids()
+
+    def report(self) -> dict[str, Any]:
+        """What the supervisor keeps of this task."""
+        return {
+            "id": self.id,
+            "shim_pid": os.getpid(),
+            "pid": self.init.pid if self.init else 0,
+            "status": self.status,
+            "started_at_ns": self.started_at_ns,
+            "exit": self.exit,
+            "execs": [{"exec_id": p.exec_id, "pid": p.pid, "exit": p.exit} for p in self.execs.values()],
+        }
+
+    def process(self, exec_id: str) -> Process:
+        process = self.execs.get(exec_id) if exec_id else self.init
+        if process is None:
+            raise NotFound(f"No such exec instance: {exec_id}" if exec_id else f"task {self.id} has no process")
+        return process
+
+    # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _container(self) -> runtime.Container:
+        if self.container is None:
+            raise NotFound(f"task {self.id} has no container")
+        return self.container
+
+    def _running(self) -> runtime.Container:
+        container = self._container()
+        if self.status != "running":
+            raise Conflict(f"task {self.id} is {self.status}, not running")
+        return container
+
+    def _event(self, kind: str, **values: Any) -> None:
+        self._notify({"kind": kind, **values})
+
+    def _watch_oom(self) -> None:
+        cgroup = self._container().cgroup
+        try:
+            self._oom_fd = cgroup.oom_fd()
+            self._loop.watch(self._oom_fd, READ | _PRIORITY, lambda _: self._check_oom())
+        except OSError as e:  # no memory controller: no news of it
+            print(f"task {self.id}: OOM notification: {e}", file=sys.stderr)
+            self._oom_fd = -1
+
+    def _forget_oom(self) -> None:
+        if self._oom_fd >= 0:
+            self._loop.forget(self._oom_fd)
+            self._oom_fd = -1
+
+    def _check_oom(self) -> None:
+        """Read the notification and tell of new kills."""
+        if self._oom_fd < 0 or self.container is None:
+            return
+        os.set_blocking(self._oom_fd, False)
+        try:
+            os.read(self._oom_fd, 4096)
+        except OSError:
+            pass
+        count = self.container.cgroup.oom_count()
+        if count > self._oom_seen:
+            self._oom_seen = count
+            self._event("oom")
+
+
+def _made(call: Callable[[], T]) -> T:
+    """Call the runtime; its refusal becomes a TaskFailed."""
+    try:
+        return call()
+    except RuntimeFailure as e:
+        raise wire.TaskFailed(e.step, e.errno, e.message) from e
+
+
+def _filter(path: str) -> bytes | None:
+    """The compiled seccomp program at `path`, none for an empty path."""
+    if not path:
+        return None
+    with open(path, "rb") as file:
+        return file.read()

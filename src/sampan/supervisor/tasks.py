@@ -1,0 +1,282 @@
+"""The supervisor's table of tasks: made, found again, watched, removed. No gRPC here.
+
+Each task is known by what its shim last reported; the truth is with the shim and in tasks/<id>/. A task whose shim dies is ended here: its cgroup is killed,
+exit.json says 137, and the event is told like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
+from sampan.linux import cgroups
+from sampan.supervisor import layout, wire
+from sampan.supervisor.link import ShimLink, ShimLost
+from sampan.supervisor.nursery import Nursery
+
+_KILLED = 137
+_EXECS_REMEMBERED = 256
+
+Publish = Callable[[str, dict[str, Any]], None]
+
+
+class Task:
+    """One task as the supervisor knows it."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.link: ShimLink | None = None
+        self.report: dict[str, Any] = {
+            "id": id,
+            "pid": 0,
+            "shim_pid": 0,
+            "status": "creating",
+            "started_at_ns": 0,
+            "exit": None,
+            "execs": [],
+        }
+        self.execs: dict[str, dict[str, Any]] = {}
+        self.changed = asyncio.Event()
+        self.deleting = False
+
+    @property
+    def exit(self) -> dict[str, Any] | None:
+        return self.report["exit"]  # type: ignore[no-any-return]
+
+    def learn(self, report: dict[str, Any]) -> None:
+        self.report = report
+        for exec_ in report["execs"]:
+            self.remember(exec_)
+        self._wake()
+
+    def remember(self, exec_: dict[str, Any]) -> None:
+        self.execs.pop(exec_["exec_id"], None)
+        self.execs[exec_["exec_id"]] = exec_
+        if len(self.execs) > _EXECS_REMEMBERED:
+            ended = next((e for e, value in self.execs.items() if value["exit"]), None)
+            if ended:
+                del self.execs[ended]
+        self._wake()
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Take an event into what is known."""
+        kind = event["kind"]
+        status = {"start": "running", "paused": "paused", "resumed": "running", "exit": "stopped"}.get(kind)
+        if status:
+            self.report["status"] = status
+        if kind == "start":
+            self.report["pid"] = event["pid"]
+        elif kind == "exit":
+            self.report["exit"] = event["exit"]
+        elif kind in ("exec-start", "exec-exit"):
+            self.remember({"exec_id": event["exec_id"], "pid": event["pid"], "exit": event.get("exit")})
+        self._wake()
+
+    async def wait(self, exec_id: str) -> dict[str, Any]:
+        """The exit of init or of an exec'd process, when it has come."""
+        while True:
+            if exec_id:
+                exec_ = self.execs.get(exec_id)
+                if exec_ is None:
+                    raise NotFound(f"No such exec instance: {exec_id}")
+                exit_ = exec_["exit"]
+            else:
+                exit_ = self.exit
+            if exit_:
+                return exit_  # type: ignore[no-any-return]
+            await self.changed.wait()
+
+    def _wake(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class Tasks:
+    def __init__(self, exec_root: str, nursery: Nursery, publish: Publish) -> None:
+        self._exec_root = exec_root
+        self._nursery = nursery
+        self._publish = publish
+        self._tasks: dict[str, Task] = {}
+
+    def get(self, id: str) -> Task:
+        task = self._tasks.get(id)
+        if task is None:
+            raise NotFound(f"No such task: {id}")
+        return task
+
+    def all(self) -> list[Task]:
+        return [t for t in self._tasks.values() if t.report["status"] != "creating"]
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def call(self, id: str, op: str, **arguments: Any) -> Any:
+        """Ask a task's shim. Raises NotFound when task or shim are gone."""
+        link = self.get(id).link
+        if link is None:
+            raise NotFound(f"task {id}: its shim is gone")
+        try:
+            return await link.call(op, **arguments)
+        except ShimLost as e:
+            raise NotFound(f"task {id}: its shim has ended") from e
+
+    # ── create ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def create(self, id: str, request: bytes) -> Task:
+        """Make a task from an encoded create request (see ShimLink.first_call). On any failure nothing is left: no process, no cgroup, no directory."""
+        if not id or not all(c in "0123456789abcdefghijklmnopqrstuvwxyz_.-" for c in id.lower()) or id[0] in ".-":
+            raise InvalidArgument(f"invalid task id: {id!r}")
+        if id in self._tasks:
+            raise Conflict(f"task {id} exists already")
+        task = self._tasks[id] = Task(id)
+        directory = layout.task_dir(self._exec_root, id)
+        try:
+            os.mkdir(directory, 0o700)
+            os.mkdir(f"{directory}/rootfs", 0o700)
+            task.learn(await self._ask_new_shim(task, request))
+        except BaseException as e:
+            await self._undo(task, orphaned=not isinstance(e, SampanError) or isinstance(e, ShimLost))
+            if isinstance(e, OSError):
+                raise Internal(f"create task {id}: {e.strerror or e}") from e
+            raise
+        return task
+
+    async def _ask_new_shim(self, task: Task, request: bytes) -> dict[str, Any]:
+        for attempt in range(2):
+            ours, theirs = socket.socketpair()
+            with theirs:
+                task.link = await ShimLink.open(ours, lambda event: self._on_event(task, event), lambda: self._on_lost(task))
+                await self._nursery.fork(task.id, theirs)
+            answer = asyncio.ensure_future(task.link.first_call(request))
+            try:
+                await task.link.hello
+            except ShimLost:  # the zygote died between our message and its fork
+                answer.cancel()
+                if attempt:
+                    raise
+                continue
+            return await answer  # type: ignore[no-any-return]
+        raise AssertionError
+
+    async def _undo(self, task: Task, *, orphaned: bool = True) -> None:
+        """Forget a task that did not come about. `orphaned`: its shim did not clean up by itself."""
+        link, task.link = task.link, None
+        if link:
+            link.close()
+        directory = layout.task_dir(self._exec_root, task.id)
+        shim = layout.read_json(f"{directory}/shim.json") if orphaned else None
+        if shim and shim["cgroup"]:
+            await self._clear_cgroup(shim["cgroup"])
+        shutil.rmtree(directory, ignore_errors=True)
+        self._tasks.pop(task.id, None)
+
+    # ── delete ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def delete(self, id: str) -> dict[str, Any] | None:
+        """End what is left of a task and forget it. Returns {"exit"}; None when there is no such task."""
+        task = self._tasks.get(id)
+        if task is None:
+            return None
+        task.deleting = True
+        link = task.link
+        try:
+            if link:
+                try:
+                    task.report["exit"] = (await link.call("delete"))["exit"]
+                except ShimLost:
+                    await self._bury(task)
+        except BaseException:
+            task.deleting = False
+            raise
+        shutil.rmtree(layout.task_dir(self._exec_root, id), ignore_errors=True)
+        self._tasks.pop(id, None)
+        return {"exit": task.exit}
+
+    # ── a shim's news ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _on_event(self, task: Task, event: dict[str, Any]) -> None:
+        task.apply(event)
+        self._publish(task.id, event)
+
+    def _on_lost(self, task: Task) -> None:
+        if task.link is None or task.report["status"] == "creating" or task.deleting:
+            return
+        task.link = None
+        asyncio.get_running_loop().create_task(self._bury(task))
+
+    async def _bury(self, task: Task) -> None:
+        """A shim has died: end its container, and tell."""
+        task.link = None
+        directory = layout.task_dir(self._exec_root, task.id)
+        shim = layout.read_json(f"{directory}/shim.json")
+        if shim and shim["cgroup"]:
+            await self._clear_cgroup(shim["cgroup"])
+        known = task.exit
+        exit_ = known or layout.read_json(f"{directory}/exit.json")
+        if exit_ is None:
+            exit_ = {"status": _KILLED, "exited_at_ns": time.time_ns(), "oom_killed": False}
+            if os.path.isdir(directory):
+                layout.write_json(f"{directory}/exit.json", exit_, durable=True)
+        task.report["shim_pid"] = 0
+        for exec_ in [e for e in task.execs.values() if not e["exit"]]:
+            self._on_event(task, {**exec_, "kind": "exec-exit", "exit": exit_})
+        if known is None:
+            self._on_event(task, {"kind": "exit", "pid": task.report["pid"], "exit": exit_})
+
+    async def _clear_cgroup(self, path: str) -> None:
+        """Kill everything inside and remove it; a cgroup that is not there is fine."""
+
+        def clear() -> None:
+            cgroup = cgroups.load(path)
+            cgroup.kill()
+            cgroup.delete()
+
+        try:
+            await asyncio.to_thread(clear)
+        except OSError as e:
+            print(f"cgroup {path}: {e}", file=sys.stderr)
+
+    # ── found again ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def recover(self) -> None:
+        """Find the tasks of an earlier supervisor: reconnect to living shims, end what lost its shim, clear what never began."""
+        directory = layout.tasks_dir(self._exec_root)
+        os.makedirs(directory, 0o700, exist_ok=True)
+        boot_id = layout.boot_id()
+        await asyncio.gather(*(self._recover_one(id, boot_id) for id in os.listdir(directory)))
+
+    async def _recover_one(self, id: str, boot_id: str) -> None:
+        directory = layout.task_dir(self._exec_root, id)
+        shim = layout.read_json(f"{directory}/shim.json")
+        if shim is None or shim.get("boot_id") != boot_id:
+            shutil.rmtree(directory, ignore_errors=True)
+            return
+        task = self._tasks[id] = Task(id)
+        try:
+            peer = layout.connect(directory, "shim.sock")
+            peer.send(wire.line({"op": "control"}))
+            task.link = await ShimLink.open(peer, lambda event: self._on_event(task, event), lambda: self._on_lost(task))
+            report = await task.link.hello
+        except (OSError, ShimLost):
+            await self._recover_dead(task)
+            return
+        if report["status"] in ("creating", "failed"):
+            await self._undo(task)
+            return
+        task.learn(report)
+
+    async def _recover_dead(self, task: Task) -> None:
+        """The shim is gone. A task that had come into being stays, as stopped, until it is deleted."""
+        directory = layout.task_dir(self._exec_root, task.id)
+        if layout.read_json(f"{directory}/state.json") is None:
+            await self._undo(task)
+            return
+        task.report["status"] = "stopped"
+        await self._bury(task)

@@ -1,0 +1,103 @@
+"""What shim and supervisor say to each other, and what a client says to a shim.
+
+Control (one connection; the supervisor asks, the shim answers, and tells what happens on its own): frames of u32be length + JSON.
+
+    supervisor → shim    {"seq": 7, "op": "kill", …arguments}
+    shim → supervisor    {"seq": 7, "ok": …}  |  {"seq": 7, "error": {"kind", "message", "step", "errno"}}
+                         {"event": {"kind": "exit", "exec_id": "", …}}      {"hello": status}, first on every connection
+
+shim.sock: one line of JSON says what the connection is to be; attach and exec are answered with one line, then bytes flow.
+
+    {"op": "control"}
+    {"op": "attach", "exec_id": "", "stdin": true, "stdout": true, "stderr": true}
+    {"op": "exec", "exec_id": …, "process": {…}, "terminal", "stdin", "stdout", "stderr", "seccomp"}     prepared, attached and started in one step
+    → {"ok": {"pid": 0}} | {"error": …}
+
+Bytes after that: from the shim stdcopy frames (raw for a terminal), towards it raw stdin; a half-close is the end of input.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+
+from sampan import errors
+
+_LENGTH = struct.Struct(">I")
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+MAX_LINE_BYTES = 16 * 1024 * 1024
+
+_encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder().decode
+
+_KINDS: dict[str, type[errors.SampanError]] = {
+    "not-found": errors.NotFound,
+    "conflict": errors.Conflict,
+    "invalid": errors.InvalidArgument,
+    "unavailable": errors.Unavailable,
+    "not-implemented": errors.NotImplemented_,
+    "internal": errors.Internal,
+}
+
+
+class TaskFailed(errors.SampanError):
+    """The runtime refused: `step` names what it was doing, `message` is in the words a Docker user knows."""
+
+    status = 400
+
+    def __init__(self, step: str, errno: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+        self.errno = errno
+
+
+def frame(message: dict[str, Any]) -> bytes:
+    body = _encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def line(message: dict[str, Any]) -> bytes:
+    return _encode(message) + b"\n"
+
+
+class Unframer:
+    """Collects bytes and yields whole messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """Raises ValueError when the peer does not speak this protocol."""
+        self._buffer += data
+        messages: list[dict[str, Any]] = []
+        at = 0
+        while len(self._buffer) - at >= 4:
+            (length,) = _LENGTH.unpack_from(self._buffer, at)
+            if length > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {length} bytes")
+            if len(self._buffer) - at - 4 < length:
+                break
+            messages.append(decode(bytes(self._buffer[at + 4 : at + 4 + length])))
+            at += 4 + length
+        del self._buffer[:at]
+        return messages
+
+
+def error_to_wire(error: BaseException) -> dict[str, Any]:
+    """An exception as {"kind", "message"[, "step", "errno"]}."""
+    if isinstance(error, TaskFailed):
+        return {"kind": "failed", "message": error.message, "step": error.step, "errno": error.errno}
+    for kind, class_ in _KINDS.items():
+        if isinstance(error, class_):
+            return {"kind": kind, "message": error.message}
+    if isinstance(error, OSError):
+        return {"kind": "internal", "message": f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)}
+    return {"kind": "internal", "message": f"{type(error).__name__}: {error}"}
+
+
+def error_from_wire(error: dict[str, Any]) -> errors.SampanError:
+    if error["kind"] == "failed":
+        return TaskFailed(error["step"], error["errno"], error["message"])
+    return _KINDS.get(error["kind"], errors.Internal)(error["message"])

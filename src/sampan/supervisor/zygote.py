@@ -1,0 +1,56 @@
+"""The zygote: a small single-threaded process with the runtime and the shim imported, of which every shim is a fork.
+
+A container start then costs a fork instead of an interpreter's boot. It runs from a sealed copy of the interpreter in memory (interpreter.py), so nothing that a container
+could reach through /proc/self/exe is the host's file. It holds no secrets and no state: when it dies, the supervisor makes another.
+
+Protocol: on descriptor 3, a SOCK_SEQPACKET pair with the supervisor, one message {"id"} plus one descriptor (the shim's control socket) = one shim.
+There is no answer: the shim itself says hello on its control socket. End of file means the supervisor is gone; the zygote goes too, its shims stay.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+
+import setproctitle
+
+from sampan.linux import process
+from sampan.supervisor import wire
+from sampan.supervisor.shim import main as shim
+
+SOCKET_FD = 3
+_MAX_MESSAGE = 4096
+
+
+def main() -> None:
+    """`python -m sampan.supervisor.zygote <exec_root> <soft nofile limit>`."""
+    exec_root, nofile = sys.argv[1], int(sys.argv[2])
+    os.umask(0o077)
+    # the supervisor raised its own soft limit; containers inherit what the supervisor was given
+    resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    process.set_dumpable(False)
+    setproctitle.setproctitle(f"sampan-zygote {exec_root}")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps shims
+    peer = socket.socket(fileno=SOCKET_FD)
+    peer.set_inheritable(False)
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(peer, _MAX_MESSAGE, 1)
+        if not message:
+            return
+        if not descriptors:
+            continue
+        if os.fork() == 0:
+            peer.close()
+            shim.run(exec_root, wire.decode(message)["id"], socket.socket(fileno=descriptors[0]))
+        os.close(descriptors[0])
+
+
+if __name__ == "__main__":
+    main()
