@@ -31,7 +31,10 @@ class Event(NamedTuple):
 def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.inotify_init1.argtypes, libc.inotify_init1.restype = [ctypes.c_int], ctypes.c_int
-    libc.inotify_add_watch.argtypes, libc.inotify_add_watch.restype = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32], ctypes.c_int
+    libc.inotify_add_watch.argtypes, libc.inotify_add_watch.restype = (
+        [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32],
+        ctypes.c_int,
+    )
     libc.inotify_rm_watch.argtypes, libc.inotify_rm_watch.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
     return libc
 
@@ -52,7 +55,9 @@ class Inotify:
     def __enter__(self) -> Inotify:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

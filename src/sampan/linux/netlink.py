@@ -14,6 +14,7 @@ Source: rtnetlink(7), linux/{netlink,rtnetlink,if_link,if_addr,neighbour}.h, ker
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import struct
@@ -41,7 +42,7 @@ NLMSGERR_ATTR_MSG = 1
 # attributes
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 5, 10, 12
 IFLA_LINKINFO, IFLA_NET_NS_PID, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD = 18, 19, 20, 26, 27, 28
-IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA, VETH_INFO_PEER = 1, 2, 4, 5, 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
@@ -73,7 +74,7 @@ class Message(NamedTuple):
 
 
 class Link(NamedTuple):
-    index: int
+    ifindex: int
     name: str
     flags: int
     kind: str
@@ -86,18 +87,18 @@ class Link(NamedTuple):
 class Prefix(NamedTuple):
     """An address of a link: `address/length`."""
 
-    index: int
+    ifindex: int
     address: Address
     length: int
 
 
 class Route(NamedTuple):
-    """A route; `destination` is None for the default route, `index` the outgoing link (0 when there is none)."""
+    """A route; `destination` is None for the default route, `ifindex` the outgoing link (0 when there is none)."""
 
     destination: Address | None
     length: int
     gateway: Address | None
-    index: int
+    ifindex: int
     table: int
     type: int
 
@@ -146,7 +147,14 @@ def add_bridge(name: str, *, address: str = "", mtu: int = 0) -> Message:
 
 
 def add_veth(
-    name: str, peer: str, *, peer_namespace: int | None = None, master: int = 0, up: bool = False, mtu: int = 0, peer_address: str = ""
+    name: str,
+    peer: str,
+    *,
+    peer_namespace: int | None = None,
+    master: int = 0,
+    up: bool = False,
+    mtu: int = 0,
+    peer_address: str = "",
 ) -> Message:
     """Create a veth pair: `name` here (a port of `master` when given), `peer` in the namespace of that descriptor."""
     inside = _IFINFO.pack(0, 0, 0, 0, 0) + _link_attributes(name=peer, address=peer_address, mtu=mtu)
@@ -188,18 +196,12 @@ def set_link(
     return Message(RTM_NEWLINK, 0, body)
 
 
-def set_bridge_port(link: int | str, *, hairpin: bool | None = None, isolated: bool | None = None) -> Message:
+def set_bridge_port(name: str, *, hairpin: bool = False, isolated: bool = False) -> Message:
     """Set flags of a bridge port. Hairpin: frames may leave by the port they came in; isolated: not to another isolated port."""
-    options = b""
-    if hairpin is not None:
-        options += attribute(IFLA_BRPORT_MODE, bytes([hairpin]))
-    if isolated is not None:
-        options += attribute(IFLA_BRPORT_ISOLATED, bytes([isolated]))
-    index = link if isinstance(link, int) else 0
-    body = _IFINFO.pack(socket.AF_BRIDGE, 0, index, 0, 0)
-    if isinstance(link, str):
-        body += _text(IFLA_IFNAME, link)
-    return Message(RTM_NEWLINK, 0, body + attribute(IFLA_PROTINFO | NLA_F_NESTED, options))
+    options = attribute(IFLA_BRPORT_MODE, bytes([hairpin])) + attribute(IFLA_BRPORT_ISOLATED, bytes([isolated]))
+    info = attribute(IFLA_INFO_SLAVE_KIND, b"bridge") + attribute(IFLA_INFO_SLAVE_DATA, options)
+    body = _IFINFO.pack(0, 0, 0, 0, 0) + _text(IFLA_IFNAME, name) + attribute(IFLA_LINKINFO, info)
+    return Message(RTM_NEWLINK, 0, body)
 
 
 def delete_link(link: int | str) -> Message:
@@ -234,7 +236,13 @@ def delete_address(index: int, address: Address, length: int) -> Message:
 
 
 def add_route(
-    destination: Address | None, length: int, *, index: int, gateway: Address | None = None, family: int = socket.AF_INET, metric: int = 0
+    destination: Address | None,
+    length: int,
+    *,
+    index: int,
+    gateway: Address | None = None,
+    family: int = socket.AF_INET,
+    metric: int = 0,
 ) -> Message:
     """Add a route in the main table; destination None is the default route. Without a gateway its scope is the link."""
     near = destination or gateway
@@ -290,7 +298,7 @@ def parse_link(body: bytes) -> Link:
     a = attributes(body, _IFINFO.size)
     info = attributes(a[IFLA_LINKINFO], 0) if IFLA_LINKINFO in a else {}
     return Link(
-        index=index,
+        ifindex=index,
         name=_string(a.get(IFLA_IFNAME)),
         flags=flags,
         kind=_string(info.get(IFLA_INFO_KIND)),
@@ -315,7 +323,7 @@ def parse_route(body: bytes) -> Route:
         destination=ip_address(a[RTA_DST]) if RTA_DST in a else None,
         length=length,
         gateway=ip_address(a[RTA_GATEWAY]) if RTA_GATEWAY in a else None,
-        index=_u32(a.get(RTA_OIF)),
+        ifindex=_u32(a.get(RTA_OIF)),
         table=_u32(a.get(RTA_TABLE)) or table,
         type=type_,
     )
@@ -349,6 +357,7 @@ def _failure(flags: int, body: bytes) -> OSError | None:
 
 # ── talking ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
+SO_ATTACH_FILTER = 26
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 _RECEIVE_BYTES = 1 << 17
 
@@ -370,7 +379,9 @@ class Netlink:
     def __enter__(self) -> Netlink:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -378,6 +389,18 @@ class Netlink:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    def only_deletions(self) -> None:
+        """Let a socket of group RTMGRP_LINK receive RTM_DELLINK only: the kernel drops the rest unseen."""
+        program = [
+            (0x28, 0, 0, 4),  # ldh [4]: nlmsg_type, which the filter reads as big-endian
+            (0x15, 0, 1, socket.htons(RTM_DELLINK)),  # jeq
+            (0x06, 0, 0, 0xFFFFFFFF),  # ret: all of it
+            (0x06, 0, 0, 0),  # ret: nothing
+        ]
+        code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
+        filter_ = struct.pack("@HP", len(program), ctypes.addressof(code))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)
 
     def batch(self, requests: Sequence[Message]) -> list[bytes]:
         """Run the requests in order; return the bodies of what they answered (links that were asked for).
@@ -450,12 +473,12 @@ class Netlink:
     def routes(self) -> list[Route]:
         return [parse_route(body) for body in self._dump(RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))]
 
-    def gone(self) -> list[int]:
-        """Read what a socket of group RTMGRP_LINK has pending, without waiting: indexes of links that were deleted.
+    def gone(self) -> list[str]:
+        """Read what a socket of group RTMGRP_LINK has pending, without waiting: names of links that were deleted or moved away.
 
         Raises: OSError ENOBUFS when notifications were lost: then the caller looks for itself.
         """
-        deleted: list[int] = []
+        deleted: list[str] = []
         while True:
             try:
                 datagram = self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
@@ -463,7 +486,7 @@ class Netlink:
                 return deleted
             for type_, _, _, body in messages(datagram):
                 if type_ == RTM_DELLINK and body[0] == 0:  # family AF_BRIDGE only says that it left its bridge
-                    deleted.append(_IFINFO.unpack_from(body)[2])
+                    deleted.append(_string(attributes(body, _IFINFO.size).get(IFLA_IFNAME)))
 
 
 class Outcome(NamedTuple):

@@ -33,7 +33,10 @@ def _library() -> ctypes.CDLL:
         getattr(lib, name).argtypes, getattr(lib, name).restype = [ctypes.c_void_p], ctypes.c_int
     for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
         getattr(lib, name).argtypes, getattr(lib, name).restype = [ctypes.c_void_p], ctypes.c_char_p
-    lib.nft_run_cmd_from_buffer.argtypes, lib.nft_run_cmd_from_buffer.restype = [ctypes.c_void_p, ctypes.c_char_p], ctypes.c_int
+    lib.nft_run_cmd_from_buffer.argtypes, lib.nft_run_cmd_from_buffer.restype = (
+        [ctypes.c_void_p, ctypes.c_char_p],
+        ctypes.c_int,
+    )
     lib.nft_ctx_output_set_flags.argtypes, lib.nft_ctx_output_set_flags.restype = [ctypes.c_void_p, ctypes.c_uint], None
     return lib
 
@@ -65,23 +68,21 @@ class Nftables:
         if not self._context:
             raise OSError(errno.EBADF, "the nftables context is closed")
         self._lib.nft_ctx_output_set_flags(self._context, flags)
-        ctypes.set_errno(0)
         failed = self._lib.nft_run_cmd_from_buffer(self._context, commands.encode())
-        code = ctypes.get_errno()
         output = self._lib.nft_ctx_get_output_buffer(self._context) or b""
         said = self._lib.nft_ctx_get_error_buffer(self._context) or b""
         if failed:
-            lines = said.decode(errors="replace").strip().splitlines() or [os.strerror(code)]
-            raise OSError(_errno_of(lines[0], code), lines[0])
+            lines = said.decode(errors="replace").strip().splitlines() or ["nft failed and does not say why"]
+            raise OSError(_errno_of(lines[0]), lines[0])
         return bytes(output).decode(errors="replace")
 
 
-def _errno_of(message: str, code: int) -> int:
+def _errno_of(message: str) -> int:
     """libnftables prints the kernel's reason at the end of the message and does not keep errno."""
     for number in (errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSPC, errno.ENOMEM):
         if os.strerror(number) in message:
             return number
-    return code or errno.EINVAL
+    return errno.EINVAL
 
 
 class Monitor:
@@ -92,6 +93,7 @@ class Monitor:
         self._socket.bind((0, 1 << (NFNLGRP_NFTABLES - 1)))
         self._socket.setblocking(False)
         self._own = os.getpid()
+        self._loss = False
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -115,18 +117,20 @@ class Monitor:
             suspicious |= self._foreign_loss(datagram)
 
     def _foreign_loss(self, datagram: bytes) -> bool:
-        loss, offset = False, 0
+        """Follow transactions: what they delete comes first, then the message that closes them and names the process."""
+        foreign, offset = False, 0
         while offset + 20 <= len(datagram):
             length, type_ = struct.unpack_from("=IH", datagram, offset)
             kind = type_ & 0xFF
             if kind in (NFT_MSG_DELTABLE, NFT_MSG_DELCHAIN, NFT_MSG_DELRULE, NFT_MSG_NEWCHAIN):
-                loss = True
-            elif kind == NFT_MSG_NEWGEN:  # closes a transaction and names the process
+                self._loss = True
+            elif kind == NFT_MSG_NEWGEN:
                 pid = _attribute(datagram[offset + 20 : offset + length], NFTA_GEN_PROC_PID)
-                if pid and struct.unpack("!I", pid)[0] == self._own:
-                    loss = False
+                own = pid is not None and struct.unpack("!I", pid)[0] == self._own
+                foreign |= self._loss and not own
+                self._loss = False
             offset += (length + 3) & ~3
-        return loss
+        return foreign
 
 
 def _attribute(data: bytes, wanted: int) -> bytes | None:

@@ -1,0 +1,121 @@
+"""Keeps the firewall as decided: applies rulesets, notices when another program flushes them, and gets past forward chains
+of other programs that drop by policy (Docker's, ufw's).
+
+The accept rules in those foreign chains carry the comment `sampan:<table>:…` and go away with their bridge or the engine.
+
+Invariants: blocking, runs in the namespace thread; `apply` is idempotent.
+Source: nft(8), libnftables-json(5); docs.docker.com/engine/network/packet-filtering-firewalls.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sampan.engine.networks import firewall
+from sampan.engine.networks.firewall import Published, Ruleset
+from sampan.engine.networks.plumbing import Plumbing
+from sampan.linux.nftables import OUTPUT_HANDLE, OUTPUT_JSON
+
+_USER_CHAIN = "DOCKER-USER"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Chain:
+    family: str
+    table: str
+    name: str
+
+
+class Enforcer:
+    """The rules of one engine in the kernel."""
+
+    def __init__(self, plumbing: Plumbing, table: str) -> None:
+        self._plumbing = plumbing
+        self._table = table
+
+    def apply(self, rules: Ruleset) -> None:
+        """Make the kernel's rules these, atomically, then let the bridges through foreign forward chains."""
+        self._plumbing.nft(firewall.render(rules))
+        self.pass_foreign({n.bridge for n in rules.networks})
+
+    def publish(self, ports: Iterable[Published]) -> None:
+        """Add ports. Raises: OSError when the table is not as it was left: then `apply` is due."""
+        self._plumbing.nft(firewall.publish(self._table, ports))
+
+    def unpublish(self, ports: Iterable[Published]) -> None:
+        """Take ports out. Raises: OSError as `publish`."""
+        self._plumbing.nft(firewall.unpublish(self._table, ports))
+
+    def intact(self) -> bool:
+        """Whether our table still stands with all its chains and rules."""
+        try:
+            listed = self._plumbing.nft(f"list table inet {self._table}")
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise
+        return all(f"chain {name} {{" in listed for name in firewall.CHAINS) and "@published4" in listed
+
+    def remove(self) -> None:
+        """Take everything of ours away, in foreign chains too."""
+        self.pass_foreign(set())
+        self._plumbing.nft(firewall.remove(self._table))
+
+    # ── foreign forward chains ──────────────────────────────────────────────────────────────────────────────────
+
+    def pass_foreign(self, bridges: set[str]) -> None:
+        listed = self._chains()
+        wanted: set[tuple[Chain, str, str]] = set()
+        for chain in dropping(listed, self._table):
+            wanted |= {(chain, way, bridge) for way in ("iifname", "oifname") for bridge in bridges}
+        commands = []
+        present: set[tuple[Chain, str, str]] = set()
+        for chain, handle, way, bridge in self._ours(sorted(set(_candidates(listed)))):
+            if (chain, way, bridge) in wanted and (chain, way, bridge) not in present:
+                present.add((chain, way, bridge))
+            else:
+                commands.append(f"delete rule {chain.family} {chain.table} {chain.name} handle {handle}")
+        for chain, way, bridge in sorted(wanted - present):
+            comment = f"sampan:{self._table}:{way}:{bridge}"
+            where = f"{chain.family} {chain.table} {chain.name}"
+            commands.append(f'insert rule {where} {way} "{bridge}" counter accept comment "{comment}"')
+        if commands:
+            self._plumbing.nft("\n".join(commands) + "\n")
+
+    def _chains(self) -> list[dict[str, Any]]:
+        listed = json.loads(self._plumbing.nft("list chains", flags=OUTPUT_JSON) or "{}")
+        return [item["chain"] for item in listed.get("nftables", []) if "chain" in item]
+
+    def _ours(self, chains: Iterable[Chain]) -> Iterator[tuple[Chain, int, str, str]]:
+        """Rules of ours in these chains: (chain, handle, iifname or oifname, bridge)."""
+        for chain in chains:
+            text = self._plumbing.nft(f"list chain {chain.family} {chain.table} {chain.name}", flags=OUTPUT_HANDLE)
+            for line in text.splitlines():
+                _, found, rest = line.partition(f'comment "sampan:{self._table}:')
+                if found:
+                    way, _, bridge = rest.partition('"')[0].partition(":")
+                    yield chain, int(rest.rpartition("# handle ")[2]), way, bridge
+
+
+def _candidates(chains: list[dict[str, Any]]) -> Iterator[Chain]:
+    """Chains that may hold rules of ours: forward base chains of iptables' tables, and DOCKER-USER."""
+    for chain in chains:
+        if chain["family"] in ("ip", "ip6", "inet") and (
+            chain.get("hook") == "forward" or chain["name"] == _USER_CHAIN
+        ):
+            yield Chain(chain["family"], chain["table"], chain["name"])
+
+
+def dropping(chains: list[dict[str, Any]], own_table: str) -> Iterator[Chain]:
+    """Where to accept, for each foreign forward chain that drops by policy: the users' chain of its table, or itself."""
+    names = {(c["family"], c["table"], c["name"]) for c in chains}
+    for chain in chains:
+        if chain.get("hook") != "forward" or chain.get("policy") != "drop" or chain["table"] == own_table:
+            continue
+        family, table = chain["family"], chain["table"]
+        user = (family, table, _USER_CHAIN)
+        yield Chain(*user) if user in names else Chain(family, table, chain["name"])

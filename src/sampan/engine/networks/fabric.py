@@ -1,0 +1,269 @@
+"""What the networks service has in the kernel: bridges, rules, published ports, and the one thread that touches them.
+
+The service decides and calls; here it is carried out and kept in force: when another program flushes our rules they are
+applied again, when a link goes the leases hear of it.
+
+Invariants: the namespace thread runs one piece of work at a time, in order; everything else happens on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.networks.drivers import bridge as bridge_driver
+from sampan.engine.networks.drivers.bridge import Bridge
+from sampan.engine.networks.enforcer import Enforcer
+from sampan.engine.networks.firewall import Published, Ruleset
+from sampan.engine.networks.leases import Leases
+from sampan.engine.networks.plumbing import Address, Plumbing, SandboxPlan, read_sysctl, write_sysctl
+from sampan.engine.networks.ports import Grant, Ports
+from sampan.engine.networks.records import NetworkRecord
+from sampan.engine.networks.relay import Relay
+from sampan.errors import Internal
+from sampan.linux.netlink import RTMGRP_LINK, Netlink
+from sampan.linux.nftables import Monitor
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_VETH = re.compile(r"veth[0-9a-f]{7}")
+_REAPPLY_DELAY_S = 0.02  # another program's reload is many changes: look when it has got going
+_FORWARD_CHAIN = (
+    "add table ip filter\nadd chain ip filter FORWARD {{ type filter hook forward priority filter; policy drop; }}\n"
+)
+
+
+class Fabric:
+    """`open` it in the host's namespace; `close` takes nothing out of the kernel, `dismantle` everything."""
+
+    def __init__(self, config: EngineConfig, release: Callable[[str, Address], None]) -> None:
+        self._config = config
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="namespaces")
+        self.leases = Leases(self.delete_links, release)
+        self.relay = Relay()
+        self.ports = Ports(default_ip=config.ip, ipv6=os.path.exists("/proc/net/if_inet6"))
+        self._bridges: dict[str, Bridge] = {}
+        self._indexes: dict[str, int] = {}
+        self._published: set[Published] = set()
+        self._api: tuple[tuple[str, int], ...] = ()
+        self._reapplying: asyncio.Task[None] | None = None
+        self.hairpin = False
+
+    async def open(self) -> None:
+        self._plumbing = await self.run(lambda: Plumbing(firewall=self._config.iptables))
+        self._links = Netlink(groups=RTMGRP_LINK)
+        self._links.only_deletions()
+        asyncio.get_running_loop().add_reader(self._links, self._links_changed)
+        self.hairpin = bridge_driver.filters_bridged()
+
+    async def guard(self, table: str) -> None:
+        """Begin to keep rules, in the table of this name; `apply` puts them in."""
+        self._enforcer = Enforcer(self._plumbing, table)
+        self._table = table
+        if self._config.ip_forward:
+            await self.run(self._forward)
+        if self._config.iptables:
+            self._monitor = Monitor()
+            asyncio.get_running_loop().add_reader(self._monitor, self._rules_changed)
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._reapplying is not None:
+            self._reapplying.cancel()
+            await asyncio.gather(self._reapplying, return_exceptions=True)
+        await self.relay.stop()
+        if hasattr(self, "_monitor"):
+            loop.remove_reader(self._monitor)
+            self._monitor.close()
+        if hasattr(self, "_links"):
+            await self.leases.close()
+            loop.remove_reader(self._links)
+            self._links.close()
+        if hasattr(self, "_plumbing"):
+            await self.run(self._plumbing.close)
+        self._thread.shutdown()
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do blocking work in the namespace thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+
+    # ── host ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _forward(self) -> None:
+        if read_sysctl("net/ipv4/ip_forward") == "1":
+            return
+        # A host that did not forward must not become a router for others: drop by policy what no engine accepts.
+        if self._config.iptables and not self._config.ip_forward_no_drop:
+            self._plumbing.nft(_FORWARD_CHAIN.format())
+        write_sysctl("net/ipv4/ip_forward", "1")
+
+    @property
+    def plumbing(self) -> Plumbing:
+        return self._plumbing
+
+    async def ensure_bridge(self, network: NetworkRecord, *, ours: bool = True) -> int:
+        """Make the network's bridge, remember it for the rules; `apply` next."""
+        bridge = Bridge(network)
+        index = await self.run(bridge_driver.ensure, self._plumbing, bridge, ours=ours)
+        self._bridges[network.id], self._indexes[network.id] = bridge, index
+        return index
+
+    async def delete_bridge(self, network: NetworkRecord) -> None:
+        """Delete the network's bridge and its rules."""
+        bridge = self._bridges.pop(network.id, None) or Bridge(network)
+        self._indexes.pop(network.id, None)
+        await self.apply()
+        await self.run(bridge_driver.delete, self._plumbing, bridge)
+
+    def bridge(self, network_id: str) -> tuple[Bridge, int]:
+        """The bridge of a network and its index. Raises: Internal when it could not be made at start."""
+        if network_id not in self._bridges:
+            raise Internal(f"the bridge of network {network_id[:12]} is not there: see the daemon's log of its start")
+        return self._bridges[network_id], self._indexes[network_id]
+
+    async def delete_links(self, names: Sequence[str]) -> None:
+        await self.run(self._plumbing.delete_links, names)
+
+    # ── rules ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _ruleset(self) -> Ruleset:
+        rules = [b.rules(ip6=self._config.ip6tables) for b in self._bridges.values()]
+        return Ruleset(table=self._table, networks=tuple(rules), published=tuple(self._published), api=self._api)
+
+    async def apply(self) -> None:
+        """Put all rules into the kernel, in place of what is there."""
+        if self._config.iptables:
+            await self.run(self._enforcer.apply, self._ruleset())
+            await self.run(self._open_loopback)
+
+    def _open_loopback(self) -> None:
+        for bridge in self._bridges.values():
+            bridge_driver.allow_loopback(bridge)
+
+    async def protect_api(self, addresses: Iterable[tuple[str, int]]) -> None:
+        """Keep containers from these TCP addresses of our API; ("", port) is every address."""
+        self._api = tuple(addresses)
+        await self.apply()
+
+    def _rules_changed(self) -> None:
+        if self._monitor.disturbed() and (self._reapplying is None or self._reapplying.done()):
+            self._reapplying = asyncio.get_running_loop().create_task(self._restore_rules())
+
+    async def _restore_rules(self) -> None:
+        await asyncio.sleep(_REAPPLY_DELAY_S)
+        if await self.run(self._enforcer.intact):
+            await self.run(self._enforcer.pass_foreign, {b.name for b in self._bridges.values()})
+            return
+        log.warning("firewall: another program removed our rules; applying them again")
+        await self.apply()
+
+    # ── sandboxes and ports ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def create_sandbox(self, plan: SandboxPlan, grants: Sequence[Grant]) -> int:
+        """Make the namespace and publish its ports in one go; return the namespace's descriptor, the caller's."""
+        self._hold(grants)
+        ports = [g.published for g in grants] if self._config.iptables else []
+
+        def work() -> tuple[int, OSError | None]:
+            namespace = self._plumbing.create_sandbox(plan)
+            try:
+                self._enforcer.publish(ports)
+            except OSError as error:
+                return namespace, error
+            return namespace, None
+
+        try:
+            namespace, error = await self.run(work)
+        except BaseException:
+            self._let_go(grants)
+            raise
+        if error is not None:
+            log.warning("firewall: %s; applying all rules again", error)
+            try:
+                await self.apply()
+            except BaseException:
+                os.close(namespace)
+                await self.unpublish(grants)
+                raise
+        return namespace
+
+    async def publish(self, grants: Sequence[Grant]) -> None:
+        """Publish ports of a sandbox that exists."""
+        self._hold(grants)
+        if grants and self._config.iptables:
+            try:
+                await self.run(self._enforcer.publish, [g.published for g in grants])
+            except OSError as error:
+                log.warning("firewall: %s; applying all rules again", error)
+                await self.apply()
+
+    async def unpublish(self, grants: Sequence[Grant]) -> None:
+        """Take ports back: rules first, then the sockets that reserve them."""
+        if not grants:
+            return
+        self._published -= {g.published for g in grants}
+        try:
+            if self._config.iptables:
+                await self.run(self._enforcer.unpublish, [g.published for g in grants])
+        except OSError as error:
+            log.warning("firewall: %s; applying all rules again", error)
+            await self.apply()
+        finally:
+            self._let_go(grants)
+
+    def adopt(self, grants: Sequence[Grant]) -> None:
+        """Remember ports that are published already; `apply` puts them in with all the rest."""
+        self._hold(grants)
+
+    def _hold(self, grants: Sequence[Grant]) -> None:
+        for grant in grants:
+            self._published.add(grant.published)
+            if grant.socket is not None and grant.published.proto in ("tcp", "udp"):
+                self.relay.open(grant.socket, grant.published)
+
+    def _let_go(self, grants: Sequence[Grant]) -> None:
+        for grant in grants:
+            self._published.discard(grant.published)
+            if grant.socket is not None:
+                self.relay.close(grant.socket)
+            self.ports.release(grant)
+
+    # ── links ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _links_changed(self) -> None:
+        try:
+            self.leases.gone(self._links.gone())
+        except OSError as error:  # ENOBUFS: some were missed; what is still noted is deleted explicitly, gone or not
+            log.debug("links: %s", error)
+
+    async def sweep(self, known: set[str]) -> None:
+        """Delete veths on our bridges that belong to nobody we know: left by a daemon that was killed."""
+        own = set(self._indexes.values())
+        links = await self.run(self._plumbing.host.links)
+        stray = [
+            link.name
+            for link in links
+            if link.master in own and link.kind == "veth" and _VETH.fullmatch(link.name) and link.name not in known
+        ]
+        if stray:
+            log.info("links: deleting %d left by an earlier daemon", len(stray))
+            await self.delete_links(stray)
+
+    async def dismantle(self) -> None:
+        """Take bridges and rules out of the kernel: the engine ends and nothing of it runs."""
+        bridges, self._bridges = list(self._bridges.values()), {}
+        if self._config.iptables:
+            with contextlib.suppress(OSError):
+                await self.run(self._enforcer.remove)
+        for bridge in bridges:
+            await self.run(bridge_driver.delete, self._plumbing, bridge)

@@ -1,0 +1,214 @@
+"""The firewall of one engine as an nft ruleset: `render` gives all of it, `publish`/`unpublish` one change. Pure.
+
+One table `inet <name>` holds everything: nothing of ours hangs in other programs' chains (but see enforcer.py, where
+another program's forward policy drops). Published ports are elements of maps, so that one more port costs one element:
+
+    raw     nothing from outside reaches a container's address, or a port published on 127.0.0.1, directly
+    dnat    host address . protocol . port → container address . port; packets of the host itself too
+    forward replies and published ports in, everything out, between bridges nothing
+    snat    masquerade for what leaves, and for containers that come back in through a published port
+    input   containers do not reach the engine's own API
+
+The verdicts of all tables count: our accept overrules nobody's drop, our drop is final.
+
+Source: nft(8); Docker Engine 28 packet filtering, as its rules on a host show; CVE-2020-8558, CVE-2025-54388, CVE-2025-9074.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+PROTOCOLS = ("tcp", "udp", "sctp")
+CHAINS = ("raw", "published", "prerouting", "output", "forward", "postrouting", "input")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRules:
+    """What the rules need to know of one bridge network. Subnets are CIDR text, empty when the network has none."""
+
+    bridge: str
+    subnet4: str = ""
+    gateway4: str = ""
+    subnet6: str = ""
+    gateway6: str = ""
+    icc: bool = True
+    masquerade: bool = True
+    internal: bool = False
+    source4: str = ""  # com.docker.network.host_ipv4: outgoing packets carry this address
+    mode4: str = "nat"  # com.docker.network.bridge.gateway_mode_ipv4: nat, nat-unprotected, routed, isolated
+    mode6: str = "nat"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Published:
+    """One published port; `host_ip` 0.0.0.0 or :: is every address of the host."""
+
+    proto: str
+    host_ip: str
+    host_port: int
+    address: str
+    port: int
+
+    def element(self) -> tuple[str, str, str]:
+        """The map it lives in, its key and its value; only between addresses of one IP version."""
+        six = ":" in self.address
+        wildcard = ip_address(self.host_ip).is_unspecified
+        name = ("published" if wildcard else "published_at") + ("6" if six else "4")
+        key = f"{self.proto} . {self.host_port}"
+        return name, key if wildcard else f"{self.host_ip} . {key}", f"{self.address} . {self.port}"
+
+    def describe(self) -> str:
+        return f"{self.proto} {self.host_ip}:{self.host_port} -> {self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruleset:
+    table: str
+    networks: tuple[NetworkRules, ...] = ()
+    published: tuple[Published, ...] = ()
+    api: tuple[tuple[str, int], ...] = ()  # (address or "", port) that containers must not reach
+
+
+def translatable(port: Published) -> bool:
+    """Whether nftables can do it: not from IPv6 to IPv4, and not from ::1, which no packet may leave the host with."""
+    six = ":" in port.host_ip
+    return six == (":" in port.address) and port.host_ip != "::1"
+
+
+def publish(table: str, ports: Iterable[Published]) -> str:
+    return _elements("add", table, ports)
+
+
+def unpublish(table: str, ports: Iterable[Published]) -> str:
+    return _elements("delete", table, ports)
+
+
+def _elements(verb: str, table: str, ports: Iterable[Published]) -> str:
+    by_map: dict[str, list[str]] = {}
+    for port in ports:
+        if translatable(port):
+            name, key, value = port.element()
+            by_map.setdefault(name, []).append(f"{key} : {value}" if verb == "add" else key)
+    return "".join(f"{verb} element inet {table} {name} {{ {', '.join(items)} }}\n" for name, items in by_map.items())
+
+
+def remove(table: str) -> str:
+    """Remove the table, whether it is there or not."""
+    return f"add table inet {table}\ndelete table inet {table}\n"
+
+
+def render(rules: Ruleset) -> str:
+    """The whole ruleset as one atomic transaction that replaces what was there."""
+    body = [*_sets(rules), *_raw(rules), *_dnat(), *_forward(rules), *_snat(rules), *_input(rules)]
+    text = "".join(f"\t{line}\n" for line in body)
+    return remove(rules.table) + f"table inet {rules.table} {{\n{text}}}\n" + publish(rules.table, rules.published)
+
+
+def _chain(name: str, head: str, rules: Iterable[str]) -> list[str]:
+    return [f"chain {name} {{", *(f"\t{line}" for line in ([head] if head else [])), *(f"\t{r}" for r in rules), "}"]
+
+
+def _set(name: str, head: str, elements: Iterable[str]) -> list[str]:
+    listed = ", ".join(elements)
+    return [f"set {name} {{", f"\t{head}", *([f"\telements = {{ {listed} }}"] if listed else []), "}"]
+
+
+def _sets(rules: Ruleset) -> list[str]:
+    nets = rules.networks
+    lines = _set("bridges", "type ifname;", [f'"{n.bridge}"' for n in nets])
+    lines += _set("subnets4", "type ipv4_addr; flags interval;", [n.subnet4 for n in nets if n.subnet4])
+    lines += _set("subnets6", "type ipv6_addr; flags interval;", [n.subnet6 for n in nets if n.subnet6])
+    for version in "46":
+        port, target = "inet_proto . inet_service", f"ipv{version}_addr . inet_service"
+        lines += [f"map published{version} {{", f"\ttype {port} : {target};", "}"]
+        lines += [f"map published_at{version} {{", f"\ttype ipv{version}_addr . {port} : {target};", "}"]
+    return lines
+
+
+def _raw(rules: Ruleset) -> list[str]:
+    """Before connection tracking, so before any translation: what is addressed to a container here came by a direct route."""
+    lines = [
+        # route_localnet opens 127.0.0.0/8 to the bridges: close it again, whoever sends
+        "iifname @bridges ip daddr 127.0.0.0/8 drop",
+        "iifname @bridges ip saddr 127.0.0.0/8 drop",
+        'iifname != "lo" ip daddr 127.0.0.0/8 ip daddr . meta l4proto . th dport @published_at4 drop',
+    ]
+    for n in rules.networks:
+        for family, subnet, gateway, mode in (
+            ("ip", n.subnet4, n.gateway4, n.mode4),
+            ("ip6", n.subnet6, n.gateway6, n.mode6),
+        ):
+            if subnet and mode in ("nat", "isolated"):
+                except_gateway = f" {family} daddr != {gateway}" if gateway else ""
+                lines.append(f'iifname != {{ "lo", "{n.bridge}" }} {family} daddr {subnet}{except_gateway} drop')
+    return _chain("raw", "type filter hook prerouting priority raw; policy accept;", lines)
+
+
+def _dnat() -> list[str]:
+    lines = []
+    for family, version in (("ip", "4"), ("ip6", "6")):
+        lines.append(f"dnat {family} to {family} daddr . meta l4proto . th dport map @published_at{version}")
+        lines.append(f"dnat {family} to meta l4proto . th dport map @published{version}")
+    return [
+        *_chain("published", "", lines),
+        *_chain(
+            "prerouting",
+            "type nat hook prerouting priority dstnat; policy accept;",
+            ["fib daddr type local jump published"],
+        ),
+        # not ::1: a packet with that source never leaves the host; the relay serves it
+        *_chain(
+            "output",
+            "type nat hook output priority -100; policy accept;",
+            ["ip6 daddr ::1 return", "fib daddr type local jump published"],
+        ),
+    ]
+
+
+def _forward(rules: Ruleset) -> list[str]:
+    lines = ["oifname @bridges ct state established,related accept"]
+    for n in sorted(rules.networks, key=lambda n: not n.internal):  # an internal network's drops come before any accept
+        inside = f'iifname "{n.bridge}" oifname "{n.bridge}"'
+        if n.internal:
+            lines += [
+                f"{inside} {'accept' if n.icc else 'drop'}",
+                f'iifname "{n.bridge}" drop',
+                f'oifname "{n.bridge}" drop',
+            ]
+            continue
+        lines.append(f'oifname "{n.bridge}" ct status dnat accept')
+        lines.append(f"{inside} {'accept' if n.icc else 'drop'}")
+        for family, mode in (("ipv4", n.mode4), ("ipv6", n.mode6)):
+            if mode == "nat-unprotected":
+                lines.append(f'meta nfproto {family} iifname != @bridges oifname "{n.bridge}" accept')
+        lines.append(f'oifname "{n.bridge}" drop')
+    # drops first, for all bridges: only then may a bridge's own packets out
+    lines += [f'iifname "{n.bridge}" accept' for n in rules.networks if not n.internal]
+    return _chain("forward", "type filter hook forward priority filter; policy accept;", lines)
+
+
+def _snat(rules: Ruleset) -> list[str]:
+    lines = [
+        "oifname @bridges ip saddr 127.0.0.0/8 ct status dnat masquerade",
+        # a container that uses a published port: the reply must come back through the host
+        "ip saddr @subnets4 oifname @bridges ct status dnat masquerade",
+        "ip6 saddr @subnets6 oifname @bridges ct status dnat masquerade",
+    ]
+    for n in rules.networks:
+        if n.masquerade and not n.internal:
+            if n.subnet4 and n.mode4.startswith("nat"):
+                action = f"snat ip to {n.source4}" if n.source4 else "masquerade"
+                lines.append(f'ip saddr {n.subnet4} oifname != "{n.bridge}" {action}')
+            if n.subnet6 and n.mode6.startswith("nat"):
+                lines.append(f'ip6 saddr {n.subnet6} oifname != "{n.bridge}" masquerade')
+    return _chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;", lines)
+
+
+def _input(rules: Ruleset) -> list[str]:
+    lines = []
+    for address, port in rules.api:
+        where = f"ip{'6' if ':' in address else ''} daddr {address} " if address else ""
+        lines.append(f"iifname @bridges {where}tcp dport {port} drop")
+    return _chain("input", "type filter hook input priority filter; policy accept;", lines)

@@ -1,0 +1,128 @@
+"""IP address management: which subnet a network gets and which address an endpoint. Pure: no kernel, no store.
+
+`Pool` is one subnet with what is taken in it; it hands out the lowest free address, as Docker does. `choose_subnet` finds
+the first of the configured pools that overlaps nothing in use. An address is free again only after `release`, which the
+service calls when the link that carried it is gone.
+
+Source: docs.docker.com/engine/network (default address pools), moby libnetwork/ipam (behaviour).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+
+from sampan.errors import Conflict, Forbidden, InvalidArgument
+
+Address = IPv4Address | IPv6Address
+Subnet = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressPool:
+    """`base` cut into subnets of `size` bits."""
+
+    base: Subnet
+    size: int
+
+    def subnets(self) -> Iterator[Subnet]:
+        yield from self.base.subnets(new_prefix=self.size)
+
+
+def _docker_pools() -> tuple[AddressPool, ...]:
+    bases = [("172.17.0.0/16", 16), ("172.18.0.0/16", 16), ("172.19.0.0/16", 16), ("172.20.0.0/14", 16)]
+    bases += [("172.24.0.0/14", 16), ("172.28.0.0/14", 16), ("192.168.0.0/16", 20)]
+    return tuple(AddressPool(base=ip_network(base), size=size) for base, size in bases)
+
+
+DEFAULT_POOLS = _docker_pools()
+
+
+def parse_pools(configured: Iterable[dict[str, Any]]) -> tuple[AddressPool, ...]:
+    """Read `default-address-pools` (`[{"base": CIDR, "size": n}]`); Docker's own when there is none."""
+    pools = []
+    for entry in configured:
+        base, size = ip_network(entry["base"], strict=False), int(entry["size"])
+        if not base.prefixlen <= size <= base.max_prefixlen:
+            raise InvalidArgument(f"invalid default-address-pools entry: size {size} does not fit base {base}")
+        pools.append(AddressPool(base=base, size=size))
+    return tuple(pools) or DEFAULT_POOLS
+
+
+def overlaps(subnet: Subnet, taken: Iterable[Subnet]) -> bool:
+    return any(other.version == subnet.version and other.overlaps(subnet) for other in taken)
+
+
+def choose_subnet(pools: Iterable[AddressPool], taken: Iterable[Subnet], *, version: int = 4) -> Subnet:
+    """Return the first subnet of the pools that overlaps nothing taken.
+
+    Raises: Forbidden when the pools are used up, in Docker's words.
+    """
+    used = [other for other in taken if other.version == version]
+    for pool in pools:
+        if pool.base.version == version:
+            for subnet in pool.subnets():
+                if not overlaps(subnet, used):
+                    return subnet
+    raise Forbidden("all predefined address pools have been fully subnetted")
+
+
+class Pool:
+    """One subnet and the addresses taken in it. Network and (IPv4) broadcast address are never handed out."""
+
+    def __init__(self, subnet: Subnet, *, ip_range: Subnet | None = None, reserved: Iterable[Address] = ()) -> None:
+        self.subnet = subnet
+        self.range = ip_range or subnet
+        self._taken = {int(address) for address in reserved}
+        first, last = int(subnet.network_address), int(subnet.broadcast_address)
+        if subnet.num_addresses > 2:
+            self._taken.add(first)
+            if subnet.version == 4:
+                self._taken.add(last)
+        self._first, self._last = int(self.range.network_address), int(self.range.broadcast_address)
+        self._lowest = self._first  # nothing below is free
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    def taken(self, address: Address) -> bool:
+        return int(address) in self._taken
+
+    def allocate(self) -> Address:
+        """Take the lowest free address of the range. Raises: Conflict when there is none."""
+        candidate = self._lowest
+        while candidate in self._taken:
+            candidate += 1
+        if candidate > self._last:
+            self._lowest = candidate
+            raise Conflict("no available IPv4 addresses on this network's address pools" if self.subnet.version == 4
+                           else "no available IPv6 addresses on this network's address pools")  # fmt: skip
+        self._taken.add(candidate)
+        self._lowest = candidate + 1
+        return _address(candidate, self.subnet.version)
+
+    def take(self, address: Address) -> None:
+        """Take this very address. Raises: Conflict when it is taken, InvalidArgument when it lies outside."""
+        if address not in self.subnet:
+            raise InvalidArgument(f"invalid address {address}: It does not belong to any of this network's subnets")
+        if int(address) in self._taken:
+            raise Conflict("Address already in use")
+        self._taken.add(int(address))
+
+    def release(self, address: Address) -> None:
+        """Give an address back; one that is free already is fine."""
+        number = int(address)
+        self._taken.discard(number)
+        if self._first <= number < self._lowest:
+            self._lowest = number
+
+
+def _address(number: int, version: int) -> Address:
+    return IPv4Address(number) if version == 4 else IPv6Address(number)
+
+
+def first_host(subnet: Subnet) -> Address:
+    """The address a bridge takes when none is asked for."""
+    return subnet.network_address if subnet.num_addresses <= 1 else ip_address(int(subnet.network_address) + 1)

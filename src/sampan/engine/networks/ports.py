@@ -1,0 +1,225 @@
+"""Published ports: what was asked for (parsed), and which host ports are whose (reserved with real sockets).
+
+`requests` reads Docker's port bindings. `Ports` grants them: a port is taken by binding (and, for TCP, listening on) a
+socket, so that a program of the host which has it, or wants it, gets the kernel's own answer. The sockets also carry the
+relay (relay.py) for what nftables cannot translate. Kernel sockets only; no rules are made here.
+
+Source: Engine API 1.51 PortMap; ip_local_port_range (ip-sysctl); messages as Docker Engine 28.5 gives them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from sampan.engine.networks.firewall import PROTOCOLS, Published
+from sampan.errors import Internal, InvalidArgument
+
+_KINDS = {
+    "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
+    "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+    "sctp": (socket.SOCK_STREAM, 132),
+}
+_LISTEN_BACKLOG = 4096
+_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One port to publish: a container port, and the host ports that will do (0, 0: any)."""
+
+    port: int
+    proto: str
+    host_ip: str = ""
+    first: int = 0
+    last: int = 0
+
+
+def parse_port(text: str) -> tuple[int, str]:
+    """Read `80/tcp`; the protocol defaults to tcp. Raises: InvalidArgument in Docker's words."""
+    number, _, proto = text.partition("/")
+    if not number.isdigit() or not 0 <= int(number) <= 65535:
+        raise InvalidArgument(f'invalid port specification: "{number}"')
+    return int(number), (proto or "tcp").lower()
+
+
+def requests(
+    bindings: Mapping[str, list[dict[str, str]] | None], *, exposed: Iterable[str], publish_all: bool
+) -> list[Request]:
+    """What to publish. As in Docker, a binding counts only for a port that is exposed (its client sees to that)."""
+    wanted: dict[tuple[int, str], list[dict[str, str]]] = {}
+    for text, given in bindings.items():
+        wanted.setdefault(parse_port(text), []).extend(given or [])
+    found = []
+    for port, proto in sorted({parse_port(text) for text in exposed}):
+        given = wanted.get((port, proto)) or ([{}] if publish_all else [])
+        for binding in given:
+            first, last = _host_ports(binding.get("HostPort") or "")
+            found.append(Request(port=port, proto=proto, host_ip=_host_ip(binding), first=first, last=last))
+    return found
+
+
+def _host_ip(binding: dict[str, str]) -> str:
+    text = binding.get("HostIp") or binding.get("HostIP") or ""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return ""  # Docker publishes on every address then
+
+
+def _host_ports(text: str) -> tuple[int, int]:
+    if not text:
+        return 0, 0
+    match = _RANGE.fullmatch(text)
+    first = int(match[1]) if match else -1
+    last = int(match[2] or match[1]) if match else -1
+    if not 0 <= first <= last <= 65535:
+        raise InvalidArgument(f'invalid port specification: "{text}"')
+    return first, last
+
+
+@dataclass(slots=True)
+class Grant:
+    """A granted port and the socket that holds it; the owner closes it."""
+
+    published: Published
+    socket: socket.socket | None = None
+
+    def close(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+
+
+@dataclass(slots=True)
+class Ports:
+    """The host ports of one engine."""
+
+    default_ip: str = "0.0.0.0"
+    ipv6: bool = True  # whether the host has IPv6 sockets
+    _taken: dict[tuple[str, int], list[str]] = field(default_factory=dict)
+    _next: int = 0
+
+    def grant(self, request: Request, address4: str, address6: str) -> list[Grant]:
+        """Take a host port for one request: on IPv4 and IPv6 alike when no address was asked for.
+
+        Raises: Internal in Docker's words when no port can be had; then nothing is taken.
+        """
+        if request.proto not in PROTOCOLS:
+            raise Internal("unknown protocol")
+        host_ips = self._host_ips(request, address4, address6)
+        if not host_ips:
+            return []
+        several = request.first == 0 or request.last > request.first
+        for port in self._candidates(request):
+            holder = next((h for ip in host_ips if (h := self._holder(request.proto, ip, port))), "")
+            if holder:
+                if several:
+                    continue
+                raise Internal(f"Bind for {holder}:{port} failed: port is already allocated")
+            try:
+                return self._bind(request, host_ips, port, address4, address6)
+            except OSError as error:
+                if several and error.errno == errno.EADDRINUSE:
+                    continue
+                reason = os.strerror(error.errno or 0).lower()
+                ip = host_ips[0]
+                shown = f"[{ip}]" if ":" in ip else ip
+                target = address4 or f"[{address6}]"
+                where = f"{shown}:{port}:{target}:{request.port}/{request.proto}"
+                raise Internal(f"failed to bind host port for {where}: {reason}") from error
+        raise Internal("all ports are allocated")
+
+    def adopt(self, published: Published) -> Grant:
+        """Take a port that a container of an earlier daemon has already; the socket may be missing when another has it."""
+        self._take(published)
+        try:
+            return Grant(published, _reserve(published.proto, published.host_ip, published.host_port))
+        except OSError:
+            return Grant(published)
+
+    def release(self, grant: Grant) -> None:
+        grant.close()
+        held = self._taken.get((grant.published.proto, grant.published.host_port))
+        if held and grant.published.host_ip in held:
+            held.remove(grant.published.host_ip)
+            if not held:
+                del self._taken[(grant.published.proto, grant.published.host_port)]
+
+    def _host_ips(self, request: Request, address4: str, address6: str) -> list[str]:
+        if request.host_ip:
+            reachable = address6 if ":" in request.host_ip and not address4 else address4 or address6
+            return [request.host_ip] if reachable else []
+        ips = [self.default_ip] if address4 or address6 else []
+        if self.default_ip == "0.0.0.0" and self.ipv6 and ips:
+            ips.append("::")
+        return ips
+
+    def _candidates(self, request: Request) -> Iterator[int]:
+        if request.first:
+            yield from range(request.first, request.last + 1)
+            return
+        low, high = _ephemeral()
+        start = self._next if low <= self._next <= high else low
+        for port in [*range(start, high + 1), *range(low, start)]:
+            self._next = port + 1
+            yield port
+
+    def _holder(self, proto: str, ip: str, port: int) -> str:
+        """The address that stands in the way of ip:port, or nothing."""
+        for held in self._taken.get((proto, port), ()):
+            if (":" in held) == (":" in ip):
+                if held == ip or ip_address(held).is_unspecified:
+                    return held
+                if ip_address(ip).is_unspecified:
+                    return ip
+        return ""
+
+    def _bind(self, request: Request, host_ips: list[str], port: int, address4: str, address6: str) -> list[Grant]:
+        grants: list[Grant] = []
+        try:
+            for ip in host_ips:
+                target = address6 if (":" in ip and address6) else address4 or address6
+                published = Published(
+                    proto=request.proto, host_ip=ip, host_port=port, address=target, port=request.port
+                )
+                grants.append(Grant(published, _reserve(request.proto, ip, port)))
+        except BaseException:
+            for grant in grants:
+                grant.close()
+            raise
+        for grant in grants:
+            self._take(grant.published)
+        return grants
+
+    def _take(self, published: Published) -> None:
+        self._taken.setdefault((published.proto, published.host_port), []).append(published.host_ip)
+
+
+def _reserve(proto: str, ip: str, port: int) -> socket.socket:
+    """Bind the port; listening on TCP, so that SO_REUSEADDR of another program does not get past it."""
+    kind, number = _KINDS[proto]
+    sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, kind | socket.SOCK_NONBLOCK, number)
+    try:
+        if ":" in ip:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((ip, port))
+        if kind == socket.SOCK_STREAM:
+            sock.listen(_LISTEN_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _ephemeral() -> tuple[int, int]:
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        low, high = file.read().split()
+    return int(low), int(high)
