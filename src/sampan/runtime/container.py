@@ -1,0 +1,360 @@
+"""A container as the runtime sees it: create, start, exec, signal, pause, delete.
+
+The caller is single-threaded (the shim, or sampan-runc). `create` returns when init stands at the gate, with only the
+final execve left; `start` opens the gate. Init, and what `exec` starts, are children of the caller, who reaps them.
+
+Not here: logs, attach, restart, and the directory a container lives in.
+
+Source: OCI runtime-spec 1.2 runtime.md.
+"""
+
+from __future__ import annotations
+
+import _signal
+import os
+from typing import Any
+
+from sampan.linux import cgroups, process
+from sampan.linux.cgroups import Cgroup
+from sampan.runtime import hooks, init, joiner, launch, sync
+from sampan.runtime import plan as planning
+from sampan.runtime.failure import InvalidSpec, RuntimeFailure
+from sampan.runtime.validate import validate, validate_process
+
+Spec = dict[str, Any]
+
+__all__ = ["Container", "InvalidSpec", "Process", "RuntimeFailure", "create", "validate"]
+
+
+class Process:
+    """A process started by `Container.exec`; a child of the caller. The descriptors are the caller's to close."""
+
+    __slots__ = ("console_fd", "pid", "pidfd")
+
+    def __init__(self, pid: int, pidfd: int, console_fd: int | None) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.console_fd = console_fd
+
+
+class Container:
+    """One container between create and delete. `pidfd` and `console_fd` are the caller's to use, `delete` closes them."""
+
+    def __init__(self, *, id: str, bundle: str, spec: Spec, cgroup: Cgroup, pid: int, pidfd: int) -> None:
+        self.id = id
+        self.bundle = bundle
+        self.spec = spec
+        self.cgroup = cgroup
+        self.pid = pid
+        self.pidfd = pidfd
+        self.console_fd: int | None = None
+        self.timing: dict[str, int] = {}
+        self.started = False
+        self._channel: sync.Channel | None = None
+        self._gate_fd = -1  # init's own copy of our end, when it waits for another process
+        self._start_time = 0
+
+    # ── start ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Let init go on: startContainer hooks, execve; then poststart hooks.
+
+        Raises: RuntimeFailure when a hook fails (the container is killed) or init has gone already.
+        """
+        channel = self._channel
+        if channel is None:
+            if self._gate_fd < 0:
+                raise RuntimeFailure("start", 0, "cannot start a container that has stopped")
+            channel = sync.adopt(process.pidfd_getfd(self.pidfd, self._gate_fd))
+        try:
+            channel.send(sync.GO)
+            packet, _ = channel.receive()
+            if packet:
+                raise RuntimeFailure("start", 0, "container init broke the protocol")
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise RuntimeFailure("start", 0, "cannot start a container that has stopped") from error
+        finally:
+            channel.close()
+            self._channel = None
+            self._gate_fd = -1
+        self.started = True
+        self._run_poststart()
+
+    def _run_poststart(self) -> None:
+        wanted = self._hooks("poststart")
+        if not wanted:
+            return
+        try:
+            hooks.run("poststart", wanted, self._state_json("running"))
+        except RuntimeFailure:
+            self.signal(_signal.SIGKILL)
+            raise
+
+    def _hooks(self, kind: str) -> list[Spec]:
+        return (self.spec.get("hooks") or {}).get(kind) or []
+
+    def _state_json(self, status: str) -> bytes:
+        plan = planning.Plan()
+        plan.oci_version = self.spec.get("ociVersion", "")
+        plan.id = self.id
+        plan.bundle = self.bundle
+        plan.annotations = self.spec.get("annotations") or {}
+        return init.state(plan, status, 0 if status == "stopped" else self.pid)
+
+    # ── exec ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def exec(
+        self,
+        process: Spec,
+        *,
+        stdio: tuple[int, int, int] | None = None,
+        seccomp_bpf: bytes | None = None,
+        cgroup: Cgroup | None = None,
+        detached: bool = False,
+        preserve_fds: int = 0,
+    ) -> Process:
+        """Start another process inside the container; returns when it has been executed.
+
+        Raises: RuntimeFailure, with nothing left behind.
+        """
+        validate_process(process, "process", username_allowed=True)
+        return Process(
+            *joiner.start(
+                self.spec,
+                process,
+                init_pidfd=self.pidfd,
+                cgroup=cgroup or self.cgroup,
+                stdio=stdio,
+                seccomp=_seccomp_loader(self.spec, seccomp_bpf),
+                detached=detached,
+                preserve_fds=preserve_fds,
+            )
+        )
+
+    # ── the rest of its life ──────────────────────────────────────────────────────────────────────────────
+
+    def signal(self, sig: int, all: bool = False) -> None:
+        """Send a signal to init, or to every process of the container.
+
+        Raises: ProcessLookupError when init has gone.
+        """
+        if not all:
+            process.pidfd_send_signal(self.pidfd, sig)
+            return
+        if sig == _signal.SIGKILL:
+            self.cgroup.kill()
+            return
+        for pid in self.cgroup.pids():
+            try:
+                os.kill(pid, sig)
+            except ProcessLookupError:
+                pass
+
+    def pause(self) -> None:
+        self.cgroup.freeze()
+
+    def resume(self) -> None:
+        self.cgroup.thaw()
+
+    def update(self, resources: Spec) -> None:
+        """Change limits; keys as in the OCI `linux.resources`."""
+        self.cgroup.apply(resources)
+
+    def pids(self) -> list[int]:
+        return self.cgroup.pids()
+
+    def delete(self) -> list[str]:
+        """Kill what is left, remove the cgroup, run the poststop hooks; return the hooks' failures as texts.
+
+        The caller has reaped init, or lets it be a zombie. A container that has gone already is fine.
+        """
+        self.close_gate()
+        self.cgroup.kill()
+        self.cgroup.delete()
+        failures = hooks.run_all("poststop", self._hooks("poststop"), self._state_json("stopped"))
+        self.close()
+        return failures
+
+    def close_gate(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def close(self) -> None:
+        """Close this object's descriptors; the container goes on."""
+        self.close_gate()
+        for name in ("pidfd", "console_fd"):
+            fd = getattr(self, name)
+            if fd is not None and fd >= 0:
+                os.close(fd)
+        self.pidfd = -1
+        self.console_fd = None
+
+    # ── state.json ────────────────────────────────────────────────────────────────────────────────────────
+
+    def to_state(self) -> Spec:
+        """Return what another process needs to go on, JSON-able."""
+        return {
+            "version": 1,
+            "id": self.id,
+            "bundle": self.bundle,
+            "pid": self.pid,
+            "start_time": start_time(self.pid) if self._start_time == 0 else self._start_time,
+            "started": self.started,
+            "gate_fd": self._gate_fd,
+            "cgroup": self.cgroup.path,
+            "spec": self.spec,
+        }
+
+    @classmethod
+    def from_state(cls, state: Spec) -> Container:
+        """Rebuild a container. With `pidfd` -1 its init has gone, or the pid has another owner by now."""
+        container = cls(
+            id=state["id"],
+            bundle=state["bundle"],
+            spec=state["spec"],
+            cgroup=cgroups.load(state["cgroup"]),
+            pid=state["pid"],
+            pidfd=_open_same(state["pid"], state["start_time"]),
+        )
+        container.started = state["started"]
+        container._gate_fd = state["gate_fd"]
+        container._start_time = state["start_time"]
+        return container
+
+    def waits_at_gate(self) -> bool:
+        """Say whether init stands before its execve; for a container rebuilt from its state."""
+        if self._channel is not None:
+            return True
+        if self._gate_fd < 0 or self.pidfd < 0:
+            return False
+        try:
+            os.close(process.pidfd_getfd(self.pidfd, self._gate_fd))
+        except OSError:
+            return False
+        return True
+
+
+def start_time(pid: int) -> int:
+    """Return when a process began, in clock ticks since boot; 0 when it has gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _open_same(pid: int, began: int) -> int:
+    """Open a pidfd and make sure that it is the process that began then; -1 when it is not."""
+    try:
+        pidfd = process.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
+    if start_time(pid) != began:
+        os.close(pidfd)
+        return -1
+    return pidfd
+
+
+def create(
+    spec: Spec,
+    *,
+    id: str,
+    bundle: str,
+    rootfs: list[Spec] | tuple[Spec, ...] = (),
+    stdio: tuple[int, int, int] | None = None,
+    seccomp_bpf: bytes | None = None,
+    cgroup: Cgroup | None = None,
+    detached: bool = False,
+    preserve_fds: int = 0,
+    keyring: bool = True,
+    timing: bool = False,
+) -> Container:
+    """Make a container whose init waits at the gate.
+
+    `rootfs` are mounts made in order at root.path inside the container's mount namespace. `stdio` are descriptors for a
+    process with no terminal; with one, the master comes back as `console_fd`. `detached`: init outlives the caller, and
+    another process may start it. `cgroup`: an existing one, with its limits applied; else it is made from the spec.
+
+    Raises: InvalidSpec before any side effect; RuntimeFailure with everything undone.
+    """
+    validate(spec)
+    plan = planning.build(spec, id=id, bundle=os.path.abspath(bundle), rootfs=rootfs)
+    if plan.process is None:
+        raise InvalidSpec("process", "required to create a container")
+    own_cgroup = cgroup is None
+    if cgroup is None:
+        cgroup = _create_cgroup(plan)
+    ours, theirs = sync.pair()
+    inherited = init.Inherited(theirs, cgroup)
+    inherited.stdio = None if plan.process.terminal else stdio
+    inherited.load_seccomp = _seccomp_loader(spec, seccomp_bpf)
+    inherited.death_signal = 0 if detached else _signal.SIGKILL
+    inherited.spare = ours if detached else None
+    inherited.keyring = keyring
+    inherited.preserve_fds = preserve_fds
+    inherited.wait_first = plan.user_namespace
+    inherited.join_cgroup = not plan.user_namespace
+    inherited.timing = timing
+    prepared = launch.Prepared()
+    heard = launch.Conversation()
+    pid, pidfd = -1, -1
+    try:
+        launch.prepare(plan, inherited, prepared)
+        pid, pidfd = launch.spawn(plan, inherited)
+        theirs.close()
+        launch.converse(plan, inherited, ours, pid, heard)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        _undo(pid, pidfd, heard.console_fd, cgroup if own_cgroup else None)
+        raise
+    finally:
+        prepared.close()
+    container = Container(id=id, bundle=plan.bundle, spec=spec, cgroup=cgroup, pid=pid, pidfd=pidfd)
+    container.console_fd = heard.console_fd
+    container.timing = heard.timing
+    container._channel = ours
+    if detached:
+        container._gate_fd = ours.fd
+    return container
+
+
+def _create_cgroup(plan: planning.Plan) -> Cgroup:
+    try:
+        return cgroups.create(plan.cgroup_path, plan.resources)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        message = f"unable to apply cgroup configuration:{where}: {error.strerror}"
+        raise RuntimeFailure("cgroup", error.errno or 0, message) from error
+
+
+def _undo(pid: int, pidfd: int, console_fd: int | None, cgroup: Cgroup | None) -> None:
+    """Take back a create that failed: init dies and is reaped, the cgroup goes."""
+    if pid > 0:
+        try:
+            process.pidfd_send_signal(pidfd, _signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            pass
+        os.close(pidfd)
+    if console_fd is not None:
+        os.close(console_fd)
+    if cgroup is not None:
+        cgroup.kill()
+        cgroup.delete()
+
+
+def _seccomp_loader(spec: Spec, program: bytes | None) -> Any:
+    """Return the call that loads the filter in the child, compiled and imported now; None without one."""
+    profile = (spec.get("linux") or {}).get("seccomp")
+    if program is None and not profile:
+        return None
+    from sampan.linux import seccomp
+
+    code = seccomp.compile(profile) if program is None and profile is not None else program
+    assert code is not None
+    return lambda: seccomp.load(code)

@@ -1,0 +1,403 @@
+"""The first process of a container, from the clone to the execve: one straight list of named steps.
+
+It runs in the clone of a single-threaded parent, which has decided everything (`plan`) and imported everything: from
+here on nothing is imported, and after the namespaces are joined no file of the container is read but by descriptor
+(CVE-2019-14271). Each step stands where it stands because of what the steps before and after it need; the comments in
+`STEPS` say so. A failure ends in one record on the channel and exit; the parent turns it into a `RuntimeFailure`.
+
+Source: OCI runtime-spec 1.2 runtime.md "Lifecycle"; namespaces(7).
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import fcntl
+import gc
+import json
+import os
+import struct
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from sampan.linux import mounts as m
+from sampan.linux import namespaces, process, pty, syscalls
+from sampan.linux.cgroups import Cgroup
+from sampan.runtime import failure, hooks, sync
+from sampan.runtime.plan import Mount, Plan
+from sampan.runtime.process_plan import ProcessPlan
+from sampan.runtime.steps import cgroup_mounts, devices, mounts, paths, rootfs
+from sampan.runtime.steps import process as who
+
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+_PROC = {"type": "proc", "source": "proc", "destination": "/proc"}
+
+
+class Inherited:
+    """What the parent hands to init through the clone: descriptors and decisions that are no part of the spec."""
+
+    __slots__ = (
+        "cgroup",
+        "channel",
+        "cloned_into_cgroup",
+        "death_signal",
+        "devices",
+        "idmaps",
+        "join_cgroup",
+        "keyring",
+        "load_seccomp",
+        "namespace_fds",
+        "preserve_fds",
+        "root_source",
+        "sources",
+        "spare",
+        "stdio",
+        "timing",
+        "wait_first",
+    )
+
+    def __init__(self, channel: sync.Channel, cgroup: Cgroup) -> None:
+        self.channel = channel
+        self.cgroup = cgroup
+        self.stdio: tuple[int, int, int] | None = None
+        self.spare: sync.Channel | None = None  # the parent's end of the channel, kept for a later starter
+        self.load_seccomp: Callable[[], None] | None = None
+        self.death_signal: int = _signal.SIGKILL
+        self.keyring = True
+        self.preserve_fds = 0
+        self.wait_first = False
+        self.join_cgroup = True
+        self.cloned_into_cgroup = False
+        self.namespace_fds: list[tuple[int, int]] = []
+        self.root_source: int | None = None
+        self.sources: dict[int, int] = {}  # index in plan.mounts → detached clone of the source
+        self.idmaps: dict[int, int] = {}  # index in plan.mounts → user namespace
+        self.devices: dict[str, int] = {}  # path → detached clone of the host's node
+        self.timing = False
+
+    def descriptors(self) -> list[int]:
+        """Every descriptor that init needs; all others are closed at once."""
+        fds = [self.channel.fd, *self.sources.values(), *self.idmaps.values(), *self.devices.values()]
+        fds += [fd for fd, _ in self.namespace_fds]
+        fds += range(3, 3 + self.preserve_fds)
+        if self.spare is not None:
+            fds.append(self.spare.fd)
+        if self.root_source is not None:
+            fds.append(self.root_source)
+        return fds
+
+
+class Init:
+    """The state that steps hand to each other."""
+
+    __slots__ = ("inherited", "plan", "proc_fd", "process", "program", "root_fd", "slave")
+
+    root_fd: int
+    proc_fd: int
+    program: str
+
+    def __init__(self, plan: Plan, inherited: Inherited) -> None:
+        assert plan.process is not None
+        self.plan = plan
+        self.process: ProcessPlan = plan.process
+        self.inherited = inherited
+        self.proc_fd = -1
+        self.root_fd = -1
+        self.slave = -1
+
+
+def run(plan: Plan, inherited: Inherited) -> NoReturn:
+    """Do every step, wait at the gate, become the user's program. Never returns, whatever happens."""
+    step = "start"
+    try:
+        gc.disable()
+        init = Init(plan, inherited)
+        if inherited.timing:
+            _run_timed(init)
+        else:
+            for step, function in STEPS:
+                function(init)
+        step = "gate"
+        wait_at_gate(init)
+        step = "startContainer hook"
+        hooks.run("startContainer", plan.hooks.get("startContainer", []), state(plan, "created", os.getpid()))
+        process.close_range(3 + inherited.preserve_fds, flags=process.CLOSE_RANGE_CLOEXEC)
+        who.execute(init.program, init.process)
+    except BaseException as error:
+        report(inherited.channel, step, error)
+    finally:
+        os._exit(1)
+
+
+def report(channel: sync.Channel, step: str, error: BaseException) -> None:
+    try:
+        channel.send(failure.encode(step, error))
+    except BaseException:
+        os._exit(1)
+
+
+def _run_timed(init: Init) -> None:
+    """The same loop with a stopwatch; the table goes to the parent as JSON {step: nanoseconds}."""
+    table = {}
+    for step, function in STEPS:
+        begin = time.perf_counter_ns()
+        try:
+            function(init)
+        except BaseException as error:
+            report(init.inherited.channel, step, error)
+            os._exit(1)
+        table[step] = time.perf_counter_ns() - begin
+    init.inherited.channel.send(sync.TIMING + json.dumps(table).encode())
+
+
+def state(plan: Plan, status: str, pid: int) -> bytes:
+    """Return the OCI state as hooks get it on stdin."""
+    value: dict[str, object] = {"ociVersion": plan.oci_version, "id": plan.id, "status": status}
+    if pid:
+        value["pid"] = pid
+    value["bundle"] = plan.bundle
+    if plan.annotations:
+        value["annotations"] = plan.annotations
+    return json.dumps(value).encode()
+
+
+# ── the steps ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def isolate(init: Init) -> None:
+    inherited = init.inherited
+    process.prctl(process.PR_SET_DUMPABLE, 0)
+    if inherited.death_signal:
+        process.prctl(process.PR_SET_PDEATHSIG, inherited.death_signal)
+    who.reset_signals()
+    os.setsid()
+    os.umask(0o022)
+    if inherited.stdio is not None:
+        who.set_stdio(inherited.stdio)
+    who.close_others(inherited.descriptors())
+
+
+def wait_for_maps(init: Init) -> None:
+    if not init.inherited.wait_first:
+        return
+    if not init.inherited.channel.receive()[0]:
+        os._exit(1)
+    if init.plan.user_namespace:
+        process.setgroups([])
+        process.setresgid(0, 0, 0)
+        process.setresuid(0, 0, 0)
+        process.prctl(process.PR_SET_DUMPABLE, 0)
+
+
+def join_cgroup(init: Init) -> None:
+    if init.inherited.join_cgroup:
+        init.inherited.cgroup.add(0, cloned=init.inherited.cloned_into_cgroup)
+
+
+def join_namespaces(init: Init) -> None:
+    for fd, flag in init.inherited.namespace_fds:
+        namespaces.setns(fd, flag)
+        os.close(fd)
+    if init.plan.unshare_cgroup:
+        namespaces.unshare(namespaces.CLONE_NEWCGROUP)
+
+
+def start_keyring(init: Init) -> None:
+    if init.inherited.keyring:
+        who.join_keyring(f"_ses.{init.plan.id}")
+
+
+def loopback_up(init: Init) -> None:
+    if not init.plan.new_network:
+        return
+    control = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC, 0)
+    request = struct.pack("16sh22x", b"lo", 0)
+    (flags,) = struct.unpack_from("h", fcntl.ioctl(control.fileno(), _SIOCGIFFLAGS, request), 16)
+    fcntl.ioctl(control.fileno(), _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+    control.close()
+
+
+def mount_root(init: Init) -> None:
+    rootfs.cut_propagation(init.plan)
+    source = init.inherited.root_source
+    init.root_fd = rootfs.open_source(init.plan) if source is None else source
+    rootfs.attach(init.plan, init.root_fd)
+
+
+def mount_all(init: Init) -> None:
+    inherited = init.inherited
+    for index, mount in enumerate(init.plan.mounts):
+        if mount.fstype in ("cgroup", "cgroup2"):
+            _mount_cgroup(init, mount)
+            continue
+        if mount.options.remount:
+            _remount(init, mount)
+            continue
+        try:
+            fd = mounts.make(mount, inherited.sources.get(index), inherited.idmaps.get(index))
+        except OSError as error:
+            fd = _instead(init, mount, error)
+        if mount.options.copy_up:
+            mounts.copy_up(init.root_fd, mount, fd)
+        mounts.attach(mount, fd, init.root_fd)
+        if mount.destination == "/proc" and mount.fstype == "proc":
+            init.proc_fd = fd  # the handle that everything below /proc is written through
+        else:
+            os.close(fd)
+
+
+def _mount_cgroup(init: Init, mount: Mount) -> None:
+    try:
+        cgroup_mounts.mount(mount, init.root_fd, init.inherited.cgroup, namespace=init.plan.unshare_cgroup)
+    except OSError as error:
+        raise mounts.failed(mount, error) from error
+
+
+def _instead(init: Init, mount: Mount, error: OSError) -> int:
+    """sysfs of a network namespace that is not ours to administer: the host's, read-only, as the reference does."""
+    if mount.fstype != "sysfs" or not init.plan.user_namespace:
+        raise mounts.failed(mount, error) from error
+    fd = m.open_tree(syscalls.AT_FDCWD, "/sys", m.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
+    m.mount_setattr(fd, b"", syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE, attr_set=m.MOUNT_ATTR_RDONLY)
+    return fd
+
+
+def _remount(init: Init, mount: Mount) -> None:
+    place = mounts.target(init.root_fd, mount, directory=True)
+    try:
+        mounts.set_attributes(place, mount.options)
+    finally:
+        os.close(place)
+
+
+def make_devices(init: Init) -> None:
+    plan = init.plan
+    devices.make_all(init.root_fd, plan.devices, plan.links, init.inherited.devices)
+
+
+def run_hooks(init: Init) -> None:
+    plan = init.plan
+    if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
+        init.inherited.channel.send(sync.NAMESPACES)
+        if not init.inherited.channel.receive()[0]:
+            os._exit(1)
+    if "createContainer" in plan.hooks:
+        hooks.run("createContainer", plan.hooks["createContainer"], state(plan, "creating", os.getpid()))
+
+
+def open_console(init: Init) -> None:
+    if not init.process.terminal:
+        return
+    master, slave = devices.open_terminal(init.root_fd)
+    if init.process.console_size is not None:
+        pty.set_size(slave, *init.process.console_size)
+    devices.bind_console(init.root_fd, slave)
+    init.inherited.channel.send_fd(sync.CONSOLE, master)
+    os.close(master)
+    pty.make_controlling(slave)
+    for number in (0, 1, 2):
+        os.dup2(slave, number, inheritable=True)
+    os.close(slave)
+
+
+def finish_mounts(init: Init) -> None:
+    """What had to stay writable until now."""
+    for mount in init.plan.mounts:
+        if mounts.is_late_readonly(mount):
+            place = mounts.target(init.root_fd, mount, directory=True)
+            try:
+                m.mount_setattr(place, b"", syscalls.AT_EMPTY_PATH, attr_set=m.MOUNT_ATTR_RDONLY)
+            finally:
+                os.close(place)
+
+
+def make_cwd(init: Init) -> None:
+    who.make_cwd(init.process, init.root_fd)
+
+
+def pivot(init: Init) -> None:
+    rootfs.pivot(init.plan, init.root_fd)
+
+
+def write_kernel_settings(init: Init) -> None:
+    plan = init.plan
+    if plan.hostname:
+        syscalls.sethostname(plan.hostname)
+    if plan.domainname:
+        syscalls.setdomainname(plan.domainname)
+    needs_proc = plan.sysctl or init.process.apparmor
+    if needs_proc and init.proc_fd < 0:
+        init.proc_fd = mounts.make(Mount(_PROC))
+    if plan.sysctl:
+        paths.write_sysctls(init.proc_fd, plan.sysctl)
+    if init.process.apparmor:
+        who.set_apparmor(init.process.apparmor, init.proc_fd, str(os.getpid()))
+
+
+def restrict_paths(init: Init) -> None:
+    paths.make_readonly(init.root_fd, init.plan.readonly_paths)
+    paths.mask(init.root_fd, init.plan.masked_paths)
+
+
+def make_root_readonly(init: Init) -> None:
+    if init.plan.readonly_root:
+        rootfs.make_readonly(init.root_fd)
+
+
+def become(init: Init) -> None:
+    plan = init.process
+    who.set_limits(plan)
+    who.set_scheduling(plan)
+    if init.plan.personality:
+        syscalls.personality(PERSONALITIES[init.plan.personality["domain"]])
+    identity = who.identify(plan, init.root_fd)
+    who.own_stdio(identity)
+    os.close(init.root_fd)
+    if init.proc_fd >= 0:
+        os.close(init.proc_fd)
+    inherited = init.inherited
+    init.program = who.become(
+        plan,
+        plan.capabilities,
+        identity,
+        death_signal=inherited.death_signal,
+        load_seccomp=inherited.load_seccomp,
+    )
+
+
+PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
+
+STEPS: tuple[tuple[str, Callable[[Init], None]], ...] = (
+    ("isolate", isolate),  # non-dumpable and alone before anything of the container can see this process
+    ("user namespace", wait_for_maps),  # ids mean nothing before the maps are there
+    ("cgroup", join_cgroup),  # by the host's paths, and before a cgroup namespace takes its root from where we stand
+    ("namespaces", join_namespaces),
+    ("keyring", start_keyring),
+    ("network", loopback_up),
+    ("rootfs", mount_root),
+    ("mounts", mount_all),
+    ("devices", make_devices),  # after /dev is mounted
+    ("hooks", run_hooks),  # createRuntime and createContainer see the mounts, and still the host's tree
+    ("console", open_console),  # after /dev/pts is mounted
+    ("working directory", make_cwd),  # while the root can be written
+    ("late read-only mounts", finish_mounts),
+    ("pivot_root", pivot),
+    ("kernel settings", write_kernel_settings),  # before /proc/sys becomes read-only
+    ("restricted paths", restrict_paths),
+    ("read-only root", make_root_readonly),
+    ("process", become),
+)
+
+
+def wait_at_gate(init: Init) -> None:
+    """Say that only the execve is left, and wait for `start`. With nobody left to say it, exit."""
+    channel = init.inherited.channel
+    channel.send(sync.GATE)
+    packet, _ = channel.receive()
+    if packet != sync.GO:
+        os._exit(1)
+    if init.inherited.spare is not None:
+        init.inherited.spare.close()

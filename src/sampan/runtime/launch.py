@@ -1,0 +1,198 @@
+"""The parent's side of a start: open what init needs, clone it, talk with it until it stands at the gate.
+
+Single-threaded and synchronous. Undo is by ownership: every descriptor that is opened for init is closed here in
+`Prepared.close`; init itself is killed and reaped by the caller when anything fails.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+from sampan.linux import idmap, namespaces, process, saferoot
+from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_PARENT
+from sampan.runtime import hooks, init, sync
+from sampan.runtime.failure import RuntimeFailure, strerror
+from sampan.runtime.plan import Plan
+from sampan.runtime.steps import devices, mounts, rootfs
+
+
+class Prepared:
+    """Descriptors opened for init; closed in the parent once it has its copies."""
+
+    __slots__ = ("fds",)
+
+    def __init__(self) -> None:
+        self.fds: list[int] = []
+
+    def own(self, fd: int) -> int:
+        self.fds.append(fd)
+        return fd
+
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+        self.fds.clear()
+
+
+def prepare(plan: Plan, inherited: init.Inherited, prepared: Prepared) -> None:
+    """Open what only the parent may open: namespaces by path, id maps, and for a user namespace all sources."""
+    for flag, path in plan.joins:
+        try:
+            inherited.namespace_fds.append((prepared.own(os.open(path, os.O_RDONLY | os.O_CLOEXEC)), flag))
+        except OSError as error:
+            number = error.errno or 0
+            raise RuntimeFailure("namespaces", number, f"open namespace {path}: {strerror(number)}") from error
+    for index, mount in enumerate(plan.mounts):
+        if mount.options.idmap or mount.uid_map:
+            maps = (mount.uid_map or plan.uid_map, mount.gid_map or plan.gid_map)
+            inherited.idmaps[index] = prepared.own(idmap.open_userns(*maps))
+    if not plan.user_namespace:
+        return
+    inherited.root_source = prepared.own(rootfs.open_source(plan))
+    for index, mount in enumerate(plan.mounts):
+        if mount.options.bind and not mount.options.remount:
+            try:
+                inherited.sources[index] = prepared.own(mounts.make(mount, None, inherited.idmaps.pop(index, None)))
+            except OSError as error:
+                raise mounts.failed(mount, error) from error
+    for device in plan.devices:
+        inherited.devices[device.path] = prepared.own(devices.clone_host_node(device))
+
+
+def spawn(plan: Plan, inherited: init.Inherited) -> tuple[int, int]:
+    """Clone init; return (pid, pidfd). Does not return in the child."""
+    stage = plan.user_namespace and bool(plan.joins)
+    flags = plan.clone_flags | CLONE_CLEAR_SIGHAND
+    pid_join = None
+    if not stage:
+        for fd, flag in list(inherited.namespace_fds):
+            if flag == CLONE_NEWPID:
+                pid_join = fd
+                inherited.namespace_fds.remove((fd, flag))
+    restore: list[tuple[int, int]] = []
+    cgroup_fd = None if plan.user_namespace else inherited.cgroup.directory_fd()
+    try:
+        if pid_join is not None:
+            process.prctl(process.PR_SET_DUMPABLE, 0)
+            restore.append((os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC), CLONE_NEWPID))
+            namespaces.setns(pid_join, CLONE_NEWPID)
+        if plan.unshare_time:
+            restore.append((os.open("/proc/self/ns/time", os.O_RDONLY | os.O_CLOEXEC), CLONE_NEWTIME))
+            namespaces.unshare(CLONE_NEWTIME)
+            _write_time_offsets(plan)
+        if stage:
+            return _spawn_staged(plan, inherited, flags)
+        pid, pidfd = namespaces.clone3(flags, cgroup_fd=cgroup_fd)
+        if pid == 0:
+            inherited.cloned_into_cgroup = cgroup_fd is not None
+            init.run(plan, inherited)
+        return pid, pidfd
+    finally:
+        for fd, flag in restore:
+            namespaces.setns(fd, flag)
+            os.close(fd)
+        if cgroup_fd is not None:
+            os.close(cgroup_fd)
+
+
+def _spawn_staged(plan: Plan, inherited: init.Inherited, flags: int) -> tuple[int, int]:
+    """With a user namespace and namespaces by path, the order decides who may join what: a stage of its own.
+
+    The stage joins every path while it still has the rights, then clones init as its own sibling, and ends.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    stage, stage_pidfd = namespaces.clone3(CLONE_CLEAR_SIGHAND)
+    if stage == 0:
+        try:
+            process.prctl(process.PR_SET_DUMPABLE, 0)
+            # The user namespace last: the others belong, as a rule, to the one we come from.
+            for fd, flag in sorted(inherited.namespace_fds, key=lambda join: join[1] == CLONE_NEWUSER):
+                namespaces.setns(fd, flag)
+            inherited.namespace_fds.clear()
+            pid, _ = namespaces.clone3(flags | CLONE_PARENT, exit_signal=0)
+            if pid == 0:
+                init.run(plan, inherited)
+            os.write(writer, b"%d" % pid)
+        except BaseException as error:
+            init.report(inherited.channel, "namespaces", error)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    try:
+        text = os.read(reader, 32)
+    finally:
+        os.close(reader)
+        os.close(stage_pidfd)
+        os.waitpid(stage, 0)
+    if not text:
+        raise RuntimeFailure("namespaces", errno.EPERM, "joining namespaces failed")
+    pid = int(text)
+    return pid, process.pidfd_open(pid)
+
+
+def _write_time_offsets(plan: Plan) -> None:
+    """Offsets of a new time namespace: writable only while nobody is inside."""
+    lines = [
+        f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}\n" for clock, offset in plan.time_offsets.items()
+    ]
+    if lines:
+        with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
+            file.write("".join(lines))
+
+
+class Conversation:
+    """What init said until the gate: the terminal's master and, when measured, the table of times."""
+
+    __slots__ = ("console_fd", "timing")
+
+    def __init__(self) -> None:
+        self.console_fd: int | None = None
+        self.timing: dict[str, int] = {}
+
+
+def converse(plan: Plan, inherited: init.Inherited, channel: sync.Channel, pid: int, heard: Conversation) -> None:
+    """Bring init to the gate: maps, cgroup, runtime hooks, console.
+
+    Raises: RuntimeFailure from init, from a hook, or when init has gone with no word.
+    """
+    set_oom_score(plan.process.oom_score_adj if plan.process else None, pid)
+    if inherited.wait_first:
+        if plan.clone_flags & CLONE_NEWUSER:
+            namespaces.write_id_maps(pid, plan.uid_map, plan.gid_map)
+        inherited.cgroup.add(pid)
+        channel.send(sync.GO)
+    while True:
+        packet, fd = channel.receive()
+        if packet == sync.GATE:
+            return
+        if packet == sync.CONSOLE:
+            heard.console_fd = fd
+        elif packet == sync.NAMESPACES:
+            text = init.state(plan, "creating", pid)
+            for kind in ("prestart", "createRuntime"):
+                hooks.run(kind, plan.hooks.get(kind, []), text)
+            channel.send(sync.GO)
+        elif packet[:1] == sync.TIMING:
+            heard.timing = json.loads(packet[1:])
+        elif not packet:
+            raise RuntimeFailure("init", 0, "container init exited before it was ready")
+
+
+def set_oom_score(value: int | None, pid: int) -> None:
+    """Set /proc/<pid>/oom_score_adj from outside: inside a user namespace the file belongs to somebody else."""
+    if value is None:
+        return
+    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = saferoot.open_in_proc(proc, f"{pid}/oom_score_adj", os.O_WRONLY)
+        try:
+            os.write(fd, b"%d" % value)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        number = error.errno or 0
+        raise RuntimeFailure("oom score", number, f"can't set oom_score_adj to {value}: {strerror(number)}") from error
+    finally:
+        os.close(proc)

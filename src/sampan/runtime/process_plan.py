@@ -1,0 +1,156 @@
+"""The `process` object of a spec as plain values; shared by init and by exec. Pure.
+
+Extension: `user.username` (Docker's `name|uid[:group|gid]`) and `user.additionalGroupNames` are resolved inside the
+root, by `user.resolve`; without `username` the OCI numbers count.
+
+Source: OCI runtime-spec 1.2 config.md "Process", config-linux.md "Linux Process".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sampan.linux import capabilities
+from sampan.linux.process import RLIMITS
+
+_POLICIES = {
+    "SCHED_OTHER": 0,
+    "SCHED_FIFO": 1,
+    "SCHED_RR": 2,
+    "SCHED_BATCH": 3,
+    "SCHED_ISO": 4,
+    "SCHED_IDLE": 5,
+    "SCHED_DEADLINE": 6,
+}
+_POLICY_FLAGS = {
+    "SCHED_FLAG_RESET_ON_FORK": 0x01,
+    "SCHED_FLAG_RECLAIM": 0x02,
+    "SCHED_FLAG_DL_OVERRUN": 0x04,
+    "SCHED_FLAG_KEEP_POLICY": 0x08,
+    "SCHED_FLAG_KEEP_PARAMS": 0x10,
+    "SCHED_FLAG_UTIL_CLAMP_MIN": 0x20,
+    "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
+}
+_IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+
+
+class CapabilitySets:
+    """The five sets as bit masks."""
+
+    __slots__ = ("ambient", "bounding", "effective", "inheritable", "permitted")
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.bounding = _mask(spec, "bounding")
+        self.effective = _mask(spec, "effective")
+        self.permitted = _mask(spec, "permitted")
+        self.inheritable = _mask(spec, "inheritable")
+        self.ambient = _mask(spec, "ambient")
+
+
+def _mask(spec: dict[str, Any], name: str) -> int:
+    # A capability that this kernel lacks is left out with no failure: the spec only lets us warn.
+    return capabilities.mask(cap for cap in spec.get(name) or () if cap in capabilities.NUMBERS)
+
+
+class ProcessPlan:
+    """What the user's process is to be."""
+
+    __slots__ = (
+        "additional_gids",
+        "apparmor",
+        "args",
+        "capabilities",
+        "console_size",
+        "cwd",
+        "env",
+        "gid",
+        "group_names",
+        "io_priority",
+        "no_new_privileges",
+        "oom_score_adj",
+        "rlimits",
+        "scheduler",
+        "selinux",
+        "terminal",
+        "uid",
+        "umask",
+        "username",
+    )
+
+    args: list[str]
+    env: dict[str, str]
+    cwd: str
+
+    def describe(self) -> list[str]:
+        who = self.username if self.username is not None else f"{self.uid}:{self.gid}"
+        lines = [f"user {who}", f"cwd {self.cwd}"]
+        lines += [f"rlimit {name} {soft}:{hard}" for name, _, soft, hard in self.rlimits]
+        if self.capabilities is not None:
+            lines.append(
+                f"capabilities bounding {self.capabilities.bounding:#x} effective {self.capabilities.effective:#x}"
+            )
+        if self.no_new_privileges:
+            lines.append("no new privileges")
+        lines.append(f"exec {self.args}")
+        return lines
+
+
+def build(spec: dict[str, Any]) -> ProcessPlan:
+    """Decide everything from a validated `process`."""
+    plan = ProcessPlan()
+    user = spec.get("user") or {}
+    plan.uid = user.get("uid", 0)
+    plan.gid = user.get("gid", 0)
+    plan.additional_gids = user.get("additionalGids") or []
+    plan.umask = user.get("umask")
+    plan.username = user.get("username")
+    plan.group_names = user.get("additionalGroupNames") or []
+    plan.args = spec["args"]
+    plan.env = _environment(spec.get("env") or ())
+    plan.cwd = spec["cwd"]
+    plan.terminal = bool(spec.get("terminal"))
+    size = spec.get("consoleSize")
+    plan.console_size = (size["height"], size["width"]) if size else None
+    caps = spec.get("capabilities")
+    plan.capabilities = None if caps is None else CapabilitySets(caps)
+    plan.rlimits = [
+        (limit["type"], RLIMITS[limit["type"]], limit["soft"], limit["hard"]) for limit in spec.get("rlimits") or ()
+    ]
+    plan.no_new_privileges = bool(spec.get("noNewPrivileges"))
+    plan.apparmor = spec.get("apparmorProfile") or ""
+    plan.selinux = spec.get("selinuxLabel") or ""
+    plan.oom_score_adj = spec.get("oomScoreAdj")
+    plan.scheduler = _scheduler(spec.get("scheduler"))
+    io = spec.get("ioPriority")
+    plan.io_priority = None if not io else _IO_CLASSES[io["class"]] << 13 | io.get("priority", 0)
+    return plan
+
+
+def _environment(entries: list[str]) -> dict[str, str]:
+    """Last one wins, as in the reference."""
+    result: dict[str, str] = {}
+    for entry in entries:
+        key, _, value = entry.partition("=")
+        result[key] = value
+    return result
+
+
+def _scheduler(spec: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Arguments of `sched_setattr`."""
+    if not spec:
+        return None
+    flags = 0
+    for name in spec.get("flags") or ():
+        flags |= _POLICY_FLAGS[name]
+    return {
+        "policy": _POLICIES[spec["policy"]],
+        "flags": flags,
+        "nice": spec.get("nice", 0),
+        "priority": spec.get("priority", 0),
+        "times": (spec.get("runtime", 0), spec.get("deadline", 0), spec.get("period", 0)),
+    }
+
+
+POLICIES = frozenset(_POLICIES)
+POLICY_FLAGS = frozenset(_POLICY_FLAGS)
+IO_CLASSES = frozenset(_IO_CLASSES)

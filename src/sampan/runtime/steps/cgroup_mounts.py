@@ -1,0 +1,105 @@
+"""The container's view of its cgroups at /sys/fs/cgroup: OCI mounts of type `cgroup` (and `cgroup2`).
+
+    v2                          the v2 tree: a new mount inside a cgroup namespace, else a bind of the container's cgroup
+    v1, cgroup namespace        a tmpfs with one cgroup mount for each hierarchy
+    v1, none                    a tmpfs with a bind of the container's own cgroup for each hierarchy
+
+Source: cgroup_namespaces(7); what the reference runtime shows inside a container.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from sampan.linux import mounts as m
+from sampan.linux.cgroups import Cgroup
+from sampan.linux.cgroups.hierarchy import layout
+from sampan.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD
+from sampan.runtime.plan import Mount
+from sampan.runtime.steps import mounts as step
+
+
+def mount(spec: Mount, root_fd: int, cgroup: Cgroup, *, namespace: bool) -> None:
+    """Mount `spec` (type cgroup or cgroup2) at its destination."""
+    machine = layout()
+    attributes = spec.options.attr_set
+    if machine.mode == "unified" or spec.fstype == "cgroup2":
+        directory = cgroup.paths.get("", machine.v2_root)
+        _attach_unified(spec, root_fd, directory, attributes, namespace=namespace)
+        return
+    context = m.fsopen("tmpfs")
+    try:
+        m.fsconfig(context, m.FSCONFIG_SET_STRING, "mode", "755")
+        m.fsconfig(context, m.FSCONFIG_CMD_CREATE)
+        base = m.fsmount(context, attributes=attributes & ~m.MOUNT_ATTR_RDONLY)
+    finally:
+        os.close(context)
+    try:
+        step.attach(spec, base, root_fd)
+        _fill(base, cgroup, attributes, namespace=namespace)
+        if spec.options.readonly and namespace:
+            m.mount_setattr(base, b"", AT_EMPTY_PATH, attr_set=m.MOUNT_ATTR_RDONLY)
+    finally:
+        os.close(base)
+
+
+def _attach_unified(spec: Mount, root_fd: int, directory: str, attributes: int, *, namespace: bool) -> None:
+    fd = _new("cgroup2", None, attributes) if namespace else None
+    if fd is None:
+        fd = m.open_tree(AT_FDCWD, directory, m.OPEN_TREE_CLONE)
+        m.mount_setattr(fd, b"", AT_EMPTY_PATH, attr_set=attributes)
+    try:
+        step.attach(spec, fd, root_fd)
+    finally:
+        os.close(fd)
+
+
+def _fill(base: int, cgroup: Cgroup, attributes: int, *, namespace: bool) -> None:
+    """Make one mount for each v1 hierarchy, and for co-mounted controllers a link by each name."""
+    by_root: dict[str, list[str]] = {}
+    for controller, root in layout().mounts.items():
+        by_root.setdefault(root, []).append(controller)
+    for root, controllers in by_root.items():
+        name = os.path.basename(root)
+        fd = _new("cgroup", controllers, attributes) if namespace else None
+        if fd is None:
+            directory = cgroup.paths.get(controllers[0])
+            if directory is None:
+                continue
+            fd = m.open_tree(AT_FDCWD, directory, m.OPEN_TREE_CLONE)
+            if attributes:
+                m.mount_setattr(fd, b"", AT_EMPTY_PATH, attr_set=attributes)
+        try:
+            os.mkdir(name, 0o755, dir_fd=base)
+            place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=base)
+            try:
+                m.attach(fd, place)
+            finally:
+                os.close(place)
+        finally:
+            os.close(fd)
+        for controller in controllers if len(controllers) > 1 else ():
+            if controller != name:
+                os.symlink(name, controller, dir_fd=base)
+
+
+def _new(fstype: str, controllers: list[str] | None, attributes: int) -> int | None:
+    """Mount a hierarchy anew, detached; None where the kernel does not allow it here (a user namespace of ours)."""
+    context = m.fsopen(fstype)
+    try:
+        for controller in controllers or ():
+            key, equals, value = controller.partition("=")
+            if equals:
+                m.fsconfig(context, m.FSCONFIG_SET_FLAG, "none")
+                m.fsconfig(context, m.FSCONFIG_SET_STRING, key, value)
+            else:
+                m.fsconfig(context, m.FSCONFIG_SET_FLAG, key)
+        m.fsconfig(context, m.FSCONFIG_CMD_CREATE)
+        return m.fsmount(context, attributes=attributes)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EBUSY):
+            raise
+        return None
+    finally:
+        os.close(context)

@@ -1,0 +1,222 @@
+"""Make mounts and attach them inside the root.
+
+Each mount is made detached, gets its attributes while nobody can see it, and is attached at a descriptor that saferoot
+resolved inside the root. So a mount is never seen writable before it is read-only, and a symlink in the image cannot
+lead it elsewhere (CVE-2021-30465).
+
+Source: OCI runtime-spec 1.2 config.md "Mounts"; mount_setattr(2), open_tree(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from sampan.linux import mounts as m
+from sampan.linux.saferoot import open_in_root, open_or_make
+from sampan.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, PROC_SUPER_MAGIC, fstatfs_type
+from sampan.runtime.failure import RuntimeFailure, strerror
+from sampan.runtime.options import MountOptions
+from sampan.runtime.plan import Mount
+from sampan.runtime.validate import PROC_FILES
+
+_HINT = (
+    "not a directory: Are you trying to mount a directory onto a file (or vice-versa)? "
+    "Check if the specified host path exists and is the expected type"
+)
+
+
+def make(mount: Mount, source_fd: int | None = None, idmap_fd: int | None = None) -> int:
+    """Make one detached mount with all its attributes but those of a late read-only; return its descriptor.
+
+    `source_fd` is a detached clone of the source that the parent has opened (user namespaces); `idmap_fd` a user
+    namespace that describes the id mapping.
+    """
+    options = mount.options
+    if source_fd is not None:
+        fd = source_fd
+    elif options.bind:
+        fd = m.open_tree(AT_FDCWD, mount.source, m.OPEN_TREE_CLONE | (AT_RECURSIVE if options.recursive else 0))
+    else:
+        fd = _new_filesystem(mount)
+    if options.bind:
+        set_attributes(fd, options)
+    if options.rec_set or options.rec_clear:
+        _setattr(fd, options.rec_set, options.rec_clear, recursive=True)
+    if idmap_fd is not None:
+        flags = AT_EMPTY_PATH | (AT_RECURSIVE if options.idmap == "ridmap" else 0)
+        m.mount_setattr(fd, b"", flags, attr_set=m.MOUNT_ATTR_IDMAP, userns_fd=idmap_fd)
+    return fd
+
+
+def set_attributes(fd: int, options: MountOptions) -> None:
+    """Apply the mount's own attributes, when there are any."""
+    if options.attr_set or options.attr_clear:
+        _setattr(fd, options.attr_set, options.attr_clear, recursive=False)
+
+
+def _setattr(fd: int, attr_set: int, attr_clear: int, *, recursive: bool) -> None:
+    if (attr_set | attr_clear) & m.MOUNT_ATTR__ATIME:
+        attr_clear |= m.MOUNT_ATTR__ATIME  # one field of two bits: the kernel wants it cleared as a whole
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    m.mount_setattr(fd, b"", flags, attr_set=attr_set, attr_clr=attr_clear)
+
+
+def _new_filesystem(mount: Mount) -> int:
+    options = mount.options
+    context = m.fsopen(mount.fstype)
+    try:
+        if mount.source:
+            try:
+                m.fsconfig(context, m.FSCONFIG_SET_STRING, "source", mount.source)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+        for flag in options.superblock:
+            m.fsconfig(context, m.FSCONFIG_SET_FLAG, flag)
+        for key, value in options.data:
+            set_data(context, key, value)
+        m.fsconfig(context, m.FSCONFIG_CMD_CREATE)
+        late = m.MOUNT_ATTR_RDONLY if is_late_readonly(mount) else 0
+        return m.fsmount(context, attributes=options.attr_set & ~late)
+    finally:
+        os.close(context)
+
+
+def set_data(context: int, key: str, value: str | None) -> None:
+    """Give one datum to a file system context; devpts' old `newinstance` is the only behaviour since 4.7."""
+    if key == "newinstance":
+        return
+    if value is None:
+        m.fsconfig(context, m.FSCONFIG_SET_FLAG, key)
+    else:
+        m.fsconfig(context, m.FSCONFIG_SET_STRING, key, value)
+
+
+def is_late_readonly(mount: Mount) -> bool:
+    """Say whether a mount becomes read-only only after everything below it has been made."""
+    return (
+        mount.options.readonly and not mount.options.bind and (mount.fstype == "tmpfs" or mount.destination == "/dev")
+    )
+
+
+def target(root_fd: int, mount: Mount, *, directory: bool) -> int:
+    """Open the place to mount at, made when it is missing; an O_PATH descriptor.
+
+    proc and sysfs want a real directory, not a symlink (CVE-2019-19921, CVE-2023-27561). Nothing but a short list may be
+    mounted inside /proc (CVE-2019-16884).
+    """
+    path = mount.destination
+    if mount.fstype in ("proc", "sysfs"):
+        fd = _plain_directory(root_fd, path)
+    else:
+        fd, _ = open_or_make(root_fd, path, directory=directory, mode=0o755)
+    if path != "/proc" and path not in PROC_FILES and fstatfs_type(fd) == PROC_SUPER_MAGIC:
+        os.close(fd)
+        raise RuntimeFailure("mounts", errno.EPERM, f'"{path}" cannot be mounted because it is inside /proc')
+    return fd
+
+
+def _plain_directory(root_fd: int, path: str) -> int:
+    fd = open_or_make_nofollow(root_fd, path)
+    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise RuntimeFailure("mounts", errno.ENOTDIR, f"filesystem must be mounted on ordinary directory: {path}")
+    return fd
+
+
+def open_or_make_nofollow(root_fd: int, path: str) -> int:
+    """Open a directory whose last component is taken as it is: a symlink comes back as itself."""
+    try:
+        return open_in_root(root_fd, path, os.O_PATH | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+    return open_or_make(root_fd, path, directory=True)[0]
+
+
+def attach(mount: Mount, fd: int, root_fd: int) -> None:
+    """Attach a detached mount at its destination and give it its propagation; `fd` stays open.
+
+    Raises: RuntimeFailure in the reference's words.
+    """
+    directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+    try:
+        place = target(root_fd, mount, directory=directory)
+        try:
+            m.attach(fd, place)
+        finally:
+            os.close(place)
+    except OSError as error:
+        raise failed(mount, error) from error
+    for propagation, recursive in mount.options.propagation:
+        flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+        m.mount_setattr(fd, b"", flags, propagation=propagation)
+
+
+def failed(mount: Mount, error: OSError) -> RuntimeFailure:
+    """Word a failed mount as the reference does, its hint included."""
+    number = error.errno or 0
+    source = mount.source or mount.fstype
+    text = _HINT if number == errno.ENOTDIR else strerror(number)
+    where = f"mount src={source}, dst={mount.destination}"
+    if mount.options.bind:
+        where += f", flags={'MS_BIND|MS_REC' if mount.options.recursive else 'MS_BIND'}"
+    return RuntimeFailure(
+        "mounts", number, f'error mounting "{source}" to rootfs at "{mount.destination}": {where}: {text}'
+    )
+
+
+def copy_up(root_fd: int, mount: Mount, fd: int) -> None:
+    """Copy what the root has at the destination into a new, still detached tmpfs."""
+    try:
+        source = open_in_root(root_fd, mount.destination, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return
+        raise
+    try:
+        status = os.fstat(source)
+        _copy_tree(source, fd)
+        os.chown(".", status.st_uid, status.st_gid, dir_fd=fd)
+        os.chmod(".", stat.S_IMODE(status.st_mode), dir_fd=fd)
+    finally:
+        os.close(source)
+
+
+def _copy_tree(source: int, destination: int) -> None:
+    for name in os.listdir(source):
+        status = os.lstat(name, dir_fd=source)
+        mode = status.st_mode
+        if stat.S_ISDIR(mode):
+            os.mkdir(name, 0o700, dir_fd=destination)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            inner, copy = os.open(name, flags, dir_fd=source), os.open(name, flags, dir_fd=destination)
+            try:
+                _copy_tree(inner, copy)
+            finally:
+                os.close(inner)
+                os.close(copy)
+        elif stat.S_ISLNK(mode):
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=destination)
+        elif stat.S_ISREG(mode):
+            _copy_file(source, destination, name)
+        else:
+            os.mknod(name, mode, status.st_rdev, dir_fd=destination)
+        os.chown(name, status.st_uid, status.st_gid, dir_fd=destination, follow_symlinks=False)
+        if not stat.S_ISLNK(mode):
+            os.chmod(name, stat.S_IMODE(mode), dir_fd=destination)
+            os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=destination, follow_symlinks=False)
+
+
+def _copy_file(source: int, destination: int, name: str) -> None:
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    reader = os.open(name, os.O_RDONLY | flags, dir_fd=source)
+    writer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, 0o600, dir_fd=destination)
+    try:
+        while os.sendfile(writer, reader, None, 1 << 20):
+            pass
+    finally:
+        os.close(reader)
+        os.close(writer)

@@ -1,0 +1,76 @@
+"""The channel between init and its parent: one SOCK_SEQPACKET pair, one packet a message.
+
+    parent                                   init
+      | ------ GO (pid as text) --------------> |  user namespace: maps are written, cgroup is joined
+      | <----- NAMESPACES --------------------- |  only with prestart/createRuntime hooks: they run now
+      | ------ GO ----------------------------> |
+      | <----- CONSOLE + SCM_RIGHTS ----------- |  only with a terminal: the master
+      | <----- TIMING ------------------------- |  only when measured
+      | <----- GATE --------------------------- |  all is done but the execve; `create` returns
+      |               …                         |
+      | ------ GO ----------------------------> |  `start`
+      | <----- end of file -------------------- |  execve has closed init's end: success
+      | <----- {"step", "errno", "message"} --- |  at any time instead: failure, init exits
+
+A missing packet is never waited for after the other side has gone: that is end of file. `exec` speaks the same, with
+no NAMESPACES and no GATE.
+"""
+
+from __future__ import annotations
+
+import _socket
+import array
+import os
+
+from sampan.runtime import failure
+
+GO = b"g"
+NAMESPACES = b"n"
+CONSOLE = b"c"
+TIMING = b"t"
+GATE = b"r"
+PACKET_LIMIT = 65536
+
+
+class Channel:
+    """One end. `fd` is its descriptor; close-on-exec."""
+
+    __slots__ = ("fd", "socket")
+
+    def __init__(self, socket: _socket.socket) -> None:
+        self.socket = socket
+        self.fd = socket.fileno()
+
+    def send(self, packet: bytes) -> None:
+        self.socket.send(packet)
+
+    def send_fd(self, packet: bytes, fd: int) -> None:
+        self.socket.sendmsg([packet], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [fd]))])
+
+    def receive(self) -> tuple[bytes, int | None]:
+        """Return (packet, descriptor or None); an empty packet is end of file. Raises the failure when it is one."""
+        packet, ancillary, _, _ = self.socket.recvmsg(PACKET_LIMIT, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+        fd: int | None = None
+        for level, kind, data in ancillary:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+                fd = array.array("i", data[:4])[0]
+        if packet[:1] == b"{":
+            if fd is not None:
+                os.close(fd)
+            raise failure.decode(packet)
+        return packet, fd
+
+    def close(self) -> None:
+        self.socket.close()
+        self.fd = -1
+
+
+def pair() -> tuple[Channel, Channel]:
+    """Return two connected ends."""
+    a, b = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
+    return Channel(a), Channel(b)
+
+
+def adopt(fd: int) -> Channel:
+    """Make an end of a descriptor that came from elsewhere; takes it over."""
+    return Channel(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fileno=fd))
