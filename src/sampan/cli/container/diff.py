@@ -1,0 +1,21 @@
+"""`sampan diff`."""
+
+from __future__ import annotations
+
+from sampan.client.engine import quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "CONTAINER"
+ARGS = (1, 1)
+FLAGS = ""
+LETTERS = "CAD"
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    for change in cli.engine.get(f"/containers/{quoted(args[0])}/changes") or ():
+        cli.line(f"{LETTERS[change['Kind']]} {change['Path']}")
+    return 0

@@ -1,0 +1,21 @@
+"""`sampan kill`."""
+
+from __future__ import annotations
+
+from sampan.client.engine import quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "[OPTIONS] CONTAINER [CONTAINER...]"
+ARGS = (1, None)
+FLAGS = """
+  -s, --signal string   Signal to send to the container
+"""
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    signal = opts.text("signal") or None
+    return cli.for_each(args, lambda name: cli.engine.post(f"/containers/{quoted(name)}/kill", signal=signal))

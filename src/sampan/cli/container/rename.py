@@ -1,0 +1,23 @@
+"""`sampan rename`."""
+
+from __future__ import annotations
+
+from sampan.cli.session import CommandError
+from sampan.client.engine import quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "CONTAINER NEW_NAME"
+ARGS = (2, 2)
+FLAGS = ""
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    old, new = (name.strip() for name in args)
+    if not old or not new:
+        raise CommandError("Error: Neither old nor new names may be empty")
+    cli.engine.post(f"/containers/{quoted(old)}/rename", name=new)
+    return 0

@@ -1,0 +1,20 @@
+"""`sampan restart`."""
+
+from __future__ import annotations
+
+from sampan.cli.container.stop import FLAGS as FLAGS
+from sampan.cli.container.stop import stop_query
+from sampan.client.engine import quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "[OPTIONS] CONTAINER [CONTAINER...]"
+ARGS = (1, None)
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    query = stop_query(opts)
+    return cli.for_each(args, lambda name: cli.engine.call("POST", f"/containers/{quoted(name)}/restart", query))

@@ -1,0 +1,34 @@
+"""`sampan rm`."""
+
+from __future__ import annotations
+
+from sampan.cli.session import Skipped
+from sampan.client.engine import quoted
+from sampan.errors import NotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "[OPTIONS] CONTAINER [CONTAINER...]"
+ARGS = (1, None)
+FLAGS = """
+  -f, --force     Remove a running container too (it is killed)
+  -l, --link      Remove a link, not the container
+  -v, --volumes   Remove the container's anonymous volumes too
+"""
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    query = {"v": opts.flag("volumes"), "link": opts.flag("link"), "force": opts.flag("force")}
+
+    def remove(name: str) -> None:
+        try:
+            cli.engine.call("DELETE", f"/containers/{quoted(name.strip('/'))}", query)
+        except NotFound:
+            if not opts.flag("force"):
+                raise
+            raise Skipped from None
+
+    return cli.for_each(args, remove)

@@ -1,0 +1,107 @@
+"""Which engine to talk to: from flags, environment, contexts and what exists, in that order.
+
+    -H / --host                      the flag
+    -c / --context, DOCKER_CONTEXT   a stored context
+    SAMPAN_HOST, DOCKER_HOST         an address; DOCKER_TLS_VERIFY and DOCKER_CERT_PATH go with it
+    currentContext of config.json
+    unix:///run/sampan/sampan.sock   when it exists
+    unix:///var/run/docker.sock
+
+Source: docker(1), "Environment variables" and "Host flag"; docker context(1).
+"""
+
+from __future__ import annotations
+
+import os
+
+from sampan.client.transport import Address, Tls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.config import Config
+    from sampan.cli.flags import Options
+
+DEFAULT_CONTEXT = "default"
+SAMPAN_SOCKET = "/run/sampan/sampan.sock"
+DOCKER_SOCKET = "/var/run/docker.sock"
+
+
+class EndpointError(Exception):
+    """The choice cannot be made; the message says why."""
+
+
+class Endpoint:
+    """Where the engine is, and the context that says so."""
+
+    __slots__ = ("address", "context", "tls")
+
+    def __init__(self, context: str, address: Address, tls: Tls | None) -> None:
+        self.context = context
+        self.address = address
+        self.tls = tls
+
+
+def context_name(options: Options, config: Config) -> str:
+    """The name of the context in use; "default" is the one that flags and environment make."""
+    if options.many("host"):
+        return DEFAULT_CONTEXT
+    if named := options.text("context") or "":
+        return named
+    if os.environ.get("SAMPAN_HOST") or os.environ.get("DOCKER_HOST"):
+        return DEFAULT_CONTEXT
+    return os.environ.get("DOCKER_CONTEXT") or config.text("currentContext") or DEFAULT_CONTEXT
+
+
+def resolve(options: Options, config: Config) -> Endpoint:
+    """Decide. Raises EndpointError."""
+    hosts = options.many("host")
+    if len(hosts) > 1:
+        raise EndpointError("specify only one -H")
+    if hosts and options.text("context"):
+        raise EndpointError("conflicting options: cannot specify both --host and --context")
+    name = context_name(options, config)
+    if name != DEFAULT_CONTEXT:
+        from sampan.cli.context import store
+
+        return store.endpoint(config.directory, name)
+    try:
+        tls = _tls(options, config)
+        return Endpoint(name, Address(default_host(hosts, tls is not None)), tls)
+    except ValueError as e:
+        raise EndpointError(str(e)) from e
+
+
+def default_host(hosts: list[str], tls: bool) -> str:
+    """The address of the default context."""
+    named = (hosts[0] if hosts else "") or os.environ.get("SAMPAN_HOST") or os.environ.get("DOCKER_HOST") or ""
+    named = named.strip()
+    if not named:
+        if tls:
+            return "tcp://localhost:2376"
+        return "unix://" + (SAMPAN_SOCKET if os.path.exists(SAMPAN_SOCKET) else DOCKER_SOCKET)
+    if named == "unix://":
+        return "unix://" + DOCKER_SOCKET
+    if "://" not in named:
+        return "unix://" + named if named.startswith("/") else "tcp://" + named
+    return named
+
+
+def _tls(options: Options, config: Config) -> Tls | None:
+    verify = options.flag("tlsverify") if options.changed("tlsverify") else bool(os.environ.get("DOCKER_TLS_VERIFY"))
+    wanted = verify or options.flag("tls") or os.environ.get("DOCKER_TLS", "") != ""
+    if not (wanted or options.changed("tlscacert") or options.changed("tlscert") or options.changed("tlskey")):
+        return None
+    directory = os.environ.get("DOCKER_CERT_PATH") or config.directory
+
+    def file(flag: str, name: str) -> str:
+        if given := options.text(flag):
+            return given.strip("\"'")
+        path = os.path.join(directory, name)
+        return path if verify or os.path.exists(path) else ""
+
+    return Tls(
+        ca=file("tlscacert", "ca.pem") if verify else "",
+        cert=file("tlscert", "cert.pem"),
+        key=file("tlskey", "key.pem"),
+        verify=verify,
+    )

@@ -1,0 +1,64 @@
+"""`inspect` of anything: find each object, print one JSON list or a template for each; what was not found follows."""
+
+from __future__ import annotations
+
+import sys
+
+from sampan.cli.session import CommandError
+from sampan.client import jsontext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from sampan.cli.session import Session
+
+# What the API leaves out when it is empty, and what a template then sees: Go's zero value of that field.
+ZERO: dict[str, Any] = {
+    "Health": None, "Tmpfs": {}, "Mounts": [], "Init": None, "Healthcheck": None, "StorageOpt": {}, "Sysctls": {},
+    "Annotations": {}, "ExposedPorts": {}, "StopSignal": "", "StopTimeout": None, "MacAddress": "", "SizeRw": None,
+    "SizeRootFs": None, "Shell": [], "ArgsEscaped": False, "NetworkDisabled": False, "Parent": "", "Comment": "",
+    "Author": "", "Variant": "", "OsVersion": "", "Container": "", "Status": {}, "UsageData": None, "ClusterVolume": None,
+    "Peers": [], "Services": {}, "AuxiliaryAddresses": {}, "Gateway": "", "IPRange": "", "Labels": {}, "Options": {},
+    "CgroupnsMode": "", "Runtime": "",
+}  # fmt: skip
+
+
+def rendered(template: str, value: Any) -> str:
+    """One object through a template. Raises CommandError."""
+    if template == "json":
+        template = "{{json .}}"
+    if template == "{{json .}}":
+        return jsontext.dumps(value)
+    from sampan.cli.template import Template, TemplateError
+
+    def missing(name: str) -> Any:
+        if name in ZERO:
+            return ZERO[name]
+        raise TemplateError(f'template: :1:2: executing "" at <.{name}>: map has no entry for key "{name}"')
+
+    try:
+        return Template(template, missing=missing).render(value)
+    except TemplateError as e:
+        raise CommandError(f"template parsing error: {e}") from e
+
+
+def inspect(cli: Session, names: Iterable[str], template: str, find: Callable[[str], Any]) -> int:
+    """Print all that `find` finds. It raises CommandError for what it does not; then the exit code is 1."""
+    found: list[Any] = []
+    failed: list[str] = []
+    for name in names:
+        try:
+            found.append(find(name))
+        except CommandError as e:
+            failed.append(e.message)
+    if template:
+        for value in found:
+            cli.line(rendered(template, value))
+    else:
+        cli.line(jsontext.indented(found))
+    if failed:
+        sys.stdout.flush()
+        raise CommandError("\n".join(failed))
+    return 0

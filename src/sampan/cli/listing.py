@@ -1,0 +1,64 @@
+"""What all list commands share: `--filter` to the API's JSON, and the choice between table, template and ids."""
+
+from __future__ import annotations
+
+from sampan.cli import format as format_
+from sampan.cli.session import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from sampan.cli.session import Session
+
+_KINDS = """Print with a Go template:
+                        'table':            a table with headings (default)
+                        'table TEMPLATE':   a table of these columns
+                        'json':             one JSON object a line
+                        'TEMPLATE':         whatever the template says"""
+FORMAT_HELP = _KINDS
+INSPECT_HELP = """Print with a Go template:
+                        'json':             JSON
+                        'TEMPLATE':         whatever the template says"""
+
+
+def filters(items: Iterable[str]) -> dict[str, dict[str, bool]] | None:
+    """`["label=a", "label=b"]` → {"label": {"a": true, "b": true}}, None when there are none."""
+    out: dict[str, dict[str, bool]] = {}
+    for item in items:
+        key, _, value = item.partition("=")
+        out.setdefault(key.strip().lower(), {})[value.strip()] = True
+    return out or None
+
+
+def print_list(
+    cli: Session,
+    fields: format_.Fields,
+    rows: Sequence[Any],
+    template: str,
+    columns: str,
+    *,
+    quiet: bool = False,
+    kind: str,
+    quiet_field: str = "ID",
+) -> None:
+    """Print rows: `columns` names the default table's, `template` is what the user gave or the configuration holds."""
+    if quiet and not (template and template not in ("table", "json") and not template.startswith("table ")):
+        cli.out("".join(f"{fields[quiet_field][1](row)}\n" for row in rows))
+    elif template in ("", "table"):
+        cli.out(format_.columns(fields, rows, columns))
+    else:
+        cli.out(templated(fields, rows, template, kind=kind))
+
+
+def templated(fields: format_.Fields, rows: Iterable[Any], template: str, *, kind: str) -> str:
+    """Rows through a template; a bad one is the command's error."""
+    from sampan.cli.template import TemplateError
+
+    try:
+        return format_.show(fields, rows, template, kind=kind)
+    except TemplateError as e:
+        message = str(e)
+        what = "failed to execute template" if "executing" in message else "failed to parse template"
+        raise CommandError(f"{what}: {message}") from e

@@ -1,0 +1,196 @@
+"""`sampan`: from argv to one command module and back to an exit code.
+
+Global flags come before the command. The table names the module; only that one is imported. Exit codes: 125 for a bad
+flag, 1 for a failed command, else what the command says (run and exec: the container's).
+
+Source: docker 28.5's behaviour (messages, exit codes, which stream).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from sampan.cli import flags, table
+from sampan.cli.session import CommandError, Session, describe
+from sampan.errors import SampanError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+MANY_ARGUMENTS = 1 << 30
+
+
+def main() -> None:
+    """The console entry point. Leaves by `_exit`: nothing is worth the interpreter's own tidying up."""
+    code = 1
+    try:
+        code = dispatch(sys.argv[1:])
+        sys.stdout.flush()
+    except CommandError as e:
+        code = _fail(e.message, e.code)
+    except SampanError as e:
+        code = _fail(describe(e), 1)
+    except KeyboardInterrupt:
+        code = _fail("", 130)
+    except BrokenPipeError:
+        os._exit(141)  # as if by SIGPIPE: whoever read us has gone
+    os._exit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    try:
+        sys.stdout.flush()
+        if message:
+            sys.stderr.write(message + "\n")
+            sys.stderr.flush()
+    except BrokenPipeError:
+        os._exit(141)
+    return code
+
+
+def dispatch(argv: list[str]) -> int:
+    """Run one command line."""
+    try:
+        options, words = flags.parse(flags.declared(table.GLOBAL_FLAGS), argv, interspersed=False)
+    except flags.HelpRequested:
+        return _help([])
+    except flags.FlagError as e:
+        raise CommandError(_usage_error(str(e), "[OPTIONS] COMMAND [ARG...]", ""), 125) from e
+    if options.flag("version"):
+        from sampan.client.engine import VERSION
+
+        sys.stdout.write(f"Sampan version {VERSION}\n")
+        return 0
+    if not words:
+        return _help([])
+    if words[0] == "help":
+        return _help(words[1:])
+    typed, canonical, rest = find(words)
+    if not canonical:
+        return _group(words, rest)
+    return run(typed, canonical, rest, options)
+
+
+def find(words: list[str]) -> tuple[str, str, list[str]]:
+    """(path as typed, canonical path or "", the words after it)."""
+    first = words[0]
+    if first in table.GROUPS and len(words) > 1:
+        two = f"{first} {words[1]}"
+        canonical = table.ALIASES.get(two, two)
+        if canonical in table.COMMANDS:
+            return two, canonical, words[2:]
+        return first, "", words[1:]
+    if first in table.SHORTCUTS:
+        return first, table.SHORTCUTS[first], words[1:]
+    if first in table.COMMANDS:
+        return first, first, words[1:]
+    return "", "", words
+
+
+def load(canonical: str) -> ModuleType:
+    name = "sampan.cli." + table.COMMANDS[canonical][0]
+    __import__(name)
+    return sys.modules[name]
+
+
+def run(typed: str, canonical: str, words: list[str], options: flags.Options) -> int:
+    """Import, parse, check the number of arguments, run."""
+    module = load(canonical)
+    try:
+        if getattr(module, "RAW", False):
+            chosen, arguments = flags.parse([], ["--", *words])
+        else:
+            chosen, arguments = flags.parse(
+                flags.declared(module.FLAGS),
+                words,
+                interspersed=getattr(module, "INTERSPERSED", True),
+                parsers=getattr(module, "PARSERS", None),
+            )
+    except flags.HelpRequested:
+        from sampan.cli import help as help_
+
+        sys.stdout.write(help_.command(typed, canonical, module))
+        return 0
+    except flags.FlagError as e:
+        raise CommandError(_usage_error(str(e), module.USAGE.split("\n")[0], typed), 125) from e
+    _check_count(module.ARGS, arguments, module, typed)
+    from sampan.cli.config import Config
+
+    config = Config(options.text("config"))
+    if config.warning:
+        sys.stderr.write(config.warning + "\n")
+    from sampan.cli.endpoint import EndpointError
+
+    try:
+        code: int = module.run(Session(options, config, typed), chosen, arguments)
+    except EndpointError as e:
+        raise CommandError(str(e)) from e
+    return code
+
+
+def _check_count(bounds: tuple[int, int | None], arguments: list[str], module: ModuleType, typed: str) -> None:
+    low, high = bounds
+    count = len(arguments)
+    if count >= low and (high is None or count <= high):
+        return
+    verb = "Run"
+    if high is None:
+        wants = f"requires at least {low} argument{'s' if low > 1 else ''}"
+        verb = "See"
+    elif low == high:
+        wants = f"requires {low} argument{'s' if low > 1 else ''}" if low else "accepts no arguments"
+    elif low == 0:
+        wants = f"accepts at most {high} argument{'s' if high > 1 else ''}"
+        wants = f"requires at most {high} argument{'s' if high > 1 else ''}"
+    else:
+        wants = f"requires at least {low} and at most {high} arguments"
+    name = f"{table.PROGRAM} {typed}"
+    usage = f"Usage:  {name} {module.USAGE.split(chr(10))[0]}"
+    raise CommandError(f"{table.PROGRAM}: '{name}' {wants}\n\n{usage}\n\n{verb} '{name} --help' for more information")
+
+
+def _usage_error(message: str, usage: str, typed: str) -> str:
+    name = f"{table.PROGRAM} {typed}".rstrip()
+    return f"{message}\n\nUsage:  {name} {usage}\n\nRun '{name} --help' for more information"
+
+
+def _help(words: list[str]) -> int:
+    from sampan.cli import help as help_
+
+    if not words:
+        sys.stdout.write(help_.top())
+        return 0
+    if len(words) == 1 and words[0] in table.GROUPS:
+        sys.stdout.write(help_.group(words[0]))
+        return 0
+    typed, canonical, _ = find(words)
+    if not canonical:
+        raise CommandError(f"unknown help topic: {' '.join(words)}")
+    sys.stdout.write(help_.command(typed, canonical, load(canonical)))
+    return 0
+
+
+def _group(words: list[str], rest: list[str]) -> int:
+    """A group without a verb of its own: its help, or what is wrong."""
+    name = words[0]
+    if name in table.GROUPS:
+        if not rest or rest[0] in ("--help", "-h", "help"):
+            return _help([name])
+        full = f"{table.PROGRAM} {name}"
+        if rest[0].startswith("-"):
+            raise CommandError(_usage_error(f"unknown flag: {rest[0]}", "COMMAND", name), 125)
+        raise CommandError(
+            f"{table.PROGRAM}: unknown command: {full} {rest[0]}\n\nUsage:  {full}\n\nRun '{full} --help' for more information"
+        )
+    from sampan.cli import plugins
+
+    plugins.execute(words)
+    raise CommandError(
+        f"{table.PROGRAM}: unknown command: {table.PROGRAM} {name}\n\nRun '{table.PROGRAM} --help' for more information"
+    )
+
+
+if __name__ == "__main__":
+    main()

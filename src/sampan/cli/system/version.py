@@ -1,0 +1,121 @@
+"""`sampan version`."""
+
+from __future__ import annotations
+
+import sys
+
+from sampan.cli.format import tabulated
+from sampan.cli.inspection import rendered
+from sampan.cli.listing import INSPECT_HELP
+from sampan.cli.units import unix_ns
+from sampan.client.engine import MAX_API, VERSION, ConnectionFailed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "[OPTIONS]"
+ARGS = (0, 0)
+FLAGS = f"""
+  -f, --format string   {INSPECT_HELP}
+"""
+NAMES = (
+    ("Version", "Version:"), ("ApiVersion", "API version:"), ("GoVersion", "Go version:"), ("PythonVersion", "Python version:"),
+    ("GitCommit", "Git commit:"), ("BuildTime", "Built:"), ("Arch", "OS/Arch:"), ("Experimental", "Experimental:"),
+)  # fmt: skip
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    failure: ConnectionFailed | None = None
+    server: dict[str, Any] | None = None
+    try:
+        server = cli.engine.get("/version")
+    except ConnectionFailed as e:
+        failure = e
+    version = {"Client": _client(cli, connected=server is not None), "Server": server}
+    if opts.text("format"):
+        cli.line(rendered(opts.text("format"), version))
+    else:
+        cli.out(_text(version))
+    if failure is not None:
+        raise failure
+    return 0
+
+
+def _client(cli: Session, *, connected: bool) -> dict[str, Any]:
+    newest = f"{MAX_API[0]}.{MAX_API[1]}"
+    return {
+        "Version": VERSION,
+        "ApiVersion": cli.engine.api_version if connected else newest,
+        "DefaultAPIVersion": newest,
+        "GitCommit": "",
+        "GoVersion": "",
+        "PythonVersion": sys.version.split()[0],
+        "Os": "linux",
+        "Arch": machine(),
+        "BuildTime": "",
+        "Context": cli.endpoint.context,
+    }
+
+
+def machine() -> str:
+    import os
+
+    name = os.uname().machine
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(name, name)
+
+
+def _text(version: dict[str, Any]) -> str:
+    client, server = version["Client"], version["Server"]
+    api = client["ApiVersion"]
+    if api != client["DefaultAPIVersion"]:
+        api += f" (downgraded from {client['DefaultAPIVersion']})"
+    lines = [
+        "Client:",
+        f" Version:\t{client['Version']}",
+        f" API version:\t{api}",
+        f" Python version:\t{client['PythonVersion']}",
+        f" OS/Arch:\t{client['Os']}/{client['Arch']}",
+        f" Context:\t{client['Context']}",
+    ]
+    if server is not None:
+        platform = (server.get("Platform") or {}).get("Name") or ""
+        lines += ["", f"Server: {platform}".rstrip()]
+        for component in server.get("Components") or ():
+            lines += [f" {component['Name']}:", f"  Version:\t{component['Version']}"]
+            details = component.get("Details") or {}
+            lines += _details(details) if component["Name"] == "Engine" else _plain(details)
+    return tabulated("\n".join(lines) + "\n", minimum=20, padding=1)
+
+
+def _details(details: dict[str, str]) -> list[str]:
+    lines = []
+    for key, label in NAMES[1:]:
+        if key not in details:
+            continue
+        value = details[key]
+        if key == "ApiVersion":
+            value += f" (minimum version {details.get('MinAPIVersion', '')})"
+        if key == "Arch":
+            value = f"{details.get('Os', '')}/{value}"
+        if key == "BuildTime":
+            value = _built(value)
+        lines.append(f"  {label}\t{value}")
+    return lines
+
+
+def _plain(details: dict[str, str]) -> list[str]:
+    return [f"  {key}:\t{value}" for key, value in sorted(details.items())]
+
+
+def _built(text: str) -> str:
+    try:
+        seconds = unix_ns(text) // 10**9
+    except ValueError:
+        return text
+    import time
+
+    return time.strftime("%a %b %e %H:%M:%S %Y", time.gmtime(seconds))

@@ -1,0 +1,483 @@
+"""Go templates over decoded JSON: the language of `--format`.
+
+    Template("{{.Name}}: {{range .Mounts}}{{.Source}} {{end}}").render(value) → text
+
+Covered: text, trim markers, comments, fields and chains, variables, pipelines, parentheses, if/else if/else, with,
+range (with index and value, else, break, continue), Go's functions (and or not eq ne lt le gt ge len index slice print
+printf println) and docker's (json join split title lower upper pad truncate). Not covered: define, template, block.
+
+A value that has `lookup(name, *args)` answers field access itself (the rows of list commands do); a dict answers by
+key. Errors are TemplateError in the words of text/template.
+
+Source: Go text/template; docker's basic template functions.
+"""
+
+from __future__ import annotations
+
+from sampan.cli.printf import sprint, sprintf
+from sampan.client import jsontext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Node = tuple[Any, ...]
+
+NO_VALUE = object()  # the result of a missing key when that is not an error
+
+
+class TemplateError(Exception):
+    """The template does not parse, or does not fit the value."""
+
+
+class _Break(Exception):
+    pass
+
+
+class _Continue(Exception):
+    pass
+
+
+class Template:
+    """A parsed template. `missing` decides about a key that a dict lacks: a function from name to value, or an error."""
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        functions: dict[str, Callable[..., Any]] | None = None,
+        missing: Callable[[str], Any] | None = None,
+    ) -> None:
+        self._functions = {**FUNCTIONS, **(functions or {})}
+        self._missing = missing
+        self._nodes, stop = _Parser(_lex(source), self._functions).block()
+        if stop:
+            raise TemplateError(f"template: :1: unexpected {{{{{stop}}}}}")
+
+    def render(self, value: Any) -> str:
+        out: list[str] = []
+        self._run(self._nodes, value, {"$": value}, out)
+        return "".join(out)
+
+    # -- execution --------------------------------------------------------------------------------------------------
+
+    def _run(self, nodes: list[Node], dot: Any, names: dict[str, Any], out: list[str]) -> None:
+        for node in nodes:
+            kind = node[0]
+            if kind == "text":
+                out.append(node[1])
+            elif kind == "action":
+                value = self._pipe(node[1], dot, names)
+                if not node[1][0]:
+                    out.append("<no value>" if value is None or value is NO_VALUE else sprint(value))
+            elif kind == "range":
+                self._range(node, dot, names, out)
+            elif kind == "break":
+                raise _Break
+            elif kind == "continue":
+                raise _Continue
+            else:
+                scope = dict(names)
+                value = self._pipe(node[1], dot, scope)
+                if truth(value):
+                    self._run(node[2], value if kind == "with" else dot, scope, out)
+                else:
+                    self._run(node[3], dot, scope, out)
+
+    def _range(self, node: Node, dot: Any, names: dict[str, Any], out: list[str]) -> None:
+        _, pipe, body, otherwise = node
+        scope = dict(names)
+        value = self._pipe((), dot, scope, pipe[2])
+        pairs: list[tuple[Any, Any]]
+        if isinstance(value, dict):
+            pairs = [(key, value[key]) for key in sorted(value)]
+        elif isinstance(value, int) and not isinstance(value, bool):
+            pairs = [(i, i) for i in range(value)]
+        elif isinstance(value, (list, tuple)):
+            pairs = list(enumerate(value))
+        elif value is None or value is NO_VALUE:
+            pairs = []
+        else:
+            raise TemplateError(f"range can't iterate over {sprint(value)}")
+        for key, item in pairs:
+            if len(pipe[0]) == 1:
+                scope[pipe[0][0]] = item
+            elif pipe[0]:
+                scope[pipe[0][0]], scope[pipe[0][1]] = key, item
+            try:
+                self._run(body, item, dict(scope), out)
+            except _Break:
+                break
+            except _Continue:
+                continue
+        if not pairs:
+            self._run(otherwise, dot, scope, out)
+
+    def _pipe(self, pipe: Any, dot: Any, names: dict[str, Any], commands: list[Any] | None = None) -> Any:
+        value: Any = NO_VALUE
+        for position, command in enumerate(pipe[2] if commands is None else commands):
+            value = self._command(command, dot, names, () if position == 0 else (value,))
+        if commands is None:
+            for name in pipe[0]:
+                if pipe[1] == "=" and name not in names:
+                    raise TemplateError(f"undefined variable {name!r}")
+                names[name] = value
+        return value
+
+    def _command(self, command: list[Node], dot: Any, names: dict[str, Any], piped: tuple[Any, ...]) -> Any:
+        first, rest = command[0], command[1:]
+        if first[0] == "func":
+            if first[1] in ("and", "or"):  # these look at an argument only when they need it
+                value: Any = NO_VALUE
+                for argument in (*rest, *(("const", p) for p in piped)):
+                    value = self._operand(argument, dot, names)
+                    if truth(value) is (first[1] == "or"):
+                        return value
+                return value
+            arguments = [self._operand(a, dot, names) for a in rest]
+            try:
+                return self._functions[first[1]](*arguments, *piped)
+            except TemplateError as e:
+                raise TemplateError(f"template: :1: executing \"\" at <{first[1]}>: error calling {first[1]}: {e}") from e
+            except (TypeError, ValueError, KeyError, IndexError) as e:
+                raise TemplateError(f"template: :1: executing \"\" at <{first[1]}>: error calling {first[1]}: {e}") from e
+        arguments = [*(self._operand(a, dot, names) for a in rest), *piped]
+        return self._operand(first, dot, names, tuple(arguments))
+
+    def _operand(self, node: Node, dot: Any, names: dict[str, Any], arguments: tuple[Any, ...] = ()) -> Any:
+        kind = node[0]
+        chain: list[str] = []
+        if kind == "const":
+            value = node[1]
+        elif kind == "field":
+            value, chain = dot, node[1]
+        elif kind == "var":
+            if node[1] not in names:
+                raise TemplateError(f"template: :1: undefined variable \"{node[1]}\"")
+            value, chain = names[node[1]], node[2]
+        elif kind == "pipe":
+            value, chain = self._pipe(node[1], dot, dict(names)), node[2]
+        else:
+            return self._command([node], dot, names, arguments)
+        for position, name in enumerate(chain):
+            last = position == len(chain) - 1
+            value = self._field(value, name, arguments if last else ())
+        return value
+
+    def _field(self, value: Any, name: str, arguments: tuple[Any, ...]) -> Any:
+        lookup = getattr(value, "lookup", None)
+        if lookup is not None:
+            return lookup(name, *arguments)
+        if isinstance(value, dict):
+            if name in value:
+                return value[name]
+            if self._missing is not None:
+                return self._missing(name)
+            raise TemplateError(f'template: :1: executing "" at <.{name}>: map has no entry for key "{name}"')
+        if value is NO_VALUE or value is None:
+            raise TemplateError(f'template: :1: executing "" at <.{name}>: nil data; no entry for key "{name}"')
+        raise TemplateError(f'template: :1: executing "" at <.{name}>: can\'t evaluate field {name} in type {_go_type(value)}')
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _lex(source: str) -> list[tuple[str, Any]]:
+    """Cut into ("text", s) and ("action", tokens)."""
+    parts: list[tuple[str, Any]] = []
+    position = 0
+    trim_next = False
+    while True:
+        start = source.find("{{", position)
+        text = source[position:] if start < 0 else source[position:start]
+        if trim_next:
+            text = text.lstrip(" \t\r\n")
+        trim_this = start >= 0 and source[start + 2 : start + 3] == "-" and source[start + 3 : start + 4] in " \t\r\n"
+        if trim_this:
+            text = text.rstrip(" \t\r\n")
+        if text:
+            parts.append(("text", text))
+        if start < 0:
+            return parts
+        body_start = start + (3 if trim_this else 2)
+        if source[body_start:].lstrip().startswith("/*"):
+            end = source.find("}}", source.find("*/", body_start))
+            tokens: list[tuple[str, Any]] = []
+        else:
+            tokens, end = _tokens(source, body_start)
+            parts.append(("action", tokens))
+        if end < 0:
+            raise TemplateError("template: :1: unclosed action")
+        trim_next = source[end - 1] == "-" and source[end - 2] in " \t\r\n"
+        position = end + 2
+
+
+def _tokens(source: str, position: int) -> tuple[list[tuple[str, Any]], int]:
+    tokens: list[tuple[str, Any]] = []
+    spaced = True
+    while True:
+        rest = source[position : position + 2]
+        if not rest:
+            raise TemplateError("template: :1: unclosed action")
+        if rest == "}}" or (rest[0] == "-" and source[position + 1 : position + 3] == "}}"):
+            return tokens, position + (1 if rest[0] == "-" else 0)
+        c = rest[0]
+        start = position
+        if c in " \t\r\n":
+            position += 1
+            spaced = True
+            continue
+        if c in '"`':
+            position = _string_end(source, position)
+            raw = source[start:position]
+            tokens.append(("const", raw[1:-1] if c == "`" else _unquoted(raw)))
+        elif c == "'":
+            position = source.index("'", position + 1) + 1
+            tokens.append(("const", ord(_unquoted('"' + source[start + 1 : position - 1] + '"'))))
+        elif rest == ":=":
+            position += 2
+            tokens.append(("sign", rest))
+        elif c in "|(),=":
+            position += 1
+            tokens.append(("sign", c))
+        elif c == ".":
+            position = _word_end(source, position + 1)
+            name = source[start + 1 : position]
+            if name and name[0].isdigit():
+                tokens.append(("const", float(source[start:position])))
+            else:
+                tokens.append(("field" if spaced or not tokens else "chain", name))
+        elif c == "$" or c.isalpha() or c == "_":
+            position = _word_end(source, position + 1)
+            tokens.append(("var" if c == "$" else "word", source[start:position]))
+        elif c.isdigit() or c in "+-":
+            position = _word_end(source, position + 1)
+            while source[position : position + 1] == ".":
+                position = _word_end(source, position + 1)
+            tokens.append(("const", _number(source[start:position])))
+        else:
+            raise TemplateError(f"template: :1: unexpected {c!r} in operand")
+        spaced = False
+
+
+def _word_end(source: str, position: int) -> int:
+    while position < len(source) and (source[position].isalnum() or source[position] == "_"):
+        position += 1
+    return position
+
+
+def _string_end(source: str, position: int) -> int:
+    quote = source[position]
+    position += 1
+    while position < len(source) and source[position] != quote:
+        position += 2 if source[position] == "\\" and quote == '"' else 1
+    if position >= len(source):
+        raise TemplateError("template: :1: unterminated quoted string")
+    return position + 1
+
+
+def _unquoted(text: str) -> str:
+    try:
+        value: str = jsontext.loads(text.replace("\\'", "'"))
+    except ValueError:
+        raise TemplateError(f"template: :1: invalid syntax in {text}") from None
+    return value
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text, 0)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            raise TemplateError(f'template: :1: bad number syntax: "{text}"') from None
+
+
+class _Parser:
+    """Recursive descent over the parts; a block ends at `end`, `else` or the end of the source."""
+
+    def __init__(self, parts: list[tuple[str, Any]], functions: dict[str, Callable[..., Any]]) -> None:
+        self.parts = parts
+        self.functions = functions
+        self.position = 0
+        self.tokens: list[tuple[str, Any]] = []
+        self.at = 0
+
+    def block(self, inside: str = "") -> tuple[list[Node], str]:
+        nodes: list[Node] = []
+        while self.position < len(self.parts):
+            kind, body = self.parts[self.position]
+            self.position += 1
+            if kind == "text":
+                nodes.append(("text", body))
+                continue
+            self.tokens, self.at = body, 0
+            word = body[0][1] if body and body[0][0] == "word" else ""
+            if word in ("end", "else"):
+                return nodes, word
+            if word in ("if", "with", "range"):
+                self.at = 1
+                nodes.append(self.control(word))
+            elif word in ("break", "continue"):
+                nodes.append((word,))
+            else:
+                nodes.append(("action", self.whole_pipeline()))
+        if inside:
+            raise TemplateError("template: :1: unexpected EOF")
+        return nodes, ""
+
+    def control(self, kind: str) -> Node:
+        pipe = self.whole_pipeline()
+        body, stop = self.block(kind)
+        otherwise: list[Node] = []
+        if stop == "else":
+            if len(self.tokens) > 1 and self.tokens[1] in (("word", "if"), ("word", "with")):
+                self.at = 2
+                otherwise = [self.control(self.tokens[1][1])]
+            else:
+                otherwise, stop = self.block(kind)
+                if stop != "end":
+                    raise TemplateError("template: :1: expected end; found {{else}}")
+        return (kind, pipe, body, otherwise)
+
+    def whole_pipeline(self) -> Node:
+        pipe = self.pipeline()
+        if self.at != len(self.tokens):
+            raise TemplateError(f"template: :1: unexpected {self.tokens[self.at][1]!r} in command")
+        return pipe
+
+    def pipeline(self) -> Node:
+        names: list[str] = []
+        sign = ""
+        signs = [i for i, t in enumerate(self.tokens[self.at :]) if t in (("sign", ":="), ("sign", "="))]
+        if signs and self.tokens[self.at][0] == "var":
+            declared = self.tokens[self.at : self.at + signs[0]]
+            names = [t[1] for t in declared if t[0] == "var"]
+            sign = self.tokens[self.at + signs[0]][1]
+            self.at += signs[0] + 1
+        commands = [self.command()]
+        while self.peek() == ("sign", "|"):
+            self.at += 1
+            commands.append(self.command())
+        return (names, sign, commands)
+
+    def command(self) -> list[Node]:
+        operands: list[Node] = []
+        while (token := self.peek()) is not None and token not in (("sign", "|"), ("sign", ")")):
+            operands.append(self.operand())
+        if not operands:
+            raise TemplateError("template: :1: missing value for command")
+        return operands
+
+    def operand(self) -> Node:
+        kind, text = self.tokens[self.at]
+        self.at += 1
+        if kind == "const":
+            return ("const", text)
+        if kind == "field":
+            return ("field", ([text] if text else []) + self.chain())
+        if kind == "var":
+            return ("var", text, self.chain())
+        if kind == "word":
+            if text in ("true", "false"):
+                return ("const", text == "true")
+            if text == "nil":
+                return ("const", None)
+            if text not in self.functions:
+                raise TemplateError(f'template: :1: function "{text}" not defined')
+            return ("func", text)
+        if text == "(":
+            pipe = self.pipeline()
+            if self.peek() != ("sign", ")"):
+                raise TemplateError("template: :1: unclosed left paren")
+            self.at += 1
+            return ("pipe", pipe, self.chain())
+        raise TemplateError(f"template: :1: unexpected {text!r} in operand")
+
+    def chain(self) -> list[str]:
+        names = []
+        while (token := self.peek()) is not None and token[0] == "chain":
+            names.append(token[1])
+            self.at += 1
+        return names
+
+    def peek(self) -> tuple[str, Any] | None:
+        return self.tokens[self.at] if self.at < len(self.tokens) else None
+
+
+# -- functions -------------------------------------------------------------------------------------------------------
+
+
+def truth(value: Any) -> bool:
+    """Go's idea of an empty value."""
+    return value is not NO_VALUE and bool(value)
+
+
+def _go_type(value: Any) -> str:
+    return {bool: "bool", int: "int", float: "float64", str: "string", list: "[]interface {}"}.get(type(value), "interface {}")
+
+
+def _index(value: Any, *keys: Any) -> Any:
+    for key in keys:
+        if isinstance(value, dict):
+            value = value.get(key, "" if value and all(isinstance(v, str) for v in value.values()) else None)
+        elif isinstance(value, (list, tuple, str)):
+            if not isinstance(key, int):
+                raise TemplateError(f"cannot index slice/array with type {_go_type(key)}")
+            if not 0 <= key < len(value):
+                raise TemplateError(f"index out of range: {key}")
+            value = value[key]
+        elif value is None or value is NO_VALUE:
+            raise TemplateError("index of nil pointer" if value is None else "index of untyped nil")
+        else:
+            raise TemplateError(f"can't index item of type {_go_type(value)}")
+    return value
+
+
+def _slice(value: Any, *bounds: int) -> Any:
+    for bound in bounds:
+        if not 0 <= bound <= len(value):
+            raise TemplateError(f"index out of range: {bound}")
+    return value[slice(bounds[0] if bounds else 0, bounds[1] if len(bounds) > 1 else None)]
+
+
+def _length(value: Any) -> int:
+    if value is None:
+        return 0
+    if not isinstance(value, (str, list, tuple, dict)):
+        raise TemplateError(f"len of type {_go_type(value)}")
+    return len(value.encode()) if isinstance(value, str) else len(value)
+
+
+def _json(value: Any) -> str:
+    as_json = getattr(value, "as_json", None)
+    return jsontext.dumps(as_json() if as_json else value)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "and": lambda *_: None,  # both are run by Template itself: they stop early
+    "or": lambda *_: None,
+    "not": lambda value: not truth(value),
+    "eq": lambda first, *others: any(first == other for other in others),
+    "ne": lambda a, b: a != b,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+    "len": _length,
+    "index": _index,
+    "slice": _slice,
+    "print": lambda *items: "".join(sprint(i) for i in items),
+    "println": lambda *items: " ".join(sprint(i) for i in items) + "\n",
+    "printf": sprintf,
+    "json": _json,
+    "join": lambda items, separator: separator.join(sprint(i) for i in items or ()),
+    "split": lambda text, separator: text.split(separator) if separator else list(text),
+    "title": lambda text: text.title(),
+    "lower": lambda text: text.lower(),
+    "upper": lambda text: text.upper(),
+    "pad": lambda text, before, after: " " * before + text + " " * after if text else text,
+    "truncate": lambda text, length: text[:length],
+}
