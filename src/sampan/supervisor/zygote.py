@@ -32,7 +32,7 @@ def main() -> None:
     os.umask(0o077)
     # the supervisor raised its own soft limit; containers inherit what the supervisor was given
     resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    process.set_dumpable(False)
+    process.prctl(process.PR_SET_DUMPABLE, 0)
     setproctitle.setproctitle(f"sampan-zygote {exec_root}")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps shims
     peer = socket.socket(fileno=SOCKET_FD)

@@ -99,8 +99,9 @@ class Task:
             if log:
                 log.close()
             raise
-        init.pid, init.pidfd = self.container.pid, -1
-        init.open_stdio(pipes, self.container.console_fd, log, self._init_ended)
+        init.pid = self.container.pid
+        console, self.container.console_fd = self.container.console_fd, None  # ours from here on
+        init.open_stdio(pipes, console, log, self._init_ended)
         self.init = init
         self.status = "created"
         layout.write_json(f"{self._directory}/state.json", self.container.to_state())
@@ -148,7 +149,8 @@ class Task:
             return
         if self.container:
             self._forget_oom()
-            self.container.delete()
+            for failure in self.container.delete():
+                print(f"task {self.id}: {failure}", file=sys.stderr)
             self.container = None
         done({"exit": self.exit})
 
