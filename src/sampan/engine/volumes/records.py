@@ -1,0 +1,28 @@
+"""What is kept about a volume.
+
+Source: Engine API 1.51, definition Volume.
+"""
+
+from __future__ import annotations
+
+from sampan.engine.store import Record
+
+ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+
+
+class Volume(Record):
+    """`id` is the name. `options` are what the driver was given: none, or type, device and o of mount(8)."""
+
+    driver: str = "local"
+    options: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+    created_at: str = ""
+    mountpoint: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.id
+
+    @property
+    def anonymous(self) -> bool:
+        return ANONYMOUS_LABEL in (self.labels or {})
