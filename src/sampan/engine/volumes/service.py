@@ -16,7 +16,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -93,7 +93,7 @@ class Volumes:
             "Scope": "local",
         }
 
-    def list(self, filters: Filters | None = None) -> list[Volume]:
+    def list(self, filters: Filters | None = None) -> Sequence[Volume]:
         """Return the volumes that pass the filters, by name. Raises InvalidArgument for a bad `dangling`."""
         chosen = {key: set(values) for key, values in (filters or {}).items()}
         dangling = _one_bool("dangling", chosen["dangling"]) if chosen.get("dangling") else None
@@ -106,7 +106,7 @@ class Volumes:
         """Return the ids of the containers that refer to a volume, running or not."""
         return tuple(sorted(h.partition(":")[2] for h in self._store.holders(f"volume:{name}")))
 
-    async def usage(self, volumes: Iterable[Volume] | None = None) -> list[dict[str, Any]]:
+    async def usage(self, volumes: Iterable[Volume] | None = None) -> Sequence[dict[str, Any]]:
         """Return volumes with their size in bytes and reference count, for `docker system df`."""
         chosen = sorted(self._table.all() if volumes is None else volumes, key=lambda v: v.name)
         sizes = await asyncio.to_thread(lambda: [size_bytes(v.mountpoint) for v in chosen])
@@ -197,7 +197,7 @@ class Volumes:
         self._reaping.add(task)
         task.add_done_callback(self._reaping.discard)
 
-    async def prune(self, filters: Filters | None = None, *, named: bool = False) -> tuple[list[str], int]:
+    async def prune(self, filters: Filters | None = None, *, named: bool = False) -> tuple[Sequence[str], int]:
         """Remove what nobody holds: anonymous volumes, and named ones with `all=true` or `named`.
 
         Returns (names, bytes). Raises InvalidArgument for a bad `all`.
@@ -222,19 +222,11 @@ class Volumes:
 
     # --- using -------------------------------------------------------------------------------------------------------
 
-    async def mount(
-        self,
-        name: str,
-        container_id: str,
-        destination: str,
-        *,
-        read_only: bool = False,
-        propagation: str = "",
-        subpath: str = "",
-    ) -> dict[str, Any]:
-        """Make a volume ready for a container that starts; return the OCI mount to give it.
+    async def mount(self, name: str, container_id: str, *, subpath: str = "") -> str:
+        """Make a volume ready for a container that starts; return the directory to bind into it.
 
-        Raises NotFound, InvalidArgument (subpath), Internal in Docker's words when the filesystem cannot be mounted.
+        subpath: a directory or file inside the volume, resolved so that no symlink leads out of it. The caller
+        publishes the event. Raises NotFound, InvalidArgument (subpath), Internal when the filesystem cannot be mounted.
         """
         volume = self.lookup(name)
         source = volume.mountpoint
@@ -246,27 +238,10 @@ class Volumes:
             except OSError as e:
                 raise local.failed(volume.mountpoint, volume.options or {}, e) from e
         elif local.needs_host_mount(volume.options):
-            options = dict(volume.options or {})
-            await asyncio.to_thread(local.mount, volume.mountpoint, options)
+            await asyncio.to_thread(local.mount, volume.mountpoint, dict(volume.options or {}))
+        found = _subpath(source, subpath) if subpath else source
         self._users.setdefault(name, set()).add(container_id)
-        if subpath:
-            source = _subpath(source, subpath)
-        flags = ["rbind", "ro" if read_only else "rw"]
-        if propagation:
-            flags.append(propagation)
-        self._events.publish(
-            "volume",
-            "mount",
-            name,
-            {
-                "container": container_id,
-                "destination": destination,
-                "driver": volume.driver,
-                "propagation": propagation,
-                "read/write": "false" if read_only else "true",
-            },
-        )
-        return {"type": "bind", "source": source, "destination": destination, "options": flags}
+        return found
 
     async def unmount(self, name: str, container_id: str) -> None:
         """A container has stopped using a volume; the last one takes its host mount away. Idempotent."""
@@ -282,7 +257,6 @@ class Volumes:
                     await asyncio.to_thread(local.unmount, volume.mountpoint)
                 except OSError as e:
                     log.warning("cannot unmount volume %s: %s", name, _words(e))
-        self._events.publish("volume", "unmount", name, {"container": container_id, "driver": volume.driver})
 
     def adopt(self, name: str, container_id: str) -> None:
         """Remember, after a restart of the daemon, that a running container uses a volume."""
