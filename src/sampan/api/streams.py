@@ -83,3 +83,16 @@ async def raw(
             return response
     await response.write_eof()
     return response
+
+
+async def upload(request: web.Request) -> AsyncIterator[bytes]:
+    """Yield the request's body as it comes; nothing is held back."""
+    async for chunk in request.content.iter_any():
+        yield chunk
+
+
+def plain_error(status: int, message: str) -> web.Response:
+    """Answer as a taken-over connection does: plain text under a stream's content type, then the end."""
+    response = web.Response(status=status, body=f"{message}\r\n".encode(), headers={"Content-Type": RAW_STREAM})
+    response.force_close()
+    return response
