@@ -11,25 +11,41 @@ from sampan.errors import Unavailable
 from sampan.supervisor import wire
 
 
+Message = dict[str, Any]
+
+
 class ShimLost(Unavailable):
     """The shim ended before it answered."""
 
 
 class ShimLink(asyncio.Protocol):
-    def __init__(self, on_event: Callable[[dict[str, Any]], None], on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, on_report: Callable[[Message], None], on_event: Callable[[Message], None], on_lost: Callable[[], None]
+    ) -> None:
+        self._on_report = on_report
         self._on_event = on_event
         self._on_lost = on_lost
         self._unframer = wire.Unframer()
         self._transport: asyncio.WriteTransport | None = None
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._seq = 0
-        self.hello: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.hello: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def open(cls, peer: socket.socket, on_event: Callable[[dict[str, Any]], None], on_lost: Callable[[], None]) -> ShimLink:
-        """Take over `peer`. `on_lost` is called once, when the shim has closed or died."""
+    async def open(
+        cls,
+        peer: socket.socket,
+        *,
+        on_report: Callable[[Message], None],
+        on_event: Callable[[Message], None],
+        on_lost: Callable[[], None],
+    ) -> ShimLink:
+        """Take over `peer`. Reports and events are handed on in the order of their arrival, before the caller of a call wakes up.
+
+        `on_lost` is called once, when the shim has closed or died.
+        """
         peer.setblocking(False)
-        _, link = await asyncio.get_running_loop().create_connection(lambda: cls(on_event, on_lost), sock=peer)
+        _, link = await asyncio.get_running_loop().create_connection(lambda: cls(on_report, on_event, on_lost), sock=peer)
         return link
 
     async def call(self, op: str, **arguments: Any) -> Any:
@@ -59,11 +75,13 @@ class ShimLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for message in self._unframer.feed(data):
+            if "report" in message:
+                self._on_report(message["report"])
             if "event" in message:
                 self._on_event(message["event"])
             elif "hello" in message:
                 if not self.hello.done():
-                    self.hello.set_result(message["hello"])
+                    self.hello.set_result(message["report"])
             else:
                 answer = self._calls.pop(message["seq"], None)
                 if answer is None or answer.done():

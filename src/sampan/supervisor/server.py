@@ -108,13 +108,11 @@ class Service(SupervisorBase):
     async def Start(self, stream: Stream[pb.TaskId, pb.TaskReply]) -> None:
         request = await _request(stream)
         try:
-            report = await self.tasks.call(request.id, "start")
+            await self.tasks.call(request.id, "start")
         except wire.TaskFailed as e:
             await stream.send_message(pb.TaskReply(failure=_failure(e)))
             return
-        task = self.tasks.get(request.id)
-        task.learn(report)
-        await stream.send_message(pb.TaskReply(task=_task(task)))
+        await stream.send_message(pb.TaskReply(task=_task(self.tasks.get(request.id))))
 
     @_answered
     async def Delete(self, stream: Stream[pb.TaskId, pb.DeleteReply]) -> None:

@@ -140,7 +140,7 @@ class Tasks:
         try:
             os.mkdir(directory, 0o700)
             os.mkdir(f"{directory}/rootfs", 0o700)
-            task.learn(await self._ask_new_shim(task, request))
+            await self._ask_new_shim(task, request)
         except BaseException as e:
             await self._undo(task, orphaned=not isinstance(e, SampanError) or isinstance(e, ShimLost))
             if isinstance(e, OSError):
@@ -148,11 +148,11 @@ class Tasks:
             raise
         return task
 
-    async def _ask_new_shim(self, task: Task, request: bytes) -> dict[str, Any]:
+    async def _ask_new_shim(self, task: Task, request: bytes) -> None:
         for attempt in range(2):
             ours, theirs = socket.socketpair()
             with theirs:
-                task.link = await ShimLink.open(ours, lambda event: self._on_event(task, event), lambda: self._on_lost(task))
+                task.link = await self._link(task, ours)
                 await self._nursery.fork(task.id, theirs)
             answer = asyncio.ensure_future(task.link.first_call(request))
             try:
@@ -162,8 +162,16 @@ class Tasks:
                 if attempt:
                     raise
                 continue
-            return await answer  # type: ignore[no-any-return]
-        raise AssertionError
+            await answer
+            return
+
+    async def _link(self, task: Task, peer: socket.socket) -> ShimLink:
+        return await ShimLink.open(
+            peer,
+            on_report=task.learn,
+            on_event=lambda event: self._on_event(task, event),
+            on_lost=lambda: self._on_lost(task),
+        )
 
     async def _undo(self, task: Task, *, orphaned: bool = True) -> None:
         """Forget a task that did not come about. `orphaned`: its shim did not clean up by itself."""
@@ -262,15 +270,13 @@ class Tasks:
         try:
             peer = layout.connect(directory, "shim.sock")
             peer.send(wire.line({"op": "control"}))
-            task.link = await ShimLink.open(peer, lambda event: self._on_event(task, event), lambda: self._on_lost(task))
+            task.link = await self._link(task, peer)
             report = await task.link.hello
         except (OSError, ShimLost):
             await self._recover_dead(task)
             return
         if report["status"] in ("creating", "failed"):
             await self._undo(task)
-            return
-        task.learn(report)
 
     async def _recover_dead(self, task: Task) -> None:
         """The shim is gone. A task that had come into being stays, as stopped, until it is deleted."""

@@ -4,7 +4,9 @@ Control (one connection; the supervisor asks, the shim answers, and tells what h
 
     supervisor → shim    {"seq": 7, "op": "kill", …arguments}
     shim → supervisor    {"seq": 7, "ok": …}  |  {"seq": 7, "error": {"kind", "message", "step", "errno"}}
-                         {"event": {"kind": "exit", "exec_id": "", …}}      {"hello": status}, first on every connection
+                         {"event": {"kind": "exit", "exec_id": "", …}}
+                         {"hello": true, "report": …}, first on every connection
+                         an answer that changes the task's state carries "report" too: it is applied in order with the events
 
 shim.sock: one line of JSON says what the connection is to be; attach and exec are answered with one line, then bytes flow.
 

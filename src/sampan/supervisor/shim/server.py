@@ -35,7 +35,7 @@ class Server:
         if self._control:
             self._control.close()
         self._control = Control(self._loop, peer, self)
-        self._control.tell({"hello": self.task.report()})
+        self._control.tell({"hello": True, "report": self.task.report()})
         self._control.feed(received)
 
     def control_lost(self, control: Control) -> None:
@@ -176,7 +176,8 @@ class Control:
             if self._server.task.status in ("creating", "failed"):
                 self._server.leave()
             return
-        self.tell({"seq": seq, "ok": answer})
+        report = {"report": self._server.task.report()} if request["op"] in ("create", "start") else {}
+        self.tell({"seq": seq, "ok": answer, **report})
 
     def _deleted(self, seq: int, answer: dict[str, Any]) -> None:
         self.tell({"seq": seq, "ok": answer})

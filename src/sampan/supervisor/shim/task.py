@@ -51,7 +51,7 @@ class Task:
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def create(self, request: dict[str, Any]) -> dict[str, Any]:
+    def create(self, request: dict[str, Any]) -> None:
         """Make the container, and start it if the request says so. On failure nothing of it is left."""
         spec = request["spec"]
         layout.write_json(
@@ -78,7 +78,6 @@ class Task:
         except BaseException:
             self._roll_back()
             raise
-        return self.report()
 
     def _make(self, init: Process, request: dict[str, Any], log: LogWriter | None) -> None:
         pipes = None if init.terminal else Pipes(stdin=init.wants_stdin)
@@ -116,7 +115,7 @@ class Task:
             self.container = None
         self.status = "failed"
 
-    def start(self) -> dict[str, Any]:
+    def start(self) -> None:
         container = self._container()
         if self.status != "created":
             raise Conflict(f"task {self.id} is {self.status}, not created")
@@ -124,7 +123,6 @@ class Task:
         self.started_at_ns = time.time_ns()
         self.status = "running"
         self._event("start", pid=container.pid)
-        return self.report()
 
     def _init_ended(self, init: Process) -> None:
         self._check_oom()
