@@ -10,8 +10,9 @@ Source: OCI runtime-spec 1.2 runtime.md.
 
 from __future__ import annotations
 
-import _signal
+import errno
 import os
+from signal import SIGKILL
 from typing import Any
 
 from sampan.linux import cgroups, process
@@ -87,7 +88,7 @@ class Container:
         try:
             hooks.run("poststart", wanted, self._state_json("running"))
         except RuntimeFailure:
-            self.signal(_signal.SIGKILL)
+            self.signal(SIGKILL)
             raise
 
     def _hooks(self, kind: str) -> list[Spec]:
@@ -139,9 +140,11 @@ class Container:
         Raises: ProcessLookupError when init has gone.
         """
         if not all:
+            if self.pidfd < 0:
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             process.pidfd_send_signal(self.pidfd, sig)
             return
-        if sig == _signal.SIGKILL:
+        if sig == SIGKILL:
             self.cgroup.kill()
             return
         for pid in self.cgroup.pids():
@@ -289,7 +292,7 @@ def create(
     inherited = init.Inherited(theirs, cgroup)
     inherited.stdio = None if plan.process.terminal else stdio
     inherited.load_seccomp = _seccomp_loader(spec, seccomp_bpf)
-    inherited.death_signal = 0 if detached else _signal.SIGKILL
+    inherited.death_signal = 0 if detached else SIGKILL
     inherited.spare = ours if detached else None
     inherited.keyring = keyring
     inherited.preserve_fds = preserve_fds
@@ -333,7 +336,7 @@ def _undo(pid: int, pidfd: int, console_fd: int | None, cgroup: Cgroup | None) -
     """Take back a create that failed: init dies and is reaped, the cgroup goes."""
     if pid > 0:
         try:
-            process.pidfd_send_signal(pidfd, _signal.SIGKILL)
+            process.pidfd_send_signal(pidfd, SIGKILL)
         except ProcessLookupError:
             pass
         try:

@@ -10,12 +10,12 @@ Source: OCI runtime-spec 1.2 runtime.md "Lifecycle"; namespaces(7).
 
 from __future__ import annotations
 
-import _signal
 import _socket
 import fcntl
 import gc
 import json
 import os
+import signal
 import struct
 import time
 from collections.abc import Callable
@@ -65,7 +65,7 @@ class Inherited:
         self.stdio: tuple[int, int, int] | None = None
         self.spare: sync.Channel | None = None  # the parent's end of the channel, kept for a later starter
         self.load_seccomp: Callable[[], None] | None = None
-        self.death_signal: int = _signal.SIGKILL
+        self.death_signal: int = signal.SIGKILL
         self.keyring = True
         self.preserve_fds = 0
         self.wait_first = False
@@ -93,7 +93,7 @@ class Inherited:
 class Init:
     """The state that steps hand to each other."""
 
-    __slots__ = ("inherited", "plan", "proc_fd", "process", "program", "root_fd", "slave")
+    __slots__ = ("inherited", "plan", "proc_fd", "process", "program", "root_fd", "step")
 
     root_fd: int
     proc_fd: int
@@ -106,30 +106,37 @@ class Init:
         self.inherited = inherited
         self.proc_fd = -1
         self.root_fd = -1
-        self.slave = -1
+        self.step = "start"
 
 
 def run(plan: Plan, inherited: Inherited) -> NoReturn:
     """Do every step, wait at the gate, become the user's program. Never returns, whatever happens."""
-    step = "start"
+    gc.disable()
+    init = Init(plan, inherited)
     try:
-        gc.disable()
-        init = Init(plan, inherited)
-        if inherited.timing:
-            _run_timed(init)
-        else:
-            for step, function in STEPS:
-                function(init)
-        step = "gate"
+        walk(init)
         wait_at_gate(init)
-        step = "startContainer hook"
-        hooks.run("startContainer", plan.hooks.get("startContainer", []), state(plan, "created", os.getpid()))
+        start_hooks(init)
         process.close_range(3 + inherited.preserve_fds, flags=process.CLOSE_RANGE_CLOEXEC)
         who.execute(init.program, init.process)
     except BaseException as error:
-        report(inherited.channel, step, error)
+        report(inherited.channel, init.step, error)
     finally:
         os._exit(1)
+
+
+def walk(init: Init) -> None:
+    """The steps, one after the other; with `timing`, a table {step: nanoseconds} goes to the parent."""
+    timing = init.inherited.timing
+    table: dict[str, int] = {}
+    for name, function in STEPS:
+        init.step = name
+        begin = time.perf_counter_ns() if timing else 0
+        function(init)
+        if timing:
+            table[name] = time.perf_counter_ns() - begin
+    if timing:
+        init.inherited.channel.send(sync.TIMING + json.dumps(table).encode())
 
 
 def report(channel: sync.Channel, step: str, error: BaseException) -> None:
@@ -137,20 +144,6 @@ def report(channel: sync.Channel, step: str, error: BaseException) -> None:
         channel.send(failure.encode(step, error))
     except BaseException:
         os._exit(1)
-
-
-def _run_timed(init: Init) -> None:
-    """The same loop with a stopwatch; the table goes to the parent as JSON {step: nanoseconds}."""
-    table = {}
-    for step, function in STEPS:
-        begin = time.perf_counter_ns()
-        try:
-            function(init)
-        except BaseException as error:
-            report(init.inherited.channel, step, error)
-            os._exit(1)
-        table[step] = time.perf_counter_ns() - begin
-    init.inherited.channel.send(sync.TIMING + json.dumps(table).encode())
 
 
 def state(plan: Plan, status: str, pid: int) -> bytes:
@@ -240,6 +233,8 @@ def mount_all(init: Init) -> None:
             fd = mounts.make(mount, inherited.sources.get(index), inherited.idmaps.get(index))
         except OSError as error:
             fd = _instead(init, mount, error)
+        if mount.fstype == "tmpfs":
+            mounts.keep_mode(init.root_fd, mount, fd)
         if mount.options.copy_up:
             mounts.copy_up(init.root_fd, mount, fd)
         mounts.attach(mount, fd, init.root_fd)
@@ -394,6 +389,7 @@ STEPS: tuple[tuple[str, Callable[[Init], None]], ...] = (
 
 def wait_at_gate(init: Init) -> None:
     """Say that only the execve is left, and wait for `start`. With nobody left to say it, exit."""
+    init.step = "gate"
     channel = init.inherited.channel
     channel.send(sync.GATE)
     packet, _ = channel.receive()
@@ -401,3 +397,10 @@ def wait_at_gate(init: Init) -> None:
         os._exit(1)
     if init.inherited.spare is not None:
         init.inherited.spare.close()
+
+
+def start_hooks(init: Init) -> None:
+    init.step = "startContainer hook"
+    wanted = init.plan.hooks.get("startContainer")
+    if wanted:
+        hooks.run("startContainer", wanted, state(init.plan, "created", os.getpid()))

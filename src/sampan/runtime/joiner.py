@@ -12,9 +12,9 @@ Source: setns(2), pidfd_open(2), pid_namespaces(7).
 
 from __future__ import annotations
 
-import _signal
 import gc
 import os
+import signal
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -79,7 +79,7 @@ def start(
     joining.caps = caps
     joining.cgroup = cgroup
     joining.channel = theirs
-    joining.death_signal = 0 if detached else _signal.SIGKILL
+    joining.death_signal = 0 if detached else signal.SIGKILL
     joining.flags = _flags(spec)
     joining.init_pidfd = init_pidfd
     joining.load_seccomp = seccomp
@@ -109,7 +109,7 @@ def start(
 def _undo(pid: int, pidfd: int, console: int | None) -> None:
     if pid > 0:
         try:
-            process.pidfd_send_signal(pidfd, _signal.SIGKILL)
+            process.pidfd_send_signal(pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass
         try:
@@ -170,7 +170,11 @@ def _run(joining: Joining, *, cloned_into_cgroup: bool) -> NoReturn:
         kept = range(3, 3 + joining.preserve_fds)
         who.close_others([joining.channel.fd, joining.init_pidfd, *kept])
         step = "cgroup"
+        if plan.affinity[0]:
+            os.sched_setaffinity(0, plan.affinity[0])
         joining.cgroup.add(0, cloned=cloned_into_cgroup)
+        if plan.affinity[1]:
+            os.sched_setaffinity(0, plan.affinity[1])
         step = "namespaces"
         proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if plan.apparmor else -1
         host_pid = os.readlink("/proc/self") if plan.apparmor else ""

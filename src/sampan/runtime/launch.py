@@ -177,7 +177,9 @@ def converse(plan: Plan, inherited: init.Inherited, channel: sync.Channel, pid: 
         elif packet[:1] == sync.TIMING:
             heard.timing = json.loads(packet[1:])
         elif not packet:
-            raise RuntimeFailure("init", 0, "container init exited before it was ready")
+            killed = inherited.cgroup.oom_count() > 0
+            why = "was OOM-killed (memory limit too low?)" if killed else "exited before it was ready"
+            raise RuntimeFailure("init", 0, f"container init {why}")
 
 
 def set_oom_score(value: int | None, pid: int) -> None:

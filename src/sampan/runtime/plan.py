@@ -119,9 +119,39 @@ class Plan:
         "unshare_time",
     )
 
+    id: str
+    bundle: str
+    oci_version: str
+    annotations: dict[str, str]
+    root_path: str
+    readonly_root: bool
+    root_propagation: tuple[int, bool] | None
+    rootfs: list[Mount]
+    mounts: list[Mount]
+    joins: list[tuple[int, str]]  # (namespace flag, path); the user namespace first
+    clone_flags: int
+    unshare_cgroup: bool
+    unshare_time: bool
+    time_offsets: Spec
+    uid_map: list[dict[str, int]]
+    gid_map: list[dict[str, int]]
+    hostname: str
+    domainname: str
+    hooks: dict[str, list[Spec]]
+    cgroup_path: str
+    resources: Spec
+    devices: list[Device]
+    links: list[tuple[str, str]]  # (name below /dev, target)
+    masked_paths: list[str]
+    readonly_paths: list[str]
+    sysctl: list[tuple[str, str]]  # (path below /proc/sys, value)
+    seccomp: Spec | None
+    personality: Spec | None
+    process: ProcessPlan | None
+
     def __init__(self) -> None:
-        self.process: ProcessPlan | None = None
-        self.joins: list[tuple[int, str]] = []
+        self.process = None
+        self.joins = []
         self.clone_flags = 0
         self.unshare_cgroup = False
         self.unshare_time = False

@@ -57,6 +57,7 @@ class ProcessPlan:
 
     __slots__ = (
         "additional_gids",
+        "affinity",
         "apparmor",
         "args",
         "capabilities",
@@ -80,6 +81,23 @@ class ProcessPlan:
     args: list[str]
     env: dict[str, str]
     cwd: str
+    terminal: bool
+    console_size: tuple[int, int] | None  # height, width
+    uid: int
+    gid: int
+    additional_gids: list[int]
+    umask: int | None
+    username: str | None
+    group_names: list[str]
+    capabilities: CapabilitySets | None
+    rlimits: list[tuple[str, int, int, int]]  # name, number, soft, hard
+    no_new_privileges: bool
+    apparmor: str
+    selinux: str
+    oom_score_adj: int | None
+    scheduler: dict[str, Any] | None  # arguments of sched_setattr
+    io_priority: int | None  # class << 13 | level
+    affinity: tuple[set[int], set[int]]  # exec's CPUs before and after it joins the cgroup; empty: as they are
 
     def describe(self) -> list[str]:
         who = self.username if self.username is not None else f"{self.uid}:{self.gid}"
@@ -106,7 +124,7 @@ def build(spec: dict[str, Any]) -> ProcessPlan:
     plan.username = user.get("username")
     plan.group_names = user.get("additionalGroupNames") or []
     plan.args = spec["args"]
-    plan.env = _environment(spec.get("env") or ())
+    plan.env = _environment(spec.get("env") or [])
     plan.cwd = spec["cwd"]
     plan.terminal = bool(spec.get("terminal"))
     size = spec.get("consoleSize")
@@ -123,7 +141,18 @@ def build(spec: dict[str, Any]) -> ProcessPlan:
     plan.scheduler = _scheduler(spec.get("scheduler"))
     io = spec.get("ioPriority")
     plan.io_priority = None if not io else _IO_CLASSES[io["class"]] << 13 | io.get("priority", 0)
+    affinity = spec.get("execCPUAffinity") or {}
+    plan.affinity = (cpu_list(affinity.get("initial") or ""), cpu_list(affinity.get("final") or ""))
     return plan
+
+
+def cpu_list(text: str) -> set[int]:
+    """Return the CPUs of a list such as "0-3,7". Raises: ValueError."""
+    cpus: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, dash, last = part.strip().partition("-")
+        cpus.update(range(int(first), int(last if dash else first) + 1))
+    return cpus
 
 
 def _environment(entries: list[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from sampan.linux.namespaces import TYPES
 from sampan.linux.process import RLIMITS
 from sampan.runtime.failure import InvalidSpec
 from sampan.runtime.options import PROPAGATION
-from sampan.runtime.process_plan import IO_CLASSES, POLICIES, POLICY_FLAGS
+from sampan.runtime.process_plan import IO_CLASSES, POLICIES, POLICY_FLAGS, cpu_list
 
 Spec = dict[str, Any]
 
@@ -26,7 +26,19 @@ _KINDS = {str: "a string", int: "an integer", bool: "a boolean", list: "an array
 # sysctls that belong to a namespace: prefix or name → the namespace that must be the container's own
 _IPC_SYSCTLS = frozenset(
     f"kernel.{name}"
-    for name in ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced", "msg_next_id", "sem_next_id", "shm_next_id"]
+    for name in [
+        "msgmax",
+        "msgmnb",
+        "msgmni",
+        "sem",
+        "shmall",
+        "shmmax",
+        "shmmni",
+        "shm_rmid_forced",
+        "msg_next_id",
+        "sem_next_id",
+        "shm_next_id",
+    ]
 )
 
 
@@ -107,7 +119,7 @@ def _string_list(parent: Spec, name: str, prefix: str) -> list[str]:
 
 
 def _range(parent: Spec, name: str, prefix: str, low: int, high: int) -> int | None:
-    value = _optional(parent, name, int, prefix)
+    value: int | None = _optional(parent, name, int, prefix)
     if value is not None and not low <= value <= high:
         raise InvalidSpec(_join(prefix, name), f"{value} is not in range {low}-{high}")
     return value
@@ -149,6 +161,12 @@ def validate_process(process: Any, field: str, *, username_allowed: bool = False
         for name in ("height", "width"):
             _required(size, name, int, f"{field}.consoleSize")
             _range(size, name, f"{field}.consoleSize", 0, 65535)
+    affinity = _optional(process, "execCPUAffinity", dict, field) or {}
+    for name in ("initial", "final"):
+        try:
+            cpu_list(_optional(affinity, name, str, f"{field}.execCPUAffinity") or "")
+        except ValueError:
+            raise InvalidSpec(f"{field}.execCPUAffinity.{name}", "not a list of CPUs") from None
     _user(_optional(process, "user", dict, field) or {}, f"{field}.user", username_allowed)
     caps = _optional(process, "capabilities", dict, field) or {}
     for name in ("bounding", "effective", "permitted", "inheritable", "ambient"):
@@ -324,6 +342,8 @@ def _linux(linux: Spec, own: set[str]) -> None:
         if personality.get("flags"):
             raise InvalidSpec("linux.personality.flags", "no flag is defined")
     _optional(linux, "resources", dict, "linux")
+    if linux.get("intelRdt"):
+        raise InvalidSpec("linux.intelRdt", "not supported")
     _seccomp(_optional(linux, "seccomp", dict, "linux") or {})
 
 

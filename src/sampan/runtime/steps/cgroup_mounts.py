@@ -30,6 +30,7 @@ def mount(spec: Mount, root_fd: int, cgroup: Cgroup, *, namespace: bool) -> None
         return
     context = m.fsopen("tmpfs")
     try:
+        m.fsconfig(context, m.FSCONFIG_SET_STRING, "source", "tmpfs")
         m.fsconfig(context, m.FSCONFIG_SET_STRING, "mode", "755")
         m.fsconfig(context, m.FSCONFIG_CMD_CREATE)
         base = m.fsmount(context, attributes=attributes & ~m.MOUNT_ATTR_RDONLY)
@@ -88,6 +89,7 @@ def _new(fstype: str, controllers: list[str] | None, attributes: int) -> int | N
     """Mount a hierarchy anew, detached; None where the kernel does not allow it here (a user namespace of ours)."""
     context = m.fsopen(fstype)
     try:
+        m.fsconfig(context, m.FSCONFIG_SET_STRING, "source", "cgroup")
         for controller in controllers or ():
             key, equals, value = controller.partition("=")
             if equals:

@@ -30,13 +30,13 @@ _HINT = (
 def make(mount: Mount, source_fd: int | None = None, idmap_fd: int | None = None) -> int:
     """Make one detached mount with all its attributes but those of a late read-only; return its descriptor.
 
-    `source_fd` is a detached clone of the source that the parent has opened (user namespaces); `idmap_fd` a user
-    namespace that describes the id mapping.
+    `source_fd` is this mount, made already by the parent (user namespaces); `idmap_fd` a user namespace that describes
+    the id mapping.
     """
     options = mount.options
     if source_fd is not None:
-        fd = source_fd
-    elif options.bind:
+        return source_fd
+    if options.bind:
         fd = m.open_tree(AT_FDCWD, mount.source, m.OPEN_TREE_CLONE | (AT_RECURSIVE if options.recursive else 0))
     else:
         fd = _new_filesystem(mount)
@@ -166,6 +166,22 @@ def failed(mount: Mount, error: OSError) -> RuntimeFailure:
     return RuntimeFailure(
         "mounts", number, f'error mounting "{source}" to rootfs at "{mount.destination}": {where}: {text}'
     )
+
+
+def keep_mode(root_fd: int, mount: Mount, fd: int) -> None:
+    """Give a tmpfs with no mode of its own the mode of the directory that it covers, as the reference does."""
+    if any(key == "mode" for key, _ in mount.options.data):
+        return
+    try:
+        covered = open_in_root(root_fd, mount.destination, os.O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return
+        raise
+    try:
+        os.chmod(".", stat.S_IMODE(os.fstat(covered).st_mode), dir_fd=fd)
+    finally:
+        os.close(covered)
 
 
 def copy_up(root_fd: int, mount: Mount, fd: int) -> None:

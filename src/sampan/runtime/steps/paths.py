@@ -83,6 +83,7 @@ def _empty_directory() -> int:
     """Return an empty tmpfs that can hold nothing, mounted detached and read-only."""
     context = m.fsopen("tmpfs")
     try:
+        m.fsconfig(context, m.FSCONFIG_SET_STRING, "source", "tmpfs")
         m.fsconfig(context, m.FSCONFIG_SET_FLAG, "ro")
         m.fsconfig(context, m.FSCONFIG_SET_STRING, "size", "4k")
         m.fsconfig(context, m.FSCONFIG_SET_STRING, "nr_inodes", "1")

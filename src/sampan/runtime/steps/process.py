@@ -10,10 +10,10 @@ Source: capabilities(7) "Effect of user ID changes on capabilities"; execve(2); 
 
 from __future__ import annotations
 
-import _signal
 import errno
 import fcntl
 import os
+import signal
 import stat
 from collections.abc import Callable
 from typing import NoReturn
@@ -24,15 +24,15 @@ from sampan.runtime import lookup, user
 from sampan.runtime.failure import RuntimeFailure, strerror
 from sampan.runtime.process_plan import CapabilitySets, ProcessPlan
 
-_RESET = [s for s in range(1, 32) if s not in (_signal.SIGKILL, _signal.SIGSTOP)]
+_RESET = [s for s in range(1, 32) if s not in (signal.SIGKILL, signal.SIGSTOP)]
 
 
 def reset_signals() -> None:
     """Give back the default dispositions that Python has taken, and unblock everything; both survive execve."""
     for number in _RESET:
-        if _signal.getsignal(number) is _signal.SIG_IGN:
-            _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def close_others(keep: list[int]) -> None:
@@ -55,7 +55,7 @@ def set_stdio(fds: tuple[int, int, int]) -> None:
 
 
 def set_limits(plan: ProcessPlan) -> None:
-    for name, resource, soft, hard in plan.rlimits:
+    for _, resource, soft, hard in plan.rlimits:
         try:
             process.prlimit(0, resource, soft, hard)
         except OSError as error:
