@@ -7,8 +7,7 @@ an end of input and not the end of the conversation.
     aiohttp's handler ──data──▶ (HTTP parser)             before
     transport.set_protocol() ▶ _Stream ──▶ StreamReader    after; connection_lost is passed on to aiohttp's handler
 
-Bytes that came in the same packet as the request are not lost: with Upgrade the parser keeps them, without it
-`server.Connection` does.
+Bytes that came in the same packet as the request are not lost: `Connection` keeps them.
 
 Source: moby 28.5 httputils.HijackConnection; aiohttp 3.9-3.14 web_protocol.
 """
@@ -19,6 +18,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+
+from sampan.api.connection import Connection
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -65,13 +66,14 @@ async def hijack(
     The caller writes, closes the writer, and returns `Hijacked()`. Raises ConnectionResetError when the client is gone.
     """
     http, transport = request.protocol, request.transport
+    assert isinstance(http, Connection)
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has hung up")
     await request.read()
     upgrade = "upgrade" in request.headers.get("Connection", "").lower() or "Upgrade" in request.headers
     reader = asyncio.StreamReader(limit=LIMIT_BYTES)
     stream = _Stream(reader, http)
-    early = _early_bytes(request)
+    early = http.steal_behind()
     transport.set_protocol(stream)
     stream.connection_made(transport)
     if early:
@@ -89,22 +91,3 @@ async def hijack(
     writer.write(f"{head}{common}\r\n".encode())
     await writer.drain()
     return reader, writer
-
-
-def _early_bytes(request: web.Request) -> bytes:
-    """Return what the client sent behind its request before the takeover."""
-    http: Any = request.protocol
-    if http._upgraded:
-        tail: bytes = http._message_tail
-        http._message_tail = b""
-        return tail
-    return http.behind(request) if hasattr(http, "behind") else b""
-
-
-async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, eof: bool = True) -> None:
-    """Copy until `source` ends; `eof` passes the end on as a half-close."""
-    while data := await source.read(LIMIT_BYTES):
-        sink.write(data)
-        await sink.drain()
-    if eof and sink.can_write_eof():
-        sink.write_eof()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from sampan.api import errors, origin, versions
+from sampan.api.connection import Connection
 from sampan.api.context import ENGINE
 from sampan.api.routes import Router
 
@@ -31,29 +32,6 @@ log = logging.getLogger("sampan.api")
 MAX_JSON_BYTES = 64 * 1024 * 1024
 MAX_HEAD_BYTES = 256 * 1024
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
-
-
-class Connection(web.RequestHandler):
-    """aiohttp's connection that remembers its last packet, so that a takeover finds what came behind the request."""
-
-    __slots__ = ("_packet", "guarded")
-
-    _packet: bytes
-    guarded: bool
-
-    def data_received(self, data: bytes) -> None:
-        self._packet = data
-        super().data_received(data)
-
-    def behind(self, request: web.BaseRequest) -> bytes:
-        """Return the bytes that followed a request without Upgrade in its own packet."""
-        head, separator, rest = self._packet.partition(b"\r\n\r\n")
-        if not separator or not head.startswith(request.method.encode() + b" "):
-            return b""
-        length = request.content_length
-        if length is None:
-            return b"" if "chunked" in request.headers.get("Transfer-Encoding", "").lower() else rest
-        return rest[length:]
 
 
 class ApiServer:
@@ -88,17 +66,16 @@ class ApiServer:
         loop, server = asyncio.get_running_loop(), self._runner.server
 
         def connection() -> Connection:
-            made = Connection(
+            return Connection(
                 server,
                 loop=loop,
-                access_log=None,  # type: ignore[arg-type]
+                access_log=None,
                 max_line_size=MAX_HEAD_BYTES,
                 max_field_size=MAX_HEAD_BYTES,
                 auto_decompress=False,
                 lingering_time=2.0,
+                guarded=guarded,
             )
-            made.guarded = guarded
-            return made
 
         if sock.family == socket.AF_UNIX:
             listener = await loop.create_unix_server(connection, sock=sock, ssl=tls, backlog=1024)

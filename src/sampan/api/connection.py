@@ -1,0 +1,70 @@
+"""One client connection: aiohttp's, with two additions.
+
+Takeovers. A client may send `POST …/attach` and its input right behind, before it has seen an answer.
+aiohttp would read that input as the next request. So the packet that begins such a request is cut where the request
+ends, and what follows is kept for `hijack`.
+
+Guarding. `guarded` marks connections whose requests must pass the Host and Origin check.
+
+Source: moby 28.5 attaches both ways; aiohttp 3.9-3.14 web_protocol.RequestHandler.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from aiohttp import web
+
+_TAKEOVER = re.compile(rb"POST [^ ]*/(?:attach|start)(?:\?[^ ]*)? HTTP/1\.")
+_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's connection; `_behind` is None in plain HTTP, else the bytes behind a request that may take over."""
+
+    __slots__ = ("_behind", "_body_left", "guarded")
+
+    def __init__(self, *args: Any, guarded: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.guarded = guarded
+        self._behind: bytes | None = None
+        self._body_left = 0
+
+    def data_received(self, data: bytes) -> None:
+        if self._behind is None:
+            if data[:5] != b"POST " or not _TAKEOVER.match(data):
+                super().data_received(data)
+                return
+            data = self._begin(data)
+        elif self._body_left:
+            data = self._cut(data, self._body_left)
+        elif self._current_request is None and not self._messages:
+            data, self._behind = self._behind + data, None  # it was answered without a takeover: HTTP goes on
+            self.data_received(data)
+            return
+        else:
+            self._behind += data
+            return
+        super().data_received(data)
+
+    def _begin(self, data: bytes) -> bytes:
+        """Look at the head of a request that may take over; return what HTTP's parser shall see of this packet."""
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4 or _CHUNKED.search(data, 0, end):
+            return data
+        length = _LENGTH.search(data, 0, end)
+        self._behind = b""
+        return self._cut(data, end + (int(length[1]) if length else 0))
+
+    def _cut(self, data: bytes, length: int) -> bytes:
+        self._body_left = max(0, length - len(data))
+        self._behind = (self._behind or b"") + data[length:]
+        return data[:length]
+
+    def steal_behind(self) -> bytes:
+        """Return what came behind the request; HTTP is over."""
+        behind, self._behind = self._message_tail + (self._behind or b""), None
+        self._message_tail = b""
+        return behind
