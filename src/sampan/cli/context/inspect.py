@@ -1,0 +1,32 @@
+"""`sampan context inspect`."""
+
+from __future__ import annotations
+
+from sampan.cli import endpoint, inspection
+from sampan.cli.context import store
+from sampan.cli.listing import INSPECT_HELP
+from sampan.cli.session import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "[OPTIONS] [CONTEXT] [CONTEXT...]"
+ARGS = (0, None)
+FLAGS = f"""
+  -f, --format string   {INSPECT_HELP}
+"""
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    def find(name: str) -> Any:
+        try:
+            return store.described(cli, name)
+        except endpoint.EndpointError as e:
+            raise CommandError(str(e)) from e
+
+    names = args or [endpoint.context_name(cli.options, cli.config)]
+    return inspection.inspect(cli, names, opts.text("format"), find)

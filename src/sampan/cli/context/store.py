@@ -1,0 +1,163 @@
+"""Stored contexts: named endpoints below the configuration directory, in docker's layout.
+
+    contexts/meta/<sha256 of the name>/meta.json       {"Name", "Metadata": {…}, "Endpoints": {"docker": {"Host", …}}}
+    contexts/tls/<sha256 of the name>/docker/{ca,cert,key}.pem
+
+Source: docker/cli context store, compared on disk.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sampan.cli.config import write_atomically
+from sampan.cli.endpoint import DEFAULT_CONTEXT, Endpoint, EndpointError
+from sampan.client import jsontext
+from sampan.client.transport import Address, Tls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sampan.cli.config import Config
+    from sampan.cli.session import Session
+
+FILES = ("ca", "cert", "key")
+
+
+def check_name(name: str) -> None:
+    """Raises EndpointError when a context cannot be called so."""
+    if not name:
+        raise EndpointError("context name cannot be empty")
+    if name == DEFAULT_CONTEXT:
+        raise EndpointError('"default" is a reserved context name')
+    good = name[0].isalnum() and all(c.isalnum() or c in "_.+-" for c in name) and name.isascii()
+    if not good:
+        raise EndpointError(
+            f'context name "{name}" is invalid, names are validated against regexp "^[a-zA-Z0-9][a-zA-Z0-9_.+-]+$"'
+        )
+
+
+def _digest(name: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def meta_directory(directory: str, name: str) -> str:
+    return os.path.join(directory, "contexts", "meta", _digest(name))
+
+
+def tls_directory(directory: str, name: str) -> str:
+    return os.path.join(directory, "contexts", "tls", _digest(name))
+
+
+def load(directory: str, name: str) -> dict[str, Any]:
+    """The metadata of one context. Raises EndpointError."""
+    try:
+        with open(os.path.join(meta_directory(directory, name), "meta.json"), "rb") as f:
+            meta: dict[str, Any] = jsontext.loads(f.read())
+    except (FileNotFoundError, NotADirectoryError):
+        raise EndpointError(f'context "{name}": context not found') from None
+    except ValueError as e:
+        raise EndpointError(f'context "{name}": {e}') from e
+    return meta
+
+
+def names(directory: str) -> list[str]:
+    """All stored contexts, sorted."""
+    top = os.path.join(directory, "contexts", "meta")
+    found = []
+    try:
+        entries = os.listdir(top)
+    except FileNotFoundError:
+        return []
+    for entry in entries:
+        try:
+            with open(os.path.join(top, entry, "meta.json"), "rb") as f:
+                found.append(str(jsontext.loads(f.read())["Name"]))
+        except (OSError, ValueError, KeyError):
+            continue
+    return sorted(found)
+
+
+def save(directory: str, name: str, meta: dict[str, Any], tls: dict[str, bytes]) -> None:
+    """Write a context whole: keys first, then the file that makes it exist."""
+    if tls:
+        target = os.path.join(tls_directory(directory, name), "docker")
+        os.makedirs(target, mode=0o700, exist_ok=True)
+        for file, data in tls.items():
+            write_atomically(os.path.join(target, file), data)
+    target = meta_directory(directory, name)
+    os.makedirs(target, mode=0o755, exist_ok=True)
+    write_atomically(os.path.join(target, "meta.json"), jsontext.dumps(meta).encode())
+
+
+def remove(directory: str, name: str) -> None:
+    for target in (meta_directory(directory, name), os.path.join(tls_directory(directory, name), "docker")):
+        try:
+            for file in os.listdir(target):
+                os.unlink(os.path.join(target, file))
+            os.rmdir(target)
+        except FileNotFoundError:
+            continue
+    try:
+        os.rmdir(tls_directory(directory, name))
+    except OSError:
+        pass
+
+
+def tls_files(directory: str, name: str) -> dict[str, str]:
+    """{"ca": path, …} of the files that exist."""
+    top = os.path.join(tls_directory(directory, name), "docker")
+    paths = {kind: os.path.join(top, f"{kind}.pem") for kind in FILES}
+    return {kind: path for kind, path in paths.items() if os.path.exists(path)}
+
+
+def endpoint(directory: str, name: str) -> Endpoint:
+    """Where a context's engine is. Raises EndpointError."""
+    docker = load(directory, name).get("Endpoints", {}).get("docker") or {}
+    if not docker.get("Host"):
+        raise EndpointError(f'context "{name}": no docker endpoint')
+    files = tls_files(directory, name)
+    skip = bool(docker.get("SkipTLSVerify"))
+    tls = Tls(ca=files.get("ca", ""), cert=files.get("cert", ""), key=files.get("key", ""), verify=not skip)
+    secured = bool(files) or skip
+    try:
+        return Endpoint(name, Address(docker["Host"]), tls if secured else None)
+    except ValueError as e:
+        raise EndpointError(str(e)) from e
+
+
+def described(cli: Session, name: str) -> dict[str, Any]:
+    """A context as `inspect` shows it; "default" is made of flags and environment."""
+    directory = cli.config.directory
+    if name == DEFAULT_CONTEXT:
+        from sampan.cli.endpoint import default_host
+
+        host = default_host(cli.options.many("host"), False)
+        return {
+            "Name": name,
+            "Metadata": {},
+            "Endpoints": {"docker": {"Host": host, "SkipTLSVerify": False}},
+            "TLSMaterial": {},
+            "Storage": {"MetadataPath": "<IN MEMORY>", "TLSPath": "<IN MEMORY>"},
+        }
+    meta = load(directory, name)
+    files = tls_files(directory, name)
+    return {
+        "Name": name,
+        "Metadata": meta.get("Metadata") or {},
+        "Endpoints": meta.get("Endpoints") or {},
+        "TLSMaterial": {"docker": [f"{kind}.pem" for kind in files]} if files else {},
+        "Storage": {"MetadataPath": meta_directory(directory, name), "TLSPath": tls_directory(directory, name)},
+    }
+
+
+def use(config: Config, name: str) -> None:
+    """Make a context the current one."""
+    if name == DEFAULT_CONTEXT:
+        config.data.pop("currentContext", None)
+    else:
+        config.data["currentContext"] = name
+    config.save()

@@ -1,0 +1,33 @@
+"""`sampan context use`."""
+
+from __future__ import annotations
+
+import os
+
+from sampan.cli.context import store
+from sampan.cli.endpoint import DEFAULT_CONTEXT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "CONTEXT"
+ARGS = (1, 1)
+FLAGS = ""
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    name = args[0]
+    if name != DEFAULT_CONTEXT:
+        store.check_name(name)
+        store.load(cli.config.directory, name)
+    store.use(cli.config, name)
+    cli.line(name)
+    cli.warn(f'Current context is now "{name}"')
+    if name != DEFAULT_CONTEXT and os.environ.get("DOCKER_HOST"):
+        cli.warn(
+            f"Warning: DOCKER_HOST environment variable overrides the active context. To use \"{name}\", "
+            "either set the global --context flag, or unset DOCKER_HOST environment variable."
+        )
+    return 0

@@ -1,0 +1,61 @@
+"""`sampan load`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from sampan.cli import progress
+from sampan.cli.platforms import platform_json
+from sampan.cli.session import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "[OPTIONS]"
+ARGS = (0, 0)
+FLAGS = """
+  -i, --input string      Read this tar archive instead of STDIN
+      --platform string   Load only this platform: "os[/arch[/variant]]" (e.g., "linux/amd64")
+  -q, --quiet             Do not show the progress
+"""
+READ_BYTES = 1 << 20
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    fd = 0
+    if path := opts.text("input"):
+        fd = opened(path)
+    elif os.isatty(0):
+        raise CommandError("requested load from stdin, but stdin is empty")
+    quiet = opts.flag("quiet") or not os.isatty(1)
+    response = cli.engine.open(
+        "POST",
+        "/images/load",
+        {"quiet": quiet or None, "platform": platform_json(opts.text("platform"))},
+        headers=[("Content-Type", "application/x-tar")],
+        raw=pieces(fd),
+    )
+    try:
+        progress.show(response, sys.stdout, terminal=os.isatty(1))
+    except progress.ProgressError as e:
+        raise CommandError(e.message) from e
+    return 0
+
+
+def opened(path: str) -> int:
+    """A file to read, by descriptor."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as e:
+        raise CommandError(f"open {path}: {(e.strerror or '').lower()}") from e
+
+
+def pieces(fd: int) -> Iterator[bytes]:
+    """What a descriptor holds, to its end."""
+    while data := os.read(fd, READ_BYTES):
+        yield data

@@ -1,0 +1,33 @@
+"""`sampan network inspect`."""
+
+from __future__ import annotations
+
+from sampan.cli import inspection
+from sampan.cli.listing import INSPECT_HELP
+from sampan.cli.session import CommandError
+from sampan.client.engine import quoted
+from sampan.errors import NotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "[OPTIONS] NETWORK [NETWORK...]"
+ARGS = (1, None)
+FLAGS = f"""
+  -f, --format string   {INSPECT_HELP}
+  -v, --verbose         Show more, to find faults
+"""
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    def find(name: str) -> Any:
+        try:
+            return cli.engine.get(f"/networks/{quoted(name)}", verbose=opts.flag("verbose"))
+        except NotFound as e:
+            raise CommandError(f"Error response from daemon: {e.message}") from e
+
+    return inspection.inspect(cli, args, opts.text("format"), find)

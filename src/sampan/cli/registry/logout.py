@@ -1,0 +1,23 @@
+"""`sampan logout`."""
+
+from __future__ import annotations
+
+from sampan.cli.registry import credentials
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "[SERVER]"
+ARGS = (0, 1)
+FLAGS = ""
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    server = args[0] if args else ""
+    key = credentials.HUB_KEY if server in ("", credentials.HUB) else server
+    cli.line(f"Removing login credentials for {key if server else key}")
+    if not credentials.erase(cli.config, key):
+        cli.line(f"Not logged in to {server or key}")
+    return 0

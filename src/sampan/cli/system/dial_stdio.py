@@ -1,0 +1,26 @@
+"""`sampan system dial-stdio`: this process's standard input and output become a connection to the engine.
+
+The far end of `ssh://`. A half-closed side is handed on; it ends when the engine's side does.
+"""
+
+from __future__ import annotations
+
+from sampan.cli import streams
+from sampan.client.engine import Hijacked
+from sampan.client.http import Connection, Response
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = ""
+ARGS = (0, 0)
+FLAGS = ""
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    connection = Connection(cli.endpoint.address.connect(cli.endpoint.tls))
+    stream = Hijacked(Response(connection, "GET", 101, {}))
+    streams.copy(stream, streams.Demultiplexer(raw=True), stdin=0)
+    return 0

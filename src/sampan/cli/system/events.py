@@ -1,0 +1,70 @@
+"""`sampan events`."""
+
+from __future__ import annotations
+
+import time
+
+from sampan.cli.listing import INSPECT_HELP, filters
+from sampan.cli.session import CommandError
+from sampan.cli.when import api_time
+from sampan.client import jsontext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "[OPTIONS]"
+ARGS = (0, 0)
+FLAGS = f"""
+  -f, --filter filter   Show only events that match these conditions
+      --format string   {INSPECT_HELP}
+      --since string    Show events since this time too
+      --until string    Stop at this time
+"""
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    template = opts.text("format")
+    response = cli.engine.open(
+        "GET",
+        "/events",
+        {
+            "since": api_time(opts.text("since")),
+            "until": api_time(opts.text("until")),
+            "filters": filters(opts.many("filter")),
+        },
+    )
+    compiled = None
+    if template and template != "json":
+        from sampan.cli.inspection import ZERO
+        from sampan.cli.template import Template, TemplateError
+
+        try:
+            compiled = Template(template, missing=lambda name: ZERO.get(name, ""))
+        except TemplateError as e:
+            raise CommandError(f"error parsing format: {e}", 64) from e
+    for event in jsontext.stream(response.chunks()):
+        if compiled is not None:
+            cli.line(compiled.render(event))
+        elif template:
+            cli.line(jsontext.html_escaped(jsontext.dumps(event)))
+        else:
+            cli.line(text(event))
+        cli.flush()
+    return 0
+
+
+def text(event: dict[str, Any]) -> str:
+    """`2026-01-02T03:04:05.000000006Z container start <id> (image=busybox, name=x)`."""
+    nanoseconds = event.get("timeNano") or event["time"] * 10**9
+    moment = time.localtime(nanoseconds // 10**9)
+    zone = time.strftime("%z", moment)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", moment) + f".{nanoseconds % 10**9:09d}"
+    stamp += "Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"
+    actor = event["Actor"]
+    attributes = actor.get("Attributes") or {}
+    listed = f" ({', '.join(f'{key}={attributes[key]}' for key in sorted(attributes))})" if attributes else ""
+    return f"{stamp} {event['Type']} {event['Action']} {actor['ID']}{listed}"
