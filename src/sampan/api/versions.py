@@ -9,7 +9,7 @@ import re
 
 from sampan.errors import InvalidArgument
 
-Version = tuple[int, ...]
+Version = tuple[int, int]
 
 SAMPAN = "0.1.0"
 ENGINE = f"28.5.2+sampan.{SAMPAN}"
@@ -25,8 +25,9 @@ class TooOld(InvalidArgument):
 
 
 def parse(text: str) -> Version:
-    """Turn "1.51" into (1, 51); an empty part counts as 0, as in moby's versions.Compare."""
-    return tuple(int(part or "0") for part in text.split("."))
+    """Turn "1.51" into (1, 51). More parts than two are never equal to a version of ours, and count as the next one."""
+    parts = [int(part or "0") for part in text.split(".")] + [0]
+    return parts[0], parts[1] + any(parts[2:])
 
 
 def split(path: str) -> tuple[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,26 +25,6 @@ def prepare_directories(config: EngineConfig) -> None:
             os.chmod(path, mode)
         except OSError as e:
             raise ConfigError(f"cannot prepare {path}: {(e.strerror or str(e)).lower()}") from e
-
-
-def engine_id(data_root: str) -> str:
-    """Return the id of the engine that owns a data root; made once, then kept."""
-    path = os.path.join(data_root, "engine-id")
-    try:
-        with open(path, encoding="ascii") as f:
-            found = f.read().strip()
-        if found:
-            return found
-    except FileNotFoundError:
-        pass
-    made = str(uuid.uuid4())
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="ascii") as f:
-        f.write(made)
-        f.flush()
-        os.fsync(f.fileno())
-    os.rename(temporary, path)
-    return made
 
 
 @contextmanager

@@ -1,7 +1,12 @@
-"""What the engine needs to know of its configuration: values only, already validated by `daemon.config`."""
+"""What the engine needs to know of its configuration: values only, already validated by `daemon.config`.
+
+Beside them the one fact about a data root that everybody needs: whose it is.
+"""
 
 from __future__ import annotations
 
+import os
+import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,3 +73,23 @@ class EngineConfig:
     debug: bool = False
     experimental: bool = False
     features: dict[str, bool] = field(default_factory=dict)
+
+
+def engine_id(data_root: str) -> str:
+    """Return the id of the engine that owns a data root; made once, then kept."""
+    path = os.path.join(data_root, "engine-id")
+    try:
+        with open(path, encoding="ascii") as f:
+            found = f.read().strip()
+        if found:
+            return found
+    except FileNotFoundError:
+        pass
+    made = str(uuid.uuid4())
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="ascii") as f:
+        f.write(made)
+        f.flush()
+        os.fsync(f.fileno())
+    os.rename(temporary, path)
+    return made

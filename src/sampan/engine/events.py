@@ -68,6 +68,10 @@ class Events:
         """
         return Subscription(self, since_ns, until_ns, {k: tuple(v) for k, v in (filters or {}).items()})
 
+    def listeners(self) -> int:
+        """Return how many listen right now."""
+        return len(self._subscriptions)
+
     def _past(self, since_ns: int | None, until_ns: int | None) -> list[dict[str, Any]]:
         if since_ns is None and until_ns is None:
             return []

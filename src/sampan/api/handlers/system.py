@@ -75,7 +75,7 @@ async def info(request: web.Request) -> web.StreamResponse:
         "ContainersRunning": sum(s in ("running", "restarting") for s in states),
         "ContainersPaused": states.count("paused"),
         "ContainersStopped": sum(s not in ("running", "restarting", "paused") for s in states),
-        "Images": len(await e.images.list()),
+        "Images": e.images.count(),
         "Driver": "overlay2",
         "DriverStatus": [
             ["Backing Filesystem", hostinfo.backing_filesystem(config.data_root)],
@@ -192,9 +192,7 @@ async def disk_usage(request: web.Request) -> web.StreamResponse:
     e = engine(request)
     answer: dict[str, Any] = {}
     if "image" in wanted:
-        images = await e.images.list(all=False, shared_size=True)
-        answer["LayersSize"] = await e.images.layers_size()
-        answer["Images"] = images
+        answer["LayersSize"], answer["Images"] = await e.images.disk_usage()
     if "container" in wanted:
         answer["Containers"] = await e.containers.list(all=True, size=True)
     if "volume" in wanted:
