@@ -16,11 +16,10 @@ Sockets are bound and reached through /proc/self/fd/<directory>, because sun_pat
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from typing import Any
-
-import msgspec
 
 VERSION = 1
 
@@ -39,11 +38,17 @@ def boot_id() -> str:
 
 
 def write_json(path: str, value: Any, *, durable: bool = False) -> None:
+    write(path, json.dumps(value).encode(), durable=durable)
+
+
+def write(path: str, data: bytes, *, durable: bool = False) -> None:
     """Replace `path` in one step; `durable` waits for the disk."""
     temporary = f"{path}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, msgspec.json.encode(value))
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
         if durable:
             os.fsync(fd)
     finally:
@@ -55,8 +60,8 @@ def read_json(path: str) -> dict[str, Any] | None:
     """Read an object written by `write_json`; None when it is missing or damaged."""
     try:
         with open(path, "rb") as file:
-            value = msgspec.json.decode(file.read())
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+            value = json.loads(file.read())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 

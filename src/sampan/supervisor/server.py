@@ -98,7 +98,7 @@ class Service(SupervisorBase):
         if self.stopping.is_set():
             raise errors.Unavailable("the supervisor is about to end")
         try:
-            task = await self.tasks.create(request.id, _create_frame(request))
+            task = await self.tasks.create(request.id, request.spec, _create_frame(request))
         except wire.TaskFailed as e:
             await stream.send_message(pb.TaskReply(failure=_failure(e)))
             return
@@ -253,13 +253,12 @@ def _json(raw: bytes) -> Any:
 
 
 def _create_frame(request: pb.CreateRequest) -> bytes:
-    """The create request in the shim's words. spec and rootfs are passed on as they came."""
+    """The create request in the shim's words; the spec goes as a file, config.json."""
     return wire.frame(
         {
             "seq": 0,
             "op": "create",
-            "spec": msgspec.Raw(request.spec),
-            "rootfs": msgspec.Raw(request.rootfs or b"[]"),
+            "rootfs": _json(request.rootfs or b"[]"),
             "seccomp": request.seccomp,
             "terminal": request.terminal,
             "stdin": request.stdin,

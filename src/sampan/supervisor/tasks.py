@@ -129,8 +129,8 @@ class Tasks:
 
     # ── create ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def create(self, id: str, request: bytes) -> Task:
-        """Make a task from an encoded create request (see ShimLink.first_call). On any failure nothing is left: no process, no cgroup, no directory."""
+    async def create(self, id: str, spec: bytes, request: bytes) -> Task:
+        """Make a task from its OCI config.json and an encoded create request (see ShimLink.first_call). On any failure nothing is left: no process, no cgroup, no directory."""
         if not id or not all(c in "0123456789abcdefghijklmnopqrstuvwxyz_.-" for c in id.lower()) or id[0] in ".-":
             raise InvalidArgument(f"invalid task id: {id!r}")
         if id in self._tasks:
@@ -140,6 +140,7 @@ class Tasks:
         try:
             os.mkdir(directory, 0o700)
             os.mkdir(f"{directory}/rootfs", 0o700)
+            layout.write(f"{directory}/config.json", spec)
             await self._ask_new_shim(task, request)
         except BaseException as e:
             await self._undo(task, orphaned=not isinstance(e, SampanError) or isinstance(e, ShimLost))

@@ -20,10 +20,9 @@ Bytes after that: from the shim stdcopy frames (raw for a terminal), towards it 
 
 from __future__ import annotations
 
+import json
 import struct
 from typing import Any
-
-import msgspec
 
 from sampan import errors
 
@@ -31,8 +30,12 @@ _LENGTH = struct.Struct(">I")
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 MAX_LINE_BYTES = 16 * 1024 * 1024
 
-_encode = msgspec.json.Encoder().encode
-decode = msgspec.json.Decoder().decode
+decode = json.loads
+
+
+def _encode(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode()
+
 
 _KINDS: dict[str, type[errors.SampanError]] = {
     "not-found": errors.NotFound,

@@ -9,6 +9,7 @@ There is no answer: the shim itself says hello on its control socket. End of fil
 
 from __future__ import annotations
 
+import encodings.ascii
 import gc
 import os
 import resource
@@ -16,14 +17,13 @@ import signal
 import socket
 import sys
 
-import setproctitle
-
-from sampan.linux import process
-from sampan.supervisor import wire
+from sampan.linux import process, seccomp
+from sampan.supervisor import title, wire
 from sampan.supervisor.shim import main as shim
 
 SOCKET_FD = 3
 _MAX_MESSAGE = 4096
+_PRELOADED = (encodings.ascii, seccomp)  # imported at first use otherwise: late, or even inside a container
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     # the supervisor raised its own soft limit; containers inherit what the supervisor was given
     resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     process.prctl(process.PR_SET_DUMPABLE, 0)
-    setproctitle.setproctitle(f"sampan-zygote {exec_root}")
+    title.set_title(f"sampan-zygote {exec_root}")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps shims
     peer = socket.socket(fileno=SOCKET_FD)
     peer.set_inheritable(False)

@@ -4,23 +4,20 @@
 
 Writing escapes and stamps a whole read at once: every record of one read carries the same time. Which characters need escaping is found by deleting
 all others (`bytes.translate`), then each one present costs one `bytes.replace`. Bytes that are no UTF-8 become U+FFFD each.
-Reading decodes many lines at a time with msgspec. A damaged line (power loss) is skipped.
 
 Source: observed on Docker Engine 28.5; Go's encoding/json (HTML-safe escapes, RFC3339Nano without trailing zeros).
 """
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Mapping
 
-import msgspec
-
-from sampan.supervisor.logs.record import Partial, Record, stamp
+from sampan.supervisor.logs.record import Partial, stamp
 
 _UNESCAPED = bytes(c for c in range(256) if (c >= 0x20 and c not in b'\\"<>&') or c == 0x0A)
 _ESCAPES = {c: b"\\u%04x" % c for c in (*range(0x20), *b"<>&")} | {0x22: b'\\"', 0x0D: b"\\r"}
-_INVALID = re.compile("[\udc80-\udcff]")
+_INVALID = {code: "\\ufffd" for code in range(0xDC80, 0xDD00)}
 
 
 def escape(text: bytes) -> bytes:
@@ -42,15 +39,21 @@ def _escape_unicode(text: bytes) -> bytes:
     try:
         text.decode()
     except UnicodeDecodeError:
-        return _INVALID.sub(r"\\ufffd", text.decode("utf-8", "surrogateescape")).encode()
+        return text.decode("utf-8", "surrogateescape").translate(_INVALID).encode()
     return text
+
+
+def _attributes(attrs: Mapping[str, str]) -> bytes:
+    pairs = (f"{json.dumps(k, ensure_ascii=False)}:{json.dumps(v, ensure_ascii=False)}" for k, v in sorted(attrs.items()))
+    text = "{" + ",".join(pairs) + "}"
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode("utf-8", "replace")
 
 
 class JsonFile:
     """Format of one container's log: `attrs` go into every record."""
 
     def __init__(self, attrs: Mapping[str, str]) -> None:
-        extra = b',"attrs":' + msgspec.json.encode(dict(sorted(attrs.items()))) if attrs else b""
+        extra = b',"attrs":' + _attributes(attrs) if attrs else b""
         self._middle = {s: f'","stream":"{s}"'.encode() + extra + b',"time":"' for s in ("stdout", "stderr")}
 
     def render(self, stream: str, block: bytes, time_ns: int, partial: Partial | None) -> bytes:
@@ -62,34 +65,3 @@ class JsonFile:
 
     def boundary(self, block: bytes, wanted: int) -> int:
         return block.index(b"\n", wanted - 1) + 1
-
-
-_decoder = msgspec.json.Decoder(Record)
-_DAMAGE = (msgspec.DecodeError, UnicodeDecodeError)
-
-
-class JsonFileDecoder:
-    def whole(self, block: bytes) -> int:
-        return block.rfind(b"\n") + 1
-
-    def decode(self, block: bytes) -> list[Record]:
-        try:
-            return _decoder.decode_lines(block)
-        except _DAMAGE:
-            return self._decode_one_by_one(block)
-
-    def _decode_one_by_one(self, block: bytes) -> list[Record]:
-        records: list[Record] = []
-        for line in block.split(b"\n"):
-            try:
-                records.append(_decoder.decode(line))
-            except _DAMAGE:
-                continue
-        return records
-
-    def last(self, block: bytes, count: int) -> tuple[int, int]:
-        found, start = 0, self.whole(block)
-        while found < count and start > 0:
-            start = block.rfind(b"\n", 0, start - 1) + 1
-            found += 1
-        return found, start

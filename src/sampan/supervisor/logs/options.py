@@ -6,22 +6,20 @@ Source: observed on Docker Engine 28.5 with every option, right and wrong.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sampan.errors import InvalidArgument
 
 _JSON_FILE = frozenset({"max-file", "max-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag"})
 _LOCAL = frozenset({"max-file", "max-size", "compress"})
 _MODE = frozenset({"mode", "max-buffer-size"})
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKmMgGtTpP]?)(?:[iI]?[bB])?")
+_UNITS = "kmgtp"
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rotation:
+class Rotation(NamedTuple):
     """When a log file is set aside: `max_size` in bytes (0 = never), `max_files` including the live one."""
 
     max_size: int
@@ -31,10 +29,18 @@ class Rotation:
 
 def size_bytes(text: str, *, unit: int) -> int:
     """Read a size such as `10m`; `unit` is 1000 (json-file) or 1024 (local). Raises InvalidArgument in Docker's words."""
-    match = _SIZE.fullmatch(text)
-    if not match:
+    digits = len(text) - len(text.lstrip("0123456789."))
+    number, suffix = text[:digits], text[digits:].removeprefix(" ").lower()
+    power = 0
+    if suffix and suffix[0] in _UNITS:
+        power = _UNITS.index(suffix[0]) + 1
+        suffix = suffix[1:]
+    if suffix not in ("", "b", "ib"):
         raise InvalidArgument(f"invalid size: '{text}'")
-    return int(float(match[1]) * unit ** " kmgtp".index(match[2].lower() or " "))
+    try:
+        return int(float(number) * unit**power)
+    except ValueError:
+        raise InvalidArgument(f"invalid size: '{text}'") from None
 
 
 def validate(driver: str, options: Mapping[str, str]) -> None:
@@ -103,7 +109,7 @@ def _local_rotation(options: Mapping[str, str]) -> Rotation:
 
 
 def _integer(text: str) -> int:
-    if not re.fullmatch(r"[+-]?\d+", text):
+    if not text.isascii() or not text.lstrip("+-").isdigit() or len(text) - len(text.lstrip("+-")) > 1:
         raise InvalidArgument(f'strconv.Atoi: parsing "{text}": invalid syntax')
     return int(text)
 

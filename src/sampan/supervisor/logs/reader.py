@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from urllib.parse import quote_plus
 
 from sampan.linux import inotify
-from sampan.supervisor.logs.drivers import decoder
-from sampan.supervisor.logs.record import Decoder, Record, stamp
+from sampan.supervisor.logs.decoders import Decoder, Record, decoder
+from sampan.supervisor.logs.record import stamp
 
 _CHUNK_BYTES = 256 * 1024
 _HEADER = struct.Struct(">BxxxI")

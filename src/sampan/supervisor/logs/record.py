@@ -1,14 +1,13 @@
-"""What every file-backed log driver has in common: a format turns whole blocks of a stream into records and back.
+"""The writing half of every log driver, as the shim needs it: a format turns whole blocks of a stream into records.
 
-A new driver that keeps files adds one module with a `Format`; one that sends elsewhere (syslog, journald, gelf, fluentd) adds a `LogWriter`.
+A new driver that keeps files adds a `Format` here and a `Decoder` on the reading side; one that sends elsewhere (syslog, journald, gelf, fluentd) adds a `LogWriter`.
+What is imported from here is in every shim's memory: no msgspec, no dataclasses.
 """
 
 from __future__ import annotations
 
 import time
 from typing import NamedTuple, Protocol
-
-import msgspec
 
 
 class Partial(NamedTuple):
@@ -17,15 +16,6 @@ class Partial(NamedTuple):
     id: str
     ordinal: int
     last: bool
-
-
-class Record(msgspec.Struct):
-    """One record read back. `log` ends with a newline unless the piece does not end the line; bytes that are no UTF-8 are surrogates (PEP 383)."""
-
-    log: str = ""
-    stream: str = ""
-    time: str = ""
-    attrs: dict[str, str] | None = None
 
 
 class LogWriter(Protocol):
@@ -42,22 +32,6 @@ class Format(Protocol):
     def render(self, stream: str, block: bytes, time_ns: int, partial: Partial | None) -> bytes: ...
     def boundary(self, block: bytes, wanted: int) -> int:
         """Where the record that covers byte `wanted - 1` of rendered records ends."""
-        ...
-
-
-class Decoder(Protocol):
-    """The way back."""
-
-    def whole(self, block: bytes) -> int:
-        """How many bytes at the start of `block` are whole records."""
-        ...
-
-    def decode(self, block: bytes) -> list[Record]:
-        """Decode whole records, leaving out damaged ones."""
-        ...
-
-    def last(self, block: bytes, count: int) -> tuple[int, int]:
-        """Walk back over whole records at the end of `block`, at most `count`: (how many were found, offset of the first)."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 
 from sampan.supervisor.logs import lines
@@ -17,7 +17,7 @@ class _LongLine:
 
     def __init__(self, since_ns: int) -> None:
         self.since_ns = since_ns
-        self.id = secrets.token_hex(32)
+        self.id = os.urandom(32).hex()
         self.ordinal = 0
 
     def next(self, *, last: bool) -> Partial:

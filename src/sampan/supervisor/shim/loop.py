@@ -11,7 +11,6 @@ import select
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 
 READ = select.EPOLLIN
@@ -100,7 +99,7 @@ def _guarded(callback: Callable[[int], None], mask: int) -> None:
     try:
         callback(mask)
     except Exception:
-        traceback.print_exc(file=sys.stderr)
+        sys.excepthook(*sys.exc_info())
 
 
 def _nothing(*_: object) -> None:

@@ -11,13 +11,10 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from typing import NoReturn
 
-import setproctitle
-
 from sampan.linux import process
-from sampan.supervisor import layout
+from sampan.supervisor import layout, title
 from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.server import Server
 
@@ -27,7 +24,7 @@ def run(exec_root: str, id: str, control: socket.socket) -> NoReturn:
     status = 1
     try:
         os.setsid()
-        setproctitle.setproctitle(f"sampan-shim {id[:12]} {exec_root}")
+        title.set_title(f"sampan-shim {id[:12]} {exec_root}")
         process.set_name("sampan-shim")
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
@@ -38,7 +35,7 @@ def run(exec_root: str, id: str, control: socket.socket) -> NoReturn:
         server.close()
         status = 0
     except BaseException:
-        traceback.print_exc(file=sys.stderr)
+        sys.excepthook(*sys.exc_info())
     finally:
         sys.stderr.flush()
         os._exit(status)

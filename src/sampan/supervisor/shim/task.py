@@ -53,7 +53,7 @@ class Task:
 
     def create(self, request: dict[str, Any]) -> None:
         """Make the container, and start it if the request says so. On failure nothing of it is left."""
-        spec = request["spec"]
+        spec = self._read_spec()
         layout.write_json(
             f"{self._directory}/shim.json",
             {
@@ -63,7 +63,6 @@ class Task:
                 "cgroup": spec.get("linux", {}).get("cgroupsPath", ""),
             },
         )
-        layout.write_json(f"{self._directory}/config.json", spec)
         self.stdin_once = request["stdin_once"]
         logging = request["logging"]
         init = Process(self._loop, "", terminal=request["terminal"], stdin=request["stdin"])
@@ -72,19 +71,29 @@ class Task:
         except InvalidArgument as e:
             raise wire.TaskFailed("log", 0, f"failed to initialize logging driver: {e.message}") from e
         try:
-            self._make(init, request, log)
+            self._make(init, spec, request, log)
             if request["start"]:
                 self.start()
         except BaseException:
             self._roll_back()
             raise
 
-    def _make(self, init: Process, request: dict[str, Any], log: LogWriter | None) -> None:
+    def _read_spec(self) -> dict[str, Any]:
+        try:
+            with open(f"{self._directory}/config.json", "rb") as file:
+                spec = wire.decode(file.read())
+        except ValueError as e:
+            raise InvalidArgument(f"config.json: {e}") from e
+        if not isinstance(spec, dict):
+            raise InvalidArgument("config.json: not an object")
+        return spec
+
+    def _make(self, init: Process, spec: dict[str, Any], request: dict[str, Any], log: LogWriter | None) -> None:
         pipes = None if init.terminal else Pipes(stdin=init.wants_stdin)
         try:
             self.container = _made(
                 lambda: runtime.create(
-                    request["spec"],
+                    spec,
                     id=self.id,
                     bundle=self._directory,
                     rootfs=request["rootfs"],

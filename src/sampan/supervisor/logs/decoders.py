@@ -1,0 +1,148 @@
+"""The reading half of the log formats, for the daemon: whole blocks of a file to records. Many lines at a time; damaged ones are left out.
+
+Source: see json_file.py and local.py.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Protocol
+
+import msgspec
+
+from sampan.errors import NotImplemented_
+from sampan.supervisor.logs.record import stamp
+
+
+class Record(msgspec.Struct):
+    """One record read back. `log` ends with a newline unless the piece does not end the line; bytes that are no UTF-8 are surrogates (PEP 383)."""
+
+    log: str = ""
+    stream: str = ""
+    time: str = ""
+    attrs: dict[str, str] | None = None
+
+
+class Decoder(Protocol):
+    def whole(self, block: bytes) -> int:
+        """How many bytes at the start of `block` are whole records."""
+        ...
+
+    def decode(self, block: bytes) -> list[Record]:
+        """Decode whole records."""
+        ...
+
+    def last(self, block: bytes, count: int) -> tuple[int, int]:
+        """Walk back over whole records at the end of `block`, at most `count`: (how many were found, offset of the first)."""
+        ...
+
+
+_decoder = msgspec.json.Decoder(Record)
+_DAMAGE = (msgspec.DecodeError, UnicodeDecodeError)
+
+
+class JsonFileDecoder:
+    def whole(self, block: bytes) -> int:
+        return block.rfind(b"\n") + 1
+
+    def decode(self, block: bytes) -> list[Record]:
+        try:
+            return _decoder.decode_lines(block)
+        except _DAMAGE:
+            return self._decode_one_by_one(block)
+
+    def _decode_one_by_one(self, block: bytes) -> list[Record]:
+        records: list[Record] = []
+        for line in block.split(b"\n"):
+            try:
+                records.append(_decoder.decode(line))
+            except _DAMAGE:
+                continue
+        return records
+
+    def last(self, block: bytes, count: int) -> tuple[int, int]:
+        found, start = 0, self.whole(block)
+        while found < count and start > 0:
+            start = block.rfind(b"\n", 0, start - 1) + 1
+            found += 1
+        return found, start
+
+
+_SIZE = struct.Struct(">I")
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        shift += 7
+        if byte < 0x80:
+            return value, at
+
+
+def _decode_entry(entry: bytes) -> Record:
+    record = Record()
+    line, partial, time_ns, at = b"", False, 0, 0
+    while at < len(entry):
+        key, at = _read_varint(entry, at)
+        if key & 7 == 2:
+            size, at = _read_varint(entry, at)
+            value = entry[at : at + size]
+            at += size
+            if key >> 3 == 1:
+                record.stream = value.decode()
+            elif key >> 3 == 3:
+                line = value
+        else:
+            number, at = _read_varint(entry, at)
+            if key >> 3 == 2:
+                time_ns = number
+            elif key >> 3 == 4:
+                partial = bool(number)
+    record.time = stamp(time_ns)
+    record.log = (line if partial else line + b"\n").decode("utf-8", "surrogateescape")
+    return record
+
+
+class LocalDecoder:
+    def whole(self, block: bytes) -> int:
+        end = 0
+        while end + 8 <= len(block):
+            size = _SIZE.unpack_from(block, end)[0] + 8
+            if end + size > len(block):
+                break
+            end += size
+        return end
+
+    def decode(self, block: bytes) -> list[Record]:
+        records: list[Record] = []
+        at = 0
+        while at < len(block):
+            size = _SIZE.unpack_from(block, at)[0]
+            try:
+                records.append(_decode_entry(block[at + 4 : at + 4 + size]))
+            except (IndexError, UnicodeDecodeError):
+                pass
+            at += size + 8
+        return records
+
+    def last(self, block: bytes, count: int) -> tuple[int, int]:
+        found, start = 0, len(block)
+        while found < count and start >= 8:
+            size = _SIZE.unpack_from(block, start - 4)[0] + 8
+            if size > start:
+                break
+            start -= size
+            found += 1
+        return found, start
+
+
+def decoder(driver: str) -> Decoder:
+    """Raises NotImplemented_ in Docker's words for a driver that cannot be read back."""
+    if driver == "json-file":
+        return JsonFileDecoder()
+    if driver == "local":
+        return LocalDecoder()
+    raise NotImplemented_("configured logging driver does not support reading")
