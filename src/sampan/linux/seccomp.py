@@ -26,7 +26,7 @@ from typing import Any
 
 Profile = dict[str, Any]
 
-_ACTIONS = {
+ACTIONS = {
     "SCMP_ACT_KILL": 0x00000000,
     "SCMP_ACT_KILL_THREAD": 0x00000000,
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
@@ -40,7 +40,7 @@ _ACTIONS = {
 _RETURNS_ERRNO = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
 _PERMISSIVE = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
 
-_OPERATORS = {
+OPERATORS = {
     "SCMP_CMP_NE": 1,
     "SCMP_CMP_LT": 2,
     "SCMP_CMP_LE": 3,
@@ -60,7 +60,7 @@ FLAGS = {
 }
 
 #: OCI name → (libseccomp's name, AUDIT_ARCH_* as seccomp_data.arch shows it)
-_ARCHITECTURES = {
+ARCHITECTURES = {
     "SCMP_ARCH_X86": ("x86", 0x40000003),
     "SCMP_ARCH_X86_64": ("x86_64", 0xC000003E),
     "SCMP_ARCH_X32": ("x32", 0xC000003E),
@@ -185,17 +185,17 @@ def _check(result: int, what: str, *, ignore: int = 0) -> None:
 
 
 def _action(name: str, value: int | None) -> int:
-    if name not in _ACTIONS:
+    if name not in ACTIONS:
         raise OSError(errno.EINVAL, f"string {name} is not a valid action for seccomp")
     if name in _RETURNS_ERRNO:
-        return _ACTIONS[name] | ((errno.EPERM if value is None else value) & 0xFFFF)
-    return _ACTIONS[name]
+        return ACTIONS[name] | ((errno.EPERM if value is None else value) & 0xFFFF)
+    return ACTIONS[name]
 
 
 def _architecture(name: str) -> tuple[str, int]:
-    if name not in _ARCHITECTURES:
+    if name not in ARCHITECTURES:
         raise OSError(errno.EINVAL, f"string {name} is not a valid arch for seccomp")
-    return _ARCHITECTURES[name]
+    return ARCHITECTURES[name]
 
 
 def filter_flags(profile: Profile) -> int:
@@ -235,11 +235,11 @@ def _add_rule(library: ctypes.CDLL, context: int, rule: Profile, default_action:
 
 def _comparison(argument: Profile) -> _ArgCmp:
     operator = argument.get("op", "")
-    if operator not in _OPERATORS:
+    if operator not in OPERATORS:
         raise OSError(errno.EINVAL, f"string {operator} is not a valid operator for seccomp")
     if not 0 <= argument["index"] <= 5:
         raise OSError(errno.EINVAL, f"seccomp argument index {argument['index']} is not between 0 and 5")
-    return _ArgCmp(argument["index"], _OPERATORS[operator], argument["value"], argument.get("valueTwo") or 0)
+    return _ArgCmp(argument["index"], OPERATORS[operator], argument["value"], argument.get("valueTwo") or 0)
 
 
 def _export(library: ctypes.CDLL, context: int) -> bytes:
@@ -266,7 +266,7 @@ def _prologue(library: ctypes.CDLL, profile: Profile, recent: dict[str, int]) ->
     names = [name for rule in profile.get("syscalls") or () for name in rule.get("names") or ()]
     native = library.seccomp_arch_native()
     by_name = {
-        library.seccomp_arch_resolve_name(word.encode()): (word, audit) for word, audit in _ARCHITECTURES.values()
+        library.seccomp_arch_resolve_name(word.encode()): (word, audit) for word, audit in ARCHITECTURES.values()
     }
     listed = [_architecture(name) for name in profile.get("architectures") or ()]
     chosen = dict.fromkeys([by_name[native], *listed])
@@ -290,7 +290,7 @@ def _block(word: str, audit: int, answers: dict[int, int], highest: int | None) 
     for number, action in sorted(answers.items()):
         body += [_insn(_JEQ, number, 0, 1), _insn(_RETURN, action)]
     if highest is not None:
-        body += [_insn(_JGT, highest, 0, 1), _insn(_RETURN, _ACTIONS["SCMP_ACT_ERRNO"] | errno.ENOSYS)]
+        body += [_insn(_JGT, highest, 0, 1), _insn(_RETURN, ACTIONS["SCMP_ACT_ERRNO"] | errno.ENOSYS)]
     if not body:
         return b""
     if word in ("x86_64", "x32"):  # one AUDIT_ARCH for both; the number's bit 30 tells them apart
@@ -317,6 +317,19 @@ def cached(profile: Profile, directory: str) -> str:
             os.close(fd)
         os.rename(temporary, path)
     return path
+
+
+def supported_flags() -> list[str]:
+    """Return the flags that this kernel takes: a null program gives EFAULT for a known flag, EINVAL for another."""
+    known = []
+    for name, bit in FLAGS.items():
+        needs = FLAGS["SECCOMP_FILTER_FLAG_NEW_LISTENER"] if name.endswith("WAIT_KILLABLE_RECV") else 0
+        _libc.syscall(
+            ctypes.c_long(_SYS_SECCOMP), ctypes.c_uint(_SECCOMP_SET_MODE_FILTER), ctypes.c_uint(bit | needs), None
+        )
+        if ctypes.get_errno() == errno.EFAULT:
+            known.append(name)
+    return sorted(known)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

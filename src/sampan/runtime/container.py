@@ -271,6 +271,7 @@ def create(
     detached: bool = False,
     preserve_fds: int = 0,
     keyring: bool = True,
+    pivot: bool = True,
     timing: bool = False,
 ) -> Container:
     """Make a container whose init waits at the gate.
@@ -283,6 +284,7 @@ def create(
     """
     validate(spec)
     plan = planning.build(spec, id=id, bundle=os.path.abspath(bundle), rootfs=rootfs)
+    plan.pivot_root = pivot
     if plan.process is None:
         raise InvalidSpec("process", "required to create a container")
     own_cgroup = cgroup is None

@@ -104,6 +104,7 @@ class Plan:
         "mounts",
         "oci_version",
         "personality",
+        "pivot_root",
         "process",
         "readonly_paths",
         "readonly_root",
@@ -153,6 +154,7 @@ class Plan:
         self.process = None
         self.joins = []
         self.clone_flags = 0
+        self.pivot_root = True
         self.unshare_cgroup = False
         self.unshare_time = False
 

@@ -158,6 +158,9 @@ def _overlay_by_relative_paths(mount: Mount) -> int:
 def pivot(plan: Plan, root_fd: int) -> None:
     """Make `root_fd` the root and drop the host's tree."""
     os.fchdir(root_fd)
+    if not plan.pivot_root:
+        _move_over_root()
+        return
     m.pivot_root(".", ".")
     if plan.root_propagation is not None:
         m.mount(None, ".", None, m.MS_SLAVE | m.MS_REC)  # the old root, stacked on top: no unmount may reach the host
@@ -167,6 +170,16 @@ def pivot(plan: Plan, root_fd: int) -> None:
         propagation, recursive = plan.root_propagation
         flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
         m.mount_setattr(root_fd, b"", flags, propagation=propagation)
+
+
+def _move_over_root() -> None:
+    """Put the current directory's mount over "/": for a root on the kernel's initial ramdisk, which cannot be pivoted.
+
+    The host's tree stays mounted below, out of reach of a process that cannot leave its chroot; hence only on demand.
+    """
+    m.mount(".", "/", None, m.MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
 
 
 def make_readonly(root_fd: int) -> None:

@@ -1,0 +1,167 @@
+"""create and run: make a container from a bundle; with `run`, start it and, unless detached, stay with it to its end.
+
+The container's init outlives this process: it waits at its gate, and whoever starts it fetches the gate's descriptor
+from init itself (`Container.from_state`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from sampan.runtime import container as runtime
+from sampan.runtime.__main__ import Invocation
+from sampan.runtime.cli import foreground
+from sampan.runtime.cli.output import CommandFailure
+from sampan.runtime.cli.store import Entry, Store, new_record
+from sampan.runtime.container import Container, InvalidSpec, RuntimeFailure
+
+Spec = dict[str, Any]
+
+
+def create(call: Invocation) -> int:
+    try:
+        _make(call, detach=True)
+    except (CommandFailure, RuntimeFailure) as error:
+        raise CommandFailure(f"runc create failed: {reason(error)}") from error
+    return 0
+
+
+def run(call: Invocation) -> int:
+    detach = bool(call.flags.get("detach"))
+    try:
+        store, container, record = _make(call, detach=detach)
+        try:
+            if not detach:
+                foreground.prepare()
+            container.start()
+            store.save(container, record)
+        except BaseException:
+            _discard(store, container)
+            raise
+    except (CommandFailure, RuntimeFailure) as error:
+        raise CommandFailure(f"runc run failed: {reason(error)}") from error
+    if detach:
+        return 0
+    status = foreground.attend(container.pid, container.console_fd)
+    if not call.flags.get("keep"):
+        _discard(store, container)
+    return status
+
+
+def reason(error: CommandFailure | RuntimeFailure) -> str:
+    """Return an error's text with the words that runc puts before what init, or the kernel, said."""
+    if isinstance(error, CommandFailure | InvalidSpec):
+        return error.message
+    if error.message.startswith("exec: ") or error.step == "start":
+        return f"unable to start container process: {error.message}"
+    return f"unable to start container process: error during container init: {error.message}"
+
+
+def _make(call: Invocation, *, detach: bool) -> tuple[Store, Container, dict[str, Any]]:
+    """Create the container, hand its terminal out, write its pid; everything is undone when a step fails."""
+    flags = call.flags
+    bundle = flags.get("bundle", "")
+    if bundle:
+        try:
+            os.chdir(bundle)
+        except OSError as error:
+            raise CommandFailure(f"chdir {bundle}: {(error.strerror or '').lower()}") from error
+    bundle = os.getcwd()
+    spec = load_spec()
+    pid_file = os.path.abspath(flags["pid-file"]) if flags.get("pid-file") else ""
+    runtime.validate(spec)
+    terminal = bool((spec.get("process") or {}).get("terminal"))
+    check_console(flags.get("console-socket", ""), terminal=terminal, detach=detach)
+    if call.options.get("systemd-cgroup"):
+        raise CommandFailure("systemd not running on this host, cannot use systemd cgroups manager")
+    preserve = preserved(spec.get("process") or {}, flags.get("preserve-fds", 0))
+    store = Store(call.root)
+    (id,) = call.arguments
+    store.reserve(id)
+    try:
+        container = runtime.create(
+            spec,
+            id=id,
+            bundle=bundle,
+            stdio=(0, 1, 2),
+            detached=True,
+            preserve_fds=preserve,
+            keyring=not flags.get("no-new-keyring"),
+            pivot=not flags.get("no-pivot"),
+        )
+    except BaseException:
+        store.forget(id)
+        raise
+    try:
+        record = new_record(spec, bundle)
+        store.save(container, record)
+        if flags.get("console-socket"):
+            foreground.hand_out(container.console_fd, flags["console-socket"])
+        if pid_file:
+            write_pid(pid_file, container.pid)
+    except BaseException:
+        _discard(store, container)
+        raise
+    return store, container, record
+
+
+def _discard(store: Store, container: Container) -> None:
+    container.delete()
+    try:
+        os.waitpid(container.pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+    store.forget(container.id)
+
+
+def load_spec() -> Spec:
+    """Read config.json in the current directory. Raises CommandFailure in runc's words."""
+    try:
+        with open("config.json", encoding="utf-8") as file:
+            spec = json.load(file)
+    except FileNotFoundError:
+        raise CommandFailure("JSON specification file config.json not found") from None
+    except ValueError as error:
+        raise CommandFailure(f"invalid config.json: {error}") from error
+    if not isinstance(spec, dict):
+        raise CommandFailure("invalid config.json: not an object")
+    if not spec.get("process"):
+        raise CommandFailure("process property must not be empty")
+    return spec
+
+
+def check_console(socket: str, *, terminal: bool, detach: bool) -> None:
+    """Refuse terminal settings that leave nobody with the master."""
+    if terminal and detach and not socket:
+        raise CommandFailure("cannot allocate tty if runc will detach without setting console socket")
+    if socket and not (terminal and detach):
+        raise CommandFailure("cannot use console socket if runc will not detach or allocate tty")
+
+
+def preserved(process: Spec, count: int) -> int:
+    """Return how many descriptors after standard error go to the process; LISTEN_FDS come with their environment."""
+    listening = os.environ.get("LISTEN_FDS", "")
+    if listening.isdigit() and int(listening):
+        process["env"] = [*(process.get("env") or []), f"LISTEN_FDS={listening}", "LISTEN_PID=1"]
+        count += int(listening)
+    for fd in range(3, 3 + count):
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise CommandFailure(f"unable to stat preserved-fd {fd} (of {count})") from None
+    return count
+
+
+def write_pid(path: str, pid: int) -> None:
+    """Write a pid file, whole or not at all."""
+    temporary = f"{os.path.dirname(path)}/.{os.path.basename(path)}"
+    with open(temporary, "w", encoding="ascii") as file:
+        file.write(str(pid))
+    os.rename(temporary, path)
+
+
+def load(call: Invocation) -> Entry:
+    """Return the container that the command names."""
+    return Store(call.root).load(call.arguments[0])

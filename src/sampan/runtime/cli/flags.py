@@ -1,0 +1,95 @@
+"""Parse arguments by the rules of Go's flag package, which runc's callers rely on.
+
+-x and --x are the same; a value follows as the next argument or after "="; a bool takes a value only after "="; parsing
+ends at the first argument that is no flag, or after "--".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sampan.runtime.cli.table import Flag
+
+_TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
+_FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class UsageError(Exception):
+    """The arguments are wrong; the message is Go's."""
+
+
+def parse(arguments: list[str], flags: tuple[Flag, ...]) -> tuple[dict[str, Any], list[str]]:
+    """Return ({long name: value} for the flags given, the rest). Raises UsageError."""
+    kinds = {name: (names.split()[0], kind) for names, kind, _ in flags for name in names.split()}
+    kinds.setdefault("help", ("help", "bool"))
+    kinds.setdefault("h", ("help", "bool"))
+    values: dict[str, Any] = {}
+    at = 0
+    while at < len(arguments):
+        argument = arguments[at]
+        if len(argument) < 2 or argument[0] != "-":
+            break
+        at += 1
+        if argument == "--":
+            break
+        name, equals, text = argument.lstrip("-").partition("=")
+        if argument.startswith("---") or not name:
+            raise UsageError(f"bad flag syntax: {argument}")
+        if name not in kinds:
+            raise UsageError(f"flag provided but not defined: -{name}")
+        key, kind = kinds[name]
+        if kind != "bool" and not equals:
+            if at == len(arguments):
+                raise UsageError(f"flag needs an argument: -{name}")
+            text = arguments[at]
+            at += 1
+        value = _value(name, kind, text if kind != "bool" or equals else "true")
+        if kind == "list":
+            values.setdefault(key, []).append(value)
+        else:
+            values[key] = value
+    return values, arguments[at:]
+
+
+def _value(name: str, kind: str, text: str) -> Any:
+    """Convert one value. `size` is a number that runc keeps as text: an int here, or the text's error later."""
+    try:
+        if kind == "bool":
+            if text not in _TRUE | _FALSE:
+                raise ValueError
+            return text in _TRUE
+        if kind == "int":
+            return int(text, 0)
+        if kind == "size":
+            return int(text)
+        if kind == "duration":
+            return duration_s(text)
+    except ValueError:
+        word = "boolean value" if kind == "bool" else "value"
+        raise UsageError(f'invalid {word} "{text}" for flag -{name}: parse error') from None
+    return text
+
+
+def duration_s(text: str) -> float:
+    """Parse Go's durations ("1h2m", "500ms") to seconds. Raises ValueError."""
+    total, number, unit = 0.0, "", ""
+    if not text:
+        raise ValueError(text)
+    for char in text + "0":  # the closing digit ends the last unit
+        if char.isdigit() or char == ".":
+            if unit:
+                total += float(number) * _UNITS_S[unit] if unit in _UNITS_S else _fail(text)
+                number, unit = "", ""
+            number += char
+        elif number:
+            unit += char
+        else:
+            raise ValueError(text)
+    if number != "0" and number:
+        raise ValueError(text)
+    return total
+
+
+def _fail(text: str) -> float:
+    raise ValueError(text)

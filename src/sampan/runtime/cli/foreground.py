@@ -1,0 +1,154 @@
+"""Stay with a process until it ends: pass signals on, carry its terminal, return its exit status.
+
+One poll loop, no thread. With a terminal of ours the caller's is put in raw mode and given back at the end, whatever
+happens.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import termios
+import tty
+
+from sampan.linux.process import pidfd_open
+from sampan.runtime.cli.output import CommandFailure
+
+_NOT_PASSED_ON = frozenset(
+    (signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE)
+)
+_BUFFER = 65536
+_wakeup = (-1, -1)
+
+
+def prepare() -> None:
+    """Catch every signal that can be passed on, before the process starts."""
+    global _wakeup
+    _wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(_wakeup[1], warn_on_full_buffer=False)
+    for number in signal.valid_signals() - {
+        signal.SIGKILL,
+        signal.SIGSTOP,
+        signal.SIGTSTP,
+        signal.SIGTTIN,
+        signal.SIGTTOU,
+    }:
+        if number not in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+            signal.signal(number, _noted)
+
+
+def _noted(number: int, frame: object) -> None:
+    """The number is in the wake-up pipe."""
+
+
+def attend(pid: int, console_fd: int | None) -> int:
+    """Wait for a child of ours; return its status, 128+n after signal n."""
+    terminal = Terminal(console_fd) if console_fd is not None else None
+    pidfd = pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.register(_wakeup[0], select.POLLIN)
+    try:
+        if terminal is not None:
+            terminal.open(poll)
+        while True:
+            ready = dict(poll.poll())
+            if _wakeup[0] in ready:
+                _pass_on(pid, terminal)
+            if terminal is not None:
+                terminal.carry(ready, poll)
+            if pidfd in ready:
+                break
+        _, status = os.waitpid(pid, 0)
+        if terminal is not None:
+            terminal.drain()
+    finally:
+        os.close(pidfd)
+        if terminal is not None:
+            terminal.close()
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _pass_on(pid: int, terminal: Terminal | None) -> None:
+    for number in os.read(_wakeup[0], 256):
+        if number == signal.SIGWINCH and terminal is not None:
+            terminal.resize()
+        elif number not in _NOT_PASSED_ON:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+
+class Terminal:
+    """The caller's terminal joined to a master."""
+
+    def __init__(self, master: int) -> None:
+        self.master = master
+        try:
+            self.ours = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError as error:
+            raise CommandFailure(f"open /dev/tty: {(error.strerror or '').lower()}") from error
+        self.saved = termios.tcgetattr(self.ours)
+
+    def open(self, poll: select.poll) -> None:
+        tty.setraw(self.ours)
+        self.resize()
+        poll.register(self.ours, select.POLLIN)
+        poll.register(self.master, select.POLLIN)
+
+    def resize(self) -> None:
+        size = fcntl.ioctl(self.ours, termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, size)
+
+    def carry(self, ready: dict[int, int], poll: select.poll) -> None:
+        if self.master in ready and not self._copy(self.master, self.ours):
+            poll.unregister(self.master)
+        if self.ours in ready and not self._copy(self.ours, self.master):
+            poll.unregister(self.ours)
+
+    def _copy(self, source: int, target: int) -> bool:
+        """Copy what is there; False at the end."""
+        try:
+            data = os.read(source, _BUFFER)
+        except OSError:  # EIO: the other side of the master has gone
+            return False
+        while data:
+            data = data[os.write(target, data) :]
+            if not data:
+                return True
+        return False
+
+    def drain(self) -> None:
+        os.set_blocking(self.master, False)
+        while self._copy(self.master, self.ours):
+            pass
+
+    def close(self) -> None:
+        termios.tcsetattr(self.ours, termios.TCSADRAIN, self.saved)
+        os.close(self.ours)
+
+
+def hand_out(master: int | None, path: str) -> None:
+    """Send a terminal's master to the unix socket at `path`.
+
+    Raises: CommandFailure when nobody listens there.
+    """
+    assert master is not None
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_CLOEXEC)
+            try:  # sun_path holds 108 bytes only
+                connection.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+            finally:
+                os.close(directory)
+            rights = array.array("i", [master])
+            connection.sendmsg([b"/dev/ptmx"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    except OSError as error:
+        raise CommandFailure(f"dial unix {path}: connect: {(error.strerror or '').lower()}") from error

@@ -1,0 +1,103 @@
+"""update: change the limits of a running container."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any
+
+from sampan.runtime.__main__ import Invocation
+from sampan.runtime.cli.create import load
+from sampan.runtime.cli.output import CommandFailure
+
+Resources = dict[str, Any]
+
+#: flag → (group, key) of linux.resources; memory sizes are texts with an optional unit
+_NUMBERS = {
+    "blkio-weight": ("blockIO", "weight"),
+    "cpu-period": ("cpu", "period"),
+    "cpu-quota": ("cpu", "quota"),
+    "cpu-burst": ("cpu", "burst"),
+    "cpu-share": ("cpu", "shares"),
+    "cpu-rt-period": ("cpu", "realtimePeriod"),
+    "cpu-rt-runtime": ("cpu", "realtimeRuntime"),
+    "cpuset-cpus": ("cpu", "cpus"),
+    "cpuset-mems": ("cpu", "mems"),
+    "pids-limit": ("pids", "limit"),
+}
+_SIZES = {"memory": "limit", "memory-reservation": "reservation", "memory-swap": "swap"}
+_GROUPS = ("cpu", "memory", "pids", "blockIO", "hugepageLimits", "network", "rdma", "unified")
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)(?:i?b)?", re.IGNORECASE)
+
+
+def update(call: Invocation) -> int:
+    entry = load(call)
+    if entry.status() == "stopped":
+        raise CommandFailure("container not running")
+    changes = _from_file(call.flags["resources"]) if call.flags.get("resources") else from_flags(call.flags)
+    linux = entry.container.spec.setdefault("linux", {})
+    present: Resources = linux.get("resources") or {}
+    merged = {**present}
+    apply: Resources = {}
+    for group, values in changes.items():
+        if isinstance(values, dict):
+            values = {**(present.get(group) or {}), **values}
+        merged[group] = apply[group] = values
+    try:
+        entry.container.update(apply)
+    except OSError as error:
+        raise CommandFailure(
+            f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        ) from error
+    linux["resources"] = merged
+    entry.save()
+    return 0
+
+
+def from_flags(flags: dict[str, Any]) -> Resources:
+    """Return the groups of linux.resources that the flags name."""
+    changes: Resources = {}
+    for flag, (group, key) in _NUMBERS.items():
+        if flags.get(flag) not in (None, "", 0):
+            changes.setdefault(group, {})[key] = flags[flag]
+    if flags.get("cpu-idle"):
+        changes.setdefault("cpu", {})["idle"] = int(flags["cpu-idle"])
+    for flag, key in _SIZES.items():
+        if flags.get(flag):
+            changes.setdefault("memory", {})[key] = size(flag, flags[flag])
+    return changes
+
+
+def size(flag: str, text: str) -> int:
+    """Parse "64M" to bytes; -1 is unlimited. Raises CommandFailure."""
+    if text == "-1":
+        return -1
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise CommandFailure(f"invalid value for {flag}: invalid size: '{text}'")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def _from_file(path: str) -> Resources:
+    try:
+        if path == "-":
+            resources = json.load(sys.stdin)
+        else:
+            with open(path, encoding="utf-8") as file:
+                resources = json.load(file)
+    except OSError as error:
+        raise CommandFailure(f"open {path}: {(error.strerror or '').lower()}") from error
+    except ValueError as error:
+        raise CommandFailure(f"{path}: {error}") from error
+    if not isinstance(resources, dict):
+        raise CommandFailure(f"{path}: not an object of resources")
+    changes: Resources = {}
+    for group in _GROUPS:
+        values = resources.get(group)
+        if isinstance(values, dict):  # zero and "" mean unchanged, as in runc's own example file
+            values = {key: value for key, value in values.items() if value not in (0, "", None)}
+        if values:
+            changes[group] = values
+    return changes
