@@ -122,3 +122,19 @@ def gateways(endpoints: Sequence[EndpointRecord]) -> tuple[tuple[str, Address], 
 
 def plan(interfaces: Iterable[InterfacePlan], endpoints: Sequence[EndpointRecord]) -> SandboxPlan:
     return SandboxPlan(interfaces=tuple(interfaces), gateways=gateways(endpoints))
+
+
+def problems(network: NetworkRecord, settings: Settings) -> list[str]:
+    """What Docker says of endpoint settings that this network cannot fulfil; empty when it can."""
+    found = []
+    asked = any(requested(settings, version) is not None for version in (4, 6))
+    predefined = network.name in ("bridge", "host", "none")
+    if asked and predefined:
+        found.append("user specified IP address is supported on user defined networks only")
+    if asked and not network.user_subnets:
+        found.append(
+            "user specified IP address is supported only when connecting to networks with user configured subnets"
+        )
+    if settings.get("Aliases") and predefined:
+        found.append("network-scoped alias is supported only for containers in user defined networks")
+    return found

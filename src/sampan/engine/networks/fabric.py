@@ -13,7 +13,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -23,7 +23,7 @@ from sampan.engine.networks.drivers.bridge import Bridge
 from sampan.engine.networks.enforcer import Enforcer
 from sampan.engine.networks.firewall import Published, Ruleset
 from sampan.engine.networks.leases import Leases
-from sampan.engine.networks.plumbing import Address, Plumbing, SandboxPlan, read_sysctl, write_sysctl
+from sampan.engine.networks.plumbing import Address, InterfacePlan, Plumbing, SandboxPlan, read_sysctl, write_sysctl
 from sampan.engine.networks.ports import Grant, Ports
 from sampan.engine.networks.records import NetworkRecord
 from sampan.engine.networks.relay import Relay
@@ -197,6 +197,17 @@ class Fabric:
                 raise
         return namespace
 
+    async def extend_sandbox(self, pid: int, interface: InterfacePlan) -> None:
+        """Add an interface to the namespace of a running process. Raises: OSError."""
+        with _namespace(pid) as namespace:
+            plan = SandboxPlan(interfaces=(interface,))
+            await self.run(self._plumbing.extend_sandbox, namespace, plan)
+
+    async def reroute(self, pid: int, old: Sequence[Address], new: Sequence[tuple[str, Address]]) -> None:
+        """Move the default routes of a running process's namespace. Raises: OSError."""
+        with _namespace(pid) as namespace:
+            await self.run(self._plumbing.default_gateways, namespace, old, new)
+
     async def publish(self, grants: Sequence[Grant]) -> None:
         """Publish ports of a sandbox that exists."""
         self._hold(grants)
@@ -267,3 +278,12 @@ class Fabric:
                 await self.run(self._enforcer.remove)
         for bridge in bridges:
             await self.run(bridge_driver.delete, self._plumbing, bridge)
+
+
+@contextlib.contextmanager
+def _namespace(pid: int) -> Iterator[int]:
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
@@ -65,11 +65,20 @@ class Registry:
 
     # ── creating ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def new(self, request: NetworkCreateRequest, host_subnets: Iterable[Subnet], default_mtu: int) -> NetworkRecord:
-        """Decide what a create request becomes. Raises: what Docker answers when it cannot be."""
+    def new(
+        self,
+        request: NetworkCreateRequest,
+        host_subnets: Iterable[Subnet],
+        defaults: Mapping[str, Mapping[str, str]],
+        mtu: int,
+    ) -> NetworkRecord:
+        """Decide what a create request becomes. `defaults`: daemon option default-network-opts, by driver.
+
+        Raises: what Docker answers when it cannot be.
+        """
         driver = self._validate(request)
         host = list(host_subnets)
-        options = dict(request.options or {})
+        options = {**defaults.get(driver, {}), **(request.options or {})}
         id_ = os.urandom(32).hex()
         record = NetworkRecord(
             id=id_,
@@ -88,8 +97,8 @@ class Registry:
         )
         if driver == "bridge":
             bridge_driver.validate(options)
-            if default_mtu != 1500:
-                options.setdefault(bridge_driver.MTU, str(default_mtu))
+            if mtu != 1500:
+                options.setdefault(bridge_driver.MTU, str(mtu))
             record.bridge = options.get(bridge_driver.NAME) or f"br-{id_[:12]}"
             if any(n.bridge == record.bridge for n in self.table.all()):
                 other = next(n for n in self.table.all() if n.bridge == record.bridge)

@@ -1,69 +1,38 @@
-"""The networks service: what containers are attached to, and everything the engine shows of it.
+"""The networks service: the engine's networks, from their configuration to their containers.
 
-`attach` makes a complete network namespace before any process of the container exists and hands it out by descriptor;
-`started` lets go of the descriptor once the container's own process holds the namespace; `detach` takes ports and rules
-away at once and gives addresses back when the kernel has removed the link with its namespace. Records follow every step, so
-that `restore` finds after a crash what runs on and sweeps up what does not.
+The composition of this package: `registry` knows which networks exist, `fabric` has them in the kernel, `sandboxes` attaches
+containers to them. Here networks are created, removed and shown, and the three that always exist are kept.
 
-Not here: what the rules are (firewall.py), how links are made (plumbing.py, drivers/), which subnet (registry.py, ipam.py),
-who carries it out (fabric.py), what an endpoint gets (endpoints.py).
-
-Invariant: an address is never in two places: it is free only when its link is gone.
+Source: Engine API 1.51, Network; messages as Docker Engine 28.5 gives them.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import logging
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from ipaddress import ip_interface, ip_network
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
 from typing import Any
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.networks import defaults, endpoints, inspect, ipam, ports
+from sampan.engine.networks import defaults, endpoints, filters, inspect, ipam
 from sampan.engine.networks.drivers import bridge as bridge_driver
 from sampan.engine.networks.fabric import Fabric
-from sampan.engine.networks.firewall import Published
-from sampan.engine.networks.plumbing import Address, InterfacePlan, SandboxPlan
-from sampan.engine.networks.ports import Grant
-from sampan.engine.networks.records import BindingRecord, EndpointRecord, NetworkRecord, SandboxRecord
-from sampan.engine.networks.registry import Registry
+from sampan.engine.networks.records import NetworkRecord
+from sampan.engine.networks.registry import PREDEFINED, Registry
+from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
 from sampan.engine.store import Store
-from sampan.errors import Conflict, Internal, SampanError
+from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, SampanError
+from sampan.spec.engine_api.network import NetworkCreateRequest
+
+__all__ = ["Networks", "Sandbox"]
 
 log = logging.getLogger(__name__)
 
 Settings = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sandbox:
-    """A container's network as the engine uses and shows it. `netns` is a path while `attach` holds the namespace, and
-    empty for network mode host; `endpoints` are NetworkSettings.Networks, `ports` NetworkSettings.Ports."""
-
-    id: str
-    key: str
-    netns: str = ""
-    endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ports: dict[str, list[dict[str, str]] | None] = field(default_factory=dict)
-
-    @property
-    def addresses(self) -> list[str]:
-        """The container's addresses, for its /etc/hosts."""
-        shown = [(e["IPAddress"], e["GlobalIPv6Address"]) for e in self.endpoints.values()]
-        return [address for pair in shown for address in pair if address]
-
-
-@dataclass(slots=True)
-class _Live:
-    """A sandbox that exists: its record, its ports, and the namespace's descriptor until the container runs."""
-
-    record: SandboxRecord
-    grants: list[Grant] = field(default_factory=list)
-    namespace: int = -1
+Filters = Mapping[str, Iterable[str]]
 
 
 class Networks:
@@ -73,23 +42,25 @@ class Networks:
         self._config = config
         self._store = store
         self._events = events
-        self._registry = Registry(
-            store.table("networks", NetworkRecord), ipam.parse_pools(config.default_address_pools)
-        )
-        self._sandboxes = store.table("sandboxes", SandboxRecord)
-        self._live: dict[str, _Live] = {}
+        pools = ipam.parse_pools(config.default_address_pools)
+        self._registry = Registry(store.table("networks", NetworkRecord), pools)
         self._fabric = Fabric(config, self._registry.release)
+        self._sandboxes = Sandboxes(config.exec_root, store, events, self._registry, self._fabric)
+        self.attach = self._sandboxes.attach
+        self.started = self._sandboxes.started
+        self.detach = self._sandboxes.detach
+        self.restore = self._sandboxes.restore
+        self.sandbox = self._sandboxes.sandbox
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
         """Create bridge, host and none, all bridges and the firewall; take every recorded sandbox as living until
         `restore` says otherwise, so that ports published by an earlier daemon never stop working."""
-        await self._fabric.open()
         try:
+            await self._fabric.open()
             await self._start_networks()
-            for record in self._sandboxes.all():
-                self._adopt(record)
+            self._sandboxes.adopt_recorded()
             await self._fabric.apply()
         except BaseException:
             await self._fabric.close()
@@ -97,15 +68,11 @@ class Networks:
 
     async def close(self) -> None:
         """Stop serving. With no container left, bridges and rules go too; else they stay for the containers."""
-        for container_id, live in list(self._live.items()):
-            if live.namespace >= 0:
-                await self.detach(container_id)
-        if not any(live.record.endpoints and live.record.mode != "host" for live in self._live.values()):
+        await self._sandboxes.drop_unstarted()
+        if not any(record.endpoints and record.mode != "host" for record in self._sandboxes.all()):
             await self._fabric.leases.settle()
             await self._fabric.dismantle()
-        for live in self._live.values():
-            for grant in live.grants:
-                grant.close()
+        self._sandboxes.close()
         await self._fabric.close()
 
     async def _start_networks(self) -> None:
@@ -158,248 +125,97 @@ class Networks:
         """Keep containers from these (address, port) of a TCP API; an address of "", 0.0.0.0 or :: means every one."""
         await self._fabric.protect_api(("" if a in ("", "0.0.0.0", "::") else a, p) for a, p in addresses)
 
-    # ── attach ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── networks ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def attach(
-        self,
-        container_id: str,
-        *,
-        mode: str,
-        hostname: str,
-        endpoints: Mapping[str, Settings | None],
-        ports: Mapping[str, list[dict[str, str]] | None],
-        publish_all: bool,
-        exposed: Sequence[str],
-        mac: str = "",
-        name: str = "",
-        sysctls: Mapping[str, str] | None = None,
-    ) -> Sandbox:
-        """Make the container's network namespace, complete, before it has a process.
+    def find(self, ref: str) -> NetworkRecord:
+        """Resolve a name, id or unique prefix. Raises: NotFound, InvalidArgument."""
+        return self._registry.find(ref)
 
-        mode: NetworkMode (bridge, default, host, none, a network's name or id). endpoints: network → EndpointSettings as
-        JSON. ports: HostConfig.PortBindings; as in Docker only exposed ports are published. mac: for mode's network.
-        Raises: NotFound for an unknown network; Internal in Docker's words when a port cannot be had. Then nothing is left.
-        """
-        await self.detach(container_id)
-        record = SandboxRecord(
-            id=container_id, sandbox_id=os.urandom(32).hex(), key="", mode=mode, name=name or container_id[:12], hostname=hostname,
-            exposed=list(exposed), requested=dict(ports), publish_all=publish_all,
-        )  # fmt: skip
-        record.key = f"{self._config.exec_root}/netns/{record.sandbox_id[:12]}"
-        live = _Live(record)
+    async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
+        """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""
+        subnets = await self._fabric.run(bridge_driver.host_subnets, self._fabric.plumbing.host)
+        network = self._registry.new(request, subnets, self._config.default_network_opts, self._config.mtu)
         async with contextlib.AsyncExitStack() as undo:
-            undo.push_async_callback(self._undo_attach, live)
+            undo.push_async_callback(self._unmake, network)
+            self._registry.open_pools(network)
+            self._store.apply_now(self._registry.put(network))
             try:
-                plan = await self._plan(live, endpoints, mac)
-                if record.mode == "host":
-                    record.key = f"{self._config.exec_root}/netns/default"
-                else:
-                    grants = self._grant(live)
-                    plan.sysctls.update(sysctls or {})
-                    live.namespace = await self._fabric.create_sandbox(plan, grants)
-                    live.grants = grants
-            except SampanError as error:
-                raise type(error)(f"failed to set up container networking: {error.message}") from error
+                if network.driver == "bridge":
+                    await self._fabric.ensure_bridge(network)
+                    await self._fabric.apply()
             except OSError as error:
-                raise Internal(f"failed to set up container networking: {error}") from error
-            self._live[container_id] = live
-            record.bindings = _bindings(live)
-            self._store.apply_now(self._sandboxes.put(record))
+                raise Internal(f"failed to create network {network.name}: {error}") from error
+            await self._store.flushed()
             undo.pop_all()
-        for endpoint in record.endpoints:
-            self._tell("connect", endpoint, container_id)
-        return self._shown(live)
+        self._tell("create", network)
+        return network
 
-    async def _plan(self, live: _Live, asked: Mapping[str, Settings | None], mac: str) -> SandboxPlan:
-        """Decide endpoints and addresses; they stand in the record from the first that is taken."""
-        record, interfaces = live.record, []
-        for n, (network, settings) in enumerate(endpoints.wanted(self._registry, record.mode, asked)):
-            endpoint = endpoints.new(network, settings, record)
-            record.endpoints.append(endpoint)
-            if n == 0:
-                record.mode = network.name
-            if network.driver == "bridge":
-                interfaces.append(
-                    await self._give_addresses(record, endpoint, network, settings, mac if n == 0 else "")
-                )
-        return endpoints.plan(interfaces, record.endpoints)
+    async def _unmake(self, network: NetworkRecord) -> None:
+        if network.bridge:
+            await self._fabric.delete_bridge(network)
+        await self._store.apply(self._registry.forget(network))
 
-    async def _give_addresses(
-        self, record: SandboxRecord, endpoint: EndpointRecord, network: NetworkRecord, settings: Settings, mac: str
-    ) -> InterfacePlan:
-        bridge, index = self._fabric.bridge(network.id)
-        taken = [e.interface for e in record.endpoints if e.interface]
-        endpoint.interface = endpoints.interface_name(bridge.interface_prefix, settings, taken)
-        address4 = await self._take_address(network, 4, endpoints.requested(settings, 4))
-        if address4 is not None:
-            endpoint.ipv4 = f"{address4}/{_length(network, 4)}"
-        endpoint.mac = endpoints.mac_address(settings.get("MacAddress") or mac, address4)
-        address6 = await self._take_address(network, 6, endpoints.requested(settings, 6))
-        if address6 is not None:
-            endpoint.ipv6 = f"{address6}/{_length(network, 6)}"
-        if not network.internal:
-            endpoint.gateway4, endpoint.gateway6 = _gateway(network, 4), _gateway(network, 6)
-        return endpoints.interface(endpoint, bridge, index, hairpin=self._fabric.hairpin)
-
-    async def _take_address(self, network: NetworkRecord, version: int, asked: Address | None) -> Address | None:
-        pool = self._registry.pool(network.id, version)
-        if pool is None:
-            return None
-        if asked is not None:
-            await self._fabric.leases.settle_address(network.id, asked)
-            pool.take(asked)
-            return asked
-        try:
-            return pool.allocate()
-        except Conflict:
-            await self._fabric.leases.settle()
-            return pool.allocate()
-
-    def _grant(self, live: _Live) -> list[Grant]:
-        """Reserve the host ports of a sandbox: they lead to the endpoint that has the default route."""
-        record = live.record
-        wanted = ports.requests(record.requested, exposed=record.exposed, publish_all=record.publish_all)
-        endpoint = endpoints.gateway_endpoint(record.endpoints, 4) or endpoints.gateway_endpoint(record.endpoints, 6)
-        if endpoint is None or not wanted:
-            return []
-        granted: list[Grant] = []
-        address4, address6 = endpoint.ipv4.partition("/")[0], endpoint.ipv6.partition("/")[0]
-        try:
-            for request in wanted:
-                granted += self._fabric.ports.grant(request, address4, address6)
-        except SampanError as error:
-            for grant in granted:
-                self._fabric.ports.release(grant)
-            what = f"driver failed programming external connectivity on endpoint {record.name} ({endpoint.id})"
-            raise Internal(f"{what}: {error.message}") from error
-        return granted
-
-    async def _undo_attach(self, live: _Live) -> None:
-        self._live.pop(live.record.id, None)
-        if live.namespace >= 0:
-            os.close(live.namespace)
-            await self._fabric.unpublish(live.grants)
-        self._give_back(live.record.endpoints, linked=live.namespace >= 0)
-
-    def _give_back(self, gone: Iterable[EndpointRecord], *, linked: bool = True) -> None:
-        """Return the addresses of endpoints: when their links are gone, at once when they never had any."""
-        for endpoint in gone:
-            held = [(endpoint.network_id, ip_interface(text).ip) for text in (endpoint.ipv4, endpoint.ipv6) if text]
-            if linked and endpoint.veth:
-                self._fabric.leases.doom(endpoint.veth, held)
-            else:
-                for network_id, address in held:
-                    self._registry.release(network_id, address)
-
-    # ── running ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def started(self, container_id: str, pid: int) -> None:
-        """The container's process holds the namespace now: let go of the descriptor, leave the SandboxKey link."""
-        live = self._live.get(container_id)
-        if live is None:
-            return
-        record = live.record
-        record.pid = pid
-        if live.namespace >= 0:
-            os.close(live.namespace)
-            live.namespace = -1
-        if record.mode != "host":
-            _link(record.key, f"/proc/{pid}/ns/net")
-        self._store.apply_now(self._sandboxes.put(record))
-
-    async def detach(self, container_id: str) -> None:
-        """Take the container off its networks. Idempotent; ports are free when it returns, addresses soon after."""
-        live = self._live.pop(container_id, None)
-        if live is None:
-            return
-        record = live.record
-        if live.namespace >= 0:
-            os.close(live.namespace)
-        await self._fabric.unpublish(live.grants)
-        self._give_back(record.endpoints)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(record.key)
-        self._store.apply_now(self._sandboxes.delete(container_id))
-        for endpoint in reversed(record.endpoints):
-            self._tell("disconnect", endpoint, container_id)
-
-    def _adopt(self, record: SandboxRecord) -> None:
-        """Take a sandbox of an earlier daemon as it is: its addresses, its ports."""
-        live = _Live(record)
-        for endpoint in record.endpoints:
-            for text in (endpoint.ipv4, endpoint.ipv6):
-                pool = self._registry.pool(endpoint.network_id, 6 if ":" in text else 4)
-                if text and pool is not None and not pool.taken(ip_interface(text).ip):
-                    pool.take(ip_interface(text).ip)
-        for b in record.bindings:
-            published = Published(
-                proto=b.proto, host_ip=b.host_ip, host_port=b.host_port, address=b.address, port=b.port
+    async def remove(self, ref: str) -> None:
+        """Remove a network that no container uses. Raises: Forbidden in Docker's words."""
+        network = self.find(ref)
+        if network.name in PREDEFINED:
+            raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
+        using = self._sandboxes.on(network.id)
+        if using:
+            named = ", ".join(
+                f'name:"{r.name}" id:"{e.id[:12]}"' for r in using for e in r.endpoints if e.network_id == network.id
             )
-            live.grants.append(self._fabric.ports.adopt(published))
-        self._fabric.adopt(live.grants)
-        self._live[record.id] = live
+            raise Forbidden(f"error while removing network: network {network.name} has active endpoints ({named})")
+        await self._unmake(network)
+        self._tell("destroy", network)
 
-    async def restore(self, running: Mapping[str, int]) -> None:
-        """After a start: keep the sandboxes of these running containers (id → pid), drop all others, sweep stray links."""
-        for container_id in list(self._live):
-            if container_id in running:
-                await self.started(container_id, running[container_id])
-            else:
-                await self.detach(container_id)
-        known = {e.veth for live in self._live.values() for e in live.record.endpoints}
-        await self._fabric.sweep(known)
+    def inspect(self, ref: str, *, scope: str = "") -> dict[str, Any]:
+        """A network with its containers, as the API shows it."""
+        network = self.find(ref)
+        if scope and scope != network.scope:
+            raise NotFound(f"network {ref} not found")
+        return inspect.network(network, self._sandboxes.on(network.id))
 
-    def sandbox(self, container_id: str) -> Sandbox | None:
-        """The container's network as it is now; None when it is not attached."""
-        live = self._live.get(container_id)
-        return None if live is None else self._shown(live)
+    def list(self, given: Filters | None = None) -> builtins.list[dict[str, Any]]:
+        """The networks that pass the filters, newest first, without containers."""
+        chosen = [n for n in self._registry.all() if filters.matches(n, given or {}, used=self._used(n))]
+        return [inspect.network(n, ()) for n in sorted(chosen, key=lambda n: n.name)]
 
-    def _shown(self, live: _Live) -> Sandbox:
-        record = live.record
-        netns = f"/proc/{os.getpid()}/fd/{live.namespace}" if live.namespace >= 0 else ""
-        return Sandbox(
-            id=record.sandbox_id,
-            key=record.key,
-            netns=netns,
-            endpoints={e.network: inspect.endpoint(e) for e in record.endpoints},
-            ports=inspect.ports(record.exposed, record.bindings) if _publishes(record) else {},
-        )
+    def _used(self, network: NetworkRecord) -> bool:
+        return bool(self._sandboxes.on(network.id)) or bool(self._store.holders(f"network:{network.id}"))
 
-    def _tell(self, action: str, endpoint: EndpointRecord, container_id: str) -> None:
-        network = self._registry.table.get(endpoint.network_id)
-        driver = network.driver if network is not None else "bridge"
-        attributes = {"container": container_id, "name": endpoint.network, "type": driver}
-        self._events.publish("network", action, endpoint.network_id, attributes)
+    async def prune(self, given: Filters | None = None) -> builtins.list[str] | None:
+        """Remove the networks nobody uses; None when there is none, as Docker says."""
+        removed = []
+        for network in self._registry.all():
+            if network.name in PREDEFINED or self._used(network) or not filters.prunable(network, given or {}):
+                continue
+            await self._unmake(network)
+            self._tell("destroy", network)
+            removed.append(network.name)
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
+        return removed or None
 
+    def _tell(self, action: str, network: NetworkRecord) -> None:
+        self._events.publish("network", action, network.id, {"name": network.name, "type": network.driver})
 
-def _length(network: NetworkRecord, version: int) -> int:
-    subnet = network.subnet(version)
-    return ip_network(subnet.subnet, strict=False).prefixlen if subnet else 0
+    # ── connecting ──────────────────────────────────────────────────────────────────────────────────────────────
 
+    def check_endpoint(self, network: NetworkRecord, settings: Settings) -> None:
+        """Raises: InvalidArgument when the network cannot give what is asked for."""
+        problems = endpoints.problems(network, settings)
+        if problems:
+            listed = problems[0] if len(problems) == 1 else "* " + "\n* ".join(problems)
+            raise InvalidArgument(f"invalid endpoint settings:\n{listed}")
 
-def _gateway(network: NetworkRecord, version: int) -> str:
-    subnet = network.subnet(version)
-    if subnet is None:
-        return ""
-    return subnet.auxiliary.get(f"DefaultGatewayIPv{version}") or subnet.gateway
+    async def connect(self, ref: str, container_id: str, pid: int | None, settings: Settings) -> None:
+        """Connect a container. One that does not run (pid None) has its settings checked only: its start connects it."""
+        network = self.find(ref)
+        self.check_endpoint(network, settings)
+        if pid:
+            await self._sandboxes.connect(network, container_id, pid, settings)
 
-
-def _publishes(record: SandboxRecord) -> bool:
-    return record.mode not in ("host", "none")
-
-
-def _bindings(live: _Live) -> list[BindingRecord]:
-    return [
-        BindingRecord(proto=p.proto, host_ip=p.host_ip, host_port=p.host_port, address=p.address, port=p.port)
-        for p in (grant.published for grant in live.grants)
-    ]
-
-
-def _link(path: str, target: str) -> None:
-    """Make or replace a symbolic link, with its directory."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    try:
-        os.symlink(target, path)
-    except FileExistsError:
-        os.unlink(path)
-        os.symlink(target, path)
+    async def disconnect(self, ref: str, container_id: str, pid: int | None) -> bool:
+        """Disconnect a container; False when it was not connected (or does not run)."""
+        network = self.find(ref)
+        return await self._sandboxes.disconnect(network, container_id, pid) if pid else False
