@@ -1,0 +1,247 @@
+"""`docker cp`: describe, read and write files of a container, running or not.
+
+Safety, which is the point of this module (CVE-2018-15664, CVE-2019-14271, GHSA-rg2x-37c3-w2rh):
+- Every path is resolved by `linux.saferoot` below a descriptor of the container's root: openat2 with
+  RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS. There is no moment between a check and a use: what was opened is used.
+- Nothing is ever chrooted and nothing of the container is executed or loaded; names, owners and archives are
+  handled by code that was imported before.
+- A running container's root is entered through /proc/<pid>/root, held by descriptor; a stopped one's through a
+  detached mount that no other process can see. Volumes of a stopped container are reached by their own roots.
+
+Source: Engine API 1.51, ContainerArchiveInfo, ContainerArchive, PutContainerArchive; Docker Engine 28.5's answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import posixpath
+import stat
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sampan.engine.containers.extract import Options, extract
+from sampan.engine.containers.lifecycle import Lifecycle
+from sampan.engine.containers.records import Container, rfc3339
+from sampan.engine.containers.registry import Registry
+from sampan.engine.containers.states import WITH_TASK
+from sampan.engine.images import streams, tar_writer
+from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound
+from sampan.linux import saferoot
+
+if TYPE_CHECKING:
+    from sampan.engine.images.service import Images
+
+_GO_MODE_BITS = (
+    (stat.S_ISUID, 1 << 23),
+    (stat.S_ISGID, 1 << 22),
+    (stat.S_ISVTX, 1 << 20),
+)
+_GO_TYPES = {
+    stat.S_IFDIR: 1 << 31,
+    stat.S_IFLNK: 1 << 27,
+    stat.S_IFBLK: 1 << 26,
+    stat.S_IFCHR: 1 << 26 | 1 << 21,
+    stat.S_IFIFO: 1 << 25,
+    stat.S_IFSOCK: 1 << 24,
+}
+
+
+@dataclass(slots=True)
+class Root:
+    """A container's root by descriptor, and the path inside it that is meant. Owns the descriptor."""
+
+    fd: int
+    path: str
+    read_only: bool = False
+
+    def __enter__(self) -> Root:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self.fd)
+
+
+class Archive:
+    """Copies between clients and containers."""
+
+    def __init__(self, registry: Registry, images: Images, lifecycle: Lifecycle) -> None:
+        self._registry = registry
+        self._images = images
+        self._lifecycle = lifecycle
+
+    async def stat(self, ref: str, path: str) -> dict[str, Any]:
+        """Describe what is at a path: ContainerPathStat."""
+        c = self._registry.get(ref)
+        with self._root(c, path, writable=False) as root, _told(ref, path):
+            return describe(root)
+
+    async def get(self, ref: str, path: str) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
+        """Return (description, tar archive) of what is at a path."""
+        c = self._registry.get(ref)
+        root = self._root(c, path, writable=False)
+        try:
+            with _told(ref, path):
+                described = describe(root)
+                chunks = pack(root)
+        except BaseException:
+            os.close(root.fd)
+            raise
+        self._lifecycle.publish(c, "archive-path")
+        return described, streams.drain(chunks)
+
+    async def put(
+        self,
+        ref: str,
+        path: str,
+        body: AsyncIterator[bytes],
+        *,
+        no_overwrite_dir_non_dir: bool = False,
+        copy_uid_gid: bool = False,
+    ) -> None:
+        """Unpack a tar archive, compressed or not, into the directory at a path."""
+        c = self._registry.get(ref)
+        with self._root(c, path, writable=True) as root:
+            with _told(ref, path):
+                target = saferoot.open_in_root(root.fd, root.path, os.O_PATH | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISDIR(os.fstat(target).st_mode):
+                    raise InvalidArgument("extraction point is not a directory")
+                if root.read_only:
+                    raise Forbidden("container rootfs is marked read-only")
+                await self._extract(target, root, body, Options(no_overwrite_dir_non_dir, copy_uid_gid))
+            finally:
+                os.close(target)
+        self._lifecycle.publish(c, "extract-to-dir")
+
+    async def _extract(self, target: int, root: Root, body: AsyncIterator[bytes], options: Options) -> None:
+        feed = streams.Feed(body)
+        pump = asyncio.ensure_future(feed.pump())
+        try:
+            await asyncio.to_thread(extract, feed, target, options)
+        except OSError as e:
+            raise Internal(
+                f"Error processing tar file(exit status 1): {e.strerror}: {e.filename or ''}".rstrip(": ")
+            ) from e
+        finally:
+            pump.cancel()
+            await asyncio.gather(pump, return_exceptions=True)
+
+    def _root(self, c: Container, path: str, *, writable: bool) -> Root:
+        """Open the file tree that holds `path`."""
+        if not path:
+            raise InvalidArgument("bad parameter: pathcannot be empty")
+        path = "/" + path.lstrip("/")
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        read_only = writable and _read_only(c, path)
+        if c.status.state in WITH_TASK and c.status.pid:
+            try:
+                return Root(os.open(f"/proc/{c.status.pid}/root", flags), path, read_only)
+            except OSError:
+                pass  # it has just ended
+        clean = posixpath.normpath(path)
+        for m in sorted(c.mounts, key=lambda m: -len(m.destination)):
+            if m.type in ("volume", "bind") and (clean + "/").startswith(m.destination.rstrip("/") + "/"):
+                return _mounted(m.source, clean[len(m.destination) :], path.endswith("/"), read_only)
+        return Root(self._images.open_root(c.id, writable=writable), path, read_only)
+
+
+def _mounted(source: str, rest: str, slash: bool, read_only: bool) -> Root:
+    """Open a volume's or bind's own root; a bound file is reached through its directory."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        return Root(os.open(source, flags), (rest or "/") + ("/" if slash else ""), read_only)
+    except NotADirectoryError:
+        return Root(os.open(os.path.dirname(source), flags), "/" + os.path.basename(source), read_only)
+
+
+def _read_only(c: Container, path: str) -> bool:
+    clean = posixpath.normpath(path) + "/"
+    for m in sorted(c.mounts, key=lambda m: -len(m.destination)):
+        if clean.startswith(m.destination.rstrip("/") + "/"):
+            if not m.rw:
+                raise Forbidden("mounted volume is marked read-only")
+            return False
+    if any(clean.startswith(t.rstrip("/") + "/") for t in c.host_config.tmpfs or ()):
+        return False
+    return c.host_config.readonly_rootfs
+
+
+@contextlib.contextmanager
+def _told(ref: str, path: str) -> Iterator[None]:
+    """Translate what the kernel says of a path into Docker's words."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ESRCH):
+            raise NotFound(f"Could not find the file {path} in container {ref}") from e
+        if e.errno == errno.ENOTDIR:
+            raise Internal(f"lstat {path}: not a directory") from e
+        raise Internal(f"lstat {path}: {(e.strerror or '').lower()}") from e
+
+
+def _open(root: Root) -> tuple[int, os.stat_result]:
+    """Open what is at the path without following a link in its last part, unless the path ends in a slash."""
+    follow = root.path.endswith("/") or posixpath.basename(root.path) in ("", ".", "..")
+    flags = os.O_PATH | os.O_CLOEXEC | (os.O_DIRECTORY if root.path.rstrip("/") and follow else 0)
+    fd = saferoot.open_in_root(root.fd, root.path, flags if follow else flags | os.O_NOFOLLOW)
+    return fd, os.fstat(fd)
+
+
+def describe(root: Root) -> dict[str, Any]:
+    """Return ContainerPathStat."""
+    fd, st = _open(root)
+    try:
+        target = ""
+        if stat.S_ISLNK(st.st_mode):
+            target = _link_target(root, os.readlink("", dir_fd=fd))
+        name = posixpath.basename(posixpath.normpath(root.path)) or "/"
+        return {
+            "name": name,
+            "size": st.st_size,
+            "mode": go_mode(st.st_mode),
+            "mtime": rfc3339(st.st_mtime_ns),
+            "linkTarget": target,
+        }
+    finally:
+        os.close(fd)
+
+
+def _link_target(root: Root, link: str) -> str:
+    """Return where a link leads inside the container, as an absolute path; symlinks on the way are followed."""
+    path = link if link.startswith("/") else posixpath.join(posixpath.dirname(root.path), link)
+    return posixpath.normpath("/" + path.lstrip("/"))
+
+
+def go_mode(mode: int) -> int:
+    """Translate st_mode into Go's os.FileMode."""
+    found = mode & 0o777 | _GO_TYPES.get(stat.S_IFMT(mode), 0)
+    for bit, go in _GO_MODE_BITS:
+        if mode & bit:
+            found |= go
+    return found
+
+
+def pack(root: Root) -> Iterator[bytes]:
+    """Return the archive of what is at the path, named by its last part. Takes over the root's descriptor."""
+    fd, st = _open(root)
+    name = os.fsencode(posixpath.basename(posixpath.normpath(root.path)) or ".")
+    if stat.S_ISDIR(st.st_mode):
+        return _packed(root, fd, b".", name)
+    try:
+        above = posixpath.dirname(root.path) or "/"
+        parent = saferoot.open_in_root(root.fd, above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+    return _packed(root, parent, name, name)
+
+
+def _packed(root: Root, parent: int, name: bytes, path: bytes) -> Iterator[bytes]:
+    try:
+        yield from tar_writer.entry(parent, name, path)
+    finally:
+        os.close(parent)
+        os.close(root.fd)

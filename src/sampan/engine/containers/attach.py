@@ -1,0 +1,212 @@
+"""A client's terminal or pipes, joined to a process: attach, and the streams of exec.
+
+The bytes never pass through the daemon's own buffers twice: what the shim sends is framed already and is forwarded
+unparsed; what the client sends is forwarded raw, with an eye on the detach keys when there is a terminal.
+
+A session is made before the client is told that it is attached, so that a start right after that misses nothing:
+on a container that does not run yet it waits in `Live.pending`, and the start connects it before it lets the
+process run.
+
+Source: Engine API 1.51, ContainerAttach ("Stream format"); docs.docker.com, "docker attach --detach-keys".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from sampan.errors import InvalidArgument
+from sampan.supervisor.client import Attachment, Supervisor
+
+CHUNK = 64 * 1024
+DEFAULT_DETACH_KEYS = b"\x10\x11"  # ctrl-p, ctrl-q
+
+
+def parse_detach_keys(text: str) -> bytes:
+    """Parse `ctrl-p,ctrl-q` or `a,b`; "" is the default. Raises: InvalidArgument naming the key."""
+    if not text:
+        return DEFAULT_DETACH_KEYS
+    keys = bytearray()
+    for key in text.split(","):
+        if len(key) == 1:
+            keys += key.encode("latin-1", "replace")
+        elif key.startswith("ctrl-") and len(key) == 6:
+            code = key[5]
+            if "a" <= code <= "z":
+                keys.append(ord(code) - ord("a") + 1)
+            elif code in "@[\\]^_":
+                keys.append("@abcdefghijklmnopqrstuvwxyz[\\]^_".index(code))
+            else:
+                raise InvalidArgument(f"Unknown character: '{key}'")
+        else:
+            raise InvalidArgument(f"Unknown character: '{key}'")
+    return bytes(keys)
+
+
+class DetachScanner:
+    """Finds the detach keys in what a client types, across reads; what turns out not to be them is passed on."""
+
+    def __init__(self, keys: bytes) -> None:
+        self._keys = keys
+        self._held = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """Return (bytes to forward, whether the keys are complete)."""
+        if not self._keys:
+            return data, False
+        data = self._held + data
+        at = data.find(self._keys)
+        if at >= 0:
+            return data[:at], True
+        held = 0
+        for n in range(min(len(self._keys) - 1, len(data)), 0, -1):
+            if data.endswith(self._keys[:n]):
+                held = n
+                break
+        self._held = data[len(data) - held :]
+        return data[: len(data) - held], False
+
+
+class Session:
+    """One client joined to one process. Made by the services, run by the API handler after the hijack."""
+
+    def __init__(
+        self,
+        id: str,
+        *,
+        tty: bool,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+        detach_keys: bytes,
+        exec_id: str = "",
+        history: AsyncIterator[bytes] | None = None,
+        stream: bool = True,
+    ) -> None:
+        self.id = id
+        self.exec_id = exec_id
+        self.tty = tty
+        self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
+        self._detach_keys = detach_keys
+        self._history = history
+        self._stream = stream
+        self._attachment: asyncio.Future[Attachment | None] = asyncio.get_running_loop().create_future()
+        self.begin: Callable[[Session], Awaitable[bytes]] | None = None  # exec: start the process; b"" or why not
+        self.on_detach: Callable[[], None] = lambda: None
+        self.on_close: Callable[[], None] = lambda: None
+        self.detached = False
+
+    async def connect(self, supervisor: Supervisor) -> None:
+        """Open the stream to the shim. From here on nothing the process writes is missed."""
+        self.joined(
+            await supervisor.attach(
+                self.id, exec_id=self.exec_id, stdin=self.stdin, stdout=self.stdout, stderr=self.stderr
+            )
+        )
+
+    def joined(self, attachment: Attachment) -> None:
+        """Take over an open stream."""
+        if self._attachment.done():
+            attachment.writer.close()
+        else:
+            self._attachment.set_result(attachment)
+
+    async def close(self) -> None:
+        """Give up; for callers outside."""
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Give up: the client or the container went away before the streams were joined."""
+        self.on_close()
+        if not self._attachment.done():
+            self._attachment.set_result(None)
+        elif (attachment := self._attachment.result()) is not None:
+            attachment.writer.close()
+
+    async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward until the process has ended, the client has gone, or the detach keys were typed."""
+        try:
+            if self._history is not None:
+                async for chunk in self._history:
+                    writer.write(chunk)
+                    await writer.drain()
+            if self._stream:
+                await self._join(reader, writer)
+        except (ConnectionError, BrokenPipeError):
+            pass
+        finally:
+            self.abandon()
+            with contextlib.suppress(OSError):
+                await writer.drain()
+
+    async def collect(self, limit_bytes: int) -> bytes:
+        """Run without a client: start the process and return the first bytes of its output once it has ended."""
+        if self.begin is not None and (refusal := await self.begin(self)):
+            return refusal[8:] if not self.tty else refusal
+        attachment = await asyncio.shield(self._attachment)
+        if attachment is None:
+            return b""
+        output = bytearray()
+        try:
+            while True:
+                head = await attachment.reader.readexactly(8)
+                body = await attachment.reader.readexactly(int.from_bytes(head[4:], "big"))
+                if len(output) < limit_bytes:
+                    output += body
+        except asyncio.IncompleteReadError:
+            return bytes(output[:limit_bytes])
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.begin is not None and (refusal := await self.begin(self)):
+            writer.write(refusal)
+            return
+        attachment = await asyncio.shield(self._attachment)  # for a container that is not started yet: until it is
+        if attachment is not None:
+            await self._pump(reader, writer, attachment)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, attachment: Attachment) -> None:
+        inward = asyncio.ensure_future(self._inward(reader, attachment))
+        outward = asyncio.ensure_future(self._outward(attachment, writer))
+        try:
+            if not (self.stdout or self.stderr):
+                await asyncio.wait([inward, outward], return_when=asyncio.FIRST_COMPLETED)
+                return
+            while not outward.done():
+                await asyncio.wait([t for t in (inward, outward) if not t.done()], return_when=asyncio.FIRST_COMPLETED)
+                if inward.done() and inward.result():
+                    self.detached = True
+                    self.on_detach()
+                    return
+        finally:
+            for task in (inward, outward):
+                task.cancel()
+            await asyncio.gather(inward, outward, return_exceptions=True)
+
+    async def _inward(self, reader: asyncio.StreamReader, attachment: Attachment) -> bool:
+        """Forward the client's input; True when the detach keys were typed."""
+        scanner = DetachScanner(self._detach_keys if self.tty else b"")
+        try:
+            while data := await reader.read(CHUNK):
+                if not self.stdin:
+                    continue
+                data, detach = scanner.feed(data)
+                if data:
+                    attachment.writer.write(data)
+                    await attachment.writer.drain()
+                if detach:
+                    return True
+            if self.stdin and attachment.writer.can_write_eof():
+                attachment.writer.write_eof()
+        except (ConnectionError, BrokenPipeError, OSError):
+            pass
+        return False
+
+    @staticmethod
+    async def _outward(attachment: Attachment, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await attachment.reader.read(CHUNK):
+                writer.write(data)
+                await writer.drain()
+        except (ConnectionError, BrokenPipeError, OSError):
+            pass

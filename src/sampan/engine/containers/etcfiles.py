@@ -1,0 +1,80 @@
+"""The three files that a container gets from the engine: /etc/hostname, /etc/hosts, /etc/resolv.conf.
+
+What they say is decided by `networks.files` (pure); here they are put into the container's directory.
+
+Source: docs.docker.com, "Container networking: DNS services".
+"""
+
+from __future__ import annotations
+
+import os
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.containers.records import Container
+from sampan.engine.networks import files
+from sampan.engine.networks.service import Sandbox
+from sampan.errors import Internal
+
+NAMES = ("resolv.conf", "hostname", "hosts")
+
+
+def write(c: Container, sandbox: Sandbox, directory: str, config: EngineConfig) -> None:
+    """Write all three."""
+    h = c.host_config
+    on_host = h.network_mode == "host"
+    extra = [_extra_host(text, sandbox, config) for text in h.extra_hosts or []]
+    if on_host:
+        hosts = files.host_hosts_file(_read("/etc/hosts"), extra)
+    else:
+        hosts = files.hosts_file(
+            hostname=c.config.hostname,
+            domainname=c.config.domainname,
+            addresses=sandbox.addresses,
+            extra_hosts=extra,
+        )
+    source = files.host_path(_read(files.HOST_RESOLV_CONF))
+    try:
+        resolv_conf = files.resolv_conf(
+            _read(source),
+            path=source,
+            dns=h.dns or config.dns,
+            search=h.dns_search or config.dns_search,
+            options=h.dns_options or config.dns_opts,
+            host_network=on_host,
+        )
+    except ValueError as e:
+        raise Internal(str(e)) from e
+    _write(f"{directory}/hostname", f"{c.config.hostname}\n")
+    _write(f"{directory}/hosts", hosts)
+    _write(f"{directory}/resolv.conf", resolv_conf)
+
+
+def _extra_host(text: str, sandbox: Sandbox, config: EngineConfig) -> tuple[str, str]:
+    """Split `name:address`; `host-gateway` is the address at which the host answers."""
+    name, _, address = text.partition(":")
+    if address == "host-gateway":
+        gateways = config.host_gateway_ips or tuple(
+            e["Gateway"] for e in sandbox.endpoints.values() if e.get("Gateway")
+        )
+        if not gateways:
+            raise Internal("unable to derive the IP value for host-gateway")
+        address = gateways[0]
+    return name, address.removeprefix("[").removesuffix("]")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as f:
+            return f.read()
+    except OSError:
+        return ""
+
+
+def _write(path: str, text: str) -> None:
+    """Write in place: the file may be bind-mounted, and a crash before the start leaves nothing that is used."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.fchmod(fd, 0o644)  # the daemon's umask is 077, the container's users must read it
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

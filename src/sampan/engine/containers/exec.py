@@ -1,0 +1,276 @@
+"""Further processes in a running container: create, start, inspect, resize, and their end.
+
+An exec instance lives in memory only, as long as its container runs and a while after its own end; the daemon's
+restart forgets it, as Docker's does.
+
+Source: Engine API 1.51, ContainerExec, ExecStart, ExecInspect; Docker Engine 28.5's answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.containers import failures, security, specgen
+from sampan.engine.containers.attach import Session, parse_detach_keys
+from sampan.engine.containers.capabilities import permitted
+from sampan.engine.containers.launch import Launcher
+from sampan.engine.containers.lifecycle import Lifecycle
+from sampan.engine.containers.merge import environment
+from sampan.engine.containers.records import Container
+from sampan.engine.containers.registry import Registry
+from sampan.engine.containers.states import State
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
+from sampan.spec.engine_api.container import ExecConfig
+from sampan.supervisor.client import Exit, TaskFailed
+
+_FRAME = struct.Struct(">B3xI")
+KEPT = 64  # ended instances that stay inspectable, per container
+
+
+@dataclass(slots=True, kw_only=True)
+class Exec:
+    """One instance. `exit_status` is None until it has ended."""
+
+    id: str
+    container_id: str
+    config: ExecConfig
+    detach_keys: bytes
+    pid: int = 0
+    started: bool = False
+    running: bool = False
+    exit_status: int | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def command(self) -> list[str]:
+        return self.config.cmd or []
+
+
+class Execs:
+    """The exec instances of an engine."""
+
+    def __init__(self, registry: Registry, launcher: Launcher, lifecycle: Lifecycle, engine: EngineConfig) -> None:
+        self._registry = registry
+        self._launcher = launcher
+        self._lifecycle = lifecycle
+        self._engine = engine
+        self._by_id: dict[str, Exec] = {}
+
+    def find(self, id: str) -> Exec:
+        """Return the instance with this id or unique prefix. Raises: NotFound."""
+        found = self._by_id.get(id)
+        if found is None and id:
+            matching = [e for e in self._by_id.values() if e.id.startswith(id)]
+            found = matching[0] if len(matching) == 1 else None
+        if found is None:
+            raise NotFound(f"No such exec instance: {id}")
+        return found
+
+    async def create(self, ref: str, config: ExecConfig) -> str:
+        """Make an instance that does not run yet; returns its id."""
+        if not config.cmd:
+            raise InvalidArgument("No exec command specified")
+        c = self._registry.get(ref)
+        self._check_running(c)
+        try:
+            keys = parse_detach_keys(config.detach_keys)
+        except InvalidArgument:
+            raise Internal(f"Invalid escape keys ({config.detach_keys}) provided") from None
+        e = Exec(id=secrets.token_hex(32), container_id=c.id, config=config, detach_keys=keys)
+        self._forget_old(c)
+        self._by_id[e.id] = e
+        self._registry.live(c.id).execs[e.id] = e
+        self._lifecycle.publish(c, f"exec_create: {_words(e)}", execID=e.id)
+        return e.id
+
+    def _check_running(self, c: Container) -> None:
+        if c.status.state is State.PAUSED:
+            raise Conflict(f"Container {c.id} is paused, unpause the container before exec")
+        if c.status.state is State.RESTARTING:
+            raise Conflict(f"Container {c.id} is restarting, wait until the container is running")
+        if c.status.state is not State.RUNNING:
+            raise Conflict(f"container {c.id} is not running")
+
+    def _forget_old(self, c: Container) -> None:
+        execs = self._registry.live(c.id).execs
+        ended = [e for e in execs.values() if e.exit_status is not None]
+        for e in ended[: max(0, len(ended) - KEPT + 1)]:
+            del execs[e.id]
+            self._by_id.pop(e.id, None)
+
+    async def start(
+        self, id: str, *, detach: bool, tty: bool = False, console_size: tuple[int, int] | None = None
+    ) -> Session | None:
+        """Start an instance: detached at once (None), or as a session whose `run` starts it."""
+        e = self.find(id)
+        c = self._registry.get(e.container_id)
+        if e.exit_status is not None or e.running or e.started:
+            words = "has already run" if e.exit_status is not None else "is already running"
+            raise Conflict(f"exec command {e.id} {words}")
+        self._check_running(c)
+        e.started = True
+        size = console_size or e.config.console_size
+        if detach:
+            await self._begin(c, e, None, size)
+            return None
+        session = Session(
+            c.id,
+            exec_id=e.id,
+            tty=e.config.tty,
+            stdin=e.config.attach_stdin,
+            stdout=e.config.attach_stdout,
+            stderr=e.config.attach_stderr,
+            detach_keys=e.detach_keys,
+        )
+
+        async def begin(joined: Session) -> bytes:
+            try:
+                await self._begin(c, e, joined, size)
+            except (InvalidArgument, Internal, NotFound, Conflict) as error:
+                return _refusal(error.message, tty=e.config.tty)
+            return b""
+
+        session.begin = begin
+        session.on_detach = lambda: self._lifecycle.publish(c, "exec_detach", execID=e.id)
+        return session
+
+    async def _begin(self, c: Container, e: Exec, session: Session | None, size: tuple[int, int] | None) -> None:
+        config = e.config
+        process = self._process(c, config, size)
+        supervisor = self._launcher.supervisor
+        self._lifecycle.publish(c, f"exec_start: {_words(e)}", execID=e.id)
+        e.running = True
+        try:
+            options = security.parse(c.host_config, self._engine)
+            if config.privileged:
+                seccomp = ""
+            else:
+                seccomp = await self._launcher.seccomp_path(options, process["capabilities"]["bounding"])
+            if session is None:
+                e.pid = await supervisor.exec(
+                    c.id, e.id, process, terminal=config.tty, stdin=False, start=True, seccomp=seccomp
+                )
+            else:
+                e.pid, attachment = await supervisor.exec_attached(
+                    c.id,
+                    e.id,
+                    process,
+                    terminal=config.tty,
+                    stdin=config.attach_stdin,
+                    stdout=config.attach_stdout,
+                    stderr=config.attach_stderr,
+                    seccomp=seccomp,
+                )
+                session.joined(attachment)
+        except TaskFailed as refused:
+            failure = failures.of_exec(refused.step, refused.errno, refused.message)
+            self._end(e, failure.exit_status)
+            raise failure.error from refused
+        except BaseException:
+            self._end(e, 128)
+            raise
+
+    def _process(self, c: Container, config: ExecConfig, size: tuple[int, int] | None) -> dict[str, Any]:
+        """Return the OCI process: the container's surroundings with what this exec asks for instead."""
+        if config.working_dir and not config.working_dir.startswith("/"):
+            raise Internal("OCI runtime exec failed: exec failed: Cwd must be an absolute path")
+        host = c.host_config
+        caps = list(permitted()) if config.privileged else specgen.capability_names(host, permitted())
+        merged = environment(c.config, hostname=c.config.hostname, extra=config.env or [], tty=config.tty)
+        process: dict[str, Any] = {
+            "user": specgen.user(config.user or c.config.user, host.group_add),
+            "args": list(config.cmd or []),
+            "env": merged,
+            "cwd": config.working_dir or c.config.working_dir or "/",
+            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
+        }
+        options = security.parse(host, self._engine)
+        if options.no_new_privileges:
+            process["noNewPrivileges"] = True
+        if options.apparmor_profile and not config.privileged:
+            process["apparmorProfile"] = options.apparmor_profile
+        if config.tty:
+            process["terminal"] = True
+            if size is not None and any(size):
+                process["consoleSize"] = {"height": size[0], "width": size[1]}
+        if limits := specgen.rlimits(host.ulimits, self._launcher.default_ulimits):
+            process["rlimits"] = limits
+        return process
+
+    def exited(self, container_id: str, exec_id: str, exit: Exit) -> None:
+        """Note the end of an instance."""
+        e = self._by_id.get(exec_id)
+        if e is None or e.exit_status is not None:
+            return
+        self._end(e, exit.status)
+        c = self._registry.find(container_id)
+        if c is not None:
+            self._lifecycle.publish(c, "exec_die", execID=e.id, exitCode=str(exit.status))
+
+    @staticmethod
+    def _end(e: Exec, status: int) -> None:
+        e.running = False
+        e.exit_status = status
+        e.ended.set()
+
+    def container_ended(self, id: str) -> None:
+        """A container's processes end with it; their instances are forgotten with the next start."""
+        for e in list(self._registry.live(id).execs.values()):
+            if e.running:
+                self.exited(id, e.id, Exit(status=137, exited_at_ns=0, oom_killed=False))
+
+    def forget(self, id: str) -> None:
+        """Drop all instances of a container that is removed."""
+        for e in self._registry.live(id).execs.values():
+            self._by_id.pop(e.id, None)
+
+    def inspect(self, id: str) -> dict[str, Any]:
+        """Return the JSON of ExecInspect."""
+        e = self.find(id)
+        config = e.config
+        process: dict[str, Any] = {
+            "tty": config.tty,
+            "entrypoint": e.command[0],
+            "arguments": e.command[1:],
+            "privileged": config.privileged,
+        }
+        if config.user:
+            process["user"] = config.user
+        return {
+            "ID": e.id,
+            "Running": e.running,
+            "ExitCode": e.exit_status,
+            "ProcessConfig": process,
+            "OpenStdin": config.attach_stdin,
+            "OpenStderr": config.attach_stderr,
+            "OpenStdout": config.attach_stdout,
+            "CanRemove": False,
+            "ContainerID": e.container_id,
+            "DetachKeys": "" if not config.detach_keys else e.detach_keys.decode("latin-1"),
+            "Pid": e.pid,
+        }
+
+    async def resize(self, id: str, height: int, width: int) -> None:
+        """Set the window size of an instance's terminal."""
+        e = self.find(id)
+        if not e.running:
+            raise NotFound(f"exec process is not started: {id}")
+        await self._launcher.supervisor.resize(e.container_id, width, height, exec_id=e.id)
+
+    def ids(self, id: str) -> list[str] | None:
+        """Return the ids that `docker inspect` shows: running instances, or None."""
+        return [e.id for e in self._registry.live(id).execs.values() if e.exit_status is None] or None
+
+
+def _words(e: Exec) -> str:
+    return e.command[0] + " " + " ".join(e.command[1:])
+
+
+def _refusal(message: str, *, tty: bool) -> bytes:
+    body = f"{message}\r\n".encode()
+    return body if tty else _FRAME.pack(1, len(body)) + body

@@ -1,0 +1,165 @@
+"""Unpack an archive into a directory of a container: `docker cp` towards it.
+
+Works on descriptors below the target only; no member of the archive can name anything outside of it, whatever
+symlinks it brings or finds (see archive.py). Devices are made as the archive says: the container's cgroup decides
+whether they can be opened.
+
+Source: POSIX.1-2017 pax; Docker Engine 28.5's rules for what may replace what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+
+from sampan.engine.images import streams, tar, unpack
+from sampan.errors import InvalidArgument
+from sampan.linux import saferoot
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+LIMIT_BYTES = 1 << 50
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`no_overwrite_dir_non_dir`: a directory never replaces something else, nor the reverse. `copy_uid_gid`: keep owners."""
+
+    no_overwrite_dir_non_dir: bool = False
+    copy_uid_gid: bool = False
+
+
+def extract(source: streams.Source, target_fd: int, options: Options) -> None:
+    """Unpack everything. Blocking. Raises: InvalidArgument for a bad archive, OSError."""
+    reader = tar.Reader(tar.Input(streams.decompressed(source, limit_bytes=LIMIT_BYTES)))
+    times: list[tuple[str, int]] = []
+    while (entry := reader.next()) is not None:
+        path = unpack.clean(entry.name)
+        above, _, base = path.rpartition("/")
+        if not base:
+            continue
+        parent, _ = saferoot.mkdirs(target_fd, above) if above else (os.dup(target_fd), False)
+        try:
+            _make(entry, reader, parent, base, target_fd, options)
+        finally:
+            os.close(parent)
+        if entry.type == tar.DIRECTORY:
+            times.append((path, entry.mtime_ns))
+    reader.input.rest()
+    for path, mtime_ns in reversed(times):  # what was put into a directory touched its time
+        with contextlib.suppress(OSError):
+            fd = saferoot.open_in_root(target_fd, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.utime(fd, ns=(mtime_ns, mtime_ns))
+            finally:
+                os.close(fd)
+
+
+def _make(entry: tar.Entry, reader: tar.Reader, parent: int, base: str, target_fd: int, options: Options) -> None:
+    """Make one member in its parent directory."""
+    _clear_way(entry, parent, base, options)
+    if entry.type == tar.DIRECTORY:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(base, entry.mode & 0o777, dir_fd=parent)
+    elif entry.type == tar.REGULAR:
+        _write(entry, reader, parent, base)
+    elif entry.type == tar.SYMLINK:
+        os.symlink(entry.link, base, dir_fd=parent)
+    elif entry.type == tar.HARDLINK:
+        _link(entry, parent, base, target_fd)
+        return
+    elif entry.type in (tar.CHARACTER, tar.BLOCK_DEVICE, tar.FIFO):
+        kind = {tar.CHARACTER: stat.S_IFCHR, tar.BLOCK_DEVICE: stat.S_IFBLK, tar.FIFO: stat.S_IFIFO}[entry.type]
+        os.mknod(base, kind | entry.mode, os.makedev(*entry.device), dir_fd=parent)
+    else:
+        raise InvalidArgument(f'unhandled tar header type {entry.type[0]} of "{entry.name}"')
+    _finish(entry, parent, base, options)
+
+
+def _clear_way(entry: tar.Entry, parent: int, base: str, options: Options) -> None:
+    """Take away what stands where the member goes, unless Docker refuses that."""
+    try:
+        there = os.stat(base, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    is_directory = stat.S_ISDIR(there.st_mode)
+    wants_directory = entry.type == tar.DIRECTORY
+    if is_directory and wants_directory:
+        return
+    if options.no_overwrite_dir_non_dir:
+        if is_directory:
+            raise InvalidArgument(f"cannot overwrite directory {base!r} with non-directory {base!r}".replace("'", '"'))
+        if wants_directory:
+            raise InvalidArgument(f"cannot overwrite non-directory {base!r} with directory {base!r}".replace("'", '"'))
+    if is_directory:
+        shutil.rmtree(base, dir_fd=parent)
+    else:
+        os.unlink(base, dir_fd=parent)
+
+
+def _write(entry: tar.Entry, reader: tar.Reader, parent: int, base: str) -> None:
+    fd = os.open(base, _NEW_FILE, 0o600, dir_fd=parent)
+    try:
+        if entry.regions is not None:
+            os.ftruncate(fd, entry.size_bytes)
+            for offset, length in entry.regions:
+                while length:
+                    piece = reader.input.take(min(length, streams.CHUNK))
+                    if not piece:
+                        raise streams.Truncated()
+                    os.pwrite(fd, piece, offset)
+                    offset += len(piece)
+                    length -= len(piece)
+            reader.skip_padding(entry.stored_bytes)
+        elif entry.size_bytes:
+            left = entry.size_bytes
+            while left:
+                piece = reader.input.piece(left)
+                left -= len(piece)
+                written = os.write(fd, piece)
+                while written < len(piece):
+                    written += os.write(fd, piece[written:])
+            reader.skip_padding(entry.size_bytes)
+    finally:
+        os.close(fd)
+
+
+def _link(entry: tar.Entry, parent: int, base: str, target_fd: int) -> None:
+    """A second name of a file below the target; its own last part is never followed."""
+    above, _, name = unpack.clean(entry.link).rpartition("/")
+    if not name:
+        raise InvalidArgument(f'invalid hardlink target "{entry.link}"')
+    above_fd = saferoot.open_in_root(target_fd, above or "/", _DIRECTORY)
+    try:
+        os.link(name, base, src_dir_fd=above_fd, dst_dir_fd=parent, follow_symlinks=False)
+    finally:
+        os.close(above_fd)
+
+
+def _finish(entry: tar.Entry, parent: int, base: str, options: Options) -> None:
+    """Owner, mode, attributes and time of what was just made."""
+    uid, gid = (entry.uid, entry.gid) if options.copy_uid_gid else (0, 0)
+    os.chown(base, uid, gid, dir_fd=parent, follow_symlinks=False)
+    if entry.type == tar.SYMLINK:
+        os.utime(base, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+        return
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(base, flags, dir_fd=parent)
+    try:
+        # By descriptor: another process of the container may be exchanging names while we work.
+        if stat.S_ISLNK(os.fstat(fd).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), base)
+        own = f"/proc/self/fd/{fd}"
+        os.chmod(own, entry.mode)
+        for name, content in entry.xattrs.items():
+            if not name.startswith(("trusted.overlay.", "user.overlay.")):
+                with contextlib.suppress(OSError):
+                    os.setxattr(own, name, content)
+        if entry.type != tar.DIRECTORY:
+            os.utime(own, ns=(entry.mtime_ns, entry.mtime_ns))
+    finally:
+        os.close(fd)

@@ -1,0 +1,62 @@
+"""A task that would not start, told to the client: message, HTTP status and exit status as Docker has them.
+
+126: found but not executable; 127: not found; 128: anything else.
+
+Source: Docker Engine 28.5's answers to start and exec.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from sampan.errors import Internal, InvalidArgument, SampanError
+
+_TASK = "failed to create task for container: "
+_CREATE = "failed to create shim task: OCI runtime create failed: runc create failed: "
+_PROCESS = "unable to start container process: "
+_INIT = "error during container init: "
+_EXEC = "OCI runtime exec failed: exec failed: unable to start container process: "
+_DIRECTORY_ON_FILE = (
+    "Are you trying to mount a directory onto a file (or vice-versa)?"
+    " Check if the specified host path exists and is the expected type"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the client is told, and what the container's state keeps."""
+
+    error: SampanError
+    exit_status: int
+
+
+def of_start(step: str, number: int, message: str) -> Failure:
+    """Translate what the runtime refused. step: the runtime's name for where it happened; number: errno or 0."""
+    if step == "user":
+        return Failure(Internal(message), 128)
+    if step in ("validate", "spec"):
+        return _judge(_TASK + _CREATE + message, message, number)
+    if step == "log":
+        return Failure(Internal(_TASK + "failed to initialize logging driver: " + message), 128)
+    if step == "cgroup":
+        return _judge(_TASK + _CREATE + _PROCESS + message, message, number)
+    return _judge(_TASK + _CREATE + _PROCESS + _INIT + message, message, number)
+
+
+def of_exec(step: str, number: int, message: str) -> Failure:
+    """The same for another process in a running container."""
+    if step == "user":
+        return Failure(InvalidArgument(message), 126)
+    return _judge(_EXEC + message, message, number)
+
+
+def _judge(text: str, message: str, number: int) -> Failure:
+    not_found = ("executable file not found", "no such file or directory")
+    if any(words in message for words in not_found) or number == errno.ENOENT:
+        return Failure(InvalidArgument(text), 127)
+    if "permission denied" in message or number == errno.EACCES:
+        return Failure(InvalidArgument(text), 126)
+    if "not a directory" in message or number == errno.ENOTDIR:
+        return Failure(InvalidArgument(f"{text}: {_DIRECTORY_ON_FILE}"), 127)
+    return Failure(Internal(text), 128)

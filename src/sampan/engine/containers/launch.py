@@ -1,0 +1,371 @@
+"""From a record to a running task, and back to nothing when a step fails.
+
+One `AsyncExitStack` is the undo log: each step that takes something pushes what gives it back; success pops it all.
+The order is ARCHITECTURE.md §4: root file system · mounts · network · spec · task. Nothing here knows states,
+restart policies or clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.containers import etcfiles, failures, host, logopts, security, specgen
+from sampan.engine.containers.capabilities import permitted
+from sampan.engine.containers.records import Container, MountPoint
+from sampan.engine.containers.registry import Registry
+from sampan.engine.events import Events
+from sampan.engine.networks.service import Networks, Sandbox
+from sampan.engine.volumes.service import Volumes
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_
+from sampan.linux import mounts as kernel
+from sampan.spec import codec
+from sampan.spec.engine_api.container import Ulimit
+from sampan.supervisor.client import Supervisor, TaskFailed, TaskInfo, TaskRequest
+from sampan.supervisor.logs import options as log_options
+
+if TYPE_CHECKING:
+    from sampan.engine.images.service import Images
+
+_SPEC = msgspec.json.Encoder()
+_INIT_CANDIDATES = ("/usr/bin/docker-init", "/usr/bin/tini-static", "/usr/bin/tini", "/usr/sbin/tini-static")
+
+
+class Launcher:
+    """Starts tasks and takes down what surrounds them."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        registry: Registry,
+        events: Events,
+        images: Images,
+        networks: Networks,
+        volumes: Volumes,
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._events = events
+        self._images = images
+        self._networks = networks
+        self._volumes = volumes
+        self._seccomp: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._machine = host.probe()
+        self.default_ulimits = tuple(
+            Ulimit(name=n, hard=int(u.get("Hard", -1)), soft=int(u.get("Soft", -1)))
+            for n, u in config.default_ulimits.items()
+        )
+        self.supervisor: Supervisor
+
+    def reconfigure(self, config: EngineConfig) -> None:
+        """Take new defaults."""
+        self._config = config
+        self._seccomp.clear()
+
+    def directory(self, id: str) -> str:
+        """Return the container's own directory under the data root."""
+        return f"{self._config.data_root}/containers/{id}"
+
+    async def launch(self, c: Container) -> TaskInfo:
+        """Start the container's task. Raises: SampanError (with `exit_status` for a refused task); nothing is left behind."""
+        options = security.parse(c.host_config, self._config)
+        self._check_log_values(c)
+        pending = self._registry.live(c.id).pending
+        async with AsyncExitStack() as undo:
+            rootfs = self._images.mounts(c.id)
+            self._make_bind_sources(c)
+            mounts = await self._mount_volumes(c, undo)
+            joined = self._joined_paths(c)
+            shm = await self._shm(c, joined.get("ipc_shm", ""), undo)
+            sandbox = await self._attach_network(c, undo)
+            files = self._write_files(c, sandbox)
+            prepared = self._prepared(c, sandbox, files, joined, shm)
+            spec = specgen.build(replace(c, mounts=mounts), prepared, options)
+            request = TaskRequest(
+                id=c.id,
+                spec=_SPEC.encode(spec),
+                rootfs=rootfs,
+                seccomp=await self.seccomp_path(options, spec["process"]["capabilities"]["bounding"]),
+                terminal=c.config.tty,
+                stdin=c.config.open_stdin,
+                stdin_once=c.config.stdin_once,
+                log_driver=c.host_config.log_config.type,
+                log_path=f"{self.directory(c.id)}/{c.id}-json.log",
+                log_options=c.host_config.log_config.config or {},
+                log_attrs=self._log_attributes(c),
+            )
+            try:
+                task = await self.supervisor.create(request, start=not pending)
+                if pending:
+                    task = await self._start_attached(c, undo)
+            except TaskFailed as e:
+                raise StartFailed(failures.of_start(e.step, e.errno, e.message)) from e
+            undo.pop_all()
+        if sandbox is not None:
+            await self._networks.started(c.id, task.pid)
+        return task
+
+    async def _start_attached(self, c: Container, undo: AsyncExitStack) -> TaskInfo:
+        """Connect those who attached before the start, then let the task run: they miss no byte."""
+        undo.push_async_callback(self.supervisor.delete, c.id)
+        live = self._registry.live(c.id)
+        waiting, live.pending = live.pending, []
+        for session in waiting:
+            await session.connect(self.supervisor)
+        return await self.supervisor.start(c.id)
+
+    async def take_down(self, c: Container) -> None:
+        """Give back what a task that has ended used: network, shared memory, cgroup, task directory. Idempotent."""
+        async with asyncio.TaskGroup() as group:
+            if not c.host_config.network_mode.startswith("container:"):
+                group.create_task(self._networks.detach(c.id))
+            group.create_task(self.supervisor.delete(c.id))
+        if c.shm_path or c.host_config.ipc_mode == "shareable":
+            _unmount(self._shm_directory(c.id))
+        await self._unmount_volumes(c)
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def _check_log_values(self, c: Container) -> None:
+        log = c.host_config.log_config
+        try:
+            if log.config and log.type != "none":
+                log_options.rotation(log.type, log.config)
+        except InvalidArgument as e:
+            raise StartFailed(failures.of_start("log", 0, e.message)) from e
+
+    def _log_attributes(self, c: Container) -> dict[str, str]:
+        options = c.host_config.log_config.config
+        if not options:
+            return {}
+        try:
+            return logopts.attributes(
+                options,
+                labels=c.config.labels or {},
+                env=c.config.env or [],
+                id=c.id,
+                name=c.name,
+                image=c.config.image,
+                image_id=c.image_id,
+            )
+        except InvalidArgument as e:
+            raise StartFailed(failures.of_start("log", 0, e.message)) from e
+
+    def _make_bind_sources(self, c: Container) -> None:
+        for point in c.mounts:
+            if point.type != "bind":
+                continue
+            if point.create_source:
+                try:
+                    os.makedirs(point.source, mode=0o755, exist_ok=True)
+                except FileExistsError:
+                    pass  # a file: bound as it is
+                except OSError as e:
+                    raise Internal(
+                        f"error while creating mount source path '{point.source}': mkdir {e.filename}: {(e.strerror or '').lower()}"
+                    ) from e
+            elif not os.path.lexists(point.source):
+                raise InvalidArgument(
+                    f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
+                )
+            if not point.rw and point.read_only_force_recursive and not point.read_only_recursive:
+                raise Internal("mount options conflict: ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive")
+            if point.rw and point.read_only_force_recursive:
+                raise Internal("mount options conflict: !ReadOnly && BindOptions.ReadOnlyForceRecursive")
+
+    def _joined_paths(self, c: Container) -> dict[str, str]:
+        """Find the namespaces of other containers that this one joins."""
+        found: dict[str, str] = {}
+        h = c.host_config
+        if h.network_mode.startswith("container:"):
+            found["net"] = f"/proc/{self._network_owner(h.network_mode.partition(':')[2]).status.pid}/ns/net"
+        if h.pid_mode.startswith("container:"):
+            try:
+                owner = self._running(h.pid_mode.partition(":")[2])
+            except Conflict as e:
+                raise Internal(f"failed to join PID namespace: {e.message}") from None
+            found["pid"] = f"/proc/{owner.status.pid}/ns/pid"
+        if h.ipc_mode.startswith("container:"):
+            owner = self._ipc_owner(h.ipc_mode.partition(":")[2])
+            found["ipc"] = f"/proc/{owner.status.pid}/ns/ipc"
+            found["ipc_shm"] = owner.shm_path
+        return found
+
+    def _network_owner(self, ref: str) -> Container:
+        try:
+            owner = self._registry.get(ref)
+        except NotFound as e:
+            raise Internal(f"joining network namespace of container: {e.message}") from None
+        if not owner.status.pid:
+            raise Conflict(
+                "cannot join network namespace of a non running container:"
+                f" container {owner.name} is {owner.status.state.value}"
+            )
+        return owner
+
+    def _running(self, ref: str) -> Container:
+        owner = self._registry.get(ref)
+        if not owner.status.pid:
+            raise Conflict(f"container {owner.id} is not running")
+        return owner
+
+    def _ipc_owner(self, ref: str) -> Container:
+        if not ref:
+            raise InvalidArgument('failed to join IPC namespace: invalid name or ID supplied: ""')
+        try:
+            owner = self._running(ref)
+        except Conflict as e:
+            raise Conflict(f"failed to join IPC namespace: {e.message}") from None
+        if not owner.shm_path:
+            raise InvalidArgument(
+                f"failed to join IPC namespace: container {owner.id}: non-shareable IPC"
+                " (hint: use IpcMode:shareable for the donor container)"
+            )
+        return owner
+
+    def shm_of(self, c: Container) -> str:
+        """Return the host path of the shared memory that others may join: a shareable container's, or the host's."""
+        return self._shm_directory(c.id) if c.host_config.ipc_mode == "shareable" else ""
+
+    def _shm_directory(self, id: str) -> str:
+        return f"{self.directory(id)}/mounts/shm"
+
+    async def _shm(self, c: Container, joined: str, undo: AsyncExitStack) -> str:
+        """Return the host directory for /dev/shm, or "". Only a shareable one needs a mount on the host."""
+        mode = c.host_config.ipc_mode
+        if mode == "host":
+            return "/dev/shm"
+        if joined or mode != "shareable":
+            return joined
+        path = self._shm_directory(c.id)
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        _unmount(path)
+        flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+        kernel.mount("shm", path, "tmpfs", flags, f"mode=1777,size={c.host_config.shm_size}")
+        undo.callback(_unmount, path)
+        return path
+
+    async def _attach_network(self, c: Container, undo: AsyncExitStack) -> Sandbox | None:
+        h = c.host_config
+        if h.network_mode.startswith("container:"):
+            return None
+        sandbox = await self._networks.attach(
+            c.id,
+            mode="none" if c.config.network_disabled else h.network_mode,
+            hostname=c.config.hostname,
+            endpoints={name: codec.to_json(e) for name, e in c.endpoints.items()},
+            ports={p: [codec.to_json(b) for b in bs or ()] for p, bs in (h.port_bindings or {}).items()},
+            publish_all=h.publish_all_ports,
+            exposed=list(c.config.exposed_ports or ()),
+            mac=c.config.mac_address,
+            name=c.name,
+        )
+        undo.push_async_callback(self._networks.detach, c.id)
+        return sandbox
+
+    def _write_files(self, c: Container, sandbox: Sandbox | None) -> tuple[tuple[str, str], ...]:
+        """Write the container's own files; with a joined network it gets those of the owner."""
+        if sandbox is None:
+            directory = self.directory(self._network_owner(c.host_config.network_mode.partition(":")[2]).id)
+        else:
+            directory = self.directory(c.id)
+            etcfiles.write(c, sandbox, directory, self._config)
+        return tuple((f"/etc/{name}", f"{directory}/{name}") for name in etcfiles.NAMES)
+
+    def _prepared(
+        self,
+        c: Container,
+        sandbox: Sandbox | None,
+        files: tuple[tuple[str, str], ...],
+        joined: dict[str, str],
+        shm: str,
+    ) -> specgen.Prepared:
+        parent = c.host_config.cgroup_parent or self._config.cgroup_parent or "/sampan"
+        return specgen.Prepared(
+            netns=sandbox.netns if sandbox is not None else "",
+            files=files,
+            shm_path=shm,
+            pid_path=joined.get("pid", ""),
+            ipc_path=joined.get("ipc", ""),
+            net_path=joined.get("net", ""),
+            init_path=self._init_path() if specgen.uses_init(c, self._config.init) else "",
+            cgroup_parent=parent if parent.startswith("/") else "/" + parent,
+            default_ulimits=self.default_ulimits,
+            available_capabilities=permitted(),
+        )
+
+    def _init_path(self) -> str:
+        if self._config.init_path:
+            return self._config.init_path
+        for path in _INIT_CANDIDATES:
+            if os.access(path, os.X_OK):
+                return path
+        raise Internal('exec: "docker-init": executable file not found in $PATH')
+
+    async def seccomp_path(self, options: security.SecurityOptions, caps: list[str]) -> str:
+        """Return the path of the compiled filter for these options and capabilities; "" is none. Cached."""
+        key = (options.seccomp, tuple(caps))
+        path = self._seccomp.get(key)
+        if path is None or (path and not os.path.exists(path)):
+            profile = security.profile(options, caps)
+            path = "" if profile is None else await self.supervisor.compile_seccomp(profile)
+            self._seccomp[key] = path
+        return path
+
+    async def _mount_volumes(self, c: Container, undo: AsyncExitStack) -> list[MountPoint]:
+        """Make volumes and image mounts ready; return the mounts with the directories to bind."""
+        if not any(m.type in ("volume", "image") for m in c.mounts):
+            return c.mounts
+        undo.push_async_callback(self._unmount_volumes, c)
+        found: list[MountPoint] = []
+        for m in c.mounts:
+            if m.type == "volume":
+                source = await self._volumes.mount(m.name, c.id, subpath=m.subpath)
+                self._events.publish(
+                    "volume",
+                    "mount",
+                    m.name,
+                    {
+                        "container": c.id,
+                        "destination": m.destination,
+                        "driver": m.driver,
+                        "propagation": m.propagation,
+                        "read/write": "true" if m.rw else "false",
+                    },
+                )
+                m = replace(m, source=source)
+            elif m.type == "image":
+                raise NotImplemented_("mounting an image is not supported yet: use a volume or a bind mount")
+            found.append(m)
+        return found
+
+    async def _unmount_volumes(self, c: Container) -> None:
+        for m in c.mounts:
+            if m.type == "volume":
+                await self._volumes.unmount(m.name, c.id)
+                self._events.publish("volume", "unmount", m.name, {"container": c.id, "driver": m.driver})
+
+    def adopt(self, c: Container) -> None:
+        """Remember what a running container of an earlier daemon uses."""
+        for m in c.mounts:
+            if m.type == "volume":
+                self._volumes.adopt(m.name, c.id)
+
+
+class StartFailed(Internal):
+    """The task was refused: `failure` has the client's error and the exit status."""
+
+    def __init__(self, failure: failures.Failure) -> None:
+        super().__init__(failure.error.message)
+        self.failure = failure
+
+
+def _unmount(path: str) -> None:
+    with suppress(OSError):
+        kernel.umount2(path, kernel.MNT_DETACH)

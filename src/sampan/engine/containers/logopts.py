@@ -1,0 +1,57 @@
+"""What is written with every log line of a container, beside the line: chosen labels and variables, and the tag.
+
+Which options a driver takes, and their values, is `sampan.supervisor.logs.options`.
+
+Source: docs.docker.com, "Customize log driver output".
+"""
+
+from __future__ import annotations
+
+import re
+
+from sampan.errors import InvalidArgument
+
+
+def attributes(
+    options: dict[str, str], *, labels: dict[str, str], env: list[str], id: str, name: str, image: str, image_id: str
+) -> dict[str, str]:
+    """Compute what is written with every line: chosen labels and variables, and the tag."""
+    chosen: dict[str, str] = {}
+    wanted = [w for w in options.get("labels", "").split(",") if w]
+    pattern = options.get("labels-regex")
+    for key, value in labels.items():
+        if key in wanted or (pattern and re.search(pattern, key)):
+            chosen[key] = value
+    wanted = [w for w in options.get("env", "").split(",") if w]
+    pattern = options.get("env-regex")
+    for item in env:
+        key, _, value = item.partition("=")
+        if key in wanted or (pattern and re.search(pattern, key)):
+            chosen[key] = value
+    if tag := options.get("tag"):
+        chosen["tag"] = _render(
+            tag,
+            {
+                "ID": id[:12],
+                "FullID": id,
+                "Name": name,
+                "ImageName": image,
+                "ImageID": image_id.removeprefix("sha256:")[:12],
+                "ImageFullID": image_id,
+                "DaemonName": "docker",
+            },
+        )
+    return chosen
+
+
+def _render(tag: str, fields: dict[str, str]) -> str:
+    """Fill `{{.Name}}` in a tag. Raises: InvalidArgument naming the field, in Go's words."""
+
+    def value(m: re.Match[str]) -> str:
+        if m[1] not in fields:
+            raise InvalidArgument(
+                f'template: log-tag:1:{m.start() + 3}: executing "log-tag" at <.{m[1]}>: can\'t evaluate field {m[1]} in type *logger.Info'
+            )
+        return fields[m[1]]
+
+    return re.sub(r"\{\{\s*\.(\w+)\s*\}\}", value, tag)

@@ -1,0 +1,93 @@
+"""What the engine remembers of a container, and how it tells the time.
+
+`Container` is the durable record (JSON in the store); it holds the wire structs as Docker stores them. It is
+treated as frozen: change it with `replace` and put it. What lives only as long as the daemon (locks, waiters,
+exec instances) is in `registry.Live`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from sampan.engine.containers.states import ACTIVE, State
+from sampan.engine.store import Record
+from sampan.spec.engine_api.container import ContainerConfig, HostConfig
+from sampan.spec.engine_api.network import EndpointSettings
+
+ZERO_TIME = "0001-01-01T00:00:00Z"
+
+
+class MountPoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """One mount of a container, resolved at create. `source` is a host path; empty for tmpfs."""
+
+    type: str  # bind, volume, tmpfs, image
+    destination: str
+    source: str = ""
+    name: str = ""  # volume's or image's name
+    driver: str = ""
+    mode: str = ""
+    rw: bool = True
+    propagation: str = ""
+    # what only the spec needs
+    copy: bool = False  # an empty new volume receives what the image has at `destination`
+    recursive: bool = True
+    read_only_recursive: bool = True
+    read_only_force_recursive: bool = False
+    create_source: bool = False  # `-v` makes a missing directory on the host
+    subpath: str = ""
+    tmpfs_options: tuple[str, ...] = ()
+    anonymous: bool = False
+
+
+class Status(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """What `State` shows. Times are nanoseconds since the epoch, 0 is never."""
+
+    state: State = State.CREATED
+    pid: int = 0
+    exit_status: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    started_ns: int = 0
+    finished_ns: int = 0
+
+
+class Container(Record, kw_only=True):
+    """One container. `path` and `args` are what is executed: entrypoint and command, merged with the image's."""
+
+    name: str
+    created_ns: int
+    image_id: str = ""
+    path: str = ""
+    args: list[str] = []
+    config: ContainerConfig = msgspec.field(default_factory=ContainerConfig)
+    host_config: HostConfig = msgspec.field(default_factory=HostConfig)
+    endpoints: dict[str, EndpointSettings] = {}
+    mounts: list[MountPoint] = []
+    status: Status = msgspec.field(default_factory=Status)
+    restart_count: int = 0
+    manually_stopped: bool = False
+    has_been_started: bool = False
+    platform: str = "linux"
+    shm_path: str = ""
+    removal: dict[str, bool] = {}  # how a removal that is under way was asked for: {"volumes": True}
+
+    @property
+    def active(self) -> bool:
+        return self.status.state in ACTIVE
+
+
+def with_status(container: Container, **changes: Any) -> Container:
+    """Return the container with some fields of its status replaced."""
+    return msgspec.structs.replace(container, status=msgspec.structs.replace(container.status, **changes))
+
+
+def rfc3339(ns: int) -> str:
+    """Nanoseconds since the epoch as Go's RFC3339Nano in UTC; 0 is Go's zero time."""
+    if not ns:
+        return ZERO_TIME
+    seconds, fraction = divmod(ns, 1_000_000_000)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"

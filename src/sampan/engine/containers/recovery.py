@@ -1,0 +1,167 @@
+"""After the daemon's own death, or the machine's: make records and reality agree, then follow the supervisor's events.
+
+The supervisor's `list()` is the truth about tasks; the store is the truth about everything else. Every
+`connected` event (the first, and each one after the supervisor came back) runs the same comparison, so nothing
+depends on which process died.
+
+    record says        supervisor says     then
+    running, paused    running, paused     adopt (pid, start time)
+    running, paused    stopped             the exit is handled as if it came now
+    running, paused    nothing             it died with the machine: exit 255, restart policy at boot
+    created, exited    running             a start was interrupted after its last step: adopt
+    anything           created             a start was interrupted before its last step: delete the task
+    restarting         nothing             the pending restart is taken up
+    removing           -                   the removal is finished
+    no record          anything            delete the task
+
+Source: ARCHITECTURE.md §5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from sampan.engine.containers import restart
+from sampan.engine.containers.background import Background
+from sampan.engine.containers.launch import Launcher
+from sampan.engine.containers.lifecycle import Lifecycle, policy_of
+from sampan.engine.containers.records import Container
+from sampan.engine.containers.registry import Registry
+from sampan.engine.containers.states import WITH_TASK, State
+from sampan.engine.networks.service import Networks
+from sampan.errors import SampanError
+from sampan.supervisor.client import Exit, Supervisor, TaskEvent, TaskInfo
+
+if TYPE_CHECKING:
+    from sampan.engine.containers.create import Maker
+    from sampan.engine.containers.exec import Execs
+
+log = logging.getLogger(__name__)
+
+LOST_EXIT_STATUS = 255
+
+
+class Recovery:
+    """The one consumer of the supervisor's events."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        launcher: Launcher,
+        lifecycle: Lifecycle,
+        maker: Maker,
+        execs: Execs,
+        networks: Networks,
+        background: Background,
+    ) -> None:
+        self._registry = registry
+        self._launcher = launcher
+        self._lifecycle = lifecycle
+        self._maker = maker
+        self._execs = execs
+        self._networks = networks
+        self._background = background
+        self._first = asyncio.Event()
+
+    async def begin(self, supervisor: Supervisor) -> None:
+        """Start following; returns when the first comparison is done."""
+        self._background.spawn(self._follow(supervisor), "supervisor events")
+        await self._first.wait()
+
+    async def _follow(self, supervisor: Supervisor) -> None:
+        async for event in supervisor.events():
+            try:
+                await self._handle(supervisor, event)
+            except SampanError as e:
+                log.error("event %s of %s: %s", event.kind, event.id, e.message)
+
+    async def _handle(self, supervisor: Supervisor, event: TaskEvent) -> None:
+        if event.kind == "connected":
+            try:
+                await self._compare(await supervisor.list())
+            finally:
+                self._first.set()
+        elif event.kind == "exit" and event.exit is not None:
+            # not awaited: the lock may be held by a start that is still being recorded
+            self._background.spawn(self._exited(event.id, event.exit), f"exit of {event.id[:12]}")
+        elif event.kind == "exec-exit" and event.exit is not None:
+            self._execs.exited(event.id, event.exec_id, event.exit)
+        elif event.kind == "oom":
+            c = self._registry.find(event.id)
+            if c is not None:
+                self._lifecycle.publish(c, "oom")
+
+    async def _exited(self, id: str, exit: Exit) -> None:
+        self._execs.container_ended(id)
+        await self._lifecycle.exited(id, exit)
+
+    # --- comparison --------------------------------------------------------------------------------------------------
+
+    async def _compare(self, tasks: list[TaskInfo]) -> None:
+        by_id = {t.id: t for t in tasks}
+        first = not self._first.is_set()
+        known = {c.id for c in self._registry.all()}
+        for task in tasks:
+            if task.id not in known:
+                await self._launcher.supervisor.delete(task.id)
+        if first:
+            await self._restore_networks(by_id)
+            self._sweep_directories(known)
+        for c in self._registry.all():
+            if self._registry.live(c.id).lock.locked():
+                continue  # a verb is at work on it and will record the truth itself
+            try:
+                await self._converge(c, by_id.get(c.id), first=first)
+            except SampanError as e:
+                log.error("container %s: cannot be restored: %s", c.id, e.message)
+
+    async def _restore_networks(self, by_id: dict[str, TaskInfo]) -> None:
+        running = {t.id: t.pid for t in by_id.values() if t.status in ("running", "paused")}
+        await self._networks.restore({id: pid for id, pid in running.items() if self._registry.find(id) is not None})
+
+    def _sweep_directories(self, known: set[str]) -> None:
+        """Directories of containers whose creation never got as far as a record."""
+        root = os.path.dirname(self._launcher.directory("x"))
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        for name in os.listdir(root):
+            if name not in known:
+                self._maker.discard_directory(name)
+
+    async def _converge(self, c: Container, task: TaskInfo | None, *, first: bool) -> None:
+        state = c.status.state
+        if state is State.REMOVING:
+            self._background.spawn(self._maker.resume_removal(c), f"removal of {c.id[:12]}")
+            return
+        if task is not None and task.status == "created":
+            await self._launcher.supervisor.delete(c.id)
+            task = None
+        if task is not None and task.status in ("running", "paused"):
+            if state not in WITH_TASK or c.status.pid != task.pid or first:
+                await self._lifecycle.adopt(c, task)
+            return
+        if task is not None and task.exit is not None and state in WITH_TASK:
+            self._background.spawn(self._exited(c.id, task.exit), f"exit of {c.id[:12]}")
+            return
+        if task is not None:
+            await self._launcher.supervisor.delete(c.id)
+        if state in WITH_TASK:
+            lost = Exit(status=LOST_EXIT_STATUS, exited_at_ns=time.time_ns(), oom_killed=False)
+            await self._lifecycle.exited(c.id, lost)
+        elif state is State.RESTARTING and first:
+            self._lifecycle.resume_restart(c)
+        elif first and c.has_been_started and self._wants_start(c):
+            self._background.spawn(self._lifecycle.boot(c), f"start of {c.id[:12]}")
+
+    @staticmethod
+    def _wants_start(c: Container) -> bool:
+        return restart.wants_start_at_boot(
+            policy_of(c),
+            manually_stopped=c.manually_stopped,
+            was_active=False,
+            exit_status=c.status.exit_status,
+            restart_count=c.restart_count,
+        )

@@ -1,0 +1,57 @@
+"""Whether and when a container that ended starts again. Pure.
+
+Docker's rule: the first delay is 100 ms, each further one twice the last up to one minute; a run of ten
+seconds or more begins anew at 100 ms.
+
+Source: docs.docker.com, "Start containers automatically".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FIRST_DELAY_S = 0.1
+LONGEST_DELAY_S = 60.0
+STEADY_RUN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    name: str  # "", no, always, unless-stopped, on-failure
+    maximum_retry_count: int = 0
+
+
+def wants_restart(policy: Policy, *, exit_status: int, manually_stopped: bool, restart_count: int) -> bool:
+    """Tell whether the policy starts the container again after this exit."""
+    if manually_stopped:
+        return False
+    if policy.name in ("always", "unless-stopped"):
+        return True
+    if policy.name == "on-failure":
+        return exit_status != 0 and (policy.maximum_retry_count == 0 or restart_count < policy.maximum_retry_count)
+    return False
+
+
+def wants_start_at_boot(
+    policy: Policy, *, manually_stopped: bool, was_active: bool, exit_status: int, restart_count: int
+) -> bool:
+    """Tell whether the container starts when the daemon does and its task is gone (a reboot, for example).
+
+    `always` starts even what a user had stopped; `unless-stopped` does not. `on-failure` goes on where it was.
+    """
+    if policy.name == "always":
+        return True
+    if policy.name == "unless-stopped":
+        return not manually_stopped
+    if policy.name == "on-failure":
+        return was_active and wants_restart(
+            policy, exit_status=exit_status, manually_stopped=manually_stopped, restart_count=restart_count
+        )
+    return False
+
+
+def next_delay_s(previous_s: float, run_s: float) -> float:
+    """Return the delay before the next start. previous_s: the last delay, 0 when there was none."""
+    if previous_s <= 0 or run_s >= STEADY_RUN_S:
+        return FIRST_DELAY_S
+    return min(previous_s * 2, LONGEST_DELAY_S)

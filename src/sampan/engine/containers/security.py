@@ -1,0 +1,96 @@
+"""--security-opt: what the options come to, and which seccomp profile a container gets.
+
+Source: Docker Engine 28.5's answers; `spec.seccomp_profile` holds the default profile's rules.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from sampan.engine.config import EngineConfig
+from sampan.errors import Internal
+from sampan.spec.engine_api.container import HostConfig
+
+UNCONFINED = "unconfined"
+TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityOptions:
+    """`seccomp` is "" (the default profile), "unconfined", or a profile's JSON."""
+
+    no_new_privileges: bool = False
+    seccomp: str = ""
+    apparmor_profile: str = ""
+    labels: tuple[str, ...] = ()
+
+
+def parse(host: HostConfig, engine: EngineConfig) -> SecurityOptions:
+    """Parse the options of one container. Their syntax was checked at create (`validate.security_options`)."""
+    no_new_privileges, seccomp, apparmor = engine.no_new_privileges, "", ""
+    labels: list[str] = []
+    for option in host.security_opt or []:
+        if option == "no-new-privileges":
+            no_new_privileges = True
+            continue
+        key, separator, value = option.partition("=")
+        if not separator:
+            key, _, value = option.partition(":")
+        if key == "no-new-privileges":
+            no_new_privileges = value in TRUE
+        elif key == "seccomp":
+            seccomp = "" if value == "builtin" else value
+        elif key == "apparmor":
+            apparmor = value
+        elif key == "label":
+            labels.append(value)
+    if host.privileged:
+        seccomp = UNCONFINED
+    elif not seccomp:
+        seccomp = engine.seccomp_profile if engine.seccomp_profile != "builtin" else ""
+    if apparmor == UNCONFINED or host.privileged or not os.path.isdir("/sys/kernel/security/apparmor"):
+        apparmor = ""
+    return SecurityOptions(
+        no_new_privileges=no_new_privileges, seccomp=seccomp, apparmor_profile=apparmor, labels=tuple(labels)
+    )
+
+
+def profile(options: SecurityOptions, caps: list[str]) -> dict[str, Any] | None:
+    """Return OCI `linux.seccomp` for these options and capabilities, or None for unconfined.
+
+    Raises: Internal when a profile is not JSON.
+    """
+    from sampan.spec import seccomp_profile
+
+    if options.seccomp == UNCONFINED:
+        return None
+    if not options.seccomp:
+        return seccomp_profile.default(caps)
+    text = options.seccomp
+    if not text.lstrip().startswith("{"):
+        try:
+            with open(text) as f:
+                text = f.read()
+        except OSError as e:
+            raise Internal(f"opening seccomp profile ({text}) failed: open {text}: {(e.strerror or '').lower()}") from e
+    return seccomp_profile.resolve(_decode(text), caps)
+
+
+def _decode(text: str) -> dict[str, Any]:
+    try:
+        decoded = json.loads(text)
+    except ValueError as e:
+        position = getattr(e, "pos", 0)
+        rest = text[position : position + 1]
+        words = (
+            f"invalid character '{rest}' looking for beginning of object key string"
+            if rest
+            else "unexpected end of JSON input"
+        )
+        raise Internal(f"Decoding seccomp profile failed: {words}") from e
+    if not isinstance(decoded, dict):
+        raise Internal("Decoding seccomp profile failed: it is not a JSON object")
+    return decoded
