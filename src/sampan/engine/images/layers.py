@@ -85,11 +85,18 @@ class Layers:
             self._store.apply_now(self._store.reference(holder, f"layer:{chain_id}"))
         return holder
 
+    def hold_more(self, holder: str, chain_id: str) -> None:
+        self._store.apply_now(self._store.reference(holder, f"layer:{chain_id}"))
+
     def let_go(self, holder: str) -> None:
         targets = self._store.targets(holder)
         self._store.apply_now(self._store.release(holder))
         for target in targets:
-            self._forget_unused(target.removeprefix("layer:"))
+            chain_id = target.removeprefix("layer:")
+            if chain_id in self._table:
+                unused = self.unused_after(chain_id, holder)
+                self._store.apply_now(*self.forget(unused))
+                self.discard(unused)
 
     @asynccontextmanager
     async def unpacking(
@@ -155,6 +162,10 @@ class Layers:
             ops.append(self._store.reference(holder, f"layer:{staged.parent}"))
         return ops
 
+    def keep(self, staged: Staged, holder: str) -> None:
+        """Make a staged layer real at once, for work that needs several; `holder` (from `hold`) keeps it."""
+        self._store.apply_now(*self.adopt(staged), self._store.reference(holder, f"layer:{staged.chain_id}"))
+
     def unused_after(self, chain_id: str, holder: str) -> list[LayerRecord]:
         """The layers that nobody needs once `holder` has released `chain_id`, top first. Pure."""
         gone = []
@@ -175,12 +186,6 @@ class Layers:
         for record in records:
             self._chains.pop(record.id, None)
             self._driver.remove(record.snapshot)
-
-    def _forget_unused(self, chain_id: str) -> None:
-        if chain_id in self._table:
-            unused = self.unused_after(chain_id, "")
-            self._store.apply_now(*self.forget(unused))
-            self.discard(unused)
 
     def replay(self, record: LayerRecord) -> Iterator[bytes]:
         """The layer's archive, byte for byte, verified. Blocking.

@@ -13,27 +13,46 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.images import unpack
-from sampan.engine.images.catalog import Catalog
+from sampan.engine.images import (
+    archive,
+    commit,
+    diff,
+    gc,
+    instructions,
+    loading,
+    platforms,
+    streams,
+    tar_writer,
+    unpack,
+)
+from sampan.engine.images.catalog import Catalog, NoSuchImage
 from sampan.engine.images.content import ContentStore
 from sampan.engine.images.layers import Layers, Staged
 from sampan.engine.images.records import Image, ImageRecord, SnapshotRecord
+from sampan.engine.images.removal import Remover
 from sampan.engine.images.snapshots.overlay2 import Overlay2
+from sampan.engine.images.views import Filters, Objects, Views
 from sampan.engine.store import Op, Store
-from sampan.errors import Internal, NotFound
-from sampan.spec import oci_image, reference
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
+from sampan.spec import codec, oci_image, reference
+from sampan.spec.engine_api.wire import Wire
 from sampan.spec.reference import Reference
 
 log = logging.getLogger("sampan.images")
 
 WORKERS = 4
+ENGINE_VERSION = "28.5.2"  # what image configurations name as docker_version
+
+T = TypeVar("T")
+Records = list[dict[str, str]]
 
 
 class Images:
@@ -48,10 +67,15 @@ class Images:
         self.driver = Overlay2(config.data_root)
         self.layers = Layers(store, self.driver, self.pool)
         self.catalog = Catalog(store, self.content, self.layers)
-        self._snapshots = store.table("snapshots", SnapshotRecord)
+        self.snapshots = store.table("snapshots", SnapshotRecord)
+        self.views = Views(self.catalog, self.layers, store)
+        self._remover = Remover(store, self.catalog, self.layers, self.content, self.publish_event)
+        self._pruning = False
 
     async def start(self) -> None:
-        """Bring records and directories together again after whatever ended the last run."""
+        """Bring records and directories together again after whatever ended the last run; name what cannot be."""
+        for problem in gc.check(self):
+            log.error("%s", problem)
 
     async def close(self) -> None:
         """Wait for the work under way, then stop the threads."""
@@ -118,6 +142,14 @@ class Images:
         self.publish_event("tag", image_id, name.familiar())
         await self.store.flushed()
 
+    def set_parent(self, image_id: str, parent_id: str) -> None:
+        """Record what an image was made from; durable with the next durable write."""
+        record = self.catalog.images.get(image_id)
+        if record is not None:
+            changed = ImageRecord(id=image_id, parent=parent_id, tagged_at=record.tagged_at)
+            self.store.apply_now(self.catalog.images.put(changed))
+            self.catalog.changed(image_id)
+
     # -- containers' snapshots ----------------------------------------------------------------------------------
 
     async def prepare(self, container_id: str, image: Image | None) -> None:
@@ -128,7 +160,7 @@ class Images:
         chain_id = image.chain_id if image is not None else ""
         parent = self.layers.get(chain_id).snapshot if chain_id else None
         number = self.driver.new_container(parent)
-        ops = [self._snapshots.put(SnapshotRecord(id=container_id, snapshot=number, chain_id=chain_id))]
+        ops = [self.snapshots.put(SnapshotRecord(id=container_id, snapshot=number, chain_id=chain_id))]
         if chain_id:
             ops.append(self.store.reference(f"snapshot:{container_id}", f"layer:{chain_id}"))
         if image is not None:
@@ -154,12 +186,12 @@ class Images:
 
         Releases the container's hold on its image, and drops layers that nothing needs any more.
         """
-        record = self._snapshots.get(container_id)
+        record = self.snapshots.get(container_id)
         if record is None:
             return
         holder = f"snapshot:{container_id}"
         unused = self.layers.unused_after(record.chain_id, holder)
-        ops = [self._snapshots.delete(container_id), self.store.release(holder), *self.layers.forget(unused)]
+        ops = [self.snapshots.delete(container_id), self.store.release(holder), *self.layers.forget(unused)]
         for target in self.store.targets(f"container:{container_id}"):
             if target.startswith("image:"):
                 ops.append(self.store.release(f"container:{container_id}", target))
@@ -173,12 +205,93 @@ class Images:
         return self.driver.open_root(record.snapshot, self.layers.numbers(record.chain_id), writable=writable)
 
     def _snapshot(self, container_id: str) -> SnapshotRecord:
-        record = self._snapshots.get(container_id)
+        record = self.snapshots.get(container_id)
         if record is None:
             raise NotFound(f"container {container_id} has no snapshot")
         return record
 
-    # -- import ---------------------------------------------------------------------------------------------------
+    async def usage(self, container_id: str) -> tuple[int, int]:
+        """(SizeRw, SizeRootFs) in bytes."""
+        record = self._snapshot(container_id)
+        size = await self._in_thread(_upper_size, self.driver.path(record.snapshot))
+        return size, size + self.layers.size_bytes(record.chain_id)
+
+    async def changes(self, container_id: str) -> list[tuple[int, str]]:
+        """(0 modified, 1 added, 2 deleted; path) of everything that the container changed, sorted by path."""
+        record = self._snapshot(container_id)
+        lowers = self.layers.numbers(record.chain_id)
+
+        def work() -> list[tuple[int, str]]:
+            lower_fd = self.driver.open_lower(lowers)
+            try:
+                upper_fd = os.open(f"{self.driver.path(record.snapshot)}/fs", os.O_PATH | os.O_CLOEXEC)
+                try:
+                    return diff.changes(upper_fd, lower_fd)
+                finally:
+                    os.close(upper_fd)
+            finally:
+                os.close(lower_fd)
+
+        return await self._in_thread(work)
+
+    async def export(self, container_id: str) -> AsyncIterator[bytes]:
+        """The container's whole file system as a tar archive; the container may run."""
+        root_fd = self.open_root(container_id, writable=False)
+        try:
+            async for chunk in streams.drain(tar_writer.tree(root_fd), self.pool):
+                yield chunk
+        finally:
+            os.close(root_fd)
+
+    # -- making images --------------------------------------------------------------------------------------------
+
+    async def commit(
+        self,
+        container_id: str,
+        *,
+        config: Wire | Mapping[str, Any] | None,
+        container_config: Wire | Mapping[str, Any],
+        comment: str = "",
+        author: str = "",
+        parent: Image | None = None,
+        repo: str = "",
+        tag: str = "",
+        changes: Iterable[str] = (),
+    ) -> str:
+        """Make an image of what the container changed on top of its own. Returns the image's id.
+
+        config: what the request said. The caller keeps the container still. Raises: InvalidArgument, NotFound, OSError.
+        """
+        name = parse_target(repo, tag) if repo else None
+        own = _as_dict(container_config)
+        merged = commit.image_config(_as_dict(config), changes, own)
+        record = self._snapshot(container_id)
+        upper_fd = os.open(f"{self.driver.path(record.snapshot)}/fs", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            archive_ = partial(tar_writer.tree, upper_fd, overlay=True)
+            async with self.layers.unpacking(archive_, parent=record.chain_id) as staged:
+                document = commit.image_document(
+                    parent.config if parent is not None else None,
+                    config=merged,
+                    container_id=container_id,
+                    container_config=own,
+                    author=author,
+                    comment=comment,
+                    created=now(),
+                    docker_version=ENGINE_VERSION,
+                    diff_id=staged.unpacked.diff_id,
+                )
+                image_id = await self.publish_image(
+                    oci_image.encode(document),
+                    staged=[staged],
+                    parent=parent.id if parent is not None else "",
+                    names=[name] if name else [],
+                )
+        finally:
+            os.close(upper_fd)
+        if name:
+            self.publish_event("tag", image_id, name.familiar())
+        return image_id
 
     async def import_(
         self,
@@ -193,22 +306,27 @@ class Images:
     ) -> AsyncIterator[Mapping[str, Any]]:
         """Make an image of one layer out of an archive of files. Yields Docker's progress messages; the last is the id.
 
-        Raises: InvalidArgument (reference, change, archive), OSError.
+        Raises: InvalidArgument (reference, platform, change, archive), OSError.
         """
         name = parse_target(repo, tag) if repo else None
+        target = platforms.parse(platform) if platform else platforms.HOST
+        config = instructions.apply({}, changes)
+        comment = message or f"Imported from {source}"
         async with self.layers.unpacking(stream) as staged:
             created = now()
             document: dict[str, Any] = {
-                "architecture": "amd64",
-                "comment": message or f"Imported from {source}",
-                "config": oci_image.run_config({}),
+                "architecture": target.architecture,
+                "comment": comment,
+                "config": config,
                 "container_config": oci_image.run_config({}),
                 "created": created,
-                "docker_version": "28.5.2",
-                "history": [{"created": created, "comment": message or f"Imported from {source}"}],
-                "os": "linux",
+                "docker_version": ENGINE_VERSION,
+                "history": [{"created": created, "comment": comment}],
+                "os": target.os,
                 "rootfs": {"type": "layers", "diff_ids": [staged.unpacked.diff_id]},
             }
+            if target.variant:
+                document["variant"] = target.variant
             image_id = await self.publish_image(
                 oci_image.encode(document), staged=[staged], names=[name] if name else []
             )
@@ -217,10 +335,131 @@ class Images:
         self.publish_event("import", image_id, image_id)
         yield {"status": image_id}
 
+    # -- archives -------------------------------------------------------------------------------------------------
+
+    async def save(self, refs: Iterable[str]) -> AsyncIterator[bytes]:
+        """Images as one archive, docker-archive and OCI layout. Raises: NotFound, Internal for a damaged layer."""
+        wanted: dict[str, list[Reference]] = {}
+        for ref in refs:
+            image_id, names = self._named(ref)
+            known = wanted.setdefault(image_id, [])
+            known += [name for name in names if name not in known]
+        plan = archive.plan([self._wanted(image_id, names, wanted) for image_id, names in wanted.items()])
+        holders = [self.layers.hold(self.catalog.get(image_id).chain_id) for image_id in wanted]
+        try:
+            for image_id in wanted:
+                self.publish_event("save", image_id, image_id)
+            async for chunk in streams.drain(archive.write(plan, self.layers, time.time_ns()), self.pool):
+                yield chunk
+        finally:
+            for holder in holders:
+                self.layers.let_go(holder)
+
+    def _named(self, ref: str) -> tuple[str, list[Reference]]:
+        """What `save` writes for one argument: a repository alone means all its tags."""
+        image = self._resolve_for_save(ref)
+        parsed = reference.parse_any(ref)
+        if isinstance(parsed, str) or (tag := self.catalog.find_tag(parsed)) is None:
+            return image.id, []
+        name = reference.parse(tag.id)
+        return image.id, [name] if name.tag else []
+
+    def _resolve_for_save(self, ref: str) -> Image:
+        try:
+            return self.resolve(ref)
+        except NoSuchImage:
+            raise NotFound(f"No such image: {ref}") from None
+
+    def _wanted(self, image_id: str, names: list[Reference], among: Collection[str]) -> archive.Wanted:
+        image = self.catalog.get(image_id)
+        parent = image.parent
+        while parent and parent not in among:
+            record = self.catalog.images.get(parent)
+            parent = record.parent if record is not None else ""
+        return archive.Wanted(
+            image=image,
+            config=self.content.get(image_id),
+            names=tuple(names),
+            layers=tuple(reversed(self.layers.records(image.chain_id))),
+            parent=parent,
+        )
+
+    async def load(self, stream: AsyncIterator[bytes], *, quiet: bool = True) -> AsyncIterator[Mapping[str, Any]]:
+        """Take in the images of an archive. Yields Docker's messages. Raises: InvalidArgument, OSError."""
+        async for message in loading.load(self, stream, quiet=quiet):
+            yield message
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    async def list(self, filters: Filters | None = None, *, all: bool = False, shared_size: bool = False) -> Objects:
+        """ImageSummary objects of API 1.51, newest first. Raises: InvalidArgument, NotFound, Internal for bad filters."""
+        return self.views.list(filters or {}, all=all, shared_size=shared_size, now_ns=time.time_ns())
+
+    async def layers_size(self) -> int:
+        """Bytes of all layers, each once."""
+        return sum(layer.size_bytes for layer in self.layers.all())
+
+    async def inspect(self, ref: str) -> dict[str, Any]:
+        """ImageInspect of API 1.51, with all of the config. Raises: NotFound, InvalidArgument."""
+        image = self.resolve(ref)
+        data: dict[str, str] | None = None
+        if image.chain_id:
+            number, *lowers = self.layers.numbers(image.chain_id)
+            data = self.driver.data(number, lowers, container=False)
+        return self.views.inspect(image, {"Data": data, "Name": self.driver.name})
+
+    async def history(self, ref: str) -> Objects:
+        """HistoryResponseItem objects, newest first. Raises: NotFound, InvalidArgument."""
+        return self.views.history(self.resolve(ref))
+
+    # -- removing ---------------------------------------------------------------------------------------------------
+
+    async def remove(
+        self, ref: str, *, force: bool = False, noprune: bool = False, running: Collection[str] = ()
+    ) -> Records:
+        """Remove a name, or an image with its nameless parents. `running`: containers that run, by id.
+
+        Raises: NotFound, Conflict, InvalidArgument.
+        """
+        return await self._remover.remove(ref, force=force, prune=not noprune, running=running)
+
+    async def prune(self, filters: Filters | None = None, *, running: Collection[str] = ()) -> dict[str, Any]:
+        """Remove what nothing uses. Raises: InvalidArgument, Conflict when a prune runs already."""
+        if self._pruning:
+            raise Conflict("a prune operation is already running")
+        self._pruning = True
+        try:
+            report = await self._remover.prune(
+                filters or {}, now_ns=time.time_ns(), remove=lambda name: self.remove(name, running=running)
+            )
+        finally:
+            self._pruning = False
+        self.events.publish("image", "prune", "", {"reclaimed": str(report["SpaceReclaimed"])})
+        return report
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work, *arguments)
+
+
+def _as_dict(config: Wire | Mapping[str, Any] | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    return codec.to_json(config) if isinstance(config, Wire) else dict(config)
+
+
+def _upper_size(path: str) -> int:
+    fd = os.open(f"{path}/fs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return unpack.tree_size(fd)
+    finally:
+        os.close(fd)
+
 
 def parse_target(repo: str, tag: str) -> Reference:
     """The reference that `repo` and `tag` parameters name; a digest is refused. Raises: InvalidArgument."""
     name = reference.parse(repo)
+    if name.digest:
+        raise InvalidArgument("cannot import digest reference")
     if tag:
         name = reference.with_tag(name, tag)
     return name.tagged()

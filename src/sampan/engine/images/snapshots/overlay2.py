@@ -22,7 +22,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from sampan.linux import mounts
+from sampan.linux import mounts, syscalls
 
 NAME = "overlay2"
 INIT = "init"
@@ -141,18 +141,27 @@ class Overlay2:
             data["LowerDir"] = ":".join(lower)
         return dict(sorted(data.items()))
 
-    def open_root(self, number: int, lowers: Sequence[int], *, writable: bool, init: bool = True) -> int:
+    def open_root(self, number: int, lowers: Sequence[int], *, writable: bool) -> int:
         """A detached mount of a snapshot over its layers: an O_PATH descriptor of its root, owned by the caller.
 
         writable: only while no container has it mounted. Raises: OSError.
         """
-        lower = [f"{self.root}/{n}/fs" for n in lowers]
-        if not writable:
-            lower.insert(0, f"{self.root}/{number}/fs")
-        if init:
-            lower.append(f"{self.root}/{INIT}/fs")
-        if len(lower) == 1 and not writable:
-            return mounts.open_tree(-100, lower[0], mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC)
+        lower = self._lower(lowers)
+        if writable:
+            return self._mount(lower, number)
+        return self._mount([f"{self.root}/{number}/fs", *lower], None)
+
+    def open_lower(self, lowers: Sequence[int]) -> int:
+        """The same of what lies below a container: its layers and the stubs, read-only."""
+        return self._mount(self._lower(lowers), None)
+
+    def _lower(self, lowers: Sequence[int]) -> list[str]:
+        return [f"{self.root}/{n}/fs" for n in lowers] + [f"{self.root}/{INIT}/fs"]
+
+    def _mount(self, lower: list[str], upper: int | None) -> int:
+        if len(lower) == 1 and upper is None:  # overlayfs wants two; one directory is its own root
+            flags = mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC
+            return mounts.open_tree(syscalls.AT_FDCWD, lower[0], flags)
         fs = mounts.fsopen("overlay")
         try:
             mounts.fsconfig(fs, mounts.FSCONFIG_SET_STRING, "source", "overlay")
@@ -161,11 +170,11 @@ class Overlay2:
                 mounts.fsconfig(fs, mounts.FSCONFIG_SET_STRING, key, value)
             for path in lower:
                 _set_directory(fs, "lowerdir+", path)
-            if writable:
-                _set_directory(fs, "upperdir", f"{self.root}/{number}/fs")
-                _set_directory(fs, "workdir", f"{self.root}/{number}/work")
+            if upper is not None:
+                _set_directory(fs, "upperdir", f"{self.root}/{upper}/fs")
+                _set_directory(fs, "workdir", f"{self.root}/{upper}/work")
             mounts.fsconfig(fs, mounts.FSCONFIG_CMD_CREATE)
-            return mounts.fsmount(fs, attributes=0 if writable else mounts.MOUNT_ATTR_RDONLY)
+            return mounts.fsmount(fs, attributes=0 if upper is not None else mounts.MOUNT_ATTR_RDONLY)
         finally:
             os.close(fs)
 

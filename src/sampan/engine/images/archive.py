@@ -1,0 +1,392 @@
+"""Images as files: `save` and `load`, docker-archive and OCI layout in one tar.
+
+    blobs/sha256/<hex>   configs, layers (plain tar), OCI manifests, and per layer the old v1 description
+    index.json, oci-layout           the OCI layout
+    manifest.json, repositories      the docker-archive
+
+Not here: the catalogue, unpacking. Invariants: what `save` writes is verified layer by layer while it is written;
+`load` believes nothing: digests of layers are compared, names inside the archive lead nowhere else.
+
+Source: OCI image-spec 1.1 image-layout.md; moby image/spec v1.2; archives written by Docker Engine 28.5.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from sampan.engine.images import tar, tar_writer
+from sampan.engine.images.layers import Layers
+from sampan.engine.images.records import Image, LayerRecord
+from sampan.engine.images.streams import CHUNK, Source, Truncated, decompressed
+from sampan.engine.images.unpack import clean
+from sampan.engine.images.views import nanoseconds
+from sampan.errors import Internal, InvalidArgument
+from sampan.spec import codec, oci_image
+from sampan.spec.reference import Reference
+
+BLOBS = "blobs/sha256/"
+MAX_MEMBERS = 100_000
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
+_DOCUMENTS = ("index.json", "manifest.json", "oci-layout", "repositories")
+
+
+# -- save -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One image of an archive, under which names, and the ancestor that is in the archive too."""
+
+    image: Image
+    config: bytes
+    names: tuple[Reference, ...]
+    layers: tuple[LayerRecord, ...]  # base first
+    parent: str = ""
+
+
+@dataclass(slots=True)
+class Plan:
+    """Everything an archive will hold: names → bytes or a layer, with its time. Pure until `members` reads layers."""
+
+    documents: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+    layers: dict[str, tuple[LayerRecord, int]] = field(default_factory=dict)
+
+    def blob(self, data: bytes, mtime_ns: int = 0) -> str:
+        digest = oci_image.digest(data)
+        self.documents.setdefault(BLOBS + digest.removeprefix("sha256:"), (data, mtime_ns))
+        return digest
+
+
+def plan(wanted: list[Wanted]) -> Plan:
+    """Decide the whole archive."""
+    result = Plan()
+    manifests: list[dict[str, Any]] = []
+    index: list[dict[str, Any]] = []
+    repositories: dict[str, dict[str, str]] = {}
+    for one in wanted:
+        created = nanoseconds(one.image.created) if one.image.created else 0
+        for layer in one.layers:
+            result.layers.setdefault(BLOBS + layer.diff_id.removeprefix("sha256:"), (layer, created))
+        _v1_documents(result, one, created)
+        result.blob(one.config, created)
+        manifests.append(_docker_manifest(one))
+        top = one.layers[-1].diff_id.removeprefix("sha256:") if one.layers else ""
+        for name in one.names:
+            repositories.setdefault(name.familiar_name(), {})[name.tag] = top
+        index += _oci_entries(result, one)
+    empty = not wanted
+    oci_index = {"schemaVersion": 2, "mediaType": oci_image.MEDIA_INDEX, "manifests": None if empty else index}
+    result.documents["index.json"] = (codec.encode(oci_index)[:-1], 0)
+    result.documents["manifest.json"] = (codec.encode(None if empty else manifests), 0)
+    result.documents["oci-layout"] = (b'{"imageLayoutVersion": "1.0.0"}', 0)
+    if repositories:
+        ordered = {name: dict(sorted(tags.items())) for name, tags in sorted(repositories.items())}
+        result.documents["repositories"] = (codec.encode(ordered), 0)
+    return result
+
+
+def _docker_manifest(one: Wanted) -> dict[str, Any]:
+    manifest: dict[str, Any] = {
+        "Config": BLOBS + one.image.id.removeprefix("sha256:"),
+        "RepoTags": [name.familiar() for name in one.names] or None,
+        "Layers": [BLOBS + layer.diff_id.removeprefix("sha256:") for layer in one.layers] or None,
+    }
+    if one.parent:
+        manifest["Parent"] = one.parent
+    sources = {layer.diff_id: _descriptor(oci_image.MEDIA_LAYER, layer) for layer in one.layers}
+    if sources:
+        manifest["LayerSources"] = dict(sorted(sources.items()))
+    return manifest
+
+
+def _descriptor(media_type: str, layer: LayerRecord) -> dict[str, Any]:
+    return {"mediaType": media_type, "size": layer.tar_bytes, "digest": layer.diff_id}
+
+
+def _oci_entries(result: Plan, one: Wanted) -> list[dict[str, Any]]:
+    """Store the OCI manifest; one index entry a name, or one without annotations."""
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": oci_image.MEDIA_MANIFEST,
+        "config": {"mediaType": oci_image.MEDIA_CONFIG, "digest": one.image.id, "size": len(one.config)},
+        "layers": [
+            {"mediaType": oci_image.MEDIA_LAYER, "digest": layer.diff_id, "size": layer.tar_bytes}
+            for layer in one.layers
+        ],
+    }
+    raw = codec.encode(manifest)[:-1]
+    entry = {"mediaType": oci_image.MEDIA_MANIFEST, "digest": result.blob(raw), "size": len(raw)}
+    annotated = [
+        {"annotations": {"io.containerd.image.name": str(name), "org.opencontainers.image.ref.name": name.tag}}
+        for name in one.names
+    ]
+    return [{**entry, **annotations} for annotations in annotated] or [entry]
+
+
+def _v1_documents(result: Plan, one: Wanted, created_ns: int) -> None:
+    """The description that Docker 1.9 wrote beside each layer; the top one carries the image's configuration."""
+    parent = ""
+    chain = oci_image.chain_ids(layer.diff_id for layer in one.layers)
+    empty = oci_image.run_config({})
+    for position, chain_id in enumerate(chain):
+        if position < len(chain) - 1:
+            document: dict[str, Any] = {"created": "1970-01-01T00:00:00Z", "container_config": empty, "os": "linux"}
+        else:
+            keys = ("comment", "created", "container", "container_config", "docker_version", "author", "config")
+            document = {key: one.image.config[key] for key in keys if one.image.config.get(key)}
+            document.setdefault("container_config", empty)
+            document |= {"architecture": one.image.architecture, "os": one.image.os}
+        hashed = {**document, "layer_id": chain_id, **({"parent": f"sha256:{parent}"} if parent else {})}
+        own = oci_image.digest(oci_image.encode(hashed)).removeprefix("sha256:")
+        result.blob(codec.encode({"id": own, **({"parent": parent} if parent else {}), **document})[:-1], created_ns)
+        parent = own
+
+
+def write(plan_: Plan, layers: Layers, now_ns: int) -> Iterator[bytes]:
+    """The archive in chunks. Blocking. Raises: Internal when a layer is damaged or missing."""
+    blobs = sorted({*plan_.layers, *(name for name in plan_.documents if name.startswith(BLOBS))})
+    if blobs:
+        for directory in ("blobs/", BLOBS):
+            yield tar_writer.header(directory.encode(), kind=b"5", mode=0o755, mtime_ns=now_ns - now_ns % 10**9)
+    for name in blobs + [name for name in _DOCUMENTS if name in plan_.documents]:
+        if name in plan_.documents:
+            data, mtime_ns = plan_.documents[name]
+            size = len(data)
+            yield tar_writer.header(name.encode(), size_bytes=size, mtime_ns=_whole(mtime_ns)) + data
+        else:
+            record, mtime_ns = plan_.layers[name]
+            size = record.tar_bytes
+            yield tar_writer.header(name.encode(), size_bytes=size, mtime_ns=_whole(mtime_ns))
+            sent = 0
+            for chunk in layers.replay(record):
+                sent += len(chunk)
+                yield chunk
+            if sent != size:
+                raise Internal(f"layer {record.id} is damaged: it has {sent} bytes instead of {size}")
+        if size % tar_writer.BLOCK:
+            yield bytes(-size % tar_writer.BLOCK)
+    yield tar_writer.END
+
+
+def _whole(ns: int) -> int:
+    return ns - ns % 10**9
+
+
+# -- load -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offered:
+    """One image that an archive offers: its config, its layers as files, its names."""
+
+    config: bytes
+    layers: tuple[str, ...]  # members of the archive, base first
+    names: tuple[str, ...]
+    parent: str = ""
+
+
+class Spooled:
+    """An archive's files in a temporary directory, under numbers: names in the archive never reach the file system."""
+
+    def __init__(self, ingest: str) -> None:
+        self._directory = tempfile.mkdtemp(prefix="load-", dir=ingest)
+        self._files: dict[str, str] = {}
+        self._links: dict[str, str] = {}
+
+    def remove(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def fill(self, source: Source) -> None:
+        """Blocking: read the whole archive. Raises: InvalidArgument, OSError."""
+        disk = os.statvfs(self._directory)
+        plain = decompressed(source, limit_bytes=disk.f_blocks * disk.f_frsize)
+        reader = tar.Reader(tar.Input(plain))
+        count = 0
+        while (entry := reader.next()) is not None:
+            count += 1
+            if count > MAX_MEMBERS:
+                raise InvalidArgument(f"the archive has more than {MAX_MEMBERS} members")
+            name = clean(entry.name)
+            if entry.type == tar.REGULAR and entry.regions is None:
+                self._spool(name, entry.size_bytes, reader, count)
+            elif entry.type == tar.SYMLINK:
+                self._links[name] = posixpath.normpath(posixpath.join("/", posixpath.dirname(name), entry.link))[1:]
+            elif entry.type == tar.HARDLINK:
+                self._links[name] = clean(entry.link)
+            elif entry.type != tar.DIRECTORY:
+                raise InvalidArgument(f'unexpected member "{entry.name}" in an image archive')
+            reader.input.recorded.clear()
+
+    def _spool(self, name: str, size: int, reader: tar.Reader, count: int) -> None:
+        path = os.path.join(self._directory, str(count))
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            left = size
+            while left:
+                piece = reader.input.piece(left)
+                left -= len(piece)
+                while piece:
+                    piece = piece[os.write(fd, piece) :]
+        finally:
+            os.close(fd)
+        reader.skip_padding(size)
+        self._files[name] = path
+
+    def path(self, name: str) -> str:
+        """The file of a member. Raises: InvalidArgument in the reference's words, naming the member only."""
+        member = clean(name)
+        for _ in range(8):
+            if member in self._files:
+                return self._files[member]
+            if member not in self._links:
+                break
+            member = self._links[member]
+        raise InvalidArgument(f"open {name}: no such file or directory")
+
+    def has(self, name: str) -> bool:
+        return name in self._files or name in self._links
+
+    def document(self, name: str) -> bytes:
+        """A small member in memory."""
+        path = self.path(name)
+        size = os.stat(path).st_size
+        if size > MAX_DOCUMENT_BYTES:
+            raise InvalidArgument(f"{name} of the archive has {size} bytes, more than {MAX_DOCUMENT_BYTES}")
+        with open(path, "rb") as file:
+            return file.read()
+
+    def offers(self) -> list[Offered]:
+        """What the archive offers, by manifest.json, else by index.json. Raises: InvalidArgument."""
+        if self.has("manifest.json"):
+            return [self._docker(item) for item in self._list("manifest.json")]
+        if self.has("index.json"):
+            return [offer for item in self._oci_manifests() for offer in [self._oci(*item)]]
+        raise InvalidArgument("invalid archive: it holds neither manifest.json nor index.json")
+
+    def _list(self, name: str) -> list[dict[str, Any]]:
+        raw = self.document(name)
+        try:
+            items = msgspec.json.decode(raw)
+        except msgspec.DecodeError as e:
+            if "truncated" in str(e):
+                raise Truncated() from e
+            raise InvalidArgument(f"invalid {name}: {e}") from e
+        if items is None:
+            return []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise InvalidArgument(f"invalid {name}: not a list of objects")
+        return items
+
+    def _docker(self, item: dict[str, Any]) -> Offered:
+        config, layers, names = item.get("Config"), item.get("Layers") or [], item.get("RepoTags") or []
+        if not isinstance(config, str) or not _strings(layers) or not _strings(names):
+            raise InvalidArgument("invalid manifest.json: Config, Layers or RepoTags has the wrong type")
+        parent = item.get("Parent")
+        return Offered(
+            config=self.document(config),
+            layers=tuple(layers),
+            names=tuple(names),
+            parent=parent if isinstance(parent, str) else "",
+        )
+
+    def _oci_manifests(self) -> list[tuple[str, tuple[str, ...]]]:
+        """(digest of a manifest, names) of every image in index.json, nested indexes included."""
+        found: dict[str, list[str]] = {}
+        pending = [("index.json", "", 0)]
+        while pending:
+            document, inherited, depth = pending.pop(0)
+            index = self._object(document)
+            for entry in index.get("manifests") or []:
+                if not isinstance(entry, dict) or not isinstance(entry.get("digest"), str):
+                    raise InvalidArgument(f"invalid {document}: a manifest without a digest")
+                annotations = entry.get("annotations") or {}
+                name = annotations.get("io.containerd.image.name") or inherited
+                digest = entry["digest"]
+                if entry.get("mediaType") in (oci_image.MEDIA_INDEX, oci_image.DOCKER_LIST) and depth < 3:
+                    pending.append((self._blob(digest), name, depth + 1))
+                elif (entry.get("platform") or {}).get("architecture", "amd64") not in ("amd64", ""):
+                    continue
+                else:
+                    found.setdefault(digest, [])
+                    if name and name not in found[digest]:
+                        found[digest].append(name)
+        return [(digest, tuple(names)) for digest, names in found.items()]
+
+    def _oci(self, digest: str, names: tuple[str, ...]) -> Offered:
+        manifest = self._object(self._blob(digest))
+        try:
+            config = self._blob(manifest["config"]["digest"])
+            layers = tuple(self._blob(layer["digest"]) for layer in manifest.get("layers") or [])
+        except (KeyError, TypeError) as e:
+            raise InvalidArgument(f"invalid manifest {digest}: config or layers are missing") from e
+        raw = self.document(config)
+        if oci_image.digest(raw) != manifest["config"]["digest"]:
+            raise InvalidArgument(f"invalid config {manifest['config']['digest']}: its content has another digest")
+        return Offered(config=raw, layers=layers, names=names)
+
+    def _object(self, name: str) -> dict[str, Any]:
+        raw = self.document(name)
+        if name.startswith(BLOBS) and oci_image.digest(raw) != f"sha256:{name.removeprefix(BLOBS)}":
+            raise InvalidArgument(f"invalid {name}: its content has another digest")
+        try:
+            value = msgspec.json.decode(raw)
+        except msgspec.DecodeError as e:
+            raise InvalidArgument(f"invalid {name}: {e}") from e
+        if not isinstance(value, dict):
+            raise InvalidArgument(f"invalid {name}: not a JSON object")
+        return value
+
+    @staticmethod
+    def _blob(digest: str) -> str:
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+            raise InvalidArgument(f"invalid digest {digest!r}")
+        return BLOBS + digest.removeprefix("sha256:")
+
+
+def _strings(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+class CountingFile:
+    """A file as a source that knows how far it was read: for progress messages."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.total = os.fstat(self._fd).st_size
+        self.done = 0
+
+    def read(self) -> bytes:
+        chunk = os.read(self._fd, CHUNK)
+        self.done += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def progress_bar(current: int, total: int) -> str:
+    """The bar of Docker's progress lines: `[====>      ]  1.2MB/4.5MB`."""
+    if total <= 0:
+        return human_size(current)
+    share = min(50, current * 100 // total // 2)
+    arrow = ">" if share < 50 else ""
+    bar = "=" * share + arrow + " " * (50 - share - len(arrow))
+    return f"[{bar}]  {human_size(current)}/{human_size(total)}"
+
+
+def human_size(size: float) -> str:
+    """Four significant digits, decimal units."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000:
+            return f"{size:.4g}{unit}"
+        size /= 1000
+    return f"{size:.4g}PB"

@@ -1,0 +1,119 @@
+"""What a container changed: its writable layer compared with the layers below. Blocking, on descriptors.
+
+Not here: the archive of a diff (tar_writer.py). Semantics are those of `docker diff`: added (1), modified (0),
+deleted (2), sorted by path with a directory before what is in it; a directory counts as modified when its own
+attributes changed or something directly or deeper in it did; what was copied up without a change does not count.
+
+Source: kernel Documentation/filesystems/overlayfs.rst; `docker diff` of the reference engine.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+MODIFIED, ADDED, DELETED = 0, 1, 2
+Change = tuple[int, str]
+_READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def changes(upper_fd: int, lower_fd: int) -> list[Change]:
+    """Compare the upper directory with the merged lower one. Neither descriptor is consumed."""
+    upper = os.open(".", _READ, dir_fd=upper_fd)
+    try:
+        lower = os.open(".", _READ, dir_fd=lower_fd)
+        try:
+            return _compare(upper, lower, "")
+        finally:
+            os.close(lower)
+    finally:
+        os.close(upper)
+
+
+def _compare(upper: int, lower: int, path: str) -> list[Change]:
+    found: list[Change] = []
+    for name in sorted(os.listdir(upper)):
+        new = os.stat(name, dir_fd=upper, follow_symlinks=False)
+        old = _stat(lower, name)
+        here = f"{path}/{name}"
+        if stat.S_ISCHR(new.st_mode) and new.st_rdev == 0:
+            if old is not None:
+                found.append((DELETED, here))
+        elif old is None:
+            found.append((ADDED, here))
+            if stat.S_ISDIR(new.st_mode):
+                found += _added(upper, name, here)
+        elif stat.S_ISDIR(new.st_mode) and stat.S_ISDIR(old.st_mode):
+            inside = _inside(upper, lower, name, here)
+            if inside or _differ(new, old):
+                found.append((MODIFIED, here))
+            found += inside
+        else:
+            if _differ(new, old) or _capability(upper, name) != _capability(lower, name):
+                found.append((MODIFIED, here))
+            if stat.S_ISDIR(new.st_mode):
+                found += _added(upper, name, here)
+    return found
+
+
+def _inside(upper: int, lower: int, name: str, path: str) -> list[Change]:
+    """Changes within a directory that both sides have."""
+    new = os.open(name, _READ, dir_fd=upper)
+    try:
+        old = os.open(name, _READ, dir_fd=lower)
+        try:
+            found = _compare(new, old, path)
+            if _opaque(new):
+                kept = set(os.listdir(new))
+                found += [(DELETED, f"{path}/{gone}") for gone in os.listdir(old) if gone not in kept]
+                found.sort(key=lambda change: change[1].split("/"))
+            return found
+        finally:
+            os.close(old)
+    finally:
+        os.close(new)
+
+
+def _added(parent: int, name: str, path: str) -> list[Change]:
+    """Everything below a new directory."""
+    found: list[Change] = []
+    fd = os.open(name, _READ, dir_fd=parent)
+    try:
+        for child in sorted(os.listdir(fd)):
+            status = os.stat(child, dir_fd=fd, follow_symlinks=False)
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+                continue
+            found.append((ADDED, f"{path}/{child}"))
+            if stat.S_ISDIR(status.st_mode):
+                found += _added(fd, child, f"{path}/{child}")
+    finally:
+        os.close(fd)
+    return found
+
+
+def _differ(new: os.stat_result, old: os.stat_result) -> bool:
+    """Whether the attributes tell of a change; times and sizes of directories tell nothing."""
+    if (new.st_mode, new.st_uid, new.st_gid, new.st_rdev) != (old.st_mode, old.st_uid, old.st_gid, old.st_rdev):
+        return True
+    return not stat.S_ISDIR(new.st_mode) and (new.st_mtime_ns, new.st_size) != (old.st_mtime_ns, old.st_size)
+
+
+def _stat(directory: int, name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _opaque(fd: int) -> bool:
+    try:
+        return os.getxattr(fd, "trusted.overlay.opaque") == b"y"
+    except OSError:
+        return False
+
+
+def _capability(directory: int, name: str) -> bytes:
+    try:
+        return os.getxattr(f"/proc/self/fd/{directory}/{name}", "security.capability", follow_symlinks=False)
+    except OSError:
+        return b""
