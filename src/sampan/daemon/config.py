@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from sampan.daemon.options import ALIASES, BOOL, BY_FLAG, BY_KEY, BYTES, IP, IPS, OPTIONS, BadValue, Kind
 from sampan.engine.config import EngineConfig
-from sampan.spec import codec, go_syntax
+from sampan.spec import codec
 
 DEFAULT_FILE = "/etc/sampan/daemon.json"
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
@@ -101,8 +101,6 @@ def read_file(path: str, *, required: bool) -> dict[str, Any]:
 def _object(raw: bytes) -> dict[str, Any]:
     try:
         parsed = codec.parse(raw)
-    except go_syntax.TrailingContent:
-        raise ConfigError("invalid JSON: trailing content after top-level value") from None
     except ValueError as e:
         words = "unexpected end of JSON input" if str(e) == "unexpected EOF" else str(e)
         raise ConfigError(f"invalid JSON: {words}") from None

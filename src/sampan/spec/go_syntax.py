@@ -20,8 +20,8 @@ _EOF = "unexpected EOF"
 class TrailingContent(ValueError):
     """One whole value was read and something other than white space follows; `value` is what was read."""
 
-    def __init__(self, value: Any) -> None:
-        super().__init__("unexpected content after JSON")
+    def __init__(self, value: Any, follows: str) -> None:
+        super().__init__(f"invalid character {quote(follows)} after top-level value")
         self.value = value
 
 
@@ -61,8 +61,9 @@ class _Scanner:
 
     def document(self) -> Any:
         value = self.value()
-        if self.skip():
-            raise TrailingContent(value)
+        follows = self.skip()
+        if follows:
+            raise TrailingContent(value, follows)
         return value
 
     def skip(self) -> str:
