@@ -9,10 +9,11 @@ Invariant: between two `connected` events no event is lost; after one, `list()` 
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,9 +22,8 @@ from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
-import sampan
 from sampan import errors
-from sampan.supervisor import layout, wire
+from sampan.supervisor import layout, starter, wire
 from sampan.supervisor import supervisor_pb2 as pb
 from sampan.supervisor.supervisor_grpc import SupervisorStub
 from sampan.supervisor.wire import TaskFailed
@@ -225,9 +225,6 @@ class Supervisor:
             raise errors.NotFound(f"No such exec instance: {exec_id}")
         return exec_.exit
 
-    async def list(self) -> list[TaskInfo]:
-        return [_task(t) for t in (await self._call(lambda s: s.List(pb.Empty()))).tasks]
-
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def kill(self, id: str, signal: int, *, exec_id: str = "", all: bool = False) -> None:
@@ -252,13 +249,21 @@ class Supervisor:
         reply = await self._call(lambda s: s.Stats(pb.TaskId(id=id)))
         return msgspec.json.decode(reply.json)  # type: ignore[no-any-return]
 
-    async def pids(self, id: str) -> list[int]:
+    async def pids(self, id: str) -> builtins.list[int]:
         return [*(await self._call(lambda s: s.Pids(pb.TaskId(id=id)))).pids]
 
     # ── exec and attach ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def exec(
-        self, id: str, exec_id: str, process: dict[str, Any], *, terminal: bool, stdin: bool, start: bool, seccomp: str = ""
+        self,
+        id: str,
+        exec_id: str,
+        process: dict[str, Any],
+        *,
+        terminal: bool,
+        stdin: bool,
+        start: bool,
+        seccomp: str = "",
     ) -> int:
         """Run another process (`start`), output discarded; or prepare it for `attach` and `exec_start`. Returns its pid or 0."""
         message = pb.ExecRequest(
@@ -362,6 +367,9 @@ class Supervisor:
         except _LOST:
             return True
 
+    async def list(self) -> builtins.list[TaskInfo]:
+        return [_task(t) for t in (await self._call(lambda s: s.List(pb.Empty()))).tasks]
+
     # ── connection ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _call(self, method: Callable[[SupervisorStub], Any]) -> Any:
@@ -418,7 +426,7 @@ class Supervisor:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, 0.5)
 
-    async def _event_stream(self) -> AsyncIterator[pb.Event]:
+    async def _event_stream(self) -> AsyncGenerator[pb.Event, None]:
         fd = os.open(self._exec_root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         channel = Channel(path=f"/proc/self/fd/{fd}/supervisor.sock")
         self._channel, self._stub = channel, SupervisorStub(channel)
@@ -437,14 +445,14 @@ class Supervisor:
             event = TaskEvent(kind="connected")
             for futures in self._waiters.values():  # what happened meanwhile is asked for again
                 for future in futures:
-                    future.done() or future.set_result(None)
+                    _settle(future, None)
         else:
             event = TaskEvent(
                 kind=_KINDS[message.kind], id=message.id, exec_id=message.exec_id, pid=message.pid, exit=_exit(message)
             )
             if event.exit:
                 for future in self._waiters.get((event.id, event.exec_id), ()):
-                    future.done() or future.set_result(event.exit)
+                    _settle(future, event.exit)
         for queue in self._subscribers:
             queue.put_nowait(event)
 
@@ -456,60 +464,12 @@ class Supervisor:
             return
         except (FileNotFoundError, ConnectionRefusedError):
             pass
-        await _started(self._exec_root, debug=self._debug)
+        await starter.start(self._exec_root, debug=self._debug)
 
 
-async def _started(exec_root: str, *, debug: bool) -> None:
-    """posix_spawn a supervisor, detached, and wait until it is ready or has ended (another one may have been faster)."""
-    readable, writable = os.pipe2(os.O_CLOEXEC)
-    log = os.open(f"{exec_root}/supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    source_root = os.path.dirname(os.path.dirname(os.path.abspath(sampan.__file__)))
-    arguments = ["-s", "-P", "-m", "sampan.supervisor.main", "--exec-root", exec_root, "--ready-fd", "3"]
-    try:
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, *arguments, *(["--debug"] if debug else [])],
-            {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "PYTHONPATH": source_root},
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, log, 1),
-                (os.POSIX_SPAWN_DUP2, log, 2),
-                (os.POSIX_SPAWN_DUP2, writable, 3),
-            ],
-            setsid=True,
-            setsigmask=[],
-        )
-    except BaseException:
-        os.close(readable)
-        raise
-    finally:
-        os.close(writable)
-        os.close(log)
-    asyncio.get_running_loop().create_task(_reaped(pid))
-    os.set_blocking(readable, False)
-    reader = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(readable, "rb", buffering=0)
-    )
-    try:
-        await asyncio.wait_for(reader.read(1), _CONNECT_TIMEOUT_S)
-    finally:
-        transport.close()
-
-
-async def _reaped(pid: int) -> None:
-    """Leave no zombie when the supervisor ends before us."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-    pidfd = os.pidfd_open(pid)
-    loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
-    try:
-        await ended
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
+def _settle(future: asyncio.Future[Exit | None], exit_: Exit | None) -> None:
+    if not future.done():
+        future.set_result(exit_)
 
 
 def _exit(message: Any) -> Exit | None:

@@ -10,7 +10,6 @@ from typing import Any
 from sampan.errors import Unavailable
 from sampan.supervisor import wire
 
-
 Message = dict[str, Any]
 
 
@@ -45,7 +44,9 @@ class ShimLink(asyncio.Protocol):
         `on_lost` is called once, when the shim has closed or died.
         """
         peer.setblocking(False)
-        _, link = await asyncio.get_running_loop().create_connection(lambda: cls(on_report, on_event, on_lost), sock=peer)
+        _, link = await asyncio.get_running_loop().create_connection(
+            lambda: cls(on_report, on_event, on_lost), sock=peer
+        )
         return link
 
     async def call(self, op: str, **arguments: Any) -> Any:

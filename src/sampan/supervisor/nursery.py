@@ -87,7 +87,7 @@ class Nursery:
 async def _writable(peer: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(peer.fileno(), lambda: ready.done() or ready.set_result(None))
+    loop.add_writer(peer.fileno(), lambda: None if ready.done() else ready.set_result(None))
     try:
         await ready
     finally:

@@ -72,7 +72,7 @@ def _admit(stream: Stream[Any, Any]) -> None:
         raise GRPCError(Status.PERMISSION_DENIED, "only the supervisor's own user may call")
 
 
-class Service(SupervisorBase):
+class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no types
     def __init__(self, exec_root: str, nursery: Nursery) -> None:
         self._exec_root = exec_root
         self.tasks = Tasks(exec_root, nursery, self._publish)
@@ -117,7 +117,9 @@ class Service(SupervisorBase):
     @_answered
     async def Delete(self, stream: Stream[pb.TaskId, pb.DeleteReply]) -> None:
         answer = await self.tasks.delete((await _request(stream)).id)
-        await stream.send_message(pb.DeleteReply(found=answer is not None, exit=_exit(answer["exit"] if answer else None)))
+        await stream.send_message(
+            pb.DeleteReply(found=answer is not None, exit=_exit(answer["exit"] if answer else None))
+        )
 
     @_answered
     async def Wait(self, stream: Stream[pb.ProcessId, pb.Exit]) -> None:

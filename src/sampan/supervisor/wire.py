@@ -98,7 +98,10 @@ def error_to_wire(error: BaseException) -> dict[str, Any]:
         if isinstance(error, class_):
             return {"kind": kind, "message": error.message}
     if isinstance(error, OSError):
-        return {"kind": "internal", "message": f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)}
+        return {
+            "kind": "internal",
+            "message": f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror),
+        }
     return {"kind": "internal", "message": f"{type(error).__name__}: {error}"}
 
 

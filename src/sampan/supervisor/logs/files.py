@@ -104,7 +104,11 @@ class RotatingFile:
         self.dropped_bytes += lost
         if time.monotonic() - self._complained_at >= _COMPLAIN_EVERY_S:
             self._complained_at = time.monotonic()
-            print(f"log {self._path}: {error.strerror}; {self.dropped_bytes} bytes dropped so far", file=sys.stderr, flush=True)
+            print(
+                f"log {self._path}: {error.strerror}; {self.dropped_bytes} bytes dropped so far",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _compress_and_exit(path: str) -> None:

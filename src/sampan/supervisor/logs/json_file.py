@@ -17,7 +17,7 @@ from sampan.supervisor.logs.record import Partial, stamp
 
 _UNESCAPED = bytes(c for c in range(256) if (c >= 0x20 and c not in b'\\"<>&') or c == 0x0A)
 _ESCAPES = {c: b"\\u%04x" % c for c in (*range(0x20), *b"<>&")} | {0x22: b'\\"', 0x0D: b"\\r"}
-_INVALID = {code: "\\ufffd" for code in range(0xDC80, 0xDD00)}
+_INVALID = dict.fromkeys(range(56448, 56576), "\\ufffd")
 
 
 def escape(text: bytes) -> bytes:
@@ -44,7 +44,9 @@ def _escape_unicode(text: bytes) -> bytes:
 
 
 def _attributes(attrs: Mapping[str, str]) -> bytes:
-    pairs = (f"{json.dumps(k, ensure_ascii=False)}:{json.dumps(v, ensure_ascii=False)}" for k, v in sorted(attrs.items()))
+    pairs = (
+        f"{json.dumps(k, ensure_ascii=False)}:{json.dumps(v, ensure_ascii=False)}" for k, v in sorted(attrs.items())
+    )
     text = "{" + ",".join(pairs) + "}"
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode("utf-8", "replace")
 

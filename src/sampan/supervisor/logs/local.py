@@ -37,7 +37,14 @@ class Local:
         if partial is None:
             return b"".join([self._entry(head, line) for line in block[:-1].split(b"\n")])
         name = partial.id.encode()
-        meta = (b"\x08\x01" if partial.last else b"") + b"\x12" + _varint(len(name)) + name + b"\x18" + _varint(partial.ordinal)
+        meta = (
+            (b"\x08\x01" if partial.last else b"")
+            + b"\x12"
+            + _varint(len(name))
+            + name
+            + b"\x18"
+            + _varint(partial.ordinal)
+        )
         flag = b"" if partial.last else b"\x20\x01"
         return self._entry(head, block, flag + b"\x2a" + _varint(len(meta)) + meta)
 

@@ -68,7 +68,13 @@ async def read(
     passed. Raises NotImplemented_ for a driver that cannot be read, OSError when the log cannot be opened.
     """
     query = Query(
-        stdout=stdout, stderr=stderr, since_ns=since_ns, until_ns=until_ns, timestamps=timestamps, details=details, raw=raw
+        stdout=stdout,
+        stderr=stderr,
+        since_ns=since_ns,
+        until_ns=until_ns,
+        timestamps=timestamps,
+        details=details,
+        raw=raw,
     )
     log = _Log(path, decoder(driver), renderer(query))
     with ExitStack() as stack:

@@ -24,7 +24,15 @@ _STALL_LIMIT_S = 600.0
 
 class Attacher:
     def __init__(
-        self, loop: Loop, peer: socket.socket, stdio: Stdio, *, stdin: bool, streams: frozenset[str], end_stdin: bool, logged: bool
+        self,
+        loop: Loop,
+        peer: socket.socket,
+        stdio: Stdio,
+        *,
+        stdin: bool,
+        streams: frozenset[str],
+        end_stdin: bool,
+        logged: bool,
     ) -> None:
         """Takes over `peer` (non-blocking, not yet watched). `end_stdin`: the end of its input is the process's. `logged`: a stalled client is cut off."""
         self._loop = loop

@@ -1,6 +1,6 @@
 """One process of the task, init or exec'd: its pid, its stdio, and the order in which its end is told.
 
-    reaped ─▶ output drained (at most 2 s, as Docker waits) ─▶ `on_ended` ─▶ attachers see end of file
+reaped ─▶ output drained (at most 2 s, as Docker waits) ─▶ `on_ended` ─▶ attachers see end of file
 """
 
 from __future__ import annotations

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.kernel.supervisor.bench_of_tasks import Bench, bench
+
+
+@pytest_asyncio.fixture(name="bench")
+async def _bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    async with bench(tmp_path) as b:
+        yield b
