@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 
-from sampan.linux.capabilities import NAMES as CAPABILITIES
+from sampan.linux.capabilities import NAMES
+
+CAPABILITIES = NAMES
 
 DEFAULT = (  # noqa: SIM905
     "CAP_CHOWN CAP_DAC_OVERRIDE CAP_FSETID CAP_FOWNER CAP_MKNOD CAP_NET_RAW CAP_SETGID CAP_SETUID CAP_SETFCAP CAP_SETPCAP"

@@ -31,9 +31,23 @@ from sampan.supervisor.client import TaskFailed
 
 if TYPE_CHECKING:
     from sampan.engine.containers.exec import Execs
-    from sampan.engine.images.service import Image, Images
+    from sampan.engine.images.records import Image
+    from sampan.engine.images.service import Images
 
-_UPDATABLE = ["cpu_shares", "memory", "nano_cpus", "blkio_weight", "cpu_period", "cpu_quota", "cpu_realtime_period", "cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems", "memory_reservation", "memory_swap"]
+_UPDATABLE = [
+    "cpu_shares",
+    "memory",
+    "nano_cpus",
+    "blkio_weight",
+    "cpu_period",
+    "cpu_quota",
+    "cpu_realtime_period",
+    "cpu_realtime_runtime",
+    "cpuset_cpus",
+    "cpuset_mems",
+    "memory_reservation",
+    "memory_swap",
+]
 
 
 class Maker:
@@ -81,7 +95,7 @@ class Maker:
         validate.request(config, asked)
         image = self._images.resolve(config.image) if config.image else None
         warnings = validate.create(config, asked, self._config, self._machine)
-        settled = merge.host_config(asked, self._config, unified_cgroups=self._machine.unified)
+        settled = merge.host_config(asked, self._config, self._machine)
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})
         validate.logging(settled)
         with self._registry.reserve(name) as reserved:
@@ -193,7 +207,7 @@ class Maker:
                     undo.push_async_callback(self._volumes.remove, volume.id, force=True)
                 m = replace(m, name=volume.id, source=self._volumes.path(volume.id))
             resolved.append(m)
-        fill = [m for m in resolved if m.type == "volume" and m.copy and not m.subpath]
+        fill = [m for m in resolved if m.type == "volume" and m.copy and not m.subpath and m.destination != "/"]
         if fill:
             await self._copy_up(c, fill)
         return resolved

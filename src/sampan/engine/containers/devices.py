@@ -51,7 +51,9 @@ def of_container(host: HostConfig) -> tuple[list[dict[str, Any]], list[dict[str,
         target = mapping.path_in_container or mapping.path_on_host
         for node in _mapped(mapping.path_on_host, target):
             nodes.append(node)
-            rules.append(_rule(True, mapping.cgroup_permissions or "rwm", node["type"], node["major"], node["minor"]))
+            access = "".join(a for a in mapping.cgroup_permissions or "rwm" if a in "rwm")
+            if access:
+                rules.append(_rule(True, access, node["type"], node["major"], node["minor"]))
     for text in host.device_cgroup_rules or []:
         rules.append(parse_rule(text))
     return nodes, rules

@@ -7,6 +7,7 @@ Source: docs.docker.com, "Container networking: DNS services".
 
 from __future__ import annotations
 
+import ipaddress
 import os
 
 from sampan.engine.config import EngineConfig
@@ -33,6 +34,8 @@ def write(c: Container, sandbox: Sandbox, directory: str, config: EngineConfig) 
             extra_hosts=extra,
         )
     source = files.host_path(_read(files.HOST_RESOLV_CONF))
+    for server in h.dns or ():
+        _check_nameserver(server)
     try:
         resolv_conf = files.resolv_conf(
             _read(source),
@@ -47,6 +50,13 @@ def write(c: Container, sandbox: Sandbox, directory: str, config: EngineConfig) 
     _write(f"{directory}/hostname", f"{c.config.hostname}\n")
     _write(f"{directory}/hosts", hosts)
     _write(f"{directory}/resolv.conf", resolv_conf)
+
+
+def _check_nameserver(address: str) -> None:
+    try:
+        ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        raise Internal(f'bad nameserver address {address}: ParseAddr("{address}"): unable to parse IP') from None
 
 
 def _extra_host(text: str, sandbox: Sandbox, config: EngineConfig) -> tuple[str, str]:

@@ -260,7 +260,8 @@ class Execs:
         e = self.find(id)
         if not e.running:
             raise NotFound(f"exec process is not started: {id}")
-        await self._launcher.supervisor.resize(e.container_id, width, height, exec_id=e.id)
+        if e.config.tty:
+            await self._launcher.supervisor.resize(e.container_id, width, height, exec_id=e.id)
 
     def ids(self, id: str) -> list[str] | None:
         """Return the ids that `docker inspect` shows: running instances, or None."""

@@ -118,11 +118,10 @@ def _write(entry: tar.Entry, reader: tar.Reader, parent: int, base: str) -> None
         elif entry.size_bytes:
             left = entry.size_bytes
             while left:
-                piece = reader.input.piece(left)
-                left -= len(piece)
-                written = os.write(fd, piece)
-                while written < len(piece):
-                    written += os.write(fd, piece[written:])
+                view = reader.input.piece(left)
+                left -= len(view)
+                while view:
+                    view = view[os.write(fd, view) :]
             reader.skip_padding(entry.size_bytes)
     finally:
         os.close(fd)

@@ -35,6 +35,8 @@ def of_start(step: str, number: int, message: str) -> Failure:
     """Translate what the runtime refused. step: the runtime's name for where it happened; number: errno or 0."""
     if step == "user":
         return Failure(Internal(message), 128)
+    if message.startswith("invalid config.json: linux.sysctl."):
+        message = message.partition(": sysctl ")[1].removeprefix(": ") + message.partition(": sysctl ")[2]
     if step in ("validate", "spec"):
         return _judge(_TASK + _CREATE + message, message, number)
     if step == "log":

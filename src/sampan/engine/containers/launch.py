@@ -27,6 +27,7 @@ from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImpl
 from sampan.linux import mounts as kernel
 from sampan.spec import codec
 from sampan.spec.engine_api.container import Ulimit
+from sampan.spec.engine_api.network import EndpointSettings
 from sampan.supervisor.client import Supervisor, TaskFailed, TaskInfo, TaskRequest
 from sampan.supervisor.logs import options as log_options
 
@@ -119,6 +120,19 @@ class Launcher:
         for session in waiting:
             await session.connect(self.supervisor)
         return await self.supervisor.start(c.id)
+
+    def remembered_endpoints(self, c: Container) -> dict[str, EndpointSettings]:
+        """Return the container's endpoints with what stays known of them once its network is gone."""
+        sandbox = self._networks.sandbox(c.id)
+        if sandbox is None:
+            return c.endpoints
+        kept: dict[str, EndpointSettings] = {}
+        for name, settings in c.endpoints.items():
+            shown = sandbox.endpoints.get(name, {})
+            kept[name] = replace(
+                settings, network_id=shown.get("NetworkID", settings.network_id), dns_names=shown.get("DNSNames")
+            )
+        return kept
 
     async def take_down(self, c: Container) -> None:
         """Give back what a task that has ended used: network, shared memory, cgroup, task directory. Idempotent."""
@@ -260,9 +274,9 @@ class Launcher:
             mode="none" if c.config.network_disabled else h.network_mode,
             hostname=c.config.hostname,
             endpoints={name: codec.to_json(e) for name, e in c.endpoints.items()},
-            ports={p: [codec.to_json(b) for b in bs or ()] for p, bs in (h.port_bindings or {}).items()},
+            ports={p: [codec.to_json(b) for b in bs or ()] for p, bs in (h.port_bindings or {}).items() if p},
             publish_all=h.publish_all_ports,
-            exposed=list(c.config.exposed_ports or ()),
+            exposed=[p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit()],
             mac=c.config.mac_address,
             name=c.name,
         )

@@ -15,7 +15,8 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -35,7 +36,7 @@ STOP_TIMEOUT_S = 10
 KILL_PATIENCE_S = 10.0
 CONDITIONS = ("", "not-running", "next-exit", "removed")
 
-Remove = Callable[[str], Awaitable[None]]
+Remove = Callable[[str], Coroutine[Any, Any, None]]
 
 
 class Lifecycle:
@@ -338,7 +339,14 @@ class Lifecycle:
             oom_killed=exit.oom_killed,
             finished_ns=finished,
         )
-        return await self._registry.save(replace(c, restart_count=c.restart_count + (1 if again else 0), shm_path=""))
+        return await self._registry.save(
+            replace(
+                c,
+                restart_count=c.restart_count + (1 if again else 0),
+                shm_path="",
+                endpoints=self._launcher.remembered_endpoints(c),
+            )
+        )
 
     def _schedule(self, c: Container, live: Live) -> None:
         def due() -> None:

@@ -100,7 +100,7 @@ class Logs:
         details: bool,
     ) -> AsyncIterator[bytes]:
         stopped = asyncio.Event()
-        ends: asyncio.Future[object] | None = None
+        ends: asyncio.Future[None] | None = None
         if follow and c.active:
             ends = asyncio.ensure_future(self._wait_for_end(c, stopped))
         elif follow:

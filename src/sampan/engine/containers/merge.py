@@ -14,6 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
+from sampan.engine.containers.host import Host
 from sampan.errors import InvalidArgument
 from sampan.spec.engine_api.container import ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy
 from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
@@ -96,14 +97,14 @@ def process(config: ContainerConfig) -> tuple[str, list[str]]:
     return argv[0], argv[1:]
 
 
-def host_config(request: HostConfig, engine: EngineConfig, *, unified_cgroups: bool) -> HostConfig:
-    """Fill in what the user left open: the values that `docker inspect` shows right after create."""
+def host_config(request: HostConfig, engine: EngineConfig, machine: Host) -> HostConfig:
+    """Fill in what the user left open and drop what this kernel cannot do: what `docker inspect` shows right after create."""
     memory_swap = request.memory_swap
     if request.memory > 0 and memory_swap == 0:
         memory_swap = request.memory * 2
     cgroupns = request.cgroupns_mode or engine.default_cgroupns_mode
     if not cgroupns:
-        cgroupns = "private" if unified_cgroups and not request.privileged else "host"
+        cgroupns = "private" if machine.unified and not request.privileged else "host"
     security = list(request.security_opt or [])
     if (request.privileged or request.ipc_mode == "host" or request.pid_mode == "host") and not any(
         o.startswith("label") for o in security
@@ -130,10 +131,12 @@ def host_config(request: HostConfig, engine: EngineConfig, *, unified_cgroups: b
         ),
         pids_limit=request.pids_limit if request.pids_limit and request.pids_limit > 0 else None,
         memory_swappiness=None if swappiness == -1 else swappiness,
-        oom_kill_disable=None if unified_cgroups else bool(request.oom_kill_disable),
+        oom_kill_disable=bool(request.oom_kill_disable) if machine.oom_kill_disable else None,
         security_opt=security or request.security_opt,
         masked_paths=masked,
         readonly_paths=readonly,
+        blkio_weight=request.blkio_weight if machine.blkio_weight else 0,
+        blkio_weight_device=request.blkio_weight_device if machine.blkio_weight_device else None,
         tmpfs=request.tmpfs or None,
         storage_opt=request.storage_opt or None,
         sysctls=request.sysctls or None,

@@ -143,7 +143,8 @@ class Containers:
         c = self._registry.get(ref)
         if c.status.state not in WITH_TASK:
             raise Conflict(f"container {c.id} is not running")
-        await self._launcher.supervisor.resize(c.id, width, height)
+        if c.config.tty:  # without a terminal there is nothing to do, which is no error
+            await self._launcher.supervisor.resize(c.id, width, height)
         self._lifecycle.publish(c, "resize", height=str(height), width=str(width))
 
     # --- attach ------------------------------------------------------------------------------------------------------
@@ -252,7 +253,8 @@ class Containers:
         rows = [self._row(c, names) for c in chosen]
         if size:
             for c, row in zip(chosen, rows):
-                row["SizeRw"], row["SizeRootFs"] = await self._images.usage(c.id)
+                rw, root_fs = await self._images.usage(c.id)
+                row |= {k: v for k, v in (("SizeRw", rw), ("SizeRootFs", root_fs)) if v}
         return rows
 
     def _row(self, c: Container, names: dict[tuple[str, str], str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ Source: OCI runtime-spec 1.2; specs that Docker Engine 28.5 generated (tests/uni
 from __future__ import annotations
 
 import os
+import resource
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,10 @@ from sampan.engine.containers.validate import normal_capability
 from sampan.errors import Internal
 from sampan.spec.engine_api.container import HostConfig, Resources, Ulimit
 
+_REFUSED = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
+)
+_RLIMITS = frozenset(n for n in dir(resource) if n.startswith("RLIMIT_")) | {"RLIMIT_LOCKS"}
 INIT_IN_CONTAINER = "/sbin/docker-init"
 _PRIVATE_NET_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 
@@ -122,7 +127,21 @@ def user(name: str, groups: list[str] | None) -> dict[str, Any]:
 def rlimits(asked: list[Ulimit | None] | None, defaults: tuple[Ulimit, ...]) -> list[dict[str, Any]]:
     """Return `process.rlimits`: the daemon's defaults with what was asked for instead."""
     limits = {u.name: u for u in defaults} | {u.name: u for u in asked or () if u is not None}
-    return [{"type": f"RLIMIT_{u.name.upper()}", "hard": u.hard, "soft": u.soft} for u in limits.values()]
+    return [_rlimit(u) for u in limits.values()]
+
+
+def _rlimit(u: Ulimit) -> dict[str, Any]:
+    """One limit; -1 is no limit at all. Raises: Internal in runc's words."""
+    name = f"RLIMIT_{u.name.upper()}"
+    hard, soft = u.hard % 2**64, u.soft % 2**64
+    if name not in _RLIMITS:
+        raise Internal(f"{_REFUSED}wrong rlimit value: {name}")
+    if soft > hard:
+        raise Internal(
+            f"{_REFUSED}unable to start container process: error during container init: error setting rlimits for ready"
+            f" process: error setting rlimit type {getattr(resource, name)}: invalid argument"
+        )
+    return {"type": name, "hard": hard, "soft": soft}
 
 
 # --- mounts ----------------------------------------------------------------------------------------------------------
@@ -180,7 +199,7 @@ def _bind(point: MountPoint) -> dict[str, Any]:
         options.append("rro" if point.read_only_recursive else "ro")
     if point.propagation:
         options.append(point.propagation)
-    return _mount(point.destination, "bind", point.source, options)
+    return _mount("/" + point.destination.lstrip("/"), "bind", point.source, options)
 
 
 _TMPFS_FLAGS = {
@@ -223,9 +242,9 @@ def _linux(c: Container, prepared: Prepared) -> dict[str, Any]:
     if sysctl := _sysctl(c):
         linux["sysctl"] = sysctl
     if host.masked_paths:
-        linux["maskedPaths"] = host.masked_paths
+        linux["maskedPaths"] = [p for p in host.masked_paths if p.startswith("/")]
     if host.readonly_paths:
-        linux["readonlyPaths"] = host.readonly_paths
+        linux["readonlyPaths"] = [p for p in host.readonly_paths if p.startswith("/")]
     propagation = _root_propagation(c.mounts)
     if propagation:
         linux["rootfsPropagation"] = propagation

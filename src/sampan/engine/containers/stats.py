@@ -19,7 +19,16 @@ from sampan.engine.containers.states import WITH_TASK
 from sampan.errors import NotFound
 
 PERIOD_S = 1.0
-_BLKIO = ["io_service_bytes_recursive", "io_serviced_recursive", "io_queue_recursive", "io_service_time_recursive", "io_wait_time_recursive", "io_merged_recursive", "io_time_recursive", "sectors_recursive"]
+_BLKIO = [
+    "io_service_bytes_recursive",
+    "io_serviced_recursive",
+    "io_queue_recursive",
+    "io_service_time_recursive",
+    "io_wait_time_recursive",
+    "io_merged_recursive",
+    "io_time_recursive",
+    "sectors_recursive",
+]
 _NO_THROTTLING = {"periods": 0, "throttled_periods": 0, "throttled_time": 0}
 JSON = dict[str, Any]
 

@@ -59,7 +59,7 @@ def request(config: ContainerConfig, host: HostConfig) -> None:
     for value, what in ((host.io_maximum_bandwidth, "maximum bandwidth"), (host.io_maximum_iops, "maximum IOPs")):
         if value:
             raise InvalidArgument(f"invalid option: QoS {what} configuration is not supported on linux")
-    if host.cpu_realtime_period and host.cpu_realtime_runtime > host.cpu_realtime_period:
+    if host.cpu_realtime_period > 0 and host.cpu_realtime_runtime > host.cpu_realtime_period:
         raise InvalidArgument("cpu real-time runtime cannot be higher than cpu real-time period")
 
 
