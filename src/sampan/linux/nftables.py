@@ -41,7 +41,7 @@ def _library() -> ctypes.CDLL:
     return lib
 
 
-OUTPUT_JSON, OUTPUT_HANDLE = 1 << 4, 1 << 3
+OUTPUT_HANDLE, OUTPUT_JSON, OUTPUT_TERSE = 1 << 3, 1 << 4, 1 << 11
 
 
 class Nftables:
@@ -61,7 +61,7 @@ class Nftables:
             self._context = None
 
     def run(self, commands: str, *, flags: int = 0) -> str:
-        """Execute nft commands; return what they print (`flags`: OUTPUT_JSON | OUTPUT_HANDLE).
+        """Execute nft commands; return what they print (`flags`: OUTPUT_…).
 
         Raises: OSError with nft's message (errno EINVAL when it names none).
         """

@@ -90,7 +90,7 @@ def requested(settings: Settings, version: int) -> Address | None:
         raise InvalidArgument(f"invalid IPv{version} address: {text}") from error
 
 
-def interface(endpoint: EndpointRecord, bridge: Bridge, index: int, *, hairpin: bool) -> InterfacePlan:
+def interface(endpoint: EndpointRecord, bridge: Bridge, index: int, *, bridged_filter: bool) -> InterfacePlan:
     parsed = [ip_interface(text) for text in (endpoint.ipv4, endpoint.ipv6) if text]
     return InterfacePlan(
         veth=endpoint.veth,
@@ -99,8 +99,9 @@ def interface(endpoint: EndpointRecord, bridge: Bridge, index: int, *, hairpin: 
         mac=endpoint.mac,
         mtu=bridge.mtu,
         addresses=tuple((i.ip, i.network.prefixlen) for i in parsed),
-        isolated=not bridge.icc,
-        hairpin=hairpin,
+        # where bridged packets pass the IP hooks, the forward chain keeps containers apart, and knows published ports
+        isolated=not bridge.icc and not bridged_filter,
+        hairpin=bridged_filter,
     )
 
 

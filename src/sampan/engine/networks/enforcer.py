@@ -18,7 +18,7 @@ from typing import Any
 from sampan.engine.networks import firewall
 from sampan.engine.networks.firewall import Published, Ruleset
 from sampan.engine.networks.plumbing import Plumbing
-from sampan.linux.nftables import OUTPUT_HANDLE, OUTPUT_JSON
+from sampan.linux.nftables import OUTPUT_HANDLE, OUTPUT_JSON, OUTPUT_TERSE
 
 _USER_CHAIN = "DOCKER-USER"
 
@@ -36,10 +36,12 @@ class Enforcer:
     def __init__(self, plumbing: Plumbing, table: str) -> None:
         self._plumbing = plumbing
         self._table = table
+        self._standing = ""
 
     def apply(self, rules: Ruleset) -> None:
         """Make the kernel's rules these, atomically, then let the bridges through foreign forward chains."""
         self._plumbing.nft(firewall.render(rules))
+        self._standing = self._listing()
         self.pass_foreign({n.bridge for n in rules.networks})
 
     def publish(self, ports: Iterable[Published]) -> None:
@@ -51,14 +53,16 @@ class Enforcer:
         self._plumbing.nft(firewall.unpublish(self._table, ports))
 
     def intact(self) -> bool:
-        """Whether our table still stands with all its chains and rules."""
+        """Whether our table still stands with the chains and rules that `apply` left; elements are not looked at."""
+        return self._listing() == self._standing
+
+    def _listing(self) -> str:
         try:
-            listed = self._plumbing.nft(f"list table inet {self._table}")
+            return self._plumbing.nft(f"list table inet {self._table}", flags=OUTPUT_TERSE)
         except OSError as error:
             if error.errno == errno.ENOENT:
-                return False
+                return ""
             raise
-        return all(f"chain {name} {{" in listed for name in firewall.CHAINS) and "@published4" in listed
 
     def remove(self) -> None:
         """Take everything of ours away, in foreign chains too."""

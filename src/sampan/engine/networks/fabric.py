@@ -57,14 +57,14 @@ class Fabric:
         self._published: set[Published] = set()
         self._api: tuple[tuple[str, int], ...] = ()
         self._reapplying: asyncio.Task[None] | None = None
-        self.hairpin = False
+        self.bridged_filter = False
 
     async def open(self) -> None:
         self._plumbing = await self.run(lambda: Plumbing(firewall=self._config.iptables))
         self._links = Netlink(groups=RTMGRP_LINK)
         self._links.only_deletions()
         asyncio.get_running_loop().add_reader(self._links, self._links_changed)
-        self.hairpin = bridge_driver.filters_bridged()
+        self.bridged_filter = bridge_driver.filters_bridged()
 
     async def guard(self, table: str) -> None:
         """Begin to keep rules, in the table of this name; `apply` puts them in."""
@@ -115,6 +115,8 @@ class Fabric:
         """Make the network's bridge, remember it for the rules; `apply` next."""
         bridge = Bridge(network)
         index = await self.run(bridge_driver.ensure, self._plumbing, bridge, ours=ours)
+        if network.enable_ipv6 and self._config.ip_forward:
+            await self.run(write_sysctl, "net/ipv6/conf/all/forwarding", "1")
         self._bridges[network.id], self._indexes[network.id] = bridge, index
         return index
 

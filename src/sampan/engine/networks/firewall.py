@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 PROTOCOLS = ("tcp", "udp", "sctp")
-CHAINS = ("raw", "published", "prerouting", "output", "forward", "postrouting", "input")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,7 +179,7 @@ class Sandboxes:
             endpoint.ipv6 = f"{address6}/{_length(network, 6)}"
         if not network.internal:
             endpoint.gateway4, endpoint.gateway6 = _gateway(network, 4), _gateway(network, 6)
-        return endpoints.interface(endpoint, bridge, index, hairpin=self._fabric.hairpin)
+        return endpoints.interface(endpoint, bridge, index, bridged_filter=self._fabric.bridged_filter)
 
     async def _take_address(self, network: NetworkRecord, version: int, asked: Address | None) -> Address | None:
         pool = self._registry.pool(network.id, version)

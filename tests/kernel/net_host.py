@@ -1,0 +1,256 @@
+"""A host of its own for network tests: a forked child in fresh network and mount namespaces, with a neighbour on a LAN.
+
+    lan 192.0.2.9, 2001:db8::9  ──veth──  the fake host 192.0.2.1, 2001:db8::1  ──bridge──  containers
+
+Everything runs in one process: a socket belongs to the namespace it was made in, so servers "in a container" and clients
+"on the LAN" are sockets opened there. When the child ends, the kernel takes all of it away; the tests prove before that
+that the engine itself has left nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import pickle
+import shutil
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import wraps
+from ipaddress import ip_address
+from typing import Any
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.events import Events
+from sampan.engine.networks.plumbing import write_sysctl
+from sampan.engine.networks.service import Networks, Sandbox
+from sampan.engine.store import Store
+from sampan.linux import netlink
+from sampan.linux.namespaces import setns, unshare
+from sampan.linux.netlink import Netlink
+from sampan.linux.nftables import Nftables
+
+CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x20000
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
+HOST4, LAN4, HOST6, LAN6 = "192.0.2.1", "192.0.2.9", "2001:db8::1", "2001:db8::9"
+TIMEOUT_S = 5.0
+DROPPED_S = 0.4  # how long a packet that is dropped is waited for
+
+
+def on_fake_host(test: Callable[[Host], Awaitable[None]]) -> Callable[[Any], None]:
+    """Run an async test in a forked child with namespaces of its own; its failure is the test's failure."""
+
+    @wraps(test)
+    def run(root: None) -> None:
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.close(reader)
+                asyncio.run(_in_child(test))
+                code = 0
+            except BaseException:
+                os.write(writer, pickle.dumps(traceback.format_exc())[:60000])
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            said = pipe.read()
+        _, status = os.waitpid(pid, 0)
+        if status:
+            raise AssertionError(pickle.loads(said) if said else f"the child died: status {status}")
+
+    del run.__wrapped__  # type: ignore[attr-defined]  # pytest would look at its signature
+    return run
+
+
+async def _in_child(test: Callable[[Host], Awaitable[None]]) -> None:
+    unshare(CLONE_NEWNET | CLONE_NEWNS)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) == 0
+    with Host() as host:
+        await asyncio.wait_for(test(host), 60)
+        await host.nothing_left()
+
+
+class Host:
+    """The fake host and its LAN."""
+
+    def __init__(self) -> None:
+        self.directory = tempfile.mkdtemp(prefix="sampan-net-")
+        self.netlink = Netlink()
+        self.nft = Nftables()
+        self._own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        unshare(CLONE_NEWNET)
+        self.lan = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        lan = Netlink()
+        setns(self._own, CLONE_NEWNET)
+        self.netlink.batch([netlink.set_link(1, up=True), netlink.add_veth("lan0", "eth0", peer_namespace=self.lan)])
+        self._configure(self.netlink, "lan0", HOST4, HOST6)
+        self._configure(lan, "eth0", LAN4, LAN6)
+        lan.close()
+        self._servers: list[asyncio.Task[None]] = []
+
+    @staticmethod
+    def _configure(rtnl: Netlink, name: str, four: str, six: str) -> None:
+        link = rtnl.link(name)
+        assert link is not None
+        rtnl.batch(
+            [
+                netlink.add_address(link.ifindex, ip_address(four), 24),
+                netlink.add_address(link.ifindex, ip_address(six), 64),
+                netlink.set_link(link.ifindex, up=True),
+            ]
+        )
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        shutil.rmtree(self.directory)
+
+    # ── an engine's networks ────────────────────────────────────────────────────────────────────────────────────
+
+    @contextlib.asynccontextmanager
+    async def networks(self, name: str = "a", *, restored: bool = True, **options: Any) -> AsyncIterator[Networks]:
+        """The networks service of an engine whose data lives in <directory>/<name>; closed with all it has at the end."""
+        root = f"{self.directory}/{name}"
+        os.makedirs(root, exist_ok=True)
+        store = await Store.open(f"{root}/db")
+        service = Networks(EngineConfig(data_root=root, exec_root=f"{root}/run", **options), store, Events())
+        try:
+            await service.start()
+            if restored:
+                await service.restore({})
+            yield service
+        finally:
+            await service.close()
+            await store.close()
+
+    async def nothing_left(self) -> None:
+        for task in self._servers:
+            task.cancel()
+        await asyncio.gather(*self._servers, return_exceptions=True)
+        links = {link.name for link in self.netlink.links()} - {"lo", "lan0"}
+        # devices that the kernel gives every namespace
+        links -= {
+            "tunl0",
+            "sit0",
+            "ip6tnl0",
+            "gre0",
+            "gretap0",
+            "erspan0",
+            "ip_vti0",
+            "ip6_vti0",
+            "ip6gre0",
+            "ifb0",
+            "ifb1",
+        }
+        assert not links, f"links left behind: {links}"
+        assert "sampan" not in self.nft.run("list ruleset"), self.nft.run("list ruleset")
+
+    # ── traffic ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @contextlib.contextmanager
+    def inside(self, namespace: str | int) -> Iterator[None]:
+        fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC) if isinstance(namespace, str) else os.dup(namespace)
+        try:
+            setns(fd, CLONE_NEWNET)
+            try:
+                yield
+            finally:
+                setns(self._own, CLONE_NEWNET)
+        finally:
+            os.close(fd)
+
+    def serve(self, namespace: str | int | None, port: int, *, udp: bool = False, address: str = "0.0.0.0") -> None:
+        """Answer on a port of a namespace (None: the host) with the address of who asks."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with self.inside(self._own if namespace is None else namespace):
+            sock = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, port))
+        sock.setblocking(False)
+        if not udp:
+            sock.listen()
+        self._servers.append(asyncio.get_running_loop().create_task(_answer_udp(sock) if udp else _answer_tcp(sock)))
+
+    async def ask(self, namespace: str | int | None, address: str, port: int, *, udp: bool = False) -> str:
+        """Connect from a namespace (None: the host) and return what the server says: our address as it sees it.
+
+        Raises: TimeoutError when packets are dropped, ConnectionRefusedError.
+        """
+        loop = asyncio.get_running_loop()
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with self.inside(self._own if namespace is None else namespace):
+            sock = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
+        with sock:
+            sock.setblocking(False)
+            async with asyncio.timeout(TIMEOUT_S):
+                await loop.sock_connect(sock, (address, port))
+                await loop.sock_sendall(sock, b"who am I?")
+                answer = (await loop.sock_recv(sock, 1000)).decode()
+                if not answer:
+                    raise ConnectionResetError
+                return answer
+
+    async def dropped(self, namespace: str | int | None, address: str, port: int, *, udp: bool = False) -> bool:
+        """Whether nothing comes back."""
+        try:
+            async with asyncio.timeout(DROPPED_S):
+                await self.ask(namespace, address, port, udp=udp)
+        except TimeoutError:
+            return True
+        return False
+
+    def route(self, namespace: int, destination: str, length: int, gateway: str, device: str) -> None:
+        with self.inside(namespace):
+            rtnl = Netlink()
+        with rtnl:
+            link = rtnl.link(device)
+            assert link is not None
+            route = netlink.add_route(ip_address(destination), length, index=link.ifindex, gateway=ip_address(gateway))
+            rtnl.batch([route])
+
+    def sysctl(self, namespace: str | int, path: str, value: str) -> None:
+        with self.inside(namespace):
+            assert write_sysctl(path, value)
+
+
+async def _answer_tcp(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    with sock:
+        while True:
+            connection, peer = await loop.sock_accept(sock)
+            with connection, contextlib.suppress(OSError):
+                await loop.sock_recv(connection, 1000)
+                await loop.sock_sendall(connection, peer[0].encode())
+
+
+async def _answer_udp(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    with sock:
+        while True:
+            _, peer = await loop.sock_recvfrom(sock, 1000)
+            await loop.sock_sendto(sock, peer[0].encode(), peer)
+
+
+async def attach(networks: Networks, name: str = "web", *, mode: str = "default", **given: Any) -> Sandbox:
+    """Attach a container with this name and `ports` {"80/tcp": "8080"} (a host port, or address:port)."""
+    ports: dict[str, list[dict[str, str]] | None] = {}
+    for port, host in given.pop("ports", {}).items():
+        for one in [host] if isinstance(host, str) else host:
+            ip, _, number = one.rpartition(":")
+            ports.setdefault(port, []).append({"HostIp": ip.strip("[]"), "HostPort": number})  # type: ignore[union-attr]
+    given = {"hostname": name, "endpoints": {}, "publish_all": False, "exposed": list(ports), "name": name} | given
+    return await networks.attach(container_id(name), mode=mode, ports=ports, **given)
+
+
+def container_id(name: str) -> str:
+    return name.encode().hex().ljust(64, "0")
