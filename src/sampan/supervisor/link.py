@@ -54,6 +54,11 @@ class ShimLink(asyncio.Protocol):
         self._seq += 1
         return await self._answer(self._seq, wire.frame({"seq": self._seq, "op": op, **arguments}))
 
+    def told(self, exec_id: str) -> None:
+        """Tell the shim that the end of an exec'd process is known here; it need not remember it any longer."""
+        if self._transport:
+            self._transport.write(wire.frame({"seq": -1, "op": "told", "exec_id": exec_id}))
+
     async def first_call(self, frame: bytes) -> Any:
         """Send a frame encoded beforehand, whose seq must be 0: a new shim's create request, sent before the shim exists."""
         return await self._answer(0, frame)

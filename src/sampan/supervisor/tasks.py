@@ -212,6 +212,8 @@ class Tasks:
 
     def _on_event(self, task: Task, event: dict[str, Any]) -> None:
         task.apply(event)
+        if event["kind"] == "exec-exit" and task.link:
+            task.link.told(event["exec_id"])
         self._publish(task.id, event)
 
     def _on_lost(self, task: Task) -> None:

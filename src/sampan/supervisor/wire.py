@@ -3,6 +3,7 @@
 Control (one connection; the supervisor asks, the shim answers, and tells what happens on its own): frames of u32be length + JSON.
 
     supervisor → shim    {"seq": 7, "op": "kill", …arguments}
+                         {"seq": -1, "op": "told", "exec_id"}: an exec's end has been heard; no answer
     shim → supervisor    {"seq": 7, "ok": …}  |  {"seq": 7, "error": {"kind", "message", "step", "errno"}}
                          {"event": {"kind": "exit", "exec_id": "", …}}
                          {"hello": true, "report": …}, first on every connection

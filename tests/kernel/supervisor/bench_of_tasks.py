@@ -118,12 +118,12 @@ async def bench(directory: Path) -> AsyncIterator[Bench]:
     try:
         yield self
     finally:
-        for task in await supervisor.list():
-            await supervisor.delete(task.id)
+        for task in await self.supervisor.list():
+            await self.supervisor.delete(task.id)
         left = cgroups.load(self.cgroup_parent).pids()
         cgroups.load(self.cgroup_parent).delete()
-        assert await supervisor.shutdown_if_idle()
-        await supervisor.close()
+        assert await self.supervisor.shutdown_if_idle()
+        await self.supervisor.close()
         await gone(str(self.exec_root))
     assert left == []
     assert os.listdir(self.exec_root / "tasks") == []

@@ -56,9 +56,7 @@ class Server:
     def _notify(self, event: dict[str, Any]) -> None:
         if self._control:
             self._control.tell({"event": event})
-            if event["kind"] == "exec-exit":
-                self.task.forget_exec(event["exec_id"])
-        elif len(self.task.execs) > _UNTOLD_LIMIT:
+        if len(self.task.execs) > _UNTOLD_LIMIT:
             for exec_id in [e for e, p in self.task.execs.items() if p.exit is not None][:1]:
                 self.task.forget_exec(exec_id)
 
@@ -166,6 +164,9 @@ class Control:
 
     def _serve(self, request: dict[str, Any]) -> None:
         seq = request["seq"]
+        if request["op"] == "told":
+            self._server.task.forget_exec(request["exec_id"])
+            return
         try:
             if request["op"] == "delete":
                 self._server.task.delete(lambda answer: self._deleted(seq, answer))
