@@ -31,6 +31,8 @@ log = logging.getLogger("sampan.api")
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
 MAX_HEAD_BYTES = 256 * 1024
+CUT_AFTER_S = 0.5
+"""How long streams that never end by themselves may go on when the daemon stops."""
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
 
 
@@ -57,7 +59,7 @@ class ApiServer:
 
     async def start(self) -> None:
         """Make the server ready for `listen`."""
-        self._runner = web.AppRunner(self.app, access_log=None, handler_cancellation=True)
+        self._runner = web.AppRunner(self.app, access_log=None, handler_cancellation=True, shutdown_timeout=CUT_AFTER_S)
         await self._runner.setup()
 
     async def listen(self, sock: socket.socket, tls: ssl.SSLContext | None = None, *, guarded: bool = False) -> None:
@@ -90,7 +92,6 @@ class ApiServer:
         if self._detached:
             await asyncio.wait(self._detached, timeout=timeout_s)
         if self._runner is not None:
-            self._runner.shutdown_timeout = 0.5  # type: ignore[attr-defined]
             await self._runner.cleanup()
 
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:

@@ -31,9 +31,9 @@ def quote(char: str) -> str:
         return "'\"'"
     if char == "'":
         return "'\\''"
-    if char == "�":
-        return "'�'"
     code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        return f"'\\x{code - 0xDC00:02x}'"
     named = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r", 92: "\\\\"}.get(code)
     if named:
         return f"'{named}'"
@@ -49,7 +49,7 @@ def parse(raw: bytes, number: Callable[[str], Any]) -> Any:
 
     Raises: ValueError in Go's words; TrailingContent.
     """
-    text = raw.decode("utf-8", "replace")
+    text = raw.decode("utf-8", "surrogateescape")
     return _Scanner(text, number).document()
 
 

@@ -174,7 +174,10 @@ async def wait(request: web.Request) -> web.StreamResponse:
 
 async def rename(request: web.Request) -> web.StreamResponse:
     """Give a container another name."""
-    await engine(request).containers.rename(_ref(request), query(request, "name"))
+    name = query(request, "name")
+    if not name:
+        raise InvalidArgument("Neither old nor new names may be empty")
+    await engine(request).containers.rename(_ref(request), name)
     return empty(204)
 
 
@@ -202,6 +205,8 @@ async def prune(request: web.Request) -> web.StreamResponse:
 async def commit(request: web.Request) -> web.StreamResponse:
     """Make an image of a container; an empty body means: the container's own configuration."""
     config = await body(request, ContainerConfig, optional=True)
+    if not query(request, "container"):
+        raise InvalidArgument('invalid name or ID supplied: ""')
     id = await engine(request).containers.commit(
         query(request, "container"),
         None if config == ContainerConfig() else config,

@@ -29,7 +29,7 @@ _PING_HEADERS = {
     "Swarm": "inactive",
     "Content-Type": "text/plain; charset=utf-8",
 }
-_LOG_DRIVERS = ["json-file", "local", "none"]
+_LOG_DRIVERS = ["json-file", "local"]
 _DF_TYPES = frozenset({"container", "image", "volume", "build-cache"})
 BUILD_TIME = "2026-11-23T00:00:00.000000000+00:00"
 
@@ -75,7 +75,7 @@ async def info(request: web.Request) -> web.StreamResponse:
         "ContainersRunning": sum(s in ("running", "restarting") for s in states),
         "ContainersPaused": states.count("paused"),
         "ContainersStopped": sum(s not in ("running", "restarting", "paused") for s in states),
-        "Images": e.images.count(),
+        "Images": len(await e.images.list()),
         "Driver": "overlay2",
         "DriverStatus": [
             ["Backing Filesystem", hostinfo.backing_filesystem(config.data_root)],
@@ -192,7 +192,8 @@ async def disk_usage(request: web.Request) -> web.StreamResponse:
     e = engine(request)
     answer: dict[str, Any] = {}
     if "image" in wanted:
-        answer["LayersSize"], answer["Images"] = await e.images.disk_usage()
+        answer["LayersSize"] = await e.images.layers_size()
+        answer["Images"] = await e.images.list(shared_size=True)
     if "container" in wanted:
         answer["Containers"] = await e.containers.list(all=True, size=True)
     if "volume" in wanted:
