@@ -20,6 +20,7 @@ from sampan.errors import InvalidArgument
 from sampan.supervisor.client import Attachment, Supervisor
 
 CHUNK = 64 * 1024
+STATUS_PATIENCE_S = 2.0
 DEFAULT_DETACH_KEYS = b"\x10\x11"  # ctrl-p, ctrl-q
 
 
@@ -93,6 +94,7 @@ class Session:
         self._stream = stream
         self._attachment: asyncio.Future[Attachment | None] = asyncio.get_running_loop().create_future()
         self.begin: Callable[[Session], Awaitable[bytes]] | None = None  # exec: start the process; b"" or why not
+        self.end: asyncio.Event | None = None  # exec: set when the exit status is known
         self.on_detach: Callable[[], None] = lambda: None
         self.on_close: Callable[[], None] = lambda: None
         self.detached = False
@@ -178,6 +180,10 @@ class Session:
                     self.detached = True
                     self.on_detach()
                     return
+            if self.end is not None:
+                # The shim tells the end before the stream's, but by another way: clients ask for the status next.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.end.wait(), STATUS_PATIENCE_S)
         finally:
             for task in (inward, outward):
                 task.cancel()

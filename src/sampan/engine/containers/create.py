@@ -27,7 +27,6 @@ from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, UpdateConfig
 from sampan.spec.engine_api.network import NetworkingConfig
-from sampan.supervisor.client import TaskFailed
 
 if TYPE_CHECKING:
     from sampan.engine.containers.exec import Execs
@@ -265,6 +264,8 @@ class Maker:
             h = replace(h, restart_policy=asked.restart_policy)
         _check_update(h, asked)
         changes: dict[str, Any] = {f: getattr(asked, f) for f in _UPDATABLE if getattr(asked, f)}
+        if not self._machine.blkio_weight:
+            changes.pop("blkio_weight", None)
         if asked.pids_limit is not None:
             changes["pids_limit"] = asked.pids_limit if asked.pids_limit > 0 else None
         h = replace(h, **changes)
@@ -276,7 +277,7 @@ class Maker:
                 resources["pids"] = {"limit": -1}
             try:
                 await self._launcher.supervisor.update(c.id, resources)
-            except TaskFailed as e:
+            except SampanError as e:
                 raise Internal(f"runc did not terminate successfully: exit status 1: {e.message}\n") from e
         return await self._registry.save(replace(c, host_config=h), durable=True)
 

@@ -136,16 +136,17 @@ class Execs:
             return b""
 
         session.begin = begin
+        session.end = e.ended
         session.on_detach = lambda: self._lifecycle.publish(c, "exec_detach", execID=e.id)
         return session
 
     async def _begin(self, c: Container, e: Exec, session: Session | None, size: tuple[int, int] | None) -> None:
         config = e.config
-        process = self._process(c, config, size)
         supervisor = self._launcher.supervisor
         self._lifecycle.publish(c, f"exec_start: {_words(e)}", execID=e.id)
         e.running = True
         try:
+            process = self._process(c, config, size)
             options = security.parse(c.host_config, self._engine)
             if config.privileged:
                 seccomp = ""
@@ -179,6 +180,8 @@ class Execs:
         """Return the OCI process: the container's surroundings with what this exec asks for instead."""
         if config.working_dir and not config.working_dir.startswith("/"):
             raise Internal("OCI runtime exec failed: exec failed: Cwd must be an absolute path")
+        if any(item.startswith("=") for item in config.env or ()):
+            raise Internal(f"{failures.EXEC}invalid environment variable: name cannot be empty")
         host = c.host_config
         caps = list(permitted()) if config.privileged else specgen.capability_names(host, permitted())
         merged = environment(c.config, hostname=c.config.hostname, extra=config.env or [], tty=config.tty)

@@ -16,7 +16,7 @@ _TASK = "failed to create task for container: "
 _CREATE = "failed to create shim task: OCI runtime create failed: runc create failed: "
 _PROCESS = "unable to start container process: "
 _INIT = "error during container init: "
-_EXEC = "OCI runtime exec failed: exec failed: unable to start container process: "
+EXEC = "OCI runtime exec failed: exec failed: unable to start container process: "
 _DIRECTORY_ON_FILE = (
     "Are you trying to mount a directory onto a file (or vice-versa)?"
     " Check if the specified host path exists and is the expected type"
@@ -50,7 +50,7 @@ def of_exec(step: str, number: int, message: str) -> Failure:
     """The same for another process in a running container."""
     if step == "user":
         return Failure(InvalidArgument(message), 126)
-    return _judge(_EXEC + message, message, number)
+    return _judge(EXEC + message, message, number)
 
 
 def _judge(text: str, message: str, number: int) -> Failure:

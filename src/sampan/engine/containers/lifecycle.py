@@ -158,9 +158,12 @@ class Lifecycle:
                 return
             with contextlib.suppress(NotFound):
                 await self._launcher.supervisor.kill(c.id, number)
-                if ends and c.status.state is State.PAUSED:
-                    await self._launcher.supervisor.resume(c.id)
             self.publish(c, "kill", signal=str(number))
+            if ends and c.status.state is State.PAUSED:  # a frozen process could not obey
+                with contextlib.suppress(NotFound, Conflict):
+                    await self._launcher.supervisor.resume(c.id)
+                c = await self._registry.save(with_status(c, state=next_state(c, Event.UNPAUSE)))
+                self.publish(c, "unpause")
 
     async def _cancel_restart(self, c: Container, live: Live) -> None:
         if live.restart is not None:
@@ -213,8 +216,6 @@ class Lifecycle:
     async def restart(self, ref: str, *, signal_text: str = "", timeout_s: int | None = None) -> None:
         """Stop (when it runs) and start. --rm does not remove it in between."""
         c = self._registry.get(ref)
-        if c.status.state is State.PAUSED and not signal_text:
-            await self._resume_for_stop(c)
         live = self._registry.live(c.id)
         live.keep = True
         try:
@@ -227,10 +228,6 @@ class Lifecycle:
         except SampanError as e:
             raise type(e)(f"Cannot restart container {ref}: {e.message}") from e
         self.publish(self._registry.get(c.id), "restart")
-
-    async def _resume_for_stop(self, c: Container) -> None:
-        with contextlib.suppress(SampanError):
-            await self._launcher.supervisor.resume(c.id)
 
     # --- pause -------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,6 @@ from sampan.engine.images.streams import CHUNK
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-RECORD = 20 * BLOCK
 _OPAQUE = "trusted.overlay.opaque"
 _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 _TYPES = {
@@ -136,7 +135,7 @@ class Output:
 def tree(root_fd: int, *, overlay: bool = False) -> Iterator[bytes]:
     """The archive of everything below `root_fd`, in chunks. Blocking.
 
-    overlay: translate overlayfs' whiteouts and opaque directories, and put the root itself first if it is not 0755 root.
+    overlay: translate overlayfs' whiteouts and opaque directories. The root itself is not an entry, as in Docker's diffs.
     Files that shrink while they are read are filled with zeros; those that vanish are left out.
     """
     out = Output()
@@ -172,8 +171,6 @@ def entry(parent_fd: int, name: bytes, path: bytes) -> Iterator[bytes]:
 def _end(out: Output) -> bytes:
     """The end of an archive, with what is still held."""
     out.add(END)
-    if out.total % RECORD:
-        out.add(bytes(RECORD - out.total % RECORD))
     return out.take()
 
 
@@ -222,7 +219,10 @@ def _member(
         if overlay and opaque:
             out.add(header(path + b"/.wh..wh..opq", mtime_ns=mtime_ns, **{**common, "mode": 0o600}))
     elif kind == b"2":
-        link = os.fsencode(os.readlink(name, dir_fd=parent_fd))
+        try:
+            link = os.fsencode(os.readlink(name, dir_fd=parent_fd))
+        except FileNotFoundError:
+            return  # procfs has links that lead nowhere, seen from here
         out.add(header(path, kind=kind, link=link, mtime_ns=mtime_ns, xattrs=xattrs, **{**common, "mode": 0o777}))
     elif kind in (b"3", b"4"):
         device = (os.major(status.st_rdev), os.minor(status.st_rdev))
