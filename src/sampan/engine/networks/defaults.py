@@ -88,13 +88,22 @@ def _four(
             record = SubnetRecord(subnet=str(fixed), gateway=str(ipam.first_host(fixed)))
     else:
         kept = old.subnet(4) if old else None
-        usable = kept is not None and not ipam.overlaps(ip_network(kept.subnet), host_subnets)
-        record = SubnetRecord(subnet=kept.subnet, gateway=kept.gateway) if kept and usable else choose(4)
+        if kept and _still_fits(config, ip_network(kept.subnet, strict=False), host_subnets):
+            record = SubnetRecord(subnet=kept.subnet, gateway=kept.gateway)
+        else:
+            record = choose(4)
     if config.fixed_cidr:
         record.ip_range = config.fixed_cidr
     if config.default_gateway:
         record.auxiliary = {"DefaultGatewayIPv4": config.default_gateway}
     return record
+
+
+def _still_fits(config: EngineConfig, subnet: Subnet, host_subnets: list[Subnet]) -> bool:
+    """Whether a subnet chosen earlier could be chosen again: it is one of the pools', and the host does not use it."""
+    pools = ipam.parse_pools(config.default_address_pools)
+    among = any(p.size == subnet.prefixlen and ipam.overlaps(subnet, [p.base]) for p in pools)
+    return among and not ipam.overlaps(subnet, host_subnets)
 
 
 def _six(config: EngineConfig, old: NetworkRecord | None, choose: Callable[[int], SubnetRecord]) -> SubnetRecord:

@@ -1,0 +1,349 @@
+"""Sandboxes from attach to detach: what a namespace holds, port conflicts, a killed daemon, many in a row, many engines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import subprocess
+
+import pytest
+
+from sampan.engine.networks.service import Networks, Sandbox
+from sampan.errors import Conflict, Forbidden, Internal, NotFound
+from sampan.linux import netlink
+from sampan.linux.netlink import Netlink
+from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
+from tests.kernel.net_host import HOST4, LAN4, Host, attach, container_id, on_fake_host
+
+
+def look(host: Host, sandbox: Sandbox) -> tuple[dict[str, netlink.Link], list[netlink.Prefix], list[netlink.Route]]:
+    with host.inside(sandbox.netns):
+        rtnl = Netlink()
+    with rtnl:
+        routes = [r for r in rtnl.routes() if r.table == netlink.RT_TABLE_MAIN]
+        return {link.name: link for link in rtnl.links()}, rtnl.addresses(), routes
+
+
+@on_fake_host
+async def test_a_sandbox_is_complete(host: Host) -> None:
+    async with host.networks(mtu=1400) as networks:
+        web = await attach(networks, ports={"80/tcp": "8080"}, exposed=["80/tcp", "81/udp"])
+        shown = web.endpoints["bridge"]
+        assert (shown["IPAddress"], shown["IPPrefixLen"], shown["Gateway"]) == ("172.17.0.2", 16, "172.17.0.1")
+        assert shown["MacAddress"] == "02:42:ac:11:00:02"
+        assert web.ports == {
+            "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}],
+            "81/udp": None,
+        }
+        links, addresses, routes = look(host, web)
+        assert links["lo"].flags & netlink.IFF_UP
+        assert links["eth0"].flags & netlink.IFF_UP and links["eth0"].flags & netlink.IFF_LOWER_UP
+        assert (links["eth0"].mtu, links["eth0"].address) == (1400, "02:42:ac:11:00:02")
+        on_eth0 = [str(p.address) for p in addresses if p.ifindex == links["eth0"].ifindex]
+        assert on_eth0 == ["172.17.0.2"], "no IPv6 link-local address where the network has no IPv6"
+        assert [str(r.gateway) for r in routes if r.destination is None] == ["172.17.0.1"]
+        key = web.key
+        await networks.started(container_id("web"), os.getpid())
+        assert os.readlink(key) == f"/proc/{os.getpid()}/ns/net"
+        after = networks.sandbox(container_id("web"))
+        assert after is not None and after.netns == "" and after.endpoints == web.endpoints
+        assert networks.inspect("bridge")["Containers"][container_id("web")]["IPv4Address"] == "172.17.0.2/16"
+        await networks.detach(container_id("web"))
+        await networks.detach(container_id("web"))
+        assert not os.path.lexists(key)
+        assert networks.sandbox(container_id("web")) is None
+
+
+@on_fake_host
+async def test_modes_without_a_network(host: Host) -> None:
+    async with host.networks() as networks:
+        alone = await attach(networks, "alone", mode="none", exposed=["80/tcp"])
+        links, _, routes = look(host, alone)
+        assert set(links) & {"lo", "eth0"} == {"lo"} and links["lo"].flags & netlink.IFF_UP
+        assert routes == [] and alone.ports == {} and alone.endpoints["none"]["EndpointID"]
+        on_host = await attach(networks, "host", mode="host", ports={"80/tcp": "8080"})
+        assert (on_host.netns, on_host.ports) == ("", {})
+        assert on_host.key.endswith("/netns/default") and on_host.endpoints["host"]["NetworkID"]
+        with pytest.raises(NotFound, match="^failed to set up container networking: network nope not found$"):
+            await attach(networks, "x", mode="nope")
+        for name in ("alone", "host"):
+            await networks.detach(container_id(name))
+
+
+@on_fake_host
+async def test_a_port_is_given_once(host: Host) -> None:
+    async with host.networks() as networks:
+        await attach(networks, ports={"80/tcp": "8080"})
+        prefix = r"failed to set up container networking: driver failed programming external connectivity on endpoint two \([0-9a-f]{64}\): "
+        taken = socket.create_server(("127.0.0.1", 8090))
+        for port, reason in (
+            ("8080", "Bind for 0.0.0.0:8080 failed: port is already allocated"),
+            ("127.0.0.1:8080", "Bind for 0.0.0.0:8080 failed: port is already allocated"),
+            ("8090", "failed to bind host port for 0.0.0.0:8090:172.17.0.3:80/tcp: address already in use"),
+            (
+                "10.9.9.9:8081",
+                "failed to bind host port for 10.9.9.9:8081:172.17.0.3:80/tcp: cannot assign requested address",
+            ),
+        ):
+            with pytest.raises(Internal, match=f"^{prefix}{re.escape(reason)}$"):
+                await attach(networks, "two", ports={"80/tcp": port})
+        with pytest.raises(Internal, match="unknown protocol$"):
+            await attach(networks, "two", ports={"80/foo": "8081"})
+        two = await attach(networks, "two", ports={"80/tcp": "8080-8082", "80/udp": "8080", "81/tcp": "127.0.0.2:8090"})
+        assert two.ports["80/tcp"] is not None and two.ports["80/tcp"][0]["HostPort"] == "8081"
+        with pytest.raises(Internal, match="all ports are allocated$"):
+            await attach(networks, "three", ports={"80/tcp": "8080-8081"})
+        taken.close()
+        for name in ("web", "two"):
+            await networks.detach(container_id(name))
+        again = await attach(networks, "two", ports={"80/tcp": "8080"})
+        assert again.endpoints["bridge"]["IPAddress"].startswith("172.17.0.")
+        await networks.detach(container_id("two"))
+
+
+@on_fake_host
+async def test_a_failed_attach_leaves_nothing(host: Host) -> None:
+    async with host.networks() as networks:
+        before = {link.name for link in host.netlink.links()}, len(os.listdir("/proc/self/fd"))
+        taken = socket.create_server(("0.0.0.0", 8090))
+        for _ in range(3):
+            with pytest.raises(Internal):
+                await attach(networks, ports={"80/tcp": "8070", "81/tcp": "8090"})
+        taken.close()
+        assert ({link.name for link in host.netlink.links()}, len(os.listdir("/proc/self/fd"))) == before
+        assert (await attach(networks, ports={"80/tcp": "8070"})).endpoints["bridge"]["IPAddress"] == "172.17.0.2"
+        await networks.detach(container_id("web"))
+
+
+@on_fake_host
+async def test_random_ports(host: Host) -> None:
+    async with host.networks() as networks:
+        one = await attach(networks, "one", exposed=["80/tcp", "81/tcp"], publish_all=True)
+        numbers = [int(b["HostPort"]) for bindings in one.ports.values() for b in bindings or ()]
+        assert len(numbers) == 4 and len(set(numbers)) == 2
+        low, high = map(int, open("/proc/sys/net/ipv4/ip_local_port_range").read().split())
+        assert all(low <= n <= high for n in numbers)
+        await networks.detach(container_id("one"))
+
+
+@on_fake_host
+async def test_ports_work_while_the_daemon_is_dead(host: Host) -> None:
+    """kill -9 of the daemon: its process is a fork that attaches, starts the container and dies without a word."""
+    namespaces: list[int] = []
+    ready, tell = os.pipe()
+    holder = subprocess.Popen(["sleep", "100"])  # stands for the container's process, which the supervisor keeps alive
+    pid = os.fork()
+    if pid == 0:
+        asyncio.get_event_loop_policy().set_event_loop(None)
+
+        async def daemon() -> None:
+            async with host.networks() as networks:
+                for name, port in (("web", "8080"), ("gone", "8081")):
+                    sandbox = await attach(networks, name, ports={"80/tcp": port})
+                    os.write(tell, f"/proc/{os.getpid()}/fd/{sandbox.netns.rpartition('/')[2]}\n".encode())
+                await asyncio.Event().wait()
+
+        asyncio._set_running_loop(None)
+        asyncio.run(daemon())
+    lines = b""
+    while lines.count(b"\n") < 2:
+        lines += os.read(ready, 1000)
+    namespaces = [os.open(path, os.O_RDONLY) for path in lines.decode().split()]
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    host.serve(namespaces[0], 80)
+    assert await host.ask(host.lan, HOST4, 8080) == LAN4, "while it is dead"
+    assert await host.ask(None, "127.0.0.1", 8080)
+    async with host.networks(restored=False) as networks:
+        assert await host.ask(host.lan, HOST4, 8080) == LAN4
+        assert await host.ask(None, "::1", 8080), "the relay is back"
+        with pytest.raises(Internal, match="port is already allocated"):
+            await attach(networks, "two", ports={"80/tcp": "8080"})
+        await networks.restore({container_id("web"): holder.pid})
+        assert networks.sandbox(container_id("gone")) is None
+        kept = networks.sandbox(container_id("web"))
+        assert kept is not None and kept.endpoints["bridge"]["IPAddress"] == "172.17.0.2"
+        assert await host.ask(host.lan, HOST4, 8080) == LAN4
+        with pytest.raises(ConnectionRefusedError):
+            await host.ask(host.lan, HOST4, 8081)
+        fresh = await attach(networks, "fresh", ports={"80/tcp": "8081"})
+        assert fresh.endpoints["bridge"]["IPAddress"] not in ("172.17.0.2", "172.17.0.1")
+        for fd in namespaces:
+            os.close(fd)
+        for name in ("web", "fresh"):
+            await networks.detach(container_id(name))
+    holder.kill()
+    holder.wait()
+
+
+@on_fake_host
+async def test_stray_links_of_a_dead_daemon_are_swept(host: Host) -> None:
+    async with host.networks() as networks:
+        await attach(networks)
+        bridge = host.netlink.link("sampan0")
+        assert bridge is not None
+        host.netlink.batch([netlink.add_veth("veth0123abc", "x0", master=bridge.ifindex)])
+        host.netlink.batch([netlink.add_veth("uplink0", "x1", master=bridge.ifindex)])
+        await networks.started(container_id("web"), os.getpid())
+        await networks.restore({container_id("web"): os.getpid()})
+        names = {link.name for link in host.netlink.links()}
+        assert "veth0123abc" not in names and "uplink0" in names
+        host.netlink.batch([netlink.delete_link("uplink0")])
+        await networks.detach(container_id("web"))
+
+
+@on_fake_host
+async def test_a_link_goes_even_if_somebody_keeps_the_namespace(host: Host) -> None:
+    async with host.networks() as networks:
+        web = await attach(networks)
+        keeper = os.open(web.netns, os.O_RDONLY)
+        await networks.detach(container_id("web"))
+        second = await attach(networks, "second")
+        assert second.endpoints["bridge"]["IPAddress"] == "172.17.0.3", "not free while the link lives"
+        async with asyncio.timeout(5):
+            while any(link.kind == "veth" and link.name != "lan0" for link in host.netlink.links()):
+                await networks.detach(container_id("second"))
+                await asyncio.sleep(0.05)
+        assert (await attach(networks, "third")).endpoints["bridge"]["IPAddress"] == "172.17.0.2"
+        os.close(keeper)
+        await networks.detach(container_id("third"))
+
+
+@on_fake_host
+async def test_two_engines_side_by_side(host: Host) -> None:
+    async with host.networks("a") as a:
+        one = await attach(a, "one", ports={"80/tcp": "8080"})
+        async with host.networks("b") as b:
+            two = await attach(b, "two", ports={"80/tcp": "8081"})
+            assert (one.endpoints["bridge"]["Gateway"], two.endpoints["bridge"]["Gateway"]) == (
+                "172.17.0.1",
+                "172.18.0.1",
+            )
+            host.serve(one.netns, 80)
+            host.serve(two.netns, 80)
+            assert await host.ask(host.lan, HOST4, 8080) == await host.ask(host.lan, HOST4, 8081) == LAN4
+            with pytest.raises(Internal, match="address already in use"):
+                await attach(b, "three", ports={"80/tcp": "8080"})
+            await b.detach(container_id("two"))
+        assert await host.ask(host.lan, HOST4, 8080) == LAN4, "the other engine has taken only what was its own"
+        await a.detach(container_id("one"))
+
+
+@on_fake_host
+async def test_the_default_bridge_as_configured(host: Host) -> None:
+    async with host.networks(
+        bip="10.5.0.1/24", fixed_cidr="10.5.0.128/28", default_gateway="10.5.0.9", mtu=1300
+    ) as networks:
+        shown = networks.inspect("bridge")
+        assert shown["IPAM"]["Config"][0] == {
+            "Subnet": "10.5.0.0/24",
+            "IPRange": "10.5.0.128/28",
+            "Gateway": "10.5.0.1",
+            "AuxiliaryAddresses": {"DefaultGatewayIPv4": "10.5.0.9"},
+        }
+        endpoint = (await attach(networks)).endpoints["bridge"]
+        assert (endpoint["IPAddress"], endpoint["Gateway"]) == ("10.5.0.128", "10.5.0.9")
+        await networks.detach(container_id("web"))
+    async with host.networks(default_address_pools=({"base": "10.77.0.0/16", "size": 24},)) as networks:
+        assert networks.inspect("bridge")["IPAM"]["Config"][0]["Subnet"] == "10.77.0.0/24"
+        second = await networks.create(NetworkCreateRequest(name="second"))
+        assert second.subnets[0].subnet == "10.77.1.0/24"
+        await networks.remove("second")
+    async with host.networks(bridge="none") as networks:
+        with pytest.raises(NotFound, match="network bridge not found"):
+            await attach(networks)
+    host.netlink.batch([netlink.add_bridge("own0")])
+    host.netlink.batch([netlink.set_link("own0", up=True)])
+    link = host.netlink.link("own0")
+    assert link is not None
+    host.netlink.batch([netlink.add_address(link.ifindex, netlink.ip_address("10.8.0.1"), 24)])
+    async with host.networks(bridge="own0") as networks:
+        assert (await attach(networks)).endpoints["bridge"]["IPAddress"] == "10.8.0.2"
+        await networks.detach(container_id("web"))
+    assert host.netlink.link("own0") is not None, "an administrator's bridge is not ours to delete"
+    host.netlink.batch([netlink.delete_link("own0")])
+
+
+@on_fake_host
+async def test_connect_and_disconnect(host: Host) -> None:
+    config = IPAM(config=[IPAMConfig(subnet="10.213.0.0/24", gateway="10.213.0.1")])
+    async with host.networks() as networks:
+        network = await networks.create(
+            NetworkCreateRequest(name="blue", ipam=config, options={"com.docker.network.bridge.name": "brblue"})
+        )
+        web = await attach(networks, ports={"80/tcp": "8080"})
+        holder = subprocess.Popen(["nsenter", f"--net={web.netns}", "sleep", "100"])
+        while os.stat(f"/proc/{holder.pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino:
+            await asyncio.sleep(0.01)
+        id_, here = container_id("web"), f"/proc/{holder.pid}/ns/net"
+        host.serve(here, 80)
+        await networks.started(id_, holder.pid)
+        await networks.connect(
+            "blue", id_, holder.pid, {"IPAMConfig": {"IPv4Address": "10.213.0.140"}, "Aliases": ["al"]}
+        )
+        shown = networks.sandbox(id_)
+        assert shown is not None
+        assert shown.endpoints["blue"]["IPAddress"] == "10.213.0.140"
+        assert shown.endpoints["blue"]["DNSNames"] == ["web", "al", id_[:12]]
+        with pytest.raises(Forbidden, match="endpoint with name web already exists in network blue"):
+            await networks.connect("blue", id_, holder.pid, {})
+        with pytest.raises(Forbidden, match=r'network blue has active endpoints \(name:"web" id:"[0-9a-f]{12}"\)'):
+            await networks.remove("blue")
+        with pytest.raises(Conflict, match="Address already in use"):
+            await attach(
+                networks, "two", mode="blue", endpoints={"blue": {"IPAMConfig": {"IPv4Address": "10.213.0.140"}}}
+            )
+        assert await host.ask(None, "10.213.0.140", 80) == "10.213.0.1"
+        assert await host.ask(host.lan, HOST4, 8080) == LAN4
+        assert await networks.disconnect("bridge", id_, holder.pid)
+        assert not await networks.disconnect("bridge", id_, holder.pid)
+        assert await host.ask(host.lan, HOST4, 8080) == LAN4, "ports and default route moved to the other network"
+        await networks.connect("bridge", id_, holder.pid, {})
+        assert await host.ask(host.lan, HOST4, 8080) == LAN4
+        assert await networks.disconnect(network.id[:8], id_, holder.pid)
+        holder.kill()
+        holder.wait()
+        await networks.detach(id_)
+        # the static address is free at once for the next start
+        again = await attach(networks, mode="blue", endpoints={"blue": {"IPAMConfig": {"IPv4Address": "10.213.0.140"}}})
+        await networks.detach(id_)
+        again = await attach(networks, mode="blue", endpoints={"blue": {"IPAMConfig": {"IPv4Address": "10.213.0.140"}}})
+        assert again.endpoints["blue"]["IPAddress"] == "10.213.0.140"
+        await networks.detach(id_)
+        await networks.remove("blue")
+        assert host.netlink.link("brblue") is None
+
+
+@on_fake_host
+async def test_a_thousand_in_a_row_leave_nothing(host: Host) -> None:
+    async with host.networks() as networks:
+
+        def count() -> tuple[int, int, int]:
+            links = len([link for link in host.netlink.links() if link.kind == "veth"])
+            return links, len(os.listdir("/proc/self/fd")), host.nft.run("list ruleset").count("tcp . ")
+
+        await once(networks, 0)
+        before = None
+        for n in range(1000):
+            await once(networks, n)
+            if n == 20:
+                await drained(host)
+                before = count()
+        await drained(host)
+        assert count() == before
+        assert not os.listdir(f"{host.directory}/a/run/netns")
+
+
+async def once(networks: Networks, n: int) -> None:
+    name = f"c{n}"
+    await attach(networks, name, ports={"80/tcp": ["8080", "8081"], "53/udp": "5353"})
+    await networks.started(container_id(name), os.getpid())
+    await networks.detach(container_id(name))
+
+
+async def drained(host: Host) -> None:
+    async with asyncio.timeout(10):
+        while any(link.kind == "veth" and link.name != "lan0" for link in host.netlink.links()):
+            await asyncio.sleep(0.02)
