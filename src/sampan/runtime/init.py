@@ -11,6 +11,7 @@ Source: OCI runtime-spec 1.2 runtime.md "Lifecycle"; namespaces(7).
 from __future__ import annotations
 
 import _socket
+import encodings.ascii  # noqa: F401 - a codec that `open` would import from inside the container's root
 import fcntl
 import gc
 import json

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 
+from sampan.linux.syscalls import AT_FDCWD, O_PATH, RESOLVE_NO_MAGICLINKS, openat2
 from sampan.runtime.failure import RuntimeFailure, strerror
 
 
@@ -43,6 +44,15 @@ def _check(path: str) -> tuple[int, str]:
         return number, f"stat {path}: {strerror(number)}"
     if stat.S_ISDIR(mode):
         return errno.EACCES, "is a directory: permission denied"
-    if not os.access(path, os.X_OK, effective_ids=True):
+    if not os.access(path, os.X_OK, effective_ids=True) or _is_magic(path):
         return errno.EACCES, "permission denied"
     return 0, ""
+
+
+def _is_magic(path: str) -> bool:
+    """Say whether the way leads over a magic link: /proc/self/exe would be the runtime itself (CVE-2019-5736)."""
+    try:
+        os.close(openat2(AT_FDCWD, path, O_PATH, 0, RESOLVE_NO_MAGICLINKS))
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False

@@ -145,6 +145,8 @@ def attach(mount: Mount, fd: int, root_fd: int) -> None:
     try:
         place = target(root_fd, mount, directory=directory)
         try:
+            if directory != stat.S_ISDIR(os.fstat(place).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # the kernel only says EINVAL
             m.attach(fd, place)
         finally:
             os.close(place)

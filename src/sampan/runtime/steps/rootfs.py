@@ -22,14 +22,16 @@ _OVERLAY_LAYER_KEYS = {"lowerdir": "lowerdir+", "datadir": "datadir+"}
 
 
 def cut_propagation(plan: Plan) -> None:
-    """Make sure that nothing mounted here reaches the host; what the host mounts may still come in, as OCI wants."""
-    if plan.root_propagation is None or plan.root_propagation[0] in (m.MS_PRIVATE, m.MS_SLAVE, m.MS_UNBINDABLE):
-        propagation = m.MS_SLAVE if plan.root_propagation is None else plan.root_propagation[0]
-        if propagation == m.MS_UNBINDABLE:
-            propagation = m.MS_PRIVATE
-        m.mount(None, "/", None, m.MS_REC | propagation)
-    else:
-        m.mount(None, "/", None, m.MS_REC | m.MS_SHARED)
+    """Make sure that nothing mounted here reaches the host; what the host mounts may still come in, as OCI wants.
+
+    A shared root (a volume with shared propagation needs one) leaves the host's mounts peers of ours: then the mount
+    that will hold the root is made private, so that the root itself stays ours.
+    """
+    propagation, recursive = plan.root_propagation or (m.MS_SLAVE, True)
+    if propagation == m.MS_UNBINDABLE:
+        propagation = m.MS_PRIVATE  # what is unbindable could not be cloned any more; the root gets it in the end
+    m.mount(None, "/", None, propagation | (m.MS_REC if recursive else 0))
+    if propagation == m.MS_SHARED or not recursive:
         _make_parent_private(plan.root_path)
 
 
@@ -156,30 +158,17 @@ def _overlay_by_relative_paths(mount: Mount) -> int:
 
 
 def pivot(plan: Plan, root_fd: int) -> None:
-    """Make `root_fd` the root and drop the host's tree."""
+    """Make `root_fd` the root and drop the host's tree, which pivot_root stacks on top of it."""
+    host = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if plan.root_propagation is not None else -1
     os.fchdir(root_fd)
-    if not plan.pivot_root:
-        _move_over_root()
-        return
     m.pivot_root(".", ".")
-    if plan.root_propagation is not None:
-        m.mount(None, ".", None, m.MS_SLAVE | m.MS_REC)  # the old root, stacked on top: no unmount may reach the host
+    if host >= 0:  # unmounting must not reach the host where the two are peers
+        m.mount_setattr(host, b"", AT_EMPTY_PATH | AT_RECURSIVE, propagation=m.MS_SLAVE)
+        os.close(host)
     m.umount2(".", m.MNT_DETACH)
     os.chdir("/")
     if plan.root_propagation is not None:
-        propagation, recursive = plan.root_propagation
-        flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-        m.mount_setattr(root_fd, b"", flags, propagation=propagation)
-
-
-def _move_over_root() -> None:
-    """Put the current directory's mount over "/": for a root on the kernel's initial ramdisk, which cannot be pivoted.
-
-    The host's tree stays mounted below, out of reach of a process that cannot leave its chroot; hence only on demand.
-    """
-    m.mount(".", "/", None, m.MS_MOVE)
-    os.chroot(".")
-    os.chdir("/")
+        m.mount_setattr(root_fd, b"", AT_EMPTY_PATH, propagation=plan.root_propagation[0])
 
 
 def make_readonly(root_fd: int) -> None:
