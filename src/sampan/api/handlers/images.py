@@ -74,8 +74,9 @@ async def history(request: web.Request) -> web.StreamResponse:
 
 async def tag(request: web.Request) -> web.StreamResponse:
     """POST /images/{name}/tag."""
-    await engine(request).images.tag(request.match_info["name"], query(request, "repo"), query(request, "tag"))
-    return web.Response(status=201)
+    repo = query(request, "repo")
+    await engine(request).images.tag(request.match_info["name"], repo, query(request, "tag"))
+    return web.Response(status=201 if repo else 200)
 
 
 async def remove(request: web.Request) -> web.StreamResponse:

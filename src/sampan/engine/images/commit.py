@@ -51,7 +51,7 @@ def image_document(
     docker_version: str,
     diff_id: str,
 ) -> dict[str, Any]:
-    """The whole image configuration: the base image's with one more layer and one more line of history."""
+    """The whole image configuration: the base image's with one more layer, unless it is empty, and one more line of history."""
     base = base or {}
     entry: dict[str, Any] = {"created": created, "created_by": " ".join(container_config.get("Cmd") or [])}
     if author:
@@ -60,6 +60,11 @@ def image_document(
         entry["comment"] = comment
     if not entry["created_by"]:
         del entry["created_by"]
+    diff_ids = list((base.get("rootfs") or {}).get("diff_ids") or [])
+    if diff_id == oci_image.EMPTY_LAYER_DIFF_ID:
+        entry["empty_layer"] = True
+    else:
+        diff_ids.append(diff_id)
     document: dict[str, Any] = {
         "architecture": base.get("architecture") or "amd64",
         "config": config,
@@ -69,7 +74,7 @@ def image_document(
         "docker_version": docker_version,
         "history": [*(base.get("history") or []), entry],
         "os": base.get("os") or "linux",
-        "rootfs": {"type": "layers", "diff_ids": [*((base.get("rootfs") or {}).get("diff_ids") or []), diff_id]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
     }
     for key in ("variant", "os.version", "os.features"):
         if base.get(key):

@@ -99,7 +99,8 @@ class Images:
         chain = oci_image.chain_ids(oci_image.diff_ids(oci_image.decode(config)))
         ops: list[Op] = []
         for layer in staged:
-            ops += self.layers.adopt(layer)
+            if layer.chain_id in chain:  # an empty layer is no part of the image that a commit makes
+                ops += self.layers.adopt(layer)
         if chain:
             ops.append(self.store.reference(f"image:{image_id}", f"layer:{chain[-1]}"))
         names = list(names)
@@ -124,8 +125,10 @@ class Images:
         self.events.publish("image", action, image_id, attributes)
 
     async def tag(self, ref: str, repo: str, tag: str) -> None:
-        """Give an image one more name. Raises: NotFound, InvalidArgument."""
+        """Give an image one more name. Without `repo` nothing happens. Raises: NotFound, InvalidArgument."""
         image = self.resolve(ref)
+        if not repo:
+            return
         await self.tag_image(image.id, parse_target(repo, tag))
 
     async def tag_image(self, image_id: str, name: Reference) -> None:

@@ -22,7 +22,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from sampan.linux import mounts, syscalls
+from sampan.linux import filesystems, mounts, syscalls
 
 NAME = "overlay2"
 INIT = "init"
@@ -58,6 +58,7 @@ class Overlay2:
         self.trash = os.path.join(data_root, "trash")
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         os.makedirs(self.trash, mode=0o700, exist_ok=True)
+        _spread(self.root)
         self._next = 1 + max((int(n) for n in os.listdir(self.root) if n.isdigit()), default=0)
         self._attributes: dict[int, tuple[int, int, int]] = {}  # layer → mode, uid, gid of its root
         self._reaper = _Reaper(self.trash)
@@ -242,6 +243,23 @@ class _Reaper:
                 except OSError as e:
                     self._failed.add(name)
                     log.warning("cannot remove %s: %s; it is tried again at the next start", path, e.strerror)
+
+
+def _spread(path: str) -> None:
+    """Ask the file system to put the directories made here far apart, as a top-level directory's (chattr +T).
+
+    Why: ext4 does not reuse an inode within a minute of its removal and walks over each such inode at every creation.
+    Unpacking next to a layer that was just removed then costs 0.6 ms a file instead of 0.03 (measured, 6.18).
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = filesystems.get_inode_flags(fd)
+        if not flags & filesystems.FS_TOPDIR_FL:
+            filesystems.set_inode_flags(fd, flags | filesystems.FS_TOPDIR_FL)
+    except OSError:
+        pass  # a hint that other file systems do not know
+    finally:
+        os.close(fd)
 
 
 def _escape(path: str) -> str:
