@@ -44,7 +44,9 @@ def rendered(template: str, value: Any) -> str:
         raise CommandError(f"template parsing error: {e}") from e
 
 
-def inspect(cli: Session, names: Iterable[str], template: str, find: Callable[[str], Any]) -> int:
+def inspect(
+    cli: Session, names: Iterable[str], template: str, find: Callable[[str], Any], *, escape_html: bool = False
+) -> int:
     """Print all that `find` finds. It raises CommandError for what it does not; then the exit code is 1."""
     found: list[Any] = []
     failed: list[str] = []
@@ -57,7 +59,8 @@ def inspect(cli: Session, names: Iterable[str], template: str, find: Callable[[s
         for value in found:
             cli.line(rendered(template, value))
     else:
-        cli.line(jsontext.indented(found))
+        text = jsontext.indented(found)
+        cli.line(jsontext.html_escaped(text) if escape_html else text)
     if failed:
         sys.stdout.flush()
         raise CommandError("\n".join(failed))

@@ -19,6 +19,7 @@ FLAGS = """
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     from sampan.cli.image.tag import split
+    from sampan.cli.registry.credentials import full_name
 
     repository, tag = split(args[1]) if len(args) > 1 else ("", "")
     answer = cli.engine.call(
@@ -26,14 +27,13 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         "/commit",
         {
             "container": args[0],
-            "repo": repository or None,
+            "repo": full_name(repository) if repository else None,
             "tag": tag or None,
             "comment": opts.text("message") or None,
             "author": opts.text("author") or None,
             "changes": opts.many("change"),
             "pause": None if opts.flag("pause") else "0",
         },
-        {},
     )
     cli.line(answer["Id"])
     return 0

@@ -87,8 +87,8 @@ def _host(opts: Options, bindings: dict[str, Any]) -> dict[str, Any]:
         "VolumeDriver": opts.text("volume-driver"),
         "VolumesFrom": opts.many("volumes-from") or None,
         "ConsoleSize": [0, 0],
-        "CapAdd": opts.many("cap-add") or None,
-        "CapDrop": opts.many("cap-drop") or None,
+        "CapAdd": capabilities(opts.many("cap-add")),
+        "CapDrop": capabilities(opts.many("cap-drop")),
         "CgroupnsMode": _mode(opts, "cgroupns", ("", "private", "host"), "CGROUP"),
         "Dns": opts.many("dns"),
         "DnsOptions": opts.many("dns-option"),
@@ -174,18 +174,17 @@ def _resources(opts: Options) -> dict[str, Any]:
 
 
 def environment(opts: Options) -> list[str]:
-    """Files first, then `-e`. A bare name takes the client's own value, or drops out when there is none."""
-    lines = [line for path in opts.many("env-file") for line in file_lines(path, "environment variable")]
-    out = []
-    for item in [*lines, *opts.many("env")]:
-        if "=" in item:
-            out.append(item)
-        elif item in os.environ:
-            out.append(f"{item}={os.environ[item]}")
-    return out
+    """Files first, then `-e`. A bare name takes the client's own value; where there is none, a line of a file drops
+    out, and `-e NAME` goes to the engine as it is, which removes the image's NAME."""
+    lines = [line for path in opts.many("env-file") for line in file_lines(path)]
+    found = [item for item in lines if "=" in item or item in os.environ]
+    return [
+        item if "=" in item or item not in os.environ else f"{item}={os.environ[item]}"
+        for item in [*found, *opts.many("env")]
+    ]
 
 
-def file_lines(path: str, what: str) -> list[str]:
+def file_lines(path: str) -> list[str]:
     """The lines of an env or label file, without comments and blank lines."""
     try:
         with open(path, encoding="utf-8") as f:
@@ -195,7 +194,7 @@ def file_lines(path: str, what: str) -> list[str]:
     except OSError as e:
         raise ValueError(f"open {path}: {e.strerror.lower()}") from e
     out = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for line in text.splitlines():
         line = line.lstrip(" \t")
         if not line or line.startswith("#"):
             continue
@@ -205,12 +204,11 @@ def file_lines(path: str, what: str) -> list[str]:
         if " " in name or "\t" in name:
             raise ValueError(f"invalid env file ({path}): variable '{name}' contains whitespaces")
         out.append(line)
-        del number
     return out
 
 
 def _labels(opts: Options) -> dict[str, str]:
-    lines = [line for path in opts.many("label-file") for line in file_lines(path, "label")]
+    lines = [line for path in opts.many("label-file") for line in file_lines(path)]
     return {key: value for key, _, value in (item.partition("=") for item in [*lines, *opts.many("label")])}
 
 
@@ -225,6 +223,12 @@ def _pairs(items: list[str], complaint: str) -> dict[str, str]:
 
 
 # -- single settings -------------------------------------------------------------------------------------------------
+
+
+def capabilities(names: list[str]) -> list[str] | None:
+    """`net_admin` → `CAP_NET_ADMIN`, each once, sorted; ALL stays ALL."""
+    upper = {name.strip().upper() for name in names}
+    return sorted(n if n == "ALL" or n.startswith("CAP_") else f"CAP_{n}" for n in upper) or None
 
 
 def _mode(opts: Options, name: str, allowed: tuple[str, ...], word: str, *, container: bool = False) -> str:
@@ -353,6 +357,8 @@ def _with_flags(attachment: dict[str, Any], opts: Options) -> dict[str, Any]:
             name = {"Aliases": "alias"}.get(key, flag)
             raise ValueError(f"conflicting options: cannot specify both --{flag} and per-network {name}")
         out[key] = value
+    if out.get("Aliases") and not _is_user_defined(out["Target"]):
+        raise ValueError("network-scoped aliases are only supported for user-defined networks")
     return out
 
 

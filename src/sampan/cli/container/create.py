@@ -26,19 +26,20 @@ PARSERS = options.PARSERS
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
+    body = request(cli, opts, args)
     try:
-        cli.line(create(cli, opts, request(opts, args)))
+        cli.line(create(cli, opts, body))
     except SampanError as e:
-        raise failure(cli, e) from e
+        raise CommandError(describe(e)) from e
     return 0
 
 
-def request(opts: Options, args: list[str], *, detach: bool = False) -> dict[str, Any]:
+def request(cli: Session, opts: Options, args: list[str], *, detach: bool = False) -> dict[str, Any]:
     """The create request that flags and arguments ask for."""
     try:
         return config.build(opts, args[0], args[1:], detach=detach)
     except ValueError as e:
-        raise CommandError(f"sampan: {e}", 125) from e
+        raise CommandError(f"sampan: {e}\n\nRun 'sampan {cli.path} --help' for more information", 125) from e
 
 
 def failure(cli: Session, error: SampanError, code: int = 125) -> CommandError:

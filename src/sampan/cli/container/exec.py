@@ -47,6 +47,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         "User": opts.text("user"),
         "Privileged": opts.flag("privileged"),
         "Tty": terminal,
+        "Detach": False,
         "AttachStdin": stdin and not detach,
         "AttachStderr": not detach,
         "AttachStdout": not detach,

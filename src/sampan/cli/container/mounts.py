@@ -34,6 +34,8 @@ def parse_mount(text: str) -> dict[str, Any]:
     for kind, section in (("volume", "VolumeOptions"), ("image", "ImageOptions"), ("bind", "BindOptions"), ("tmpfs", "TmpfsOptions")):
         if section in mount and mount["Type"] != kind:
             raise ValueError(f"cannot mix '{kind}-*' options with mount type '{mount['Type']}'")
+    if "VolumeOptions" in mount:
+        mount["VolumeOptions"].setdefault("DriverConfig", {})
     return mount
 
 

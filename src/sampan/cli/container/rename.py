@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sampan.cli.session import CommandError
+from sampan.cli.session import CommandError, describe
 from sampan.client.engine import quoted
+from sampan.errors import SampanError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,5 +20,8 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     old, new = (name.strip() for name in args)
     if not old or not new:
         raise CommandError("Error: Neither old nor new names may be empty")
-    cli.engine.post(f"/containers/{quoted(old)}/rename", name=new)
+    try:
+        cli.engine.post(f"/containers/{quoted(old)}/rename", name=new)
+    except SampanError as e:
+        raise CommandError(f"{describe(e)}\nError: failed to rename container named {old}") from e
     return 0

@@ -26,9 +26,10 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     def remove(name: str) -> None:
         try:
             cli.engine.call("DELETE", f"/containers/{quoted(name.strip('/'))}", query)
-        except NotFound:
+        except NotFound as e:
             if not opts.flag("force"):
                 raise
+            cli.warn(f"Error response from daemon: {e.message}")
             raise Skipped from None
 
     return cli.for_each(args, remove)

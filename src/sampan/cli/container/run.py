@@ -34,7 +34,7 @@ FLAGS = (
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
-    body = create.request(opts, args, detach=opts.flag("detach"))
+    body = create.request(cli, opts, args, detach=opts.flag("detach"))
     if not opts.flag("detach"):
         check_terminal(body["Tty"], body["AttachStdin"])
     keys, sequence = detach_keys(cli, opts.text("detach-keys"))
@@ -44,8 +44,8 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         raise create.failure(cli, e) from e
     resource = f"/containers/{quoted(identifier)}"
     if opts.flag("detach"):
+        cli.line(identifier)  # also when it does not start: it exists
         _start(cli, resource, None)
-        cli.line(identifier)
         return 0
     wants = {name: body[f"Attach{name.title()}"] for name in ("stdin", "stdout", "stderr")}
     if not any(wants.values()):

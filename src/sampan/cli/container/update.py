@@ -44,8 +44,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         raise CommandError("you must provide one or more flags when using this command")
     body: dict[str, object] = {key: opts.number(flag) for key, flag in NUMBERS.items()}
     body |= {"CpusetCpus": opts.text("cpuset-cpus"), "CpusetMems": opts.text("cpuset-mems")}
-    if opts.changed("pids-limit"):
-        body["PidsLimit"] = opts.number("pids-limit")
+    body["PidsLimit"] = opts.number("pids-limit") if opts.changed("pids-limit") else None
     try:
         body["RestartPolicy"] = config.restart_policy(opts.text("restart"))
     except ValueError as e:

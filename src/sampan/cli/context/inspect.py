@@ -29,4 +29,4 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
             raise CommandError(str(e)) from e
 
     names = args or [endpoint.context_name(cli.options, cli.config)]
-    return inspection.inspect(cli, names, opts.text("format"), find)
+    return inspection.inspect(cli, names, opts.text("format"), find, escape_html=True)

@@ -7,7 +7,6 @@ import sys
 
 from sampan.cli import progress
 from sampan.cli.image.load import opened, pieces
-from sampan.cli.image.tag import split
 from sampan.cli.session import CommandError
 
 TYPE_CHECKING = False
@@ -30,11 +29,9 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     body = None
     if not remote:
         body = pieces(0 if source == "-" else opened(source))
-    repository, tag = split(args[1]) if len(args) > 1 else ("", "")
     query = {
         "fromSrc": source if remote else "-",
-        "repo": repository or None,
-        "tag": tag or None,
+        "repo": args[1] if len(args) > 1 else None,
         "message": opts.text("message") or None,
         "changes": opts.many("change"),
         "platform": opts.text("platform").lower() or None,

@@ -42,7 +42,8 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         "POST",
         f"/images/{quoted(name)}/push",
         {"tag": tag or None, "platform": platform_json(opts.text("platform"))},
-        headers=credentials.header(cli.config, repository, always=True),
+        {},
+        headers=credentials.header(cli.config, repository),
     )
     try:
         progress.show(response, None if opts.flag("quiet") else sys.stdout, terminal=os.isatty(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sampan.cli.registry.credentials import full_name
 from sampan.client.engine import quoted
 
 TYPE_CHECKING = False
@@ -16,7 +17,7 @@ FLAGS = ""
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     repository, tag = split(args[1])
-    cli.engine.post(f"/images/{quoted(args[0])}/tag", repo=repository, tag=tag or "latest")
+    cli.engine.post(f"/images/{quoted(args[0])}/tag", repo=full_name(repository), tag=tag or "latest")
     return 0
 
 

@@ -33,12 +33,10 @@ def full_name(name: str) -> str:
     return f"{HUB}/{name}" if "/" in name else f"{HUB}/library/{name}"
 
 
-def header(config: Config, name: str, *, always: bool = False) -> list[tuple[str, str]]:
-    """The header for the registry of `name`; none when nothing is known about it, unless `always`."""
+def header(config: Config, name: str) -> list[tuple[str, str]]:
+    """The header for the registry of `name`; an empty object when nothing is known about it."""
     registry = domain(name)
     found = lookup(config, HUB_KEY if registry == HUB else registry)
-    if not found and not always:
-        return []
     return [("X-Registry-Auth", encoded(found))]
 
 

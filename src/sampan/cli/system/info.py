@@ -141,7 +141,8 @@ def _settings(i: dict[str, Any]) -> Iterator[str]:
     if pools := i.get("DefaultAddressPools"):
         yield " Default Address Pools:"
         yield from (f"   Base: {pool['Base']}, Size: {pool['Size']}" for pool in pools)
-    if firewall := i.get("FirewallBackend"):
+    firewall = i.get("FirewallBackend") or {}
+    if firewall.get("Driver", "iptables") != "iptables" or firewall.get("Info"):
         yield f" Firewall Backend: {firewall['Driver']}"
         yield from (f"  {name}: {value}" for name, value in firewall.get("Info") or ())
     yield ""

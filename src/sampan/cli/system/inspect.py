@@ -6,10 +6,11 @@ from sampan.cli import inspection
 from sampan.cli.listing import INSPECT_HELP
 from sampan.cli.session import CommandError
 from sampan.client.engine import quoted
-from sampan.errors import NotFound, SampanError, Unavailable
+from sampan.errors import NotFound, NotImplemented_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from sampan.cli.flags import Options
@@ -43,21 +44,28 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         known = ", ".join(f'"{name}"' for name in sorted(PATHS))
         raise CommandError(f'unknown type: "{kind}": must be one of {known}')
 
-    def find(name: str) -> Any:
+    swarm: list[bool] = []  # whether the engine manages one; asked once, when it matters
+
+    def candidates() -> Iterator[str]:
         for candidate in [kind] if kind else PATHS:
+            if candidate in SWARM and not kind:
+                if not swarm:
+                    swarm.append(bool((cli.engine.get("/info").get("Swarm") or {}).get("ControlAvailable")))
+                if not swarm[0]:
+                    continue
+            yield candidate
+
+    def find(name: str) -> Any:
+        for candidate in candidates():
             try:
                 query = {"size": opts.flag("size")} if candidate == "container" else {}
                 return cli.engine.call("GET", PATHS[candidate].format(quoted(name)), query)
             except NotFound as e:
                 if kind:
                     raise CommandError(f"Error response from daemon: {e.message}") from e
-            except Unavailable as e:
-                if kind or candidate not in SWARM:  # an engine outside a swarm has none of these
+            except NotImplemented_:
+                if kind:
                     raise
-                del e
-            except SampanError as e:
-                if kind or candidate in ("container", "image"):
-                    raise CommandError(f"Error response from daemon: {e.message}") from e
         raise CommandError(f"Error: No such object: {name}")
 
     return inspection.inspect(cli, args, opts.text("format"), find)
