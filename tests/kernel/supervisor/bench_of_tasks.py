@@ -16,7 +16,28 @@ from sampan.linux import cgroups
 from sampan.supervisor.client import Attachment, Supervisor, TaskEvent, TaskInfo, TaskRequest
 from tests.support.machine import processes
 
-APPLETS = "sh true false cat echo sleep yes head dd kill ps id ls seq tr stty tty printf mkfifo wc".split()
+APPLETS = [
+    "sh",
+    "true",
+    "false",
+    "cat",
+    "echo",
+    "sleep",
+    "yes",
+    "head",
+    "dd",
+    "kill",
+    "ps",
+    "id",
+    "ls",
+    "seq",
+    "tr",
+    "stty",
+    "tty",
+    "printf",
+    "mkfifo",
+    "wc",
+]
 NAMESPACES = ("pid", "mount", "uts", "ipc", "network")
 
 
@@ -133,7 +154,7 @@ async def bench(directory: Path) -> AsyncIterator[Bench]:
 async def gone(mark: str) -> None:
     """Wait until no process has `mark` in its command line; the test's timeout is the limit."""
     async with asyncio.timeout(10):
-        while processes(mark):
+        while processes(mark):  # noqa: ASYNC110 - the kernel tells nobody
             await asyncio.sleep(0.01)
 
 

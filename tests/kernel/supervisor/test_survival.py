@@ -134,7 +134,8 @@ async def test_half_made_and_stale_directories_are_cleared(bench: Bench) -> None
     layout.write_json(f"{tasks}/last-boot/state.json", {})
     (tasks / "no-container").mkdir()
     layout.write_json(
-        f"{tasks}/no-container/shim.json", {"version": 1, "pid": 1, "boot_id": layout.boot_id(), "cgroup": "/sampan-test-none"}
+        f"{tasks}/no-container/shim.json",
+        {"version": 1, "pid": 1, "boot_id": layout.boot_id(), "cgroup": "/sampan-test-none"},
     )
     events = bench.supervisor.events()
     assert (await anext(events)).kind == "connected"

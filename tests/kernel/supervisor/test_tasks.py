@@ -135,7 +135,10 @@ async def test_exec_with_its_own_stdio_and_status(bench: Bench) -> None:
 
 async def test_exec_prepared_attached_then_started(bench: Bench) -> None:
     request, _ = await bench.run("sleep", "1000")
-    assert await bench.supervisor.exec(request.id, "e", process_of("echo", "hi"), terminal=False, stdin=False, start=False) == 0
+    assert (
+        await bench.supervisor.exec(request.id, "e", process_of("echo", "hi"), terminal=False, stdin=False, start=False)
+        == 0
+    )
     attached = await bench.supervisor.attach(request.id, exec_id="e")
     assert await bench.supervisor.exec_start(request.id, "e") > 0
     assert (await everything(attached))[1] == b"hi\n"
@@ -143,7 +146,9 @@ async def test_exec_prepared_attached_then_started(bench: Bench) -> None:
 
 async def test_detached_exec_and_signal_to_it(bench: Bench) -> None:
     request, _ = await bench.run("sleep", "1000")
-    pid = await bench.supervisor.exec(request.id, "e", process_of("sleep", "99"), terminal=False, stdin=False, start=True)
+    pid = await bench.supervisor.exec(
+        request.id, "e", process_of("sleep", "99"), terminal=False, stdin=False, start=True
+    )
     assert pid in await bench.supervisor.pids(request.id)
     await bench.supervisor.kill(request.id, signal.SIGKILL, exec_id="e")
     assert (await bench.supervisor.wait(request.id, "e")).status == 137
@@ -224,7 +229,9 @@ async def test_stats_and_update(bench: Bench) -> None:
 
 async def test_out_of_memory_is_told_and_remembered(bench: Bench) -> None:
     events = bench.supervisor.events()
-    request, _ = await bench.run("dd", "if=/dev/zero", "of=/dev/null", "bs=200M", resources={"memory": {"limit": 16 << 20}})
+    request, _ = await bench.run(
+        "dd", "if=/dev/zero", "of=/dev/null", "bs=200M", resources={"memory": {"limit": 16 << 20}}
+    )
     exit_ = await bench.supervisor.wait(request.id)
     assert exit_ == Exit(status=137, exited_at_ns=exit_.exited_at_ns, oom_killed=True)
     assert (await until(events, "oom", request.id)).id == request.id
@@ -247,7 +254,7 @@ async def test_processes_left_in_the_hosts_pid_namespace_end_with_init(bench: Be
     request, _ = await bench.run("sh", "-c", "sleep 500 & echo up", namespaces=("mount", "uts", "ipc", "network"))
     assert (await bench.supervisor.wait(request.id)).status == 0
     async with asyncio.timeout(5):
-        while await bench.supervisor.pids(request.id):
+        while await bench.supervisor.pids(request.id):  # noqa: ASYNC110 - the kernel tells nobody
             await asyncio.sleep(0.01)
 
 
@@ -289,7 +296,7 @@ async def test_the_shim_runs_from_a_sealed_copy(bench: Bench) -> None:
 
 async def until_empty(directory: Path) -> None:
     async with asyncio.timeout(5):
-        while os.listdir(directory):
+        while os.listdir(directory):  # noqa: ASYNC110 - the kernel tells nobody
             await asyncio.sleep(0.01)
 
 

@@ -215,8 +215,8 @@ class _Log:
             start = max(0, end - size)
             block = os.pread(file.fd, end - start, start)
             found, offset = self._decoder.last(block, count)
-            # the first record of a block that does not begin the file may be cut: only what lies behind another one is surely whole
-            if found >= count or start == 0:
+            # a record that begins where the block begins may be cut, unless the file begins there too
+            if start == 0 or (found >= count and offset > 0):
                 file.offset = start + offset
                 return found
             size *= 4

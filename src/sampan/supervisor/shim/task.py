@@ -270,11 +270,10 @@ class Task:
         _made(lambda: self._container().update(request["resources"]))
 
     def resize(self, request: dict[str, Any]) -> None:
+        """Without a terminal there is nothing to do, which is no error (as in Docker)."""
         process = self.process(request.get("exec_id", ""))
         if process.console >= 0:
             pty.set_size(process.console, request["height"], request["width"])
-        elif not process.terminal:
-            raise Conflict("the process has no terminal")
 
     def stats(self) -> dict[str, Any]:
         container = self._container()
