@@ -113,6 +113,7 @@ class _Layer:
         self._recorder = recorder
         self._root = os.open("fs", _DIRECTORY | os.O_NOFOLLOW, dir_fd=layer_fd)
         self._parents: dict[str, tuple[int, str]] = {}  # cleaned parent → (descriptor, its real path below fs)
+        self._retired: list[int] = []
         self._directories: list[tuple[str, int, int]] = []  # real path, mtime_ns, mode: applied at the end
         self._shadow_fd = -1
         self._shadows = 0
@@ -131,6 +132,8 @@ class _Layer:
 
     def add(self, entry: tar.Entry, reader: tar.Reader) -> None:
         """Carry out one entry and consume its payload."""
+        if self._retired:
+            self._close_retired()
         if not 0 <= entry.uid <= ID_MAX or not 0 <= entry.gid <= ID_MAX:
             raise InvalidArgument(
                 f'invalid owner {entry.uid}:{entry.gid} of "{entry.name}": ids must be between 0 and {ID_MAX}'
@@ -182,6 +185,7 @@ class _Layer:
 
     def close(self) -> None:
         self._forget_parents()
+        self._close_retired()
         os.close(self._root)
         if self._shadow_fd >= 0:
             os.close(self._shadow_fd)
@@ -219,9 +223,14 @@ class _Layer:
         return saferoot.open_in_root(self._root, path, _DIRECTORY, xdev=False)
 
     def _forget_parents(self) -> None:
-        for fd, _ in self._parents.values():
-            os.close(fd)
+        """Empty the cache; the descriptors live until the next entry, the current one may hold one of them."""
+        self._retired += [fd for fd, _ in self._parents.values()]
         self._parents.clear()
+
+    def _close_retired(self) -> None:
+        for fd in self._retired:
+            os.close(fd)
+        self._retired.clear()
 
     def _clear_way(self, parent_fd: int, base: str, real: str) -> bool:
         """Take away what an earlier entry put here, keeping contents for the replay. True: it was a whiteout."""

@@ -1,0 +1,78 @@
+"""Archives for the image tests, benign and hostile, made block by block so that nothing refuses to write them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import tarfile
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sampan.engine.images import tar_writer, unpack
+from sampan.engine.images.streams import decompressed
+
+
+class Bytes:
+    """A source for the worker side."""
+
+    def __init__(self, data: bytes, step: int = 10_000) -> None:
+        self._data, self._at, self._step = data, 0, step
+
+    def read(self) -> bytes:
+        chunk = self._data[self._at : self._at + self._step]
+        self._at += len(chunk)
+        return chunk
+
+
+def member(name: str, data: bytes = b"", **fields: object) -> bytes:
+    """One member; `fields` as tar_writer.header takes them."""
+    size = {"size_bytes": len(data)} if data else {}
+    return tar_writer.header(name.encode(), **size, **fields) + data + bytes(-len(data) % 512)  # type: ignore[arg-type]
+
+
+def directory(name: str, mode: int = 0o755, **fields: object) -> bytes:
+    return member(name, kind=b"5", mode=mode, **fields)
+
+
+def symlink(name: str, target: str) -> bytes:
+    return member(name, kind=b"2", mode=0o777, link=target.encode())
+
+
+def hardlink(name: str, target: str) -> bytes:
+    return member(name, kind=b"1", link=target.encode())
+
+
+def archive(*members: bytes) -> bytes:
+    return b"".join(members) + tar_writer.END
+
+
+def unpack_into(layer: Path, data: bytes, *, limit_bytes: int = 1 << 40, step: int = 10_000) -> unpack.Unpacked:
+    """Unpack as the service does: in a thread of its own umask, decompressing, below layer/fs."""
+    (layer / "fs").mkdir(parents=True)
+    (layer / "fs").chmod(0o755)
+    layer_fd = os.open(layer, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with ThreadPoolExecutor(1, initializer=unpack.adopt_thread) as pool:
+            source = decompressed(Bytes(data, step), limit_bytes=limit_bytes)
+            return pool.submit(unpack.unpack, source, layer_fd).result()
+    finally:
+        os.close(layer_fd)
+
+
+async def stream(data: bytes, step: int = 50_000) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), step):
+        yield data[at : at + step]
+        await asyncio.sleep(0)
+
+
+def python_tar(*, format: int = tarfile.PAX_FORMAT, **files: bytes) -> bytes:
+    """An archive written by somebody else's program."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=format) as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime = len(data), 1_700_000_000
+            tar.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
