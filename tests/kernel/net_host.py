@@ -16,6 +16,7 @@ import os
 import pickle
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -66,7 +67,7 @@ def on_fake_host(test: Callable[[Host], Awaitable[None]]) -> Callable[[Any], Non
         if status:
             raise AssertionError(pickle.loads(said) if said else f"the child died: status {status}")
 
-    del run.__wrapped__  # type: ignore[attr-defined]  # pytest would look at its signature
+    del run.__wrapped__  # pytest would look at its signature
     return run
 
 
@@ -209,7 +210,7 @@ class Host:
             return True
         return False
 
-    def route(self, namespace: int, destination: str, length: int, gateway: str, device: str) -> None:
+    def route(self, namespace: str | int, destination: str, length: int, gateway: str, device: str) -> None:
         with self.inside(namespace):
             rtnl = Netlink()
         with rtnl:
@@ -245,11 +246,37 @@ async def attach(networks: Networks, name: str = "web", *, mode: str = "default"
     """Attach a container with this name and `ports` {"80/tcp": "8080"} (a host port, or address:port)."""
     ports: dict[str, list[dict[str, str]] | None] = {}
     for port, host in given.pop("ports", {}).items():
-        for one in [host] if isinstance(host, str) else host:
-            ip, _, number = one.rpartition(":")
-            ports.setdefault(port, []).append({"HostIp": ip.strip("[]"), "HostPort": number})  # type: ignore[union-attr]
-    given = {"hostname": name, "endpoints": {}, "publish_all": False, "exposed": list(ports), "name": name} | given
-    return await networks.attach(container_id(name), mode=mode, ports=ports, **given)
+        split = [one.rpartition(":") for one in ([host] if isinstance(host, str) else host)]
+        ports[port] = [{"HostIp": ip.strip("[]"), "HostPort": number} for ip, _, number in split]
+    wanted: dict[str, Any] = {
+        "hostname": name,
+        "endpoints": {},
+        "publish_all": False,
+        "exposed": list(ports),
+        "name": name,
+    } | given
+    return await networks.attach(container_id(name), mode=mode, ports=ports, **wanted)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something the kernel or another task does and tells nobody about."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def run(*command: str) -> None:
+    """Run a program of another's, to its end."""
+    subprocess.run(command, check=True)
+
+
+def spawn(*command: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
 
 
 def container_id(name: str) -> str:

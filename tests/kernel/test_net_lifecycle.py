@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import socket
-import subprocess
+from ipaddress import ip_address
 
 import pytest
 
@@ -15,7 +15,7 @@ from sampan.errors import Conflict, Forbidden, Internal, NotFound
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
 from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
-from tests.kernel.net_host import HOST4, LAN4, Host, attach, container_id, on_fake_host
+from tests.kernel.net_host import HOST4, LAN4, Host, attach, container_id, end, on_fake_host, spawn, until
 
 
 def look(host: Host, sandbox: Sandbox) -> tuple[dict[str, netlink.Link], list[netlink.Prefix], list[netlink.Route]]:
@@ -66,7 +66,7 @@ async def test_modes_without_a_network(host: Host) -> None:
         on_host = await attach(networks, "host", mode="host", ports={"80/tcp": "8080"})
         assert (on_host.netns, on_host.ports) == ("", {})
         assert on_host.key.endswith("/netns/default") and on_host.endpoints["host"]["NetworkID"]
-        with pytest.raises(NotFound, match="^failed to set up container networking: network nope not found$"):
+        with pytest.raises(NotFound, match=r"^failed to set up container networking: network nope not found$"):
             await attach(networks, "x", mode="nope")
         for name in ("alone", "host"):
             await networks.detach(container_id(name))
@@ -89,11 +89,11 @@ async def test_a_port_is_given_once(host: Host) -> None:
         ):
             with pytest.raises(Internal, match=f"^{prefix}{re.escape(reason)}$"):
                 await attach(networks, "two", ports={"80/tcp": port})
-        with pytest.raises(Internal, match="unknown protocol$"):
+        with pytest.raises(Internal, match=r"unknown protocol$"):
             await attach(networks, "two", ports={"80/foo": "8081"})
         two = await attach(networks, "two", ports={"80/tcp": "8080-8082", "80/udp": "8080", "81/tcp": "127.0.0.2:8090"})
         assert two.ports["80/tcp"] is not None and two.ports["80/tcp"][0]["HostPort"] == "8081"
-        with pytest.raises(Internal, match="all ports are allocated$"):
+        with pytest.raises(Internal, match=r"all ports are allocated$"):
             await attach(networks, "three", ports={"80/tcp": "8080-8081"})
         taken.close()
         for name in ("web", "two"):
@@ -133,7 +133,7 @@ async def test_ports_work_while_the_daemon_is_dead(host: Host) -> None:
     """kill -9 of the daemon: its process is a fork that attaches, starts the container and dies without a word."""
     namespaces: list[int] = []
     ready, tell = os.pipe()
-    holder = subprocess.Popen(["sleep", "100"])  # stands for the container's process, which the supervisor keeps alive
+    holder = spawn("sleep", "100")  # stands for the container's process, which the supervisor keeps alive
     pid = os.fork()
     if pid == 0:
         asyncio.get_event_loop_policy().set_event_loop(None)
@@ -152,7 +152,7 @@ async def test_ports_work_while_the_daemon_is_dead(host: Host) -> None:
         lines += os.read(ready, 1000)
     namespaces = [os.open(path, os.O_RDONLY) for path in lines.decode().split()]
     os.kill(pid, 9)
-    os.waitpid(pid, 0)
+    os.waitpid(pid, 0)  # noqa: ASYNC222
     host.serve(namespaces[0], 80)
     assert await host.ask(host.lan, HOST4, 8080) == LAN4, "while it is dead"
     assert await host.ask(None, "127.0.0.1", 8080)
@@ -174,8 +174,7 @@ async def test_ports_work_while_the_daemon_is_dead(host: Host) -> None:
             os.close(fd)
         for name in ("web", "fresh"):
             await networks.detach(container_id(name))
-    holder.kill()
-    holder.wait()
+    end(holder)
 
 
 @on_fake_host
@@ -202,10 +201,8 @@ async def test_a_link_goes_even_if_somebody_keeps_the_namespace(host: Host) -> N
         await networks.detach(container_id("web"))
         second = await attach(networks, "second")
         assert second.endpoints["bridge"]["IPAddress"] == "172.17.0.3", "not free while the link lives"
-        async with asyncio.timeout(5):
-            while any(link.kind == "veth" and link.name != "lan0" for link in host.netlink.links()):
-                await networks.detach(container_id("second"))
-                await asyncio.sleep(0.05)
+        await networks.detach(container_id("second"))
+        await drained(host)
         assert (await attach(networks, "third")).endpoints["bridge"]["IPAddress"] == "172.17.0.2"
         os.close(keeper)
         await networks.detach(container_id("third"))
@@ -258,7 +255,7 @@ async def test_the_default_bridge_as_configured(host: Host) -> None:
     host.netlink.batch([netlink.set_link("own0", up=True)])
     link = host.netlink.link("own0")
     assert link is not None
-    host.netlink.batch([netlink.add_address(link.ifindex, netlink.ip_address("10.8.0.1"), 24)])
+    host.netlink.batch([netlink.add_address(link.ifindex, ip_address("10.8.0.1"), 24)])
     async with host.networks(bridge="own0") as networks:
         assert (await attach(networks)).endpoints["bridge"]["IPAddress"] == "10.8.0.2"
         await networks.detach(container_id("web"))
@@ -274,9 +271,8 @@ async def test_connect_and_disconnect(host: Host) -> None:
             NetworkCreateRequest(name="blue", ipam=config, options={"com.docker.network.bridge.name": "brblue"})
         )
         web = await attach(networks, ports={"80/tcp": "8080"})
-        holder = subprocess.Popen(["nsenter", f"--net={web.netns}", "sleep", "100"])
-        while os.stat(f"/proc/{holder.pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino:
-            await asyncio.sleep(0.01)
+        holder = spawn("nsenter", f"--net={web.netns}", "sleep", "100")
+        await until(lambda: os.stat(f"/proc/{holder.pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino)
         id_, here = container_id("web"), f"/proc/{holder.pid}/ns/net"
         host.serve(here, 80)
         await networks.started(id_, holder.pid)
@@ -303,8 +299,7 @@ async def test_connect_and_disconnect(host: Host) -> None:
         await networks.connect("bridge", id_, holder.pid, {})
         assert await host.ask(host.lan, HOST4, 8080) == LAN4
         assert await networks.disconnect(network.id[:8], id_, holder.pid)
-        holder.kill()
-        holder.wait()
+        end(holder)
         await networks.detach(id_)
         # the static address is free at once for the next start
         again = await attach(networks, mode="blue", endpoints={"blue": {"IPAMConfig": {"IPv4Address": "10.213.0.140"}}})
@@ -344,6 +339,4 @@ async def once(networks: Networks, n: int) -> None:
 
 
 async def drained(host: Host) -> None:
-    async with asyncio.timeout(10):
-        while any(link.kind == "veth" and link.name != "lan0" for link in host.netlink.links()):
-            await asyncio.sleep(0.02)
+    await until(lambda: not any(link.kind == "veth" and link.name != "lan0" for link in host.netlink.links()))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import subprocess
-
 import pytest
 
 from sampan.engine.networks.plumbing import read_sysctl
@@ -13,7 +9,7 @@ from sampan.engine.networks.service import Networks, Sandbox
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
 from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
-from tests.kernel.net_host import HOST4, HOST6, LAN4, LAN6, Host, attach, container_id, on_fake_host
+from tests.kernel.net_host import HOST4, HOST6, LAN4, LAN6, Host, attach, container_id, on_fake_host, run, until
 
 
 @on_fake_host
@@ -145,15 +141,11 @@ async def test_flushed_rules_come_back(host: Host) -> None:
     async with host.networks() as networks:
         web = await attach(networks, ports={"80/tcp": "8080"})
         host.serve(web.netns, 80)
-        subprocess.run(["nft", "flush", "ruleset"], check=True)  # another process, as it would be
-        async with asyncio.timeout(5):
-            while "tcp . 8080" not in host.nft.run("list ruleset"):
-                await asyncio.sleep(0.01)
+        run("nft", "flush", "ruleset")  # another process, as it would be
+        await until(lambda: "tcp . 8080" in host.nft.run("list ruleset"))
         assert await host.ask(host.lan, HOST4, 8080) == LAN4
-        subprocess.run(["nft", "flush", "chain", "inet", "sampan0", "raw"], check=True)
-        async with asyncio.timeout(5):
-            while "127.0.0.0/8" not in host.nft.run("list chain inet sampan0 raw"):
-                await asyncio.sleep(0.01)
+        run("nft", "flush", "chain", "inet", "sampan0", "raw")
+        await until(lambda: "127.0.0.0/8" in host.nft.run("list chain inet sampan0 raw"))
         await networks.detach(container_id("web"))
 
 
@@ -234,7 +226,7 @@ async def test_an_internal_network_has_no_way_out(host: Host) -> None:
         assert await host.ask(two.netns, one.endpoints["inner"]["IPAddress"], 80)
         with pytest.raises(OSError, match="unreachable"):
             await host.ask(one.netns, LAN4, 9000)
-        host.route(os.open(one.netns, os.O_RDONLY), "192.0.2.0", 24, one_gateway(networks), "eth0")
+        host.route(one.netns, "192.0.2.0", 24, one_gateway(networks), "eth0")
         assert await host.dropped(one.netns, LAN4, 9000)
         for name in ("one", "two"):
             await networks.detach(container_id(name))

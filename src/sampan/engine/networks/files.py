@@ -43,10 +43,11 @@ def hosts_file(
 
 
 def host_hosts_file(text: str, extra_hosts: Iterable[tuple[str, str]] = ()) -> str:
-    """Text of /etc/hosts for network mode host: the host's own, with --add-host lines after it."""
-    if text and not text.endswith("\n"):
-        text += "\n"
-    return text + "".join(f"{address}\t{name}\n" for name, address in extra_hosts)
+    """Text of /etc/hosts for network mode host: the host's own; with --add-host, as in Docker, the usual one instead."""
+    extra = list(extra_hosts)
+    if not extra:
+        return text
+    return _LOCAL4 + _LOCAL6 + "".join(f"{address}\t{name}\n" for name, address in extra)
 
 
 @dataclass(slots=True)

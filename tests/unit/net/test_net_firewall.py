@@ -1,0 +1,78 @@
+"""The ruleset as text. The golden file is read by people: when it changes, the diff is the review."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sampan.engine.networks.enforcer import Chain, dropping
+from sampan.engine.networks.firewall import NetworkRules, Published, Ruleset, publish, render, translatable, unpublish
+
+GOLDEN = Path(__file__).parent / "firewall.golden.nft"
+
+RULES = Ruleset(
+    table="sampan0",
+    networks=(
+        NetworkRules(bridge="sampan0", subnet4="172.18.0.0/16", gateway4="172.18.0.1"),
+        NetworkRules(
+            bridge="br-six", subnet4="10.9.0.0/24", gateway4="10.9.0.1", subnet6="fd00:9::/64", gateway6="fd00:9::1",
+            icc=False, source4="192.0.2.1",
+        ),
+        NetworkRules(bridge="br-inner", subnet4="10.8.0.0/24", gateway4="10.8.0.1", internal=True),
+        NetworkRules(bridge="br-open", subnet4="10.7.0.0/24", gateway4="10.7.0.1", mode4="nat-unprotected", masquerade=False),
+    ),
+    published=(
+        Published(proto="tcp", host_ip="0.0.0.0", host_port=8080, address="172.18.0.2", port=80),
+        Published(proto="tcp", host_ip="::", host_port=8080, address="172.18.0.2", port=80),
+        Published(proto="udp", host_ip="127.0.0.1", host_port=53, address="10.9.0.2", port=5353),
+        Published(proto="tcp", host_ip="::", host_port=443, address="fd00:9::2", port=443),
+    ),
+    api=(("", 2375), ("192.0.2.1", 2376)),
+)  # fmt: skip
+
+
+def test_the_whole_ruleset() -> None:
+    text = render(RULES)
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text()
+
+
+def test_one_more_port_is_one_element() -> None:
+    port = Published(proto="tcp", host_ip="0.0.0.0", host_port=8080, address="172.18.0.2", port=80)
+    local = Published(proto="udp", host_ip="127.0.0.1", host_port=53, address="172.18.0.2", port=53)
+    assert publish("t", [port]) == "add element inet t published4 { tcp . 8080 : 172.18.0.2 . 80 }\n"
+    assert unpublish("t", [port, local]) == (
+        "delete element inet t published4 { tcp . 8080 }\ndelete element inet t published_at4 { 127.0.0.1 . udp . 53 }\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host_ip", "address", "expected"),
+    [("0.0.0.0", "10.0.0.2", True), ("::", "10.0.0.2", False), ("::", "fd00::2", True), ("::1", "fd00::2", False)],
+)
+def test_what_nftables_cannot_do_is_left_to_the_relay(host_ip: str, address: str, expected: bool) -> None:
+    port = Published(proto="tcp", host_ip=host_ip, host_port=1, address=address, port=2)
+    assert translatable(port) is expected
+    assert bool(publish("t", [port])) is expected
+
+
+def test_where_foreign_forward_chains_drop() -> None:
+    def chain(family: str, table: str, name: str, **base: str) -> dict[str, str]:
+        return {"family": family, "table": table, "name": name, **base}
+
+    chains = [
+        chain("ip", "filter", "FORWARD", hook="forward", policy="drop"),
+        chain("ip", "filter", "DOCKER-USER"),
+        chain("ip6", "filter", "FORWARD", hook="forward", policy="drop"),
+        chain("inet", "sampan0", "forward", hook="forward", policy="accept"),
+        chain("inet", "mine", "fwd", hook="forward", policy="drop"),
+        chain("ip", "filter", "INPUT", hook="input", policy="drop"),
+    ]
+    assert list(dropping(chains, "sampan0")) == [
+        Chain("ip", "filter", "DOCKER-USER"),
+        Chain("ip6", "filter", "FORWARD"),
+        Chain("inet", "mine", "fwd"),
+    ]
