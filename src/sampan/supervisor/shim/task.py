@@ -23,6 +23,7 @@ from sampan.supervisor import layout, wire
 from sampan.supervisor.logs.drivers import open_writer
 from sampan.supervisor.logs.record import LogWriter
 from sampan.supervisor.shim import network_counters
+from sampan.supervisor.shim.external import External
 from sampan.supervisor.shim.loop import READ, Loop
 from sampan.supervisor.shim.process import Pipes, Process
 
@@ -37,7 +38,7 @@ class Task:
         self._notify = notify
         self._directory = directory
         self.id = id
-        self.container: runtime.Container | None = None
+        self.container: runtime.Container | External | None = None
         self.init: Process | None = None
         self.execs: dict[str, Process] = {}
         self.stdin_once = False
@@ -91,16 +92,7 @@ class Task:
     def _make(self, init: Process, spec: dict[str, Any], request: dict[str, Any], log: LogWriter | None) -> None:
         pipes = None if init.terminal else Pipes(stdin=init.wants_stdin)
         try:
-            self.container = _made(
-                lambda: runtime.create(
-                    spec,
-                    id=self.id,
-                    bundle=self._directory,
-                    rootfs=request["rootfs"],
-                    stdio=tuple(pipes.child) if pipes else None,  # type: ignore[arg-type]
-                    seccomp_bpf=_filter(request["seccomp"]),
-                )
-            )
+            self.container = _made(lambda: self._new_container(spec, request, tuple(pipes.child) if pipes else None))
         except BaseException:
             if pipes:
                 pipes.close()
@@ -114,6 +106,26 @@ class Task:
         self.status = "created"
         layout.write_json(f"{self._directory}/state.json", self.container.to_state())
         self._watch_oom()
+
+    def _new_container(self, spec: dict[str, Any], request: dict[str, Any], stdio: Any) -> runtime.Container | External:
+        if request["runtime"]:
+            return External.create(
+                spec,
+                binary=request["runtime"],
+                arguments=request["runtime_args"],
+                id=self.id,
+                bundle=self._directory,
+                rootfs=request["rootfs"],
+                stdio=stdio,
+            )
+        return runtime.create(
+            spec,
+            id=self.id,
+            bundle=self._directory,
+            rootfs=request["rootfs"],
+            stdio=stdio,
+            seccomp_bpf=_filter(request["seccomp"]),
+        )
 
     def _roll_back(self) -> None:
         if self.container:
@@ -246,23 +258,23 @@ class Task:
                     raise NotFound(f"process {request['exec_id']} of task {self.id} is not running")
                 signal.pidfd_send_signal(process.pidfd, number)
             elif request.get("all"):
-                container.signal(number, all=True)
+                _made(lambda: container.signal(number, all=True))
             elif self.init and self.init.running:
-                container.signal(number)
+                _made(lambda: container.signal(number))
             else:
                 raise NotFound(f"task {self.id} is not running")
         except ProcessLookupError as e:
             raise NotFound(f"task {self.id}: process not found") from e
 
     def pause(self) -> None:
-        self._running().pause()
+        _made(self._running().pause)
         self.status = "paused"
         self._event("paused")
 
     def resume(self) -> None:
         if self.status != "paused":
             raise Conflict(f"task {self.id} is {self.status}, not paused")
-        self._container().resume()
+        _made(self._container().resume)
         self.status = "running"
         self._event("resumed")
 
@@ -302,12 +314,12 @@ class Task:
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _container(self) -> runtime.Container:
+    def _container(self) -> runtime.Container | External:
         if self.container is None:
             raise NotFound(f"task {self.id} has no container")
         return self.container
 
-    def _running(self) -> runtime.Container:
+    def _running(self) -> runtime.Container | External:
         container = self._container()
         if self.status != "running":
             raise Conflict(f"task {self.id} is {self.status}, not running")

@@ -1,0 +1,231 @@
+"""A container run by another OCI runtime (runc, crun, runsc …): the same verbs as runtime.container, each one execution of that binary.
+
+The root file system is mounted by the shim in a mount namespace of its own, which the runtime inherits: as with the built-in runtime nothing of it is ever mounted on the
+host. Init and exec'd processes become the shim's children, because it is their subreaper.
+
+What only our runtime understands (`process.user.username`) is resolved here and written into config.json.
+Source: opencontainers/runtime-tools command line interface; runc(8).
+"""
+
+from __future__ import annotations
+
+import _signal
+import array
+import json
+import os
+import socket
+from typing import Any
+
+from sampan.linux import cgroups, mounts, namespaces
+from sampan.runtime import plan as planning
+from sampan.runtime import user
+from sampan.runtime.container import Process
+from sampan.runtime.failure import RuntimeFailure
+from sampan.runtime.steps import rootfs
+from sampan.supervisor import layout
+
+Spec = dict[str, Any]
+
+_RESET = (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT, _signal.SIGTERM, _signal.SIGCHLD, _signal.SIGHUP)
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class External:
+    """One container between create and delete."""
+
+    def __init__(self, binary: str, arguments: list[str], *, id: str, bundle: str) -> None:
+        self.id = id
+        self.pid = 0
+        self.console_fd: int | None = None
+        self.cgroup: cgroups.Cgroup
+        self._binary = binary
+        self._bundle = bundle
+        self._log = f"{bundle}/runtime.log"
+        self._global = [*arguments, "--root", f"{bundle}/runtime", "--log", self._log, "--log-format", "json"]
+        self._execs = 0
+        self._spec: Spec = {}
+
+    @classmethod
+    def create(
+        cls,
+        spec: Spec,
+        *,
+        binary: str,
+        arguments: list[str],
+        id: str,
+        bundle: str,
+        rootfs: list[Spec],
+        stdio: tuple[int, int, int] | None,
+    ) -> External:
+        """Raises RuntimeFailure with the runtime's own words, everything undone."""
+        self = cls(binary, arguments, id=id, bundle=bundle)
+        try:
+            self._spec = self._prepare(spec, rootfs)
+            self.cgroup = cgroups.load((spec.get("linux") or {}).get("cgroupsPath") or f"/{id}")
+            self.pid, self.console_fd = self._detached(
+                "create", ["--bundle", bundle], stdio, terminal=bool(spec["process"].get("terminal"))
+            )
+        except BaseException:
+            self._clear()
+            raise
+        return self
+
+    def start(self) -> None:
+        self._run(["start", self.id])
+
+    def exec(
+        self, process: Spec, *, stdio: tuple[int, int, int] | None = None, seccomp_bpf: bytes | None = None
+    ) -> Process:
+        self._execs += 1
+        path = f"{self._bundle}/exec-{self._execs}.json"
+        layout.write_json(path, self._resolved(process))
+        try:
+            pid, console = self._detached(
+                "exec", ["--detach", "--process", path], stdio, terminal=bool(process.get("terminal"))
+            )
+        finally:
+            os.unlink(path)
+        return Process(pid, os.pidfd_open(pid), console)
+
+    def signal(self, sig: int, all: bool = False) -> None:
+        self._run(["kill", *(["--all"] if all else []), self.id, str(int(sig))])
+
+    def pause(self) -> None:
+        self._run(["pause", self.id])
+
+    def resume(self) -> None:
+        self._run(["resume", self.id])
+
+    def update(self, resources: Spec) -> None:
+        path = f"{self._bundle}/update.json"
+        layout.write_json(path, resources)
+        self._run(["update", "--resources", path, self.id])
+
+    def delete(self) -> list[str]:
+        try:
+            self._run(["delete", "--force", self.id])
+        except RuntimeFailure as e:
+            return [e.message]
+        finally:
+            self._clear()
+        return []
+
+    def to_state(self) -> Spec:
+        return {"version": 1, "id": self.id, "pid": self.pid, "runtime": self._binary, "cgroup": self.cgroup.path}
+
+    # ── inside ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _prepare(self, spec: Spec, rootfs_mounts: list[Spec]) -> Spec:
+        """Mount the root in a mount namespace of our own; give the runtime a config.json in plain OCI."""
+        plan = planning.build({**spec, "process": None}, id=self.id, bundle=self._bundle, rootfs=rootfs_mounts)
+        namespaces.unshare(namespaces.CLONE_NEWNS)
+        mounts.mount(None, "/", None, mounts.MS_SLAVE | mounts.MS_REC)
+        if plan.rootfs:
+            root = rootfs.open_source(plan)
+            try:
+                rootfs.attach(plan, root)
+            finally:
+                os.close(root)
+        self._root_path = plan.root_path
+        plain = {**spec, "process": self._resolved(spec["process"])}
+        layout.write_json(f"{self._bundle}/config.json", plain)
+        return plain
+
+    def _resolved(self, process: Spec) -> Spec:
+        """The process with its user as numbers; Docker's `--user` names are looked up inside the root."""
+        wanted = process.get("user") or {}
+        if wanted.get("username") is None:
+            return process
+        root = os.open(self._root_path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            passwd, group = user.read_file(root, "/etc/passwd"), user.read_file(root, "/etc/group")
+        finally:
+            os.close(root)
+        identity = user.resolve(wanted["username"], wanted.get("additionalGroupNames") or [], passwd, group)
+        numeric = {"uid": identity.uid, "gid": identity.gid, "additionalGids": [*identity.groups]}
+        environment = list(process.get("env") or [])
+        if not any(entry.startswith("HOME=") for entry in environment):
+            environment.append(f"HOME={identity.home or '/'}")
+        kept = {k: v for k, v in wanted.items() if k not in ("username", "additionalGroupNames")}
+        return {**process, "user": {**kept, **numeric}, "env": environment}
+
+    def _detached(
+        self, verb: str, arguments: list[str], stdio: tuple[int, int, int] | None, *, terminal: bool
+    ) -> tuple[int, int | None]:
+        """Run a verb that leaves a process behind; return its pid and, with a terminal, the master."""
+        pid_file = f"{self._bundle}/{verb}.pid"
+        listener = layout.listen(self._bundle, "console.sock") if terminal else None
+        directory = os.open(self._bundle, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if listener:
+                # by way of our descriptor, because a socket's path may not be long
+                arguments = [*arguments, "--console-socket", f"/proc/{os.getpid()}/fd/{directory}/console.sock"]
+            self._run([verb, *arguments, "--pid-file", pid_file, self.id], stdio)
+            console = _receive_console(listener) if listener else None
+        finally:
+            os.close(directory)
+            if listener:
+                listener.close()
+        with open(pid_file) as file:
+            return int(file.read()), console
+
+    def _run(self, arguments: list[str], stdio: tuple[int, int, int] | None = None) -> None:
+        """Execute the runtime and wait for it. Raises RuntimeFailure with the last error of its log."""
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        actions = [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(stdio or (null, null, null))]
+        with open(self._log, "wb"):
+            pass
+        before = os.umask(0o022)
+        try:
+            pid = os.posix_spawn(
+                self._binary,
+                [self._binary, *self._global, *arguments],
+                {"PATH": _PATH},
+                file_actions=actions,
+                setsigmask=(),
+                setsigdef=_RESET,
+            )
+        except OSError as e:
+            raise RuntimeFailure("runtime", e.errno or 0, f"{self._binary}: {e.strerror}") from e
+        finally:
+            os.umask(before)
+            os.close(null)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            raise RuntimeFailure(
+                arguments[0], 0, self._last_error() or f"{self._binary} {arguments[0]}: wait status {status}"
+            )
+
+    def _last_error(self) -> str:
+        message = ""
+        with open(self._log, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(record, dict) and record.get("level") in ("error", "fatal"):
+                    message = str(record.get("msg", ""))
+        return message
+
+    def _clear(self) -> None:
+        """Take away what the runtime may have left; the mounts go with the shim's mount namespace."""
+        try:
+            self.cgroup.kill()
+            self.cgroup.delete()
+        except (OSError, AttributeError):
+            pass
+
+
+def _receive_console(listener: socket.socket) -> int:
+    """The master that the runtime sent to the console socket before it ended."""
+    listener.settimeout(5)
+    peer, _ = listener.accept()
+    with peer:
+        _, ancillary, _, _ = peer.recvmsg(4096, socket.CMSG_LEN(4))
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            (fd,) = array.array("i", data[:4])
+            os.set_inheritable(fd, False)
+            return fd
+    raise RuntimeFailure("console", 0, "the runtime sent no terminal")
