@@ -23,6 +23,10 @@ T = TypeVar("T")
 Filters = dict[str, set[str]]
 
 ENGINE: web.AppKey[Engine] = web.AppKey("engine")
+HEADERS: web.AppKey[dict[str, str]] = web.AppKey("headers")
+"""The headers that every routed answer carries."""
+VERSION: web.RequestKey[Version] = web.RequestKey("version", tuple)
+"""The API version of a request; present as soon as the request has found its route."""
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
@@ -34,7 +38,7 @@ def engine(request: web.Request) -> Engine:
 
 def version(request: web.Request) -> Version:
     """Return the API version the client speaks, e.g. (1, 51)."""
-    found: Version = request.get("version", CURRENT)
+    found: Version = request.get(VERSION, CURRENT)
     return found
 
 

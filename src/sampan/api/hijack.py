@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from sampan.api.connection import Connection
+from sampan.api.context import HEADERS
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -87,7 +88,7 @@ async def hijack(
         )
     else:
         head = "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n"
-    common = "".join(f"{name}: {value}\r\n" for name, value in request.app["common_headers"].items())
+    common = "".join(f"{name}: {value}\r\n" for name, value in request.app[HEADERS].items())
     writer.write(f"{head}{common}\r\n".encode())
     await writer.drain()
     return reader, writer

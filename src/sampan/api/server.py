@@ -21,7 +21,7 @@ from aiohttp import web
 
 from sampan.api import errors, origin, versions
 from sampan.api.connection import Connection
-from sampan.api.context import ENGINE
+from sampan.api.context import ENGINE, HEADERS, VERSION
 from sampan.api.routes import Router
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ApiServer:
             "Ostype": "linux",
             "Server": f"Docker/{versions.ENGINE} (linux)",
         }
-        self.app["common_headers"] = self.headers
+        self.app[HEADERS] = self.headers
         self.app.router.add_route("*", "/{path:.*}", self._dispatch)
         self.app.on_response_prepare.append(self._add_headers)
 
@@ -95,7 +95,7 @@ class ApiServer:
             await self._runner.cleanup()
 
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        if "routed" in request:
+        if VERSION in request:
             response.headers.update(self.headers)
         else:
             response.headers.pop("Server", None)
@@ -120,10 +120,10 @@ class ApiServer:
         if found is None:
             if request.method != "OPTIONS":
                 return errors.not_found()
-            request["routed"] = True
+            request[VERSION] = versions.CURRENT
             return web.Response()
-        request["routed"] = True
-        request["version"] = versions.check(text)
+        request[VERSION] = versions.CURRENT  # a refused version is told what is spoken here
+        request[VERSION] = versions.check(text)
         route, names = found
         request.match_info.update(names)
         if "%" in request.raw_path:

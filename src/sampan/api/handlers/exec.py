@@ -38,7 +38,7 @@ async def start(request: web.Request) -> web.StreamResponse:
     try:
         reader, writer = await hijack(request, upgrade_content_type=stream_type(request, session.tty))
     except BaseException:
-        session.close()
+        await session.close()
         raise
     await session.run(reader, writer)
     return Hijacked()
