@@ -287,13 +287,14 @@ def create(
     plan.pivot_root = pivot
     if plan.process is None:
         raise InvalidSpec("process", "required to create a container")
+    load_seccomp = _seccomp_loader(spec, seccomp_bpf)
     own_cgroup = cgroup is None
     if cgroup is None:
         cgroup = _create_cgroup(plan)
     ours, theirs = sync.pair()
     inherited = init.Inherited(theirs, cgroup)
     inherited.stdio = None if plan.process.terminal else stdio
-    inherited.load_seccomp = _seccomp_loader(spec, seccomp_bpf)
+    inherited.load_seccomp = load_seccomp
     inherited.death_signal = 0 if detached else SIGKILL
     inherited.spare = ours if detached else None
     inherited.keyring = keyring
@@ -329,8 +330,8 @@ def _create_cgroup(plan: planning.Plan) -> Cgroup:
     try:
         return cgroups.create(plan.cgroup_path, plan.resources)
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        message = f"unable to apply cgroup configuration:{where}: {error.strerror}"
+        where = f"{error.filename}: " if error.filename else ""
+        message = f"unable to apply cgroup configuration: {where}{error.strerror}"
         raise RuntimeFailure("cgroup", error.errno or 0, message) from error
 
 
@@ -360,6 +361,9 @@ def _seccomp_loader(spec: Spec, program: bytes | None) -> Any:
         return None
     from sampan.linux import seccomp
 
-    code = seccomp.compile(profile) if program is None and profile is not None else program
+    try:
+        code = seccomp.compile(profile) if program is None and profile is not None else program
+    except OSError as error:
+        raise RuntimeFailure("seccomp", error.errno or 0, str(error.strerror)) from error
     assert code is not None
     return lambda: seccomp.load(code)

@@ -341,7 +341,8 @@ def _linux(linux: Spec, own: set[str]) -> None:
         )
         if personality.get("flags"):
             raise InvalidSpec("linux.personality.flags", "no flag is defined")
-    _optional(linux, "resources", dict, "linux")
+    if linux.get("resources") is not None:
+        validate_resources(linux["resources"])
     if linux.get("intelRdt"):
         raise InvalidSpec("linux.intelRdt", "not supported")
     _seccomp(_optional(linux, "seccomp", dict, "linux") or {})

@@ -310,7 +310,7 @@ def test_saferoot_under_a_race(tmp_path: Path) -> None:
     root = os.open(root_path, O_PATH | os.O_DIRECTORY)
     try:
         for _ in range(2000):
-            with pytest.raises(OSError, match="No such file|temporarily unavailable"):
+            with pytest.raises(OSError, match=r"No such file|temporarily unavailable"):
                 open_in_root(root, "dir/target/../passwd")
     finally:
         os.kill(flipper, 9)
