@@ -15,6 +15,7 @@ from sampan.linux.process import RLIMITS
 from sampan.runtime.failure import InvalidSpec
 from sampan.runtime.options import PROPAGATION
 from sampan.runtime.process_plan import IO_CLASSES, POLICIES, POLICY_FLAGS, cpu_list
+from sampan.runtime.validate_resources import validate_resources
 
 Spec = dict[str, Any]
 

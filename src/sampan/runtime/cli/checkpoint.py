@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli.create import load
 from sampan.runtime.cli.output import CommandFailure

@@ -50,11 +50,11 @@ def run(call: Invocation) -> int:
     return status
 
 
-def reason(error: CommandFailure | RuntimeFailure) -> str:
-    """Return an error's text with the words that runc puts before what init, or the kernel, said."""
-    if isinstance(error, CommandFailure | InvalidSpec):
+def reason(error: CommandFailure | RuntimeFailure, *, joining: bool = False) -> str:
+    """Return an error's text with the words that runc puts before what init, or with `joining` an exec, said."""
+    if isinstance(error, CommandFailure | InvalidSpec) or error.step == "seccomp":
         return error.message
-    if error.message.startswith("exec: ") or error.step == "start":
+    if joining or error.message.startswith("exec: ") or error.step in ("start", "cgroup"):
         return f"unable to start container process: {error.message}"
     return f"unable to start container process: error during container init: {error.message}"
 

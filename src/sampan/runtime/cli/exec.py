@@ -13,7 +13,7 @@ from sampan.runtime.cli import foreground
 from sampan.runtime.cli.create import check_console, load, preserved, reason, write_pid
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.cli.store import Entry
-from sampan.runtime.container import InvalidSpec, Process, RuntimeFailure
+from sampan.runtime.container import Process, RuntimeFailure
 
 Spec = dict[str, Any]
 
@@ -28,8 +28,7 @@ def exec_(call: Invocation) -> int:
             return 0
         return foreground.attend(process.pid, process.console_fd)
     except (CommandFailure, RuntimeFailure) as error:
-        text = error.message if isinstance(error, CommandFailure | InvalidSpec) else reason(error)
-        raise CommandFailure(f"exec failed: {text}", FAILED) from error
+        raise CommandFailure(f"exec failed: {reason(error, joining=True)}", FAILED) from error
 
 
 def _start(call: Invocation) -> Process:

@@ -10,6 +10,8 @@ from typing import Any
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli.create import load
 from sampan.runtime.cli.output import CommandFailure
+from sampan.runtime.failure import InvalidSpec
+from sampan.runtime.validate_resources import validate_resources
 
 Resources = dict[str, Any]
 
@@ -37,6 +39,10 @@ def update(call: Invocation) -> int:
     if entry.status() == "stopped":
         raise CommandFailure("container not running")
     changes = _from_file(call.flags["resources"]) if call.flags.get("resources") else from_flags(call.flags)
+    try:
+        validate_resources(changes, "resources")
+    except InvalidSpec as error:
+        raise CommandFailure(f"invalid {error.field}: {error.reason}") from error
     linux = entry.container.spec.setdefault("linux", {})
     present: Resources = linux.get("resources") or {}
     merged = {**present}
