@@ -159,9 +159,10 @@ def _mounts(c: Container, prepared: Prepared) -> list[dict[str, Any]]:
             _tmpfs(point.destination, list(point.tmpfs_options)) if point.type == "tmpfs" else _bind(point)
         )
     taken = {m["destination"] for m in user_mounts}
+    ro = ["rro"] if host.readonly_rootfs else []
     for destination, source in prepared.files:
         if destination not in taken:
-            user_mounts.append(_mount(destination, "bind", source, ["rbind", "rprivate"]))
+            user_mounts.append(_mount(destination, "bind", source, ["rbind", *ro, "rprivate"]))
     # A mount on /a must come before one on /a/b; sorting by depth alone keeps the order asked for otherwise.
     user_mounts.sort(key=lambda m: m["destination"].rstrip("/").count("/"))
     return [m for m in _default_mounts(c, prepared) if m["destination"] not in taken] + user_mounts
