@@ -2,7 +2,7 @@
 
     flags + daemon.json ─▶ config ─▶ directories, lock, pidfile ─▶ engine ─▶ API server ─▶ listeners ─▶ READY=1
     SIGTERM, SIGINT: listeners close ─▶ requests finish ─▶ engine closes ─▶ supervisor ends if idle ─▶ pidfile away
-    SIGHUP: daemon.json is read again (`reload`)
+    SIGHUP: daemon.json is read again (`reload`); SIGUSR1: where every thread stands, on standard error
 
 A restart touches no container: live-restore is on unless the configuration says false. The daemon never forks; the one
 process it starts is the supervisor, by posix_spawn, in `sampan.supervisor.client`.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -66,6 +67,8 @@ def run(config: DaemonConfig, given: dict[str, object]) -> int:
         log.warning(warning)
     for name, value in config.proxies:
         os.environ[name.upper().replace("-", "_")] = value
+    _protect_from_oom(config.oom_score_adjust)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     if os.geteuid() != 0:
         print("sampand needs to be started with root privileges", file=sys.stderr)
         return 1
@@ -128,6 +131,16 @@ async def _close_engine(engine: object, reloader: object) -> None:
     assert isinstance(engine, Engine) and isinstance(reloader, Reloader)
     live_restore = reloader.config.engine.live_restore
     await engine.close(stop_containers=not live_restore)
+
+
+def _protect_from_oom(score: int) -> None:
+    """Set the daemon's own oom_score_adj; not being allowed to is worth a warning, not a failure."""
+    if score:
+        try:
+            with open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
+                f.write(str(score))
+        except OSError as e:
+            log.warning("cannot set oom_score_adj to %d: %s", score, e.strerror)
 
 
 def _stop(stop: asyncio.Event, number: signal.Signals) -> None:

@@ -1,0 +1,230 @@
+"""The volume service on a real filesystem: records, words, mounts, copy-up, prune. Needs root; leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.events import Events
+from sampan.engine.store import Store
+from sampan.engine.volumes import local
+from sampan.engine.volumes.service import Volumes, size_bytes
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
+from tests.support.machine import leaves_nothing
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+@asynccontextmanager
+async def service(directory: Path) -> AsyncIterator[tuple[Volumes, Store]]:
+    store = await Store.open(str(directory / "sampan.db"))
+    volumes = Volumes(EngineConfig(data_root=str(directory)), store, Events())
+    await volumes.start()
+    try:
+        yield volumes, store
+    finally:
+        await volumes.close()
+        await store.close()
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    with leaves_nothing():
+        asyncio.run(test)
+
+
+def test_options_split_into_flags_and_data() -> None:
+    assert local.parse_options("ro,size=1m,noexec,mode=700") == (0x9, "size=1m,mode=700")
+    assert local.parse_options("ro,rw") == (0, "")
+    assert local.bind_source({"type": "none", "o": "bind,ro", "device": "/srv"}) == "/srv"
+    assert local.needs_host_mount({"type": "tmpfs", "device": "tmpfs"}) and not local.needs_host_mount({})
+
+
+def test_a_volume_is_made_once_and_survives_a_restart(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with service(tmp_path) as (volumes, _):
+            made = await volumes.get_or_create("data", labels={"a": "b"})
+            assert await volumes.get_or_create("data", labels={"a": "c"}) == made
+            info = os.stat(volumes.path("data"))
+            assert stat.S_IMODE(info.st_mode) == 0o755
+            (Path(volumes.path("data")) / "f").write_text("kept")
+            unnamed = await volumes.get_or_create()
+            assert unnamed.anonymous and len(unnamed.name) == 64
+        async with service(tmp_path) as (volumes, _):
+            assert (Path(volumes.path("data")) / "f").read_text() == "kept"
+            assert volumes.inspect(volumes.lookup("data"))["Labels"] == {"a": "b"}
+            assert [v.name for v in volumes.list({"label": ["a=b"]})] == ["data"]
+            assert [v.name for v in volumes.list({"name": ["ata"]})] == ["data"]
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("a", None, "create a: volume name is too short, names should be at least two alphanumeric characters"),
+        ("a/b", None, 'create a/b: "a/b" includes invalid characters for a local volume name'),
+        ("../x", None, 'create ../x: "../x" includes invalid characters for a local volume name'),
+        ("xx", {"nope": "1"}, 'create xx: invalid option: "nope"'),
+        ("xx", {"type": "tmpfs"}, 'create xx: missing required option: "device"'),
+        ("xx", {"size": "1m"}, "create xx: quota size requested but no quota support"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(tmp_path: Path, name: str, options: dict[str, str] | None, words: str) -> None:
+    async def test() -> None:
+        async with service(tmp_path) as (volumes, _):
+            with pytest.raises(InvalidArgument) as caught:
+                await volumes.get_or_create(name, options=options)
+            assert caught.value.message.startswith(words)
+            assert not volumes.list() and not os.listdir(tmp_path / "volumes")
+            with pytest.raises(NotFound, match=r'plugin "nope" not found'):
+                await volumes.get_or_create("xx", driver="nope")
+
+    run(test())
+
+
+def test_in_use_is_what_the_store_says(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with service(tmp_path) as (volumes, store):
+            await volumes.get_or_create("busy")
+            await volumes.get_or_create("idle")
+            await store.apply(store.reference("container:abc", "volume:busy"))
+            with pytest.raises(Conflict, match=r"remove busy: volume is in use - \[abc\]"):
+                await volumes.remove("busy", force=True)
+            assert [v.name for v in volumes.list({"dangling": ["true"]})] == ["idle"]
+            with pytest.raises(InvalidArgument, match=r"invalid filter 'dangling=\[x\]'"):
+                volumes.list({"dangling": ["x"]})
+            await volumes.remove("idle")
+            with pytest.raises(NotFound, match="get idle: no such volume"):
+                await volumes.remove("idle")
+            await volumes.remove("idle", force=True)
+            await store.apply(store.release("container:abc"))
+            await volumes.remove("busy")
+        assert not os.listdir(tmp_path / "trash")
+
+    run(test())
+
+
+def test_prune_takes_anonymous_volumes_and_all_when_told(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with service(tmp_path) as (volumes, store):
+            named = await volumes.get_or_create("named")
+            lone = await volumes.get_or_create()
+            held = await volumes.get_or_create()
+            await store.apply(store.reference("container:abc", f"volume:{held.name}"))
+            (Path(lone.mountpoint) / "f").write_bytes(b"x" * 1000)
+            assert await volumes.prune() == ([lone.name], 1000)
+            with pytest.raises(InvalidArgument, match=r"invalid filter 'all': strconv\.ParseBool"):
+                await volumes.prune({"all": ["x"]})
+            assert await volumes.prune({"all": ["1"], "label": ["nope"]}) == ([], 0)
+            assert await volumes.prune({"all": ["1"]}) == ([named.name], 0)
+
+    run(test())
+
+
+def test_a_tmpfs_volume_is_shared_while_used_and_gone_after(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with service(tmp_path) as (volumes, _):
+            options = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=711"}
+            made = await volumes.get_or_create("temp", options=options)
+            first = await volumes.mount("temp", "one")
+            assert first == made.mountpoint and os.path.ismount(first)
+            assert (
+                stat.S_IMODE(os.stat(first).st_mode) == 0o711
+                and os.statvfs(first).f_blocks * os.statvfs(first).f_frsize == 1 << 20
+            )
+            (Path(first) / "f").write_text("shared")
+            assert (Path(await volumes.mount("temp", "two")) / "f").read_text() == "shared"
+            await volumes.unmount("temp", "one")
+            assert os.path.ismount(first)
+            await volumes.unmount("temp", "two")
+            assert not os.path.ismount(first)
+            await volumes.mount("temp", "one")
+            await volumes.remove("temp")
+
+    run(test())
+
+
+def test_a_bind_volume_is_its_device_and_must_exist(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with service(tmp_path) as (volumes, _):
+            (tmp_path / "src").mkdir()
+            for name, device in (("good", tmp_path / "src"), ("bad", tmp_path / "nope")):
+                await volumes.get_or_create(name, options={"type": "none", "o": "bind", "device": str(device)})
+            assert await volumes.mount("good", "one") == str(tmp_path / "src")
+            with pytest.raises(Internal) as caught:
+                await volumes.mount("bad", "one")
+            path = volumes.path("bad")
+            assert caught.value.message == (
+                f"error while mounting volume '{path}': failed to mount local volume: "
+                f"mount {tmp_path}/nope:{path}, flags: 0x1000: no such file or directory"
+            )
+
+    run(test())
+
+
+def test_a_subpath_never_leads_out_of_the_volume(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with service(tmp_path) as (volumes, _):
+            root = Path((await volumes.get_or_create("data")).mountpoint)
+            (root / "in" / "side").mkdir(parents=True)
+            (root / "out").symlink_to("/etc")
+            (root / "etc").mkdir()
+            assert await volumes.mount("data", "c", subpath="in/side") == str(root / "in/side")
+            assert await volumes.mount("data", "c", subpath="out") == str(root / "etc")
+            for bad in ("/etc", "../x", "nope"):
+                with pytest.raises(InvalidArgument):
+                    await volumes.mount("data", "c", subpath=bad)
+
+    run(test())
+
+
+def test_copy_up_takes_everything_along_and_follows_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        image = tmp_path / "image"
+        data = image / "var" / "data"
+        (data / "d").mkdir(parents=True)
+        (data / "d" / "f").write_bytes(b"x" * 100_000)
+        os.link(data / "d" / "f", data / "hard")
+        (data / "link").symlink_to("/etc/passwd")
+        os.mkfifo(data / "fifo")
+        os.chown(data / "d" / "f", 12, 34)
+        os.chmod(data / "d" / "f", 0o4751)
+        os.setxattr(data / "d" / "f", "user.a", b"b")
+        os.utime(data / "d" / "f", ns=(1_000_000_007, 2_000_000_009))
+        os.chown(data, 56, 78)
+        os.chmod(data, 0o1777)
+        (image / "alias").symlink_to("/var/data")
+        root_fd = os.open(image, os.O_PATH | os.O_DIRECTORY)
+        try:
+            async with service(tmp_path) as (volumes, _):
+                for name, path in (("one", "/var/data"), ("two", "/alias")):
+                    await volumes.get_or_create(name)
+                    await volumes.copy_up(name, root_fd, path)
+                    copied = Path(volumes.path(name))
+                    info, top = (copied / "d" / "f").stat(), copied.stat()
+                    assert (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)) == (12, 34, 0o4751)
+                    assert info.st_mtime_ns == 2_000_000_009 and os.getxattr(copied / "d" / "f", "user.a") == b"b"
+                    assert (top.st_uid, top.st_gid, stat.S_IMODE(top.st_mode)) == (56, 78, 0o1777)
+                    assert (copied / "hard").stat().st_ino == info.st_ino
+                    assert os.readlink(copied / "link") == "/etc/passwd"
+                    assert stat.S_ISFIFO((copied / "fifo").stat().st_mode)
+                    assert size_bytes(str(copied)) == 100_000
+                (data / "new").write_text("x")
+                await volumes.copy_up("one", root_fd, "/var/data")
+                assert not (Path(volumes.path("one")) / "new").exists()  # not empty: left alone
+                await volumes.get_or_create("three")
+                for nothing in ("/nope", "/var/data/d/f"):
+                    await volumes.copy_up("three", root_fd, nothing)
+                assert not os.listdir(volumes.path("three"))
+        finally:
+            os.close(root_fd)
+
+    run(test())
