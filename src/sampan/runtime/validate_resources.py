@@ -84,10 +84,9 @@ def _check(value: Any, schema: Any, field: str) -> None:
     kind = schema if isinstance(schema, type) else type(schema)
     if not isinstance(value, kind):
         raise InvalidSpec(field, f"must be {_WORDS[kind]}, not {_describe(value)}")
-    inner: Any
-    item: Any
     if isinstance(schema, list):
-        for index, item in enumerate(value):
+        items: list[Any] = value
+        for index, item in enumerate(items):
             _check(item, schema[0], f"{field}[{index}]")
             for key in _REQUIRED.get(field.rpartition(".")[2], ()):
                 if item.get(key) is None:

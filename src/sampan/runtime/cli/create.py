@@ -31,7 +31,7 @@ def create(call: Invocation) -> int:
 def run(call: Invocation) -> int:
     detach = bool(call.flags.get("detach"))
     try:
-        store, container, record = _make(call, detach=detach)
+        store, container, record, tty_fd = _make(call, detach=detach)
         try:
             if not detach:
                 foreground.prepare()
@@ -44,7 +44,7 @@ def run(call: Invocation) -> int:
         raise CommandFailure(f"runc run failed: {reason(error)}") from error
     if detach:
         return 0
-    status = foreground.attend(container.pid, container.console_fd)
+    status = foreground.attend(container.pid, container.console_fd, tty_fd)
     if not call.flags.get("keep"):
         _discard(store, container)
     return status
@@ -59,7 +59,7 @@ def reason(error: CommandFailure | RuntimeFailure, *, joining: bool = False) -> 
     return f"unable to start container process: error during container init: {error.message}"
 
 
-def _make(call: Invocation, *, detach: bool) -> tuple[Store, Container, dict[str, Any]]:
+def _make(call: Invocation, *, detach: bool) -> tuple[Store, Container, dict[str, Any], int | None]:
     """Create the container, hand its terminal out, write its pid; everything is undone when a step fails."""
     flags = call.flags
     bundle = flags.get("bundle", "")
@@ -77,6 +77,7 @@ def _make(call: Invocation, *, detach: bool) -> tuple[Store, Container, dict[str
     if call.options.get("systemd-cgroup"):
         raise CommandFailure("systemd not running on this host, cannot use systemd cgroups manager")
     preserve = preserved(spec.get("process") or {}, flags.get("preserve-fds", 0))
+    tty_fd = foreground.own_terminal() if terminal and not detach else None
     store = Store(call.root)
     (id,) = call.arguments
     store.reserve(id)
@@ -104,7 +105,7 @@ def _make(call: Invocation, *, detach: bool) -> tuple[Store, Container, dict[str
     except BaseException:
         _discard(store, container)
         raise
-    return store, container, record
+    return store, container, record, tty_fd
 
 
 def _discard(store: Store, container: Container) -> None:

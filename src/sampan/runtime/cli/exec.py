@@ -23,15 +23,15 @@ FAILED = 255
 
 def exec_(call: Invocation) -> int:
     try:
-        process = _start(call)
+        process, tty_fd = _start(call)
         if call.flags.get("detach"):
             return 0
-        return foreground.attend(process.pid, process.console_fd)
+        return foreground.attend(process.pid, process.console_fd, tty_fd)
     except (CommandFailure, RuntimeFailure) as error:
         raise CommandFailure(f"exec failed: {reason(error, joining=True)}", FAILED) from error
 
 
-def _start(call: Invocation) -> Process:
+def _start(call: Invocation) -> tuple[Process, int | None]:
     flags = call.flags
     entry = load(call)
     status = entry.status()
@@ -44,8 +44,7 @@ def _start(call: Invocation) -> Process:
     socket = flags.get("console-socket", "")
     terminal = bool(spec.get("terminal"))
     check_console(socket, terminal=terminal, detach=detach)
-    if terminal and not detach and not os.path.exists("/dev/tty"):
-        raise CommandFailure("open /dev/tty: no such file or directory")
+    tty_fd = foreground.own_terminal() if terminal and not detach else None
     preserve = preserved(spec, flags.get("preserve-fds", 0))
     if not detach:
         foreground.prepare()
@@ -60,7 +59,7 @@ def _start(call: Invocation) -> Process:
         foreground.hand_out(process.console_fd, socket)
     if flags.get("pid-file"):
         write_pid(os.path.abspath(flags["pid-file"]), process.pid)
-    return process
+    return process, tty_fd
 
 
 def _process(call: Invocation, entry: Entry) -> Spec:

@@ -46,9 +46,20 @@ def _noted(number: int, frame: object) -> None:
     """The number is in the wake-up pipe."""
 
 
-def attend(pid: int, console_fd: int | None) -> int:
-    """Wait for a child of ours; return its status, 128+n after signal n."""
-    terminal = Terminal(console_fd) if console_fd is not None else None
+def own_terminal() -> int:
+    """Open the caller's terminal, which must be there before a process is started that needs it.
+
+    Raises: CommandFailure in runc's words when the caller has none.
+    """
+    try:
+        return os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        raise CommandFailure(f"open /dev/tty: {(error.strerror or '').lower()}") from error
+
+
+def attend(pid: int, console_fd: int | None, tty_fd: int | None = None) -> int:
+    """Wait for a child of ours; return its status, 128+n after signal n. `tty_fd`: of `own_terminal`, closed at the end."""
+    terminal = Terminal(console_fd, tty_fd) if console_fd is not None and tty_fd is not None else None
     pidfd = pidfd_open(pid)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -89,13 +100,10 @@ def _pass_on(pid: int, terminal: Terminal | None) -> None:
 class Terminal:
     """The caller's terminal joined to a master."""
 
-    def __init__(self, master: int) -> None:
+    def __init__(self, master: int, ours: int) -> None:
         self.master = master
-        try:
-            self.ours = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
-        except OSError as error:
-            raise CommandFailure(f"open /dev/tty: {(error.strerror or '').lower()}") from error
-        self.saved = termios.tcgetattr(self.ours)
+        self.ours = ours
+        self.saved = termios.tcgetattr(ours)
 
     def open(self, poll: select.poll) -> None:
         tty.setraw(self.ours)
