@@ -121,6 +121,7 @@ class Attachment:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    at_ns: int = 0  # when the shim let us in: what it logged before carries an earlier time and is not sent again
 
 
 class Supervisor:
@@ -334,7 +335,7 @@ class Supervisor:
         except BaseException:
             writer.close()
             raise
-        return answer["ok"]["pid"], Attachment(reader=reader, writer=writer)
+        return answer["ok"]["pid"], Attachment(reader=reader, writer=writer, at_ns=answer["ok"].get("at_ns", 0))
 
     # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -20,7 +20,6 @@ from sampan.errors import InvalidArgument
 from sampan.supervisor.client import Attachment, Supervisor
 
 CHUNK = 64 * 1024
-STATUS_PATIENCE_S = 2.0
 DEFAULT_DETACH_KEYS = b"\x10\x11"  # ctrl-p, ctrl-q
 
 
@@ -82,7 +81,6 @@ class Session:
         stderr: bool,
         detach_keys: bytes,
         exec_id: str = "",
-        history: AsyncIterator[bytes] | None = None,
         stream: bool = True,
     ) -> None:
         self.id = id
@@ -90,11 +88,11 @@ class Session:
         self.tty = tty
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
         self._detach_keys = detach_keys
-        self._history = history
+        self.history: AsyncIterator[bytes] | None = None
         self._stream = stream
         self._attachment: asyncio.Future[Attachment | None] = asyncio.get_running_loop().create_future()
         self.begin: Callable[[Session], Awaitable[bytes]] | None = None  # exec: start the process; b"" or why not
-        self.end: asyncio.Event | None = None  # exec: set when the exit status is known
+        self.settle: Callable[[], Awaitable[None]] | None = None  # exec: returns when the exit status is known
         self.on_detach: Callable[[], None] = lambda: None
         self.on_close: Callable[[], None] = lambda: None
         self.detached = False
@@ -114,6 +112,12 @@ class Session:
         else:
             self._attachment.set_result(attachment)
 
+    @property
+    def joined_at_ns(self) -> int:
+        """When the shim let us in; 0 for a container that is still to be started."""
+        attachment = self._attachment.result() if self._attachment.done() else None
+        return attachment.at_ns if attachment is not None else 0
+
     async def close(self) -> None:
         """Give up; for callers outside."""
         self.abandon()
@@ -129,8 +133,8 @@ class Session:
     async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward until the process has ended, the client has gone, or the detach keys were typed."""
         try:
-            if self._history is not None:
-                async for chunk in self._history:
+            if self.history is not None:
+                async for chunk in self.history:
                     writer.write(chunk)
                     await writer.drain()
             if self._stream:
@@ -180,10 +184,9 @@ class Session:
                     self.detached = True
                     self.on_detach()
                     return
-            if self.end is not None:
+            if self.settle is not None:
                 # The shim tells the end before the stream's, but by another way: clients ask for the status next.
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.end.wait(), STATUS_PATIENCE_S)
+                await self.settle()
         finally:
             for task in (inward, outward):
                 task.cancel()

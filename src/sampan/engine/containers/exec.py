@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,11 +25,13 @@ from sampan.engine.containers.merge import environment
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import State
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.engine_api.container import ExecConfig
 from sampan.supervisor.client import Exit, TaskFailed
 
 _FRAME = struct.Struct(">B3xI")
+EVENT_PATIENCE_S = 0.1
+STATUS_PATIENCE_S = 5.0
 KEPT = 64  # ended instances that stay inspectable, per container
 
 
@@ -136,7 +139,7 @@ class Execs:
             return b""
 
         session.begin = begin
-        session.end = e.ended
+        session.settle = lambda: self._settle(e)
         session.on_detach = lambda: self._lifecycle.publish(c, "exec_detach", execID=e.id)
         return session
 
@@ -204,6 +207,15 @@ class Execs:
         if limits := specgen.rlimits(host.ulimits, self._launcher.default_ulimits):
             process["rlimits"] = limits
         return process
+
+    async def _settle(self, e: Exec) -> None:
+        """Return when the instance's exit status is known: by the event, or asked for when a lost supervisor took the event along."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(e.ended.wait(), EVENT_PATIENCE_S)
+            return
+        with suppress(TimeoutError, SampanError):
+            exit = await asyncio.wait_for(self._launcher.supervisor.wait(e.container_id, e.id), STATUS_PATIENCE_S)
+            self.exited(e.container_id, e.id, exit)
 
     def exited(self, container_id: str, exec_id: str, exit: Exit) -> None:
         """Note the end of an instance."""

@@ -86,6 +86,22 @@ class Logs:
         )
         return LogStream(tty=c.config.tty, chunks=chunks)
 
+    def history(self, c: Container, *, stdout: bool, stderr: bool, before_ns: int) -> AsyncIterator[bytes]:
+        """What was logged before a client joined: what comes after reaches it by the stream. before_ns 0: all of it."""
+        if c.host_config.log_config.type == "none":
+            raise NotImplemented_("configured logging driver does not support reading")
+        return self._read(
+            c,
+            stdout=stdout,
+            stderr=stderr,
+            since_ns=0,
+            until_ns=before_ns,
+            timestamps=False,
+            tail=None,
+            follow=False,
+            details=False,
+        )
+
     async def _read(
         self,
         c: Container,

@@ -170,9 +170,6 @@ class Containers:
             raise Conflict(f"container {c.id} is paused, unpause the container before attach")
         if c.status.state is State.RESTARTING:
             raise Conflict(f"container {c.id} is restarting, wait until the container is running")
-        history = None
-        if logs:
-            history = (await self._logs.open(c.id, stdout=stdout, stderr=stderr)).chunks
         session = Session(
             c.id,
             tty=c.config.tty,
@@ -180,12 +177,13 @@ class Containers:
             stdout=stdout,
             stderr=stderr,
             detach_keys=keys,
-            history=history,
             stream=stream,
         )
         session.on_detach = lambda: self._lifecycle.publish(c, "detach")
         if stream:
             await self._join(c, session)
+        if logs and (stdout or stderr):
+            session.history = self._logs.history(c, stdout=stdout, stderr=stderr, before_ns=session.joined_at_ns)
         self._lifecycle.publish(c, "attach")
         return session
 
