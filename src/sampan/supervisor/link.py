@@ -21,9 +21,7 @@ class ShimLink(asyncio.Protocol):
     def __init__(
         self, on_report: Callable[[Message], None], on_event: Callable[[Message], None], on_lost: Callable[[], None]
     ) -> None:
-        self._on_report = on_report
-        self._on_event = on_event
-        self._on_lost = on_lost
+        self.bind(on_report, on_event, on_lost)
         self._unframer = wire.Unframer()
         self._transport: asyncio.WriteTransport | None = None
         self._calls: dict[int, asyncio.Future[Any]] = {}
@@ -49,27 +47,32 @@ class ShimLink(asyncio.Protocol):
         )
         return link
 
+    def bind(
+        self, on_report: Callable[[Message], None], on_event: Callable[[Message], None], on_lost: Callable[[], None]
+    ) -> None:
+        """Say who listens from now on."""
+        self._on_report = on_report
+        self._on_event = on_event
+        self._on_lost = on_lost
+
+    @property
+    def alive(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
     async def call(self, op: str, **arguments: Any) -> Any:
         """Ask the shim. Raises what the shim raised, or ShimLost."""
+        if self._transport is None:
+            raise ShimLost(f"{op}: the shim is gone")
         self._seq += 1
-        return await self._answer(self._seq, wire.frame({"seq": self._seq, "op": op, **arguments}))
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls[self._seq] = answer
+        self._transport.write(wire.frame({"seq": self._seq, "op": op, **arguments}))
+        return await answer
 
     def told(self, exec_id: str) -> None:
         """Tell the shim that the end of an exec'd process is known here; it need not remember it any longer."""
         if self._transport:
             self._transport.write(wire.frame({"seq": -1, "op": "told", "exec_id": exec_id}))
-
-    async def first_call(self, frame: bytes) -> Any:
-        """Send a frame encoded beforehand, whose seq must be 0: a new shim's create request, sent before the shim exists."""
-        return await self._answer(0, frame)
-
-    async def _answer(self, seq: int, frame: bytes) -> Any:
-        if self._transport is None:
-            raise ShimLost("the shim is gone")
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._calls[seq] = answer
-        self._transport.write(frame)
-        return await answer
 
     def close(self) -> None:
         if self._transport:
@@ -87,7 +90,7 @@ class ShimLink(asyncio.Protocol):
                 self._on_event(message["event"])
             elif "hello" in message:
                 if not self.hello.done():
-                    self.hello.set_result(message["report"])
+                    self.hello.set_result(message.get("report", {}))
             else:
                 answer = self._calls.pop(message["seq"], None)
                 if answer is None or answer.done():

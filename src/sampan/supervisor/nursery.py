@@ -1,16 +1,17 @@
-"""The supervisor's handle on its zygote: started from a sealed interpreter, started again when it has died."""
+"""Where the supervisor gets its shims from: the zygote, started from a sealed interpreter and again when it has died, and one shim that waits in reserve."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
-
-import msgspec
+import sys
 
 from sampan.supervisor import interpreter
+from sampan.supervisor.link import Message, ShimLink, ShimLost
 
 _MODULE = "sampan.supervisor.zygote"
+_WAITING = 1
 
 
 class Nursery:
@@ -19,6 +20,8 @@ class Nursery:
         self._nofile = nofile
         self._binary = interpreter.sealed()
         self._socket: socket.socket | None = None
+        self._waiting: list[ShimLink] = []
+        self._refilling: asyncio.Task[None] | None = None
         self.pid = 0
 
     def start(self) -> None:
@@ -33,29 +36,64 @@ class Nursery:
         ours.setblocking(False)
         self._socket = ours
 
-    async def fork(self, id: str, control: socket.socket) -> None:
-        """Have a shim forked that owns `control`. Returns when the request is with the zygote; the shim says hello on `control` itself.
+    async def take(self) -> ShimLink:
+        """A shim without a task, ready to be asked: one that waits already, or a new one. The caller binds the link.
 
-        Raises OSError when no zygote can be started.
+        Raises OSError, ShimLost.
         """
-        message = msgspec.json.encode({"id": id})
+        while self._waiting:
+            link = self._waiting.pop()
+            if link.alive:
+                return link
+        try:
+            return await self._new()
+        except ShimLost:  # the zygote died between our message and its fork
+            return await self._new()
+
+    def refill(self) -> None:
+        """Have one shim wait for the next container, so that it does not wait for a fork. Returns at once."""
+        if len(self._waiting) < _WAITING and self._refilling is None:
+            self._refilling = asyncio.get_running_loop().create_task(self._refill())
+
+    async def _refill(self) -> None:
+        try:
+            self._waiting.append(await self._new())
+        except (OSError, ShimLost) as e:
+            print(f"no shim in reserve: {e}", file=sys.stderr)
+        finally:
+            self._refilling = None
+
+    async def _new(self) -> ShimLink:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            link = await ShimLink.open(ours, on_report=_ignore, on_event=_ignore, on_lost=lambda: None)
+            try:
+                await self._fork(theirs)
+            except BaseException:
+                link.close()
+                raise
+        await link.hello
+        return link
+
+    async def _fork(self, control: socket.socket) -> None:
+        """Have a shim forked that owns `control`, by a new zygote if need be."""
         for attempt in range(2):
             if self._socket is None:
                 self.start()
             try:
-                await self._send(message, control)
+                await self._send(control)
                 return
-            except (BrokenPipeError, ConnectionError):
+            except ConnectionError:
                 self._bury()
                 if attempt:
                     raise
 
-    async def _send(self, message: bytes, control: socket.socket) -> None:
+    async def _send(self, control: socket.socket) -> None:
         assert self._socket is not None
         while True:
             peer = self._socket
             try:
-                socket.send_fds(peer, [message], [control.fileno()])
+                socket.send_fds(peer, [b"f"], [control.fileno()])
                 return
             except BlockingIOError:
                 await _writable(peer)
@@ -72,7 +110,9 @@ class Nursery:
             self.pid = 0
 
     def close(self) -> None:
-        """The zygote ends at the end of its socket."""
+        """The zygote ends at the end of its socket, and so do shims that wait."""
+        for link in self._waiting:
+            link.close()
         if self._socket:
             self._socket.close()
             self._socket = None
@@ -82,6 +122,10 @@ class Nursery:
             except ChildProcessError:
                 pass
         os.close(self._binary)
+
+
+def _ignore(_: Message) -> None:
+    pass
 
 
 async def _writable(peer: socket.socket) -> None:

@@ -98,7 +98,7 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
         if self.stopping.is_set():
             raise errors.Unavailable("the supervisor is about to end")
         try:
-            task = await self.tasks.create(request.id, request.spec, _create_frame(request))
+            task = await self.tasks.create(request.id, request.spec, _shims_request(request))
         except wire.TaskFailed as e:
             await stream.send_message(pb.TaskReply(failure=_failure(e)))
             return
@@ -254,28 +254,24 @@ def _json(raw: bytes) -> Any:
         raise errors.InvalidArgument(f"invalid JSON: {e}") from e
 
 
-def _create_frame(request: pb.CreateRequest) -> bytes:
+def _shims_request(request: pb.CreateRequest) -> dict[str, Any]:
     """The create request in the shim's words; the spec goes as a file, config.json."""
-    return wire.frame(
-        {
-            "seq": 0,
-            "op": "create",
-            "rootfs": _json(request.rootfs or b"[]"),
-            "seccomp": request.seccomp,
-            "terminal": request.terminal,
-            "stdin": request.stdin,
-            "stdin_once": request.stdin_once,
-            "logging": {
-                "driver": request.logging.driver,
-                "path": request.logging.path,
-                "options": dict(request.logging.options),
-                "attrs": dict(request.logging.attrs),
-            },
-            "runtime": request.runtime,
-            "runtime_args": list(request.runtime_args),
-            "start": request.start,
-        }
-    )
+    return {
+        "rootfs": _json(request.rootfs or b"[]"),
+        "seccomp": request.seccomp,
+        "terminal": request.terminal,
+        "stdin": request.stdin,
+        "stdin_once": request.stdin_once,
+        "logging": {
+            "driver": request.logging.driver,
+            "path": request.logging.path,
+            "options": dict(request.logging.options),
+            "attrs": dict(request.logging.attrs),
+        },
+        "runtime": request.runtime,
+        "runtime_args": list(request.runtime_args),
+        "start": request.start,
+    }
 
 
 def _failure(error: wire.TaskFailed) -> pb.Failure:
@@ -307,6 +303,7 @@ async def serve(exec_root: str, nursery: Nursery, ready: Callable[[], None]) -> 
     """Recover what is there, listen on <exec_root>/supervisor.sock, call `ready`, serve until told to end."""
     service = Service(exec_root, nursery)
     await service.tasks.recover()
+    nursery.refill()
     server = Server([service])
     await server.start(sock=layout.listen(exec_root, "supervisor.sock", backlog=512))
     ready()

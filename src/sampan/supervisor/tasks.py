@@ -18,7 +18,7 @@ from typing import Any
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import cgroups
 from sampan.supervisor import layout, wire
-from sampan.supervisor.link import ShimLink, ShimLost
+from sampan.supervisor.link import Message, ShimLink, ShimLost
 from sampan.supervisor.nursery import Nursery
 
 _KILLED = 137
@@ -129,8 +129,8 @@ class Tasks:
 
     # ── create ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def create(self, id: str, spec: bytes, request: bytes) -> Task:
-        """Make a task from its OCI config.json and an encoded create request (see ShimLink.first_call). On any failure nothing is left: no process, no cgroup, no directory."""
+    async def create(self, id: str, spec: bytes, request: dict[str, Any]) -> Task:
+        """Make a task from its OCI config.json and the shim's create request. On any failure nothing is left: no process, no cgroup, no directory."""
         if not id or not all(c in "0123456789abcdefghijklmnopqrstuvwxyz_.-" for c in id.lower()) or id[0] in ".-":
             raise InvalidArgument(f"invalid task id: {id!r}")
         if id in self._tasks:
@@ -149,30 +149,20 @@ class Tasks:
             raise
         return task
 
-    async def _ask_new_shim(self, task: Task, request: bytes) -> None:
-        for attempt in range(2):
-            ours, theirs = socket.socketpair()
-            with theirs:
-                task.link = await self._link(task, ours)
-                await self._nursery.fork(task.id, theirs)
-            answer = asyncio.ensure_future(task.link.first_call(request))
-            try:
-                await task.link.hello
-            except ShimLost:  # the zygote died between our message and its fork
-                answer.cancel()
-                if attempt:
-                    raise
-                continue
-            await answer
-            return
+    async def _ask_new_shim(self, task: Task, request: dict[str, Any]) -> None:
+        task.link = await self._nursery.take()
+        task.link.bind(*self._listeners(task))
+        try:
+            await task.link.call("create", id=task.id, **request)
+        finally:
+            self._nursery.refill()
+
+    def _listeners(self, task: Task) -> tuple[Callable[[Message], None], Callable[[Message], None], Callable[[], None]]:
+        return task.learn, lambda event: self._on_event(task, event), lambda: self._on_lost(task)
 
     async def _link(self, task: Task, peer: socket.socket) -> ShimLink:
-        return await ShimLink.open(
-            peer,
-            on_report=task.learn,
-            on_event=lambda event: self._on_event(task, event),
-            on_lost=lambda: self._on_lost(task),
-        )
+        on_report, on_event, on_lost = self._listeners(task)
+        return await ShimLink.open(peer, on_report=on_report, on_event=on_event, on_lost=on_lost)
 
     async def _undo(self, task: Task, *, orphaned: bool = True) -> None:
         """Forget a task that did not come about. `orphaned`: its shim did not clean up by itself."""

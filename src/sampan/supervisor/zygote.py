@@ -3,7 +3,7 @@
 A container start then costs a fork instead of an interpreter's boot. It runs from a sealed copy of the interpreter in memory (interpreter.py), so nothing that a container
 could reach through /proc/self/exe is the host's file. It holds no secrets and no state: when it dies, the supervisor makes another.
 
-Protocol: on descriptor 3, a SOCK_SEQPACKET pair with the supervisor, one message {"id"} plus one descriptor (the shim's control socket) = one shim.
+Protocol: on descriptor 3, a SOCK_SEQPACKET pair with the supervisor, one byte plus one descriptor (the shim's control socket) = one shim.
 There is no answer: the shim itself says hello on its control socket. End of file means the supervisor is gone; the zygote goes too, its shims stay.
 """
 
@@ -18,11 +18,10 @@ import socket
 import sys
 
 from sampan.linux import process, seccomp
-from sampan.supervisor import title, wire
+from sampan.supervisor import title
 from sampan.supervisor.shim import main as shim
 
 SOCKET_FD = 3
-_MAX_MESSAGE = 4096
 _PRELOADED = (encodings.ascii, seccomp)  # imported at first use otherwise: late, or even inside a container
 
 
@@ -41,14 +40,14 @@ def main() -> None:
     gc.disable()
     gc.freeze()
     while True:
-        message, descriptors, _, _ = socket.recv_fds(peer, _MAX_MESSAGE, 1)
+        message, descriptors, _, _ = socket.recv_fds(peer, 1, 1)
         if not message:
             return
         if not descriptors:
             continue
         if os.fork() == 0:
             peer.close()
-            shim.run(exec_root, wire.decode(message)["id"], socket.socket(fileno=descriptors[0]))
+            shim.run(exec_root, socket.socket(fileno=descriptors[0]))
         os.close(descriptors[0])
 
 

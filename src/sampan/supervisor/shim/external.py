@@ -9,10 +9,10 @@ Source: opencontainers/runtime-tools command line interface; runc(8).
 
 from __future__ import annotations
 
-import _signal
 import array
 import json
 import os
+import signal
 import socket
 from typing import Any
 
@@ -26,7 +26,7 @@ from sampan.supervisor import layout
 
 Spec = dict[str, Any]
 
-_RESET = (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT, _signal.SIGTERM, _signal.SIGCHLD, _signal.SIGHUP)
+_RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP)
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

@@ -14,22 +14,22 @@ import sys
 from typing import NoReturn
 
 from sampan.linux import process
-from sampan.supervisor import layout, title
+from sampan.supervisor import title
 from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.server import Server
 
 
-def run(exec_root: str, id: str, control: socket.socket) -> NoReturn:
-    """Be the shim of task `id`. Never returns into the zygote's code."""
+def run(exec_root: str, control: socket.socket) -> NoReturn:
+    """Be a shim: wait for a task, then be its shim. Never returns into the zygote's code."""
     status = 1
     try:
         os.setsid()
-        title.set_title(f"sampan-shim {id[:12]} {exec_root}")
+        title.set_title(f"sampan-shim (waiting) {exec_root}")
         process.set_name("sampan-shim")
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
         loop = Loop()
-        server = Server(loop, id, layout.task_dir(exec_root, id), control)
+        server = Server(loop, exec_root, control)
         gc.enable()
         loop.run()
         server.close()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from sampan.errors import InvalidArgument
-from sampan.supervisor import layout, wire
+from sampan.errors import Conflict, InvalidArgument
+from sampan.supervisor import layout, title, wire
 from sampan.supervisor.shim.attacher import Attacher
 from sampan.supervisor.shim.loop import READ, WRITE, Loop
 from sampan.supervisor.shim.process import Process
@@ -19,37 +20,58 @@ _UNTOLD_LIMIT = 256
 
 
 class Server:
-    def __init__(self, loop: Loop, id: str, directory: str, control: socket.socket) -> None:
+    def __init__(self, loop: Loop, exec_root: str, control: socket.socket) -> None:
         self._loop = loop
-        self._directory = directory
+        self._exec_root = exec_root
         self._control: Control | None = None
-        self.task = Task(loop, id, directory, self._notify)
+        self._listener: socket.socket | None = None
+        self._task: Task | None = None
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         loop.on_child(self._reap)
-        self._listener = layout.listen(directory, "shim.sock")
-        loop.watch(self._listener.fileno(), READ, self._on_accept)
         self.adopt(control, b"")
+
+    @property
+    def task(self) -> Task:
+        if self._task is None:
+            raise Conflict("the shim has no task yet")
+        return self._task
+
+    @property
+    def idle(self) -> bool:
+        """No container exists: nothing is lost when this shim leaves."""
+        return self._task is None or self._task.status in ("creating", "failed")
+
+    def begin(self, id: str) -> None:
+        """Become the shim of task `id`."""
+        if self._task is not None:
+            raise Conflict(f"the shim has task {self._task.id} already")
+        directory = layout.task_dir(self._exec_root, id)
+        title.set_title(f"sampan-shim {id[:12]} {self._exec_root}")
+        self._task = Task(self._loop, id, directory, self._notify)
+        self._listener = layout.listen(directory, "shim.sock")
+        self._loop.watch(self._listener.fileno(), READ, self._on_accept)
 
     def adopt(self, peer: socket.socket, received: bytes) -> None:
         """Make `peer` the control connection; an earlier one is dropped."""
         if self._control:
             self._control.close()
         self._control = Control(self._loop, peer, self)
-        self._control.tell({"hello": True, "report": self.task.report()})
+        self._control.tell({"hello": True, **({"report": self._task.report()} if self._task else {})})
         self._control.feed(received)
 
     def control_lost(self, control: Control) -> None:
         """The supervisor is gone. The task goes on; what failed before it began has nobody left."""
         if self._control is control:
             self._control = None
-        if self.task.status in ("creating", "failed"):
+        if self.idle:
             self._loop.stop()
 
     def leave(self) -> None:
         self._loop.stop()
 
     def close(self) -> None:
-        self._listener.close()
+        if self._listener:
+            self._listener.close()
         if self._control:
             self._control.close()
 
@@ -68,9 +90,11 @@ class Server:
                 return
             if pid == 0:
                 return
-            self.task.reaped(pid, status)
+            if self._task:
+                self._task.reaped(pid, status)
 
     def _on_accept(self, _: int) -> None:
+        assert self._listener is not None
         try:
             peer, _address = self._listener.accept()
         except BlockingIOError:
@@ -171,10 +195,12 @@ class Control:
             if request["op"] == "delete":
                 self._server.task.delete(lambda answer: self._deleted(seq, answer))
                 return
+            if request["op"] == "create":
+                self._server.begin(request["id"])
             answer = _dispatch(self._server.task, request)
         except Exception as e:
             self.tell({"seq": seq, "error": wire.error_to_wire(e)})
-            if self._server.task.status in ("creating", "failed"):
+            if self._server.idle:
                 self._server.leave()
             return
         report = {"report": self._server.task.report()} if request["op"] in ("create", "start") else {}
@@ -297,7 +323,7 @@ class _Attachment:
             logged=is_init,
         )
         if is_init or self._request["op"] == "exec":
-            attacher.say(wire.line({"ok": {"pid": process.pid}}))
+            attacher.say(wire.line({"ok": {"pid": process.pid, "at_ns": time.time_ns()}}))
         attacher.feed(self._rest)
         if process.exit is not None:
             attacher.finish()

@@ -104,8 +104,7 @@ class Task:
         init.open_stdio(pipes, console, log, self._init_ended)
         self.init = init
         self.status = "created"
-        layout.write_json(f"{self._directory}/state.json", self.container.to_state())
-        self._watch_oom()
+        self._loop.after(0, self._settle)  # the answer need not wait for it
 
     def _new_container(self, spec: dict[str, Any], request: dict[str, Any], stdio: Any) -> runtime.Container | External:
         if request["runtime"]:
@@ -126,6 +125,12 @@ class Task:
             stdio=stdio,
             seccomp_bpf=_filter(request["seccomp"]),
         )
+
+    def _settle(self) -> None:
+        """Write down what is needed later: the runtime's state, and the watch for OOM kills (those before are counted at the exit)."""
+        if self.container:
+            layout.write_json(f"{self._directory}/state.json", self.container.to_state())
+            self._watch_oom()
 
     def _roll_back(self) -> None:
         if self.container:
@@ -344,14 +349,18 @@ class Task:
 
     def _check_oom(self) -> None:
         """Read the notification and tell of new kills."""
-        if self._oom_fd < 0 or self.container is None:
+        if self.container is None:
             return
-        os.set_blocking(self._oom_fd, False)
+        if self._oom_fd >= 0:
+            os.set_blocking(self._oom_fd, False)
+            try:
+                os.read(self._oom_fd, 4096)
+            except OSError:
+                pass
         try:
-            os.read(self._oom_fd, 4096)
-        except OSError:
-            pass
-        count = self.container.cgroup.oom_count()
+            count = self.container.cgroup.oom_count()
+        except OSError:  # no memory controller
+            return
         if count > self._oom_seen:
             self._oom_seen = count
             self._event("oom")
