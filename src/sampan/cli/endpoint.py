@@ -63,7 +63,10 @@ def resolve(options: Options, config: Config) -> Endpoint:
     if name != DEFAULT_CONTEXT:
         from sampan.cli.context import store
 
-        return store.endpoint(config.directory, name)
+        try:
+            return store.endpoint(config.directory, name)
+        except EndpointError as e:
+            raise EndpointError(f"Failed to initialize: unable to resolve docker endpoint: {e}") from e
     try:
         tls = _tls(options, config)
         return Endpoint(name, Address(default_host(hosts, tls is not None)), tls)

@@ -40,7 +40,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "duration": values.duration_ns,
     "map": values.pair,
     "stringToString": values.pair,
-    "filter": values.pair,
+    "filter": values.filter_pair,
 }
 
 

@@ -39,7 +39,9 @@ def command(path: str, canonical: str, module: ModuleType) -> str:
 
 def group(name: str) -> str:
     """Help of a group such as `container`."""
-    listed = [(path.split(" ")[1], entry[1]) for path, entry in sorted(table.COMMANDS.items()) if path.startswith(name + " ")]
+    listed = [
+        (path.split(" ")[1], entry[1]) for path, entry in sorted(table.COMMANDS.items()) if path.startswith(name + " ")
+    ]
     lines = "\n".join(f"  {verb:<11} {about}" for verb, about in listed if about)
     more = MORE.format(f"{table.PROGRAM} {name} COMMAND")
     return f"Usage:  {table.PROGRAM} {name} COMMAND\n\n{table.GROUPS[name]}\n\nCommands:\n{lines}\n\n{more} on a command.\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from sampan.cli.printf import Nil
 from sampan.cli.session import CommandError
 from sampan.client import jsontext
 
@@ -14,15 +15,33 @@ if TYPE_CHECKING:
 
     from sampan.cli.session import Session
 
-# What the API leaves out when it is empty, and what a template then sees: Go's zero value of that field.
+SLICES = (
+    "Env Cmd Entrypoint OnBuild Shell Binds VolumesFrom CapAdd CapDrop Dns DnsOptions DnsSearch ExtraHosts GroupAdd Links "
+    "SecurityOpt Devices DeviceRequests DeviceCgroupRules Ulimits BlkioWeightDevice BlkioDeviceReadBps BlkioDeviceWriteBps "
+    "BlkioDeviceReadIOps BlkioDeviceWriteIOps MaskedPaths ReadonlyPaths Mounts Aliases DNSNames RepoTags RepoDigests Layers "
+    "ExecIDs Peers"
+)
+MAPS = (
+    "Volumes Labels Options Tmpfs StorageOpt Sysctls Annotations ExposedPorts PortBindings Ports DriverOpts Status Services "
+    "AuxiliaryAddresses Containers"
+)
+POINTERS = (
+    "Health Init Healthcheck StopTimeout SizeRw SizeRootFs UsageData ClusterVolume PidsLimit MemorySwappiness OomKillDisable "
+    "IPAMConfig"
+)
+TEXTS = (
+    "StopSignal MacAddress Parent Comment Author Variant OsVersion Container Gateway IPRange CgroupnsMode Runtime Error"
+)
+FLAGS = "ArgsEscaped NetworkDisabled"
+
+# What the API leaves out or writes as null, and what a template then sees: Go's zero value of that field.
 ZERO: dict[str, Any] = {
-    "Health": None, "Tmpfs": {}, "Mounts": [], "Init": None, "Healthcheck": None, "StorageOpt": {}, "Sysctls": {},
-    "Annotations": {}, "ExposedPorts": {}, "StopSignal": "", "StopTimeout": None, "MacAddress": "", "SizeRw": None,
-    "SizeRootFs": None, "Shell": [], "ArgsEscaped": False, "NetworkDisabled": False, "Parent": "", "Comment": "",
-    "Author": "", "Variant": "", "OsVersion": "", "Container": "", "Status": {}, "UsageData": None, "ClusterVolume": None,
-    "Peers": [], "Services": {}, "AuxiliaryAddresses": {}, "Gateway": "", "IPRange": "", "Labels": {}, "Options": {},
-    "CgroupnsMode": "", "Runtime": "",
-}  # fmt: skip
+    **dict.fromkeys(SLICES.split(), Nil("[]")),
+    **dict.fromkeys(MAPS.split(), Nil("map[]")),
+    **dict.fromkeys(POINTERS.split(), None),
+    **dict.fromkeys(TEXTS.split(), ""),
+    **dict.fromkeys(FLAGS.split(), False),
+}
 
 
 def rendered(template: str, value: Any) -> str:
@@ -33,9 +52,9 @@ def rendered(template: str, value: Any) -> str:
         return jsontext.dumps(value)
     from sampan.cli.template import Template, TemplateError
 
-    def missing(name: str) -> Any:
-        if name in ZERO:
-            return ZERO[name]
+    def missing(name: str, present: bool) -> Any:
+        if present or name in ZERO:
+            return ZERO.get(name)
         raise TemplateError(f'template: :1:2: executing "" at <.{name}>: map has no entry for key "{name}"')
 
     try:

@@ -58,6 +58,8 @@ def dispatch(argv: list[str]) -> int:
         return _help([])
     except flags.FlagError as e:
         raise CommandError(_usage_error(str(e), "[OPTIONS] COMMAND [ARG...]", ""), 125) from e
+    if options.text("log-level") not in ("debug", "info", "warn", "warning", "error", "fatal", "panic", "trace"):
+        raise CommandError(f"Unable to parse logging level: {options.text('log-level')}")
     if options.flag("version"):
         from sampan.client.engine import VERSION
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from sampan.cli.session import CommandError
 from sampan.client import jsontext
 
-_ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386", "armhf": "arm", "armel": "arm"}
+_ARCHITECTURES = {
+    "x86_64": "amd64",
+    "x86-64": "amd64",
+    "aarch64": "arm64",
+    "i386": "386",
+    "armhf": "arm",
+    "armel": "arm",
+}
 
 
 def platform_json(text: str) -> str | None:
@@ -13,7 +20,11 @@ def platform_json(text: str) -> str | None:
     if not text:
         return None
     parts = [part.lower() for part in text.split("/")]
-    if len(parts) > 3 or not all(parts) or not all(p.replace("-", "").replace("_", "").replace(".", "").isalnum() for p in parts):
+    if (
+        len(parts) > 3
+        or not all(parts)
+        or not all(p.replace("-", "").replace("_", "").replace(".", "").isalnum() for p in parts)
+    ):
         raise CommandError(f'"{text}": invalid platform')
     if len(parts) == 1:
         parts = ["linux", parts[0]] if parts[0] not in ("linux", "windows", "darwin") else parts

@@ -9,7 +9,29 @@ from sampan.client import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
+
+
+class Nil:
+    """Go's nil slice or map: empty, false, printed as `[]` or `map[]`, null in JSON."""
+
+    __slots__ = ("_shown",)
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def as_json(self) -> None:
+        return None
 
 
 def sprint(value: Any) -> str:
@@ -73,14 +95,14 @@ def _formatted(verb: str, spec: str, value: Any) -> str:
     if verb == "c" and whole:
         return _padded(chr(value), spec)
     if verb in "dxXo" and whole:
-        return ("%" + spec + verb) % value
+        return str(("%" + spec + verb) % value)
     if verb == "b" and whole:
         return _padded(f"{value:b}", spec)
     if verb in "xX" and isinstance(value, str):
         text = value.encode().hex()
         return _padded(text.upper() if verb == "X" else text, spec)
     if verb in "feg" and isinstance(value, float):
-        return ("%" + spec + verb) % value
+        return str(("%" + spec + verb) % value)
     return f"%!{verb}({_type(value)}={sprint(value)})"
 
 

@@ -14,7 +14,7 @@ Source: Go text/template; docker's basic template functions.
 
 from __future__ import annotations
 
-from sampan.cli.printf import sprint, sprintf
+from sampan.cli.printf import Nil, sprint, sprintf
 from sampan.client import jsontext
 
 TYPE_CHECKING = False
@@ -40,14 +40,15 @@ class _Continue(Exception):
 
 
 class Template:
-    """A parsed template. `missing` decides about a key that a dict lacks: a function from name to value, or an error."""
+    """A parsed template. `missing` decides about a key that a dict lacks or holds as null: from its
+    name, and whether it is there, to the value (or an error)."""
 
     def __init__(
         self,
         source: str,
         *,
         functions: dict[str, Callable[..., Any]] | None = None,
-        missing: Callable[[str], Any] | None = None,
+        missing: Callable[[str, bool], Any] | None = None,
     ) -> None:
         self._functions = {**FUNCTIONS, **(functions or {})}
         self._missing = missing
@@ -70,7 +71,7 @@ class Template:
             elif kind == "action":
                 value = self._pipe(node[1], dot, names)
                 if not node[1][0]:
-                    out.append("<no value>" if value is None or value is NO_VALUE else sprint(value))
+                    out.append("<no value>" if value is NO_VALUE else sprint(value))
             elif kind == "range":
                 self._range(node, dot, names, out)
             elif kind == "break":
@@ -96,7 +97,7 @@ class Template:
             pairs = [(i, i) for i in range(value)]
         elif isinstance(value, (list, tuple)):
             pairs = list(enumerate(value))
-        elif value is None or value is NO_VALUE:
+        elif value is None or value is NO_VALUE or isinstance(value, Nil):
             pairs = []
         else:
             raise TemplateError(f"range can't iterate over {sprint(value)}")
@@ -139,9 +140,9 @@ class Template:
             try:
                 return self._functions[first[1]](*arguments, *piped)
             except TemplateError as e:
-                raise TemplateError(f"template: :1: executing \"\" at <{first[1]}>: error calling {first[1]}: {e}") from e
+                raise TemplateError(f'template: :1: executing "" at <{first[1]}>: error calling {first[1]}: {e}') from e
             except (TypeError, ValueError, KeyError, IndexError) as e:
-                raise TemplateError(f"template: :1: executing \"\" at <{first[1]}>: error calling {first[1]}: {e}") from e
+                raise TemplateError(f'template: :1: executing "" at <{first[1]}>: error calling {first[1]}: {e}') from e
         arguments = [*(self._operand(a, dot, names) for a in rest), *piped]
         return self._operand(first, dot, names, tuple(arguments))
 
@@ -154,7 +155,7 @@ class Template:
             value, chain = dot, node[1]
         elif kind == "var":
             if node[1] not in names:
-                raise TemplateError(f"template: :1: undefined variable \"{node[1]}\"")
+                raise TemplateError(f'template: :1: undefined variable "{node[1]}"')
             value, chain = names[node[1]], node[2]
         elif kind == "pipe":
             value, chain = self._pipe(node[1], dot, dict(names)), node[2]
@@ -170,14 +171,17 @@ class Template:
         if lookup is not None:
             return lookup(name, *arguments)
         if isinstance(value, dict):
-            if name in value:
-                return value[name]
+            found = value.get(name)
+            if found is not None or (name in value and self._missing is None):
+                return found
             if self._missing is not None:
-                return self._missing(name)
+                return self._missing(name, name in value)
             raise TemplateError(f'template: :1: executing "" at <.{name}>: map has no entry for key "{name}"')
         if value is NO_VALUE or value is None:
             raise TemplateError(f'template: :1: executing "" at <.{name}>: nil data; no entry for key "{name}"')
-        raise TemplateError(f'template: :1: executing "" at <.{name}>: can\'t evaluate field {name} in type {_go_type(value)}')
+        raise TemplateError(
+            f'template: :1: executing "" at <.{name}>: can\'t evaluate field {name} in type {_go_type(value)}'
+        )
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
@@ -416,7 +420,9 @@ def truth(value: Any) -> bool:
 
 
 def _go_type(value: Any) -> str:
-    return {bool: "bool", int: "int", float: "float64", str: "string", list: "[]interface {}"}.get(type(value), "interface {}")
+    return {bool: "bool", int: "int", float: "float64", str: "string", list: "[]interface {}"}.get(
+        type(value), "interface {}"
+    )
 
 
 def _index(value: Any, *keys: Any) -> Any:
@@ -429,6 +435,10 @@ def _index(value: Any, *keys: Any) -> Any:
             if not 0 <= key < len(value):
                 raise TemplateError(f"index out of range: {key}")
             value = value[key]
+        elif isinstance(value, Nil):
+            if isinstance(key, int):
+                raise TemplateError(f"index out of range: {key}")
+            value = None
         elif value is None or value is NO_VALUE:
             raise TemplateError("index of nil pointer" if value is None else "index of untyped nil")
         else:
@@ -444,7 +454,7 @@ def _slice(value: Any, *bounds: int) -> Any:
 
 
 def _length(value: Any) -> int:
-    if value is None:
+    if value is None or isinstance(value, Nil):
         return 0
     if not isinstance(value, (str, list, tuple, dict)):
         raise TemplateError(f"len of type {_go_type(value)}")

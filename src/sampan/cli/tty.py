@@ -22,7 +22,24 @@ else:
 
 SIGNAL_NAMES = {
     getattr(_signal, "SIG" + name): name
-    for name in "HUP INT QUIT ABRT USR1 USR2 ALRM TERM CONT TSTP TTIN TTOU WINCH IO PWR SYS".split()
+    for name in [
+        "HUP",
+        "INT",
+        "QUIT",
+        "ABRT",
+        "USR1",
+        "USR2",
+        "ALRM",
+        "TERM",
+        "CONT",
+        "TSTP",
+        "TTIN",
+        "TTOU",
+        "WINCH",
+        "IO",
+        "PWR",
+        "SYS",
+    ]
 }
 FORWARDED = tuple(n for n, name in SIGNAL_NAMES.items() if name not in ("WINCH", "ABRT", "SYS"))
 WINDOW_CHANGED: int = _signal.SIGWINCH

@@ -9,7 +9,16 @@ Source: Go strconv.ParseInt base 0, time.ParseDuration; docker/go-units RAMInByt
 from __future__ import annotations
 
 _SIZE_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
-_DURATION_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_DURATION_UNITS = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "μs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
@@ -122,7 +131,17 @@ def pair(text: str) -> str:
     """`key=value`, returned unchanged."""
     key, separator, _ = text.partition("=")
     if not separator or not key.strip():
-        raise ValueError(f"invalid key/value pair format: {text}") if separator else ValueError(f"{text} must be formatted as key=value")
+        raise (
+            ValueError(f"invalid key/value pair format: {text}")
+            if separator
+            else ValueError(f"{text} must be formatted as key=value")
+        )
+    return text
+
+
+def filter_pair(text: str) -> str:
+    if "=" not in text and text:
+        raise ValueError("bad format of filter (expected name=value)")
     return text
 
 

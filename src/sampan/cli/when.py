@@ -34,7 +34,7 @@ def api_time(text: str) -> str | None:
         except ValueError:
             continue
         return _spelled(seconds * 10**9 + int(f"{fraction:0<9.9}"))
-    raise CommandError(f'invalid value for a time: failed to parse "{text}" as a timestamp or duration')
+    raise CommandError(f'failed to parse value as time or duration: "{text}"')
 
 
 def _spelled(ns: int) -> str:

@@ -31,7 +31,8 @@ class _Rules:
     memo: dict[str, str] = {}
 
 
-_scan: Any = make_scanner(_Rules())
+_rules: Any = _Rules()
+_scan: Any = make_scanner(_rules)
 
 
 def loads(data: bytes | str) -> Any:

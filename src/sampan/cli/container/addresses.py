@@ -29,7 +29,7 @@ def is_ip(text: str) -> bool:
 
 def ip(text: str) -> str:
     if not is_ip(text.strip()):
-        raise ValueError(f"{text} is not an ip address")
+        raise ValueError(f"IP address is not correctly formatted: {text}")
     return text.strip()
 
 
@@ -71,7 +71,12 @@ def device_rule(text: str) -> str:
     kind, _, rest = text.partition(" ")
     numbers, _, access = rest.partition(" ")
     major, _, minor = numbers.partition(":")
-    good = all(n == "*" or n.isdigit() for n in (major, minor)) and access and set(access) <= set("rwm") and len(access) <= 3
+    good = (
+        all(n == "*" or n.isdigit() for n in (major, minor))
+        and access
+        and set(access) <= set("rwm")
+        and len(access) <= 3
+    )
     if kind not in ("a", "b", "c") or not good:
         raise ValueError(f"invalid device cgroup format '{text}'")
     return text
@@ -102,7 +107,11 @@ def network(text: str) -> dict[str, Any]:
         elif key == "driver-opt":
             name, equals, setting = value.partition("=")
             if not equals or not name.strip():
-                raise ValueError(f"invalid key value pair format in driver options: {value}" if equals else "invalid key value pair format in driver options")
+                raise ValueError(
+                    f"invalid key value pair format in driver options: {value}"
+                    if equals
+                    else "invalid key value pair format in driver options"
+                )
             out.setdefault("DriverOpts", {})[name.strip().lower()] = setting.strip()
         elif key == "gw-priority":
             try:
@@ -181,8 +190,9 @@ def exposed(texts: list[str]) -> list[str]:
         port, _, protocol = text.partition("/")
         try:
             first, last = _range(port, "port")
-        except ValueError as e:
-            raise ValueError(f"invalid range format for --expose: {text}, error: {e}") from e
+        except ValueError:
+            reason = f'strconv.ParseUint: parsing "{port}": invalid syntax'
+            raise ValueError(f"invalid range format for --expose: {text}, error: {reason}") from None
         out += [f"{number}/{(protocol or 'tcp').lower()}" for number in range(first, last + 1)]
     return out
 

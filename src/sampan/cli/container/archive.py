@@ -24,6 +24,9 @@ READ_BYTES = 1 << 20
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+TarError = tarfile.TarError
+
+
 class UnsafeArchive(Exception):
     """An entry that would leave the destination, or that replaces a directory by something else."""
 

@@ -41,8 +41,9 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         cli, resource, stream, terminal=config["Tty"], stdin=stdin, detach=sequence, sig_proxy=opts.flag("sig-proxy")
     )
     with session:
-        session.resize()
-        if session.copy():
-            cli.warn("read escape sequence")
-            return 1
+        session.redraw()
+        detached = session.copy()
+    if detached:
+        cli.warn("read escape sequence")
+        return 1
     return exit_status(waiting)

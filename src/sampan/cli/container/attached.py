@@ -74,16 +74,21 @@ class Attached:
         self._signals.__exit__()
         self._stream.close()
 
-    def resize(self) -> None:
+    def resize(self, larger: int = 0) -> None:
         """Tell the engine the size of this terminal."""
         if not self._terminal:
             return
         rows, columns = tty.size()
         if rows or columns:
             try:
-                self._cli.engine.post(f"{self._resource}/resize", h=rows, w=columns)
+                self._cli.engine.post(f"{self._resource}/resize", h=rows + larger, w=columns + larger)
             except SampanError:
                 pass  # it may not run yet, or not any more
+
+    def redraw(self) -> None:
+        """Make the program draw itself again: a size that changes, and changes back, is a SIGWINCH to it."""
+        self.resize(larger=1)
+        self.resize()
 
     def copy(self) -> bool:
         """Copy until the end; True when the user detached."""

@@ -18,9 +18,11 @@ FLAGS = """
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
-    from sampan.cli.image.tag import split
+    from sampan.cli.image.names import check, split
     from sampan.cli.registry.credentials import full_name
 
+    if len(args) > 1:
+        check(args[1])
     repository, tag = split(args[1]) if len(args) > 1 else ("", "")
     answer = cli.engine.call(
         "POST",

@@ -33,8 +33,6 @@ def _container(
     opts: Options, image: str, command: list[str], bindings: dict[str, Any], *, detach: bool
 ) -> dict[str, Any]:
     attach = opts.many("attach")
-    if detach and attach:
-        raise ValueError("conflicting options: cannot specify both --attach and --detach")
     interactive = opts.flag("interactive")
     attach_stdin = "stdin" in attach or (not attach and interactive)
     entrypoint: list[str] | None = None
@@ -192,7 +190,7 @@ def file_lines(path: str) -> list[str]:
     except UnicodeDecodeError:
         raise ValueError(f"env file {path} contains invalid utf8 bytes") from None
     except OSError as e:
-        raise ValueError(f"open {path}: {e.strerror.lower()}") from e
+        raise ValueError(f"open {path}: {(e.strerror or '').lower()}") from e
     out = []
     for line in text.splitlines():
         line = line.lstrip(" \t")
@@ -217,7 +215,7 @@ def _pairs(items: list[str], complaint: str) -> dict[str, str]:
     for item in items:
         key, separator, value = item.partition("=")
         if not separator:
-            raise ValueError(f"{complaint}: {item}")
+            raise ValueError(complaint)
         out[key] = value
     return out
 
@@ -300,13 +298,15 @@ def _security(texts: list[str]) -> tuple[list[str], bool]:
         if not separator and text != "no-new-privileges":
             key, separator, value = text.partition(":")
             if not separator:
-                raise ValueError(f"invalid --security-opt: {text!r}".replace("'", '"'))
+                raise ValueError(f'Invalid --security-opt: "{text}"')
         if key == "seccomp" and value not in ("unconfined", "builtin"):
             try:
                 with open(value, "rb") as f:
                     profile = jsontext.loads(f.read())
             except OSError as e:
-                raise ValueError(f"opening seccomp profile ({value}) failed: open {value}: {e.strerror.lower()}") from e
+                raise ValueError(
+                    f"opening seccomp profile ({value}) failed: open {value}: {(e.strerror or '').lower()}"
+                ) from e
             except ValueError as e:
                 raise ValueError(f"compacting json for seccomp profile ({value}) failed: {e}") from e
             text = "seccomp=" + jsontext.dumps(profile)

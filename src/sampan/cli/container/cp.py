@@ -112,7 +112,7 @@ def _from_container(cli: Session, opts: Options, container: str, path: str, targ
     old, new = (name, new) if new else (name, rebase) if rebase else ("", "")
     try:
         count = archive.extract(response.chunks(), directory, old=old, new=new)
-    except (archive.UnsafeArchive, archive.tarfile.TarError) as e:
+    except (archive.UnsafeArchive, archive.TarError) as e:
         raise CommandError(str(e)) from e
     return f"Successfully copied {human_size(count, 3)} to {os.path.abspath(target)}"
 

@@ -7,6 +7,7 @@ import sys
 
 from sampan.cli import progress
 from sampan.cli.container import config, options
+from sampan.cli.image.names import problem
 from sampan.cli.session import CommandError, describe
 from sampan.client.engine import ConnectionFailed
 from sampan.errors import NotFound, SampanError
@@ -39,7 +40,12 @@ def request(cli: Session, opts: Options, args: list[str], *, detach: bool = Fals
     try:
         return config.build(opts, args[0], args[1:], detach=detach)
     except ValueError as e:
-        raise CommandError(f"sampan: {e}\n\nRun 'sampan {cli.path} --help' for more information", 125) from e
+        raise usage_error(cli, str(e)) from e
+
+
+def usage_error(cli: Session, message: str) -> CommandError:
+    """What is wrong with the command line, with the hint below."""
+    return CommandError(f"sampan: {message}\n\nRun 'sampan {cli.path} --help' for more information", 125)
 
 
 def failure(cli: Session, error: SampanError, code: int = 125) -> CommandError:
@@ -52,14 +58,21 @@ def failure(cli: Session, error: SampanError, code: int = 125) -> CommandError:
 def create(cli: Session, opts: Options, body: dict[str, Any]) -> str:
     """Create it, pulling as `--pull` says. Returns the id; warnings go to standard error."""
     if (when := opts.text("pull")) not in ("always", "missing", "never"):
-        raise CommandError(f'sampan: invalid pull option: \'{when}\': must be one of "always", "missing" or "never"', 125)
+        raise usage_error(cli, f'invalid pull option: \'{when}\': must be one of "always", "missing" or "never"')
     cidfile = opts.text("cidfile")
     if cidfile and os.path.exists(cidfile):
         raise CommandError(
             f"sampan: container ID file found, make sure the other container isn't running or delete {cidfile}", 125
         )
+    if wrong := problem(body["Image"]):
+        raise usage_error(cli, wrong)
+    platform = opts.text("platform")
+    if platform.count("/") > 2:
+        raise usage_error(
+            cli, f'error parsing specified platform: "{platform}": cannot parse platform specifier: invalid argument'
+        )
     _proxies(cli, body)
-    query = {"name": opts.text("name") or None, "platform": opts.text("platform") or None}
+    query = {"name": opts.text("name") or None, "platform": platform or None}
     if when == "always":
         pull(cli, opts, body["Image"])
     try:

@@ -70,8 +70,9 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     stream = cli.engine.hijack(f"{resource}/start", body=start)
     session = Attached(cli, resource, stream, terminal=terminal, stdin=stdin, detach=sequence, sig_proxy=False)
     with session:
-        if session.copy():
-            cli.warn("read escape sequence")
-            return 1
+        detached = session.copy()
+    if detached:
+        cli.warn("read escape sequence")
+        return 1
     code: int = cli.engine.get(f"{resource}/json")["ExitCode"] or 0
     return code

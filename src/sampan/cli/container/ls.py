@@ -43,7 +43,13 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         for row in rows:
             row["no-trunc"] = True
     print_list(
-        cli, FIELDS, rows, template or cli.config.text("psFormat"), columns, quiet=opts.flag("quiet"), kind="ContainerContext"
+        cli,
+        FIELDS,
+        rows,
+        template or cli.config.text("psFormat"),
+        columns,
+        quiet=opts.flag("quiet"),
+        kind="ContainerContext",
     )
     return 0
 

@@ -31,7 +31,12 @@ def parse_mount(text: str) -> dict[str, Any]:
         raise ValueError("type is required")
     if not mount.get("Target"):
         raise ValueError("target is required")
-    for kind, section in (("volume", "VolumeOptions"), ("image", "ImageOptions"), ("bind", "BindOptions"), ("tmpfs", "TmpfsOptions")):
+    for kind, section in (
+        ("volume", "VolumeOptions"),
+        ("image", "ImageOptions"),
+        ("bind", "BindOptions"),
+        ("tmpfs", "TmpfsOptions"),
+    ):
         if section in mount and mount["Type"] != kind:
             raise ValueError(f"cannot mix '{kind}-*' options with mount type '{mount['Type']}'")
     if "VolumeOptions" in mount:
@@ -61,7 +66,9 @@ def _set(mount: dict[str, Any], key: str, value: str, field: str) -> None:
         options = {"enabled": {}, "disabled": {"NonRecursive": True}, "writable": {"ReadOnlyNonRecursive": True}}
         options["readonly"] = {"ReadOnlyForceRecursive": True}
         if value not in options:
-            raise ValueError(f'invalid value for {key}: {value} (must be "enabled", "disabled", "writable", or "readonly")')
+            raise ValueError(
+                f'invalid value for {key}: {value} (must be "enabled", "disabled", "writable", or "readonly")'
+            )
         mount.setdefault("BindOptions", {}).update(options[value])
     elif key == "volume-subpath":
         mount.setdefault("VolumeOptions", {})["Subpath"] = value
@@ -128,6 +135,8 @@ def bind(text: str) -> str | None:
     source, colon, rest = text.partition(":")
     if not colon:
         return None
+    if not source or not all(rest.split(":")):
+        raise ValueError(f"invalid spec: {text}: empty section between colons")
     if source.startswith("."):
         source = os.path.abspath(source)
     return f"{source}:{rest}"

@@ -139,6 +139,14 @@ def _label(text: str) -> str:
     return text
 
 
+def _sysctl(text: str) -> str:
+    name, separator, _ = text.partition("=")
+    known = name.startswith(("net.", "fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm"))
+    if not separator or not known:
+        raise ValueError(f"sysctl '{text}' is not allowed")
+    return text
+
+
 def ulimit(text: str) -> dict[str, object]:
     """`nofile=1024[:2048]` → {"Name", "Soft", "Hard"}."""
     name, separator, limits = text.partition("=")
@@ -186,7 +194,13 @@ def _weight(text: str) -> dict[str, object]:
 
 def _gpus(text: str) -> dict[str, Any]:
     if text == "all" or text.isdigit():
-        return {"Driver": "", "Count": -1 if text == "all" else int(text), "DeviceIDs": None, "Capabilities": [["gpu"]], "Options": {}}
+        return {
+            "Driver": "",
+            "Count": -1 if text == "all" else int(text),
+            "DeviceIDs": None,
+            "Capabilities": [["gpu"]],
+            "Options": {},
+        }
     request: dict[str, Any] = {"Driver": "", "Count": 0, "DeviceIDs": None, "Capabilities": None, "Options": {}}
     for field in values.fields(text):
         key, _, value = field.partition("=")
@@ -229,5 +243,6 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "memory-swap": values.size_or_unlimited,
     "mount": mounts.parse_mount,
     "network": addresses.network,
+    "sysctl": _sysctl,
     "ulimit": ulimit,
 }

@@ -5,6 +5,7 @@ The order matters: attached before started, so that no byte is lost; waiting bef
 
 from __future__ import annotations
 
+from sampan.cli import tty
 from sampan.cli.container import create, options
 from sampan.cli.container.attached import Attached, check_terminal, detach_keys
 from sampan.cli.session import CommandError
@@ -34,9 +35,12 @@ FLAGS = (
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
+    if opts.flag("detach") and opts.many("attach"):
+        raise CommandError("conflicting options: cannot specify both --attach and --detach")
     body = create.request(cli, opts, args, detach=opts.flag("detach"))
     if not opts.flag("detach"):
         check_terminal(body["Tty"], body["AttachStdin"])
+    body["HostConfig"]["ConsoleSize"] = list(tty.size())
     keys, sequence = detach_keys(cli, opts.text("detach-keys"))
     try:
         identifier = create.create(cli, opts, body)

@@ -31,7 +31,7 @@ def check_name(name: str) -> None:
         raise EndpointError("context name cannot be empty")
     if name == DEFAULT_CONTEXT:
         raise EndpointError('"default" is a reserved context name')
-    good = name[0].isalnum() and all(c.isalnum() or c in "_.+-" for c in name) and name.isascii()
+    good = len(name) > 1 and name[0].isalnum() and all(c.isalnum() or c in "_.+-" for c in name) and name.isascii()
     if not good:
         raise EndpointError(
             f'context name "{name}" is invalid, names are validated against regexp "^[a-zA-Z0-9][a-zA-Z0-9_.+-]+$"'
@@ -54,11 +54,13 @@ def tls_directory(directory: str, name: str) -> str:
 
 def load(directory: str, name: str) -> dict[str, Any]:
     """The metadata of one context. Raises EndpointError."""
+    path = os.path.join(meta_directory(directory, name), "meta.json")
     try:
-        with open(os.path.join(meta_directory(directory, name), "meta.json"), "rb") as f:
+        with open(path, "rb") as f:
             meta: dict[str, Any] = jsontext.loads(f.read())
     except (FileNotFoundError, NotADirectoryError):
-        raise EndpointError(f'context "{name}": context not found') from None
+        missing = f"open {path}: no such file or directory"
+        raise EndpointError(f'context "{name}": context not found: {missing}') from None
     except ValueError as e:
         raise EndpointError(f'context "{name}": {e}') from e
     return meta

@@ -27,7 +27,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     cli.warn(f'Current context is now "{name}"')
     if name != DEFAULT_CONTEXT and os.environ.get("DOCKER_HOST"):
         cli.warn(
-            f"Warning: DOCKER_HOST environment variable overrides the active context. To use \"{name}\", "
+            f'Warning: DOCKER_HOST environment variable overrides the active context. To use "{name}", '
             "either set the global --context flag, or unset DOCKER_HOST environment variable."
         )
     return 0

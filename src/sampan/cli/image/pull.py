@@ -6,7 +6,7 @@ import os
 import sys
 
 from sampan.cli import progress
-from sampan.cli.image.tag import split
+from sampan.cli.image.names import check, split
 from sampan.cli.registry import credentials
 from sampan.cli.session import CommandError
 
@@ -29,6 +29,7 @@ FLAGS = """
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     name = args[0]
+    check(name)
     everything = opts.flag("all-tags")
     if everything and (split(name)[1] or "@" in name):
         raise CommandError("tag can't be used with --all-tags/-a")
@@ -45,10 +46,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         )
     except progress.ProgressError as e:
         raise CommandError(e.message) from e
-    if opts.flag("quiet"):
-        cli.line(credentials.full_name(name if everything or split(name)[1] or "@" in name else name + ":latest"))
-    else:
-        cli.line(credentials.full_name(name if everything or split(name)[1] or "@" in name else name + ":latest"))
+    cli.line(credentials.full_name(name if everything or split(name)[1] or "@" in name else name + ":latest"))
     return 0
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 from sampan.cli import progress
-from sampan.cli.image.tag import split
+from sampan.cli.image.names import check, split
 from sampan.cli.platforms import platform_json
 from sampan.cli.registry import credentials
 from sampan.cli.session import CommandError
@@ -29,6 +29,7 @@ FLAGS = """
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
+    check(args[0])
     repository, tag = split(args[0])
     everything = opts.flag("all-tags")
     if everything and tag:

@@ -1,8 +1,10 @@
-"""`sampan tag`, and how a name is split into repository and tag."""
+"""`sampan tag`."""
 
 from __future__ import annotations
 
+from sampan.cli.image.names import problem, split
 from sampan.cli.registry.credentials import full_name
+from sampan.cli.session import CommandError
 from sampan.client.engine import quoted
 
 TYPE_CHECKING = False
@@ -16,14 +18,8 @@ FLAGS = ""
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
+    if wrong := problem(args[1]):
+        raise CommandError(f'Error parsing reference: "{args[1]}" is not a valid repository/tag: {wrong}')
     repository, tag = split(args[1])
     cli.engine.post(f"/images/{quoted(args[0])}/tag", repo=full_name(repository), tag=tag or "latest")
     return 0
-
-
-def split(name: str) -> tuple[str, str]:
-    """`host:5000/a/b:tag` → ("host:5000/a/b", "tag"); a colon before the last slash is a port's."""
-    repository, colon, tag = name.rpartition(":")
-    if not colon or "/" in tag:
-        return name, ""
-    return repository, tag

@@ -66,7 +66,9 @@ def _ipam(opts: Options) -> list[dict[str, Any]]:
         try:
             return make(text)
         except ValueError as e:
-            raise CommandError(f"invalid CIDR address: {text}" if make is not ipaddress.ip_address else f"invalid address {text}") from e
+            raise CommandError(
+                f"invalid CIDR address: {text}" if make is not ipaddress.ip_address else f"invalid address {text}"
+            ) from e
 
     def network(text: str) -> Any:
         return parsed(lambda t: ipaddress.ip_network(t, strict=False), text)
@@ -76,7 +78,11 @@ def _ipam(opts: Options) -> list[dict[str, Any]]:
         raise CommandError("every ip-range or gateway must have a corresponding subnet")
     pools: dict[str, dict[str, Any]] = {}
     for subnet in subnets:
-        if any(network(subnet).overlaps(network(other)) for other in pools if network(other).version == network(subnet).version):
+        if any(
+            network(subnet).overlaps(network(other))
+            for other in pools
+            if network(other).version == network(subnet).version
+        ):
             raise CommandError("multiple overlapping subnet configuration is not supported")
         pools[subnet] = {"Subnet": subnet, "AuxiliaryAddresses": {}}
 
@@ -89,12 +95,16 @@ def _ipam(opts: Options) -> list[dict[str, Any]]:
     for text in ranges:
         pool = holder(network(text).network_address, f"range {text}")
         if "IPRange" in pool:
-            raise CommandError(f"cannot configure multiple ranges ({text}, {pool['IPRange']}) on the same subnet ({pool['Subnet']})")
+            raise CommandError(
+                f"cannot configure multiple ranges ({text}, {pool['IPRange']}) on the same subnet ({pool['Subnet']})"
+            )
         pool["IPRange"] = text
     for text in gateways:
         pool = holder(parsed(ipaddress.ip_address, text), f"gateway {text}")
         if "Gateway" in pool:
-            raise CommandError(f"cannot configure multiple gateways ({text}, {pool['Gateway']}) for the same subnet ({pool['Subnet']})")
+            raise CommandError(
+                f"cannot configure multiple gateways ({text}, {pool['Gateway']}) for the same subnet ({pool['Subnet']})"
+            )
         pool["Gateway"] = text
     for name, text in opts.mapping("aux-address").items():
         holder(parsed(ipaddress.ip_address, text), f"aux-address {text}")["AuxiliaryAddresses"][name] = text

@@ -17,7 +17,7 @@ FLAGS = ""
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     server = args[0] if args else ""
     key = credentials.HUB_KEY if server in ("", credentials.HUB) else server
-    cli.line(f"Removing login credentials for {key if server else key}")
+    cli.line(f"Removing login credentials for {key}")
     if not credentials.erase(cli.config, key):
         cli.line(f"Not logged in to {server or key}")
     return 0

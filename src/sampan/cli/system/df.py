@@ -34,7 +34,9 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
             return _verbose_json(cli, usage)
         return _verbose(cli, usage)
     rows = [_images(usage), _containers(usage), _volumes(usage), _cache(usage)]
-    print_list(cli, FIELDS, rows, opts.text("format"), "Type TotalCount Active Size Reclaimable", kind="diskUsageContext")
+    print_list(
+        cli, FIELDS, rows, opts.text("format"), "Type TotalCount Active Size Reclaimable", kind="diskUsageContext"
+    )
     return 0
 
 
@@ -44,7 +46,9 @@ def _row(kind: str, total: int, active: int, size: int, reclaimable: int) -> dic
 
 def _images(usage: dict[str, Any]) -> dict[str, Any]:
     rows, size = usage.get("Images") or [], usage.get("LayersSize") or 0
-    used = sum(i["Size"] - i["SharedSize"] for i in rows if i["Containers"] and i["Size"] != -1 and i["SharedSize"] != -1)
+    used = sum(
+        i["Size"] - i["SharedSize"] for i in rows if i["Containers"] and i["Size"] != -1 and i["SharedSize"] != -1
+    )
     return _row("Images", len(rows), sum(1 for i in rows if i["Containers"] > 0), size, size - used)
 
 
@@ -96,7 +100,10 @@ CACHE: format_.Fields = {
     "CacheType": ("CACHE TYPE", lambda c: c["Type"]),
     "Size": ("SIZE", lambda c: units.human_size(c["Size"], 3)),
     "CreatedSince": ("CREATED", lambda c: units.ago(units.unix_ns(c["CreatedAt"]) / 1e9)),
-    "LastUsedSince": ("LAST USED", lambda c: units.ago(units.unix_ns(c["LastUsedAt"]) / 1e9) if c.get("LastUsedAt") else ""),
+    "LastUsedSince": (
+        "LAST USED",
+        lambda c: units.ago(units.unix_ns(c["LastUsedAt"]) / 1e9) if c.get("LastUsedAt") else "",
+    ),
     "UsageCount": ("USAGE", lambda c: str(c["UsageCount"])),
     "Shared": ("SHARED", lambda c: "true" if c["Shared"] else "false"),
 }
@@ -108,7 +115,9 @@ def _rows(usage: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _verbose(cli: Session, usage: dict[str, Any]) -> int:
     cli.out("Images space usage:\n\n")
-    cli.out(format_.columns(IMAGES, _rows(usage), "Repository Tag ID CreatedSince Size SharedSize UniqueSize Containers"))
+    cli.out(
+        format_.columns(IMAGES, _rows(usage), "Repository Tag ID CreatedSince Size SharedSize UniqueSize Containers")
+    )
     cli.out("\nContainers space usage:\n\n")
     rows = usage.get("Containers") or []
     cli.out(format_.columns(containers.FIELDS, rows, "ID Image Command LocalVolumes Size RunningFor Status Names"))

@@ -43,7 +43,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         from sampan.cli.template import Template, TemplateError
 
         try:
-            compiled = Template(template, missing=lambda name: ZERO.get(name, ""))
+            compiled = Template(template, missing=lambda name, _: ZERO.get(name, ""))
         except TemplateError as e:
             raise CommandError(f"error parsing format: {e}", 64) from e
     for event in jsontext.stream(response.chunks()):

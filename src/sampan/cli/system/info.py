@@ -47,7 +47,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
             raise CommandError(failure)
         return 0
     cli.line("Client:")
-    cli.line(f" Version:    {VERSION}\n Context:    {client['Context']}\n Debug Mode: {_bool(client['Debug'])}\n")
+    cli.line(f" Version:    {VERSION}\n Context:    {client['Context']}\n Debug Mode: {_bool(bool(client['Debug']))}\n")
     cli.line("Server:")
     if failure:
         raise CommandError(failure)

@@ -8,6 +8,8 @@ from sampan.errors import NotFound, NotImplemented_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sampan.cli.flags import Options
     from sampan.cli.session import Session
 
@@ -29,7 +31,10 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     if not opts.flag("force") and not cli.confirm(_warning(wanted, everything, volumes)):
         return pruning.declined(cli, "system")
     freed = 0
-    steps = [lambda: pruning.containers(cli, wanted), lambda: pruning.networks(cli, wanted)]
+    steps: list[Callable[[], tuple[int, str]]] = [
+        lambda: pruning.containers(cli, wanted),
+        lambda: pruning.networks(cli, wanted),
+    ]
     if volumes:
         steps.append(lambda: pruning.volumes(cli, wanted))
     steps.append(lambda: pruning.images(cli, wanted, all_=everything))

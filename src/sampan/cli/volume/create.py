@@ -38,13 +38,16 @@ CLUSTER = (
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     name = args[0] if args else opts.text("name")
     if args and opts.text("name"):
-        raise CommandError("conflicting options: cannot specify a volume-name through both --name and as a positional arg")
+        raise CommandError(
+            "conflicting options: cannot specify a volume-name through both --name and as a positional arg"
+        )
     body: dict[str, Any] = {
         "Name": name,
         "Driver": opts.text("driver"),
-        "DriverOpts": opts.mapping("opt"),
-        "Labels": opts.mapping("label"),
     }
+    for flag, key in (("opt", "DriverOpts"), ("label", "Labels")):
+        if opts.many(flag):
+            body[key] = opts.mapping(flag)
     if any(opts.changed(flag) for flag in CLUSTER):
         body["ClusterVolumeSpec"] = _cluster(opts)
     cli.line(cli.engine.post("/volumes/create", body)["Name"])

@@ -17,7 +17,10 @@ FLAGS = """
       --filter filter   Remove only what matches (e.g. "label=<label>")
   -f, --force           Do not ask
 """
-WHICH = {False: "anonymous local volumes not used by at least one container", True: "all local volumes not used by at least one container"}
+WHICH = {
+    False: "anonymous local volumes not used by at least one container",
+    True: "all local volumes not used by at least one container",
+}
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
