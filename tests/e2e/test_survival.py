@@ -19,7 +19,7 @@ from tests.support.engine import Engine
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
 
-COUNT = "i=0; while :; do echo $i; i=$((i+1)); usleep 2000; done"
+COUNT = "i=0; while :; do echo $i; i=$((i+1)); usleep 20000; done"
 RECONNECT_S = 2.0
 
 
