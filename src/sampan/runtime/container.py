@@ -113,12 +113,17 @@ class Container:
         cgroup: Cgroup | None = None,
         detached: bool = False,
         preserve_fds: int = 0,
+        ignore_paused: bool = False,
     ) -> Process:
         """Start another process inside the container; returns when it has been executed.
 
+        With `ignore_paused` it may join a frozen cgroup, and the call returns when somebody thaws that.
+
         Raises: RuntimeFailure, with nothing left behind.
         """
-        validate_process(process, "process", username_allowed=True)
+        validate_process(process, "process")
+        if not ignore_paused and self.cgroup.frozen():
+            raise RuntimeFailure("exec", 0, "cannot exec in a paused container (use --ignore-paused to override)")
         return Process(
             *joiner.start(
                 self.spec,

@@ -12,6 +12,8 @@ import errno as _errno
 import json
 import os
 
+_MESSAGE_LIMIT = 8192  # a record must fit into one packet, with every character escaped
+
 
 class RuntimeFailure(Exception):
     """A step of create, start or exec failed. `errno` is 0 where no system call is to blame."""
@@ -50,6 +52,7 @@ def encode(step: str, error: BaseException) -> bytes:
         record = {"step": step, "errno": number, "message": f"{step}{where}: {strerror(number)}"}
     else:
         record = {"step": step, "errno": 0, "message": f"{step}: {type(error).__name__}: {error}"}
+    record["message"] = str(record["message"])[:_MESSAGE_LIMIT]
     return json.dumps(record).encode()
 
 

@@ -164,6 +164,7 @@ def state(plan: Plan, status: str, pid: int) -> bytes:
 def isolate(init: Init) -> None:
     inherited = init.inherited
     process.prctl(process.PR_SET_DUMPABLE, 0)
+    process.set_name("sampan-init")
     if inherited.death_signal:
         process.prctl(process.PR_SET_PDEATHSIG, inherited.death_signal)
     who.reset_signals()

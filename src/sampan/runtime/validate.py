@@ -8,6 +8,7 @@ Source: OCI runtime-spec 1.2 config.md, config-linux.md.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from sampan.linux.namespaces import TYPES
@@ -52,7 +53,7 @@ def validate(spec: Any) -> None:
     _root(_required(spec, "root", dict, ""))
     process = _optional(spec, "process", dict, "")
     if process is not None:
-        validate_process(process, "process", username_allowed=True)
+        validate_process(process, "process")
     linux = _optional(spec, "linux", dict, "") or {}
     own = _namespaces(linux)
     _strings(spec, ("hostname", "domainname"))
@@ -107,16 +108,26 @@ def _list(parent: Spec, name: str, prefix: str, kind: type = dict) -> list[Any]:
 def _strings(parent: Spec, names: tuple[str, ...], prefix: str = "") -> None:
     for name in names:
         value = _optional(parent, name, str, prefix)
-        if value is not None and "\0" in value:
-            raise InvalidSpec(_join(prefix, name), "contains a NUL byte")
+        if value is not None:
+            _text(value, _join(prefix, name))
 
 
 def _string_list(parent: Spec, name: str, prefix: str) -> list[str]:
     values = _list(parent, name, prefix, str)
     for index, value in enumerate(values):
-        if "\0" in value:
-            raise InvalidSpec(f"{_join(prefix, name)}[{index}]", "contains a NUL byte")
+        _text(value, f"{_join(prefix, name)}[{index}]")
     return values
+
+
+def _text(value: str, field: str) -> None:
+    """The kernel takes bytes up to a NUL."""
+    if "\0" in value:
+        raise InvalidSpec(field, "contains a NUL byte")
+    if not value.isascii():
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError:
+            raise InvalidSpec(field, "is not valid Unicode") from None
 
 
 def _range(parent: Spec, name: str, prefix: str, low: int, high: int) -> int | None:
@@ -142,7 +153,7 @@ def _root(root: Spec) -> None:
         raise InvalidSpec("root.path", "must not be empty")
 
 
-def validate_process(process: Any, field: str, *, username_allowed: bool = False) -> None:
+def validate_process(process: Any, field: str) -> None:
     """Check a `process` object: a spec's, or what `exec` is given. Raises: InvalidSpec."""
     _typed(process, dict, field)
     if not _string_list(process, "args", field):
@@ -168,7 +179,7 @@ def validate_process(process: Any, field: str, *, username_allowed: bool = False
             cpu_list(_optional(affinity, name, str, f"{field}.execCPUAffinity") or "")
         except ValueError:
             raise InvalidSpec(f"{field}.execCPUAffinity.{name}", "not a list of CPUs") from None
-    _user(_optional(process, "user", dict, field) or {}, f"{field}.user", username_allowed)
+    _user(_optional(process, "user", dict, field) or {}, f"{field}.user")
     caps = _optional(process, "capabilities", dict, field) or {}
     for name in ("bounding", "effective", "permitted", "inheritable", "ambient"):
         for index, cap in enumerate(_list(caps, name, f"{field}.capabilities", str)):
@@ -180,7 +191,7 @@ def validate_process(process: Any, field: str, *, username_allowed: bool = False
         raise InvalidSpec(f"{field}.selinuxLabel", "SELinux is not supported by this host")
 
 
-def _user(user: Spec, field: str, username_allowed: bool) -> None:
+def _user(user: Spec, field: str) -> None:
     for name in ("uid", "gid"):
         _range(user, name, field, 0, ID_LIMIT)
     _range(user, "umask", field, 0, 0o777)

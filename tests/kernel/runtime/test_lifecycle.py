@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -188,6 +189,8 @@ def test_pause_stops_time_for_the_container(bench: Bench) -> None:
     size = file.stat().st_size
     assert not wait_pidfd(made.pidfd, 0.1)
     assert file.stat().st_size == size
+    with pytest.raises(RuntimeFailure, match="cannot exec in a paused container"):
+        bench.exec(made, ["true"])
     made.resume()
     while file.stat().st_size == size and time.monotonic() < deadline:
         os.sched_yield()
@@ -243,6 +246,13 @@ def test_what_the_kernel_cannot_execute_is_reported_on_stderr(bench: Bench) -> N
     assert (result.status, result.err) == (255, "exec /bad: no such file or directory\n")
     result = bench.run(default_spec(["/garbage"]), files={"garbage": "garbage"})
     assert (result.status, result.err) == (255, "exec /garbage: exec format error\n")
+
+
+def test_an_endless_program_name_is_still_reported(bench: Bench) -> None:
+    with pytest.raises(RuntimeFailure) as caught:
+        bench.create(default_spec(["/\u00e4" * 60000]))
+    assert caught.value.errno == errno.ENAMETOOLONG
+    assert caught.value.message.startswith('exec: "/')
 
 
 def test_an_invalid_spec_changes_nothing(bench: Bench) -> None:

@@ -60,6 +60,7 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("process/args", "true", "process.args", "must be an array, not a string"),
     ("process/args", ["a", 1], "process.args[1]", "must be a string, not an integer"),
     ("process/args", ["a\0"], "process.args[0]", "contains a NUL byte"),
+    ("process/args", ["\ud800"], "process.args[0]", "is not valid Unicode"),
     ("process/cwd", "rel", "process.cwd", "must be an absolute path, not 'rel'"),
     ("process/cwd", None, "process.cwd", "required"),
     ("process/env", ["A"], "process.env[0]", "invalid environment variable: missing '=' or name"),

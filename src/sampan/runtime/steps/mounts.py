@@ -21,11 +21,6 @@ from sampan.runtime.options import MountOptions
 from sampan.runtime.plan import Mount
 from sampan.runtime.validate import PROC_FILES
 
-_HINT = (
-    "not a directory: Are you trying to mount a directory onto a file (or vice-versa)? "
-    "Check if the specified host path exists and is the expected type"
-)
-
 
 def make(mount: Mount, source_fd: int | None = None, idmap_fd: int | None = None) -> int:
     """Make one detached mount with all its attributes but those of a late read-only; return its descriptor.
@@ -158,15 +153,14 @@ def attach(mount: Mount, fd: int, root_fd: int) -> None:
 
 
 def failed(mount: Mount, error: OSError) -> RuntimeFailure:
-    """Word a failed mount as the reference does, its hint included."""
+    """Word a failed mount as the reference does."""
     number = error.errno or 0
     source = mount.source or mount.fstype
-    text = _HINT if number == errno.ENOTDIR else strerror(number)
     where = f"mount src={source}, dst={mount.destination}"
     if mount.options.bind:
         where += f", flags={'MS_BIND|MS_REC' if mount.options.recursive else 'MS_BIND'}"
     return RuntimeFailure(
-        "mounts", number, f'error mounting "{source}" to rootfs at "{mount.destination}": {where}: {text}'
+        "mounts", number, f'error mounting "{source}" to rootfs at "{mount.destination}": {where}: {strerror(number)}'
     )
 
 

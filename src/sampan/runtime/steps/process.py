@@ -141,6 +141,8 @@ def make_cwd(plan: ProcessPlan, root_fd: int) -> None:
         number = error.errno or 0
         if number in (errno.EROFS, errno.EPERM):
             return
+        if number in (errno.ENOENT, errno.ELOOP):  # no parent to make it in: procfs, a magic link
+            number = errno.ENOTDIR
         raise RuntimeFailure("cwd", number, f"mkdir {plan.cwd}: {strerror(number)}") from error
 
 
