@@ -278,6 +278,7 @@ class _Flusher:
     def _run(self) -> None:
         running = True
         checkpointer = sqlite3.connect(self._path, isolation_level=None, timeout=10)
+        checkpointer.execute("SELECT 1 FROM refs LIMIT 1").fetchall()  # opens its files now, not in the middle of a run
         while running:
             waiting = [self._asked.get()]
             while not self._asked.empty():

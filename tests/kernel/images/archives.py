@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from sampan.engine.images import tar_writer, unpack
 from sampan.engine.images.streams import decompressed
@@ -26,13 +27,13 @@ class Bytes:
         return chunk
 
 
-def member(name: str, data: bytes = b"", **fields: object) -> bytes:
+def member(name: str, data: bytes = b"", **fields: Any) -> bytes:
     """One member; `fields` as tar_writer.header takes them."""
-    size = {"size_bytes": len(data)} if data else {}
-    return tar_writer.header(name.encode(), **size, **fields) + data + bytes(-len(data) % 512)  # type: ignore[arg-type]
+    size: dict[str, Any] = {"size_bytes": len(data)} if data else {}
+    return tar_writer.header(name.encode(), **size, **fields) + data + bytes(-len(data) % 512)
 
 
-def directory(name: str, mode: int = 0o755, **fields: object) -> bytes:
+def directory(name: str, mode: int = 0o755, **fields: Any) -> bytes:
     return member(name, kind=b"5", mode=mode, **fields)
 
 
