@@ -124,6 +124,7 @@ class Demo:
         self.step(
             "run",
             "-d",
+            "--init",
             "--name",
             "web",
             "-p",
