@@ -37,7 +37,7 @@ def state(room: Room, ref: str = "c1") -> str:
 
 async def until(room: Room, wanted: str, ref: str = "c1", restarts: int | None = None) -> None:
     """Let the loop turn until the container is in a state (after so many restarts); a test's time limit ends it otherwise."""
-    while state(room, ref) != wanted or restarts not in (None, room.containers.get(ref).restart_count):
+    while state(room, ref) != wanted or restarts not in (None, room.containers.get(ref).restart_count):  # noqa: ASYNC110
         await asyncio.sleep(0.001)
 
 

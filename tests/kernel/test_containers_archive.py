@@ -1,0 +1,213 @@
+"""`docker cp` against hostile containers: whatever a container does with its names, no byte outside of its root is read or written.
+
+The rows of SECURITY.md: CVE-2018-15664 and GHSA-rg2x-37c3-w2rh (symlink exchange), CVE-2019-14271 (code loaded from
+the container while copying), zip slip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sampan.engine.containers import archive
+from sampan.engine.containers.extract import Options, extract
+from sampan.errors import InvalidArgument
+
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
+SECRET = b"the host's secret"
+_libc = ctypes.CDLL(None, use_errno=True)
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+class Bytes:
+    """A source of bytes for `extract`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self) -> bytes:
+        data, self._data = self._data, b""
+        return data
+
+
+def tar(*members: tuple[tarfile.TarInfo, bytes]) -> Bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as t:
+        for info, data in members:
+            info.size = len(data)
+            t.addfile(info, io.BytesIO(data))
+    return Bytes(out.getvalue())
+
+
+def member(
+    name: str, data: bytes = b"", type_: bytes = tarfile.REGTYPE, link: str = ""
+) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode = type_, link, 0o644
+    return info, data
+
+
+def root_at(path: Path, inside: str) -> archive.Root:
+    return archive.Root(os.open(path, os.O_PATH | os.O_DIRECTORY), inside)
+
+
+@contextlib.contextmanager
+def exchanging(one: Path, other: Path) -> Iterator[None]:
+    """Exchange two names as fast as the kernel can, until the end of the block."""
+    stop = threading.Event()
+
+    def work() -> None:
+        a, b = os.fsencode(one), os.fsencode(other)
+        while not stop.is_set():
+            _libc.renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A container's root with a directory and a symlink to the host's directory beside it, to be exchanged."""
+    host, root = tmp_path / "host", tmp_path / "root"
+    host.mkdir()
+    (host / "file").write_bytes(SECRET)
+    (root / "w" / "dir").mkdir(parents=True)
+    (root / "w" / "dir" / "file").write_bytes(b"harmless")
+    (root / "w" / "link").symlink_to(host)
+    return root
+
+
+def test_cve_2018_15664_symlink_exchange_while_reading(hostile: Path) -> None:
+    naive = 0
+    with exchanging(hostile / "w" / "dir", hostile / "w" / "link"):
+        for _ in range(1500):
+            with contextlib.suppress(OSError):
+                naive += (hostile / "w" / "dir" / "file").read_bytes() == SECRET
+            with contextlib.suppress(OSError):
+                data = b"".join(archive.pack(root_at(hostile, "/w/dir/file")))
+                assert SECRET not in data
+            with contextlib.suppress(OSError):
+                assert SECRET not in b"".join(archive.pack(root_at(hostile, "/w/dir/")))
+    assert naive, "the exchange never hit: this test proves nothing"
+
+
+def test_cve_2018_15664_symlink_exchange_while_writing(hostile: Path) -> None:
+    host = hostile.parent / "host"
+    with exchanging(hostile / "w" / "dir", hostile / "w" / "link"):
+        for _ in range(800):
+            target = os.open(hostile, os.O_PATH | os.O_DIRECTORY)
+            try:
+                with contextlib.suppress(OSError):
+                    extract(tar(member("w/dir/planted", b"x")), target, Options())
+            finally:
+                os.close(target)
+    assert sorted(p.name for p in host.iterdir()) == ["file"]
+    assert (host / "file").read_bytes() == SECRET
+
+
+def test_a_symlink_leads_to_the_same_name_inside_the_root(hostile: Path) -> None:
+    (hostile / "abs").symlink_to("/w/dir/file")
+    (hostile / "out").symlink_to("../../../../host/file")
+    with root_at(hostile, "/abs") as root:
+        assert archive.describe(root)["linkTarget"] == "/w/dir/file"
+    with root_at(hostile, "/out/") as root, pytest.raises(OSError, match="No such file"):
+        archive.describe(root)
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "/../escaped"])
+def test_zip_slip(hostile: Path, name: str) -> None:
+    target = os.open(hostile / "w" / "dir", os.O_PATH | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(InvalidArgument):
+            extract(tar(member(name, b"x")), target, Options())
+    finally:
+        os.close(target)
+    found = {p.name for p in hostile.parent.rglob("escaped")}
+    assert not found or (hostile / "w" / "dir" / "escaped").exists()
+    assert not (hostile / "w" / "escaped").exists() and not (hostile / "escaped").exists()
+
+
+def test_a_link_in_the_archive_does_not_carry_later_members_outside(hostile: Path) -> None:
+    host = hostile.parent / "host"
+    target = os.open(hostile, os.O_PATH | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError, InvalidArgument):
+            extract(
+                tar(member("l", type_=tarfile.SYMTYPE, link=str(host)), member("l/file", b"changed")), target, Options()
+            )
+        with contextlib.suppress(OSError, InvalidArgument):
+            extract(
+                tar(member("h", type_=tarfile.LNKTYPE, link="../host/file"), member("h", b"changed")), target, Options()
+            )
+    finally:
+        os.close(target)
+    assert (host / "file").read_bytes() == SECRET
+
+
+def test_cve_2019_14271_nothing_is_imported_while_copying(hostile: Path) -> None:
+    target = os.open(hostile, os.O_PATH | os.O_DIRECTORY)
+    before = set(sys.modules)
+    try:
+        extract(tar(member("n", b"x")), target, Options(copy_uid_gid=True))
+        b"".join(archive.pack(root_at(hostile, "/w")))
+        with root_at(hostile, "/n") as root:
+            archive.describe(root)
+    finally:
+        os.close(target)
+    assert set(sys.modules) == before
+
+
+def test_what_may_replace_what(hostile: Path) -> None:
+    (hostile / "d").mkdir()
+    (hostile / "f").write_text("old")
+    target = os.open(hostile, os.O_PATH | os.O_DIRECTORY)
+    strict = Options(no_overwrite_dir_non_dir=True)
+    try:
+        with pytest.raises(InvalidArgument, match='cannot overwrite directory "d" with non-directory "d"'):
+            extract(tar(member("d", b"x")), target, strict)
+        with pytest.raises(InvalidArgument, match='cannot overwrite non-directory "f" with directory "f"'):
+            extract(tar(member("f", type_=tarfile.DIRTYPE)), target, strict)
+        extract(tar(member("d", b"now a file"), member("f", b"new")), target, Options())
+    finally:
+        os.close(target)
+    assert ((hostile / "d").read_bytes(), (hostile / "f").read_bytes()) == (b"now a file", b"new")
+
+
+def test_round_trip_keeps_modes_times_links_and_owners(hostile: Path) -> None:
+    source = hostile / "src"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "tool").write_bytes(b"#!/bin/sh\n")
+    (source / "sub" / "tool").chmod(0o4755)
+    os.link(source / "sub" / "tool", source / "same")
+    (source / "rel").symlink_to("sub/tool")
+    os.chown(source / "sub", 12, 34)
+    os.utime(source / "sub", ns=(10**18, 10**18))
+    data = b"".join(archive.pack(root_at(hostile, "/src")))
+    (hostile / "dst").mkdir()
+    target = os.open(hostile / "dst", os.O_PATH | os.O_DIRECTORY)
+    try:
+        extract(Bytes(data), target, Options(copy_uid_gid=True))
+    finally:
+        os.close(target)
+    copy = hostile / "dst" / "src"
+    st = (copy / "sub").stat()
+    assert (st.st_uid, st.st_gid, st.st_mtime_ns) == (12, 34, 10**18)
+    assert (copy / "sub" / "tool").stat().st_mode & 0o7777 == 0o4755
+    assert (copy / "same").stat().st_ino == (copy / "sub" / "tool").stat().st_ino
+    assert os.readlink(copy / "rel") == "sub/tool"
