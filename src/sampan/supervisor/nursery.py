@@ -110,9 +110,7 @@ class Nursery:
             self.pid = 0
 
     def close(self) -> None:
-        """The zygote ends at the end of its socket, and so do shims that wait."""
-        for link in self._waiting:
-            link.close()
+        """The zygote ends at the end of its socket; a shim that waits, when this process has ended."""
         if self._socket:
             self._socket.close()
             self._socket = None
