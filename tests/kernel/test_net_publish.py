@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+
 import pytest
 
 from sampan.engine.networks.plumbing import read_sysctl
@@ -252,3 +256,26 @@ async def test_ipv6_networks(host: Host) -> None:
             assert read_sysctl("net/ipv6/conf/eth0/accept_ra") == "0"
         await networks.detach(container_id("web"))
         await networks.remove("six")
+
+
+@on_fake_host
+async def test_a_udp_client_that_keeps_sending_meets_the_new_container(host: Host) -> None:
+    """Without forgetting its flow, its packets would go on to where the first one went."""
+    async with host.networks() as networks:
+        loop = asyncio.get_running_loop()
+        with host.inside(host.lan):
+            client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.setblocking(False)
+        client.connect((HOST4, 5353))
+        with client:
+            for name in ("one", "two"):
+                with contextlib.suppress(ConnectionRefusedError):
+                    client.send(b"nobody there")
+                sandbox = await attach(networks, name, ports={"53/udp": "5353"})
+                host.serve(sandbox.netns, 53, udp=True)
+                with contextlib.suppress(ConnectionRefusedError):  # of the packet to nobody
+                    client.recv(100)
+                async with asyncio.timeout(5):
+                    await loop.sock_sendall(client, b"hello")
+                    assert await loop.sock_recv(client, 100) == LAN4.encode()
+                await networks.detach(container_id(name))

@@ -54,7 +54,7 @@ NLA_F_NESTED = 0x8000
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
 RTN_UNICAST, RTN_LOCAL, RTN_BROADCAST = 1, 2, 3
-NUD_PERMANENT = 0x80
+NUD_STALE = 0x04
 
 _HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BxHiII")
@@ -264,8 +264,9 @@ def delete_default_route(family: int, gateway: Address) -> Message:
     return Message(RTM_DELROUTE, 0, body)
 
 
-def add_neighbour(index: int, address: Address, mac: str) -> Message:
-    body = _NDMSG.pack(_family(address), index, NUD_PERMANENT, 0, 0)
+def set_neighbour(ifindex: int, address: Address, mac: str) -> Message:
+    """Tell the neighbour cache who has an address now: used at once, verified by the kernel as usual."""
+    body = _NDMSG.pack(_family(address), ifindex, NUD_STALE, 0, 0)
     body += attribute(NDA_DST, address.packed) + attribute(NDA_LLADDR, _mac(mac))
     return Message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body)
 

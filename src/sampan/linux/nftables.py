@@ -92,7 +92,6 @@ class Monitor:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12)  # NETLINK_NETFILTER
         self._socket.bind((0, 1 << (NFNLGRP_NFTABLES - 1)))
         self._socket.setblocking(False)
-        self._own = os.getpid()
         self._loss = False
 
     def fileno(self) -> int:
@@ -126,11 +125,15 @@ class Monitor:
                 self._loss = True
             elif kind == NFT_MSG_NEWGEN:
                 pid = _attribute(datagram[offset + 20 : offset + length], NFTA_GEN_PROC_PID)
-                own = pid is not None and struct.unpack("!I", pid)[0] == self._own
-                foreign |= self._loss and not own
+                foreign |= self._loss and not (pid and _is_own(struct.unpack("!I", pid)[0]))
                 self._loss = False
             offset += (length + 3) & ~3
         return foreign
+
+
+def _is_own(task: int) -> bool:
+    """Whether a task is a thread of this process: the kernel names the thread, not the process."""
+    return os.path.exists(f"/proc/self/task/{task}")
 
 
 def _attribute(data: bytes, wanted: int) -> bytes | None:

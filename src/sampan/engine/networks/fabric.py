@@ -51,12 +51,15 @@ class Fabric:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="namespaces")
         self.leases = Leases(self.delete_links, release)
         self.relay = Relay()
-        self.ports = Ports(default_ip=config.ip, ipv6=os.path.exists("/proc/net/if_inet6"))
+        self.ports = Ports(ipv6=os.path.exists("/proc/net/if_inet6"))
         self._bridges: dict[str, Bridge] = {}
         self._indexes: dict[str, int] = {}
         self._published: set[Published] = set()
         self._api: tuple[tuple[str, int], ...] = ()
         self._reapplying: asyncio.Task[None] | None = None
+        self._monitor: Monitor | None = None
+        self._disturbed = False
+        self._turned_forwarding_on = False
         self.bridged_filter = False
 
     async def open(self) -> None:
@@ -78,13 +81,8 @@ class Fabric:
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._reapplying is not None:
-            self._reapplying.cancel()
-            await asyncio.gather(self._reapplying, return_exceptions=True)
+        await self._stop_watching()
         await self.relay.stop()
-        if hasattr(self, "_monitor"):
-            loop.remove_reader(self._monitor)
-            self._monitor.close()
         if hasattr(self, "_links"):
             await self.leases.close()
             loop.remove_reader(self._links)
@@ -92,6 +90,16 @@ class Fabric:
         if hasattr(self, "_plumbing"):
             await self.run(self._plumbing.close)
         self._thread.shutdown()
+
+    async def _stop_watching(self) -> None:
+        """Leave the rules alone from now on."""
+        if self._monitor is not None:
+            asyncio.get_running_loop().remove_reader(self._monitor)
+            self._monitor.close()
+            self._monitor = None
+        if self._reapplying is not None:
+            self._reapplying.cancel()
+            await asyncio.gather(self._reapplying, return_exceptions=True)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do blocking work in the namespace thread."""
@@ -106,6 +114,16 @@ class Fabric:
         if self._config.iptables and not self._config.ip_forward_no_drop:
             self._plumbing.nft(_FORWARD_CHAIN.format())
         write_sysctl("net/ipv4/ip_forward", "1")
+        self._turned_forwarding_on = True
+
+    def _unforward(self) -> None:
+        """Undo `_forward`, unless another engine has come to live off it."""
+        if not self._turned_forwarding_on or bridge_driver.others(self._plumbing.host):
+            return
+        write_sysctl("net/ipv4/ip_forward", "0")
+        with contextlib.suppress(OSError):  # not there, or with rules of others in it
+            self._plumbing.nft("delete chain ip filter FORWARD")
+            self._plumbing.nft("delete table ip filter")
 
     @property
     def plumbing(self) -> Plumbing:
@@ -158,16 +176,24 @@ class Fabric:
         await self.apply()
 
     def _rules_changed(self) -> None:
-        if self._monitor.disturbed() and (self._reapplying is None or self._reapplying.done()):
+        if self._monitor is None or not self._monitor.disturbed():
+            return
+        self._disturbed = True
+        if self._reapplying is None or self._reapplying.done():
             self._reapplying = asyncio.get_running_loop().create_task(self._restore_rules())
 
     async def _restore_rules(self) -> None:
-        await asyncio.sleep(_REAPPLY_DELAY_S)
-        if await self.run(self._enforcer.intact):
-            await self.run(self._enforcer.pass_foreign, {b.name for b in self._bridges.values()})
-            return
-        log.warning("firewall: another program removed our rules; applying them again")
-        await self.apply()
+        while self._disturbed:
+            await asyncio.sleep(_REAPPLY_DELAY_S)
+            self._disturbed = False
+            try:
+                if await self.run(self._enforcer.intact):
+                    await self.run(self._enforcer.pass_foreign, {b.name for b in self._bridges.values()})
+                else:
+                    log.warning("firewall: another program removed our rules; applying them again")
+                    await self.apply()
+            except OSError as error:  # in the middle of another program's changes: the next one wakes us again
+                log.error("firewall: rules cannot be restored: %s", error)
 
     # ── sandboxes and ports ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -274,12 +300,14 @@ class Fabric:
 
     async def dismantle(self) -> None:
         """Take bridges and rules out of the kernel: the engine ends and nothing of it runs."""
+        await self._stop_watching()
         bridges, self._bridges = list(self._bridges.values()), {}
         if self._config.iptables:
             with contextlib.suppress(OSError):
                 await self.run(self._enforcer.remove)
         for bridge in bridges:
             await self.run(bridge_driver.delete, self._plumbing, bridge)
+        await self.run(self._unforward)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ class NetworkRules:
     masquerade: bool = True
     internal: bool = False
     source4: str = ""  # com.docker.network.host_ipv4: outgoing packets carry this address
-    mode4: str = "nat"  # com.docker.network.bridge.gateway_mode_ipv4: nat, nat-unprotected, routed, isolated
+    mode4: str = "nat"  # com.docker.network.bridge.gateway_mode_ipv4: nat or nat-unprotected
     mode6: str = "nat"
 
 
@@ -139,7 +139,7 @@ def _raw(rules: Ruleset) -> list[str]:
             ("ip", n.subnet4, n.gateway4, n.mode4),
             ("ip6", n.subnet6, n.gateway6, n.mode6),
         ):
-            if subnet and mode in ("nat", "isolated"):
+            if subnet and mode == "nat":
                 except_gateway = f" {family} daddr != {gateway}" if gateway else ""
                 lines.append(f'iifname != {{ "lo", "{n.bridge}" }} {family} daddr {subnet}{except_gateway} drop')
     return _chain("raw", "type filter hook prerouting priority raw; policy accept;", lines)
@@ -197,10 +197,10 @@ def _snat(rules: Ruleset) -> list[str]:
     ]
     for n in rules.networks:
         if n.masquerade and not n.internal:
-            if n.subnet4 and n.mode4.startswith("nat"):
+            if n.subnet4:
                 action = f"snat ip to {n.source4}" if n.source4 else "masquerade"
                 lines.append(f'ip saddr {n.subnet4} oifname != "{n.bridge}" {action}')
-            if n.subnet6 and n.mode6.startswith("nat"):
+            if n.subnet6:
                 lines.append(f'ip6 saddr {n.subnet6} oifname != "{n.bridge}" masquerade')
     return _chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;", lines)
 

@@ -121,6 +121,8 @@ class Plumbing:
             )
             if i.isolated or i.hairpin:
                 requests.append(netlink.set_bridge_port(i.veth, hairpin=i.hairpin, isolated=i.isolated))
+            # whoever had the address before may have had another MAC, and a cache remembers for half a minute
+            requests += [netlink.set_neighbour(i.bridge, address, i.mac) for address, _ in i.addresses]
         try:
             self.host.batch(requests)
             for i in plan.interfaces:  # before the pair has a carrier, so before the kernel can autoconfigure

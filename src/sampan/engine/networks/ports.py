@@ -10,6 +10,7 @@ Source: Engine API 1.51 PortMap; ip_local_port_range (ip-sysctl); messages as Do
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import socket
@@ -100,19 +101,19 @@ class Grant:
 class Ports:
     """The host ports of one engine."""
 
-    default_ip: str = "0.0.0.0"
     ipv6: bool = True  # whether the host has IPv6 sockets
     _taken: dict[tuple[str, int], list[str]] = field(default_factory=dict)
     _next: int = 0
 
-    def grant(self, request: Request, address4: str, address6: str) -> list[Grant]:
-        """Take a host port for one request: on IPv4 and IPv6 alike when no address was asked for.
+    def grant(self, request: Request, address4: str, address6: str, *, default_ip: str = "0.0.0.0") -> list[Grant]:
+        """Take a host port for one request: on IPv4 and IPv6 alike when no address was asked for, unless `default_ip`
+        (of the daemon, or of the network) says otherwise.
 
         Raises: Internal in Docker's words when no port can be had; then nothing is taken.
         """
         if request.proto not in PROTOCOLS:
             raise Internal("unknown protocol")
-        host_ips = self._host_ips(request, address4, address6)
+        host_ips = self._host_ips(request, default_ip, address4, address6)
         if not host_ips:
             return []
         several = request.first == 0 or request.last > request.first
@@ -151,12 +152,12 @@ class Ports:
             if not held:
                 del self._taken[(grant.published.proto, grant.published.host_port)]
 
-    def _host_ips(self, request: Request, address4: str, address6: str) -> list[str]:
+    def _host_ips(self, request: Request, default_ip: str, address4: str, address6: str) -> list[str]:
         if request.host_ip:
             reachable = address6 if ":" in request.host_ip and not address4 else address4 or address6
             return [request.host_ip] if reachable else []
-        ips = [self.default_ip] if address4 or address6 else []
-        if self.default_ip == "0.0.0.0" and self.ipv6 and ips:
+        ips = [default_ip] if address4 or address6 else []
+        if default_ip == "0.0.0.0" and self.ipv6 and ips:
             ips.append("::")
         return ips
 
@@ -166,7 +167,7 @@ class Ports:
             return
         low, high = _ephemeral()
         start = self._next if low <= self._next <= high else low
-        for port in [*range(start, high + 1), *range(low, start)]:
+        for port in itertools.chain(range(start, high + 1), range(low, start)):
             self._next = port + 1
             yield port
 

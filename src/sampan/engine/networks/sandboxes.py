@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_interface, ip_network
 from typing import Any
 
+from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.networks import endpoints, inspect, ports
 from sampan.engine.networks.fabric import Fabric
@@ -66,8 +67,9 @@ class _Live:
 class Sandboxes:
     """The sandboxes of one engine."""
 
-    def __init__(self, exec_root: str, store: Store, events: Events, registry: Registry, fabric: Fabric) -> None:
-        self._exec_root = exec_root
+    def __init__(self, config: EngineConfig, store: Store, events: Events, registry: Registry, fabric: Fabric) -> None:
+        self._exec_root = config.exec_root
+        self._default_ip = config.ip
         self._store = store
         self._events = events
         self._registry = registry
@@ -203,10 +205,11 @@ class Sandboxes:
         if endpoint is None or not wanted:
             return []
         granted: list[Grant] = []
+        default_ip = self._fabric.bridge(endpoint.network_id)[0].host_binding or self._default_ip
         address4, address6 = endpoint.ipv4.partition("/")[0], endpoint.ipv6.partition("/")[0]
         try:
             for request in wanted:
-                granted += self._fabric.ports.grant(request, address4, address6)
+                granted += self._fabric.ports.grant(request, address4, address6, default_ip=default_ip)
         except SampanError as error:
             for grant in granted:
                 self._fabric.ports.release(grant)

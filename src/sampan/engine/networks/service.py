@@ -45,7 +45,7 @@ class Networks:
         pools = ipam.parse_pools(config.default_address_pools)
         self._registry = Registry(store.table("networks", NetworkRecord), pools)
         self._fabric = Fabric(config, self._registry.release)
-        self._sandboxes = Sandboxes(config.exec_root, store, events, self._registry, self._fabric)
+        self._sandboxes = Sandboxes(config, store, events, self._registry, self._fabric)
         self.attach = self._sandboxes.attach
         self.started = self._sandboxes.started
         self.detach = self._sandboxes.detach

@@ -16,7 +16,7 @@ from sampan.engine.networks.firewall import NetworkRules
 from sampan.engine.networks.ipam import Subnet
 from sampan.engine.networks.plumbing import Plumbing, read_sysctl, write_sysctl
 from sampan.engine.networks.records import NetworkRecord
-from sampan.errors import Forbidden, InvalidArgument
+from sampan.errors import Forbidden, InvalidArgument, NotImplemented_
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
 
@@ -34,6 +34,7 @@ HOST_IPV4 = "com.docker.network.host_ipv4"
 CONTAINER_PREFIX = "com.docker.network.container_iface_prefix"
 
 GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
+MODES_BUILT = ("nat", "nat-unprotected")
 MAX_NAME = 15
 
 
@@ -61,6 +62,8 @@ def validate(options: dict[str, str]) -> None:
     for key in (GATEWAY_MODE4, GATEWAY_MODE6):
         if options.get(key, "nat") not in GATEWAY_MODES:
             raise InvalidArgument(f"unknown gateway mode {options[key]}")
+        if options.get(key, "nat") not in MODES_BUILT:
+            raise NotImplemented_(f"gateway mode {options[key]} is not available yet; use nat or nat-unprotected")
     if HOST_BINDING in options:
         try:
             IPv4Address(options[HOST_BINDING])
@@ -89,6 +92,11 @@ class Bridge:
     @property
     def icc(self) -> bool:
         return flag(self.network.options, ICC)
+
+    @property
+    def host_binding(self) -> str:
+        """The host address its ports are published on by default; empty: the daemon's."""
+        return self.network.options.get(HOST_BINDING, "")
 
     @property
     def interface_prefix(self) -> str:
@@ -130,6 +138,13 @@ def free_name(host: Netlink, prefix: str) -> str:
     """The first of prefix0, prefix1, … that no link has."""
     names = {link.name for link in host.links()}
     return next(name for n in range(1 << 16) if (name := f"{prefix}{n}") not in names)
+
+
+def others(host: Netlink) -> bool:
+    """Whether a bridge of some container engine is there, ours included."""
+    return any(
+        link.kind == "bridge" and (link.alias.startswith("sampan:") or link.name == "docker0") for link in host.links()
+    )
 
 
 def ensure(plumbing: Plumbing, bridge: Bridge, *, ours: bool = True) -> int:
