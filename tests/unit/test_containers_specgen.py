@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers import security, specgen
+from sampan.engine.containers import devices, security, specgen
 from sampan.engine.containers.records import Container, MountPoint
 from sampan.errors import Internal
 from sampan.spec import codec
@@ -97,8 +97,8 @@ def comparable(spec: dict[str, Any]) -> dict[str, Any]:
 def test_the_same_spec_as_docker(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = json.loads((SPECS / f"{name}.json").read_text())
     monkeypatch.setattr(specgen, "_numbers", lambda path: {"major": 254, "minor": 0})
-    monkeypatch.setattr(specgen.devices, "_mapped", _recorded_devices(golden["spec"]))
-    monkeypatch.setattr(specgen.devices, "_host_devices", lambda directory: iter(()))
+    monkeypatch.setattr(devices, "_mapped", _recorded_devices(golden["spec"]))
+    monkeypatch.setattr(devices, "_host_devices", lambda directory: iter(()))
     c = record(golden["inspect"])
     ours = specgen.build(c, prepared(c), security.parse(c.host_config, EngineConfig()))
     theirs = comparable(golden["spec"])
@@ -149,14 +149,14 @@ def test_unlimited_and_absurd_ulimits() -> None:
 def test_gpus_are_refused_by_name() -> None:
     host = codec.convert(HostConfig, {"DeviceRequests": [{"Count": -1, "Capabilities": [["gpu"]]}]})
     with pytest.raises(Internal, match=r'could not select device driver "" with capabilities: \[\[gpu\]\]'):
-        specgen.devices.of_container(host)
+        devices.of_container(host)
 
 
 def test_device_nodes_keep_their_kind_and_mode() -> None:
     host = codec.convert(
         HostConfig, {"Devices": [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/n", "CgroupPermissions": "r"}]}
     )
-    nodes, rules = specgen.devices.of_container(host)
+    nodes, rules = devices.of_container(host)
     assert (nodes[0]["path"], nodes[0]["type"], nodes[0]["major"], nodes[0]["minor"]) == ("/dev/n", "c", 1, 3)
     assert nodes[0]["fileMode"] == stat.S_IMODE(Path("/dev/null").stat().st_mode)
     assert rules[-1] == {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "r"}

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -88,11 +89,17 @@ class Launcher:
             files = self._write_files(c, sandbox)
             prepared = self._prepared(c, sandbox, files, joined, shm)
             spec = specgen.build(replace(c, mounts=mounts), prepared, options)
+            runtime, runtime_args = self._runtime(c)
+            seccomp = ""
+            if runtime:
+                self._add_seccomp(spec, options)
+            else:
+                seccomp = await self.seccomp_path(options, spec["process"]["capabilities"]["bounding"])
             request = TaskRequest(
                 id=c.id,
                 spec=_SPEC.encode(spec),
                 rootfs=rootfs,
-                seccomp=await self.seccomp_path(options, spec["process"]["capabilities"]["bounding"]),
+                seccomp=seccomp,
                 terminal=c.config.tty,
                 stdin=c.config.open_stdin,
                 stdin_once=c.config.stdin_once,
@@ -100,6 +107,8 @@ class Launcher:
                 log_path=f"{self.directory(c.id)}/{c.id}-json.log",
                 log_options=c.host_config.log_config.config or {},
                 log_attrs=self._log_attributes(c),
+                runtime=runtime,
+                runtime_args=runtime_args,
             )
             try:
                 task = await self.supervisor.create(request, start=not pending)
@@ -130,7 +139,9 @@ class Launcher:
         for name, settings in c.endpoints.items():
             shown = sandbox.endpoints.get(name, {})
             kept[name] = replace(
-                settings, network_id=shown.get("NetworkID", settings.network_id), dns_names=shown.get("DNSNames")
+                settings,
+                network_id=shown.get("NetworkID", settings.network_id),
+                dns_names=settings.dns_names or shown.get("DNSNames"),
             )
         return kept
 
@@ -321,6 +332,24 @@ class Launcher:
             if os.access(path, os.X_OK):
                 return path
         raise Internal('exec: "docker-init": executable file not found in $PATH')
+
+    def _runtime(self, c: Container) -> tuple[str, tuple[str, ...]]:
+        """Return (path, arguments) of a runtime of daemon.json; ("", ()) is our own."""
+        found = self._config.runtimes.get(c.host_config.runtime)
+        if found is None or not found.get("path"):
+            return "", ()
+        path = str(found["path"])
+        resolved = shutil.which(path)
+        if resolved is None:
+            raise Internal(f"failed to create task for container: exec: {path!r}: executable file not found in $PATH")
+        return resolved, tuple(found.get("runtimeArgs") or ())
+
+    @staticmethod
+    def _add_seccomp(spec: dict[str, Any], options: security.SecurityOptions) -> None:
+        """Another runtime compiles the profile itself."""
+        profile = security.profile(options, spec["process"]["capabilities"]["bounding"])
+        if profile is not None:
+            spec["linux"]["seccomp"] = profile
 
     async def seccomp_path(self, options: security.SecurityOptions, caps: list[str]) -> str:
         """Return the path of the compiled filter for these options and capabilities; "" is none. Cached."""

@@ -133,13 +133,12 @@ class Lifecycle:
 
     async def kill(self, ref: str, text: str = "") -> None:
         """Send a signal; the default is KILL."""
-        c = self._registry.get(ref)
         try:
             number = signals.parse(text) if text else int(signal.SIGKILL)
             if number > signal.SIGRTMAX:
                 raise InvalidArgument(f"the linux daemon does not support signal {number}")
-            await self._send(c, number)
-        except (InvalidArgument, Conflict) as e:
+            await self._send(self._registry.get(ref), number)
+        except (InvalidArgument, NotFound, Conflict) as e:
             raise type(e)(f"cannot kill container: {ref}: {e.message}") from None
 
     async def _send(self, c: Container, number: int) -> None:

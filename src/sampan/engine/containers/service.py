@@ -80,6 +80,7 @@ class Containers:
         self.create = self._maker.create
         self.rename = self._maker.rename
         self.update = self._maker.update
+        self.set_endpoint = self._maker.set_endpoint
         self.remove = self._maker.remove
         self.start = self._lifecycle.start
         self.kill = self._lifecycle.kill

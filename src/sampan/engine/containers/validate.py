@@ -23,6 +23,10 @@ from sampan.supervisor.logs import options as log_options
 MIB = 1024 * 1024
 MINIMUM_MEMORY_BYTES = 6 * MIB
 MINIMUM_HEALTH_NS = 1_000_000
+_SYSTEMS = frozenset({"linux", "windows", "darwin", "freebsd"})
+_ARCHITECTURES = frozenset(
+    {"amd64", "x86_64", "x86-64", "386", "arm64", "aarch64", "arm", "armhf", "ppc64le", "s390x", "riscv64"}
+)
 _NAMED_RUNTIMES = frozenset({"runc", "io.containerd.runc.v2"})
 
 
@@ -61,6 +65,17 @@ def request(config: ContainerConfig, host: HostConfig) -> None:
             raise InvalidArgument(f"invalid option: QoS {what} configuration is not supported on linux")
     if host.cpu_realtime_period > 0 and host.cpu_realtime_runtime > host.cpu_realtime_period:
         raise InvalidArgument("cpu real-time runtime cannot be higher than cpu real-time period")
+
+
+def platform(text: str) -> None:
+    """Check the query's `platform`: os[/architecture[/variant]]. Whether the image has it is the images' business."""
+    if not text:
+        return
+    parts = text.lower().split("/")
+    if not all(re.fullmatch(r"[a-z0-9_.-]+", p) for p in parts) or len(parts) > 3:
+        raise InvalidArgument(f'"{text}" is an invalid platform specification: invalid argument')
+    if len(parts) == 1 and parts[0] not in _SYSTEMS | _ARCHITECTURES:
+        raise InvalidArgument(f'"{text}": unknown operating system or architecture: invalid argument')
 
 
 def container_config(config: ContainerConfig) -> None:
