@@ -294,8 +294,8 @@ def create(
         raise InvalidSpec("process", "required to create a container")
     load_seccomp = _seccomp_loader(spec, seccomp_bpf)
     own_cgroup = cgroup is None
-    if cgroup is None:
-        cgroup = _create_cgroup(plan)
+    if cgroup is None and not launch.may_defer_cgroup(plan):
+        cgroup = launch.make_cgroup(plan)
     ours, theirs = sync.pair()
     inherited = init.Inherited(theirs, cgroup)
     inherited.stdio = None if plan.process.terminal else stdio
@@ -308,7 +308,7 @@ def create(
     inherited.join_cgroup = not plan.user_namespace
     inherited.timing = timing
     prepared = launch.Prepared()
-    heard = launch.Conversation()
+    heard = launch.Conversation(cgroup)
     pid, pidfd = -1, -1
     try:
         launch.prepare(plan, inherited, prepared)
@@ -318,11 +318,12 @@ def create(
     except BaseException:
         ours.close()
         theirs.close()
-        _undo(pid, pidfd, heard.console_fd, cgroup if own_cgroup else None)
+        _undo(pid, pidfd, heard.console_fd, plan.cgroup_path if own_cgroup else None)
         raise
     finally:
         prepared.close()
-    container = Container(id=id, bundle=plan.bundle, spec=spec, cgroup=cgroup, pid=pid, pidfd=pidfd)
+    assert heard.cgroup is not None
+    container = Container(id=id, bundle=plan.bundle, spec=spec, cgroup=heard.cgroup, pid=pid, pidfd=pidfd)
     container.console_fd = heard.console_fd
     container.timing = heard.timing
     container._channel = ours
@@ -331,16 +332,7 @@ def create(
     return container
 
 
-def _create_cgroup(plan: planning.Plan) -> Cgroup:
-    try:
-        return cgroups.create(plan.cgroup_path, plan.resources)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        message = f"unable to apply cgroup configuration: {where}{error.strerror}"
-        raise RuntimeFailure("cgroup", error.errno or 0, message) from error
-
-
-def _undo(pid: int, pidfd: int, console_fd: int | None, cgroup: Cgroup | None) -> None:
+def _undo(pid: int, pidfd: int, console_fd: int | None, cgroup_path: str | None) -> None:
     """Take back a create that failed: init dies and is reaped, the cgroup goes."""
     if pid > 0:
         try:
@@ -354,7 +346,8 @@ def _undo(pid: int, pidfd: int, console_fd: int | None, cgroup: Cgroup | None) -
         os.close(pidfd)
     if console_fd is not None:
         os.close(console_fd)
-    if cgroup is not None:
+    if cgroup_path is not None:
+        cgroup = cgroups.load(cgroup_path)
         cgroup.kill()
         cgroup.delete()
 

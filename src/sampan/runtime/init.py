@@ -22,8 +22,8 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from sampan.linux import cgroups, namespaces, process, pty, syscalls
 from sampan.linux import mounts as m
-from sampan.linux import namespaces, process, pty, syscalls
 from sampan.linux.cgroups import Cgroup
 from sampan.runtime import failure, hooks, sync
 from sampan.runtime.plan import Mount, Plan
@@ -60,9 +60,9 @@ class Inherited:
         "wait_first",
     )
 
-    def __init__(self, channel: sync.Channel, cgroup: Cgroup) -> None:
+    def __init__(self, channel: sync.Channel, cgroup: Cgroup | None) -> None:
         self.channel = channel
-        self.cgroup = cgroup
+        self.cgroup = cgroup  # None: the parent makes it meanwhile, and says GO when it is there
         self.stdio: tuple[int, int, int] | None = None
         self.spare: sync.Channel | None = None  # the parent's end of the channel, kept for a later starter
         self.load_seccomp: Callable[[], None] | None = None
@@ -94,7 +94,7 @@ class Inherited:
 class Init:
     """The state that steps hand to each other."""
 
-    __slots__ = ("inherited", "plan", "proc_fd", "process", "program", "root_fd", "step")
+    __slots__ = ("cgroup_namespace", "inherited", "plan", "proc_fd", "process", "program", "root_fd", "step")
 
     root_fd: int
     proc_fd: int
@@ -108,6 +108,7 @@ class Init:
         self.proc_fd = -1
         self.root_fd = -1
         self.step = "start"
+        self.cgroup_namespace = False
 
 
 def run(plan: Plan, inherited: Inherited) -> NoReturn:
@@ -187,17 +188,26 @@ def wait_for_maps(init: Init) -> None:
         process.prctl(process.PR_SET_DUMPABLE, 0)
 
 
-def join_cgroup(init: Init) -> None:
-    if init.inherited.join_cgroup:
-        init.inherited.cgroup.add(0, cloned=init.inherited.cloned_into_cgroup)
-
-
 def join_namespaces(init: Init) -> None:
+    if init.plan.joins_mount_namespace:  # behind it the host's cgroup paths may not be there
+        join_cgroup(init)
     for fd, flag in init.inherited.namespace_fds:
         namespaces.setns(fd, flag)
         os.close(fd)
-    if init.plan.unshare_cgroup:
+
+
+def join_cgroup(init: Init) -> None:
+    inherited = init.inherited
+    if inherited.join_cgroup:
+        if inherited.cgroup is None:
+            if not inherited.channel.receive()[0]:
+                os._exit(1)
+            inherited.cgroup = cgroups.load(init.plan.cgroup_path)
+        inherited.cgroup.add(0, cloned=inherited.cloned_into_cgroup)
+        inherited.join_cgroup = False
+    if init.plan.unshare_cgroup and not init.cgroup_namespace:
         namespaces.unshare(namespaces.CLONE_NEWCGROUP)
+        init.cgroup_namespace = True
 
 
 def start_keyring(init: Init) -> None:
@@ -248,7 +258,8 @@ def mount_all(init: Init) -> None:
 
 def _mount_cgroup(init: Init, mount: Mount) -> None:
     try:
-        cgroup_mounts.mount(mount, init.root_fd, init.inherited.cgroup, namespace=init.plan.unshare_cgroup)
+        assert init.inherited.cgroup is not None
+        cgroup_mounts.mount(mount, init.root_fd, init.inherited.cgroup, namespace=init.cgroup_namespace)
     except OSError as error:
         raise mounts.failed(mount, error) from error
 
@@ -370,11 +381,11 @@ PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
 STEPS: tuple[tuple[str, Callable[[Init], None]], ...] = (
     ("isolate", isolate),  # non-dumpable and alone before anything of the container can see this process
     ("user namespace", wait_for_maps),  # ids mean nothing before the maps are there
-    ("cgroup", join_cgroup),  # by the host's paths, and before a cgroup namespace takes its root from where we stand
     ("namespaces", join_namespaces),
     ("keyring", start_keyring),
     ("network", loopback_up),
     ("rootfs", mount_root),
+    ("cgroup", join_cgroup),  # late, the parent makes it meanwhile; by the host's paths; before mounts of type cgroup
     ("mounts", mount_all),
     ("devices", make_devices),  # after /dev is mounted
     ("hooks", run_hooks),  # createRuntime and createContainer see the mounts, and still the host's tree

@@ -10,7 +10,8 @@ import errno
 import json
 import os
 
-from sampan.linux import idmap, namespaces, process, saferoot
+from sampan.linux import cgroups, idmap, namespaces, process, saferoot
+from sampan.linux.cgroups import Cgroup
 from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_PARENT
 from sampan.runtime import hooks, init, sync
 from sampan.runtime.failure import RuntimeFailure, strerror
@@ -61,6 +62,41 @@ def prepare(plan: Plan, inherited: init.Inherited, prepared: Prepared) -> None:
         inherited.devices[device.path] = prepared.own(devices.clone_host_node(device))
 
 
+def may_defer_cgroup(plan: Plan) -> bool:
+    """Say whether the cgroup can be made while init already works.
+
+    With v1 hierarchies that takes nearly a millisecond. Not where init must be born inside (v2 alone), where the parent
+    moves it (user namespaces), or where its path cannot be told later (relative ones, a mount namespace by path).
+    """
+    absolute = plan.cgroup_path.startswith("/")
+    return absolute and not plan.user_namespace and not plan.joins_mount_namespace and cgroups.mode() != "unified"
+
+
+def make_cgroup(plan: Plan) -> Cgroup:
+    """Make the plan's cgroup with its limits. Raises: RuntimeFailure(step "cgroup")."""
+    try:
+        return cgroups.create(plan.cgroup_path, plan.resources)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        message = f"unable to apply cgroup configuration:{where}: {error.strerror}"
+        raise RuntimeFailure("cgroup", error.errno or 0, message) from error
+
+
+def _open_cgroup(plan: Plan, inherited: init.Inherited) -> int | None:
+    """Open the v2 directory that init is born in; joining that tree later would stop every fork on the machine."""
+    if plan.user_namespace:
+        return None
+    if inherited.cgroup is not None:
+        return inherited.cgroup.directory_fd()
+    root = cgroups.layout().v2_root
+    if not root:
+        return None
+    umask = os.umask(0o022)
+    os.makedirs(root + plan.cgroup_path, mode=0o755, exist_ok=True)
+    os.umask(umask)
+    return os.open(root + plan.cgroup_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 def spawn(plan: Plan, inherited: init.Inherited) -> tuple[int, int]:
     """Clone init; return (pid, pidfd). Does not return in the child."""
     stage = plan.user_namespace and bool(plan.joins)
@@ -72,7 +108,7 @@ def spawn(plan: Plan, inherited: init.Inherited) -> tuple[int, int]:
                 pid_join = fd
                 inherited.namespace_fds.remove((fd, flag))
     restore: list[tuple[int, int]] = []
-    cgroup_fd = None if plan.user_namespace else inherited.cgroup.directory_fd()
+    cgroup_fd = _open_cgroup(plan, inherited)
     try:
         if pid_join is not None:
             process.prctl(process.PR_SET_DUMPABLE, 0)
@@ -143,11 +179,12 @@ def _write_time_offsets(plan: Plan) -> None:
 
 
 class Conversation:
-    """What init said until the gate: the terminal's master and, when measured, the table of times."""
+    """What the parent has made and heard until the gate."""
 
-    __slots__ = ("console_fd", "timing")
+    __slots__ = ("cgroup", "console_fd", "timing")
 
-    def __init__(self) -> None:
+    def __init__(self, cgroup: Cgroup | None) -> None:
+        self.cgroup = cgroup
         self.console_fd: int | None = None
         self.timing: dict[str, int] = {}
 
@@ -157,12 +194,16 @@ def converse(plan: Plan, inherited: init.Inherited, channel: sync.Channel, pid: 
 
     Raises: RuntimeFailure from init, from a hook, or when init has gone with no word.
     """
-    set_oom_score(plan.process.oom_score_adj if plan.process else None, pid)
     if inherited.wait_first:
+        assert heard.cgroup is not None
         if plan.clone_flags & CLONE_NEWUSER:
             namespaces.write_id_maps(pid, plan.uid_map, plan.gid_map)
-        inherited.cgroup.add(pid)
+        heard.cgroup.add(pid)
         channel.send(sync.GO)
+    elif heard.cgroup is None:
+        heard.cgroup = make_cgroup(plan)
+        _send(channel, sync.GO)
+    set_oom_score(plan.process.oom_score_adj if plan.process else None, pid)
     while True:
         packet, fd = channel.receive()
         if packet == sync.GATE:
@@ -177,9 +218,17 @@ def converse(plan: Plan, inherited: init.Inherited, channel: sync.Channel, pid: 
         elif packet[:1] == sync.TIMING:
             heard.timing = json.loads(packet[1:])
         elif not packet:
-            killed = inherited.cgroup.oom_count() > 0
+            killed = heard.cgroup.oom_count() > 0
             why = "was OOM-killed (memory limit too low?)" if killed else "exited before it was ready"
             raise RuntimeFailure("init", 0, f"container init {why}")
+
+
+def _send(channel: sync.Channel, packet: bytes) -> None:
+    """Send to an init that may have failed already: why, stands in the packet that it has left."""
+    try:
+        channel.send(packet)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
 
 
 def set_oom_score(value: int | None, pid: int) -> None:

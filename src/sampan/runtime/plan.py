@@ -35,15 +35,6 @@ DEFAULT_LINKS = (
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 )
-# Device rules that every container has beside its own: making any node, and the devices above, the terminals, tun.
-DEFAULT_DEVICE_RULES: tuple[dict[str, Any], ...] = (
-    {"allow": True, "type": "c", "access": "m"},
-    {"allow": True, "type": "b", "access": "m"},
-    *({"allow": True, "type": "c", "major": a, "minor": b, "access": "rwm"} for _, a, b in DEFAULT_DEVICES),
-    {"allow": True, "type": "c", "major": 136, "access": "rwm"},
-    {"allow": True, "type": "c", "major": 5, "minor": 2, "access": "rwm"},
-    {"allow": True, "type": "c", "major": 10, "minor": 200, "access": "rwm"},
-)
 
 
 class Mount:
@@ -163,6 +154,10 @@ class Plan:
         return bool(self.clone_flags & TYPES["user"][0]) or any(flag == TYPES["user"][0] for flag, _ in self.joins)
 
     @property
+    def joins_mount_namespace(self) -> bool:
+        return any(flag == TYPES["mount"][0] for flag, _ in self.joins)
+
+    @property
     def new_network(self) -> bool:
         return bool(self.clone_flags & TYPES["network"][0])
 
@@ -208,7 +203,7 @@ def build(spec: Spec, *, id: str, bundle: str, rootfs: list[Spec] | tuple[Spec, 
     plan.domainname = spec.get("domainname") or ""
     plan.hooks = {kind: hooks for kind, hooks in (spec.get("hooks") or {}).items() if hooks}
     plan.cgroup_path = linux.get("cgroupsPath") or f"/{id}"
-    plan.resources = _resources(linux)
+    plan.resources = linux.get("resources") or {}
     plan.masked_paths = linux.get("maskedPaths") or []
     plan.readonly_paths = linux.get("readonlyPaths") or []
     plan.sysctl = [(key.replace(".", "/") if "/" not in key else key, value) for key, value in _items(linux, "sysctl")]
@@ -265,13 +260,3 @@ def _devices(plan: Plan, linux: Spec) -> None:
             Device(os.path.normpath(path), kind, number, mode, device.get("uid") or 0, device.get("gid") or 0)
         )
     plan.links = list(DEFAULT_LINKS)
-
-
-def _resources(linux: Spec) -> Spec:
-    """The spec's resources with the device rules that every container needs behind its own."""
-    resources: Spec = dict(linux.get("resources") or {})
-    own = resources.get("devices") or []
-    resources["devices"] = [*own, *DEFAULT_DEVICE_RULES] if own else []
-    if not own:
-        del resources["devices"]
-    return resources

@@ -1,7 +1,8 @@
 """The channel between init and its parent: one SOCK_SEQPACKET pair, one packet a message.
 
     parent                                   init
-      | ------ GO (pid as text) --------------> |  user namespace: maps are written, cgroup is joined
+      | ------ GO ----------------------------> |  user namespace: maps are written, cgroup is joined;
+      |                                         |  else: the cgroup has been made, init joins it
       | <----- NAMESPACES --------------------- |  only with prestart/createRuntime hooks: they run now
       | ------ GO ----------------------------> |
       | <----- CONSOLE + SCM_RIGHTS ----------- |  only with a terminal: the master

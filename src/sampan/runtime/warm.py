@@ -80,7 +80,7 @@ def _round(root: int) -> None:
     ours, theirs = sync.pair()
     theirs.send(sync.GATE)
     ours.receive()
-    inherited = init.Inherited(theirs, None)  # type: ignore[arg-type] # no step runs that would look at the cgroup
+    inherited = init.Inherited(theirs, None)
     inherited.descriptors()
     ours.close()
     theirs.close()

@@ -41,14 +41,6 @@ def test_a_bound_dev_is_left_alone() -> None:
     assert plan.devices == [] and plan.links == []
 
 
-def test_device_rules_are_the_specs_then_everybodys() -> None:
-    deny = {"allow": False, "access": "rwm"}
-    rules = plan_of(resources={"devices": [deny]}).resources["devices"]
-    assert rules[0] == deny
-    assert {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"} in rules
-    assert "devices" not in plan_of().resources
-
-
 @pytest.mark.parametrize(
     ("destination", "clean"), [("/a/../b", "/b"), ("//x", "/x"), ("/x/", "/x"), ("/../..", "/"), ("/a//b/.", "/a/b")]
 )
