@@ -45,7 +45,8 @@ class Events:
         event: dict[str, Any] = {}
         if type in _LEGACY_FIELDS:
             event["status"] = action
-            event["id"] = actor_id
+            if actor_id:  # a prune is about no single object
+                event["id"] = actor_id
             if type == "container" and (image := attributes.get("image")):
                 event["from"] = image
         event["Type"] = type

@@ -139,7 +139,7 @@ def _v1_documents(result: Plan, one: Wanted, created_ns: int) -> None:
     empty = oci_image.run_config({})
     for position, chain_id in enumerate(chain):
         if position < len(chain) - 1:
-            document: dict[str, Any] = {"created": "1970-01-01T00:00:00Z", "container_config": empty, "os": "linux"}
+            document: dict[str, Any] = {"created": "1970-01-01T00:00:00Z", "container_config": empty}
         else:
             keys = ("comment", "created", "container", "container_config", "docker_version", "author", "config")
             document = {key: one.image.config[key] for key in keys if one.image.config.get(key)}
@@ -147,6 +147,7 @@ def _v1_documents(result: Plan, one: Wanted, created_ns: int) -> None:
             document |= {"architecture": one.image.architecture, "os": one.image.os}
         hashed = {**document, "layer_id": chain_id, **({"parent": f"sha256:{parent}"} if parent else {})}
         own = oci_image.digest(oci_image.encode(hashed)).removeprefix("sha256:")
+        document["os"] = one.image.os  # not hashed below the top, so that ids are Docker's
         result.blob(codec.encode({"id": own, **({"parent": parent} if parent else {}), **document})[:-1], created_ns)
         parent = own
 

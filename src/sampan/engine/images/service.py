@@ -33,7 +33,7 @@ from sampan.engine.images import (
     tar_writer,
     unpack,
 )
-from sampan.engine.images.catalog import Catalog, NoSuchImage
+from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.content import ContentStore
 from sampan.engine.images.layers import Layers, Staged
 from sampan.engine.images.records import Image, ImageRecord, SnapshotRecord
@@ -122,7 +122,7 @@ class Images:
         if image_id in self.catalog.images:
             attributes.update((self.catalog.get(image_id).config.get("config") or {}).get("Labels") or {})
         attributes["name"] = name
-        self.events.publish("image", action, image_id, attributes)
+        self.events.publish("image", action, image_id, dict(sorted(attributes.items())))
 
     async def tag(self, ref: str, repo: str, tag: str) -> None:
         """Give an image one more name. Without `repo` nothing happens. Raises: NotFound, InvalidArgument."""
@@ -292,6 +292,7 @@ class Images:
                 )
         finally:
             os.close(upper_fd)
+        self.publish_event("create", image_id, image_id)
         if name:
             self.publish_event("tag", image_id, name.familiar())
         return image_id
@@ -344,9 +345,9 @@ class Images:
         """Images as one archive, docker-archive and OCI layout. Raises: NotFound, Internal for a damaged layer."""
         wanted: dict[str, list[Reference]] = {}
         for ref in refs:
-            image_id, names = self._named(ref)
-            known = wanted.setdefault(image_id, [])
-            known += [name for name in names if name not in known]
+            for image_id, names in self._named(ref):
+                known = wanted.setdefault(image_id, [])
+                known += [name for name in names if name not in known]
         plan = archive.plan([self._wanted(image_id, names, wanted) for image_id, names in wanted.items()])
         holders = [self.layers.hold(self.catalog.get(image_id).chain_id) for image_id in wanted]
         try:
@@ -358,20 +359,26 @@ class Images:
             for holder in holders:
                 self.layers.let_go(holder)
 
-    def _named(self, ref: str) -> tuple[str, list[Reference]]:
-        """What `save` writes for one argument: a repository alone means all its tags."""
-        image = self._resolve_for_save(ref)
-        parsed = reference.parse_any(ref)
-        if isinstance(parsed, str) or (tag := self.catalog.find_tag(parsed)) is None:
-            return image.id, []
-        name = reference.parse(tag.id)
-        return image.id, [name] if name.tag else []
+    def _named(self, ref: str) -> list[tuple[str, list[Reference]]]:
+        """What `save` writes for one argument, (image, names): a repository alone means all its tags.
 
-    def _resolve_for_save(self, ref: str) -> Image:
-        try:
-            return self.resolve(ref)
-        except NoSuchImage:
-            raise NotFound(f"No such image: {ref}") from None
+        Raises: NotFound in the reference's words, which differ from those of other commands.
+        """
+        parsed = reference.parse_any(ref)
+        if isinstance(parsed, str):
+            return [(self.resolve(ref).id, [])]
+        if parsed.tag or parsed.digest:
+            tag = self.catalog.find_tag(parsed)
+            if tag is None and self.catalog.by_prefix(ref) is None:
+                raise NotFound("reference does not exist")
+            return [(self.resolve(ref).id, [parsed] if parsed.tag else [])]
+        tags = [tag for tag in self.catalog.tags.all() if tag.id.startswith(f"{parsed.name}:")]
+        if tags:
+            return [(tag.image, [reference.parse(tag.id)]) for tag in tags]
+        image_id = self.catalog.by_prefix(ref)
+        if image_id is None:
+            raise NotFound(f"No such image: {ref}")
+        return [(image_id, [])]
 
     def _wanted(self, image_id: str, names: list[Reference], among: Collection[str]) -> archive.Wanted:
         image = self.catalog.get(image_id)
