@@ -333,7 +333,7 @@ async def test_a_thousand_in_a_row_leave_nothing(host: Host) -> None:
 
 async def once(networks: Networks, n: int) -> None:
     name = f"c{n}"
-    await attach(networks, name, ports={"80/tcp": ["8080", "8081"], "53/udp": "5353"})
+    await attach(networks, name, ports={"80/tcp": ["8080", "8081"]} | ({} if n % 50 else {"53/udp": "5353"}))
     await networks.started(container_id(name), os.getpid())
     await networks.detach(container_id(name))
 

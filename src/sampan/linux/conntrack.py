@@ -32,8 +32,7 @@ _RECEIVE_BYTES = 1 << 17
 def forget(protocol: int, ports: Collection[int]) -> int:
     """Delete the flows of an IP protocol (17 is UDP) whose first packet went to one of these ports; return how many."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as sock:
-        found = [t for family in (socket.AF_INET, socket.AF_INET6) for t in _flows(sock, family)]
-        chosen = [(family, raw) for family, raw in found if _matches(raw, protocol, ports)]
+        chosen = [(family, raw) for family, raw in _flows(sock) if _matches(raw, protocol, ports)]
         for family, raw in chosen:
             body = struct.pack("=BBH", family, 0, 0) + attribute(_TUPLE_ORIG | 0x8000, raw)
             _send(sock, _DELETE, NLM_F_REQUEST | NLM_F_ACK, body)
@@ -41,9 +40,9 @@ def forget(protocol: int, ports: Collection[int]) -> int:
     return len(chosen)
 
 
-def _flows(sock: socket.socket, family: int) -> list[tuple[int, bytes]]:
-    """The original tuples of all flows of a family."""
-    _send(sock, _GET, NLM_F_REQUEST | NLM_F_DUMP, struct.pack("=BBH", family, 0, 0))
+def _flows(sock: socket.socket) -> list[tuple[int, bytes]]:
+    """Family and original tuple of all flows. The kernel walks its whole table: some milliseconds, even when it is empty."""
+    _send(sock, _GET, NLM_F_REQUEST | NLM_F_DUMP, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0))
     found: list[tuple[int, bytes]] = []
     while True:
         for type_, _, _, body in messages(sock.recv(_RECEIVE_BYTES)):
@@ -53,7 +52,7 @@ def _flows(sock: socket.socket, family: int) -> list[tuple[int, bytes]]:
                 raise OSError(-struct.unpack_from("=i", body)[0], "listing connections failed")
             raw = attributes(body, 4).get(_TUPLE_ORIG)
             if raw:
-                found.append((family, raw))
+                found.append((body[0], raw))
 
 
 def _matches(raw: bytes, protocol: int, ports: Collection[int]) -> bool:

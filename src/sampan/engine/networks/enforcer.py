@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import json
-import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,6 @@ from typing import Any
 from sampan.engine.networks import firewall
 from sampan.engine.networks.firewall import Published, Ruleset
 from sampan.engine.networks.plumbing import Plumbing
-from sampan.linux import conntrack
 from sampan.linux.nftables import OUTPUT_HANDLE, OUTPUT_JSON, OUTPUT_TERSE
 
 _USER_CHAIN = "DOCKER-USER"
@@ -49,12 +47,10 @@ class Enforcer:
     def publish(self, ports: Iterable[Published]) -> None:
         """Add ports. Raises: OSError when the table is not as it was left: then `apply` is due."""
         self._plumbing.nft(firewall.publish(self._table, ports))
-        _forget_flows(ports)
 
     def unpublish(self, ports: Iterable[Published]) -> None:
         """Take ports out. Raises: OSError as `publish`."""
         self._plumbing.nft(firewall.unpublish(self._table, ports))
-        _forget_flows(ports)
 
     def intact(self) -> bool:
         """Whether our table still stands with the chains and rules that `apply` left; elements are not looked at."""
@@ -107,13 +103,6 @@ class Enforcer:
                 if found:
                     way, _, bridge = rest.partition('"')[0].partition(":")
                     yield chain, int(rest.rpartition("# handle ")[2]), way, bridge
-
-
-def _forget_flows(ports: Iterable[Published]) -> None:
-    """Clients of UDP ports that sent before, or send on after, must meet the rules as they are now."""
-    numbers = {p.host_port for p in ports if p.proto == "udp"}
-    if numbers:
-        conntrack.forget(socket.IPPROTO_UDP, numbers)
 
 
 def _candidates(chains: list[dict[str, Any]]) -> Iterator[Chain]:

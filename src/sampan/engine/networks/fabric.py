@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -28,6 +29,7 @@ from sampan.engine.networks.ports import Grant, Ports
 from sampan.engine.networks.records import NetworkRecord
 from sampan.engine.networks.relay import Relay
 from sampan.errors import Internal
+from sampan.linux import conntrack
 from sampan.linux.netlink import RTMGRP_LINK, Netlink
 from sampan.linux.nftables import Monitor
 
@@ -49,6 +51,8 @@ class Fabric:
     def __init__(self, config: EngineConfig, release: Callable[[str, Address], None]) -> None:
         self._config = config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="namespaces")
+        self._stale_ports: set[int] = set()
+        self._forgetting = ThreadPoolExecutor(1, thread_name_prefix="conntrack")
         self.leases = Leases(self.delete_links, release)
         self.relay = Relay()
         self.ports = Ports(ipv6=os.path.exists("/proc/net/if_inet6"))
@@ -90,6 +94,7 @@ class Fabric:
         if hasattr(self, "_plumbing"):
             await self.run(self._plumbing.close)
         self._thread.shutdown()
+        self._forgetting.shutdown()
 
     async def _stop_watching(self) -> None:
         """Leave the rules alone from now on."""
@@ -223,7 +228,26 @@ class Fabric:
                 os.close(namespace)
                 await self.unpublish(grants)
                 raise
+        self._forget_flows(grants)
         return namespace
+
+    def _forget_flows(self, grants: Sequence[Grant]) -> None:
+        """Make clients of UDP ports that sent before meet the rules as they are now. Not waited for, and not in the
+        namespace thread: it takes the kernel some milliseconds."""
+        ports = {g.published.host_port for g in grants if g.published.proto == "udp"}
+        if ports and self._config.iptables:
+            self._stale_ports |= ports
+            self._forgetting.submit(self._forget)
+
+    def _forget(self) -> None:
+        """All that is due at once: one walk for many ports."""
+        ports, self._stale_ports = self._stale_ports, set()
+        if not ports:
+            return
+        try:
+            conntrack.forget(socket.IPPROTO_UDP, ports)
+        except OSError as error:  # a kernel without connection tracking over netlink
+            log.debug("connections to ports %s are not forgotten: %s", ports, error)
 
     async def extend_sandbox(self, pid: int, interface: InterfacePlan) -> None:
         """Add an interface to the namespace of a running process. Raises: OSError."""
@@ -245,6 +269,7 @@ class Fabric:
             except OSError as error:
                 log.warning("firewall: %s; applying all rules again", error)
                 await self.apply()
+        self._forget_flows(grants)
 
     async def unpublish(self, grants: Sequence[Grant]) -> None:
         """Take ports back: rules first, then the sockets that reserve them."""
@@ -259,6 +284,7 @@ class Fabric:
             await self.apply()
         finally:
             self._let_go(grants)
+            self._forget_flows(grants)
 
     def adopt(self, grants: Sequence[Grant]) -> None:
         """Remember ports that are published already; `apply` puts them in with all the rest."""
