@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sampan.engine.containers import host
-from sampan.errors import Conflict, InvalidArgument, NotFound, SampanError
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec import codec
 from sampan.spec.engine_api.container import CreateRequest, HostConfig, UpdateConfig
 from tests.support.container_fakes import Room, open_room
@@ -81,7 +81,7 @@ async def test_a_failure_after_the_snapshot_leaves_nothing(tmp_path: Path, monke
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(room.store, "apply", no_space)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(Internal, match="cannot create container web: No space left on device"):
             await create(room, {"Image": "busybox"}, "web")
         monkeypatch.undo()
         assert not room.images.snapshots and not list((tmp_path / "containers").iterdir())

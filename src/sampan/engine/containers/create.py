@@ -100,7 +100,10 @@ class Maker:
         validate.logging(settled)
         with self._registry.reserve(name) as reserved:
             c = self._plan(reserved, merged, settled, networking, image)
-            await self._make(c, image)
+            try:
+                await self._make(c, image)
+            except OSError as e:
+                raise Internal(f"cannot create container {reserved}: {e.strerror or e}") from e
         self._lifecycle.publish(c, "create")
         return c.id, warnings
 

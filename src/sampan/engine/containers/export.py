@@ -14,6 +14,7 @@ from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import State
 from sampan.errors import Conflict, SampanError
 from sampan.spec.engine_api.container import ContainerConfig
+from sampan.spec.reference import parse, with_tag
 
 if TYPE_CHECKING:
     from sampan.engine.images.service import Images
@@ -89,7 +90,7 @@ class Exports:
             tag=tag,
             changes=changes,
         )
-        ref = f"{repo}:{tag}" if repo and tag else repo
+        ref = with_tag(parse(repo), tag or "latest").familiar() if repo else ""
         self._lifecycle.publish(c, "commit", comment=comment, imageID=id, imageRef=ref)
         return id
 

@@ -44,8 +44,7 @@ class Health:
     def stop(self) -> None:
         """End the loop: the container has ended."""
         self.ended.set()
-        if self.status == "starting" or self.status == "healthy":
-            self.status = "unhealthy"
+        self.status = "unhealthy"  # what inspect shows of a stopped container
 
     def note(self, result: dict[str, Any]) -> bool:
         """Take in one probe's result; True when the verdict changed."""

@@ -319,7 +319,6 @@ class Lifecycle:
     async def _record_exit(self, c: Container, exit: Exit, live: Live) -> Container:
         if live.health is not None:
             live.health.stop()
-            live.health = None
         finished = exit.exited_at_ns or time.time_ns()
         policy = policy_of(c)
         again = not self.shutting_down and restart.wants_restart(

@@ -161,7 +161,7 @@ class Recovery:
         return restart.wants_start_at_boot(
             policy_of(c),
             manually_stopped=c.manually_stopped,
-            was_active=False,
+            was_active=True,
             exit_status=c.status.exit_status,
             restart_count=c.restart_count,
         )
