@@ -274,11 +274,14 @@ def _instead(init: Init, mount: Mount, error: OSError) -> int:
 
 
 def _remount(init: Init, mount: Mount) -> None:
-    place = mounts.target(init.root_fd, mount, directory=True)
     try:
-        mounts.set_attributes(place, mount.options)
-    finally:
-        os.close(place)
+        place = mounts.target(init.root_fd, mount, directory=True)
+        try:
+            mounts.reconfigure(mount, place)
+        finally:
+            os.close(place)
+    except OSError as error:
+        raise mounts.failed(mount, error) from error
 
 
 def make_devices(init: Init) -> None:

@@ -90,7 +90,6 @@ def start(
     try:
         pid, pidfd = _clone(joining)
         theirs.close()
-        launch.set_oom_score(plan.oom_score_adj, pid)
         while True:
             packet, fd = ours.receive()
             if not packet:
@@ -175,6 +174,9 @@ def _run(joining: Joining, *, cloned_into_cgroup: bool) -> NoReturn:
         joining.cgroup.add(0, cloned=cloned_into_cgroup)
         if plan.affinity[1]:
             os.sched_setaffinity(0, plan.affinity[1])
+        if plan.oom_score_adj is not None:
+            step = "oom score"
+            launch.set_oom_score(plan.oom_score_adj, int(os.readlink("/proc/self")))
         step = "namespaces"
         proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if plan.apparmor else -1
         host_pid = os.readlink("/proc/self") if plan.apparmor else ""

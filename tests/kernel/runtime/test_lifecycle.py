@@ -287,3 +287,23 @@ def test_timing_names_every_step(bench: Bench) -> None:
     made = bench.create(default_spec(["true"]), timing=True)
     assert {"rootfs", "mounts", "pivot_root", "process"} <= made.timing.keys()
     assert all(value >= 0 for value in made.timing.values())
+
+
+def test_fifty_in_a_row_leave_the_caller_as_it_was(bench: Bench) -> None:
+    def resident_kib() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+    for _ in range(10):
+        assert bench.run(default_spec(["true"])).status == 0
+    before, descriptors = resident_kib(), len(os.listdir("/proc/self/fd"))
+    for _ in range(50):
+        assert bench.run(default_spec(["true"])).status == 0
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert resident_kib() - before < 2048
+
+
+def test_the_smallest_memory_that_docker_allows_is_enough(bench: Bench) -> None:
+    spec = default_spec(["echo", "fits"])
+    spec["linux"]["resources"] = {"memory": {"limit": 6 << 20, "swap": 6 << 20}}
+    assert bench.run(spec).out == "fits\n"

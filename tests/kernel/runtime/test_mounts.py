@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from sampan.linux import mounts as m
+from sampan.linux import namespaces
 from sampan.linux.cgroups import layout
 from sampan.runtime.container import RuntimeFailure
+from sampan.runtime.plan import Mount
+from sampan.runtime.steps import rootfs
 from tests.kernel.runtime.harness import Bench, Spec, default_spec, reap
 
 
@@ -24,7 +28,8 @@ def bind(source: Path, destination: str, *options: str) -> Spec:
 
 def mount_line(out: str, destination: str) -> list[str]:
     """Fields of /proc/self/mountinfo for a mount point."""
-    return [line for line in out.splitlines() if f" {destination} " in line][-1].split()
+    lines = [line.split() for line in out.splitlines()]
+    return next(fields for fields in reversed(lines) if len(fields) > 4 and fields[4] == destination)
 
 
 def test_bind_of_a_file_makes_its_mount_point(bench: Bench, tmp_path: Path) -> None:
@@ -216,6 +221,44 @@ def test_overlay_of_more_than_a_hundred_layers(bench: Bench, lower: Path, tmp_pa
     rootfs[0]["options"][0] = "lowerdir=" + ":".join([*layers, str(lower)])
     spec = default_spec(["sh", "-c", "ls -d /f* | wc -l"])
     assert bench.run(spec, rootfs=rootfs).out == "120\n"
+
+
+def test_overlay_as_kernels_before_6_8_want_it(root: None, tmp_path: Path) -> None:
+    """mount(2) takes one page of data: a hundred layers fit only as short relative paths. In a mount namespace of its own."""
+    names = [f"snapshots/{number}/fs" for number in range(100)]
+    for name in [*names, "snapshots/up/fs", "snapshots/up/work"]:
+        (tmp_path / name).mkdir(parents=True)
+    for name in names:
+        (tmp_path / name / name.replace("/", "-")).write_text("")
+    options = ["lowerdir=" + ":".join(str(tmp_path / name) for name in names)]
+    options += [f"upperdir={tmp_path}/snapshots/up/fs", f"workdir={tmp_path}/snapshots/up/work", "nosuid"]
+    mount = Mount({"type": "overlay", "source": "overlay", "destination": "/", "options": options})
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            namespaces.unshare(namespaces.CLONE_NEWNS)
+            m.mount(None, "/", None, m.MS_REC | m.MS_PRIVATE)
+            before = Path("/proc/self/mountinfo").read_text()
+            fd = rootfs.overlay_by_relative_paths(mount)
+            os.close(os.open("made", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+            listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+            right = len(os.listdir(listing)) == 101 and os.fstatvfs(fd).f_flag & os.ST_NOSUID
+            code = 0 if right and Path("/proc/self/mountinfo").read_text() == before else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (tmp_path / "snapshots/up/fs/made").exists()
+
+
+def test_remount_changes_what_is_there(bench: Bench) -> None:
+    remounts = [
+        {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["remount", "size=8k", "nosuid"]},
+        {"destination": "/sys", "options": ["remount", "bind", "noatime", "ro"]},
+    ]
+    out = bench.shell("df -k /dev/shm | tail -1; cat /proc/self/mountinfo", adding(*remounts)).out
+    assert out.split()[1] == "8"
+    assert "noatime" in mount_line(out, "/sys")[5]
 
 
 def test_read_only_root(bench: Bench) -> None:

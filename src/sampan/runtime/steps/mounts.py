@@ -79,6 +79,22 @@ def _new_filesystem(mount: Mount) -> int:
         os.close(context)
 
 
+def reconfigure(mount: Mount, place: int) -> None:
+    """Change a mount that is there: its attributes, and but for a bind its file system's parameters too."""
+    options = mount.options
+    if not options.bind and (options.superblock or options.data):
+        context = m.fspick(place, b"", m.FSPICK_CLOEXEC | m.FSPICK_EMPTY_PATH)
+        try:
+            for flag in options.superblock:
+                m.fsconfig(context, m.FSCONFIG_SET_FLAG, flag)
+            for key, value in options.data:
+                set_data(context, key, value)
+            m.fsconfig(context, m.FSCONFIG_CMD_RECONFIGURE)
+        finally:
+            os.close(context)
+    set_attributes(place, options)
+
+
 def set_data(context: int, key: str, value: str | None) -> None:
     """Give one datum to a file system context; devpts' old `newinstance` is the only behaviour since 4.7."""
     if key == "newinstance":

@@ -113,7 +113,7 @@ def overlay(mount: Mount) -> int:
             "workdir",
         ):
             raise
-        return _overlay_by_relative_paths(mount)
+        return overlay_by_relative_paths(mount)
     finally:
         os.close(context)
         for fd in opened:
@@ -129,7 +129,7 @@ def _set_directory(context: int, key: str, path: str, opened: list[int]) -> None
     m.fsconfig(context, m.FSCONFIG_SET_FD, key, None, fd)
 
 
-def _overlay_by_relative_paths(mount: Mount) -> int:
+def overlay_by_relative_paths(mount: Mount) -> int:
     """mount(2) on the working directory's overlay: one page of data holds some 120 short relative paths."""
     layers: list[str] = []
     others: list[str] = []
@@ -149,7 +149,9 @@ def _overlay_by_relative_paths(mount: Mount) -> int:
         parts = [f"lowerdir={lower}", *(f"{k}={os.path.relpath(v, base)}" for k, v in upper.items()), *others]
         m.mount(mount.source or "overlay", base, "overlay", 0, ",".join(parts))
         try:
-            return m.open_tree(AT_FDCWD, base, m.OPEN_TREE_CLONE)
+            fd = m.open_tree(AT_FDCWD, base, m.OPEN_TREE_CLONE)
+            step.set_attributes(fd, mount.options)
+            return fd
         finally:
             m.umount2(base, m.MNT_DETACH)
     finally:
