@@ -95,18 +95,18 @@ async def test_a_failure_after_the_snapshot_leaves_nothing(tmp_path: Path, monke
 async def test_rename(tmp_path: Path) -> None:
     room = await open_room(tmp_path)
     try:
-        await create(room, {"Image": "busybox"}, "a1")
-        await create(room, {"Image": "busybox"}, "b1")
+        await create(room, {"Image": "busybox"}, "one")
+        await create(room, {"Image": "busybox"}, "two")
         with pytest.raises(InvalidArgument, match="Neither old nor new names may be empty"):
-            await room.containers.rename("a1", "")
+            await room.containers.rename("one", "")
         with pytest.raises(InvalidArgument, match="Renaming a container with the same name as its current name"):
-            await room.containers.rename("a1", "/a1")
+            await room.containers.rename("one", "/a1")
         with pytest.raises(Conflict, match="Error when allocating new name: Conflict"):
-            await room.containers.rename("a1", "b1")
-        await room.containers.rename("a1", "c1")
-        assert room.containers.get("c1").name == "c1"
+            await room.containers.rename("one", "two")
+        await room.containers.rename("one", "three")
+        assert room.containers.get("three").name == "three"
         with pytest.raises(NotFound):
-            room.containers.get("a1")
+            room.containers.get("one")
     finally:
         await room.close()
 
