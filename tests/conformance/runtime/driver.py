@@ -117,6 +117,12 @@ class Runtime:
         self._count = 0
         self.output = directory / "output"
 
+    @property
+    def poststart_too_early(self) -> bool:
+        """runc before 1.3 runs poststart hooks at the end of create, which the specification does not allow."""
+        version = self.ok("--version").split()[2]
+        return self.name == "runc" and tuple(map(int, version.split("+")[0].split(".")[:2])) < (1, 3)
+
     def __call__(self, *arguments: str, stdin: str | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run a command that leaves nobody behind who holds its output."""
         command = [*self.command, "--root", str(self.root), *arguments]

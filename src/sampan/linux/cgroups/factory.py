@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
-from sampan.linux.cgroups import hierarchy
+from sampan.linux.cgroups import files, hierarchy
 from sampan.linux.cgroups.interface import Cgroup, Resources
 from sampan.linux.cgroups.v1 import CgroupV1
 from sampan.linux.cgroups.v2 import CgroupV2
@@ -40,7 +41,8 @@ def create(path: str, resources: Resources | None, *, systemd: bool = False) -> 
     try:
         cgroup.apply_fresh(resources or {})
     except BaseException:
-        cgroup.delete()
+        with suppress(OSError):  # a process may be inside already; its owner removes the rest, and the cause matters more
+            files.remove_trees(cgroup.directories, patience_s=0.0)
         raise
     return cgroup
 
