@@ -22,7 +22,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.networks.drivers import bridge as bridge_driver
 from sampan.engine.networks.drivers.bridge import Bridge
 from sampan.engine.networks.enforcer import Enforcer
-from sampan.engine.networks.firewall import Published, Ruleset
+from sampan.engine.networks.firewall import Published, Ruleset, translatable
 from sampan.engine.networks.leases import Leases
 from sampan.engine.networks.plumbing import Address, InterfacePlan, Plumbing, SandboxPlan, read_sysctl, write_sysctl
 from sampan.engine.networks.ports import Grant, Ports
@@ -293,8 +293,16 @@ class Fabric:
     def _hold(self, grants: Sequence[Grant]) -> None:
         for grant in grants:
             self._published.add(grant.published)
-            if grant.socket is not None and grant.published.proto in ("tcp", "udp"):
+            if grant.socket is not None and self._relayed(grant.published):
                 self.relay.open(grant.socket, grant.published)
+
+    def _relayed(self, published: Published) -> bool:
+        """Whether the relay listens on a port's socket. On TCP always: it serves while another program has flushed our
+        rules. On UDP only for what nftables cannot do: its reply to one stray packet would be remembered by connection
+        tracking as a flow of the host's, and keep all later packets of that client from being translated."""
+        if published.proto == "udp":
+            return not (self._config.iptables and translatable(published))
+        return published.proto == "tcp"
 
     def _let_go(self, grants: Sequence[Grant]) -> None:
         for grant in grants:
