@@ -100,7 +100,7 @@ async def test_rename(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument, match="Neither old nor new names may be empty"):
             await room.containers.rename("one", "")
         with pytest.raises(InvalidArgument, match="Renaming a container with the same name as its current name"):
-            await room.containers.rename("one", "/a1")
+            await room.containers.rename("one", "/one")
         with pytest.raises(Conflict, match="Error when allocating new name: Conflict"):
             await room.containers.rename("one", "two")
         await room.containers.rename("one", "three")
