@@ -88,8 +88,6 @@ class Session:
         for name in names:
             try:
                 action(name)
-            except ConnectionFailed:
-                raise
             except SampanError as e:
                 failed.append(describe(e))
                 continue

@@ -245,6 +245,8 @@ def _tokens(source: str, position: int) -> tuple[list[tuple[str, Any]], int]:
         elif c in "|(),=":
             position += 1
             tokens.append(("sign", c))
+            spaced = c != ")"  # only `).Field` goes on with what is before it
+            continue
         elif c == ".":
             position = _word_end(source, position + 1)
             name = source[start + 1 : position]

@@ -141,6 +141,11 @@ class Engine:
         response = self.open("POST", path, query, {} if body is None else body, headers=extra)
         return Hijacked(response)
 
+    def close(self) -> None:
+        """Close the idle connections; the next call opens another."""
+        while self._idle:
+            self._idle.pop().close()
+
     # -- connections ------------------------------------------------------------------------------------------------
 
     def _exchange(

@@ -206,7 +206,7 @@ def file_lines(path: str) -> list[str]:
 
 
 def _labels(opts: Options) -> dict[str, str]:
-    lines = [line for path in opts.many("label-file") for line in file_lines(path)]
+    lines = [line for path in opts.many("label-file") for line in file_lines(path) if "=" in line]
     return {key: value for key, _, value in (item.partition("=") for item in [*lines, *opts.many("label")])}
 
 
@@ -225,8 +225,8 @@ def _pairs(items: list[str], complaint: str) -> dict[str, str]:
 
 def capabilities(names: list[str]) -> list[str] | None:
     """`net_admin` → `CAP_NET_ADMIN`, each once, sorted; ALL stays ALL."""
-    upper = {name.strip().upper() for name in names}
-    return sorted(n if n == "ALL" or n.startswith("CAP_") else f"CAP_{n}" for n in upper) or None
+    upper = [name.strip().upper() for name in names]
+    return sorted({n if n == "ALL" or n.startswith("CAP_") else f"CAP_{n}" for n in upper}) or None
 
 
 def _mode(opts: Options, name: str, allowed: tuple[str, ...], word: str, *, container: bool = False) -> str:

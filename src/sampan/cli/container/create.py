@@ -9,7 +9,6 @@ from sampan.cli import progress
 from sampan.cli.container import config, options
 from sampan.cli.image.names import problem
 from sampan.cli.session import CommandError, describe
-from sampan.client.engine import ConnectionFailed
 from sampan.errors import NotFound, SampanError
 
 TYPE_CHECKING = False
@@ -50,8 +49,6 @@ def usage_error(cli: Session, message: str) -> CommandError:
 
 def failure(cli: Session, error: SampanError, code: int = 125) -> CommandError:
     """An engine's error as `run` and `create` show it, with the hint below."""
-    if isinstance(error, ConnectionFailed):
-        return CommandError(f"sampan: {error.message}", code)
     return CommandError(f"sampan: {describe(error)}\n\nRun 'sampan {cli.path} --help' for more information", code)
 
 

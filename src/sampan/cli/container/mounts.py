@@ -39,9 +39,23 @@ def parse_mount(text: str) -> dict[str, Any]:
     ):
         if section in mount and mount["Type"] != kind:
             raise ValueError(f"cannot mix '{kind}-*' options with mount type '{mount['Type']}'")
+    _check_recursion(mount)
     if "VolumeOptions" in mount:
         mount["VolumeOptions"].setdefault("DriverConfig", {})
     return mount
+
+
+def _check_recursion(mount: dict[str, Any]) -> None:
+    """A read-only bind says of its submounts either that they stay writable, or that they must be read-only too."""
+    bind = mount.get("BindOptions") or {}
+    for option, key in (("writable", "ReadOnlyNonRecursive"), ("readonly", "ReadOnlyForceRecursive")):
+        if not bind.get(key):
+            continue
+        wants = "" if mount.get("ReadOnly") else "readonly"
+        if not wants and option == "readonly" and bind.get("Propagation") != "rprivate":
+            wants = "bind-propagation=rprivate"
+        if wants:
+            raise ValueError(f"option 'bind-recursive={option}' requires '{wants}' to be specified in conjunction")
 
 
 def _set(mount: dict[str, Any], key: str, value: str, field: str) -> None:

@@ -24,8 +24,8 @@ FLAGS = """
                                          'private': one of the container's own
                                          '':        what the engine's default-cgroupns-mode says (default)
       --cidfile string                   Write the container's ID to this file
-      --cpu-count int                    Number of CPUs (Windows only)
-      --cpu-percent int                  Percentage of CPU (Windows only)
+    ! --cpu-count int                    Number of CPUs (Windows only)
+    ! --cpu-percent int                  Percentage of CPU (Windows only)
       --cpu-period int                   CFS period of the CPU limit, in microseconds
       --cpu-quota int                    CFS quota of the CPU limit, in microseconds
       --cpu-rt-period int                Real-time period in microseconds
@@ -62,8 +62,8 @@ FLAGS = """
   -h, --hostname string                  Host name of the container
       --init                             Run an init as PID 1 that forwards signals and reaps processes
   -i, --interactive                      Keep STDIN open even if not attached
-      --io-maxbandwidth bytes            IO bandwidth limit of the system drive (Windows only)
-      --io-maxiops uint                  IOps limit of the system drive (Windows only)
+    ! --io-maxbandwidth bytes            IO bandwidth limit of the system drive (Windows only)
+    ! --io-maxiops uint                  IOps limit of the system drive (Windows only)
       --ip string                        IPv4 address (e.g., 172.30.100.104)
       --ip6 string                       IPv6 address (e.g., 2001:db8::33)
       --ipc string                       IPC mode

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sampan.cli.container.attached import Attached, check_terminal, detach_keys
 from sampan.cli.container.run import exit_status
 from sampan.cli.session import CommandError, describe
-from sampan.client.engine import ConnectionFailed, quoted
+from sampan.client.engine import quoted
 from sampan.errors import SampanError
 
 TYPE_CHECKING = False
@@ -36,8 +36,6 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     for name in args:
         try:
             cli.engine.call("POST", f"/containers/{quoted(name)}/start", query)
-        except ConnectionFailed:
-            raise
         except SampanError as e:
             cli.warn(describe(e))
             failed.append(name)

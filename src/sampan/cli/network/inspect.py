@@ -26,7 +26,7 @@ FLAGS = f"""
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     def find(name: str) -> Any:
         try:
-            return cli.engine.get(f"/networks/{quoted(name)}", verbose=opts.flag("verbose"))
+            return cli.engine.get(f"/networks/{quoted(name)}", verbose="true" if opts.flag("verbose") else None)
         except NotFound as e:
             raise CommandError(f"Error response from daemon: {e.message}") from e
 
