@@ -97,6 +97,13 @@ def test_ambient_capabilities_reach_a_user_who_is_not_root(bench: Bench) -> None
     assert values["CapEff:"] == values["CapAmb:"] == values["CapInh:"] == f"{1 << 10:016x}"
 
 
+def test_an_ambient_capability_alone_makes_nothing_inheritable(bench: Bench) -> None:
+    """CVE-2022-24769: what the spec does not list as inheritable never is."""
+    spec = default_spec(["grep", "-E", "CapInh|CapAmb", "/proc/self/status"])
+    spec["process"]["capabilities"]["ambient"] = ["CAP_KILL"]
+    assert bench.run(spec).out.split()[1::2] == ["0" * 16, "0" * 16]
+
+
 def test_exec_without_capabilities_gets_the_containers(bench: Bench) -> None:
     made = bench.create(default_spec(["sleep", "100"]))
     made.start()

@@ -39,8 +39,6 @@ def mount(spec: Mount, root_fd: int, cgroup: Cgroup, *, namespace: bool) -> None
     try:
         step.attach(spec, base, root_fd)
         _fill(base, cgroup, attributes, namespace=namespace)
-        if spec.options.readonly and namespace:
-            m.mount_setattr(base, b"", AT_EMPTY_PATH, attr_set=m.MOUNT_ATTR_RDONLY)
     finally:
         os.close(base)
 

@@ -223,8 +223,10 @@ def _set_capabilities(caps: CapabilitySets | None) -> None:
     # What this process lacks itself (a runtime inside a container) cannot be given.
     _, own, _ = capabilities.capget()
     permitted = caps.permitted & own
-    ambient = caps.ambient & permitted
-    inheritable = caps.inheritable & own | ambient  # the kernel takes no ambient capability that is not inheritable
+    inheritable = caps.inheritable & own
+    ambient = (
+        caps.ambient & permitted & inheritable
+    )  # the rest is left out, as in the reference: nothing becomes inheritable
     capabilities.capset(caps.effective & permitted, permitted, inheritable)
     if ambient:
         capabilities.set_ambient(ambient)
