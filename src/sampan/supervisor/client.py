@@ -395,6 +395,9 @@ class Supervisor:
         except _LOST:
             self._ready.clear()
             raise
+        except AttributeError as e:  # grpclib 0.4.9 opening a stream on a connection that was lost in the same turn
+            self._ready.clear()
+            raise ConnectionResetError("the supervisor went away") from e
 
     async def _status(self, id: str) -> TaskInfo | None:
         try:
@@ -420,7 +423,7 @@ class Supervisor:
                     async for message in stream:
                         delay_s = 0.01
                         self._deliver(message)
-            except (*_LOST, OSError, GRPCError, TimeoutError) as e:
+            except Exception as e:  # whatever broke it, the way on is to connect again
                 if self._debug:
                     print(f"supervisor: {e!r}", file=sys.stderr)
             self._ready.clear()

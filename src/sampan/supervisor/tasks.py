@@ -23,6 +23,7 @@ from sampan.supervisor.nursery import Nursery
 
 _KILLED = 137
 _EXECS_REMEMBERED = 256
+_RETRY_S = 1.0
 
 Publish = Callable[[str, dict[str, Any]], None]
 
@@ -104,6 +105,7 @@ class Tasks:
         self._nursery = nursery
         self._publish = publish
         self._tasks: dict[str, Task] = {}
+        self._jobs: set[asyncio.Task[None]] = set()
 
     def get(self, id: str) -> Task:
         task = self._tasks.get(id)
@@ -169,12 +171,24 @@ class Tasks:
         link, task.link = task.link, None
         if link:
             link.close()
-        directory = layout.task_dir(self._exec_root, task.id)
-        shim = layout.read_json(f"{directory}/shim.json") if orphaned else None
-        if shim and shim["cgroup"]:
-            await self._clear_cgroup(shim["cgroup"])
-        shutil.rmtree(directory, ignore_errors=True)
         self._tasks.pop(task.id, None)
+        directory = layout.task_dir(self._exec_root, task.id)
+        try:
+            shim = layout.read_json(f"{directory}/shim.json") if orphaned else None
+            if shim and shim["cgroup"]:
+                await self._clear_cgroup(shim["cgroup"])
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            pass
+        except OSError as e:  # no descriptors left, say: again when things may be better
+            print(f"task {task.id}: clean up: {e}; trying again", file=sys.stderr)
+            asyncio.get_running_loop().call_later(_RETRY_S, self._undo_later, task, orphaned)
+
+    def _undo_later(self, task: Task, orphaned: bool) -> None:
+        if task.id not in self._tasks:
+            job = asyncio.get_running_loop().create_task(self._undo(task, orphaned=orphaned))
+            self._jobs.add(job)
+            job.add_done_callback(self._jobs.discard)
 
     # ── delete ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -210,7 +224,9 @@ class Tasks:
         if task.link is None or task.report["status"] == "creating" or task.deleting:
             return
         task.link = None
-        asyncio.get_running_loop().create_task(self._bury(task))
+        job = asyncio.get_running_loop().create_task(self._bury(task))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
 
     async def _bury(self, task: Task) -> None:
         """A shim has died: end its container, and tell."""

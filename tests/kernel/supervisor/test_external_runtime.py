@@ -54,7 +54,7 @@ async def test_a_terminal(bench: Bench) -> None:
 
 
 async def test_the_runtimes_own_words_reach_the_caller(bench: Bench) -> None:
-    with pytest.raises(TaskFailed, match="/nope.*no such file or directory"):
+    with pytest.raises(TaskFailed, match=r"/nope.*no such file or directory"):
         await bench.supervisor.create(bench.request("/nope", runtime=RUNC), start=True)
     with pytest.raises(TaskFailed, match="No such file or directory"):
         await bench.supervisor.create(bench.request("true", runtime="/no/runtime"), start=True)

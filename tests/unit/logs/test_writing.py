@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampan.errors import InvalidArgument
@@ -56,6 +56,7 @@ def test_times_have_no_trailing_zeros() -> None:
     assert stamp(NOON_NS + 870_011_020) == "2026-11-23T12:00:00.87001102Z"
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_escaping_is_json_and_keeps_the_text(data: bytes) -> None:
     data = data.replace(b"\n", b"")
@@ -66,6 +67,7 @@ def test_escaping_is_json_and_keeps_the_text(data: bytes) -> None:
     )
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 3 * KIB16), max_size=6), st.integers(1, 50_000))
 def test_cutting_does_not_depend_on_how_the_reads_fall(lengths: list[int], read_size: int) -> None:
     data = b"".join(b"x" * n + b"\n" for n in lengths)

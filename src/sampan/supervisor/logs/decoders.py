@@ -69,6 +69,7 @@ class JsonFileDecoder:
 
 
 _SIZE = struct.Struct(">I")
+_HEAD_BYTES = 18  # tag, length, "stdout" or "stderr", tag, nine bytes of time
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
@@ -117,15 +118,26 @@ class LocalDecoder:
         return end
 
     def decode(self, block: bytes) -> list[Record]:
+        """Most records are a plain line with a head (stream and time) that many share: those are taken apart at fixed places."""
         records: list[Record] = []
+        heads: dict[bytes, tuple[str, str]] = {}
         at = 0
         while at < len(block):
-            size = _SIZE.unpack_from(block, at)[0]
+            start = at + 4
+            end = start + _SIZE.unpack_from(block, at)[0]
+            at = end + 4
+            line = start + _HEAD_BYTES + 2
+            known = heads.get(block[start : line - 2])
+            if known and line < end and block[line - 2] == 0x1A and block[line - 1] == end - line:
+                text = block[line:end].decode("utf-8", "surrogateescape")
+                records.append(Record(text + "\n", *known))
+                continue
             try:
-                records.append(_decode_entry(block[at + 4 : at + 4 + size]))
+                record = _decode_entry(block[start:end])
             except (IndexError, UnicodeDecodeError):
-                pass
-            at += size + 8
+                continue
+            records.append(record)
+            heads[block[start : line - 2]] = (record.stream, record.time)
         return records
 
     def last(self, block: bytes, count: int) -> tuple[int, int]:

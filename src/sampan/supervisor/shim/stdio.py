@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from sampan.supervisor.shim.attacher import Attacher
 
 _READ_BYTES = 64 * 1024  # a pipe's size
-_BULK_BYTES = 1024 * 1024
+_BULK_BYTES = 256 * 1024
+_PIPE_BYTES = 1024 * 1024
+_CALM_BYTES = 8 * 1024
+_FILL_S = 0.001
 HIGH_WATER_BYTES = 1024 * 1024
 LOW_WATER_BYTES = 256 * 1024
 
@@ -71,22 +74,35 @@ class Stdio:
         if not data:
             self._end(stream)
             return
-        if len(data) == _READ_BYTES == size and not self.terminal:
-            self._sizes[stream] = self._enlarge(fd)
+        if not self.terminal:
+            self._pace(stream, fd, len(data))
         if self._log:
             self._log.write(stream, data)
         for attacher in list(self.attachers):
             attacher.send(stream, data)
         self.balance()
 
-    @staticmethod
-    def _enlarge(fd: int) -> int:
-        """A busy pipe gets more room: fewer turns for both sides. Idle ones keep the kernel's per-user budget free."""
-        try:
-            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _BULK_BYTES)
-        except OSError:
-            pass
-        return _BULK_BYTES
+    def _pace(self, stream: str, fd: int, got_bytes: int) -> None:
+        """Read a busy pipe in big pieces: give it more room, and let it fill for a moment instead of waking up for every write.
+
+        Idle pipes keep the kernel's per-user budget free and are read at once.
+        """
+        if self._sizes[stream] == _READ_BYTES:
+            if got_bytes == _READ_BYTES:
+                self._sizes[stream] = _BULK_BYTES
+                try:
+                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+                except OSError:
+                    pass
+        elif got_bytes < _CALM_BYTES:
+            self._sizes[stream] = _READ_BYTES
+        elif got_bytes < _BULK_BYTES and not self._held:
+            self._loop.change(fd, 0)
+            self._loop.after(_FILL_S, lambda: self._resume(stream))
+
+    def _resume(self, stream: str) -> None:
+        if stream in self._outputs and not self._held:
+            self._loop.change(self._outputs[stream], READ)
 
     def balance(self) -> None:
         """Hold or resume reading, by the attacher that is furthest behind."""
