@@ -265,6 +265,39 @@ def test_an_unchanged_container_commits_no_layer(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_container_that_nests_directories_without_end(tmp_path: Path) -> None:
+    def nest(root: Path, levels: int) -> None:
+        fd = os.open(root, os.O_RDONLY)
+        for _ in range(levels):
+            os.mkdir("d", dir_fd=fd)
+            below = os.open("d", os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        os.close(os.open("leaf", os.O_CREAT, dir_fd=fd))
+        os.close(fd)
+
+    async def main() -> None:
+        async with service(tmp_path / "d") as images:
+            await imported(images)
+            await images.prepare("deep", images.resolve("app"))
+            write(images, "deep", lambda root: nest(root, 390))
+            assert len(await images.changes("deep")) == 391
+            await images.commit("deep", config=None, container_config={}, parent=images.resolve("app"), repo="deep")
+            await images.prepare("deeper", None)
+            write(images, "deeper", lambda root: nest(root, 6000))
+            with pytest.raises(InvalidArgument, match="nested deeper than 400 levels"):
+                await images.changes("deeper")
+            with pytest.raises(InvalidArgument, match="nested deeper than 400 levels"):
+                await collected(images.export("deeper"))
+            assert await images.usage("deeper") == (0, 0)
+            for name in ("deep", "deeper"):
+                await images.remove_snapshot(name)
+            await images.remove("deep")
+            assert emptied(tmp_path / "d"), "removed all the same"
+
+    run(main())
+
+
 # -- archives ---------------------------------------------------------------------------------------------------------
 
 

@@ -368,6 +368,14 @@ def test_names_with_a_nul_or_too_long_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "2", "file name too long", member("n" * 300, b"1"))
 
 
+def test_numbers_beyond_the_kernels_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "a time out of range", member("f", b"1", mtime_ns=9 * 10**27))
+    refused(tmp_path / "2", "device number out of range", member("f", kind=b"4", device=(4096, 1)))
+    record = b"SCHILY.xattr.user.a\0b=c\n"
+    pax = member("x", b"%d " % (len(record) + 3) + record, kind=b"x")
+    refused(tmp_path / "3", "NUL in a pax record", pax, member("f"))
+
+
 def test_cve_2017_14992_header_bombs_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, "extended header of 1048577 bytes", member("x", kind=b"x", size_bytes=1024 * 1024 + 1))
     refused(tmp_path / "2", "extended header of 8000000000 bytes", member("x", kind=b"L", size_bytes=8_000_000_000))

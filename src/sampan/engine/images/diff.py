@@ -12,6 +12,9 @@ from __future__ import annotations
 import os
 import stat
 
+from sampan.engine.images.tar_writer import MAX_DEPTH
+from sampan.errors import InvalidArgument
+
 MODIFIED, ADDED, DELETED = 0, 1, 2
 Change = tuple[int, str]
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,6 +34,7 @@ def changes(upper_fd: int, lower_fd: int) -> list[Change]:
 
 
 def _compare(upper: int, lower: int, path: str) -> list[Change]:
+    _check_depth(path)
     found: list[Change] = []
     for name in sorted(os.listdir(upper)):
         new = os.stat(name, dir_fd=upper, follow_symlinks=False)
@@ -76,6 +80,7 @@ def _inside(upper: int, lower: int, name: str, path: str) -> list[Change]:
 
 def _added(parent: int, name: str, path: str) -> list[Change]:
     """Everything below a new directory."""
+    _check_depth(path)
     found: list[Change] = []
     fd = os.open(name, _READ, dir_fd=parent)
     try:
@@ -89,6 +94,11 @@ def _added(parent: int, name: str, path: str) -> list[Change]:
     finally:
         os.close(fd)
     return found
+
+
+def _check_depth(path: str) -> None:
+    if path.count("/") > MAX_DEPTH:
+        raise InvalidArgument(f"directories are nested deeper than {MAX_DEPTH} levels below {path[:60]!r}…")
 
 
 def _differ(new: os.stat_result, old: os.stat_result) -> bool:

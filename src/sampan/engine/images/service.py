@@ -202,6 +202,13 @@ class Images:
         self.driver.remove(record.snapshot)
         self.layers.discard(unused)
 
+    async def retain(self, container_ids: Collection[str]) -> None:
+        """Throw away the snapshots of all other containers: creations and removals that a crash interrupted."""
+        for record in self.snapshots.all():
+            if record.id not in container_ids:
+                log.info("removing the snapshot of container %s, which does not exist", record.id)
+                await self.remove_snapshot(record.id)
+
     def open_root(self, container_id: str, *, writable: bool) -> int:
         """A detached mount of a stopped container's root: a descriptor that the caller closes. Raises: NotFound, OSError."""
         record = self._snapshot(container_id)

@@ -244,6 +244,8 @@ def parse_header(block: bytes, kind: bytes) -> Entry:
     device = (0, 0)
     if kind in (CHARACTER, BLOCK_DEVICE):
         device = (number(block[329:337]), number(block[337:345]))
+        if not 0 <= device[0] < 1 << 12 or not 0 <= device[1] < 1 << 20:
+            raise InvalidHeader("a device number out of range")
     return Entry(
         name=_text(name),
         type=kind,
@@ -298,7 +300,7 @@ def parse_pax(data: bytes) -> dict[str, bytes]:
             sparse.append(value)
         else:
             name = _text(key)
-            if b"\0" in value and not name.startswith(XATTR):
+            if "\0" in name or (b"\0" in value and not name.startswith(XATTR)):
                 raise InvalidHeader("a NUL in a pax record")
             records[name] = value
         position = end

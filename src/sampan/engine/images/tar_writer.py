@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from sampan.engine.images.streams import CHUNK
+from sampan.errors import InvalidArgument
 
 BLOCK = 512
+MAX_DEPTH = 400  # one descriptor a level
 END = bytes(2 * BLOCK)
 _OPAQUE = "trusted.overlay.opaque"
 _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
@@ -174,8 +176,10 @@ def _end(out: Output) -> bytes:
     return out.take()
 
 
-def _walk(directory_fd: int, prefix: bytes) -> Iterator[tuple[bytes, int, bytes, os.stat_result]]:
+def _walk(directory_fd: int, prefix: bytes, depth: int = 0) -> Iterator[tuple[bytes, int, bytes, os.stat_result]]:
     """(path, parent descriptor, name, lstat) of everything below, parents first, sorted, without following symlinks."""
+    if depth > MAX_DEPTH:
+        raise InvalidArgument(f"directories are nested deeper than {MAX_DEPTH} levels below {prefix[:60]!r}…")
     for name in sorted(os.fsencode(n) for n in os.listdir(directory_fd)):
         try:
             status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
@@ -189,7 +193,7 @@ def _walk(directory_fd: int, prefix: bytes) -> Iterator[tuple[bytes, int, bytes,
             except (FileNotFoundError, NotADirectoryError):
                 continue
             try:
-                yield from _walk(child, path + b"/")
+                yield from _walk(child, path + b"/", depth + 1)
             finally:
                 os.close(child)
 

@@ -2,7 +2,7 @@
 
 A layer's archive is not kept: its files are in the layer's directory already. This file keeps the rest (headers,
 padding, trailer) and which payload goes where, so `replay` gives back the stream whose sha256 is the diff_id.
-Cost: some 100 KiB for 4,000 files, against a second copy of the layer. See docs/adr/0010-layer-archives.md.
+Cost: some 100 KiB for 4,000 files, against a second copy of the layer. See docs/adr/0005.
 
 On disk, `snapshots/<n>/tar-split`:
     zstd frame: every byte of the archive that is no payload, in order

@@ -38,6 +38,7 @@ OPAQUE = ".wh..wh..opq"
 METADATA = ".wh..wh."
 OPAQUE_XATTR = "trusted.overlay.opaque"
 ID_MAX = 2**31 - 1
+MTIME_MAX_NS = 2**62 * 10**9
 IMPLIED_MODE = 0o755
 MAX_REPLACED_TREES = 4096
 CACHED_DIRECTORIES = 128
@@ -138,6 +139,8 @@ class _Layer:
             raise InvalidArgument(
                 f'invalid owner {entry.uid}:{entry.gid} of "{entry.name}": ids must be between 0 and {ID_MAX}'
             )
+        if abs(entry.mtime_ns) > MTIME_MAX_NS:
+            raise tar.InvalidHeader("a time out of range")
         if "\0" in entry.name or "\0" in entry.link:
             raise tar.InvalidHeader("a NUL in a name")
         path = clean(entry.name)
@@ -447,16 +450,30 @@ class _Layer:
 
 
 def tree_size(root_fd: int) -> int:
-    """Sum of the sizes of everything below that is no directory, each inode once. Does not follow symlinks."""
+    """Sum of the sizes of everything below that is no directory, each inode once. Does not follow symlinks.
+
+    What vanishes meanwhile, and what lies deeper than a path can name, does not count.
+    """
     total = 0
     seen: set[tuple[int, int]] = set()
-    for _, _, files, directory_fd in os.fwalk(".", dir_fd=root_fd, follow_symlinks=False):
-        for name in files:
-            status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-            if status.st_nlink > 1:
-                key = (status.st_dev, status.st_ino)
-                if key in seen:
-                    continue
-                seen.add(key)
-            total += status.st_size
+    pending = ["."]
+    while pending:
+        path = pending.pop()
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root_fd)
+        except OSError as e:
+            if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+                continue
+            raise
+        try:
+            for name in os.listdir(fd):
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append(f"{path}/{name}")
+                    elif status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
+                        seen.add((status.st_dev, status.st_ino))
+                        total += status.st_size
+        finally:
+            os.close(fd)
     return total

@@ -14,22 +14,19 @@ Source: kernel Documentation/filesystems/overlayfs.rst; Docker's init layer as s
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import stat
-import threading
 from collections.abc import Sequence
 from typing import Any
 
+from sampan.engine.images.snapshots.trash import Trash
 from sampan.linux import filesystems, mounts, syscalls
 
 NAME = "overlay2"
 INIT = "init"
 # the upper directory holds everything a diff needs: no redirects, no metadata-only copies, no index of file handles
 OPTIONS = ("index=off", "metacopy=off", "redirect_dir=off")
-
-log = logging.getLogger("sampan.images")
 
 # path → "dir", "file" or the target of a symlink; modes 0755 as the reference has them
 STUBS = {
@@ -55,17 +52,15 @@ class Overlay2:
 
     def __init__(self, data_root: str) -> None:
         self.root = os.path.join(data_root, "snapshots")
-        self.trash = os.path.join(data_root, "trash")
         os.makedirs(self.root, mode=0o700, exist_ok=True)
-        os.makedirs(self.trash, mode=0o700, exist_ok=True)
         _spread(self.root)
         self._next = 1 + max((int(n) for n in os.listdir(self.root) if n.isdigit()), default=0)
         self._attributes: dict[int, tuple[int, int, int]] = {}  # layer → mode, uid, gid of its root
-        self._reaper = _Reaper(self.trash)
+        self.trash = Trash(os.path.join(data_root, "trash"))
         self._make_init()
 
     def close(self) -> None:
-        self._reaper.close()
+        self.trash.close()
 
     def path(self, number: int) -> str:
         return f"{self.root}/{number}"
@@ -116,11 +111,7 @@ class Overlay2:
     def remove(self, number: int) -> None:
         """Out of sight at once, off the disk later. A missing one is already so."""
         self._attributes.pop(number, None)
-        try:
-            os.rename(f"{self.root}/{number}", f"{self.trash}/snapshot-{number}-{os.urandom(4).hex()}")
-        except FileNotFoundError:
-            return
-        self._reaper.wake()
+        self.trash.take(f"{self.root}/{number}", f"snapshot-{number}")
 
     def mounts(self, number: int, lowers: Sequence[int], *, writable: bool = True) -> list[dict[str, Any]]:
         """The OCI mounts of a container's root. `lowers`: its layers, top first."""
@@ -200,49 +191,6 @@ class Overlay2:
                 continue
             os.chmod(path, 0o755)
         os.rename(building, final)
-
-
-class _Reaper:
-    """Empties `trash` in a thread of its own; what cannot be removed is logged once and tried again at the next start."""
-
-    def __init__(self, trash: str) -> None:
-        self._trash = trash
-        self._asked = threading.Event()
-        self._stopping = False
-        self._failed: set[str] = set()
-        self._asked.set()  # what the last run left
-        self._thread = threading.Thread(target=self._run, name="images-reaper", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        self._asked.set()
-
-    def close(self) -> None:
-        """Finish the entry at hand and stop; the rest waits for the next start."""
-        self._stopping = True
-        self._asked.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            self._asked.wait()
-            if self._stopping:
-                return
-            self._asked.clear()
-            for name in os.listdir(self._trash):
-                if self._stopping:
-                    return
-                if name in self._failed:
-                    continue
-                path = os.path.join(self._trash, name)
-                try:
-                    if os.path.isdir(path) and not os.path.islink(path):
-                        shutil.rmtree(path)
-                    else:
-                        os.unlink(path)
-                except OSError as e:
-                    self._failed.add(name)
-                    log.warning("cannot remove %s: %s; it is tried again at the next start", path, e.strerror)
 
 
 def _spread(path: str) -> None:

@@ -1,0 +1,96 @@
+"""The trash of a data root: what is renamed here is gone for everybody, and leaves the disk in the background.
+
+Invariant: whatever a container made can be removed with few descriptors and no recursion limit: a directory deeper
+than `HOIST` levels is first renamed to the top of the trash and then treated as an entry of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+HOIST = 50
+_READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+log = logging.getLogger("sampan.images")
+
+
+class Trash:
+    """One directory and the thread that empties it. What cannot be removed is logged once and tried at the next start."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        self._fd = os.open(path, _READ)
+        self._asked = threading.Event()
+        self._stopping = False
+        self._failed: set[str] = set()
+        self._asked.set()  # what the last run left
+        self._thread = threading.Thread(target=self._run, name="images-reaper", daemon=True)
+        self._thread.start()
+
+    def take(self, path: str, label: str) -> None:
+        """Rename `path` (on the same file system) into the trash; a missing one is already so."""
+        try:
+            os.rename(path, f"{self.path}/{label}-{os.urandom(4).hex()}")
+        except FileNotFoundError:
+            pass
+        self._asked.set()  # others rename into the trash as well
+
+    def close(self) -> None:
+        """Finish the directory at hand and stop; the rest waits for the next start."""
+        self._stopping = True
+        self._asked.set()
+        self._thread.join()
+        os.close(self._fd)
+
+    def _run(self) -> None:
+        while True:
+            self._asked.wait()
+            self._asked.clear()
+            while names := [name for name in os.listdir(self._fd) if name not in self._failed]:
+                for name in names:
+                    if self._stopping:
+                        return
+                    self._remove_one(name)
+            if self._stopping:
+                return
+
+    def _remove_one(self, name: str) -> None:
+        try:
+            self._remove(self._fd, name, 0)
+        except _Stopped:
+            return
+        except OSError as e:
+            self._failed.add(name)
+            where = f" ({e.filename})" if e.filename else ""
+            log.warning(
+                "cannot remove %s/%s%s: %s; it is tried again at the next start", self.path, name, where, e.strerror
+            )
+
+    def _remove(self, parent_fd: int, name: str, depth: int) -> None:
+        try:
+            fd = os.open(name, _READ, dir_fd=parent_fd)
+        except NotADirectoryError:
+            os.unlink(name, dir_fd=parent_fd)
+            return
+        try:
+            with os.scandir(fd) as entries:
+                for entry in list(entries):
+                    if not entry.is_dir(follow_symlinks=False):
+                        os.unlink(entry.name, dir_fd=fd)
+                    elif self._stopping:
+                        raise _Stopped
+                    elif depth < HOIST:
+                        self._remove(fd, entry.name, depth + 1)
+                    else:
+                        deep = f"deep-{os.urandom(8).hex()}"
+                        os.rename(entry.name, deep, src_dir_fd=fd, dst_dir_fd=self._fd)
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=parent_fd)
+
+
+class _Stopped(Exception):
+    """The thread is to end in the middle of a tree."""
