@@ -23,6 +23,7 @@ from sampan.api import errors, origin, versions
 from sampan.api.connection import Connection
 from sampan.api.context import ENGINE, HEADERS, VERSION
 from sampan.api.routes import Router
+from sampan.api.tls_transport import TlsProtocol
 
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
@@ -79,10 +80,13 @@ class ApiServer:
                 guarded=guarded,
             )
 
+        def protocol() -> asyncio.Protocol:
+            return connection() if tls is None else TlsProtocol(tls, connection)
+
         if sock.family == socket.AF_UNIX:
-            listener = await loop.create_unix_server(connection, sock=sock, ssl=tls, backlog=1024)
+            listener = await loop.create_unix_server(protocol, sock=sock, backlog=1024)
         else:
-            listener = await loop.create_server(connection, sock=sock, ssl=tls, backlog=1024)
+            listener = await loop.create_server(protocol, sock=sock, backlog=1024)
         self._listeners.append(listener)
 
     async def close(self, timeout_s: float = 5.0) -> None:
