@@ -6,12 +6,14 @@ ends at the first argument that is no flag, or after "--".
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sampan.runtime.cli.table import Flag
 
 _TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
 _FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
+_DURATION = re.compile(r"(?:(\d+\.?\d*|\.\d+)(ns|us|ms|s|m|h))")
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -73,23 +75,8 @@ def _value(name: str, kind: str, text: str) -> Any:
 
 def duration_s(text: str) -> float:
     """Parse Go's durations ("1h2m", "500ms") to seconds. Raises ValueError."""
-    total, number, unit = 0.0, "", ""
-    if not text:
+    if text == "0":
+        return 0.0
+    if not re.fullmatch(_DURATION.pattern + "+", text):
         raise ValueError(text)
-    for char in text + "0":  # the closing digit ends the last unit
-        if char.isdigit() or char == ".":
-            if unit:
-                total += float(number) * _UNITS_S[unit] if unit in _UNITS_S else _fail(text)
-                number, unit = "", ""
-            number += char
-        elif number:
-            unit += char
-        else:
-            raise ValueError(text)
-    if number != "0" and number:
-        raise ValueError(text)
-    return total
-
-
-def _fail(text: str) -> float:
-    raise ValueError(text)
+    return sum(float(number) * _UNITS_S[unit] for number, unit in _DURATION.findall(text))
