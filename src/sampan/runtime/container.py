@@ -53,6 +53,7 @@ class Container:
         self.started = False
         self._channel: sync.Channel | None = None
         self._gate_fd = -1  # init's own copy of our end, when it waits for another process
+        self._gate_inode = 0  # what tells that copy from any other descriptor of this number
         self._start_time = 0
 
     # ── start ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -64,9 +65,10 @@ class Container:
         """
         channel = self._channel
         if channel is None:
-            if self._gate_fd < 0:
+            gate = self._open_gate()
+            if gate < 0:
                 raise RuntimeFailure("start", 0, "cannot start a container that has stopped")
-            channel = sync.adopt(process.pidfd_getfd(self.pidfd, self._gate_fd))
+            channel = sync.adopt(gate)
         try:
             channel.send(sync.GO)
             packet, _ = channel.receive()
@@ -210,6 +212,7 @@ class Container:
             "start_time": start_time(self.pid) if self._start_time == 0 else self._start_time,
             "started": self.started,
             "gate_fd": self._gate_fd,
+            "gate_inode": self._gate_inode,
             "cgroup": self.cgroup.path,
             "spec": self.spec,
         }
@@ -227,6 +230,7 @@ class Container:
         )
         container.started = state["started"]
         container._gate_fd = state["gate_fd"]
+        container._gate_inode = state["gate_inode"]
         container._start_time = state["start_time"]
         return container
 
@@ -234,13 +238,23 @@ class Container:
         """Say whether init stands before its execve; for a container rebuilt from its state."""
         if self._channel is not None:
             return True
+        gate = self._open_gate()
+        if gate >= 0:
+            os.close(gate)
+        return gate >= 0
+
+    def _open_gate(self) -> int:
+        """Fetch our end of the channel from an init that keeps a copy; -1 when it has none any more."""
         if self._gate_fd < 0 or self.pidfd < 0:
-            return False
+            return -1
         try:
-            os.close(process.pidfd_getfd(self.pidfd, self._gate_fd))
+            gate = process.pidfd_getfd(self.pidfd, self._gate_fd)
         except OSError:
-            return False
-        return True
+            return -1
+        if os.fstat(gate).st_ino != self._gate_inode:  # the program's own descriptor of that number
+            os.close(gate)
+            return -1
+        return gate
 
 
 def start_time(pid: int) -> int:
@@ -329,6 +343,7 @@ def create(
     container._channel = ours
     if detached:
         container._gate_fd = ours.fd
+        container._gate_inode = os.fstat(ours.fd).st_ino
     return container
 
 

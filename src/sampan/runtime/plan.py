@@ -139,6 +139,7 @@ class Plan:
     sysctl: list[tuple[str, str]]  # (path below /proc/sys, value)
     seccomp: Spec | None
     personality: Spec | None
+    pivot_root: bool  # False: move the root over "/" instead
     process: ProcessPlan | None
 
     def __init__(self) -> None:

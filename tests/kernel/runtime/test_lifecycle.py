@@ -66,6 +66,21 @@ def test_another_process_can_start_what_was_created_detached(bench: Bench) -> No
     assert reap(made) == 7
 
 
+def test_a_descriptor_of_the_program_is_not_taken_for_the_gate(bench: Bench) -> None:
+    made = bench.create(
+        default_spec(["sh", "-c", "for n in 3 4 5 6 7 8 9; do eval exec $n</dev/null; done; sleep 100"]), detached=True
+    )
+    state = made.to_state()
+    made.start()
+    other = Container.from_state(state)
+    assert not other.waits_at_gate()
+    with pytest.raises(RuntimeFailure, match="cannot start a container that has stopped"):
+        other.start()
+    other.close()
+    made.signal(signal.SIGKILL)
+    reap(made)
+
+
 def test_a_recycled_pid_is_not_mistaken_for_init(bench: Bench) -> None:
     made = bench.create(default_spec(["true"]))
     state = {**made.to_state(), "start_time": 1}

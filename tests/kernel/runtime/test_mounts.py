@@ -277,6 +277,11 @@ def test_nothing_is_mounted_on_the_host(bench: Bench) -> None:
     assert os.listdir(os.path.join(made.bundle, "rootfs")) == []
 
 
+def test_a_root_that_is_not_pivoted(bench: Bench) -> None:
+    result = bench.run(default_spec(["sh", "-c", "ls / | wc -l; ls -d /rootfs /work; pwd"]), pivot=False)
+    assert result.out.split() == [str(len(os.listdir(bench.lower))), "/"]
+
+
 def test_a_root_directory_without_mounts(bench: Bench, lower: Path) -> None:
     bundle, _ = bench.bundle()
     os.rmdir(f"{bundle}/rootfs")

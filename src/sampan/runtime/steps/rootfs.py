@@ -161,6 +161,10 @@ def overlay_by_relative_paths(mount: Mount) -> int:
 
 def pivot(plan: Plan, root_fd: int) -> None:
     """Make `root_fd` the root and drop the host's tree, which pivot_root stacks on top of it."""
+    if not plan.pivot_root:
+        os.fchdir(root_fd)
+        _move_over_root()
+        return
     host = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if plan.root_propagation is not None else -1
     os.fchdir(root_fd)
     m.pivot_root(".", ".")
@@ -171,6 +175,16 @@ def pivot(plan: Plan, root_fd: int) -> None:
     os.chdir("/")
     if plan.root_propagation is not None:
         m.mount_setattr(root_fd, b"", AT_EMPTY_PATH, propagation=plan.root_propagation[0])
+
+
+def _move_over_root() -> None:
+    """Put the current directory's mount over "/": for a root on the kernel's initial ramdisk, which cannot be pivoted.
+
+    The host's tree stays mounted below, out of reach of a process that cannot leave its chroot; hence only on demand.
+    """
+    m.mount(".", "/", None, m.MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
 
 
 def make_readonly(root_fd: int) -> None:
