@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from sampan.engine.containers.extract import Options, extract
 from sampan.engine.containers.lifecycle import Lifecycle
-from sampan.engine.containers.records import Container, rfc3339
+from sampan.engine.containers.records import Container, MountPoint, rfc3339
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import WITH_TASK
 from sampan.engine.images import streams, tar_writer
@@ -57,6 +57,12 @@ class Root:
     fd: int
     path: str
     read_only: bool = False
+    name: str = ""  # what the client calls it, where that is not the path's last part: a volume's root
+
+    @property
+    def base(self) -> str:
+        """The last part of the path as the client knows it; `/` for the container's root."""
+        return self.name or posixpath.basename(posixpath.normpath(self.path)) or "/"
 
     def __enter__(self) -> Root:
         return self
@@ -145,17 +151,19 @@ class Archive:
         clean = posixpath.normpath(path)
         for m in sorted(c.mounts, key=lambda m: -len(m.destination)):
             if m.type in ("volume", "bind") and (clean + "/").startswith(m.destination.rstrip("/") + "/"):
-                return _mounted(m.source, clean[len(m.destination) :], path.endswith("/"), read_only)
+                return _mounted(m, clean, path.endswith("/"), read_only)
         return Root(self._images.open_root(c.id, writable=writable), path, read_only)
 
 
-def _mounted(source: str, rest: str, slash: bool, read_only: bool) -> Root:
+def _mounted(m: MountPoint, path: str, slash: bool, read_only: bool) -> Root:
     """Open a volume's or bind's own root; a bound file is reached through its directory."""
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    rest = path[len(m.destination.rstrip("/")) :] or "/"
+    name = posixpath.basename(path)
     try:
-        return Root(os.open(source, flags), (rest or "/") + ("/" if slash else ""), read_only)
+        return Root(os.open(m.source, flags), rest + ("/" if slash else ""), read_only, name)
     except NotADirectoryError:
-        return Root(os.open(os.path.dirname(source), flags), "/" + os.path.basename(source), read_only)
+        return Root(os.open(os.path.dirname(m.source), flags), "/" + os.path.basename(m.source), read_only, name)
 
 
 def _read_only(c: Container, path: str) -> bool:
@@ -198,9 +206,8 @@ def describe(root: Root) -> dict[str, Any]:
         target = ""
         if stat.S_ISLNK(st.st_mode):
             target = _link_target(root, os.readlink("", dir_fd=fd))
-        name = posixpath.basename(posixpath.normpath(root.path)) or "/"
         return {
-            "name": name,
+            "name": root.base,
             "size": st.st_size,
             "mode": go_mode(st.st_mode),
             "mtime": rfc3339(st.st_mtime_ns),
@@ -228,15 +235,15 @@ def go_mode(mode: int) -> int:
 def pack(root: Root) -> Iterator[bytes]:
     """Return the archive of what is at the path, named by its last part. Takes over the root's descriptor."""
     fd, st = _open(root)
-    name = os.fsencode(posixpath.basename(posixpath.normpath(root.path)) or ".")
     if stat.S_ISDIR(st.st_mode):
-        return _packed(root, fd, b".", name)
+        return _packed(root, fd, b".", os.fsencode(root.base.strip("/")))
+    name = os.fsencode(posixpath.basename(posixpath.normpath(root.path)))
     try:
         above = posixpath.dirname(root.path) or "/"
         parent = saferoot.open_in_root(root.fd, above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
         os.close(fd)
-    return _packed(root, parent, name, name)
+    return _packed(root, parent, name, os.fsencode(root.base))
 
 
 def _packed(root: Root, parent: int, name: bytes, path: bytes) -> Iterator[bytes]:

@@ -320,8 +320,9 @@ class Maker:
         if c.status.state is State.REMOVING and live.lock.locked():
             raise Conflict(f"removal of container {ref} is already in progress")
         async with live.lock:
-            c = self._registry.get(c.id)
-            await self._remove_locked(c, volumes=volumes)
+            now = self._registry.find(c.id)
+            if now is not None:  # else --rm was faster: it is as the caller wanted it
+                await self._remove_locked(now, volumes=volumes)
 
     async def _remove_locked(self, c: Container, *, volumes: bool) -> None:
         live = self._registry.live(c.id)

@@ -8,6 +8,7 @@ Source: Docker Engine 28.5's answers to start and exec.
 from __future__ import annotations
 
 import errno
+import re
 from dataclasses import dataclass
 
 from sampan.errors import Internal, InvalidArgument, SampanError
@@ -17,6 +18,7 @@ _CREATE = "failed to create shim task: OCI runtime create failed: runc create fa
 _PROCESS = "unable to start container process: "
 _INIT = "error during container init: "
 EXEC = "OCI runtime exec failed: exec failed: unable to start container process: "
+_NOT_A_DIRECTORY = re.compile(r"mkdir (.+): not a directory")
 _DIRECTORY_ON_FILE = (
     "Are you trying to mount a directory onto a file (or vice-versa)?"
     " Check if the specified host path exists and is the expected type"
@@ -35,6 +37,8 @@ def of_start(step: str, number: int, message: str) -> Failure:
     """Translate what the runtime refused. step: the runtime's name for where it happened; number: errno or 0."""
     if step == "user":
         return Failure(Internal(message), 128)
+    if step == "cwd" and (found := _NOT_A_DIRECTORY.fullmatch(message)):
+        return Failure(Internal(f"Cannot mkdir: {found[1]} is not a directory"), 128)
     if message.startswith("invalid config.json: linux.sysctl."):
         message = message.partition(": sysctl ")[1].removeprefix(": ") + message.partition(": sysctl ")[2]
     if step in ("validate", "spec"):

@@ -188,9 +188,7 @@ class Launcher:
                 continue
             if point.create_source:
                 try:
-                    os.makedirs(point.source, mode=0o755, exist_ok=True)
-                except FileExistsError:
-                    pass  # a file: bound as it is
+                    _make_directories(point.source)
                 except OSError as e:
                     raise Internal(
                         f"error while creating mount source path '{point.source}': mkdir {e.filename}: {(e.strerror or '').lower()}"
@@ -407,6 +405,17 @@ class StartFailed(Internal):
     def __init__(self, failure: failures.Failure) -> None:
         super().__init__(failure.error.message)
         self.failure = failure
+
+
+def _make_directories(path: str) -> None:
+    """Make a directory and its parents for everybody to read: the daemon's own umask is for its own files."""
+    missing: list[str] = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for part in reversed(missing):
+        os.mkdir(part)
+        os.chmod(part, 0o755)
 
 
 def _unmount(path: str) -> None:

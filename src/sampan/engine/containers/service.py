@@ -258,23 +258,21 @@ class Containers:
 
     def _row(self, c: Container, names: dict[tuple[str, str], str]) -> dict[str, Any]:
         sandbox = self._networks.sandbox(c.id) if c.status.state in WITH_TASK else None
+        key = (c.config.image, c.image_id)
+        if key not in names:
+            names[key] = self._image_name(c)
         live = self._registry.live(c.id)
         if sandbox is None:
             if live.row is not None and live.row[0] is c:
-                row = dict(live.row[1])
-                row["Status"] = inspect.status_text(c, "none")
-                return row
+                return {**live.row[1], "Image": names[key], "Status": inspect.status_text(c, "none")}
             endpoints = {name: codec.to_json(e) for name, e in c.endpoints.items()}
             ports: list[dict[str, Any]] = []
         else:
             endpoints = sandbox.endpoints
             ports = inspect.published(c.config.exposed_ports, sandbox.ports)
-        key = (c.config.image, c.image_id)
-        if key not in names:
-            names[key] = self._image_name(c)
         row = inspect.row(c, image=names[key], endpoints=endpoints, ports=ports, health=self._health.word(c))
         if sandbox is None:
-            live.row = (c, dict(row))
+            live.row = (c, row)
         return row
 
     def _image_name(self, c: Container) -> str:
