@@ -265,7 +265,7 @@ def memory(engine: Engine) -> None:
     base = {line.split()[0]: machine.pss_kib(pid) for pid, line in engine.pids().items()}
     print("\nPSS, idle: " + ", ".join(f"{name} {kib / 1024:.1f} MiB" for name, kib in sorted(base.items())))
     containers = [engine.run("sleep", "3600") for _ in range(10)]
-    shims = [pid for pid, line in engine.pids().items() if line.startswith("sampan-shim")]
+    shims = [pid for pid, line in engine.pids().items() if line.startswith("sampan-shim") and "(waiting)" not in line]
     inits = [engine.inspect(c)["State"]["Pid"] for c in containers]
     total = sum(machine.pss_kib(pid) for pid in [*shims, *inits])
     print(f"PSS per running idle container (shim and process): {total / 10 / 1024:.2f} MiB")

@@ -171,7 +171,7 @@ class Engine:
     def remove(self, container: str) -> None:
         self.call("DELETE", f"/containers/{container}", force="1", v="1")
 
-    def logs(self, container: str, **query: str) -> bytes:
+    def logs(self, container: str, **query: Any) -> bytes:
         """Return the container's log bytes without the stdcopy frame headers."""
         raw, out, at = self.request("GET", f"/containers/{container}/logs", stdout="1", stderr="1", **query).raw, b"", 0
         while at < len(raw):
