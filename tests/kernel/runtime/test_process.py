@@ -131,6 +131,19 @@ def test_seccomp(bench: Bench, no_new_privileges: bool) -> None:
     assert "Resource temporarily unavailable" in made.err
 
 
+def test_an_apparmor_profile_that_is_not_there(bench: Bench) -> None:
+    """Named, never skipped: on a host without AppArmor as on one that lacks the profile."""
+    spec = default_spec(["true"], apparmorProfile="sampan-no-such-profile")
+    with pytest.raises(RuntimeFailure) as caught:
+        bench.create(spec)
+    assert caught.value.step == "apparmor"
+    made = bench.create(default_spec(["sleep", "100"]))
+    made.start()
+    with pytest.raises(RuntimeFailure) as caught:
+        bench.exec(made, ["true"], apparmorProfile="sampan-no-such-profile")
+    assert caught.value.step == "apparmor"
+
+
 def test_rlimits(bench: Bench) -> None:
     limits = [{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 100}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]
     assert (

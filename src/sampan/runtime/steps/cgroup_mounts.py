@@ -71,11 +71,7 @@ def _fill(base: int, cgroup: Cgroup, attributes: int, *, namespace: bool) -> Non
                 m.mount_setattr(fd, b"", AT_EMPTY_PATH, attr_set=attributes)
         try:
             os.mkdir(name, 0o755, dir_fd=base)
-            place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=base)
-            try:
-                m.attach(fd, place)
-            finally:
-                os.close(place)
+            m.move_mount(fd, b"", base, name, m.MOVE_MOUNT_F_EMPTY_PATH)
         finally:
             os.close(fd)
         for controller in controllers if len(controllers) > 1 else ():
