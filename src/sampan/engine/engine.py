@@ -69,6 +69,8 @@ class Engine:
             undo.push_async_callback(supervisor.close)
             containers = Containers(config, store, events, images, networks, volumes)
             await containers.run(supervisor)
+            await images.retain(containers.ids())
+            await images.retain({row["Id"] for row in await containers.list(all=True)})
             undo.pop_all()
         return cls(
             config,

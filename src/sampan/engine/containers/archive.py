@@ -61,7 +61,9 @@ class Root:
 
     @property
     def base(self) -> str:
-        """The last part of the path as the client knows it; `/` for the container's root."""
+        """The last part of the path as the client knows it: `/` for the container's root, `.` for what a path/. holds."""
+        if self.path.endswith("/."):
+            return "."
         return self.name or posixpath.basename(posixpath.normpath(self.path)) or "/"
 
     def __enter__(self) -> Root:
@@ -151,17 +153,18 @@ class Archive:
         clean = posixpath.normpath(path)
         for m in sorted(c.mounts, key=lambda m: -len(m.destination)):
             if m.type in ("volume", "bind") and (clean + "/").startswith(m.destination.rstrip("/") + "/"):
-                return _mounted(m, clean, path.endswith("/"), read_only)
+                tail = "/." if path.endswith("/.") else "/" if path.endswith("/") else ""
+                return _mounted(m, clean, tail, read_only)
         return Root(self._images.open_root(c.id, writable=writable), path, read_only)
 
 
-def _mounted(m: MountPoint, path: str, slash: bool, read_only: bool) -> Root:
+def _mounted(m: MountPoint, path: str, tail: str, read_only: bool) -> Root:
     """Open a volume's or bind's own root; a bound file is reached through its directory."""
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     rest = path[len(m.destination.rstrip("/")) :] or "/"
     name = posixpath.basename(path)
     try:
-        return Root(os.open(m.source, flags), rest + ("/" if slash else ""), read_only, name)
+        return Root(os.open(m.source, flags), rest + tail, read_only, name)
     except NotADirectoryError:
         return Root(os.open(os.path.dirname(m.source), flags), "/" + os.path.basename(m.source), read_only, name)
 

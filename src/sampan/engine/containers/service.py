@@ -323,6 +323,10 @@ class Containers:
             freed += rw
         return {"ContainersDeleted": removed or None, "SpaceReclaimed": freed}
 
+    def ids(self) -> frozenset[str]:
+        """Return the ids of all containers."""
+        return frozenset(c.id for c in self._registry.all())
+
     def counts(self) -> dict[str, int]:
         """Return how many containers exist, run, are paused and stopped: what `docker info` shows."""
         states = [c.status.state for c in self._registry.all()]
