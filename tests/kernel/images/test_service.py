@@ -591,6 +591,42 @@ def test_a_client_that_hangs_up_leaves_no_trace(tmp_path: Path) -> None:
     run(main())
 
 
+def test_stalled_clients_hold_nobody_up(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield ROOTFS[:1000]
+        await stop.wait()
+
+    async def main() -> None:
+        async with service(tmp_path / "d") as images:
+            id = await imported(images, archive(member("f", os.urandom(30_000_000))))
+            await images.prepare("c", images.resolve(id))
+
+            async def first(messages: AsyncIterator[object]) -> object:
+                return await anext(messages)
+
+            uploads = [asyncio.create_task(first(images.import_(stalled(), repo="x"))) for _ in range(10)]
+            loads = [asyncio.create_task(first(images.load(stalled()))) for _ in range(10)]
+            readers = [images.save([id]) for _ in range(10)]
+            for reader in readers:
+                await anext(reader)  # and never again
+            await asyncio.wait_for(images.usage("c"), 10)
+            await asyncio.wait_for(imported(images, repo="other"), 10)
+            for task in uploads + loads:
+                task.cancel()
+            cancelled = [asyncio.create_task(first(images.import_(stalled(), repo="x"))) for _ in range(5)]
+            for task in cancelled:
+                task.cancel()  # before its first step
+            results = await asyncio.wait_for(asyncio.gather(*uploads, *loads, *cancelled, return_exceptions=True), 20)
+            assert all(isinstance(result, asyncio.CancelledError) for result in results)
+            for reader in readers:
+                await asyncio.wait_for(reader.aclose(), 10)  # type: ignore[attr-defined]
+            assert len(directories(tmp_path / "d")) == 3 and os.listdir(tmp_path / "d/content/ingest") == []
+
+    run(main())
+
+
 def in_child(work: Callable[[], None]) -> None:
     """Run in a forked child with a mount namespace of its own; its failure is the test's."""
     reader, writer = os.pipe()

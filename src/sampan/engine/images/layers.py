@@ -36,7 +36,7 @@ class Staged:
 
 
 class Layers:
-    """The layers of one data root. Methods on the loop's thread, blocking work in `executor`."""
+    """The layers of one data root. Methods on the loop's thread; unpacking, which waits for its stream, in `executor`."""
 
     def __init__(self, store: Store, driver: Overlay2, executor: Executor) -> None:
         self._store = store
@@ -126,6 +126,7 @@ class Layers:
     ) -> unpack.Unpacked:
         loop = asyncio.get_running_loop()
         pump: asyncio.Task[None] | None = None
+        feed: Feed | None = None
         if isinstance(stream, AsyncIterator):
             feed = Feed(stream)
             pump = asyncio.create_task(feed.pump())
@@ -137,8 +138,9 @@ class Layers:
         try:
             return await asyncio.shield(work)
         finally:
-            if pump is not None:
+            if pump is not None and feed is not None:
                 pump.cancel()
+                feed.end()
                 with suppress(BaseException):
                     await pump
             with suppress(BaseException):  # a cancelled request: the thread ends with its stream

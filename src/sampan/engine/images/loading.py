@@ -30,9 +30,12 @@ async def load(images: Images, stream: AsyncIterator[bytes], *, quiet: bool) -> 
         feed = Feed(stream)
         pump = asyncio.create_task(feed.pump())
         try:
-            await loop.run_in_executor(images.pool, spooled.fill, feed)
+            await asyncio.shield(filling := loop.run_in_executor(images.streaming, spooled.fill, feed))
         finally:
             pump.cancel()
+            feed.end()
+            with suppress(BaseException):  # a cancelled request: the thread ends with its stream
+                await filling
             with suppress(BaseException):
                 await pump
         offers = await loop.run_in_executor(images.pool, spooled.offers)

@@ -1,7 +1,7 @@
 """Images: what containers are made of. The one object that the rest of the engine and the API talk to.
 
-It owns the content store, the layers, the catalogue of names, the containers' snapshots and one pool of worker
-threads for everything that blocks. Not here: running containers, the wire format of the API, registries' protocol.
+It owns the content store, the layers, the catalogue of names, the containers' snapshots and the worker threads for
+everything that blocks. Not here: running containers, the wire format of the API, registries' protocol.
 
 Invariants: an image is visible only when its config and all its layers are on the disk; whatever fails or is
 interrupted before that leaves no trace after the next start (gc.py).
@@ -33,7 +33,7 @@ from sampan.engine.images import (
     tar_writer,
     unpack,
 )
-from sampan.engine.images.catalog import Catalog
+from sampan.engine.images.catalog import Catalog, NoSuchImage
 from sampan.engine.images.content import ContentStore
 from sampan.engine.images.layers import Layers, Staged
 from sampan.engine.images.records import Image, ImageRecord, SnapshotRecord
@@ -48,7 +48,8 @@ from sampan.spec.reference import Reference
 
 log = logging.getLogger("sampan.images")
 
-WORKERS = 4
+WORKERS = 4  # for work that waits for the disk only
+STREAMS = 64  # for work that waits for a client as well: a slow one must not hold up the others
 ENGINE_VERSION = "28.5.2"  # what image configurations name as docker_version
 
 T = TypeVar("T")
@@ -62,10 +63,12 @@ class Images:
         self.config = config
         self.store = store
         self.events = events
-        self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="images", initializer=unpack.adopt_thread)
+        adopt = unpack.adopt_thread
+        self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="images", initializer=adopt)
+        self.streaming = ThreadPoolExecutor(STREAMS, thread_name_prefix="images", initializer=adopt)
         self.content = ContentStore(os.path.join(config.data_root, "content"))
         self.driver = Overlay2(config.data_root)
-        self.layers = Layers(store, self.driver, self.pool)
+        self.layers = Layers(store, self.driver, self.streaming)
         self.catalog = Catalog(store, self.content, self.layers)
         self.snapshots = store.table("snapshots", SnapshotRecord)
         self.views = Views(self.catalog, self.layers, store)
@@ -79,7 +82,8 @@ class Images:
 
     async def close(self) -> None:
         """Wait for the work under way, then stop the threads."""
-        await asyncio.get_running_loop().run_in_executor(None, self.pool.shutdown)
+        for pool in (self.streaming, self.pool):
+            await asyncio.get_running_loop().run_in_executor(None, pool.shutdown)
         self.driver.close()
 
     # -- images -----------------------------------------------------------------------------------------------
@@ -160,6 +164,8 @@ class Images:
 
         The record is durable with the next durable write, which is the container's own.
         """
+        if image is not None and image.id not in self.catalog.images:  # removed since the caller looked
+            raise NoSuchImage(image.id)
         chain_id = image.chain_id if image is not None else ""
         parent = self.layers.get(chain_id).snapshot if chain_id else None
         number = self.driver.new_container(parent)
@@ -248,7 +254,7 @@ class Images:
         """The container's whole file system as a tar archive; the container may run."""
         root_fd = self.open_root(container_id, writable=False)
         try:
-            async for chunk in streams.drain(tar_writer.tree(root_fd), self.pool):
+            async for chunk in streams.drain(tar_writer.tree(root_fd), self.streaming):
                 yield chunk
         finally:
             os.close(root_fd)
@@ -360,7 +366,7 @@ class Images:
         try:
             for image_id in wanted:
                 self.publish_event("save", image_id, image_id)
-            async for chunk in streams.drain(archive.write(plan, self.layers, time.time_ns()), self.pool):
+            async for chunk in streams.drain(archive.write(plan, self.layers, time.time_ns()), self.streaming):
                 yield chunk
         finally:
             for holder in holders:

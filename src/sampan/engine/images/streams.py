@@ -85,6 +85,10 @@ class Feed:
             self._queue.put(e if isinstance(e, Exception) else Truncated())
             raise
 
+    def end(self) -> None:
+        """Let the worker go if it still reads: for a pump that was cancelled, perhaps before it began."""
+        self._queue.put(Truncated())
+
     def read(self) -> bytes:
         """The next chunk; b"" at the end. Raises: what the stream raised; Truncated when it was cancelled."""
         if self._ended is None:

@@ -60,7 +60,7 @@ class Trash:
     def _remove_one(self, name: str) -> None:
         try:
             self._remove(self._fd, name, 0)
-        except _Stopped:
+        except (_Stopped, FileNotFoundError):  # other services empty their own entries as well
             return
         except OSError as e:
             self._failed.add(name)
