@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
-from collections.abc import AsyncIterator, Coroutine
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from sampan.api.hijack import Hijacked, hijack
 from sampan.api.server import ApiServer
 from sampan.engine.config import EngineConfig
 from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound
+from tests.api import certificates
 
 
 def test_versions() -> None:
@@ -90,7 +93,9 @@ def test_routes_match_in_order_and_names_may_hold_slashes() -> None:
         ("127.0.0.1:2375", "", True),
         ("localhost", "http://localhost", True),
         ("[::1]:2375", "", True),
+        ("docker:2375", "", True),
         ("evil.example", "", False),
+        ("evil.example", "http://evil.example", False),
         ("127.0.0.1:2375", "http://evil.example", False),
         ("127.0.0.1", "null", False),
     ],
@@ -190,6 +195,13 @@ def test_nothing_a_client_sends_behind_an_attach_is_lost(tmp_path: Path, headers
                 status, _, rest = answer.partition(b"\r\n\r\n")
                 assert status.startswith(b"HTTP/1.1 101 UPGRADED" if UPGRADE in headers else b"HTTP/1.1 200 OK")
                 assert rest == b"<early><later>end"
+            one_packet = head + body + b"all"
+            reader, writer = await asyncio.open_unix_connection(served.path)
+            writer.write(one_packet)
+            writer.write_eof()
+            assert (await reader.read()).endswith(b"<all>end")
+            writer.close()
+            await writer.wait_closed()
             assert not served.server._runner.server.connections  # type: ignore[union-attr]
 
     run(test())
@@ -237,6 +249,63 @@ def test_a_client_that_hangs_up_cancels_its_request(tmp_path: Path) -> None:
             writer.close()
             await writer.wait_closed()
             await asyncio.wait_for(served.server.app[CANCELLED].wait(), 5)
+
+    run(test())
+
+
+def test_tls_keeps_writing_after_the_client_has_no_more_input(tmp_path: Path) -> None:
+    certificates.make(tmp_path)
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(tmp_path / "server.pem", tmp_path / "server-key.pem")
+    client_side = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+
+    async def test() -> None:
+        async with Served(tmp_path, a=("POST", "/containers/x/attach", echo)) as served:
+            sock = socket.socket()
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+            await served.server.listen(sock, server_side)
+            answer = await asyncio.to_thread(half_close, client_side, port)
+            assert answer.startswith(b"HTTP/1.1 101 UPGRADED") and answer.endswith(b"<input>end")
+
+    run(test())
+
+
+def half_close(context: ssl.SSLContext, port: int) -> bytes:
+    """Attach over TLS, send input and close_notify, read what still comes."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+
+        def step(action: Callable[[], object]) -> object:
+            while True:
+                try:
+                    return action()
+                except ssl.SSLWantReadError:
+                    raw.sendall(outgoing.read())
+                    data = raw.recv(65536)
+                    incoming.write(data) if data else incoming.write_eof()
+
+        step(tls.do_handshake)
+        tls.write(b"POST /containers/x/attach HTTP/1.1\r\nHost: d\r\n" + UPGRADE + b"\r\ninput")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.unwrap()
+        raw.sendall(outgoing.read())
+        try:
+            while data := step(lambda: tls.read(65536)):
+                assert isinstance(data, bytes)
+                received += data
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            pass
+    return received
+
+
+def test_a_head_beyond_all_measure_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with Served(tmp_path) as served:
+            request = b"GET /_ping HTTP/1.1\r\nHost: d\r\nX: " + b"x" * 600_000 + b"\r\n\r\n"
+            assert (await served.talk(request, half_close=False)).endswith(b"400 Bad Request")
 
     run(test())
 

@@ -24,13 +24,14 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 class Connection(web.RequestHandler):
     """aiohttp's connection; `_behind` is None in plain HTTP, else the bytes behind a request that may take over."""
 
-    __slots__ = ("_behind", "_body_left", "guarded")
+    __slots__ = ("_behind", "_body_left", "guarded", "half_closed")
 
     def __init__(self, *args: Any, guarded: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.guarded = guarded
         self._behind: bytes | None = None
         self._body_left = 0
+        self.half_closed = False
 
     def data_received(self, data: bytes) -> None:
         if self._behind is None:
@@ -62,6 +63,24 @@ class Connection(web.RequestHandler):
         self._body_left = max(0, length - len(data))
         self._behind = (self._behind or b"") + data[length:]
         return data[:length]
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """An end of input means that the client has gone, unless it may be the end of what a takeover is fed with."""
+        if self._behind is None:
+            return False
+        self.half_closed = True
+        self.close()  # nothing more is read; the request under way goes on
+        return True
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP as Go's server does; bytes that anybody can send are not worth a traceback."""
+        if status != 400:
+            return super().handle_error(request, status, exc, message)
+        response = web.Response(status=400, text="400 Bad Request")
+        response.force_close()
+        return response
 
     def steal_behind(self) -> bytes:
         """Return what came behind the request; HTTP is over."""

@@ -79,6 +79,8 @@ async def hijack(
     stream.connection_made(transport)
     if early:
         reader.feed_data(early)
+    if http.half_closed:
+        reader.feed_eof()
     if not transport.is_reading():
         transport.resume_reading()
     writer = asyncio.StreamWriter(transport, stream, reader, asyncio.get_running_loop())

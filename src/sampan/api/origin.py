@@ -1,8 +1,8 @@
 """Keeping browsers away from plain TCP: a page on any site can make requests to 127.0.0.1, and DNS can lie.
 
 A request on an unauthenticated TCP listener is refused when it carries an Origin of another host (a script in a
-browser), or when its Host is a name that is not ours (DNS rebinding); addresses, localhost and our own name pass.
-Pure.
+browser), or when its Host is a name of the public DNS (DNS rebinding). Addresses, names without a dot (nobody can
+register one) and our own full name pass. Connections with TLS need no such check: no certificate fits a stolen name.
 
 Source: CVE-2025-9074 and the class of attacks it belongs to; fetch standard, Origin header.
 """
@@ -33,7 +33,11 @@ def _host_name(host: str) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost") or name == socket.gethostname().lower():
+    if (
+        "." not in name
+        or name.endswith(".localhost")
+        or name in (socket.gethostname().lower(), socket.getfqdn().lower())
+    ):
         return True
     try:
         ipaddress.ip_address(name)

@@ -53,7 +53,7 @@ def bind(config: DaemonConfig) -> list[Bound]:
             if check_host(host)[0] == "tcp" and not config.tlsverify:
                 _warn_of_plain_tcp(config, host)
             found = sockets.listen(host, group=config.group, group_required=config.group_given, tls=config.tls)
-            bound += [Bound(listener, listener.is_tcp and not config.tlsverify) for listener in found]
+            bound += [Bound(listener, listener.is_tcp and not config.tls) for listener in found]
     except ConfigError:
         remove(bound)
         raise

@@ -7,6 +7,8 @@
 A restart touches no container: live-restore is on unless the configuration says false. The daemon never forks; the one
 process it starts is the supervisor, by posix_spawn, in `sampan.supervisor.client`.
 
+The heavy modules are imported where they are first needed: --version, --validate and a wrong flag answer at once.
+
 Invariants: umask 077; one daemon per data root (a lock, not the pidfile, decides); nothing is changed on disk before
 the configuration has been accepted as a whole.
 """
@@ -22,11 +24,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 from sampan.api import versions
 from sampan.daemon import flags, notify, tls
 from sampan.daemon.config import ConfigError, DaemonConfig, load
 from sampan.daemon.logs import configure as configure_logs
+
+if TYPE_CHECKING:
+    from sampan.daemon.reload import Reloader
+    from sampan.engine.engine import Engine
 
 log = logging.getLogger("sampan.daemon")
 
@@ -124,13 +131,9 @@ async def serve(config: DaemonConfig, given: dict[str, object]) -> None:
         notify.notify("STOPPING=1")
 
 
-async def _close_engine(engine: object, reloader: object) -> None:
-    from sampan.daemon.reload import Reloader
-    from sampan.engine.engine import Engine
-
-    assert isinstance(engine, Engine) and isinstance(reloader, Reloader)
-    live_restore = reloader.config.engine.live_restore
-    await engine.close(stop_containers=not live_restore)
+async def _close_engine(engine: Engine, reloader: Reloader) -> None:
+    """Close the engine by the configuration in force now: a reload may have changed live-restore."""
+    await engine.close(stop_containers=not reloader.config.engine.live_restore)
 
 
 def _protect_from_oom(score: int) -> None:
