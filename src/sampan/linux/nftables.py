@@ -1,10 +1,12 @@
 """nftables through libnftables, in this process: no `nft` or `iptables` is started.
 
-`Nftables.run` takes a text in nft's language and is atomic: all of it happens or nothing. Not here: what the rules are
-(`engine/networks/firewall.py`). `Monitor` tells when somebody changed rules.
+`Nftables.run` takes a text in nft's language and is atomic: all of it happens or nothing. `Elements` adds and deletes map
+elements by netlink directly: libnftables first reads every table of the host, which costs 0.2 ms on an empty host and 1.5 ms
+beside a few container engines; the message itself costs 0.05 ms. `Monitor` tells when somebody changed rules. Not here: what
+the rules are (`engine/networks/firewall.py`).
 
 Invariants: one context per engine, used by one thread at a time; its socket stays in the network namespace of its
-opening. Source: libnftables(3), linux/netfilter/nf_tables.h.
+opening. Source: libnftables(3), linux/netfilter/{nfnetlink,nf_tables}.h.
 """
 
 from __future__ import annotations
@@ -14,12 +16,23 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from typing import NamedTuple
+
+from sampan.linux import netlink
+from sampan.linux.netlink import attribute
 
 NFNLGRP_NFTABLES = 7
 NFNL_SUBSYS_NFTABLES = 10
 NFT_MSG_NEWCHAIN, NFT_MSG_DELTABLE, NFT_MSG_DELCHAIN, NFT_MSG_DELRULE, NFT_MSG_NEWGEN = 3, 2, 5, 8, 15
+NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM = 12, 14
 NFTA_GEN_PROC_PID = 2
+_NETLINK_NETFILTER, _NFPROTO_INET, _NESTED = 12, 1, 0x8000
+_BATCH_BEGIN, _BATCH_END, _BATCH_GENMSG = 0x10, 0x11, struct.pack("=BBH", 0, 0, socket.htons(NFNL_SUBSYS_NFTABLES))
+_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
+_ELEMENTS_A_MESSAGE = 500
+_ELEM_KEY, _ELEM_DATA, _DATA_VALUE = 1, 2, 1
 _CTX_DEFAULT = 0
 _RECEIVE_BYTES = 1 << 17
 
@@ -85,11 +98,85 @@ def _errno_of(message: str) -> int:
     return errno.EINVAL
 
 
+class Element(NamedTuple):
+    """A map element as the kernel keeps it: concatenated parts, each padded to four bytes, network order."""
+
+    map: str
+    key: bytes
+    value: bytes
+
+
+class Elements:
+    """A socket for changes of map elements; owns it."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def add(self, table: str, elements: Iterable[Element]) -> None:
+        """Add elements to maps of an inet table, all or none. Raises: OSError EEXIST, ENOENT (no such table or map), …"""
+        flags = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
+        self._batch(table, NFT_MSG_NEWSETELEM, flags, [(e.map, _element(e.key, e.value)) for e in elements])
+
+    def delete(self, table: str, elements: Iterable[Element]) -> None:
+        """Delete elements by their keys, all or none. Raises: OSError ENOENT, …"""
+        self._batch(table, NFT_MSG_DELSETELEM, 0, [(e.map, _element(e.key)) for e in elements])
+
+    def _batch(self, table: str, type_: int, flags: int, elements: Sequence[tuple[str, bytes]]) -> None:
+        if not elements:
+            return
+        first = self._sequence + 1
+        parts = [self._message(_BATCH_BEGIN, 0, _BATCH_GENMSG)]
+        bodies = list(_bodies(table, elements))
+        for n, body in enumerate(bodies, 1):
+            # one acknowledgement, of the last: thousands would not fit the socket's buffer. Errors come unasked.
+            ack = netlink.NLM_F_ACK if n == len(bodies) else 0
+            parts.append(self._message(NFNL_SUBSYS_NFTABLES << 8 | type_, flags | ack, body))
+        parts.append(self._message(_BATCH_END, 0, _BATCH_GENMSG))
+        self._socket.send(b"".join(parts))
+        while True:
+            for kind, _, sequence, body in netlink.messages(self._socket.recv(_RECEIVE_BYTES)):
+                if kind == netlink.NLMSG_ERROR and first <= sequence <= self._sequence:
+                    (code,) = struct.unpack_from("=i", body)
+                    if code:
+                        raise OSError(-code, os.strerror(-code), f"elements of table {table}")
+                    return
+
+    def _message(self, type_: int, flags: int, body: bytes) -> bytes:
+        self._sequence += 1
+        return struct.pack("=IHHII", 16 + len(body), type_, flags | netlink.NLM_F_REQUEST, self._sequence, 0) + body
+
+
+def _bodies(table: str, elements: Sequence[tuple[str, bytes]]) -> Iterator[bytes]:
+    """Message bodies of at most `_ELEMENTS_A_MESSAGE` elements of one map each (an attribute ends at 64 KiB)."""
+    by_map: dict[str, list[bytes]] = {}
+    for map_, element in elements:
+        by_map.setdefault(map_, []).append(element)
+    for map_, packed in by_map.items():
+        for n in range(0, len(packed), _ELEMENTS_A_MESSAGE):
+            yield (
+                struct.pack("=BBH", _NFPROTO_INET, 0, 0)
+                + attribute(_LIST_TABLE, table.encode() + b"\0")
+                + attribute(_LIST_SET, map_.encode() + b"\0")
+                + attribute(_LIST_ELEMENTS | _NESTED, b"".join(packed[n : n + _ELEMENTS_A_MESSAGE]))
+            )
+
+
+def _element(key: bytes, value: bytes = b"") -> bytes:
+    inner = attribute(_ELEM_KEY | _NESTED, attribute(_DATA_VALUE, key))
+    if value:
+        inner += attribute(_ELEM_DATA | _NESTED, attribute(_DATA_VALUE, value))
+    return attribute(_LIST_ELEM | _NESTED, inner)
+
+
 class Monitor:
     """A socket that becomes readable when anybody changes the rules of this network namespace."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12)  # NETLINK_NETFILTER
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
         self._socket.bind((0, 1 << (NFNLGRP_NFTABLES - 1)))
         self._socket.setblocking(False)
         self._loss = False

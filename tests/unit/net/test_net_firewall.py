@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sampan.engine.networks.enforcer import Chain, dropping
-from sampan.engine.networks.firewall import NetworkRules, Published, Ruleset, publish, render, translatable, unpublish
+from sampan.engine.networks.firewall import NetworkRules, Published, Ruleset, elements, render, translatable
+from sampan.linux.nftables import Element
 
 GOLDEN = Path(__file__).parent / "firewall.golden.nft"
 
@@ -43,10 +44,10 @@ def test_the_whole_ruleset() -> None:
 def test_one_more_port_is_one_element() -> None:
     port = Published(proto="tcp", host_ip="0.0.0.0", host_port=8080, address="172.18.0.2", port=80)
     local = Published(proto="udp", host_ip="127.0.0.1", host_port=53, address="172.18.0.2", port=53)
-    assert publish("t", [port]) == "add element inet t published4 { tcp . 8080 : 172.18.0.2 . 80 }\n"
-    assert unpublish("t", [port, local]) == (
-        "delete element inet t published4 { tcp . 8080 }\ndelete element inet t published_at4 { 127.0.0.1 . udp . 53 }\n"
-    )
+    assert elements([port, local]) == [
+        Element("published4", b"\x06\0\0\0\x1f\x90\0\0", b"\xac\x12\0\x02\0\x50\0\0"),
+        Element("published_at4", b"\x7f\0\0\x01\x11\0\0\0\0\x35\0\0", b"\xac\x12\0\x02\0\x35\0\0"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_one_more_port_is_one_element() -> None:
 def test_what_nftables_cannot_do_is_left_to_the_relay(host_ip: str, address: str, expected: bool) -> None:
     port = Published(proto="tcp", host_ip=host_ip, host_port=1, address=address, port=2)
     assert translatable(port) is expected
-    assert bool(publish("t", [port])) is expected
+    assert bool(elements([port])) is expected
 
 
 def test_where_foreign_forward_chains_drop() -> None:

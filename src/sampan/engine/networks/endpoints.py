@@ -23,17 +23,17 @@ Settings = Mapping[str, Any]
 
 
 def wanted(registry: Registry, mode: str, asked: Mapping[str, Settings | None]) -> list[tuple[NetworkRecord, Settings]]:
-    """The networks a container joins, its network mode's first and the others by name. Raises: NotFound."""
+    """The networks a container joins, its network mode's first and the others by name. Raises: NotFound.
+
+    The mode's network counts when nothing is asked for, or when it is among what is: a container may have been
+    disconnected from it.
+    """
     main = registry.find("bridge" if mode in ("", "default") else mode)
-    others: dict[str, tuple[NetworkRecord, Settings]] = {}
-    settings: Settings = {}
+    found: dict[str, tuple[NetworkRecord, Settings]] = {} if asked else {main.name: (main, {})}
     for ref, given in asked.items():
         network = registry.find("bridge" if ref == "default" else ref)
-        if network.id == main.id:
-            settings = given or {}
-        else:
-            others[network.name] = (network, given or {})
-    return [(main, settings), *(others[name] for name in sorted(others))]
+        found[network.name] = (network, given or {})
+    return sorted(found.values(), key=lambda pair: (pair[0].id != main.id, pair[0].name))
 
 
 def new(network: NetworkRecord, settings: Settings, sandbox: SandboxRecord) -> EndpointRecord:

@@ -46,11 +46,11 @@ class Enforcer:
 
     def publish(self, ports: Iterable[Published]) -> None:
         """Add ports. Raises: OSError when the table is not as it was left: then `apply` is due."""
-        self._plumbing.nft(firewall.publish(self._table, ports))
+        self._plumbing.add_elements(self._table, firewall.elements(ports))
 
     def unpublish(self, ports: Iterable[Published]) -> None:
         """Take ports out. Raises: OSError as `publish`."""
-        self._plumbing.nft(firewall.unpublish(self._table, ports))
+        self._plumbing.delete_elements(self._table, firewall.elements(ports))
 
     def intact(self) -> bool:
         """Whether our table still stands with the chains and rules that `apply` left; elements are not looked at."""

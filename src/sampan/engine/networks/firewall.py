@@ -1,4 +1,4 @@
-"""The firewall of one engine as an nft ruleset: `render` gives all of it, `publish`/`unpublish` one change. Pure.
+"""The firewall of one engine as an nft ruleset: `render` gives all of it, `elements` what one more port changes. Pure.
 
 One table `inet <name>` holds everything: nothing of ours hangs in other programs' chains (but see enforcer.py, where
 another program's forward policy drops). Published ports are elements of maps, so that one more port costs one element:
@@ -20,7 +20,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-PROTOCOLS = ("tcp", "udp", "sctp")
+from sampan.linux.nftables import Element
+
+IP_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+
+
+def _service(port: int) -> bytes:
+    return port.to_bytes(2, "big") + bytes(2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +64,14 @@ class Published:
         key = f"{self.proto} . {self.host_port}"
         return name, key if wildcard else f"{self.host_ip} . {key}", f"{self.address} . {self.port}"
 
+    def wire(self) -> Element:
+        """The same element as the kernel keeps it."""
+        name, _, _ = self.element()
+        key = bytes([IP_PROTOCOLS[self.proto], 0, 0, 0]) + _service(self.host_port)
+        if not ip_address(self.host_ip).is_unspecified:
+            key = ip_address(self.host_ip).packed + key
+        return Element(name, key, ip_address(self.address).packed + _service(self.port))
+
     def describe(self) -> str:
         return f"{self.proto} {self.host_ip}:{self.host_port} -> {self.address}:{self.port}"
 
@@ -76,21 +90,18 @@ def translatable(port: Published) -> bool:
     return six == (":" in port.address) and port.host_ip != "::1"
 
 
-def publish(table: str, ports: Iterable[Published]) -> str:
-    return _elements("add", table, ports)
+def elements(ports: Iterable[Published]) -> list[Element]:
+    """The map elements of published ports: one more port is one more element."""
+    return [port.wire() for port in ports if translatable(port)]
 
 
-def unpublish(table: str, ports: Iterable[Published]) -> str:
-    return _elements("delete", table, ports)
-
-
-def _elements(verb: str, table: str, ports: Iterable[Published]) -> str:
+def _publish(table: str, ports: Iterable[Published]) -> str:
     by_map: dict[str, list[str]] = {}
-    for port in ports:
+    for port in sorted(ports):
         if translatable(port):
             name, key, value = port.element()
-            by_map.setdefault(name, []).append(f"{key} : {value}" if verb == "add" else key)
-    return "".join(f"{verb} element inet {table} {name} {{ {', '.join(items)} }}\n" for name, items in by_map.items())
+            by_map.setdefault(name, []).append(f"{key} : {value}")
+    return "".join(f"add element inet {table} {name} {{ {', '.join(items)} }}\n" for name, items in by_map.items())
 
 
 def remove(table: str) -> str:
@@ -102,7 +113,7 @@ def render(rules: Ruleset) -> str:
     """The whole ruleset as one atomic transaction that replaces what was there."""
     body = [*_sets(rules), *_raw(rules), *_dnat(), *_forward(rules), *_snat(rules), *_input(rules)]
     text = "".join(f"\t{line}\n" for line in body)
-    return remove(rules.table) + f"table inet {rules.table} {{\n{text}}}\n" + publish(rules.table, rules.published)
+    return remove(rules.table) + f"table inet {rules.table} {{\n{text}}}\n" + _publish(rules.table, rules.published)
 
 
 def _chain(name: str, head: str, rules: Iterable[str]) -> list[str]:

@@ -21,7 +21,7 @@ from ipaddress import IPv4Address, IPv6Address
 from sampan.linux import netlink
 from sampan.linux.namespaces import setns, unshare
 from sampan.linux.netlink import Message, Netlink
-from sampan.linux.nftables import Nftables
+from sampan.linux.nftables import Element, Elements, Nftables
 
 CLONE_NEWNET = 0x40000000
 Address = IPv4Address | IPv6Address
@@ -65,17 +65,28 @@ class Plumbing:
         self._host_ns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.host = Netlink()
         self._nft = Nftables() if firewall else None
+        self._elements = Elements() if firewall else None
 
     def close(self) -> None:
         os.close(self._host_ns)
         self.host.close()
         if self._nft is not None:
             self._nft.close()
+        if self._elements is not None:
+            self._elements.close()
 
     def nft(self, commands: str, *, flags: int = 0) -> str:
         if self._nft is None or not commands:
             return ""
         return self._nft.run(commands, flags=flags)
+
+    def add_elements(self, table: str, elements: Sequence[Element]) -> None:
+        if self._elements is not None:
+            self._elements.add(table, elements)
+
+    def delete_elements(self, table: str, elements: Sequence[Element]) -> None:
+        if self._elements is not None:
+            self._elements.delete(table, elements)
 
     # ── sandboxes ───────────────────────────────────────────────────────────────────────────────────────────────
 

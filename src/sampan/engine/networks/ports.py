@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from sampan.engine.networks.firewall import PROTOCOLS, Published
+from sampan.engine.networks.firewall import IP_PROTOCOLS, Published
 from sampan.errors import Internal, InvalidArgument
 
 _KINDS = {
@@ -111,7 +111,7 @@ class Ports:
 
         Raises: Internal in Docker's words when no port can be had; then nothing is taken.
         """
-        if request.proto not in PROTOCOLS:
+        if request.proto not in IP_PROTOCOLS:
             raise Internal("unknown protocol")
         host_ips = self._host_ips(request, default_ip, address4, address6)
         if not host_ips:
