@@ -197,6 +197,8 @@ def _run(joining: Joining, *, cloned_into_cgroup: bool) -> NoReturn:
         program = who.become(
             plan, joining.caps, identity, death_signal=joining.death_signal, load_seccomp=joining.load_seccomp
         )
+        if joining.death_signal and joining.channel.is_abandoned():
+            os._exit(1)  # the parent died before its death could signal us
         step = "exec"
         process.close_range(3 + joining.preserve_fds, flags=process.CLOSE_RANGE_CLOEXEC)
         who.execute(program, plan)

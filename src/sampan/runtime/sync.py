@@ -61,6 +61,13 @@ class Channel:
             raise failure.decode(packet)
         return packet, fd
 
+    def is_abandoned(self) -> bool:
+        """Say whether the other side has gone; takes nothing out of the channel."""
+        try:
+            return not self.socket.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+
     def close(self) -> None:
         self.socket.close()
         self.fd = -1

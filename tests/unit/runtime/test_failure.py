@@ -37,7 +37,12 @@ def test_the_channel_raises_what_the_other_side_reports() -> None:
         theirs.send(failure.encode("mounts", OSError(errno.EACCES, "x", "/m")))
         with pytest.raises(RuntimeFailure, match="mounts /m: permission denied"):
             ours.receive()
+        assert not ours.is_abandoned()
+        theirs.send(sync.GO)
         theirs.close()
+        assert not ours.is_abandoned()
+        assert ours.receive() == (sync.GO, None)
+        assert ours.is_abandoned()
         assert ours.receive() == (b"", None)
     finally:
         ours.close()
