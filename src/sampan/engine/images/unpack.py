@@ -159,7 +159,7 @@ class _Layer:
                 make(entry, parent_fd, base, f"{real}/{base}", reader)
         except OSError as e:
             if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO):
-                raise
+                raise OSError(e.errno, e.strerror, entry.name) from e
             # Docker's order of words: what was done, to what, why
             where = f"{entry.link} {entry.name}" if entry.link else entry.name
             raise InvalidArgument(f"cannot unpack {where}: {(e.strerror or str(e)).lower()}") from e
