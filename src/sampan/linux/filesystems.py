@@ -8,9 +8,9 @@ from __future__ import annotations
 import fcntl
 import struct
 
-from sampan.linux.syscalls import _int, bind_libc, fail
+from sampan.linux.syscalls import INT, bind_libc, fail
 
-_syncfs = bind_libc("syncfs", _int)
+_syncfs = bind_libc("syncfs", INT)
 
 
 def syncfs(fd: int) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import struct
 
 from sampan.linux.syscalls import (
+    INT,
+    SIZE,
+    STR,
+    UINT,
+    ULONG,
     Path,
-    _int,
-    _size,
-    _str,
-    _uint,
-    _ulong,
     bind,
     bind_libc,
     fail,
@@ -89,16 +89,16 @@ MOVE_MOUNT_T_SYMLINKS = 0x10
 MOVE_MOUNT_T_AUTOMOUNTS = 0x20
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
-_mount = bind_libc("mount", _str, _str, _str, _ulong, _str)
-_umount2 = bind_libc("umount2", _str, _int)
-_pivot_root = bind(number("pivot_root"), _str, _str)
-_open_tree = bind(428, _int, _str, _uint)
-_move_mount = bind(429, _int, _str, _int, _str, _uint)
-_fsopen = bind(430, _str, _uint)
-_fsconfig = bind(431, _int, _uint, _str, _str, _int)
-_fsmount = bind(432, _int, _uint, _uint)
-_fspick = bind(433, _int, _str, _uint)
-_mount_setattr = bind(442, _int, _str, _uint, _str, _size)
+_mount = bind_libc("mount", STR, STR, STR, ULONG, STR)
+_umount2 = bind_libc("umount2", STR, INT)
+_pivot_root = bind(number("pivot_root"), STR, STR)
+_open_tree = bind(428, INT, STR, UINT)
+_move_mount = bind(429, INT, STR, INT, STR, UINT)
+_fsopen = bind(430, STR, UINT)
+_fsconfig = bind(431, INT, UINT, STR, STR, INT)
+_fsmount = bind(432, INT, UINT, UINT)
+_fspick = bind(433, INT, STR, UINT)
+_mount_setattr = bind(442, INT, STR, UINT, STR, SIZE)
 
 
 def mount(source: Path | None, target: Path, fstype: str | None, flags: int, data: Path | None = None) -> None:

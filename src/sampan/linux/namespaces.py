@@ -14,7 +14,7 @@ import ctypes
 import os
 import struct
 
-from sampan.linux.syscalls import _int, _libc, bind_libc, fail
+from sampan.linux.syscalls import INT, LIBC, bind_libc, fail
 
 CLONE_NEWTIME = 0x80
 CLONE_PIDFD = 0x1000
@@ -42,8 +42,8 @@ TYPES: dict[str, tuple[int, str]] = {
 }
 
 _SYS_CLONE3 = 435
-_unshare = bind_libc("unshare", _int)
-_setns = bind_libc("setns", _int, _int)
+_unshare = bind_libc("unshare", INT)
+_setns = bind_libc("setns", INT, INT)
 
 
 class _HoldingCall(_ctypes.CFuncPtr):
@@ -54,7 +54,7 @@ class _HoldingCall(_ctypes.CFuncPtr):
     _argtypes_ = (ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t)
 
 
-_clone3 = _HoldingCall(("syscall", _libc))
+_clone3 = _HoldingCall(("syscall", LIBC))
 
 
 def unshare(flags: int) -> None:

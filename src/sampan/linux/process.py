@@ -14,7 +14,7 @@ import select
 import struct
 from typing import Any
 
-from sampan.linux.syscalls import _int, _ptr, _size, _str, _uint, _ulong, bind, bind_libc, fail, number
+from sampan.linux.syscalls import INT, PTR, SIZE, STR, UINT, ULONG, bind, bind_libc, fail, number
 
 PR_SET_PDEATHSIG = 1
 PR_GET_DUMPABLE = 3
@@ -57,17 +57,17 @@ RLIMITS = {
     "RLIMIT_RTTIME": 15,
 }
 
-_prctl = bind_libc("prctl", _int, _ulong, _ulong, _ulong, _ulong)
-_prctl_name = bind_libc("prctl", _int, _str, _ulong, _ulong, _ulong)
-_pidfd_send_signal = bind(424, _int, _int, _ptr, _uint)
-_pidfd_open = bind(434, _int, _uint)
-_close_range = bind(436, _uint, _uint, _uint)
-_pidfd_getfd = bind(438, _int, _int, _uint)
-_setgroups = bind(number("setgroups"), _size, _str)
-_setresuid = bind(number("setresuid"), _uint, _uint, _uint)
-_setresgid = bind(number("setresgid"), _uint, _uint, _uint)
-_prlimit64 = bind_libc("prlimit64", _int, _int, _str, _ptr)
-_sched_setattr = bind(number("sched_setattr"), _int, _str, _uint)
+_prctl = bind_libc("prctl", INT, ULONG, ULONG, ULONG, ULONG)
+_prctl_name = bind_libc("prctl", INT, STR, ULONG, ULONG, ULONG)
+_pidfd_send_signal = bind(424, INT, INT, PTR, UINT)
+_pidfd_open = bind(434, INT, UINT)
+_close_range = bind(436, UINT, UINT, UINT)
+_pidfd_getfd = bind(438, INT, INT, UINT)
+_setgroups = bind(number("setgroups"), SIZE, STR)
+_setresuid = bind(number("setresuid"), UINT, UINT, UINT)
+_setresgid = bind(number("setresgid"), UINT, UINT, UINT)
+_prlimit64 = bind_libc("prlimit64", INT, INT, STR, PTR)
+_sched_setattr = bind(number("sched_setattr"), INT, STR, UINT)
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 Path = str | bytes
 
-_libc = ctypes.CDLL(None, use_errno=True)
+LIBC = ctypes.CDLL(None, use_errno=True)
 _machine = os.uname().machine
 
 # The few calls below 424 that the C library does not wrap: x86_64, then the generic table (arm64, riscv64).
@@ -72,7 +72,7 @@ def number(name: str) -> int:
 def bind(nr: int, *argtypes: type) -> Callable[..., int]:
     """Return `syscall(nr, …)` with its own prototype; the interpreter lock is released while it runs."""
     prototype = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_long, *argtypes, use_errno=True)
-    function = prototype(("syscall", _libc))
+    function = prototype(("syscall", LIBC))
 
     def call(*args: object) -> int:
         return int(function(nr, *args))
@@ -83,7 +83,7 @@ def bind(nr: int, *argtypes: type) -> Callable[..., int]:
 def bind_libc(name: str, *argtypes: type) -> Callable[..., int]:
     """Return a function of the C library with its prototype; for calls that it wraps since ever."""
     prototype = ctypes.CFUNCTYPE(ctypes.c_int, *argtypes, use_errno=True)
-    function = prototype((name, _libc))
+    function = prototype((name, LIBC))
     return function
 
 
@@ -102,22 +102,22 @@ def raw(path: Path) -> bytes:
     return path if isinstance(path, bytes) else os.fsencode(path)
 
 
-_int = ctypes.c_int
-_uint = ctypes.c_uint
-_str = ctypes.c_char_p
-_size = ctypes.c_size_t
-_long = ctypes.c_long
-_ulong = ctypes.c_ulong
-_ptr = ctypes.c_void_p
+INT = ctypes.c_int
+UINT = ctypes.c_uint
+STR = ctypes.c_char_p
+SIZE = ctypes.c_size_t
+LONG = ctypes.c_long
+ULONG = ctypes.c_ulong
+PTR = ctypes.c_void_p
 
-_openat2 = bind(437, _int, _str, _str, _size)
-_sethostname = bind_libc("sethostname", _str, _size)
-_setdomainname = bind_libc("setdomainname", _str, _size)
-_personality = bind_libc("personality", _ulong)
-_keyctl = bind(number("keyctl"), _int, _ulong, _ulong, _ulong, _ulong)
-_keyctl_name = bind(number("keyctl"), _int, _str)
-_ioprio_set = bind(number("ioprio_set"), _int, _int, _int)
-_fstatfs = bind_libc("fstatfs", _int, _ptr)
+_openat2 = bind(437, INT, STR, STR, SIZE)
+_sethostname = bind_libc("sethostname", STR, SIZE)
+_setdomainname = bind_libc("setdomainname", STR, SIZE)
+_personality = bind_libc("personality", ULONG)
+_keyctl = bind(number("keyctl"), INT, ULONG, ULONG, ULONG, ULONG)
+_keyctl_name = bind(number("keyctl"), INT, STR)
+_ioprio_set = bind(number("ioprio_set"), INT, INT, INT)
+_fstatfs = bind_libc("fstatfs", INT, PTR)
 
 
 def openat2(dirfd: int, path: Path, flags: int, mode: int = 0, resolve: int = 0) -> int:
