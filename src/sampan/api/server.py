@@ -32,6 +32,8 @@ log = logging.getLogger("sampan.api")
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
 MAX_HEAD_BYTES = 256 * 1024
+READ_BYTES = 1024 * 1024
+"""How much of an upload is buffered before the client is made to wait."""
 CUT_AFTER_S = 0.5
 """How long streams that never end by themselves may go on when the daemon stops."""
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
@@ -77,6 +79,7 @@ class ApiServer:
                 max_field_size=MAX_HEAD_BYTES,
                 auto_decompress=False,
                 lingering_time=2.0,
+                read_bufsize=READ_BYTES,
                 guarded=guarded,
             )
 

@@ -25,9 +25,8 @@ async def list_(request: web.Request) -> web.StreamResponse:
     chosen: dict[str, set[str]] = dict(accept_filters(filters(request), views.LIST_FILTERS))
     if version(request) < (1, 41) and (name := query(request, "filter")):
         chosen["reference"] = {*chosen.get("reference", ()), name}
-    images = await engine(request).images.list(
-        chosen, all=flag(request, "all"), shared_size=flag(request, "shared-size")
-    )
+    shared = flag(request, "shared-size") and version(request) >= (1, 42)
+    images = await engine(request).images.list(chosen, all=flag(request, "all"), shared_size=shared)
     return json_response([_summary(image, version(request)) for image in images])
 
 
@@ -53,18 +52,22 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     service = engine(request).images
     image = await service.inspect(request.match_info["name"])
     api = version(request)
+    older: dict[str, dict[str, Any]] = {}  # fields that went away, by the field they stood behind
     if api < (1, 45):
         config = service.resolve(image["Id"]).config
-        image["ContainerConfig"] = config.get("container_config") or {}
-        if config.get("container"):
-            image["Container"] = config["container"]
+        container = {"Container": config["container"]} if config.get("container") else {}
+        older["Created"] = {**container, "ContainerConfig": config.get("container_config") or {}}
     if api < (1, 44):
-        image["VirtualSize"] = image["Size"]
+        older["Size"] = {"VirtualSize": image["Size"]}
     if api >= (1, 50):
         image["Config"] = modern_config(image["Config"])
     else:
         image["Config"] = dict(sorted(image["Config"].items()))
-    return json_response(image)
+    shown: dict[str, Any] = {}
+    for key, value in image.items():
+        shown[key] = value
+        shown.update(older.get(key, {}))
+    return json_response(shown)
 
 
 async def history(request: web.Request) -> web.StreamResponse:
