@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -15,7 +16,7 @@ from sampan.errors import Conflict, Forbidden, Internal, NotFound
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
 from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
-from tests.kernel.net_host import HOST4, LAN4, Host, attach, container_id, end, on_fake_host, spawn, until
+from tests.kernel.net_host import HOST4, HOST6, LAN4, LAN6, Host, attach, container_id, end, on_fake_host, spawn, until
 
 
 def look(host: Host, sandbox: Sandbox) -> tuple[dict[str, netlink.Link], list[netlink.Prefix], list[netlink.Route]]:
@@ -226,6 +227,44 @@ async def test_two_engines_side_by_side(host: Host) -> None:
             await b.detach(container_id("two"))
         assert await host.ask(host.lan, HOST4, 8080) == LAN4, "the other engine has taken only what was its own"
         await a.detach(container_id("one"))
+
+
+@on_fake_host
+async def test_engines_that_start_together_choose_apart(host: Host) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        contexts = [host.networks(name) for name in "abcd"]
+        services = await asyncio.gather(*(stack.enter_async_context(c) for c in contexts))
+        shown = [n.inspect("bridge") for n in services]
+        assert len({s["IPAM"]["Config"][0]["Subnet"] for s in shown}) == 4
+        assert len({s["Options"]["com.docker.network.bridge.name"] for s in shown}) == 4
+
+
+@on_fake_host
+async def test_a_stop_leaves_running_containers_their_network(host: Host) -> None:
+    async with host.networks() as networks:
+        web = await attach(networks, ports={"80/tcp": "8080"})
+        namespace = os.open(web.netns, os.O_RDONLY)
+        await networks.started(container_id("web"), os.getpid())
+        host.serve(namespace, 80)
+    assert await host.ask(host.lan, HOST4, 8080) == LAN4
+    assert await host.ask(None, "127.0.0.1", 8080)
+    async with host.networks(restored=False) as networks:
+        await networks.restore({container_id("web"): os.getpid()})
+        assert await host.ask(host.lan, HOST4, 8080) == LAN4
+        os.close(namespace)
+        await networks.detach(container_id("web"))
+
+
+@on_fake_host
+async def test_ipv6_on_the_default_bridge(host: Host) -> None:
+    async with host.networks(ipv6=True, fixed_cidr_v6="2001:db8:77::/64") as networks:
+        web = await attach(networks, ports={"80/tcp": "8080"})
+        endpoint = web.endpoints["bridge"]
+        assert (endpoint["GlobalIPv6Address"], endpoint["IPv6Gateway"]) == ("2001:db8:77::2", "2001:db8:77::1")
+        host.serve(web.netns, 80, address="::")
+        assert await host.ask(host.lan, HOST6, 8080) == LAN6
+        assert web.addresses == ["172.17.0.2", "2001:db8:77::2"]
+        await networks.detach(container_id("web"))
 
 
 @on_fake_host

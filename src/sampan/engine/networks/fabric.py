@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -51,6 +51,7 @@ class Fabric:
     def __init__(self, config: EngineConfig, release: Callable[[str, Address], None]) -> None:
         self._config = config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="namespaces")
+        self._choosing = asyncio.Lock()
         self._stale_ports: set[int] = set()
         self._forgetting = ThreadPoolExecutor(1, thread_name_prefix="conntrack")
         self.leases = Leases(self.delete_links, release)
@@ -133,6 +134,17 @@ class Fabric:
     @property
     def plumbing(self) -> Plumbing:
         return self._plumbing
+
+    @contextlib.asynccontextmanager
+    async def choosing(self) -> AsyncIterator[None]:
+        """Hold the host while a subnet or a bridge name is chosen and taken: engines that start together see each other.
+        The lock is on the network namespace itself, so it needs no path that all would have to agree on."""
+        async with self._choosing:
+            await self.run(self._plumbing.lock_host)
+            try:
+                yield
+            finally:
+                await self.run(self._plumbing.unlock_host)
 
     async def ensure_bridge(self, network: NetworkRecord, *, ours: bool = True) -> int:
         """Make the network's bridge, remember it for the rules; `apply` next."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,6 +75,13 @@ class Plumbing:
             self._nft.close()
         if self._elements is not None:
             self._elements.close()
+
+    def lock_host(self) -> None:
+        """Wait for, and hold, the lock that all engines of this network namespace share; the kernel frees it at our end."""
+        fcntl.flock(self._host_ns, fcntl.LOCK_EX)
+
+    def unlock_host(self) -> None:
+        fcntl.flock(self._host_ns, fcntl.LOCK_UN)
 
     def nft(self, commands: str, *, flags: int = 0) -> str:
         if self._nft is None or not commands:

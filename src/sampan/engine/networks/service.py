@@ -59,7 +59,8 @@ class Networks:
         `restore` says otherwise, so that ports published by an earlier daemon never stop working."""
         try:
             await self._fabric.open()
-            await self._start_networks()
+            async with self._fabric.choosing():
+                await self._start_networks()
             self._sandboxes.adopt_recorded()
             await self._fabric.apply()
         except BaseException:
@@ -72,8 +73,8 @@ class Networks:
         if not any(record.endpoints and record.mode != "host" for record in self._sandboxes.all()):
             await self._fabric.leases.settle()
             await self._fabric.dismantle()
-        self._sandboxes.close()
         await self._fabric.close()
+        self._sandboxes.close()
 
     async def _start_networks(self) -> None:
         old = self._registry.named("bridge")
@@ -133,9 +134,9 @@ class Networks:
 
     async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
         """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""
-        subnets = await self._fabric.run(bridge_driver.host_subnets, self._fabric.plumbing.host)
-        network = self._registry.new(request, subnets, self._config.default_network_opts, self._config.mtu)
-        async with contextlib.AsyncExitStack() as undo:
+        async with self._fabric.choosing(), contextlib.AsyncExitStack() as undo:
+            subnets = await self._fabric.run(bridge_driver.host_subnets, self._fabric.plumbing.host)
+            network = self._registry.new(request, subnets, self._config.default_network_opts, self._config.mtu)
             undo.push_async_callback(self._unmake, network)
             self._registry.open_pools(network)
             self._store.apply_now(self._registry.put(network))
