@@ -50,7 +50,12 @@ class Channel:
 
     def receive(self) -> tuple[bytes, int | None]:
         """Return (packet, descriptor or None); an empty packet is end of file. Raises the failure when it is one."""
-        packet, ancillary, _, _ = self.socket.recvmsg(PACKET_LIMIT, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+        try:
+            packet, ancillary, _, _ = self._receive()
+        except ConnectionResetError:
+            # The other side has closed without reading our last packet. The kernel says so once, before it hands out
+            # what that side had sent: its reason.
+            packet, ancillary, _, _ = self._receive()
         fd: int | None = None
         for level, kind, data in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
@@ -61,12 +66,17 @@ class Channel:
             raise failure.decode(packet)
         return packet, fd
 
+    def _receive(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+        return self.socket.recvmsg(PACKET_LIMIT, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+
     def is_abandoned(self) -> bool:
         """Say whether the other side has gone; takes nothing out of the channel."""
         try:
             return not self.socket.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
+        except ConnectionResetError:
+            return True
 
     def close(self) -> None:
         self.socket.close()

@@ -46,3 +46,14 @@ def test_the_channel_raises_what_the_other_side_reports() -> None:
         assert ours.receive() == (b"", None)
     finally:
         ours.close()
+
+
+def test_a_reason_is_heard_although_the_other_side_did_not_read_our_last_packet() -> None:
+    ours, theirs = sync.pair()
+    ours.send(sync.GO)
+    theirs.send(failure.encode("namespaces", OSError(errno.EINVAL, "x")))
+    theirs.close()
+    with pytest.raises(RuntimeFailure, match="namespaces: invalid argument"):
+        ours.receive()
+    assert ours.receive() == (b"", None)
+    ours.close()
