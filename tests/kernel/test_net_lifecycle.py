@@ -119,6 +119,24 @@ async def test_a_failed_attach_leaves_nothing(host: Host) -> None:
 
 
 @on_fake_host
+async def test_a_cancelled_attach_leaves_nothing(host: Host) -> None:
+    async with host.networks() as networks:
+        before = {link.name for link in host.netlink.links()}, len(os.listdir("/proc/self/fd"))
+        for steps in range(8):
+            attaching = asyncio.create_task(attach(networks, ports={"80/tcp": "8070"}))
+            for _ in range(steps):
+                await asyncio.sleep(0)  # one turn of the loop further each time
+            attaching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await attaching
+            await drained(host)
+            assert ({link.name for link in host.netlink.links()}, len(os.listdir("/proc/self/fd"))) == before
+            assert "8070" not in host.nft.run("list ruleset")
+        assert (await attach(networks, ports={"80/tcp": "8070"})).endpoints["bridge"]["IPAddress"] == "172.17.0.2"
+        await networks.detach(container_id("web"))
+
+
+@on_fake_host
 async def test_random_ports(host: Host) -> None:
     async with host.networks() as networks:
         one = await attach(networks, "one", exposed=["80/tcp", "81/tcp"], publish_all=True)

@@ -68,7 +68,11 @@ class Fabric:
         self.bridged_filter = False
 
     async def open(self) -> None:
-        self._plumbing = await self.run(lambda: Plumbing(firewall=self._config.iptables))
+        try:
+            self._plumbing = await self.run(lambda: Plumbing(firewall=self._config.iptables))
+        except OSError as error:
+            hint = "install libnftables1, or set iptables to false in daemon.json"
+            raise Internal(f"the firewall cannot be set up: {error} ({hint})") from error
         self._links = Netlink(groups=RTMGRP_LINK)
         self._links.only_deletions()
         asyncio.get_running_loop().add_reader(self._links, self._links_changed)
@@ -227,8 +231,12 @@ class Fabric:
                 return namespace, error
             return namespace, None
 
+        making = asyncio.ensure_future(self.run(work))
         try:
-            namespace, error = await self.run(work)
+            namespace, error = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            await self._unmake(making, plan, grants)
+            raise
         except BaseException:
             self._let_go(grants)
             raise
@@ -242,6 +250,19 @@ class Fabric:
                 raise
         self._forget_flows(grants)
         return namespace
+
+    async def _unmake(
+        self, making: asyncio.Future[tuple[int, OSError | None]], plan: SandboxPlan, grants: Sequence[Grant]
+    ) -> None:
+        """Nobody waits for the sandbox any more, but the thread makes it all the same: let it, and take it back."""
+        try:
+            namespace, _ = await making
+        except OSError:
+            self._let_go(grants)
+            return
+        os.close(namespace)
+        await self.delete_links([i.veth for i in plan.interfaces])
+        await self.unpublish(grants)
 
     def _forget_flows(self, grants: Sequence[Grant]) -> None:
         """Make clients of UDP ports that sent before meet the rules as they are now. Not waited for, and not in the

@@ -12,6 +12,7 @@ Invariant: an address is never in two places: it is free only when its link is g
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -253,18 +254,24 @@ class Sandboxes:
     async def detach(self, container_id: str) -> None:
         """Take the container off its networks. Idempotent; ports are free when it returns, addresses soon after."""
         live = self._live.pop(container_id, None)
-        if live is None:
-            return
+        if live is not None:
+            # whoever asked may stop waiting; what was begun is ended
+            await asyncio.shield(asyncio.create_task(self._take_down(live)))
+
+    async def _take_down(self, live: _Live) -> None:
         record = live.record
         if live.namespace >= 0:
             os.close(live.namespace)
-        await self._fabric.unpublish(live.grants)
+        try:
+            await self._fabric.unpublish(live.grants)
+        except OSError as error:  # the ports are free all the same; rules that are left lead to nobody
+            log.error("container %s: its ports' rules cannot be removed: %s", record.id[:12], error)
         self._give_back(record.endpoints)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(record.key)
-        self._store.apply_now(self._table.delete(container_id))
+        self._store.apply_now(self._table.delete(record.id))
         for endpoint in reversed(record.endpoints):
-            self._tell("disconnect", endpoint, container_id)
+            self._tell("disconnect", endpoint, record.id)
 
     def _adopt(self, record: SandboxRecord) -> None:
         """Take a sandbox of an earlier daemon as it is: its addresses, its ports."""

@@ -63,8 +63,10 @@ class Networks:
                 await self._start_networks()
             self._sandboxes.adopt_recorded()
             await self._fabric.apply()
-        except BaseException:
+        except BaseException as error:
             await self._fabric.close()
+            if isinstance(error, OSError):
+                raise Internal(f"failed to start the networks: {error}") from error
             raise
 
     async def close(self) -> None:
