@@ -53,7 +53,7 @@ class _Headings:
 
     def lookup(self, name: str, *arguments: Any) -> str:
         if name == "Label" and arguments:
-            return str(arguments[0]).rpartition(".")[2].replace("-", " ").replace("_", " ").upper()
+            return str(arguments[0]).rpartition(".")[2].replace("-", " ").replace("_", " ")
         return self._fields[name][0] if name in self._fields else name
 
     def as_json(self) -> str:

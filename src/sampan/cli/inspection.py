@@ -58,7 +58,11 @@ def rendered(template: str, value: Any) -> str:
         raise TemplateError(f'template: :1:2: executing "" at <.{name}>: map has no entry for key "{name}"')
 
     try:
-        return Template(template, missing=missing).render(value)
+        compiled = Template(template, missing=missing)
+    except TemplateError as e:
+        raise CommandError(f"template parsing error: {e}", 64) from e
+    try:
+        return compiled.render(value)
     except TemplateError as e:
         raise CommandError(f"template parsing error: {e}") from e
 
@@ -76,7 +80,12 @@ def inspect(
             failed.append(e.message)
     if template:
         for value in found:
-            cli.line(rendered(template, value))
+            try:
+                cli.line(rendered(template, value))
+            except CommandError as e:
+                if e.code == 1:
+                    cli.line("")  # the line that the template began
+                raise
     else:
         text = jsontext.indented(found)
         cli.line(jsontext.html_escaped(text) if escape_html else text)

@@ -20,7 +20,7 @@ def refuse_terminal(path: str, what: str) -> None:
         return
     directory = os.path.dirname(path) or "."
     if not os.path.isdir(directory):
-        raise CommandError(f'{what}: invalid output path: directory "{directory}" does not exist')
+        raise CommandError(f"{what}: invalid output path: stat {directory}: no such file or directory")
     if os.path.isdir(path) or (os.path.exists(path) and not os.path.isfile(path)):
         raise CommandError(f'{what}: invalid output path: "{path}" must be a regular file')
 

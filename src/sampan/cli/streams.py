@@ -74,8 +74,12 @@ def copy(
     detach: DetachKeys | None = None,
     signals: Signals | None = None,
     on_signal: Callable[[int], None] | None = None,
+    stop_with: int | None = None,
 ) -> bool:
-    """Copy both ways until the container's side ends. True when the user typed the detach keys instead."""
+    """Copy both ways until the container's side ends. True when the user typed the detach keys instead.
+
+    `stop_with`: a descriptor of our own side; when nobody is left behind it, the copy ends too.
+    """
     sock = stream.sock
     sock.setblocking(False)
     poll = select.poll()
@@ -84,6 +88,8 @@ def copy(
         poll.register(stdin, select.POLLIN)
     if signals is not None:
         poll.register(signals.fd, select.POLLIN)
+    if stop_with is not None and stop_with != stdin:
+        poll.register(stop_with, 0)  # only POLLERR and POLLHUP, which are always reported
     if stream.rest:
         output.feed(stream.rest)
     pending = b""
@@ -93,6 +99,8 @@ def copy(
                 for number in signals.take():
                     if on_signal is not None:
                         on_signal(number)
+            elif fd == stop_with and fd != stdin:
+                return False
             elif fd == stdin:
                 data = _read(fd)
                 ended = not data

@@ -149,7 +149,7 @@ def test_ps_columns(field: str, text: str) -> None:
 
 def test_a_table_template_has_headings() -> None:
     text = format_.show(ls.FIELDS, [CONTAINER], 'table {{.Names}}\\t{{.Label "a.x-name"}}\\t{{upper .State}}', kind="x")
-    assert text == "NAMES     X NAME    STATE\nweb       1         RUNNING\n"
+    assert text == "NAMES     x name    STATE\nweb       1         RUNNING\n"
 
 
 def test_an_unknown_field_names_the_type() -> None:

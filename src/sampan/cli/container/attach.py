@@ -26,11 +26,11 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     container = cli.engine.get(f"{resource}/json")
     state, config = container["State"], container["Config"]
     if not state["Running"]:
-        raise CommandError("cannot attach to a stopped container, start it first")
+        raise CommandError("You cannot attach to a stopped container, start it first")
     if state["Paused"]:
-        raise CommandError("cannot attach to a paused container, unpause it first")
+        raise CommandError("You cannot attach to a paused container, unpause it first")
     if state["Restarting"]:
-        raise CommandError("cannot attach to a restarting container, wait until it is running")
+        raise CommandError("You cannot attach to a restarting container, wait until it is running")
     stdin = not opts.flag("no-stdin") and config["OpenStdin"]
     check_terminal(config["Tty"], stdin)
     keys, sequence = detach_keys(cli, opts.text("detach-keys"))

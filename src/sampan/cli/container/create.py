@@ -58,8 +58,8 @@ def create(cli: Session, opts: Options, body: dict[str, Any]) -> str:
         raise usage_error(cli, f'invalid pull option: \'{when}\': must be one of "always", "missing" or "never"')
     cidfile = opts.text("cidfile")
     if cidfile and os.path.exists(cidfile):
-        raise CommandError(
-            f"sampan: container ID file found, make sure the other container isn't running or delete {cidfile}", 125
+        raise usage_error(
+            cli, f"container ID file found, make sure the other container isn't running or delete {cidfile}"
         )
     if wrong := problem(body["Image"]):
         raise usage_error(cli, wrong)

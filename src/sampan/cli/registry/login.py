@@ -25,7 +25,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     user, password = opts.text("username"), opts.text("password")
     if opts.flag("password-stdin"):
         if password:
-            raise CommandError("--password and --password-stdin are mutually exclusive")
+            raise CommandError("conflicting options: cannot specify both --password and --password-stdin")
         if not user:
             raise CommandError("the --password-stdin option requires --username to be set")
         password = sys.stdin.read().rstrip("\r\n")

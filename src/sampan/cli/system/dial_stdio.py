@@ -22,5 +22,5 @@ FLAGS = ""
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     connection = Connection(cli.endpoint.address.connect(cli.endpoint.tls))
     stream = Hijacked(Response(connection, "GET", 101, {}))
-    streams.copy(stream, streams.Demultiplexer(raw=True), stdin=0)
+    streams.copy(stream, streams.Demultiplexer(raw=True), stdin=0, stop_with=1)
     return 0

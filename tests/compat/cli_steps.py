@@ -1,0 +1,235 @@
+"""Command lines for the clients, grouped in stories; each story leaves nothing behind. `{tmp}` is a scratch directory.
+
+`record_cli.py` wrote what docker 28.5 answered on Docker Engine 28.5 to `cli_answers.json`; `test_cli.py` runs the same
+with sampan. A line that ends in ` <<< text` gives text as standard input.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+STORIES = {
+    "run": """
+run --rm busybox echo hi
+run --rm busybox sh -c 'echo out; echo err >&2; exit 3'
+run --rm busybox sh -c 'kill -9 $$'
+run --rm -i busybox sh -c 'cat; exit 5' <<< some input
+run --rm -a stderr busybox sh -c 'echo o; echo e >&2'
+run --rm -w /w busybox pwd
+run --rm -e B=2 -e A=1 busybox sh -c 'echo $A$B'
+run --rm -u 12:34 busybox id
+run --rm --entrypoint echo busybox a b
+run --rm --hostname h busybox hostname
+run --rm busybox nocommand
+run --rm busybox /etc
+run --rm -u ghost busybox true
+run --rm --cidfile {tmp}/cid busybox true
+run --rm --cidfile {tmp}/cid busybox true
+run --pull never nope-image
+run -it --rm busybox true
+run --rm -d --name cli-a busybox sleep 100
+run --rm --name cli-a busybox true
+stop -t 0 cli-a
+""",
+    "life": """
+create --name cli-b busybox sh -c 'trap "exit 7" TERM; echo ready; while :; do sleep 0.05; done'
+start cli-b
+start cli-b nope
+pause cli-b
+pause cli-b
+ps -a -f name=cli-b --format '{{.Names}} {{.State}} {{.Image}}'
+unpause cli-b
+unpause cli-b
+exec cli-b sh -c 'echo x; exit 4'
+exec -i cli-b cat <<< input
+exec cli-b nope
+exec cli-b /tmp
+exec -e A=b -w /tmp cli-b sh -c 'pwd; echo $A'
+exec -d cli-b true
+logs cli-b
+logs --tail 0 cli-b
+rename cli-b cli-c
+rename nope x
+update --memory 64m --memory-swap 128m cli-c
+inspect -f '{{.HostConfig.Memory}} {{.Name}}' cli-c
+kill -s WINCH cli-c
+stop cli-c
+wait cli-c
+inspect -f '{{.State.ExitCode}} {{.State.Status}} {{.State.Running}}' cli-c
+start -a cli-c nope
+attach cli-c
+diff cli-c
+rm cli-c
+rm cli-c
+rm -f cli-c
+""",
+    "listing": """
+create --name cli-d -l a=1 -l b.c=2 -p 8095:80 -p 8096-8097:90-91/udp --expose 7 -v /tmp:/x busybox sleep 100
+ps -a -f name=cli-d --format '{{.Names}}|{{.Image}}|{{.Command}}|{{.Ports}}|{{.Mounts}}|{{.Labels}}|{{.Networks}}|{{.LocalVolumes}}'
+ps -a -f name=cli-d --format 'table {{.Names}}\\t{{.Image}}\\t{{.Label "b.c"}}'
+ps -a -f name=cli-d --format '{{json .Names}} {{upper .Image}}'
+ps -f name=cli-d -q
+ps -a -f foo=bar
+ps -a -f name=cli-d --format '{{.Nope}}'
+ps --format '{{.ID'
+inspect -f '{{json .Config.Cmd}} {{range .Mounts}}{{.Source}}:{{.Destination}}{{end}} {{len .HostConfig.PortBindings}}' cli-d
+inspect -f '{{index .Config.Labels "a"}}{{with .Config.Labels}} {{index . "b.c"}}{{end}}' cli-d
+inspect -f '{{.Nope}}' cli-d
+inspect -f '{{foo}}' cli-d
+inspect cli-nope
+inspect --type image cli-d
+inspect --type foo cli-d
+container inspect -f '{{.Config.Image}}' cli-d cli-nope
+start cli-d
+port cli-d
+port cli-d 80
+port cli-d 81
+rm -f cli-d
+network ls --format '{{.Name}} {{.Driver}} {{.Scope}}'
+images busybox --format '{{.Repository}}:{{.Tag}}'
+version -f '{{.Client.Context}} {{.Server.Os}}'
+info -f '{{.OSType}} {{json .Swarm.LocalNodeState}}'
+""",
+    "images": """
+create --name cli-e busybox sleep 1
+commit -m message -c 'ENV A=b' cli-e cli-image:1
+images cli-image --format '{{.Repository}}:{{.Tag}}'
+history cli-image:1 --format '{{.Comment}}'
+inspect -f '{{json .Config.Env}} {{.Comment}}' cli-image:1
+tag cli-image:1 cli-image:2
+tag busybox 'X:y'
+save -o {tmp}/image.tar cli-image:1 cli-image:2
+rmi cli-image:1 cli-image:2
+rmi cli-image:1
+rmi -f cli-image:1
+load -i {tmp}/image.tar
+rmi cli-image:1 cli-image:2
+export -o {tmp}/root.tar cli-e
+import {tmp}/root.tar cli-imported:1
+rmi cli-imported:1
+load -i {tmp}/nothing
+import {tmp}/nothing
+save -o {tmp}/no/where busybox
+save nope-image -o {tmp}/x.tar
+history nope-image
+push
+pull 'X Y'
+rm cli-e
+""",
+    "objects": """
+volume create cli-v --label a=b
+volume inspect -f '{{.Name}} {{.Driver}} {{.Labels.a}} {{.Scope}}' cli-v
+volume ls -f name=cli-v
+volume ls -q -f name=cli-v
+volume rm cli-v cli-v
+volume rm -f cli-v
+volume inspect cli-v
+network create cli-n --subnet 10.251.7.0/24 --label a=b --internal
+network ls -f name=cli-n --format '{{.Name}} {{.Internal}} {{.Labels}}'
+network inspect -f '{{(index .IPAM.Config 0).Subnet}} {{.Internal}} {{len .Containers}}' cli-n
+network create cli-n
+network connect cli-n cli-nope
+network rm cli-n
+network inspect cli-n
+network rm bridge
+network create --subnet foo x
+network create --gateway 1.2.3.4 x
+""",
+    "words": """
+nope
+container nope
+ps foo
+run
+run --nope busybox
+run -zx busybox
+run --name
+run --rm=foo busybox
+run -m abc busybox
+run -p 999999 busybox
+run -p 80/foo busybox
+run -p 80-82:90-95 busybox
+run --expose x busybox
+run --restart foo busybox
+run --restart always --rm busybox
+run -d -a stdout busybox
+run --pull foo busybox
+run -v :/x busybox
+run -e = busybox
+run --label = busybox
+run --log-driver none --log-opt a=b busybox
+run --memory-swappiness 200 busybox
+run --mount foo busybox
+run --mount type=bind,src=/x busybox
+run --ulimit foo=1 busybox
+run --device-read-bps x:1 busybox
+run --dns x busybox
+run --add-host x busybox
+run --env-file {tmp}/nope busybox
+run --health-retries=-1 busybox
+run --health-interval 5 busybox
+run --no-healthcheck --health-cmd x busybox
+run --cpus x busybox
+run --cpu-shares x busybox
+run --pid x busybox
+run --uts x busybox
+run --security-opt foo busybox
+run --blkio-weight 99999 busybox
+run --link a:b:c busybox
+run --sysctl x busybox
+run --storage-opt x busybox
+run --tmpfs /x:foo --rm busybox true
+run Foo
+stop
+stop -t abc x
+stop nope nope2
+kill nope
+wait nope
+exec
+exec x
+exec nope ls
+logs nope
+logs --since foo nope
+top nope
+attach
+diff nope
+port nope
+start nope
+cp a b
+cp x:/a y:/b
+cp nope:/a {tmp}
+export nope
+commit nope
+commit a b c
+tag a
+inspect
+network connect a
+context use nope-context
+context rm default
+context inspect nope-context
+context create default
+context show
+-H
+--nope
+-c nope-context ps
+--log-level foo ps
+login -p x --password-stdin
+update nope
+""",
+}
+
+
+def split(line: str, tmp: str) -> tuple[list[str], str]:
+    """(arguments, standard input)."""
+    command, _, text = line.partition(" <<< ")
+    return [word.replace("{tmp}", tmp) for word in shlex.split(command)], text
+
+
+def normal(text: str, tmp: str) -> str:
+    """What does not depend on the moment, the machine or the program's name."""
+    text = text.replace(tmp, "{tmp}")
+    text = re.sub(r"\b[0-9a-f]{64}\b", "ID", text)
+    text = re.sub(r"\b[0-9a-f]{12}\b", "SHORT", text)
+    text = re.sub(r"open \S+/contexts/meta/ID", "open CONTEXT", text)
+    text = text.removesuffix("exit status 1\n")  # an artefact of docker's, which says nothing
+    return re.sub(r"\bdocker\b(?=[: ]|$|')", "sampan", text).replace("Docker daemon", "daemon")
