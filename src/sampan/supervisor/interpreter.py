@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import sys
 
@@ -54,5 +55,6 @@ def spawn(binary: int, module: str, arguments: list[str], peer: socket.socket) -
             (os.POSIX_SPAWN_DUP2, peer.fileno(), 3),
         ],
         setsid=True,
-        setsigmask=[],
+        setsigmask=(),
+        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
     )

@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import os
 import resource
-import signal
 import sys
 
 import setproctitle
@@ -56,7 +55,6 @@ async def _serve(exec_root: str, nursery: Nursery, ready_fd: int) -> None:
                 os.write(ready_fd, b"1")
             os.close(ready_fd)
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
     await server.serve(exec_root, nursery, ready)
 
 

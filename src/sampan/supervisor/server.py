@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -234,10 +235,12 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
     @_answered
     async def ShutdownIfIdle(self, stream: Stream[pb.Empty, pb.ShutdownReply]) -> None:
         await _request(stream)
-        idle = len(self.tasks) == 0
-        await stream.send_message(pb.ShutdownReply(exiting=idle, tasks=len(self.tasks)))
-        if idle:
+        await stream.send_message(pb.ShutdownReply(exiting=self.stop_if_idle(), tasks=len(self.tasks)))
+
+    def stop_if_idle(self) -> bool:
+        if len(self.tasks) == 0:
             self.stopping.set()
+        return self.stopping.is_set()
 
 
 async def _request(stream: Stream[Any, Any]) -> Any:
@@ -304,6 +307,7 @@ async def serve(exec_root: str, nursery: Nursery, ready: Callable[[], None]) -> 
     service = Service(exec_root, nursery)
     await service.tasks.recover()
     nursery.refill()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, service.stop_if_idle)
     server = Server([service])
     await server.start(sock=layout.listen(exec_root, "supervisor.sock", backlog=512))
     ready()

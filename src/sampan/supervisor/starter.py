@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 
 import sampan
@@ -33,7 +34,8 @@ async def start(exec_root: str, *, debug: bool) -> None:
                 (os.POSIX_SPAWN_DUP2, writable, 3),
             ],
             setsid=True,
-            setsigmask=[],
+            setsigmask=(),
+            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
         )
     except BaseException:
         os.close(readable)

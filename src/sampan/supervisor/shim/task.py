@@ -129,7 +129,8 @@ class Task:
     def _settle(self) -> None:
         """Write down what is needed later: the runtime's state, and the watch for OOM kills (those before are counted at the exit)."""
         if self.container:
-            layout.write_json(f"{self._directory}/state.json", self.container.to_state())
+            state = {k: v for k, v in self.container.to_state().items() if k != "spec"}  # config.json has it
+            layout.write_json(f"{self._directory}/state.json", state)
             self._watch_oom()
 
     def _roll_back(self) -> None:
