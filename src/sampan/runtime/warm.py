@@ -2,7 +2,7 @@
 
 CPython 3.11 rewrites a function's bytecode after some eight calls, and counts until then: in a fork each such write
 copies a page. So the zygote calls, some ten times, everything that has no effect outside the process; its forks find
-the code specialised and leave the pages shared. Measured: 0.4 ms less for a start.
+the code specialised and leave the pages shared: 0.8 ms of 11 ms CPU less for a start.
 
 Not needed for anything to work, and not for sampan-runc, which starts one container and ends.
 """
