@@ -6,18 +6,53 @@ Source: Engine API 1.51 "Image"; the changes between versions in the API's versi
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from aiohttp import web
 
 from sampan.api import errors, streams
 from sampan.api.context import accept_filters, engine, filters, flag, json_response, query, version
 from sampan.engine.images import remote, views
+from sampan.engine.images.platforms import Platform
 from sampan.engine.images.views import modern_config
 from sampan.errors import InvalidArgument, SampanError
+from sampan.spec import codec
+from sampan.spec.engine_api.wire import Wire
 
 _NONE = "<none>"
 _READ = 256 * 1024
+
+
+class PlatformParameter(Wire, rename="lower"):
+    """What `platform` and `platforms` parameters hold, as JSON."""
+
+    GO: ClassVar[str] = "v1.Platform"
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+
+def _platforms(request: web.Request, name: str = "platform", *, since: tuple[int, int]) -> list[Platform]:
+    """The platforms that a request names. Raises: InvalidArgument in Docker's words."""
+    found = []
+    for text in request.query.getall(name, []) if version(request) >= since else []:
+        try:
+            given = codec.decode(PlatformParameter, text.encode())
+        except InvalidArgument as e:
+            words = e.message.removeprefix("invalid JSON: ").replace("unexpected EOF", "unexpected end of JSON input")
+            raise InvalidArgument(f"failed to parse platform: {words}") from e
+        if not given.os or not given.architecture:
+            raise InvalidArgument("both OS and Architecture must be provided")
+        found.append(Platform(given.os, given.architecture, given.variant))
+    return found
+
+
+def _platform(request: web.Request, *, since: tuple[int, int]) -> Platform | None:
+    """The one platform that a request may name."""
+    found = _platforms(request, since=since)
+    if len(found) > 1:
+        raise InvalidArgument("multiple platform parameters not supported")
+    return found[0] if found else None
 
 
 async def list_(request: web.Request) -> web.StreamResponse:
@@ -47,9 +82,11 @@ def _summary(image: dict[str, Any], api: tuple[int, int]) -> dict[str, Any]:
 
 async def inspect(request: web.Request) -> web.StreamResponse:
     """GET /images/{name}/json."""
-    if flag(request, "manifests") and query(request, "platform"):
+    platform = _platform(request, since=(1, 49))
+    if platform and flag(request, "manifests"):
         raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
     service = engine(request).images
+    service.check_platform(request.match_info["name"], platform)
     image = await service.inspect(request.match_info["name"])
     api = version(request)
     older: dict[str, dict[str, Any]] = {}  # fields that went away, by the field they stood behind
@@ -72,7 +109,9 @@ async def inspect(request: web.Request) -> web.StreamResponse:
 
 async def history(request: web.Request) -> web.StreamResponse:
     """GET /images/{name}/history."""
-    return json_response(await engine(request).images.history(request.match_info["name"]))
+    images, name = engine(request).images, request.match_info["name"]
+    images.check_platform(name, _platform(request, since=(1, 48)))
+    return json_response(await images.history(name))
 
 
 async def tag(request: web.Request) -> web.StreamResponse:
@@ -87,8 +126,10 @@ async def remove(request: web.Request) -> web.StreamResponse:
     name = request.match_info["name"]
     if not name.strip():
         raise InvalidArgument("image name cannot be blank")
-    e = engine(request)
-    records = await e.images.remove(
+    images = engine(request).images
+    for platform in _platforms(request, "platforms", since=(1, 50)):
+        images.check_platform(name, platform)
+    records = await images.remove(
         name, force=flag(request, "force"), noprune=flag(request, "noprune"), running=await _running(request)
     )
     return json_response(records)
@@ -110,13 +151,15 @@ async def save(request: web.Request) -> web.StreamResponse:
     """GET /images/get?names= and /images/{name}/get."""
     name = request.match_info.get("name")
     names = [name] if name is not None else request.query.getall("names", [])
-    chunks = engine(request).images.save(names)
+    platform = _platform(request, since=(1, 48))
+    chunks = engine(request).images.save(names, platform=platform)
     return await streams.raw(request, chunks, content_type="application/x-tar")
 
 
 async def load(request: web.Request) -> web.StreamResponse:
     """POST /images/load: every failure is a line of the stream, as in Docker."""
-    messages = engine(request).images.load(_body(request), quiet=flag(request, "quiet", True))
+    platform = _platform(request, since=(1, 48))
+    messages = engine(request).images.load(_body(request), quiet=flag(request, "quiet", True), platform=platform)
     return await streams.progress(request, _with_errors(messages))
 
 

@@ -34,10 +34,10 @@ class Catalog:
         self.images = store.table("images", ImageRecord)
         self.tags = store.table("tags", TagRecord)
         self._by_image: dict[str, list[str]] = {}  # image id → references, oldest first
+        self._children: dict[str, list[str]] = {}  # image id → images made from it
         self._decoded: dict[str, Image] = {}
         self._configs: dict[str, dict[str, Any]] = {}
-        for tag in self.tags.all():
-            self._by_image.setdefault(tag.image, []).append(tag.id)
+        self.changed()
 
     def get(self, image_id: str) -> Image:
         """The image of a full id. Raises: NoSuchImage, MissingBlob."""
@@ -87,7 +87,7 @@ class Catalog:
 
     def children(self, image_id: str) -> list[str]:
         """The images that were made from this one."""
-        return [record.id for record in self.images.all() if record.parent == image_id]
+        return self._children.get(image_id, [])
 
     # -- changes: operations for the store; `changed` after they were applied -----------------------------------
 
@@ -99,6 +99,10 @@ class Catalog:
         self._by_image.clear()
         for tag in self.tags.all():
             self._by_image.setdefault(tag.image, []).append(tag.id)
+        self._children.clear()
+        for record in self.images.all():
+            if record.parent:
+                self._children.setdefault(record.parent, []).append(record.id)
         for image_id in image_ids:
             self._decoded.pop(image_id, None)
             if image_id not in self.images:

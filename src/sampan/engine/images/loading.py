@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sampan.engine.images import archive
+from sampan.engine.images import archive, platforms
+from sampan.engine.images.platforms import Platform
 from sampan.engine.images.streams import Feed
 from sampan.errors import InvalidArgument
 from sampan.spec import oci_image, reference
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 PROGRESS_S = 0.1
 
 
-async def load(images: Images, stream: AsyncIterator[bytes], *, quiet: bool) -> AsyncIterator[Mapping[str, Any]]:
+async def load(
+    images: Images, stream: AsyncIterator[bytes], *, quiet: bool, platform: Platform | None = None
+) -> AsyncIterator[Mapping[str, Any]]:
     """Yields Docker's messages: layers under way unless quiet, then one line a name. Raises: InvalidArgument, OSError."""
     loop = asyncio.get_running_loop()
     spooled = await loop.run_in_executor(images.pool, archive.Spooled, images.content.ingest)
@@ -40,6 +43,10 @@ async def load(images: Images, stream: AsyncIterator[bytes], *, quiet: bool) -> 
                 await pump
         offers = await loop.run_in_executor(images.pool, spooled.offers)
         parents: list[tuple[str, str]] = []
+        if platform is not None:
+            offers = [x for x in offers if platform.accepts(platforms.of(oci_image.decode(x.config)))]
+        if not offers:
+            yield {}  # so the reference says that nothing was loaded
         for offer in offers:
             async for message in _load_one(images, spooled, offer, parents, quiet=quiet):
                 yield message

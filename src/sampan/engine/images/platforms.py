@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sampan.errors import InvalidArgument
 
@@ -43,6 +45,18 @@ class Platform:
     os: str
     architecture: str
     variant: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.os}/{self.architecture}" + (f"/{self.variant}" if self.variant else "")
+
+    def accepts(self, other: Platform) -> bool:
+        """Whether an image for `other` is one for this platform; no variant here means any."""
+        return (self.os, self.architecture) == (other.os, other.architecture) and self.variant in ("", other.variant)
+
+
+def of(config: Mapping[str, Any]) -> Platform:
+    """The platform that an image configuration names."""
+    return Platform(config.get("os") or "linux", config.get("architecture") or "", config.get("variant") or "")
 
 
 def _host() -> Platform:

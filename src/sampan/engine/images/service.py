@@ -36,6 +36,7 @@ from sampan.engine.images import (
 from sampan.engine.images.catalog import Catalog, NoSuchImage
 from sampan.engine.images.content import ContentStore
 from sampan.engine.images.layers import Layers, Staged
+from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image, ImageRecord, SnapshotRecord
 from sampan.engine.images.removal import Remover
 from sampan.engine.images.snapshots.overlay2 import Overlay2
@@ -91,6 +92,18 @@ class Images:
     def resolve(self, ref: str) -> Image:
         """The image of a name, digest, id or beginning of an id. Raises: NotFound `No such image: …`, InvalidArgument."""
         return self.catalog.resolve(ref)
+
+    def check_platform(self, ref: str, platform: Platform | None) -> None:
+        """Raises: NotFound when the image of `ref` is for another platform than the one asked for."""
+        if platform is None:
+            return
+        image = self.resolve(ref)
+        own = platforms.of(image.config)
+        if not platform.accepts(own):
+            raise NotFound(
+                f"image with reference {ref} was found but its platform ({own}) does not match the specified platform "
+                f"({platform})"
+            )
 
     async def publish_image(
         self, config: bytes, *, staged: Iterable[Staged] = (), parent: str = "", names: Iterable[Reference] = ()
@@ -354,13 +367,17 @@ class Images:
 
     # -- archives -------------------------------------------------------------------------------------------------
 
-    async def save(self, refs: Iterable[str]) -> AsyncIterator[bytes]:
+    async def save(self, refs: Iterable[str], *, platform: Platform | None = None) -> AsyncIterator[bytes]:
         """Images as one archive, docker-archive and OCI layout. Raises: NotFound, Internal for a damaged layer."""
         wanted: dict[str, list[Reference]] = {}
         for ref in refs:
             for image_id, names in self._named(ref):
                 known = wanted.setdefault(image_id, [])
                 known += [name for name in names if name not in known]
+        for image_id in wanted:
+            config = self.catalog.get(image_id).config
+            if platform is not None and not platform.accepts(platforms.of(config)):
+                raise Internal(f"no suitable export target found for platform {platform}")
         plan = archive.plan([self._wanted(image_id, names, wanted) for image_id, names in wanted.items()])
         holders = [self.layers.hold(self.catalog.get(image_id).chain_id) for image_id in wanted]
         try:
@@ -407,9 +424,14 @@ class Images:
             parent=parent,
         )
 
-    async def load(self, stream: AsyncIterator[bytes], *, quiet: bool = True) -> AsyncIterator[Mapping[str, Any]]:
-        """Take in the images of an archive. Yields Docker's messages. Raises: InvalidArgument, OSError."""
-        async for message in loading.load(self, stream, quiet=quiet):
+    async def load(
+        self, stream: AsyncIterator[bytes], *, quiet: bool = True, platform: Platform | None = None
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """Take in the images of an archive, of one platform only if given. Yields Docker's messages.
+
+        Raises: InvalidArgument, OSError.
+        """
+        async for message in loading.load(self, stream, quiet=quiet, platform=platform):
             yield message
 
     # -- looking ----------------------------------------------------------------------------------------------------
