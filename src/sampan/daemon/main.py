@@ -76,6 +76,7 @@ def run(config: DaemonConfig, given: dict[str, object]) -> int:
         os.environ[name.upper().replace("-", "_")] = value
     _protect_from_oom(config.oom_score_adjust)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     if os.geteuid() != 0:
         print("sampand needs to be started with root privileges", file=sys.stderr)
         return 1
@@ -108,7 +109,6 @@ async def serve(config: DaemonConfig, given: dict[str, object]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop, number)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     async with AsyncExitStack() as undo:
         bound = listeners.bind(config)
         undo.callback(listeners.remove, bound)
