@@ -25,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="sampan-supervisor", description="Runs and watches containers for sampand.")
     parser.add_argument("--exec-root", required=True, help="directory for sockets and task state")
     parser.add_argument("--ready-fd", type=int, default=-1, help="descriptor to write a byte to when ready")
-    parser.add_argument("--debug", action="store_true")
+    parser.add_argument("--debug", action="store_true", help="write every event to the log")
     arguments = parser.parse_args()
     exec_root = os.path.abspath(arguments.exec_root)
     os.umask(0o077)
@@ -40,13 +40,13 @@ def main() -> int:
     nursery = Nursery(exec_root, soft)
     nursery.start()
     try:
-        asyncio.run(_serve(exec_root, nursery, arguments.ready_fd), debug=arguments.debug)
+        asyncio.run(_serve(exec_root, nursery, arguments.ready_fd, debug=arguments.debug))
     finally:
         nursery.close()
     return 0
 
 
-async def _serve(exec_root: str, nursery: Nursery, ready_fd: int) -> None:
+async def _serve(exec_root: str, nursery: Nursery, ready_fd: int, *, debug: bool) -> None:
     from sampan.supervisor import server  # after the zygote has been started: it boots while this imports
 
     def ready() -> None:
@@ -55,7 +55,7 @@ async def _serve(exec_root: str, nursery: Nursery, ready_fd: int) -> None:
                 os.write(ready_fd, b"1")
             os.close(ready_fd)
 
-    await server.serve(exec_root, nursery, ready)
+    await server.serve(exec_root, nursery, ready, debug=debug)
 
 
 def _lock(path: str) -> int | None:

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -74,13 +75,16 @@ def _admit(stream: Stream[Any, Any]) -> None:
 
 
 class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no types
-    def __init__(self, exec_root: str, nursery: Nursery) -> None:
+    def __init__(self, exec_root: str, nursery: Nursery, *, debug: bool) -> None:
         self._exec_root = exec_root
+        self._debug = debug
         self.tasks = Tasks(exec_root, nursery, self._publish)
         self._subscribers: set[asyncio.Queue[pb.Event]] = set()
         self.stopping = asyncio.Event()
 
     def _publish(self, id: str, event: dict[str, Any]) -> None:
+        if self._debug:
+            print(f"task {id}: {event}", file=sys.stderr, flush=True)
         message = pb.Event(
             kind=_KIND[event["kind"]],
             id=id,
@@ -302,9 +306,9 @@ def _task(task: Task) -> pb.Task:
     )
 
 
-async def serve(exec_root: str, nursery: Nursery, ready: Callable[[], None]) -> None:
+async def serve(exec_root: str, nursery: Nursery, ready: Callable[[], None], *, debug: bool) -> None:
     """Recover what is there, listen on <exec_root>/supervisor.sock, call `ready`, serve until told to end."""
-    service = Service(exec_root, nursery)
+    service = Service(exec_root, nursery, debug=debug)
     await service.tasks.recover()
     nursery.refill()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, service.stop_if_idle)

@@ -28,7 +28,7 @@ class RotatingFile:
         self._rotation = rotation
         self._fd = self._open(0)
         self._size = os.fstat(self._fd).st_size
-        self._compressor = 0
+        self._compressor = -1  # pidfd
         self._complained_at = -_COMPLAIN_EVERY_S
         self.dropped_bytes = 0
 
@@ -85,20 +85,22 @@ class RotatingFile:
         self._fd = fd
         self._size = 0
         if self._rotation.compress:
-            self._compressor = os.fork()
-            if self._compressor == 0:
+            pid = os.fork()
+            if pid == 0:
                 _compress_and_exit(f"{self._path}.1")
+            self._compressor = os.pidfd_open(pid)
 
     def _open(self, flags: int) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | flags, 0o640)
 
     def _wait_for_compressor(self) -> None:
-        if self._compressor:
+        if self._compressor >= 0:
             try:
-                os.waitpid(self._compressor, 0)
+                os.waitid(os.P_PIDFD, self._compressor, os.WEXITED)
             except ChildProcessError:  # the shim's reaper was first
                 pass
-            self._compressor = 0
+            os.close(self._compressor)
+            self._compressor = -1
 
     def _complain(self, lost: int, error: OSError) -> None:
         self.dropped_bytes += lost
