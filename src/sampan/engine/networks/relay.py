@@ -14,7 +14,6 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -34,43 +33,63 @@ class _Half(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
-        self.other: _Half | None = None
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._other: _Half | None = None
+        self._ended = False  # it has sent all it will
         self._early: list[bytes] = []  # received before the other side stood
 
     def tie(self, other: _Half) -> None:
         """Join two connected halves."""
-        self.other, other.other = other, self
+        self._other, other._other = other, self
         for one, two in ((self, other), (other, self)):
-            assert two.transport is not None
-            two.transport.writelines(one._early)
+            two.write(b"".join(one._early))
             one._early.clear()
+            if one._ended:
+                two.end()
+
+    def write(self, data: bytes) -> None:
+        if data and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def end(self) -> None:
+        """Pass on that the other side has sent all; close when both have."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        if not (self._ended and self._other is not None and self._other._ended):
+            self.transport.write_eof()
+            return
+        for half in (self, self._other):
+            if half.transport is not None:
+                half.transport.close()  # after what is buffered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.write(data)
+        if self._other is not None:
+            self._other.write(data)
         else:
             self._early.append(data)
 
     def eof_received(self) -> bool:
-        peer = self.other and self.other.transport
-        if peer and not peer.is_closing():
-            peer.write_eof()
-        return True  # keep the other direction
+        self._ended = True
+        if self._other is not None:
+            self._other.end()
+        return True  # the other direction goes on
 
     def pause_writing(self) -> None:
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.pause_reading()
+        if self._other is not None and self._other.transport is not None:
+            self._other.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.resume_reading()
+        if self._other is not None and self._other.transport is not None:
+            self._other.transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.close()
+        if not self.lost.done():
+            self.lost.set_result(None)
+        if self._other is not None and self._other.transport is not None:
+            self._other.transport.close()
 
 
 @dataclass(slots=True)
@@ -85,9 +104,13 @@ class Relay:
     """All relayed ports of one engine. Used on the event loop's thread only."""
 
     def __init__(self) -> None:
-        self._listening: dict[int, Callable[[], None]] = {}
-        self._connections: set[asyncio.Task[None]] = set()
+        self._listening: dict[int, set[asyncio.Task[None]]] = {}  # descriptor → its connections
         self._udp: dict[int, _UdpPeers] = {}
+
+    @property
+    def connections(self) -> int:
+        """How many TCP connections are being carried."""
+        return sum(len(tasks) for tasks in self._listening.values())
 
     def open(self, sock: socket.socket, published: Published) -> None:
         """Serve a reserved socket until `close`; the socket stays its owner's."""
@@ -98,33 +121,39 @@ class Relay:
             loop.add_reader(sock, self._from_client, sock, peers)
         else:
             loop.add_reader(sock, self._accept, sock, target)
-        self._listening[sock.fileno()] = lambda: None
+        self._listening[sock.fileno()] = set()
 
     def close(self, sock: socket.socket) -> None:
-        """Stop serving; connections that are open go on until one side ends them."""
+        """Stop serving and end the connections: the container's side is going, and may not be able to say so."""
         fd = sock.fileno()
-        if self._listening.pop(fd, None) is not None:
+        connections = self._listening.pop(fd, None)
+        if connections is not None:
             asyncio.get_running_loop().remove_reader(fd)
+            for task in list(connections):
+                task.cancel()
         peers = self._udp.pop(fd, None)
         if peers is not None:
             for client in list(peers.sockets):
                 self._forget(peers, client)
 
     async def stop(self) -> None:
-        for fd in list(self._listening):
+        open_ = [task for connections in self._listening.values() for task in connections]
+        for fd in self._listening:
             asyncio.get_running_loop().remove_reader(fd)
         self._listening.clear()
         for peers in self._udp.values():
             for client in list(peers.sockets):
                 self._forget(peers, client)
         self._udp.clear()
-        for task in list(self._connections):
+        for task in open_:
             task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*open_, return_exceptions=True)
+        await asyncio.sleep(0)  # for the transports that were aborted to go
 
     # ── TCP ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _accept(self, sock: socket.socket, target: tuple[str, int]) -> None:
+        connections = self._listening[sock.fileno()]
         for _ in range(_ACCEPTS_PER_WAKE):
             try:
                 connection, _ = sock.accept()
@@ -136,8 +165,8 @@ class Relay:
                 return
             connection.setblocking(False)
             task = asyncio.get_running_loop().create_task(_carry(connection, target))
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+            connections.add(task)
+            task.add_done_callback(connections.discard)
 
     # ── UDP ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -193,22 +222,20 @@ def _connect_udp(target: tuple[str, int]) -> socket.socket:
 
 
 async def _carry(connection: socket.socket, target: tuple[str, int]) -> None:
-    """Connect to the container and tie both connections together."""
+    """Connect to the container, tie both connections together, and last as long as they do."""
     loop = asyncio.get_running_loop()
     inner, outer = _Half(), _Half()
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             await loop.create_connection(lambda: inner, *target)
-    except (OSError, TimeoutError):
-        connection.close()
-        return
-    assert inner.transport is not None
-    inner.transport.pause_reading()
-    try:
         await loop.connect_accepted_socket(lambda: outer, connection)
-    except OSError:
-        inner.transport.close()
-        connection.close()
-        return
-    inner.tie(outer)
-    inner.transport.resume_reading()
+        inner.tie(outer)
+        await asyncio.wait((inner.lost, outer.lost))
+    except (OSError, TimeoutError) as error:
+        log.debug("relay: %s: %s", target, error)
+    finally:
+        for half in (inner, outer):
+            if half.transport is not None:
+                half.transport.abort()
+        if outer.transport is None:
+            connection.close()
