@@ -258,7 +258,7 @@ def test_a_controller_that_is_missing_is_named_and_nothing_stays(root: None) -> 
     missing = {"hugetlb", "rdma"} - cgroups.controllers()
     if not missing:
         lacks("a controller that is missing")
-    wanted = {
+    wanted: dict[str, dict[str, Any]] = {
         "hugetlb": {"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]},
         "rdma": {"rdma": {"x": {"hcaHandles": 1}}},
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import subprocess
 import time
 from pathlib import Path
 
@@ -104,15 +105,12 @@ def test_nothing_but_the_standard_streams_is_open(runtime: Runtime) -> None:
 
 
 def test_preserved_descriptors(runtime: Runtime) -> None:
-    reader, writer = os.pipe()
-    os.write(writer, b"through\n")
-    os.close(writer)
-    os.dup2(reader, 3)
+    file = runtime.directory / "preserved"
+    file.write_text("through\n")
     id, bundle = runtime.bundle(runtime.spec("sh", "-c", "cat <&3"))
-    done = runtime("run", "--preserve-fds", "1", "-b", str(bundle), id, pass_fds=(3,))
-    os.close(3)
-    if reader != 3:
-        os.close(reader)
+    command = [*runtime.command, "--root", str(runtime.root), "run", "--preserve-fds", "1", "-b", str(bundle), id]
+    with_fd_3 = ["sh", "-c", f'exec "$@" 3<{file}', "sh", *command]
+    done = subprocess.run(with_fd_3, capture_output=True, text=True, timeout=30, check=False)
     assert done.stdout == "through\n", done.stderr
 
 
