@@ -307,10 +307,10 @@ def create(
     if plan.process is None:
         raise InvalidSpec("process", "required to create a container")
     load_seccomp = _seccomp_loader(spec, seccomp_bpf)
-    own_cgroup = cgroup is None
-    if cgroup is None and not launch.may_defer_cgroup(plan):
-        cgroup = launch.make_cgroup(plan)
-    ours, theirs = sync.pair()
+    try:
+        ours, theirs = sync.pair()
+    except OSError as error:
+        raise RuntimeFailure.of("create", error) from error
     inherited = init.Inherited(theirs, cgroup)
     inherited.stdio = None if plan.process.terminal else stdio
     inherited.load_seccomp = load_seccomp
@@ -325,14 +325,18 @@ def create(
     heard = launch.Conversation(cgroup)
     pid, pidfd = -1, -1
     try:
+        if cgroup is None and not launch.may_defer_cgroup(plan):
+            heard.cgroup = inherited.cgroup = launch.make_cgroup(plan)
         launch.prepare(plan, inherited, prepared)
         pid, pidfd = launch.spawn(plan, inherited)
         theirs.close()
         launch.converse(plan, inherited, ours, pid, heard)
-    except BaseException:
+    except BaseException as error:
         ours.close()
         theirs.close()
-        _undo(pid, pidfd, heard.console_fd, plan.cgroup_path if own_cgroup else None)
+        _undo(pid, pidfd, heard.console_fd, plan.cgroup_path if cgroup is None else None)
+        if isinstance(error, OSError):
+            raise RuntimeFailure.of("create", error) from error
         raise
     finally:
         prepared.close()

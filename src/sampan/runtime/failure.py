@@ -24,6 +24,19 @@ class RuntimeFailure(Exception):
         self.errno = errno
         self.message = message
 
+    @classmethod
+    def of(cls, step: str, error: BaseException) -> RuntimeFailure:
+        """Return the failure that any error in `step` is; one that is a failure already stays as it is."""
+        if isinstance(error, RuntimeFailure):
+            return error
+        if not isinstance(error, OSError):
+            return cls(step, 0, f"{step}: {type(error).__name__}: {error}")
+        number = error.errno or 0
+        where = f" {error.filename}" if error.filename else ""
+        if error.filename2:
+            where += f" to {error.filename2}"
+        return cls(step, number, f"{step}{where}: {strerror(number)}")
+
 
 class InvalidSpec(RuntimeFailure):
     """The spec was refused. `field` is its JSON path, such as `linux.namespaces[2].type`."""
@@ -42,17 +55,8 @@ def strerror(number: int) -> str:
 
 def encode(step: str, error: BaseException) -> bytes:
     """Return the JSON record of a failure in `step`."""
-    if isinstance(error, RuntimeFailure):
-        record = {"step": error.step, "errno": error.errno, "message": error.message}
-    elif isinstance(error, OSError):
-        number = error.errno or 0
-        where = f" {error.filename}" if error.filename else ""
-        if error.filename2:
-            where += f" to {error.filename2}"
-        record = {"step": step, "errno": number, "message": f"{step}{where}: {strerror(number)}"}
-    else:
-        record = {"step": step, "errno": 0, "message": f"{step}: {type(error).__name__}: {error}"}
-    record["message"] = str(record["message"])[:_MESSAGE_LIMIT]
+    failure = RuntimeFailure.of(step, error)
+    record = {"step": failure.step, "errno": failure.errno, "message": failure.message[:_MESSAGE_LIMIT]}
     return json.dumps(record).encode()
 
 

@@ -96,8 +96,10 @@ def start(
                 return pid, pidfd, console
             if packet == sync.CONSOLE:
                 console = fd
-    except BaseException:
+    except BaseException as error:
         _undo(pid, pidfd, console)
+        if isinstance(error, OSError):
+            raise RuntimeFailure.of("exec", error) from error
         raise
     finally:
         ours.close()

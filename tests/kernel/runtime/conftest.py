@@ -23,14 +23,14 @@ def lower(root: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bench(lower: Path, tmp_path: Path) -> Iterator[Bench]:
     mask = os.umask(0o022)
-    before = Snapshot()
+    before = Snapshot(tmp_path)
     bench = Bench(tmp_path, lower)
     try:
         yield bench
     finally:
         os.umask(mask)
         bench.close()
-    after = Snapshot()
+    after = Snapshot(tmp_path)
     assert after.cgroups == before.cgroups
     assert after.children == before.children
     assert after.descriptors == before.descriptors

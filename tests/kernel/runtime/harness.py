@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import tempfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -217,8 +218,10 @@ def unpack_root(directory: Path) -> None:
 class Snapshot:
     """What the host has: mounts, cgroups below ours, children and descriptors of this process."""
 
-    def __init__(self) -> None:
-        self.mounts = Path("/proc/self/mountinfo").read_text()
+    def __init__(self, scratch: Path) -> None:
+        self.mounts = [
+            line for line in Path("/proc/self/mountinfo").read_text().splitlines() if _is_ours(line, scratch)
+        ]
         self.cgroups = [str(path) for top in cgroup_tops() if top.exists() for path in top.iterdir() if path.is_dir()]
         self.children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
         self.descriptors = sorted(
@@ -230,6 +233,12 @@ class Snapshot:
             name: os.readlink(f"/proc/self/ns/{name}")
             for name in ("mnt", "pid_for_children", "time_for_children", "net")
         }
+
+
+def _is_ours(line: str, scratch: Path) -> bool:
+    """Leave out what other tests mount meanwhile in temporary directories of theirs."""
+    point = line.split()[4]
+    return point.startswith(str(scratch)) or not point.startswith(tempfile.gettempdir())
 
 
 def cgroup_tops() -> list[Path]:

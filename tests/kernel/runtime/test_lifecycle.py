@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -268,6 +269,27 @@ def test_an_endless_program_name_is_still_reported(bench: Bench) -> None:
         bench.create(default_spec(["/\u00e4" * 60000]))
     assert caught.value.errno == errno.ENAMETOOLONG
     assert caught.value.message.startswith('exec: "/')
+
+
+def test_running_out_of_descriptors_is_a_failure_that_leaves_nothing(bench: Bench) -> None:
+    bench.run(default_spec(["true"]))  # everything that is opened once has been opened
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    failures = []
+    for spare in range(8):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, hard))
+        try:
+            made = bench.create(default_spec(["true"]))
+        except RuntimeFailure as error:
+            failures.append(error)
+        else:
+            made.start()
+            reap(made)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(os.listdir("/proc/self/fd")) == used
+    assert len(failures) >= 2
+    assert {error.errno for error in failures} == {errno.EMFILE}
 
 
 def test_an_invalid_spec_changes_nothing(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from sampan.linux.cgroups import layout
 from sampan.runtime.container import RuntimeFailure
 from sampan.runtime.plan import Mount
 from sampan.runtime.steps import rootfs
-from tests.kernel.runtime.harness import Bench, Spec, default_spec, reap
+from tests.kernel.runtime.harness import Bench, Snapshot, Spec, default_spec, reap
 
 
 def adding(*mounts: Spec) -> Any:
@@ -270,10 +270,10 @@ def test_read_only_root(bench: Bench) -> None:
 
 
 def test_nothing_is_mounted_on_the_host(bench: Bench) -> None:
-    before = Path("/proc/self/mountinfo").read_text()
+    before = Snapshot(bench.directory).mounts
     made = bench.create(default_spec(["sleep", "100"]))
     made.start()
-    assert Path("/proc/self/mountinfo").read_text() == before
+    assert Snapshot(bench.directory).mounts == before
     assert os.listdir(os.path.join(made.bundle, "rootfs")) == []
 
 
