@@ -135,6 +135,60 @@ def test_import_resolve_inspect_history_list(tmp_path: Path) -> None:
     run(main())
 
 
+def test_cve_2021_41091_nobody_else_walks_the_data_root(tmp_path: Path) -> None:
+    async def main() -> None:
+        before = os.umask(0)
+        try:
+            async with service(tmp_path / "d") as images:
+                await imported(images)
+                await images.prepare("c", images.resolve("app"))
+        finally:
+            os.umask(before)
+        for name in ("", "content", "content/blobs", "content/blobs/sha256", "content/ingest", "snapshots", "trash"):
+            assert stat.S_IMODE((tmp_path / "d" / name).stat().st_mode) == 0o700, name
+        for number in directories(tmp_path / "d"):
+            assert stat.S_IMODE((tmp_path / "d/snapshots" / number).stat().st_mode) == 0o700
+
+    run(main())
+
+
+def test_a_container_that_changes_while_it_is_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with service(tmp_path / "d") as images:
+            await imported(images)
+            await images.prepare("c", images.resolve("app"))
+            upper = next(o for o in images.mounts("c")[0]["options"] if o.startswith("upperdir=")).removeprefix(
+                "upperdir="
+            )
+            stop = threading.Event()
+
+            def churn() -> None:
+                while not stop.is_set():
+                    os.makedirs(f"{upper}/a/b")
+                    Path(f"{upper}/a/b/f").write_bytes(b"x" * 10_000)
+                    os.symlink("f", f"{upper}/a/s")
+                    os.truncate(f"{upper}/a/b/f", 10)
+                    shutil.rmtree(f"{upper}/a")
+
+            thread = threading.Thread(target=churn)
+            thread.start()
+            try:
+                for turn in range(40):
+                    await images.changes("c")
+                    await images.usage("c")
+                    if turn % 4 == 0:
+                        await images.commit(
+                            "c", config=None, container_config={}, parent=images.resolve("app"), repo=f"k{turn}"
+                        )
+            finally:
+                stop.set()
+                thread.join()
+            for turn in range(0, 40, 4):
+                assert len(await collected(images.save([f"k{turn}"]))) > 1024
+
+    run(main())
+
+
 def test_a_restart_finds_everything(tmp_path: Path) -> None:
     async def main() -> None:
         async with service(tmp_path / "d") as images:
@@ -410,6 +464,7 @@ def docker_archive(config: bytes, layers: dict[str, bytes], **manifest: Any) -> 
             "open manifest.json: no such file or directory",
         ),
         (archive(member("index.json", b'{"manifests": [{"digest": "sha256:../../x"}]}')), "invalid digest"),
+        (archive(member("index.json", b'{"manifests": [], "layers": []}')), "it is both an index and a manifest"),
         (archive(member("index.json", b'{"manifests": [{"digest": "sha256:%s"}]}' % (b"a" * 64),),
                  member("blobs/sha256/" + "a" * 64, b"{}")), "its content has another digest"),
     ],

@@ -344,6 +344,9 @@ class Spooled:
             raise InvalidArgument(f"invalid {name}: {e}") from e
         if not isinstance(value, dict):
             raise InvalidArgument(f"invalid {name}: not a JSON object")
+        if "manifests" in value and ("config" in value or "layers" in value):
+            # one text, two readings: what was checked must be what is used (CVE-2021-41190)
+            raise InvalidArgument(f"invalid {name}: it is both an index and a manifest")
         return value
 
     @staticmethod

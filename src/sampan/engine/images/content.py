@@ -26,8 +26,8 @@ class ContentStore:
     def __init__(self, root: str) -> None:
         self._blobs = os.path.join(root, "blobs", "sha256")
         self.ingest = os.path.join(root, "ingest")
-        os.makedirs(self._blobs, mode=0o700, exist_ok=True)
-        os.makedirs(self.ingest, mode=0o700, exist_ok=True)
+        for path in (root, os.path.join(root, "blobs"), self._blobs, self.ingest):
+            os.makedirs(path, mode=0o700, exist_ok=True)  # one by one: parents would get the umask's mode
 
     def path(self, digest: str) -> str:
         return os.path.join(self._blobs, digest.removeprefix("sha256:"))

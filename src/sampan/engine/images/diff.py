@@ -37,8 +37,9 @@ def _compare(upper: int, lower: int, path: str) -> list[Change]:
     _check_depth(path)
     found: list[Change] = []
     for name in sorted(os.listdir(upper)):
-        new = os.stat(name, dir_fd=upper, follow_symlinks=False)
-        old = _stat(lower, name)
+        new, old = _stat(upper, name), _stat(lower, name)
+        if new is None:
+            continue  # the container runs, and has removed it meanwhile
         here = f"{path}/{name}"
         if stat.S_ISCHR(new.st_mode) and new.st_rdev == 0:
             if old is not None:
@@ -62,7 +63,10 @@ def _compare(upper: int, lower: int, path: str) -> list[Change]:
 
 def _inside(upper: int, lower: int, name: str, path: str) -> list[Change]:
     """Changes within a directory that both sides have."""
-    new = os.open(name, _READ, dir_fd=upper)
+    try:
+        new = os.open(name, _READ, dir_fd=upper)
+    except FileNotFoundError:
+        return []
     try:
         old = os.open(name, _READ, dir_fd=lower)
         try:
@@ -82,11 +86,14 @@ def _added(parent: int, name: str, path: str) -> list[Change]:
     """Everything below a new directory."""
     _check_depth(path)
     found: list[Change] = []
-    fd = os.open(name, _READ, dir_fd=parent)
+    try:
+        fd = os.open(name, _READ, dir_fd=parent)
+    except FileNotFoundError:
+        return []
     try:
         for child in sorted(os.listdir(fd)):
-            status = os.stat(child, dir_fd=fd, follow_symlinks=False)
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            status = _stat(fd, child)
+            if status is None or (stat.S_ISCHR(status.st_mode) and status.st_rdev == 0):
                 continue
             found.append((ADDED, f"{path}/{child}"))
             if stat.S_ISDIR(status.st_mode):

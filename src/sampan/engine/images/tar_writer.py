@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from sampan.engine.images.streams import CHUNK
@@ -145,7 +146,8 @@ def tree(root_fd: int, *, overlay: bool = False) -> Iterator[bytes]:
     own_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
     try:
         for path, parent_fd, name, status in _walk(own_fd, b""):
-            yield from _member(out, links, path, parent_fd, name, status, overlay)
+            with suppress(FileNotFoundError):  # a container that runs may remove what was just listed
+                yield from _member(out, links, path, parent_fd, name, status, overlay)
     finally:
         os.close(own_fd)
     yield _end(out)
