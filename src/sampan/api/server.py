@@ -42,9 +42,8 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
 class ApiServer:
     """Serves the Engine API of one engine on any number of sockets."""
 
-    def __init__(self, engine: Engine, *, debug: bool = False):
+    def __init__(self, engine: Engine) -> None:
         self._router = Router()
-        self._debug = debug
         self._detached: set[asyncio.Task[Any]] = set()
         self._listeners: list[asyncio.Server] = []
         self._runner: web.AppRunner | None = None
@@ -110,11 +109,11 @@ class ApiServer:
     async def _dispatch(self, request: web.Request) -> web.StreamResponse:
         try:
             return await self._answer(request)
-        except (asyncio.CancelledError, ConnectionError):
-            raise
         except Exception as e:
+            if isinstance(e, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+                raise  # the client has gone; a connection of ours that broke is an error like any other
             response = errors.response(e)
-            if self._debug:
+            if log.isEnabledFor(logging.DEBUG):
                 log.debug("%s %s: %d %s", request.method, request.path_qs, response.status, errors.message_of(e))
             return response
 
@@ -139,7 +138,7 @@ class ApiServer:
                 raise errors.BadEscape(bad[0])
         if getattr(request.protocol, "guarded", False):
             origin.check(request.headers.get("Host", ""), request.headers.get("Origin", ""))
-        if self._debug:
+        if log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s", request.method, request.path_qs)
         if route.detached:
             return await self._finish(route.handler(request))

@@ -115,7 +115,7 @@ async def serve(config: DaemonConfig, given: dict[str, object]) -> None:
         engine = await Engine.open(config.engine)
         reloader = Reloader(engine, config, given)
         undo.push_async_callback(_close_engine, engine, reloader)
-        server = ApiServer(engine, debug=config.engine.debug)
+        server = ApiServer(engine)
         await server.start()
         undo.push_async_callback(server.close)
         await listeners.protect(engine, bound)
