@@ -73,7 +73,10 @@ def start(
     if caps is None:
         inherited_caps = (spec.get("process") or {}).get("capabilities")
         caps = None if inherited_caps is None else CapabilitySets(inherited_caps)
-    ours, theirs = sync.pair()
+    try:
+        ours, theirs = sync.pair()
+    except OSError as error:
+        raise RuntimeFailure.of("exec", error) from error
     joining = Joining()
     joining.plan = plan
     joining.caps = caps
@@ -190,6 +193,7 @@ def _run(joining: Joining, *, cloned_into_cgroup: bool) -> NoReturn:
         if plan.apparmor:
             step = "apparmor"
             who.set_apparmor(plan.apparmor, proc_fd, host_pid)
+            os.close(proc_fd)
         step = "process"
         who.set_limits(plan)
         who.set_scheduling(plan)
