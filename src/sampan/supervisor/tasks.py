@@ -12,7 +12,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
@@ -143,13 +143,36 @@ class Tasks:
             os.mkdir(directory, 0o700)
             os.mkdir(f"{directory}/rootfs", 0o700)
             layout.write(f"{directory}/config.json", spec)
-            await self._ask_new_shim(task, request)
+            making = asyncio.get_running_loop().create_task(self._ask_new_shim(task, request))
+            try:
+                await asyncio.shield(making)
+            except asyncio.CancelledError:
+                # The caller has died, the shim is at work: let it come to its end, then take away what it made.
+                self._job(self._abandon(task, making))
+                raise
+        except asyncio.CancelledError:
+            raise
         except BaseException as e:
             await self._undo(task, orphaned=not isinstance(e, SampanError) or isinstance(e, ShimLost))
             if isinstance(e, OSError):
                 raise Internal(f"create task {id}: {e.strerror or e}") from e
             raise
         return task
+
+    async def _abandon(self, task: Task, making: asyncio.Task[None]) -> None:
+        """Undo a creation whose caller has gone: whatever the shim answers, nothing is left."""
+        try:
+            await making
+        except Exception as e:
+            await self._undo(task, orphaned=not isinstance(e, SampanError) or isinstance(e, ShimLost))
+            return
+        await self.delete(task.id)
+
+    def _job(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something that nobody waits for."""
+        job = asyncio.get_running_loop().create_task(work)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
 
     async def _ask_new_shim(self, task: Task, request: dict[str, Any]) -> None:
         task.link = await self._nursery.take()
@@ -186,9 +209,7 @@ class Tasks:
 
     def _undo_later(self, task: Task, orphaned: bool) -> None:
         if task.id not in self._tasks:
-            job = asyncio.get_running_loop().create_task(self._undo(task, orphaned=orphaned))
-            self._jobs.add(job)
-            job.add_done_callback(self._jobs.discard)
+            self._job(self._undo(task, orphaned=orphaned))
 
     # ── delete ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -224,9 +245,7 @@ class Tasks:
         if task.link is None or task.report["status"] == "creating" or task.deleting:
             return
         task.link = None
-        job = asyncio.get_running_loop().create_task(self._bury(task))
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
+        self._job(self._bury(task))
 
     async def _bury(self, task: Task) -> None:
         """A shim has died: end its container, and tell."""
