@@ -91,6 +91,14 @@ def test_bad_files(tmp_path: Path, file: Any, argv: list[str], words: str) -> No
     ("file", "words"),
     [
         ({"mtu": -1}, "invalid default MTU: -1"),
+        (
+            {"userns-remap": "default"},
+            "userns-remap is not supported by this version: refusing to run without the protection it asks for",
+        ),
+        (
+            {"authorization-plugins": ["x"]},
+            "authorization-plugins is not supported by this version: refusing to run without the protection it asks for",
+        ),
         ({"log-level": "nope"}, "invalid logging level: nope"),
         ({"log-format": "nope"}, "invalid log format: nope"),
         ({"log-driver": "nope"}, "logger: no log driver named 'nope' is registered"),

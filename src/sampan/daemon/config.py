@@ -219,7 +219,16 @@ def validate(v: Mapping[str, Any]) -> None:
         check(v)
 
 
+GUARDS = ("authorization-plugins", "rootless", "selinux-enabled", "userns-remap")
+"""Protections that have not landed. Running without one that was asked for would be worse than not running."""
+
+
 def _validate_daemon(v: Mapping[str, Any]) -> None:
+    for key in GUARDS:
+        if v[key]:
+            raise ConfigError(
+                f"{key} is not supported by this version: refusing to run without the protection it asks for"
+            )
     if v["log-level"] not in LOG_LEVELS:
         raise ConfigError(f"invalid logging level: {v['log-level']}")
     if v["log-format"] not in ("text", "json"):
