@@ -13,6 +13,8 @@ import sys
 
 from sampan.cli import flags, table
 from sampan.cli.session import CommandError, Session, describe
+from sampan.client.http import ProtocolError
+from sampan.client.jsontext import Malformed
 from sampan.errors import SampanError
 
 TYPE_CHECKING = False
@@ -24,30 +26,45 @@ MANY_ARGUMENTS = 1 << 30
 
 def main() -> None:
     """The console entry point. Leaves by `_exit`: nothing is worth the interpreter's own tidying up."""
-    code = 1
+    _open_standard_streams()
     try:
-        code = dispatch(sys.argv[1:])
+        code = _outcome()
         sys.stdout.flush()
-    except CommandError as e:
-        code = _fail(e.message, e.code)
-    except SampanError as e:
-        code = _fail(describe(e), 1)
-    except KeyboardInterrupt:
-        code = _fail("", 130)
     except BrokenPipeError:
-        os._exit(141)  # as if by SIGPIPE: whoever read us has gone
+        code = 141  # as if by SIGPIPE: whoever read us has gone
+    except OSError as e:
+        code = 1
+        sys.stderr.write(f"write /dev/stdout: {(e.strerror or str(e)).lower()}\n")
     os._exit(code)
 
 
-def _fail(message: str, code: int) -> int:
+def _outcome() -> int:
+    """Run, and say on standard error why it failed. The exit code."""
     try:
-        sys.stdout.flush()
-        if message:
-            sys.stderr.write(message + "\n")
-            sys.stderr.flush()
-    except BrokenPipeError:
-        os._exit(141)
+        return dispatch(sys.argv[1:])
+    except CommandError as e:
+        message, code = e.message, e.code
+    except SampanError as e:
+        message, code = describe(e), 1
+    except (ProtocolError, Malformed) as e:
+        message, code = str(e), 1
+    except KeyboardInterrupt:
+        message, code = "", 130
+    sys.stdout.flush()
+    if message:
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
     return code
+
+
+def _open_standard_streams() -> None:
+    """Whoever closed 0, 1 or 2 gets /dev/null there, lest a socket take the number and be written to."""
+    if sys.stdin is not None and sys.stdout is not None and sys.stderr is not None:
+        return
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdin, sys.stdout, sys.stderr = (open(fd, mode, closefd=False) for fd, mode in ((0, "r"), (1, "w"), (2, "w")))
 
 
 def dispatch(argv: list[str]) -> int:

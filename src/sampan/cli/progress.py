@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 
+from sampan.cli import tty
 from sampan.cli.units import human_size
 from sampan.client import jsontext
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sampan.client.http import Response
 
 BAR_COLUMNS = 50
+WIDE_COLUMNS = 110  # a narrower terminal shows no bar
 
 
 class ProgressError(Exception):
@@ -66,22 +68,23 @@ def _on_terminal(message: dict[str, Any], out: TextIO, lines: dict[str, int]) ->
         lines[key] = len(lines)
         out.write("\n")
     up = len(lines) - lines[key]
-    out.write(f"\x1b[{up}A\x1b[2K\r")
-    out.write(_text(message, bar=_bar(message), end=""))
-    out.write(f"\x1b[{up}B\r")
+    line = _text(message, end="")
+    if "progressDetail" in message:
+        line += " " + _bar(message, wide=tty.size(out.fileno())[1] > WIDE_COLUMNS)
+    out.write(f"\x1b[{up}A\x1b[2K\r{line}\r\x1b[{up}B")
 
 
-def _text(message: dict[str, Any], bar: str = "", end: str = "\n") -> str:
+def _text(message: dict[str, Any], end: str = "\n") -> str:
     if message.get("stream") is not None:
         return str(message["stream"])
     head = f"{message['id']}: " if message.get("id") else ""
     if message.get("from"):
         head += f"(from {message['from']}) "
-    return f"{head}{message.get('status', '')}{' ' + bar if bar else ''}{end}"
+    return f"{head}{message.get('status', '')}{end}"
 
 
-def _bar(message: dict[str, Any]) -> str:
-    """`[====>    ]  1.2MB/3.4MB`, or only the amount when the total is not known."""
+def _bar(message: dict[str, Any], *, wide: bool = False) -> str:
+    """`[====>    ]  1.2MB/3.4MB` where there is room for it, or only the amounts."""
     detail = message.get("progressDetail") or {}
     current, total = int(detail.get("current") or 0), int(detail.get("total") or 0)
     if current <= 0 and total <= 0:
@@ -89,12 +92,12 @@ def _bar(message: dict[str, Any]) -> str:
     units = detail.get("units")
     amount = f"{current} {units}" if units else human_size(current)
     if total <= 0:
-        return f"{amount:>8}"
+        return amount if units else f"{amount:>8}"
     done = min(current * BAR_COLUMNS // total, BAR_COLUMNS)
-    bar = "=" * done + ">" + " " * (BAR_COLUMNS - done)
+    bar = f"[{'=' * done}>{' ' * (BAR_COLUMNS - done)}] " if wide else ""
     whole = f"{total} {units}" if units else human_size(total)
     left = ""
     if current and detail.get("start") and current < total:
         spent = time.time() - float(detail["start"])
         left = f" {int(spent / current * (total - current))}s"
-    return f"[{bar[: BAR_COLUMNS + 1]}]  {amount:>8}/{whole}{left}"
+    return f"{bar}{amount:>8}/{whole}{left}"

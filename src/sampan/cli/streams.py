@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sampan.client.engine import Hijacked
     from sampan.client.http import Socket
 
-READ_BYTES = 1 << 16
+READ_BYTES = 1 << 18
 
 
 class Demultiplexer:
@@ -32,6 +32,7 @@ class Demultiplexer:
         self._raw = raw
         self._stdout = stdout
         self._targets = (stdout, stdout, stderr, stderr)
+        self._target = stdout
         self._head = b""
         self._left = 0
 
@@ -41,23 +42,29 @@ class Demultiplexer:
             write_all(self._stdout, data)
             return
         position = 0
+        pieces: list[bytes] = []  # payloads in a row for one target are written at once
         while position < len(data):
-            if not self._left:
-                need = 8 - len(self._head)
-                self._head += data[position : position + need]
-                position += need
-                if len(self._head) < 8:
-                    return
-                self._left = int.from_bytes(self._head[4:], "big")
-                if self._head[0] >= len(self._targets):
-                    raise ValueError(f"Unrecognized input header: {self._head[0]}")
-                self._target = self._targets[self._head[0]]
-                self._head = b""
+            if self._left:
+                piece = data[position : position + self._left]
+                pieces.append(piece)
+                self._left -= len(piece)
+                position += len(piece)
                 continue
-            piece = data[position : position + self._left]
-            write_all(self._target, piece)
-            self._left -= len(piece)
-            position += len(piece)
+            need = 8 - len(self._head)
+            self._head += data[position : position + need]
+            position += need
+            if len(self._head) < 8:
+                break
+            if self._head[0] >= len(self._targets):
+                raise ValueError(f"Unrecognized input header: {self._head[0]}")
+            target = self._targets[self._head[0]]
+            if target != self._target:
+                write_all(self._target, b"".join(pieces))
+                pieces.clear()
+                self._target = target
+            self._left = int.from_bytes(self._head[4:], "big")
+            self._head = b""
+        write_all(self._target, b"".join(pieces))
 
 
 def write_all(fd: int | None, data: bytes) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 MAX_HEAD_BYTES = 1 << 20
-READ_BYTES = 1 << 16
+READ_BYTES = 1 << 18
 
 
 class ProtocolError(Exception):
@@ -49,6 +49,7 @@ class Connection:
     def __init__(self, sock: Socket) -> None:
         self.sock = sock
         self._buffer = b""
+        self._at = 0
 
     def request(
         self,
@@ -100,43 +101,49 @@ class Connection:
     def close(self) -> None:
         self.sock.close()
 
-    # -- buffered reading -------------------------------------------------------------------------------------------
+    # -- buffered reading: what is unread is `_buffer[_at:]` ----------------------------------------------------------
+
+    def _fill(self) -> bool:
+        """Read more behind what is unread; False at EOF."""
+        data = self.sock.recv(READ_BYTES)
+        self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data
+        self._at = 0
+        return bool(data)
+
+    def _until(self, mark: bytes) -> bytes:
+        """What comes before `mark`, which is consumed too. Raises ProtocolError."""
+        while (end := self._buffer.find(mark, self._at)) < 0:
+            unread = len(self._buffer) - self._at
+            if unread > MAX_HEAD_BYTES:
+                raise ProtocolError("response headers are too long")
+            if not self._fill():
+                raise ProtocolError("unexpected EOF")
+        data = self._buffer[self._at : end]
+        self._at = end + len(mark)
+        return data
 
     def _head(self) -> bytes:
-        while (end := self._buffer.find(b"\r\n\r\n")) < 0:
-            if len(self._buffer) > MAX_HEAD_BYTES:
-                raise ProtocolError("response headers are too long")
-            fresh = not self._buffer
+        if self._at == len(self._buffer):
             try:
-                data = self.sock.recv(READ_BYTES)
+                if not self._fill():
+                    raise ConnectionClosed("EOF")
             except ConnectionResetError as e:
                 raise ConnectionClosed("connection reset by peer") from e
-            if not data:
-                raise ConnectionClosed("EOF") if fresh else ProtocolError("unexpected EOF")
-            self._buffer += data
-        head, self._buffer = self._buffer[:end], self._buffer[end + 4 :]
-        return head
+        return self._until(b"\r\n\r\n")
 
     def _some(self, limit: int) -> bytes:
         """At most `limit` bytes, at least one; b"" only at EOF."""
-        if not self._buffer:
+        if self._at == len(self._buffer):
             return self.sock.recv(min(limit, READ_BYTES))
-        data, self._buffer = self._buffer[:limit], self._buffer[limit:]
+        data = self._buffer[self._at : self._at + limit]
+        self._at += len(data)
         return data
 
     def _line(self) -> bytes:
-        while (end := self._buffer.find(b"\r\n")) < 0:
-            if len(self._buffer) > MAX_HEAD_BYTES:
-                raise ProtocolError("chunk header is too long")
-            data = self.sock.recv(READ_BYTES)
-            if not data:
-                raise ProtocolError("unexpected EOF")
-            self._buffer += data
-        line, self._buffer = self._buffer[:end], self._buffer[end + 2 :]
-        return line
+        return self._until(b"\r\n")
 
     def take_buffer(self) -> bytes:
-        data, self._buffer = self._buffer, b""
+        data, self._buffer, self._at = self._buffer[self._at :], b"", 0
         return data
 
 
@@ -202,7 +209,10 @@ class Response:
 
     def json(self) -> Any:
         body = self.read()
-        return jsontext.loads(body) if body.strip() else None
+        try:
+            return jsontext.loads(body) if body.strip() else None
+        except ValueError as e:
+            raise ProtocolError(f"malformed JSON in the response: {e}") from e
 
     def hijack(self) -> tuple[Socket, bytes]:
         """Take the raw connection: the socket, and what had been read beyond the head. The caller owns it now."""

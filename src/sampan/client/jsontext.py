@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _WHITESPACE = " \t\n\r"
 
 
+class Malformed(ValueError):
+    """The text is not JSON."""
+
+
 class _Rules:
     """What `_json.make_scanner` wants to know about a decoder."""
 
@@ -36,11 +40,11 @@ _scan: Any = make_scanner(_rules)
 
 
 def loads(data: bytes | str) -> Any:
-    """Decode one JSON value. Raises ValueError on anything else than exactly one."""
+    """Decode one JSON value. Raises Malformed on anything else than exactly one."""
     text = data if isinstance(data, str) else bytes(data).decode("utf-8", "replace")
     value, end = _scan_from(text, _skip(text, 0))
     if _skip(text, end) != len(text):
-        raise ValueError(f"invalid character {text[end]!r} after top-level value")
+        raise Malformed(f"invalid character {text[end]!r} after top-level value")
     return value
 
 
@@ -61,7 +65,7 @@ def stream(chunks: Iterable[bytes]) -> Iterator[Any]:
         while position < len(text):
             try:
                 value, position = _scan_from(text, position)
-            except ValueError:  # a value that spans lines: keep it until more has come
+            except Malformed:  # a value that spans lines: keep it until more has come
                 pending = text[position:].encode() + pending
                 break
             yield value
@@ -95,8 +99,8 @@ def _skip(text: str, position: int) -> int:
 def _scan_from(text: str, position: int) -> tuple[Any, int]:
     try:
         value, end = _scan(text, position)
-    except StopIteration as e:
-        raise ValueError(f"invalid JSON at offset {position}") from e
+    except (StopIteration, ValueError) as e:
+        raise Malformed(f"invalid JSON at offset {position}") from e
     return value, end
 
 

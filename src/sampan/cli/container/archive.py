@@ -103,12 +103,12 @@ class _Stream:
         self.count = 0
 
     def read(self, size: int = -1) -> bytes:
-        while len(self._buffer) < size:
-            chunk = next(self._chunks, b"")
-            if not chunk:
-                break
-            self._buffer += chunk
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        pieces, have = [self._buffer], len(self._buffer)
+        while have < size and (chunk := next(self._chunks, b"")):
+            pieces.append(chunk)
+            have += len(chunk)
+        joined = b"".join(pieces)
+        data, self._buffer = joined[:size], joined[size:]
         self.count += len(data)
         return data
 
@@ -122,7 +122,7 @@ def extract(chunks: Iterable[bytes], directory: str, *, old: str = "", new: str 
     root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     late: list[tuple[tuple[str, ...], tarfile.TarInfo]] = []
     try:
-        with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=READ_BYTES, errorlevel=2) as archive:  # type: ignore[call-overload]
             for member in archive:
                 parts = _parts(renamed(member.name, old, new))
                 if not parts:

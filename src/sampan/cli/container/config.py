@@ -152,9 +152,9 @@ def _resources(opts: Options) -> dict[str, Any]:
         "CpuRealtimeRuntime": opts.number("cpu-rt-runtime"),
         "CpusetCpus": opts.text("cpuset-cpus"),
         "CpusetMems": opts.text("cpuset-mems"),
-        "Devices": [mounts.parse_device(d) for d in opts.many("device")],
+        "Devices": [mounts.parse_device(d) for d in opts.many("device") if not mounts.is_cdi(d)],
         "DeviceCgroupRules": opts.many("device-cgroup-rule") or None,
-        "DeviceRequests": opts.value("gpus") or None,
+        "DeviceRequests": _device_requests(opts) or None,
         "MemoryReservation": opts.number("memory-reservation"),
         "MemorySwap": opts.number("memory-swap"),
         "MemorySwappiness": swappiness,
@@ -166,6 +166,14 @@ def _resources(opts: Options) -> dict[str, Any]:
         "IOMaximumIOps": opts.number("io-maxiops"),
         "IOMaximumBandwidth": opts.number("io-maxbandwidth"),
     }
+
+
+def _device_requests(opts: Options) -> list[dict[str, Any]]:
+    """GPUs, and devices that CDI names."""
+    requests: list[dict[str, Any]] = list(opts.value("gpus"))
+    if names := [d for d in opts.many("device") if mounts.is_cdi(d)]:
+        requests.append({"Driver": "cdi", "Count": 0, "DeviceIDs": names, "Capabilities": None, "Options": None})
+    return requests
 
 
 # -- environment and labels ------------------------------------------------------------------------------------------

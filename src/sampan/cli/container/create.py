@@ -63,7 +63,7 @@ def create(cli: Session, opts: Options, body: dict[str, Any]) -> str:
         )
     if wrong := problem(body["Image"]):
         raise usage_error(cli, wrong)
-    platform = opts.text("platform")
+    platform = platform_of(opts)
     if platform.count("/") > 2:
         raise usage_error(
             cli, f'error parsing specified platform: "{platform}": cannot parse platform specifier: invalid argument'
@@ -97,10 +97,14 @@ def pull(cli: Session, opts: Options, image: str) -> None:
     quiet = opts.flag("quiet")
     try:
         image_pull.pull(
-            cli, image, platform=opts.text("platform"), out=None if quiet else sys.stderr, terminal=os.isatty(2)
+            cli, image, platform=platform_of(opts), out=None if quiet else sys.stderr, terminal=os.isatty(2)
         )
     except progress.ProgressError as e:
         raise CommandError(f"sampan: {e.message}\n\nRun 'sampan {cli.path} --help' for more information", 125) from e
+
+
+def platform_of(opts: Options) -> str:
+    return opts.text("platform") or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
 
 
 def familiar(image: str) -> str:

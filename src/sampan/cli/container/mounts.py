@@ -120,6 +120,12 @@ def _boolean(key: str, value: str) -> bool:
         raise ValueError(f"invalid value for {key}: {value}") from None
 
 
+def is_cdi(text: str) -> bool:
+    """True for a device by its CDI name, `vendor.com/class=name`."""
+    kind, equals, _ = text.partition("=")
+    return bool(equals) and "/" in kind and not kind.startswith("/")
+
+
 def parse_device(text: str) -> dict[str, str]:
     """`host[:container][:rwm]` → the API's DeviceMapping."""
     source, _, rest = text.partition(":")

@@ -39,7 +39,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         pull(
             cli,
             name,
-            platform=opts.text("platform"),
+            platform=opts.text("platform") or os.environ.get("DOCKER_DEFAULT_PLATFORM", ""),
             everything=everything,
             out=None if opts.flag("quiet") else sys.stdout,
             terminal=os.isatty(1),
