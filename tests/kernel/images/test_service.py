@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 import traceback
@@ -30,7 +31,7 @@ from sampan.engine.events import Events
 from sampan.engine.images.service import Images
 from sampan.engine.store import Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
-from sampan.linux import mounts, namespaces
+from sampan.linux import filesystems, mounts, namespaces
 from tests.kernel.images.archives import archive, directory, member, stream, symlink
 
 pytestmark = pytest.mark.root
@@ -813,35 +814,35 @@ asyncio.run(main())
 """
 
 
-def test_kill_9_at_any_step_leaves_the_object_or_no_trace(tmp_path: Path) -> None:
+async def consistent(root: Path, acknowledged: dict[str, str]) -> int:
+    """Start on what a crash left: everything visible is whole, everything on the disk has an owner. The number of images."""
+    async with service(root) as images:
+        for name, id in acknowledged.items():
+            if id == "gone":
+                with pytest.raises(NotFound):
+                    images.resolve(name)
+            elif name.endswith(tuple("02468")):  # the odd ones are removed again, unacknowledged perhaps
+                assert images.resolve(name).id == id
+        everything = await images.list(all=True)
+        for row in everything:
+            assert len(await collected(images.save([row["Id"]]))) > 1024, "every visible image is whole"
+        wanted = {str(layer.snapshot) for layer in images.layers.all()}
+        wanted |= {str(snapshot.snapshot) for snapshot in images.snapshots.all()}
+        assert directories(root) == wanted
+        used = {layer.id for row in everything for layer in images.layers.records(images.resolve(row["Id"]).chain_id)}
+        used |= {layer.id for s in images.snapshots.all() for layer in images.layers.records(s.chain_id)}
+        assert {layer.id for layer in images.layers.all()} == used, "no layer without a user"
+        await images.retain(())  # as the engine does for containers that it does not know
+        assert images.snapshots.all() == []
+        assert os.listdir(root / "content/ingest") == []
+        assert len(os.listdir(root / "content/blobs/sha256")) == len(everything)
+        return len(everything)
+
+
+def test_kill_9_at_random_leaves_the_object_or_no_trace(tmp_path: Path) -> None:
     root = tmp_path / "d"
     acknowledged: dict[str, str] = {}
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-
-    async def check() -> None:
-        async with service(root) as images:
-            for name, id in acknowledged.items():
-                if id == "gone":
-                    with pytest.raises(NotFound):
-                        images.resolve(name)
-                elif name.endswith(tuple("02468")):  # the odd ones are removed again, unacknowledged perhaps
-                    assert images.resolve(name).id == id
-            everything = await images.list(all=True)
-            for row in everything:
-                assert len(await collected(images.save([row["Id"]]))) > 1024, "every visible image is whole"
-            wanted = {str(layer.snapshot) for layer in images.layers.all()}
-            wanted |= {str(snapshot.snapshot) for snapshot in images.snapshots.all()}
-            assert directories(root) == wanted
-            used = {
-                layer.id for row in everything for layer in images.layers.records(images.resolve(row["Id"]).chain_id)
-            }
-            used |= {layer.id for s in images.snapshots.all() for layer in images.layers.records(s.chain_id)}
-            assert {layer.id for layer in images.layers.all()} == used, "no layer without a user"
-            for snapshot in images.snapshots.all():  # the containers service does this for containers it does not know
-                await images.remove_snapshot(snapshot.id)
-            assert os.listdir(root / "content/ingest") == []
-            assert len(os.listdir(root / "content/blobs/sha256")) == len(everything)
-
     for turn in range(10):
         child = subprocess.Popen(
             [sys.executable, "-c", CRASHER, str(root), str(turn)], stdout=subprocess.PIPE, text=True, env=environment
@@ -856,5 +857,85 @@ def test_kill_9_at_any_step_leaves_the_object_or_no_trace(tmp_path: Path) -> Non
                 acknowledged[words[0]] = words[1]
         child.wait()
         child.stdout.close()
-        run(check())
+        asyncio.run(consistent(root, acknowledged))
     assert any(id != "gone" for id in acknowledged.values()), "the test made something"
+
+
+async def one_of_each(root: Path, saved: bytes) -> None:
+    """Everything that changes the disk, once."""
+    async with service(root) as images:
+        id = await imported(images, repo="a")
+        await imported(images, archive(member("f", b"1")), repo="a")
+        await images.prepare("c", images.resolve(id))
+        write(images, "c", lambda root: (root / "x").write_text("1"))
+        await images.commit("c", config=None, container_config={}, parent=images.resolve(id), repo="k")
+        await images.remove_snapshot("c")
+        [message async for message in images.load(stream(saved))]
+        await images.remove("k")
+        await images.remove("loaded", force=True)
+        await images.prune()
+
+
+STEPS = ("rename", "mkdir", "unlink", "rmdir", "fsync", "setxattr", "chmod", "utime", "mkdtemp", "syncfs", "apply_now")
+
+
+def die_at(step: int, work: Coroutine[Any, Any, None]) -> bool:
+    """Run the work in a forked child that kills itself before its `step`th call of STEPS, or after that of apply_now."""
+    pid = os.fork()
+    if pid == 0:
+        taken = 0
+
+        def count() -> None:
+            nonlocal taken
+            taken += 1
+            if taken == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def counted(module: Any, name: str) -> None:
+            real = getattr(module, name)
+
+            def call(*args: Any, **options: Any) -> Any:
+                count()
+                result = real(*args, **options)
+                if name == "apply_now":
+                    count()
+                return result
+
+            setattr(module, name, call)
+
+        try:
+            for name in STEPS:
+                for module in (os, tempfile, filesystems, Store):
+                    if hasattr(module, name):
+                        counted(module, name)
+            asyncio.run(work)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    work.close()
+    _, status = os.waitpid(pid, 0)
+    assert status in (0, signal.SIGKILL), status
+    return status != 0
+
+
+def test_kill_9_at_every_step_leaves_the_object_or_no_trace(tmp_path: Path) -> None:
+    async def prepared() -> bytes:
+        async with service(tmp_path / "source") as images:
+            await imported(images, archive(directory("d"), member("d/f", b"1" * 3000)), repo="loaded")
+            return await collected(images.save(["loaded"]))
+
+    saved = asyncio.run(prepared())
+    step, seen = 1, set()
+    # death of the process, not of the machine: memory is as good as a disk, and flushes at once
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="sampan-images-") as place:
+        root = Path(place) / "d"
+        while die_at(step, one_of_each(root, saved)):
+            try:
+                seen.add(asyncio.run(consistent(root, {})))
+            except BaseException as e:
+                e.add_note(f"killed before step {step}")
+                raise
+            shutil.rmtree(root)
+            step += 1
+    assert step > 60 and seen >= {0, 1, 2, 3}, (step, seen)

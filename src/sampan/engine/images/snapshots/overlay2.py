@@ -173,10 +173,10 @@ class Overlay2:
     def _make_init(self) -> None:
         """The shared stubs, made once under another name and renamed into place."""
         final = f"{self.root}/{INIT}"
+        building = f"{final}.new"
+        shutil.rmtree(building, ignore_errors=True)  # of a start that was interrupted
         if os.path.isdir(f"{final}/fs"):
             return
-        building = f"{final}.{os.getpid()}"
-        shutil.rmtree(building, ignore_errors=True)
         for directory in (building, f"{building}/fs"):
             os.mkdir(directory, 0o700)
         os.chmod(f"{building}/fs", 0o755)
