@@ -8,32 +8,19 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import pytest
 
 from tests.support import machine
-from tests.support.engine import Engine
+from tests.support.engine import Engine, until
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
 
 COUNT = "i=0; while :; do echo $i; i=$((i+1)); usleep 20000; done"
 RECONNECT_S = 2.0
-
-
-def until(true: Callable[[], object], within_s: float, what: str) -> None:
-    """Wait for a condition that another process makes true; fail with `what` when it stays false."""
-    deadline = time.monotonic() + within_s
-    while True:
-        try:
-            if true():
-                return
-        except (OSError, AssertionError):
-            pass
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.01)
 
 
 class Fleet:
@@ -130,7 +117,7 @@ def test_kill_zygote(engine: Engine, fleet: Fleet) -> None:
     with reconnected(engine, fleet, []):
         os.kill(victim, signal.SIGKILL)
     engine.remove(engine.run("true"))
-    assert engine.pid_of("sampan-zygote") != victim
+    until(lambda: engine.pid_of("sampan-zygote") != victim, RECONNECT_S, "another zygote is there")
     fleet.check_alive(fleet.counters + fleet.idlers)
 
 

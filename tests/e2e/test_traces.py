@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bench import soak
 from tests.support import machine
-from tests.support.engine import Engine
+from tests.support.engine import Engine, until
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
 
@@ -46,3 +48,13 @@ def test_memory_of_idle_containers(engine: Engine) -> None:
     assert len(shims) == len(containers)
     inits = [engine.inspect(c)["State"]["Pid"] for c in containers]
     assert sum(machine.pss_kib(pid) for pid in [*shims, *inits]) / len(containers) <= 4096
+
+
+@pytest.mark.parametrize("path", ["/exec/nope/start", "/containers/nope/attach?stream=1", "/containers/nope/start"])
+def test_a_refused_takeover_keeps_no_connection(shared_engine: Engine, path: str) -> None:
+    """A client that was told no and closes its connection leaves no descriptor in the daemon."""
+    directory = Path(f"/proc/{shared_engine.pid_of('sampand')}/fd")
+    before = len(list(directory.iterdir()))
+    for _ in range(20):
+        assert shared_engine.request("POST", path, {} if "start" in path and "exec" in path else None).status == 404
+    until(lambda: len(list(directory.iterdir())) <= before + 1, 5, "the connections are closed")

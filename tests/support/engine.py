@@ -16,12 +16,26 @@ import sys
 import tempfile
 import time
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.support import busybox, machine
 
 BIN = Path(sys.executable).parent
+
+
+def until(true: Callable[[], object], within_s: float, what: str) -> None:
+    """Wait for a condition that another process makes true; fail with `what` when it stays false."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            if true():
+                return
+        except (OSError, AssertionError):
+            pass
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        time.sleep(0.01)
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -203,7 +217,9 @@ class Engine:
 
     def pid_of(self, title: str) -> int:
         """Return the pid of the process whose title starts so: sampand, sampan-supervisor, sampan-zygote, sampan-shim."""
-        return next(pid for pid, line in self.pids().items() if line.startswith(title))
+        found = [pid for pid, line in self.pids().items() if line.startswith(title)]
+        assert found, f"no process is titled {title}"
+        return found[0]
 
     def kill(self) -> None:
         """Kill -9 sampand itself; everything below it lives on."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-_TAKEOVER = re.compile(rb"POST [^ ]*/(?:attach|start)(?:\?[^ ]*)? HTTP/1\.")
+_TAKEOVER = re.compile(rb"POST [^ ]*/(?:containers/[^/ ]+/attach|exec/[^/ ]+/start)(?:\?[^ ]*)? HTTP/1\.")
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """An end of input means that the client has gone, unless it may be the end of what a takeover is fed with."""
-        if self._behind is None:
+        if self._behind is None or (self._current_request is None and not self._messages):
             return False
         self.half_closed = True
         self.close()  # nothing more is read; the request under way goes on
