@@ -19,7 +19,7 @@ from sampan.engine.networks.drivers import bridge as bridge_driver
 from sampan.engine.networks.ipam import Address, Pool, Subnet
 from sampan.engine.networks.records import NetworkRecord, SubnetRecord
 from sampan.engine.store import Op, Table
-from sampan.errors import Conflict, Forbidden, InvalidArgument, NotFound
+from sampan.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotImplemented_
 from sampan.spec.engine_api.network import IPAMConfig, NetworkCreateRequest
 
 PREDEFINED = ("bridge", "host", "none")
@@ -113,8 +113,12 @@ class Registry:
             raise InvalidArgument("invalid name: name is empty")
         if request.name in PREDEFINED or request.name == "default":
             raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
+        if request.enable_ipv4 is False and not request.enable_ipv6:
+            raise InvalidArgument("IPv4 or IPv6 must be enabled")
         if self.named(request.name) is not None:
             raise Conflict(f"network with name {request.name} already exists")
+        if request.config_only or (request.config_from and request.config_from.network):
+            raise NotImplemented_("config-only networks are not available yet")
         driver = {"": "bridge", "none": "null"}.get(request.driver, request.driver)
         problems = [p for c in (request.ipam and request.ipam.config) or [] for p in _problems(c)]
         if problems:
@@ -133,7 +137,9 @@ class Registry:
             mine = [c for c in configs if c.subnet and (":" in c.subnet) == (version == 6)]
             if not enabled:
                 continue
-            for config in mine[:1]:
+            if len(mine) > 1:
+                raise Forbidden("bridge driver doesn't support multiple subnets")
+            for config in mine:
                 subnet = ip_network(config.subnet, strict=False)
                 if ipam.overlaps(subnet, self.subnets()):
                     raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
@@ -204,17 +210,17 @@ def _problems(config: IPAMConfig) -> Iterator[str]:
             yield f"invalid ip-range {config.ip_range}: invalid CIDR block notation"
         else:
             if inside.version != subnet.version or not inside.subnet_of(subnet):  # type: ignore[arg-type]
-                yield f"invalid ip-range {config.ip_range}: parent subnet is {subnet}"
-    named = [("gateway", config.gateway)] if config.gateway else []
-    named += [("auxiliary address", address) for address in (config.auxiliary_addresses or {}).values()]
+                yield f"invalid ip-range {config.ip_range}: parent subnet {subnet} doesn't contain ip-range"
+    named = [(f"gateway {config.gateway}", config.gateway)] if config.gateway else []
+    named += [(f"auxiliary address {name}", a) for name, a in (config.auxiliary_addresses or {}).items()]
     for what, address in named:
         try:
             fits = ip_address(address) in subnet
         except ValueError:
-            yield f"invalid {what} {address}: invalid address"
+            yield f"invalid {what}: invalid address"
             continue
         if not fits:
-            yield f"invalid {what} {address}: parent subnet is {subnet}"
+            yield f"invalid {what}: parent subnet {subnet} doesn't contain this address"
 
 
 def _asked(config: IPAMConfig, subnet: Subnet) -> SubnetRecord:

@@ -16,7 +16,7 @@ from sampan.engine.networks.firewall import NetworkRules
 from sampan.engine.networks.ipam import Subnet
 from sampan.engine.networks.plumbing import Plumbing, read_sysctl, write_sysctl
 from sampan.engine.networks.records import NetworkRecord
-from sampan.errors import Forbidden, InvalidArgument, NotImplemented_
+from sampan.errors import Forbidden, Internal, InvalidArgument, NotImplemented_
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
 
@@ -47,7 +47,7 @@ def flag(options: dict[str, str], key: str, default: bool = True) -> bool:
         return True
     if text in ("0", "f", "F", "FALSE", "false", "False"):
         return False
-    raise InvalidArgument(f"failed to parse {key} value: {text!r}".replace("'", '"'))
+    raise InvalidArgument(f'failed to parse {key} value: {text} (strconv.ParseBool: parsing "{text}": invalid syntax)')
 
 
 def validate(options: dict[str, str]) -> None:
@@ -55,9 +55,12 @@ def validate(options: dict[str, str]) -> None:
     for key in (ICC, MASQUERADE, INHIBIT_IPV4, DEFAULT_BRIDGE):
         flag(options, key)
     if not options.get(MTU, "0").isdigit():
-        raise InvalidArgument(f"failed to parse {MTU} value: {options[MTU]!r}".replace("'", '"'))
+        mtu = options[MTU]
+        raise InvalidArgument(f'failed to parse {MTU} value: {mtu} (strconv.Atoi: parsing "{mtu}": invalid syntax)')
     name = options.get(NAME, "")
-    if len(name) > MAX_NAME or "/" in name or any(c.isspace() for c in name):
+    if len(name) > MAX_NAME:
+        raise Internal("numerical result out of range")
+    if "/" in name or any(c.isspace() for c in name):
         raise InvalidArgument(f"invalid bridge name: {name}")
     for key in (GATEWAY_MODE4, GATEWAY_MODE6):
         if options.get(key, "nat") not in GATEWAY_MODES:

@@ -1,0 +1,142 @@
+"""Networks as asked for: what they become, or what Docker Engine 28.5 says instead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from sampan.engine.networks import filters
+from sampan.engine.networks.records import NetworkRecord
+from sampan.engine.networks.registry import Registry
+from sampan.engine.store import Store
+from sampan.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError
+from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
+
+HOST = [ip_network("172.17.0.0/16"), ip_network("192.0.2.0/24")]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with asyncio.Runner() as runner:
+        store = runner.run(Store.open(str(tmp_path / "db")))
+        yield Registry(store.table("networks", NetworkRecord))
+        runner.run(store.close())
+
+
+def new(registry: Registry, name: str = "n", *configs: IPAMConfig, **given: object) -> NetworkRecord:
+    ipam = IPAM(config=list(configs)) if configs else None
+    return registry.new(NetworkCreateRequest(name=name, ipam=ipam, **given), HOST, {}, 1500)  # type: ignore[arg-type]
+
+
+def keep(registry: Registry, record: NetworkRecord) -> NetworkRecord:
+    registry.put(record).remember()
+    registry.open_pools(record)
+    return record
+
+
+def test_a_network_gets_the_first_subnet_that_is_free(registry: Registry) -> None:
+    first = keep(registry, new(registry, "one"))
+    assert (first.subnets[0].subnet, first.subnets[0].gateway) == ("172.18.0.0/16", "172.18.0.1")
+    assert first.bridge == f"br-{first.id[:12]}"
+    assert new(registry, "two").subnets[0].subnet == "172.19.0.0/16"
+
+
+def test_what_was_asked_for_is_kept(registry: Registry) -> None:
+    asked = IPAMConfig(
+        subnet="10.213.0.0/24",
+        ip_range="10.213.0.128/25",
+        gateway="10.213.0.1",
+        auxiliary_addresses={"a": "10.213.0.200"},
+    )
+    record = keep(registry, new(registry, "n", asked, options={"com.docker.network.bridge.name": "brn"}))
+    pool = registry.pool(record.id, 4)
+    assert pool is not None and record.bridge == "brn" and record.user_subnets
+    assert str(pool.allocate()) == "10.213.0.128"
+    with pytest.raises(Conflict):
+        pool.take(ip_network("10.213.0.200/32").network_address)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"subnet": "10.0.0.0/99"}, "invalid subnet 10.0.0.0/99: invalid CIDR block notation"),
+        ({"subnet": ""}, "invalid subnet : invalid CIDR block notation"),
+        ({"subnet": "10.0.0.5/24"}, "invalid subnet 10.0.0.5/24: it should be 10.0.0.0/24"),
+        (
+            {"subnet": "10.55.0.0/24", "gateway": "10.56.0.1"},
+            "invalid gateway 10.56.0.1: parent subnet 10.55.0.0/24 doesn't contain this address",
+        ),
+        (
+            {"subnet": "10.55.0.0/24", "ip_range": "10.56.0.0/25"},
+            "invalid ip-range 10.56.0.0/25: parent subnet 10.55.0.0/24 doesn't contain ip-range",
+        ),
+        (
+            {"subnet": "10.55.0.0/24", "auxiliary_addresses": {"a": "1.2.3.4"}},
+            "invalid auxiliary address a: parent subnet 10.55.0.0/24 doesn't contain this address",
+        ),
+    ],
+)
+def test_bad_addresses(registry: Registry, config: dict[str, object], problem: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        new(registry, "n", IPAMConfig(**config))  # type: ignore[arg-type]
+    assert caught.value.message == f"invalid network config:\n{problem}"
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        ({"name": ""}, InvalidArgument, "invalid name: name is empty"),
+        ({"name": "bridge"}, Forbidden, "operation is not permitted on predefined bridge network "),
+        ({"enable_ipv4": False}, InvalidArgument, "IPv4 or IPv6 must be enabled"),
+        ({"driver": "nope"}, NotFound, 'plugin "nope" not found'),
+        ({"driver": "host"}, Forbidden, 'only one instance of "host" network is allowed'),
+        (
+            {"options": {"com.docker.network.bridge.enable_icc": "maybe"}},
+            InvalidArgument,
+            "failed to parse com.docker.network.bridge.enable_icc value: maybe"
+            ' (strconv.ParseBool: parsing "maybe": invalid syntax)',
+        ),
+        (
+            {"options": {"com.docker.network.driver.mtu": "x"}},
+            InvalidArgument,
+            'failed to parse com.docker.network.driver.mtu value: x (strconv.Atoi: parsing "x": invalid syntax)',
+        ),
+    ],
+)
+def test_refusals(registry: Registry, given: dict[str, object], kind: type[SampanError], message: str) -> None:
+    with pytest.raises(kind) as caught:
+        new(registry, **({"name": "n"} | given))  # type: ignore[arg-type]
+    assert caught.value.message == message
+
+
+def test_conflicts(registry: Registry) -> None:
+    one = keep(registry, new(registry, "one", IPAMConfig(subnet="10.1.0.0/16")))
+    with pytest.raises(Conflict, match=r"^network with name one already exists$"):
+        new(registry, "one")
+    with pytest.raises(Forbidden, match=r"^invalid pool request: Pool overlaps with other one on this address space$"):
+        new(registry, "two", IPAMConfig(subnet="10.1.2.0/24"))
+    with pytest.raises(Forbidden, match="multiple subnets"):
+        new(registry, "two", IPAMConfig(subnet="10.2.0.0/24"), IPAMConfig(subnet="10.3.0.0/24"))
+    assert registry.find(one.id[:6]) is registry.find("one") is registry.find(one.id)
+    with pytest.raises(NotFound, match=r"^network nope not found$"):
+        registry.find("nope")
+
+
+def test_filters(registry: Registry) -> None:
+    one = new(registry, "one", labels={"a": "b"})
+    assert filters.matches(
+        one, {"label": ["a=b"], "driver": ["bridge"], "type": ["custom"], "name": ["on"]}, used=False
+    )
+    assert not filters.matches(one, {"label": ["a=c"]}, used=False)
+    assert filters.matches(one, {"dangling": ["true"]}, used=False)
+    assert not filters.matches(one, {"dangling": ["1"]}, used=True)
+    with pytest.raises(InvalidArgument, match="invalid value for filter 'dangling'"):
+        filters.matches(one, {"dangling": ["x"]}, used=False)
+    assert filters.prunable(one, {"label": ["a"]}) and not filters.prunable(one, {"label!": ["a"]})
+    assert not filters.prunable(one, {"until": ["1h30m"]}) and filters.prunable(one, {"until": ["0s"]})
+    with pytest.raises(InvalidArgument, match="failed to parse value as time or duration"):
+        filters.until_s("soon")
