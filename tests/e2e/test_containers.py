@@ -133,7 +133,7 @@ def test_joined_namespaces_and_shared_memory_leave_nothing(shared_engine: Engine
         with removed(
             shared_engine, shared_engine.run("sh", "-c", "echo shared > /dev/shm/f; sleep 600", IpcMode="shareable")
         ) as owner:
-            modes = {
+            modes: dict[str, Any] = {
                 "NetworkMode": f"container:{owner}",
                 "PidMode": f"container:{owner}",
                 "IpcMode": f"container:{owner}",
