@@ -83,6 +83,20 @@ async def test_a_slow_attacher_holds_the_process_back_and_loses_nothing(bench: B
     assert (await bench.supervisor.wait(request.id)).status == 0
 
 
+async def test_a_slow_attacher_does_not_hold_back_the_exit(bench: Bench) -> None:
+    """It has not read a byte when the process ends; it still gets them all, and so has the log."""
+    request = bench.request("sh", "-c", "head -c 1300000 /dev/zero | tr '\\0' x; exit 4")
+    await bench.supervisor.create(request, start=False)
+    slow = await bench.supervisor.attach(request.id)
+    slow.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    await bench.supervisor.start(request.id)
+    assert (await bench.supervisor.wait(request.id)).status == 4
+    assert sum(len(line) for line in bench.lines(request)) == 1_300_000
+    assert (await bench.supervisor.delete(request.id)) is not None  # the shim stays until the last byte is gone
+    slow.reader._transport.resume_reading()  # type: ignore[attr-defined]
+    assert len((await everything(slow))[1]) == 1_300_000
+
+
 async def test_input_without_stdin_once_stays_open_for_the_next_attacher(bench: Bench) -> None:
     request, _ = await bench.run("sh", "-c", "read a; read b; echo $a $b", stdin=True)
     one = await bench.supervisor.attach(request.id, stdin=True)

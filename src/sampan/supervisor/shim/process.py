@@ -110,6 +110,7 @@ class Process:
         if self.stdio is None or self.stdio.drained:
             self._ended()
         else:
+            self.stdio.hurry()
             self._loop.after(_DRAIN_LIMIT_S, self._give_up_draining)
 
     def _give_up_draining(self) -> None:

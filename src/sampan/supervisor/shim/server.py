@@ -17,6 +17,8 @@ from sampan.supervisor.shim.process import Process
 from sampan.supervisor.shim.task import Task
 
 _UNTOLD_LIMIT = 256
+_LINGER_LIMIT_S = 600.0
+_LINGER_STEP_S = 0.02
 
 
 class Server:
@@ -26,6 +28,7 @@ class Server:
         self._control: Control | None = None
         self._listener: socket.socket | None = None
         self._task: Task | None = None
+        self._leaving_since: float | None = None
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         loop.on_child(self._reap)
         self.adopt(control, b"")
@@ -67,7 +70,13 @@ class Server:
             self._loop.stop()
 
     def leave(self) -> None:
-        self._loop.stop()
+        """End this process as soon as every attacher has got what is queued for it (`docker run --rm` into a slow pipe)."""
+        if self._leaving_since is None:
+            self._leaving_since = time.monotonic()
+        if self._task and self._task.attached and time.monotonic() - self._leaving_since < _LINGER_LIMIT_S:
+            self._loop.after(_LINGER_STEP_S, self.leave)
+        else:
+            self._loop.stop()
 
     def close(self) -> None:
         if self._listener:

@@ -5,7 +5,7 @@
     (or the terminal)     └──▶ every attacher's queue ──▶ its socket          attacher's socket ──▶ sink queue ──▶ stdin
 
 Back-pressure, as Docker's: when an attacher holds 1 MiB that it has not accepted, the process's output is not read until it has caught up; an attached client loses
-nothing. So that a dead client cannot stop a container's log for ever, one that accepts no byte for ten minutes is cut off.
+nothing, and once the process has ended what its pipes still hold (1 MiB at most) is read at once. So that a dead client cannot stop a container's log for ever, one that accepts no byte for ten minutes is cut off.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Stdio:
         self._on_drained = on_drained
         self._sizes = dict.fromkeys(outputs, _READ_BYTES)
         self._held = False
+        self._hurry = False
         self.terminal = terminal
         self.attachers: list[Attacher] = []
         self.stdin = Sink(loop, stdin, self._stdin_ready) if stdin is not None else None
@@ -106,7 +107,7 @@ class Stdio:
 
     def balance(self) -> None:
         """Hold or resume reading, by the attacher that is furthest behind."""
-        behind = max((a.pending_bytes for a in self.attachers), default=0)
+        behind = 0 if self._hurry else max((a.pending_bytes for a in self.attachers), default=0)
         if not self._held and behind > HIGH_WATER_BYTES:
             self._held = True
             for fd in self._outputs.values():
@@ -115,6 +116,11 @@ class Stdio:
             self._held = False
             for fd in self._outputs.values():
                 self._loop.change(fd, READ)
+
+    def hurry(self) -> None:
+        """The process has ended: what its pipes still hold is read at once, whoever is behind."""
+        self._hurry = True
+        self.balance()
 
     def _end(self, stream: str) -> None:
         fd = self._outputs.pop(stream)

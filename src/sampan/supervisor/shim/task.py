@@ -29,6 +29,7 @@ from sampan.supervisor.shim.process import Pipes, Process
 
 T = TypeVar("T")
 Notify = Callable[[dict[str, Any]], None]
+_LOOK_AGAIN_S = 1.0
 _PRIORITY = 2  # EPOLLPRI: how cgroup v2 and PSI files signal
 
 
@@ -245,9 +246,13 @@ class Task:
         self._event("exec-exit", exec_id=process.exec_id, pid=process.pid, exit=process.exit)
 
     def forget_exec(self, exec_id: str) -> None:
-        """The supervisor knows of its end."""
+        """The supervisor knows of its end. It is kept while a slow client still reads."""
         process = self.execs.get(exec_id)
-        if process and process.exit is not None:
+        if process is None or process.exit is None:
+            return
+        if process.stdio and process.stdio.attachers:
+            self._loop.after(_LOOK_AGAIN_S, lambda: self.forget_exec(exec_id))
+        elif self.execs.get(exec_id) is process:
             del self.execs[exec_id]
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -299,6 +304,11 @@ class Task:
 
     def pids(self) -> list[int]:
         return self._container().cgroup.pids()
+
+    @property
+    def attached(self) -> bool:
+        """Somebody has not yet received all output."""
+        return any(p and p.stdio and p.stdio.attachers for p in (self.init, *self.execs.values()))
 
     def report(self) -> dict[str, Any]:
         """What the supervisor keeps of this task."""
