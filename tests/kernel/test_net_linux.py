@@ -9,8 +9,8 @@ from ipaddress import ip_address
 import pytest
 
 from sampan.linux import netlink
-from sampan.linux.nftables import Element, Elements
-from tests.kernel.net_host import Host, on_fake_host
+from sampan.linux.nftables import Element, Elements, Monitor
+from tests.kernel.net_host import Host, on_fake_host, run
 
 MAP = "add table inet t; add map inet t m { type inet_proto . inet_service : ipv4_addr . inet_service; }"
 
@@ -82,3 +82,24 @@ async def test_dumps_read_back_what_was_set(host: Host) -> None:
     routes = [r for r in host.netlink.routes() if r.ifindex == link.ifindex and r.type == netlink.RTN_UNICAST]
     assert (ip_address("10.9.0.0"), 24) in [(r.destination, r.length) for r in routes]
     host.netlink.batch([netlink.delete_link(link.ifindex)])
+
+
+@on_fake_host
+async def test_the_monitor_hears_what_counts_and_no_more(host: Host) -> None:
+    host.nft.run("add table inet mine; add chain inet mine c; add rule inet mine c counter; add table ip filter")
+    host.nft.run("add chain ip filter DOCKER; add rule ip filter DOCKER counter; add chain ip filter DOCKER-USER")
+    host.nft.run("add rule ip filter DOCKER-USER counter")
+    monitor = Monitor("mine", ("DOCKER-USER",))
+    for command, counts in (
+        ("add chain ip filter other; add rule ip filter DOCKER counter", False),
+        ("flush chain ip filter DOCKER", False),
+        ("flush chain ip filter DOCKER-USER", True),
+        ("add chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }", True),
+        ("flush chain inet mine c", True),
+        ("delete table inet mine", True),
+    ):
+        run("nft", command)
+        assert monitor.disturbed() is counts, command
+    host.nft.run("delete table ip filter")
+    assert not monitor.disturbed(), "our own doing"
+    monitor.close()

@@ -16,7 +16,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -30,6 +30,8 @@ NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM = 12, 14
 NFTA_GEN_PROC_PID = 2
 _NETLINK_NETFILTER, _NFPROTO_INET, _NESTED = 12, 1, 0x8000
 _BATCH_BEGIN, _BATCH_END, _BATCH_GENMSG = 0x10, 0x11, struct.pack("=BBH", 0, 0, socket.htons(NFNL_SUBSYS_NFTABLES))
+_LOSSES = frozenset({NFT_MSG_NEWCHAIN, NFT_MSG_DELTABLE, NFT_MSG_DELCHAIN, NFT_MSG_DELRULE})
+_TABLE, _RULE_CHAIN, _CHAIN_HOOK = 1, 2, 4
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
 _ELEMENTS_A_MESSAGE = 500
 _ELEM_KEY, _ELEM_DATA, _DATA_VALUE = 1, 2, 1
@@ -173,12 +175,17 @@ def _element(key: bytes, value: bytes = b"") -> bytes:
 
 
 class Monitor:
-    """A socket that becomes readable when anybody changes the rules of this network namespace."""
+    """A socket that becomes readable when anybody changes the rules of this network namespace.
 
-    def __init__(self) -> None:
+    Other programs change theirs all the time: what counts is a loss in `table`, a table that is gone, a chain at a hook that
+    came, went or changed its policy, and a rule taken out of one of `chains` of other tables.
+    """
+
+    def __init__(self, table: str, chains: Collection[str]) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
         self._socket.bind((0, 1 << (NFNLGRP_NFTABLES - 1)))
         self._socket.setblocking(False)
+        self._table, self._chains = table, chains
         self._loss = False
 
     def fileno(self) -> int:
@@ -188,7 +195,7 @@ class Monitor:
         self._socket.close()
 
     def disturbed(self) -> bool:
-        """Read what is pending; True when another process deleted tables, chains or rules, or created a chain."""
+        """Read what is pending; True when another process did what counts."""
         suspicious = False
         while True:
             try:
@@ -203,31 +210,26 @@ class Monitor:
             suspicious |= self._foreign_loss(datagram)
 
     def _foreign_loss(self, datagram: bytes) -> bool:
-        """Follow transactions: what they delete comes first, then the message that closes them and names the process."""
-        foreign, offset = False, 0
-        while offset + 20 <= len(datagram):
-            length, type_ = struct.unpack_from("=IH", datagram, offset)
+        """Follow transactions: what they change comes first, then the message that closes them and names the process."""
+        foreign = False
+        for type_, _, _, body in netlink.messages(datagram):
             kind = type_ & 0xFF
-            if kind in (NFT_MSG_DELTABLE, NFT_MSG_DELCHAIN, NFT_MSG_DELRULE, NFT_MSG_NEWCHAIN):
-                self._loss = True
-            elif kind == NFT_MSG_NEWGEN:
-                pid = _attribute(datagram[offset + 20 : offset + length], NFTA_GEN_PROC_PID)
+            if kind == NFT_MSG_NEWGEN:
+                pid = netlink.attributes(body, 4).get(NFTA_GEN_PROC_PID)
                 foreign |= self._loss and not (pid and _is_own(struct.unpack("!I", pid)[0]))
                 self._loss = False
-            offset += (length + 3) & ~3
+            elif kind in _LOSSES and not self._loss:
+                self._loss = self._counts(kind, netlink.attributes(body, 4))
         return foreign
+
+    def _counts(self, kind: int, attributes: dict[int, bytes]) -> bool:
+        if attributes.get(_TABLE, b"").rstrip(b"\0").decode() == self._table or kind == NFT_MSG_DELTABLE:
+            return kind != NFT_MSG_NEWCHAIN
+        if kind == NFT_MSG_DELRULE:
+            return attributes.get(_RULE_CHAIN, b"").rstrip(b"\0").decode() in self._chains
+        return _CHAIN_HOOK in attributes
 
 
 def _is_own(task: int) -> bool:
     """Whether a task is a thread of this process: the kernel names the thread, not the process."""
     return os.path.exists(f"/proc/self/task/{task}")
-
-
-def _attribute(data: bytes, wanted: int) -> bytes | None:
-    offset = 0
-    while offset + 4 <= len(data):
-        length, type_ = struct.unpack_from("=HH", data, offset)
-        if type_ & 0x3FFF == wanted:
-            return data[offset + 4 : offset + length]
-        offset += max((length + 3) & ~3, 4)
-    return None

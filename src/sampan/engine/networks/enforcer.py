@@ -21,6 +21,7 @@ from sampan.engine.networks.plumbing import Plumbing
 from sampan.linux.nftables import OUTPUT_HANDLE, OUTPUT_JSON, OUTPUT_TERSE
 
 _USER_CHAIN = "DOCKER-USER"
+FOREIGN_CHAINS = (_USER_CHAIN, "FORWARD")  # where rules of ours may be, by the names iptables gives them
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -21,7 +21,7 @@ from typing import ParamSpec, TypeVar
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks.drivers import bridge as bridge_driver
 from sampan.engine.networks.drivers.bridge import Bridge
-from sampan.engine.networks.enforcer import Enforcer
+from sampan.engine.networks.enforcer import FOREIGN_CHAINS, Enforcer
 from sampan.engine.networks.firewall import Published, Ruleset, translatable
 from sampan.engine.networks.leases import Leases
 from sampan.engine.networks.plumbing import Address, InterfacePlan, Plumbing, SandboxPlan, read_sysctl, write_sysctl
@@ -85,7 +85,7 @@ class Fabric:
         if self._config.ip_forward:
             await self.run(self._forward)
         if self._config.iptables:
-            self._monitor = Monitor()
+            self._monitor = Monitor(table, FOREIGN_CHAINS)
             asyncio.get_running_loop().add_reader(self._monitor, self._rules_changed)
 
     async def close(self) -> None:
