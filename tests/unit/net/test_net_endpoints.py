@@ -1,0 +1,96 @@
+"""What endpoints are given, and the default bridge as the configuration wants it."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.networks import defaults, endpoints, inspect
+from sampan.engine.networks.records import BindingRecord, EndpointRecord, NetworkRecord, SubnetRecord
+from sampan.errors import InvalidArgument
+
+
+def endpoint(network: str, gateway: str, *, priority: int = 0, interface: str = "eth0") -> EndpointRecord:
+    settings = {"GwPriority": priority}
+    return EndpointRecord(
+        id=network, network_id=network, network=network, interface=interface, gateway4=gateway, settings=settings
+    )
+
+
+def test_the_default_route_goes_by_priority_then_name() -> None:
+    b, a = endpoint("b", "10.0.1.1"), endpoint("a", "10.0.2.1", interface="eth1")
+    assert endpoints.gateways([b, a]) == (("eth1", ip_address("10.0.2.1")),)
+    b.settings["GwPriority"] = 1
+    assert endpoints.gateways([b, a]) == (("eth0", ip_address("10.0.1.1")),)
+    assert endpoints.gateways([endpoint("inner", "")]) == ()
+
+
+def test_interface_names() -> None:
+    assert endpoints.interface_name("eth", {}, []) == "eth0"
+    assert endpoints.interface_name("eth", {}, ["eth0", "eth2"]) == "eth1"
+    assert endpoints.interface_name("eth", {"DriverOpts": {endpoints.IFNAME_OPTION: "lan"}}, ["eth0"]) == "lan"
+
+
+def test_mac_addresses() -> None:
+    assert endpoints.mac_address("", ip_address("172.17.0.2")) == "02:42:ac:11:00:02"
+    assert endpoints.mac_address("92-D0-C6-0A-29-33", None) == "92:d0:c6:0a:29:33"
+    assert int(endpoints.mac_address("", None)[:2], 16) & 3 == 2, "unicast, locally administered"
+    for bad in ("xx", "02:42", "02:42:ac:11:00:02:03"):
+        with pytest.raises(InvalidArgument, match=f"^invalid MAC address: {bad}$"):
+            endpoints.mac_address(bad, None)
+
+
+def test_problems_in_dockers_words() -> None:
+    bridge = NetworkRecord(id="1", name="bridge", driver="bridge", created="")
+    static: dict[str, Any] = {"IPAMConfig": {"IPv4Address": "172.17.0.77"}}
+    assert len(endpoints.problems(bridge, static)) == 2
+    own = NetworkRecord(id="2", name="own", driver="bridge", created="", user_subnets=True)
+    assert endpoints.problems(own, static | {"Aliases": ["a"]}) == []
+    assert endpoints.problems(bridge, {"Aliases": ["a"]}) == [
+        "network-scoped alias is supported only for containers in user defined networks"
+    ]
+
+
+def test_ports_as_shown() -> None:
+    bindings = [
+        BindingRecord(proto="tcp", host_ip=ip, host_port=8080, address="172.17.0.2", port=80)
+        for ip in ("0.0.0.0", "::")
+    ]
+    assert inspect.ports(["81/udp", "80"], bindings) == {
+        "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}],
+        "81/udp": None,
+    }
+
+
+def default_bridge(config: EngineConfig, old: NetworkRecord | None = None, *, used: str = "10.0.0.0/8") -> SubnetRecord:
+    record = defaults.bridge(
+        config,
+        old,
+        link_subnets=[ip_network("10.8.0.0/24")],
+        host_subnets=[ip_network(used)],
+        choose=lambda version: SubnetRecord(subnet="172.30.0.0/16", gateway="172.30.0.1"),
+        name="sampan0",
+    )
+    return record.subnets[0]
+
+
+def test_the_default_bridge_keeps_its_subnet_while_it_may() -> None:
+    old = NetworkRecord(
+        id="1",
+        name="bridge",
+        driver="bridge",
+        created="",
+        subnets=[SubnetRecord(subnet="172.18.0.0/16", gateway="172.18.0.1")],
+    )
+    assert default_bridge(EngineConfig()).subnet == "172.30.0.0/16"
+    assert default_bridge(EngineConfig(), old).subnet == "172.18.0.0/16"
+    assert default_bridge(EngineConfig(), old, used="172.18.4.0/24").subnet == "172.30.0.0/16"
+    assert default_bridge(EngineConfig(bip="10.1.2.3/24"), old) == SubnetRecord(
+        subnet="10.1.2.0/24", gateway="10.1.2.3"
+    )
+    other_pools = EngineConfig(default_address_pools=({"base": "10.77.0.0/16", "size": 24},))
+    assert default_bridge(other_pools, old).subnet == "172.30.0.0/16"
+    assert default_bridge(EngineConfig(bridge="br0"), old).subnet == "10.8.0.0/24"
