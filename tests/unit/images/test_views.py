@@ -87,8 +87,8 @@ def test_platforms() -> None:
         assert message in refusal.value.message
 
 
-def test_progress_bars() -> None:
-    assert archive.progress_bar(0, 2_129_920) == "[>" + " " * 49 + "]  0B/2.13MB"
-    assert archive.progress_bar(1_064_960, 2_129_920) == "[" + "=" * 25 + ">" + " " * 24 + "]  1.065MB/2.13MB"
-    assert archive.progress_bar(2_129_920, 2_129_920) == "[" + "=" * 50 + "]  2.13MB/2.13MB"
-    assert archive.progress_bar(5, 0) == "5B"
+def test_progress_bars_as_the_reference_drew_them() -> None:
+    assert archive.progress_bar(3900, 10240) == "[" + "=" * 19 + ">" + " " * 31 + "]    3.9kB/10.24kB"
+    assert archive.progress_bar(10240, 10240) == "[" + "=" * 50 + ">]  10.24kB/10.24kB"
+    assert archive.progress_bar(0, 2_129_920) == "[>" + " " * 50 + "]       0B/2.13MB"
+    assert archive.progress_bar(5, 0) == "      5B"

@@ -181,7 +181,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     body = _body(request)
     if source != "-":
         source = source if "://" in source else f"http://{source}"
-        body = remote.download(source)
+        body = await _begun(remote.download(source))
     messages = images.import_(
         body,
         repo=query(request, "repo"),
@@ -191,7 +191,29 @@ async def create(request: web.Request) -> web.StreamResponse:
         platform=query(request, "platform"),
         source=source,
     )
+    if source != "-":
+        messages = _after({"status": f"Downloading from {source}"}, messages)
     return await streams.progress(request, messages)
+
+
+async def _begun(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same stream, of which the first chunk has come: failures to begin are raised here."""
+    first = await anext(chunks, b"")
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return whole()
+
+
+async def _after(
+    message: Mapping[str, Any], messages: AsyncIterator[Mapping[str, Any]]
+) -> AsyncIterator[Mapping[str, Any]]:
+    yield message
+    async for later in messages:
+        yield later
 
 
 async def push(request: web.Request) -> web.StreamResponse:

@@ -378,13 +378,11 @@ class CountingFile:
 
 
 def progress_bar(current: int, total: int) -> str:
-    """The bar of Docker's progress lines: `[====>      ]  1.2MB/4.5MB`."""
+    """The bar of Docker's progress lines: `[====>      ]    1.2MB/4.5MB`."""
     if total <= 0:
-        return human_size(current)
+        return f"{human_size(current):>8}"
     share = min(50, current * 100 // total // 2)
-    arrow = ">" if share < 50 else ""
-    bar = "=" * share + arrow + " " * (50 - share - len(arrow))
-    return f"[{bar}]  {human_size(current)}/{human_size(total)}"
+    return f"[{'=' * share}>{' ' * (50 - share)}] {human_size(current):>8}/{human_size(total)}"
 
 
 def human_size(size: float) -> str:

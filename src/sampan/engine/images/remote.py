@@ -72,7 +72,8 @@ async def download(url: str) -> AsyncIterator[bytes]:
         async with aiohttp.ClientSession(timeout=IMPORT_TIMEOUT, trust_env=True) as session:
             async with session.get(url) as answer:
                 if answer.status >= 400:
-                    raise Internal(f"failed to GET {url} with status {answer.status} {answer.reason}")
+                    text = (await answer.content.read(4096)).decode(errors="replace")
+                    raise Internal(f"failed to GET {url} with status {answer.status} {answer.reason}: {text}")
                 async for chunk in answer.content.iter_any():
                     yield chunk
     except (aiohttp.ClientError, TimeoutError, OSError) as e:
