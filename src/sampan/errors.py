@@ -52,7 +52,7 @@ class Internal(SampanError):
     status = 500
 
 
-class NotImplemented_(SampanError):  # noqa: N801 - the plain name is a builtin
+class NotImplemented_(SampanError):  # the plain name is a builtin
     status = 501
 
 
