@@ -1,7 +1,9 @@
-"""The daemon's way to the supervisor: starts it when absent, calls it, hears its events, and comes back after either side's death.
+"""The daemon's way to the supervisor: starts it when absent, calls it, hears its events, and comes back after either
+side's death.
 
-One gRPC channel, one event stream kept open all the time. Attach and exec with stdio go straight to the task's shim. When the supervisor dies, the client starts
-another at once; calls wait for it, and calls that may be repeated are repeated. `create` and `start` are brought to their end by asking what became of them.
+One gRPC channel, one event stream kept open all the time. Attach and exec with stdio go straight to the task's shim.
+When the supervisor dies, the client starts another at once; calls wait for it, and calls that may be repeated are
+repeated. `create` and `start` are brought to their end by asking what became of them.
 
 Invariant: between two `connected` events no event is lost; after one, `list()` says what changed meanwhile.
 """
@@ -14,7 +16,6 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,6 +27,7 @@ from sampan import errors
 from sampan.supervisor import layout, starter, wire
 from sampan.supervisor import supervisor_pb2 as pb
 from sampan.supervisor.supervisor_grpc import SupervisorStub
+from sampan.supervisor.values import Attachment, ExecInfo, Exit, TaskEvent, TaskInfo, TaskRequest
 from sampan.supervisor.wire import TaskFailed
 
 __all__ = ["Attachment", "ExecInfo", "Exit", "Supervisor", "TaskEvent", "TaskFailed", "TaskInfo", "TaskRequest"]
@@ -53,75 +55,6 @@ _KINDS = {
 _STATUSES = {pb.CREATED: "created", pb.RUNNING: "running", pb.PAUSED: "paused", pb.STOPPED: "stopped"}
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRequest:
-    """All that is needed to make a task. `spec` is an OCI config.json without linux.seccomp; `seccomp` the path from `compile_seccomp`.
-
-    An external `runtime` (absolute path) gets the spec as it is: then seccomp belongs into the spec.
-    """
-
-    id: str
-    spec: bytes
-    rootfs: list[dict[str, Any]] = field(default_factory=list)
-    seccomp: str = ""
-    terminal: bool = False
-    stdin: bool = False
-    stdin_once: bool = False
-    log_driver: str = "json-file"
-    log_path: str = ""
-    log_options: dict[str, str] = field(default_factory=dict)
-    log_attrs: dict[str, str] = field(default_factory=dict)
-    runtime: str = ""
-    runtime_args: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exit:
-    status: int
-    exited_at_ns: int
-    oom_killed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecInfo:
-    exec_id: str
-    pid: int
-    exit: Exit | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskInfo:
-    """`status`: created, running, paused, stopped. `shim_pid` is 0 when the shim has died."""
-
-    id: str
-    pid: int
-    status: str
-    started_at_ns: int
-    exit: Exit | None
-    execs: tuple[ExecInfo, ...] = ()
-    shim_pid: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskEvent:
-    """`kind`: connected, start, exit, exec-start, exec-exit, oom, paused, resumed."""
-
-    kind: str
-    id: str = ""
-    exec_id: str = ""
-    pid: int = 0
-    exit: Exit | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attachment:
-    """A process's stdio. `reader`: stdcopy frames, raw for a terminal; its end means all output has been delivered. `writer`: stdin; write_eof() ends it."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    at_ns: int = 0  # when the shim let us in: what it logged before carries an earlier time and is not sent again
 
 
 class Supervisor:
@@ -163,7 +96,10 @@ class Supervisor:
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def create(self, req: TaskRequest, *, start: bool) -> TaskInfo:
-        """Make a task; with `start` also run it, in one round trip. Raises TaskFailed, Conflict; then nothing is left behind."""
+        """Make a task; with `start` also run it, in one round trip.
+
+        Raises TaskFailed, Conflict; then nothing is left behind.
+        """
         message = pb.CreateRequest(
             id=req.id,
             spec=req.spec,
@@ -202,7 +138,10 @@ class Supervisor:
         return _exit(reply)
 
     async def wait(self, id: str, exec_id: str = "") -> Exit:
-        """Return when the process has ended, at once when it already has. Raises NotFound, also when the task is deleted meanwhile by others."""
+        """Return when the process has ended, at once when it already has.
+
+        Raises NotFound, also when the task is deleted meanwhile by others.
+        """
         while True:
             future: asyncio.Future[Exit | None] = asyncio.get_running_loop().create_future()
             waiters = self._waiters.setdefault((id, exec_id), set())
@@ -266,7 +205,10 @@ class Supervisor:
         start: bool,
         seccomp: str = "",
     ) -> int:
-        """Run another process (`start`), output discarded; or prepare it for `attach` and `exec_start`. Returns its pid or 0."""
+        """Run another process (`start`), output discarded; or prepare it for `attach` and `exec_start`.
+
+        Returns its pid or 0.
+        """
         message = pb.ExecRequest(
             id=id,
             exec_id=exec_id,
@@ -293,7 +235,10 @@ class Supervisor:
         stderr: bool = True,
         seccomp: str = "",
     ) -> tuple[int, Attachment]:
-        """Prepare, attach and start in one exchange with the shim: the fast way of `docker exec`. Returns (pid, stdio). Raises TaskFailed."""
+        """Prepare, attach and start in one exchange with the shim: the fast way of `docker exec`.
+
+        Returns (pid, stdio). Raises TaskFailed.
+        """
         return await self._visit(
             id,
             {
@@ -340,7 +285,9 @@ class Supervisor:
     # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def events(self) -> AsyncIterator[TaskEvent]:
-        """Everything from the moment of the call on; `connected` first when there is a connection, and after every reconnection."""
+        """Everything from the moment of the call on; `connected` first when there is a connection, and after every
+        reconnection.
+        """
         queue: asyncio.Queue[TaskEvent] = asyncio.Queue()
         if self._ready.is_set():
             queue.put_nowait(TaskEvent(kind="connected"))
@@ -361,7 +308,10 @@ class Supervisor:
         return reply.path  # type: ignore[no-any-return]
 
     async def shutdown_if_idle(self) -> bool:
-        """Let the supervisor end when it has no task; True when it does. The client is of no use afterwards: `close` it."""
+        """Let the supervisor end when it has no task; True when it does.
+
+        The client is of no use afterwards: `close` it.
+        """
         self._closing = True
         try:
             return bool((await self._once(lambda s: s.ShutdownIfIdle(pb.Empty()))).exiting)

@@ -1,4 +1,7 @@
-"""Generate the protobuf and grpclib modules from supervisor.proto: `python -m sampan.supervisor.generate`. Needs grpcio-tools and mypy-protobuf (dev)."""
+"""Generate the protobuf and grpclib modules from supervisor.proto: `python -m sampan.supervisor.generate`.
+
+Needs grpcio-tools and mypy-protobuf (dev).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """A sealed copy of the Python interpreter, and the starting of a process from it.
 
-CVE-2019-5736 is a container overwriting the runtime's binary through /proc/self/exe. Here the binary is an anonymous file in memory, sealed against any
-change: a write to it fails even for root, and the host's interpreter is not reachable from it.
+CVE-2019-5736 is a container overwriting the runtime's binary through /proc/self/exe. Here the binary is an anonymous
+file in memory, sealed against any change: a write to it fails even for root, and the host's interpreter is not
+reachable from it.
 Source: memfd_create(2), fcntl(2) "File Sealing".
 """
 
@@ -35,7 +36,8 @@ def sealed() -> int:
 
 
 def spawn(binary: int, module: str, arguments: list[str], peer: socket.socket) -> int:
-    """Start `python -m module arguments…` from the descriptor `binary`, in a session of its own, with `peer` as descriptor 3. Returns the pid.
+    """Start `python -m module arguments…` from the descriptor `binary`, in a session of its own, with `peer` as
+    descriptor 3. Returns the pid.
 
     argv[0] stays the interpreter's path: getpath finds the virtual environment through it.
     """

@@ -11,7 +11,8 @@
         exit.json           {"status", "exited_at_ns", "oom_killed"}: the last word; written before anybody is told
         rootfs/             mount point inside the container's own mount namespace; empty on the host
 
-Sockets are bound and reached through /proc/self/fd/<directory>, because sun_path holds 108 bytes and an exec root may be longer.
+Sockets are bound and reached through /proc/self/fd/<directory>, because sun_path holds 108 bytes and an exec root may
+be longer.
 """
 
 from __future__ import annotations

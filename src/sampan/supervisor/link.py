@@ -1,4 +1,6 @@
-"""The supervisor's end of one shim's control connection (see wire.py): calls with answers, events, and the news of its end."""
+"""The supervisor's end of one shim's control connection (see wire.py): calls with answers, events, and the news of its
+end.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class ShimLink(asyncio.Protocol):
         on_event: Callable[[Message], None],
         on_lost: Callable[[], None],
     ) -> ShimLink:
-        """Take over `peer`. Reports and events are handed on in the order of their arrival, before the caller of a call wakes up.
+        """Take over `peer`. Reports and events are handed on in the order of their arrival, before the caller of a call
+        wakes up.
 
         `on_lost` is called once, when the shim has closed or died.
         """

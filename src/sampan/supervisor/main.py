@@ -2,8 +2,8 @@
 
     sampan-supervisor --exec-root DIR [--ready-fd N] [--debug]
 
-It is started by sampand when absent and outlives it. SIGTERM is obeyed only when no task exists: containers do not depend on this process, but they are
-its reason to be; kill -9 is always safe.
+It is started by sampand when absent and outlives it. SIGTERM is obeyed only when no task exists: containers do not
+depend on this process, but they are its reason to be; kill -9 is always safe.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Where the supervisor gets its shims from: the zygote, started from a sealed interpreter and again when it has died, and one shim that waits in reserve."""
+"""Where the supervisor gets its shims from: the zygote, started from a sealed interpreter and again when it has died,
+and one shim that waits in reserve.
+"""
 
 from __future__ import annotations
 

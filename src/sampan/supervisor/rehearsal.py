@@ -1,7 +1,9 @@
-"""What the zygote does once so that no shim has to: it decides about an example container many times, and throws the result away.
+"""What the zygote does once so that no shim has to: it decides about an example container many times, and throws the
+result away.
 
-Every shim is a fork. A cache that is filled on first use, or code that the interpreter specialises after some calls, would start cold in each of them. Only the pure half
-of a create is rehearsed (validate, plan) and what is read from the machine and never changes (the layout of control groups).
+Every shim is a fork. A cache that is filled on first use, or code that the interpreter specialises after some calls,
+would start cold in each of them. Only the pure half of a create is rehearsed (validate, plan) and what is read from the
+machine and never changes (the layout of control groups).
 Source: PEP 659 (code is specialised after eight calls).
 """
 

@@ -1,6 +1,8 @@
-"""The supervisor's gRPC service: requests to tasks, errors to statuses, events to streams. What a task is lives in tasks.py.
+"""The supervisor's gRPC service: requests to tasks, errors to statuses, events to streams. What a task is lives in
+tasks.py.
 
-Only the supervisor's own uid may call: the socket is 0600 in a 0700 directory, and SO_PEERCRED is checked on every connection.
+Only the supervisor's own uid may call: the socket is 0600 in a 0700 directory, and SO_PEERCRED is checked on every
+connection.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Starting a supervisor from the daemon: one posix_spawn, detached, with a log of its own. The daemon itself never forks.
+"""Starting a supervisor from the daemon: one posix_spawn, detached, with a log of its own. The daemon itself never
+forks.
 
 It says that it is ready by one byte on a pipe: nobody polls for its socket.
 """

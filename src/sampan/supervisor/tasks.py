@@ -1,7 +1,7 @@
 """The supervisor's table of tasks: made, found again, watched, removed. No gRPC here.
 
-Each task is known by what its shim last reported; the truth is with the shim and in tasks/<id>/. A task whose shim dies is ended here: its cgroup is killed,
-exit.json says 137, and the event is told like any other.
+Each task is known by what its shim last reported; the truth is with the shim and in tasks/<id>/. A task whose shim dies
+is ended here: its cgroup is killed, exit.json says 137, and the event is told like any other.
 """
 
 from __future__ import annotations
@@ -132,7 +132,10 @@ class Tasks:
     # ── create ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def create(self, id: str, spec: bytes, request: dict[str, Any]) -> Task:
-        """Make a task from its OCI config.json and the shim's create request. On any failure nothing is left: no process, no cgroup, no directory."""
+        """Make a task from its OCI config.json and the shim's create request.
+
+        On any failure nothing is left: no process, no cgroup, no directory.
+        """
         if not id or not all(c in "0123456789abcdefghijklmnopqrstuvwxyz_.-" for c in id.lower()) or id[0] in ".-":
             raise InvalidArgument(f"invalid task id: {id!r}")
         if id in self._tasks:
@@ -282,7 +285,9 @@ class Tasks:
     # ── found again ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def recover(self) -> None:
-        """Find the tasks of an earlier supervisor: reconnect to living shims, end what lost its shim, clear what never began."""
+        """Find the tasks of an earlier supervisor: reconnect to living shims, end what lost its shim, clear what never
+        began.
+        """
         directory = layout.tasks_dir(self._exec_root)
         os.makedirs(directory, 0o700, exist_ok=True)
         boot_id = layout.boot_id()

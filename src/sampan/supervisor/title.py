@@ -1,7 +1,9 @@
-"""Set what `ps` shows for this process, without the setproctitle package: its import (logging and more) would be in every shim's memory.
+"""Set what `ps` shows for this process, without the setproctitle package: its import (logging and more) would be in
+every shim's memory.
 
-The kernel shows the bytes from arg_start on; when the last byte of the argument area is not NUL it reads on into the environment's area, up to the first NUL. So both
-areas together hold the title. The environment is cleared first for the C library: nobody may read it there any more (os.environ is Python's own copy).
+The kernel shows the bytes from arg_start on; when the last byte of the argument area is not NUL it reads on into the
+environment's area, up to the first NUL. So both areas together hold the title. The environment is cleared first for the
+C library: nobody may read it there any more (os.environ is Python's own copy).
 Source: proc(5) "/proc/pid/cmdline", "/proc/pid/stat" fields 48 to 51; fs/proc/base.c get_mm_cmdline.
 """
 

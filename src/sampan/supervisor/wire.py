@@ -1,6 +1,7 @@
 """What shim and supervisor say to each other, and what a client says to a shim.
 
-Control (one connection; the supervisor asks, the shim answers, and tells what happens on its own): frames of u32be length + JSON.
+Control (one connection; the supervisor asks, the shim answers, and tells what happens on its own): frames of u32be
+length + JSON.
 
     supervisor → shim    {"seq": 7, "op": "kill", …arguments}
                          {"seq": -1, "op": "told", "exec_id"}: an exec's end has been heard; no answer
@@ -9,14 +10,16 @@ Control (one connection; the supervisor asks, the shim answers, and tells what h
                          {"hello": true, "report": …}, first on every connection
                          an answer that changes the task's state carries "report" too: it is applied in order with the events
 
-shim.sock: one line of JSON says what the connection is to be; attach and exec are answered with one line, then bytes flow.
+shim.sock: one line of JSON says what the connection is to be; attach and exec are answered with one line, then bytes
+flow.
 
     {"op": "control"}
     {"op": "attach", "exec_id": "", "stdin": true, "stdout": true, "stderr": true}
     {"op": "exec", "exec_id": …, "process": {…}, "terminal", "stdin", "stdout", "stderr", "seccomp"}     prepared, attached and started in one step
     → {"ok": {"pid": 0}} | {"error": …}
 
-Bytes after that: from the shim stdcopy frames (raw for a terminal), towards it raw stdin; a half-close is the end of input.
+Bytes after that: from the shim stdcopy frames (raw for a terminal), towards it raw stdin; a half-close is the end of
+input.
 """
 
 from __future__ import annotations

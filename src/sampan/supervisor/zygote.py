@@ -1,10 +1,12 @@
 """The zygote: a small single-threaded process with the runtime and the shim imported, of which every shim is a fork.
 
-A container start then costs a fork instead of an interpreter's boot. It runs from a sealed copy of the interpreter in memory (interpreter.py), so nothing that a container
-could reach through /proc/self/exe is the host's file. It holds no secrets and no state: when it dies, the supervisor makes another.
+A container start then costs a fork instead of an interpreter's boot. It runs from a sealed copy of the interpreter in
+memory (interpreter.py), so nothing that a container could reach through /proc/self/exe is the host's file. It holds no
+secrets and no state: when it dies, the supervisor makes another.
 
-Protocol: on descriptor 3, a SOCK_SEQPACKET pair with the supervisor, one byte plus one descriptor (the shim's control socket) = one shim.
-There is no answer: the shim itself says hello on its control socket. End of file means the supervisor is gone; the zygote goes too, its shims stay.
+Protocol: on descriptor 3, a SOCK_SEQPACKET pair with the supervisor, one byte plus one descriptor (the shim's control
+socket) = one shim. There is no answer: the shim itself says hello on its control socket. End of file means the
+supervisor is gone; the zygote goes too, its shims stay.
 """
 
 from __future__ import annotations

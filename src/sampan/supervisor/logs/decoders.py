@@ -1,4 +1,5 @@
-"""The reading half of the log formats, for the daemon: whole blocks of a file to records. Many lines at a time; damaged ones are left out.
+"""The reading half of the log formats, for the daemon: whole blocks of a file to records. Many lines at a time; damaged
+ones are left out.
 
 Source: see json_file.py and local.py.
 """
@@ -15,7 +16,10 @@ from sampan.supervisor.logs.record import stamp
 
 
 class Record(msgspec.Struct):
-    """One record read back. `log` ends with a newline unless the piece does not end the line; bytes that are no UTF-8 are surrogates (PEP 383)."""
+    """One record read back.
+
+    `log` ends with a newline unless the piece does not end the line; bytes that are no UTF-8 are surrogates (PEP 383).
+    """
 
     log: str = ""
     stream: str = ""
@@ -33,7 +37,9 @@ class Decoder(Protocol):
         ...
 
     def last(self, block: bytes, count: int) -> tuple[int, int]:
-        """Walk back over whole records at the end of `block`, at most `count`: (how many were found, offset of the first)."""
+        """Walk back over whole records at the end of `block`, at most `count`: (how many were found, offset of the
+        first).
+        """
         ...
 
 
@@ -118,7 +124,9 @@ class LocalDecoder:
         return end
 
     def decode(self, block: bytes) -> list[Record]:
-        """Most records are a plain line with a head (stream and time) that many share: those are taken apart at fixed places."""
+        """Most records are a plain line with a head (stream and time) that many share: those are taken apart at fixed
+        places.
+        """
         records: list[Record] = []
         heads: dict[bytes, tuple[str, str]] = {}
         at = 0

@@ -1,8 +1,9 @@
-"""One log on disk: a live file and its rotated predecessors `<path>.1`, `<path>.2` … (`.gz` when compressed), as Docker names them.
+"""One log on disk: a live file and its rotated predecessors `<path>.1`, `<path>.2` … (`.gz` when compressed), as Docker
+names them.
 
 Invariants:
-- The live file holds whole records only: what did not fit on a full disk is cut away again and counted as dropped; the caller never sees an error,
-  because a log must not stop a container.
+- The live file holds whole records only: what did not fit on a full disk is cut away again and counted as dropped; the
+  caller never sees an error, because a log must not stop a container.
 - A file is set aside once its size has reached `max_size`, before the next record, never inside a record.
 - Compression runs in a child process, one at a time, so that writing goes on.
 """
@@ -33,7 +34,10 @@ class RotatingFile:
         self.dropped_bytes = 0
 
     def write(self, block: bytes, boundary: Callable[[bytes, int], int]) -> None:
-        """Append whole records. `boundary(block, n)` tells where the record that covers byte n - 1 ends; it is asked only at a rotation."""
+        """Append whole records.
+
+        `boundary(block, n)` tells where the record that covers byte n - 1 ends; it is asked only at a rotation.
+        """
         limit = self._rotation.max_size
         try:
             while limit and self._size + len(block) > limit:

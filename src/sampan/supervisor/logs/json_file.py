@@ -2,8 +2,9 @@
 
     {"log":"hello\\n","stream":"stdout","attrs":{"tag":"x"},"time":"2026-01-02T03:04:05.123456789Z"}
 
-Writing escapes and stamps a whole read at once: every record of one read carries the same time. Which characters need escaping is found by deleting
-all others (`bytes.translate`), then each one present costs one `bytes.replace`. Bytes that are no UTF-8 become U+FFFD each.
+Writing escapes and stamps a whole read at once: every record of one read carries the same time. Which characters need
+escaping is found by deleting all others (`bytes.translate`), then each one present costs one `bytes.replace`. Bytes
+that are no UTF-8 become U+FFFD each.
 
 Source: observed on Docker Engine 28.5; Go's encoding/json (HTML-safe escapes, RFC3339Nano without trailing zeros).
 """

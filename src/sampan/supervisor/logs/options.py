@@ -28,7 +28,10 @@ class Rotation(NamedTuple):
 
 
 def size_bytes(text: str, *, unit: int) -> int:
-    """Read a size such as `10m`; `unit` is 1000 (json-file) or 1024 (local). Raises InvalidArgument in Docker's words."""
+    """Read a size such as `10m`; `unit` is 1000 (json-file) or 1024 (local).
+
+    Raises InvalidArgument in Docker's words.
+    """
     digits = len(text) - len(text.lstrip("0123456789."))
     number, suffix = text[:digits], text[digits:].removeprefix(" ").lower()
     power = 0
@@ -44,7 +47,9 @@ def size_bytes(text: str, *, unit: int) -> int:
 
 
 def validate(driver: str, options: Mapping[str, str]) -> None:
-    """Refuse what Docker refuses when a container is created: an unknown driver, an unknown option, a bad delivery mode."""
+    """Refuse what Docker refuses when a container is created: an unknown driver, an unknown option, a bad delivery
+    mode.
+    """
     if driver not in ("json-file", "local", "none"):
         raise InvalidArgument(f'error looking up logging plugin {driver}: plugin "{driver}" not found')
     _validate_mode(options)

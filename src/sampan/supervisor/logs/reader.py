@@ -1,8 +1,10 @@
-"""Read a container's log back: tail, since, until, follow; rotated and compressed files included. For the daemon's event loop.
+"""Read a container's log back: tail, since, until, follow; rotated and compressed files included. For the daemon's
+event loop.
 
-Reading is in bulk: a quarter of a MiB is read (from the page cache), decoded and framed at a time, then the loop gets its turn.
-Following uses inotify on the log's directory, watched before the files are opened. A rotation shows as `<path>` moved to `<path>.1`; the old file is read
-to its end through the descriptor held, then as many files are stepped over as rotations were seen: nothing is lost or repeated.
+Reading is in bulk: a quarter of a MiB is read (from the page cache), decoded and framed at a time, then the loop gets
+its turn. Following uses inotify on the log's directory, watched before the files are opened. A rotation shows as
+`<path>` moved to `<path>.1`; the old file is read to its end through the descriptor held, then as many files are
+stepped over as rotations were seen: nothing is lost or repeated.
 
 Invariants: no polling; the only blocking work is reading files (decompression runs in a thread).
 Source: inotify(7); Docker Engine 28.5 for the meaning of tail (records, before since) and the form of lines.
@@ -35,7 +37,10 @@ _WATCH = inotify.IN_MODIFY | inotify.IN_MOVED_TO | inotify.IN_CREATE | inotify.I
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Which records, in which form. `raw` leaves stdcopy headers away (containers with a terminal). 0 for a time means unlimited."""
+    """Which records, in which form.
+
+    `raw` leaves stdcopy headers away (containers with a terminal). 0 for a time means unlimited.
+    """
 
     stdout: bool = True
     stderr: bool = True
@@ -64,8 +69,9 @@ async def read(
 ) -> AsyncIterator[bytes]:
     """Yield the log in big chunks of stdcopy frames, one frame a record (or raw bytes).
 
-    `tail` counts records, None means all. With `follow` it goes on until `stopped` is set (all that is on disk then is still delivered) or `until_ns` has
-    passed. Raises NotImplemented_ for a driver that cannot be read, OSError when the log cannot be opened.
+    `tail` counts records, None means all. With `follow` it goes on until `stopped` is set (all that is on disk then is
+    still delivered) or `until_ns` has passed. Raises NotImplemented_ for a driver that cannot be read, OSError when the
+    log cannot be opened.
     """
     query = Query(
         stdout=stdout,
@@ -177,7 +183,9 @@ class _Log:
         return sorted({int(m[1]) for m in matches if m}, reverse=True)
 
     async def _open_rotated(self, number: int, stack: ExitStack) -> int | None:
-        """Open `<path>.<number>`, compressed or not; None when it is gone (the rotation that took it is noticed by the caller)."""
+        """Open `<path>.<number>`, compressed or not; None when it is gone (the rotation that took it is noticed by the
+        caller).
+        """
         path = f"{self._path}.{number}"
         for _ in range(3):  # it may be compressed between the two tries
             try:

@@ -1,7 +1,8 @@
 """The writing half of every log driver, as the shim needs it: a format turns whole blocks of a stream into records.
 
-A new driver that keeps files adds a `Format` here and a `Decoder` on the reading side; one that sends elsewhere (syslog, journald, gelf, fluentd) adds a `LogWriter`.
-What is imported from here is in every shim's memory: no msgspec, no dataclasses.
+A new driver that keeps files adds a `Format` here and a `Decoder` on the reading side; one that sends elsewhere
+(syslog, journald, gelf, fluentd) adds a `LogWriter`. What is imported from here is in every shim's memory: no msgspec,
+no dataclasses.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ class Partial(NamedTuple):
 
 
 class LogWriter(Protocol):
-    """Takes what a process wrote, a read at a time. Never raises for a full disk or an absent peer; never blocks for long."""
+    """Takes what a process wrote, a read at a time.
+
+    Never raises for a full disk or an absent peer; never blocks for long.
+    """
 
     def write(self, stream: str, data: bytes) -> None: ...
     def end(self, stream: str) -> None: ...
@@ -27,7 +31,10 @@ class LogWriter(Protocol):
 
 
 class Format(Protocol):
-    """A log file's bytes. `block` is whole lines with newlines; with `partial` it is one piece of a line without newline."""
+    """A log file's bytes.
+
+    `block` is whole lines with newlines; with `partial` it is one piece of a line without newline.
+    """
 
     def render(self, stream: str, block: bytes, time_ns: int, partial: Partial | None) -> bytes: ...
     def boundary(self, block: bytes, wanted: int) -> int:

@@ -26,7 +26,9 @@ class _LongLine:
 
 
 class FileWriter:
-    """Holds at most 16 KiB of unfinished line per stream, so a line that is never finished is not lost when the process ends."""
+    """Holds at most 16 KiB of unfinished line per stream, so a line that is never finished is not lost when the process
+    ends.
+    """
 
     def __init__(self, file: RotatingFile, format_: Format) -> None:
         self._file = file

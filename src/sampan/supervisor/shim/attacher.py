@@ -1,9 +1,11 @@
 """One client attached to one process's stdio over shim.sock.
 
-Towards the client: stdcopy frames (1 byte stream, 3 bytes zero, u32be length), raw for a terminal. From the client: raw stdin; a half-close is end of input.
+Towards the client: stdcopy frames (1 byte stream, 3 bytes zero, u32be length), raw for a terminal. From the client: raw
+stdin; a half-close is end of input.
 
-What the end of a client's input means, as in Docker: with stdin_once and no terminal the process's stdin ends and output goes on; otherwise an attacher with
-stdin is done and its output ends too. One that never had stdin may half-close without consequence.
+What the end of a client's input means, as in Docker: with stdin_once and no terminal the process's stdin ends and
+output goes on; otherwise an attacher with stdin is done and its output ends too. One that never had stdin may
+half-close without consequence.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ class Attacher:
         end_stdin: bool,
         logged: bool,
     ) -> None:
-        """Takes over `peer` (non-blocking, not yet watched). `end_stdin`: the end of its input is the process's. `logged`: a stalled client is cut off."""
+        """Takes over `peer` (non-blocking, not yet watched).
+
+        `end_stdin`: the end of its input is the process's. `logged`: a stalled client is cut off.
+        """
         self._loop = loop
         self._peer = peer
         self._stdio = stdio

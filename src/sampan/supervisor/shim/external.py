@@ -1,7 +1,9 @@
-"""A container run by another OCI runtime (runc, crun, runsc …): the same verbs as runtime.container, each one execution of that binary.
+"""A container run by another OCI runtime (runc, crun, runsc …): the same verbs as runtime.container, each one execution
+of that binary.
 
-The root file system is mounted by the shim in a mount namespace of its own, which the runtime inherits: as with the built-in runtime nothing of it is ever mounted on the
-host. Init and exec'd processes become the shim's children, because it is their subreaper.
+The root file system is mounted by the shim in a mount namespace of its own, which the runtime inherits: as with the
+built-in runtime nothing of it is ever mounted on the host. Init and exec'd processes become the shim's children,
+because it is their subreaper.
 
 What only our runtime understands (`process.user.username`) is resolved here and written into config.json.
 Source: opencontainers/runtime-tools command line interface; runc(8).

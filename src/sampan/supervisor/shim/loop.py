@@ -1,6 +1,8 @@
-"""The shim's event loop: epoll, timers, and the arrival of SIGCHLD. Nothing else; callbacks run to their end, one after the other.
+"""The shim's event loop: epoll, timers, and the arrival of SIGCHLD. Nothing else; callbacks run to their end, one after
+the other.
 
-Invariant: a callback may forget any descriptor, its own or another's; an event already fetched for a forgotten one is not delivered.
+Invariant: a callback may forget any descriptor, its own or another's; an event already fetched for a forgotten one is
+not delivered.
 """
 
 from __future__ import annotations

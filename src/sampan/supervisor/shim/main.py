@@ -1,7 +1,8 @@
 """A shim's life from fork to exit: title, session, subreaper, sockets, loop.
 
-The shim is a fork of the zygote, one per container. It stays when supervisor or daemon die, and serves whoever connects to its socket: the supervisor
-(control), the daemon (attach, exec). It leaves when its task has been deleted, or when the creation failed.
+The shim is a fork of the zygote, one per container. It stays when supervisor or daemon die, and serves whoever connects
+to its socket: the supervisor (control), the daemon (attach, exec). It leaves when its task has been deleted, or when
+the creation failed.
 """
 
 from __future__ import annotations

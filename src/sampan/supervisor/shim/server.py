@@ -1,4 +1,6 @@
-"""The shim's doors: the control connection with the supervisor, and shim.sock for everybody else (root only, by mode and by SO_PEERCRED)."""
+"""The shim's doors: the control connection with the supervisor, and shim.sock for everybody else (root only, by mode
+and by SO_PEERCRED).
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ class Server:
             self._loop.stop()
 
     def leave(self) -> None:
-        """End this process as soon as every attacher has got what is queued for it (`docker run --rm` into a slow pipe)."""
+        """End this process as soon as every attacher has got what is queued for it (`docker run --rm` into a slow
+        pipe).
+        """
         if self._leaving_since is None:
             self._leaving_since = time.monotonic()
         if self._task and self._task.attached and time.monotonic() - self._leaving_since < _LINGER_LIMIT_S:
@@ -124,7 +128,10 @@ class Server:
 
 
 class Control:
-    """The supervisor's connection. Requests are served in order; answers and events go out in order, queued when it is slow."""
+    """The supervisor's connection.
+
+    Requests are served in order; answers and events go out in order, queued when it is slow.
+    """
 
     def __init__(self, loop: Loop, peer: socket.socket, server: Server) -> None:
         peer.setblocking(False)

@@ -1,11 +1,14 @@
-"""The byte streams of one process: from its pipes or terminal to the log and the attachers, and from attachers to its stdin.
+"""The byte streams of one process: from its pipes or terminal to the log and the attachers, and from attachers to its
+stdin.
 
                           ┌──▶ log (a whole read at a time)
     stdout, stderr ──read─┤
     (or the terminal)     └──▶ every attacher's queue ──▶ its socket          attacher's socket ──▶ sink queue ──▶ stdin
 
-Back-pressure, as Docker's: when an attacher holds 1 MiB that it has not accepted, the process's output is not read until it has caught up; an attached client loses
-nothing, and once the process has ended what its pipes still hold (1 MiB at most) is read at once. So that a dead client cannot stop a container's log for ever, one that accepts no byte for ten minutes is cut off.
+Back-pressure, as Docker's: when an attacher holds 1 MiB that it has not accepted, the process's output is not read
+until it has caught up; an attached client loses nothing, and once the process has ended what its pipes still hold (1
+MiB at most) is read at once. So that a dead client cannot stop a container's log for ever, one that accepts no byte for
+ten minutes is cut off.
 """
 
 from __future__ import annotations
@@ -44,7 +47,10 @@ class Stdio:
         log: LogWriter | None,
         on_drained: Callable[[], None],
     ) -> None:
-        """`outputs`: stream → descriptor to read (a terminal's master is "stdout"). `on_drained` is called once, when all output has ended."""
+        """`outputs`: stream → descriptor to read (a terminal's master is "stdout").
+
+        `on_drained` is called once, when all output has ended.
+        """
         self._loop = loop
         self._outputs = outputs
         self._log = log
@@ -84,7 +90,8 @@ class Stdio:
         self.balance()
 
     def _pace(self, stream: str, fd: int, got_bytes: int) -> None:
-        """Read a busy pipe in big pieces: give it more room, and let it fill for a moment instead of waking up for every write.
+        """Read a busy pipe in big pieces: give it more room, and let it fill for a moment instead of waking up for
+        every write.
 
         Idle pipes keep the kernel's per-user budget free and are read at once.
         """
@@ -149,7 +156,10 @@ class Stdio:
 
 
 class Sink:
-    """Writes to a process's stdin without ever blocking. A full queue makes `write` return False; `ready` is called when there is room."""
+    """Writes to a process's stdin without ever blocking.
+
+    A full queue makes `write` return False; `ready` is called when there is room.
+    """
 
     _LIMIT_BYTES = 64 * 1024
 

@@ -2,8 +2,8 @@
 
     created ──start──▶ running ⇄ paused          any ──init ends──▶ stopped ──delete──▶ the shim exits
 
-Each operation is a method that returns its answer or raises. Everything runs in the loop's one thread; the runtime's calls are synchronous (a start takes
-about ten milliseconds), so no operation ever sees another one half done.
+Each operation is a method that returns its answer or raises. Everything runs in the loop's one thread; the runtime's
+calls are synchronous (a start takes about ten milliseconds), so no operation ever sees another one half done.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ class Task:
         )
 
     def _settle(self) -> None:
-        """Write down what is needed later: the runtime's state, and the watch for OOM kills (those before are counted at the exit)."""
+        """Write down what is needed later: the runtime's state, and the watch for OOM kills (those before are counted
+        at the exit).
+        """
         if self.container:
             state = {k: v for k, v in self.container.to_state().items() if k != "spec"}  # config.json has it
             layout.write_json(f"{self._directory}/state.json", state)
