@@ -41,7 +41,7 @@ class Connection(web.RequestHandler):
             data = self._begin(data)
         elif self._body_left:
             data = self._cut(data, self._body_left)
-        elif self._current_request is None and not self._messages:
+        elif self._idle():
             data, self._behind = self._behind + data, None  # it was answered without a takeover: HTTP goes on
             self.data_received(data)
             return
@@ -49,6 +49,10 @@ class Connection(web.RequestHandler):
             self._behind += data
             return
         super().data_received(data)
+
+    def _idle(self) -> bool:
+        """Tell whether no request is under way: aiohttp waits for the next one, on a future nobody has woken."""
+        return self._waiter is not None and not self._waiter.done() and not self._messages
 
     def _begin(self, data: bytes) -> bytes:
         """Look at the head of a request that may take over; return what HTTP's parser shall see of this packet."""
@@ -66,7 +70,7 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """An end of input means that the client has gone, unless it may be the end of what a takeover is fed with."""
-        if self._behind is None or (self._current_request is None and not self._messages):
+        if self._behind is None or self._idle():
             return False
         self.half_closed = True
         self.close()  # nothing more is read; the request under way goes on
