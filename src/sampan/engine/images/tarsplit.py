@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 import zstandard
@@ -114,51 +115,63 @@ def replay(directory_fd: int) -> Iterator[bytes]:
 def _assemble(
     directory_fd: int, segments: list[tuple[int, int, bytes]], raw: zstandard.ZstdDecompressionReader
 ) -> Iterator[bytes]:
-    buffer = bytearray(CHUNK)
-    view = memoryview(buffer)
-    filled = 0
+    """Alternate between the recorded bytes and the files. Raises: Internal."""
+    chunks = _Chunks()
     parent_fd, parent = -1, b""
     try:
         for raw_bytes, size_bytes, path in segments:
-            while raw_bytes:
-                got = raw.readinto(view[filled : filled + min(raw_bytes, CHUNK - filled)])
-                if not got:
-                    raise Internal("a layer's tar-split is damaged: headers are missing")
-                raw_bytes -= got
-                filled += got
-                if filled == CHUNK:
-                    yield buffer  # type: ignore[misc]
-                    buffer, filled = bytearray(CHUNK), 0
-                    view = memoryview(buffer)
+            yield from chunks.copy(raw_bytes, raw.readinto, "a layer's tar-split is damaged: headers are missing")
             if not size_bytes:
                 continue
             directory, _, name = path.rpartition(b"/")
             if directory != parent or parent_fd < 0:
                 if parent_fd >= 0:
                     os.close(parent_fd)
-                parent_fd = -1
-                parent_fd = saferoot.open_in_root(
-                    directory_fd, os.fsdecode(directory), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, xdev=False
-                )
+                    parent_fd = -1
+                flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+                parent_fd = saferoot.open_in_root(directory_fd, os.fsdecode(directory), flags, xdev=False)
                 parent = directory
-            file_fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=parent_fd)
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=parent_fd)
             try:
-                while size_bytes:
-                    got = os.readv(file_fd, [view[filled : filled + min(size_bytes, CHUNK - filled)]])
-                    if not got:
-                        raise Internal(f"the layer's file {os.fsdecode(path)} is shorter than it was")
-                    size_bytes -= got
-                    filled += got
-                    if filled == CHUNK:
-                        yield buffer  # type: ignore[misc]
-                        buffer, filled = bytearray(CHUNK), 0
-                        view = memoryview(buffer)
+                short = f"the layer's file {os.fsdecode(path)} is shorter than it was"
+                yield from chunks.copy(size_bytes, partial(_read_into, fd), short)
             finally:
-                os.close(file_fd)
-        if filled:
-            yield bytes(view[:filled])
+                os.close(fd)
+        yield chunks.rest()
     except FileNotFoundError as e:
         raise Internal(f"the layer's file {os.fsdecode(path)} is missing") from e
     finally:
         if parent_fd >= 0:
             os.close(parent_fd)
+
+
+def _read_into(fd: int, buffer: memoryview) -> int:
+    return os.readv(fd, [buffer])
+
+
+class _Chunks:
+    """Gathers reads into full chunks, without a copy in between."""
+
+    def __init__(self) -> None:
+        self._renew()
+
+    def _renew(self) -> None:
+        self._buffer = bytearray(CHUNK)
+        self._view = memoryview(self._buffer)
+        self._filled = 0
+
+    def copy(self, size_bytes: int, readinto: Callable[[memoryview], int], when_short: str) -> Iterator[bytes]:
+        """Take exactly `size_bytes` from `readinto`; yields a chunk each time one is full. Raises: Internal."""
+        while size_bytes:
+            got = readinto(self._view[self._filled : self._filled + min(size_bytes, CHUNK - self._filled)])
+            if not got:
+                raise Internal(when_short)
+            size_bytes -= got
+            self._filled += got
+            if self._filled == CHUNK:
+                full = self._buffer
+                self._renew()
+                yield full  # type: ignore[misc]  # a bytearray that nobody writes to any more
+
+    def rest(self) -> bytes:
+        return bytes(self._view[: self._filled])
