@@ -41,7 +41,7 @@ T = TypeVar("T")
 _VETH = re.compile(r"veth[0-9a-f]{7}")
 _REAPPLY_DELAY_S = 0.02  # another program's reload is many changes: look when it has got going
 _FORWARD_CHAIN = (
-    "add table ip filter\nadd chain ip filter FORWARD {{ type filter hook forward priority filter; policy drop; }}\n"
+    "add table ip filter\nadd chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }\n"
 )
 
 
@@ -51,6 +51,7 @@ class Fabric:
     def __init__(self, config: EngineConfig, release: Callable[[str, Address], None]) -> None:
         self._config = config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="namespaces")
+        self._opened = contextlib.AsyncExitStack()
         self._choosing = asyncio.Lock()
         self._stale_ports: set[int] = set()
         self._forgetting = ThreadPoolExecutor(1, thread_name_prefix="conntrack")
@@ -68,14 +69,20 @@ class Fabric:
         self.bridged_filter = False
 
     async def open(self) -> None:
+        """Open what talks to the kernel. Raises: Internal, OSError; `close` is due all the same."""
         try:
             self._plumbing = await self.run(lambda: Plumbing(firewall=self._config.iptables))
         except OSError as error:
             hint = "install libnftables1, or set iptables to false in daemon.json"
             raise Internal(f"the firewall cannot be set up: {error} ({hint})") from error
+        self._opened.push_async_callback(self.run, self._plumbing.close)
         self._links = Netlink(groups=RTMGRP_LINK)
+        self._opened.callback(self._links.close)
         self._links.only_deletions()
-        asyncio.get_running_loop().add_reader(self._links, self._links_changed)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._links, self._links_changed)
+        self._opened.callback(loop.remove_reader, self._links)
+        self._opened.push_async_callback(self.leases.close)
         self.bridged_filter = bridge_driver.filters_bridged()
 
     async def guard(self, table: str) -> None:
@@ -89,15 +96,9 @@ class Fabric:
             asyncio.get_running_loop().add_reader(self._monitor, self._rules_changed)
 
     async def close(self) -> None:
-        loop = asyncio.get_running_loop()
         await self._stop_watching()
         await self.relay.stop()
-        if hasattr(self, "_links"):
-            await self.leases.close()
-            loop.remove_reader(self._links)
-            self._links.close()
-        if hasattr(self, "_plumbing"):
-            await self.run(self._plumbing.close)
+        await self._opened.aclose()
         self._thread.shutdown()
         self._forgetting.shutdown()
 
@@ -122,7 +123,7 @@ class Fabric:
             return
         # A host that did not forward must not become a router for others: drop by policy what no engine accepts.
         if self._config.iptables and not self._config.ip_forward_no_drop:
-            self._plumbing.nft(_FORWARD_CHAIN.format())
+            self._plumbing.nft(_FORWARD_CHAIN)
         write_sysctl("net/ipv4/ip_forward", "1")
         self._turned_forwarding_on = True
 
