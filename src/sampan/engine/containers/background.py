@@ -6,9 +6,12 @@ Every one of them is held here until it ends, its failure is logged once, and `c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
+
+PATIENCE_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -18,24 +21,33 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._finishing: set[asyncio.Task[Any]] = set()
         self._closed = False
 
-    def spawn(self, work: Coroutine[Any, Any, Any], what: str) -> None:
-        """Run `work`; what: words for the log, should it fail."""
+    def spawn(self, work: Coroutine[Any, Any, Any], what: str, *, finish: bool = False) -> asyncio.Task[Any] | None:
+        """Run `work`; what: words for the log, should it fail. finish: `close` lets it come to its end. None once closed."""
         if self._closed:
             work.close()
-            return
+            return None
         task = asyncio.get_running_loop().create_task(work, name=what)
         self._tasks.add(task)
+        if finish:
+            self._finishing.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        self._finishing.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s: %s", task.get_name(), error, exc_info=error)
 
     async def close(self) -> None:
-        """Cancel what runs and wait for it."""
+        """Let finish what must (within PATIENCE_S), cancel the rest and wait for it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                while self._finishing:
+                    await asyncio.wait(set(self._finishing))
         self._closed = True
         running = list(self._tasks)
         for task in running:

@@ -7,7 +7,6 @@ restart policies or clients.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 from contextlib import AsyncExitStack, suppress
@@ -146,14 +145,19 @@ class Launcher:
         return kept
 
     async def take_down(self, c: Container) -> None:
-        """Give back what a task that has ended used: network, shared memory, cgroup, task directory. Idempotent."""
-        async with asyncio.TaskGroup() as group:
-            if not c.host_config.network_mode.startswith("container:"):
-                group.create_task(self._networks.detach(c.id))
-            group.create_task(self.supervisor.delete(c.id))
+        """Give back what a task that has ended used: network, shared memory, volumes. Idempotent.
+
+        The task itself goes with `delete_task`, which nobody but the next start has to wait for.
+        """
+        if not c.host_config.network_mode.startswith("container:"):
+            await self._networks.detach(c.id)
         if c.shm_path or c.host_config.ipc_mode == "shareable":
             _unmount(self._shm_directory(c.id))
         await self._unmount_volumes(c)
+
+    async def delete_task(self, id: str) -> None:
+        """Remove the task with its cgroup and directory; kills what is left in it."""
+        await self.supervisor.delete(id)
 
     # --- steps -------------------------------------------------------------------------------------------------------
 

@@ -81,11 +81,21 @@ class Lifecycle:
     async def _run(self, c: Container, live: Live) -> None:
         """Launch under the lock and record how it went."""
         try:
+            await self._end_of_previous(c, live)
             task = await self._launcher.launch(c)
         except (SampanError, OSError) as e:
             await self._start_failed(c, live, e)
             raise self._client_error(e) from e
         await self._record_running(c, task)
+
+    async def _end_of_previous(self, c: Container, live: Live) -> None:
+        """Make sure that the last task of this container is gone."""
+        cleanup, live.cleanup = live.cleanup, None
+        if cleanup is None:
+            return
+        await asyncio.wait([cleanup])
+        if cleanup.cancelled() or cleanup.exception() is not None:
+            await self._launcher.delete_task(c.id)
 
     @staticmethod
     def _client_error(e: Exception) -> SampanError:
@@ -111,7 +121,7 @@ class Lifecycle:
         c = await self._registry.save(replace(c, has_been_started=True))
         self._wake(live.exit_waiters, (exit_status, text))
         if c.host_config.auto_remove:
-            self._background.spawn(self.auto_remove(c.id), f"remove {c.id[:12]} after a failed start")
+            self._background.spawn(self.auto_remove(c.id), f"remove {c.id[:12]} after a failed start", finish=True)
 
     async def _record_running(self, c: Container, task: TaskInfo) -> Container:
         c = with_status(
@@ -306,8 +316,9 @@ class Lifecycle:
             self._wake(live.exit_waiters, result)
             try:
                 await self._launcher.take_down(c)
-            except* (SampanError, OSError) as group:
-                log.error("container %s: cannot free everything: %s", c.id, group.exceptions)
+            except (SampanError, OSError) as e:
+                log.error("container %s: cannot free everything: %s", c.id, e)
+            live.cleanup = self._background.spawn(self._launcher.delete_task(c.id), f"end of {c.id[:12]}", finish=True)
             ran_s = max(0, (c.status.finished_ns - c.status.started_ns) // 1_000_000_000)
             self.publish(c, "die", execDuration=str(ran_s), exitCode=str(c.status.exit_status))
             if c.status.state is State.RESTARTING:

@@ -78,6 +78,8 @@ class Recovery:
                 await self._handle(supervisor, event)
             except SampanError as e:
                 log.error("event %s of %s: %s", event.kind, event.id, e.message)
+            except Exception:  # a defect in handling one event must not end the handling of all others
+                log.exception("event %s of %s", event.kind, event.id)
 
     async def _handle(self, supervisor: Supervisor, event: TaskEvent) -> None:
         if event.kind == "connected":
@@ -87,7 +89,7 @@ class Recovery:
                 self._first.set()
         elif event.kind == "exit" and event.exit is not None:
             # not awaited: the lock may be held by a start that is still being recorded
-            self._background.spawn(self._exited(event.id, event.exit), f"exit of {event.id[:12]}")
+            self._background.spawn(self._exited(event.id, event.exit), f"exit of {event.id[:12]}", finish=True)
         elif event.kind == "exec-exit" and event.exit is not None:
             self._execs.exited(event.id, event.exec_id, event.exit)
         elif event.kind == "oom":
@@ -134,7 +136,7 @@ class Recovery:
     async def _converge(self, c: Container, task: TaskInfo | None, *, first: bool) -> None:
         state = c.status.state
         if state is State.REMOVING:
-            self._background.spawn(self._maker.resume_removal(c), f"removal of {c.id[:12]}")
+            self._background.spawn(self._maker.resume_removal(c), f"removal of {c.id[:12]}", finish=True)
             return
         if task is not None and task.status == "created":
             await self._launcher.supervisor.delete(c.id)
@@ -144,7 +146,7 @@ class Recovery:
                 await self._lifecycle.adopt(c, task)
             return
         if task is not None and task.exit is not None and state in WITH_TASK:
-            self._background.spawn(self._exited(c.id, task.exit), f"exit of {c.id[:12]}")
+            self._background.spawn(self._exited(c.id, task.exit), f"exit of {c.id[:12]}", finish=True)
             return
         if task is not None:
             await self._launcher.supervisor.delete(c.id)

@@ -31,6 +31,7 @@ class Live:
 
     __slots__ = (
         "back_off_s",
+        "cleanup",
         "execs",
         "exit_waiters",
         "health",
@@ -48,6 +49,7 @@ class Live:
         self.removal_waiters: list[asyncio.Future[ExitResult]] = []
         self.pending: list[Session] = []  # attached before the start
         self.execs: dict[str, Exec] = {}
+        self.cleanup: asyncio.Task[None] | None = None  # the last task on its way out; a start waits for it
         self.restart: asyncio.TimerHandle | None = None
         self.back_off_s = 0.0
         self.health: Health | None = None
