@@ -153,6 +153,22 @@ def test_cve_2021_41091_nobody_else_walks_the_data_root(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_data_root_that_cannot_hold_snapshots_is_named(tmp_path: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(
+            Internal, match=r"overlay2 does not work on .*/ram/d/snapshots: .*choose another --data-root"
+        ):
+            async with service(tmp_path / "ram/d"):
+                pass
+
+    def work() -> None:
+        (tmp_path / "ram").mkdir()
+        mounts.mount("ramfs", str(tmp_path / "ram"), "ramfs", 0)
+        asyncio.run(main())
+
+    in_child(work)
+
+
 def test_a_container_that_changes_while_it_is_read(tmp_path: Path) -> None:
     async def main() -> None:
         async with service(tmp_path / "d") as images:
@@ -235,7 +251,18 @@ def test_container_snapshots(tmp_path: Path) -> None:
     run(main())
 
 
-def test_more_than_a_hundred_layers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernel", ["with lowerdir+", "before 6.8"])
+def test_more_than_a_hundred_layers(tmp_path: Path, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernel == "before 6.8":
+        real = mounts.fsconfig
+
+        def old(fs: int, command: int, key: str | None = None, *rest: Any) -> None:
+            if key == "lowerdir+":
+                raise OSError(errno.EINVAL, "Invalid argument", key)
+            real(fs, command, key, *rest)
+
+        monkeypatch.setattr(mounts, "fsconfig", old)
+
     async def main() -> None:
         async with service(tmp_path / "d") as images:
             await imported(images)

@@ -77,7 +77,11 @@ class Images:
         self._pruning = False
 
     async def start(self) -> None:
-        """Bring records and directories together again after whatever ended the last run; name what cannot be."""
+        """Bring records and directories together again after whatever ended the last run; name what cannot be.
+
+        Raises: Internal when the data root cannot hold snapshots.
+        """
+        self.driver.probe()
         for problem in gc.check(self):
             log.error("%s", problem)
 

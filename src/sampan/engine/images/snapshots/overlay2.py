@@ -14,14 +14,17 @@ Source: kernel Documentation/filesystems/overlayfs.rst; Docker's init layer as s
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 from sampan.engine.images.snapshots.trash import Trash
-from sampan.linux import filesystems, mounts, syscalls
+from sampan.errors import Internal
+from sampan.linux import filesystems, mounts, namespaces, syscalls
 
 NAME = "overlay2"
 INIT = "init"
@@ -154,6 +157,14 @@ class Overlay2:
         if len(lower) == 1 and upper is None:  # overlayfs wants two; one directory is its own root
             flags = mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC
             return mounts.open_tree(syscalls.AT_FDCWD, lower[0], flags)
+        try:
+            return self._mount_layer_by_layer(lower, upper)
+        except OSError as e:
+            if (e.errno, e.filename) != (errno.EINVAL, "lowerdir+"):
+                raise
+        return self._mount_at_once(lower, upper)  # kernels before 6.8
+
+    def _mount_layer_by_layer(self, lower: list[str], upper: int | None) -> int:
         fs = mounts.fsopen("overlay")
         try:
             mounts.fsconfig(fs, mounts.FSCONFIG_SET_STRING, "source", "overlay")
@@ -169,6 +180,55 @@ class Overlay2:
             return mounts.fsmount(fs, attributes=0 if upper is not None else mounts.MOUNT_ATTR_RDONLY)
         finally:
             os.close(fs)
+
+    def _mount_at_once(self, lower: list[str], upper: int | None) -> int:
+        """The same by mount(2), whose one page of options holds several hundred relative paths.
+
+        In a thread with a mount namespace and a working directory of its own; both end with it.
+        """
+        options = ["lowerdir=" + ":".join(path[len(self.root) + 1 :] for path in lower), *OPTIONS]
+        if upper is not None:
+            options += [f"upperdir={upper}/fs", f"workdir={upper}/work"]
+        made: list[int | OSError] = []
+
+        def work() -> None:
+            try:
+                namespaces.unshare(namespaces.CLONE_NEWNS)
+                mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+                os.chdir(self.root)
+                mounts.mount(
+                    "overlay", INIT, "overlay", 0 if upper is not None else mounts.MS_RDONLY, ",".join(options)
+                )
+                made.append(
+                    mounts.open_tree(syscalls.AT_FDCWD, INIT, mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC)
+                )
+            except OSError as e:
+                made.append(e)
+
+        thread = threading.Thread(target=work, name="images-mount")
+        thread.start()
+        thread.join()
+        if isinstance(made[0], OSError):
+            raise made[0]
+        return made[0]
+
+    def probe(self) -> None:
+        """Mount and forget one snapshot. Raises: Internal, naming the data root and the reason, when that cannot be."""
+        number = self.new_container(None)
+        try:
+            fd = self.open_root(number, (), writable=True)
+            try:
+                os.rmdir("proc", dir_fd=fd)  # a whiteout,
+                os.mkdir("proc", 0o755, dir_fd=fd)  # and an opaque directory, which takes an extended attribute
+            finally:
+                os.close(fd)
+        except OSError as e:
+            raise Internal(
+                f"overlay2 does not work on {self.root}: {e.strerror or e}; the kernel needs overlayfs, and the file "
+                f"system extended attributes and d_type (ext4, xfs, btrfs; not another overlay): choose another --data-root"
+            ) from e
+        finally:
+            self.remove(number)
 
     def _make_init(self) -> None:
         """The shared stubs, made once under another name and renamed into place."""
