@@ -47,6 +47,7 @@ class Config:
     def save(self) -> None:
         """Write the file whole: mode 0600, tmp + fsync + rename, through a symlink if it is one."""
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        self.data = {"auths": self.table("auths"), **self.data}
         target = os.path.realpath(self.path)
         write_atomically(target, jsontext.indented(self.data, "\t").encode())
 

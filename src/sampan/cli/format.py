@@ -41,6 +41,11 @@ class Row:
             )
         return entry[1](self._data, *arguments)
 
+    def __str__(self) -> str:
+        from sampan.cli.printf import sprint
+
+        return sprint(self.as_json())
+
     def as_json(self) -> dict[str, Any]:
         return {name: self._fields[name][1](self._data) for name in sorted(self._fields) if name != "Label"}
 

@@ -78,14 +78,20 @@ def inspect(
             found.append(find(name))
         except CommandError as e:
             failed.append(e.message)
-    if template:
+    if template == "json":
+        cli.line(jsontext.dumps(found))
+    elif template:
+        unfit: list[str] = []
         for value in found:
             try:
                 cli.line(rendered(template, value))
             except CommandError as e:
-                if e.code == 1:
-                    cli.line("")  # the line that the template began
-                raise
+                if e.code != 1:
+                    raise
+                unfit.append(e.message)
+        if unfit:
+            cli.line("")  # the line that the template began
+        failed = unfit + failed
     else:
         text = jsontext.indented(found)
         cli.line(jsontext.html_escaped(text) if escape_html else text)

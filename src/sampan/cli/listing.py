@@ -42,8 +42,15 @@ def print_list(
     quiet: bool = False,
     kind: str,
     quiet_field: str = "ID",
+    raw: str = "",
 ) -> None:
-    """Print rows: `columns` names the default table's, `template` is what the user gave or the configuration holds."""
+    """Print rows: `columns` names the default table's, `template` is what the user gave or the configuration holds.
+
+    `raw` is what the format "raw" shows: "label=Field" words, one line each.
+    """
+    if template == "raw" and raw:
+        pairs = [word.partition("=") for word in (raw.split()[:1] if quiet else raw.split())]
+        template = "\\n".join(f"{label}: {{{{.{field}}}}}" for label, _, field in pairs) + ("" if quiet else "\\n")
     if quiet and not (template and template not in ("table", "json") and not template.startswith("table ")):
         cli.out("".join(f"{fields[quiet_field][1](row)}\n" for row in rows))
     elif template in ("", "table"):

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from sampan.cli import units
 from sampan.cli.listing import filters
-from sampan.cli.session import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sampan.cli.session import Session
-
-
-def declined(cli: Session, kind: str) -> int:
-    raise CommandError(f"{kind} prune has been cancelled")
 
 
 def report(cli: Session, freed: int, text: str) -> int:

@@ -27,6 +27,12 @@ def is_ip(text: str) -> bool:
     return False
 
 
+def is_mac(text: str) -> bool:
+    """Six, eight or twenty bytes, as Go's net.ParseMAC takes them."""
+    parts = text.replace("-", ":").split(":")
+    return len(parts) in (6, 8, 20) and all(len(p) == 2 and set(p.lower()) <= set("0123456789abcdef") for p in parts)
+
+
 def ip(text: str) -> str:
     if not is_ip(text.strip()):
         raise ValueError(f"IP address is not correctly formatted: {text}")

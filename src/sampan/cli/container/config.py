@@ -326,6 +326,8 @@ def _security(texts: list[str]) -> tuple[list[str], bool]:
 
 
 def _endpoints(opts: Options) -> dict[str, Any]:
+    if (mac := opts.text("mac-address")) and not addresses.is_mac(mac):
+        raise ValueError(f"{mac} is not a valid mac address")
     networks: list[dict[str, Any]] = opts.value("network")
     if not networks:
         return {"default": endpoint(_with_flags({"Target": "default"}, opts))}

@@ -25,6 +25,10 @@ FLAGS = f"""
   -q, --quiet           Only show IDs
   -s, --size            Show how much disk the containers use
 """
+RAW_FORMAT = (
+    "container_id=ID image=Image command=Command created_at=CreatedAt state=State status=Status names=Names labels=Labels "
+    "ports=Ports"
+)
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
@@ -42,15 +46,9 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     if opts.flag("no-trunc"):
         for row in rows:
             row["no-trunc"] = True
-    print_list(
-        cli,
-        FIELDS,
-        rows,
-        template or cli.config.text("psFormat"),
-        columns,
-        quiet=opts.flag("quiet"),
-        kind="ContainerContext",
-    )
+    template = template or cli.config.text("psFormat")
+    raw = RAW_FORMAT + (" size=Size" if with_size else "")
+    print_list(cli, FIELDS, rows, template, columns, quiet=opts.flag("quiet"), kind="ContainerContext", raw=raw)
     return 0
 
 

@@ -22,7 +22,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         port, _, protocol = args[1].partition("/")
         wanted = f"{port}/{(protocol or 'tcp').lower()}"
         if not port.isdigit():
-            raise CommandError(f"Error: invalid port ({port}): invalid port '{port}': invalid syntax")
+            raise CommandError(f'Error: invalid port ({args[1]}): strconv.ParseUint: parsing "{port}": invalid syntax')
         if bound.get(wanted) is None:
             raise CommandError(f"Error: No public port '{args[1]}' published for {args[0]}")
         for binding in bound[wanted] or ():

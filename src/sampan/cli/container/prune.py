@@ -20,6 +20,6 @@ WARNING = "WARNING! This will remove all stopped containers.\nAre you sure you w
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     if not opts.flag("force") and not cli.confirm(WARNING):
-        return pruning.declined(cli, "container")
+        return 0
     freed, text = pruning.containers(cli, opts.many("filter"))
     return pruning.report(cli, freed, text)

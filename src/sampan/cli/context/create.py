@@ -54,7 +54,9 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     if not settings:
         raise CommandError("docker endpoint configuration is required")
     meta, tls = endpoint_of(cli, settings)
-    metadata = {"Description": opts.text("description")} if opts.text("description") else {}
+    metadata = store.described(cli, source)["Metadata"] if source and source != DEFAULT_CONTEXT else {}
+    if opts.text("description"):
+        metadata["Description"] = opts.text("description")
     store.save(directory, name, {"Name": name, "Metadata": metadata, "Endpoints": {"docker": meta}}, tls)
     cli.line(name)
     cli.warn(f'Successfully created context "{name}"')
@@ -91,7 +93,9 @@ def endpoint_of(cli: Session, settings: dict[str, str]) -> tuple[dict[str, Any],
     tls = {f"{kind}.pem": _read(os.path.expanduser(settings[kind])) for kind in store.FILES if settings.get(kind)}
     host = settings.get("host", "")
     if host and "://" not in host:
-        raise CommandError(f"unable to create docker endpoint config: unable to parse docker host `{host}`")
+        raise CommandError(
+            f"unable to create docker endpoint config: unable to apply docker endpoint options: unable to parse docker host `{host}`"
+        )
     return {"Host": host, "SkipTLSVerify": skip}, tls
 
 

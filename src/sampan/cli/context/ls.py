@@ -47,7 +47,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         print_list(cli, FIELDS, rows, opts.text("format"), "", kind="clientContextContext")
     import os
 
-    if os.environ.get("DOCKER_HOST") and not opts.flag("quiet"):
+    if os.environ.get("DOCKER_HOST"):
         cli.warn(
             "Warning: DOCKER_HOST environment variable overrides the active context. "
             "To use a context, either set the global --context flag, or unset DOCKER_HOST environment variable."

@@ -39,7 +39,7 @@ def _remove(cli: Session, name: str, current: str, force: bool) -> None:
     if name not in store.names(cli.config.directory):
         if force:
             return
-        raise endpoint.EndpointError(f'context "{name}": context not found')
+        raise endpoint.EndpointError(f'context "{name}" does not exist')
     if name == current:
         if not force:
             raise endpoint.EndpointError(f'context "{name}" is in use, set -f flag to force remove')

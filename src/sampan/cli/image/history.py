@@ -31,7 +31,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     layers = cli.engine.get(f"/images/{quoted(args[0])}/history", platform=platform)
     for layer in layers:
         layer["human"], layer["no-trunc"] = opts.flag("human"), opts.flag("no-trunc")
-    columns = "ID CreatedSince CreatedBy Size Comment"
+    columns = f"ID {'CreatedSince' if opts.flag('human') else 'CreatedAt'} CreatedBy Size Comment"
     print_list(cli, FIELDS, layers, opts.text("format"), columns, quiet=opts.flag("quiet"), kind="historyContext")
     return 0
 

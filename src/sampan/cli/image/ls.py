@@ -25,6 +25,7 @@ FLAGS = f"""
   -q, --quiet           Only show image IDs
       --tree            Show images of several platforms as a tree (EXPERIMENTAL)
 """
+RAW_FORMAT = "repository=Repository tag=Tag image_id=ID created_at=CreatedAt virtual_size=Size"
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
@@ -36,7 +37,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     if opts.flag("quiet"):
         rows = list({row["Id"]: row for row in rows}.values())
     columns = "Repository Tag Digest ID CreatedSince Size" if digests else "Repository Tag ID CreatedSince Size"
-    print_list(cli, FIELDS, rows, template, columns, quiet=opts.flag("quiet"), kind="imageContext")
+    print_list(cli, FIELDS, rows, template, columns, quiet=opts.flag("quiet"), kind="imageContext", raw=RAW_FORMAT)
     return 0
 
 
@@ -79,7 +80,7 @@ FIELDS: format_.Fields = {
     "CreatedAt": ("CREATED AT", lambda i: units.local_time(i["Created"])),
     "Size": ("SIZE", lambda i: units.human_size(i["Size"], 3)),
     "Containers": ("CONTAINERS", lambda i: "N/A" if i.get("Containers", -1) < 0 else str(i["Containers"])),
-    "VirtualSize": ("SIZE", lambda i: units.human_size(i["Size"], 3)),
+    "VirtualSize": ("SIZE", lambda i: units.human_size(i["Size"])),
     "SharedSize": ("SHARED SIZE", lambda i: _size_or_none(i.get("SharedSize", -1))),
     "UniqueSize": ("UNIQUE SIZE", lambda i: _unique(i)),
 }

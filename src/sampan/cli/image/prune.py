@@ -23,6 +23,6 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     everything = opts.flag("all")
     warning = f"WARNING! This will remove {WHICH[everything]}.\nAre you sure you want to continue?"
     if not opts.flag("force") and not cli.confirm(warning):
-        return pruning.declined(cli, "image")
+        return 0
     freed, text = pruning.images(cli, opts.many("filter"), all_=everything)
     return pruning.report(cli, freed, text)

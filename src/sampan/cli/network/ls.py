@@ -19,6 +19,7 @@ FLAGS = f"""
       --no-trunc        Do not cut anything short
   -q, --quiet           Only show IDs
 """
+RAW_FORMAT = "network_id=ID name=Name driver=Driver scope=Scope"
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
@@ -27,7 +28,16 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     for row in rows:
         row["no-trunc"] = opts.flag("no-trunc")
     template = opts.text("format") or cli.config.text("networksFormat")
-    print_list(cli, FIELDS, rows, template, "ID Name Driver Scope", quiet=opts.flag("quiet"), kind="networkContext")
+    print_list(
+        cli,
+        FIELDS,
+        rows,
+        template,
+        "ID Name Driver Scope",
+        quiet=opts.flag("quiet"),
+        kind="networkContext",
+        raw=RAW_FORMAT,
+    )
     return 0
 
 

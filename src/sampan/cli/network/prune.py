@@ -20,7 +20,7 @@ WARNING = "WARNING! This will remove all custom networks not used by at least on
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     if not opts.flag("force") and not cli.confirm(WARNING):
-        return pruning.declined(cli, "network")
+        return 0
     _, text = pruning.networks(cli, opts.many("filter"))
     if text:
         cli.line(text)

@@ -11,6 +11,7 @@ from sampan.client import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from sampan.cli.flags import Options
@@ -39,22 +40,42 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     )
     compiled = None
     if template and template != "json":
-        from sampan.cli.inspection import ZERO
-        from sampan.cli.template import Template, TemplateError
-
-        try:
-            compiled = Template(template, missing=lambda name, _: ZERO.get(name, ""))
-        except TemplateError as e:
-            raise CommandError(f"error parsing format: {e}", 64) from e
+        compiled = _compiled(template)
     for event in jsontext.stream(response.chunks()):
         if compiled is not None:
-            cli.line(compiled.render(event))
+            cli.line(compiled(event))
         elif template:
             cli.line(jsontext.html_escaped(jsontext.dumps(event)))
         else:
             cli.line(text(event))
         cli.flush()
     return 0
+
+
+NAMES = {"Status": "status", "ID": "id", "From": "from", "Scope": "scope", "Time": "time", "TimeNano": "timeNano"}
+
+
+def _compiled(template: str) -> Callable[[dict[str, Any]], str]:
+    """A template over events by the names of Go's fields. Raises CommandError, now or with the first event."""
+    from sampan.cli.template import Template, TemplateError
+
+    def missing(name: str, present: bool) -> Any:
+        if name not in ("Type", "Action", "Actor") and not present:
+            where = f'template: :1:2: executing "" at <.{name}>'
+            raise TemplateError(f"{where}: can't evaluate field {name} in type *events.Message")
+        return ""
+
+    def render(event: dict[str, Any]) -> str:
+        try:
+            return compiled.render({**event, **{name: event.get(key, "") for name, key in NAMES.items()}})
+        except TemplateError as e:
+            raise CommandError(f"Error parsing format: {e}", 64) from e
+
+    try:
+        compiled = Template(template, missing=missing)
+    except TemplateError as e:
+        raise CommandError(f"Error parsing format: {e}", 64) from e
+    return render
 
 
 def text(event: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     if volumes and any(item.startswith("until=") for item in wanted):
         raise CommandError('ERROR: The "until" filter is not supported with "--volumes"')
     if not opts.flag("force") and not cli.confirm(_warning(wanted, everything, volumes)):
-        return pruning.declined(cli, "system")
+        return 0
     freed = 0
     steps: list[Callable[[], tuple[int, str]]] = [
         lambda: pruning.containers(cli, wanted),

@@ -35,6 +35,10 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         server = cli.engine.get("/version")
     except ConnectionFailed as e:
         failure = e
+    for component in (server or {}).get("Components") or ():
+        details = component.get("Details") or {}
+        if "BuildTime" in details:
+            details["BuildTime"] = _built(details["BuildTime"])
     version = {"Client": _client(cli, connected=server is not None), "Server": server}
     if opts.text("format"):
         cli.line(rendered(opts.text("format"), version))
@@ -101,8 +105,6 @@ def _details(details: dict[str, str]) -> list[str]:
             value += f" (minimum version {details.get('MinAPIVersion', '')})"
         if key == "Arch":
             value = f"{details.get('Os', '')}/{value}"
-        if key == "BuildTime":
-            value = _built(value)
         lines.append(f"  {label}\t{value}")
     return lines
 

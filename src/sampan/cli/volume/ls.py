@@ -31,7 +31,17 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         columns = "Name Group Driver Availability Status"
     rows.sort(key=lambda row: [int(p) if p.isdigit() else p for p in _natural(row["Name"])])
     template = opts.text("format") or cli.config.text("volumesFormat")
-    print_list(cli, FIELDS, rows, template, columns, quiet=opts.flag("quiet"), kind="volumeContext", quiet_field="Name")
+    print_list(
+        cli,
+        FIELDS,
+        rows,
+        template,
+        columns,
+        quiet=opts.flag("quiet"),
+        kind="volumeContext",
+        quiet_field="Name",
+        raw="name=Name driver=Driver",
+    )
     return 0
 
 

@@ -32,6 +32,6 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         wanted = [*wanted, "all=true"]
     warning = f"WARNING! This will remove {WHICH[everything]}.\nAre you sure you want to continue?"
     if not opts.flag("force") and not cli.confirm(warning):
-        return pruning.declined(cli, "volume")
+        return 0
     freed, text = pruning.volumes(cli, wanted)
     return pruning.report(cli, freed, text)
