@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from tests.api import certificates
-from tests.compat.cli_steps import STORIES, normal
+from tests.compat.cli_steps import STORIES
 from tests.compat.record_cli import ANSWERS, play
 from tests.support.engine import BIN, Engine
 

@@ -22,10 +22,6 @@ def usage_line(path: str, module: ModuleType) -> str:
     return "Usage:  " + "\n\t".join(f"{table.PROGRAM} {path} {usage}".rstrip() for usage in usages)
 
 
-def hint(path: str) -> str:
-    return MORE.format(f"{table.PROGRAM} {path}".rstrip())
-
-
 def command(path: str, canonical: str, module: ModuleType) -> str:
     """Help of one command."""
     parts = [usage_line(path, module), getattr(module, "ABOUT", "") or table.COMMANDS[canonical][1]]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sampan.cli.session import Session
     from sampan.client.http import Response
 
-USAGE = "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\ncp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
+USAGE = "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n[OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
 ABOUT = """Copy files between a container and this machine
 
 With '-' as the source a tar archive is read from stdin and extracted in a
