@@ -206,6 +206,25 @@ def test_v2_apply_writes_the_files(tmp_path: Path) -> None:
     assert not (tmp_path / "sampan/c1/memory.swap.max").exists()
 
 
+def test_v2_switches_controllers_on_down_to_the_parent(tmp_path: Path) -> None:
+    cgroup = fake_v2(tmp_path)
+    for directory in (tmp_path, tmp_path / "sampan"):
+        (directory / "cgroup.subtree_control").write_text("memory")
+        (directory / "cgroup.procs").write_text("")
+    (tmp_path / "cgroup.procs").write_text("1\n")  # the root may have processes
+    cgroup._enable_controllers()
+    assert (tmp_path / "cgroup.subtree_control").read_text() in ("+cpu", "+pids")
+    assert (tmp_path / "sampan/cgroup.subtree_control").read_text() in ("+cpu", "+pids")
+
+
+def test_v2_leaves_a_parent_with_processes_alone(tmp_path: Path) -> None:
+    cgroup = fake_v2(tmp_path)
+    (tmp_path / "sampan/cgroup.subtree_control").write_text("")
+    (tmp_path / "sampan/cgroup.procs").write_text("7\n")
+    cgroup._enable_controllers()
+    assert (tmp_path / "sampan/cgroup.subtree_control").read_text() == ""
+
+
 def test_v2_names_the_missing_controller_only_when_it_is_asked_for(tmp_path: Path) -> None:
     cgroup = fake_v2(tmp_path)
     cgroup.apply({"cpu": {"cpus": ""}})

@@ -41,7 +41,9 @@ def create(path: str, resources: Resources | None, *, systemd: bool = False) -> 
     try:
         cgroup.apply_fresh(resources or {})
     except BaseException:
-        with suppress(OSError):  # a process may be inside already; its owner removes the rest, and the cause matters more
+        with suppress(
+            OSError
+        ):  # a process may be inside already; its owner removes the rest, and the cause matters more
             files.remove_trees(cgroup.directories, patience_s=0.0)
         raise
     return cgroup

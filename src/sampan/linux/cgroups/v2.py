@@ -51,12 +51,20 @@ class CgroupV2(Cgroup):
         self._enable_controllers()
 
     def _enable_controllers(self) -> None:
-        """Switch every controller on, from the root to the parent. One that refuses stays off: a limit will name it."""
+        """Switch every controller on, from the root to the parent. One that refuses stays off: a limit will name it.
+
+        A cgroup with processes of its own is left alone, and so is what lies below it: the kernel would take the threaded
+        controllers there (cpu, cpuset, pids) and make every child invalid for whole processes.
+        """
         relative = os.path.relpath(os.path.dirname(self.directory), self.layout.v2_root)
         here = self.layout.v2_root
         for name in ("", *(() if relative == "." else relative.split("/"))):
             here = f"{here}/{name}" if name else here
-            for controller in files.read(here, "cgroup.controllers").split():
+            off = set(files.read(here, "cgroup.controllers").split())
+            off.difference_update(files.read(here, "cgroup.subtree_control").split())
+            if off and name and files.read(here, "cgroup.procs").strip():
+                return
+            for controller in off:
                 try:
                     files.write(here, "cgroup.subtree_control", "+" + controller)
                 except OSError:
