@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from sampan.engine.images.catalog import Catalog
@@ -36,6 +37,7 @@ def unix_time(created: str) -> int:
     return nanoseconds(created) // 10**9 if created else 0
 
 
+@lru_cache(maxsize=4096)  # listings ask for the same images' times again and again
 def nanoseconds(created: str) -> int:
     """Nanoseconds since 1970 of an RFC 3339 time, whatever its precision. Raises: ValueError."""
     match = re.fullmatch(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", created)
