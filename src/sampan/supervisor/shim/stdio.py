@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sampan.supervisor.logs.record import LogWriter
+from sampan.supervisor.shim import memory
 from sampan.supervisor.shim.loop import ERROR, HANG_UP, READ, WRITE, Loop
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _READ_BYTES = 64 * 1024  # a pipe's size
 _BULK_BYTES = 256 * 1024
 _PIPE_BYTES = 1024 * 1024
 _CALM_BYTES = 8 * 1024
+_CALM_S = 2.0
 _FILL_S = 0.001
 HIGH_WATER_BYTES = 1024 * 1024
 LOW_WATER_BYTES = 256 * 1024
@@ -98,15 +100,21 @@ class Stdio:
         if self._sizes[stream] == _READ_BYTES:
             if got_bytes == _READ_BYTES:
                 self._sizes[stream] = _BULK_BYTES
+                memory.keep_buffers()
                 try:
                     fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
                 except OSError:
                     pass
         elif got_bytes < _CALM_BYTES:
             self._sizes[stream] = _READ_BYTES
+            self._loop.after(_CALM_S, self._shrink)
         elif got_bytes < _BULK_BYTES and not self._held:
             self._loop.change(fd, 0)
             self._loop.after(_FILL_S, lambda: self._resume(stream))
+
+    def _shrink(self) -> None:
+        if all(size == _READ_BYTES for size in self._sizes.values()):
+            memory.give_back()
 
     def _resume(self, stream: str) -> None:
         if stream in self._outputs and not self._held:
@@ -135,6 +143,8 @@ class Stdio:
         os.close(fd)
         if self._log:
             self._log.end(stream)
+        if self._sizes.pop(stream) != _READ_BYTES:
+            self._loop.after(_CALM_S, self._shrink)
         if not self._outputs:
             self._on_drained()
 
