@@ -221,7 +221,8 @@ async def test_a_link_goes_even_if_somebody_keeps_the_namespace(host: Host) -> N
         second = await attach(networks, "second")
         assert second.endpoints["bridge"]["IPAddress"] == "172.17.0.3", "not free while the link lives"
         await networks.detach(container_id("second"))
-        await drained(host)
+        await until(lambda: len(networks._fabric.leases) == 0)
+        assert not [link for link in host.netlink.links() if link.kind == "veth" and link.name != "lan0"]
         assert (await attach(networks, "third")).endpoints["bridge"]["IPAddress"] == "172.17.0.2"
         os.close(keeper)
         await networks.detach(container_id("third"))
