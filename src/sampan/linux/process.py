@@ -64,6 +64,7 @@ _pidfd_open = bind(434, INT, UINT)
 _close_range = bind(436, UINT, UINT, UINT)
 _pidfd_getfd = bind(438, INT, INT, UINT)
 _setgroups = bind(number("setgroups"), SIZE, STR)
+_rt_sigaction = bind(number("rt_sigaction"), INT, STR, PTR, SIZE)
 _setresuid = bind(number("setresuid"), UINT, UINT, UINT)
 _setresgid = bind(number("setresgid"), UINT, UINT, UINT)
 _prlimit64 = bind_libc("prlimit64", INT, INT, STR, PTR)
@@ -101,6 +102,12 @@ def pidfd_getfd(pidfd: int, target_fd: int) -> int:
     if fd < 0:
         fail()
     return fd
+
+
+def reset_signal(number: int) -> None:
+    """Give a signal its default action, the C library's own two (32, 33) included: its sigaction(3) refuses those."""
+    if _rt_sigaction(number, bytes(32), None, 8) < 0:
+        fail()
 
 
 def close_range(first: int, last: int = LAST_FD, flags: int = 0) -> None:

@@ -36,6 +36,7 @@ _OLD_NUMBERS = {
     "sched_setattr": (314, 274),
     "gettid": (186, 178),
     "add_key": (248, 217),
+    "rt_sigaction": (13, 134),
 }
 
 AT_FDCWD = -100

@@ -77,8 +77,10 @@ def make_cgroup(plan: Plan) -> Cgroup:
     try:
         return cgroups.create(plan.cgroup_path, plan.resources)
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        message = f"unable to apply cgroup configuration:{where}: {error.strerror}"
+        if error.filename:
+            message = f"unable to apply cgroup configuration: {error.filename}: {error.strerror}"
+        else:  # a value that no kernel would take; runc finds it later than we do
+            message = f"error during container init: error setting cgroup config for procHooks process: {error.strerror}"
         raise RuntimeFailure("cgroup", error.errno or 0, message) from error
 
 

@@ -25,6 +25,7 @@ from sampan.runtime.failure import RuntimeFailure, strerror
 from sampan.runtime.process_plan import CapabilitySets, ProcessPlan
 
 _RESET = [s for s in range(1, 32) if s not in (signal.SIGKILL, signal.SIGSTOP)]
+_OF_THE_C_LIBRARY = (32, 33)  # ignored in whatever posix_spawn(3) has started, and so in all its children
 
 
 def reset_signals() -> None:
@@ -32,6 +33,8 @@ def reset_signals() -> None:
     for number in _RESET:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+    for number in _OF_THE_C_LIBRARY:
+        process.reset_signal(number)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
