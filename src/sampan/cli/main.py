@@ -48,6 +48,11 @@ def _outcome() -> int:
         message, code = describe(e), 1
     except (ProtocolError, Malformed) as e:
         message, code = str(e), 1
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        reason = (e.strerror or str(e)).lower()
+        message, code = f"open {e.filename}: {reason}" if e.filename else reason, 1
     except KeyboardInterrupt:
         message, code = "", 130
     sys.stdout.flush()

@@ -25,12 +25,16 @@ FLAGS = options.FLAGS
 PARSERS = options.PARSERS
 
 
+class CreateRefused(Exception):
+    """The container was not created; the message says why, in full. `create` and `run` dress it differently."""
+
+
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     body = request(cli, opts, args)
     try:
         cli.line(create(cli, opts, body))
-    except SampanError as e:
-        raise CommandError(describe(e)) from e
+    except CreateRefused as e:
+        raise CommandError(str(e)) from e
     return 0
 
 
@@ -47,28 +51,50 @@ def usage_error(cli: Session, message: str) -> CommandError:
     return CommandError(f"sampan: {message}\n\nRun 'sampan {cli.path} --help' for more information", 125)
 
 
-def failure(cli: Session, error: SampanError, code: int = 125) -> CommandError:
-    """An engine's error as `run` and `create` show it, with the hint below."""
-    return CommandError(f"sampan: {describe(error)}\n\nRun 'sampan {cli.path} --help' for more information", code)
-
-
 def create(cli: Session, opts: Options, body: dict[str, Any]) -> str:
-    """Create it, pulling as `--pull` says. Returns the id; warnings go to standard error."""
+    """Create it, pulling as `--pull` says. Returns the id; warnings go to standard error. Raises CreateRefused."""
     if (when := opts.text("pull")) not in ("always", "missing", "never"):
         raise usage_error(cli, f'invalid pull option: \'{when}\': must be one of "always", "missing" or "never"')
-    cidfile = opts.text("cidfile")
-    if cidfile and os.path.exists(cidfile):
-        raise usage_error(
-            cli, f"container ID file found, make sure the other container isn't running or delete {cidfile}"
-        )
     if wrong := problem(body["Image"]):
-        raise usage_error(cli, wrong)
+        raise CreateRefused(wrong)
     platform = platform_of(opts)
     if platform.count("/") > 2:
-        raise usage_error(
-            cli, f'error parsing specified platform: "{platform}": cannot parse platform specifier: invalid argument'
+        raise CreateRefused(
+            f'error parsing specified platform: "{platform}": cannot parse platform specifier: invalid argument'
         )
     _proxies(cli, body)
+    cidfile = opts.text("cidfile")
+    fd = _open_cidfile(cidfile) if cidfile else -1
+    identifier = ""
+    try:
+        identifier = _created(cli, opts, body, when, platform)
+    except SampanError as e:
+        raise CreateRefused(describe(e)) from e
+    except progress.ProgressError as e:
+        raise CreateRefused(e.message) from e
+    finally:
+        if fd >= 0:
+            os.write(fd, identifier.encode())
+            os.close(fd)
+            if not identifier:
+                os.unlink(cidfile)
+    return identifier
+
+
+def _open_cidfile(path: str) -> int:
+    """The file is made before the container, so that none is created whose id could not be kept."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        raise CreateRefused(
+            f"container ID file found, make sure the other container isn't running or delete {path}"
+        ) from None
+    except OSError as e:
+        reason = (e.strerror or "").lower()
+        raise CreateRefused(f"failed to create the container ID file: open {path}: {reason}") from e
+
+
+def _created(cli: Session, opts: Options, body: dict[str, Any], when: str, platform: str) -> str:
     query = {"name": opts.text("name") or None, "platform": platform or None}
     if when == "always":
         pull(cli, opts, body["Image"])
@@ -83,24 +109,17 @@ def create(cli: Session, opts: Options, body: dict[str, Any]) -> str:
         answer = cli.engine.call("POST", "/containers/create", query, body)
     for warning in answer.get("Warnings") or ():
         cli.warn(f"WARNING: {warning}")
-    if cidfile:
-        with open(cidfile, "x", encoding="ascii") as f:
-            f.write(answer["Id"])
     identifier: str = answer["Id"]
     return identifier
 
 
 def pull(cli: Session, opts: Options, image: str) -> None:
-    """Pull `image` with progress on standard error."""
+    """Pull `image` with progress on standard error. Raises ProgressError."""
     from sampan.cli.image import pull as image_pull
 
     quiet = opts.flag("quiet")
-    try:
-        image_pull.pull(
-            cli, image, platform=platform_of(opts), out=None if quiet else sys.stderr, terminal=os.isatty(2)
-        )
-    except progress.ProgressError as e:
-        raise CommandError(f"sampan: {e.message}\n\nRun 'sampan {cli.path} --help' for more information", 125) from e
+    out = None if quiet else sys.stderr
+    image_pull.pull(cli, image, platform=platform_of(opts), out=out, terminal=os.isatty(2))
 
 
 def platform_of(opts: Options) -> str:

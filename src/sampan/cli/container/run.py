@@ -8,8 +8,9 @@ from __future__ import annotations
 from sampan.cli import tty
 from sampan.cli.container import create, options
 from sampan.cli.container.attached import Attached, check_terminal, detach_keys
-from sampan.cli.session import CommandError
+from sampan.cli.session import CommandError, describe
 from sampan.client.engine import quoted
+from sampan.client.http import ProtocolError
 from sampan.errors import SampanError
 
 TYPE_CHECKING = False
@@ -44,8 +45,8 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     keys, sequence = detach_keys(cli, opts.text("detach-keys"))
     try:
         identifier = create.create(cli, opts, body)
-    except SampanError as e:
-        raise create.failure(cli, e) from e
+    except create.CreateRefused as e:
+        raise _failure(cli, str(e)) from e
     resource = f"/containers/{quoted(identifier)}"
     if opts.flag("detach"):
         cli.line(identifier)  # also when it does not start: it exists
@@ -59,7 +60,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         condition = "removed" if opts.flag("rm") else "next-exit"
         waiting = cli.engine.open("POST", f"{resource}/wait", {"condition": condition})
     except SampanError as e:
-        raise create.failure(cli, e) from e
+        raise _failure(cli, describe(e)) from e
     session = Attached(
         cli, resource, stream, terminal=body["Tty"], detach=sequence, sig_proxy=opts.flag("sig-proxy"), **wants
     )
@@ -77,10 +78,15 @@ def _start(cli: Session, resource: str, removed: Response | None) -> None:
     except SampanError as e:
         if removed is not None:
             removed.read()  # with --rm the engine removes what did not start: leave when it is gone
-        raise create.failure(cli, e, start_failure_code(e.message)) from e
+        raise _failure(cli, describe(e)) from e
 
 
-def start_failure_code(message: str) -> int:
+def _failure(cli: Session, message: str) -> CommandError:
+    hint = f"Run 'sampan {cli.path} --help' for more information"
+    return CommandError(f"sampan: {message}\n\n{hint}", failure_code(message))
+
+
+def failure_code(message: str) -> int:
     """127 when the command was not found, 126 when it may not be run, else 125: docker's rule, which knows no other
     sign of it than the engine's words."""
     if any(words in message for words in ("executable file not found", "no such file or directory")):
@@ -92,7 +98,10 @@ def start_failure_code(message: str) -> int:
 
 def exit_status(waiting: Response) -> int:
     """The exit code out of the answer to wait."""
-    answer: dict[str, Any] = waiting.json() or {}
+    try:
+        answer: dict[str, Any] = waiting.json() or {}
+    except (ProtocolError, OSError) as e:
+        raise CommandError(f"error waiting for container: {e}", 125) from e
     if error := (answer.get("Error") or {}).get("Message"):
         raise CommandError(f"Error waiting for container: {error}", 125)
     code: int = answer.get("StatusCode", 125)
