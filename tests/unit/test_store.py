@@ -10,7 +10,9 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,7 +24,10 @@ class Thing(Record):
     size: int = 0
 
 
-def run(coroutine):  # type: ignore[no-untyped-def]
+T = TypeVar("T")
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(coroutine)
 
 
@@ -75,7 +80,12 @@ def test_apply_is_atomic_in_sql_and_in_memory(tmp_path: Path) -> None:
 def test_durable_writes_of_many_share_flushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = []
     real = os.fdatasync
-    monkeypatch.setattr(os, "fdatasync", lambda fd: (syncs.append(fd), real(fd))[1])
+
+    def counted(fd: int) -> None:
+        syncs.append(fd)
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
 
     async def main() -> None:
         store = await Store.open(str(tmp_path / "s.db"))

@@ -81,12 +81,11 @@ def _check(value: Any, schema: Any, field: str) -> None:
         if not schema[0] <= value <= schema[1]:
             raise InvalidSpec(field, f"{value} is not in range {schema[0]}-{schema[1]}")
         return
-    kind = schema if isinstance(schema, type) else type(schema)
+    kind: Any = schema if isinstance(schema, type) else type(schema)
     if not isinstance(value, kind):
         raise InvalidSpec(field, f"must be {_WORDS[kind]}, not {_describe(value)}")
     if isinstance(schema, list):
-        items: list[Any] = value
-        for index, item in enumerate(items):
+        for index, item in enumerate(value):
             _check(item, schema[0], f"{field}[{index}]")
             for key in _REQUIRED.get(field.rpartition(".")[2], ()):
                 if item.get(key) is None:
