@@ -20,7 +20,8 @@ import socket
 import sys
 
 from sampan.linux import process, seccomp
-from sampan.supervisor import rehearsal, title
+from sampan.runtime.warm import warm
+from sampan.supervisor import title
 from sampan.supervisor.shim import main as shim
 
 SOCKET_FD = 3
@@ -38,7 +39,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps shims
     peer = socket.socket(fileno=SOCKET_FD)
     peer.set_inheritable(False)
-    rehearsal.rehearse()
+    warm()
     gc.collect()
     gc.disable()
     gc.freeze()
