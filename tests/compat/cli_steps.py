@@ -86,7 +86,7 @@ port cli-d
 port cli-d 80
 port cli-d 81
 rm -f cli-d
-network ls --format '{{.Name}} {{.Driver}} {{.Scope}}'
+network ls -f type=builtin --format '{{.Name}} {{.Driver}} {{.Scope}}'
 images busybox --format '{{.Repository}}:{{.Tag}}'
 version -f '{{.Client.Context}} {{.Server.Os}}'
 info -f '{{.OSType}} {{json .Swarm.LocalNodeState}}'

@@ -44,6 +44,16 @@ ZERO: dict[str, Any] = {
 }
 
 
+# Templates may name a field as Go does, where its JSON key is spelled otherwise.
+GO_NAMES = {
+    "ID": "Id", "APIVersion": "ApiVersion", "NanoCPUs": "NanoCpus", "CPUShares": "CpuShares", "CPUPeriod": "CpuPeriod",
+    "CPUQuota": "CpuQuota", "CPURealtimePeriod": "CpuRealtimePeriod", "CPURealtimeRuntime": "CpuRealtimeRuntime",
+    "CPUCount": "CpuCount", "CPUPercent": "CpuPercent", "DNS": "Dns", "DNSOptions": "DnsOptions", "DNSSearch": "DnsSearch",
+    "HostIP": "HostIp", "CPUCfsPeriod": "CpuCfsPeriod", "CPUCfsQuota": "CpuCfsQuota", "OSVersion": "OsVersion",
+    "OSFeatures": "OsFeatures",
+}  # fmt: skip
+
+
 def rendered(template: str, value: Any) -> str:
     """One object through a template. Raises CommandError."""
     if template == "json":
@@ -52,8 +62,10 @@ def rendered(template: str, value: Any) -> str:
         return jsontext.dumps(value)
     from sampan.cli.template import Template, TemplateError
 
-    def missing(name: str, present: bool) -> Any:
-        if present or name in ZERO:
+    def missing(name: str, holder: dict[str, Any]) -> Any:
+        if (key := GO_NAMES.get(name)) in holder:
+            return holder[key]
+        if name in holder or name in ZERO:
             return ZERO.get(name)
         raise TemplateError(f'template: :1:2: executing "" at <.{name}>: map has no entry for key "{name}"')
 

@@ -41,14 +41,14 @@ class _Continue(Exception):
 
 class Template:
     """A parsed template. `missing` decides about a key that a dict lacks or holds as null: from its
-    name, and whether it is there, to the value (or an error)."""
+    name and the dict to the value (or an error)."""
 
     def __init__(
         self,
         source: str,
         *,
         functions: dict[str, Callable[..., Any]] | None = None,
-        missing: Callable[[str, bool], Any] | None = None,
+        missing: Callable[[str, dict[str, Any]], Any] | None = None,
     ) -> None:
         self._functions = {**FUNCTIONS, **(functions or {})}
         self._missing = missing
@@ -175,7 +175,7 @@ class Template:
             if found is not None or (name in value and self._missing is None):
                 return found
             if self._missing is not None:
-                return self._missing(name, name in value)
+                return self._missing(name, value)
             raise TemplateError(f'template: :1: executing "" at <.{name}>: map has no entry for key "{name}"')
         if value is NO_VALUE or value is None:
             raise TemplateError(f'template: :1: executing "" at <.{name}>: nil data; no entry for key "{name}"')

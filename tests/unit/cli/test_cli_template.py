@@ -98,6 +98,8 @@ def test_inspect_sees_gos_zero_values() -> None:
     value = {"Config": {"Env": None, "Labels": None}, "State": {}}
     shown = "{{.Config.Env}} {{json .Config.Env}} {{.Config.Labels}} {{if .State.Health}}h{{end}}{{len .Config.Env}}"
     assert inspection.rendered(shown, value) == "[] null map[] 0"
+    named = {"Id": "x", "HostConfig": {"NanoCpus": 5}}
+    assert inspection.rendered("{{.ID}} {{.Id}} {{.HostConfig.NanoCPUs}}", named) == "x x 5"
     with pytest.raises(CommandError) as caught:
         inspection.rendered("{{.Nope}}", value)
     assert (

@@ -59,8 +59,8 @@ def _compiled(template: str) -> Callable[[dict[str, Any]], str]:
     """A template over events by the names of Go's fields. Raises CommandError, now or with the first event."""
     from sampan.cli.template import Template, TemplateError
 
-    def missing(name: str, present: bool) -> Any:
-        if name not in ("Type", "Action", "Actor") and not present:
+    def missing(name: str, holder: dict[str, Any]) -> Any:
+        if name not in ("Type", "Action", "Actor") and name not in holder:
             where = f'template: :1:2: executing "" at <.{name}>'
             raise TemplateError(f"{where}: can't evaluate field {name} in type *events.Message")
         return ""
