@@ -38,7 +38,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def body_of(argv: list[str], environment: Path) -> dict[str, Any]:
-    argv = [str(environment) if word == "/tmp/cli-w/envf" else word for word in argv[1:]]
+    argv = [str(environment) if word == "{file}" else word for word in argv[1:]]
     declared = flags.declared(options.FLAGS)
     opts, args = flags.parse(declared, argv, interspersed=False, parsers=options.PARSERS)
     return config.build(opts, args[0], args[1:])
