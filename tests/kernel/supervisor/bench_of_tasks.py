@@ -107,8 +107,11 @@ class Bench:
     def supervisor_pid(self) -> int:
         return int((self.exec_root / "supervisor.pid").read_text())
 
+    def zygote_pids(self) -> list[int]:
+        return [p for p, line in processes(str(self.exec_root)).items() if line.startswith("sampan-zygote")]
+
     def zygote_pid(self) -> int:
-        (pid,) = (p for p, line in processes(str(self.exec_root)).items() if line.startswith("sampan-zygote"))
+        (pid,) = self.zygote_pids()
         return pid
 
     def lines(self, request: TaskRequest) -> list[str]:
