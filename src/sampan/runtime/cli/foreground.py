@@ -6,12 +6,10 @@ happens.
 
 from __future__ import annotations
 
-import array
 import fcntl
 import os
 import select
 import signal
-import socket
 import struct
 import termios
 import tty
@@ -148,6 +146,9 @@ def hand_out(master: int | None, path: str) -> None:
 
     Raises: CommandFailure when nobody listens there.
     """
+    import array
+    import socket  # a tenth of the start-up time, and few callers have a terminal
+
     assert master is not None
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import time
 from typing import Any
 
@@ -82,7 +81,7 @@ class Store:
         record = {**record, "container": container.to_state()}
         path = f"{self.root}/{container.id}/state.json"
         with open(path + ".tmp", "w", encoding="utf-8") as file:
-            json.dump(record, file, separators=(",", ":"))
+            file.write(json.dumps(record, separators=(",", ":")))  # dumps is in C, dump is not
         os.rename(path + ".tmp", path)
 
     def load(self, id: str) -> Entry:
@@ -97,7 +96,13 @@ class Store:
             raise CommandFailure(f"container {id}: unreadable state.json: {error}") from error
 
     def forget(self, id: str) -> None:
-        shutil.rmtree(f"{self.root}/{id}", ignore_errors=True)
+        directory = f"{self.root}/{id}"
+        try:
+            for entry in os.scandir(directory):
+                os.unlink(entry.path)
+            os.rmdir(directory)
+        except FileNotFoundError:
+            pass
 
     def ids(self) -> list[str]:
         try:
