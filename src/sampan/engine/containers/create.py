@@ -23,6 +23,7 @@ from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.records import Container, MountPoint, with_status
 from sampan.engine.containers.registry import Registry, next_state
 from sampan.engine.containers.states import Event, State
+from sampan.engine.images import platforms
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, UpdateConfig
@@ -94,6 +95,8 @@ class Maker:
         validate.platform(platform)
         validate.request(config, asked)
         image = self._images.resolve(config.image) if config.image else None
+        if image is not None and platform:
+            self._images.check_platform(config.image, platforms.parse(platform))
         warnings = validate.create(config, asked, self._config, self._machine)
         settled = merge.host_config(asked, self._config, self._machine)
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})

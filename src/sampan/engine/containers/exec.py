@@ -79,7 +79,7 @@ class Execs:
         if not config.cmd:
             raise InvalidArgument("No exec command specified")
         c = self._registry.get(ref)
-        self._check_running(c)
+        self._check_running(c, ref)
         try:
             keys = parse_detach_keys(config.detach_keys)
         except InvalidArgument:
@@ -91,9 +91,10 @@ class Execs:
         self._lifecycle.publish(c, f"exec_create: {_words(e)}", execID=e.id)
         return e.id
 
-    def _check_running(self, c: Container) -> None:
+    def _check_running(self, c: Container, ref: str) -> None:
+        """Raises: Conflict, in the words of a client that called the container `ref`."""
         if c.status.state is State.PAUSED:
-            raise Conflict(f"Container {c.id} is paused, unpause the container before exec")
+            raise Conflict(f"Container {ref} is paused, unpause the container before exec")
         if c.status.state is State.RESTARTING:
             raise Conflict(f"Container {c.id} is restarting, wait until the container is running")
         if c.status.state is not State.RUNNING:
@@ -115,7 +116,7 @@ class Execs:
         if e.exit_status is not None or e.running or e.started:
             words = "has already run" if e.exit_status is not None else "is already running"
             raise Conflict(f"exec command {e.id} {words}")
-        self._check_running(c)
+        self._check_running(c, c.id)
         e.started = True
         size = console_size or e.config.console_size
         if detach:
