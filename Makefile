@@ -38,7 +38,7 @@ bench: setup
 
 ## make proto    generate the gRPC code from supervisor.proto
 proto: setup
-	@$(BIN)/python tools/generate_proto.py
+	@$(BIN)/python -m sampan.supervisor.generate
 
 ## make clean    remove what make made
 clean:
