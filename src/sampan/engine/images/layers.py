@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -59,6 +59,10 @@ class Layers:
     def __contains__(self, chain_id: str) -> bool:
         return chain_id in self._table
 
+    def same_content(self, diff_id: str) -> LayerRecord | None:
+        """A layer with this content, wherever it stands."""
+        return next((record for record in self._table.all() if record.diff_id == diff_id), None)
+
     def records(self, chain_id: str) -> list[LayerRecord]:
         """The layers of a chain, top first; [] for ""."""
         found = []
@@ -100,18 +104,26 @@ class Layers:
 
     @asynccontextmanager
     async def unpacking(
-        self, stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]], parent: str = ""
+        self, stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]], parent: str | Awaitable[str] = ""
     ) -> AsyncIterator[Staged]:
         """Unpack an archive, compressed or not, on top of `parent` (a chain id), and put it on the disk.
 
         stream: an async stream of bytes, a blocking source, or a function that makes a blocking iterator.
+        parent: when it is still to come, it is awaited after unpacking: layers may arrive in any order.
         Raises: InvalidArgument for a bad archive, OSError (ENOSPC, …); nothing remains then.
         """
-        number = self._driver.new_layer(self.get(parent).snapshot if parent else None)
-        holder = self.hold(parent)
+        below = parent if isinstance(parent, str) else ""
+        number = self._driver.new_layer(self.get(below).snapshot if below else None)
+        holder = self.hold(below)
         staged: Staged | None = None
         try:
             unpacked = await self._unpack(stream, number)
+            if not isinstance(parent, str):
+                parent = await parent
+                if parent:
+                    self.hold_more(holder, parent)
+                    if not unpacked.root:
+                        self._driver.adopt(number, self.get(parent).snapshot)
             chain_id = oci_image.chain_id(parent, unpacked.diff_id)
             staged = Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked)
             yield staged

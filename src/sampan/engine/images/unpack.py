@@ -56,6 +56,7 @@ class Unpacked:
     diff_id: str
     tar_bytes: int
     size_bytes: int
+    root: bool  # whether the archive said what the root's mode and owner are
 
 
 def adopt_thread() -> None:
@@ -80,7 +81,7 @@ def unpack(source: Source, layer_fd: int) -> Unpacked:
         reader.input.rest()
         tar_bytes = recorder.finish(reader.input.recorded)
         layer.finish()
-        return Unpacked(diff_id=digest.finish(), tar_bytes=tar_bytes, size_bytes=layer.size_bytes())
+        return Unpacked(diff_id=digest.finish(), tar_bytes=tar_bytes, size_bytes=layer.size_bytes(), root=layer.root)
     finally:
         digest.finish()
         recorder.abandon()
@@ -121,6 +122,7 @@ class _Layer:
         self._size = 0
         self._replaced = 0
         self._linked = False
+        self.root = False
         self._make: dict[bytes, Callable[[tar.Entry, int, str, str, tar.Reader], None]] = {
             tar.REGULAR: self._file,
             tar.DIRECTORY: self._directory,
@@ -265,6 +267,7 @@ class _Layer:
         """The archive's `./`: mode, owner and times of the root."""
         if entry.type != tar.DIRECTORY:
             raise InvalidArgument(f'invalid entry name "{entry.name}"')
+        self.root = True
         fd = os.open("fs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._layer_fd)
         try:
             os.fchown(fd, entry.uid, entry.gid)

@@ -76,7 +76,7 @@ class Overlay2:
         """An empty layer directory, its root's mode and owner as the parent's (0755 root for a base)."""
         number = self._allocate()
         os.mkdir(f"{self.root}/{number}/fs", 0o700)
-        self._adopt(number, parent)
+        self.adopt(number, parent)
         return number
 
     def new_container(self, parent: int | None) -> int:
@@ -84,7 +84,7 @@ class Overlay2:
         number = self._allocate()
         os.mkdir(f"{self.root}/{number}/fs", 0o700)
         os.mkdir(f"{self.root}/{number}/work", 0o700)
-        self._adopt(number, parent)
+        self.adopt(number, parent)
         return number
 
     def _allocate(self) -> int:
@@ -97,7 +97,8 @@ class Overlay2:
                 continue
             return number
 
-    def _adopt(self, number: int, parent: int | None) -> None:
+    def adopt(self, number: int, parent: int | None) -> None:
+        """Give a snapshot's root the mode and owner of the one it stands on."""
         mode, uid, gid = (0o755, 0, 0) if parent is None else self._root_attributes(parent)
         path = f"{self.root}/{number}/fs"
         if uid or gid:
