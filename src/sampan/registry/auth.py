@@ -1,0 +1,160 @@
+"""Who we are to a registry: from its challenge and the user's credentials to an Authorization header.
+
+Not here: requests to the registry itself. Invariants: credentials are used for the endpoint they were given for, and
+for the token service that this endpoint names, never over plain http unless the endpoint itself may be plain, never
+after a redirect. A mirror gets none.
+
+Source: distribution token authentication (token and OAuth2 POST); RFC 7617 (basic), RFC 6750 (bearer).
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlencode, urlsplit
+
+import aiohttp
+import msgspec
+
+from sampan.errors import Internal
+from sampan.registry import challenges, refusals, transport
+from sampan.registry.challenges import Challenge
+from sampan.registry.endpoints import Endpoint
+from sampan.registry.transport import Transport
+
+CLIENT_ID = "docker"
+LIFETIME_S = 60  # of a token that does not say
+MARGIN_S = 10  # a token this close to its end is not used any more
+MAX_TOKEN_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What a client sent in X-Registry-Auth. Empty: anonymous."""
+
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""  # an OAuth2 refresh token
+    registry_token: str = ""  # a bearer token, used as it is
+
+    def basic(self) -> str:
+        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+
+ANONYMOUS = Credentials()
+
+
+def scope(path: str, *actions: str) -> str:
+    """`repository:library/busybox:pull`."""
+    return f"repository:{path}:{','.join(actions)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    text: str
+    until: float  # time.monotonic()
+
+
+class Authorizer:
+    """The credentials of one request, at one endpoint."""
+
+    def __init__(self, transport_: Transport, endpoint: Endpoint, credentials: Credentials) -> None:
+        self._transport = transport_
+        self._endpoint = endpoint
+        self._credentials = ANONYMOUS if endpoint.mirror else credentials
+        self._challenges: list[Challenge] = []
+        self._tokens: dict[tuple[str, ...], _Token] = {}
+
+    def challenged(self, answer: aiohttp.ClientResponse) -> bool:
+        """Note what an answer of 401 asks for; False when it is nothing we can do."""
+        found = challenges.parse(answer.headers.getall("WWW-Authenticate", []))
+        self._challenges = [c for c in found if c.scheme in ("basic", "bearer")]
+        self._tokens.clear()
+        return bool(self._challenges)
+
+    async def header(self, scopes: Iterable[str]) -> str:
+        """The Authorization for these scopes, "" when nothing was asked for.
+
+        Raises: NoCredentials, Refused by the token service, Internal when that does not answer.
+        """
+        if self._credentials.registry_token:
+            return f"Bearer {self._credentials.registry_token}"
+        for challenge in self._challenges:
+            if challenge.scheme == "bearer":
+                return f"Bearer {await self._token(challenge, tuple(sorted(scopes)))}"
+        if self._challenges:
+            if not self._credentials.username:
+                raise refusals.NoCredentials()
+            return self._credentials.basic()
+        return ""
+
+    async def _token(self, challenge: Challenge, scopes: tuple[str, ...]) -> str:
+        token = self._tokens.get(scopes)
+        if token is None or token.until < time.monotonic():
+            answer = await self.ask(challenge, scopes)
+            text = answer.get("token") or answer.get("access_token")
+            if not isinstance(text, str) or not text:
+                raise Internal("authorization server did not include a token in the response")
+            lifetime = answer.get("expires_in")
+            lifetime_s = lifetime if isinstance(lifetime, int) and 0 < lifetime < 10**9 else LIFETIME_S
+            token = _Token(text, time.monotonic() + max(lifetime_s, LIFETIME_S) - MARGIN_S)
+            self._tokens[scopes] = token
+        return token.text
+
+    async def ask(self, challenge: Challenge, scopes: tuple[str, ...], *, offline: bool = False) -> dict[str, object]:
+        """One conversation with the token service; offline: ask for a refresh token as well."""
+        realm = challenge.parameters.get("realm", "")
+        place = self._service(realm)
+        service = challenge.parameters.get("service", "")
+        credentials = self._credentials
+        fields = [("scope", item) for item in scopes]
+        if service:
+            fields.insert(0, ("service", service))
+        if credentials.identity_token:
+            fields += [
+                ("grant_type", "refresh_token"), ("refresh_token", credentials.identity_token),
+                ("client_id", CLIENT_ID),
+            ]  # fmt: skip
+            fields = [field for field in fields if field[0] != "scope"] + [("scope", " ".join(scopes))]
+            form = urlencode(fields).encode()
+            return await self._exchange("POST", realm, place, data=form)
+        if credentials.username:
+            fields.append(("account", credentials.username))
+        if offline:
+            fields += [("client_id", CLIENT_ID), ("offline_token", "true")]
+        url = realm + ("&" if urlsplit(realm).query else "?") + urlencode(fields)
+        return await self._exchange(
+            "GET", url, place, authorization=credentials.basic() if credentials.username else ""
+        )
+
+    def _service(self, realm: str) -> Endpoint:
+        parts = urlsplit(realm)
+        plain = parts.scheme == "http" and self._endpoint.insecure
+        if not parts.hostname or not (parts.scheme == "https" or plain):
+            raise Internal(f'invalid token auth challenge realm: "{realm[:200]}"')
+        return Endpoint(base=f"{parts.scheme}://{parts.netloc}", path="", insecure=self._endpoint.insecure)
+
+    async def _exchange(
+        self, method: str, url: str, place: Endpoint, *, authorization: str = "", data: bytes | None = None
+    ) -> dict[str, object]:
+        headers = {"Content-Type": "application/x-www-form-urlencoded"} if data is not None else {}
+        try:
+            async with self._transport.request(
+                method, url, place, headers=headers, authorization=authorization, data=data
+            ) as answer:
+                raw = await answer.content.read(MAX_TOKEN_BYTES)
+                while len(raw) < MAX_TOKEN_BYTES and (more := await answer.content.read(MAX_TOKEN_BYTES - len(raw))):
+                    raw += more
+                if answer.status != 200:
+                    raise refusals.read(answer.status, raw, retry_after=answer.headers.get("Retry-After", ""))
+        except transport.FAILURES as e:
+            raise await transport.failed(method, url, e) from e
+        try:
+            found = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:
+            raise Internal(f"unable to decode token response: {e}") from e
+        if not isinstance(found, dict):
+            raise Internal("unable to decode token response: not a JSON object")
+        return found

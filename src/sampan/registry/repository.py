@@ -1,0 +1,365 @@
+"""One repository at one endpoint, as one user sees it: manifests, blobs, uploads.
+
+What it does with every request: authorise, once more after a 401; wait and repeat what may pass (429, 5xx, a broken
+connection); turn refusals into errors. Not here: which endpoint, what a manifest means, where bytes go.
+Invariants: what is returned has the digest that was asked for, hashed before anybody parses it; nothing is read
+beyond the size that was announced; a 401 that persists is an error, never a loop.
+
+Source: OCI distribution-spec 1.1 "Pull", "Push"; distribution API v2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urljoin
+
+import aiohttp
+import msgspec
+
+from sampan.errors import Internal
+from sampan.registry import auth, manifests, refusals, transport
+from sampan.registry.auth import Authorizer, Credentials
+from sampan.registry.endpoints import Endpoint, Settings
+from sampan.registry.manifests import Descriptor
+from sampan.registry.transport import Transport
+
+BACKOFF_S = 0.5  # doubled each time, with jitter
+BACKOFF_MAX_S = 30.0
+RETRY_AFTER_MAX_S = 120.0
+MAX_TAGS = 100_000
+MAX_LIST_BYTES = 16 * 1024 * 1024
+SMALL_PROGRESS = 256 * 1024  # a connection that gave this much has not been in vain
+
+Retrying = Callable[[float], None]
+"""Called with the seconds that will be waited before the next attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A manifest as the registry gave it: its bytes have this digest."""
+
+    raw: bytes
+    media_type: str
+    digest: str
+
+
+async def connect(
+    transport_: Transport,
+    schemes: Sequence[Endpoint],
+    credentials: Credentials,
+    settings: Settings,
+    *,
+    push: bool = False,
+) -> Repository:
+    """The repository at the first of `schemes` (https before http) that answers. Raises: Internal of the last one."""
+    failure: Internal | None = None
+    for endpoint in schemes:
+        repository = Repository(transport_, endpoint, credentials, settings, push=push)
+        try:
+            await repository.ping()
+        except Internal as e:
+            failure = e
+            continue
+        return repository
+    assert failure is not None
+    raise failure
+
+
+class Repository:
+    """See the module. Methods raise Refused, NoCredentials, Unverified, Internal."""
+
+    def __init__(
+        self,
+        transport_: Transport,
+        endpoint: Endpoint,
+        credentials: Credentials,
+        settings: Settings,
+        *,
+        push: bool = False,
+    ) -> None:
+        self.endpoint = endpoint
+        self._transport = transport_
+        self._settings = settings
+        self._authorizer = Authorizer(transport_, endpoint, credentials)
+        self._scope = auth.scope(endpoint.path, "pull", "push") if push else auth.scope(endpoint.path, "pull")
+
+    async def ping(self) -> None:
+        """GET /v2/: is it a registry, and what does it ask for? Raises: Internal when nobody answers."""
+        url = self.endpoint.root
+        async with self._transport.request("GET", url, self.endpoint) as answer:
+            if answer.status == 401:
+                self._authorizer.challenged(answer)
+            elif answer.status >= 500:
+                raise Internal(f'Get "{url}": {refusals.read(answer.status, b"").message}')
+
+    # -- manifests ------------------------------------------------------------------------------------------------
+
+    async def manifest(self, target: str, *, digest: str = "") -> Found:
+        """The manifest of a tag or digest, at most `manifests.MAX_BYTES`. digest: what it must have, "" for any."""
+        url = self.endpoint.url(f"manifests/{target}")
+        async with self._asked("GET", url, headers={"Accept": manifests.ACCEPT}) as answer:
+            raw = await _whole(answer, manifests.MAX_BYTES)
+            media_type = answer.headers.get("Content-Type", "")
+            announced = answer.headers.get("Docker-Content-Digest", "")
+        found = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+        wanted = digest or (target if manifests.is_digest(target) else "")
+        if wanted and found != wanted:
+            raise Internal(f"manifest verification failed for digest {wanted}")
+        if not wanted and manifests.is_digest(announced) and announced != found:
+            raise Internal(f"manifest verification failed for digest {announced}")
+        return Found(raw, media_type, found)
+
+    async def manifest_digest(self, target: str) -> str:
+        """What the registry says a tag is, without fetching it; "" when it does not say."""
+        url = self.endpoint.url(f"manifests/{target}")
+        async with self._asked("HEAD", url, headers={"Accept": manifests.ACCEPT}) as answer:
+            digest = answer.headers.get("Docker-Content-Digest", "")
+        return digest if manifests.is_digest(digest) else ""
+
+    async def put_manifest(self, target: str, raw: bytes, media_type: str) -> None:
+        url = self.endpoint.url(f"manifests/{target}")
+        async with self._asked("PUT", url, headers={"Content-Type": media_type}, data=raw):
+            pass
+
+    async def tags(self) -> list[str]:
+        """Every tag of the repository, as the registry orders them."""
+        found: list[str] = []
+        url = self.endpoint.url("tags/list")
+        while url:
+            async with self._asked("GET", url) as answer:
+                raw = await _whole(answer, MAX_LIST_BYTES)
+                link = answer.headers.get("Link", "")
+            try:
+                listed = msgspec.json.decode(raw).get("tags") or []
+            except (msgspec.DecodeError, UnicodeDecodeError, AttributeError) as e:
+                raise Internal(f"invalid list of tags from {url}: {e}") from e
+            found += [tag for tag in listed if isinstance(tag, str)]
+            match = re.match(r'<([^>]+)>; *rel="?next"?', link)
+            following = urljoin(url, match[1]) if match and listed and len(found) < MAX_TAGS else ""
+            url = following if following != url and transport.origin(following) == transport.origin(url) else ""
+        return found
+
+    # -- blobs ----------------------------------------------------------------------------------------------------
+
+    async def small_blob(self, wanted: Descriptor) -> bytes:
+        """A blob that fits in memory, verified."""
+        parts = [chunk async for chunk in self.blob(wanted)]
+        return b"".join(parts)
+
+    async def blob(self, wanted: Descriptor, retrying: Retrying | None = None) -> AsyncIterator[bytes]:
+        """The bytes of a blob as they come, resumed where a connection broke. Verified when the iteration ends.
+
+        Raises: Unverified (wrong digest or size), Refused, Internal when it broke too often.
+        """
+        url = self.endpoint.url(f"blobs/{wanted.digest}")
+        hashed, done, failures, before = hashlib.sha256(), 0, 0, 0
+        while True:
+            try:
+                async for chunk in self._blob_from(url, done, wanted):
+                    hashed.update(chunk)
+                    done += len(chunk)
+                    yield chunk
+                break
+            except (*transport.FAILURES, _Broken) as e:
+                failures = 1 if done - before >= SMALL_PROGRESS else failures + 1
+                if failures >= max(1, self._settings.attempts):
+                    raise await transport.failed("GET", url, e) from e
+                before = done
+                await _pause(failures, None, retrying)
+        if done != wanted.size or f"sha256:{hashed.hexdigest()}" != wanted.digest:
+            raise refusals.Unverified(wanted.digest)
+
+    async def _blob_from(self, url: str, offset: int, wanted: Descriptor) -> AsyncIterator[bytes]:
+        """The blob from `offset` to its end; whether the server knows ranges or not."""
+        if wanted.size == offset and offset:
+            return
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        async with self._asked("GET", url, headers=headers) as answer:
+            skip = offset if answer.status == 200 else 0
+            if offset and answer.status == 206:
+                match = re.match(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+                if match is None or int(match[1]) != offset or match[2] not in ("*", str(wanted.size)):
+                    raise refusals.Unverified(wanted.digest)
+            length = answer.content_length
+            if length is not None and length + offset - skip != wanted.size:
+                raise refusals.Unverified(wanted.digest)
+            at = offset - skip
+            async for chunk in answer.content.iter_any():
+                at += len(chunk)
+                if at > wanted.size:
+                    raise refusals.Unverified(wanted.digest)
+                if skip:
+                    chunk, skip = chunk[skip:], max(0, skip - len(chunk))
+                if chunk:
+                    yield chunk
+            if at < wanted.size and length is None:
+                raise _Broken("unexpected EOF")
+
+    async def has_blob(self, digest: str) -> int | None:
+        """The size of a blob that the repository has, else None."""
+        try:
+            async with self._asked("HEAD", self.endpoint.url(f"blobs/{digest}")) as answer:
+                return answer.content_length if answer.content_length is not None else -1
+        except refusals.Refused as e:
+            if e.http == 404:
+                return None
+            raise
+
+    # -- uploads --------------------------------------------------------------------------------------------------
+
+    async def mount(self, digest: str, source: str) -> str:
+        """Take a blob over from the repository `source` of the same registry: "" when done, else an upload's URL."""
+        url = self.endpoint.url("blobs/uploads/") + f"?mount={digest}&from={source}"
+        async with self._asked("POST", url, scopes=(auth.scope(source, "pull"),)) as answer:
+            return "" if answer.status == 201 else _location(answer)
+
+    async def begin_upload(self) -> str:
+        """The URL of a new upload."""
+        async with self._asked("POST", self.endpoint.url("blobs/uploads/")) as answer:
+            return _location(answer)
+
+    async def append(self, upload: str, chunks: AsyncIterator[bytes], *, at: int, size: int | None) -> str:
+        """Send the bytes from offset `at` on; size: how many, None when the end is not known yet. One attempt.
+
+        Returns where the upload goes on. Raises also what the connection raises.
+        """
+        headers = {"Content-Type": "application/octet-stream"}
+        if size is not None:
+            headers["Content-Length"] = str(size)
+            headers["Content-Range"] = f"{at}-{at + size - 1}"
+        authorization = await self._authorization(upload, ())
+        async with self._transport.request(
+            "PATCH", upload, self.endpoint, headers=headers, authorization=authorization, data=chunks
+        ) as answer:
+            await self._refuse(answer)
+            return _location(answer)
+
+    async def uploaded(self, upload: str) -> tuple[int, str]:
+        """(bytes that the registry has of an upload, where it goes on)."""
+        async with self._asked("GET", upload) as answer:
+            match = re.fullmatch(r"(?:bytes=)?0-(\d+)", answer.headers.get("Range", ""))
+            last = int(match[1]) if match else -1
+            return (last + 1 if last > 0 else 0), _location(answer, upload)
+
+    async def finish_upload(self, upload: str, digest: str) -> None:
+        url = upload + ("&" if "?" in upload else "?") + f"digest={digest}"
+        async with self._asked("PUT", url, headers={"Content-Type": "application/octet-stream"}, data=b""):
+            pass
+
+    async def put_blob(self, raw: bytes, digest: str) -> None:
+        """Upload a small blob at once."""
+        upload = await self.begin_upload()
+        url = upload + ("&" if "?" in upload else "?") + f"digest={digest}"
+        async with self._asked("PUT", url, headers={"Content-Type": "application/octet-stream"}, data=raw):
+            pass
+
+    # -- every request ----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        scopes: tuple[str, ...] = (),
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A request that was not refused: authorised, repeated while it may pass."""
+        reached = False
+        failures, renewed = 0, False
+        while True:
+            try:
+                authorization = await self._authorization(url, scopes)
+            except refusals.NoCredentials as e:
+                if method == "HEAD" or "/manifests/" in url:
+                    raise Internal(f'Head "{url}": {e.message}') from e
+                raise
+            try:
+                async with self._transport.request(
+                    method, url, self.endpoint, headers=headers, authorization=authorization, data=data
+                ) as answer:
+                    if (
+                        answer.status == 401
+                        and not renewed
+                        and self._own(answer)
+                        and self._authorizer.challenged(answer)
+                    ):
+                        renewed = True  # a token ran out, or the registry asks only now
+                        continue
+                    await self._refuse(answer)
+                    reached = True
+                    yield answer
+                    return
+            except (Internal, refusals.Refused) as e:
+                refused = isinstance(e, refusals.Refused) and e.passing
+                passing = refused or isinstance(e.__cause__, transport.FAILURES)
+                failures += 1
+                if reached or not passing or failures >= max(1, self._settings.attempts):
+                    raise
+                await _pause(failures, getattr(e, "retry_after_s", None), None)
+
+    async def _authorization(self, url: str, scopes: tuple[str, ...]) -> str:
+        if transport.origin(url) != transport.origin(self.endpoint.base):
+            return ""
+        return await self._authorizer.header((self._scope, *scopes))
+
+    def _own(self, answer: aiohttp.ClientResponse) -> bool:
+        """Whether an answer is the endpoint's own: after a redirect elsewhere, nobody else's challenge counts."""
+        return transport.origin(str(answer.url)) == transport.origin(self.endpoint.base)
+
+    async def _refuse(self, answer: aiohttp.ClientResponse) -> None:
+        if answer.status < 400 and answer.status not in (304,):
+            return
+        raw = await _some(answer, refusals.MAX_BYTES)
+        if answer.status == 404 and answer.method == "HEAD":
+            raise refusals.Refused("manifest unknown: manifest unknown", code="MANIFEST_UNKNOWN", http=404)
+        raise refusals.read(answer.status, raw, retry_after=answer.headers.get("Retry-After", ""))
+
+
+class _Broken(Exception):
+    """A body that ended early."""
+
+
+async def _pause(failures: int, retry_after_s: float | None, retrying: Retrying | None) -> None:
+    """Wait before the next attempt: what the server asked for, else longer each time."""
+    if retry_after_s is not None:
+        seconds = min(retry_after_s, RETRY_AFTER_MAX_S)
+    else:
+        seconds = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** (failures - 1)) * random.uniform(0.5, 1.0)
+    if retrying is not None:
+        retrying(seconds)
+    await asyncio.sleep(seconds)
+
+
+async def _some(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    raw = b""
+    while len(raw) < limit and (more := await answer.content.read(limit - len(raw))):
+        raw += more
+    return raw
+
+
+async def _whole(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    """A whole body. Raises: Internal when it is larger, or broke."""
+    try:
+        raw = await _some(answer, limit + 1)
+    except transport.FAILURES as e:
+        raise await transport.failed(answer.method, str(answer.url), e) from e
+    if len(raw) > limit:
+        raise Internal(f'{answer.method.capitalize()} "{answer.url}": the answer has more than {limit} bytes')
+    return raw
+
+
+def _location(answer: aiohttp.ClientResponse, default: str = "") -> str:
+    location = answer.headers.get("Location", "")
+    if not location and default:
+        return default
+    if not location:
+        raise Internal(f'{answer.method.capitalize()} "{answer.url}": the registry named no upload location')
+    return urljoin(str(answer.url), location)
