@@ -236,21 +236,28 @@ def go_mode(mode: int) -> int:
 
 
 def pack(root: Root) -> Iterator[bytes]:
-    """Return the archive of what is at the path, named by its last part. Takes over the root's descriptor."""
+    """Return the archive of what is at the path, named by its last part. Takes over the root's descriptor, unless it raises."""
     fd, st = _open(root)
     if stat.S_ISDIR(st.st_mode):
-        return _packed(root, fd, b".", os.fsencode(root.base.strip("/")))
+        return _begun(_packed(root, fd, b".", os.fsencode(root.base.strip("/"))))
     name = os.fsencode(posixpath.basename(posixpath.normpath(root.path)))
     try:
         above = posixpath.dirname(root.path) or "/"
         parent = saferoot.open_in_root(root.fd, above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
         os.close(fd)
-    return _packed(root, parent, name, os.fsencode(root.base))
+    return _begun(_packed(root, parent, name, os.fsencode(root.base)))
+
+
+def _begun(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Enter a generator's `try`: from here on it closes what it owns, also when nobody ever asks for a chunk."""
+    next(chunks)
+    return chunks
 
 
 def _packed(root: Root, parent: int, name: bytes, path: bytes) -> Iterator[bytes]:
     try:
+        yield b""
         yield from tar_writer.entry(parent, name, path)
     finally:
         os.close(parent)
