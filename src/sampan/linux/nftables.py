@@ -56,7 +56,18 @@ def _library() -> ctypes.CDLL:
     return lib
 
 
+_SELECT_LIMIT = 1024 - 8  # FD_SETSIZE, less what the library opens besides
 OUTPUT_HANDLE, OUTPUT_JSON, OUTPUT_TERSE = 1 << 3, 1 << 4, 1 << 11
+
+
+def _check_descriptor() -> None:
+    """Refuse where the library would abort the process: it waits with select(2), which ends at descriptor 1023.
+
+    A context made early keeps its low descriptor for life. Raises: OSError (EMFILE).
+    """
+    with open(os.devnull, "rb", buffering=0) as probe:
+        if probe.fileno() >= _SELECT_LIMIT:
+            raise OSError(errno.EMFILE, "libnftables needs a descriptor below 1024, and all of them are taken")
 
 
 class Nftables:
@@ -64,6 +75,7 @@ class Nftables:
 
     def __init__(self) -> None:
         self._lib = _library()
+        _check_descriptor()
         self._context: int | None = self._lib.nft_ctx_new(_CTX_DEFAULT)
         if not self._context:
             raise OSError(errno.ENOMEM, "nft_ctx_new failed")
