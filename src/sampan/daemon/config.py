@@ -298,6 +298,8 @@ def _validate_lists(v: Mapping[str, Any]) -> None:
     for registry in v["insecure-registries"]:
         if registry.startswith("-"):
             raise ConfigError(f"invalid index name ({registry}). Cannot begin or end with a hyphen")
+    for domain, row in v["registries"].items():
+        _validate_registry(domain, row)
     for option in v["exec-opts"] or ():
         name, equals, value = option.partition("=")
         if not equals:
@@ -307,6 +309,32 @@ def _validate_lists(v: Mapping[str, Any]) -> None:
     for option in v["storage-opts"]:
         if "=" not in option:
             raise ConfigError(f"Unable to parse storage-opt {option!r}: expected key=value")
+
+
+_REGISTRY_KEYS = {"mirrors": list, "rewrite": dict, "insecure": bool}
+
+
+def _validate_registry(domain: str, row: Mapping[str, Any]) -> None:
+    """One row of `registries`: a domain with mirrors, rewrites of repository names at them, and trust."""
+    where = f"invalid registries: {domain!r}"
+    if not domain or "/" in domain or domain != domain.strip():
+        raise ConfigError(f"{where}: a key must be a registry's host, such as docker.io or registry.example:5000")
+    for key, value in row.items():
+        if key not in _REGISTRY_KEYS:
+            raise ConfigError(f"{where}: unknown key {key!r}: use mirrors, rewrite or insecure")
+        if not isinstance(value, _REGISTRY_KEYS[key]):
+            raise ConfigError(f"{where}: {key} has the wrong type")
+    for mirror in row.get("mirrors", ()):
+        url = urlsplit(mirror) if isinstance(mirror, str) else None
+        if url is None or url.scheme not in ("http", "https") or not url.netloc or url.query or url.fragment:
+            raise ConfigError(f"{where}: {mirror!r} is not a valid mirror: use https://host[:port][/prefix]")
+    for pattern, replacement in row.get("rewrite", {}).items():
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as e:
+            raise ConfigError(f"{where}: rewrite {pattern!r} is not a regular expression: {e}") from None
+        if not isinstance(replacement, str) or any(int(n) > groups for n in re.findall(r"\$([0-9])", replacement)):
+            raise ConfigError(f"{where}: rewrite {pattern!r}: invalid replacement {replacement!r}")
 
 
 def _validate_containers(v: Mapping[str, Any]) -> None:

@@ -300,6 +300,10 @@ OPTIONS: tuple[Option, ...] = (
     _option(
         "", Kind(name="object", go="config.BuilderConfig", json=dict), "Builder settings", key="builder", accepted=True
     ),
+    _option(
+        "", Kind(name="object", go="map[string]config.Registry", json=dict, of="object"),
+        "Mirrors, rewrites and trust by registry", {}, "registries", reloads=True,
+    ),
 )
 
 BY_FLAG: Mapping[str, Option] = {o.flag: o for o in OPTIONS if o.flag}

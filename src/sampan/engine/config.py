@@ -45,6 +45,7 @@ class EngineConfig:
     max_download_attempts: int = 5
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
+    registries: dict[str, dict[str, Any]] = field(default_factory=dict)
     # networks
     bridge: str = ""
     bip: str = ""
