@@ -8,7 +8,10 @@ Source: fsopen(2), fsconfig(2), fsmount(2), move_mount(2), open_tree(2), mount_s
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
+from functools import cache
 
 from sampan.linux.syscalls import (
     INT,
@@ -163,6 +166,33 @@ def fsmount(fs_fd: int, flags: int = FSMOUNT_CLOEXEC, attributes: int = 0) -> in
     if fd < 0:
         fail()
     return fd
+
+
+@cache
+def overlay_takes_layers() -> bool:
+    """Tell whether fsconfig gives overlayfs its layers one by one, as `lowerdir+` (Linux 6.8).
+
+    Before 6.5 a context takes every key and refuses what it does not know only at the end, with a line in the kernel's
+    log: so a key that no kernel knows is tried first.
+    """
+    try:
+        context = fsopen("overlay")
+    except OSError:
+        return False
+    try:
+        return not _accepts(context, "no-such-option") and _accepts(context, "lowerdir+")
+    finally:
+        os.close(context)
+
+
+def _accepts(context: int, key: str) -> bool:
+    try:
+        fsconfig(context, FSCONFIG_SET_STRING, key, "/")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
 
 
 def mount_setattr(

@@ -90,6 +90,8 @@ def overlay(mount: Mount) -> int:
     One string of at most 255 bytes is all that fsconfig takes, so layers go one by one with `lowerdir+` (6.8); a path
     that is longer goes as a descriptor (6.13). Before that, mount(2) with paths relative to their common directory.
     """
+    if not m.overlay_takes_layers():
+        return overlay_by_relative_paths(mount)
     context = m.fsopen("overlay")
     opened: list[int] = []
     try:

@@ -14,7 +14,6 @@ Source: kernel Documentation/filesystems/overlayfs.rst; Docker's init layer as s
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
@@ -158,12 +157,9 @@ class Overlay2:
         if len(lower) == 1 and upper is None:  # overlayfs wants two; one directory is its own root
             flags = mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC
             return mounts.open_tree(syscalls.AT_FDCWD, lower[0], flags)
-        try:
+        if mounts.overlay_takes_layers():
             return self._mount_layer_by_layer(lower, upper)
-        except OSError as e:
-            if (e.errno, e.filename) != (errno.EINVAL, "lowerdir+"):
-                raise
-        return self._mount_at_once(lower, upper)  # kernels before 6.8
+        return self._mount_at_once(lower, upper)
 
     def _mount_layer_by_layer(self, lower: list[str], upper: int | None) -> int:
         fs = mounts.fsopen("overlay")
