@@ -9,7 +9,9 @@ Source: Engine API 1.51, ContainerExec, ExecStart, ExecInspect; Docker Engine 28
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import stat
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,12 +28,14 @@ from sampan.engine.containers.records import Container
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import State
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
+from sampan.linux import saferoot
 from sampan.spec.engine_api.container import ExecConfig
 from sampan.supervisor.client import Exit, TaskFailed
 
 _FRAME = struct.Struct(">B3xI")
 EVENT_PATIENCE_S = 0.1
 STATUS_PATIENCE_S = 5.0
+_USERS_LIMIT_BYTES = 1 << 20
 KEPT = 64  # ended instances that stay inspectable, per container
 
 
@@ -84,6 +88,7 @@ class Execs:
             keys = parse_detach_keys(config.detach_keys)
         except InvalidArgument:
             raise Internal(f"Invalid escape keys ({config.detach_keys}) provided") from None
+        _check_user(c, config.user or c.config.user)
         e = Exec(id=secrets.token_hex(32), container_id=c.id, config=config, detach_keys=keys)
         self._forget_old(c)
         self._by_id[e.id] = e
@@ -291,3 +296,29 @@ def _words(e: Exec) -> str:
 def _refusal(message: str, *, tty: bool) -> bytes:
     body = f"{message}\r\n".encode()
     return body if tty else _FRAME.pack(1, len(body)) + body
+
+
+def _check_user(c: Container, user: str) -> None:
+    """Find the names of `user[:group]` in the container's own files now; init finds what they stand for.
+
+    Raises: InvalidArgument for a name that is in neither file. Numbers need no entry.
+    """
+    name, _, group = user.partition(":")
+    for text, kind, file in ((name, "user", "passwd"), (group, "group", "group")):
+        if text and not text.isdigit() and text.encode() not in _names(c.status.pid, f"/etc/{file}"):
+            raise InvalidArgument(f"unable to find {kind} {text}: no matching entries in {file} file")
+
+
+def _names(pid: int, path: str) -> set[bytes]:
+    """Return the first field of each line of a file inside a container's root; none when it is not a regular file."""
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = saferoot.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return set()
+    finally:
+        os.close(root)
+    with open(fd, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return set()
+        return {line.partition(b":")[0] for line in (file.read(_USERS_LIMIT_BYTES) or b"").splitlines()}
