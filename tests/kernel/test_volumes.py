@@ -18,6 +18,7 @@ from sampan.engine.store import Store
 from sampan.engine.volumes import local
 from sampan.engine.volumes.service import Volumes, size_bytes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
+from tests.kernel.images.test_service import die_at
 from tests.support.machine import leaves_nothing
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -228,3 +229,36 @@ def test_copy_up_takes_everything_along_and_follows_nothing(tmp_path: Path) -> N
             os.close(root_fd)
 
     run(test())
+
+
+def test_kill_9_at_every_step_of_a_volumes_life_leaves_it_whole_or_no_trace(tmp_path: Path) -> None:
+    async def life(root: Path) -> None:
+        async with service(root) as (volumes, _):
+            made = await volumes.get_or_create("data")
+            (Path(made.mountpoint) / "f").write_text("kept")
+            await volumes.remove("data")
+
+    async def after(root: Path) -> bool:
+        """True: the volume is still there."""
+        async with service(root) as (volumes, _):
+            known = volumes.get("data")
+            directories = [name for name in os.listdir(root / "volumes") if name != "data" or known is None]
+            for name in directories:  # a creation that was never acknowledged: nothing can be in it
+                assert os.listdir(root / "volumes" / name) in ([], ["_data"])
+                assert not (root / "volumes" / name / "_data/f").exists()
+        assert os.listdir(root / "trash") == [], "the removal went on to its end"
+        if known is not None and (root / "volumes/data/_data").exists():
+            names = os.listdir(root / "volumes/data/_data")
+            assert names in ([], ["f"])
+            return bool(names)
+        assert known is None
+        return False
+
+    seen = set()
+    for step in range(1, 200):
+        root = tmp_path / str(step)
+        root.mkdir()
+        if not die_at(step, life(root)):
+            break
+        seen.add(asyncio.run(after(root)))
+    assert step > 8 and seen == {True, False}

@@ -29,7 +29,9 @@ TABLE: tuple[tuple[str, str, str] | tuple[str, str, str, bool], ...] = (
     ("GET", "/info", "system.info"),
     ("GET", "/events", "system.events"),
     ("GET", "/system/df", "system.disk_usage"),
+    ("POST", "/system/fsck", "system.fsck", DETACHED),  # ours, not Docker's
     ("POST", "/auth", "system.auth"),
+    ("GET", "/distribution/{name}/json", "images.distribution"),
     # containers
     ("HEAD", "/containers/{id}/archive", "containers.archive_stat"),
     ("GET", "/containers/json", "containers.list_"),

@@ -73,6 +73,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "network rm": ("network.rm", "Remove one or more networks"),
     "system df": ("system.df", "Show how much disk the engine uses"),
     "system dial-stdio": ("system.dial_stdio", ""),
+    "system fsck": ("system.fsck", "Find what the data root holds for nobody, or has lost"),
     "system events": ("system.events", "Show what happens in the engine, as it happens"),
     "system info": ("system.info", "Show the engine's settings and state"),
     "system prune": ("system.prune", "Remove unused data"),

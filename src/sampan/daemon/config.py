@@ -268,6 +268,8 @@ def _validate_limits(v: Mapping[str, Any]) -> None:
         raise ConfigError(f"invalid default MTU: {v['mtu']}")
     if not -1000 <= v["oom-score-adjust"] <= 1000:
         raise ConfigError(f"invalid oom-score-adjust: {v['oom-score-adjust']}: must be between -1000 and 1000")
+    if v["disk-budget"] < 0:
+        raise ConfigError(f"invalid disk-budget: {v['disk-budget']}")
     if v["default-shm-size"] < 0:
         raise ConfigError(f"invalid default-shm-size: {v['default-shm-size']}")
     if v["shutdown-timeout"] < -1:
@@ -401,6 +403,7 @@ def _network(key: str, text: str, *, interface: bool = False) -> ipaddress.IPv4N
 
 _ENGINE_NAMES = {
     "default_shm_size": "default_shm_size_bytes",
+    "disk_budget": "disk_budget_bytes",
     "shutdown_timeout": "shutdown_timeout_s",
 }
 _DAEMON_ONLY = frozenset(

@@ -40,6 +40,7 @@ class EngineConfig:
     # images
     storage_driver: str = ""
     storage_opts: tuple[str, ...] = ()
+    disk_budget_bytes: int = 0  # 0: none
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5

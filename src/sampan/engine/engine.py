@@ -1,7 +1,7 @@
 """The composition root: constructs the services of one engine, hands each only what it needs, and takes them down in
 reverse. It has no behaviour of its own.
 
-    Engine.open    store → events → images → networks → volumes → supervisor → containers
+    Engine.open    store → events → images → networks → volumes → supervisor → containers → disk
     Engine.close   the other way round; containers go on unless asked otherwise
 """
 
@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 
 from sampan.engine.config import EngineConfig, engine_id
 from sampan.engine.containers.service import Containers
+from sampan.engine.disk.service import Disk
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
@@ -34,6 +35,7 @@ class Engine:
         networks: Networks,
         volumes: Volumes,
         containers: Containers,
+        disk: Disk,
         supervisor: Supervisor,
     ) -> None:
         self.config = config
@@ -44,6 +46,7 @@ class Engine:
         self.networks = networks
         self.volumes = volumes
         self.containers = containers
+        self.disk = disk
         self.supervisor = supervisor
 
     @classmethod
@@ -70,7 +73,8 @@ class Engine:
             containers = Containers(config, store, events, images, networks, volumes)
             await containers.run(supervisor)
             await images.retain(containers.ids())
-            await images.retain({row["Id"] for row in await containers.list(all=True)})
+            disk = Disk(config, store, events, images, containers, volumes)
+            await disk.start()
             undo.pop_all()
         return cls(
             config,
@@ -81,12 +85,14 @@ class Engine:
             networks=networks,
             volumes=volumes,
             containers=containers,
+            disk=disk,
             supervisor=supervisor,
         )
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new values (SIGHUP); they count for what is made from now on."""
         self.config = config
+        self.images.reconfigure(config)
         self.containers.reconfigure(config)
 
     async def close(self, *, stop_containers: bool) -> None:
@@ -98,4 +104,5 @@ class Engine:
             stack.push_async_callback(self.volumes.close)
             stack.push_async_callback(self.supervisor.close)
             stack.push_async_callback(self.supervisor.shutdown_if_idle)
+            await self.disk.close()
             await self.containers.close(stop_containers=stop_containers, timeout_s=self.config.shutdown_timeout_s)

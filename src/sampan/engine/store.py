@@ -236,6 +236,10 @@ class Store:
         """What `holder` uses."""
         return frozenset(self._targets.get(holder, ()))
 
+    def references(self) -> list[tuple[str, str]]:
+        """Every reference, (holder, target)."""
+        return [(holder, target) for holder, targets in self._targets.items() for target in targets]
+
     def _remember_reference(self, holder: str, target: str) -> None:
         self._holders.setdefault(target, set()).add(holder)
         self._targets.setdefault(holder, set()).add(target)

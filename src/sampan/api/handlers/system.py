@@ -15,10 +15,11 @@ from typing import Any
 from aiohttp import web
 
 from sampan.api import hostinfo, streams, versions
-from sampan.api.context import engine, filters, json_response, parse_integer, query, version
-from sampan.api.registry_login import login
+from sampan.api.context import engine, filters, flag, json_response, parse_integer, query, version
 from sampan.engine.config import EngineConfig
 from sampan.errors import Internal, InvalidArgument
+from sampan.registry.auth import Credentials
+from sampan.registry.login import login
 from sampan.spec import codec
 from sampan.spec.engine_api.registry import AuthConfig
 
@@ -184,25 +185,51 @@ def _registry_config(mirrors: Sequence[str], insecure: Sequence[str]) -> dict[st
 
 
 async def disk_usage(request: web.Request) -> web.StreamResponse:
-    """Say what takes space: image layers, containers' own layers, volumes, build cache."""
+    """Say what takes space: images, containers with their logs, volumes, build cache, and what else is in the data root.
+
+    Sizes are what the disk holds, so that they add up to what `du` says of the data root; a volume of another
+    file system has size 0. `DataRoot` is ours: the same by another division, and what belongs to no object.
+    """
     wanted = set(request.query.getall("type", [])) or set(_DF_TYPES)
     for kind in wanted:
         if kind not in _DF_TYPES:
             raise InvalidArgument(f"unknown object type: {kind}")
     e = engine(request)
     answer: dict[str, Any] = {}
+    used = await e.disk.usage()
     if "image" in wanted:
-        answer["LayersSize"] = await e.images.layers_size()
+        answer["LayersSize"] = used.images
         answer["Images"] = await e.images.list(shared_size=True)
     if "container" in wanted:
-        answer["Containers"] = await e.containers.list(all=True, size=True)
+        rows = await e.containers.list(all=True, size=True)
+        answer["Containers"] = [{**row, "SizeRw": used.containers.get(row["Id"], 0)} for row in rows]
     if "volume" in wanted:
-        answer["Volumes"] = await e.volumes.usage()
+        volumes = await e.volumes.usage()
+        for volume in volumes:
+            volume["UsageData"]["Size"] = used.volumes.get(volume["Name"], 0)
+        answer["Volumes"] = volumes
     if "build-cache" in wanted:
         answer["BuildCache"] = []
-    if wanted == _DF_TYPES and version(request) < (1, 42):
-        answer["BuilderSize"] = 0
+    if wanted == _DF_TYPES:
+        if version(request) < (1, 42):
+            answer["BuilderSize"] = 0
+        answer["DataRoot"] = {
+            "Path": e.config.data_root,
+            "Total": used.total,
+            "Images": used.images,
+            "Containers": sum(used.containers.values()),
+            "Logs": sum(used.logs.values()),
+            "Volumes": sum(used.volumes.values()),
+            "Trash": used.trash,
+            "Engine": used.engine,
+        }
     return json_response(answer)
+
+
+async def fsck(request: web.Request) -> web.StreamResponse:
+    """Compare the records with the data root; with repair=1 take away what nothing needs. Ours, not Docker's."""
+    found = await engine(request).disk.fsck(repair=flag(request, "repair"))
+    return json_response({"Findings": found})
 
 
 def timestamp_ns(text: str) -> int | None:
@@ -243,5 +270,13 @@ async def auth(request: web.Request) -> web.StreamResponse:
         credentials = codec.convert(AuthConfig, codec.parse(raw))
     except ValueError as e:
         raise Internal(str(e)) from None
-    status, token = await login(credentials, engine(request).config)
+    registries = engine(request).images.registries
+    status, token = await login(
+        registries.transport,
+        registries.settings,
+        credentials.serveraddress,
+        Credentials(
+            username=credentials.username, password=credentials.password, identity_token=credentials.identitytoken
+        ),
+    )
     return json_response({"Status": status, "IdentityToken": token})

@@ -103,10 +103,13 @@ class Maker:
         validate.logging(settled)
         with self._registry.reserve(name) as reserved:
             c = self._plan(reserved, merged, settled, networking, image)
+            self._registry.making.add(c.id)
             try:
                 await self._make(c, image)
             except OSError as e:
                 raise Internal(f"cannot create container {reserved}: {e.strerror or e}") from e
+            finally:
+                self._registry.making.discard(c.id)
         self._lifecycle.publish(c, "create")
         return c.id, warnings
 

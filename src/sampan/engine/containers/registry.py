@@ -65,6 +65,7 @@ class Registry:
         self._table = store.table("containers", Container)
         self._names: dict[str, str] = {c.name: c.id for c in self._table.all()}
         self._reserved: set[str] = set()
+        self.making: set[str] = set()  # ids whose snapshot and directory may be there before their record
         self._live: dict[str, Live] = {}
 
     def __len__(self) -> int:

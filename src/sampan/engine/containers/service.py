@@ -327,6 +327,15 @@ class Containers:
         """Return the ids of all containers."""
         return frozenset(c.id for c in self._registry.all())
 
+    @property
+    def making(self) -> frozenset[str]:
+        """The ids of containers that are being made: what exists of them has no record yet."""
+        return frozenset(self._registry.making)
+
+    def leaving(self) -> frozenset[str]:
+        """The ids of containers that are being removed: what they had may be gone before their record."""
+        return frozenset(c.id for c in self._registry.all() if c.status.state in (State.REMOVING, State.DEAD))
+
     def counts(self) -> dict[str, int]:
         """Return how many containers exist, run, are paused and stopped: what `docker info` shows."""
         states = [c.status.state for c in self._registry.all()]

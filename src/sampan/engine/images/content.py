@@ -11,9 +11,12 @@ import errno
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterable
 
 from sampan.errors import Internal
+
+ABANDONED_S = 3600
 
 
 class MissingBlob(Internal):
@@ -26,6 +29,8 @@ class ContentStore:
     def __init__(self, root: str) -> None:
         self._blobs = os.path.join(root, "blobs", "sha256")
         self.ingest = os.path.join(root, "ingest")
+        self.fresh: set[str] = set()  # stored by this process, perhaps for a record that is still to come
+        self._since = time.time()
         for path in (root, os.path.join(root, "blobs"), self._blobs, self.ingest):
             os.makedirs(path, mode=0o700, exist_ok=True)  # one by one: parents would get the umask's mode
 
@@ -38,6 +43,7 @@ class ContentStore:
     def put(self, data: bytes) -> str:
         """Store a blob durably; returns its digest. One that is there already is left alone."""
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self.fresh.add(digest)
         if self.has(digest):
             return digest
         fd, temporary = tempfile.mkstemp(dir=self.ingest)
@@ -75,10 +81,27 @@ class ContentStore:
 
     def remove(self, digest: str) -> None:
         """Forget a blob; a missing one is already so."""
+        self.fresh.discard(digest)
         try:
             os.unlink(self.path(digest))
         except FileNotFoundError:
             pass
+
+    def all(self) -> dict[str, str]:
+        """Every blob: digest → path."""
+        return {f"sha256:{name}": os.path.join(self._blobs, name) for name in os.listdir(self._blobs)}
+
+    def abandoned(self) -> list[str]:
+        """What lies in `ingest` and cannot belong to work under way: older than this process, or idle for an hour."""
+        found = []
+        for name in os.listdir(self.ingest):
+            try:
+                changed = os.lstat(os.path.join(self.ingest, name)).st_ctime
+            except FileNotFoundError:
+                continue
+            if changed < max(self._since, time.time() - ABANDONED_S):
+                found.append(name)
+        return sorted(found)
 
     def sweep(self, wanted: Iterable[str]) -> list[str]:
         """Remove what no record names, and everything unfinished; returns the digests removed."""

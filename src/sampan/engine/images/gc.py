@@ -89,6 +89,6 @@ def _remedy(owner: str) -> str:
 
 
 def _content(images: Images) -> None:
-    images.content.sweep(record.id for record in images.catalog.images.all())
+    images.content.sweep(images.wanted_blobs())
     for name in os.listdir(images.content.ingest):
         shutil.rmtree(os.path.join(images.content.ingest, name), ignore_errors=True)

@@ -45,6 +45,7 @@ class Layers:
         self._table = store.table("layers", LayerRecord)
         self._chains: dict[str, tuple[int, ...]] = {}
         self._holders = itertools.count(1)
+        self._held: set[str] = set()  # holders of work under way
 
     def all(self) -> list[LayerRecord]:
         return self._table.all()
@@ -85,14 +86,20 @@ class Layers:
     def hold(self, chain_id: str) -> str:
         """Keep a chain while work is under way; give the returned holder to `let_go`."""
         holder = f"work:{next(self._holders)}"
+        self._held.add(holder)
         if chain_id:
             self._store.apply_now(self._store.reference(holder, f"layer:{chain_id}"))
         return holder
+
+    def is_held(self, number: str) -> bool:
+        """Whether `work:<number>` is work of this process that is still under way."""
+        return f"work:{number}" in self._held
 
     def hold_more(self, holder: str, chain_id: str) -> None:
         self._store.apply_now(self._store.reference(holder, f"layer:{chain_id}"))
 
     def let_go(self, holder: str) -> None:
+        self._held.discard(holder)
         targets = self._store.targets(holder)
         self._store.apply_now(self._store.release(holder))
         for target in targets:

@@ -27,6 +27,7 @@ class ImageRecord(Record, kw_only=True):
 
     parent: str = ""  # the image it was committed or built from
     tagged_at: str = ""  # RFC 3339
+    used_at: str = ""  # RFC 3339: when a container was last made from it
 
 
 class TagRecord(Record, kw_only=True):

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.images import (
@@ -38,6 +40,7 @@ from sampan.engine.images.content import ContentStore
 from sampan.engine.images.layers import Layers, Staged
 from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image, ImageRecord, SnapshotRecord
+from sampan.engine.images.registries import Registries
 from sampan.engine.images.removal import Remover
 from sampan.engine.images.snapshots.overlay2 import Overlay2
 from sampan.engine.images.views import Filters, Objects, Views
@@ -73,6 +76,7 @@ class Images:
         self.catalog = Catalog(store, self.content, self.layers)
         self.snapshots = store.table("snapshots", SnapshotRecord)
         self.views = Views(self.catalog, self.layers, store)
+        self.registries = Registries(config, store, self.layers)
         self._remover = Remover(store, self.catalog, self.layers, self.content, self.publish_event)
         self._pruning = False
 
@@ -86,10 +90,16 @@ class Images:
             log.error("%s", problem)
 
     async def close(self) -> None:
-        """Wait for the work under way, then stop the threads."""
+        """End transfers, wait for other work under way, then stop the threads."""
+        await self.registries.close()
         for pool in (self.streaming, self.pool):
             await asyncio.get_running_loop().run_in_executor(None, pool.shutdown)
         self.driver.close()
+
+    def reconfigure(self, config: EngineConfig) -> None:
+        """Take new values (SIGHUP); they count for what begins from now on."""
+        self.config = config
+        self.registries.reconfigure(config)
 
     # -- images -----------------------------------------------------------------------------------------------
 
@@ -128,7 +138,7 @@ class Images:
         known = self.catalog.images.get(image_id)
         record = known or ImageRecord(id=image_id, parent=parent)
         if names:
-            record = ImageRecord(id=image_id, parent=record.parent, tagged_at=now())
+            record = replace(record, tagged_at=now())
         ops.append(self.catalog.images.put(record))
         moved = [tag.image for name in names if (tag := self.catalog.find_tag(name)) is not None]
         ops += [self.catalog.put_tag(name, image_id) for name in names]
@@ -160,17 +170,22 @@ class Images:
             raise Internal(f"image {image_id} has no record")
         self.store.apply_now(
             self.catalog.put_tag(name, image_id),
-            self.catalog.images.put(ImageRecord(id=image_id, parent=record.parent, tagged_at=now())),
+            self.catalog.images.put(replace(record, tagged_at=now())),
         )
         self.catalog.changed(image_id, *([old.image] if old else []))
         self.publish_event("tag", image_id, name.familiar())
         await self.store.flushed()
 
+    def wanted_blobs(self) -> set[str]:
+        """The digests of all blobs that a record names: configurations, and the targets `blob:<digest>` of references."""
+        named = {record.id for record in self.catalog.images.all()}
+        return named | {target[5:] for _, target in self.store.references() if target.startswith("blob:")}
+
     def set_parent(self, image_id: str, parent_id: str) -> None:
         """Record what an image was made from; durable with the next durable write."""
         record = self.catalog.images.get(image_id)
         if record is not None:
-            changed = ImageRecord(id=image_id, parent=parent_id, tagged_at=record.tagged_at)
+            changed = replace(record, parent=parent_id)
             self.store.apply_now(self.catalog.images.put(changed))
             self.catalog.changed(image_id)
 
@@ -191,6 +206,8 @@ class Images:
             ops.append(self.store.reference(f"snapshot:{container_id}", f"layer:{chain_id}"))
         if image is not None:
             ops.append(self.store.reference(f"container:{container_id}", f"image:{image.id}"))
+            if (known := self.catalog.images.get(image.id)) is not None:
+                ops.append(self.catalog.images.put(replace(known, used_at=now())))
         try:
             self.store.apply_now(*ops)
         except BaseException:
@@ -208,7 +225,11 @@ class Images:
         return self.driver.data(record.snapshot, self.layers.numbers(record.chain_id), container=True)
 
     async def remove_snapshot(self, container_id: str) -> None:
-        """Throw the container's writable layer away; what is not there is already so.
+        """Throw the container's writable layer away; what is not there is already so."""
+        self.drop_snapshot(container_id)
+
+    def drop_snapshot(self, container_id: str) -> None:
+        """The same for callers that cannot await.
 
         Releases the container's hold on its image, and drops layers that nothing needs any more.
         """

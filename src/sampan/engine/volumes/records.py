@@ -18,6 +18,7 @@ class Volume(Record):
     labels: dict[str, str] | None = None
     created_at: str = ""
     mountpoint: str = ""
+    removing: bool = False  # a removal has begun: the next start finishes it
 
     @property
     def name(self) -> str:

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.store import Store
@@ -45,6 +47,7 @@ class Volumes:
         self._table = store.table("volumes", Volume)
         self._lock = asyncio.Lock()
         self._users: dict[str, set[str]] = {}
+        self.making: set[str] = set()  # names whose directory may be there before their record
         self._reaping: set[asyncio.Future[None]] = set()
 
     async def start(self) -> None:
@@ -52,7 +55,10 @@ class Volumes:
         os.makedirs(self._root, mode=0o711, exist_ok=True)
         os.makedirs(self._trash, mode=0o700, exist_ok=True)
         for volume in self._table.all():
-            if not os.path.isdir(volume.mountpoint):
+            if volume.removing:
+                self._discard(volume)
+                await self._store.apply(self._table.delete(volume.id))
+            elif not os.path.isdir(volume.mountpoint):
                 log.error("volume %s has lost its directory %s: made anew, empty", volume.name, volume.mountpoint)
                 self._make_directory(volume.mountpoint)
         for name in os.listdir(self._trash):
@@ -153,13 +159,16 @@ class Volumes:
             known = self._table.get(name)
             if known is not None:
                 return known
+            self.making.add(name)
             try:
                 self._make_directory(volume.mountpoint)
+                await self._store.apply(self._table.put(volume))
             except OSError as e:
                 raise Internal(
                     f"create {name}: error while creating volume path '{volume.mountpoint}': {_words(e)}"
                 ) from e
-            await self._store.apply(self._table.put(volume))
+            finally:
+                self.making.discard(name)
         self._events.publish("volume", "create", name, {"driver": "local"})
         return volume
 
@@ -181,15 +190,24 @@ class Volumes:
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(holders)}]")
             self._users.pop(name, None)
             local.unmount(volume.mountpoint)
-            await self._store.apply(self._table.delete(name))
-            moved = os.path.join(self._trash, f"volume-{secrets.token_hex(8)}")
+            # the mark first: whoever is killed between the two next leaves a removal that the next start finishes
+            self._store.apply_now(self._table.put(replace(volume, removing=True)))
             try:
-                os.rename(os.path.dirname(volume.mountpoint), moved)
-            except FileNotFoundError:
-                pass
-            else:
-                self._reap(moved)
+                self._discard(volume)
+            except OSError as e:
+                self._store.apply_now(self._table.put(volume))
+                raise Internal(f"remove {name}: {_words(e)}") from e
+            await self._store.apply(self._table.delete(name))
         self._events.publish("volume", "destroy", name, {"driver": volume.driver})
+
+    def _discard(self, volume: Volume) -> None:
+        """Rename the directory into the trash, where it is deleted in the background; a missing one is already so."""
+        moved = os.path.join(self._trash, f"volume-{secrets.token_hex(8)}")
+        try:
+            os.rename(os.path.dirname(volume.mountpoint), moved)
+        except FileNotFoundError:
+            return
+        self._reap(moved)
 
     def _reap(self, path: str) -> None:
         """Delete a tree in the background."""

@@ -58,6 +58,7 @@ class Overlay2:
         _spread(self.root)
         self._next = 1 + max((int(n) for n in os.listdir(self.root) if n.isdigit()), default=0)
         self._attributes: dict[int, tuple[int, int, int]] = {}  # layer → mode, uid, gid of its root
+        self.fresh: set[int] = set()  # made by this process: a record may be still to come
         self.trash = Trash(os.path.join(data_root, "trash"))
         self._make_init()
 
@@ -90,6 +91,7 @@ class Overlay2:
         while True:
             number = self._next
             self._next += 1
+            self.fresh.add(number)
             try:
                 os.mkdir(f"{self.root}/{number}", 0o700)
             except FileExistsError:
@@ -114,6 +116,7 @@ class Overlay2:
     def remove(self, number: int) -> None:
         """Out of sight at once, off the disk later. A missing one is already so."""
         self._attributes.pop(number, None)
+        self.fresh.discard(number)
         self.trash.take(f"{self.root}/{number}", f"snapshot-{number}")
 
     def mounts(self, number: int, lowers: Sequence[int], *, writable: bool = True) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ class Trash:
         self._fd = os.open(path, _READ)
         self._asked = threading.Event()
         self._stopping = False
-        self._failed: set[str] = set()
+        self._failed: dict[str, str] = {}  # name → reason
         self._asked.set()  # what the last run left
         self._thread = threading.Thread(target=self._run, name="images-reaper", daemon=True)
         self._thread.start()
@@ -37,6 +37,16 @@ class Trash:
         except FileNotFoundError:
             pass
         self._asked.set()  # others rename into the trash as well
+
+    def stuck(self) -> list[tuple[str, str]]:
+        """What could not be removed: (name, reason)."""
+        there = set(os.listdir(self._fd))
+        return sorted((name, reason) for name, reason in self._failed.items() if name in there)
+
+    def retry(self) -> None:
+        """Try again what could not be removed."""
+        self._failed = {}
+        self._asked.set()
 
     def close(self) -> None:
         """Finish the directory at hand and stop; the rest waits for the next start."""
@@ -63,7 +73,7 @@ class Trash:
         except (_Stopped, FileNotFoundError):  # other services empty their own entries as well
             return
         except OSError as e:
-            self._failed.add(name)
+            self._failed[name] = e.strerror or str(e)
             where = f" ({e.filename})" if e.filename else ""
             log.warning(
                 "cannot remove %s/%s%s: %s; it is tried again at the next start", self.path, name, where, e.strerror

@@ -1,0 +1,37 @@
+"""`sampan system fsck`: ours, not Docker's."""
+
+from __future__ import annotations
+
+from sampan.cli import format as format_
+from sampan.cli import units
+from sampan.cli.listing import FORMAT_HELP, print_list
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "[OPTIONS]"
+ARGS = (0, 0)
+FLAGS = f"""
+      --format string   {FORMAT_HELP}
+      --repair          Remove what nothing refers to
+"""
+
+FIELDS: format_.Fields = {
+    "Kind": ("KIND", lambda f: f["Kind"]),
+    "ID": ("ID", lambda f: f["ID"]),
+    "Problem": ("PROBLEM", lambda f: f["Problem"]),
+    "Size": ("SIZE", lambda f: units.human_size(f["SizeBytes"])),
+    "Path": ("PATH", lambda f: f["Path"]),
+    "State": ("STATE", lambda f: "repaired" if f["Repaired"] else "repairable" if f["Repairable"] else "yours to mend"),
+    "Remedy": ("REMEDY", lambda f: f["Remedy"]),
+}
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    """0: nothing was found, or all of it is repaired; 1: something is left."""
+    answer = cli.engine.post("/system/fsck", repair="1" if opts.flag("repair") else "0")
+    found = answer["Findings"]
+    print_list(cli, FIELDS, found, opts.text("format"), "Kind ID Problem Size State Remedy", kind="findingContext")
+    return 0 if all(f["Repaired"] for f in found) else 1

@@ -1,0 +1,53 @@
+"""What a check of the data root compares, and what it finds. Values and pure functions.
+
+Two questions: what lies there that nothing refers to, and what is referred to and is not there?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Problem(StrEnum):
+    UNREFERENCED = "unreferenced"
+    MISSING = "missing"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is not as it should be. `remedy`: what a repair does, or what the user can do."""
+
+    kind: str  # layer, snapshot, blob, ingest, image, tag, container, volume, trash, reference
+    id: str
+    problem: Problem
+    path: str = ""
+    remedy: str
+    repairable: bool = True
+
+
+def strays(kind: str, there: Mapping[str, str], wanted: Collection[str], remedy: str) -> list[Finding]:
+    """What is there (id → path) and nobody wants."""
+    return [
+        Finding(kind=kind, id=id, problem=Problem.UNREFERENCED, path=path, remedy=remedy)
+        for id, path in sorted(there.items())
+        if id not in wanted
+    ]
+
+
+def references(refs: Iterable[tuple[str, str]], exists: Callable[[str], bool | None]) -> list[Finding]:
+    """References whose holder or target is gone. `exists("layer:…")` is None for a noun it does not know."""
+    found = []
+    for holder, target in sorted(refs):
+        if exists(holder) is False:
+            found.append(_reference(holder, target, Problem.UNREFERENCED, "dropped: its holder is gone", True))
+        elif exists(target) is False:
+            remedy = f"remove {holder.replace(':', ' ', 1)}, or make {target.replace(':', ' ', 1)} again"
+            found.append(_reference(holder, target, Problem.MISSING, remedy, False))
+    return found
+
+
+def _reference(holder: str, target: str, problem: Problem, remedy: str, repairable: bool) -> Finding:
+    return Finding(kind="reference", id=f"{holder} → {target}", problem=problem, remedy=remedy, repairable=repairable)

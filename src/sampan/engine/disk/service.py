@@ -1,0 +1,331 @@
+"""The disk under one engine: what takes how much, what is left over or lost, and giving space back when there is a budget.
+
+It sees all nouns (images, containers, volumes) and belongs to none. Not here: how each removes its objects.
+
+Invariants: everything in the data root is counted exactly once; a repair removes only what no record and no running
+operation names, by renaming it into the trash; what is missing is named and never papered over. Finding and repairing
+happen between two awaits, so no operation can begin to use what is being taken away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.containers.service import Containers
+from sampan.engine.disk import budget, findings
+from sampan.engine.disk.findings import Finding, Problem
+from sampan.engine.disk.usage import Places, Usage, allocated, measure
+from sampan.engine.events import Events
+from sampan.engine.images.service import Images
+from sampan.engine.store import Store
+from sampan.engine.volumes.service import Volumes
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
+
+log = logging.getLogger("sampan.disk")
+
+BUDGET_EVERY_S = 300.0  # logs and containers' files grow without an event
+_GROWTH = {"type": ("image", "container", "volume"), "event": ("import", "load", "pull", "create", "die", "destroy")}
+
+
+class Disk:
+    """The disk service of one engine. Use on the event loop's thread."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        store: Store,
+        events: Events,
+        images: Images,
+        containers: Containers,
+        volumes: Volumes,
+    ) -> None:
+        self._config = config
+        self._store, self._events = store, events
+        self._images, self._containers, self._volumes = images, containers, volumes
+        self._layer_bytes: dict[str, int] = {}
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to watch the budget, where there is one."""
+        if self._config.disk_budget_bytes:
+            self._keeper = asyncio.create_task(self._keep_budget())
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+
+    # --- usage -------------------------------------------------------------------------------------------------------
+
+    async def usage(self) -> Usage:
+        """Measure the data root; layers only when they are new, as they never change."""
+        found = await asyncio.to_thread(measure, self._places())
+        self._layer_bytes = dict(found.layers)
+        return found
+
+    def _places(self) -> Places:
+        root, images = self._config.data_root, self._images
+        own = {id: f"{root}/containers/{id}" for id in self._containers.ids()}
+        directories = {id: [path] for id, path in own.items()}
+        for snapshot in images.snapshots.all():
+            directories.setdefault(snapshot.id, []).append(images.driver.path(snapshot.snapshot))
+        return Places(
+            data_root=root,
+            layers={layer.id: images.driver.path(layer.snapshot) for layer in images.layers.all()},
+            containers=directories,
+            logs=own,
+            volumes={v.name: os.path.dirname(v.mountpoint) for v in self._volumes.list()},
+            known=self._layer_bytes,
+        )
+
+    # --- fsck --------------------------------------------------------------------------------------------------------
+
+    async def fsck(self, *, repair: bool) -> list[dict[str, Any]]:
+        """Compare the records with the disk. Returns one object a finding, for the API; `repair` reaps and drops.
+
+        SizeBytes is what lies at its path.
+        """
+        found = self._findings()
+        sizes = await asyncio.to_thread(lambda: [allocated(f.path) if f.path else 0 for f in found])
+        size = dict(zip(found, sizes))
+        repaired: set[Finding] = set()
+        if repair:
+            found = self._findings()  # nothing may have happened since: from here to the end there is no await
+            repaired = {f for f in found if f.repairable and self._repair(f)}
+            self._images.driver.trash.retry()
+        return [
+            {
+                "Kind": f.kind,
+                "ID": f.id,
+                "Problem": str(f.problem),
+                "Path": f.path,
+                "SizeBytes": size.get(f, 0),
+                "Remedy": f.remedy,
+                "Repairable": f.repairable,
+                "Repaired": f in repaired,
+            }
+            for f in found
+        ]
+
+    def _findings(self) -> list[Finding]:
+        return [
+            *self._check_snapshots(),
+            *self._check_images(),
+            *self._check_containers(),
+            *self._check_volumes(),
+            *self._check_leftovers(),
+            *findings.references(self._store.references(), self._existence()),
+        ]
+
+    def _check_snapshots(self) -> list[Finding]:
+        images = self._images
+        driver = images.driver
+        owners = {str(layer.snapshot): ("layer", layer.id) for layer in images.layers.all()}
+        owners |= {str(s.snapshot): ("snapshot", s.id) for s in images.snapshots.all()}
+        there = {str(n): driver.path(n) for n in driver.numbers()}
+        held = {str(n) for n in driver.fresh}
+        found = findings.strays("snapshot", there, owners.keys() | held, "moved to the trash")
+        for number, (kind, id) in owners.items():
+            if number not in there or not os.path.isdir(f"{there[number]}/fs"):
+                remedy = (
+                    "remove the images that use it, then import, load or pull them again"
+                    if kind == "layer"
+                    else "the container cannot start any more: remove it"
+                )
+                found.append(self._missing(kind, id, driver.path(int(number)), remedy))
+        return found
+
+    def _check_images(self) -> list[Finding]:
+        images = self._images
+        catalog, content = images.catalog, images.content
+        found = findings.strays("blob", content.all(), images.wanted_blobs() | content.fresh, "removed")
+        for record in catalog.images.all():
+            path = content.path(record.id)
+            try:
+                content.get(record.id)
+                images.layers.records(catalog.get(record.id).chain_id)
+            except (Internal, InvalidArgument) as e:
+                problem = Problem.DAMAGED if os.path.exists(path) else Problem.MISSING
+                remedy = f"{e.message}: remove the image, then import, load or pull it again"
+                found.append(
+                    Finding(kind="image", id=record.id, problem=problem, path=path, remedy=remedy, repairable=False)
+                )
+        for tag in catalog.tags.all():
+            if tag.image not in catalog.images:
+                found.append(
+                    Finding(
+                        kind="tag", id=tag.id, problem=Problem.MISSING, remedy=f"dropped: {tag.image} does not exist"
+                    )
+                )
+        return found
+
+    def _check_containers(self) -> list[Finding]:
+        root = f"{self._config.data_root}/containers"
+        there = {name: f"{root}/{name}" for name in _names(root)}
+        known = self._containers.ids()
+        found = findings.strays("container", there, known | self._containers.making, "moved to the trash")
+        stray = {s.id: self._images.driver.path(s.snapshot) for s in self._images.snapshots.all()}
+        found += findings.strays("snapshot", stray, known | self._containers.making, "moved to the trash")
+        for id in sorted(known - there.keys() - self._containers.leaving()):
+            found.append(
+                self._missing("container", id, f"{root}/{id}", "its logs are lost; it is made anew at a start")
+            )
+        return found
+
+    def _check_volumes(self) -> list[Finding]:
+        root = f"{self._config.data_root}/volumes"
+        known = {v.name: v.mountpoint for v in self._volumes.list()}
+        found = []
+        for name in sorted(_names(root) - known.keys() - self._volumes.making):
+            data = f"{root}/{name}/_data"
+            empty = not os.path.isdir(data) or not os.listdir(data)
+            remedy = (
+                "moved to the trash: it is empty"
+                if empty
+                else (
+                    "kept: it may be the only copy of somebody's data; create a volume of this name to use it, or delete it"
+                )
+            )
+            found.append(
+                Finding(
+                    kind="volume",
+                    id=name,
+                    problem=Problem.UNREFERENCED,
+                    path=f"{root}/{name}",
+                    remedy=remedy,
+                    repairable=empty,
+                )
+            )
+        for name, path in sorted(known.items()):
+            if not os.path.isdir(path):
+                found.append(self._missing("volume", name, path, "its data is lost: remove it, or restore a copy"))
+        return found
+
+    def _check_leftovers(self) -> list[Finding]:
+        trash, content = self._images.driver.trash, self._images.content
+        found = [
+            Finding(
+                kind="trash",
+                id=name,
+                problem=Problem.UNREFERENCED,
+                path=f"{trash.path}/{name}",
+                remedy=f"tried again: {reason}",
+            )
+            for name, reason in trash.stuck()
+        ]
+        there = {name: f"{content.ingest}/{name}" for name in content.abandoned()}
+        return found + findings.strays("ingest", there, (), "moved to the trash")
+
+    def _existence(self) -> Callable[[str], bool | None]:
+        """Whether a holder or a target of references exists; None for what is not told here."""
+        images, containers = self._images, self._containers
+        nouns: Mapping[str, Callable[[str], bool]] = {
+            "image": lambda id: id in images.catalog.images,
+            "layer": lambda id: id in images.layers,
+            "snapshot": lambda id: id in images.snapshots,
+            "container": lambda id: id in known or id in containers.making,
+            "volume": lambda id: self._volumes.get(id) is not None,
+            "blob": images.content.has,
+            "work": images.layers.is_held,
+        }
+        known = containers.ids()
+
+        def exists(text: str) -> bool | None:
+            noun, _, id = text.partition(":")
+            return nouns[noun](id) if noun in nouns else None
+
+        return exists
+
+    def _missing(self, kind: str, id: str, path: str, remedy: str) -> Finding:
+        return Finding(kind=kind, id=id, problem=Problem.MISSING, path=path, remedy=remedy, repairable=False)
+
+    def _repair(self, finding: Finding) -> bool:
+        """Take away one thing that nobody needs. True: done. A failure is logged and named again by the next check."""
+        images = self._images
+        try:
+            match finding.kind:
+                case "blob":
+                    images.content.remove(finding.id)
+                case "tag":
+                    self._store.apply_now(images.catalog.tags.delete(finding.id))
+                    images.catalog.changed()
+                case "reference":
+                    self._store.apply_now(self._store.release(finding.id.partition(" → ")[0]))
+                case "snapshot" if finding.id in images.snapshots:
+                    images.drop_snapshot(finding.id)
+                case "trash":
+                    pass  # `retry` does it for all
+                case _:
+                    images.driver.trash.take(finding.path, f"fsck-{finding.kind}")
+        except (OSError, Internal) as e:
+            log.warning("fsck cannot repair %s %s: %s", finding.kind, finding.id, e)
+            return False
+        return finding.kind != "trash"
+
+    # --- budget ------------------------------------------------------------------------------------------------------
+
+    async def _keep_budget(self) -> None:
+        while True:
+            async with self._events.subscribe(filters=_GROWTH) as growth:  # what grows while we measure counts next
+                try:
+                    await self.collect(self._config.disk_budget_bytes)
+                except (OSError, Internal) as e:
+                    log.warning("the disk budget cannot be kept: %s", e)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(BUDGET_EVERY_S):
+                        await anext(growth)
+
+    async def collect(self, budget_bytes: int) -> list[str]:
+        """Remove images that nothing uses, the longest unused first, until the data root fits. Returns their ids."""
+        measured = await self.usage()
+        over = measured.total - measured.trash - budget_bytes
+        if over <= 0:
+            return []
+        removed = []
+        for image_id in budget.choose(over, self._unused(), self._layer_users(), measured.layers):
+            if self._store.holders(f"image:{image_id}"):
+                continue
+            try:
+                await self._images.remove(image_id, force=True, noprune=True)
+            except (Conflict, NotFound):
+                continue  # somebody took it meanwhile
+            removed.append(image_id)
+        log.info("the disk budget of %d bytes is exceeded by %d: %d images removed", budget_bytes, over, len(removed))
+        return removed
+
+    def _unused(self) -> list[budget.Candidate]:
+        """Images without a container and without a child image."""
+        catalog, layers = self._images.catalog, self._images.layers
+        found = []
+        for record in catalog.images.all():
+            if self._store.holders(f"image:{record.id}") or catalog.children(record.id):
+                continue
+            image = catalog.get(record.id)
+            chain = tuple(layer.id for layer in layers.records(image.chain_id))
+            used = max(record.used_at, record.tagged_at)
+            found.append(budget.Candidate(image=record.id, used=used, layers=chain))
+        return found
+
+    def _layer_users(self) -> Counter[str]:
+        """How many images, containers and operations need each layer."""
+        layers = self._images.layers
+        users: Counter[str] = Counter()
+        for layer in layers.all():
+            direct = sum(1 for h in self._store.holders(f"layer:{layer.id}") if not h.startswith("layer:"))
+            for below in layers.records(layer.id):
+                users[below.id] += direct
+        return users
+
+
+def _names(path: str) -> set[str]:
+    try:
+        return set(os.listdir(path))
+    except FileNotFoundError:
+        return set()
