@@ -219,7 +219,7 @@ class Engine:
         """Return the pid of the process whose title starts so: sampand, sampan-supervisor, sampan-zygote, sampan-shim."""
         found = [pid for pid, line in self.pids().items() if line.startswith(title)]
         assert found, f"no process is titled {title}"
-        return found[0]
+        return min(found)  # a fork bears its parent's title for a moment
 
     def kill(self) -> None:
         """Kill -9 sampand itself; everything below it lives on."""

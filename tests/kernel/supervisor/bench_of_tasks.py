@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -111,8 +112,9 @@ class Bench:
         return [p for p, line in processes(str(self.exec_root)).items() if line.startswith("sampan-zygote")]
 
     def zygote_pid(self) -> int:
-        (pid,) = self.zygote_pids()
-        return pid
+        while len(found := self.zygote_pids()) != 1:  # it titles itself once booted; a fork bears the title for a moment
+            time.sleep(0.01)
+        return found[0]
 
     def lines(self, request: TaskRequest) -> list[str]:
         """The task's json-file log, decoded."""
