@@ -14,8 +14,8 @@ import asyncio
 import hashlib
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
@@ -152,7 +152,7 @@ class Repository:
         parts = [chunk async for chunk in self.blob(wanted)]
         return b"".join(parts)
 
-    async def blob(self, wanted: Descriptor, retrying: Retrying | None = None) -> AsyncIterator[bytes]:
+    async def blob(self, wanted: Descriptor, retrying: Retrying | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob as they come, resumed where a connection broke. Verified when the iteration ends.
 
         Raises: Unverified (wrong digest or size), Refused, Internal when it broke too often.
@@ -161,10 +161,11 @@ class Repository:
         hashed, done, failures, before = hashlib.sha256(), 0, 0, 0
         while True:
             try:
-                async for chunk in self._blob_from(url, done, wanted):
-                    hashed.update(chunk)
-                    done += len(chunk)
-                    yield chunk
+                async with aclosing(self._blob_from(url, done, wanted)) as chunks:
+                    async for chunk in chunks:
+                        hashed.update(chunk)
+                        done += len(chunk)
+                        yield chunk
                 break
             except (*transport.FAILURES, _Broken) as e:
                 failures = 1 if done - before >= SMALL_PROGRESS else failures + 1
@@ -175,7 +176,7 @@ class Repository:
         if done != wanted.size or f"sha256:{hashed.hexdigest()}" != wanted.digest:
             raise refusals.Unverified(wanted.digest)
 
-    async def _blob_from(self, url: str, offset: int, wanted: Descriptor) -> AsyncIterator[bytes]:
+    async def _blob_from(self, url: str, offset: int, wanted: Descriptor) -> AsyncGenerator[bytes, None]:
         """The blob from `offset` to its end; whether the server knows ranges or not."""
         if wanted.size == offset and offset:
             return
@@ -246,6 +247,10 @@ class Repository:
             match = re.fullmatch(r"(?:bytes=)?0-(\d+)", answer.headers.get("Range", ""))
             last = int(match[1]) if match else -1
             return (last + 1 if last > 0 else 0), _location(answer, upload)
+
+    async def cancel_upload(self, upload: str) -> None:
+        async with self._asked("DELETE", upload):
+            pass
 
     async def finish_upload(self, upload: str, digest: str) -> None:
         url = upload + ("&" if "?" in upload else "?") + f"digest={digest}"

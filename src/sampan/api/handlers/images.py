@@ -12,7 +12,9 @@ from aiohttp import web
 
 from sampan.api import errors, streams
 from sampan.api.context import accept_filters, engine, filters, flag, json_response, query, version
-from sampan.engine.images import remote, views
+from sampan.api.registry_auth import registry_auth
+from sampan.engine.images import pull, remote, views
+from sampan.engine.images import push as push_
 from sampan.engine.images.platforms import Platform
 from sampan.engine.images.views import modern_config
 from sampan.errors import InvalidArgument, SampanError
@@ -168,16 +170,13 @@ async def create(request: web.Request) -> web.StreamResponse:
     images = engine(request).images
     source = query(request, "fromSrc")
     if not source:
-        insecure = images.config.insecure_registries
-        return await streams.progress(
-            request,
-            remote.pull(
-                query(request, "fromImage"),
-                query(request, "tag"),
-                platform=query(request, "platform"),
-                insecure=insecure,
-            ),
+        wanted = pull.request(
+            query(request, "fromImage"),
+            query(request, "tag"),
+            platform=query(request, "platform"),
+            credentials=registry_auth(request),
         )
+        return await streams.progress(request, pull.pull(images, wanted))
     body = _body(request)
     if source != "-":
         source = source if "://" in source else f"http://{source}"
@@ -219,9 +218,9 @@ async def _after(
 async def push(request: web.Request) -> web.StreamResponse:
     """POST /images/{name}/push."""
     images = engine(request).images
-    insecure = images.config.insecure_registries
-    messages = remote.push(images.catalog, request.match_info["name"], query(request, "tag"), insecure=insecure)
-    return await streams.progress(request, messages)
+    platform = _platform(request, since=(1, 46))
+    wanted = push_.request(images, request.match_info["name"], query(request, "tag"), platform)
+    return await streams.progress(request, push_.push(images, wanted, registry_auth(request)))
 
 
 async def search(request: web.Request) -> web.StreamResponse:
@@ -232,7 +231,15 @@ async def search(request: web.Request) -> web.StreamResponse:
         limit = int(text) if text else 0
     except ValueError:
         raise InvalidArgument(f'invalid limit specified: strconv.Atoi: parsing "{text}": invalid syntax') from None
-    return json_response(await remote.search(query(request, "term"), limit))
+    return json_response(
+        await remote.search(engine(request).images.registries, query(request, "term"), limit, registry_auth(request))
+    )
+
+
+async def distribution(request: web.Request) -> web.StreamResponse:
+    """GET /distribution/{name}/json."""
+    registries = engine(request).images.registries
+    return json_response(await remote.inspect(registries, request.match_info["name"], registry_auth(request)))
 
 
 async def _body(request: web.Request) -> AsyncIterator[bytes]:

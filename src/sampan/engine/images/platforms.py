@@ -54,6 +54,29 @@ class Platform:
         return (self.os, self.architecture) == (other.os, other.architecture) and self.variant in ("", other.variant)
 
 
+_BASELINE = {"amd64": 1, "arm": 7, "arm64": 8}  # what an architecture without a variant means
+
+
+def rank(target: Platform, offered: Platform) -> int | None:
+    """How far an offered image is from the machine asked for: 0 is exact, None does not run there.
+
+    A newer variant runs what an older one runs (arm/v7 takes v6 and v5).
+    """
+    if (target.os, target.architecture) != (offered.os, offered.architecture):
+        return None
+    wanted, given = _level(target), _level(offered)
+    if wanted is None or given is None:
+        return 0 if target.variant == offered.variant else None
+    return wanted - given if given <= wanted else None
+
+
+def _level(platform: Platform) -> int | None:
+    if not platform.variant:
+        return _BASELINE.get(platform.architecture, 0)
+    digits = platform.variant.removeprefix("v")
+    return int(digits) if digits.isdecimal() and len(digits) < 4 else None
+
+
 def of(config: Mapping[str, Any]) -> Platform:
     """The platform that an image configuration names."""
     return Platform(config.get("os") or "linux", config.get("architecture") or "", config.get("variant") or "")

@@ -1,69 +1,61 @@
-"""What images come from over the network: registries (pull, push, search) and URLs (import).
-
-The registry conversation stops after its first step for now: `pull` and `push` find out whether a registry is there,
-and say so. The transfer itself is `sampan.registry`'s next part.
-"""
+"""What images come from over the network, beside pull and push: the search, a look at a registry, URLs to import."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import urlencode
 
 import aiohttp
-import msgspec
 
 from sampan.engine.images import platforms
-from sampan.engine.images.catalog import Catalog
-from sampan.errors import Internal, InvalidArgument, NotFound, NotImplemented_
-from sampan.registry import ping
-from sampan.spec import reference
+from sampan.engine.images.registries import Registries
+from sampan.errors import Internal, SampanError
+from sampan.registry import endpoints, index, manifests, repository, transport
+from sampan.registry.auth import Credentials
+from sampan.registry.manifests import Index
+from sampan.registry.repository import Repository
+from sampan.spec import oci_image, reference
 
 SEARCH_FILTERS = frozenset({"is-automated", "is-official", "stars"})
 IMPORT_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30)
 
 
-async def pull(name: str, tag: str, *, platform: str, insecure: Collection[str]) -> AsyncIterator[Mapping[str, Any]]:
-    """Fetch an image. Raises: InvalidArgument, Internal when no registry answers, NotImplemented_."""
-    if platform:
-        platforms.parse(platform)
-    if not name:
-        raise Internal('Get "http:": http: no Host in request URL')
-    wanted = reference.parse(name)
-    if tag:
-        wanted = (
-            reference.parse(f"{wanted.name}@{tag}") if reference.is_digest(tag) else reference.with_tag(wanted, tag)
-        )
-    base = await ping.ping(wanted.domain, insecure)
-    raise NotImplemented_(f"cannot pull {wanted.tagged().familiar()}: {base} answers, but pulling is not built yet")
-    yield {}  # makes this a generator, like the one that will stand here
+async def search(registries: Registries, term: str, limit: int, credentials: Credentials) -> list[dict[str, Any]]:
+    """Ask an index. limit: 0 for the default. Raises: InvalidArgument, Internal."""
+    return await index.search(registries.transport, registries.settings, term, limit, credentials)
 
 
-async def push(catalog: Catalog, name: str, tag: str, *, insecure: Collection[str]) -> AsyncIterator[Mapping[str, Any]]:
-    """Send an image. Yields Docker's messages; raises as `pull`, and NotFound, after the first of them."""
-    wanted = reference.parse(name)
-    if tag:
-        wanted = reference.with_tag(wanted, tag)
-    yield {"status": f"The push refers to repository [{wanted.name}]"}
-    if catalog.find_tag(wanted) is None:
-        raise NotFound(f"An image does not exist locally with the tag: {wanted.familiar_name()}")
-    base = await ping.ping(wanted.domain, insecure)
-    raise NotImplemented_(f"cannot push {wanted.familiar()}: {base} answers, but pushing is not built yet")
+async def inspect(registries: Registries, name: str, credentials: Credentials) -> dict[str, Any]:
+    """DistributionInspect of API 1.51: the descriptor behind a name and its platforms. Raises: InvalidArgument, Refused."""
+    wanted = reference.parse(name).tagged()
+    failure: SampanError | None = None
+    for schemes in endpoints.candidates(wanted, registries.settings):
+        try:
+            place = await repository.connect(registries.transport, schemes, credentials, registries.settings)
+            return await _inspect(place, wanted.digest or wanted.tag, wanted.digest, wanted.familiar())
+        except SampanError as e:
+            failure = e
+    assert failure is not None
+    raise failure
 
 
-async def search(term: str, limit: int) -> list[dict[str, Any]]:
-    """Ask the public index. limit: 0 for the default. Raises: InvalidArgument, Internal."""
-    if limit and not 1 <= limit <= 100:
-        raise InvalidArgument(f"limit {limit} is outside the range of [1, 100]")
-    query = urlencode({"q": term, "n": limit or 25})
-    url = f"https://{ping.SEARCH_HOST}/v1/search?{query}"
-    status, body = await ping.get(url)
-    try:
-        answer = msgspec.json.decode(body)
-        results = answer["results"]
-    except (msgspec.DecodeError, KeyError, TypeError) as e:
-        raise Internal(f"Unexpected status code {status}") from e
-    return results if isinstance(results, list) else []
+async def _inspect(place: Repository, target: str, digest: str, shown: str) -> dict[str, Any]:
+    found = await place.manifest(target, digest=digest)
+    manifest = manifests.parse(found.raw, found.media_type, shown)
+    listed: list[dict[str, str]] = []
+    if isinstance(manifest, Index):
+        for entry in manifest.entries:
+            listed.append(_platform(entry.os, entry.architecture, entry.variant))
+    else:
+        config = oci_image.decode(await place.small_blob(manifest.config))
+        own = platforms.of(config)
+        listed.append(_platform(own.os, own.architecture, own.variant))
+    descriptor = {"mediaType": manifest.media_type, "digest": found.digest, "size": len(found.raw)}
+    return {"Descriptor": descriptor, "Platforms": listed}
+
+
+def _platform(os: str, architecture: str, variant: str) -> dict[str, str]:
+    return {"architecture": architecture, "os": os, **({"variant": variant} if variant else {})}
 
 
 async def download(url: str) -> AsyncIterator[bytes]:
@@ -77,4 +69,4 @@ async def download(url: str) -> AsyncIterator[bytes]:
                 async for chunk in answer.content.iter_any():
                     yield chunk
     except (aiohttp.ClientError, TimeoutError, OSError) as e:
-        raise await ping.failed(url, e) from e
+        raise await transport.failed("GET", url, e) from e

@@ -1,0 +1,249 @@
+"""`pull`: from a reference to an image here. Resolve, choose the platform, fetch what is missing, publish, name.
+
+Not here: how layers come (downloads.py), HTTP (sampan.registry). Invariant: the image appears, with its names, in one
+transaction after every layer is here; until then only this pull holds the layers.
+
+Source: moby 28.5 as observed on the reference: order and words of messages, what counts as newer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sampan.engine.images import platforms
+from sampan.engine.images.downloads import Wanted, Watcher
+from sampan.engine.images.platforms import Platform
+from sampan.engine.images.reports import Message, Report
+from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
+from sampan.registry import endpoints, manifests, refusals, repository
+from sampan.registry.auth import Credentials
+from sampan.registry.manifests import Entry, Index, Manifest
+from sampan.registry.refusals import Refused
+from sampan.registry.repository import Found, Repository
+from sampan.spec import oci_image, reference
+from sampan.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from sampan.engine.images.service import Images
+
+MAX_DEPTH = 3  # of indexes inside indexes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to pull. `every`: all tags of the repository."""
+
+    name: Reference
+    platform: Platform | None
+    credentials: Credentials
+    every: bool = False
+
+
+def request(name: str, tag: str, *, platform: str, credentials: Credentials) -> Request:
+    """The request that the API's parameters make. Raises: InvalidArgument, Internal for no name at all."""
+    target = platforms.parse(platform) if platform else None
+    if not name:
+        raise Internal('Get "http:": http: no Host in request URL')
+    wanted = reference.parse(name)
+    if tag:
+        if reference.is_digest(tag):
+            wanted = replace(wanted, tag="", digest=tag)
+        elif not wanted.digest:
+            wanted = reference.with_tag(wanted, tag)
+        else:
+            reference.with_tag(wanted, tag)
+    if wanted.digest and not manifests.is_digest(wanted.digest):
+        raise InvalidArgument("unsupported digest algorithm")
+    every = not (wanted.tag or wanted.digest)
+    return Request(name=wanted, platform=target, credentials=credentials, every=every)
+
+
+async def pull(images: Images, wanted: Request) -> AsyncIterator[Message]:
+    """Yields Docker's messages. Raises: NotFound, Unauthorized kinds, Internal; the first failure before any message
+    is an HTTP error."""
+    report = Report()
+    async for message in report.during(_pull(images, wanted, report)):
+        yield message
+
+
+async def _pull(images: Images, wanted: Request, report: Report) -> None:
+    """Ask one place after the other; the registry itself has the last word."""
+    settings = images.registries.settings
+    failure: SampanError | None = None
+    for schemes in endpoints.candidates(wanted.name, settings):
+        try:
+            place = await repository.connect(images.registries.transport, schemes, wanted.credentials, settings)
+            await _Pull(images, wanted, place, report).run()
+        except SampanError as e:
+            failure = e
+            continue
+        return
+    assert failure is not None
+    if isinstance(failure, Refused):
+        raise refusals.not_found(failure, wanted.name.familiar(), wanted.name.familiar_name()) from failure
+    raise failure
+
+
+class _Pull:
+    """One pull from one place."""
+
+    def __init__(self, images: Images, wanted: Request, place: Repository, report: Report) -> None:
+        self._images = images
+        self._wanted = wanted
+        self._place = place
+        self._report = report
+        self._newer = False
+
+    async def run(self) -> None:
+        name = self._wanted.name
+        if self._wanted.every:
+            tags = await self._place.tags()
+            if not tags:
+                raise NotFound(f"no tags found for {name.familiar_name()}")
+            for tag in tags:
+                await self._one(reference.with_tag(name, tag))
+        else:
+            await self._one(name)
+        self._finish(name)
+
+    def _finish(self, name: Reference) -> None:
+        images = self._images
+        words = "Downloaded newer image" if self._newer else "Image is up to date"
+        self._report.say({"status": f"Status: {words} for {name.familiar()}"})
+        attributes: dict[str, str] = {}
+        if not self._wanted.every:
+            image = images.catalog.resolve(str(name))
+            attributes.update((image.config.get("config") or {}).get("Labels") or {})
+            own = platforms.of(image.config)
+            if self._wanted.platform is not None and not self._wanted.platform.accepts(own):
+                self._report.say(
+                    {
+                        "status": f"WARNING: image with reference {name.familiar()} was found but its platform ({own}) "
+                        f"does not match the specified platform ({self._wanted.platform})"
+                    }
+                )
+        attributes["name"] = name.familiar_name()
+        images.events.publish("image", "pull", name.familiar(), dict(sorted(attributes.items())))
+
+    async def _one(self, name: Reference) -> None:
+        """One tag or digest."""
+        digest = await self._unchanged(name)
+        if digest:
+            self._pulling(name)
+            self._report.say({"status": f"Digest: {digest}"})
+            return
+        found = await self._place.manifest(name.digest or name.tag, digest=name.digest)
+        manifest = manifests.parse(found.raw, found.media_type, name.familiar())
+        self._pulling(name)
+        if isinstance(manifest, Index):
+            manifest = await self._choose(manifest, name)
+        image_id = await self._image(manifest, name)
+        self._report.say({"status": f"Digest: {found.digest}"})
+        await self._name(name, found, image_id)
+
+    def _pulling(self, name: Reference) -> None:
+        shown = name.familiar() if name.digest else name.tag
+        self._report.say({"status": f"Pulling from {name.path}", "id": shown})
+
+    async def _unchanged(self, name: Reference) -> str:
+        """The digest of a tag that we have as the registry has it; "" when it must be fetched. HEAD costs no quota."""
+        catalog = self._images.catalog
+        here = catalog.find_tag(name) if name.tag and not name.digest and self._wanted.platform is None else None
+        if here is None or not any(n.digest and n.name == name.name for n in catalog.references(here.image)):
+            return ""
+        digest = await self._place.manifest_digest(name.tag)
+        same = catalog.find_tag(Reference(name.domain, name.path, "", digest)) if digest else None
+        matches = same is not None and same.image == here.image
+        return digest if matches and platforms.of(catalog.get(here.image).config) == platforms.HOST else ""
+
+    async def _choose(self, index: Index, name: Reference) -> Manifest:
+        """The manifest of an index for the platform. Raises: NotFound in Docker's words."""
+        target = self._wanted.platform or platforms.HOST
+        for _ in range(MAX_DEPTH):
+            entry = choose(index.entries, target)
+            if entry is None:
+                break
+            found = await self._place.manifest(entry.descriptor.digest)
+            if len(found.raw) != entry.descriptor.size:
+                raise Internal(f"manifest verification failed for digest {entry.descriptor.digest}")
+            manifest = manifests.parse(found.raw, entry.descriptor.media_type, name.familiar())
+            if isinstance(manifest, Manifest):
+                return manifest
+            index = manifest
+        raise NotFound(
+            f"no matching manifest for {target} in the manifest list entries: no match for platform in manifest: not found"
+        )
+
+    async def _image(self, manifest: Manifest, name: Reference) -> str:
+        """The image of a manifest, here; fetched if need be. Returns its id."""
+        images = self._images
+        image_id = manifest.config.digest
+        if image_id in images.catalog.images:
+            return image_id
+        config = await self._place.small_blob(manifest.config)
+        diff_ids = oci_image.diff_ids(oci_image.decode(config))
+        if len(diff_ids) != len(manifest.layers):
+            raise Internal("layers from manifest don't match image configuration")
+        for diff_id in diff_ids:
+            if not isinstance(diff_id, str) or not manifests.is_digest(diff_id):
+                raise InvalidArgument(f"invalid image configuration: diff_id {diff_id!r}")
+        wanted = [
+            Wanted(chain_id=chain_id, diff_id=diff_id, blob=blob, source=name.name)
+            for chain_id, diff_id, blob in zip(oci_image.chain_ids(diff_ids), diff_ids, manifest.layers)
+        ]
+        watcher = Watcher(images.layers, self._report)
+        try:
+            await self._layers(wanted, watcher)
+            await images.publish_image(config)
+        finally:
+            images.layers.let_go(watcher.holder)
+        self._newer = True
+        return image_id
+
+    async def _layers(self, wanted: Sequence[Wanted], watcher: Watcher) -> None:
+        """All layers at once; the first failure ends the others and is the one that is raised."""
+        downloads = self._images.registries.downloads
+        for layer in wanted:
+            here = layer.chain_id in self._images.layers
+            self._report.line(layer.id, "Already exists" if here else "Pulling fs layer")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for position, layer in enumerate(wanted):
+                    below = wanted[position - 1] if position else None
+                    group.create_task(downloads.obtain(layer, self._place, watcher, below))
+        except BaseExceptionGroup as e:
+            raise _first(e) from None
+
+    async def _name(self, name: Reference, found: Found, image_id: str) -> None:
+        """Point the tag and the digest at the image."""
+        catalog = self._images.catalog
+        by_digest = Reference(name.domain, name.path, "", found.digest)
+        new = [
+            n
+            for n in ([by_digest] if name.digest else [replace(name, digest=""), by_digest])
+            if (tag := catalog.find_tag(n)) is None or tag.image != image_id
+        ]
+        self._newer = self._newer or bool(new)
+        if new:
+            await self._images.publish_image(self._images.content.get(image_id), names=new)
+
+
+def choose(entries: Sequence[Entry], target: Platform) -> Entry | None:
+    """The entry that suits a platform best; of equals the first. Pure."""
+    ranked = []
+    for position, entry in enumerate(entries):
+        rank = platforms.rank(target, Platform(entry.os, entry.architecture, entry.variant))
+        if rank is not None:
+            ranked.append((rank, position))
+    return entries[min(ranked)[1]] if ranked else None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure of a group, however it is nested."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,308 @@
+"""`push`: an image's layers, configuration and manifest to a registry that lacks some of them.
+
+Per layer, the cheapest way first: the repository has it (HEAD) · another repository of the registry has it (mount) ·
+compress and send, at the same time, resumed where a connection broke. Not here: HTTP (sampan.registry).
+Invariant: the manifest is put last, when everything it names is there.
+
+Source: moby 28.5 as observed on the reference; OCI distribution-spec 1.1 "Push".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING
+
+from isal import isal_zlib
+
+from sampan.engine.images import known
+from sampan.engine.images.platforms import Platform
+from sampan.engine.images.records import Image, LayerRecord
+from sampan.engine.images.reports import INTERVAL_S, Message, Report
+from sampan.engine.images.streams import CHUNK, Digest
+from sampan.errors import Internal, NotFound, SampanError
+from sampan.registry import endpoints, manifests, repository, transport
+from sampan.registry.auth import Credentials
+from sampan.registry.manifests import Descriptor
+from sampan.registry.refusals import NoCredentials, Refused
+from sampan.registry.repository import Repository
+from sampan.spec import oci_image, reference
+from sampan.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from sampan.engine.images.service import Images
+
+LEVEL = 2  # of igzip: about gzip -3 in size, ten times its speed
+GZIP = 31  # wbits of a gzip stream with an empty header: the same layer gives the same bytes
+MOUNTS = 3  # attempts at other repositories
+ATTEMPTS = 5
+BACKOFF_S = 0.5
+
+
+def request(images: Images, name: str, tag: str, platform: Platform | None) -> Reference:
+    """What to push: one tag, or without a tag all of the repository. Raises: InvalidArgument, NotFound."""
+    wanted = reference.parse(name)
+    if tag:
+        wanted = reference.with_tag(wanted, tag)
+    if platform is not None:
+        images.check_platform(wanted.familiar(), platform)
+    return wanted
+
+
+async def push(images: Images, wanted: Reference, credentials: Credentials) -> AsyncIterator[Message]:
+    """Yields Docker's messages; every failure comes after the first of them."""
+    report = Report()
+    report.say({"status": f"The push refers to repository [{wanted.name}]"})
+    async for message in report.during(_push(images, wanted, credentials, report)):
+        yield message
+
+
+async def _push(images: Images, wanted: Reference, credentials: Credentials, report: Report) -> None:
+    names = _names(images, wanted)
+    if not names:
+        raise NotFound(f"An image does not exist locally with the tag: {wanted.familiar_name()}")
+    schemes = endpoints.own(wanted.domain, wanted.path, images.registries.settings)
+    place = await repository.connect(
+        images.registries.transport, schemes, credentials, images.registries.settings, push=True
+    )
+    for name in names:
+        await _Push(images, place, name, report).run()
+    shown = wanted.familiar()
+    images.events.publish("image", "push", shown, {"name": wanted.familiar_name()})
+
+
+def _names(images: Images, wanted: Reference) -> list[Reference]:
+    if wanted.tag:
+        return [wanted] if images.catalog.find_tag(wanted) is not None else []
+    found = [reference.parse(tag.id) for tag in images.catalog.tags.all() if tag.id.startswith(f"{wanted.name}:")]
+    return sorted((name for name in found if not name.digest), key=str)
+
+
+class _Push:
+    """One image under one name."""
+
+    def __init__(self, images: Images, place: Repository, name: Reference, report: Report) -> None:
+        self._images = images
+        self._place = place
+        self._name = name
+        self._report = report
+
+    async def run(self) -> None:
+        images = self._images
+        tag = images.catalog.find_tag(self._name)
+        if tag is None:
+            raise NotFound(f"An image does not exist locally with the tag: {self._name.familiar_name()}")
+        image = images.catalog.get(tag.image)
+        holder = images.layers.hold(image.chain_id)
+        try:
+            records = images.layers.records(image.chain_id)  # top first, as the messages are
+            blobs = await self._layers(records)
+            await self._finish(image, tuple(reversed(blobs)))
+        finally:
+            images.layers.let_go(holder)
+
+    async def _layers(self, records: list[LayerRecord]) -> list[Descriptor]:
+        """All layers at once, as many as there are slots."""
+        for record in records:
+            self._report.line(_id(record), "Preparing")
+        tasks: dict[str, asyncio.Task[Descriptor]] = {}
+        try:
+            async with asyncio.TaskGroup() as group:
+                for record in records:
+                    if record.diff_id not in tasks:  # the same content twice is sent once
+                        tasks[record.diff_id] = group.create_task(self._layer(record))
+        except BaseExceptionGroup as e:
+            error: BaseException = e
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            raise error from None
+        return [tasks[record.diff_id].result() for record in records]
+
+    async def _layer(self, record: LayerRecord) -> Descriptor:
+        uploads = self._images.registries.uploads
+        if not uploads.free:
+            self._report.line(_id(record), "Waiting")
+        lock = self._images.registries.upload_lock(self._name.name, record.diff_id)
+        async with uploads.slot(), lock:
+            blob = await self._there(record) or await self._mounted(record)
+            if blob is None:
+                blob = await _Upload(self._images, self._place, record, self._report).run()
+            self._images.registries.known.note(record.diff_id, blob, self._name.name)
+            return blob
+
+    async def _there(self, record: LayerRecord) -> Descriptor | None:
+        """The layer as a blob that the repository has already."""
+        domain = self._name.domain
+        notes = [
+            note for note in self._images.registries.known.notes(record.diff_id) if note.source.startswith(f"{domain}/")
+        ]
+        for note in sorted(notes, key=lambda note: note.source != self._name.name)[:MOUNTS]:
+            if await self._place.has_blob(note.digest) in (note.size, -1):
+                self._report.line(_id(record), "Layer already exists")
+                return known.descriptor(note)
+        return None
+
+    async def _mounted(self, record: LayerRecord) -> Descriptor | None:
+        """The layer as a blob taken over from another repository of the same registry."""
+        prefix = f"{self._name.domain}/"
+        notes = self._images.registries.known.notes(record.diff_id)
+        others = [note for note in notes if note.source.startswith(prefix) and note.source != self._name.name]
+        for note in others[:MOUNTS]:
+            source = note.source.removeprefix(prefix)
+            try:
+                upload = await self._place.mount(note.digest, source)
+            except (Refused, NoCredentials):
+                continue  # no right to read there: send it instead
+            if not upload:
+                self._report.line(_id(record), f"Mounted from {source}")
+                return known.descriptor(note)
+            with suppress(SampanError):
+                await self._place.cancel_upload(upload)
+        return None
+
+    async def _finish(self, image: Image, blobs: tuple[Descriptor, ...]) -> None:
+        images = self._images
+        config = images.content.get(image.id)
+        described = Descriptor(manifests.DOCKER_CONFIG, image.id, len(config))
+        if await self._place.has_blob(image.id) is None:
+            await self._place.put_blob(config, image.id)
+        raw = manifests.write(described, blobs)
+        digest = oci_image.digest(raw)
+        await self._place.put_manifest(self._name.tag, raw, oci_image.DOCKER_MANIFEST)
+        by_digest = Reference(self._name.domain, self._name.path, "", digest)
+        known_digest = images.catalog.find_tag(by_digest)
+        if known_digest is None or known_digest.image != image.id:
+            await images.publish_image(config, names=[by_digest])
+        self._report.say({"status": f"{self._name.tag}: digest: {digest} size: {len(raw)}"})
+        self._report.say({"progressDetail": {}, "aux": {"Tag": self._name.tag, "Digest": digest, "Size": len(raw)}})
+
+
+def _id(record: LayerRecord) -> str:
+    return record.diff_id.removeprefix("sha256:")[:12]
+
+
+class _Upload:
+    """One layer: compressed into an unlinked file by a thread while it is sent from there.
+
+    The file makes a resumed upload possible; its pages are in memory while they are hot, on the disk when there is none.
+    """
+
+    def __init__(self, images: Images, place: Repository, record: LayerRecord, report: Report) -> None:
+        self._images = images
+        self._place = place
+        self._record = record
+        self._report = report
+        self._written = 0  # compressed bytes in the file
+        self._complete = False
+        self._failure: BaseException | None = None
+        self._news = asyncio.Event()
+        self._read = 0  # bytes of the layer's archive
+        self._loop = asyncio.get_running_loop()
+        self._stopped = False
+
+    async def run(self) -> Descriptor:
+        with tempfile.TemporaryFile(dir=self._images.content.ingest) as file:
+            work = self._loop.run_in_executor(self._images.streaming, self._compress, file.fileno())
+            try:
+                upload = await self._send(await self._place.begin_upload(), file.fileno())
+                digest = await work
+                await self._place.finish_upload(upload, digest)
+            finally:
+                self._stopped = True
+                with suppress(BaseException):
+                    await work
+        self._report.line(_id(self._record), "Pushed")
+        return Descriptor(manifests.DOCKER_LAYER, digest, self._written)
+
+    def _compress(self, fd: int) -> str:
+        """Thread: the layer's archive, verified, as gzip into `fd`. Returns the digest."""
+        hashed = Digest()
+        try:
+            for chunk in self._compressed():
+                hashed.update(chunk)
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(fd, view) :]
+                self._tell(len(chunk))
+            return hashed.finish()
+        except BaseException as e:
+            self._failure = e
+            raise
+        finally:
+            hashed.finish()
+            self._complete = True
+            self._tell(0)
+
+    def _compressed(self) -> Iterator[bytes]:
+        compressor = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, GZIP)
+        for chunk in self._images.layers.replay(self._record):
+            if self._stopped:
+                raise Internal("the upload was given up")
+            self._read += len(chunk)
+            if out := compressor.compress(chunk):
+                yield out
+        yield compressor.flush()
+
+    def _tell(self, written: int) -> None:
+        self._written += written
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    async def _send(self, upload: str, fd: int) -> str:
+        """Send the growing file. Returns where the upload is to be finished."""
+        at, failures = 0, 0
+        while True:
+            try:
+                async with aclosing(self._chunks(fd, at)) as chunks:
+                    size = self._written - at if at else None  # resumed: everything is there by then
+                    return await self._place.append(upload, chunks, at=at, size=size)
+            except (Internal, Refused, *transport.FAILURES) as e:
+                if self._failure is not None:
+                    raise self._failure from e
+                passing = (
+                    e.passing if isinstance(e, Refused) else not isinstance(e, Internal) or e.__cause__ is not None
+                )
+                failures += 1
+                if not passing or failures >= ATTEMPTS:
+                    raise
+                await asyncio.sleep(BACKOFF_S * 2**failures)
+                while not self._complete:
+                    await self._wait()
+                at, upload = await self._where(upload)
+                if at == self._written:
+                    return upload
+
+    async def _where(self, upload: str) -> tuple[int, str]:
+        """How far an interrupted upload came; from the beginning in a new one when the registry has forgotten it."""
+        try:
+            at, upload = await self._place.uploaded(upload)
+        except Refused:
+            return 0, await self._place.begin_upload()
+        return min(at, self._written), upload
+
+    async def _chunks(self, fd: int, at: int) -> AsyncGenerator[bytes, None]:
+        shown = 0.0
+        while True:
+            if at == self._written:
+                if self._complete:
+                    break
+                await self._wait()
+                continue
+            chunk = os.pread(fd, min(CHUNK, self._written - at), at)
+            at += len(chunk)
+            now = time.monotonic()
+            if now - shown >= INTERVAL_S:
+                shown = now
+                self._report.bar(_id(self._record), "Pushing", self._read, max(self._record.size_bytes, 1))
+            yield chunk
+        if self._failure is not None:
+            raise self._failure
+
+    async def _wait(self) -> None:
+        """Until the thread has written more, or has ended. The caller has just looked."""
+        self._news.clear()
+        await self._news.wait()
