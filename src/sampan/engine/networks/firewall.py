@@ -143,7 +143,6 @@ def _raw(rules: Ruleset) -> list[str]:
         # route_localnet opens 127.0.0.0/8 to the bridges: close it again, whoever sends
         "iifname @bridges ip daddr 127.0.0.0/8 drop",
         "iifname @bridges ip saddr 127.0.0.0/8 drop",
-        'iifname != "lo" ip daddr 127.0.0.0/8 ip daddr . meta l4proto . th dport @published_at4 drop',
     ]
     for n in rules.networks:
         for family, subnet, gateway, mode in (
@@ -178,7 +177,12 @@ def _dnat() -> list[str]:
 
 
 def _forward(rules: Ruleset) -> list[str]:
-    lines = ["oifname @bridges ct state established,related accept"]
+    lines = [
+        # A port published on 127.0.0.1 is translated for whoever sends; what did not come from this host ends here. (In
+        # the raw chain it takes a lookup in the map as in a set, which kernels up to 6.1 refuse.)
+        "oifname @bridges ct original ip daddr 127.0.0.0/8 drop",
+        "oifname @bridges ct state established,related accept",
+    ]
     for n in sorted(rules.networks, key=lambda n: not n.internal):  # an internal network's drops come before any accept
         inside = f'iifname "{n.bridge}" oifname "{n.bridge}"'
         if n.internal:
