@@ -9,11 +9,11 @@ descriptors, threads and private memory. `growth` compares the end with the firs
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 Sample = dict[str, float]
 NAMES = ("sampand", "sampan-supervisor", "sampan-zygote")
 MEMORY_SLACK_KIB = 1024
+CGROUPS = Path("/sys/fs/cgroup")
 KINDS = ("net", "mnt", "pid", "ipc", "uts")
 
 
-def sample(engine: Engine, done: int) -> Sample:
-    """Count everything that may not grow, after `done` containers."""
-    counts: Sample = {"containers": done, "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines())}
-    counts["namespaces"] = len(namespaces())
-    counts["cgroups"] = sum(1 for root in Path("/sys/fs/cgroup").glob("*/sampan") for _ in root.iterdir())
-    counts["links"] = len(os.listdir("/sys/class/net"))
-    listing = subprocess.run(["nft", "-j", "list", "ruleset"], capture_output=True, text=True, check=False).stdout
-    counts["nft bytes"] = sum(
-        len(json.dumps(x)) for x in json.loads(listing or '{"nftables": []}')["nftables"] if "sampan" in json.dumps(x)
-    )
+def sample(engine: Engine, made: set[str]) -> Sample:
+    """Count everything that may not grow after the containers `made`; what other engines have does not count."""
+    counts: Sample = {"containers": len(made), "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines())}
+    counts["namespaces"] = len(namespaces(engine.pids()))
+    counts["cgroups"] = sum(path.name in made for root in CGROUPS.glob("*/sampan") for path in root.iterdir())
+    bridge = engine.call("GET", "/networks/bridge")["Options"]["com.docker.network.bridge.name"]
+    counts["links"] = len(list(Path(f"/sys/class/net/{bridge}/brif").iterdir()))
+    table = ["nft", "list", "table", "inet", bridge]
+    counts["nft bytes"] = len(subprocess.run(table, capture_output=True, check=False).stdout)
     for pid, line in engine.pids().items():
         name = line.split()[0]
         if name in NAMES:
@@ -47,15 +47,16 @@ def sample(engine: Engine, done: int) -> Sample:
     return counts
 
 
-def namespaces() -> set[str]:
-    """Return every namespace that some process is in."""
+def namespaces(pids: Iterable[int]) -> set[str]:
+    """Return every namespace that these processes are in, or hold by a descriptor."""
     found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        for kind in KINDS:
-            try:
-                found.add(os.readlink(f"/proc/{pid}/ns/{kind}"))
-            except OSError:
-                break
+    for pid in pids:
+        links = [f"/proc/{pid}/ns/{kind}" for kind in KINDS]
+        try:
+            links += [entry.path for entry in os.scandir(f"/proc/{pid}/fd")]
+            found |= {target for link in links if (target := os.readlink(link)).partition(":")[0] in KINDS}
+        except OSError:
+            continue  # it has just ended
     return found
 
 
@@ -67,23 +68,25 @@ def private_kib(pid: int) -> int:
 
 def soak(engine: Engine, *, count: int, every: int) -> list[Sample]:
     """Create, start, await and remove `count` containers one after the other, with a port each; sample every so often."""
-    samples = []
+    samples: list[Sample] = []
+    made: set[str] = set()
     for done in range(1, count + 1):
         container = engine.run("true", PortBindings={"80/tcp": [{"HostPort": ""}]})
         assert engine.wait(container) == 0
         engine.remove(container)
+        made.add(container)
         if done % every == 0:
-            samples.append(settled(engine, done))
+            samples.append(settled(engine, made))
     return samples
 
 
-def settled(engine: Engine, done: int, *, within_s: float = 3.0) -> Sample:
+def settled(engine: Engine, made: set[str], *, within_s: float = 3.0) -> Sample:
     """Sample when the kernel's own deferred work (namespaces, links) has come to rest: the least of several looks."""
-    best = sample(engine, done)
+    best = sample(engine, made)
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         time.sleep(0.05)
-        again = sample(engine, done)
+        again = sample(engine, made)
         rest = all(again[key] >= best.get(key, 0) for key in ("links", "namespaces", "cgroups"))
         best = {key: min(value, best.get(key, value)) for key, value in again.items()}
         if rest:
