@@ -57,12 +57,14 @@ def mask(root_fd: int, paths: list[str]) -> None:
             if place is None:
                 continue
             try:
-                if stat.S_ISDIR(os.fstat(place).st_mode):
-                    empty = _empty_directory() if empty is None else empty
-                    _cover(empty, place)
-                else:
+                if not stat.S_ISDIR(os.fstat(place).st_mode):
                     null = open_null(root_fd) if null is None else null
                     _cover(null, place)
+                elif empty is None:  # attached itself: before Linux 6.15 what is detached cannot be cloned
+                    empty = _empty_directory()
+                    m.attach(empty, place)
+                else:
+                    _cover(empty, place)
             finally:
                 os.close(place)
     finally:
