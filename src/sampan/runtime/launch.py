@@ -80,7 +80,9 @@ def make_cgroup(plan: Plan) -> Cgroup:
         if error.filename:
             message = f"unable to apply cgroup configuration: {error.filename}: {error.strerror}"
         else:  # a value that no kernel would take; runc finds it later than we do
-            message = f"error during container init: error setting cgroup config for procHooks process: {error.strerror}"
+            message = (
+                f"error during container init: error setting cgroup config for procHooks process: {error.strerror}"
+            )
         raise RuntimeFailure("cgroup", error.errno or 0, message) from error
 
 

@@ -112,7 +112,8 @@ class Bench:
         return [p for p, line in processes(str(self.exec_root)).items() if line.startswith("sampan-zygote")]
 
     def zygote_pid(self) -> int:
-        while len(found := self.zygote_pids()) != 1:  # it titles itself once booted; a fork bears the title for a moment
+        # It titles itself once it has booted, and a fork of it bears the title for a moment.
+        while len(found := self.zygote_pids()) != 1:
             time.sleep(0.01)
         return found[0]
 
