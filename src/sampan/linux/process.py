@@ -9,6 +9,7 @@ sched_setattr(2).
 
 from __future__ import annotations
 
+import _signal
 import os
 import select
 import struct
@@ -149,3 +150,16 @@ def wait_pidfd(pidfd: int, timeout_s: float | None = None) -> bool:
     poll: Any = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))))
+
+
+def end(pid: int, pidfd: int) -> None:
+    """Kill a child, reap it, close its pidfd; one that has gone or was reaped already is fine."""
+    try:
+        pidfd_send_signal(pidfd, _signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass
+    os.close(pidfd)

@@ -354,15 +354,7 @@ def create(
 def _undo(pid: int, pidfd: int, console_fd: int | None, cgroup_path: str | None) -> None:
     """Take back a create that failed: init dies and is reaped, the cgroup goes."""
     if pid > 0:
-        try:
-            process.pidfd_send_signal(pidfd, SIGKILL)
-        except ProcessLookupError:
-            pass
-        try:
-            os.waitpid(pid, 0)
-        except ChildProcessError:
-            pass
-        os.close(pidfd)
+        process.end(pid, pidfd)
     if console_fd is not None:
         os.close(console_fd)
     if cgroup_path is not None:

@@ -112,15 +112,7 @@ def start(
 
 def _undo(pid: int, pidfd: int, console: int | None) -> None:
     if pid > 0:
-        try:
-            process.pidfd_send_signal(pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        try:
-            os.waitpid(pid, 0)
-        except ChildProcessError:
-            pass
-        os.close(pidfd)
+        process.end(pid, pidfd)
     if console is not None:
         os.close(console)
 
