@@ -9,10 +9,10 @@ sched_setattr(2).
 
 from __future__ import annotations
 
-import _signal
 import os
 import select
 import struct
+from signal import SIGKILL
 from typing import Any
 
 from sampan.linux.syscalls import INT, PTR, SIZE, STR, UINT, ULONG, bind, bind_libc, fail, number
@@ -155,7 +155,7 @@ def wait_pidfd(pidfd: int, timeout_s: float | None = None) -> bool:
 def end(pid: int, pidfd: int) -> None:
     """Kill a child, reap it, close its pidfd; one that has gone or was reaped already is fine."""
     try:
-        pidfd_send_signal(pidfd, _signal.SIGKILL)
+        pidfd_send_signal(pidfd, SIGKILL)
     except ProcessLookupError:
         pass
     try:
