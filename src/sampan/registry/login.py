@@ -59,4 +59,5 @@ async def _try(transport: Transport, endpoint: Endpoint, authorization: str) -> 
         status = answer.status
     if status != 200:
         phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
-        raise Internal(f"login attempt to {endpoint.root} failed with status: {status} {phrase}".rstrip())
+        words = f"login attempt to {endpoint.root} failed with status: {status} {phrase}".rstrip()
+        raise refusals.Refused(words, http=status)

@@ -138,9 +138,7 @@ def _kind(document: Mapping[str, Any], content_type: str, name: str) -> str:
 def _manifest(document: Mapping[str, Any], kind: str, name: str) -> Manifest:
     config = _descriptor(document.get("config"), name)
     if config.media_type not in CONFIGS:
-        raise InvalidArgument(
-            f"invalid reference {name}: unsupported media type {config.media_type}: it is no container image"
-        )
+        raise InvalidArgument(f'Encountered remote "{config.media_type}"({_class(config.media_type)}) when fetching')
     if config.size > MAX_CONFIG_BYTES:
         raise InvalidArgument(f"the configuration of {name} has more than {MAX_CONFIG_BYTES} bytes")
     listed = document.get("layers") or []
@@ -151,6 +149,10 @@ def _manifest(document: Mapping[str, Any], kind: str, name: str) -> Manifest:
         if layer.media_type not in LAYERS:
             raise InvalidArgument(f"unsupported media type {layer.media_type!r} of layer {layer.digest}")
     return Manifest(kind, config, layers)
+
+
+def _class(media_type: str) -> str:
+    return "plugin" if media_type == "application/vnd.docker.plugin.v1+json" else "unknown"
 
 
 def _entries(document: Mapping[str, Any], name: str) -> list[Entry]:

@@ -13,7 +13,14 @@ from sampan.errors import Internal, NotFound, SampanError
 from sampan.spec import codec
 
 MAX_BYTES = 64 * 1024
-_STATUS = {"UNAUTHORIZED": 401, "DENIED": 403, "MANIFEST_UNKNOWN": 404, "NAME_UNKNOWN": 404, "BLOB_UNKNOWN": 404}
+_STATUS = {
+    "UNAUTHORIZED": 401,
+    "DENIED": 403,
+    "MANIFEST_UNKNOWN": 404,
+    "NAME_UNKNOWN": 404,
+    "BLOB_UNKNOWN": 404,
+    "TOOMANYREQUESTS": 429,
+}
 
 
 class Refused(SampanError):

@@ -23,7 +23,7 @@ import aiohttp
 import msgspec
 
 from sampan.errors import Internal
-from sampan.registry import auth, manifests, refusals, transport
+from sampan.registry import auth, challenges, manifests, refusals, transport
 from sampan.registry.auth import Authorizer, Credentials
 from sampan.registry.endpoints import Endpoint, Settings
 from sampan.registry.manifests import Descriptor
@@ -282,10 +282,14 @@ class Repository:
         while True:
             try:
                 authorization = await self._authorization(url, scopes)
-            except refusals.NoCredentials as e:
-                if method == "HEAD" or "/manifests/" in url:
-                    raise Internal(f'Head "{url}": {e.message}') from e
-                raise
+            except (refusals.NoCredentials, refusals.Refused) as e:
+                if "/manifests/" not in url or method == "PUT":
+                    raise
+                # the reference looks at tags by HEAD first, and its words name that request
+                words = f'{"Get" if manifests.is_digest(url.rpartition("/")[2]) else "Head"} "{url}": {e.message}'
+                if isinstance(e, refusals.Refused):
+                    raise refusals.Refused(words, code=e.code, http=e.http) from e
+                raise Internal(words) from e
             try:
                 async with self._transport.request(
                     method, url, self.endpoint, headers=headers, authorization=authorization, data=data
@@ -323,6 +327,11 @@ class Repository:
         if answer.status < 400 and answer.status not in (304,):
             return
         raw = await _some(answer, refusals.MAX_BYTES)
+        if answer.status == 401 and any(
+            challenge.parameters.get("error") == "insufficient_scope"
+            for challenge in challenges.parse(answer.headers.getall("WWW-Authenticate", []))
+        ):
+            raise refusals.Refused("denied: requested access to the resource is denied", code="DENIED", http=401)
         if answer.status == 404 and answer.method == "HEAD":
             raise refusals.Refused("manifest unknown: manifest unknown", code="MANIFEST_UNKNOWN", http=404)
         raise refusals.read(answer.status, raw, retry_after=answer.headers.get("Retry-After", ""))

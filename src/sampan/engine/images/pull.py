@@ -136,7 +136,7 @@ class _Pull:
             self._report.say({"status": f"Digest: {digest}"})
             return
         found = await self._place.manifest(name.digest or name.tag, digest=name.digest)
-        manifest = manifests.parse(found.raw, found.media_type, name.familiar())
+        manifest = manifests.parse(found.raw, found.media_type, str(name))
         self._pulling(name)
         if isinstance(manifest, Index):
             manifest = await self._choose(manifest, name)
@@ -169,13 +169,11 @@ class _Pull:
             found = await self._place.manifest(entry.descriptor.digest)
             if len(found.raw) != entry.descriptor.size:
                 raise Internal(f"manifest verification failed for digest {entry.descriptor.digest}")
-            manifest = manifests.parse(found.raw, entry.descriptor.media_type, name.familiar())
+            manifest = manifests.parse(found.raw, entry.descriptor.media_type, str(name))
             if isinstance(manifest, Manifest):
                 return manifest
             index = manifest
-        raise NotFound(
-            f"no matching manifest for {target} in the manifest list entries: no match for platform in manifest: not found"
-        )
+        raise NotFound(f"no matching manifest for {target} in the manifest list entries")
 
     async def _image(self, manifest: Manifest, name: Reference) -> str:
         """The image of a manifest, here; fetched if need be. Returns its id."""
