@@ -97,10 +97,8 @@ def limits() -> dict[str, Any]:
 
 
 def _swap_accounted(v2: bool) -> bool:
-    if v2:
-        return os.path.exists("/sys/fs/cgroup/memory.swap.max") or any(
-            os.path.exists(f"/sys/fs/cgroup/{d}/memory.swap.max") for d in ("init.scope", "system.slice")
-        )
+    if v2:  # a kernel with swap accounts for it; the root cgroup has no memory.swap.max to look for
+        return os.path.exists("/proc/swaps")
     return os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
 
 

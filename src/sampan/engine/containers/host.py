@@ -25,6 +25,7 @@ class Host:
     unified: bool
     memory: bool = True
     swap: bool = True
+    swappiness: bool = True
     oom_kill_disable: bool = True
     cpu_shares: bool = True
     cpu_cfs: bool = True
@@ -50,7 +51,8 @@ def probe() -> Host:
             hostname=os.uname().nodename,
             unified=True,
             memory="memory" in controllers,
-            swap="memory" in controllers,
+            swap="memory" in controllers and os.path.exists("/proc/swaps"),
+            swappiness=False,
             oom_kill_disable=False,
             cpu_shares="cpu" in controllers,
             cpu_cfs="cpu" in controllers,
@@ -73,6 +75,7 @@ def probe() -> Host:
         unified=False,
         memory=has("memory/memory.limit_in_bytes"),
         swap=has("memory/memory.memsw.limit_in_bytes"),
+        swappiness=has("memory/memory.swappiness"),
         oom_kill_disable=has("memory/memory.oom_control"),
         cpu_shares=has("cpu/cpu.shares"),
         cpu_cfs=has("cpu/cpu.cfs_quota_us"),

@@ -102,9 +102,11 @@ def host_config(request: HostConfig, engine: EngineConfig, machine: Host) -> Hos
     memory_swap = request.memory_swap
     if request.memory > 0 and memory_swap == 0:
         memory_swap = request.memory * 2
-    cgroupns = request.cgroupns_mode or engine.default_cgroupns_mode
-    if not cgroupns:
-        cgroupns = "private" if machine.unified and not request.privileged else "host"
+    cgroupns = request.cgroupns_mode
+    if not cgroupns and request.privileged and not machine.unified:
+        cgroupns = "host"
+    elif not cgroupns:
+        cgroupns = engine.default_cgroupns_mode or ("private" if machine.unified else "host")
     security = list(request.security_opt or [])
     if (request.privileged or request.ipc_mode == "host" or request.pid_mode == "host") and not any(
         o.startswith("label") for o in security
@@ -130,7 +132,7 @@ def host_config(request: HostConfig, engine: EngineConfig, machine: Host) -> Hos
             name=request.restart_policy.name or "no", maximum_retry_count=request.restart_policy.maximum_retry_count
         ),
         pids_limit=request.pids_limit if request.pids_limit and request.pids_limit > 0 else None,
-        memory_swappiness=None if swappiness == -1 else swappiness,
+        memory_swappiness=swappiness if machine.swappiness and swappiness != -1 else None,
         oom_kill_disable=bool(request.oom_kill_disable) if machine.oom_kill_disable else None,
         security_opt=security or request.security_opt,
         masked_paths=masked,

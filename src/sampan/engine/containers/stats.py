@@ -29,6 +29,7 @@ _BLKIO = [
     "io_time_recursive",
     "sectors_recursive",
 ]
+_NO_PIDS_LIMIT = (1 << 64) - 1  # how Docker shows pids.max on v2; on v1 it leaves the field out
 _NO_THROTTLING = {"periods": 0, "throttled_periods": 0, "throttled_time": 0}
 JSON = dict[str, Any]
 
@@ -103,7 +104,7 @@ def _no_cpu() -> JSON:
 def render(c: Container, raw: JSON, previous: JSON | None, *, now_ns: int, system_ns: int, cpus: int) -> JSON:
     """Turn one sample of the supervisor into Docker's JSON. previous: the sample before, rendered, or None. Pure."""
     pids = {"current": raw.get("pids", {}).get("current", 0)}
-    if limit := raw.get("pids", {}).get("limit", 0):
+    if limit := raw.get("pids", {}).get("limit", 0) or (_NO_PIDS_LIMIT if raw.get("version") == 2 else 0):
         pids["limit"] = limit
     before = previous if previous is not None and previous["read"] != ZERO_TIME else None
     shown: JSON = {

@@ -241,6 +241,11 @@ def _memory(r: Resources, machine: Host, update: bool, warnings: list[str]) -> N
         raise InvalidArgument("You should always set the Memory limit when using Memoryswap limit, see usage")
     if r.memory_swappiness is not None and not (r.memory_swappiness == -1 or 0 <= r.memory_swappiness <= 100):
         raise InvalidArgument(f"Invalid value: {r.memory_swappiness}, valid memory swappiness range is 0-100")
+    if r.memory_swappiness not in (None, -1) and not machine.swappiness:
+        warnings.append(
+            "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted."
+            " Memory swappiness discarded."
+        )
     if r.memory_reservation != 0 and r.memory_reservation < MINIMUM_MEMORY_BYTES:
         raise InvalidArgument("Minimum memory reservation allowed is 6MB")
     if 0 < r.memory < r.memory_reservation:

@@ -1,6 +1,7 @@
 """The container's view of its cgroups at /sys/fs/cgroup: OCI mounts of type `cgroup` (and `cgroup2`).
 
-    v2                          the v2 tree: a new mount inside a cgroup namespace, else a bind of the container's cgroup
+    v2, cgroup namespace        a new mount of the v2 tree, whose root the kernel makes the container's cgroup
+    v2, none                    a bind of the host's mount, so the whole tree
     v1, cgroup namespace        a tmpfs with one cgroup mount for each hierarchy
     v1, none                    a tmpfs with a bind of the container's own cgroup for each hierarchy
 
@@ -25,7 +26,9 @@ def mount(spec: Mount, root_fd: int, cgroup: Cgroup, *, namespace: bool) -> None
     machine = layout()
     attributes = spec.options.attr_set
     if machine.mode == "unified" or spec.fstype == "cgroup2":
-        directory = cgroup.paths.get("", machine.v2_root)
+        # Without a namespace the container sees the tree as runc shows it; but bound, because a new mount made outside of
+        # a cgroup namespace resets the options of all (nsdelegate, memory_recursiveprot).
+        directory = cgroup.paths.get("", machine.v2_root) if namespace else machine.v2_root
         _attach_unified(spec, root_fd, directory, attributes, namespace=namespace)
         return
     context = m.fsopen("tmpfs")
