@@ -1,25 +1,51 @@
-"""What this machine's kernel cannot show, shown by a Debian kernel in qemu: control groups v2 with their controllers."""
+"""What this machine's kernel cannot show, shown by Debian's own in qemu: control groups v2, and the loss of power."""
 
 from __future__ import annotations
 
-import shlex
-import sys
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from sampan.linux import cgroups
-from tests.kernel.vm import boot
+from tests.conftest import lacks
+from tests.kernel.vm import power
+from tests.kernel.vm.machine import Bed, missing
+
+PYTEST = ".venv/bin/python -m pytest -q --color=no -p no:hypothesispytest --tb=short --timeout 60"
+#: What the machine may skip, because it lacks what the test is about.
+SKIPS = {"a controller that is missing"}
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_cgroup_v2(root: None) -> None:
-    if cgroups.mode() == "unified":
-        pytest.skip("this machine has cgroup v2: test_cgroups.py has shown it already")
-    lacking = boot.missing()
-    if lacking:
-        pytest.skip(f"no machine to boot: {lacking} is missing")
-    script = [sys.executable, "-m", "pytest", "-q", "--timeout", "60", "tests/kernel/test_cgroups.py"]
-    status, output = boot.boot(shlex.join(script), timeout_s=390)
-    assert status == 0, output[-4000:]
-    assert " passed" in output
+@pytest.fixture(scope="module")
+def bed(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    """The kernel and the disk of all boots; 300 MiB, so gone with the last of them."""
+    if lacking := missing():
+        lacks(f"no machine to boot: {lacking} is missing")
+    made = Bed(tmp_path_factory.mktemp("machine"))
+    yield made
+    made.close()
+
+
+def test_cgroup_v2_by_itself_and_under_an_engine(bed: Bed) -> None:
+    status, output = bed.boot(f"{PYTEST} tests/kernel/test_cgroups.py tests/kernel/vm/on_v2.py", timeout_s=240)
+    assert status == 0, output[-6000:]
+    assert re.search(r"^\d\d passed", output, re.MULTILINE), output[-2000:]
+    assert {line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("SKIPPED")} <= SKIPS
+
+
+def test_a_power_cut_loses_nothing_acknowledged(bed: Bed) -> None:
+    data = bed.make_data()
+    with bed.start(".venv/bin/python -m tests.kernel.vm.power before", data=data) as machine:
+        machine.until(power.ACKNOWLEDGED, 120)
+    status, output = bed.boot(".venv/bin/python -m tests.kernel.vm.power after", timeout_s=120, data=data)
+    assert status == 0, output[-6000:]
+
+
+def test_the_exit_of_a_command_is_told(bed: Bed, tmp_path: Path) -> None:
+    """The driver itself: a status, the output, and a machine that ends before its command has."""
+    assert bed.boot("echo out; echo err >&2; exit 7", timeout_s=60) == (7, "out\nerr\n")
+    with pytest.raises(RuntimeError, match="the machine ended early"):
+        bed.boot("poweroff -f", timeout_s=60)
