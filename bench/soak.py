@@ -53,7 +53,7 @@ def namespaces(pids: Iterable[int]) -> set[str]:
     for pid in pids:
         links = [f"/proc/{pid}/ns/{kind}" for kind in KINDS]
         try:
-            links += [entry.path for entry in os.scandir(f"/proc/{pid}/fd")]
+            links += [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
             found |= {target for link in links if (target := os.readlink(link)).partition(":")[0] in KINDS}
         except OSError:
             continue  # it has just ended
