@@ -115,13 +115,13 @@ def test_an_origin_once_left_is_not_trusted_again(servers: Callable[..., Liar]) 
         if "Authorization" not in handler.headers and handler.path == "/v2/":
             answered(handler, 401, {"WWW-Authenticate": "Basic realm=x"})
         elif "/manifests/1" in handler.path:
-            send(handler, 302, b"", {"Location": f"http://{other.host}/back"})
+            answered(handler, 302, {"Location": f"http://{other.host}/back"})
         else:
             return False
         return True
 
     first.before = away
-    other.before = lambda handler: send(handler, 302, b"", {"Location": f"http://{first.host}/v2/app/manifests/2"})
+    other.before = lambda handler: answered(handler, 302, {"Location": f"http://{first.host}/v2/app/manifests/2"})
 
     async def work(transport: Transport) -> None:
         target = place(transport, f"http://{first.host}", insecure=True)
@@ -223,7 +223,7 @@ def test_an_endless_manifest_is_cut(servers: Callable[..., Liar]) -> None:
 
 def test_redirects_end(servers: Callable[..., Liar]) -> None:
     server = servers()
-    server.before = lambda h: send(h, 302, b"", {"Location": h.path})
+    server.before = lambda h: answered(h, 302, {"Location": h.path})
     with pytest.raises(Internal, match="stopped after 10 redirects"):
         run(lambda t: place(t, f"http://{server.host}", insecure=True).manifest("1"))
     assert len(server.server.requests) == 10
