@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 LEVEL = 2  # of igzip: about gzip -3 in size, ten times its speed
 GZIP = 31  # wbits of a gzip stream with an empty header: the same layer gives the same bytes
+SMALL_BYTES = 4 * 1024 * 1024  # a layer of this size is compressed in memory and sent by one request
 MOUNTS = 3  # attempts at other repositories
 ATTEMPTS = 5
 BACKOFF_S = 0.5
@@ -130,7 +131,8 @@ class _Push:
         async with uploads.slot(), lock:
             blob = await self._there(record) or await self._mounted(record)
             if blob is None:
-                blob = await _Upload(self._images, self._place, record, self._report).run()
+                upload = _Upload(self._images, self._place, record, self._report)
+                blob = await (upload.at_once() if record.tar_bytes <= SMALL_BYTES else upload.run())
             self._images.registries.known.note(record.diff_id, blob, self._name.name)
             return blob
 
@@ -176,7 +178,8 @@ class _Push:
         by_digest = Reference(self._name.domain, self._name.path, "", digest)
         known_digest = images.catalog.find_tag(by_digest)
         if known_digest is None or known_digest.image != image.id:
-            await images.publish_image(config, names=[by_digest])
+            images.store.apply_now(images.catalog.put_tag(by_digest, image.id))
+            images.catalog.changed(image.id)
         self._report.say({"status": f"{self._name.tag}: digest: {digest} size: {len(raw)}"})
         self._report.say({"progressDetail": {}, "aux": {"Tag": self._name.tag, "Digest": digest, "Size": len(raw)}})
 
@@ -203,6 +206,15 @@ class _Upload:
         self._read = 0  # bytes of the layer's archive
         self._loop = asyncio.get_running_loop()
         self._stopped = False
+
+    async def at_once(self) -> Descriptor:
+        """For a small layer."""
+        raw = await self._loop.run_in_executor(self._images.streaming, lambda: b"".join(self._compressed()))
+        digest = oci_image.digest(raw)
+        self._report.bar(_id(self._record), "Pushing", self._read, max(self._record.size_bytes, 1))
+        await self._place.put_blob(raw, digest)
+        self._report.line(_id(self._record), "Pushed")
+        return Descriptor(manifests.DOCKER_LAYER, digest, len(raw))
 
     async def run(self) -> Descriptor:
         with tempfile.TemporaryFile(dir=self._images.content.ingest) as file:
