@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from sampan.engine.config import EngineConfig
@@ -41,6 +42,8 @@ BUSYBOX = Image(
 
 
 class FakeImages:
+    driver = SimpleNamespace(name="overlay2")
+
     def __init__(self) -> None:
         self.snapshots: set[str] = set()
 

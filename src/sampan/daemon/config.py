@@ -29,7 +29,7 @@ from sampan.spec import codec
 DEFAULT_FILE = "/etc/sampan/daemon.json"
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 LOG_DRIVERS = ("json-file", "local", "none")
-STORAGE_DRIVERS = ("", "overlay2")
+STORAGE_DRIVERS = ("", "overlay2", "vfs", "btrfs", "fuse-overlayfs")
 PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 
 

@@ -286,7 +286,7 @@ OPTIONS: tuple[Option, ...] = (
     _later("selinux-enabled", BOOL, "Enable selinux support"),
     _option("shutdown-timeout", INT, "Set the default shutdown timeout", 15, reloads=True),
     _option("storage-driver", STRING, "Storage driver to use", "", short="s"),
-    _later("storage-opt", LIST, "Storage driver options", [], "storage-opts"),
+    _option("storage-opt", LIST, "Storage driver options", [], "storage-opts"),
     _later("swarm-default-advertise-addr", STRING, "Set default address or interface for swarm advertised address", ""),
     _option("tls", BOOL, "Use TLS; implied by --tlsverify", False),
     _option("tlscacert", STRING, "Trust certs signed only by this CA", ""),

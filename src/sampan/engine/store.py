@@ -91,6 +91,13 @@ class Table(Generic[T]):
     def __contains__(self, id: str) -> bool:
         return id in self._rows
 
+    def hide(self, hidden: Callable[[T], bool]) -> list[T]:
+        """Forget records of which `hidden` says so, in memory only: they stay in the database as they are."""
+        gone = [record for record in self._rows.values() if hidden(record)]
+        for record in gone:
+            del self._rows[record.id]
+        return gone
+
     def put(self, record: T) -> Op:
         return Op(
             self._put, (record.id, self._encoder.encode(record)), lambda: self._rows.__setitem__(record.id, record)
@@ -236,6 +243,10 @@ class Store:
         """What `holder` uses."""
         return frozenset(self._targets.get(holder, ()))
 
+    def scope(self, prefix: str) -> Store:
+        """The part of this store under a prefix: its tables and references are its own."""
+        return ScopedStore(self, prefix)
+
     def references(self) -> list[tuple[str, str]]:
         """Every reference, (holder, target)."""
         return [(holder, target) for holder, targets in self._targets.items() for target in targets]
@@ -255,6 +266,44 @@ class Store:
                     del self._holders[target]
         if not mine:
             self._targets.pop(holder, None)
+
+
+class ScopedStore(Store):
+    """A part of a store under a prefix: tables and references of its own, which the rest never sees. Same transactions."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self.path = store.path
+        self._store = store
+        self._prefix = f"{prefix}/"
+        self._suffix = "_" + "".join(c if c.isalnum() else "_" for c in prefix)
+
+    async def close(self) -> None:
+        """The whole store is closed by its owner."""
+
+    def table(self, name: str, type_: type[T]) -> Table[T]:
+        return self._store.table(name + self._suffix, type_)
+
+    def apply_now(self, *ops: Op) -> None:
+        self._store.apply_now(*ops)
+
+    async def flushed(self) -> None:
+        await self._store.flushed()
+
+    def reference(self, holder: str, target: str) -> Op:
+        return self._store.reference(self._prefix + holder, self._prefix + target)
+
+    def release(self, holder: str, target: str | None = None) -> Op:
+        return self._store.release(self._prefix + holder, None if target is None else self._prefix + target)
+
+    def holders(self, target: str) -> frozenset[str]:
+        return frozenset(h.removeprefix(self._prefix) for h in self._store.holders(self._prefix + target))
+
+    def targets(self, holder: str) -> frozenset[str]:
+        return frozenset(t.removeprefix(self._prefix) for t in self._store.targets(self._prefix + holder))
+
+    def references(self) -> list[tuple[str, str]]:
+        mine = [pair for pair in self._store.references() if pair[0].startswith(self._prefix)]
+        return [(holder.removeprefix(self._prefix), target.removeprefix(self._prefix)) for holder, target in mine]
 
 
 class _Flusher:

@@ -77,13 +77,10 @@ async def info(request: web.Request) -> web.StreamResponse:
         "ContainersPaused": states.count("paused"),
         "ContainersStopped": sum(s not in ("running", "restarting", "paused") for s in states),
         "Images": len(await e.images.list()),
-        "Driver": "overlay2",
+        "Driver": e.images.driver.name,
         "DriverStatus": [
             ["Backing Filesystem", hostinfo.backing_filesystem(config.data_root)],
-            ["Supports d_type", "true"],
-            ["Using metacopy", "false"],
-            ["Native Overlay Diff", "true"],
-            ["userxattr", "false"],
+            *e.images.driver.status(),
         ],
         "Plugins": {
             "Volume": ["local"],

@@ -140,6 +140,7 @@ class Maker:
         return Container(
             id=id,
             name=name,
+            driver=self._registry.driver,
             created_ns=time.time_ns(),
             image_id=image.id if image is not None else "",
             path=path,

@@ -59,6 +59,7 @@ class Container(Record, kw_only=True):
 
     name: str
     created_ns: int
+    driver: str = "overlay2"  # the storage driver that holds its files
     image_id: str = ""
     path: str = ""
     args: list[str] = []

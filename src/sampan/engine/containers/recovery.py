@@ -130,7 +130,7 @@ class Recovery:
         root = os.path.dirname(self._launcher.directory("x"))
         os.makedirs(root, mode=0o700, exist_ok=True)
         for name in os.listdir(root):
-            if name not in known:
+            if name not in known and name not in self._registry.hidden:
                 self._maker.discard_directory(name)
 
     async def _converge(self, c: Container, task: TaskInfo | None, *, first: bool) -> None:

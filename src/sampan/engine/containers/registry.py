@@ -60,10 +60,13 @@ class Live:
 class Registry:
     """Records by id, prefix and name."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, driver: str = "overlay2") -> None:
+        """driver: the storage driver in use; containers of another one are hidden until it is chosen again."""
         self.store = store
+        self.driver = driver
         self._table = store.table("containers", Container)
-        self._names: dict[str, str] = {c.name: c.id for c in self._table.all()}
+        self._names: dict[str, str] = {c.name: c.id for c in self._table.all()}  # a hidden one keeps its name
+        self.hidden = frozenset(c.id for c in self._table.hide(lambda c: c.driver != driver))
         self._reserved: set[str] = set()
         self.making: set[str] = set()  # ids whose snapshot and directory may be there before their record
         self._live: dict[str, Live] = {}

@@ -59,7 +59,7 @@ class Containers:
         self._images = images
         self._networks = networks
         self._background = Background()
-        self._registry = Registry(store)
+        self._registry = Registry(store, images.driver.name)
         self._launcher = Launcher(config, self._registry, events, images, networks, volumes)
         self._lifecycle = Lifecycle(self._registry, self._launcher, events, self._background)
         self._execs = Execs(self._registry, self._launcher, self._lifecycle, config)
@@ -207,7 +207,7 @@ class Containers:
         return inspect.inspect(
             c,
             directory=self._launcher.directory(c.id),
-            driver="overlay2",
+            driver=c.driver,
             graph={"ID": c.id, **self._images.graph_driver(c.id)},
             network_settings=self._network_settings(c),
             exec_ids=self._execs.ids(c.id),
@@ -326,6 +326,11 @@ class Containers:
     def ids(self) -> frozenset[str]:
         """Return the ids of all containers."""
         return frozenset(c.id for c in self._registry.all())
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """The ids of containers of other storage drivers."""
+        return self._registry.hidden
 
     @property
     def making(self) -> frozenset[str]:

@@ -72,7 +72,7 @@ class Disk:
 
     def _places(self) -> Places:
         root, images = self._config.data_root, self._images
-        own = {id: f"{root}/containers/{id}" for id in self._containers.ids()}
+        own = {id: f"{root}/containers/{id}" for id in self._containers.ids() | self._containers.hidden}
         directories = {id: [path] for id, path in own.items()}
         for snapshot in images.snapshots.all():
             directories.setdefault(snapshot.id, []).append(images.driver.path(snapshot.snapshot))
@@ -82,6 +82,7 @@ class Disk:
             containers=directories,
             logs=own,
             volumes={v.name: os.path.dirname(v.mountpoint) for v in self._volumes.list()},
+            one_device=not images.driver.subvolumes,
             known=self._layer_bytes,
         )
 
@@ -121,7 +122,7 @@ class Disk:
             *self._check_containers(),
             *self._check_volumes(),
             *self._check_leftovers(),
-            *findings.references(self._store.references(), self._existence()),
+            *findings.references(self._references(), self._existence()),
         ]
 
     def _check_snapshots(self) -> list[Finding]:
@@ -170,7 +171,8 @@ class Disk:
         root = f"{self._config.data_root}/containers"
         there = {name: f"{root}/{name}" for name in _names(root)}
         known = self._containers.ids()
-        found = findings.strays("container", there, known | self._containers.making, "moved to the trash")
+        kept = known | self._containers.making | self._containers.hidden
+        found = findings.strays("container", there, kept, "moved to the trash")
         stray = {s.id: self._images.driver.path(s.snapshot) for s in self._images.snapshots.all()}
         found += findings.strays("snapshot", stray, known | self._containers.making, "moved to the trash")
         for id in sorted(known - there.keys() - self._containers.leaving()):
@@ -223,6 +225,13 @@ class Disk:
         there = {name: f"{content.ingest}/{name}" for name in content.abandoned()}
         return found + findings.strays("ingest", there, (), "moved to the trash")
 
+    def _references(self) -> list[tuple[str, str]]:
+        """The references of the storage driver in use, and those that belong to none. Other drivers' are left alone."""
+        mine = self._images.store.references()
+        if self._images.store is self._store:
+            return mine
+        return mine + [pair for pair in self._store.references() if pair[1].startswith("volume:")]
+
     def _existence(self) -> Callable[[str], bool | None]:
         """Whether a holder or a target of references exists; None for what is not told here."""
         images, containers = self._images, self._containers
@@ -235,7 +244,7 @@ class Disk:
             "blob": images.content.has,
             "work": images.layers.is_held,
         }
-        known = containers.ids()
+        known = containers.ids() | containers.hidden
 
         def exists(text: str) -> bool | None:
             noun, _, id = text.partition(":")
@@ -254,10 +263,11 @@ class Disk:
                 case "blob":
                     images.content.remove(finding.id)
                 case "tag":
-                    self._store.apply_now(images.catalog.tags.delete(finding.id))
+                    images.store.apply_now(images.catalog.tags.delete(finding.id))
                     images.catalog.changed()
                 case "reference":
-                    self._store.apply_now(self._store.release(finding.id.partition(" → ")[0]))
+                    holder = finding.id.partition(" → ")[0]
+                    self._store.apply_now(self._store.release(holder), images.store.release(holder))
                 case "snapshot" if finding.id in images.snapshots:
                     images.drop_snapshot(finding.id)
                 case "trash":
@@ -290,7 +300,7 @@ class Disk:
             return []
         removed = []
         for image_id in budget.choose(over, self._unused(), self._layer_users(), measured.layers):
-            if self._store.holders(f"image:{image_id}"):
+            if self._images.store.holders(f"image:{image_id}"):
                 continue
             try:
                 await self._images.remove(image_id, force=True, noprune=True)
@@ -305,7 +315,7 @@ class Disk:
         catalog, layers = self._images.catalog, self._images.layers
         found = []
         for record in catalog.images.all():
-            if self._store.holders(f"image:{record.id}") or catalog.children(record.id):
+            if self._images.store.holders(f"image:{record.id}") or catalog.children(record.id):
                 continue
             image = catalog.get(record.id)
             chain = tuple(layer.id for layer in layers.records(image.chain_id))
@@ -318,7 +328,7 @@ class Disk:
         layers = self._images.layers
         users: Counter[str] = Counter()
         for layer in layers.all():
-            direct = sum(1 for h in self._store.holders(f"layer:{layer.id}") if not h.startswith("layer:"))
+            direct = sum(1 for h in self._images.store.holders(f"layer:{layer.id}") if not h.startswith("layer:"))
             for below in layers.records(layer.id):
                 users[below.id] += direct
         return users

@@ -20,8 +20,7 @@ class Usage:
     """Allocated bytes of one data root."""
 
     layers: Mapping[str, int]  # by chain id
-    content: int  # image configurations and whatever else is kept by digest
-    snapshots: int  # the stubs that all containers share, layers being unpacked, other drivers' directories
+    shared: int  # configurations, the stubs of all containers, layers being unpacked, images of other storage drivers
     containers: Mapping[str, int]  # by container: the writable layer and the container's own directory
     logs: Mapping[str, int]  # by container; part of `containers`
     volumes: Mapping[str, int]  # by name
@@ -31,7 +30,7 @@ class Usage:
     @property
     def images(self) -> int:
         """What images take: their layers and all that exists because of images."""
-        return sum(self.layers.values()) + self.content + self.snapshots
+        return sum(self.layers.values()) + self.shared
 
     @property
     def total(self) -> int:
@@ -47,29 +46,28 @@ class Places:
     containers: Mapping[str, Iterable[str]]  # container → its directories
     logs: Mapping[str, str]  # container → its own directory, where its log files are
     volumes: Mapping[str, str]  # name → directory
+    one_device: bool  # what is mounted in a container's or layer's directory is no part of it
     known: Mapping[str, int]  # layers that were measured before: they never change
 
 
 def measure(places: Places) -> Usage:
     """Walk the data root. Blocking. What vanishes meanwhile does not count."""
     root = places.data_root
-    layers = {id: places.known.get(id) or allocated(path) for id, path in places.layers.items()}
-    containers = {id: sum(map(allocated, paths)) for id, paths in places.containers.items()}
+    one = places.one_device
+    of_images = [f"{root}/{name}" for name in ("content", "snapshots", "drivers")]
+    layers = {id: places.known.get(id) or allocated(path, one_device=one) for id, path in places.layers.items()}
+    containers = {id: sum(allocated(path, one_device=one) for path in paths) for id, paths in places.containers.items()}
     volumes = {name: allocated(path, one_device=True) for name, path in places.volumes.items()}
     claimed = {*places.layers.values(), *places.volumes.values()}
     claimed |= {path for paths in places.containers.values() for path in paths}
     return Usage(
         layers=layers,
-        content=allocated(f"{root}/content"),
-        snapshots=allocated(f"{root}/snapshots", but=claimed),
+        shared=sum(allocated(path, but=claimed, one_device=one) for path in of_images),
         containers=containers,
         logs={id: _log_bytes(path, id) for id, path in places.logs.items()},
         volumes=volumes,
         trash=allocated(f"{root}/trash"),
-        engine=allocated(
-            root,
-            but={*claimed, f"{root}/content", f"{root}/snapshots", f"{root}/trash"},
-        ),
+        engine=allocated(root, but={*claimed, *of_images, f"{root}/trash"}),
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from sampan.engine.images import tarsplit, unpack
 from sampan.engine.images.records import LayerRecord
-from sampan.engine.images.snapshots.overlay2 import Overlay2
+from sampan.engine.images.snapshots.driver import Driver
 from sampan.engine.images.streams import Digest, Feed, Source, decompressed
 from sampan.engine.store import Op, Store
 from sampan.errors import Internal
@@ -38,7 +38,7 @@ class Staged:
 class Layers:
     """The layers of one data root. Methods on the loop's thread; unpacking, which waits for its stream, in `executor`."""
 
-    def __init__(self, store: Store, driver: Overlay2, executor: Executor) -> None:
+    def __init__(self, store: Store, driver: Driver, executor: Executor) -> None:
         self._store = store
         self._driver = driver
         self._executor = executor

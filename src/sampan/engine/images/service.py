@@ -42,7 +42,7 @@ from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image, ImageRecord, SnapshotRecord
 from sampan.engine.images.registries import Registries
 from sampan.engine.images.removal import Remover
-from sampan.engine.images.snapshots.overlay2 import Overlay2
+from sampan.engine.images.snapshots import choice
 from sampan.engine.images.views import Filters, Objects, Views
 from sampan.engine.store import Op, Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
@@ -70,8 +70,11 @@ class Images:
         adopt = unpack.adopt_thread
         self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="images", initializer=adopt)
         self.streaming = ThreadPoolExecutor(STREAMS, thread_name_prefix="images", initializer=adopt)
-        self.content = ContentStore(os.path.join(config.data_root, "content"))
-        self.driver = Overlay2(config.data_root)
+        self.driver = choice.open_driver(config.storage_driver, config.data_root, config.storage_opts)
+        if self.driver.name != choice.DEFAULT:
+            self.store = store = store.scope(self.driver.name)
+        home = choice.home(config.data_root, self.driver.name)
+        self.content = ContentStore(os.path.join(home, "content"))
         self.layers = Layers(store, self.driver, self.streaming)
         self.catalog = Catalog(store, self.content, self.layers)
         self.snapshots = store.table("snapshots", SnapshotRecord)
@@ -199,8 +202,18 @@ class Images:
         if image is not None and image.id not in self.catalog.images:  # removed since the caller looked
             raise NoSuchImage(image.id)
         chain_id = image.chain_id if image is not None else ""
-        parent = self.layers.get(chain_id).snapshot if chain_id else None
-        number = self.driver.new_container(parent)
+        lowers = self.layers.numbers(chain_id)
+        if self.driver.instant:
+            number = self.driver.new_container(lowers)
+        else:
+            holder = self.layers.hold(chain_id)
+            try:
+                number = await self._in_thread(self.driver.new_container, lowers)
+            finally:
+                self.layers.let_go(holder)
+            if image is not None and image.id not in self.catalog.images:
+                self.driver.remove(number)
+                raise NoSuchImage(image.id)
         ops = [self.snapshots.put(SnapshotRecord(id=container_id, snapshot=number, chain_id=chain_id))]
         if chain_id:
             ops.append(self.store.reference(f"snapshot:{container_id}", f"layer:{chain_id}"))
@@ -219,10 +232,10 @@ class Images:
         record = self._snapshot(container_id)
         return self.driver.mounts(record.snapshot, self.layers.numbers(record.chain_id))
 
-    def graph_driver(self, container_id: str) -> dict[str, str]:
+    def graph_driver(self, container_id: str) -> Mapping[str, str]:
         """GraphDriver.Data of the container for inspect."""
         record = self._snapshot(container_id)
-        return self.driver.data(record.snapshot, self.layers.numbers(record.chain_id), container=True)
+        return self.driver.data(record.snapshot, self.layers.numbers(record.chain_id), container=True) or {}
 
     async def remove_snapshot(self, container_id: str) -> None:
         """Throw the container's writable layer away; what is not there is already so."""
@@ -267,7 +280,13 @@ class Images:
     async def usage(self, container_id: str) -> tuple[int, int]:
         """(SizeRw, SizeRootFs) in bytes."""
         record = self._snapshot(container_id)
-        size = await self._in_thread(_upper_size, self.driver.path(record.snapshot))
+        lowers = self.layers.numbers(record.chain_id)
+
+        def work() -> int:
+            with self.driver.changed(record.snapshot, lowers) as fd:
+                return _upper_size(fd)
+
+        size = await self._in_thread(work)
         return size, size + self.layers.size_bytes(record.chain_id)
 
     async def changes(self, container_id: str) -> list[tuple[int, str]]:
@@ -278,11 +297,8 @@ class Images:
         def work() -> list[tuple[int, str]]:
             lower_fd = self.driver.open_lower(lowers)
             try:
-                upper_fd = os.open(f"{self.driver.path(record.snapshot)}/fs", os.O_PATH | os.O_CLOEXEC)
-                try:
+                with self.driver.changed(record.snapshot, lowers) as upper_fd:
                     return diff.changes(upper_fd, lower_fd)
-                finally:
-                    os.close(upper_fd)
             finally:
                 os.close(lower_fd)
 
@@ -320,7 +336,8 @@ class Images:
         own = _as_dict(container_config)
         merged = commit.image_config(_as_dict(config), changes, own)
         record = self._snapshot(container_id)
-        upper_fd = os.open(f"{self.driver.path(record.snapshot)}/fs", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        changed = self.driver.changed(record.snapshot, self.layers.numbers(record.chain_id))
+        upper_fd = await self._in_thread(changed.__enter__)
         try:
             archive_ = partial(tar_writer.tree, upper_fd, overlay=True)
             async with self.layers.unpacking(archive_, parent=record.chain_id) as staged:
@@ -342,7 +359,7 @@ class Images:
                     names=[name] if name else [],
                 )
         finally:
-            os.close(upper_fd)
+            await self._in_thread(changed.__exit__, None, None, None)
         self.publish_event("create", image_id, image_id)
         if name:
             self.publish_event("tag", image_id, name.familiar())
@@ -472,7 +489,7 @@ class Images:
     async def inspect(self, ref: str) -> dict[str, Any]:
         """ImageInspect of API 1.51, with all of the config. Raises: NotFound, InvalidArgument."""
         image = self.resolve(ref)
-        data: dict[str, str] | None = None
+        data: Mapping[str, str] | None = None
         if image.chain_id:
             number, *lowers = self.layers.numbers(image.chain_id)
             data = self.driver.data(number, lowers, container=False)
@@ -517,8 +534,8 @@ def _as_dict(config: Wire | Mapping[str, Any] | None) -> dict[str, Any]:
     return codec.to_json(config) if isinstance(config, Wire) else dict(config)
 
 
-def _upper_size(path: str) -> int:
-    fd = os.open(f"{path}/fs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _upper_size(directory_fd: int) -> int:
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
     try:
         return unpack.tree_size(fd)
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 
 HOIST = 50
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -19,8 +20,10 @@ log = logging.getLogger("sampan.images")
 class Trash:
     """One directory and the thread that empties it. What cannot be removed is logged once and tried at the next start."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, destroy: Callable[[int, str], bool] | None = None) -> None:
+        """destroy: removes a whole directory (parent, name) in one step where the file system can; True when it did."""
         self.path = path
+        self._destroy = destroy
         os.makedirs(path, mode=0o700, exist_ok=True)
         self._fd = os.open(path, _READ)
         self._asked = threading.Event()
@@ -40,7 +43,7 @@ class Trash:
 
     def stuck(self) -> list[tuple[str, str]]:
         """What could not be removed: (name, reason)."""
-        there = set(os.listdir(self._fd))
+        there = set(os.listdir(self.path))
         return sorted((name, reason) for name, reason in self._failed.items() if name in there)
 
     def retry(self) -> None:
@@ -59,7 +62,8 @@ class Trash:
         while True:
             self._asked.wait()
             self._asked.clear()
-            while names := [name for name in os.listdir(self._fd) if name not in self._failed]:
+            # by path: a descriptor that stays open shows, on btrfs, what was there at its last rewind
+            while names := [name for name in os.listdir(self.path) if name not in self._failed]:
                 for name in names:
                     if self._stopping:
                         return
@@ -80,6 +84,8 @@ class Trash:
             )
 
     def _remove(self, parent_fd: int, name: str, depth: int) -> None:
+        if self._destroy is not None and depth < 2 and self._destroy(parent_fd, name):
+            return
         try:
             fd = os.open(name, _READ, dir_fd=parent_fd)
         except NotADirectoryError:
