@@ -257,7 +257,7 @@ def test_the_device_filter_of_v2(root: None, make: Callable[..., Cgroup]) -> Non
 def test_a_controller_that_is_missing_is_named_and_nothing_stays(root: None) -> None:
     missing = {"hugetlb", "rdma"} - cgroups.controllers()
     if not missing:
-        lacks("a controller that is missing")
+        pytest.skip("this machine has every controller")  # no lack: the other machine's run covers it
     wanted: dict[str, dict[str, Any]] = {
         "hugetlb": {"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]},
         "rdma": {"rdma": {"x": {"hcaHandles": 1}}},

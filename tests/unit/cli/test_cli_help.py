@@ -28,7 +28,7 @@ def test_two_usages() -> None:
 
 def test_a_group_lists_its_verbs() -> None:
     lines = help.group("system").splitlines()
-    assert [line.split()[0] for line in lines if line.startswith("  ")] == ["df", "events", "info", "prune"]
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == ["df", "events", "fsck", "info", "prune"]
     assert lines[-1] == "Run 'sampan system COMMAND --help' for more information on a command."
 
 
