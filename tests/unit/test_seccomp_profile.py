@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +178,12 @@ def test_cached_compiles_once(tmp_path: Path) -> None:
     assert seccomp.cached(profile, str(tmp_path / "seccomp")) == path
     assert Path(path).stat().st_ino == before.st_ino
     assert [entry.name for entry in (tmp_path / "seccomp").iterdir()] == [Path(path).name]
+
+
+def test_two_who_ask_at_once_get_the_same_program(tmp_path: Path) -> None:
+    """A profile's first use by two starts at the same time; each compiles, neither takes the other's file away."""
+    profile = {"defaultAction": "SCMP_ACT_ALLOW"}
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: seccomp.cached(profile, str(tmp_path)), range(32)))
+    assert len(set(paths)) == 1
+    assert os.listdir(tmp_path) == [Path(paths[0]).name]

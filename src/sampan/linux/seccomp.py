@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import struct
+import threading
 from functools import cache
 from typing import Any
 
@@ -306,7 +307,7 @@ def cached(profile: Profile, directory: str) -> str:
     path = f"{directory}/{hashlib.sha256(canonical).hexdigest()}.bpf"
     if not os.path.exists(path):
         os.makedirs(directory, 0o700, exist_ok=True)
-        temporary = f"{path}.{os.getpid()}"
+        temporary = f"{path}.{os.getpid()}.{threading.get_ident()}"  # two first starts may ask at once
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, compile(profile))
