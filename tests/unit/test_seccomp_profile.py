@@ -6,6 +6,7 @@ import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -180,10 +181,16 @@ def test_cached_compiles_once(tmp_path: Path) -> None:
     assert [entry.name for entry in (tmp_path / "seccomp").iterdir()] == [Path(path).name]
 
 
-def test_two_who_ask_at_once_get_the_same_program(tmp_path: Path) -> None:
+def test_two_who_ask_at_once_get_the_same_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A profile's first use by two starts at the same time; each compiles, neither takes the other's file away."""
-    profile = {"defaultAction": "SCMP_ACT_ALLOW"}
-    with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(lambda _: seccomp.cached(profile, str(tmp_path)), range(32)))
-    assert len(set(paths)) == 1
+    both, compiled = Barrier(2), seccomp.compile
+
+    def compile_together(profile: dict[str, Any]) -> bytes:
+        both.wait(10)
+        return compiled(profile)
+
+    monkeypatch.setattr(seccomp, "compile", compile_together)
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: seccomp.cached({"defaultAction": "SCMP_ACT_ALLOW"}, str(tmp_path)), range(2)))
+    assert paths[0] == paths[1]
     assert os.listdir(tmp_path) == [Path(paths[0]).name]
