@@ -28,6 +28,7 @@ import pytest
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
+from sampan.engine.images import platforms
 from sampan.engine.images.service import Images
 from sampan.engine.store import Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
@@ -432,6 +433,63 @@ def test_save_and_load_round_trip(tmp_path: Path) -> None:
             assert [m async for m in images.load(stream(oci))]
             assert images.resolve("registry.example:5000/deep/two:b").id == ids[1]
             assert images.resolve(ids[2]).repo_tags == ()
+
+    run(main())
+
+
+def oci_archive(layers: dict[str, bytes]) -> bytes:
+    """An OCI layout with one image for several platforms and an attestation, as buildx writes it."""
+    blobs: dict[str, bytes] = {}
+
+    def put(document: object) -> tuple[str, int]:
+        raw = document if isinstance(document, bytes) else json.dumps(document).encode()
+        digest = hashlib.sha256(raw).hexdigest()
+        blobs[digest] = raw
+        return f"sha256:{digest}", len(raw)
+
+    def described(media: str, document: object, **more: object) -> dict[str, object]:
+        digest, size = put(document)
+        return {"mediaType": f"application/vnd.oci.image.{media}", "digest": digest, "size": size, **more}
+
+    entries = []
+    for name, layer in layers.items():
+        system, architecture, *variant = name.split("/")
+        platform = {"os": system, "architecture": architecture, **({"variant": variant[0]} if variant else {})}
+        content = described("layer.v1.tar", layer)
+        config = {**platform, "rootfs": {"type": "layers", "diff_ids": [content["digest"]]}, "config": {}}
+        manifest = {
+            "schemaVersion": 2, "config": described("config.v1+json", config), "layers": [content],
+        }  # fmt: skip
+        entries.append(described("manifest.v1+json", manifest, platform=platform))
+    unknown = {"os": "unknown", "architecture": "unknown"}
+    entries.append(described("manifest.v1+json", {"schemaVersion": 2, "attestation": True}, platform=unknown))
+    names = {"io.containerd.image.name": "docker.io/library/multi:1"}
+    nested = described("index.v1+json", {"schemaVersion": 2, "manifests": entries}, annotations=names)
+    index = json.dumps({"schemaVersion": 2, "manifests": [nested]}).encode()
+    members = [member(f"blobs/sha256/{digest}", raw) for digest, raw in blobs.items()]
+    return archive(member("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'), *members, member("index.json", index))
+
+
+def test_an_image_for_several_platforms_loads_the_one_that_suits(tmp_path: Path) -> None:
+    layers = {name: archive(member(name.replace("/", "-"), b"1")) for name in
+              ("linux/amd64", "linux/arm64", "linux/arm/v7", "linux/arm/v6")}  # fmt: skip
+    data = oci_archive(layers)
+
+    async def main() -> None:
+        async with service(tmp_path / "d") as images:
+            [_ async for _ in images.load(stream(data))]
+            loaded = images.resolve("multi:1")
+            assert (loaded.os, loaded.architecture) == ("linux", platforms.HOST.architecture), "this machine's"
+            assert len(await images.list(all=True)) == 1, "and no attestation"
+            for asked, variant in (("linux/arm/v7", "v7"), ("linux/arm/v6", "v6"), ("linux/arm64", "")):
+                [_ async for _ in images.load(stream(data), platform=platforms.parse(asked))]
+                config = images.resolve("multi:1").config
+                assert config["architecture"] == asked.split("/")[1] and config.get("variant", "") == variant
+            assert [m async for m in images.load(stream(data), platform=platforms.parse("linux/s390x"))] == [{}]
+            with pytest.raises(Internal, match="no suitable export target found for platform linux/amd64"):
+                await collected(images.save(["multi:1"], platform=platforms.parse("linux/amd64")))
+            saved = await collected(images.save(["multi:1"], platform=platforms.parse("linux/arm64")))
+            assert b"linux-arm64" in saved
 
     run(main())
 

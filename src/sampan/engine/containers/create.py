@@ -96,7 +96,7 @@ class Maker:
         validate.request(config, asked)
         image = self._images.resolve(config.image) if config.image else None
         if image is not None and platform:
-            self._images.check_platform(config.image, platforms.parse(platform))
+            self._images.check_platform(config.image, platforms.parse(platform, any_os=True))
         warnings = validate.create(config, asked, self._config, self._machine)
         settled = merge.host_config(asked, self._config, self._machine)
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})

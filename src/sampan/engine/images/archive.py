@@ -23,8 +23,9 @@ from typing import Any
 
 import msgspec
 
-from sampan.engine.images import tar, tar_writer
+from sampan.engine.images import platforms, tar, tar_writer
 from sampan.engine.images.layers import Layers
+from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image, LayerRecord
 from sampan.engine.images.streams import CHUNK, Source, Truncated, decompressed
 from sampan.engine.images.unpack import clean
@@ -265,12 +266,13 @@ class Spooled:
         with open(path, "rb") as file:
             return file.read()
 
-    def offers(self) -> list[Offered]:
-        """What the archive offers, by manifest.json, else by index.json. Raises: InvalidArgument."""
+    def offers(self, target: Platform) -> list[Offered]:
+        """What the archive offers, by manifest.json, else by index.json: of an image for several platforms the one that
+        suits `target` best. Raises: InvalidArgument."""
         if self.has("manifest.json"):
             return [self._docker(item) for item in self._list("manifest.json")]
         if self.has("index.json"):
-            return [offer for item in self._oci_manifests() for offer in [self._oci(*item)]]
+            return [offer for item in self._oci_manifests(target) for offer in [self._oci(*item)]]
         raise InvalidArgument("invalid archive: it holds neither manifest.json nor index.json")
 
     def _list(self, name: str) -> list[dict[str, Any]]:
@@ -299,23 +301,22 @@ class Spooled:
             parent=parent if isinstance(parent, str) else "",
         )
 
-    def _oci_manifests(self) -> list[tuple[str, tuple[str, ...]]]:
+    def _oci_manifests(self, target: Platform) -> list[tuple[str, tuple[str, ...]]]:
         """(digest of a manifest, names) of every image in index.json, nested indexes included."""
         found: dict[str, list[str]] = {}
         pending = [("index.json", "", 0)]
         while pending:
             document, inherited, depth = pending.pop(0)
             index = self._object(document)
-            for entry in index.get("manifests") or []:
-                if not isinstance(entry, dict) or not isinstance(entry.get("digest"), str):
-                    raise InvalidArgument(f"invalid {document}: a manifest without a digest")
+            entries = index.get("manifests") or []
+            if not all(isinstance(entry, dict) and isinstance(entry.get("digest"), str) for entry in entries):
+                raise InvalidArgument(f"invalid {document}: a manifest without a digest")
+            for entry in _suitable(entries, target, best=depth > 0):
                 annotations = entry.get("annotations") or {}
                 name = annotations.get("io.containerd.image.name") or inherited
                 digest = entry["digest"]
                 if entry.get("mediaType") in (oci_image.MEDIA_INDEX, oci_image.DOCKER_LIST) and depth < 3:
                     pending.append((self._blob(digest), name, depth + 1))
-                elif (entry.get("platform") or {}).get("architecture", "amd64") not in ("amd64", ""):
-                    continue
                 else:
                     found.setdefault(digest, [])
                     if name and name not in found[digest]:
@@ -354,6 +355,23 @@ class Spooled:
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
             raise InvalidArgument(f"invalid digest {digest!r}")
         return BLOBS + digest.removeprefix("sha256:")
+
+
+def _suitable(entries: list[dict[str, Any]], target: Platform, *, best: bool) -> list[dict[str, Any]]:
+    """The manifests of an index that run on `target`; best: only the one that suits it most. Attestations never do."""
+    ranked = []
+    for entry in entries:
+        named = entry.get("platform")
+        if not isinstance(named, dict) or not named.get("architecture"):
+            ranked.append((0, entry))
+            continue
+        own = Platform(str(named.get("os") or "linux"), str(named["architecture"]), str(named.get("variant") or ""))
+        rank = platforms.rank(target, own)
+        if rank is not None:
+            ranked.append((rank, entry))
+    if best and ranked:
+        return [min(ranked, key=lambda item: item[0])[1]]
+    return [entry for _, entry in ranked]
 
 
 def _strings(values: Any) -> bool:

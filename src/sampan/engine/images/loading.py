@@ -41,7 +41,7 @@ async def load(
                 await filling
             with suppress(BaseException):
                 await pump
-        offers = await loop.run_in_executor(images.pool, spooled.offers)
+        offers = await loop.run_in_executor(images.pool, spooled.offers, platform or platforms.HOST)
         parents: list[tuple[str, str]] = []
         if platform is not None:
             offers = [x for x in offers if platform.accepts(platforms.of(oci_image.decode(x.config)))]

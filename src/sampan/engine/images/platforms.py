@@ -53,6 +53,30 @@ class Platform:
         """Whether an image for `other` is one for this platform; no variant here means any."""
         return (self.os, self.architecture) == (other.os, other.architecture) and self.variant in ("", other.variant)
 
+    def runs(self, other: Platform) -> bool:
+        """Whether what is made for `other` runs where this platform is asked for, by containerd's rule for one platform:
+        older variants do, and the 32-bit relatives (386 on amd64, arm on arm64). Weaker than `accepts`."""
+        if self.os != other.os:
+            return False
+        return (other.architecture, _explicit(other)) in _runnable(self.architecture, _explicit(self))
+
+
+def _explicit(platform: Platform) -> str:
+    """The variant, where an architecture without one means a certain one."""
+    return platform.variant or {"amd64": "v1", "arm": "v7", "arm64": "v8"}.get(platform.architecture, "")
+
+
+def _runnable(architecture: str, variant: str) -> list[tuple[str, str]]:
+    """(architecture, variant) of everything that runs on this one, the best first."""
+    number = variant.removeprefix("v")
+    if architecture == "amd64" and number.isdecimal():
+        return [("amd64", f"v{n}") for n in range(min(int(number), 9), 0, -1)] + [("386", "")]
+    if architecture == "arm" and number.isdecimal():
+        return [("arm", f"v{n}") for n in range(min(int(number), 9), 4, -1)]
+    if architecture == "arm64":
+        return [("arm64", variant), ("arm64", "v8"), *_runnable("arm", "v8")]
+    return [(architecture, variant)]
+
 
 _BASELINE = {"amd64": 1, "arm": 7, "arm64": 8}  # what an architecture without a variant means
 
@@ -91,8 +115,18 @@ def _host() -> Platform:
 HOST = _host()
 
 
-def parse(text: str) -> Platform:
-    """Parse a specifier; what is missing is the host's. Raises: InvalidArgument."""
+def parse(text: str, *, any_os: bool = False) -> Platform:
+    """Parse a specifier; what is missing is the host's. any_os: also of systems that nothing here can come from.
+
+    Raises: InvalidArgument.
+    """
+    platform = _parse(text)
+    if platform.os != "linux" and not any_os:
+        raise InvalidArgument("operating system is not supported")
+    return platform
+
+
+def _parse(text: str) -> Platform:
     parts = text.split("/")
     if len(parts) > 3:
         raise InvalidArgument(f'"{text}": too many slashes: invalid argument')
@@ -105,7 +139,7 @@ def parse(text: str) -> Platform:
     if len(parts) == 1:
         name = parts[0].lower()
         if name in ("linux", "windows", "darwin", "freebsd"):
-            return _supported(Platform(name, HOST.architecture, HOST.variant))
+            return Platform(name, HOST.architecture, HOST.variant)
         architecture, variant = _MACHINES.get(name, (name, ""))
         if architecture in _KNOWN:
             return Platform(HOST.os, architecture, variant)
@@ -113,10 +147,4 @@ def parse(text: str) -> Platform:
     architecture, variant = _MACHINES.get(parts[1].lower(), (parts[1].lower(), ""))
     if len(parts) == 3:
         variant = parts[2].lower()
-    return _supported(Platform(parts[0].lower(), architecture, _DEFAULT_VARIANT.get((architecture, variant), variant)))
-
-
-def _supported(platform: Platform) -> Platform:
-    if platform.os != "linux":
-        raise InvalidArgument("operating system is not supported")
-    return platform
+    return Platform(parts[0].lower(), architecture, _DEFAULT_VARIANT.get((architecture, variant), variant))

@@ -116,7 +116,7 @@ class Images:
             return
         image = self.resolve(ref)
         own = platforms.of(image.config)
-        if not platform.accepts(own):
+        if not platform.runs(own):
             raise NotFound(
                 f"image with reference {ref} was found but its platform ({own}) does not match the specified platform "
                 f"({platform})"

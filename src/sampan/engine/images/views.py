@@ -20,7 +20,7 @@ from sampan.engine.store import Store
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec.reference import Reference
 
-LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
+LIST_FILTERS = frozenset({"dangling", "label", "before", "since", "reference", "until"})
 PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
 ZERO_TIME = "0001-01-01T00:00:00Z"
 # what Docker 28.5 still shows of the config, by API version; older versions saw all of it
