@@ -30,7 +30,7 @@ from sampan.registry.endpoints import CERTIFICATES, Endpoint
 CONNECT_S = 30.0
 STALL_S = 60.0  # without a single byte
 MAX_REDIRECTS = 10
-READ_BYTES = 512 * 1024
+READ_BYTES = 256 * 1024
 USER_AGENT = "sampan/0.1 (docker-compatible)"
 FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 

@@ -25,7 +25,8 @@ from isal import igzip_lib, isal_zlib
 from sampan.errors import InvalidArgument
 
 CHUNK = 1024 * 1024
-DEPTH = 8  # chunks in flight between two threads
+FED = CHUNK // 4  # what the loop hands to a worker at once
+DEPTH = 3  # chunks in flight between two threads: what waits here counts for every layer of every pull
 
 MAX_RATIO = 10_000  # gzip cannot exceed 1032; zstd and bzip2 of plain zeros can
 RATIO_FROM_BYTES = 1024**3  # below this much output a ratio means nothing
@@ -74,7 +75,7 @@ class Feed:
             async for part in self._stream:
                 parts.append(part)
                 held += len(part)
-                if held >= CHUNK:
+                if held >= FED:
                     await self._room.acquire()
                     self._queue.put(b"".join(parts) if len(parts) > 1 else parts[0])
                     parts, held = [], 0
