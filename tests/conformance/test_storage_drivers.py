@@ -28,6 +28,7 @@ from sampan.engine.store import Store
 from sampan.errors import Conflict, Internal, NotFound
 from tests.conftest import lacks
 from tests.kernel.images.archives import archive, directory, hardlink, member, stream, symlink
+from tests.kernel.images.test_service import die_at
 from tests.support.engine import Engine, until
 
 pytestmark = pytest.mark.root
@@ -173,6 +174,9 @@ def test_layers_changes_commit_and_the_next_container(place: tuple[str, Path]) -
             assert 5000 < (await images.usage("c1"))[0] < 6000, "a file with two names counts once"
             image = images.resolve("app")
             made = await images.commit("c1", config=None, container_config={}, parent=image, repo="made")
+            again = await images.commit("c1", config=None, container_config={}, parent=image)
+            assert images.resolve(again).layers == images.resolve(made).layers, "the same snapshot gives the same bytes"
+            await images.remove(again)
             assert await images.changes("c1") == CHANGES, "looking changes nothing"
             await images.prepare("c2", images.resolve("made"))
             assert look(images, "c2") == look(images, "c1")
@@ -267,6 +271,59 @@ def test_images_of_another_driver_are_hidden_and_untouched(tmp_path: Path) -> No
             assert len(b"".join([bytes(chunk) async for chunk in images.save(["mine"])])) > 5000
 
     run(main())
+
+
+async def a_life(driver: str, root: Path) -> None:
+    """Everything that changes the disk, once, on a small image."""
+    async with service(driver, root) as images:
+        await imported(images, archive(directory("d"), member("d/f", b"1"), member("g", b"2")))
+        await images.prepare("c", images.resolve("app"))
+        write(images, "c", lambda r: (r / "g").unlink())
+        write(images, "c", lambda r: (r / "new").write_text("1"))
+        await images.commit("c", config=None, container_config={}, parent=images.resolve("app"), repo="made")
+        await images.prepare("c2", images.resolve("made"))
+        for container in ("c", "c2"):
+            await images.remove_snapshot(container)
+        await images.remove("made")
+        await images.remove("app")
+
+
+async def after_the_crash(driver: str, root: Path) -> int:
+    """What is visible is whole, what is on the disk has an owner. The number of images and containers."""
+    async with service(driver, root) as images:
+        everything = await images.list(all=True)
+        for row in everything:
+            assert [chunk async for chunk in images.save([row["Id"]])], "every visible image is whole"
+        wanted = {str(layer.snapshot) for layer in images.layers.all()}
+        wanted |= {str(snapshot.snapshot) for snapshot in images.snapshots.all()}
+        assert set(os.listdir(images.driver.root)) == wanted | {"init"}
+        count = len(everything) + len(images.snapshots.all())
+        for snapshot in images.snapshots.all():
+            assert "d/f" in look(images, snapshot.id), "every container that is there is whole"
+        await images.prepare("after", images.resolve(everything[0]["Id"]) if everything else None)
+        assert await images.changes("after") == [] and ("d/f" in look(images, "after") or not everything)
+        await images.retain(())
+        emptied(root)
+        for number in images.driver.numbers():
+            left = set(os.listdir(images.driver.path(number)))
+            assert not any(name.endswith(".new") or name.startswith("changed-") for name in left), left
+    return count
+
+
+@pytest.mark.parametrize("driver", ["vfs", "overlay2"])
+def test_kill_9_at_every_step_leaves_the_object_or_no_trace(driver: str) -> None:
+    step, seen = 1, set()
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="sampan-driver-") as where:
+        root = Path(where) / "d"
+        while die_at(step, a_life(driver, root)):
+            try:
+                seen.add(asyncio.run(after_the_crash(driver, root)))
+            except BaseException as e:
+                e.add_note(f"killed before step {step}")
+                raise
+            shutil.rmtree(root)
+            step += 1
+    assert step > 50 and seen >= {0, 1, 2, 3}, (step, seen)
 
 
 def test_unknown_drivers_and_options_are_refused(tmp_path: Path) -> None:

@@ -283,8 +283,15 @@ class Images:
         lowers = self.layers.numbers(record.chain_id)
 
         def work() -> int:
-            with self.driver.changed(record.snapshot, lowers) as fd:
-                return _upper_size(fd)
+            try:
+                with self.driver.changed(record.snapshot, lowers) as fd:
+                    return _upper_size(fd)
+            except InvalidArgument:  # nested too deep to be told apart: then all that it can write to counts
+                fd = os.open(self.driver.path(record.snapshot), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    return _upper_size(fd)
+                finally:
+                    os.close(fd)
 
         size = await self._in_thread(work)
         return size, size + self.layers.size_bytes(record.chain_id)

@@ -103,8 +103,9 @@ def _differences(new: int, old: int, into: int, path: str) -> bool:
         elif before is None or not same(new, old, name, status, before):
             _link(new, into, name, status)
             found = True
+    removed_ns = os.fstat(new).st_mtime_ns  # a time that stays: the same difference gives the same archive
     for name in set(os.listdir(old)) - set(names):
-        os.mknod(name, stat.S_IFCHR, 0, dir_fd=into)
+        _whiteout(into, name, removed_ns)
         found = True
     return found
 
@@ -114,8 +115,10 @@ def _changed_directory(
 ) -> bool:
     try:
         now = os.open(name, _DIRECTORY, dir_fd=new)
-    except FileNotFoundError:
-        return False
+    except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False  # the container has put something else in its place: the next look shows it
+        raise
     try:
         os.mkdir(name, 0o700, dir_fd=into)
         made = os.open(name, _DIRECTORY, dir_fd=into)
@@ -154,11 +157,13 @@ def _everything(new: int, into: int, path: str) -> None:
             _link(new, into, name, status)
 
 
-def cleaned(upper_fd: int, into_fd: int, mark: str) -> None:
+def cleaned(upper_fd: int, into_fd: int, mark: str, path: str = "") -> None:
     """Write an upper directory into the empty directory `into`, in overlayfs' form: of links, and no data.
 
-    mark: the name of the files by which its program also tells that a directory is opaque. Raises: OSError.
+    mark: the name of the files by which its program also tells that a directory is opaque.
+    Raises: OSError, InvalidArgument.
     """
+    check_depth(path)
     for name in os.listdir(upper_fd):
         status = _stat(upper_fd, name)
         if name == mark:
@@ -167,17 +172,22 @@ def cleaned(upper_fd: int, into_fd: int, mark: str) -> None:
             os.mkdir(name, 0o700, dir_fd=into_fd)
             below, made = os.open(name, _DIRECTORY, dir_fd=upper_fd), os.open(name, _DIRECTORY, dir_fd=into_fd)
             try:
-                cleaned(below, made, mark)
+                cleaned(below, made, mark, f"{path}/{name}")
             finally:
                 os.close(below)
                 os.close(made)
         elif status is not None and is_whiteout(status):
-            os.mknod(name, stat.S_IFCHR, 0, dir_fd=into_fd)
+            _whiteout(into_fd, name, status.st_mtime_ns)
         elif status is not None:
             _link(upper_fd, into_fd, name, status)
     if opaque(upper_fd):
         os.setxattr(into_fd, OPAQUE, b"y")
     copy_attributes(upper_fd, into_fd, os.fstat(upper_fd))
+
+
+def _whiteout(directory: int, name: str, mtime_ns: int) -> None:
+    os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory)
+    os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
 
 
 def _link(source: int, target: int, name: str, status: os.stat_result) -> None:
