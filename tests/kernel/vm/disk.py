@@ -31,7 +31,7 @@ PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/fals
 
 
 def build(image: Path, kernel_root: Path, scratch: Path) -> None:
-    """Write `image`, a bootable root for the kernel package unpacked at `kernel_root`. scratch: an empty directory.
+    """Write `image`, a bootable root for the kernel package unpacked at `kernel_root`; scratch is made and removed.
 
     Raises: CalledProcessError when ldd, depmod or mke2fs fails.
     """
@@ -51,6 +51,7 @@ def build(image: Path, kernel_root: Path, scratch: Path) -> None:
     (root / "etc/os-release").write_bytes(Path("/etc/os-release").read_bytes())
     command = ["mke2fs", "-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d", str(root), str(image), SIZE]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PATH": _PATH})
+    shutil.rmtree(scratch)
 
 
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"

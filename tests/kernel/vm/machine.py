@@ -43,11 +43,11 @@ for module in {modules}; do /bin/busybox insmod /modules/$module.ko; done
 exec /bin/busybox switch_root /root /bin/sh -c {script}
 """
 
-#: PID 1 after that. The root cgroup keeps init and its command; nothing else is done to the tree.
+#: PID 1 after that. The root cgroup keeps init and its command; it is mounted as systemd does.
 SCRIPT = """
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm; mount -t devpts devpts /dev/pts; mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /run
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 [ -b /dev/vdb ] && mount -t ext4 /dev/vdb /mnt
 ip link set lo up
 hostname machine
@@ -130,7 +130,7 @@ class Bed:
         console.write_bytes(b"")
         arguments = [
             *("qemu-system-x86_64", "-nodefaults", "-no-reboot", "-display", "none", "-serial", f"file:{console}"),
-            *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB), "-nic", "none"),
+            *("-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "2", "-m", str(MEMORY_MIB), "-nic", "none"),
             *("-kernel", str(kernel), "-initrd", str(initramfs)),
             *(
                 "-append",

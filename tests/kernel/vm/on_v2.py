@@ -131,6 +131,8 @@ def test_the_hosts_cgroup_namespace_on_request(shared_engine: Engine) -> None:
     own, *names = shared_engine.logs(container).decode().splitlines()
     assert own == f"0::/sampan/{container}"
     assert "sampan" in names  # the whole tree, as runc mounts it
+    # Other than runc we bind it: a new mount out here would have taken these from the host's.
+    assert "cgroup2 rw,nsdelegate,memory_recursiveprot" in Path("/proc/self/mountinfo").read_text()
     shared_engine.remove(container)
 
 
@@ -260,15 +262,17 @@ def test_what_v2_cannot_do_is_a_warning(shared_engine: Engine) -> None:
     shared_engine.remove(created["Id"])
 
 
-def test_an_engine_killed_finds_its_frozen_and_running_containers(engine: Engine) -> None:
-    running, frozen = engine.run(*SLEEP), engine.run(*SLEEP)
-    engine.call("POST", f"/containers/{frozen}/pause")
-    engine.kill()
-    engine.start()
-    assert engine.inspect(running)["State"]["Status"] == "running"
-    assert engine.inspect(frozen)["State"]["Status"] == "paused"
-    engine.call("POST", f"/containers/{frozen}/unpause")
-    assert execute(engine, frozen, "cat", "/proc/self/cgroup") == (0, "0::/\n")
+def test_an_engine_killed_finds_its_frozen_and_running_containers(shared_engine: Engine) -> None:
+    running, frozen = shared_engine.run(*SLEEP), shared_engine.run(*SLEEP)
+    shared_engine.call("POST", f"/containers/{frozen}/pause")
+    shared_engine.kill()
+    shared_engine.start()
+    assert shared_engine.inspect(running)["State"]["Status"] == "running"
+    assert shared_engine.inspect(frozen)["State"]["Status"] == "paused"
+    shared_engine.call("POST", f"/containers/{frozen}/unpause")
+    assert execute(shared_engine, frozen, "cat", "/proc/self/cgroup") == (0, "0::/\n")
+    for container in (running, frozen):
+        shared_engine.remove(container)
 
 
 @pytest.fixture
@@ -302,7 +306,6 @@ def test_the_runtime_by_itself(bundle: Path) -> None:
         command = [sys.executable, "-m", "sampan.runtime", "--root", str(bundle / "state"), "create", "one"]
         subprocess.run(command, cwd=bundle, check=True, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=60)
     try:
-        assert json.loads(runc(bundle, "state", "one").stdout)["status"] == "created"
         assert runc(bundle, "start", "one").returncode == 0
         done = runc(bundle, "exec", "one", "/bin/cat", "/proc/self/cgroup", "/sys/fs/cgroup/pids.max")
         assert (done.returncode, done.stdout) == (0, "0::/\n9\n"), done.stderr
