@@ -105,6 +105,9 @@ _mount_setattr = bind(442, INT, STR, UINT, STR, SIZE)
 
 
 def mount(source: Path | None, target: Path, fstype: str | None, flags: int, data: Path | None = None) -> None:
+    """mount(2). Raises OSError, E2BIG for data of more than a page: the kernel would cut it there, and mount that."""
+    if data is not None and len(raw(data)) >= os.sysconf("SC_PAGE_SIZE"):
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), os.fsdecode(target))
     s = None if source is None else raw(source)
     f = None if fstype is None else fstype.encode()
     if _mount(s, raw(target), f, flags, None if data is None else raw(data)) < 0:
