@@ -108,6 +108,15 @@ CACHE: format_.Fields = {
     "Shared": ("SHARED", lambda c: "true" if c["Shared"] else "false"),
 }
 
+DATA_ROOT = (
+    ("Images", "Images"),
+    ("Containers", "Containers"),
+    ("  of it logs", "Logs"),
+    ("Local Volumes", "Volumes"),
+    ("Trash", "Trash"),
+    ("Engine", "Engine"),
+)
+
 
 def _rows(usage: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for image in usage.get("Images") or () for row in images.named(image, False, False)]
@@ -126,6 +135,10 @@ def _verbose(cli: Session, usage: dict[str, Any]) -> int:
     cache = usage.get("BuildCache") or []
     cli.out(f"\nBuild cache usage: {units.human_size(_cache(usage)['Size'])}\n\n")
     cli.out(format_.columns(CACHE, cache, "ID CacheType Size CreatedSince LastUsedSince UsageCount Shared"))
+    if root := usage.get("DataRoot"):  # sampand tells what else lies there
+        cli.out(f"\nData root: {root['Path']} takes {units.human_size(root['Total'])}\n\n")
+        rows = [{"Type": kind, "Size": root[key]} for kind, key in DATA_ROOT]
+        cli.out(format_.columns(FIELDS, rows, "Type Size"))
     return 0
 
 
