@@ -481,6 +481,83 @@ def test_an_index_gives_the_platform_and_no_attestation(ours: Engine, liar: Liar
     forget(ours, wanted.id)
 
 
+# -- interrupted pushes, mirrors ----------------------------------------------------------------------------------
+
+
+def big(engine: Engine, name: str, size: int = 8_000_000) -> str:
+    """An image of one layer that is too large for one request."""
+    tar = registry.layer({"big": os.urandom(size)})
+    answer = engine.request("POST", "/images/create", tar, fromSrc="-", repo=name, tag="1")
+    found: str = messages(answer)[-1]["status"]
+    return found
+
+
+def test_a_push_goes_on_where_it_broke(ours: Engine) -> None:
+    receiver = registry.Receiver()
+    try:
+        receiver.cut = [1_000_000, 2_000_000]
+        made = big(ours, f"{receiver.host}/app")
+        assert "Pushed" in states(push(ours, f"{receiver.host}/app"))
+        manifest = json.loads(receiver.manifests["1"])
+        assert manifest["config"]["digest"] == made
+        assert {manifest["config"]["digest"], *(x["digest"] for x in manifest["layers"])} == set(receiver.blobs)
+        ranges = [h["content-range"] for m, _, h in receiver.server.requests if m == "PATCH" and "content-range" in h]
+        assert len(ranges) == 2 and all(int(r.partition("-")[0]) >= 1_000_000 for r in ranges)
+        forget(ours, made)
+        assert os.listdir(ours.data_root / "content" / "ingest") == []
+    finally:
+        receiver.close()
+
+
+def test_a_push_that_never_gets_through(ours: Engine) -> None:
+    """The manifest is not put, the image stays without a digest, and nothing is left of the upload."""
+    receiver = registry.Receiver()
+    try:
+        receiver.cut = [1000] * 50
+        made = big(ours, f"{receiver.host}/app", 5_000_000)
+        assert "error" in messages(push(ours, f"{receiver.host}/app"))[-1]
+        assert receiver.manifests == {}
+        assert ours.call("GET", f"/images/{made}/json")["RepoDigests"] == []
+        forget(ours, made)
+        assert os.listdir(ours.data_root / "content" / "ingest") == []
+    finally:
+        receiver.close()
+
+
+def test_mirrors(root: None, liar: Liar) -> None:
+    """A mirror of the table is asked first, under the rewritten name and without credentials; a dead one is passed over;
+    a reload changes the table."""
+    mirror = Liar()
+    engine = Engine()
+    try:
+        dead = registry.free_port()
+        table = {
+            liar.host: {
+                "mirrors": [f"http://127.0.0.1:{dead}", f"http://{mirror.host}"],
+                "rewrite": {"^team/(.*)$": "cache/$1"},
+            }
+        }
+        (engine.directory / "daemon.json").write_text(json.dumps({"registries": table}))
+        engine.start()
+        wanted = image(20)
+        mirror.images["cache/app"] = liar.images["team/app"] = wanted
+        name = f"{liar.host}/team/app"
+        states(pull(engine, name, headers=registry.header()))
+        assert liar.server.requests == []
+        assert any("/v2/cache/app/manifests/1" in path for _, path, _ in mirror.server.requests)
+        assert not mirror.server.headers_of("authorization")
+        found = engine.call("GET", f"/images/{name}:1/json")
+        assert found["RepoDigests"] == [f"{name}@{registry.digest(wanted.manifest)}"]
+        forget(engine, wanted.id)
+        mirror.images.clear()
+        states(pull(engine, name))
+        assert liar.server.requests
+        forget(engine, wanted.id)
+    finally:
+        engine.close()
+        mirror.close()
+
+
 # -- many at once -----------------------------------------------------------------------------------------------
 
 

@@ -215,6 +215,78 @@ def _url64(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
+def body(handler: http.server.BaseHTTPRequestHandler, limit: int | None = None) -> bytes:
+    """A request's body, chunked or not; at most about `limit` bytes of it."""
+    if handler.headers.get("Transfer-Encoding") != "chunked":
+        length = int(handler.headers.get("Content-Length", 0))
+        return handler.rfile.read(min(length, limit or length))
+    out = b""
+    while (size := int(handler.rfile.readline(), 16)) and (limit is None or len(out) < limit):
+        out += handler.rfile.read(size)
+        handler.rfile.readline()
+    if size == 0:
+        handler.rfile.readline()
+    return out
+
+
+class Receiver:
+    """A registry that takes pushes into memory: `blobs` by digest, `manifests` by tag. `cut` breaks PATCHes: the
+    number of bytes after which each of the next ones ends without an answer."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.manifests: dict[str, bytes] = {}
+        self.cut: list[int] = []
+        self._uploads: dict[str, bytes] = {}
+        self.server = Server(self._answer)
+        self.host = self.server.host
+
+    def close(self) -> None:
+        self.server.close()
+
+    def _answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        parts = urllib.parse.urlsplit(handler.path)
+        name, method = parts.path.rpartition("/")[2], handler.command
+        here = {"Location": parts.path}
+        if "/uploads/" in parts.path:
+            return self._upload(handler, method, name, urllib.parse.parse_qs(parts.query), here)
+        if "/manifests/" in parts.path and method == "PUT":
+            self.manifests[name] = body(handler)
+            return send(handler, 201)
+        if "/blobs/" in parts.path:
+            found = self.blobs.get(name)
+            return send(handler, 404) if found is None else send(handler, 200, found)
+        return send(handler, 200, b"{}")
+
+    def _upload(
+        self, handler: http.server.BaseHTTPRequestHandler, method: str, name: str, query: dict[str, list[str]],
+        here: dict[str, str],
+    ) -> None:  # fmt: skip
+        if method == "POST":
+            number = str(len(self._uploads))
+            self._uploads[number] = b""
+            return send(handler, 202, b"", {"Location": f"{here['Location']}{number}?state=x"})
+        had = self._uploads[name]
+        if method == "GET":
+            return send(handler, 204, b"", {**here, "Range": f"0-{max(0, len(had) - 1)}"})
+        at = handler.headers.get("Content-Range", "").partition("-")[0]
+        if at and int(at) != len(had):
+            return send(handler, 416)
+        if method == "PATCH" and self.cut:
+            self._uploads[name] = had + body(handler, self.cut.pop(0))
+            handler.close_connection = True
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            return None
+        self._uploads[name] = had + body(handler)
+        if method == "PATCH":
+            return send(handler, 202, b"", here)
+        raw = self._uploads.pop(name)
+        if digest(raw) != query["digest"][0]:
+            return send(handler, 400, b'{"errors":[{"code":"DIGEST_INVALID","message":"wrong"}]}')
+        self.blobs[digest(raw)] = raw
+        return send(handler, 201)
+
+
 # -- images, and a registry that lies about them ----------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from isal import isal_zlib
@@ -267,11 +267,12 @@ class _Upload:
     async def _send(self, upload: str, fd: int) -> str:
         """Send the growing file. Returns where the upload is to be finished."""
         at, failures = 0, 0
+        attempts: list[int] = []
         while True:
             try:
-                async with aclosing(self._chunks(fd, at)) as chunks:
-                    size = self._written - at if at else None  # resumed: everything is there by then
-                    return await self._place.append(upload, chunks, at=at, size=size)
+                size = self._written - at if at else None  # resumed: everything is there by then
+                attempts.append(at)
+                return await self._place.append(upload, self._chunks(fd, at, attempts), at=at, size=size)
             except (Internal, Refused, *transport.FAILURES) as e:
                 if self._failure is not None:
                     raise self._failure from e
@@ -281,7 +282,7 @@ class _Upload:
                 failures += 1
                 if not passing or failures >= ATTEMPTS:
                     raise
-                await asyncio.sleep(BACKOFF_S * 2**failures)
+                await asyncio.sleep(BACKOFF_S * 2 ** (failures - 1))
                 while not self._complete:
                     await self._wait()
                 at, upload = await self._where(upload)
@@ -296,9 +297,11 @@ class _Upload:
             return 0, await self._place.begin_upload()
         return min(at, self._written), upload
 
-    async def _chunks(self, fd: int, at: int) -> AsyncGenerator[bytes, None]:
-        shown = 0.0
-        while True:
+    async def _chunks(self, fd: int, at: int, attempts: list[int]) -> AsyncGenerator[bytes, None]:
+        """The file from `at` to its end, as it grows. The HTTP client may hold on to this after its request has failed:
+        it ends as soon as the attempt is no longer the last, or the file is gone."""
+        shown, attempt = 0.0, len(attempts)
+        while attempt == len(attempts) and not self._stopped:
             if at == self._written:
                 if self._complete:
                     break

@@ -22,6 +22,7 @@ class Registries:
         self.settings = _settings(config)
         self.transport = Transport(self.settings.certificates)
         self.known = KnownBlobs(store)
+        self.known.sweep({layer.diff_id for layer in layers.all()})
         self.downloads = Downloads(layers, self.known, config.max_concurrent_downloads)
         self.uploads = Slots(config.max_concurrent_uploads)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
