@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import json
 import os
 import struct
@@ -303,6 +302,8 @@ def _block(word: str, audit: int, answers: dict[int, int], highest: int | None) 
 
 def cached(profile: Profile, directory: str) -> str:
     """Return the path of the compiled profile in `directory`, compiling and writing it (tmp + rename) when missing."""
+    import hashlib  # brings libcrypto along, which no shim needs
+
     canonical = json.dumps(profile, sort_keys=True, separators=(",", ":")).encode()
     path = f"{directory}/{hashlib.sha256(canonical).hexdigest()}.bpf"
     if not os.path.exists(path):

@@ -292,6 +292,7 @@ def create(
     keyring: bool = True,
     pivot: bool = True,
     timing: bool = False,
+    validated: bool = False,
 ) -> Container:
     """Make a container whose init waits at the gate.
 
@@ -299,9 +300,12 @@ def create(
     process with no terminal; with one, the master comes back as `console_fd`. `detached`: init outlives the caller, and
     another process may start it. `cgroup`: an existing one, with its limits applied; else it is made from the spec.
 
+    `validated`: the caller has called `validate` already, in a process whose memory matters less.
+
     Raises: InvalidSpec before any side effect; RuntimeFailure with everything undone.
     """
-    validate(spec)
+    if not validated:
+        validate(spec)
     plan = planning.build(spec, id=id, bundle=os.path.abspath(bundle), rootfs=rootfs)
     plan.pivot_root = pivot
     if plan.process is None:

@@ -15,8 +15,12 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
+
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import cgroups
+from sampan.runtime.failure import InvalidSpec
+from sampan.runtime.validate import validate
 from sampan.supervisor import layout, wire
 from sampan.supervisor.link import Message, ShimLink, ShimLost
 from sampan.supervisor.nursery import Nursery
@@ -140,6 +144,8 @@ class Tasks:
             raise InvalidArgument(f"invalid task id: {id!r}")
         if id in self._tasks:
             raise Conflict(f"task {id} exists already")
+        if not request["runtime"]:
+            _check(spec)
         task = self._tasks[id] = Task(id)
         directory = layout.task_dir(self._exec_root, id)
         try:
@@ -319,3 +325,13 @@ class Tasks:
             return
         task.report["status"] = "stopped"
         await self._bury(task)
+
+
+def _check(spec: bytes) -> None:
+    """Validate a config.json for our own runtime. Raises: InvalidArgument for no JSON, TaskFailed naming field and reason."""
+    try:
+        validate(msgspec.json.decode(spec))
+    except msgspec.DecodeError as e:
+        raise InvalidArgument(f"invalid config.json: {e}") from e
+    except InvalidSpec as e:
+        raise wire.TaskFailed(e.step, e.errno, e.message) from e

@@ -22,7 +22,7 @@ from sampan.runtime.failure import RuntimeFailure
 from sampan.supervisor import layout, wire
 from sampan.supervisor.logs.drivers import open_writer
 from sampan.supervisor.logs.record import LogWriter
-from sampan.supervisor.shim import network_counters
+from sampan.supervisor.shim import memory, network_counters
 from sampan.supervisor.shim.external import External
 from sampan.supervisor.shim.loop import READ, Loop
 from sampan.supervisor.shim.process import Pipes, Process
@@ -125,6 +125,7 @@ class Task:
             rootfs=request["rootfs"],
             stdio=stdio,
             seccomp_bpf=_filter(request["seccomp"]),
+            validated=True,  # by the supervisor: the tables of the checks stay out of every shim's memory
         )
 
     def _settle(self) -> None:
@@ -135,6 +136,7 @@ class Task:
             state = {k: v for k, v in self.container.to_state().items() if k != "spec"}  # config.json has it
             layout.write_json(f"{self._directory}/state.json", state)
             self._watch_oom()
+        memory.give_back()
 
     def _roll_back(self) -> None:
         if self.container:
