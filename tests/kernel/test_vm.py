@@ -13,7 +13,7 @@ from tests.kernel.vm.machine import Bed, missing
 
 PYTEST = ".venv/bin/python -m pytest -q --color=no -p no:hypothesispytest --tb=short --timeout 60"
 #: What the machine may skip, because it lacks what the test is about.
-SKIPS = {"a controller that is missing"}
+SKIPS = {"this machine has every controller"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

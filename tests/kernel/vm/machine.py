@@ -51,7 +51,7 @@ mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 [ -b /dev/vdb ] && mount -t ext4 /dev/vdb /mnt
 ip link set lo up
 hostname machine
-export HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin {environment}
+export HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1
 cd {repository}
 setsid sh -c {command} </dev/null
 echo "{mark} $?"
@@ -201,9 +201,8 @@ def _initramfs(kernel_root: Path, command: str, mark: str) -> bytes:
     for name in BOOT_MODULES:
         (path,) = modules.rglob(f"{name}.ko")
         files[f"modules/{name}.ko"] = path.read_bytes()
-    environment = "PYTHONDONTWRITEBYTECODE=1 " + ("SAMPAN_CI=1" if os.environ.get("SAMPAN_CI") else "")
     repository = shlex.quote(str(disk.REPOSITORY))
-    script = SCRIPT.format(environment=environment, repository=repository, command=shlex.quote(command), mark=mark)
+    script = SCRIPT.format(repository=repository, command=shlex.quote(command), mark=mark)
     files["init"] = INITRAMFS.format(modules=" ".join(BOOT_MODULES), script=shlex.quote(script)).encode()
     return b"".join(_entry(name, data) for name, data in files.items()) + _entry("TRAILER!!!", b"")
 
