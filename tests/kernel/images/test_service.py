@@ -599,6 +599,41 @@ def test_removal_follows_dockers_rules(tmp_path: Path) -> None:
     run(main())
 
 
+def test_an_image_that_is_made_while_it_is_removed_is_whole(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with service(tmp_path / "d") as images:
+            await imported(images)
+            saved = await collected(images.save(["app"]))
+            real, taken = images.content.put, 0
+
+            def put(data: bytes) -> str:
+                nonlocal taken
+                digest = real(data)
+                if not taken:
+                    taken = 1
+                    os.unlink(images.content.path(digest))  # as a removal that comes between
+                return digest
+
+            images.content.put = put  # type: ignore[method-assign]
+            [_ async for _ in images.load(stream(saved))]
+            assert taken and await collected(images.save(["app"]))
+            for _ in range(5):
+                loading = asyncio.create_task(anext_all(images.load(stream(saved))))
+                await asyncio.gather(images.remove("app"), return_exceptions=True)
+                await loading
+                [_ async for _ in images.load(stream(saved))]
+                assert await collected(images.save(["app"]))
+        async with service(tmp_path / "d") as images:
+            assert await collected(images.save(["app"])) and len(directories(tmp_path / "d")) == 1
+
+    run(main())
+
+
+async def anext_all(messages: AsyncIterator[Any]) -> None:
+    async for _ in messages:
+        pass
+
+
 def test_parents_children_and_prune(tmp_path: Path) -> None:
     async def main() -> None:
         async with service(tmp_path / "d") as images:

@@ -200,6 +200,7 @@ class Layers:
         """The operations that drop these records; apply, then `discard` their directories."""
         ops = []
         for record in records:
+            self._driver.fresh.add(record.snapshot)  # its directory is ours to discard, and no stray
             ops += [self._table.delete(record.id), self._store.release(f"layer:{record.id}")]
         return ops
 

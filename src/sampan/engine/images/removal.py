@@ -17,7 +17,7 @@ from typing import Any
 from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.content import ContentStore
 from sampan.engine.images.layers import Layers
-from sampan.engine.images.records import Image
+from sampan.engine.images.records import Image, LayerRecord
 from sampan.engine.images.views import Filters, boolean_filter, labels_match, nanoseconds, until_filter
 from sampan.engine.store import Op, Store
 from sampan.errors import Conflict, NotFound
@@ -25,6 +25,9 @@ from sampan.spec import reference
 from sampan.spec.reference import Reference
 
 log = logging.getLogger("sampan.images")
+
+
+Doomed = tuple[str, list[LayerRecord]]  # an image without a record any more, and the layers that only it needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +76,23 @@ class Remover:
             if self._untag_one(image, reference.parse(name), names, records):
                 await self._store.flushed()
                 return records
-        self._delete(
-            image.id,
-            records,
-            force=force,
-            prune=prune,
-            quiet=by_name,
-            spare_names=by_name or not _single(names),
-            running=running,
-        )
-        await self._store.flushed()
+        doomed: list[Doomed] = []
+        try:
+            self._delete(
+                image.id,
+                records,
+                doomed,
+                force=force,
+                prune=prune,
+                quiet=by_name,
+                spare_names=by_name or not _single(names),
+                running=running,
+            )
+        finally:  # what is gone before an obstacle came up is gone
+            try:
+                await self._store.flushed()
+            finally:
+                self._discard(doomed)
         return records
 
     def _untag_one(self, image: Image, given: Reference, names: list[Reference], records: list[dict[str, str]]) -> bool:
@@ -110,6 +120,7 @@ class Remover:
         self,
         image_id: str,
         records: list[dict[str, str]],
+        doomed: list[Doomed],
         *,
         force: bool,
         prune: bool,
@@ -133,24 +144,31 @@ class Remover:
             parent = record.parent if record is not None else ""
             if names:
                 self._untag(image_id, names, records)
-            self._drop(image_id, records)
+            self._drop(image_id, records, doomed)
             if not prune or parent not in self._catalog.images:
                 return
             image_id, force, quiet, spare_names = parent, False, True, True
 
-    def _drop(self, image_id: str, records: list[dict[str, str]]) -> None:
-        """Records first, in one transaction; then directories, which a crash leaves to the next start."""
+    def _drop(self, image_id: str, records: list[dict[str, str]], doomed: list[Doomed]) -> None:
+        """Records first, in one transaction; files go when the disk has that: no crash leaves a record without them."""
         chain_id = self._catalog.get(image_id).chain_id
         holder = f"image:{image_id}"
         unused = self._layers.unused_after(chain_id, holder)
         ops: list[Op] = [self._catalog.images.delete(image_id), self._store.release(holder)]
         self._store.apply_now(*ops, *self._layers.forget(unused))
         self._catalog.changed(image_id)
-        self._layers.discard(unused)
-        self._content.remove(image_id)
+        self._content.fresh.add(image_id)  # nobody else's to sweep in the meantime
+        doomed.append((image_id, unused))
         self._publish("delete", image_id, image_id)
         records.append({"Deleted": image_id})
         records += [{"Deleted": layer.id} for layer in unused]
+
+    def _discard(self, doomed: list[Doomed]) -> None:
+        """Throw away the files of images without a record; one that was made again meanwhile keeps its configuration."""
+        for image_id, layers in doomed:
+            self._layers.discard(layers)
+            if image_id not in self._catalog.images:
+                self._content.remove(image_id)
 
     def _obstacle(self, image_id: str, running: Collection[str], *, soft: bool, names: bool) -> Obstacle | None:
         """What stands in the way. soft: also what force would override; names: other names count among that."""

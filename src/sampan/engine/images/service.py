@@ -129,7 +129,9 @@ class Images:
 
         A name that pointed elsewhere moves. Returns the image's id.
         """
-        image_id = await asyncio.get_running_loop().run_in_executor(self.pool, self.content.put, config)
+        image_id = await self._in_thread(self.content.put, config)
+        while not self.content.has(image_id):  # a removal of the same image has just taken it
+            await self._in_thread(self.content.put, config)
         chain = oci_image.chain_ids(oci_image.diff_ids(oci_image.decode(config)))
         ops: list[Op] = []
         for layer in staged:
