@@ -615,6 +615,44 @@ def test_a_client_that_leaves_ends_its_pull(ours: Engine, liar: Liar) -> None:
     nothing_of(ours, liar.host)
 
 
+def test_a_daemon_killed_in_the_middle_of_a_pull(root: None, liar: Liar) -> None:
+    """One layer is here, the other is under way: after the restart there is no trace, and the pull succeeds."""
+    liar.images["app"] = wanted = image(19)
+    last = registry.digest(wanted.packed[-1])
+    reached, go_on = threading.Event(), threading.Event()
+
+    def lie(handler: http.server.BaseHTTPRequestHandler, digest: str, raw: bytes) -> bool:
+        if digest != last or go_on.is_set():
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(raw)))
+        handler.end_headers()
+        handler.wfile.write(raw[:100_000])
+        reached.set()
+        go_on.wait(20)
+        handler.close_connection = True
+        return True
+
+    liar.lies["app"] = lie
+    engine = Engine().start()
+    try:
+        url = f"http://d/images/create?fromImage={liar.host}/app&tag=1"
+        command = ["curl", "-sN", "--unix-socket", str(engine.socket), "-X", "POST", url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
+            assert client.stdout is not None
+            assert any(b"Pull complete" in line for line in client.stdout)
+            assert reached.wait(20)
+            engine.kill()
+        go_on.set()
+        engine.start()
+        nothing_of(engine, liar.host)
+        states(pull(engine, f"{liar.host}/app"))
+        assert engine.call("GET", f"/images/{liar.host}/app:1/json")["Id"] == wanted.id
+        forget(engine, wanted.id)
+    finally:
+        engine.close()
+
+
 def test_a_container_runs_from_a_pulled_image(ours: Engine, plain: Debian) -> None:
     name = f"{plain.host}/busybox"
     answer = ours.request("POST", "/images/create", busybox.root_tar(), fromSrc="-", repo=name, tag="1")
