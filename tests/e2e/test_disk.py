@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import lacks
 from tests.kernel.images.archives import archive, member
 from tests.support.engine import Engine, until
 
@@ -177,3 +178,24 @@ def test_the_disk_budget_takes_the_longest_unused_images() -> None:
         engine.remove(container)
     finally:
         engine.close()
+
+
+def test_what_cannot_be_deleted_is_named_and_tried_again(engine: Engine) -> None:
+    container = engine.run("sh", "-c", "echo 1 > /stubborn")
+    engine.wait(container)
+    upper = Path(engine.inspect(container)["GraphDriver"]["Data"]["UpperDir"])
+    if subprocess.run(["chattr", "+i", str(upper / "stubborn")], capture_output=True, check=False).returncode:
+        lacks("the file system of the test has no immutable files")
+    trash = engine.data_root / "trash"
+    engine.remove(container)
+    try:
+        until(lambda: any(f["Kind"] == "trash" for f in fsck(engine)), 10, "it is named")
+        [finding] = fsck(engine, repair=True)
+        assert finding["Problem"] == "unreferenced" and "not permitted" in finding["Remedy"]
+        assert not finding["Repaired"] and finding["SizeBytes"] > 0
+        assert engine.call("GET", "/system/df")["DataRoot"]["Trash"] > 4096
+    finally:
+        for path in trash.rglob("stubborn"):
+            subprocess.run(["chattr", "-i", str(path)], check=True)
+    until(lambda: fsck(engine, repair=True) == [], 10, "the next repair takes it")
+    until(lambda: not os.listdir(trash), 10, "the trash is empty")

@@ -161,7 +161,7 @@ class Btrfs(Vfs):
         super().probe()
 
     def status(self) -> list[list[str]]:
-        return [["Btrfs", "subvolumes and snapshots by ioctl"]]
+        return [["Btrfs", ""]]
 
     def _begin(self, path: str) -> None:
         _in_parent(path, btrfs.subvol_create)
