@@ -156,6 +156,20 @@ def test_a_damaged_configuration_is_named(engine: Engine) -> None:
     assert fsck(engine) == []
 
 
+def test_a_damaged_layer_is_found_when_all_are_read(engine: Engine) -> None:
+    imported(engine, "rotten", 1)
+    assert engine.call("POST", "/system/fsck", verify=1)["Findings"] == []
+    layer = Path(engine.call("GET", "/images/rotten/json")["GraphDriver"]["Data"]["UpperDir"])
+    with (layer / "rotten").open("r+b") as file:
+        file.write(b"\0" * 16)
+    assert fsck(engine) == [], "nothing is missing"
+    [finding] = engine.call("POST", "/system/fsck", verify=1, repair=1)["Findings"]
+    assert (finding["Kind"], finding["Problem"], finding["Repaired"]) == ("layer", "damaged", False)
+    assert "is damaged" in finding["Remedy"]
+    shown = engine.cli("sampan", "system", "fsck", "--verify", check=False)
+    assert shown.returncode == 1 and "damaged" in shown.stdout
+
+
 def test_the_disk_budget_takes_the_longest_unused_images() -> None:
     engine = Engine(None, "--disk-budget", "60m").start()
     try:

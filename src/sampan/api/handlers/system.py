@@ -224,8 +224,11 @@ async def disk_usage(request: web.Request) -> web.StreamResponse:
 
 
 async def fsck(request: web.Request) -> web.StreamResponse:
-    """Compare the records with the data root; with repair=1 take away what nothing needs. Ours, not Docker's."""
-    found = await engine(request).disk.fsck(repair=flag(request, "repair"))
+    """Compare the records with the data root; with repair=1 take away what nothing needs, with verify=1 read all layers.
+
+    Ours, not Docker's.
+    """
+    found = await engine(request).disk.fsck(repair=flag(request, "repair"), verify=flag(request, "verify"))
     return json_response({"Findings": found})
 
 

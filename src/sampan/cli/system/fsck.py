@@ -16,6 +16,7 @@ ARGS = (0, 0)
 FLAGS = f"""
       --format string   {FORMAT_HELP}
       --repair          Remove what nothing refers to
+      --verify          Read every layer and compare it with its digest
 """
 
 FIELDS: format_.Fields = {
@@ -31,7 +32,8 @@ FIELDS: format_.Fields = {
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     """0: nothing was found, or all of it is repaired; 1: something is left."""
-    answer = cli.engine.post("/system/fsck", repair="1" if opts.flag("repair") else "0")
+    asked = {name: "1" if opts.flag(name) else "0" for name in ("repair", "verify")}
+    answer = cli.engine.post("/system/fsck", **asked)
     found = answer["Findings"]
     print_list(cli, FIELDS, found, opts.text("format"), "Kind ID Problem Size State Remedy", kind="findingContext")
     return 0 if all(f["Repaired"] for f in found) else 1

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sampan.engine.config import EngineConfig
@@ -88,17 +88,20 @@ class Disk:
 
     # --- fsck --------------------------------------------------------------------------------------------------------
 
-    async def fsck(self, *, repair: bool) -> list[dict[str, Any]]:
+    async def fsck(self, *, repair: bool, verify: bool = False) -> list[dict[str, Any]]:
         """Compare the records with the disk. Returns one object a finding, for the API; `repair` reaps and drops.
 
-        SizeBytes is what lies at its path.
+        verify: also read every layer and compare it with its digest. SizeBytes is what lies at a finding's path.
         """
-        found = self._findings()
+        damaged = await self._damaged_layers() if verify else []
+        found = self._findings() + damaged
         sizes = await asyncio.to_thread(lambda: [allocated(f.path) if f.path else 0 for f in found])
         size = dict(zip(found, sizes))
         repaired: set[Finding] = set()
         if repair:
-            found = self._findings()  # nothing may have happened since: from here to the end there is no await
+            found = (
+                self._findings() + damaged
+            )  # nothing may have happened since: from here to the end there is no await
             repaired = {f for f in found if f.repairable and self._repair(f)}
             self._images.driver.trash.retry()
         return [
@@ -124,6 +127,30 @@ class Disk:
             *self._check_leftovers(),
             *findings.references(self._references(), self._existence()),
         ]
+
+    async def _damaged_layers(self) -> list[Finding]:
+        """Read every layer as `save` would; what is missing altogether is found without reading."""
+        layers = self._images.layers
+        found = []
+        for record in layers.all():
+            if record.id not in layers:
+                continue  # removed since
+            holder = layers.hold(record.id)
+            try:
+                await asyncio.to_thread(_exhaust, layers.replay(record))
+            except FileNotFoundError:
+                pass
+            except (Internal, InvalidArgument, OSError) as e:
+                path = self._images.driver.path(record.snapshot)
+                words = e.strerror or str(e) if isinstance(e, OSError) else e.message
+                found.append(
+                    Finding(
+                        kind="layer", id=record.id, problem=Problem.DAMAGED, path=path, remedy=words, repairable=False
+                    )
+                )
+            finally:
+                layers.let_go(holder)
+        return found
 
     def _check_snapshots(self) -> list[Finding]:
         images = self._images
@@ -332,6 +359,11 @@ class Disk:
             for below in layers.records(layer.id):
                 users[below.id] += direct
         return users
+
+
+def _exhaust(chunks: Iterator[bytes]) -> None:
+    for _ in chunks:
+        pass
 
 
 def _names(path: str) -> set[str]:
