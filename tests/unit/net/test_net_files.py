@@ -33,9 +33,9 @@ def test_hosts_of_network_mode_host() -> None:
 
 
 def test_resolv_conf_is_the_hosts() -> None:
-    text = files.resolv_conf("nameserver 10.255.255.53\n")
+    text = files.resolv_conf("nameserver 192.0.2.53\n")
     assert text == HEAD + (
-        "nameserver 10.255.255.53\n\n# Based on host file: '/etc/resolv.conf' (legacy)\n# Overrides: []\n"
+        "nameserver 192.0.2.53\n\n# Based on host file: '/etc/resolv.conf' (legacy)\n# Overrides: []\n"
     )
 
 
