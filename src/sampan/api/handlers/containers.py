@@ -28,6 +28,7 @@ from sampan.api.context import (
 )
 from sampan.api.hijack import Hijacked, hijack
 from sampan.api.websocket import serve_websocket
+from sampan.engine.containers.attach import Session
 from sampan.errors import InvalidArgument
 from sampan.spec import codec
 from sampan.spec.engine_api.container import ContainerConfig, CreateRequest, UpdateConfig
@@ -286,6 +287,11 @@ async def attach(request: web.Request) -> web.StreamResponse:
         )
     except Exception as e:
         return streams.plain_error(errors.status_of(e), errors.message_of(e))
+    return await join(request, session)
+
+
+async def join(request: web.Request, session: Session) -> web.StreamResponse:
+    """Take the connection over and run the session on it; a connection that cannot be taken over gives it up."""
     try:
         reader, writer = await hijack(request, upgrade_content_type=stream_type(request, session.tty))
     except BaseException:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from sampan.api.context import body, empty, engine, json_response, version
-from sampan.api.handlers.containers import stream_type, terminal_size
-from sampan.api.hijack import Hijacked, hijack
+from sampan.api.handlers.containers import join, terminal_size
 from sampan.errors import InvalidArgument
 from sampan.spec.engine_api.container import ExecConfig, ExecStartConfig
 
@@ -35,13 +34,7 @@ async def start(request: web.Request) -> web.StreamResponse:
     session = await containers.exec_start(id, detach=asked.detach, tty=asked.tty, console_size=size)
     if session is None:
         return empty(200)
-    try:
-        reader, writer = await hijack(request, upgrade_content_type=stream_type(request, session.tty))
-    except BaseException:
-        await session.close()
-        raise
-    await session.run(reader, writer)
-    return Hijacked()
+    return await join(request, session)
 
 
 async def resize(request: web.Request) -> web.StreamResponse:
