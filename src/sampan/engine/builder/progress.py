@@ -1,0 +1,82 @@
+"""What a build says while it runs. The doors turn it into Docker's lines or BuildKit's status stream.
+
+Calls never block and never fail: a door that is slow or gone buffers or drops. Times are ns since the epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from sampan.engine.builder.ops import Vertex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The state of a vertex: not begun (started 0), running, ended (completed), perhaps by `error`.
+
+    key: `Vertex.digest`, or any digest-like text for internal steps. result: the chain id that it gave, if it is a State.
+    """
+
+    key: str
+    name: str
+    inputs: tuple[str, ...] = ()
+    started_ns: int = 0
+    completed_ns: int = 0
+    cached: bool = False
+    error: str = ""
+    vertex: Vertex | None = None
+    result: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A part of a step that has a progress of its own: a layer's download, an export. total 0: unknown."""
+
+    key: str
+    id: str
+    current: int = 0
+    total: int = 0
+    started_ns: int = 0
+    completed_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warning_:
+    """A finding of the build checks, or a deprecation. ranges: 1-based lines."""
+
+    key: str
+    rule: str
+    message: str
+    description: str = ""
+    url: str = ""
+    ranges: tuple[tuple[int, int], ...] = ()
+    filename: str = ""
+    source: bytes = b""
+
+
+class Progress(Protocol):
+    def step(self, step: Step) -> None: ...
+
+    def status(self, status: Status) -> None: ...
+
+    def log(self, key: str, stream: int, data: bytes) -> None:
+        """Output of a step: stream 1 or 2."""
+
+    def warning(self, warning: Warning_) -> None: ...
+
+
+class Quiet:
+    """Progress that nobody watches."""
+
+    def step(self, step: Step) -> None:
+        return None
+
+    def status(self, status: Status) -> None:
+        return None
+
+    def log(self, key: str, stream: int, data: bytes) -> None:
+        return None
+
+    def warning(self, warning: Warning_) -> None:
+        return None

@@ -1,0 +1,78 @@
+"""A build as a door asks for it, and what comes of it. Plain values; both doors fill the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sampan.engine.builder.ops import Limits
+from sampan.engine.images.platforms import Platform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Where a result goes. type: image (into this engine's images), docker, oci, tar, local, cacheonly. attrs as the client's."""
+
+    type: str
+    attrs: Mapping[str, str] = field(default_factory=dict)
+    exporter: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheEnd:
+    """One --cache-from or --cache-to. type: registry inline local. attrs: ref, mode, src, dest, …"""
+
+    type: str
+    attrs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """Everything that a client may say about a build.
+
+    dialect: `classic` (an image per step, history as Docker's classic builder writes it) or `buildkit`.
+    dockerfile: its text, when the door has it; else it is read from the context `dockerfile` as `filename`, and its ignore
+    file beside it. contexts: `--build-context` NAME → `docker-image://…`, URL, `local:NAME`, `oci-layout://…`; the main
+    context is "context": `local:context` or a git or tarball URL.
+    no_cache: None off, () everything, else these stages. build_args: None as value means the client named it without one.
+    """
+
+    id: str
+    dialect: str
+    dockerfile: bytes | None = None
+    ignore: bytes | None = None
+    filename: str = "Dockerfile"
+    contexts: Mapping[str, str] = field(default_factory=lambda: {"context": "local:context"})
+    target: str = ""
+    build_args: Mapping[str, str | None] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    platforms: tuple[Platform, ...] = ()
+    tags: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = (Output(type="image"),)
+    no_cache: tuple[str, ...] | None = None
+    pull: bool = False
+    cache_from: tuple[CacheEnd, ...] = ()
+    cache_to: tuple[CacheEnd, ...] = ()
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    network: str = "default"
+    hostname: str = ""
+    security_opt: tuple[str, ...] = ()
+    entitlements: frozenset[str] = frozenset()
+    limits: Limits = field(default_factory=Limits)
+    squash: bool = False
+    auth: Mapping[str, Any] = field(default_factory=dict)  # X-Registry-Config: host → AuthConfig
+    on_error: str = ""  # "" | "commit" | "keep": what becomes of the file system of a failed RUN
+    epoch_s: int | None = None  # SOURCE_DATE_EPOCH, also from build_args
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """The result: image id by platform ("" for outputs that make no image), and what exporters said."""
+
+    images: Mapping[str, str] = field(default_factory=dict)
+    response: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def image_id(self) -> str:
+        return next(iter(self.images.values()), "")
