@@ -1,0 +1,67 @@
+"""What is wrong with a Dockerfile, and where: `DockerfileError`, `Range`, and the excerpt that shows the lines.
+
+Source: messages and excerpts as Docker Engine 28.5 and buildx 0.29 print them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sampan.errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Lines of a Dockerfile, counted from 1, both inclusive."""
+
+    start: int
+    end: int
+
+
+NOWHERE = Range(0, 0)
+
+
+class DockerfileError(InvalidArgument):
+    """A Dockerfile that cannot be read; `message` is what Docker says, `ranges` are the lines it points at."""
+
+    def __init__(self, message: str, ranges: Iterable[Range] = ()) -> None:
+        super().__init__(message)
+        self.ranges = tuple(ranges)
+
+    @property
+    def line(self) -> int:
+        """The first line pointed at, 0 when there is none."""
+        return self.ranges[0].start if self.ranges else 0
+
+    def at(self, *ranges: Range) -> DockerfileError:
+        """The same error at these lines, unless it knows its place already."""
+        return self if self.ranges else DockerfileError(self.message, ranges)
+
+
+_PADDING = 2  # lines shown around the ones pointed at
+_MOST = 20  # lines pointed at in one excerpt at most
+_RULE = "-" * 20
+
+
+def excerpt(text: str, ranges: Iterable[Range], *, filename: str = "Dockerfile") -> str:
+    """The lines of `text` with `>>>` before those in `ranges`; empty when `ranges` lie outside. No newline at the end."""
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    ranges = [r for r in ranges if 1 <= r.start <= len(lines)]
+    if not ranges:
+        return ""
+    first = min(r.start for r in ranges)
+    last = min(max(max(r.start, r.end) for r in ranges), len(lines), first + _MOST)
+    marked = {line for r in ranges for line in range(r.start, min(max(r.start, r.end), last) + 1)}
+    before, after = _surroundings(first, last, len(lines))
+    out = [f"{filename}:{first}", _RULE]
+    for number in range(before, after + 1):
+        mark = ">>>" if number in marked else "   "
+        out.append(f" {number:3d} | {mark} {lines[number - 1]}")
+    return "\n".join([*out, _RULE])
+
+
+def _surroundings(first: int, last: int, count: int) -> tuple[int, int]:
+    """The lines to show: a short excerpt gets two more on each side, a long one fewer."""
+    padding = _PADDING if last - first < _PADDING else max(0, 2 * _PADDING - (last - first))
+    return max(1, first - padding), min(count, last + padding)

@@ -1,0 +1,302 @@
+"""The instructions of a Dockerfile as values: one frozen class each, as written, and `expanded` by variables.
+
+What stands here is what the text says. What an instruction does to an image's configuration is in `config.py`, what it
+does to a file system is the builder's business. `expanded` replaces variables in just those fields where Docker does.
+
+Source: Dockerfile reference (docs.docker.com/reference/dockerfile); behaviour of Docker Engine 28.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol, Self
+
+from sampan.spec.dockerfile.errors import NOWHERE, Range
+from sampan.spec.dockerfile.mounts import Mount
+
+
+class Expander(Protocol):
+    """Replaces variables; `words.Variables` is the one implementation."""
+
+    def word(self, text: str) -> str:
+        """`text` with variables replaced and quotes taken away. Raises: DockerfileError."""
+
+    def words(self, text: str) -> list[str]:
+        """The same, split at blanks that were not quoted, variables' blanks included. Raises: DockerfileError."""
+
+    def document(self, text: str) -> str:
+        """The text of a heredoc: variables and escapes are replaced, quotes stay. Raises: DockerfileError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instruction:
+    """`source` is the instruction on one line (continuations joined, without heredocs), `range` covers all its lines."""
+
+    keyword: ClassVar[str] = ""
+    source: str = ""
+    range: Range = NOWHERE
+    flags_used: tuple[str, ...] = ()  # names without dashes, for doors that know fewer flags
+    written: str = ""  # the keyword as it was typed
+
+    def expanded(self, expander: Expander) -> Self:
+        """This instruction with its variables replaced. Raises: DockerfileError."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Heredoc:
+    """`<<NAME`: a text in the Dockerfile. `content` is as written; `text()` is without the tabs that `<<-` takes away."""
+
+    name: str
+    content: str
+    expand: bool = True  # False when the name was quoted
+    strip_tabs: bool = False
+    descriptor: int = 0
+
+    def text(self) -> str:
+        if not self.strip_tabs:
+            return self.content
+        return "\n".join(line.lstrip("\t") for line in self.content.split("\n"))
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line: words to execute as they are, or, when `shell`, one text for the shell (possibly empty)."""
+
+    words: tuple[str, ...]
+    shell: bool
+
+    def line(self, shell: tuple[str, ...]) -> list[str]:
+        """The arguments for execve, given the shell in force."""
+        return [*shell, *self.words] if self.shell else list(self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    key: str
+    value: str
+
+    def expanded(self, expander: Expander) -> Pair:
+        return Pair(expander.word(self.key), expander.word(self.value))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class From(Instruction):
+    """FROM [--platform=…] image [AS name]; `stage` is lower case, '' without a name."""
+
+    keyword: ClassVar[str] = "FROM"
+    base: str
+    platform: str = ""
+    stage: str = ""
+    comment: str = ""  # `# name text` on the line before, for listings of targets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(Instruction):
+    """RUN. With `heredocs` the command is what stands on the RUN line (`<<EOF`, `python3 <<EOF > x`, …)."""
+
+    keyword: ClassVar[str] = "RUN"
+    command: Command
+    heredocs: tuple[Heredoc, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    network: str = "default"  # default, none, host
+    security: str = "sandbox"  # sandbox, insecure
+
+    def expanded(self, expander: Expander) -> Self:
+        return replace(self, mounts=tuple(mount.expanded(expander) for mount in self.mounts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cmd(Instruction):
+    keyword: ClassVar[str] = "CMD"
+    command: Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrypoint(Instruction):
+    keyword: ClassVar[str] = "ENTRYPOINT"
+    command: Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label(Instruction):
+    """LABEL; `legacy` is the form `LABEL key the rest`."""
+
+    keyword: ClassVar[str] = "LABEL"
+    pairs: tuple[Pair, ...]
+    legacy: bool = False
+
+    def expanded(self, expander: Expander) -> Self:
+        return replace(self, pairs=tuple(pair.expanded(expander) for pair in self.pairs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Env(Instruction):
+    """ENV; `legacy` is the form `ENV key the rest`. All pairs see the environment before the instruction."""
+
+    keyword: ClassVar[str] = "ENV"
+    pairs: tuple[Pair, ...]
+    legacy: bool = False
+
+    def expanded(self, expander: Expander) -> Self:
+        return replace(self, pairs=tuple(pair.expanded(expander) for pair in self.pairs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maintainer(Instruction):
+    keyword: ClassVar[str] = "MAINTAINER"
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expose(Instruction):
+    """EXPOSE; each of `ports` is `80`, `80/udp`, `8000-8010/tcp`, and may be a variable until expanded."""
+
+    keyword: ClassVar[str] = "EXPOSE"
+    ports: tuple[str, ...]
+
+    def expanded(self, expander: Expander) -> Self:
+        return replace(self, ports=tuple(word for port in self.ports for word in expander.words(port)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files(Instruction):
+    """What ADD and COPY share. `sources` without heredocs; those are files in `heredocs`, by their names."""
+
+    sources: tuple[str, ...]
+    destination: str
+    heredocs: tuple[Heredoc, ...] = ()
+    chown: str = ""
+    chmod: str = ""
+    link: bool = False
+    exclude: tuple[str, ...] = ()
+
+    def expanded(self, expander: Expander) -> Self:
+        return replace(
+            self,
+            sources=tuple(expander.word(source) for source in self.sources),
+            destination=expander.word(self.destination),
+            heredocs=tuple(
+                replace(
+                    doc,
+                    name=expander.word(doc.name),
+                    content=expander.document(doc.text()) if doc.expand else doc.text(),
+                    strip_tabs=False,
+                )
+                for doc in self.heredocs
+            ),
+            chown=expander.word(self.chown),
+            chmod=expander.word(self.chmod),
+            exclude=tuple(expander.word(pattern) for pattern in self.exclude),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Add(Files):
+    keyword: ClassVar[str] = "ADD"
+    checksum: str = ""
+    keep_git_dir: bool = False
+    unpack: bool | None = None  # None: unpack local archives, keep remote ones
+
+    def expanded(self, expander: Expander) -> Self:
+        return replace(Files.expanded(self, expander), checksum=expander.word(self.checksum))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy(Files):
+    keyword: ClassVar[str] = "COPY"
+    from_: str = ""  # a stage's name or number, an image, or a named context
+    parents: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume(Instruction):
+    keyword: ClassVar[str] = "VOLUME"
+    paths: tuple[str, ...]
+
+    def expanded(self, expander: Expander) -> Self:
+        return replace(self, paths=tuple(expander.word(path) for path in self.paths))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User(Instruction):
+    keyword: ClassVar[str] = "USER"
+    user: str
+
+    def expanded(self, expander: Expander) -> Self:
+        return replace(self, user=expander.word(self.user))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workdir(Instruction):
+    keyword: ClassVar[str] = "WORKDIR"
+    path: str
+
+    def expanded(self, expander: Expander) -> Self:
+        return replace(self, path=expander.word(self.path))
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    key: str
+    value: str | None  # None: `ARG name` without a default
+    comment: str = ""  # `# name text` on the line before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arg(Instruction):
+    """ARG, several a line. In a stage all see the scope before the line; before FROM each sees those left of it."""
+
+    keyword: ClassVar[str] = "ARG"
+    arguments: tuple[Argument, ...]
+
+    def expanded(self, expander: Expander) -> Self:
+        return replace(
+            self,
+            arguments=tuple(
+                replace(a, key=expander.word(a.key), value=None if a.value is None else expander.word(a.value))
+                for a in self.arguments
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Onbuild(Instruction):
+    """ONBUILD; `expression` is the text kept in the image (heredocs included), read again by `stages.parse_trigger`."""
+
+    keyword: ClassVar[str] = "ONBUILD"
+    expression: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopsignal(Instruction):
+    keyword: ClassVar[str] = "STOPSIGNAL"
+    signal: str
+
+    def expanded(self, expander: Expander) -> Self:
+        return replace(self, signal=expander.word(self.signal))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Healthcheck(Instruction):
+    """HEALTHCHECK; `test` begins with NONE, CMD or CMD-SHELL as in the image's configuration. Times in ns, 0: default."""
+
+    keyword: ClassVar[str] = "HEALTHCHECK"
+    test: tuple[str, ...]
+    interval_ns: int = 0
+    timeout_ns: int = 0
+    start_period_ns: int = 0
+    start_interval_ns: int = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shell(Instruction):
+    keyword: ClassVar[str] = "SHELL"
+    words: tuple[str, ...]
+
+
+KEYWORDS = (
+    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL",
+    "MAINTAINER", "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+)  # fmt: skip
