@@ -10,13 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.engine import Engine
-
-
-def lacks(reason: str) -> None:
-    """Skip with a name; on CI a skip of what CI must have is a failure."""
-    if os.environ.get("SAMPAN_CI"):
-        pytest.fail(f"CI must have this: {reason}")
-    pytest.skip(reason)
+from tests.support.machine import lacks as lacks
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Pull and push against real registries, the reference's client where there is one, and a registry that lies."""
+"""Pull and push against a real registry, and one that lies. Beside other engines: test_exchange.py."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.conftest import lacks
 from tests.support import busybox, registry
 from tests.support.engine import Answer, Engine
 from tests.support.registry import Debian, Image, Liar, TokenServer, send
+from tests.support.transfers import forget, messages, pull, push, states
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
 
@@ -55,26 +56,6 @@ def liar() -> Iterator[Liar]:
     server.close()
 
 
-def pull(engine: Engine, name: str, tag: str = "1", **more: Any) -> Answer:
-    return engine.request("POST", "/images/create", fromImage=name, tag=tag, **more)
-
-
-def push(engine: Engine, name: str, tag: str = "1", **more: Any) -> Answer:
-    return engine.request("POST", f"/images/{name}/push", tag=tag, **more)
-
-
-def messages(answer: Answer) -> list[dict[str, Any]]:
-    assert answer.status == 200, answer.raw
-    return [json.loads(line) for line in answer.raw.splitlines()]
-
-
-def states(answer: Answer) -> list[str]:
-    """The statuses without moving bars."""
-    found = [m.get("status", "") or m.get("error", "") for m in messages(answer) if "progress" not in m]
-    assert not any("error" in m for m in messages(answer)), answer.raw[-500:]
-    return found
-
-
 def image(seed: int, layers: int = 2, size: int = 200_000) -> Image:
     source = random.Random(seed)
     return Image([registry.layer({f"f{seed}-{n}": source.randbytes(size)}) for n in range(layers)])
@@ -86,11 +67,6 @@ def archive(engine: Engine, name: str, seed: int) -> str:
     answer = engine.request("POST", "/images/create", tar, fromSrc="-", repo=name, tag="1")
     found: str = messages(answer)[-1]["status"]
     return found
-
-
-def forget(engine: Engine, *names: str) -> None:
-    for name in names:
-        engine.request("DELETE", f"/images/{name}", force="1")
 
 
 def nothing_of(engine: Engine, host: str) -> None:
@@ -170,28 +146,6 @@ def test_skopeo_reads_what_we_push(ours: Engine, plain: Debian, tmp_path: Path) 
     back = ours.call("GET", f"/images/{plain.host}/by/skopeo:1/json")
     assert back["RootFS"]["Layers"] == json.loads((tmp_path / made.partition(":")[2]).read_text())["rootfs"]["diff_ids"]
     forget(ours, back["Id"])
-
-
-@pytest.mark.skipif("SAMPAN_REFERENCE_SOCKET" not in os.environ, reason="no reference engine is named")
-def test_both_ways_with_the_reference(ours: Engine, plain: Debian) -> None:
-    reference = Engine()
-    reference.socket = Path(os.environ["SAMPAN_REFERENCE_SOCKET"])
-    try:
-        for source, target, name in ((reference, ours, "from/reference"), (ours, reference, "from/ours")):
-            full = f"{plain.host}/{name}"
-            made = archive(source, full, 5)
-            states(push(source, full))
-            states(pull(target, full))
-            theirs, mine = (e.call("GET", f"/images/{full}:1/json") for e in (source, target))
-            assert (theirs["Id"], theirs["RootFS"], theirs["RepoDigests"]) == (
-                mine["Id"],
-                mine["RootFS"],
-                mine["RepoDigests"],
-            )
-            forget(source, made)
-            forget(target, made)
-    finally:
-        shutil.rmtree(reference.directory)
 
 
 # -- who may ----------------------------------------------------------------------------------------------------

@@ -309,6 +309,7 @@ class Image:
     """A schema 2 image of gzip layers: `blobs` by digest, `manifest` bytes."""
 
     def __init__(self, layers: list[bytes], **config: Any) -> None:
+        self.tars = layers
         self.packed = [gzip.compress(tar, 1, mtime=0) for tar in layers]
         document = {
             "architecture": "amd64",
