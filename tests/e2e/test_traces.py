@@ -36,12 +36,15 @@ def test_containers_in_a_row_leave_nothing(engine: Engine) -> None:
 def test_every_process_says_what_it_is(engine: Engine, title: str) -> None:
     container = engine.run("sleep", "3600")
 
-    def titles() -> list[str]:
-        lines = engine.pids().values()
-        return [line for line in lines if line.split()[0] == title and "(waiting)" not in line]
+    lines: list[str] = []
 
-    until(lambda: len(titles()) == 1, 5, f"one {title}")  # a fork bears its parent's title for a moment
-    (line,) = titles()
+    def is_alone() -> bool:
+        titles = engine.pids().values()
+        lines[:] = [line for line in titles if line.split()[0] == title and "(waiting)" not in line]
+        return len(lines) == 1
+
+    until(is_alone, 5, f"one {title}")  # a fork bears its parent's title for a moment
+    (line,) = lines
     assert str(engine.exec_root) in line
     assert title != "sampan-shim" or container[:12] in line
 

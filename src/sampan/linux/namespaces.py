@@ -13,6 +13,7 @@ import _ctypes
 import ctypes
 import os
 import struct
+from signal import SIGCHLD
 
 from sampan.linux.syscalls import INT, LIBC, bind_libc, fail
 
@@ -68,13 +69,15 @@ def setns(fd: int, nstype: int) -> None:
         fail()
 
 
-def clone3(flags: int, *, exit_signal: int = 17, cgroup_fd: int | None = None) -> tuple[int, int]:
+def clone3(flags: int, *, cgroup_fd: int | None = None) -> tuple[int, int]:
     """Clone the calling, single-threaded process; return (pid, pidfd) in the parent and (0, -1) in the child.
 
-    `cgroup_fd` (a v2 directory) adds CLONE_INTO_CGROUP. With CLONE_PARENT the exit signal must be 0.
+    `cgroup_fd` (a v2 directory) adds CLONE_INTO_CGROUP. The end of the child is told by SIGCHLD; with CLONE_PARENT by
+    what tells the end of the caller.
     """
     pidfd = ctypes.c_int(-1)
     flags |= CLONE_PIDFD
+    exit_signal = 0 if flags & CLONE_PARENT else SIGCHLD
     if cgroup_fd is not None:
         flags |= CLONE_INTO_CGROUP
     # flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup

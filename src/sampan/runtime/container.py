@@ -200,6 +200,31 @@ class Container:
         self.pidfd = -1
         self.console_fd = None
 
+    # ── from the process that made it to the one that keeps it ────────────────────────────────────────────────
+
+    def hand_over(self) -> tuple[Spec, list[int]]:
+        """Return what the parent needs to keep a container made with `sibling`: JSON-able values, and descriptors, which
+        are no longer this object's.
+
+        Of the spec only what is still needed: the rest would be memory for nothing, once for every container.
+        """
+        assert self._channel is not None
+        fds = [self.pidfd, self._channel.socket.detach(), *([] if self.console_fd is None else [self.console_fd])]
+        spec: Spec = {key: self.spec[key] for key in ("ociVersion", "annotations", "hooks") if key in self.spec}
+        spec["process"] = {"capabilities": (self.spec.get("process") or {}).get("capabilities")}
+        linux = self.spec.get("linux") or {}
+        spec["linux"] = {key: linux[key] for key in ("namespaces", "seccomp") if key in linux}
+        return {"id": self.id, "bundle": self.bundle, "spec": spec, "cgroup": self.cgroup.path, "pid": self.pid}, fds
+
+    @classmethod
+    def take_over(cls, values: Spec, fds: list[int]) -> Container:
+        """Become the owner of what another process has handed over."""
+        cgroup = cgroups.load(values.pop("cgroup"))
+        container = cls(**values, cgroup=cgroup, pidfd=fds[0])
+        container._channel = sync.adopt(fds[1])
+        container.console_fd = fds[2] if len(fds) > 2 else None
+        return container
+
     # ── state.json ────────────────────────────────────────────────────────────────────────────────────────
 
     def to_state(self) -> Spec:
@@ -293,6 +318,7 @@ def create(
     pivot: bool = True,
     timing: bool = False,
     validated: bool = False,
+    sibling: bool = False,
 ) -> Container:
     """Make a container whose init waits at the gate.
 
@@ -300,7 +326,8 @@ def create(
     process with no terminal; with one, the master comes back as `console_fd`. `detached`: init outlives the caller, and
     another process may start it. `cgroup`: an existing one, with its limits applied; else it is made from the spec.
 
-    `validated`: the caller has called `validate` already, in a process whose memory matters less.
+    `validated`: somebody has called `validate` already. `sibling`: init becomes a child of the caller's parent, which
+    keeps the container (`hand_over`) and with which init dies.
 
     Raises: InvalidSpec before any side effect; RuntimeFailure with everything undone.
     """
@@ -322,6 +349,7 @@ def create(
     inherited.spare = ours if detached else None
     inherited.keyring = keyring
     inherited.preserve_fds = preserve_fds
+    inherited.sibling = sibling
     inherited.wait_first = plan.user_namespace
     inherited.join_cgroup = not plan.user_namespace
     inherited.timing = timing

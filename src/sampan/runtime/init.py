@@ -53,6 +53,7 @@ class Inherited:
         "namespace_fds",
         "preserve_fds",
         "root_source",
+        "sibling",
         "sources",
         "spare",
         "stdio",
@@ -69,6 +70,7 @@ class Inherited:
         self.death_signal: int = signal.SIGKILL
         self.keyring = True
         self.preserve_fds = 0
+        self.sibling = False  # a child of the cloning process's parent
         self.wait_first = False
         self.join_cgroup = True
         self.cloned_into_cgroup = False

@@ -105,6 +105,8 @@ def spawn(plan: Plan, inherited: init.Inherited) -> tuple[int, int]:
     """Clone init; return (pid, pidfd). Does not return in the child."""
     stage = plan.user_namespace and bool(plan.joins)
     flags = plan.clone_flags | CLONE_CLEAR_SIGHAND
+    if inherited.sibling:
+        flags |= CLONE_PARENT
     pid_join = None
     if not stage:
         for fd, flag in list(inherited.namespace_fds):
@@ -143,7 +145,8 @@ def _spawn_staged(plan: Plan, inherited: init.Inherited, flags: int) -> tuple[in
     The stage joins every path while it still has the rights, then clones init as its own sibling, and ends.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    stage, stage_pidfd = namespaces.clone3(CLONE_CLEAR_SIGHAND)
+    parent = CLONE_PARENT if inherited.sibling else 0
+    stage, stage_pidfd = namespaces.clone3(CLONE_CLEAR_SIGHAND | parent)
     if stage == 0:
         try:
             process.prctl(process.PR_SET_DUMPABLE, 0)
@@ -151,7 +154,7 @@ def _spawn_staged(plan: Plan, inherited: init.Inherited, flags: int) -> tuple[in
             for fd, flag in sorted(inherited.namespace_fds, key=lambda join: join[1] == CLONE_NEWUSER):
                 namespaces.setns(fd, flag)
             inherited.namespace_fds.clear()
-            pid, _ = namespaces.clone3(flags | CLONE_PARENT, exit_signal=0)
+            pid, _ = namespaces.clone3(flags | CLONE_PARENT)
             if pid == 0:
                 init.run(plan, inherited)
             os.write(writer, b"%d" % pid)
@@ -164,8 +167,7 @@ def _spawn_staged(plan: Plan, inherited: init.Inherited, flags: int) -> tuple[in
         text = os.read(reader, 32)
     finally:
         os.close(reader)
-        os.close(stage_pidfd)
-        os.waitpid(stage, 0)
+        process.end(stage, stage_pidfd)
     if not text:
         raise RuntimeFailure("namespaces", errno.EPERM, "joining namespaces failed")
     pid = int(text)

@@ -57,6 +57,20 @@ def write(path: str, data: bytes, *, durable: bool = False) -> None:
     os.rename(temporary, path)
 
 
+def write_shim(directory: str, pid: int, spec: dict[str, Any]) -> None:
+    """Say who looks after the task, and what will have to be cleaned up."""
+    cgroup = spec.get("linux", {}).get("cgroupsPath", "")
+    write_json(f"{directory}/shim.json", {"version": VERSION, "pid": pid, "boot_id": boot_id(), "cgroup": cgroup})
+
+
+def read_filter(path: str) -> bytes | None:
+    """The compiled seccomp program at `path`, none for an empty path. Raises OSError."""
+    if not path:
+        return None
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def read_json(path: str) -> dict[str, Any] | None:
     """Read an object written by `write_json`; None when it is missing or damaged."""
     try:

@@ -49,7 +49,7 @@ def main() -> None:
             return
         if not descriptors:
             continue
-        if os.fork() == 0:
+        if process.fork() == 0:
             peer.close()
             shim.run(exec_root, socket.socket(fileno=descriptors[0]))
         os.close(descriptors[0])

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from sampan.linux import process
 from sampan.supervisor import title
+from sampan.supervisor.shim.creator import Creator
 from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.server import Server
 
@@ -29,8 +30,9 @@ def run(exec_root: str, control: socket.socket) -> NoReturn:
         process.set_name("sampan-shim")
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
+        creator = Creator(exec_root)
         loop = Loop()
-        server = Server(loop, exec_root, control)
+        server = Server(loop, exec_root, control, creator)
         gc.enable()
         loop.run()
         server.close()

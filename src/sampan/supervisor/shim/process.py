@@ -37,6 +37,11 @@ class Pipes:
             self.close()
             raise
 
+    @property
+    def for_child(self) -> tuple[int, int, int]:
+        stdin, stdout, stderr = self.child
+        return stdin, stdout, stderr
+
     def close_child(self) -> None:
         while self.child:
             os.close(self.child.pop())

@@ -14,6 +14,7 @@ from typing import Any
 from sampan.errors import Conflict, InvalidArgument
 from sampan.supervisor import layout, title, wire
 from sampan.supervisor.shim.attacher import Attacher
+from sampan.supervisor.shim.creator import Creator
 from sampan.supervisor.shim.loop import READ, WRITE, Loop
 from sampan.supervisor.shim.process import Process
 from sampan.supervisor.shim.task import Task
@@ -24,8 +25,9 @@ _LINGER_STEP_S = 0.02
 
 
 class Server:
-    def __init__(self, loop: Loop, exec_root: str, control: socket.socket) -> None:
+    def __init__(self, loop: Loop, exec_root: str, control: socket.socket, creator: Creator) -> None:
         self._loop = loop
+        self._creator = creator
         self._exec_root = exec_root
         self._control: Control | None = None
         self._listener: socket.socket | None = None
@@ -52,7 +54,7 @@ class Server:
             raise Conflict(f"the shim has task {self._task.id} already")
         directory = layout.task_dir(self._exec_root, id)
         title.set_title(f"sampan-shim {id[:12]} {self._exec_root}")
-        self._task = Task(self._loop, id, directory, self._notify)
+        self._task = Task(self._loop, id, directory, self._notify, self._creator)
         self._listener = layout.listen(directory, "shim.sock")
         self._loop.watch(self._listener.fileno(), READ, self._on_accept)
 

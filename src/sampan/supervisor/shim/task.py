@@ -23,20 +23,23 @@ from sampan.supervisor import layout, wire
 from sampan.supervisor.logs.drivers import open_writer
 from sampan.supervisor.logs.record import LogWriter
 from sampan.supervisor.shim import memory, network_counters
+from sampan.supervisor.shim.creator import Creator, read_spec
 from sampan.supervisor.shim.external import External
 from sampan.supervisor.shim.loop import READ, Loop
 from sampan.supervisor.shim.process import Pipes, Process
 
 T = TypeVar("T")
+Stdio = tuple[int, int, int]
 Notify = Callable[[dict[str, Any]], None]
 _LOOK_AGAIN_S = 1.0
 _PRIORITY = 2  # EPOLLPRI: how cgroup v2 and PSI files signal
 
 
 class Task:
-    def __init__(self, loop: Loop, id: str, directory: str, notify: Notify) -> None:
+    def __init__(self, loop: Loop, id: str, directory: str, notify: Notify, creator: Creator) -> None:
         self._loop = loop
         self._notify = notify
+        self._creator = creator
         self._directory = directory
         self.id = id
         self.container: runtime.Container | External | None = None
@@ -55,16 +58,6 @@ class Task:
 
     def create(self, request: dict[str, Any]) -> None:
         """Make the container, and start it if the request says so. On failure nothing of it is left."""
-        spec = self._read_spec()
-        layout.write_json(
-            f"{self._directory}/shim.json",
-            {
-                "version": layout.VERSION,
-                "pid": os.getpid(),
-                "boot_id": layout.boot_id(),
-                "cgroup": spec.get("linux", {}).get("cgroupsPath", ""),
-            },
-        )
         self.stdin_once = request["stdin_once"]
         logging = request["logging"]
         init = Process(self._loop, "", terminal=request["terminal"], stdin=request["stdin"])
@@ -73,27 +66,18 @@ class Task:
         except InvalidArgument as e:
             raise wire.TaskFailed("log", 0, f"failed to initialize logging driver: {e.message}") from e
         try:
-            self._make(init, spec, request, log)
+            self._make(init, request, log)
             if request["start"]:
                 self.start()
         except BaseException:
             self._roll_back()
             raise
 
-    def _read_spec(self) -> dict[str, Any]:
-        try:
-            with open(f"{self._directory}/config.json", "rb") as file:
-                spec = wire.decode(file.read())
-        except ValueError as e:
-            raise InvalidArgument(f"config.json: {e}") from e
-        if not isinstance(spec, dict):
-            raise InvalidArgument("config.json: not an object")
-        return spec
-
-    def _make(self, init: Process, spec: dict[str, Any], request: dict[str, Any], log: LogWriter | None) -> None:
+    def _make(self, init: Process, request: dict[str, Any], log: LogWriter | None) -> None:
         pipes = None if init.terminal else Pipes(stdin=init.wants_stdin)
         try:
-            self.container = _made(lambda: self._new_container(spec, request, tuple(pipes.child) if pipes else None))
+            make = self._make_external if request["runtime"] else self._creator.create
+            self.container = make(request, pipes.for_child if pipes else None)
         except BaseException:
             if pipes:
                 pipes.close()
@@ -107,9 +91,13 @@ class Task:
         self.status = "created"
         self._loop.after(0, self._settle)  # the answer need not wait for it
 
-    def _new_container(self, spec: dict[str, Any], request: dict[str, Any], stdio: Any) -> runtime.Container | External:
-        if request["runtime"]:
-            return External.create(
+    def _make_external(self, request: dict[str, Any], stdio: Stdio | None) -> External:
+        """Here in the shim, because its mount namespace is what the runtime will be executed in until the end."""
+        self._creator.dismiss()
+        spec = read_spec(self._directory)
+        layout.write_shim(self._directory, os.getpid(), spec)
+        return _made(
+            lambda: External.create(
                 spec,
                 binary=request["runtime"],
                 arguments=request["runtime_args"],
@@ -118,14 +106,6 @@ class Task:
                 rootfs=request["rootfs"],
                 stdio=stdio,
             )
-        return runtime.create(
-            spec,
-            id=self.id,
-            bundle=self._directory,
-            rootfs=request["rootfs"],
-            stdio=stdio,
-            seccomp_bpf=_filter(request["seccomp"]),
-            validated=True,  # by the supervisor: the tables of the checks stay out of every shim's memory
         )
 
     def _settle(self) -> None:
@@ -234,8 +214,8 @@ class Task:
             made = _made(
                 lambda: container.exec(
                     spec["process"],
-                    stdio=tuple(pipes.child) if pipes else None,  # type: ignore[arg-type]
-                    seccomp_bpf=_filter(spec.get("seccomp", "")),
+                    stdio=pipes.for_child if pipes else None,
+                    seccomp_bpf=layout.read_filter(spec.get("seccomp", "")),
                 )
             )
         except BaseException:
@@ -387,11 +367,3 @@ def _made(call: Callable[[], T]) -> T:
         return call()
     except RuntimeFailure as e:
         raise wire.TaskFailed(e.step, e.errno, e.message) from e
-
-
-def _filter(path: str) -> bytes | None:
-    """The compiled seccomp program at `path`, none for an empty path."""
-    if not path:
-        return None
-    with open(path, "rb") as file:
-        return file.read()

@@ -1,0 +1,180 @@
+"""The creator: a fork of the shim that makes the shim's container and ends.
+
+Making a container writes to a few hundred pages of the interpreter's memory, if only to count references, and each is a
+private copy from then on. They die with the creator, while the shim, which lives as long as its container, keeps the
+pages that it shares with the zygote. The creator is forked while the shim waits in reserve, so no start waits for it.
+
+Init is cloned as the creator's sibling, so it is the shim's child: the shim reaps it, and init dies when the shim dies,
+not when the creator does (PDEATHSIG follows the parent, and CLONE_PARENT makes that the shim). Until the hand-over the
+creator holds init's gate: when either of the two dies in the midst of the work, so do creator and init, and whoever is
+left clears the cgroup that shim.json names.
+
+On a pair of stream sockets, one of each (frames as in wire.py, descriptors beside them):
+
+    shim ──▶ creator    {"id", "rootfs", "seccomp"} + the process's stdio, none with a terminal
+    creator ──▶ shim    {"ok": Container.hand_over()} + its descriptors  |  {"error": …}
+
+Source: clone(2) "CLONE_PARENT", prctl(2) "PR_SET_PDEATHSIG".
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import sys
+from signal import SIGKILL
+from typing import Any, NoReturn
+
+from sampan.errors import InvalidArgument
+from sampan.linux import cgroups, process
+from sampan.runtime import container as runtime
+from sampan.runtime.failure import RuntimeFailure
+from sampan.runtime.steps.process import close_others
+from sampan.supervisor import layout, title, wire
+
+_PIECE_BYTES = 16 * 1024
+_FDS_LIMIT = 3
+
+
+class Creator:
+    """The shim's end."""
+
+    def __init__(self, exec_root: str) -> None:
+        self._exec_root = exec_root
+        self._peer = self._fork()
+
+    def _fork(self) -> socket.socket:
+        shim = os.getpid()
+        ours, theirs = socket.socketpair()
+        if process.fork() == 0:
+            _run(self._exec_root, shim, theirs)
+        theirs.close()
+        return ours
+
+    def create(self, request: dict[str, Any], stdio: tuple[int, int, int] | None) -> runtime.Container:
+        """Have the container of tasks/<id>/config.json made. Raises TaskFailed, InvalidArgument, Internal."""
+        message = {key: request[key] for key in ("id", "rootfs", "seccomp")}
+        try:
+            _send(self._peer, message, stdio or ())
+        except BrokenPipeError:  # it was killed while it waited
+            self._peer.close()
+            self._peer = self._fork()
+            _send(self._peer, message, stdio or ())
+        try:
+            answer, fds = _receive(self._peer)
+        except EOFError:
+            _clear(layout.task_dir(self._exec_root, request["id"]))
+            raise wire.TaskFailed("create", 0, "the process that made the container was killed") from None
+        finally:
+            self.dismiss()
+        if "error" in answer:
+            raise wire.error_from_wire(answer["error"])
+        return runtime.Container.take_over(answer["ok"], fds)
+
+    def dismiss(self) -> None:
+        """It has done its work, or is not needed; it ends."""
+        self._peer.close()
+
+
+def read_spec(directory: str) -> dict[str, Any]:
+    """Read a task's config.json. Raises InvalidArgument, OSError."""
+    try:
+        with open(f"{directory}/config.json", "rb") as file:
+            spec = wire.decode(file.read())
+    except ValueError as e:
+        raise InvalidArgument(f"config.json: {e}") from e
+    if not isinstance(spec, dict):
+        raise InvalidArgument("config.json: not an object")
+    return spec
+
+
+def _clear(directory: str) -> None:
+    """Take away what a creator left that was killed; its init has seen the end of its channel and goes by itself."""
+    shim = layout.read_json(f"{directory}/shim.json")
+    if shim and shim["cgroup"]:
+        cgroup = cgroups.load(shim["cgroup"])
+        cgroup.kill()
+        cgroup.delete()
+
+
+# ── the creator's side ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _run(exec_root: str, shim: int, peer: socket.socket) -> NoReturn:
+    """Wait for the one request, make the container, hand it over, end."""
+    try:
+        process.prctl(process.PR_SET_PDEATHSIG, SIGKILL)
+        close_others([peer.fileno()])
+        title.set_title(f"sampan-creator (waiting) {exec_root}")
+        process.set_name("sampan-creator")
+        if os.getppid() == shim:
+            _serve(exec_root, shim, peer)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _serve(exec_root: str, shim: int, peer: socket.socket) -> None:
+    try:
+        request, stdio = _receive(peer)
+    except EOFError:
+        return
+    title.set_title(f"sampan-creator {request['id'][:12]} {exec_root}")
+    fds: list[int] = []
+    try:
+        values, fds = _create(request, layout.task_dir(exec_root, request["id"]), shim, stdio)
+        answer: dict[str, Any] = {"ok": values}
+    except RuntimeFailure as e:
+        answer = {"error": wire.error_to_wire(wire.TaskFailed(e.step, e.errno, e.message))}
+    except Exception as e:
+        answer = {"error": wire.error_to_wire(e)}
+    _send(peer, answer, fds)
+
+
+def _create(request: dict[str, Any], directory: str, shim: int, stdio: list[int]) -> tuple[dict[str, Any], list[int]]:
+    spec = read_spec(directory)
+    layout.write_shim(directory, shim, spec)
+    return runtime.create(
+        spec,
+        id=request["id"],
+        bundle=directory,
+        rootfs=request["rootfs"],
+        stdio=(stdio[0], stdio[1], stdio[2]) if stdio else None,
+        seccomp_bpf=layout.read_filter(request["seccomp"]),
+        validated=True,  # by the supervisor
+        sibling=True,
+    ).hand_over()
+
+
+# ── both ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _send(peer: socket.socket, message: dict[str, Any], fds: tuple[int, ...] | list[int]) -> None:
+    """Send one message; the socket blocks until all of it is on its way."""
+    data = wire.frame(message)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sent = peer.sendmsg([data], rights)
+    if sent < len(data):
+        peer.sendall(data[sent:])
+
+
+def _receive(peer: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Wait for one message. Raises EOFError when the other side has gone."""
+    unframer = wire.Unframer()
+    fds = array.array("i")
+    while True:
+        try:
+            data, ancillary, _, _ = peer.recvmsg(
+                _PIECE_BYTES, socket.CMSG_SPACE(_FDS_LIMIT * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            data, ancillary = b"", []
+        for _, _, rights in ancillary:
+            fds.frombytes(rights)
+        if not data:
+            raise EOFError
+        for message in unframer.feed(data):
+            return message, list(fds)
