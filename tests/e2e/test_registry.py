@@ -21,7 +21,7 @@ from tests.conftest import lacks
 from tests.support import busybox, registry
 from tests.support.engine import Answer, Engine
 from tests.support.registry import Debian, Image, Liar, TokenServer, send
-from tests.support.transfers import forget, messages, pull, push, states
+from tests.support.transfers import forget, messages, pull, push, random_image, states
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
 
@@ -57,8 +57,7 @@ def liar() -> Iterator[Liar]:
 
 
 def image(seed: int, layers: int = 2, size: int = 200_000) -> Image:
-    source = random.Random(seed)
-    return Image([registry.layer({f"f{seed}-{n}": source.randbytes(size)}) for n in range(layers)])
+    return random_image(seed, layers=layers, size=size)
 
 
 def archive(engine: Engine, name: str, seed: int) -> str:

@@ -162,7 +162,10 @@ def send(
 
 
 class TokenServer:
-    """A token service as the distribution project specifies it: anonymous may pull `public/…`, USER everything."""
+    """A token service as the distribution project specifies it: anonymous may pull `public/…`, USER everything.
+
+    GET with a password or without; with `offline_token` it gives a refresh token too, which POST takes (OAuth2).
+    """
 
     def __init__(self, directory: Path) -> None:
         certificates.make(directory)
@@ -172,9 +175,12 @@ class TokenServer:
         self.server = Server(self._answer)
         self.scopes: list[str] = []
         self.lifetime_s = 300
+        self.good: set[str] = set()  # what `guards` lets through; take tokens away to make them run out
+        self.refresh_tokens: set[str] = set()
+        self.realm = f"http://{self.server.host}/token"
         self.auth = {
             "token": {
-                "realm": f"http://{self.server.host}/token",
+                "realm": self.realm,
                 "service": "test-registry",
                 "issuer": "test-issuer",
                 "rootcertbundle": str(directory / "ca.pem"),
@@ -184,21 +190,51 @@ class TokenServer:
     def close(self) -> None:
         self.server.close()
 
+    def guards(self, handler: http.server.BaseHTTPRequestHandler) -> bool:
+        """For a registry that is no Debian: asks for a token. True when it has refused the request."""
+        if handler.headers.get("Authorization", "").removeprefix("Bearer ") in self.good:
+            return False
+        limit = 1 << 16  # an answer that comes before the body was read
+        if handler.command in ("PUT", "PATCH", "POST"):
+            body(handler, limit)
+            handler.close_connection = True
+        send(handler, 401, b"", {"WWW-Authenticate": f'Bearer realm="{self.realm}",service="test-registry"'})
+        return True
+
     def _answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        if handler.command == "POST":
+            return self._refresh(handler, urllib.parse.parse_qs(body(handler).decode()))
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(handler.path).query)
         given = handler.headers.get("Authorization", "")
         expected = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         if given and given != expected:
             refusal = {"errors": [{"code": "UNAUTHORIZED", "message": "incorrect username or password"}]}
             return send(handler, 401, json.dumps(refusal).encode())
+        answer = self._granted(query.get("scope", []), query.get("account", [""])[0], everything=bool(given))
+        answer["token"] = answer.pop("access_token")
+        if given and query.get("offline_token") == ["true"]:
+            answer["refresh_token"] = f"refresh-{time.monotonic_ns()}"
+            self.refresh_tokens.add(answer["refresh_token"])
+        return send(handler, 200, json.dumps(answer).encode())
+
+    def _refresh(self, handler: http.server.BaseHTTPRequestHandler, form: dict[str, list[str]]) -> None:
+        known = form.get("refresh_token", [""])[0] in self.refresh_tokens
+        if form.get("grant_type") != ["refresh_token"] or not known or not form.get("client_id"):
+            refusal = {"errors": [{"code": "UNAUTHORIZED", "message": "refresh token is not valid"}]}
+            return send(handler, 401, json.dumps(refusal).encode())
+        answer = self._granted(form.get("scope", [""])[0].split(), USER, everything=True)
+        return send(handler, 200, json.dumps({**answer, "refresh_token": form["refresh_token"][0]}).encode())
+
+    def _granted(self, scopes: list[str], subject: str, *, everything: bool) -> dict[str, Any]:
         access = []
-        for scope in query.get("scope", []):
+        for scope in scopes:
             self.scopes.append(scope)
             kind, name, actions = scope.split(":")
-            allowed = actions.split(",") if given or name.startswith("public/") else []
+            allowed = actions.split(",") if everything or name.startswith("public/") else []
             access.append({"type": kind, "name": name, "actions": allowed})
-        token = self._token(query.get("account", [""])[0], access)
-        return send(handler, 200, json.dumps({"token": token, "expires_in": self.lifetime_s}).encode())
+        token = self._token(subject, access)
+        self.good.add(token)
+        return {"access_token": token, "expires_in": self.lifetime_s}
 
     def _token(self, subject: str, access: list[dict[str, Any]]) -> str:
         now = int(time.time())
@@ -237,6 +273,7 @@ class Receiver:
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, bytes] = {}
         self.cut: list[int] = []
+        self.before: Callable[[http.server.BaseHTTPRequestHandler], bool] | None = None  # True: it has answered
         self._uploads: dict[str, bytes] = {}
         self.server = Server(self._answer)
         self.host = self.server.host
@@ -245,6 +282,8 @@ class Receiver:
         self.server.close()
 
     def _answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        if self.before is not None and self.before(handler):
+            return None
         parts = urllib.parse.urlsplit(handler.path)
         name, method = parts.path.rpartition("/")[2], handler.command
         here = {"Location": parts.path}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import random
 import tarfile
 import urllib.parse
 from pathlib import Path
@@ -105,6 +106,12 @@ def saved_layers(path: Path) -> list[tuple[str, str]]:
 
 
 # -- images to move -----------------------------------------------------------------------------------------------
+
+
+def random_image(seed: int, *, layers: int, size: int) -> registry.Image:
+    """An image of `layers` layers, each one file of `size` bytes that no compression makes smaller."""
+    source = random.Random(seed)
+    return registry.Image([registry.layer({f"f{seed}-{n}": source.randbytes(size)}) for n in range(layers)])
 
 
 def deep_image(depth: int = 120) -> registry.Image:

@@ -9,10 +9,11 @@ Source: distribution token authentication (token and OAuth2 POST); RFC 7617 (bas
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
@@ -26,7 +27,7 @@ from sampan.registry.transport import Transport
 
 CLIENT_ID = "docker"
 LIFETIME_S = 60  # of a token that does not say
-MARGIN_S = 10  # a token this close to its end is not used any more
+MARGIN_S = 10  # a token this close to its end is not used any more; half of its life for a short-lived one
 MAX_TOKEN_BYTES = 1024 * 1024
 
 
@@ -66,12 +67,14 @@ class Authorizer:
         self._credentials = ANONYMOUS if endpoint.mirror else credentials
         self._challenges: list[Challenge] = []
         self._tokens: dict[tuple[str, ...], _Token] = {}
+        self._asking = asyncio.Lock()  # many layers that need the same token ask for it once
 
     def challenged(self, answer: aiohttp.ClientResponse) -> bool:
-        """Note what an answer of 401 asks for; False when it is nothing we can do."""
+        """Note what an answer of 401 asks for; False when it is nothing we can do. The token that it refused is void."""
         found = challenges.parse(answer.headers.getall("WWW-Authenticate", []))
         self._challenges = [c for c in found if c.scheme in ("basic", "bearer")]
-        self._tokens.clear()
+        refused = answer.request_info.headers.get("Authorization", "").removeprefix("Bearer ")
+        self._tokens = {scopes: token for scopes, token in self._tokens.items() if token.text != refused}
         return bool(self._challenges)
 
     async def header(self, scopes: Iterable[str]) -> str:
@@ -91,17 +94,23 @@ class Authorizer:
         return ""
 
     async def _token(self, challenge: Challenge, scopes: tuple[str, ...]) -> str:
-        token = self._tokens.get(scopes)
-        if token is None or token.until < time.monotonic():
-            answer = await self.ask(challenge, scopes)
-            text = answer.get("token") or answer.get("access_token")
-            if not isinstance(text, str) or not text:
-                raise Internal("authorization server did not include a token in the response")
-            lifetime = answer.get("expires_in")
-            lifetime_s = lifetime if isinstance(lifetime, int) and 0 < lifetime < 10**9 else LIFETIME_S
-            token = _Token(text, time.monotonic() + max(lifetime_s, LIFETIME_S) - MARGIN_S)
-            self._tokens[scopes] = token
-        return token.text
+        async with self._asking:
+            token = self._tokens.get(scopes)
+            if token is None or token.until < time.monotonic():
+                token = self._tokens[scopes] = await self._new_token(challenge, scopes)
+            return token.text
+
+    async def _new_token(self, challenge: Challenge, scopes: tuple[str, ...]) -> _Token:
+        answer = await self.ask(challenge, scopes)
+        text = answer.get("token") or answer.get("access_token")
+        if not isinstance(text, str) or not text:
+            raise Internal("authorization server did not include a token in the response")
+        renewed = answer.get("refresh_token")
+        if self._credentials.identity_token and isinstance(renewed, str) and renewed:
+            self._credentials = replace(self._credentials, identity_token=renewed)
+        lifetime = answer.get("expires_in")
+        lifetime_s = lifetime if isinstance(lifetime, int) and 0 < lifetime < 10**9 else LIFETIME_S
+        return _Token(text, time.monotonic() + lifetime_s - min(MARGIN_S, lifetime_s / 2))
 
     async def ask(self, challenge: Challenge, scopes: tuple[str, ...], *, offline: bool = False) -> dict[str, object]:
         """One conversation with the token service; offline: ask for a refresh token as well."""

@@ -51,7 +51,7 @@ async def _attempt(transport: Transport, endpoint: Endpoint, credentials: Creden
         raise (Unauthorized(words) if e.http in (401, 403) else Internal(words)) from e
     await _try(transport, endpoint, f"Bearer {found.get('token') or found.get('access_token') or ''}")
     token = found.get("refresh_token")
-    return "Login Succeeded", token if isinstance(token, str) else ""
+    return "Login Succeeded", token if isinstance(token, str) and token else credentials.identity_token
 
 
 async def _try(transport: Transport, endpoint: Endpoint, authorization: str) -> None:

@@ -39,6 +39,17 @@ class Refused(SampanError):
         return self.http in (408, 429) or (self.http >= 500 and self.http not in (501, 505))
 
 
+class TokenExpired(Refused):
+    """A token that was good a moment ago: what cannot simply be sent again is told so."""
+
+    def __init__(self) -> None:
+        super().__init__("unauthorized: authentication required", code="UNAUTHORIZED", http=401)
+
+    @property
+    def passing(self) -> bool:
+        return True
+
+
 class NoCredentials(SampanError):
     """A registry that wants a password, and none was given."""
 

@@ -228,7 +228,8 @@ class Repository:
     async def append(self, upload: str, chunks: AsyncIterator[bytes], *, at: int, size: int | None) -> str:
         """Send the bytes from offset `at` on; size: how many, None when the end is not known yet. One attempt.
 
-        Returns where the upload goes on. Raises also what the connection raises.
+        Returns where the upload goes on. Raises also what the connection raises, and TokenExpired: then the next
+        attempt has another token.
         """
         headers = {"Content-Type": "application/octet-stream"}
         if size is not None:
@@ -238,6 +239,8 @@ class Repository:
         async with self._transport.request(
             "PATCH", upload, self.endpoint, headers=headers, authorization=authorization, data=chunks
         ) as answer:
+            if answer.status == 401 and authorization and self._own(answer) and self._authorizer.challenged(answer):
+                raise refusals.TokenExpired()
             await self._refuse(answer)
             return _location(answer)
 
