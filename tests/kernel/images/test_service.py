@@ -606,9 +606,9 @@ def test_an_image_that_is_made_while_it_is_removed_is_whole(tmp_path: Path) -> N
             saved = await collected(images.save(["app"]))
             real, taken = images.content.put, 0
 
-            def put(data: bytes) -> str:
+            def put(data: bytes, *, durable: bool = True) -> str:
                 nonlocal taken
-                digest = real(data)
+                digest = real(data, durable=durable)
                 if not taken:
                     taken = 1
                     os.unlink(images.content.path(digest))  # as a removal that comes between

@@ -30,6 +30,7 @@ class ContentStore:
         self._blobs = os.path.join(root, "blobs", "sha256")
         self.ingest = os.path.join(root, "ingest")
         self.fresh: set[str] = set()  # stored by this process, perhaps for a record that is still to come
+        self._unsynced: set[str] = set()
         self._since = time.time()
         for path in (root, os.path.join(root, "blobs"), self._blobs, self.ingest):
             os.makedirs(path, mode=0o700, exist_ok=True)  # one by one: parents would get the umask's mode
@@ -40,31 +41,39 @@ class ContentStore:
     def has(self, digest: str) -> bool:
         return os.path.exists(self.path(digest))
 
-    def put(self, data: bytes) -> str:
-        """Store a blob durably; returns its digest. One that is there already is left alone."""
+    def put(self, data: bytes, *, durable: bool = True) -> str:
+        """Store a blob; returns its digest. One that is there already is left alone. durable: on the disk afterwards."""
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         self.fresh.add(digest)
-        if self.has(digest):
-            return digest
-        fd, temporary = tempfile.mkstemp(dir=self.ingest)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(fd)
-            os.rename(temporary, self.path(digest))
-        except BaseException:
+        if not self.has(digest):
+            fd, temporary = tempfile.mkstemp(dir=self.ingest)
             try:
-                os.unlink(temporary)
-            except FileNotFoundError:
-                pass
-            raise
-        directory = os.open(self._blobs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+                with os.fdopen(fd, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    if durable:
+                        os.fsync(fd)
+                os.rename(temporary, self.path(digest))
+            except BaseException:
+                try:
+                    os.unlink(temporary)
+                except FileNotFoundError:
+                    pass
+                raise
+            if durable:
+                _fsync(self._blobs)
+            else:
+                self._unsynced.add(digest)
+        elif durable:
+            self.sync(digest)
         return digest
+
+    def sync(self, digest: str) -> None:
+        """Make durable what was stored otherwise."""
+        if digest in self._unsynced:
+            _fsync(self.path(digest))
+            _fsync(self._blobs)
+            self._unsynced.discard(digest)
 
     def get(self, digest: str) -> bytes:
         """The bytes of a blob, verified. Raises: MissingBlob."""
@@ -116,3 +125,11 @@ class ContentStore:
             if not os.path.isdir(path):
                 os.unlink(path)
         return gone
+
+
+def _fsync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

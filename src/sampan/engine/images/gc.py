@@ -20,11 +20,31 @@ if TYPE_CHECKING:
 def check(images: Images) -> list[str]:
     """Repair, and return what could not be: one sentence a problem. Blocking; before any other use of the service."""
     problems: list[str] = []
+    _power_loss(images)
     _end_old_work(images)
     problems += _images(images)
     problems += _directories(images)
     _content(images)
     return problems
+
+
+def _power_loss(images: Images) -> None:
+    """Layers that were not on the disk when the machine went down, with the nameless images made of them."""
+    lost = images.layers.lost()
+    if not lost:
+        return
+    gone = {layer.id for layer in lost}
+    store, catalog = images.store, images.catalog
+    for layer in lost:
+        for holder in store.holders(f"layer:{layer.id}"):
+            noun, _, id = holder.partition(":")
+            if noun == "image" and not any(tag.image == id for tag in catalog.tags.all()):
+                store.apply_now(catalog.images.delete(id), store.release(holder))
+                catalog.changed(id)
+            elif noun != "layer" or id not in gone:
+                store.apply_now(store.release(holder, f"layer:{layer.id}"))
+    store.apply_now(*images.layers.forget(lost))
+    images.layers.discard(lost)
 
 
 def _end_old_work(images: Images) -> None:

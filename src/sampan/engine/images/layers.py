@@ -1,13 +1,15 @@
 """Layers: an archive becomes a directory with a chain id, shared by every image that has it below.
 
 Not here: images (service.py), the unpacking itself (unpack.py), overlay mounts (snapshots/).
-Invariants: a layer's record is written only after its files are on the disk (syncfs); a layer nobody refers to has
-no record and its directory is in the trash; equal content exists once.
+Invariants: a layer's record is written only after its files are on the disk (syncfs), or says in which boot it was
+made (`unsynced`): after power loss such a layer does not exist, and no image is visible before `sync` has seen to its
+layers. A layer nobody refers to has no record and its directory is in the trash; equal content exists once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,7 +17,9 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from sampan.engine.images import tarsplit, unpack
+from msgspec.structs import replace
+
+from sampan.engine.images import recording, tarsplit, unpack
 from sampan.engine.images.records import LayerRecord
 from sampan.engine.images.snapshots.driver import Driver
 from sampan.engine.images.streams import Digest, Feed, Source, decompressed
@@ -33,6 +37,7 @@ class Staged:
     parent: str  # chain id
     chain_id: str
     unpacked: unpack.Unpacked
+    unsynced: str = ""  # the boot, while its files may not be on the disk
 
 
 class Layers:
@@ -46,6 +51,7 @@ class Layers:
         self._chains: dict[str, tuple[int, ...]] = {}
         self._holders = itertools.count(1)
         self._held: set[str] = set()  # holders of work under way
+        self._syncing = asyncio.Lock()
 
     def all(self) -> list[LayerRecord]:
         return self._table.all()
@@ -165,6 +171,40 @@ class Layers:
             with suppress(BaseException):  # a cancelled request: the thread ends with its stream
                 await work
 
+    async def recorded(self, number: int, parent: str) -> Staged:
+        """Describe what was written to the snapshot `number` over `parent` as a layer, where it stands: nothing is copied.
+
+        For drivers that are `overlaid`; nobody writes there any more. Not synced: see `sync`. The snapshot stays the
+        caller's until `adopt` or `keep` has made a record of it. Raises: InvalidArgument, OSError (ENOSPC, …).
+        """
+        unpacked = await asyncio.get_running_loop().run_in_executor(
+            self._executor, _record, self._driver.path(number), self._driver.settle, number
+        )
+        self._driver.adopt(number, self.get(parent).snapshot if parent else None)
+        chain_id = oci_image.chain_id(parent, unpacked.diff_id)
+        return Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked, unsynced=boot_id())
+
+    async def sync(self, chain_id: str) -> None:
+        """Return when the files of all layers of a chain are on the disk. Costs nothing when they are already."""
+        async with self._syncing:
+            if not any(record.unsynced for record in self.records(chain_id)):
+                return
+            waiting = [record for record in self._table.all() if record.unsynced]
+            await asyncio.get_running_loop().run_in_executor(self._executor, _sync, self._driver.root)
+            there = [record for record in waiting if self._table.get(record.id) is record]
+            self._store.apply_now(*(self._table.put(replace(record, unsynced="")) for record in there))
+
+    def lost(self) -> list[LayerRecord]:
+        """Layers of an earlier boot whose files were never synced, and what stands on them: they do not exist."""
+        boot = boot_id()
+        gone: set[str] = set()
+        found = []
+        for record in sorted(self._table.all(), key=lambda record: len(self.records(record.id))):
+            if record.unsynced not in ("", boot) or record.parent in gone:
+                gone.add(record.id)
+                found.append(record)
+        return found
+
     def adopt(self, staged: Staged) -> list[Op]:
         """The operations that make a staged layer real; [] when an equal one exists already. Apply at once."""
         if staged.chain_id in self._table:
@@ -177,6 +217,7 @@ class Layers:
             snapshot=staged.number,
             size_bytes=staged.unpacked.size_bytes,
             tar_bytes=staged.unpacked.tar_bytes,
+            unsynced=staged.unsynced,
         )
         ops = [self._table.put(record)]
         if staged.parent:
@@ -231,6 +272,13 @@ class Layers:
             os.close(directory_fd)
 
 
+@functools.cache
+def boot_id() -> str:
+    """This boot of the machine, as the kernel names it."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
 class _IteratorSource:
     """A blocking iterator of chunks as a source."""
 
@@ -244,13 +292,29 @@ class _IteratorSource:
         return b""
 
 
+def _record(path: str, settle: Callable[[int], None], number: int) -> unpack.Unpacked:
+    """Thread: what was only needed while it was written to goes, the rest is described."""
+    settle(number)
+    layer_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return recording.record(layer_fd)
+    finally:
+        os.close(layer_fd)
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        filesystems.syncfs(fd)
+    finally:
+        os.close(fd)
+
+
 def _unpack_to(path: str, source: Source) -> unpack.Unpacked:
-    """Thread: unpack below `path`, then wait until the disk has it."""
+    """Thread: unpack below `path`, onto the disk."""
     layer_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         disk = os.fstatvfs(layer_fd)
-        result = unpack.unpack(decompressed(source, limit_bytes=disk.f_blocks * disk.f_frsize), layer_fd)
-        filesystems.syncfs(layer_fd)
-        return result
+        return unpack.unpack(decompressed(source, limit_bytes=disk.f_blocks * disk.f_frsize), layer_fd)
     finally:
         os.close(layer_fd)

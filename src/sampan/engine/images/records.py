@@ -20,6 +20,7 @@ class LayerRecord(Record, kw_only=True):
     snapshot: int  # its directory is snapshots/<snapshot>
     size_bytes: int = 0  # of its files
     tar_bytes: int = 0  # of its archive
+    unsynced: str = ""  # the boot in which it was made, until its files are known to be on the disk
 
 
 class ImageRecord(Record, kw_only=True):

@@ -123,16 +123,29 @@ class Images:
             )
 
     async def publish_image(
-        self, config: bytes, *, staged: Iterable[Staged] = (), parent: str = "", names: Iterable[Reference] = ()
+        self,
+        config: bytes,
+        *,
+        staged: Iterable[Staged] = (),
+        parent: str = "",
+        names: Iterable[Reference] = (),
+        durable: bool = True,
     ) -> str:
         """Make an image visible: its config, layers that were just unpacked, and names, in one transaction.
 
-        A name that pointed elsewhere moves. Returns the image's id.
+        A name that pointed elsewhere moves. durable: False for the nameless images between a build's steps, which
+        power loss may take. Returns the image's id.
         """
-        image_id = await self._in_thread(self.content.put, config)
+        staged = list(staged)
+        put = partial(self.content.put, config, durable=durable)
+        image_id = await self._in_thread(put)
         while not self.content.has(image_id):  # a removal of the same image has just taken it
-            await self._in_thread(self.content.put, config)
+            await self._in_thread(put)
         chain = oci_image.chain_ids(oci_image.diff_ids(oci_image.decode(config)))
+        made = {layer.chain_id for layer in staged}
+        below = [chain_id for chain_id in chain if chain_id not in made and chain_id in self.layers]
+        if durable and below:
+            await self.layers.sync(below[-1])
         ops: list[Op] = []
         for layer in staged:
             if layer.chain_id in chain:  # an empty layer is no part of the image that a commit makes
@@ -149,7 +162,8 @@ class Images:
         ops += [self.catalog.put_tag(name, image_id) for name in names]
         self.store.apply_now(*ops)
         self.catalog.changed(image_id, *moved)
-        await self.store.flushed()
+        if durable:
+            await self.store.flushed()
         return image_id
 
     def publish_event(self, action: str, image_id: str, name: str) -> None:
@@ -169,6 +183,9 @@ class Images:
 
     async def tag_image(self, image_id: str, name: Reference) -> None:
         """Give an image a name, taking it from another one if need be."""
+        if image_id in self.catalog.images:  # it may be of a build's steps, which are not made durable by themselves
+            await self.layers.sync(self.catalog.get(image_id).chain_id)
+            await self._in_thread(self.content.sync, image_id)
         old = self.catalog.find_tag(name)
         record = self.catalog.images.get(image_id)
         if record is None:

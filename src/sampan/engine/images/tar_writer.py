@@ -15,6 +15,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.images.streams import CHUNK
@@ -142,15 +143,32 @@ def tree(root_fd: int, *, overlay: bool = False) -> Iterator[bytes]:
     Files that shrink while they are read are filled with zeros; those that vanish are left out.
     """
     out = Output()
+    for member in members(root_fd, overlay=overlay):
+        yield from _write(out, member)
+    yield _end(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One entry of an archive: its header blocks, and for a file with contents a descriptor, open until the next one."""
+
+    path: bytes
+    head: bytes
+    fd: int = -1
+    size_bytes: int = 0
+    link_bytes: int = 0
+
+
+def members(root_fd: int, *, overlay: bool = False) -> Iterator[Member]:
+    """What `tree` writes, entry by entry, for whoever needs headers and contents apart. Blocking."""
     links: dict[tuple[int, int], bytes] = {}
     own_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
     try:
         for path, parent_fd, name, status in _walk(own_fd, b""):
             with suppress(FileNotFoundError):  # a container that runs may remove what was just listed
-                yield from _member(out, links, path, parent_fd, name, status, overlay)
+                yield from _member(links, path, parent_fd, name, status, overlay)
     finally:
         os.close(own_fd)
-    yield _end(out)
 
 
 def entry(parent_fd: int, name: bytes, path: bytes) -> Iterator[bytes]:
@@ -161,12 +179,14 @@ def entry(parent_fd: int, name: bytes, path: bytes) -> Iterator[bytes]:
     out = Output()
     links: dict[tuple[int, int], bytes] = {}
     status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-    yield from _member(out, links, path, parent_fd, name, status, False)
+    for member in _member(links, path, parent_fd, name, status, False):
+        yield from _write(out, member)
     if stat.S_ISDIR(status.st_mode):
         own_fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
         try:
             for inner, directory_fd, base, inner_status in _walk(own_fd, path.rstrip(b"/") + b"/"):
-                yield from _member(out, links, inner, directory_fd, base, inner_status, False)
+                for member in _member(links, inner, directory_fd, base, inner_status, False):
+                    yield from _write(out, member)
         finally:
             os.close(own_fd)
     yield _end(out)
@@ -201,68 +221,62 @@ def _walk(directory_fd: int, prefix: bytes, depth: int = 0) -> Iterator[tuple[by
 
 
 def _member(
-    out: Output, links: dict[tuple[int, int], bytes], path: bytes, parent_fd: int, name: bytes,
-    status: os.stat_result, overlay: bool,
-) -> Iterator[bytes]:  # fmt: skip
+    links: dict[tuple[int, int], bytes], path: bytes, parent_fd: int, name: bytes, status: os.stat_result, overlay: bool
+) -> Iterator[Member]:
+    """One member, or none: for a socket, which no archive format has, and for what is gone."""
     kind = _TYPES.get(stat.S_IFMT(status.st_mode))
     if kind is None:
-        return  # a socket: no archive format has it
-    common: dict[str, Any] = {"mode": stat.S_IMODE(status.st_mode), "uid": status.st_uid, "gid": status.st_gid}
-    mtime_ns = status.st_mtime_ns
+        return
+    common: dict[str, Any] = {
+        "mode": stat.S_IMODE(status.st_mode), "uid": status.st_uid, "gid": status.st_gid, "mtime_ns": status.st_mtime_ns,
+    }  # fmt: skip
     if overlay and kind == b"3" and status.st_rdev == 0:
         directory, slash, base = path.rpartition(b"/")
-        out.add(header(directory + slash + b".wh." + base, mtime_ns=mtime_ns, **{**common, "mode": 0o600}))
+        yield Member(path, header(directory + slash + b".wh." + base, **{**common, "mode": 0o600}))
         return
     if kind == b"0" and status.st_nlink > 1:
-        key = (status.st_dev, status.st_ino)
-        first = links.setdefault(key, path)
+        first = links.setdefault((status.st_dev, status.st_ino), path)
         if first != path:
-            out.add(header(path, kind=b"1", link=first, mtime_ns=mtime_ns, **common))
+            yield Member(path, header(path, kind=b"1", link=first, **common))
             return
     xattrs, opaque = _xattrs(parent_fd, name)
-    if kind == b"5":
-        out.add(header(path + b"/", kind=kind, mtime_ns=mtime_ns, xattrs=xattrs, **common))
-        if overlay and opaque:
-            out.add(header(path + b"/.wh..wh..opq", mtime_ns=mtime_ns, **{**common, "mode": 0o600}))
-    elif kind == b"2":
+    if kind == b"0":
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent_fd)
         try:
-            link = os.fsencode(os.readlink(name, dir_fd=parent_fd))
-        except FileNotFoundError:
-            return  # procfs has links that lead nowhere, seen from here
-        out.add(header(path, kind=kind, link=link, mtime_ns=mtime_ns, xattrs=xattrs, **{**common, "mode": 0o777}))
+            size = status.st_size
+            yield Member(path, header(path, size_bytes=size, xattrs=xattrs, **common), fd if size else -1, size)
+        finally:
+            os.close(fd)
+    elif kind == b"5":
+        head = header(path + b"/", kind=kind, xattrs=xattrs, **common)
+        if overlay and opaque:
+            head += header(path + b"/.wh..wh..opq", **{**common, "mode": 0o600})
+        yield Member(path, head)
+    elif kind == b"2":
+        link = os.fsencode(os.readlink(name, dir_fd=parent_fd))  # procfs has links that lead nowhere, seen from here
+        head = header(path, kind=kind, link=link, xattrs=xattrs, **{**common, "mode": 0o777})
+        yield Member(path, head, link_bytes=len(link))
     elif kind in (b"3", b"4"):
         device = (os.major(status.st_rdev), os.minor(status.st_rdev))
-        out.add(header(path, kind=kind, device=device, mtime_ns=mtime_ns, xattrs=xattrs, **common))
-    elif kind == b"6":
-        out.add(header(path, kind=kind, mtime_ns=mtime_ns, xattrs=xattrs, **common))
+        yield Member(path, header(path, kind=kind, device=device, xattrs=xattrs, **common))
     else:
-        yield from _contents(out, path, parent_fd, name, status, xattrs, common)
+        yield Member(path, header(path, kind=kind, xattrs=xattrs, **common))
+
+
+def _write(out: Output, member: Member) -> Iterator[bytes]:
+    """Add a member; yields a chunk each time one is full."""
+    out.add(member.head)
+    left = member.size_bytes
+    while left:
+        data = os.read(member.fd, min(left, CHUNK)) or bytes(min(left, CHUNK))
+        left -= len(data)
+        out.add(data)
+        if out.full():
+            yield out.take()
+    if member.size_bytes % BLOCK:
+        out.add(bytes(-member.size_bytes % BLOCK))
     if out.full():
         yield out.take()
-
-
-def _contents(
-    out: Output, path: bytes, parent_fd: int, name: bytes, status: os.stat_result, xattrs: dict[str, bytes],
-    common: dict[str, Any],
-) -> Iterator[bytes]:  # fmt: skip
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent_fd)
-    except FileNotFoundError:
-        return
-    try:
-        size = status.st_size
-        out.add(header(path, size_bytes=size, mtime_ns=status.st_mtime_ns, xattrs=xattrs, **common))
-        left = size
-        while left:
-            data = os.read(fd, min(left, CHUNK)) or bytes(min(left, CHUNK))
-            left -= len(data)
-            out.add(data)
-            if out.full():
-                yield out.take()
-        if size % BLOCK:
-            out.add(bytes(-size % BLOCK))
-    finally:
-        os.close(fd)
 
 
 def _xattrs(parent_fd: int, name: bytes) -> tuple[dict[str, bytes], bool]:

@@ -28,6 +28,7 @@ class Vfs(Directories):
 
     name = "vfs"
     instant = False
+    overlaid = False
 
     def __init__(self, data_root: str, root: str, options: Sequence[str] = ()) -> None:
         refuse_options(self.name, options)
@@ -51,6 +52,9 @@ class Vfs(Directories):
         finally:
             self.remove(number)
 
+    def settle(self, number: int) -> None:
+        return None
+
     def status(self) -> list[list[str]]:
         return []
 
@@ -72,6 +76,12 @@ class Vfs(Directories):
 
     def open_root(self, number: int, lowers: Sequence[int], *, writable: bool) -> int:
         return _detached(f"{self.path(number)}/fs", read_only=not writable)
+
+    def open_work(self, number: int, lowers: Sequence[int]) -> int:
+        return self.open_root(number, lowers, writable=True)
+
+    def work_mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
+        return self.mounts(number, lowers)
 
     def open_lower(self, lowers: Sequence[int]) -> int:
         return _detached(f"{self._merged(lowers)}/fs", read_only=True)

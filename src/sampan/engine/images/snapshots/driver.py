@@ -27,6 +27,7 @@ class Driver(Protocol):
 
     name: str
     instant: bool
+    overlaid: bool  # what a container writes lies in `<n>/fs` in the form of a layer, and may become one as it is
     subvolumes: bool  # its directories may be file systems of their own
     root: str
     trash: Trash
@@ -54,17 +55,27 @@ class Driver(Protocol):
     def new_container(self, lowers: Sequence[int]) -> int:
         """A writable snapshot over these layers, top first."""
 
+    def settle(self, number: int) -> None:
+        """What a container wrote is to become a layer: drop what else its directory holds. Nobody has it mounted."""
+
     def remove(self, number: int) -> None:
         """Out of sight at once, off the disk later. A missing one is already so."""
 
     def mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
         """The OCI mounts of a container's root."""
 
+    def work_mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
+        """The same for a step of a build: the end of the mount waits for no disk."""
+
     def data(self, number: int, lowers: Sequence[int], *, container: bool) -> Mapping[str, str] | None:
         """GraphDriver.Data as inspect shows it."""
 
     def open_root(self, number: int, lowers: Sequence[int], *, writable: bool) -> int:
         """A detached mount of a container's root: an O_PATH descriptor, owned by the caller."""
+
+    def open_work(self, number: int, lowers: Sequence[int]) -> int:
+        """The same, writable, for a build that only changes files: without the stubs where the driver can do without,
+        and its end waits for no disk. May be opened again once the last one is closed."""
 
     def open_lower(self, lowers: Sequence[int]) -> int:
         """The same of what lies below a container, the stubs included."""

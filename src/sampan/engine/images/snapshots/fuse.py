@@ -33,6 +33,7 @@ class FuseOverlayfs(Overlay2):
 
     name = "fuse-overlayfs"
     instant = False
+    overlaid = False  # its own marks of opaque directories
 
     def probe(self) -> None:
         if shutil.which(PROGRAM) is None:
@@ -63,6 +64,12 @@ class FuseOverlayfs(Overlay2):
     def open_root(self, number: int, lowers: Sequence[int], *, writable: bool) -> int:
         source = self._serve(number, lowers)
         return mounts.open_tree(syscalls.AT_FDCWD, source, mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC)
+
+    def open_work(self, number: int, lowers: Sequence[int]) -> int:
+        return self.open_root(number, lowers, writable=True)
+
+    def work_mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
+        return self.mounts(number, lowers)
 
     @contextmanager
     def changed(self, number: int, lowers: Sequence[int]) -> Iterator[int]:

@@ -12,6 +12,7 @@ Source: kernel Documentation/filesystems/overlayfs.rst.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,12 +24,14 @@ from sampan.linux import mounts, namespaces, syscalls
 
 # the upper directory holds everything a diff needs: no redirects, no metadata-only copies, no index of file handles
 OPTIONS = ("index=off", "metacopy=off", "redirect_dir=off")
+VOLATILE = "volatile"  # the mount's end does not wait until the disk has everything
 
 
 class Overlay2(Directories):
     """The `snapshots` directory of a data root, mounted by overlayfs."""
 
     name = "overlay2"
+    overlaid = True
 
     def __init__(self, data_root: str, root: str = "", options: Sequence[str] = ()) -> None:
         check_options(data_root, options)
@@ -40,6 +43,9 @@ class Overlay2(Directories):
         os.mkdir(f"{self.root}/{number}/work", 0o700)
         self.adopt(number, lowers[0] if lowers else None)
         return number
+
+    def settle(self, number: int) -> None:
+        shutil.rmtree(f"{self.root}/{number}/work", ignore_errors=True)
 
     def status(self) -> list[list[str]]:
         return [
@@ -76,6 +82,23 @@ class Overlay2(Directories):
             return self._mount(lower, number)
         return self._mount([f"{self.root}/{number}/fs", *lower], None)
 
+    def open_work(self, number: int, lowers: Sequence[int]) -> int:
+        if not lowers:
+            flags = mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC
+            return mounts.open_tree(syscalls.AT_FDCWD, f"{self.root}/{number}/fs", flags)
+        self.forget_volatile(number)
+        return self._mount([f"{self.root}/{n}/fs" for n in lowers], number, volatile=True)
+
+    def work_mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
+        self.forget_volatile(number)
+        (mount,) = self.mounts(number, lowers)
+        return [{**mount, "options": [*mount["options"], VOLATILE]}]
+
+    def forget_volatile(self, number: int) -> None:
+        """Overlayfs marks the work directory of a volatile mount and refuses the next one: a crash may have lost data.
+        Ours did not crash: the same kernel runs."""
+        shutil.rmtree(f"{self.root}/{number}/work/work/incompat", ignore_errors=True)
+
     def open_lower(self, lowers: Sequence[int]) -> int:
         """The same of what lies below a container: its layers and the stubs, read-only."""
         return self._mount(self._lower(lowers), None)
@@ -91,15 +114,15 @@ class Overlay2(Directories):
     def _lower(self, lowers: Sequence[int]) -> list[str]:
         return [f"{self.root}/{n}/fs" for n in lowers] + [f"{self.root}/{INIT}/fs"]
 
-    def _mount(self, lower: list[str], upper: int | None) -> int:
+    def _mount(self, lower: list[str], upper: int | None, *, volatile: bool = False) -> int:
         if len(lower) == 1 and upper is None:  # overlayfs wants two; one directory is its own root
             flags = mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC
             return mounts.open_tree(syscalls.AT_FDCWD, lower[0], flags)
         if mounts.overlay_takes_layers():
-            return self._mount_layer_by_layer(lower, upper)
-        return self._mount_at_once(lower, upper)
+            return self._mount_layer_by_layer(lower, upper, volatile)
+        return self._mount_at_once(lower, upper, volatile)
 
-    def _mount_layer_by_layer(self, lower: list[str], upper: int | None) -> int:
+    def _mount_layer_by_layer(self, lower: list[str], upper: int | None, volatile: bool) -> int:
         fs = mounts.fsopen("overlay")
         try:
             mounts.fsconfig(fs, mounts.FSCONFIG_SET_STRING, "source", "overlay")
@@ -111,12 +134,14 @@ class Overlay2(Directories):
             if upper is not None:
                 _set_directory(fs, "upperdir", f"{self.root}/{upper}/fs")
                 _set_directory(fs, "workdir", f"{self.root}/{upper}/work")
+            if volatile:
+                mounts.fsconfig(fs, mounts.FSCONFIG_SET_FLAG, VOLATILE)
             mounts.fsconfig(fs, mounts.FSCONFIG_CMD_CREATE)
             return mounts.fsmount(fs, attributes=0 if upper is not None else mounts.MOUNT_ATTR_RDONLY)
         finally:
             os.close(fs)
 
-    def _mount_at_once(self, lower: list[str], upper: int | None) -> int:
+    def _mount_at_once(self, lower: list[str], upper: int | None, volatile: bool) -> int:
         """The same by mount(2), whose one page of options holds several hundred relative paths.
 
         In a thread with a mount namespace and a working directory of its own; both end with it.
@@ -124,6 +149,7 @@ class Overlay2(Directories):
         options = ["lowerdir=" + ":".join(path[len(self.root) + 1 :] for path in lower), *OPTIONS]
         if upper is not None:
             options += [f"upperdir={upper}/fs", f"workdir={upper}/work"]
+        options += [VOLATILE] if volatile else []
         made: list[int | OSError] = []
 
         def work() -> None:

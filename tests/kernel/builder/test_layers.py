@@ -1,0 +1,152 @@
+"""A build step's snapshot becomes a layer: in place, the same for the same files, and nothing is left of what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import tarfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.engine.builder.solver.layers import Work, empty_layer
+from sampan.engine.builder.state import State
+from sampan.engine.images.service import Images
+from sampan.spec import oci_image
+from tests.kernel.images.test_service import service
+
+pytestmark = pytest.mark.root
+
+T0 = 1_000_000_000
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)
+
+
+def put(root_fd: int, path: str, data: bytes, mtime_s: int = T0) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644, dir_fd=root_fd)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+    os.utime(path, (mtime_s, mtime_s), dir_fd=root_fd)
+
+
+async def first(images: Images, holder: str, extra: bytes = b"") -> State:
+    async with Work(images, State(), holder) as work:
+        os.mkdir("etc", 0o755, dir_fd=work.root_fd)
+        put(work.root_fd, "etc/a", b"aaa")
+        put(work.root_fd, "etc/b", b"b" * 3_000_000 + extra)
+        os.link("etc/a", "etc/c", src_dir_fd=work.root_fd, dst_dir_fd=work.root_fd)
+        os.symlink("a", "etc/s", dir_fd=work.root_fd)
+        os.utime("etc/s", (T0, T0), dir_fd=work.root_fd, follow_symlinks=False)
+        os.utime("etc", (T0, T0), dir_fd=work.root_fd)
+        done = await work.commit()
+    assert not done.empty
+    return done.state
+
+
+def names(images: Images, chain_id: str) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(images.layers.replay(images.layers.get(chain_id))))) as archive:
+        return archive.getnames()
+
+
+def test_what_was_written_is_a_layer_that_replays_byte_for_byte(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with service(tmp_path / "root") as images:
+            holder = images.layers.hold("")
+            state = await first(images, holder)
+            record = images.layers.get(state.chain_id)
+            assert state.diff_ids == (record.diff_id,) and state.chain_id == oci_image.chain_id("", record.diff_id)
+            assert names(images, state.chain_id) == ["etc", "etc/a", "etc/b", "etc/c", "etc/s"]
+            assert sorted(os.listdir(images.driver.path(record.snapshot))) == ["fs", "tar-split"]
+            async with Work(images, state, holder) as work:
+                os.unlink("etc/b", dir_fd=work.root_fd)
+                put(work.root_fd, "etc/new", b"new")
+                second = (await work.commit()).state
+            assert ("etc/.wh.b" in names(images, second.chain_id)) and len(second.diff_ids) == 2
+            async with Work(images, second) as work:
+                assert os.stat("etc/new", dir_fd=work.root_fd).st_size == 3
+                with pytest.raises(FileNotFoundError):
+                    os.stat("etc/b", dir_fd=work.root_fd)
+            images.layers.let_go(holder)
+            assert not images.layers.all()
+
+    run(body())
+
+
+def test_equal_files_make_one_layer(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with service(tmp_path / "root") as images:
+            holder = images.layers.hold("")
+            one, two = await first(images, holder), await first(images, holder)
+            other = await first(images, holder, b"!")
+            assert one == two and other != one
+            assert len(images.driver.numbers()) == 2
+
+    run(body())
+
+
+def test_nothing_written_is_said_and_an_empty_layer_can_be_had(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with service(tmp_path / "root") as images:
+            holder = images.layers.hold("")
+            base = await first(images, holder)
+            async with Work(images, base, holder) as work:
+                done = await work.commit()
+            assert done.empty and done.state == base and len(images.layers.all()) == 1
+            for _ in range(2):
+                empty = await empty_layer(images, base, holder)
+                assert empty.diff_ids == (*base.diff_ids, oci_image.EMPTY_LAYER_DIFF_ID)
+            assert names(images, empty.chain_id) == []
+
+    run(body())
+
+
+def test_what_is_not_committed_is_gone_and_releases_its_base(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with service(tmp_path / "root") as images:
+            holder = images.layers.hold("")
+            base = await first(images, holder)
+            async with Work(images, base) as work:
+                put(work.root_fd, "etc/x", b"x")
+                images.layers.let_go(holder)
+                assert base.chain_id in images.layers, "work under way keeps its base"
+            assert not images.layers.all() and not images.driver.numbers()
+
+    run(body())
+
+
+def test_no_file_is_younger_than_the_epoch(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with service(tmp_path / "root") as images:
+            async with Work(images, State()) as work:
+                put(work.root_fd, "old", b"1", T0 - 5)
+                put(work.root_fd, "young", b"1", T0 + 5)
+                done = await work.commit(epoch_s=T0)
+                data = b"".join(images.layers.replay(images.layers.get(done.state.chain_id)))
+            with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+                assert {m.name: m.mtime for m in archive} == {"old": T0 - 5, "young": T0}
+
+    run(body())
+
+
+def test_after_power_loss_a_layer_that_was_never_synced_does_not_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with service(tmp_path / "root") as images:
+            holder = images.layers.hold("")
+            synced = await first(images, holder)
+            await images.layers.sync(synced.chain_id)
+            unsynced = await first(images, holder, b"later")
+            for state in (synced, unsynced):
+                images.store.apply_now(images.store.reference("build:x", f"layer:{state.chain_id}"))
+        monkeypatch.setattr("sampan.engine.images.layers.boot_id", lambda: "another boot")
+        async with service(tmp_path / "root") as images:
+            assert [record.id for record in images.layers.all()] == [synced.chain_id]
+            assert len(images.driver.numbers()) == 1
+
+    run(body())
