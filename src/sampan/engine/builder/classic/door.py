@@ -1,0 +1,136 @@
+"""One build through the classic door: receive the archive, find the Dockerfile, build, and say so line by line.
+
+Not here: what the query means (api/handlers/build.py), the words (output.py), the steps (walk.py).
+Source: moby's builder/remotecontext as observed on Docker Engine 28.5.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from sampan.engine.builder.classic.output import Message, Output
+from sampan.engine.builder.classic.session import ArchiveSession
+from sampan.engine.builder.classic.trace import Trace
+from sampan.engine.builder.classic.walk import Voice
+from sampan.engine.builder.files.tartree import TarTree
+from sampan.engine.builder.request import BuildRequest
+from sampan.engine.builder.service import Builder
+from sampan.engine.builder.session import Session
+from sampan.engine.builder.solver.failures import StepFailed
+from sampan.engine.builder.trees import Tree
+from sampan.errors import Internal, InvalidArgument, NotFound
+
+_SCHEMES = ("http://", "https://", "git://", "git@", "github.com/", "ssh://")
+DOCKERFILE_LIMIT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the classic door alone knows of a request. session: id of a gRPC session for secrets and results."""
+
+    remote: str = ""
+    quiet: bool = False
+    remove: bool = True
+    session: str = ""
+
+
+async def build(
+    builder: Builder, request: BuildRequest, options: Options, upload: AsyncIterator[bytes]
+) -> AsyncIterator[Message]:
+    """Yield Docker's messages. Raises: SampanError before the first one for a request that is wrong in itself.
+
+    Whoever stops listening ends the build: its steps are killed and nothing of it is left.
+    """
+    tree: Tree | None = None
+    try:
+        if options.remote:
+            request = replace(request, **await _remote(request, options.remote, upload))
+        else:
+            tree = await TarTree.receive(upload, builder.scratch)
+            text, ignore = await asyncio.to_thread(_dockerfile, tree, request.filename)
+            request = replace(request, dockerfile=text, ignore=ignore)
+        beside = await builder.sessions.get(options.session) if options.session else None
+        session = ArchiveSession(request.id, tree, beside)
+        queue: asyncio.Queue[Message | None] = asyncio.Queue()
+        run = _traced if request.dialect == "buildkit" else _spoken
+        task = asyncio.create_task(run(builder, request, options, session, queue.put_nowait))
+        task.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (message := await queue.get()) is not None:
+                yield message
+            await task
+        finally:
+            task.cancel()
+            with suppress(BaseException):
+                await task
+    finally:
+        if tree is not None:
+            await asyncio.to_thread(tree.close)
+
+
+async def _spoken(
+    builder: Builder, request: BuildRequest, options: Options, session: Session, send: Callable[[Message], None]
+) -> None:
+    voice = Voice(Output(send, quiet=options.quiet, remove=options.remove))
+    try:
+        await builder.build(request, session, voice)
+    except Exception:
+        voice.output.failed()
+        raise
+
+
+async def _traced(
+    builder: Builder, request: BuildRequest, options: Options, session: Session, send: Callable[[Message], None]
+) -> None:
+    trace = Trace(send)
+    try:
+        built = await builder.build(request, session, trace)
+    except StepFailed as e:
+        if e.image_id:
+            trace.failed(e.image_id)
+        raise
+    if built.image_id:
+        trace.image(built.image_id)
+
+
+def _dockerfile(tree: Tree, filename: str) -> tuple[bytes, bytes]:
+    """(Dockerfile, ignore file). Raises: Internal when it is not in the context, InvalidArgument when it is empty."""
+    path = posixpath.normpath(posixpath.join("/", filename))[1:]
+    if posixpath.normpath(filename).startswith(".."):
+        raise Internal(f"forbidden path outside the build context: {filename} ()")
+    entries = tree.entries()
+    if filename == "Dockerfile" and path not in entries and "dockerfile" in entries:
+        path = "dockerfile"
+    try:
+        text = _read(tree, path)
+    except NotFound:
+        raise Internal(f"Cannot locate specified Dockerfile: {filename}") from None
+    if not text.strip():
+        raise InvalidArgument(f"the Dockerfile ({path}) cannot be empty")
+    for name in (f"{path}.dockerignore", ".dockerignore"):
+        with suppress(NotFound):
+            return text, _read(tree, name)
+    return text, b""
+
+
+def _read(tree: Tree, path: str) -> bytes:
+    with tree.open(path) as file:
+        data = file.read(DOCKERFILE_LIMIT_BYTES + 1)
+    if len(data) > DOCKERFILE_LIMIT_BYTES:
+        raise InvalidArgument(f"{path} is larger than {DOCKERFILE_LIMIT_BYTES} bytes")
+    return data
+
+
+async def _remote(request: BuildRequest, remote: str, upload: AsyncIterator[bytes]) -> dict[str, object]:
+    """The changes to a request whose context is elsewhere: a git repository, an archive, or a Dockerfile alone."""
+    async for _ in upload:
+        pass
+    if remote == "client-session":
+        return {}
+    if not remote.startswith(_SCHEMES):
+        raise Internal(f"remoteURL ({remote}) could not be recognized as URL")
+    return {"contexts": {**request.contexts, "context": remote}}

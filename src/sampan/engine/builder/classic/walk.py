@@ -1,0 +1,162 @@
+"""The classic builder: one instruction after the other, an image after each.
+
+All stages up to the target are built, used or not, as Docker's classic builder does. What a step gives is an image whose
+parent is the step before: `docker history` shows them, `docker run` enters them. "Using cache" is said when the image
+of a step was there already; steps that make files have the solver's cache besides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sampan.engine.builder.classic.output import Output
+from sampan.engine.builder.graph import history
+from sampan.engine.builder.graph.document import document
+from sampan.engine.builder.graph.values import ClassicStep, HistoryEntry, Target
+from sampan.engine.builder.ops import Vertex
+from sampan.engine.builder.progress import Status, Step, Warning_
+from sampan.engine.builder.request import BuildRequest, Built
+from sampan.engine.builder.session import Session
+from sampan.engine.builder.solver.solver import Solver
+from sampan.engine.builder.state import Solved
+from sampan.engine.images.service import Images
+from sampan.errors import Internal
+from sampan.spec import oci_image, reference
+
+
+class Voice:
+    """Progress as the classic builder's lines: of a step's vertex its begin, its output and its cache hit are told."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self._key = ""
+        self._runs = False
+        self._said = True
+
+    def follow(self, vertex: Vertex, *, runs: bool) -> None:
+        """From now on tell of this vertex. runs: it says `Running in`."""
+        self._key, self._runs, self._said = vertex.digest, runs, False
+
+    def step(self, step: Step) -> None:
+        if self._said or step.key != self._key:
+            return
+        if step.cached:
+            self._said = True
+            self.output.cached()
+        elif step.started_ns and not step.completed_ns:
+            self._said = True
+            if self._runs:
+                self.output.running()
+
+    def status(self, status: Status) -> None:
+        return None
+
+    def log(self, key: str, stream: int, data: bytes) -> None:
+        if key == self._key:
+            self.output.output(stream, data)
+
+    def warning(self, warning: Warning_) -> None:
+        return None
+
+
+class Walk:
+    """One build. `run` is called once."""
+
+    def __init__(
+        self, target: Target, request: BuildRequest, *, solver: Solver, images: Images, session: Session, voice: Voice
+    ) -> None:
+        self._target = target
+        self._request = request
+        self._solver = solver
+        self._images = images
+        self._session = session
+        self._voice = voice
+        self._say = voice.output
+        self._solved: dict[Vertex, Solved] = {}
+        self._named: dict[HistoryEntry, HistoryEntry] = {}
+        self._ends: dict[int, str] = {}  # the image that each stage has come to
+
+    async def run(self) -> Built:
+        """Walk the steps, then name the image. Raises: what a step raises; Internal when there is no image at all."""
+        steps = self._target.steps
+        total = sum(1 for step in steps if step.text)
+        number, image_id, triggers = 0, "", 0
+        for step in steps:
+            if step.text:
+                number += 1
+                self._say.step(number, total, step.text)
+            if step.stage < 0:
+                continue
+            if step.keyword == "FROM":
+                image_id = self._begin(step)
+                triggers = step.triggers
+                if triggers:
+                    self._say.triggers(triggers)
+            else:
+                image_id = await self._take(step, image_id)
+                triggers -= step.trigger
+            if not triggers:
+                self._say.result(image_id)
+            self._ends[step.stage] = image_id
+            if step.stage_end and image_id:
+                self._say.image(image_id)
+        if not image_id:
+            raise Internal("No image was generated. Is your Dockerfile empty?")
+        if self._target.unused_args:
+            self._say.unused(list(self._target.unused_args))
+        self._say.built(image_id)
+        for tag in self._request.tags:
+            name = reference.parse(tag)
+            await self._images.tag_image(image_id, name)
+            self._say.tagged(name.familiar())
+        return Built(images={str(self._target.platform): image_id})
+
+    def _begin(self, step: ClassicStep) -> str:
+        """The image that a stage starts from, "" for scratch."""
+        if step.parent_stage is not None:
+            return self._ends[step.parent_stage]
+        return step.base.id if step.base is not None else ""
+
+    async def _take(self, step: ClassicStep, parent: str) -> str:
+        """Do one instruction; returns the id of the image that it makes."""
+        if step.vertex is not None:
+            self._voice.follow(step.vertex, runs=step.runs)
+            self._solved |= await self._solver.solve(
+                [step.vertex], session=self._session, progress=self._voice, serial=True
+            )
+            encoded = self._document(step)
+        else:
+            encoded = self._document(step)
+            known = oci_image.digest(encoded) in self._images.catalog.images
+            if known and self._request.no_cache is None:
+                self._say.cached()
+            else:
+                self._say.running()
+        image_id = oci_image.digest(encoded)
+        if image_id not in self._images.catalog.images:
+            await self._images.publish_image(encoded, parent=parent)
+        self._say.removed()
+        return image_id
+
+    def _document(self, step: ClassicStep) -> bytes:
+        found: dict[str, Any] = document(
+            step.base,
+            [self._entry(entry) for entry in step.history],
+            step.config,
+            self._solved,
+            platform=self._target.platform,
+            dialect="classic",
+            author=step.author,
+            epoch_s=self._request.epoch_s,
+        )
+        return oci_image.encode(found)
+
+    def _entry(self, entry: HistoryEntry) -> HistoryEntry:
+        """The entry with what it copied named; each is named once."""
+        if not entry.copied:
+            return entry
+        named = self._named.get(entry)
+        if named is None:
+            trees = {copy.source: s.tree for copy in entry.copied if (s := self._solved.get(copy.source)) and s.tree}
+            named = self._named[entry] = history.named(entry, trees)
+        return named
