@@ -5,7 +5,10 @@ test_vm.py boots it twice on one disk and cuts the power in between, as soon as 
 
 from __future__ import annotations
 
+import hashlib
+import io
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -20,6 +23,18 @@ def make_engine() -> Engine:
     engine = Engine(DATA)
     engine.exec_root, engine.socket, engine.pidfile = Path("/run/engine"), Path("/run/s"), Path("/run/pid")
     return engine.start(within_s=60)
+
+
+def files() -> bytes:
+    """An archive of four hundred files, always the same."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for i in range(400):
+            entry = tarfile.TarInfo(f"d{i % 7}/{i}")
+            data = hashlib.sha256(b"%d" % i).digest() * (i * 3)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
 
 
 def before() -> None:
@@ -37,6 +52,9 @@ def before() -> None:
     assert engine.wait(writer) == 0
     engine.remove(writer)
     engine.call("POST", "/images/busybox/tag", repo="again", tag="1")
+    query = {"fromSrc": "-", "repo": "files", "tag": "1"}  # the last, so that nothing else has flushed it
+    answer = engine.request("POST", "/images/create", files(), headers={"Content-Type": "application/x-tar"}, **query)
+    assert answer.status == 200 and b"errorDetail" not in answer.raw, answer.raw
     print(ACKNOWLEDGED, flush=True)
     time.sleep(600)
 
@@ -51,7 +69,10 @@ def after() -> None:
     assert {tag for image in engine.call("GET", "/images/json") for tag in image["RepoTags"]} == {
         "busybox:latest",
         "again:1",
+        "files:1",
     }
+    saved = engine.request("GET", "/images/files:1/get").raw  # breaks off when a layer is not what its diff_id says
+    assert files() in saved
     assert engine.inspect("renamed")["State"]["Status"] == "created"
     assert engine.request("GET", "/containers/first/json").status == 404
     assert engine.call("GET", "/volumes/notes")["Labels"] == {"a": "b"}

@@ -1,7 +1,7 @@
 """Layers: an archive becomes a directory with a chain id, shared by every image that has it below.
 
 Not here: images (service.py), the unpacking itself (unpack.py), overlay mounts (snapshots/).
-Invariants: a layer's record is written only after its files are on the disk (syncfs), or says in which boot it was
+Invariants: a layer's record is written only after its files are on the disk (flush.py), or says in which boot it was
 made (`unsynced`): after power loss such a layer does not exist, and no image is visible before `sync` has seen to its
 layers. A layer nobody refers to has no record and its directory is in the trash; equal content exists once.
 """

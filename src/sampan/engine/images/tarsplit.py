@@ -69,8 +69,8 @@ class Recorder:
                 self._segments[index] = (raw_bytes, size_bytes, target)
             self._at.setdefault(target, []).extend(indexes)
 
-    def finish(self, raw: bytearray) -> int:
-        """Write the end; returns the length of the archive in bytes."""
+    def finish(self, raw: bytearray, close: Callable[[int], None] = os.close) -> int:
+        """Write the end; returns the length of the archive in bytes. close: takes the file's descriptor over."""
         if raw:
             self.payload(raw, 0, "")
         self._file.write(self._compressor.flush())
@@ -79,6 +79,7 @@ class Recorder:
         self._file.write(zstandard.ZstdCompressor(level=1).compress(index))
         self._file.write(_TRAILER.pack(offset, self._length, _MAGIC))
         self._file.flush()
+        close(os.dup(self._file.fileno()))
         self._file.close()
         return self._length
 

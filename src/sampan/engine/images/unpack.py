@@ -28,6 +28,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sampan.engine.images import tar
+from sampan.engine.images.flush import Flush
+from sampan.engine.images.nursery import Nursery
 from sampan.engine.images.streams import Digest, Source, Truncated
 from sampan.engine.images.tarsplit import Recorder
 from sampan.errors import InvalidArgument
@@ -45,7 +47,6 @@ CACHED_DIRECTORIES = 128
 CLONE_FS = 0x200
 
 _FOREIGN_XATTRS = ("trusted.overlay.", "user.overlay.")
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -66,25 +67,28 @@ def adopt_thread() -> None:
 
 
 def unpack(source: Source, layer_fd: int) -> Unpacked:
-    """Unpack the plain archive from `source` below `layer_fd` (snapshots/<n>, which has an empty `fs`).
+    """Unpack the plain archive from `source` below `layer_fd` (snapshots/<n>, which has an empty `fs`), onto the disk.
 
     Blocking; in a thread that `adopt_thread` prepared. On failure the caller throws the directory away.
     Raises: InvalidArgument for a bad archive, OSError (ENOSPC, …).
     """
     digest = Digest()
     recorder = Recorder(layer_fd)
-    layer = _Layer(layer_fd, recorder)
+    flush = Flush(layer_fd)
+    layer = _Layer(layer_fd, recorder, flush)
     try:
         reader = tar.Reader(tar.Input(source, digest.update))
         while (entry := reader.next()) is not None:
             layer.add(entry, reader)
         reader.input.rest()
-        tar_bytes = recorder.finish(reader.input.recorded)
+        tar_bytes = recorder.finish(reader.input.recorded, flush.close)
         layer.finish()
+        flush.finish()
         return Unpacked(diff_id=digest.finish(), tar_bytes=tar_bytes, size_bytes=layer.size_bytes(), root=layer.root)
     finally:
         digest.finish()
         recorder.abandon()
+        flush.abandon()
         layer.close()
 
 
@@ -110,9 +114,11 @@ def clean(name: str) -> str:
 class _Layer:
     """The layer's directory while it is filled."""
 
-    def __init__(self, layer_fd: int, recorder: Recorder) -> None:
+    def __init__(self, layer_fd: int, recorder: Recorder, flush: Flush) -> None:
         self._layer_fd = layer_fd
         self._recorder = recorder
+        self._flush = flush
+        self._nursery = Nursery(layer_fd)
         self._root = os.open("fs", _DIRECTORY | os.O_NOFOLLOW, dir_fd=layer_fd)
         self._parents: dict[str, tuple[int, str]] = {}  # cleaned parent → (descriptor, its real path below fs)
         self._retired: list[int] = []
@@ -168,6 +174,7 @@ class _Layer:
 
     def finish(self) -> None:
         """Directories get their mode and times last: what is put into them must not touch these."""
+        self._nursery.close()
         for path, mtime_ns, mode in reversed(self._directories):
             try:
                 fd = saferoot.open_in_root(
@@ -189,6 +196,7 @@ class _Layer:
         return self._size if not self._replaced else tree_size(self._root)
 
     def close(self) -> None:
+        self._nursery.close()
         self._forget_parents()
         self._close_retired()
         os.close(self._root)
@@ -279,10 +287,10 @@ class _Layer:
 
     def _file(self, entry: tar.Entry, parent_fd: int, base: str, real: str, reader: tar.Reader) -> None:
         try:
-            fd = os.open(base, _NEW_FILE, entry.mode, dir_fd=parent_fd)
+            fd = self._nursery.create(base, entry.mode, parent_fd)
         except FileExistsError:
             self._clear_way(parent_fd, base, real)
-            fd = os.open(base, _NEW_FILE, entry.mode, dir_fd=parent_fd)
+            fd = self._nursery.create(base, entry.mode, parent_fd)
         try:
             if entry.regions is not None:
                 self._sparse(entry, fd, reader)
@@ -304,7 +312,7 @@ class _Layer:
                 self._set_xattrs(fd, entry)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
-            os.close(fd)
+            self._flush.close(fd)
         self._size += entry.size_bytes
 
     def _sparse(self, entry: tar.Entry, fd: int, reader: tar.Reader) -> None:
