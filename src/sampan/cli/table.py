@@ -92,6 +92,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("system.inspect", "Show all details of containers, images, networks or volumes"),
     "login": ("registry.login", "Log in to a registry"),
     "logout": ("registry.logout", "Log out of a registry"),
+    "search": ("registry.search", "Search an index of images"),
     "version": ("system.version", "Show the versions of client and engine"),
     "__complete": ("completion.answer", ""),
 }

@@ -225,15 +225,14 @@ async def push(request: web.Request) -> web.StreamResponse:
 
 async def search(request: web.Request) -> web.StreamResponse:
     """GET /images/search."""
-    accept_filters(filters(request), remote.SEARCH_FILTERS)
     text = query(request, "limit")
     try:
         limit = int(text) if text else 0
     except ValueError:
         raise InvalidArgument(f'invalid limit specified: strconv.Atoi: parsing "{text}": invalid syntax') from None
-    return json_response(
-        await remote.search(engine(request).images.registries, query(request, "term"), limit, registry_auth(request))
-    )
+    chosen = accept_filters(filters(request), remote.SEARCH_FILTERS)
+    registries, term = engine(request).images.registries, query(request, "term")
+    return json_response(await remote.search(registries, term, limit, registry_auth(request), chosen))
 
 
 async def distribution(request: web.Request) -> web.StreamResponse:

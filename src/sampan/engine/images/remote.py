@@ -9,7 +9,8 @@ import aiohttp
 
 from sampan.engine.images import platforms
 from sampan.engine.images.registries import Registries
-from sampan.errors import Internal, SampanError
+from sampan.engine.images.views import Filters, boolean_filter
+from sampan.errors import Internal, InvalidArgument, SampanError
 from sampan.registry import endpoints, index, manifests, repository, transport
 from sampan.registry.auth import Credentials
 from sampan.registry.manifests import Index
@@ -20,9 +21,30 @@ SEARCH_FILTERS = frozenset({"is-automated", "is-official", "stars"})
 IMPORT_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30)
 
 
-async def search(registries: Registries, term: str, limit: int, credentials: Credentials) -> list[dict[str, Any]]:
-    """Ask an index. limit: 0 for the default. Raises: InvalidArgument, Internal."""
-    return await index.search(registries.transport, registries.settings, term, limit, credentials)
+async def search(
+    registries: Registries, term: str, limit: int, credentials: Credentials, filters: Filters
+) -> list[dict[str, Any]]:
+    """Ask an index, and leave out what the filters do. limit: 0 for the default. Raises: InvalidArgument, Internal."""
+    if boolean_filter(filters, "is-automated", False):
+        return []  # nothing is any more
+    official = boolean_filter(filters, "is-official", False) if "is-official" in filters else None
+    stars = max((_stars(text) for text in filters.get("stars", ())), default=0)
+    found = await index.search(registries.transport, registries.settings, term, limit, credentials)
+    return [
+        item
+        for item in found
+        if (official is None or official == item["is_official"])
+        and ("stars" not in filters or item["star_count"] >= stars)
+    ]
+
+
+def _stars(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidArgument(
+            f"invalid filter 'stars={text}': strconv.Atoi: parsing \"{text}\": invalid syntax"
+        ) from None
 
 
 async def inspect(registries: Registries, name: str, credentials: Credentials) -> dict[str, Any]:
