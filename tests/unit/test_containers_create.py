@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sampan.engine.containers import host
+from sampan.engine.tasks import host
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec import codec
 from sampan.spec.engine_api.container import CreateRequest, HostConfig, UpdateConfig

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers import devices, security, specgen
+from sampan.engine.containers import specgen
 from sampan.engine.containers.records import Container, MountPoint
+from sampan.engine.tasks import devices, security
+from sampan.engine.tasks import spec as parts
 from sampan.errors import Internal
 from sampan.spec import codec
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, Ulimit
@@ -59,12 +61,12 @@ def record(inspect: dict[str, Any]) -> Container:
     )
 
 
-def prepared(c: Container) -> specgen.Prepared:
+def prepared(c: Container) -> parts.Prepared:
     directory = f"{DAEMON_ROOT}/containers/{c.id}"
     mode = c.host_config.ipc_mode
     shm = {"host": "/dev/shm", "shareable": f"{directory}/mounts/shm"}.get(mode, "")
     parent = c.host_config.cgroup_parent or "/docker"
-    return specgen.Prepared(
+    return parts.Prepared(
         files=tuple((f"/etc/{n}", f"{directory}/{n}") for n in ("resolv.conf", "hostname", "hosts")),
         shm_path=shm,
         init_path="/usr/bin/docker-init" if specgen.uses_init(c, False) else "",
@@ -96,7 +98,7 @@ def comparable(spec: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", sorted(p.stem for p in SPECS.glob("*.json")))
 def test_the_same_spec_as_docker(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = json.loads((SPECS / f"{name}.json").read_text())
-    monkeypatch.setattr(specgen, "_numbers", lambda path: {"major": 254, "minor": 0})
+    monkeypatch.setattr(parts, "_numbers", lambda path: {"major": 254, "minor": 0})
     monkeypatch.setattr(devices, "_mapped", _recorded_devices(golden["spec"]))
     monkeypatch.setattr(devices, "_host_devices", lambda directory: iter(()))
     c = record(golden["inspect"])
@@ -124,7 +126,7 @@ def test_mounts_of_a_parent_come_before_those_of_its_children() -> None:
             MountPoint(type="bind", destination="/a/b", source="/y"),
         ],
     )
-    found = [m["destination"] for m in specgen.build(c, specgen.Prepared(), security.SecurityOptions())["mounts"]]
+    found = [m["destination"] for m in specgen.build(c, parts.Prepared(), security.SecurityOptions())["mounts"]]
     assert found.index("/a") < found.index("/a/b") < found.index("/a/b/c")
 
 
@@ -132,18 +134,18 @@ def test_a_mount_of_the_user_replaces_the_default_one() -> None:
     c = Container(id="a" * 64, name="x", created_ns=0, path="sh", host_config=HostConfig(tmpfs={"/dev/shm": "size=1m"}))
     found = [
         m
-        for m in specgen.build(c, specgen.Prepared(), security.SecurityOptions())["mounts"]
+        for m in specgen.build(c, parts.Prepared(), security.SecurityOptions())["mounts"]
         if m["destination"] == "/dev/shm"
     ]
     assert [m["source"] for m in found] == ["tmpfs"]
 
 
 def test_unlimited_and_absurd_ulimits() -> None:
-    assert specgen.rlimits([Ulimit(name="core", soft=-1, hard=-1)], ()) == [
+    assert parts.rlimits([Ulimit(name="core", soft=-1, hard=-1)], ()) == [
         {"type": "RLIMIT_CORE", "hard": 2**64 - 1, "soft": 2**64 - 1}
     ]
     with pytest.raises(Internal, match="wrong rlimit value: RLIMIT_ZZ"):
-        specgen.rlimits([Ulimit(name="zz")], ())
+        parts.rlimits([Ulimit(name="zz")], ())
 
 
 def test_gpus_are_refused_by_name() -> None:

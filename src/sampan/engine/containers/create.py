@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers import host, merge, mountpoints, specgen, validate
+from sampan.engine.containers import merge, mountpoints, validate
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.records import Container, MountPoint, with_status
 from sampan.engine.containers.registry import Registry, next_state
 from sampan.engine.containers.states import Event, State
 from sampan.engine.images import platforms
+from sampan.engine.tasks import host, spec
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, UpdateConfig
@@ -295,7 +296,7 @@ class Maker:
             changes["pids_limit"] = asked.pids_limit if asked.pids_limit > 0 else None
         h = replace(h, **changes)
         if c.status.state in (State.RUNNING, State.PAUSED) and changes:
-            resources = specgen.resources(h)
+            resources = spec.resources(h)
             if asked.memory_swap == -1:
                 resources.setdefault("memory", {})["swap"] = -1
             if asked.pids_limit is not None and asked.pids_limit <= 0:

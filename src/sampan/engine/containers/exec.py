@@ -18,15 +18,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers import failures, security, specgen
+from sampan.engine.containers import failures
 from sampan.engine.containers.attach import Session, parse_detach_keys
-from sampan.engine.containers.capabilities import permitted
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.merge import environment
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import State
+from sampan.engine.tasks import security, spec
+from sampan.engine.tasks.capabilities import permitted
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import saferoot
 from sampan.spec.engine_api.container import ExecConfig
@@ -192,10 +193,10 @@ class Execs:
         if any(item.startswith("=") for item in config.env or ()):
             raise Internal(f"{failures.EXEC}invalid environment variable: name cannot be empty")
         host = c.host_config
-        caps = list(permitted()) if config.privileged else specgen.capability_names(host, permitted())
+        caps = list(permitted()) if config.privileged else spec.capability_names(host, permitted())
         merged = environment(c.config, hostname=c.config.hostname, extra=config.env or [], tty=config.tty)
         process: dict[str, Any] = {
-            "user": specgen.user(config.user or c.config.user, host.group_add),
+            "user": spec.user(config.user or c.config.user, host.group_add),
             "args": list(config.cmd or []),
             "env": merged,
             "cwd": config.working_dir or c.config.working_dir or "/",
@@ -210,7 +211,7 @@ class Execs:
             process["terminal"] = True
             if size is not None and any(size):
                 process["consoleSize"] = {"height": size[0], "width": size[1]}
-        if limits := specgen.rlimits(host.ulimits, self._launcher.default_ulimits):
+        if limits := spec.rlimits(host.ulimits, self._launcher.default_ulimits):
             process["rlimits"] = limits
         return process
 

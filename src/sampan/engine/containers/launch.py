@@ -16,12 +16,15 @@ import msgspec
 from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers import etcfiles, failures, host, logopts, security, specgen
-from sampan.engine.containers.capabilities import permitted
+from sampan.engine.containers import failures, logopts, specgen
 from sampan.engine.containers.records import Container, MountPoint
 from sampan.engine.containers.registry import Registry
 from sampan.engine.events import Events
 from sampan.engine.networks.service import Networks, Sandbox
+from sampan.engine.tasks import etcfiles, host, security
+from sampan.engine.tasks.capabilities import permitted
+from sampan.engine.tasks.seccomp import Filters
+from sampan.engine.tasks.spec import Prepared
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_
 from sampan.linux import mounts as kernel
@@ -56,7 +59,7 @@ class Launcher:
         self._images = images
         self._networks = networks
         self._volumes = volumes
-        self._seccomp: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._filters = Filters()
         self._machine = host.probe()
         self.default_ulimits = tuple(
             Ulimit(name=n, hard=int(u.get("Hard", -1)), soft=int(u.get("Soft", -1)))
@@ -67,7 +70,7 @@ class Launcher:
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new defaults."""
         self._config = config
-        self._seccomp.clear()
+        self._filters.clear()
 
     def directory(self, id: str) -> str:
         """Return the container's own directory under the data root."""
@@ -302,7 +305,14 @@ class Launcher:
             directory = self.directory(self._network_owner(c.host_config.network_mode.partition(":")[2]).id)
         else:
             directory = self.directory(c.id)
-            etcfiles.write(c, sandbox, directory, self._config)
+            etcfiles.write(
+                directory,
+                hostname=c.config.hostname,
+                domainname=c.config.domainname,
+                host=c.host_config,
+                sandbox=sandbox,
+                config=self._config,
+            )
         return tuple((f"/etc/{name}", f"{directory}/{name}") for name in etcfiles.NAMES)
 
     def _prepared(
@@ -312,9 +322,9 @@ class Launcher:
         files: tuple[tuple[str, str], ...],
         joined: dict[str, str],
         shm: str,
-    ) -> specgen.Prepared:
+    ) -> Prepared:
         parent = c.host_config.cgroup_parent or self._config.cgroup_parent or "/sampan"
-        return specgen.Prepared(
+        return Prepared(
             netns=sandbox.netns if sandbox is not None else "",
             files=files,
             shm_path=shm,
@@ -355,13 +365,7 @@ class Launcher:
 
     async def seccomp_path(self, options: security.SecurityOptions, caps: list[str]) -> str:
         """Return the path of the compiled filter for these options and capabilities; "" is none. Cached."""
-        key = (options.seccomp, tuple(caps))
-        path = self._seccomp.get(key)
-        if path is None or (path and not os.path.exists(path)):
-            profile = security.profile(options, caps)
-            path = "" if profile is None else await self.supervisor.compile_seccomp(profile)
-            self._seccomp[key] = path
-        return path
+        return await self._filters.path(self.supervisor, options, caps)
 
     async def _mount_volumes(self, c: Container, undo: AsyncExitStack) -> list[MountPoint]:
         """Make volumes and image mounts ready; return the mounts with the directories to bind."""

@@ -14,27 +14,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers.host import Host
+from sampan.engine.tasks.host import Host
+from sampan.engine.tasks.security import MASKED_PATHS, READONLY_PATHS
 from sampan.errors import InvalidArgument
 from sampan.spec.engine_api.container import ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy
 from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
 
-MASKED_PATHS = (
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-)
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
 def container_config(request: ContainerConfig, image: dict[str, Any]) -> ContainerConfig:

@@ -12,7 +12,7 @@ depends on which process died.
     anything           created             a start was interrupted before its last step: delete the task
     restarting         nothing             the pending restart is taken up
     removing           -                   the removal is finished
-    no record          anything            delete the task
+    no record          anything            delete the task; a build's, only when it is of an earlier daemon
 
 Source: ARCHITECTURE.md §5.
 """
@@ -33,6 +33,7 @@ from sampan.engine.containers.records import Container
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import WITH_TASK, State
 from sampan.engine.networks.service import Networks
+from sampan.engine.tasks.spec import BUILD_TASK
 from sampan.errors import SampanError
 from sampan.supervisor.client import Exit, Supervisor, TaskEvent, TaskInfo
 
@@ -108,7 +109,7 @@ class Recovery:
         first = not self._first.is_set()
         known = {c.id for c in self._registry.all()}
         for task in tasks:
-            if task.id not in known:
+            if task.id not in known and (first or not task.id.startswith(BUILD_TASK)):
                 await self._launcher.supervisor.delete(task.id)
         if first:
             await self._restore_networks(by_id)

@@ -3,6 +3,8 @@
 `build` looks nothing up but device nodes of the host (major and minor numbers are facts, not state). It does not
 contain the seccomp profile (see `security.profile`): the engine sends a compiled program beside the spec.
 
+The parts that a build step's spec has as well are in tasks/spec.py.
+
 Differences from what Docker's daemon writes, all on purpose:
 - `process.user.username` and `additionalGroupNames` (our extension) instead of looked-up ids: init reads the
   container's passwd file inside the container, where a hostile image cannot do harm.
@@ -14,73 +16,36 @@ Source: OCI runtime-spec 1.2; specs that Docker Engine 28.5 generated (tests/uni
 
 from __future__ import annotations
 
-import os
-import resource
-from dataclasses import dataclass
 from typing import Any
 
-from sampan.engine.containers import capabilities, devices
 from sampan.engine.containers.merge import environment
 from sampan.engine.containers.records import Container, MountPoint
-from sampan.engine.containers.security import SecurityOptions
-from sampan.engine.containers.validate import normal_capability
-from sampan.errors import Internal
-from sampan.spec.engine_api.container import HostConfig, Resources, Ulimit
+from sampan.engine.tasks import spec
+from sampan.engine.tasks.security import SecurityOptions
 
-_REFUSED = (
-    "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
-)
-_RLIMITS = frozenset(n for n in dir(resource) if n.startswith("RLIMIT_")) | {"RLIMIT_LOCKS"}
 INIT_IN_CONTAINER = "/sbin/docker-init"
-_PRIVATE_NET_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """What exists before the spec does. Namespace paths: "" is a new one of the container's own."""
-
-    netns: str = ""
-    files: tuple[tuple[str, str], ...] = ()  # (destination, source): resolv.conf, hostname, hosts
-    shm_path: str = ""  # a host directory to bind on /dev/shm: shareable, joined or host IPC
-    pid_path: str = ""
-    ipc_path: str = ""
-    net_path: str = ""
-    init_path: str = ""
-    cgroup_parent: str = "/sampan"
-    unified_cgroups: bool = False
-    default_ulimits: tuple[Ulimit, ...] = ()
-    available_capabilities: tuple[str, ...] = ()
-    host_hostname: str = ""
-
-
-def build(c: Container, prepared: Prepared, security: SecurityOptions) -> dict[str, Any]:
+def build(c: Container, prepared: spec.Prepared, security: SecurityOptions) -> dict[str, Any]:
     """Return the spec (config.json as a dict)."""
     host = c.host_config
     own_uts = host.uts_mode != "host"
-    spec: dict[str, Any] = {
+    found: dict[str, Any] = {
         "ociVersion": "1.2.1",
         "process": _process(c, prepared, security),
         "root": {"path": "rootfs"},
         "mounts": _mounts(c, prepared),
-        "linux": _linux(c, prepared),
+        "linux": spec.linux(
+            host, prepared, id=c.id, domainname=c.config.domainname, propagation=_root_propagation(c.mounts)
+        ),
     }
     if host.readonly_rootfs:
-        spec["root"]["readonly"] = True
+        found["root"]["readonly"] = True
     if own_uts:
-        spec["hostname"] = c.config.hostname
+        found["hostname"] = c.config.hostname
     if host.annotations:
-        spec["annotations"] = dict(host.annotations)
-    return spec
-
-
-def capability_names(host: HostConfig, available: tuple[str, ...]) -> list[str]:
-    """Return the capabilities of a container's process."""
-    return capabilities.of_container(
-        add=[normal_capability(n) for n in host.cap_add or ()],
-        drop=[normal_capability(n) for n in host.cap_drop or ()],
-        privileged=host.privileged,
-        available=available,
-    )
+        found["annotations"] = dict(host.annotations)
+    return found
 
 
 def uses_init(c: Container, default: bool) -> bool:
@@ -89,14 +54,14 @@ def uses_init(c: Container, default: bool) -> bool:
     return wanted and c.host_config.pid_mode == ""
 
 
-def _process(c: Container, prepared: Prepared, security: SecurityOptions) -> dict[str, Any]:
+def _process(c: Container, prepared: spec.Prepared, security: SecurityOptions) -> dict[str, Any]:
     host, config = c.host_config, c.config
-    caps = capability_names(host, prepared.available_capabilities)
+    caps = spec.capability_names(host, prepared.available_capabilities)
     args = [c.path, *c.args]
     if prepared.init_path:
         args = [INIT_IN_CONTAINER, "--", *args]
     process: dict[str, Any] = {
-        "user": user(config.user, host.group_add),
+        "user": spec.user(config.user, host.group_add),
         "args": args,
         "env": environment(config, hostname=config.hostname),
         "cwd": config.working_dir or "/",
@@ -107,7 +72,7 @@ def _process(c: Container, prepared: Prepared, security: SecurityOptions) -> dic
         process["terminal"] = True
         if any(host.console_size):
             process["consoleSize"] = {"height": host.console_size[0], "width": host.console_size[1]}
-    if limits := rlimits(host.ulimits, prepared.default_ulimits):
+    if limits := spec.rlimits(host.ulimits, prepared.default_ulimits):
         process["rlimits"] = limits
     if security.no_new_privileges:
         process["noNewPrivileges"] = True
@@ -116,82 +81,25 @@ def _process(c: Container, prepared: Prepared, security: SecurityOptions) -> dic
     return process
 
 
-def user(name: str, groups: list[str] | None) -> dict[str, Any]:
-    """Return `process.user` in our extended form: resolved inside the container, from its own passwd and group files."""
-    found: dict[str, Any] = {"uid": 0, "gid": 0, "username": name or "0"}
-    if groups:
-        found["additionalGroupNames"] = list(groups)
-    return found
-
-
-def rlimits(asked: list[Ulimit | None] | None, defaults: tuple[Ulimit, ...]) -> list[dict[str, Any]]:
-    """Return `process.rlimits`: the daemon's defaults with what was asked for instead."""
-    limits = {u.name: u for u in defaults} | {u.name: u for u in asked or () if u is not None}
-    return [_rlimit(u) for u in limits.values()]
-
-
-def _rlimit(u: Ulimit) -> dict[str, Any]:
-    """One limit; -1 is no limit at all. Raises: Internal in runc's words."""
-    name = f"RLIMIT_{u.name.upper()}"
-    hard, soft = u.hard % 2**64, u.soft % 2**64
-    if name not in _RLIMITS:
-        raise Internal(f"{_REFUSED}wrong rlimit value: {name}")
-    if soft > hard:
-        raise Internal(
-            f"{_REFUSED}unable to start container process: error during container init: error setting rlimits for ready"
-            f" process: error setting rlimit type {getattr(resource, name)}: invalid argument"
-        )
-    return {"type": name, "hard": hard, "soft": soft}
-
-
-# --- mounts ----------------------------------------------------------------------------------------------------------
-
-
-def _mounts(c: Container, prepared: Prepared) -> list[dict[str, Any]]:
+def _mounts(c: Container, prepared: spec.Prepared) -> list[dict[str, Any]]:
     host = c.host_config
     user_mounts: list[dict[str, Any]] = []
     if prepared.init_path:
-        user_mounts.append(_mount(INIT_IN_CONTAINER, "bind", prepared.init_path, ["bind", "ro"]))
+        user_mounts.append(spec.mount(INIT_IN_CONTAINER, "bind", prepared.init_path, ["bind", "ro"]))
     for destination, options in (host.tmpfs or {}).items():
-        user_mounts.append(_tmpfs(destination, options.split(",") if options else []))
+        user_mounts.append(spec.tmpfs(destination, options.split(",") if options else []))
     for point in c.mounts:
         user_mounts.append(
-            _tmpfs(point.destination, list(point.tmpfs_options)) if point.type == "tmpfs" else _bind(point)
+            spec.tmpfs(point.destination, list(point.tmpfs_options)) if point.type == "tmpfs" else _bind(point)
         )
     taken = {m["destination"] for m in user_mounts}
     ro = ["rro"] if host.readonly_rootfs else []
     for destination, source in prepared.files:
         if destination not in taken:
-            user_mounts.append(_mount(destination, "bind", source, ["rbind", *ro, "rprivate"]))
+            user_mounts.append(spec.mount(destination, "bind", source, ["rbind", *ro, "rprivate"]))
     # A mount on /a must come before one on /a/b; sorting by depth alone keeps the order asked for otherwise.
     user_mounts.sort(key=lambda m: m["destination"].rstrip("/").count("/"))
-    return [m for m in _default_mounts(c, prepared) if m["destination"] not in taken] + user_mounts
-
-
-def _default_mounts(c: Container, prepared: Prepared) -> list[dict[str, Any]]:
-    host = c.host_config
-    ro = [] if host.privileged else ["ro"]
-    mounts = [
-        _mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),
-        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        _mount(
-            "/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
-        ),
-        _mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", *ro]),
-        _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*ro, "nosuid", "noexec", "nodev"]),
-        _mount("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
-    ]
-    if prepared.shm_path:
-        mounts.append(_mount("/dev/shm", "bind", prepared.shm_path, ["rbind", "rprivate"]))
-    elif host.ipc_mode != "none":
-        mounts.append(
-            _mount("/dev/shm", "tmpfs", "shm", ["nosuid", "noexec", "nodev", "mode=1777", f"size={host.shm_size}"])
-        )
-    return mounts
-
-
-def _mount(destination: str, type_: str, source: str, options: list[str]) -> dict[str, Any]:
-    return {"destination": destination, "type": type_, "source": source, "options": options}
+    return [m for m in spec.default_mounts(host, prepared) if m["destination"] not in taken] + user_mounts
 
 
 def _bind(point: MountPoint) -> dict[str, Any]:
@@ -200,56 +108,7 @@ def _bind(point: MountPoint) -> dict[str, Any]:
         options.append("rro" if point.read_only_recursive else "ro")
     if point.propagation:
         options.append(point.propagation)
-    return _mount("/" + point.destination.lstrip("/"), "bind", point.source, options)
-
-
-_TMPFS_FLAGS = {
-    "ro": "rw", "rw": "ro", "exec": "noexec", "noexec": "exec", "suid": "nosuid", "nosuid": "suid", "dev": "nodev", "nodev": "dev",
-    "sync": "async", "async": "sync", "dirsync": "", "remount": "", "mand": "nomand", "nomand": "mand", "atime": "noatime",
-    "noatime": "atime", "diratime": "nodiratime", "nodiratime": "diratime", "bind": "", "rbind": "", "unbindable": "",
-    "runbindable": "", "private": "", "rprivate": "", "shared": "", "rshared": "", "slave": "", "rslave": "", "relatime": "norelatime",
-    "norelatime": "relatime", "strictatime": "nostrictatime", "nostrictatime": "strictatime", "defaults": "",
-}  # fmt: skip
-_TMPFS_KEYS = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"})
-
-
-def _tmpfs(destination: str, asked: list[str]) -> dict[str, Any]:
-    """Merge the defaults with what was asked: the later of two that exclude each other stays."""
-    words = ["noexec", "nosuid", "nodev", "rprivate"]
-    for word in asked:
-        key, equals, _ = word.partition("=")
-        if word not in _TMPFS_FLAGS and not (equals and key in _TMPFS_KEYS):
-            raise Internal(f'invalid tmpfs option "{word}"')
-        opposite = _TMPFS_FLAGS.get(word, "")
-        words = [w for w in words if w not in (word, opposite) and not (equals and w.startswith(key + "="))]
-        words.append(word)
-    return _mount(destination, "tmpfs", "tmpfs", words)
-
-
-# --- linux -----------------------------------------------------------------------------------------------------------
-
-
-def _linux(c: Container, prepared: Prepared) -> dict[str, Any]:
-    host = c.host_config
-    linux: dict[str, Any] = {
-        "resources": resources(host),
-        "cgroupsPath": f"{prepared.cgroup_parent}/{c.id}",
-        "namespaces": _namespaces(host, prepared),
-    }
-    nodes, rules = devices.of_container(host)
-    linux["resources"]["devices"] = rules
-    if nodes:
-        linux["devices"] = nodes
-    if sysctl := _sysctl(c):
-        linux["sysctl"] = sysctl
-    if host.masked_paths:
-        linux["maskedPaths"] = [p for p in host.masked_paths if p.startswith("/")]
-    if host.readonly_paths:
-        linux["readonlyPaths"] = [p for p in host.readonly_paths if p.startswith("/")]
-    propagation = _root_propagation(c.mounts)
-    if propagation:
-        linux["rootfsPropagation"] = propagation
-    return linux
+    return spec.mount("/" + point.destination.lstrip("/"), "bind", point.source, options)
 
 
 def _root_propagation(mounts: list[MountPoint]) -> str:
@@ -260,104 +119,3 @@ def _root_propagation(mounts: list[MountPoint]) -> str:
     if asked & {"slave", "rslave"}:
         return "rslave"
     return ""
-
-
-def _namespaces(host: HostConfig, prepared: Prepared) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = [{"type": "mount"}]
-    if host.network_mode != "host":
-        found.append(_namespace("network", prepared.net_path or prepared.netns))
-    if host.uts_mode != "host":
-        found.append({"type": "uts"})
-    if host.pid_mode != "host":
-        found.append(_namespace("pid", prepared.pid_path))
-    if host.ipc_mode != "host":
-        found.append(_namespace("ipc", prepared.ipc_path))
-    if host.cgroupns_mode == "private":
-        found.append({"type": "cgroup"})
-    return found
-
-
-def _namespace(type_: str, path: str) -> dict[str, str]:
-    return {"type": type_, "path": path} if path else {"type": type_}
-
-
-def _sysctl(c: Container) -> dict[str, str]:
-    host = c.host_config
-    found: dict[str, str] = {}
-    if c.config.domainname and host.uts_mode != "host":
-        found["kernel.domainname"] = c.config.domainname
-    if host.network_mode != "host" and not host.network_mode.startswith("container:"):
-        found |= _PRIVATE_NET_SYSCTLS
-    return found | (host.sysctls or {})
-
-
-def resources(r: Resources) -> dict[str, Any]:
-    """Return OCI `linux.resources` without devices: only what was asked for."""
-    found: dict[str, Any] = {"memory": _memory(r), "cpu": _cpu(r), "blockIO": _block_io(r)}
-    if r.pids_limit is not None and r.pids_limit > 0:
-        found["pids"] = {"limit": r.pids_limit}
-    return {k: v for k, v in found.items() if v}
-
-
-def _memory(r: Resources) -> dict[str, Any]:
-    memory: dict[str, Any] = {}
-    if r.memory > 0:
-        memory["limit"] = r.memory
-    if r.memory_reservation > 0:
-        memory["reservation"] = r.memory_reservation
-    if r.memory_swap > 0:
-        memory["swap"] = r.memory_swap
-    if r.memory_swappiness is not None:
-        memory["swappiness"] = r.memory_swappiness
-    if r.oom_kill_disable:
-        memory["disableOOMKiller"] = True
-    return memory
-
-
-def _cpu(r: Resources) -> dict[str, Any]:
-    cpu: dict[str, Any] = {}
-    if r.cpu_shares:
-        cpu["shares"] = r.cpu_shares
-    if r.nano_cpus:
-        cpu["period"] = 100_000
-        cpu["quota"] = r.nano_cpus * 100_000 // 1_000_000_000
-    if r.cpu_quota:
-        cpu["quota"] = r.cpu_quota
-    if r.cpu_period:
-        cpu["period"] = r.cpu_period
-    if r.cpu_realtime_period:
-        cpu["realtimePeriod"] = r.cpu_realtime_period
-    if r.cpu_realtime_runtime:
-        cpu["realtimeRuntime"] = r.cpu_realtime_runtime
-    if r.cpuset_cpus:
-        cpu["cpus"] = r.cpuset_cpus
-    if r.cpuset_mems:
-        cpu["mems"] = r.cpuset_mems
-    return cpu
-
-
-def _block_io(r: Resources) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if r.blkio_weight:
-        found["weight"] = r.blkio_weight
-    if r.blkio_weight_device:
-        found["weightDevice"] = [
-            {**_numbers(d.path), "weight": d.weight} for d in r.blkio_weight_device if d is not None
-        ]
-    for key, throttles in (
-        ("throttleReadBpsDevice", r.blkio_device_read_bps),
-        ("throttleWriteBpsDevice", r.blkio_device_write_bps),
-        ("throttleReadIOPSDevice", r.blkio_device_read_iops),
-        ("throttleWriteIOPSDevice", r.blkio_device_write_iops),
-    ):
-        if throttles:
-            found[key] = [{**_numbers(d.path), "rate": d.rate} for d in throttles if d is not None]
-    return found
-
-
-def _numbers(path: str) -> dict[str, int]:
-    try:
-        device = os.stat(path).st_rdev
-    except OSError as e:
-        raise Internal(f"stat {path}: {(e.strerror or '').lower()}") from e
-    return {"major": os.major(device), "minor": os.minor(device)}

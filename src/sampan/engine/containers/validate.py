@@ -14,8 +14,8 @@ import re
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import mountpoints, signals
-from sampan.engine.containers.capabilities import CAPABILITIES
-from sampan.engine.containers.host import Host, parse_list
+from sampan.engine.tasks.capabilities import CAPABILITIES, normal
+from sampan.engine.tasks.host import Host, parse_list
 from sampan.errors import Internal, InvalidArgument, NotFound
 from sampan.spec.engine_api.container import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
 from sampan.supervisor.logs import options as log_options
@@ -163,15 +163,9 @@ def _port_bindings(host: HostConfig) -> None:
 
 def _capabilities(names: list[str] | None, field: str) -> None:
     for name in names or []:
-        full = normal_capability(name)
+        full = normal(name)
         if full != "ALL" and full not in CAPABILITIES:
             raise InvalidArgument(f'invalid {field}: unknown capability: "{full}"')
-
-
-def normal_capability(name: str) -> str:
-    """`net_admin` → `CAP_NET_ADMIN`; `all` → `ALL`."""
-    upper = name.upper()
-    return "ALL" if upper in ("ALL", "CAP_ALL") else "CAP_" + upper.removeprefix("CAP_")
 
 
 def _network_mode(config: ContainerConfig, host: HostConfig) -> None:

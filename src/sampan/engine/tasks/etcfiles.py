@@ -1,6 +1,6 @@
 """The three files that a container gets from the engine: /etc/hostname, /etc/hosts, /etc/resolv.conf.
 
-What they say is decided by `networks.files` (pure); here they are put into the container's directory.
+What they say is decided by `networks.files` (pure); here they are put into the directory of a container or build step.
 
 Source: docs.docker.com, "Container networking: DNS services".
 """
@@ -11,25 +11,27 @@ import ipaddress
 import os
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers.records import Container
 from sampan.engine.networks import files
 from sampan.engine.networks.service import Sandbox
 from sampan.errors import Internal
+from sampan.spec.engine_api.container import HostConfig
 
 NAMES = ("resolv.conf", "hostname", "hosts")
 
 
-def write(c: Container, sandbox: Sandbox, directory: str, config: EngineConfig) -> None:
+def write(
+    directory: str, *, hostname: str, domainname: str = "", host: HostConfig, sandbox: Sandbox, config: EngineConfig
+) -> None:
     """Write all three."""
-    h = c.host_config
+    h = host
     on_host = h.network_mode == "host"
     extra = [_extra_host(text, sandbox, config) for text in h.extra_hosts or []]
     if on_host:
         hosts = files.host_hosts_file(_read("/etc/hosts"), extra)
     else:
         hosts = files.hosts_file(
-            hostname=c.config.hostname,
-            domainname=c.config.domainname,
+            hostname=hostname,
+            domainname=domainname,
             addresses=sandbox.addresses,
             extra_hosts=extra,
         )
@@ -47,7 +49,7 @@ def write(c: Container, sandbox: Sandbox, directory: str, config: EngineConfig) 
         )
     except ValueError as e:
         raise Internal(str(e)) from e
-    _write(f"{directory}/hostname", f"{c.config.hostname}\n")
+    _write(f"{directory}/hostname", f"{hostname}\n")
     _write(f"{directory}/hosts", hosts)
     _write(f"{directory}/resolv.conf", resolv_conf)
 

@@ -25,6 +25,12 @@ def permitted() -> tuple[str, ...]:
     return tuple(name for bit, name in enumerate(CAPABILITIES) if mask >> bit & 1)
 
 
+def normal(name: str) -> str:
+    """`net_admin` → `CAP_NET_ADMIN`; `all` → `ALL`."""
+    upper = name.upper()
+    return "ALL" if upper in ("ALL", "CAP_ALL") else "CAP_" + upper.removeprefix("CAP_")
+
+
 def of_container(*, add: list[str], drop: list[str], privileged: bool, available: tuple[str, ...]) -> list[str]:
     """Return a container's capabilities. `add` and `drop` are normal names (`CAP_…` or `ALL`).
 

@@ -1,4 +1,4 @@
-"""--security-opt: what the options come to, and which seccomp profile a container gets.
+"""What a process inside may not reach: masked paths, --security-opt, and which seccomp profile it gets.
 
 Source: Docker Engine 28.5's answers; `spec.seccomp_profile` holds the default profile's rules.
 """
@@ -14,6 +14,21 @@ from sampan.engine.config import EngineConfig
 from sampan.errors import Internal
 from sampan.spec.engine_api.container import HostConfig
 
+MASKED_PATHS = (
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+)
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 UNCONFINED = "unconfined"
 TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 
