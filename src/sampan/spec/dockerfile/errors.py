@@ -23,11 +23,15 @@ NOWHERE = Range(0, 0)
 
 
 class DockerfileError(InvalidArgument):
-    """A Dockerfile that cannot be read; `message` is what Docker says, `ranges` are the lines it points at."""
+    """A Dockerfile that cannot be read or built; `ranges` are the lines it points at.
 
-    def __init__(self, message: str, ranges: Iterable[Range] = ()) -> None:
+    `message` is what BuildKit says; `classic` what the classic door says, which words some things in its own way.
+    """
+
+    def __init__(self, message: str, ranges: Iterable[Range] = (), *, classic: str | None = None) -> None:
         super().__init__(message)
         self.ranges = tuple(ranges)
+        self.classic = message if classic is None else classic
 
     @property
     def line(self) -> int:
@@ -36,7 +40,7 @@ class DockerfileError(InvalidArgument):
 
     def at(self, *ranges: Range) -> DockerfileError:
         """The same error at these lines, unless it knows its place already."""
-        return self if self.ranges else DockerfileError(self.message, ranges)
+        return self if self.ranges else DockerfileError(self.message, ranges, classic=self.classic)
 
 
 _PADDING = 2  # lines shown around the ones pointed at

@@ -11,8 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, Self
 
-from sampan.spec.dockerfile.errors import NOWHERE, Range
+from sampan.spec.dockerfile.errors import NOWHERE, DockerfileError, Range
+from sampan.spec.dockerfile.heredocs import Heredoc, is_heredoc
 from sampan.spec.dockerfile.mounts import Mount
+
+SCRIPTS = "/dev/pipes"  # where a RUN finds the heredoc that is a script
 
 
 class Expander(Protocol):
@@ -39,24 +42,14 @@ class Instruction:
     written: str = ""  # the keyword as it was typed
 
     def expanded(self, expander: Expander) -> Self:
-        """This instruction with its variables replaced. Raises: DockerfileError."""
+        """This instruction with its variables replaced. Raises: DockerfileError at its lines."""
+        try:
+            return self._replaced(expander)
+        except DockerfileError as e:
+            raise e.at(self.range) from None
+
+    def _replaced(self, expander: Expander) -> Self:
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class Heredoc:
-    """`<<NAME`: a text in the Dockerfile. `content` is as written; `text()` is without the tabs that `<<-` takes away."""
-
-    name: str
-    content: str
-    expand: bool = True  # False when the name was quoted
-    strip_tabs: bool = False
-    descriptor: int = 0
-
-    def text(self) -> str:
-        if not self.strip_tabs:
-            return self.content
-        return "\n".join(line.lstrip("\t") for line in self.content.split("\n"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +82,8 @@ class From(Instruction):
     platform: str = ""
     stage: str = ""
     comment: str = ""  # `# name text` on the line before, for listings of targets
+    stage_written: str = ""  # name and AS as they were typed
+    as_written: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +96,26 @@ class Run(Instruction):
     mounts: tuple[Mount, ...] = ()
     network: str = "default"  # default, none, host
     security: str = "sandbox"  # sandbox, insecure
+    devices: tuple[str, ...] = ()  # --device is known by name only
 
-    def expanded(self, expander: Expander) -> Self:
+    def program(self) -> tuple[Command, Heredoc | None]:
+        """What to run, heredocs put in: the command, and the heredoc that is a script of its own (it begins with `#!`).
+
+        The script is to be a file of mode 0755 at SCRIPTS/<its name>, and the command has just its path.
+        """
+        if not self.heredocs or not self.command.shell:
+            return self.command, None
+        (line,), first = self.command.words, self.heredocs[0]
+        if not is_heredoc(line):
+            texts = "".join(f"\n{doc.content}{doc.name}" for doc in self.heredocs)
+            return Command((line + texts,), shell=True), None
+        if first.content.startswith("#!"):
+            return Command((f"{SCRIPTS}/{first.name}",), shell=True), first
+        return Command((first.text(),), shell=True), None
+
+    def _replaced(self, expander: Expander) -> Self:
+        if self.devices:
+            raise DockerfileError("device feature is only supported in Dockerfile frontend 1.14.0-labs or later")
         return replace(self, mounts=tuple(mount.expanded(expander) for mount in self.mounts))
 
 
@@ -126,7 +139,7 @@ class Label(Instruction):
     pairs: tuple[Pair, ...]
     legacy: bool = False
 
-    def expanded(self, expander: Expander) -> Self:
+    def _replaced(self, expander: Expander) -> Self:
         return replace(self, pairs=tuple(pair.expanded(expander) for pair in self.pairs))
 
 
@@ -138,7 +151,7 @@ class Env(Instruction):
     pairs: tuple[Pair, ...]
     legacy: bool = False
 
-    def expanded(self, expander: Expander) -> Self:
+    def _replaced(self, expander: Expander) -> Self:
         return replace(self, pairs=tuple(pair.expanded(expander) for pair in self.pairs))
 
 
@@ -155,7 +168,7 @@ class Expose(Instruction):
     keyword: ClassVar[str] = "EXPOSE"
     ports: tuple[str, ...]
 
-    def expanded(self, expander: Expander) -> Self:
+    def _replaced(self, expander: Expander) -> Self:
         return replace(self, ports=tuple(word for port in self.ports for word in expander.words(port)))
 
 
@@ -171,7 +184,7 @@ class Files(Instruction):
     link: bool = False
     exclude: tuple[str, ...] = ()
 
-    def expanded(self, expander: Expander) -> Self:
+    def _replaced(self, expander: Expander) -> Self:
         return replace(
             self,
             sources=tuple(expander.word(source) for source in self.sources),
@@ -198,8 +211,8 @@ class Add(Files):
     keep_git_dir: bool = False
     unpack: bool | None = None  # None: unpack local archives, keep remote ones
 
-    def expanded(self, expander: Expander) -> Self:
-        return replace(Files.expanded(self, expander), checksum=expander.word(self.checksum))
+    def _replaced(self, expander: Expander) -> Self:
+        return replace(Files._replaced(self, expander), checksum=expander.word(self.checksum))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +227,7 @@ class Volume(Instruction):
     keyword: ClassVar[str] = "VOLUME"
     paths: tuple[str, ...]
 
-    def expanded(self, expander: Expander) -> Self:
+    def _replaced(self, expander: Expander) -> Self:
         return replace(self, paths=tuple(expander.word(path) for path in self.paths))
 
 
@@ -223,7 +236,7 @@ class User(Instruction):
     keyword: ClassVar[str] = "USER"
     user: str
 
-    def expanded(self, expander: Expander) -> Self:
+    def _replaced(self, expander: Expander) -> Self:
         return replace(self, user=expander.word(self.user))
 
 
@@ -232,7 +245,7 @@ class Workdir(Instruction):
     keyword: ClassVar[str] = "WORKDIR"
     path: str
 
-    def expanded(self, expander: Expander) -> Self:
+    def _replaced(self, expander: Expander) -> Self:
         return replace(self, path=expander.word(self.path))
 
 
@@ -250,7 +263,7 @@ class Arg(Instruction):
     keyword: ClassVar[str] = "ARG"
     arguments: tuple[Argument, ...]
 
-    def expanded(self, expander: Expander) -> Self:
+    def _replaced(self, expander: Expander) -> Self:
         return replace(
             self,
             arguments=tuple(
@@ -273,7 +286,7 @@ class Stopsignal(Instruction):
     keyword: ClassVar[str] = "STOPSIGNAL"
     signal: str
 
-    def expanded(self, expander: Expander) -> Self:
+    def _replaced(self, expander: Expander) -> Self:
         return replace(self, signal=expander.word(self.signal))
 
 

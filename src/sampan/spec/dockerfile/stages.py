@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sampan.spec.dockerfile.errors import Range
+from sampan.spec.dockerfile import lines, reading
+from sampan.spec.dockerfile.errors import NOWHERE, DockerfileError, Range
 from sampan.spec.dockerfile.instructions import Arg, From, Instruction
-
-
-@dataclass(frozen=True, slots=True)
-class Directive:
-    """`# syntax=…`, `# escape=…` or `# check=…` at the top."""
-
-    name: str
-    value: str
-    range: Range
-
-
-@dataclass(frozen=True, slots=True)
-class Warning:
-    """What the reader noticed on the way (an empty continuation line); `checks.py` makes BuildKit's warning of it."""
-
-    message: str
-    range: Range
+from sampan.spec.dockerfile.lines import Directive, Warning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,16 +49,64 @@ class Dockerfile:
         for stage in reversed(self.stages):
             if stage.name and stage.name == name.lower():
                 return stage
-        if name.isascii() and name.isdigit() and int(name) < len(self.stages):
+        if name.isascii() and name.isdigit() and len(name) < 10 and int(name) < len(self.stages):
             return self.stages[int(name)]
         return None
 
-
-def parse(text: bytes | str) -> Dockerfile:
-    """Read a Dockerfile. Raises: DockerfileError with message and lines."""
-    raise NotImplementedError
+    def directive(self, name: str) -> Directive | None:
+        return next((d for d in self.directives if d.name == name), None)
 
 
-def parse_trigger(expression: str) -> Instruction:
-    """Read one instruction out of an image's OnBuild. Raises: DockerfileError."""
-    raise NotImplementedError
+def parse(text: bytes | str, *, filename: str = "Dockerfile") -> Dockerfile:
+    """Read a Dockerfile; `filename` is for messages. Raises: DockerfileError with message and lines."""
+    if not text:
+        raise DockerfileError("the Dockerfile cannot be empty", classic=f"the Dockerfile ({filename}) cannot be empty")
+    decoded = lines.decoded(text)
+    found = _nodes(decoded)
+    meta_args: list[Arg] = []
+    begun: list[tuple[From, list[Instruction]]] = []
+    for node in found.nodes:
+        instruction = reading.instruction(node)
+        if isinstance(instruction, From):
+            begun.append((instruction, []))
+        elif begun:
+            begun[-1][1].append(instruction)
+        elif isinstance(instruction, Arg):
+            meta_args.append(instruction)
+        else:
+            raise DockerfileError("no build stage in current context", [node.range])
+    if not begun:
+        raise DockerfileError("dockerfile contains no stages to build")
+    return Dockerfile(
+        text=decoded,
+        escape=found.escape,
+        directives=tuple(found.directives),
+        meta_args=tuple(meta_args),
+        stages=tuple(
+            Stage(index=index, start=start, instructions=tuple(instructions))
+            for index, (start, instructions) in enumerate(begun)
+        ),
+        warnings=tuple(found.warnings),
+    )
+
+
+def _nodes(text: str) -> lines.Text:
+    try:
+        return lines.read(text)
+    except DockerfileError as e:
+        raise DockerfileError(e.message, e.ranges, classic=f"failed to parse Dockerfile: {e.message}") from None
+
+
+def parse_lines(text: str) -> tuple[str, tuple[Instruction, ...]]:
+    """Instructions without stages, as `commit --change` has them, with their escape character. Raises: DockerfileError."""
+    found = lines.read(lines.decoded(text))
+    return found.escape, tuple(reading.instruction(node) for node in found.nodes)
+
+
+def parse_trigger(expression: str, range: Range = NOWHERE) -> Instruction:
+    """Read one instruction out of an image's OnBuild; it is shown at `range`, FROM's. Raises: DockerfileError."""
+    nodes = lines.read(lines.decoded(expression)).nodes
+    if len(nodes) != 1:
+        raise DockerfileError("onbuild trigger should be a single expression")
+    reading.refuse_trigger(nodes[0].keyword)
+    return reading.instruction(replace(nodes[0], range=range))

@@ -1,0 +1,162 @@
+"""What an instruction does to an image's `config` object. Pure; one implementation for build, ONBUILD, commit and import.
+
+Instructions come here expanded. The two doors differ in details (`dialect`): the classic one cleans WORKDIR, refuses an
+empty name in ENV and an empty WORKDIR, and leaves `ArgsEscaped` alone.
+
+Source: Dockerfile reference; configurations that Docker Engine 28.5 writes for the same instructions.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from sampan.spec.dockerfile import instructions as i
+from sampan.spec.dockerfile.errors import DockerfileError
+from sampan.spec.dockerfile.ports import parse_ports
+
+Config = dict[str, Any]
+Dialect = Literal["classic", "buildkit"]
+SHELL = ("/bin/sh", "-c")
+_SIGNAL = re.compile(
+    r"(?:SIG)?(?:ABRT|ALRM|BUS|CHLD|CLD|CONT|FPE|HUP|ILL|INT|IO|IOT|KILL|PIPE|POLL|PROF|PWR|QUIT|SEGV|STKFLT|STOP|SYS|TERM"
+    r"|TRAP|TSTP|TTIN|TTOU|URG|USR1|USR2|VTALRM|WINCH|XCPU|XFSZ|RTMIN|RTMAX|RTMIN\+(?:[1-9]|1[0-5])|RTMAX-(?:[1-9]|1[0-4]))\Z"
+)
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}\Z")
+
+
+def apply(
+    config: Mapping[str, Any], instruction: i.Instruction, *, dialect: Dialect = "buildkit", cmd_set: bool = False
+) -> Config:
+    """The config after an expanded instruction; those that say nothing about it leave it as it is.
+
+    cmd_set: a CMD stood in this stage before; without one, ENTRYPOINT drops the CMD of the base image.
+    Raises: DockerfileError at the instruction's lines.
+    """
+    result = dict(config)
+    change = _CHANGES.get(type(instruction))
+    if change:
+        try:
+            change(result, instruction, dialect)
+        except DockerfileError as e:
+            raise e.at(instruction.range) from None
+        if isinstance(instruction, i.Entrypoint) and not cmd_set:
+            result["Cmd"] = None
+    return result
+
+
+def command_line(command: i.Command, config: Mapping[str, Any], dialect: Dialect = "buildkit") -> list[str]:
+    """The arguments of RUN, CMD or ENTRYPOINT: the shell form has the shell in front."""
+    words = command.words
+    if command.shell and not words and dialect == "buildkit":
+        words = ("",)
+    return [*(config.get("Shell") or SHELL), *words] if command.shell else list(words)
+
+
+def set_env(environment: list[str], key: str, value: str) -> list[str]:
+    """`key=value` in the place of an older one, or at the end."""
+    for index, entry in enumerate(environment):
+        if entry.partition("=")[0] == key:
+            return [*environment[:index], f"{key}={value}", *environment[index + 1 :]]
+    return [*environment, f"{key}={value}"]
+
+
+def check_signal(signal: str) -> None:
+    """Raises: DockerfileError."""
+    known = int(signal) != 0 if _NUMBER.match(signal) else _SIGNAL.match(signal.upper())
+    if not known:
+        raise DockerfileError(f"invalid signal: {signal}")
+
+
+def working_directory(current: str, path: str, dialect: Dialect = "buildkit") -> str:
+    """WORKDIR `path` after `current`. Raises: DockerfileError."""
+    if not path and dialect == "classic":
+        raise DockerfileError("cannot normalize nothing")
+    joined = posixpath.normpath(posixpath.join("/", current, path))
+    joined = "/" + joined.lstrip("/")
+    return joined + "/" if dialect == "buildkit" and path.endswith("/") and joined != "/" else joined
+
+
+def _env(config: Config, instruction: i.Env, dialect: Dialect) -> None:
+    environment = list(config.get("Env") or [])
+    for pair in instruction.pairs:
+        if not pair.key and dialect == "classic":
+            raise DockerfileError(f"invalid environment variable: ={pair.value}")
+        environment = set_env(environment, pair.key, pair.value)
+    config["Env"] = environment
+
+
+def _label(config: Config, instruction: i.Label, dialect: Dialect) -> None:
+    config["Labels"] = {**(config.get("Labels") or {}), **{pair.key: pair.value for pair in instruction.pairs}}
+
+
+def _cmd(config: Config, instruction: i.Cmd, dialect: Dialect) -> None:
+    config["Cmd"] = command_line(instruction.command, config, dialect) or None
+    config["ArgsEscaped"] = dialect == "buildkit"
+
+
+def _entrypoint(config: Config, instruction: i.Entrypoint, dialect: Dialect) -> None:
+    command = instruction.command
+    bare = command.shell and not command.words and dialect == "classic"  # ENTRYPOINT alone takes it away
+    config["Entrypoint"] = None if bare else command_line(command, config, dialect) or None
+
+
+def _expose(config: Config, instruction: i.Expose, dialect: Dialect) -> None:
+    ports: dict[str, Any] = {port: {} for written in instruction.ports for port in parse_ports(written)}
+    config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **ports}
+
+
+def _volume(config: Config, instruction: i.Volume, dialect: Dialect) -> None:
+    if not all(instruction.paths):
+        raise DockerfileError("VOLUME specified can not be an empty string")
+    config["Volumes"] = {**(config.get("Volumes") or {}), **{path: {} for path in instruction.paths}}
+
+
+def _user(config: Config, instruction: i.User, dialect: Dialect) -> None:
+    config["User"] = instruction.user
+
+
+def _workdir(config: Config, instruction: i.Workdir, dialect: Dialect) -> None:
+    config["WorkingDir"] = working_directory(config.get("WorkingDir") or "", instruction.path, dialect)
+
+
+def _onbuild(config: Config, instruction: i.Onbuild, dialect: Dialect) -> None:
+    config["OnBuild"] = [*(config.get("OnBuild") or []), instruction.expression]
+
+
+def _stopsignal(config: Config, instruction: i.Stopsignal, dialect: Dialect) -> None:
+    check_signal(instruction.signal)
+    config["StopSignal"] = instruction.signal
+
+
+def _healthcheck(config: Config, instruction: i.Healthcheck, dialect: Dialect) -> None:
+    times = {
+        "Interval": instruction.interval_ns,
+        "Timeout": instruction.timeout_ns,
+        "StartPeriod": instruction.start_period_ns,
+        "StartInterval": instruction.start_interval_ns,
+        "Retries": instruction.retries,
+    }
+    config["Healthcheck"] = {"Test": list(instruction.test), **{key: value for key, value in times.items() if value}}
+
+
+def _shell(config: Config, instruction: i.Shell, dialect: Dialect) -> None:
+    config["Shell"] = list(instruction.words)
+
+
+_CHANGES: dict[type[i.Instruction], Callable[[Config, Any, Dialect], None]] = {
+    i.Cmd: _cmd,
+    i.Entrypoint: _entrypoint,
+    i.Env: _env,
+    i.Expose: _expose,
+    i.Healthcheck: _healthcheck,
+    i.Label: _label,
+    i.Onbuild: _onbuild,
+    i.Shell: _shell,
+    i.Stopsignal: _stopsignal,
+    i.User: _user,
+    i.Volume: _volume,
+    i.Workdir: _workdir,
+}
