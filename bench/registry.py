@@ -1,10 +1,11 @@
-"""Pull and push beside a Docker Engine: same registry program, same images, one interleaved run.
+"""Images in and out beside a Docker Engine: same registry program, same images, one interleaved run.
 
     mmdebstrap bookworm root.tar
-    python -m bench.registry --vs /path/of/docker.sock [--root root.tar] [--rounds 3] [--memory]
+    python -m bench.registry --vs /path/of/docker.sock [--root root.tar] [--rounds 3] [--cases pull,push] [--memory]
 
-The registry is Debian's docker-registry on loopback. Each push goes to an empty one; each pull follows the removal of
-the image. `--memory` pulls four layers of 256 MiB and tells how far the daemon grew.
+The registry is Debian's docker-registry on loopback. Each push goes to an empty one; each pull, load and import
+follows the removal of the image, and a pause: what an engine does behind its answers is not billed to the other.
+`--memory` pulls four layers of 256 MiB and tells how far the daemon grew. The first round warms up and does not count.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import json
 import os
 import re
 import shutil
+import socket
 import statistics
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +33,8 @@ from bench.run import Peer, ms, tar
 from tests.support.engine import Engine
 from tests.support.registry import Debian
 
+PAUSE_S = 0.5
+TARGETS = {"load": 0.5, "save": 0.5, "push": 0.5, "pull": 0.5, "import": 0.33}  # of Docker's time
 NOBODY = {"X-Registry-Auth": "e30="}
 
 
@@ -61,6 +65,15 @@ def load(peer: Peer, raw: bytes) -> None:
     assert b"errorDetail" not in answer, answer[-300:]
 
 
+def checked(answer: bytes) -> None:
+    assert b'"error' not in answer, answer[-300:]
+
+
+def remove(peer: Peer, image: str) -> None:
+    peer.call("DELETE", f"/images/{image}", force="1")
+    time.sleep(PAUSE_S)
+
+
 def push(peer: Peer, image: str, host: str) -> float:
     peer.call("POST", f"/images/{image}/tag", repo=f"{host}/{image}", tag="1")
     took = ms(lambda: checked(peer.call("POST", f"/images/{host}/{image}/push", headers=NOBODY, tag="1")))
@@ -72,33 +85,93 @@ def pull(peer: Peer, image: str, host: str) -> float:
     return ms(lambda: checked(peer.call("POST", "/images/create", fromImage=f"{host}/{image}", tag="1")))
 
 
-def checked(answer: bytes) -> None:
-    assert b'"error' not in answer, answer[-300:]
+def save(peer: Peer, image: str) -> float:
+    """Read to the end without looking at it, so that the client costs next to nothing."""
+    buffer = bytearray(1 << 20)
+    received = 0
+
+    def drain() -> None:
+        nonlocal received
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(peer.socket_path)
+            client.sendall(f"GET /v1.41/images/{image}/get HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            while got := client.recv_into(buffer):
+                received += got
+
+    took = ms(drain)
+    assert received > 1 << 20, bytes(buffer[:300])
+    return took
 
 
-def measure(peers: list[Peer], image: str, rounds: int) -> None:
-    """Print the rows of one image, which every peer has as `image:latest`."""
-    pushes: list[list[float]] = [[] for _ in peers]
-    pulls: list[list[float]] = [[] for _ in peers]
-    for _ in range(rounds):
-        for peer, kept in zip(peers, pushes):
-            with registry() as cold:
-                kept.append(push(peer, image, cold.host))
-    with registry() as warm:
-        push(peers[0], image, warm.host)
-        for peer in peers:
-            peer.call("DELETE", f"/images/{image}:latest")
-        for turn in range(rounds + 1):
-            for peer, kept in zip(peers, pulls):
-                took = pull(peer, image, warm.host)
+def import_(peer: Peer, raw: bytes, name: str) -> float:
+    query = {"fromSrc": "-", "repo": name, "tag": "x"}
+    headers = {"Content-Type": "application/x-tar"}
+    return ms(lambda: checked(peer.call("POST", "/images/create", raw, headers=headers, **query)))
+
+
+class Table:
+    """The rows: what was asked for, medians, ratio and target."""
+
+    def __init__(self, peers: list[Peer], rounds: int, cases: list[str]) -> None:
+        self.peers = peers
+        self.rounds = rounds
+        self.cases = cases
+        print("| ms | Sampan |" + (" Docker | ratio | target |" if len(peers) > 1 else ""))
+        print("|---|---|" + ("---|---|---|" if len(peers) > 1 else ""))
+
+    def row(self, case: str, name: str, once: Callable[[Peer], float]) -> None:
+        """Run `once` on every peer in turn and print the row."""
+        if case not in self.cases:
+            return
+        values: list[list[float]] = [[] for _ in self.peers]
+        for turn in range(self.rounds + 1):
+            for peer, kept in zip(self.peers, values):
+                took = once(peer)
                 if turn:
                     kept.append(took)
-                peer.call("DELETE", f"/images/{warm.host}/{image}:1")
-    for name, values in (("push", pushes), ("pull", pulls)):
         medians = [statistics.median(v) for v in values]
         cells = [f"{m:.0f} ({min(v):.0f} … {max(v):.0f})" for m, v in zip(medians, values)]
-        ratio = f" {medians[0] / medians[1]:.2f} |" if len(medians) > 1 else ""
-        print(f"| {name} {image} | " + " | ".join(cells) + f" |{ratio}", flush=True)
+        ratio = f" {medians[0] / medians[1]:.2f} | ≤ {TARGETS[case]} |" if len(medians) > 1 else ""
+        print(f"| {case} {name} | " + " | ".join(cells) + f" |{ratio}", flush=True)
+
+
+def measure(table: Table, image: str, layers: list[bytes]) -> None:
+    """The rows of one image. Leaves nothing of it."""
+    raw = docker_archive(f"{image}:latest", layers)
+
+    def load_once(peer: Peer) -> float:
+        remove(peer, f"{image}:latest")
+        return ms(lambda: load(peer, raw))
+
+    def push_once(peer: Peer) -> float:
+        with registry() as cold:
+            return push(peer, image, cold.host)
+
+    for peer in table.peers:
+        load(peer, raw)
+    table.row("load", image, load_once)
+    table.row("save", image, lambda peer: save(peer, image))
+    table.row("push", image, push_once)
+    with registry() as warm:
+        push(table.peers[0], image, warm.host)
+        for peer in table.peers:
+            remove(peer, f"{image}:latest")
+
+        def pull_once(peer: Peer) -> float:
+            took = pull(peer, image, warm.host)
+            remove(peer, f"{warm.host}/{image}:1")
+            return took
+
+        table.row("pull", image, pull_once)
+
+
+def measure_import(table: Table, name: str, raw: bytes) -> None:
+    def once(peer: Peer) -> float:
+        took = import_(peer, raw, "bench-import")
+        remove(peer, "bench-import:x")
+        return took
+
+    table.row("import", name, once)
 
 
 def resident_kib(pid: int, field: str) -> int:
@@ -136,28 +209,36 @@ def root_layer(path: Path | None) -> bytes:
     return out.getvalue()
 
 
+def files_layer() -> bytes:
+    """125 MiB in 4,000 files."""
+    blob = os.urandom(32 * 1024 - 8)
+    return tar({f"d{i % 40}/f{i}": blob + i.to_bytes(8, "big") for i in range(4000)})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vs", help="socket of a Docker Engine to compare with")
     parser.add_argument("--root", type=Path, help="tar of a root file system")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cases", default=",".join(TARGETS))
+    parser.add_argument("--images", default="twenty,many,root,files")
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
     engine = Engine().start()
     try:
         peers = [Peer(str(engine.socket))] + ([Peer(options.vs)] if options.vs else [])
-        images = {
-            "twenty": [tar({f"f{i}": os.urandom(2 << 20)}) for i in range(20)],
-            "many": [tar({f"f{i}": os.urandom(64 << 10)}) for i in range(120)],
-            "root": [root_layer(options.root)],
+        table = Table(peers, options.rounds, options.cases.split(","))
+        images: dict[str, Callable[[], list[bytes]]] = {
+            "twenty": lambda: [tar({f"f{i}": os.urandom(2 << 20)}) for i in range(20)],
+            "many": lambda: [tar({f"f{i}": os.urandom(64 << 10)}) for i in range(120)],
+            "root": lambda: [root_layer(options.root)],
+            "files": lambda: [files_layer()],
         }
-        print("| ms | Sampan |" + (" Docker | ratio |" if options.vs else ""))
-        print("|---|---|" + ("---|---|" if options.vs else ""))
-        for name, layers in images.items():
-            raw = docker_archive(f"{name}:latest", layers)
-            for peer in peers:
-                load(peer, raw)
-            measure(peers, name, options.rounds)
+        for name in options.images.split(","):
+            layers = images[name]()
+            measure(table, name, layers)
+            if len(layers) == 1:
+                measure_import(table, name, layers[0])
         if options.memory:
             memory(engine, peers[0])
     finally:
