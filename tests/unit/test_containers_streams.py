@@ -11,7 +11,7 @@ import pytest
 
 from sampan.engine.containers import inspect, listing, stats, top
 from sampan.engine.containers.attach import DetachScanner, parse_detach_keys
-from sampan.engine.containers.failures import of_exec, of_start
+from sampan.engine.tasks.failures import of_exec, of_start
 from sampan.engine.containers.logs import parse_tail, parse_time
 from sampan.engine.containers.records import Container, Status, rfc3339
 from sampan.engine.containers.states import State

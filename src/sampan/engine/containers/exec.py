@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers import failures
 from sampan.engine.containers.attach import Session, parse_detach_keys
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.lifecycle import Lifecycle
@@ -26,7 +25,7 @@ from sampan.engine.containers.merge import environment
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import State
-from sampan.engine.tasks import security, spec
+from sampan.engine.tasks import failures, security, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import saferoot

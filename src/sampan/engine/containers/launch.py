@@ -16,12 +16,12 @@ import msgspec
 from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers import failures, logopts, specgen
+from sampan.engine.containers import logopts, specgen
 from sampan.engine.containers.records import Container, MountPoint
 from sampan.engine.containers.registry import Registry
 from sampan.engine.events import Events
 from sampan.engine.networks.service import Networks, Sandbox
-from sampan.engine.tasks import etcfiles, host, security
+from sampan.engine.tasks import etcfiles, failures, host, security
 from sampan.engine.tasks.capabilities import permitted
 from sampan.engine.tasks.seccomp import Filters
 from sampan.engine.tasks.spec import Prepared
