@@ -104,7 +104,7 @@ def _entrypoint(config: Config, instruction: i.Entrypoint, dialect: Dialect) -> 
 
 
 def _expose(config: Config, instruction: i.Expose, dialect: Dialect) -> None:
-    ports: dict[str, Any] = {port: {} for written in instruction.ports for port in parse_ports(written)}
+    ports: dict[str, Any] = {port: {} for written in instruction.ports for port in parse_ports(written, dialect)}
     config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **ports}
 
 

@@ -50,7 +50,7 @@ _RULE = "-" * 20
 
 def excerpt(text: str, ranges: Iterable[Range], *, filename: str = "Dockerfile") -> str:
     """The lines of `text` with `>>>` before those in `ranges`; empty when `ranges` lie outside. No newline at the end."""
-    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
     ranges = [r for r in ranges if 1 <= r.start <= len(lines)]
     if not ranges:
         return ""

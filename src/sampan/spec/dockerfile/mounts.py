@@ -58,12 +58,8 @@ def parse(text: str) -> Mount:
     """Read the option without its variables. Raises: DockerfileError."""
     found: dict[str, str] = {}
     for field in _fields(text):
-        key, equals, value = field.partition("=")
+        key, _, value = field.partition("=")
         key = key.lower()
-        if not equals and key in ("readonly", "ro", "readwrite", "rw", "required"):
-            continue
-        if not equals:
-            raise DockerfileError(f"invalid field '{field}' must be a key=value pair")
         if key == "from" and re.search(r"\$.", value):
             raise DockerfileError(f"'{key}' doesn't support variable expansion, define alias stage instead")
         if key == "from" or (key == "type" and value.lower() in _TYPES):

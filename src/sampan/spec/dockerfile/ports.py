@@ -13,12 +13,16 @@ from sampan.spec.dockerfile.gotext import quoted
 _PROTOCOLS = ("tcp", "udp", "sctp")
 
 
-def parse_ports(text: str) -> list[str]:
+def parse_ports(text: str, dialect: str = "buildkit") -> list[str]:
     """As `port/proto` strings. Raises: DockerfileError."""
     host, _, container = text.rpartition(":")
     ip, _, host_ports = host.rpartition(":")
     ports, _, protocol = container.partition("/")
     protocol = protocol.lower() or "tcp"
+    if dialect == "classic":
+        protocol = protocol.partition("/")[0]
+    elif ports.startswith("+"):
+        ports = ports[1:]
     if not ports:
         raise DockerfileError(
             f"invalid port: {quoted(text)}: no port specified", classic=f"No port specified: {container}<empty>"
