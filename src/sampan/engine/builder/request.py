@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sampan.engine.builder.ops import Limits
+from sampan.engine.builder.ops import Limits, Vertex
 from sampan.engine.images.platforms import Platform
 
 
@@ -44,6 +44,7 @@ class BuildRequest:
     ignore: bytes | None = None
     filename: str = "Dockerfile"
     contexts: Mapping[str, str] = field(default_factory=lambda: {"context": "local:context"})
+    inputs: Mapping[str, tuple[Vertex, Mapping[str, Any]]] = field(default_factory=dict)  # contexts `input:NAME`, (state, config document)
     target: str = ""
     build_args: Mapping[str, str | None] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from sampan.engine.builder.classic.output import Output
-from sampan.engine.builder.graph import history
+from sampan.engine.builder.graph import copied
 from sampan.engine.builder.graph.document import document
 from sampan.engine.builder.graph.values import ClassicStep, HistoryEntry, Target
 from sampan.engine.builder.ops import Vertex
@@ -158,5 +158,5 @@ class Walk:
         named = self._named.get(entry)
         if named is None:
             trees = {copy.source: s.tree for copy in entry.copied if (s := self._solved.get(copy.source)) and s.tree}
-            named = self._named[entry] = history.named(entry, trees)
+            named = self._named[entry] = copied.named(entry, trees)
         return named

@@ -75,6 +75,7 @@ class Target:
     """The stage to build for one platform. vertex: its file system. config: the `config` object of the image document.
 
     base: the image below all of it, None for scratch. steps: of all stages, in the order of the file, in the classic dialect.
+    paths: what is used of each local context; "/" is all of it.
     """
 
     vertex: Vertex
@@ -85,4 +86,4 @@ class Target:
     author: str = ""
     steps: tuple[ClassicStep, ...] = ()
     unused_args: tuple[str, ...] = ()
-    locals: Mapping[str, Vertex] = field(default_factory=dict)
+    paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

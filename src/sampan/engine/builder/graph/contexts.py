@@ -1,0 +1,95 @@
+"""Where files and bases come from beside the Dockerfile: the build context and `--build-context NAME=…`. Pure.
+
+docker-image://ref   an image                 local:NAME    a directory of the client
+oci-layout://ref     an image of the client   input:NAME    another target of the same bake
+git and http URLs    a checkout, an archive
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sampan.engine.builder.ops import ArchiveOp, GitOp, HttpOp, Label, Vertex
+from sampan.engine.images.platforms import Platform
+from sampan.errors import InvalidArgument
+from sampan.spec import reference
+
+MAIN = "context"
+IMAGES = ("docker-image", "oci-layout")
+_GIT_HTTP = re.compile(r"https?://[^#?]*\.git(?:[#?].*)?")
+_GIT_SCP = re.compile(r"[\w.-]+@[\w.-]+:(?!//).+")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A context's kind (docker-image oci-layout local input git http) and its value."""
+
+    kind: str
+    value: str
+
+
+def parse(text: str) -> Named:
+    """Raises: InvalidArgument for a scheme that is none of ours."""
+    for kind in (*IMAGES, "local", "input"):
+        for mark in (f"{kind}://", f"{kind}:"):
+            if text.startswith(mark):
+                return Named(kind, text.removeprefix(mark))
+    if is_git(text):
+        return Named("git", text)
+    if text.startswith(("http://", "https://")):
+        return Named("http", text)
+    raise InvalidArgument(f"unsupported context source {text.partition(':')[0]} for {text}")
+
+
+def find(contexts: Mapping[str, str], name: str, platform: Platform | None = None) -> Named | None:
+    """The context that stands in the place of a stage's or an image's name; one for the platform alone goes before."""
+    names = [name]
+    try:
+        parsed = reference.parse(name)
+        names += [parsed.familiar(), parsed.tagged().familiar(), str(parsed.tagged())]
+        if parsed.tag == "latest":
+            names.append(parsed.familiar_name())
+    except InvalidArgument:
+        pass
+    for candidate in names:
+        for key in ([f"{candidate}::{platform}"] if platform else []) + [candidate]:
+            if key in contexts and key != MAIN:
+                return parse(contexts[key])
+    return None
+
+
+def is_git(text: str) -> bool:
+    """Whether a source is a git repository: by scheme, by `.git`, or as `user@host:path`."""
+    if text.startswith(("git://", "ssh://", "github.com/")):
+        return True
+    return bool(_GIT_HTTP.fullmatch(text) or _GIT_SCP.fullmatch(text))
+
+
+def is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://", "ftp://"))
+
+
+def git(text: str, *, keep_git_dir: bool = False, checksum: str = "", name: str = "") -> GitOp:
+    """`remote#ref:subdir` as a vertex."""
+    remote, _, fragment = text.partition("#")
+    ref, _, subdir = fragment.partition(":")
+    if remote.startswith("github.com/"):
+        remote = f"https://{remote}"
+    label = Label(name=name or f"[internal] load git source {text}", internal=not name)
+    return GitOp(remote=remote, ref=ref, subdir=subdir, keep_git_dir=keep_git_dir, checksum=checksum, label=label)
+
+
+def http(text: str, *, checksum: str = "", name: str = "") -> HttpOp:
+    """A URL as a vertex; the file is called as the URL's path ends."""
+    path = re.split(r"[?#]", text.partition("://")[2])[0].partition("/")[2]
+    label = Label(name=name or f"[internal] load remote build context {text}", internal=not name)
+    return HttpOp(url=text, checksum=checksum, filename=path.rpartition("/")[2], label=label)
+
+
+def remote_tree(source: Named, *, keep_git_dir: bool = False) -> Vertex:
+    """A checkout, or the unpacked tree of an archive."""
+    if source.kind == "git":
+        return git(source.value, keep_git_dir=keep_git_dir)
+    return ArchiveOp(source=http(source.value), label=Label(name=f"extract {source.value}", internal=True))

@@ -1,0 +1,166 @@
+"""COPY and ADD as a vertex: which trees, which paths of them, where to, whose. Pure.
+
+    COPY src… dest                the build context
+    COPY --from=x                 a stage, an image, a named context
+    ADD url, ADD repo.git         downloads and checkouts
+    COPY <<EOF dest               a text of the Dockerfile
+
+Source: Dockerfile reference, ADD and COPY; both builders of Docker Engine 28.5 as observed.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+
+from sampan.engine.builder.graph import contexts, history, reach
+from sampan.engine.builder.graph.stage import Stage
+from sampan.engine.builder.graph.values import HistoryEntry
+from sampan.engine.builder.ops import Copy, FileOp, Mkfile, Owner, Vertex
+from sampan.errors import InvalidArgument
+from sampan.spec.dockerfile import instructions as i
+from sampan.spec.dockerfile.errors import DockerfileError
+
+
+def copy(stage: Stage, instruction: i.Files) -> None:
+    classic = stage.common.classic
+    copies = list(_copies(stage, instruction))
+    label = stage.label(instruction)
+    stage.state = vertex = FileOp(
+        base=stage.state,
+        actions=(*copies, *_documents(stage, instruction)),
+        link=instruction.link,
+        epoch_s=stage.common.request.epoch_s,
+        label=label,
+        no_cache=stage.no_cache,
+    )
+    if not classic:
+        stage.did(instruction, history.buildkit(history.files_text(instruction), vertex))
+        return
+    text = history.classic_files_text(instruction)
+    if not copies:
+        text = text.replace("{}", " ".join(f"<<{doc.name}" for doc in instruction.heredocs))
+    words = [*stage.shell, text]
+    stage.did(instruction, HistoryEntry(created_by=" ".join(words), vertex=vertex, copied=tuple(copies)), words)
+
+
+def _copies(stage: Stage, instruction: i.Files) -> Iterator[Copy]:
+    """The copies: sources of one tree together, as far as their order allows."""
+    group: list[str] = []
+    for source in instruction.sources:
+        if isinstance(instruction, i.Add) and (contexts.is_git(source) or contexts.is_url(source)):
+            if group:
+                yield _local(stage, instruction, group)
+                group = []
+            yield _remote(stage, instruction, source)
+        elif not stage.common.classic and _is_pattern(source):
+            if group:
+                yield _local(stage, instruction, group)
+                group = []
+            yield _local(stage, instruction, [source], required=False)
+        else:
+            group.append(source)
+    if group:
+        yield _local(stage, instruction, group)
+
+
+def _is_pattern(source: str) -> bool:
+    return any(char in source for char in "*?[")
+
+
+def _local(stage: Stage, instruction: i.Files, sources: list[str], *, required: bool = True) -> Copy:
+    """A copy from the context or from what --from names."""
+    tree: Vertex | None = None
+    for source in sources:
+        path = _used(source)
+        if isinstance(instruction, i.Copy) and instruction.from_:
+            wanted = reach.Source(instruction.from_, instruction.range, True)
+            tree = stage.common.source(wanted, stage.index, path)
+        else:
+            tree = stage.common.main(path)
+    assert tree is not None
+    unpack = isinstance(instruction, i.Add) and instruction.unpack is not False
+    return Copy(
+        source=tree,
+        patterns=tuple(sources),
+        dest=destination(stage, instruction),
+        owner=owner(instruction.chown),
+        chmod=instruction.chmod,
+        unpack=unpack,
+        parents=isinstance(instruction, i.Copy) and instruction.parents,
+        exclude=instruction.exclude,
+        required=required,
+    )
+
+
+def _used(source: str) -> str:
+    """The part of a source that is no pattern: what the client has to send."""
+    used = []
+    for part in source.split("/"):
+        if _is_pattern(part):
+            break
+        used.append(part)
+    return "/".join(used)
+
+
+def _remote(stage: Stage, instruction: i.Add, source: str) -> Copy:
+    """A copy from a checkout or a download. Raises: DockerfileError."""
+    name = f"{instruction.keyword} {source}"
+    tree: Vertex
+    if contexts.is_git(source):
+        keep = instruction.keep_git_dir
+        tree = contexts.git(source, keep_git_dir=keep, checksum=instruction.checksum, name=name)
+        patterns: tuple[str, ...] = ("/",)
+    else:
+        tree = contexts.http(source, checksum=instruction.checksum, name=name)
+        if not tree.filename:
+            if instruction.destination.endswith("/"):
+                raise DockerfileError(f"cannot determine filename from url: {source}", [instruction.range])
+            tree = contexts.http(f"{source}", checksum=instruction.checksum, name=name)
+        patterns = (tree.filename or "download",)
+    return Copy(
+        source=tree,
+        patterns=patterns,
+        dest=destination(stage, instruction),
+        owner=owner(instruction.chown) or Owner(user="0", group="0"),
+        chmod=instruction.chmod,
+        unpack=bool(instruction.unpack),
+        exclude=instruction.exclude,
+    )
+
+
+def _documents(stage: Stage, instruction: i.Files) -> list[Mkfile]:
+    return [
+        Mkfile(
+            path=destination(stage, instruction),
+            name=doc.name,
+            data=doc.text().encode(),
+            chmod=instruction.chmod,
+            owner=owner(instruction.chown),
+        )
+        for doc in instruction.heredocs
+    ]
+
+
+def destination(stage: Stage, instruction: i.Files) -> str:
+    """The absolute destination; one that ends in `/` or is `.` means a directory. Raises: DockerfileError."""
+    written = instruction.destination
+    directory = written in ("", ".") or written.endswith(("/", "/."))
+    if len(instruction.sources) + len(instruction.heredocs) > 1 and not directory:
+        raise DockerfileError(
+            f"When using {instruction.keyword} with more than one source file, the destination must be a directory and "
+            "end with a /",
+            [instruction.range],
+        )
+    path = posixpath.normpath(posixpath.join("/", stage.cwd, written)).replace("//", "/")
+    return f"{path.rstrip('/')}/" if directory else path
+
+
+def owner(text: str) -> Owner | None:
+    """`--chown`. Raises: InvalidArgument."""
+    if not text:
+        return None
+    user, colon, group = text.partition(":")
+    if ":" in group:
+        raise InvalidArgument(f"invalid chown string: {text}")
+    return Owner(user=user, group=group if colon else "")

@@ -1,0 +1,159 @@
+"""RUN as a vertex: its arguments, heredocs, environment and mounts. Pure.
+
+    RUN <<EOF            the heredoc's text is what the shell is given
+    RUN <<EOF  (#!…)     the heredoc is a script in /dev/pipes, executed
+    RUN a <<EOF | b      the whole text goes to the shell, which reads the heredoc itself
+
+Source: Dockerfile reference, RUN; BuildKit in Docker Engine 28.5 as observed.
+"""
+
+from __future__ import annotations
+
+import posixpath
+
+from sampan.engine.builder.graph import args, history, names, reach
+from sampan.engine.builder.graph.stage import Stage
+from sampan.engine.builder.graph.values import HistoryEntry
+from sampan.engine.builder.ops import FileOp, Label, Mkfile, RunMount, RunOp, ScratchOp, Vertex
+from sampan.spec.dockerfile import instructions as i
+from sampan.spec.dockerfile.errors import DockerfileError
+from sampan.spec.dockerfile.mounts import Mount
+
+PIPES = "/dev/pipes/"
+SSH_SOCKET = "/run/buildkit/ssh_agent."
+
+
+def run(stage: Stage, instruction: i.Run) -> None:
+    request = stage.common.request
+    words, script = command(stage, instruction)
+    mounts = [mount(stage, instruction, one, number) for number, one in enumerate(instruction.mounts)]
+    env = stage.scope.run_env()
+    agents = [one.target for one in mounts if one.kind == "ssh"]
+    if agents:
+        env.append(f"SSH_AUTH_SOCK={agents[0]}")
+    stage.state = vertex = RunOp(
+        base=stage.state,
+        args=tuple(words),
+        env=tuple(env),
+        cwd=stage.cwd,
+        user=stage.config.get("User") or "",
+        mounts=(*script, *mounts),
+        network=network(stage, instruction),
+        security=security(stage, instruction),
+        hostname=request.hostname,
+        extra_hosts=request.extra_hosts,
+        epoch_s=request.epoch_s,
+        limits=request.limits,
+        platform=stage.platform,
+        proxy_env=args.proxy_env(request.build_args),
+        label=stage.label(instruction),
+        no_cache=stage.no_cache,
+    )
+    seen = [*stage.scope.run_prefix(), *words]
+    if stage.common.classic:
+        entry = HistoryEntry(created_by=" ".join(seen), vertex=vertex)
+    else:
+        entry = history.buildkit(f"RUN {' '.join(seen)} # buildkit", vertex)
+    stage.did(instruction, entry, seen)
+
+
+def command(stage: Stage, instruction: i.Run) -> tuple[list[str], list[RunMount]]:
+    """The arguments, and the mount that holds a script if the heredoc is one."""
+    shell, docs = stage.shell, instruction.heredocs
+    if not docs:
+        return instruction.command.line(shell), []
+    if not names.is_plain(instruction):
+        whole = instruction.command.words[0]
+        for doc in docs:
+            whole += f"\n{doc.content}{doc.name}"
+        return [*shell, whole], []
+    content = docs[0].text()
+    if not docs[0].content.startswith("#!"):
+        return [*shell, content], []
+    made = Mkfile(path="/", name=docs[0].name, data=content.encode(), chmod="0755")
+    script = FileOp(base=ScratchOp(), actions=(made,), label=Label(name=names.INLINE, internal=True))
+    return [*shell, PIPES + docs[0].name], [RunMount(kind="bind", target=PIPES.rstrip("/"), source=script, path="/")]
+
+
+def mount(stage: Stage, instruction: i.Run, wanted: Mount, number: int) -> RunMount:
+    """One --mount. Raises: DockerfileError."""
+    target = posixpath.normpath(posixpath.join(stage.cwd, wanted.target)) if wanted.target else ""
+    uid, gid = wanted.uid or 0, wanted.gid or 0
+    match wanted.type:
+        case "bind":
+            return RunMount(
+                kind="bind",
+                target=target,
+                source=source(stage, instruction, wanted),
+                path=wanted.source or "/",
+                writable=not wanted.readonly,
+            )
+        case "cache":
+            return RunMount(
+                kind="cache",
+                target=target,
+                source=source(stage, instruction, wanted) if wanted.from_ else None,
+                path=wanted.source or "/",
+                writable=not wanted.readonly,
+                id=wanted.id or target,
+                sharing=wanted.sharing or "shared",
+                mode=wanted.mode,
+                uid=uid,
+                gid=gid,
+            )
+        case "tmpfs":
+            return RunMount(kind="tmpfs", target=target, writable=True, size_bytes=wanted.size_bytes, mode=wanted.mode)
+        case "secret":
+            id_ = wanted.id or wanted.source or posixpath.basename(wanted.target)
+            if not target and wanted.env is None:
+                target = f"/run/secrets/{posixpath.basename(id_)}"
+            return RunMount(
+                kind="secret",
+                target=target,
+                id=id_,
+                env=wanted.env or "",
+                required=wanted.required,
+                mode=wanted.mode,
+                uid=uid,
+                gid=gid,
+            )
+        case "ssh":
+            return RunMount(
+                kind="ssh",
+                target=target or f"{SSH_SOCKET}{number}",
+                id=wanted.id or "default",
+                required=wanted.required,
+                mode=wanted.mode,
+                uid=uid,
+                gid=gid,
+            )
+    raise DockerfileError(f'unsupported mount type "{wanted.type}"', [instruction.range])
+
+
+def source(stage: Stage, instruction: i.Run, wanted: Mount) -> Vertex:
+    """The vertex behind `from=`, or the build context."""
+    path = wanted.source or "/"
+    if not wanted.from_:
+        return stage.common.main(path)
+    return stage.common.source(reach.Source(wanted.from_, instruction.range, False), stage.index, path)
+
+
+def network(stage: Stage, instruction: i.Run) -> str:
+    """RUN's own network before the build's. Raises: DockerfileError without the entitlement (buildkit dialect)."""
+    request = stage.common.request
+    if instruction.network not in ("", "default"):
+        if instruction.network == "host" and not stage.common.classic:
+            _entitled(stage, instruction, "network.host")
+        return instruction.network
+    return request.network or "default"
+
+
+def security(stage: Stage, instruction: i.Run) -> str:
+    if instruction.security == "insecure":
+        _entitled(stage, instruction, "security.insecure")
+    return instruction.security
+
+
+def _entitled(stage: Stage, instruction: i.Run, name: str) -> None:
+    if name not in stage.common.request.entitlements:
+        raise DockerfileError(f"failed to load LLB: {name} is not allowed", [instruction.range])
