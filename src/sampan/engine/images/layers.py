@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from sampan.engine.images import recording, tarsplit, unpack
-from sampan.engine.images.records import LayerRecord
+from sampan.engine.images import buffers, recording, tarsplit, unpack
+from sampan.engine.images.records import Image, LayerRecord
 from sampan.engine.images.snapshots.driver import Driver
 from sampan.engine.images.streams import Digest, Feed, Source, decompressed
 from sampan.engine.store import Op, Store
@@ -78,6 +78,10 @@ class Layers:
             found.append(record)
             chain_id = record.parent
         return found
+
+    def chain(self, image: Image) -> tuple[LayerRecord, ...]:
+        """The layers of an image, base first."""
+        return tuple(reversed(self.records(image.chain_id)))
 
     def numbers(self, chain_id: str) -> tuple[int, ...]:
         """The snapshots of a chain, top first."""
@@ -258,9 +262,10 @@ class Layers:
         directory_fd = os.open(self._driver.path(record.snapshot), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         digest = Digest()
         try:
-            for chunk in tarsplit.replay(directory_fd):
-                digest.update(chunk)
-                yield chunk
+            with buffers.kept():
+                for chunk in tarsplit.replay(directory_fd):
+                    digest.update(chunk)
+                    yield chunk
             found = digest.finish()
             if found != record.diff_id:
                 raise Internal(
@@ -315,6 +320,7 @@ def _unpack_to(path: str, source: Source) -> unpack.Unpacked:
     layer_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         disk = os.fstatvfs(layer_fd)
-        return unpack.unpack(decompressed(source, limit_bytes=disk.f_blocks * disk.f_frsize), layer_fd)
+        with buffers.kept():
+            return unpack.unpack(decompressed(source, limit_bytes=disk.f_blocks * disk.f_frsize), layer_fd)
     finally:
         os.close(layer_fd)
