@@ -199,6 +199,12 @@ def write(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
     return msgspec.json.format(codec.encode(document)[:-1], indent=3)
 
 
+def write_list(entries: list[dict[str, Any]]) -> bytes:
+    """The manifest list over some manifests: entries with mediaType, digest, size and platform."""
+    document = {"schemaVersion": 2, "mediaType": oci_image.DOCKER_LIST, "manifests": entries}
+    return msgspec.json.format(codec.encode(document)[:-1], indent=3)
+
+
 def _object(descriptor: Descriptor) -> dict[str, Any]:
     return {"mediaType": descriptor.media_type, "size": descriptor.size, "digest": descriptor.digest}
 

@@ -63,7 +63,12 @@ async def list_(request: web.Request) -> web.StreamResponse:
     if version(request) < (1, 41) and (name := query(request, "filter")):
         chosen["reference"] = {*chosen.get("reference", ()), name}
     shared = flag(request, "shared-size") and version(request) >= (1, 42)
-    images = await engine(request).images.list(chosen, all=flag(request, "all"), shared_size=shared)
+    images = await engine(request).images.list(
+        chosen,
+        all=flag(request, "all"),
+        shared_size=shared,
+        manifests=flag(request, "manifests") and version(request) >= (1, 47),
+    )
     return json_response([_summary(image, version(request)) for image in images])
 
 
@@ -88,9 +93,9 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     if platform and flag(request, "manifests"):
         raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
     service = engine(request).images
-    service.check_platform(request.match_info["name"], platform)
-    image = await service.inspect(request.match_info["name"])
     api = version(request)
+    manifests = flag(request, "manifests") and api >= (1, 48)
+    image = await service.inspect(request.match_info["name"], platform, manifests=manifests)
     older: dict[str, dict[str, Any]] = {}  # fields that went away, by the field they stood behind
     if api < (1, 45):
         config = service.resolve(image["Id"]).config
@@ -112,8 +117,7 @@ async def inspect(request: web.Request) -> web.StreamResponse:
 async def history(request: web.Request) -> web.StreamResponse:
     """GET /images/{name}/history."""
     images, name = engine(request).images, request.match_info["name"]
-    images.check_platform(name, _platform(request, since=(1, 48)))
-    return json_response(await images.history(name))
+    return json_response(await images.history(name, _platform(request, since=(1, 48))))
 
 
 async def tag(request: web.Request) -> web.StreamResponse:
@@ -129,10 +133,12 @@ async def remove(request: web.Request) -> web.StreamResponse:
     if not name.strip():
         raise InvalidArgument("image name cannot be blank")
     images = engine(request).images
-    for platform in _platforms(request, "platforms", since=(1, 50)):
-        images.check_platform(name, platform)
     records = await images.remove(
-        name, force=flag(request, "force"), noprune=flag(request, "noprune"), running=await _running(request)
+        name,
+        force=flag(request, "force"),
+        noprune=flag(request, "noprune"),
+        running=await _running(request),
+        wanted=_platforms(request, "platforms", since=(1, 50)),
     )
     return json_response(records)
 

@@ -95,9 +95,8 @@ class Maker:
         asked = host_config or HostConfig()
         validate.platform(platform)
         validate.request(config, asked)
-        image = self._images.resolve(config.image) if config.image else None
-        if image is not None and platform:
-            self._images.check_platform(config.image, platforms.parse(platform, any_os=True))
+        wanted = platforms.parse(platform, any_os=True) if platform else None
+        image = self._images.resolve(config.image, wanted) if config.image else None
         warnings = validate.create(config, asked, self._config, self._machine)
         settled = merge.host_config(asked, self._config, self._machine)
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})

@@ -278,7 +278,7 @@ class Containers:
     def _image_name(self, c: Container) -> str:
         """Return the image's name as it was given, or its id when that name means another image now."""
         try:
-            return c.config.image if self._images.resolve(c.config.image).id == c.image_id else c.image_id
+            return c.config.image if c.image_id in self._images.catalog.members(c.config.image) else c.image_id
         except SampanError:
             return c.image_id or c.config.image
 

@@ -23,7 +23,8 @@ from typing import Any
 
 import msgspec
 
-from sampan.engine.images import platforms, tar, tar_writer
+from sampan.engine.images import indexes, platforms, tar, tar_writer
+from sampan.engine.images.indexes import Member
 from sampan.engine.images.layers import Layers
 from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image, LayerRecord
@@ -37,6 +38,7 @@ from sampan.spec.reference import Reference
 BLOBS = "blobs/sha256/"
 MAX_MEMBERS = 100_000
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
+_INDEXES = (oci_image.MEDIA_INDEX, oci_image.DOCKER_LIST)
 _DOCUMENTS = ("index.json", "manifest.json", "oci-layout", "repositories")
 
 
@@ -52,6 +54,11 @@ class Wanted:
     names: tuple[Reference, ...]
     layers: tuple[LayerRecord, ...]  # base first
     parent: str = ""
+    others: tuple[Wanted, ...] = ()  # what its names hold for other platforms
+
+    @property
+    def member(self) -> Member:
+        return Member(image=self.image, config_bytes=len(self.config), layers=self.layers)
 
 
 @dataclass(slots=True)
@@ -74,11 +81,13 @@ def plan(wanted: list[Wanted]) -> Plan:
     index: list[dict[str, Any]] = []
     repositories: dict[str, dict[str, str]] = {}
     for one in wanted:
-        created = nanoseconds(one.image.created) if one.image.created else 0
-        for layer in one.layers:
-            result.layers.setdefault(BLOBS + layer.diff_id.removeprefix("sha256:"), (layer, created))
-        _v1_documents(result, one, created)
-        result.blob(one.config, created)
+        for member in (one, *one.others):
+            created = nanoseconds(member.image.created) if member.image.created else 0
+            for layer in member.layers:
+                result.layers.setdefault(BLOBS + layer.diff_id.removeprefix("sha256:"), (layer, created))
+            if member is one:
+                _v1_documents(result, one, created)
+            result.blob(member.config, created)
         manifests.append(_docker_manifest(one))
         top = one.layers[-1].diff_id.removeprefix("sha256:") if one.layers else ""
         for name in one.names:
@@ -115,17 +124,13 @@ def _descriptor(media_type: str, layer: LayerRecord) -> dict[str, Any]:
 
 def _oci_entries(result: Plan, one: Wanted) -> list[dict[str, Any]]:
     """Store the OCI manifest; one index entry a name, or one without annotations."""
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": oci_image.MEDIA_MANIFEST,
-        "config": {"mediaType": oci_image.MEDIA_CONFIG, "digest": one.image.id, "size": len(one.config)},
-        "layers": [
-            {"mediaType": oci_image.MEDIA_LAYER, "digest": layer.diff_id, "size": layer.tar_bytes}
-            for layer in one.layers
-        ],
-    }
-    raw = codec.encode(manifest)[:-1]
-    entry = {"mediaType": oci_image.MEDIA_MANIFEST, "digest": result.blob(raw), "size": len(raw)}
+    raw, media_type = indexes.manifest(one.member), oci_image.MEDIA_MANIFEST
+    if one.others:  # docker-archive has no place for them: that shows the first alone
+        for other in one.others:
+            result.blob(indexes.manifest(other.member))
+        result.blob(raw)
+        raw, media_type = indexes.index([one.member, *(other.member for other in one.others)]), oci_image.MEDIA_INDEX
+    entry = {"mediaType": media_type, "digest": result.blob(raw), "size": len(raw)}
     annotated = [
         {"annotations": {"io.containerd.image.name": str(name), "org.opencontainers.image.ref.name": name.tag}}
         for name in one.names
@@ -194,6 +199,7 @@ class Offered:
     layers: tuple[str, ...]  # members of the archive, base first
     names: tuple[str, ...]
     parent: str = ""
+    index: str = ""  # digest of the index inside the archive that lists it beside other platforms
 
 
 class Spooled:
@@ -266,13 +272,16 @@ class Spooled:
         with open(path, "rb") as file:
             return file.read()
 
-    def offers(self, target: Platform) -> list[Offered]:
-        """What the archive offers, by manifest.json, else by index.json: of an image for several platforms the one that
-        suits `target` best. Raises: InvalidArgument."""
-        if self.has("manifest.json"):
+    def offers(self, target: Platform | None) -> list[Offered]:
+        """What the archive offers, by manifest.json, else by index.json. Of an image for several platforms, which only
+        the index can tell: the one that suits `target` best, or without a target all that are here.
+
+        Raises: InvalidArgument.
+        """
+        if self.has("manifest.json") and not self._several_platforms():
             return [self._docker(item) for item in self._list("manifest.json")]
         if self.has("index.json"):
-            return [offer for item in self._oci_manifests(target) for offer in [self._oci(*item)]]
+            return [self._oci(*item) for item in self._oci_manifests(target)]
         raise InvalidArgument("invalid archive: it holds neither manifest.json nor index.json")
 
     def _list(self, name: str) -> list[dict[str, Any]]:
@@ -301,29 +310,49 @@ class Spooled:
             parent=parent if isinstance(parent, str) else "",
         )
 
-    def _oci_manifests(self, target: Platform) -> list[tuple[str, tuple[str, ...]]]:
-        """(digest of a manifest, names) of every image in index.json, nested indexes included."""
+    def _several_platforms(self) -> bool:
+        """Whether index.json lists an index, of which manifest.json shows one platform only."""
+        if not self.has("index.json"):
+            return False
+        entries = self._object("index.json").get("manifests") or []
+        return any(isinstance(entry, dict) and entry.get("mediaType") in _INDEXES for entry in entries)
+
+    def _oci_manifests(self, target: Platform | None) -> list[tuple[str, tuple[str, ...], str]]:
+        """(digest of a manifest, names, digest of its index) of every image in index.json, nested indexes included."""
         found: dict[str, list[str]] = {}
-        pending = [("index.json", "", 0)]
+        above: dict[str, str] = {}
+        pending = [("index.json", "", 0, "")]
         while pending:
-            document, inherited, depth = pending.pop(0)
+            document, inherited, depth, listed_in = pending.pop(0)
             index = self._object(document)
             entries = index.get("manifests") or []
             if not all(isinstance(entry, dict) and isinstance(entry.get("digest"), str) for entry in entries):
                 raise InvalidArgument(f"invalid {document}: a manifest without a digest")
             for entry in _suitable(entries, target, best=depth > 0):
+                if target is None and depth > 0 and not self._whole(entry["digest"]):
+                    continue  # the index lists what the archive was not given
                 annotations = entry.get("annotations") or {}
                 name = annotations.get("io.containerd.image.name") or inherited
                 digest = entry["digest"]
-                if entry.get("mediaType") in (oci_image.MEDIA_INDEX, oci_image.DOCKER_LIST) and depth < 3:
-                    pending.append((self._blob(digest), name, depth + 1))
+                if entry.get("mediaType") in _INDEXES and depth < 3:
+                    pending.append((self._blob(digest), name, depth + 1, digest))
                 else:
                     found.setdefault(digest, [])
+                    above.setdefault(digest, listed_in)
                     if name and name not in found[digest]:
                         found[digest].append(name)
-        return [(digest, tuple(names)) for digest, names in found.items()]
+        return [(digest, tuple(names), above[digest]) for digest, names in found.items()]
 
-    def _oci(self, digest: str, names: tuple[str, ...]) -> Offered:
+    def _whole(self, digest: str) -> bool:
+        """Whether a manifest and all that it names are in the archive."""
+        if not self.has(self._blob(digest)):
+            return False
+        manifest = self._object(self._blob(digest))
+        named = [manifest.get("config"), *(manifest.get("layers") or [])]
+        digests = [item.get("digest") for item in named if isinstance(item, dict)]
+        return all(isinstance(item, str) and self.has(self._blob(item)) for item in digests)
+
+    def _oci(self, digest: str, names: tuple[str, ...], index: str) -> Offered:
         manifest = self._object(self._blob(digest))
         try:
             config = self._blob(manifest["config"]["digest"])
@@ -333,7 +362,7 @@ class Spooled:
         raw = self.document(config)
         if oci_image.digest(raw) != manifest["config"]["digest"]:
             raise InvalidArgument(f"invalid config {manifest['config']['digest']}: its content has another digest")
-        return Offered(config=raw, layers=layers, names=names)
+        return Offered(config=raw, layers=layers, names=names, index=index)
 
     def _object(self, name: str) -> dict[str, Any]:
         raw = self.document(name)
@@ -357,8 +386,14 @@ class Spooled:
         return BLOBS + digest.removeprefix("sha256:")
 
 
-def _suitable(entries: list[dict[str, Any]], target: Platform, *, best: bool) -> list[dict[str, Any]]:
-    """The manifests of an index that run on `target`; best: only the one that suits it most. Attestations never do."""
+def _suitable(entries: list[dict[str, Any]], target: Platform | None, *, best: bool) -> list[dict[str, Any]]:
+    """The manifests of an index that run on `target`; best: only the one that suits it most. Attestations never do.
+
+    Without a target, all images of a nested index; at the top, those for this machine.
+    """
+    if target is None and best:
+        return [entry for entry in entries if _is_image(entry)]
+    target = target or platforms.HOST
     ranked = []
     for entry in entries:
         named = entry.get("platform")
@@ -372,6 +407,12 @@ def _suitable(entries: list[dict[str, Any]], target: Platform, *, best: bool) ->
     if best and ranked:
         return [min(ranked, key=lambda item: item[0])[1]]
     return [entry for _, entry in ranked]
+
+
+def _is_image(entry: dict[str, Any]) -> bool:
+    annotations, platform = entry.get("annotations") or {}, entry.get("platform") or {}
+    attests = isinstance(annotations, dict) and "vnd.docker.reference.type" in annotations
+    return not attests and isinstance(platform, dict) and platform.get("architecture") != "unknown"
 
 
 def _strings(values: Any) -> bool:

@@ -6,10 +6,13 @@ read and verified.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from sampan.engine.images import platforms
 from sampan.engine.images.content import ContentStore
 from sampan.engine.images.layers import Layers
+from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image, ImageRecord, TagRecord
 from sampan.engine.store import Op, Store
 from sampan.errors import NotFound
@@ -34,6 +37,7 @@ class Catalog:
         self.images = store.table("images", ImageRecord)
         self.tags = store.table("tags", TagRecord)
         self._by_image: dict[str, list[str]] = {}  # image id → references, oldest first
+        self._beside: dict[str, list[str]] = {}  # image id → references that hold it for another platform
         self._children: dict[str, list[str]] = {}  # image id → images made from it
         self._decoded: dict[str, Image] = {}
         self._configs: dict[str, dict[str, Any]] = {}
@@ -49,22 +53,36 @@ class Catalog:
             image = self._decoded[image_id] = self._decode(record)
         return image
 
-    def resolve(self, name: str) -> Image:
-        """The image of a name, a digest reference, an id or the beginning of one.
+    def resolve(self, name: str, platform: Platform | None = None) -> Image:
+        """The image of a name, a digest reference, an id or the beginning of one; for a platform, if given.
 
-        Raises: NoSuchImage; InvalidArgument for what is no reference.
+        Raises: NoSuchImage; NotFound when it has no such platform; InvalidArgument for what is no reference.
         """
+        members = self.members(name)
+        if platform is None:
+            return self.get(members[0])
+        offered = [platforms.of(self.get(member).config) for member in members]
+        found = platforms.best(platform, offered)
+        if found is None:
+            raise NotFound(
+                f"image with reference {name} was found but its platform ({offered[0]}) does not match the specified "
+                f"platform ({platform})"
+            )
+        return self.get(members[found])
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The ids of the images behind a name, one a platform; the first is what it means by itself. Raises as `resolve`."""
         parsed = reference.parse_any(name)
         if isinstance(parsed, str):
             if parsed in self.images:
-                return self.get(parsed)
+                return (parsed,)
             raise NoSuchImage(parsed)
         tag = self.find_tag(parsed)
         if tag is not None:
-            return self.get(tag.image)
+            return tag.members
         image_id = self.by_prefix(name)
         if image_id is not None:
-            return self.get(image_id)
+            return (image_id,)
         raise NoSuchImage(parsed)
 
     def find_tag(self, name: Reference) -> TagRecord | None:
@@ -85,20 +103,53 @@ class Catalog:
         """All names of an image, sorted as Docker lists them."""
         return sorted((reference.parse(r) for r in self._by_image.get(image_id, ())), key=str)
 
+    def beside(self, image_id: str) -> list[Reference]:
+        """The names that hold an image for a platform which is not the one they mean by themselves."""
+        return sorted((reference.parse(r) for r in self._beside.get(image_id, ())), key=str)
+
+    def together(self, image_id: str) -> list[str]:
+        """An image and those that share a name of its own with it, for other platforms."""
+        found = dict.fromkeys([image_id])
+        for name in self._by_image.get(image_id, ()):
+            if (tag := self.tags.get(name)) is not None:
+                found.update(dict.fromkeys(tag.others))
+        return list(found)
+
     def children(self, image_id: str) -> list[str]:
         """The images that were made from this one."""
         return self._children.get(image_id, [])
 
     # -- changes: operations for the store; `changed` after they were applied -----------------------------------
 
-    def put_tag(self, name: Reference, image_id: str) -> Op:
-        return self.tags.put(TagRecord(id=str(name), image=image_id))
+    def put_tag(self, name: Reference, *members: str) -> Op:
+        """Let a name mean these images, one a platform: by itself the one that suits this machine, else the last."""
+        return self.tags.put(self.tag_of(str(name), members))
+
+    def tag_of(self, name: str, members: Sequence[str]) -> TagRecord:
+        newest_first = list(dict.fromkeys(reversed(members)))
+        first = 0
+        if len(newest_first) > 1:
+            offered = [platforms.of(self.config(member)) for member in newest_first]
+            newest_first = [m for i, m in enumerate(newest_first) if offered[i] not in offered[:i]]
+            offered = [platforms.of(self.config(member)) for member in newest_first]
+            first = platforms.best(platforms.HOST, offered) or 0
+        image = newest_first.pop(first)
+        return TagRecord(id=name, image=image, others=tuple(newest_first))
+
+    def without(self, tag: TagRecord, image_id: str) -> Op:
+        """Take one image away from a name; the name goes with the last."""
+        left = [member for member in tag.members if member != image_id]
+        return self.tags.put(self.tag_of(tag.id, left)) if left else self.tags.delete(tag.id)
 
     def changed(self, *image_ids: str) -> None:
         """Names or records of these images changed: rebuild what is derived."""
         self._by_image.clear()
+        self._beside.clear()
         for tag in self.tags.all():
             self._by_image.setdefault(tag.image, []).append(tag.id)
+            for other in tag.others:
+                self._beside.setdefault(other, []).append(tag.id)
+                self._decoded.pop(other, None)
         self._children.clear()
         for record in self.images.all():
             if record.parent:
@@ -108,11 +159,20 @@ class Catalog:
             if image_id not in self.images:
                 self._configs.pop(image_id, None)
 
-    def _decode(self, record: ImageRecord) -> Image:
-        config = self._configs.get(record.id)
+    def config(self, image_id: str) -> dict[str, Any]:
+        """The configuration of an image whose blob is here. Raises: MissingBlob."""
+        config = self._configs.get(image_id)
         if config is None:
-            config = self._configs[record.id] = oci_image.decode(self._content.get(record.id))
-        names = self.references(record.id)
+            config = self._configs[image_id] = oci_image.decode(self._content.get(image_id))
+        return config
+
+    def config_bytes(self, image_id: str) -> int:
+        """The length of an image's configuration."""
+        return len(self._content.get(image_id))
+
+    def _decode(self, record: ImageRecord) -> Image:
+        config = self.config(record.id)
+        names = self.references(record.id) + self.beside(record.id)
         layers = oci_image.diff_ids(config)
         chain = oci_image.chain_ids(layers)
         chain_id = chain[-1] if chain else ""

@@ -38,7 +38,7 @@ def _power_loss(images: Images) -> None:
     for layer in lost:
         for holder in store.holders(f"layer:{layer.id}"):
             noun, _, id = holder.partition(":")
-            if noun == "image" and not any(tag.image == id for tag in catalog.tags.all()):
+            if noun == "image" and not any(id in tag.members for tag in catalog.tags.all()):
                 store.apply_now(catalog.images.delete(id), store.release(holder))
                 catalog.changed(id)
             elif noun != "layer" or id not in gone:
@@ -68,7 +68,8 @@ def _images(images: Images) -> list[str]:
             chain_id = catalog.get(record.id).chain_id
             images.layers.records(chain_id)
         except (Internal, InvalidArgument) as e:
-            names = [tag.id for tag in catalog.tags.all() if tag.image == record.id]
+            tags = [tag for tag in catalog.tags.all() if record.id in tag.members]
+            names = [tag.id for tag in tags]
             problems.append(
                 f"image {record.id} ({', '.join(names) or 'no name'}) cannot be read: {e.message}; "
                 f"it is dropped: import, load or pull it again"
@@ -76,12 +77,13 @@ def _images(images: Images) -> list[str]:
             store.apply_now(
                 catalog.images.delete(record.id),
                 store.release(f"image:{record.id}"),
-                *(catalog.tags.delete(name) for name in names),
+                *(catalog.without(tag, record.id) for tag in tags),
             )
             catalog.changed(record.id)
     for tag in catalog.tags.all():
-        if tag.image not in catalog.images:
-            store.apply_now(catalog.tags.delete(tag.id))
+        for member in tag.members:
+            if member not in catalog.images and (known := catalog.tags.get(tag.id)) is not None:
+                store.apply_now(catalog.without(known, member))
     catalog.changed()
     if problems:
         _end_old_work(images)

@@ -41,14 +41,16 @@ async def load(
                 await filling
             with suppress(BaseException):
                 await pump
-        offers = await loop.run_in_executor(images.pool, spooled.offers, platform or platforms.HOST)
+        offers = await loop.run_in_executor(images.pool, spooled.offers, platform)
         parents: list[tuple[str, str]] = []
         if platform is not None:
             offers = [x for x in offers if platform.accepts(platforms.of(oci_image.decode(x.config)))]
         if not offers:
             yield {}  # so the reference says that nothing was loaded
+        groups: dict[str, list[str]] = {}  # the images of an index, by its digest
         for offer in offers:
-            async for message in _load_one(images, spooled, offer, parents, quiet=quiet):
+            group = groups.setdefault(offer.index, []) if offer.index else []
+            async for message in _load_one(images, spooled, offer, parents, group, quiet=quiet):
                 yield message
         _link_parents(images, parents)
     finally:
@@ -56,8 +58,15 @@ async def load(
 
 
 async def _load_one(
-    images: Images, spooled: archive.Spooled, offer: archive.Offered, parents: list[tuple[str, str]], *, quiet: bool
+    images: Images,
+    spooled: archive.Spooled,
+    offer: archive.Offered,
+    parents: list[tuple[str, str]],
+    group: list[str],
+    *,
+    quiet: bool,
 ) -> AsyncIterator[Mapping[str, Any]]:
+    """group: what the same names hold for other platforms; the image joins it."""
     config = oci_image.decode(offer.config)
     expected = oci_image.diff_ids(config)
     if len(expected) != len(offer.layers):
@@ -78,14 +87,15 @@ async def _load_one(
             parent = chain_id
         for name in names:
             old = images.catalog.find_tag(name)
-            if old is not None and old.image != oci_image.digest(offer.config):
+            if old is not None and old.image not in (oci_image.digest(offer.config), *group):
                 yield {
                     "stream": f"The image {name.familiar()} already exists, renaming the old one with ID {old.image} "
                     "to empty string\n"
                 }
-        image_id = await images.publish_image(offer.config, names=names)
+        image_id = await images.publish_image(offer.config, names=names, beside=group)
     finally:
         images.layers.let_go(holder)
+    group.append(image_id)
     if offer.parent:
         parents.append((image_id, offer.parent))
     for name in names:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,17 @@ def _runnable(architecture: str, variant: str) -> list[tuple[str, str]]:
     if architecture == "arm64":
         return [("arm64", variant), ("arm64", "v8"), *_runnable("arm", "v8")]
     return [(architecture, variant)]
+
+
+def best(target: Platform, offered: Sequence[Platform]) -> int | None:
+    """Which of several images runs where `target` is asked for, the nearest relative first; None when none does."""
+    order = _runnable(target.architecture, _explicit(target))
+    runs = [
+        (order.index((one.architecture, _explicit(one))), position)
+        for position, one in enumerate(offered)
+        if target.runs(one)
+    ]
+    return min(runs)[1] if runs else None
 
 
 _BASELINE = {"amd64": 1, "arm": 7, "arm64": 8}  # what an architecture without a variant means

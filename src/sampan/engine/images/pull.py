@@ -96,6 +96,7 @@ class _Pull:
         self._place = place
         self._report = report
         self._newer = False
+        self._last = ""  # id of the image that came last
 
     async def run(self) -> None:
         name = self._wanted.name
@@ -115,7 +116,7 @@ class _Pull:
         self._report.say({"status": f"Status: {words} for {name.familiar()}"})
         attributes: dict[str, str] = {}
         if not self._wanted.every:
-            image = images.catalog.resolve(str(name))
+            image = images.catalog.get(self._last)
             attributes.update((image.config.get("config") or {}).get("Labels") or {})
             own = platforms.of(image.config)
             if self._wanted.platform is not None and not self._wanted.platform.accepts(own):
@@ -133,6 +134,7 @@ class _Pull:
         digest = await self._unchanged(name)
         if digest:
             self._pulling(name)
+            self._last = self._images.resolve(str(name)).id
             self._report.say({"status": f"Digest: {digest}"})
             return
         found = await self._place.manifest(name.digest or name.tag, digest=name.digest)
@@ -216,17 +218,20 @@ class _Pull:
             raise _first(e) from None
 
     async def _name(self, name: Reference, found: Found, image_id: str) -> None:
-        """Point the tag and the digest at the image."""
+        """Point the tag and the digest at the image; what the same index gave for other platforms stays beside it."""
         catalog = self._images.catalog
         by_digest = Reference(name.domain, name.path, "", found.digest)
+        known = catalog.find_tag(by_digest)
+        beside = known.members if known is not None else ()
         new = [
             n
             for n in ([by_digest] if name.digest else [replace(name, digest=""), by_digest])
-            if (tag := catalog.find_tag(n)) is None or tag.image != image_id
+            if (tag := catalog.find_tag(n)) is None or not {*beside, image_id} <= set(tag.members)
         ]
+        self._last = image_id
         self._newer = self._newer or bool(new)
         if new:
-            await self._images.publish_image(self._images.content.get(image_id), names=new)
+            await self._images.publish_image(self._images.content.get(image_id), names=new, beside=beside)
 
 
 def choose(entries: Sequence[Entry], target: Platform) -> Entry | None:

@@ -15,11 +15,12 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from isal import isal_zlib
 
-from sampan.engine.images import known
+from sampan.engine.images import indexes, known, platforms
 from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image, LayerRecord
 from sampan.engine.images.reports import INTERVAL_S, Message, Report
@@ -44,25 +45,34 @@ ATTEMPTS = 5
 BACKOFF_S = 0.5
 
 
-def request(images: Images, name: str, tag: str, platform: Platform | None) -> Reference:
-    """What to push: one tag, or without a tag all of the repository. Raises: InvalidArgument, NotFound."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to push: one tag, or without a tag all of the repository; of names that hold several platforms, which."""
+
+    name: Reference
+    platform: Platform | None
+
+
+def request(images: Images, name: str, tag: str, platform: Platform | None) -> Request:
+    """The request that the API's parameters make. Raises: InvalidArgument, NotFound."""
     wanted = reference.parse(name)
     if tag:
         wanted = reference.with_tag(wanted, tag)
     if platform is not None:
-        images.check_platform(wanted.familiar(), platform)
-    return wanted
+        images.resolve(wanted.familiar(), platform)
+    return Request(name=wanted, platform=platform)
 
 
-async def push(images: Images, wanted: Reference, credentials: Credentials) -> AsyncIterator[Message]:
+async def push(images: Images, wanted: Request, credentials: Credentials) -> AsyncIterator[Message]:
     """Yields Docker's messages; every failure comes after the first of them."""
     report = Report()
-    report.say({"status": f"The push refers to repository [{wanted.name}]"})
+    report.say({"status": f"The push refers to repository [{wanted.name.name}]"})
     async for message in report.during(_push(images, wanted, credentials, report)):
         yield message
 
 
-async def _push(images: Images, wanted: Reference, credentials: Credentials, report: Report) -> None:
+async def _push(images: Images, request: Request, credentials: Credentials, report: Report) -> None:
+    wanted = request.name
     names = _names(images, wanted)
     if not names:
         raise NotFound(f"An image does not exist locally with the tag: {wanted.familiar_name()}")
@@ -71,7 +81,7 @@ async def _push(images: Images, wanted: Reference, credentials: Credentials, rep
         images.registries.transport, schemes, credentials, images.registries.settings, push=True
     )
     for name in names:
-        await _Push(images, place, name, report).run()
+        await _Push(images, place, name, report).run(request.platform)
     shown = wanted.familiar()
     images.events.publish("image", "push", shown, {"name": wanted.familiar_name()})
 
@@ -84,7 +94,7 @@ def _names(images: Images, wanted: Reference) -> list[Reference]:
 
 
 class _Push:
-    """One image under one name."""
+    """One name: its image, or its images for several platforms and the index over them."""
 
     def __init__(self, images: Images, place: Repository, name: Reference, report: Report) -> None:
         self._images = images
@@ -92,19 +102,38 @@ class _Push:
         self._name = name
         self._report = report
 
-    async def run(self) -> None:
-        images = self._images
-        tag = images.catalog.find_tag(self._name)
+    async def run(self, platform: Platform | None = None) -> None:
+        catalog = self._images.catalog
+        tag = catalog.find_tag(self._name)
         if tag is None:
             raise NotFound(f"An image does not exist locally with the tag: {self._name.familiar_name()}")
-        image = images.catalog.get(tag.image)
+        members = tag.members if platform is None else (catalog.resolve(str(self._name), platform).id,)
+        pushed = [(image, await self._image(image)) for image in map(catalog.get, members)]
+        if len(pushed) == 1:
+            raw, media_type = pushed[0][1], oci_image.DOCKER_MANIFEST
+        else:
+            entries = []
+            for image, manifest in pushed:
+                await self._place.put_manifest(oci_image.digest(manifest), manifest, oci_image.DOCKER_MANIFEST)
+                own = platforms.of(image.config)
+                entries.append(indexes.descriptor(manifest, oci_image.DOCKER_MANIFEST, own))
+            raw, media_type = manifests.write_list(entries), oci_image.DOCKER_LIST
+        await self._place.put_manifest(self._name.tag, raw, media_type)
+        self._finish(raw, members)
+
+    async def _image(self, image: Image) -> bytes:
+        """Have the registry hold an image's layers and configuration. Returns its manifest, which is not there yet."""
+        images = self._images
         holder = images.layers.hold(image.chain_id)
         try:
             records = images.layers.records(image.chain_id)  # top first, as the messages are
-            blobs = await self._layers(records)
-            await self._finish(image, tuple(reversed(blobs)))
+            blobs = tuple(reversed(await self._layers(records)))
         finally:
             images.layers.let_go(holder)
+        config = images.content.get(image.id)
+        if await self._place.has_blob(image.id) is None:
+            await self._place.put_blob(config, image.id)
+        return manifests.write(Descriptor(manifests.DOCKER_CONFIG, image.id, len(config)), blobs)
 
     async def _layers(self, records: list[LayerRecord]) -> list[Descriptor]:
         """All layers at once, as many as there are slots."""
@@ -166,20 +195,15 @@ class _Push:
                 await self._place.cancel_upload(upload)
         return None
 
-    async def _finish(self, image: Image, blobs: tuple[Descriptor, ...]) -> None:
+    def _finish(self, raw: bytes, members: tuple[str, ...]) -> None:
+        """Note the digest under which the images are there now, and say so."""
         images = self._images
-        config = images.content.get(image.id)
-        described = Descriptor(manifests.DOCKER_CONFIG, image.id, len(config))
-        if await self._place.has_blob(image.id) is None:
-            await self._place.put_blob(config, image.id)
-        raw = manifests.write(described, blobs)
         digest = oci_image.digest(raw)
-        await self._place.put_manifest(self._name.tag, raw, oci_image.DOCKER_MANIFEST)
         by_digest = Reference(self._name.domain, self._name.path, "", digest)
         known_digest = images.catalog.find_tag(by_digest)
-        if known_digest is None or known_digest.image != image.id:
-            images.store.apply_now(images.catalog.put_tag(by_digest, image.id))
-            images.catalog.changed(image.id)
+        if known_digest is None or set(known_digest.members) != set(members):
+            images.store.apply_now(images.catalog.put_tag(by_digest, *reversed(members)))
+            images.catalog.changed(*members)
         self._report.say({"status": f"{self._name.tag}: digest: {digest} size: {len(raw)}"})
         self._report.say({"progressDetail": {}, "aux": {"Tag": self._name.tag, "Digest": digest, "Size": len(raw)}})
 

@@ -32,9 +32,17 @@ class ImageRecord(Record, kw_only=True):
 
 
 class TagRecord(Record, kw_only=True):
-    """`id` is the full reference, `docker.io/library/busybox:latest` or `…@sha256:…`."""
+    """`id` is the full reference, `docker.io/library/busybox:latest` or `…@sha256:…`.
+
+    A name may hold several platforms: `image` is what it means when none is asked for, `others` the rest of them.
+    """
 
     image: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return (self.image, *self.others)
 
 
 class SnapshotRecord(Record, kw_only=True):

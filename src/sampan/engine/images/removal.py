@@ -65,35 +65,83 @@ class Remover:
         """
         image = self._catalog.resolve(name)
         names = self._catalog.references(image.id)
+        together = self._catalog.together(image.id)
         records: list[dict[str, str]] = []
         by_name = not _is_id_prefix(image.id, name)
+        left = False  # other names
         if by_name:
-            if not force and _single(names) and (user := self._user(image.id)):
-                raise Conflict(
-                    f'conflict: unable to remove repository reference "{name}" (must force) - '
-                    f"container {user[:12]} is using its referenced image {_short(image.id)}"
-                )
-            if self._untag_one(image, reference.parse(name), names, records):
-                await self._store.flushed()
-                return records
+            for member in together:
+                if not force and _single(names) and (user := self._user(member)):
+                    raise Conflict(
+                        f'conflict: unable to remove repository reference "{name}" (must force) - '
+                        f"container {user[:12]} is using its referenced image {_short(member)}"
+                    )
+            left = self._untag_one(image, reference.parse(name), names, records)
         doomed: list[Doomed] = []
         try:
-            self._delete(
-                image.id,
-                records,
-                doomed,
-                force=force,
-                prune=prune,
-                quiet=by_name,
-                spare_names=by_name or not _single(names),
-                running=running,
-            )
+            if not left:
+                self._delete(
+                    image.id,
+                    records,
+                    doomed,
+                    force=force,
+                    prune=prune,
+                    quiet=by_name,
+                    spare_names=by_name or not _single(names),
+                    running=running,
+                )
+            self._release(together[1:], records, doomed, prune=prune, running=running)
         finally:  # what is gone before an obstacle came up is gone
             try:
                 await self._store.flushed()
             finally:
                 self._discard(doomed)
         return records
+
+    async def remove_platforms(
+        self, name: str, gone: Collection[str], *, force: bool, prune: bool, running: Collection[str] = ()
+    ) -> list[dict[str, str]]:
+        """Take some of the images that a name holds away from it and from the repository's other names; others remain.
+
+        Raises: Conflict while a container uses one.
+        """
+        given = reference.parse(name)
+        for image_id in gone:
+            obstacle = self._obstacle(image_id, running, soft=not force, names=False)
+            if obstacle is not None:
+                raise Conflict(_words(image_id, obstacle))
+        records: list[dict[str, str]] = []
+        doomed: list[Doomed] = []
+        for tag in self._catalog.tags.all():
+            if reference.parse(tag.id).name == given.name:
+                for image_id in set(tag.members) & set(gone):
+                    known = self._catalog.tags.get(tag.id)
+                    if known is not None:
+                        self._store.apply_now(self._catalog.without(known, image_id))
+        self._catalog.changed(*gone)
+        try:
+            self._release(list(gone), records, doomed, prune=prune, running=running)
+            await self._store.flushed()
+        finally:
+            self._discard(doomed)
+        return records
+
+    def _release(
+        self,
+        image_ids: list[str],
+        records: list[dict[str, str]],
+        doomed: list[Doomed],
+        *,
+        prune: bool,
+        running: Collection[str],
+    ) -> None:
+        """Delete the images that a name held for other platforms, unless another name or a container has them."""
+        for image_id in image_ids:
+            named = self._catalog.references(image_id) or self._catalog.beside(image_id)
+            if image_id in self._catalog.images and not named and not self._users(image_id):
+                self._delete(
+                    image_id, records, doomed, force=False, prune=prune, quiet=True, spare_names=True, running=running
+                )
 
     def _untag_one(self, image: Image, given: Reference, names: list[Reference], records: list[dict[str, str]]) -> bool:
         """Take away one name, and digests of a repository without tags. True: other names remain."""
@@ -155,6 +203,9 @@ class Remover:
         holder = f"image:{image_id}"
         unused = self._layers.unused_after(chain_id, holder)
         ops: list[Op] = [self._catalog.images.delete(image_id), self._store.release(holder)]
+        for name in self._catalog.beside(image_id):
+            if (tag := self._catalog.tags.get(str(name))) is not None:
+                ops.append(self._catalog.without(tag, image_id))
         self._store.apply_now(*ops, *self._layers.forget(unused))
         self._catalog.changed(image_id)
         self._content.fresh.add(image_id)  # nobody else's to sweep in the meantime
@@ -208,6 +259,8 @@ class Remover:
             names = self._catalog.references(image.id)
             if self._catalog.children(image.id) and (dangling or not names):
                 continue
+            if not names and self._catalog.beside(image.id):
+                continue  # goes with its name
             if until is not None and (not image.created or nanoseconds(image.created) > until):
                 continue
             if not labels_match(filters, (image.config.get("config") or {}).get("Labels") or {}):

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
@@ -106,21 +106,12 @@ class Images:
 
     # -- images -----------------------------------------------------------------------------------------------
 
-    def resolve(self, ref: str) -> Image:
-        """The image of a name, digest, id or beginning of an id. Raises: NotFound `No such image: …`, InvalidArgument."""
-        return self.catalog.resolve(ref)
+    def resolve(self, ref: str, platform: Platform | None = None) -> Image:
+        """The image of a name, digest, id or beginning of an id; of a name that holds several, the one for `platform`.
 
-    def check_platform(self, ref: str, platform: Platform | None) -> None:
-        """Raises: NotFound when the image of `ref` is for another platform than the one asked for."""
-        if platform is None:
-            return
-        image = self.resolve(ref)
-        own = platforms.of(image.config)
-        if not platform.runs(own):
-            raise NotFound(
-                f"image with reference {ref} was found but its platform ({own}) does not match the specified platform "
-                f"({platform})"
-            )
+        Raises: NotFound `No such image: …`, or when none is for the platform; InvalidArgument.
+        """
+        return self.catalog.resolve(ref, platform)
 
     async def publish_image(
         self,
@@ -129,11 +120,12 @@ class Images:
         staged: Iterable[Staged] = (),
         parent: str = "",
         names: Iterable[Reference] = (),
+        beside: Sequence[str] = (),
         durable: bool = True,
     ) -> str:
         """Make an image visible: its config, layers that were just unpacked, and names, in one transaction.
 
-        A name that pointed elsewhere moves. durable: False for the nameless images between a build's steps, which
+        A name that pointed elsewhere moves. beside: images for other platforms that the names hold too. durable: False for the nameless images between a build's steps, which
         power loss may take. Returns the image's id.
         """
         staged = list(staged)
@@ -159,7 +151,7 @@ class Images:
             record = replace(record, tagged_at=now())
         ops.append(self.catalog.images.put(record))
         moved = [tag.image for name in names if (tag := self.catalog.find_tag(name)) is not None]
-        ops += [self.catalog.put_tag(name, image_id) for name in names]
+        ops += [self.catalog.put_tag(name, *beside, image_id) for name in names]
         self.store.apply_now(*ops)
         self.catalog.changed(image_id, *moved)
         if durable:
@@ -176,13 +168,13 @@ class Images:
 
     async def tag(self, ref: str, repo: str, tag: str) -> None:
         """Give an image one more name. Without `repo` nothing happens. Raises: NotFound, InvalidArgument."""
-        image = self.resolve(ref)
+        image_id, *others = self.catalog.members(ref)
         if not repo:
             return
-        await self.tag_image(image.id, parse_target(repo, tag))
+        await self.tag_image(image_id, parse_target(repo, tag), beside=others)
 
-    async def tag_image(self, image_id: str, name: Reference) -> None:
-        """Give an image a name, taking it from another one if need be."""
+    async def tag_image(self, image_id: str, name: Reference, *, beside: Sequence[str] = ()) -> None:
+        """Give an image a name, taking it from another one if need be. beside: what it holds for other platforms."""
         if image_id in self.catalog.images:  # it may be of a build's steps, which are not made durable by themselves
             await self.layers.sync(self.catalog.get(image_id).chain_id)
             await self._in_thread(self.content.sync, image_id)
@@ -191,7 +183,7 @@ class Images:
         if record is None:
             raise Internal(f"image {image_id} has no record")
         self.store.apply_now(
-            self.catalog.put_tag(name, image_id),
+            self.catalog.put_tag(name, *beside, image_id),
             self.catalog.images.put(replace(record, tagged_at=now())),
         )
         self.catalog.changed(image_id, *([old.image] if old else []))
@@ -438,16 +430,16 @@ class Images:
     async def save(self, refs: Iterable[str], *, platform: Platform | None = None) -> AsyncIterator[bytes]:
         """Images as one archive, docker-archive and OCI layout. Raises: NotFound, Internal for a damaged layer."""
         wanted: dict[str, list[Reference]] = {}
+        others: dict[str, list[str]] = {}  # for other platforms, by the image that their name means by itself
         for ref in refs:
-            for image_id, names in self._named(ref):
+            for members, names in self._named(ref):
+                image_id, *rest = self._of_platform(members, platform)
                 known = wanted.setdefault(image_id, [])
                 known += [name for name in names if name not in known]
-        for image_id in wanted:
-            config = self.catalog.get(image_id).config
-            if platform is not None and not platform.accepts(platforms.of(config)):
-                raise Internal(f"no suitable export target found for platform {platform}")
-        plan = archive.plan([self._wanted(image_id, names, wanted) for image_id, names in wanted.items()])
-        holders = [self.layers.hold(self.catalog.get(image_id).chain_id) for image_id in wanted]
+                others.setdefault(image_id, []).extend(rest)
+        plan = archive.plan([self._wanted(id, names, wanted, others[id]) for id, names in wanted.items()])
+        held = {*wanted, *(member for members in others.values() for member in members)}
+        holders = [self.layers.hold(self.catalog.get(image_id).chain_id) for image_id in held]
         try:
             for image_id in wanted:
                 self.publish_event("save", image_id, image_id)
@@ -457,28 +449,39 @@ class Images:
             for holder in holders:
                 self.layers.let_go(holder)
 
-    def _named(self, ref: str) -> list[tuple[str, list[Reference]]]:
-        """What `save` writes for one argument, (image, names): a repository alone means all its tags.
+    def _of_platform(self, members: tuple[str, ...], platform: Platform | None) -> tuple[str, ...]:
+        """Those of a name's images that a platform asks for: all without one. Raises: Internal in Docker's words."""
+        if platform is None:
+            return members
+        for member in members:
+            if platform.accepts(platforms.of(self.catalog.get(member).config)):
+                return (member,)
+        raise Internal(f"no suitable export target found for platform {platform}")
+
+    def _named(self, ref: str) -> list[tuple[tuple[str, ...], list[Reference]]]:
+        """What `save` writes for one argument, (images, names): a repository alone means all its tags.
 
         Raises: NotFound in the reference's words, which differ from those of other commands.
         """
         parsed = reference.parse_any(ref)
         if isinstance(parsed, str):
-            return [(self.resolve(ref).id, [])]
+            return [((self.resolve(ref).id,), [])]
         if parsed.tag or parsed.digest:
             tag = self.catalog.find_tag(parsed)
             if tag is None and self.catalog.by_prefix(ref) is None:
                 raise NotFound("reference does not exist")
-            return [(self.resolve(ref).id, [parsed] if parsed.tag else [])]
+            return [(self.catalog.members(ref), [parsed] if parsed.tag else [])]
         tags = [tag for tag in self.catalog.tags.all() if tag.id.startswith(f"{parsed.name}:")]
         if tags:
-            return [(tag.image, [reference.parse(tag.id)]) for tag in tags]
+            return [(tag.members, [reference.parse(tag.id)]) for tag in tags]
         image_id = self.catalog.by_prefix(ref)
         if image_id is None:
             raise NotFound(f"No such image: {ref}")
-        return [(image_id, [])]
+        return [((image_id,), [])]
 
-    def _wanted(self, image_id: str, names: list[Reference], among: Collection[str]) -> archive.Wanted:
+    def _wanted(
+        self, image_id: str, names: list[Reference], among: Collection[str], others: Sequence[str] = ()
+    ) -> archive.Wanted:
         image = self.catalog.get(image_id)
         parent = image.parent
         while parent and parent not in among:
@@ -490,6 +493,7 @@ class Images:
             names=tuple(names),
             layers=tuple(reversed(self.layers.records(image.chain_id))),
             parent=parent,
+            others=tuple(self._wanted(other, [], among) for other in dict.fromkeys(others)),
         )
 
     async def load(
@@ -504,36 +508,56 @@ class Images:
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
-    async def list(self, filters: Filters | None = None, *, all: bool = False, shared_size: bool = False) -> Objects:
+    async def list(
+        self,
+        filters: Filters | None = None,
+        *,
+        all: bool = False,
+        shared_size: bool = False,
+        manifests: bool = False,
+    ) -> Objects:
         """ImageSummary objects of API 1.51, newest first. Raises: InvalidArgument, NotFound, Internal for bad filters."""
-        return self.views.list(filters or {}, all=all, shared_size=shared_size, now_ns=time.time_ns())
+        found = self.views.list(filters or {}, all=all, shared_size=shared_size, now_ns=time.time_ns())
+        for summary in found if manifests else ():
+            summary.update(self.views.platforms(summary["Id"]))
+        return found
 
     async def layers_size(self) -> int:
         """Bytes of all layers, each once."""
         return sum(layer.size_bytes for layer in self.layers.all())
 
-    async def inspect(self, ref: str) -> dict[str, Any]:
+    async def inspect(self, ref: str, platform: Platform | None = None, *, manifests: bool = False) -> dict[str, Any]:
         """ImageInspect of API 1.51, with all of the config. Raises: NotFound, InvalidArgument."""
-        image = self.resolve(ref)
+        image = self.resolve(ref, platform)
         data: Mapping[str, str] | None = None
         if image.chain_id:
             number, *lowers = self.layers.numbers(image.chain_id)
             data = self.driver.data(number, lowers, container=False)
-        return self.views.inspect(image, {"Data": data, "Name": self.driver.name})
+        shown = self.views.inspect(image, {"Data": data, "Name": self.driver.name})
+        return shown | (self.views.platforms(image.id) if manifests else {})
 
-    async def history(self, ref: str) -> Objects:
+    async def history(self, ref: str, platform: Platform | None = None) -> Objects:
         """HistoryResponseItem objects, newest first. Raises: NotFound, InvalidArgument."""
-        return self.views.history(self.resolve(ref))
+        return self.views.history(self.resolve(ref, platform))
 
     # -- removing ---------------------------------------------------------------------------------------------------
 
     async def remove(
-        self, ref: str, *, force: bool = False, noprune: bool = False, running: Collection[str] = ()
+        self,
+        ref: str,
+        *,
+        force: bool = False,
+        noprune: bool = False,
+        running: Collection[str] = (),
+        wanted: Sequence[Platform] = (),
     ) -> Records:
-        """Remove a name, or an image with its nameless parents. `running`: containers that run, by id.
+        """Remove a name, or an image with its nameless parents. wanted: only these platforms of a name.
 
-        Raises: NotFound, Conflict, InvalidArgument.
+        running: containers that run, by id. Raises: NotFound, Conflict, InvalidArgument.
         """
+        gone = [self.resolve(ref, platform).id for platform in wanted]
+        if gone and set(self.catalog.members(ref)) - set(gone):
+            return await self._remover.remove_platforms(ref, gone, force=force, prune=not noprune, running=running)
         return await self._remover.remove(ref, force=force, prune=not noprune, running=running)
 
     async def prune(self, filters: Filters | None = None, *, running: Collection[str] = ()) -> dict[str, Any]:

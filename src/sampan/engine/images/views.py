@@ -12,12 +12,14 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from sampan.engine.images import indexes
 from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.instructions import parse_duration
 from sampan.engine.images.layers import Layers
 from sampan.engine.images.records import Image
 from sampan.engine.store import Store
 from sampan.errors import Internal, InvalidArgument
+from sampan.spec import oci_image
 from sampan.spec.reference import Reference
 
 LIST_FILTERS = frozenset({"dangling", "label", "before", "since", "reference", "until"})
@@ -181,6 +183,8 @@ class Views:
         patterns = filters.get("reference")
         if patterns is not None:
             references = [name for name in references if reference_match(patterns, name)]
+        if not references and self._catalog.beside(image.id):
+            return None  # its name is listed with the image that it means by itself
         tags = [name.familiar() for name in references if name.tag]
         digests = [name.familiar() for name in references if name.digest]
         if not tags and not digests:
@@ -244,6 +248,27 @@ class Views:
         if not image.layers:
             del document["RootFS"]["Layers"]
         return document
+
+    def platforms(self, image_id: str) -> dict[str, Any]:
+        """Descriptor and Manifests of an image whose name holds several platforms; {} of every other."""
+        together = [self._catalog.get(member) for member in self._catalog.together(image_id)]
+        if len(together) < 2:
+            return {}
+        members = [
+            indexes.Member(
+                image=image, config_bytes=self._catalog.config_bytes(image.id), layers=self._layers.chain(image)
+            )
+            for image in together
+        ]
+        raw = indexes.index(members)
+        users = [
+            sorted(h.partition(":")[2] for h in self._store.holders(f"image:{image.id}") if h.startswith("container:"))
+            for image in together
+        ]
+        return {
+            "Descriptor": {"mediaType": oci_image.MEDIA_INDEX, "digest": oci_image.digest(raw), "size": len(raw)},
+            "Manifests": [indexes.summary(member, containers) for member, containers in zip(members, users)],
+        }
 
     def history(self, image: Image) -> Objects:
         """HistoryResponseItem objects, newest first; the ids of ancestors are filled in as far as they are known."""
