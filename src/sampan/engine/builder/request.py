@@ -44,7 +44,9 @@ class BuildRequest:
     ignore: bytes | None = None
     filename: str = "Dockerfile"
     contexts: Mapping[str, str] = field(default_factory=lambda: {"context": "local:context"})
-    inputs: Mapping[str, tuple[Vertex, Mapping[str, Any]]] = field(default_factory=dict)  # contexts `input:NAME`, (state, config document)
+    inputs: Mapping[str, tuple[Vertex, Mapping[str, Any]]] = field(
+        default_factory=dict
+    )  # contexts `input:NAME`, (state, config document)
     target: str = ""
     build_args: Mapping[str, str | None] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)

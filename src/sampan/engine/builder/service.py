@@ -1,28 +1,51 @@
 """Builder: one build from a request to an exported image. What both doors and the composition root talk to.
 
-Not here: the language (spec/dockerfile), the graph (graph/), running it (solver/), what clients see (classic/, buildkit/).
+    definition   the Dockerfile and ignore files, from the request or the client
+    graph        vertices and image configurations
+    solver       file systems
+    exporters    an image, an archive, a directory
+
+Not here: the language (spec/dockerfile), what clients see (classic/, buildkit/). Invariants: whatever ends a build, its
+steps are killed and what it held is released; one build's task is one asyncio task, and cancelling it is cancelling it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from sampan.engine.builder.graph.values import Resolved
-from sampan.engine.builder.progress import Progress, Warning_
+from sampan.engine.builder import checking, definition, remote
+from sampan.engine.builder.bases import Bases
+from sampan.engine.builder.buildkit.sessions import Sessions
+from sampan.engine.builder.classic.walk import Voice, Walk
+from sampan.engine.builder.definition import Definition
+from sampan.engine.builder.exporters import results
+from sampan.engine.builder.files.service import Files
+from sampan.engine.builder.graph.convert import convert
+from sampan.engine.builder.graph.values import Resolved, Target
+from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.progress import Progress, Quiet, Warning_
 from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.session import Session
+from sampan.engine.builder.solver.solver import Solver
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.images.platforms import Platform
+from sampan.engine.images.platforms import HOST, Platform
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
+from sampan.errors import InvalidArgument, SampanError
 from sampan.supervisor.client import Supervisor
+
+EPOCH = "SOURCE_DATE_EPOCH"
 
 
 class Builder:
-    """The builder of one engine."""
+    """The builder of one engine. Use on the event loop's thread. scratch: a directory for what clients send."""
 
     def __init__(
         self,
@@ -33,34 +56,131 @@ class Builder:
         networks: Networks,
         supervisor: Supervisor,
     ) -> None:
-        self.config = config
-        self.store = store
-        self.events = events
         self.images = images
-        self.networks = networks
-        self.supervisor = supervisor
+        self.events = events
+        self.scratch = os.path.join(config.data_root, "builder", "tmp")
+        os.makedirs(self.scratch, mode=0o700, exist_ok=True)
+        self.sessions = Sessions(self.scratch)
+        self.files = Files(config, images)
+        self.solver = Solver(config, store, images, networks, supervisor, self.files)
+        self._running: dict[str, asyncio.Task[Any]] = {}
 
     async def start(self) -> None:
         """Recover the cache after whatever ended the last run."""
+        await self.solver.start()
 
     async def close(self) -> None:
         """End what is under way."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.sessions.close()
+        await self.solver.close()
+
+    # -- building -----------------------------------------------------------------------------------------------
 
     async def build(self, request: BuildRequest, session: Session, progress: Progress) -> Built:
-        """Build and export. Cancelling the task cancels the build. Raises: DockerfileError, StepFailed, SampanError."""
-        raise NotImplementedError
+        """Build and export. Cancelling the task cancels the build.
+
+        Raises: DockerfileError, StepFailed, SampanError; what belongs to a Dockerfile carries `lines` ((first, last), …),
+        `source` (its bytes) and `filename`.
+        """
+        client = Narrowed(session, progress)
+        with self._listed(request.id):
+            try:
+                return await self._build(with_epoch(request), client, progress)
+            finally:
+                await self.solver.release(client)
+
+    def cancel(self, build_id: str) -> bool:
+        """End a running build by its id; False when there is none."""
+        task = self._running.get(build_id)
+        return task.cancel() if task is not None else False
+
+    async def _build(self, request: BuildRequest, client: Narrowed, progress: Progress) -> Built:
+        request = await remote.localised(request, client, progress, self.solver)
+        text = await definition.text(request, client, progress)
+        with located(text[0], request.filename):
+            found = await definition.load(request, client, progress, text)
+            for warning in checking.findings(found, request):
+                progress.warning(warning)
+            targets = await self.convert(found, request, client, progress)
+            client.paths.update(_paths(targets))
+            if request.dialect == "classic":
+                return await self._classic(targets, request, client, progress)
+            wanted = [target.vertex for target in targets.values()]
+            wanted += [
+                entry.vertex for target in targets.values() for entry in target.history if entry.vertex is not None
+            ]
+            solved = await self.solver.solve(
+                list(dict.fromkeys(wanted)),
+                session=client,
+                progress=progress,
+                on_error=request.on_error,
+                entitlements=request.entitlements,
+            )
+        return await results.export(self.images, targets, solved, request, client, progress)
+
+    async def convert(
+        self, found: Definition, request: BuildRequest, session: Session, progress: Progress
+    ) -> dict[Platform, Target]:
+        """The graph of a build. Raises: DockerfileError, what a pull raises."""
+        told: Callable[[Mapping[str, Any]], None] | None = getattr(progress, "pulling", None)
+        bases = Bases(
+            self.images,
+            session,
+            progress,
+            build=request.id,
+            auth=request.auth,
+            several=len(request.platforms) > 1,
+            told=told,
+        )
+        return await convert(found.dockerfile, request, bases, ignores=found.ignores)
+
+    async def _classic(
+        self, targets: Mapping[Platform, Target], request: BuildRequest, client: Narrowed, progress: Progress
+    ) -> Built:
+        assert isinstance(progress, Voice)
+        target = next(iter(targets.values()))
+        walk = Walk(target, request, solver=self.solver, images=self.images, session=client, voice=progress)
+        return await walk.run()
+
+    @contextmanager
+    def _listed(self, build_id: str) -> Iterator[None]:
+        """While a build runs it can be cancelled by its id."""
+        task = asyncio.current_task()
+        assert task is not None
+        key = build_id if build_id and build_id not in self._running else f"{id(task):x}"
+        self._running[key] = task
+        try:
+            yield
+        finally:
+            del self._running[key]
+
+    # -- asking -------------------------------------------------------------------------------------------------
 
     async def check(self, request: BuildRequest, session: Session) -> list[Warning_]:
         """The findings of the build checks, nothing is built (`--check`). Raises: DockerfileError."""
-        raise NotImplementedError
+        return checking.findings(await self._definition(request, session), request, all=True)
 
     async def outline(self, request: BuildRequest, session: Session) -> dict[str, Any]:
         """What a target takes: arguments, secrets, keys, cache mounts (`--call=outline`)."""
-        raise NotImplementedError
+        return checking.outline(await self._definition(request, session), request)
 
     async def targets(self, request: BuildRequest, session: Session) -> dict[str, Any]:
         """The stages that can be built (`--call=targets`)."""
-        raise NotImplementedError
+        return checking.targets(await self._definition(request, session))
+
+    async def _definition(self, request: BuildRequest, session: Session) -> Definition:
+        client = Narrowed(session, Quiet())
+        try:
+            request = await remote.localised(request, client, Quiet(), self.solver)
+            text = await definition.text(request, client, Quiet())
+            with located(text[0], request.filename):
+                return await definition.load(request, client, Quiet(), text)
+        finally:
+            await self.solver.release(client)
 
     async def resolve(
         self,
@@ -72,4 +192,36 @@ class Builder:
         pull: bool = False,
     ) -> Resolved:
         """The configuration of an image, pulled if need be: for the gateway's ResolveImageConfig."""
-        raise NotImplementedError
+        bases = Bases(self.images, session, Quiet(), build=ref, auth=auth or {})
+        return await bases.image(ref, platform, pull=pull)
+
+
+def with_epoch(request: BuildRequest) -> BuildRequest:
+    """SOURCE_DATE_EPOCH of the build arguments, and a platform. Raises: InvalidArgument."""
+    text = request.build_args.get(EPOCH)
+    if request.epoch_s is None and text:
+        if not text.isascii() or not text.isdigit():
+            raise InvalidArgument(f"invalid {EPOCH}: {text}")
+        request = replace(request, epoch_s=int(text))
+    return request if request.platforms else replace(request, platforms=(HOST,))
+
+
+@contextmanager
+def located(text: bytes, filename: str) -> Iterator[None]:
+    """Give errors that know their lines the Dockerfile that these are of."""
+    try:
+        yield
+    except SampanError as e:
+        ranges = getattr(e, "ranges", ())
+        lines = tuple(r if isinstance(r, tuple) else (r.start, r.end) for r in ranges)
+        e.__dict__.update(lines=lines, source=text, filename=filename)
+        raise
+
+
+def _paths(targets: Mapping[Platform, Target]) -> dict[str, tuple[str, ...]]:
+    """What all platforms together need of each context."""
+    found: dict[str, set[str]] = {}
+    for target in targets.values():
+        for name, paths in target.paths.items():
+            found.setdefault(name, set()).update(paths)
+    return {name: tuple(sorted(paths)) for name, paths in found.items()}

@@ -7,7 +7,7 @@ What a client cannot give raises NotFound; nothing here is ever written to a lay
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from sampan.engine.builder.trees import Tree
@@ -19,9 +19,19 @@ class Session(Protocol):
     id: str
 
     async def local(
-        self, name: str, *, include: Sequence[str] = (), exclude: Sequence[str] = (), follow: Sequence[str] = ()
+        self,
+        name: str,
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        follow: Sequence[str] = (),
+        report: Callable[[int, bool], None] | None = None,
     ) -> Tree:
-        """A directory of the client: `context`, `dockerfile` or a named context; owned by the caller. Raises: NotFound."""
+        """A directory of the client: `context`, `dockerfile` or a named context; owned by the caller.
+
+        follow: the paths that are needed, () for all; a hint, more may come. report: told how many bytes have come, and
+        whether that is all. Raises: NotFound.
+        """
 
     async def secret(self, id: str) -> bytes:
         """Raises: NotFound."""

@@ -6,7 +6,7 @@ A request that names a gRPC session (`session=`) has secrets, keys and credentia
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from sampan.engine.builder.files.filtered import Filtered
 from sampan.engine.builder.session import Session
@@ -23,12 +23,18 @@ class ArchiveSession:
         self._beside = beside
 
     async def local(
-        self, name: str, *, include: Sequence[str] = (), exclude: Sequence[str] = (), follow: Sequence[str] = ()
+        self,
+        name: str,
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        follow: Sequence[str] = (),
+        report: Callable[[int, bool], None] | None = None,
     ) -> Tree:
         if self._tree is not None and name in ("context", "dockerfile"):
             return Filtered(self._tree, include=include, exclude=exclude, owned=False)
         if self._beside is not None:
-            return await self._beside.local(name, include=include, exclude=exclude, follow=follow)
+            return await self._beside.local(name, include=include, exclude=exclude, follow=follow, report=report)
         raise NotFound(f"the client has no context named {name}")
 
     async def secret(self, id: str) -> bytes:

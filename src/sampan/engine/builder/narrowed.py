@@ -1,0 +1,67 @@
+"""The client of one build as its steps see it: of its directories only what the build uses, with a report of what comes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from sampan.engine.builder.ops import LocalOp
+from sampan.engine.builder.progress import Progress, Status
+from sampan.engine.builder.session import Session
+from sampan.engine.builder.trees import Tree
+
+ALL = "/"
+
+
+class Narrowed:
+    """A session that knows which paths of each context a build needs. `paths` may grow until the context is asked for."""
+
+    def __init__(self, session: Session, progress: Progress) -> None:
+        self.id = session.id
+        self.paths: dict[str, tuple[str, ...]] = {}
+        self.client = session
+        self._progress = progress
+
+    async def local(
+        self,
+        name: str,
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        follow: Sequence[str] = (),
+        report: Callable[[int, bool], None] | None = None,
+    ) -> Tree:
+        wanted = self.paths.get(name, ())
+        if not follow and wanted and ALL not in wanted:
+            follow = [path.lstrip("/") for path in wanted]
+        if report is None:
+            op = LocalOp(context=name, include=tuple(include), exclude=tuple(exclude))
+            report = self._reporter(op.digest)
+        return await self.client.local(name, include=include, exclude=exclude, follow=follow, report=report)
+
+    def _reporter(self, key: str) -> Callable[[int, bool], None]:
+        begun = time.time_ns()
+
+        def report(count: int, done: bool) -> None:
+            ended = time.time_ns() if done else 0
+            self._progress.status(
+                Status(key=key, id="transferring context:", current=count, started_ns=begun, completed_ns=ended)
+            )
+
+        return report
+
+    async def secret(self, id: str) -> bytes:
+        return await self.client.secret(id)
+
+    async def ssh_agent(self, id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await self.client.ssh_agent(id)
+
+    async def credentials(self, host: str) -> tuple[str, str]:
+        return await self.client.credentials(host)
+
+    async def put_tree(self, tree: Tree, *, exporter: int = 0) -> None:
+        await self.client.put_tree(tree, exporter=exporter)
+
+    async def put_file(self, chunks: AsyncIterator[bytes], metadata: Mapping[str, str], *, exporter: int = 0) -> None:
+        await self.client.put_file(chunks, metadata, exporter=exporter)
