@@ -47,6 +47,8 @@ class EngineConfig:
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     registries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # builds
+    builder: dict[str, Any] = field(default_factory=dict)  # gc, entitlements: as in daemon.json
     # networks
     bridge: str = ""
     bip: str = ""

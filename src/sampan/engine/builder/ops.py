@@ -81,11 +81,15 @@ class ImageOp(Vertex):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LocalOp(Vertex):
-    """A tree that the door provides: `context`, `dockerfile`, or a named context. Patterns as .dockerignore's."""
+    """A tree that the door provides: `context`, `dockerfile`, or a named context. Patterns as .dockerignore's.
+
+    follow: the paths that the build needs of it, so that only these are transferred; () is all.
+    """
 
     context: str
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    follow: tuple[str, ...] = field(default=(), metadata={"display": True})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -188,6 +188,14 @@ class Layers:
         chain_id = oci_image.chain_id(parent, unpacked.diff_id)
         return Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked, unsynced=boot_id())
 
+    def again(self, number: int, parent: str, record: LayerRecord) -> Staged:
+        """A copy of a layer's directory, made as snapshot `number`, to stand on another parent."""
+        unpacked = unpack.Unpacked(
+            diff_id=record.diff_id, tar_bytes=record.tar_bytes, size_bytes=record.size_bytes, root=False
+        )
+        chain_id = oci_image.chain_id(parent, record.diff_id)
+        return Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked, unsynced=boot_id())
+
     async def sync(self, chain_id: str) -> None:
         """Return when the files of all layers of a chain are on the disk. Costs nothing when they are already."""
         async with self._syncing:

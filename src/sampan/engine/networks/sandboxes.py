@@ -63,6 +63,7 @@ class _Live:
     record: SandboxRecord
     grants: list[Grant] = field(default_factory=list)
     namespace: int = -1
+    silent: bool = False  # no container's: its coming and going is no event
 
 
 class Sandboxes:
@@ -117,11 +118,13 @@ class Sandboxes:
         mac: str = "",
         name: str = "",
         sysctls: Mapping[str, str] | None = None,
+        silent: bool = False,
     ) -> Sandbox:
         """Make the container's network namespace, complete, before it has a process.
 
         mode: NetworkMode (bridge, default, host, none, a network's name or id). endpoints: network → EndpointSettings as
         JSON. ports: HostConfig.PortBindings; as in Docker only exposed ports are published. mac: for mode's network.
+        silent: no events, for what is no container.
         Raises: NotFound for an unknown network; Internal in Docker's words when a port cannot be had. Then nothing is left.
         """
         await self.detach(container_id)
@@ -130,7 +133,7 @@ class Sandboxes:
             exposed=list(exposed), requested=dict(ports), publish_all=publish_all,
         )  # fmt: skip
         record.key = f"{self._exec_root}/netns/{record.sandbox_id[:12]}"
-        live = _Live(record)
+        live = _Live(record, silent=silent)
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._undo_attach, live)
             try:
@@ -149,8 +152,9 @@ class Sandboxes:
             self._live[container_id] = live
             self._save(live)
             undo.pop_all()
-        for endpoint in record.endpoints:
-            self._tell("connect", endpoint, container_id)
+        if not silent:
+            for endpoint in record.endpoints:
+                self._tell("connect", endpoint, container_id)
         return self._shown(live)
 
     async def _plan(self, live: _Live, asked: Mapping[str, Settings | None], mac: str) -> SandboxPlan:
@@ -270,7 +274,7 @@ class Sandboxes:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(record.key)
         self._store.apply_now(self._table.delete(record.id))
-        for endpoint in reversed(record.endpoints):
+        for endpoint in () if live.silent else reversed(record.endpoints):
             self._tell("disconnect", endpoint, record.id)
 
     def _adopt(self, record: SandboxRecord) -> None:

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from sampan.engine.builder.solver import stubs
+from sampan.engine.builder.solver.stubs import Stub
 from sampan.engine.builder.state import State
 from sampan.engine.images import tar_writer
 from sampan.engine.images.layers import Staged
@@ -64,7 +66,7 @@ class Work:
             if self._driver.instant:
                 self._number = self._driver.new_container(self._lowers)
             else:
-                self._number = await self._in_thread(self._driver.new_container, self._lowers)
+                self._number = await self.in_thread(self._driver.new_container, self._lowers)
         except BaseException:
             self._layers.let_go(self._own_holder)
             raise
@@ -95,6 +97,17 @@ class Work:
         """The OCI mounts that make the root for a task; `root_fd` must not be open then."""
         return self._driver.work_mounts(self._number, self._lowers)
 
+    def clear_stubs(self, made: Sequence[Stub]) -> None:
+        """Take mount points away that were made for a task (stubs.py). Blocking; the task has ended."""
+        touched = stubs.remove(self.root_fd, made)
+        self.close_root()
+        if touched and self._driver.overlaid:
+            lower_fd = self._driver.open_lower(self._lowers)
+            try:
+                stubs.untouched(f"{self._driver.path(self._number)}/fs", lower_fd, touched)
+            finally:
+                os.close(lower_fd)
+
     async def commit(self, *, epoch_s: int | None = None) -> Committed:
         """Make a layer of what was written; nobody writes any more. epoch_s: no file of it is younger. Once only.
 
@@ -104,28 +117,28 @@ class Work:
         holder = self._holder or self._own_holder
         if self._driver.overlaid:
             path = f"{self._driver.path(self._number)}/fs"
-            if await self._in_thread(_prepare, path, epoch_s):
+            if await self.in_thread(_prepare, path, epoch_s):
                 return Committed(state=self.base, empty=True)
             staged = await self._layers.recorded(self._number, self.base.chain_id)
             self._keep(staged, holder)
             self._kept = self._layers.get(staged.chain_id).snapshot == self._number
         else:
             changed = self._driver.changed(self._number, self._lowers)
-            upper_fd = await self._in_thread(changed.__enter__)
+            upper_fd = await self.in_thread(changed.__enter__)
             try:
-                if await self._in_thread(_prepare, f"/proc/self/fd/{upper_fd}", epoch_s):
+                if await self.in_thread(_prepare, f"/proc/self/fd/{upper_fd}", epoch_s):
                     return Committed(state=self.base, empty=True)
                 archive = partial(tar_writer.tree, upper_fd, overlay=True)
                 async with self._layers.unpacking(archive, parent=self.base.chain_id) as staged:
                     self._keep(staged, holder)
             finally:
-                await self._in_thread(changed.__exit__, None, None, None)
-        return Committed(state=_on_top(self.base, staged), size_bytes=staged.unpacked.size_bytes)
+                await self.in_thread(changed.__exit__, None, None, None)
+        return Committed(state=on_top(self.base, staged), size_bytes=staged.unpacked.size_bytes)
 
     def _keep(self, staged: Staged, holder: str) -> None:
         self._layers.keep(staged, holder)
 
-    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run blocking work to its end, also when the build is cancelled meanwhile: it uses what `__aexit__` takes away."""
         future = asyncio.get_running_loop().run_in_executor(self._images.pool, work, *arguments)
         try:
@@ -151,10 +164,11 @@ async def empty_layer(images: Images, base: State, holder: str) -> State:
     finally:
         if not kept:
             images.driver.remove(number)
-    return _on_top(base, staged)
+    return on_top(base, staged)
 
 
-def _on_top(base: State, staged: Staged) -> State:
+def on_top(base: State, staged: Staged) -> State:
+    """The state that a new layer gives."""
     return State(diff_ids=(*base.diff_ids, staged.unpacked.diff_id), chain_id=staged.chain_id)
 
 

@@ -1,0 +1,108 @@
+"""One run of a step, for all builds that want it at this moment: who joins late hears what was said before.
+
+The run goes on as long as somebody waits for it, and is cancelled with the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from sampan.engine.builder.ops import Vertex
+from sampan.engine.builder.progress import Progress, Step
+from sampan.engine.builder.solver.records import CacheRecord
+from sampan.errors import SampanError
+
+REMEMBERED_BYTES = 1024 * 1024  # of output, for those who join late
+
+
+class Flight:
+    """A step under way. `join` and `leave` once each for every build."""
+
+    def __init__(self, work: Callable[[Flight], Awaitable[CacheRecord]], landed: Callable[[], None]) -> None:
+        self._landed = landed
+        self._listeners: list[tuple[Progress, Vertex]] = []
+        self._waiting = 0
+        self._said: deque[tuple[int, bytes]] = deque()
+        self._said_bytes = 0
+        self._started = 0
+        self._task = asyncio.ensure_future(work(self))
+
+    # -- for the builds -----------------------------------------------------------------------------------------------
+
+    async def join(self, progress: Progress, vertex: Vertex) -> CacheRecord:
+        """Wait for the result and keep it until `leave`. A failure or a cancellation leaves by itself."""
+        self._waiting += 1
+        listener = (progress, vertex)
+        self._listeners.append(listener)
+        if self._started:
+            progress.step(_step(vertex, self._started))
+            for stream, data in self._said:
+                progress.log(vertex.digest, stream, data)
+        error = ""
+        try:
+            record = await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            error = "context canceled"
+            self._listeners.remove(listener)
+            await self._abandon()
+            raise
+        except BaseException as e:
+            error = e.message if isinstance(e, SampanError) else str(e)
+            self.leave()
+            raise
+        finally:
+            now = time.time_ns()
+            result = "" if error else record.chain_id
+            progress.step(_step(vertex, self._started or now, completed=now, error=error, result=result))
+        return record
+
+    def leave(self) -> None:
+        """The build has what it wanted."""
+        self._waiting -= 1
+        if not self._waiting:
+            self._landed()
+
+    async def _abandon(self) -> None:
+        """A build gave up; the last one ends the step and waits until it is cleared away."""
+        if self._waiting == 1:
+            await self.end()
+        self.leave()
+
+    async def end(self) -> None:
+        """Cancel the run, and return when nothing of it is left."""
+        self._task.cancel()
+        with suppress(BaseException):
+            await self._task
+
+    # -- for the step -------------------------------------------------------------------------------------------------
+
+    def begun(self) -> None:
+        """The work itself begins now: it has waited for its turn."""
+        self._started = time.time_ns()
+        for progress, vertex in self._listeners:
+            progress.step(_step(vertex, self._started))
+
+    def output(self, stream: int, data: bytes) -> None:
+        self._said.append((stream, data))
+        self._said_bytes += len(data)
+        while self._said_bytes > REMEMBERED_BYTES and len(self._said) > 1:
+            self._said_bytes -= len(self._said.popleft()[1])
+        for progress, vertex in self._listeners:
+            progress.log(vertex.digest, stream, data)
+
+
+def _step(vertex: Vertex, started: int, *, completed: int = 0, error: str = "", result: str = "") -> Step:
+    return Step(
+        key=vertex.digest,
+        name=vertex.label.name or type(vertex).__name__,
+        inputs=tuple(needed.digest for needed in vertex.inputs),
+        started_ns=started,
+        completed_ns=completed,
+        error=error,
+        vertex=vertex,
+        result=result,
+    )

@@ -1,0 +1,453 @@
+"""The solver: vertices in, states and trees out; what an equal step gave before is not done again.
+
+    solve ─▶ every vertex when its inputs are there ─▶ source   an image's layers, the client's files, a download
+                                                     └▶ step     key ─▶ record? ─▶ "cached"
+                                                                       └▶ flight: one run for all builds that want it now
+
+What a build was given is kept, layers and trees, until `release`; so it may be solved piece by piece, and nothing runs
+twice for it. Two dialects: `serial` is the classic builder (one step after the other, no empty layers), else BuildKit's.
+
+Invariants: a step of a running build is never pruned; a step nobody waits for any more is killed; what failed or was
+cancelled leaves no layer, no record and nothing that runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sampan.engine.builder.ops import (
+    ArchiveOp,
+    Copy,
+    FileOp,
+    GitOp,
+    HttpOp,
+    ImageOp,
+    LocalOp,
+    RunOp,
+    ScratchOp,
+    Vertex,
+)
+from sampan.engine.builder.progress import Progress, Status, Step
+from sampan.engine.builder.session import Session
+from sampan.engine.builder.solver import policy
+from sampan.engine.builder.solver.cache import NO_BOUNDS, Cache, Filters, Space
+from sampan.engine.builder.solver.cachemounts import CacheMounts
+from sampan.engine.builder.solver.failures import NotAllowed
+from sampan.engine.builder.solver.flights import Flight
+from sampan.engine.builder.solver.layers import empty_layer
+from sampan.engine.builder.solver.records import CacheRecord
+from sampan.engine.builder.solver.run import Runner
+from sampan.engine.builder.solver.steps import Steps
+from sampan.engine.builder.state import Solved, State
+from sampan.engine.builder.trees import Tree
+from sampan.engine.config import EngineConfig
+from sampan.engine.images.service import Images
+from sampan.engine.networks.service import Networks
+from sampan.engine.store import Store
+from sampan.errors import Internal, SampanError
+from sampan.supervisor.client import Supervisor
+
+log = logging.getLogger("sampan.builder")
+
+GC_EVERY_S = 60.0
+SOURCES = (ScratchOp, ImageOp, LocalOp, HttpOp, GitOp, ArchiveOp)
+
+
+class Files(Protocol):
+    """Reading and copying files (engine/builder/files). Trees are closed by whoever got them."""
+
+    def checksum(self, tree: Tree, copy: Copy) -> str: ...
+
+    def execute(self, op: FileOp, base_root_fd: int, trees: Mapping[Vertex, Tree], time_ns: int = 0) -> int: ...
+
+    def layers(self, chain_id: str) -> Tree: ...
+
+    async def http(self, op: HttpOp, session: Session) -> Tree: ...
+
+    async def git(self, op: GitOp, session: Session) -> Tree: ...
+
+    async def archive(self, op: ArchiveOp, session: Session) -> Tree: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Build:
+    """What one session was given so far."""
+
+    id: str
+    session: Session
+    holder: str  # of layers
+    solved: dict[Vertex, Solved] = field(default_factory=dict)
+    trees: dict[Vertex, Tree] = field(default_factory=dict)  # to be closed, also those of states
+    serial: bool = False
+    on_error: str = ""
+    entitlements: frozenset[str] = frozenset()
+
+
+class Solver:
+    """The solver of one engine. On the loop's thread."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        store: Store,
+        images: Images,
+        networks: Networks,
+        supervisor: Supervisor,
+        files: Files,
+    ) -> None:
+        self._config = config
+        self._images, self._files = images, files
+        table = images.store.table("build_cache", CacheRecord)
+        self.mounts = CacheMounts(config.data_root, images.store, table, images)
+        self.cache = Cache(images.store, table, images, self.mounts)
+        self._runner = Runner(config, images, networks, supervisor, self.mounts)
+        self._steps = Steps(images, files, self._runner, self.cache)
+        self._builds: dict[int, Build] = {}
+        self._numbers = itertools.count(1)
+        self._flights: dict[str, Flight] = {}
+        self._gc: asyncio.Task[None] | None = None
+        self._collected = 0.0
+
+    async def start(self) -> None:
+        """Bring records, directories and mounts together again after whatever ended the last run."""
+        self._runner.recover()
+        self.mounts.start()
+        self.cache.start()
+
+    async def close(self) -> None:
+        """End everything under way."""
+        if self._gc is not None:
+            self._gc.cancel()
+            await asyncio.wait([self._gc])
+        for flight in list(self._flights.values()):
+            await flight.end()
+        for build in list(self._builds.values()):
+            await self.release(build.session)
+        await self._runner.close()
+
+    # -- solving ------------------------------------------------------------------------------------------------------
+
+    async def solve(
+        self,
+        vertices: Sequence[Vertex],
+        *,
+        session: Session,
+        progress: Progress,
+        serial: bool = False,
+        on_error: str = "",
+        entitlements: Collection[str] = frozenset(),
+    ) -> dict[Vertex, Solved]:
+        """Run what is needed for these vertices; returns them and all that they needed.
+
+        on_error: "keep" or "commit" makes an image of a failed step's file system (`StepFailed.image_id`).
+        Raises: StepFailed, NotAllowed, and SampanErrors of sources and copies, all with `.vertex` and `.ranges`.
+        """
+        build = self._build(session)
+        build.serial, build.on_error, build.entitlements = serial, on_error, frozenset(entitlements)
+        ordered = postorder(vertices)
+        todo = [vertex for vertex in ordered if vertex not in build.solved]
+        for vertex in todo:
+            self._allow(build, vertex)
+        if not serial:
+            for vertex in todo:
+                progress.step(_step(vertex))
+        if serial:
+            for vertex in todo:
+                build.solved[vertex] = await self._solved(build, vertex, progress)
+        else:
+            await self._in_parallel(build, todo, progress)
+        return {vertex: build.solved[vertex] for vertex in ordered}
+
+    async def _in_parallel(self, build: Build, todo: Sequence[Vertex], progress: Progress) -> None:
+        ready = {vertex: asyncio.Event() for vertex in todo}
+
+        async def one(vertex: Vertex) -> None:
+            for needed in vertex.inputs:
+                if needed in ready:
+                    await ready[needed].wait()
+            build.solved[vertex] = await self._solved(build, vertex, progress)
+            ready[vertex].set()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for vertex in todo:
+                    group.create_task(one(vertex))
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None
+
+    def _build(self, session: Session) -> Build:
+        build = self._builds.get(id(session))
+        if build is None:
+            number = str(next(self._numbers))
+            build = Build(id=number, session=session, holder=self._images.layers.hold(""))
+            self._builds[id(session)] = build
+        return build
+
+    async def release(self, session: Session) -> None:
+        """The build of this session has ended: let go of its layers and trees."""
+        build = self._builds.pop(id(session), None)
+        if build is None:
+            return
+        self.cache.let_go(build.id)
+        self._images.layers.let_go(build.holder)
+        for tree in build.trees.values():
+            await asyncio.to_thread(tree.close)
+        self._collect_soon()
+
+    @staticmethod
+    def _allow(build: Build, vertex: Vertex) -> None:
+        """Raises: NotAllowed for what needs an entitlement; the classic builder has always had the host's network."""
+        if not isinstance(vertex, RunOp):
+            return
+        if vertex.security == "insecure" and "security.insecure" not in build.entitlements:
+            raise NotAllowed(vertex, "security.insecure")
+        if vertex.network == "host" and not build.serial and "network.host" not in build.entitlements:
+            raise NotAllowed(vertex, "network.host")
+
+    async def _solved(self, build: Build, vertex: Vertex, progress: Progress) -> Solved:
+        """One vertex whose inputs are solved; failures say which it was."""
+        try:
+            if isinstance(vertex, SOURCES):
+                return await self._source(build, vertex, progress)
+            return await self._step(build, vertex, progress)
+        except (SampanError, OSError) as e:
+            error = e if isinstance(e, SampanError) else Internal(_words(e))
+            if not hasattr(error, "vertex"):
+                error.vertex = vertex  # type: ignore[attr-defined]
+            if not hasattr(error, "ranges"):
+                error.ranges = vertex.label.ranges  # type: ignore[attr-defined]
+            if error is e:
+                raise
+            raise error from e
+
+    # -- sources ------------------------------------------------------------------------------------------------------
+
+    async def _source(self, build: Build, vertex: Vertex, progress: Progress) -> Solved:
+        if isinstance(vertex, ScratchOp):
+            return Solved(state=State())
+        if isinstance(vertex, ImageOp):
+            image = self._images.resolve(vertex.image_id)
+            self._hold(build, image.chain_id)
+            now = time.time_ns()
+            progress.step(_step(vertex, started=now, completed=now, cached=True, result=image.chain_id))
+            return Solved(state=State(diff_ids=image.layers, chain_id=image.chain_id), cached=True)
+        began = time.time_ns()
+        progress.step(_step(vertex, started=began))
+        try:
+            tree = await self._tree(build, vertex, progress)
+        except BaseException as e:
+            progress.step(_step(vertex, started=began, completed=time.time_ns(), error=_reason(e)))
+            raise
+        build.trees[vertex] = tree
+        progress.step(_step(vertex, started=began, completed=time.time_ns()))
+        return Solved(tree=tree)
+
+    async def _tree(self, build: Build, vertex: Vertex, progress: Progress) -> Tree:
+        session = build.session
+        match vertex:
+            case LocalOp():
+                return await session.local(
+                    vertex.context,
+                    include=vertex.include,
+                    exclude=vertex.exclude,
+                    follow=vertex.follow,
+                    report=_report(vertex, progress),
+                )
+            case HttpOp():
+                return await self._files.http(vertex, session)
+            case GitOp():
+                return await self._files.git(vertex, session)
+            case ArchiveOp():
+                return await self._files.archive(vertex, session)
+        raise Internal(f"no such source: {type(vertex).__name__}")
+
+    def _hold(self, build: Build, chain_id: str) -> None:
+        if chain_id:
+            self._images.layers.hold_more(build.holder, chain_id)
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    async def _step(self, build: Build, vertex: Vertex, progress: Progress) -> Solved:
+        trees = await self._trees_of_states(build, vertex)
+        key = await self._steps.key(vertex, build.solved, trees)
+        if not vertex.no_cache and (record := self.cache.find(key)) is not None:
+            self.cache.used(record, build.id)
+            self._hold(build, record.chain_id)
+            solved = await self._result(build, vertex, record, cached=True)
+            now = time.time_ns()
+            progress.step(_step(vertex, started=now, completed=now, cached=True, result=_chain(solved)))
+            return solved
+        flight = None if vertex.no_cache else self._flights.get(key)
+        if flight is None:
+            flight = self._take_off(build, vertex, key, trees)
+        record = await flight.join(progress, vertex)
+        try:
+            self.cache.used(record, build.id)
+            self._hold(build, record.chain_id)
+        finally:
+            flight.leave()
+        return await self._result(build, vertex, record, cached=False)
+
+    def _take_off(self, build: Build, vertex: Vertex, key: str, trees: Mapping[Vertex, Tree]) -> Flight:
+        """Begin a step; whoever wants the same meanwhile joins."""
+        name = key if not vertex.no_cache else f"{key}#{build.id}"
+        holder = self._images.layers.hold("")
+
+        def work(flight: Flight) -> Awaitable[CacheRecord]:
+            return self._steps.run(
+                vertex,
+                key,
+                solved=dict(build.solved),
+                trees=trees,
+                session=build.session,
+                classic=build.serial,
+                on_error=build.on_error,
+                holder=holder,
+                flight=flight,
+            )
+
+        def landed() -> None:
+            self._images.layers.let_go(holder)
+            if self._flights.get(name) is flight:
+                del self._flights[name]
+
+        flight = Flight(work, landed)
+        self._flights[name] = flight
+        return flight
+
+    async def _trees_of_states(self, build: Build, vertex: Vertex) -> dict[Vertex, Tree]:
+        """The trees that a vertex copies from or mounts, those of file systems made of layers included."""
+        found: dict[Vertex, Tree] = {}
+        wanted: Iterable[Vertex] = ()
+        if isinstance(vertex, FileOp):
+            wanted = [action.source for action in vertex.actions if isinstance(action, Copy)]
+        elif isinstance(vertex, RunOp):
+            wanted = [
+                m.source for m in vertex.mounts if m.source is not None and build.solved[m.source].tree is not None
+            ]
+        for source in wanted:
+            solved = build.solved[source]
+            tree = solved.tree if solved.tree is not None else build.trees.get(source)
+            if tree is None:
+                chain_id = solved.state.chain_id if solved.state is not None else ""
+                tree = build.trees[source] = await asyncio.to_thread(self._files.layers, chain_id)
+            found[source] = tree
+        return found
+
+    async def _result(self, build: Build, vertex: Vertex, record: CacheRecord, *, cached: bool) -> Solved:
+        """What a record means for this build: BuildKit's builds get an empty layer for a step that changed nothing."""
+        state = self.cache.state(record)
+        if isinstance(vertex, FileOp) and vertex.link:
+            base = build.solved[vertex.base].state or State()
+            state = await self._steps.lay_over(base, state, build.holder)
+        elif record.empty and not build.serial:
+            state = await empty_layer(self._images, state, build.holder)
+        return Solved(state=state, time_ns=record.time_ns, cached=cached)
+
+    # -- what lasts ---------------------------------------------------------------------------------------------------
+
+    async def disk_usage(self) -> list[dict[str, Any]]:
+        """BuildCache objects of API 1.51."""
+        return await self.cache.disk_usage()
+
+    async def prune(
+        self, filters: Filters | None = None, *, all: bool = False, space: Space = NO_BOUNDS
+    ) -> tuple[list[str], int]:
+        """Remove records that nobody uses: (ids, bytes). Raises: InvalidArgument."""
+        return await self.cache.prune(filters, all=all, space=space)
+
+    def _collect_soon(self) -> None:
+        policies = policy.of(self._config.builder, self._config.data_root)
+        if not policies or (self._gc is not None and not self._gc.done()):
+            return
+        if time.monotonic() - self._collected < GC_EVERY_S:
+            return
+        self._collected = time.monotonic()
+        self._gc = asyncio.create_task(self._collect(policies))
+
+    async def _collect(self, policies: Sequence[policy.Policy]) -> None:
+        try:
+            await self.cache.collect(policies)
+        except (SampanError, OSError) as e:
+            log.warning("the build cache cannot be collected: %s", e)
+
+    def export_cache_mount(self, id: str) -> AsyncIterator[bytes]:
+        """The content of a cache mount as a tar archive, by the id that Dockerfiles use. Raises: NotFound."""
+        return self.mounts.export(id)
+
+    async def import_cache_mount(self, id: str, chunks: AsyncIterator[bytes]) -> None:
+        """Give a cache mount this content. Raises: InvalidArgument, OSError."""
+        await self.mounts.import_(id, chunks)
+
+
+def postorder(vertices: Sequence[Vertex]) -> list[Vertex]:
+    """All vertices that these need, inputs first, each once. Not recursive: Dockerfiles may be long. Pure."""
+    found: dict[Vertex, None] = {}
+    stack: list[tuple[Vertex, bool]] = [(vertex, False) for vertex in reversed(vertices)]
+    while stack:
+        vertex, done = stack.pop()
+        if vertex in found:
+            continue
+        if done:
+            found[vertex] = None
+        else:
+            stack.append((vertex, True))
+            stack += [(needed, False) for needed in reversed(vertex.inputs)]
+    return list(found)
+
+
+def _step(
+    vertex: Vertex, *, started: int = 0, completed: int = 0, cached: bool = False, error: str = "", result: str = ""
+) -> Step:
+    return Step(
+        key=vertex.digest,
+        name=vertex.label.name or type(vertex).__name__,
+        inputs=tuple(needed.digest for needed in vertex.inputs),
+        started_ns=started,
+        completed_ns=completed,
+        cached=cached,
+        error=error,
+        vertex=vertex,
+        result=result,
+    )
+
+
+def _report(vertex: LocalOp, progress: Progress) -> Callable[[int, bool], None]:
+    """Tell how much of a directory has come."""
+    began = time.time_ns()
+    what = "transferring dockerfile:" if vertex.context == "dockerfile" else "transferring context:"
+
+    def report(count: int, complete: bool) -> None:
+        ended = time.time_ns() if complete else 0
+        progress.status(Status(key=vertex.digest, id=what, current=count, started_ns=began, completed_ns=ended))
+
+    return report
+
+
+def _chain(solved: Solved) -> str:
+    return solved.state.chain_id if solved.state is not None else ""
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The failure that the others follow from."""
+    leaf: BaseException = failures
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    return leaf
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "context canceled"
+    return error.message if isinstance(error, SampanError) else str(error)
+
+
+def _words(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{(error.strerror or str(error)).lower()}{where}"

@@ -1,0 +1,230 @@
+"""Doing one step: its key, its work on a snapshot, its layer, its record."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sampan.engine.builder.ops import Copy, FileOp, RunOp, ScratchOp, Vertex
+from sampan.engine.builder.session import Session
+from sampan.engine.builder.solver import keys
+from sampan.engine.builder.solver.cache import Cache
+from sampan.engine.builder.solver.failures import StepFailed
+from sampan.engine.builder.solver.flights import Flight
+from sampan.engine.builder.solver.layers import Committed, Work, empty_layer, on_top
+from sampan.engine.builder.solver.records import CacheRecord
+from sampan.engine.builder.solver.run import Runner
+from sampan.engine.builder.state import Solved, State
+from sampan.engine.builder.trees import Tree
+from sampan.engine.images import platforms
+from sampan.engine.images.service import Images
+from sampan.errors import Internal
+from sampan.spec import oci_image
+
+if TYPE_CHECKING:
+    from sampan.engine.builder.solver.solver import Files
+
+RUNS_AT_ONCE = 2 * (os.cpu_count() or 1)
+COPIES_AT_ONCE = 4
+
+
+class Steps:
+    """The steps of one engine."""
+
+    def __init__(self, images: Images, files: Files, runner: Runner, cache: Cache) -> None:
+        self._images, self._files, self._runner, self._cache = images, files, runner, cache
+        self._runs = asyncio.Semaphore(RUNS_AT_ONCE)
+        self._copies = asyncio.Semaphore(COPIES_AT_ONCE)
+
+    # -- keys ---------------------------------------------------------------------------------------------------------
+
+    async def key(self, vertex: Vertex, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree]) -> str:
+        """The cache key of a step whose inputs are solved. Raises: what a checksum raises, for missing sources."""
+        if isinstance(vertex, RunOp):
+            mounted = {m.source: m.path for m in vertex.mounts if m.source is not None and m.source in trees}
+            digests = {
+                source: await asyncio.to_thread(self._files.checksum, trees[source], _whole(source, path))
+                for source, path in mounted.items()
+            }
+            return keys.of_run(vertex, solved, digests)
+        if isinstance(vertex, FileOp):
+            copies = [action for action in vertex.actions if isinstance(action, Copy)]
+            sums: dict[int, str] = {}
+            for copy in copies:
+                sums[id(copy)] = await asyncio.to_thread(self._files.checksum, trees[copy.source], copy)
+            return keys.of_files(vertex, solved, lambda copy: sums[id(copy)])
+        raise Internal(f"no such step: {type(vertex).__name__}")
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        vertex: Vertex,
+        key: str,
+        *,
+        solved: Mapping[Vertex, Solved],
+        trees: Mapping[Vertex, Tree],
+        session: Session,
+        classic: bool,
+        on_error: str,
+        holder: str,
+        flight: Flight,
+    ) -> CacheRecord:
+        """Do the step and record it. Raises: StepFailed, SampanError, OSError; nothing is left then."""
+        if isinstance(vertex, RunOp):
+            async with self._runs:
+                flight.begun()
+                done, time_ns = await self._run(vertex, solved, session, classic, on_error, holder, flight)
+            inputs = [vertex.base, *(m.source for m in vertex.mounts if m.source is not None)]
+        else:
+            assert isinstance(vertex, FileOp)
+            async with self._copies:
+                flight.begun()
+                done, time_ns = await self._copy(vertex, solved, trees, holder)
+            inputs = [vertex.base, *(a.source for a in vertex.actions if isinstance(a, Copy))]
+        parents = [state for needed in inputs if (state := solved[needed].state) is not None]
+        return self._cache.put(
+            key,
+            done.state,
+            empty=done.empty,
+            time_ns=time_ns,
+            description=vertex.label.text or vertex.label.name,
+            size_bytes=done.size_bytes,
+            parents=parents,
+        )
+
+    async def _run(
+        self,
+        op: RunOp,
+        solved: Mapping[Vertex, Solved],
+        session: Session,
+        classic: bool,
+        on_error: str,
+        holder: str,
+        flight: Flight,
+    ) -> tuple[Committed, int]:
+        async with Work(self._images, solved[op.base].state or State(), holder) as work:
+            try:
+                await self._runner.run(op, work, solved=solved, session=session, output=flight.output, classic=classic)
+            except StepFailed as failed:
+                if on_error in ("keep", "commit"):
+                    failed.image_id = await self._keep(op, work)
+                raise
+            return await work.commit(epoch_s=op.epoch_s), time.time_ns()
+
+    async def _copy(
+        self, op: FileOp, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree], holder: str
+    ) -> tuple[Committed, int]:
+        base = State() if op.link else solved[op.base].state or State()
+        async with Work(self._images, base, holder) as work:
+            time_ns = await work.in_thread(
+                self._files.execute, op, work.root_fd, trees, 0 if op.link else solved[op.base].time_ns
+            )
+            return await work.commit(epoch_s=op.epoch_s), time_ns
+
+    async def _keep(self, op: RunOp, work: Work) -> str:
+        """An image of what a failed step left, so that it can be looked into. Returns its id."""
+        done = await work.commit()
+        platform = op.platform or platforms.HOST
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        document = {
+            "architecture": platform.architecture,
+            "config": {"Env": list(op.env), "WorkingDir": op.cwd, "User": op.user, "Cmd": ["/bin/sh"]},
+            "created": now,
+            "history": [{"created": now, "created_by": " ".join(op.args), "comment": "what a failed step left"}],
+            "os": platform.os,
+            "rootfs": {"type": "layers", "diff_ids": list(done.state.diff_ids)},
+        }
+        return await self._images.publish_image(oci_image.encode(document), durable=False)
+
+    # -- COPY --link --------------------------------------------------------------------------------------------------
+
+    async def lay_over(self, base: State, layer: State, holder: str) -> State:
+        """The one layer of `layer` on top of `base`, without a copy of its files."""
+        layers, driver = self._images.layers, self._images.driver
+        if not layer.diff_ids:
+            return await empty_layer(self._images, base, holder)
+        if not base.diff_ids:
+            return layer
+        (diff_id,) = layer.diff_ids
+        chain_id = oci_image.chain_id(base.chain_id, diff_id)
+        if chain_id in layers:
+            layers.hold_more(holder, chain_id)
+            return State(diff_ids=(*base.diff_ids, diff_id), chain_id=chain_id)
+        source = driver.path(layers.get(layer.chain_id).snapshot)
+        number = driver.new_layer(layers.get(base.chain_id).snapshot)
+        kept = False
+        try:
+            await asyncio.to_thread(_link_tree, source, driver.path(number))
+            staged = layers.again(number, base.chain_id, layers.get(layer.chain_id))
+            layers.keep(staged, holder)
+            kept = layers.get(staged.chain_id).snapshot == number
+        finally:
+            if not kept:
+                driver.remove(number)
+        return on_top(base, staged)
+
+
+def _whole(source: Vertex, path: str) -> Copy:
+    """A copy that takes all that a mount shows."""
+    return Copy(source=ScratchOp(), patterns=(path or "/",), dest="/")
+
+
+def _link_tree(source: str, target: str) -> None:
+    """The files of one layer's directory as hard links in another's: layers never change. Blocking.
+
+    Entries of `fs` get the same directories with the same attributes.
+    """
+    source_fd = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    target_fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(source_fd):
+            if name == "fs":
+                _link_directory(source_fd, target_fd, "fs", made=True)
+            elif name == "shadow":
+                os.mkdir(name, 0o700, dir_fd=target_fd)
+                _link_directory(source_fd, target_fd, name, made=True)
+            elif name != "work":
+                os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+    finally:
+        os.close(source_fd)
+        os.close(target_fd)
+
+
+def _link_directory(source_parent: int, target_parent: int, name: str, *, made: bool = False) -> None:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    source_fd = os.open(name, flags, dir_fd=source_parent)
+    try:
+        if not made:
+            os.mkdir(name, 0o700, dir_fd=target_parent)
+        target_fd = os.open(name, flags, dir_fd=target_parent)
+        try:
+            with os.scandir(source_fd) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        _link_directory(source_fd, target_fd, entry.name)
+                    else:
+                        os.link(
+                            entry.name, entry.name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False
+                        )
+            if not made:
+                _copy_attributes(source_fd, target_fd)
+        finally:
+            os.close(target_fd)
+    finally:
+        os.close(source_fd)
+
+
+def _copy_attributes(source_fd: int, target_fd: int) -> None:
+    status = os.fstat(source_fd)
+    os.fchown(target_fd, status.st_uid, status.st_gid)
+    os.fchmod(target_fd, status.st_mode & 0o7777)
+    with suppress(OSError):
+        for name in os.listxattr(source_fd):
+            os.setxattr(target_fd, name, os.getxattr(source_fd, name))
+    os.utime(target_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
