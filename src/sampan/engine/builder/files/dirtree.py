@@ -1,0 +1,120 @@
+"""A directory of the host as a tree: a git checkout, an unpacked download. Nothing may change it while the tree is open."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import BinaryIO
+
+from sampan.engine.builder.files import content, inodes
+from sampan.engine.builder.files.target import remove
+from sampan.engine.builder.trees import Entry
+from sampan.engine.images.snapshots import trees
+from sampan.errors import NotFound
+from sampan.linux import saferoot
+
+_READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class DirTree:
+    """A `Tree` of everything below `path`. owned: the directory goes with the tree."""
+
+    def __init__(self, path: str, *, owned: bool = False, keep_owner: bool = True) -> None:
+        self._path = path
+        self._owned = owned
+        self._keep_owner = keep_owner
+        self._root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._entries: dict[str, Entry] | None = None
+        self._digests: dict[str, str] = {}
+
+    def entries(self) -> Mapping[str, Entry]:
+        if self._entries is None:
+            self._entries = {entry.path: entry for entry in self._walk()}
+        return self._entries
+
+    def digest(self, path: str) -> str:
+        found = self._digests.get(path)
+        if found is None:
+            found = self._digests[path] = file_digest(self._open(path))
+        return found
+
+    def open(self, path: str) -> BinaryIO:
+        return os.fdopen(self._open(path), "rb")
+
+    def copy_to(self, path: str, fd: int) -> None:
+        """Write a regular file's content to the empty file `fd`; holes stay holes. Raises: NotFound, OSError."""
+        copy_from(self._open(path), fd)
+
+    def directory(self) -> str:
+        return self._path
+
+    def close(self) -> None:
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+            if self._owned:
+                remove(self._path)
+
+    def _open(self, path: str) -> int:
+        return open_file(self._root, path)
+
+    def _walk(self) -> Iterator[Entry]:
+        first: dict[tuple[int, int], str] = {}
+        pending = [""]
+        while pending:
+            above = pending.pop()
+            fd = saferoot.open_in_root(self._root, above or "/", _READ, xdev=False)
+            try:
+                for name in sorted(os.listdir(fd)):
+                    path = f"{above}/{name}" if above else name
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    hardlink = ""
+                    if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+                        holder = first.setdefault((status.st_dev, status.st_ino), path)
+                        hardlink = holder if holder != path else ""
+                    entry = inodes.entry(path, status, fd, name, hardlink)
+                    if entry is None:
+                        continue
+                    if entry.kind == "d":
+                        pending.append(path)
+                    yield entry if self._keep_owner else _roots(entry)
+            finally:
+                os.close(fd)
+
+
+def _roots(entry: Entry) -> Entry:
+    return replace(entry, uid=0, gid=0)
+
+
+def open_file(root_fd: int, path: str) -> int:
+    """A regular file below a directory, the caller's. Raises: NotFound."""
+    try:
+        fd = saferoot.open_in_root(root_fd, path, _FILE, xdev=False)
+    except OSError as e:
+        raise NotFound(f"{path}: {(e.strerror or str(e)).lower()}") from e
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotFound(f"{path}: not a regular file")
+    return fd
+
+
+def file_digest(fd: int) -> str:
+    """`sha256:…` of a file's content; closes it."""
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def copy_from(source: int, fd: int) -> None:
+    """Share or copy a file's content, holes stay holes; closes the source."""
+    try:
+        status = os.fstat(source)
+        if status.st_size <= content.SMALL_BYTES and status.st_blocks * 512 >= status.st_size:
+            content.write_all(fd, os.read(source, status.st_size + 1)[: status.st_size])
+        else:
+            trees.copy_data(source, fd, status)
+    finally:
+        os.close(source)
