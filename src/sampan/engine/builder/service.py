@@ -75,7 +75,7 @@ class Builder:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.sessions.close()
+        self.sessions.close()
         await self.solver.close()
 
     # -- building -----------------------------------------------------------------------------------------------

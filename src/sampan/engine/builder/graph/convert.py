@@ -99,6 +99,8 @@ class _Conversion:
             raise e.at(stage.range) from e
         if not text:
             raise DockerfileError(f"base name ({stage.base}) should not be blank", [stage.range])
+        if stage.platform and not platform:
+            raise DockerfileError(f"empty platform value from expression {stage.platform}", [stage.range])
         own = self._platform(platform, stage) if platform else self.platform
         replaced = contexts.find(self.request.contexts, stage.name, own) if stage.name else None
         if replaced is not None:
@@ -111,7 +113,7 @@ class _Conversion:
             return self._context(named, text, own)
         if text == reach.SCRATCH:
             return Base(platform=own, text=text)
-        return Base(platform=own, text=text, image=image_name(text, stage.range))
+        return Base(platform=own, text=text, image=image_name(text, stage.range, classic=self.classic))
 
     def _platform(self, text: str, stage: Written) -> Platform:
         try:
@@ -173,7 +175,7 @@ class _Conversion:
         named = contexts.find(self.request.contexts, source.name, self.platform)
         if named is not None:
             return f"{named.kind}://{named.value}" if named.kind in contexts.IMAGES else ""
-        return "" if source.name == reach.SCRATCH else image_name(source.name, source.range)
+        return "" if source.name == reach.SCRATCH else image_name(source.name, source.range, classic=self.classic)
 
     async def _image(self, name: str, platform: Platform, stage: Written) -> Resolved:
         """Ask the resolver. Raises: DockerfileError at the line that names the image, in the dialect's words."""

@@ -45,7 +45,10 @@ def copy(stage: Stage, instruction: i.Files) -> None:
 
 
 def _copies(stage: Stage, instruction: i.Files) -> Iterator[Copy]:
-    """The copies: sources of one tree together, as far as their order allows."""
+    """The copies: sources of one tree together, as far as their order allows. Raises: DockerfileError."""
+    remote = [contexts.is_git(source) or contexts.is_url(source) for source in instruction.sources]
+    if isinstance(instruction, i.Add) and instruction.checksum and not all(remote):
+        raise DockerfileError("checksum requires HTTP(S) or Git sources", [instruction.range])
     group: list[str] = []
     for source in instruction.sources:
         if isinstance(instruction, i.Add) and (contexts.is_git(source) or contexts.is_url(source)):

@@ -30,6 +30,9 @@ def dispatch(stage: Stage, instruction: i.Instruction) -> None:
     if isinstance(instruction, i.Expose):
         instruction = replace(instruction, ports=tuple(sorted(instruction.ports)))
     try:
+        if isinstance(instruction, i.Arg) and not stage.common.classic:
+            _args(stage, instruction)
+            return
         variables = stage.variables()
         expanded = instruction.expanded(variables)
         stage.common.consumed |= variables.used
@@ -70,6 +73,15 @@ def _note(stage: Stage, instruction: i.Instruction, text: str) -> None:
         stage.did(instruction, HistoryEntry(created_by=" ".join(words)), words)
     else:
         stage.did(instruction, history.buildkit(text))
+
+
+def _args(stage: Stage, instruction: i.Arg) -> None:
+    """BuildKit's ARG: each of a line sees those left of it."""
+    shown = []
+    for argument in instruction.arguments:
+        one = replace(instruction, arguments=(argument,)).expanded(stage.variables())
+        shown.append(stage.scope.declare(one).removeprefix("ARG "))
+    _note(stage, instruction, "ARG " + " ".join(shown))
 
 
 def _arg(stage: Stage, instruction: i.Arg) -> None:

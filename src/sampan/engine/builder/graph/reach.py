@@ -71,12 +71,20 @@ def stage_of(dockerfile: Dockerfile, source: Source, index: int, *, classic: boo
     if found is not None:
         return found
     own = dockerfile.stages[index].name
-    if own and own == source.name.lower():
-        raise DockerfileError(f"circular dependency detected on stage: {own}", [source.range])
-    if source.number and source.name.isascii() and source.name.isdigit():
-        if classic:
-            raise DockerfileError(f"invalid from flag value {source.name}: index out of bounds", [source.range])
-        raise DockerfileError(f"invalid stage index {source.name}", [source.range])
+    number = source.number and source.name.isascii() and source.name.isdigit()
+    same = number and int(source.name) == index
+    if classic and number:
+        reason = "refers to current build stage" if same else "index out of bounds"
+        raise DockerfileError(f"invalid from flag value {source.name}: {reason}", [source.range])
+    if not classic and (same or (own and own == source.name.lower())):
+        raise DockerfileError(f"circular dependency detected on stage: {own or f'stage-{index}'}", [source.range])
+    if number:
+        raise DockerfileError(f"invalid stage index {source.name}")
+    if "$" in source.name:
+        raise DockerfileError(
+            f"variable expansion is not supported for {'--from' if source.number else 'from'}, define a new stage with "
+            "FROM using ARG from global scope as a workaround"
+        )
     return None
 
 

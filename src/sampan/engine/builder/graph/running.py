@@ -15,11 +15,18 @@ from sampan.engine.builder.graph import args, history, names, reach
 from sampan.engine.builder.graph.stage import Stage
 from sampan.engine.builder.graph.values import HistoryEntry
 from sampan.engine.builder.ops import FileOp, Label, Mkfile, RunMount, RunOp, ScratchOp, Vertex
+from sampan.errors import Forbidden
+from sampan.spec.dockerfile import config
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.mounts import Mount
 
-PIPES = "/dev/pipes/"
+
+class NotAllowed(Forbidden):
+    """An entitlement that the client did not give."""
+
+
+PIPES = "/dev/pipes"
 SSH_SOCKET = "/run/buildkit/ssh_agent."
 
 
@@ -58,26 +65,24 @@ def run(stage: Stage, instruction: i.Run) -> None:
 
 
 def command(stage: Stage, instruction: i.Run) -> tuple[list[str], list[RunMount]]:
-    """The arguments, and the mount that holds a script if the heredoc is one."""
-    shell, docs = stage.shell, instruction.heredocs
-    if not docs:
-        return instruction.command.line(shell), []
-    if not names.is_plain(instruction):
-        whole = instruction.command.words[0]
-        for doc in docs:
-            whole += f"\n{doc.content}{doc.name}"
-        return [*shell, whole], []
-    content = docs[0].text()
-    if not docs[0].content.startswith("#!"):
-        return [*shell, content], []
-    made = Mkfile(path="/", name=docs[0].name, data=content.encode(), chmod="0755")
-    script = FileOp(base=ScratchOp(), actions=(made,), label=Label(name=names.INLINE, internal=True))
-    return [*shell, PIPES + docs[0].name], [RunMount(kind="bind", target=PIPES.rstrip("/"), source=script, path="/")]
+    """The arguments, and the mount that holds a script if the heredoc is one. Raises: DockerfileError."""
+    program, script = instruction.program()
+    dialect: config.Dialect = "classic" if stage.common.classic else "buildkit"
+    words = config.command_line(program, stage.config, dialect)
+    if not words:
+        raise DockerfileError("failed to marshal LLB definition: arguments are required")
+    if script is None:
+        return words, []
+    made = Mkfile(path="/", name=script.name, data=script.text().encode(), chmod="0755")
+    file = FileOp(base=ScratchOp(), actions=(made,), label=Label(name=names.INLINE, internal=True))
+    return words, [RunMount(kind="bind", target=PIPES, source=file, path="/")]
 
 
 def mount(stage: Stage, instruction: i.Run, wanted: Mount, number: int) -> RunMount:
     """One --mount. Raises: DockerfileError."""
     target = posixpath.normpath(posixpath.join(stage.cwd, wanted.target)) if wanted.target else ""
+    if target in ("/", "//"):
+        raise DockerfileError('invalid mount target "/"', [instruction.range])
     uid, gid = wanted.uid or 0, wanted.gid or 0
     match wanted.type:
         case "bind":
@@ -139,7 +144,7 @@ def source(stage: Stage, instruction: i.Run, wanted: Mount) -> Vertex:
 
 
 def network(stage: Stage, instruction: i.Run) -> str:
-    """RUN's own network before the build's. Raises: DockerfileError without the entitlement (buildkit dialect)."""
+    """RUN's own network before the build's. Raises: NotAllowed without the entitlement (buildkit dialect)."""
     request = stage.common.request
     if instruction.network not in ("", "default"):
         if instruction.network == "host" and not stage.common.classic:
@@ -156,4 +161,4 @@ def security(stage: Stage, instruction: i.Run) -> str:
 
 def _entitled(stage: Stage, instruction: i.Run, name: str) -> None:
     if name not in stage.common.request.entitlements:
-        raise DockerfileError(f"failed to load LLB: {name} is not allowed", [instruction.range])
+        raise NotAllowed(f"failed to load LLB: {name} is not allowed")

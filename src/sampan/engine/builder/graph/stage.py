@@ -96,7 +96,8 @@ class Common:
             return self.tree(named, path)
         if wanted.name == reach.SCRATCH:
             return ScratchOp()
-        return self.image(image_name(wanted.name, wanted.range), self.platform, Label(ranges=lines(wanted.range)))
+        name = image_name(wanted.name, wanted.range, classic=self.classic)
+        return self.image(name, self.platform, Label(ranges=lines(wanted.range)))
 
     def _flag(self, name: str) -> bool:
         return (self.request.build_args.get(name) or "").lower() in ("1", "true")
@@ -187,12 +188,13 @@ def lines(range_: Range) -> tuple[tuple[int, int], ...]:
     return ((range_.start, range_.end),) if range_.start else ()
 
 
-def image_name(text: str, at: Range) -> str:
+def image_name(text: str, at: Range, *, classic: bool) -> str:
     """The full name of an image; an id stays as it is. Raises: DockerfileError."""
     try:
         parsed = reference.parse_any(text)
     except InvalidArgument as e:
-        raise DockerfileError(f'failed to parse stage name "{text}": {e.message}', [at]) from e
+        message = e.message if classic else f'failed to parse stage name "{text}": {e.message}'
+        raise DockerfileError(message, [at]) from e
     return parsed if isinstance(parsed, str) else str(parsed.tagged())
 
 
