@@ -88,6 +88,8 @@ class Recovery:
                 await self._compare(await supervisor.list())
             finally:
                 self._first.set()
+        elif event.id.startswith(BUILD_TASK):
+            return  # the builder waits for its own
         elif event.kind == "exit" and event.exit is not None:
             # not awaited: the lock may be held by a start that is still being recorded
             self._background.spawn(self._exited(event.id, event.exit), f"exit of {event.id[:12]}", finish=True)
