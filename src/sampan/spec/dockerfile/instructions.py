@@ -84,6 +84,7 @@ class From(Instruction):
     comment: str = ""  # `# name text` on the line before, for listings of targets
     stage_written: str = ""  # name and AS as they were typed
     as_written: str = ""
+    misdescribed: str = ""  # the name, when there are comments above and none is about it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +201,6 @@ class Files(Instruction):
             ),
             chown=expander.word(self.chown),
             chmod=expander.word(self.chmod),
-            exclude=tuple(expander.word(pattern) for pattern in self.exclude),
         )
 
 
@@ -262,6 +262,7 @@ class Arg(Instruction):
 
     keyword: ClassVar[str] = "ARG"
     arguments: tuple[Argument, ...]
+    misdescribed: str = ""  # as FROM's
 
     def _replaced(self, expander: Expander) -> Self:
         return replace(

@@ -72,6 +72,7 @@ def _from(node: Node) -> i.Instruction:
         flags_used=flags.names,
         stage_written=name,
         as_written=keyword_as,
+        misdescribed=_misdescribed(node, [stage]),
     )
 
 
@@ -82,6 +83,12 @@ def _comment(node: Node, name: str) -> str:
             if comment.startswith(name + " "):
                 return comment[len(name) + 1 :]
     return ""
+
+
+def _misdescribed(node: Node, names: list[str]) -> str:
+    """The first name, when comments stand above but none begins with a name."""
+    described = any(comment.split(" ")[0] in names for comment in node.comments)
+    return names[0] if node.comments and not described else ""
 
 
 def _run(node: Node) -> i.Instruction:
@@ -235,7 +242,8 @@ def _arg(node: Node) -> i.Instruction:
         if not key:
             raise DockerfileError("ARG names can not be blank")
         found.append(i.Argument(key, value if equals else None, _comment(node, key)))
-    return i.Arg(arguments=tuple(found))
+    keys = [argument.key for argument in found]
+    return i.Arg(arguments=tuple(found), misdescribed=_misdescribed(node, keys))
 
 
 def _onbuild(node: Node) -> i.Instruction:
