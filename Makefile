@@ -36,9 +36,10 @@ format: setup
 bench: setup
 	@$(BIN)/python bench/run.py $(if $(VS),--vs $(VS))
 
-## make proto    generate the gRPC code from supervisor.proto
+## make proto    generate the gRPC code from the .proto files
 proto: setup
 	@$(BIN)/python -m sampan.supervisor.generate
+	@$(BIN)/python -m sampan.engine.builder.buildkit.generate
 
 ## make clean    remove what make made
 clean:

@@ -1,4 +1,4 @@
-"""Taking the connection over: attach, exec start (and later the builder's sessions).
+"""Taking the connection over: attach, exec start, and the builder's gRPC connections.
 
 After the answer's header the HTTP connection becomes a plain two-way byte stream. The client may have asked for it
 with `Connection: Upgrade, Upgrade: tcp` (answer 101 UPGRADED) or not (answer 200); in both cases its half-close is
@@ -94,3 +94,46 @@ async def hijack(
     writer.write(f"{head}{common}\r\n".encode())
     await writer.drain()
     return reader, writer
+
+
+class _Upgraded(asyncio.Protocol):
+    """Passes a connection's life on to another protocol; the HTTP handler is told when it is gone."""
+
+    def __init__(self, inner: asyncio.Protocol, http: asyncio.BaseProtocol) -> None:
+        self._inner = inner
+        self._http = http
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.data_received = inner.data_received  # type: ignore[method-assign]
+        self.pause_writing = inner.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+        if not self.lost.done():
+            self.lost.set_result(None)
+        self._http.connection_lost(exc)
+
+
+async def upgrade(request: web.Request, inner: asyncio.Protocol, *, protocol: str) -> None:
+    """Answer 101, let `inner` speak on the connection, and return when it has ended.
+
+    The caller returns `Hijacked()`. Raises: ConnectionResetError when the client is gone.
+    """
+    http, transport = request.protocol, request.transport
+    assert isinstance(http, Connection)
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("the client has hung up")
+    await request.read()
+    upgraded = _Upgraded(inner, http)
+    early = http.steal_behind()
+    transport.set_protocol(upgraded)
+    transport.write(f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n".encode())
+    inner.connection_made(transport)
+    if early:
+        inner.data_received(early)
+    if not transport.is_reading():
+        transport.resume_reading()
+    await upgraded.lost

@@ -32,6 +32,8 @@ TABLE: tuple[tuple[str, str, str] | tuple[str, str, str, bool], ...] = (
     ("POST", "/system/fsck", "system.fsck", DETACHED),  # ours, not Docker's
     ("POST", "/auth", "system.auth"),
     ("GET", "/distribution/{name}/json", "images.distribution"),
+    ("POST", "/grpc", "grpc.serve"),
+    ("POST", "/session", "grpc.session"),
     # containers
     ("HEAD", "/containers/{id}/archive", "containers.archive_stat"),
     ("GET", "/containers/json", "containers.list_"),

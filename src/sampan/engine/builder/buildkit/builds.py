@@ -1,0 +1,154 @@
+"""The builds that are under way: what a client began with Control.Solve and steers through the gateway.
+
+    Control.Solve(ref)   begins a build and waits
+    gateway Solve        notes what to build and answers a reference to it; nothing runs yet
+    gateway Return       says which reference is the result (or that the client has failed); now it runs
+
+References outlive their build for a while: a client may hand one to another build as input (linked targets of a bake file).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Mapping
+
+from sampan.engine.builder.buildkit.details import Failed
+from sampan.engine.builder.buildkit.options import Asked
+from sampan.engine.builder.buildkit.protos import ops_pb2 as pb
+from sampan.engine.builder.buildkit.status import StatusLog
+from sampan.errors import InvalidArgument, NotFound, NotImplemented_
+
+APPEAR_S = 5.0
+KEPT = 512
+"""So many references are remembered."""
+SCHEME = "sampan-result://"
+_CONTEXTS = ("docker-image://", "oci-layout://", "git://", "http://", "https://")
+
+
+class Build:
+    """One build. `returned` gives what to build, None for nothing, or raises `Failed`."""
+
+    def __init__(self, ref: str, session: str) -> None:
+        self.ref = ref
+        self.session = session
+        self.started_ns = time.time_ns()
+        self.log = StatusLog()
+        self.attrs: Mapping[str, str] = {}
+        self.returned: asyncio.Future[Asked | None] = asyncio.get_running_loop().create_future()
+
+    def give(self, asked: Asked | None) -> None:
+        """The client has said what its result is."""
+        if not self.returned.done():
+            self.returned.set_result(asked)
+
+    def fail(self, failed: Failed) -> None:
+        """The client has given up."""
+        if not self.returned.done():
+            self.returned.set_exception(failed)
+
+
+class Builds:
+    """Running builds by the reference that their client chose."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, Build] = {}
+        self._arrivals: dict[str, asyncio.Future[None]] = {}
+        self._asked: dict[str, Asked] = {}
+
+    def begin(self, ref: str, session: str) -> Build:
+        """Raises: InvalidArgument when the reference is taken."""
+        if not ref or ref in self._running:
+            raise InvalidArgument(f"build {ref} already exists")
+        build = self._running[ref] = Build(ref, session)
+        arrival = self._arrivals.pop(ref, None)
+        if arrival is not None and not arrival.done():
+            arrival.set_result(None)
+        return build
+
+    def end(self, build: Build) -> None:
+        build.log.close()
+        self._running.pop(build.ref, None)
+        if not build.returned.done():
+            build.returned.cancel()
+        elif not build.returned.cancelled():
+            build.returned.exception()
+
+    def running(self) -> list[Build]:
+        return list(self._running.values())
+
+    def find(self, ref: str) -> Build | None:
+        return self._running.get(ref)
+
+    async def get(self, ref: str, timeout_s: float = APPEAR_S) -> Build:
+        """A running build; calls about it may come a moment before it does. Raises: NotFound."""
+        if ref not in self._running:
+            arrival = self._arrivals.setdefault(ref, asyncio.get_running_loop().create_future())
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await asyncio.shield(arrival)
+            except TimeoutError:
+                self._arrivals.pop(ref, None)
+        build = self._running.get(ref)
+        if build is None:
+            raise NotFound(f"no such job {ref}")
+        return build
+
+    # ── references ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def note(self, asked: Asked) -> tuple[str, pb.Definition]:
+        """Remember what was asked; returns the reference's id and a definition that stands for it."""
+        id = secrets.token_hex(13)
+        self._asked[id] = asked
+        while len(self._asked) > KEPT:
+            del self._asked[next(iter(self._asked))]
+        return id, definition(SCHEME + id)
+
+    def asked(self, id: str) -> Asked:
+        """Raises: NotFound."""
+        try:
+            return self._asked[id]
+        except KeyError:
+            raise NotFound(f"no such ref: {id}") from None
+
+    def inputs(self, definitions: Mapping[str, pb.Definition]) -> dict[str, str]:
+        """Inputs of a frontend by name: a context as a string, `SCHEME id` for another build's result."""
+        return {name: context_of(source_of(one)) for name, one in definitions.items()}
+
+
+def definition(identifier: str) -> pb.Definition:
+    """A definition of one source."""
+    op = pb.Op(source=pb.SourceOp(identifier=identifier)).SerializeToString()
+    digest = "sha256:" + hashlib.sha256(op).hexdigest()
+    made = pb.Definition()
+    getattr(made, "def").extend([op, pb.Op(inputs=[pb.Input(digest=digest)]).SerializeToString()])
+    made.metadata[digest].caps["source.image"] = True
+    return made
+
+
+def source_of(one: pb.Definition) -> pb.SourceOp:
+    """The source that a definition consists of. Raises: NotImplemented_ for anything but a source."""
+    found = None
+    for raw in getattr(one, "def"):
+        kind = (op := pb.Op.FromString(raw)).WhichOneof("op")
+        if kind == "source":
+            found = op.source
+        elif kind is not None:
+            raise NotImplemented_(f"this builder takes Dockerfiles, not LLB steps ({kind})")
+    if found is None:
+        raise InvalidArgument("an empty definition")
+    return found
+
+
+def context_of(source: pb.SourceOp) -> str:
+    """A source as a build context. Raises: NotImplemented_."""
+    identifier = source.identifier
+    if identifier.startswith("local://"):
+        return "local:" + identifier.removeprefix("local://")
+    if identifier.startswith("git://"):
+        return source.attrs.get("git.fullurl") or identifier
+    if identifier.startswith((*_CONTEXTS, SCHEME)):
+        return identifier
+    raise NotImplemented_(f"unsupported source {identifier}")

@@ -1,0 +1,140 @@
+"""The Control service: builds from the outside. What it does is in door.py; here are the calls and their messages.
+
+Source: moby.buildkit.v1.Control as buildx 0.29 calls it and Docker Engine 28.5.2 answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from grpclib.server import Stream
+
+from sampan.engine.builder.buildkit import worker
+from sampan.engine.builder.buildkit.protos import control_pb2 as pb
+from sampan.engine.builder.buildkit.protos.control_grpc import ControlBase
+from sampan.engine.builder.buildkit.protos.worker_pb2 import BuildkitVersion
+from sampan.engine.builder.buildkit.sessions import Offer
+from sampan.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from sampan.engine.builder.buildkit.door import Door
+
+
+async def message(stream: Stream[Any, Any]) -> Any:
+    """The one message of a unary call."""
+    found = await stream.recv_message()
+    if found is None:
+        raise InvalidArgument("a call without a message")
+    return found
+
+
+class Control(ControlBase):  # type: ignore[misc]
+    """Thin: reads a message, asks the door, writes the answer."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    async def ListWorkers(self, stream: Stream[pb.ListWorkersRequest, pb.ListWorkersResponse]) -> None:
+        await message(stream)
+        await stream.send_message(pb.ListWorkersResponse(record=[self._door.worker()]))
+
+    async def Info(self, stream: Stream[pb.InfoRequest, pb.InfoResponse]) -> None:
+        await message(stream)
+        version = BuildkitVersion(package=worker.PACKAGE, version=worker.VERSION)
+        await stream.send_message(pb.InfoResponse(buildkitVersion=version))
+
+    async def DiskUsage(self, stream: Stream[pb.DiskUsageRequest, pb.DiskUsageResponse]) -> None:
+        request = await message(stream)
+        records = await self._door.disk_usage(filters(request.filter))
+        await stream.send_message(pb.DiskUsageResponse(record=records))
+
+    async def Prune(self, stream: Stream[pb.PruneRequest, pb.UsageRecord]) -> None:
+        request = await message(stream)
+        records = await self._door.prune(request, filters(request.filter))
+        await stream.send_initial_metadata()
+        for record in records:
+            await stream.send_message(record)
+
+    async def Solve(self, stream: Stream[pb.SolveRequest, pb.SolveResponse]) -> None:
+        request = await message(stream)
+        await stream.send_message(pb.SolveResponse(ExporterResponse=await self._door.solve(request)))
+
+    async def Status(self, stream: Stream[pb.StatusRequest, pb.StatusResponse]) -> None:
+        request = await message(stream)
+        await stream.send_initial_metadata(metadata=now())
+        async for response in self._door.status(request.Ref):
+            await stream.send_message(pb.StatusResponse.FromString(response))
+
+    async def ListenBuildHistory(self, stream: Stream[pb.BuildHistoryRequest, pb.BuildHistoryEvent]) -> None:
+        request = await message(stream)
+        await stream.send_initial_metadata(metadata=now())
+        async for event in self._door.history_events(request):
+            await stream.send_message(event)
+
+    async def UpdateBuildHistory(
+        self, stream: Stream[pb.UpdateBuildHistoryRequest, pb.UpdateBuildHistoryResponse]
+    ) -> None:
+        request = await message(stream)
+        if request.Delete:
+            self._door.history.delete(request.Ref)
+        elif not request.Finalize:
+            self._door.history.pin(request.Ref, request.Pinned)
+        await stream.send_message(pb.UpdateBuildHistoryResponse())
+
+    async def Session(self, stream: Stream[pb.BytesMessage, pb.BytesMessage]) -> None:
+        """A session inside this connection, for clients that do not upgrade a second one."""
+        fields: Any = stream.metadata or {}
+        offer = Offer(
+            id=fields.get("x-docker-expose-session-uuid", ""),
+            name=fields.get("x-docker-expose-session-name", ""),
+            shared_key=fields.get("x-docker-expose-session-sharedkey", ""),
+            methods=frozenset(fields.getall("x-docker-expose-session-grpc-method", [])),
+        )
+        if not offer.id:
+            raise InvalidArgument("a session without an id")
+        await stream.send_initial_metadata()
+        session = self._door.sessions.add(offer)
+        tunnel = _Tunnel(stream)
+        session.connection.connection_made(tunnel)
+        writing = asyncio.create_task(tunnel.run())
+        try:
+            async for part in stream:
+                session.connection.data_received(part.data)
+        finally:
+            session.connection.connection_lost(None)
+            writing.cancel()
+            with suppress(asyncio.CancelledError, OSError):
+                await writing
+
+
+class _Tunnel(asyncio.WriteTransport):
+    """A transport whose bytes are messages of another stream."""
+
+    def __init__(self, stream: Stream[pb.BytesMessage, pb.BytesMessage]) -> None:
+        super().__init__()
+        self._stream = stream
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._queue.put_nowait(bytes(data))
+
+    def close(self) -> None:
+        self._queue.put_nowait(b"")
+
+    async def run(self) -> None:
+        while data := await self._queue.get():
+            await self._stream.send_message(pb.BytesMessage(data=data))
+
+
+def filters(texts: Iterable[str]) -> list[str]:
+    """containerd's filters, the empty ones that clients send left out."""
+    return [text for text in texts if text]
+
+
+def now() -> dict[str, str]:
+    """What clients measure their clock's difference with."""
+    return {"buildkit-current-timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z")}

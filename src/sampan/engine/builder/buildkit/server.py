@@ -1,0 +1,98 @@
+"""Serving gRPC on a connection that a client has upgraded: grpclib's server on a transport it did not accept.
+
+Errors of the engine become gRPC statuses here, with BuildKit's typed details in `grpc-status-details-bin`.
+Source: BuildKit's util/grpcerrors as seen on the wire: details are JSON values named by a type URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from grpclib.config import Configuration
+from grpclib.const import Handler, Status
+from grpclib.encoding.base import StatusDetailsCodecBase
+from grpclib.encoding.proto import ProtoCodec
+from grpclib.exceptions import GRPCError
+from grpclib.server import Server
+
+from sampan.engine.builder.buildkit.details import Detail, details_of
+from sampan.engine.builder.buildkit.protos.rpc_pb2 import Status as StatusMessage
+from sampan.errors import NotFound, NotImplemented_, SampanError
+
+log = logging.getLogger("sampan.builder")
+
+WINDOW_BYTES = 4 * 1024 * 1024
+
+
+class _DetailsCodec(StatusDetailsCodecBase):  # type: ignore[misc]
+    def encode(self, status: Status, message: str | None, details: Sequence[Detail] | None) -> bytes:
+        return status_message(status.value, message or "", details or ()).SerializeToString()
+
+    def decode(self, status: Status, message: str | None, data: bytes) -> Any:
+        return StatusMessage.FromString(data)
+
+
+def status_message(code: int, message: str, details: Iterable[Detail]) -> StatusMessage:
+    """A status as a message, for trailers and records."""
+    made = StatusMessage(code=code, message=message)
+    for detail in details:
+        made.details.add(type_url=detail.type_url, value=detail.value)
+    return made
+
+
+def code_of(error: BaseException) -> int:
+    """The gRPC status code of an error."""
+    if isinstance(error, NotFound):
+        return int(Status.NOT_FOUND.value)
+    if isinstance(error, NotImplemented_):
+        return int(Status.UNIMPLEMENTED.value)
+    if isinstance(error, asyncio.CancelledError):
+        return int(Status.CANCELLED.value)
+    return int(Status.UNKNOWN.value)
+
+
+class _Guarded:
+    """A service whose handlers answer the engine's errors as statuses."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+
+    def __mapping__(self) -> dict[str, Handler]:
+        return {
+            path: handler._replace(func=_translated(handler.func))
+            for path, handler in self._service.__mapping__().items()
+        }
+
+
+def _translated(func: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    async def call(stream: Any) -> None:
+        try:
+            await func(stream)
+        except SampanError as e:
+            raise GRPCError(Status(code_of(e)), e.message, details_of(e) or None) from e
+        except (OSError, ValueError, LookupError, TypeError, AssertionError, NotImplementedError) as e:
+            log.exception("a call of the builder failed")
+            raise GRPCError(Status.UNKNOWN, f"internal error: {e!r}") from e
+
+    return call
+
+
+class GrpcServer:
+    """The services of the door, for any number of connections."""
+
+    def __init__(self, services: Iterable[Any]) -> None:
+        config = Configuration(http2_connection_window_size=WINDOW_BYTES, http2_stream_window_size=WINDOW_BYTES)
+        self._server = Server(
+            [_Guarded(service) for service in services],
+            codec=ProtoCodec(),
+            status_details_codec=_DetailsCodec(),
+            config=config,
+        )
+
+    def protocol(self) -> asyncio.Protocol:
+        """A protocol for one established transport. grpclib makes them for its own listeners and tests in the same way."""
+        made: asyncio.Protocol = self._server._protocol_factory()
+        return made
