@@ -140,9 +140,17 @@ def test_listed_once_with_its_platforms(ours: Engine, many: Many) -> None:
     assert (inspected["Manifests"], inspected["Descriptor"]) == (row["Manifests"], row["Descriptor"])
     both = ours.request("GET", f"/images/{many.name}:1/json", manifests="1", platform=platform("arm64"))
     assert both.status == 400
-    for program in ("docker",):
-        tree = ours.cli(program, "image", "ls", "--tree").stdout
-        assert f"{many.name}:1" in tree and all(f"linux/{name}" in tree for name in shown), tree
+    container = ours.call("POST", "/containers/create", {"Image": f"{many.name}:1", "Cmd": ["x"]})["Id"]
+    ours.call("POST", f"/images/{many.name}:1/tag", repo="second", tag="x")
+    ours.import_busybox()
+    trees = [ours.cli(program, "image", "ls", "--tree").stdout for program in ("docker", "sampan")]
+    assert all(f"─ linux/{name}" in trees[0] for name in shown) and "   U    \n" in trees[0]
+    assert trees[0] == trees[1]
+    for flags in (("-q",), ("--no-trunc",), ("--digests",), ("--format", "x")):
+        refusals = [ours.cli(p, "image", "ls", "--tree", *flags, check=False) for p in ("docker", "sampan")]
+        assert len({(r.returncode, r.stdout, r.stderr.strip()) for r in refusals}) == 1
+    ours.remove(container)
+    forget(ours, "second:x", "busybox:latest")
 
 
 def test_each_runs_as_it_is_asked_for(ours: Engine, many: Many) -> None:

@@ -268,12 +268,15 @@ def test_what_breaks_is_resumed(ours: Engine, liar: Liar) -> None:
             send(handler, 500)
             return True
         if len(steps) == 3:
-            send(handler, 429, b"", {"Retry-After": "1"})
+            send(handler, 429, b"", {"Retry-After": "2"})
             return True
         return False
 
     liar.lies["app"] = lie
-    assert states(pull(ours, f"{liar.host}/app"))[-1].startswith("Status: Downloaded newer image")
+    lines = states(pull(ours, f"{liar.host}/app"))
+    assert lines[-1].startswith("Status: Downloaded newer image")
+    after_429 = lines.index("Retrying in 2 seconds")
+    assert lines[after_429 + 1] == "Retrying in 1 second" and "Retrying in 1 second" in lines[:after_429]
     assert steps[0] == "" and len(steps) == 4
     assert steps[1] == steps[3] and int(steps[3].removeprefix("bytes=").rstrip("-")) > 0
     assert ours.call("GET", f"/images/{liar.host}/app:1/json")["Id"] == wanted.id
@@ -450,7 +453,8 @@ def test_a_push_goes_on_where_it_broke(ours: Engine) -> None:
     try:
         receiver.cut = [1_000_000, 2_000_000]
         made = big(ours, f"{receiver.host}/app")
-        assert "Pushed" in states(push(ours, f"{receiver.host}/app"))
+        lines = states(push(ours, f"{receiver.host}/app"))
+        assert "Pushed" in lines and lines.count("Retrying in 1 second") == 2
         manifest = json.loads(receiver.manifests["1"])
         assert manifest["config"]["digest"] == made
         assert {manifest["config"]["digest"], *(x["digest"] for x in manifest["layers"])} == set(receiver.blobs)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import random
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -36,8 +37,8 @@ MAX_TAGS = 100_000
 MAX_LIST_BYTES = 16 * 1024 * 1024
 SMALL_PROGRESS = 256 * 1024  # a connection that gave this much has not been in vain
 
-Retrying = Callable[[float], None]
-"""Called with the seconds that will be waited before the next attempt."""
+Retrying = Callable[[int], None]
+"""Called every second with the seconds that are left before the next attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class Repository:
         hashed, done, failures, before = hashlib.sha256(), 0, 0, 0
         while True:
             try:
-                async with aclosing(self._blob_from(url, done, wanted)) as chunks:
+                async with aclosing(self._blob_from(url, done, wanted, retrying)) as chunks:
                     async for chunk in chunks:
                         hashed.update(chunk)
                         done += len(chunk)
@@ -176,12 +177,14 @@ class Repository:
         if done != wanted.size or f"sha256:{hashed.hexdigest()}" != wanted.digest:
             raise refusals.Unverified(wanted.digest)
 
-    async def _blob_from(self, url: str, offset: int, wanted: Descriptor) -> AsyncGenerator[bytes, None]:
+    async def _blob_from(
+        self, url: str, offset: int, wanted: Descriptor, retrying: Retrying | None
+    ) -> AsyncGenerator[bytes, None]:
         """The blob from `offset` to its end; whether the server knows ranges or not."""
         if wanted.size == offset and offset:
             return
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        async with self._asked("GET", url, headers=headers) as answer:
+        async with self._asked("GET", url, headers=headers, retrying=retrying) as answer:
             skip = offset if answer.status == 200 else 0
             if offset and answer.status == 206:
                 match = re.match(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
@@ -278,6 +281,7 @@ class Repository:
         headers: Mapping[str, str] | None = None,
         data: bytes | None = None,
         scopes: tuple[str, ...] = (),
+        retrying: Retrying | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A request that was not refused: authorised, repeated while it may pass."""
         reached = False
@@ -315,7 +319,7 @@ class Repository:
                 failures += 1
                 if reached or not passing or failures >= max(1, self._settings.attempts):
                     raise
-                await _pause(failures, getattr(e, "retry_after_s", None), None)
+                await _pause(failures, getattr(e, "retry_after_s", None), retrying)
 
     async def _authorization(self, url: str, scopes: tuple[str, ...]) -> str:
         if transport.origin(url) != transport.origin(self.endpoint.base):
@@ -350,9 +354,17 @@ async def _pause(failures: int, retry_after_s: float | None, retrying: Retrying 
         seconds = min(retry_after_s, RETRY_AFTER_MAX_S)
     else:
         seconds = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** (failures - 1)) * random.uniform(0.5, 1.0)
-    if retrying is not None:
-        retrying(seconds)
-    await asyncio.sleep(seconds)
+    await count_down(seconds, retrying)
+
+
+async def count_down(seconds: float, retrying: Retrying | None) -> None:
+    """Wait, and tell how long it will still take."""
+    while seconds > 0:
+        if retrying is not None:
+            retrying(math.ceil(seconds))
+        step = seconds - math.ceil(seconds) + 1
+        await asyncio.sleep(step)
+        seconds -= step
 
 
 async def _some(answer: aiohttp.ClientResponse, limit: int) -> bytes:

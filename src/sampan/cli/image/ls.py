@@ -30,6 +30,13 @@ RAW_FORMAT = "repository=Repository tag=Tag image_id=ID created_at=CreatedAt vir
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     wanted = opts.many("filter") + [f"reference={name}" for name in args]
+    if opts.flag("tree"):
+        from sampan.cli.image import tree
+
+        tree.refuse(opts)
+        found = cli.engine.get("/images/json", all=opts.flag("all"), filters=filters(wanted), manifests=True)
+        tree.show(cli, found, all_=opts.flag("all"))
+        return 0
     images = cli.engine.get("/images/json", all=opts.flag("all"), filters=filters(wanted))
     template = opts.text("format") or cli.config.text("imagesFormat")
     digests = opts.flag("digests") or "{{.Digest}}" in template

@@ -19,7 +19,7 @@ from functools import partial
 
 from sampan.engine.images.known import KnownBlobs
 from sampan.engine.images.layers import Layers, Staged
-from sampan.engine.images.reports import INTERVAL_S, Report
+from sampan.engine.images.reports import INTERVAL_S, Report, retry_words
 from sampan.errors import Internal, InvalidArgument, SampanError
 from sampan.registry.manifests import Descriptor
 from sampan.registry.repository import Repository
@@ -275,9 +275,8 @@ class _Arriving:
         self._complete = True
         flight.line("Download complete")
 
-    def _retrying(self, seconds: float) -> None:
-        shown = max(1, round(seconds))
-        self._flight.line(f"Retrying in {shown} second{'s' if shown != 1 else ''}")
+    def _retrying(self, seconds: int) -> None:
+        self._flight.line(retry_words(seconds))
 
     async def blame(self) -> None:
         """Raises: Unverified when the blob is not what its digest says. Reads it again if it was not read to its end."""

@@ -17,6 +17,11 @@ Message = Mapping[str, Any]
 INTERVAL_S = 0.1  # between two positions of one bar
 
 
+def retry_words(seconds: int) -> str:
+    """What a layer says while it waits before its next attempt."""
+    return f"Retrying in {seconds} second{'s' if seconds != 1 else ''}"
+
+
 class Report:
     """The messages of one operation, in order. One writer side, one reader, one loop."""
 

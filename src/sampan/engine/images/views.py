@@ -207,8 +207,16 @@ class Views:
             "RepoDigests": digests or None,
             "RepoTags": tags or None,
             "SharedSize": -1,
-            "Size": image.size,
+            "Size": self._size_together(image),
         }
+
+    def _size_together(self, image: Image) -> int:
+        """Bytes of an image's layers, and of those that its name holds for other platforms, each once."""
+        together = self._catalog.together(image.id)
+        if len(together) < 2:
+            return image.size
+        layers = {x.id: x for member in together for x in self._layers.records(self._catalog.get(member).chain_id)}
+        return sum(layer.size_bytes for layer in layers.values())
 
     def _shared_bytes(self) -> dict[str, int]:
         """Bytes of each image's layers that another image has too."""
