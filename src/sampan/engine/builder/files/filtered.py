@@ -1,4 +1,4 @@
-"""A part of a tree: what .dockerignore leaves of it, or what is wanted of it. A view; closing it closes the tree."""
+"""A part of a tree: what .dockerignore leaves of it, or what is wanted of it. A view."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from sampan.engine.builder.files import content
-from sampan.engine.builder.files.patterns import Ignore
 from sampan.engine.builder.files.target import remove, unfold
 from sampan.engine.builder.trees import Entry, Tree
 from sampan.errors import NotFound
+from sampan.spec.dockerfile.ignore import Ignore
 
 
 class Filtered:
@@ -18,9 +18,18 @@ class Filtered:
     Directories that lead to something that stays, stay. A name of a content whose first name is gone becomes the first.
     """
 
-    def __init__(self, tree: Tree, *, scratch: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
-        """scratch: where `directory` is made. Patterns are those of .dockerignore."""
+    def __init__(
+        self,
+        tree: Tree,
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        scratch: str | None = None,
+        owned: bool = True,
+    ) -> None:
+        """scratch: where `directory` is made. owned: closing the view closes the tree. Patterns as .dockerignore's."""
         self._tree = tree
+        self._owned = owned
         self._scratch = scratch
         self._include = Ignore(include) if include else None
         self._exclude = Ignore(exclude) if exclude else None
@@ -53,7 +62,8 @@ class Filtered:
         if self._unfolded:
             remove(self._unfolded)
             self._unfolded = ""
-        self._tree.close()
+        if self._owned:
+            self._tree.close()
 
     def _own(self, path: str) -> str:
         if path not in self.entries():

@@ -19,10 +19,10 @@ from operator import itemgetter
 from typing import Protocol, runtime_checkable
 
 from sampan.engine.builder.files import wildcards
-from sampan.engine.builder.files.patterns import Ignore
 from sampan.engine.builder.ops import Copy
 from sampan.engine.builder.trees import Entry, Tree
 from sampan.errors import InvalidArgument, NotFound
+from sampan.spec.dockerfile.ignore import Ignore
 
 _LINKS = 255
 Below = tuple[str, Entry]  # path below the item, what is there
@@ -60,10 +60,14 @@ class Item:
 def select(tree: Tree, copy: Copy) -> list[Item]:
     """The sources of a copy, in the order in which they are copied.
 
+    A plain name must be there; wildcards may match nothing, but a required copy must copy something.
     Raises: MissingSource, InvalidArgument (a loop of links, a malformed pattern).
     """
     selection = _Selection(tree, copy)
-    return [item for pattern in copy.patterns for item in selection.items(pattern)]
+    items = [item for pattern in copy.patterns for item in selection.items(pattern)]
+    if not items and copy.required and copy.patterns:
+        raise MissingSource(copy.patterns[0], wildcard=True)
+    return items
 
 
 class _Selection:
@@ -85,8 +89,6 @@ class _Selection:
             yield self._item(cleaned, pattern, wildcard=False)
             return
         found = list(self._matching("/".join(parts[:plain]), "/".join(parts[plain:]), pattern))
-        if not found and self._copy.required:
-            raise MissingSource(pattern, wildcard=True)
         for path in found:
             yield self._item(path, pattern, wildcard=True)
 

@@ -327,8 +327,8 @@ def remove(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def unfold(tree: Tree, scratch: str) -> str:
-    """A tree as a new directory below `scratch`; its path. Nothing is left when it fails."""
+def unfold(tree: Tree, scratch: str | None) -> str:
+    """A tree as a new directory below `scratch` (None: the system's place for temporary files); its path. Nothing is left when it fails."""
     path = tempfile.mkdtemp(prefix="tree-", dir=scratch)
     try:
         os.chmod(path, 0o755)

@@ -1,0 +1,48 @@
+"""Files of a build, as the solver asks for them: checksums and copies, the layers of a state, downloads, git."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from sampan.engine.builder.files import checksum, copy
+from sampan.engine.builder.files.layertree import Digests, LayerTree
+from sampan.engine.builder.ops import ArchiveOp, Copy, FileOp, GitOp, HttpOp, Vertex
+from sampan.engine.builder.session import Session
+from sampan.engine.builder.trees import Tree
+from sampan.engine.config import EngineConfig
+from sampan.engine.images.service import Images
+from sampan.errors import NotImplemented_
+
+
+class Files:
+    """One for an engine. Blocking methods are for threads; trees belong to whoever gets them."""
+
+    def __init__(self, config: EngineConfig, images: Images) -> None:
+        self._images = images
+        self._scratch = os.path.join(config.data_root, "builder", "tmp")
+        os.makedirs(self._scratch, mode=0o700, exist_ok=True)
+        self._digests = Digests()
+
+    def checksum(self, tree: Tree, action: Copy) -> str:
+        """What a copy would copy, as a digest. Blocking. Raises: MissingSource, InvalidArgument."""
+        return checksum.checksum(tree, action)
+
+    def execute(self, op: FileOp, base_root_fd: int, trees: Mapping[Vertex, Tree], time_ns: int = 0) -> int:
+        """See `copy.execute`. Blocking."""
+        return copy.execute(op, base_root_fd, trees, time_ns)
+
+    def layers(self, chain_id: str) -> Tree:
+        """The file system of a chain of layers, which the caller keeps. Blocking."""
+        layers = self._images.layers
+        parts = [(record.id, f"{self._images.driver.path(record.snapshot)}/fs") for record in layers.records(chain_id)]
+        return LayerTree(parts, self._scratch, self._digests)
+
+    async def http(self, op: HttpOp, session: Session) -> Tree:
+        raise NotImplemented_("downloads are not there yet")
+
+    async def git(self, op: GitOp, session: Session) -> Tree:
+        raise NotImplemented_("git is not there yet")
+
+    async def archive(self, op: ArchiveOp, session: Session) -> Tree:
+        raise NotImplemented_("downloads are not there yet")
