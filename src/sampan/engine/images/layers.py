@@ -12,7 +12,7 @@ import asyncio
 import functools
 import itertools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -262,7 +262,7 @@ class Layers:
             self._chains.pop(record.id, None)
             self._driver.remove(record.snapshot)
 
-    def replay(self, record: LayerRecord) -> Iterator[bytes]:
+    def replay(self, record: LayerRecord) -> Generator[bytes, None, None]:
         """The layer's archive, byte for byte, verified. Blocking.
 
         Raises, at its end: Internal when the directory no longer gives what its diff_id says.

@@ -10,23 +10,18 @@ Source: moby 28.5 as observed on the reference; OCI distribution-spec 1.1 "Push"
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from isal import isal_zlib
-
 from sampan.engine.images import indexes, known, platforms
 from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image, LayerRecord
-from sampan.engine.images.reports import INTERVAL_S, Message, Report
-from sampan.engine.images.streams import CHUNK, Digest
-from sampan.errors import Internal, NotFound, SampanError
-from sampan.registry import endpoints, manifests, repository, transport
+from sampan.engine.images.reports import Message, Report
+from sampan.engine.images.uploads import Upload
+from sampan.errors import NotFound, SampanError
+from sampan.registry import endpoints, manifests, repository
 from sampan.registry.auth import Credentials
 from sampan.registry.manifests import Descriptor
 from sampan.registry.refusals import NoCredentials, Refused
@@ -37,12 +32,7 @@ from sampan.spec.reference import Reference
 if TYPE_CHECKING:
     from sampan.engine.images.service import Images
 
-LEVEL = 2  # of igzip: about gzip -3 in size, ten times its speed
-GZIP = 31  # wbits of a gzip stream with an empty header: the same layer gives the same bytes
-SMALL_BYTES = 4 * 1024 * 1024  # a layer of this size is compressed in memory and sent by one request
 MOUNTS = 3  # attempts at other repositories
-ATTEMPTS = 5
-BACKOFF_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +150,7 @@ class _Push:
         async with uploads.slot(), lock:
             blob = await self._there(record) or await self._mounted(record)
             if blob is None:
-                upload = _Upload(self._images, self._place, record, self._report)
-                blob = await (upload.at_once() if record.tar_bytes <= SMALL_BYTES else upload.run())
+                blob = await Upload(self._images, self._place, record, self._report).run()
             self._images.registries.known.note(record.diff_id, blob, self._name.name)
             return blob
 
@@ -210,138 +199,3 @@ class _Push:
 
 def _id(record: LayerRecord) -> str:
     return record.diff_id.removeprefix("sha256:")[:12]
-
-
-class _Upload:
-    """One layer: compressed into an unlinked file by a thread while it is sent from there.
-
-    The file makes a resumed upload possible; its pages are in memory while they are hot, on the disk when there is none.
-    """
-
-    def __init__(self, images: Images, place: Repository, record: LayerRecord, report: Report) -> None:
-        self._images = images
-        self._place = place
-        self._record = record
-        self._report = report
-        self._written = 0  # compressed bytes in the file
-        self._complete = False
-        self._failure: BaseException | None = None
-        self._news = asyncio.Event()
-        self._read = 0  # bytes of the layer's archive
-        self._loop = asyncio.get_running_loop()
-        self._stopped = False
-
-    async def at_once(self) -> Descriptor:
-        """For a small layer."""
-        raw = await self._loop.run_in_executor(self._images.streaming, lambda: b"".join(self._compressed()))
-        digest = oci_image.digest(raw)
-        self._report.bar(_id(self._record), "Pushing", self._read, max(self._record.size_bytes, 1))
-        await self._place.put_blob(raw, digest)
-        self._report.line(_id(self._record), "Pushed")
-        return Descriptor(manifests.DOCKER_LAYER, digest, len(raw))
-
-    async def run(self) -> Descriptor:
-        with tempfile.TemporaryFile(dir=self._images.content.ingest) as file:
-            work = self._loop.run_in_executor(self._images.streaming, self._compress, file.fileno())
-            try:
-                upload = await self._send(await self._place.begin_upload(), file.fileno())
-                digest = await work
-                await self._place.finish_upload(upload, digest)
-            finally:
-                self._stopped = True
-                with suppress(BaseException):
-                    await work
-        self._report.line(_id(self._record), "Pushed")
-        return Descriptor(manifests.DOCKER_LAYER, digest, self._written)
-
-    def _compress(self, fd: int) -> str:
-        """Thread: the layer's archive, verified, as gzip into `fd`. Returns the digest."""
-        hashed = Digest()
-        try:
-            for chunk in self._compressed():
-                hashed.update(chunk)
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(fd, view) :]
-                self._tell(len(chunk))
-            return hashed.finish()
-        except BaseException as e:
-            self._failure = e
-            raise
-        finally:
-            hashed.finish()
-            self._complete = True
-            self._tell(0)
-
-    def _compressed(self) -> Iterator[bytes]:
-        compressor = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, GZIP)
-        for chunk in self._images.layers.replay(self._record):
-            if self._stopped:
-                raise Internal("the upload was given up")
-            self._read += len(chunk)
-            if out := compressor.compress(chunk):
-                yield out
-        yield compressor.flush()
-
-    def _tell(self, written: int) -> None:
-        self._written += written
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._news.set)
-
-    async def _send(self, upload: str, fd: int) -> str:
-        """Send the growing file. Returns where the upload is to be finished."""
-        at, failures = 0, 0
-        attempts: list[int] = []
-        while True:
-            try:
-                size = self._written - at if at else None  # resumed: everything is there by then
-                attempts.append(at)
-                return await self._place.append(upload, self._chunks(fd, at, attempts), at=at, size=size)
-            except (Internal, Refused, *transport.FAILURES) as e:
-                if self._failure is not None:
-                    raise self._failure from e
-                passing = (
-                    e.passing if isinstance(e, Refused) else not isinstance(e, Internal) or e.__cause__ is not None
-                )
-                failures += 1
-                if not passing or failures >= ATTEMPTS:
-                    raise
-                await asyncio.sleep(BACKOFF_S * 2 ** (failures - 1))
-                while not self._complete:
-                    await self._wait()
-                at, upload = await self._where(upload)
-                if at == self._written:
-                    return upload
-
-    async def _where(self, upload: str) -> tuple[int, str]:
-        """How far an interrupted upload came; from the beginning in a new one when the registry has forgotten it."""
-        try:
-            at, upload = await self._place.uploaded(upload)
-        except Refused:
-            return 0, await self._place.begin_upload()
-        return min(at, self._written), upload
-
-    async def _chunks(self, fd: int, at: int, attempts: list[int]) -> AsyncGenerator[bytes, None]:
-        """The file from `at` to its end, as it grows. The HTTP client may hold on to this after its request has failed:
-        it ends as soon as the attempt is no longer the last, or the file is gone."""
-        shown, attempt = 0.0, len(attempts)
-        while attempt == len(attempts) and not self._stopped:
-            if at == self._written:
-                if self._complete:
-                    break
-                await self._wait()
-                continue
-            chunk = os.pread(fd, min(CHUNK, self._written - at), at)
-            at += len(chunk)
-            now = time.monotonic()
-            if now - shown >= INTERVAL_S:
-                shown = now
-                self._report.bar(_id(self._record), "Pushing", self._read, max(self._record.size_bytes, 1))
-            yield chunk
-        if self._failure is not None:
-            raise self._failure
-
-    async def _wait(self) -> None:
-        """Until the thread has written more, or has ended. The caller has just looked."""
-        self._news.clear()
-        await self._news.wait()
