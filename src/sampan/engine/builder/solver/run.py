@@ -16,10 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import shutil
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +33,7 @@ from sampan.engine.builder.solver.cachemounts import CacheMounts
 from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.builder.solver.layers import Work
 from sampan.engine.builder.solver.mounting import Mounting, secret_place, unmount
+from sampan.engine.builder.solver.sandboxes import Sandboxes
 from sampan.engine.builder.state import Solved
 from sampan.engine.config import EngineConfig
 from sampan.engine.images.service import Images
@@ -82,10 +82,11 @@ class Runner:
         self, config: EngineConfig, images: Images, networks: Networks, supervisor: Supervisor, caches: CacheMounts
     ) -> None:
         self._config = config
-        self._images, self._networks, self._supervisor, self._caches = images, networks, supervisor, caches
+        self._images, self._supervisor, self._caches = images, supervisor, caches
         self._filters = Filters()
         self._root = f"{config.exec_root}/builder"
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
+        self._sandboxes = Sandboxes(networks)
 
     def recover(self) -> None:
         """Take away what steps of an earlier daemon left on the host. Its tasks are containers/recovery.py's."""
@@ -101,8 +102,13 @@ class Runner:
 
     async def close(self) -> None:
         """Wait until the last steps are cleared away."""
+        await self.idle()
         await asyncio.gather(*self._ending, return_exceptions=True)
         self.recover()
+
+    async def idle(self) -> None:
+        """No build is under way: give back what was made ahead."""
+        await self._sandboxes.drop()
 
     async def run(
         self,
@@ -118,14 +124,15 @@ class Runner:
 
         Raises: StepFailed for a command that failed or could not be run, SampanError for what it needs and is not there.
         """
-        id = spec.BUILD_TASK + secrets.token_hex(16)
-        directory = f"{self._root}/{id}"
-        os.makedirs(directory, mode=0o700)
+        host = _host_config(op, self._config)
         async with AsyncExitStack() as undo:
+            net = await self._sandboxes.take(host.network_mode, ahead=True)
+            undo.callback(lambda: self._later(self._sandboxes.give_back(net)))
+            id, sandbox = net.id, net.sandbox
+            directory = f"{self._root}/{id}"
+            os.makedirs(directory, mode=0o700)
             undo.callback(partial(shutil.rmtree, directory, ignore_errors=True))
             hostname = op.hostname or (id.removeprefix(spec.BUILD_TASK)[:12] if classic else SANDBOX_HOSTNAME)
-            host = _host_config(op, self._config)
-            sandbox = await self._attach(id, host, hostname, undo)
             place = secret_place(self._config.exec_root) if any(m.kind == "secret" for m in op.mounts) else ""
             mounting = Mounting(self._images, self._caches, session, solved, directory, place, undo)
             await mounting.prepare(op)
@@ -142,25 +149,17 @@ class Runner:
 
     # -- what surrounds it --------------------------------------------------------------------------------------------
 
-    async def _attach(self, id: str, host: HostConfig, hostname: str, undo: AsyncExitStack) -> Sandbox:
-        sandbox = await self._networks.attach(
-            id,
-            mode=host.network_mode,
-            hostname=hostname,
-            endpoints={},
-            ports={},
-            publish_all=False,
-            exposed=[],
-            silent=True,
-        )
-        undo.callback(self._later, self._networks.detach(id))
-        return sandbox
-
-    def _later(self, work: Any) -> None:
-        """Let go of something that nobody waits for."""
-        task = asyncio.ensure_future(work)
+    def _later(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Let go of something that nobody has to wait for: with its process a task's every writer is dead."""
+        task = asyncio.create_task(work)
         self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("what a build step used cannot be cleared away: %s", error)
 
     def _write_files(
         self, directory: str, op: RunOp, host: HostConfig, hostname: str, sandbox: Sandbox, classic: bool
@@ -195,27 +194,36 @@ class Runner:
             id=id, spec=_SPEC.encode(document), rootfs=work.mounts(), seccomp=seccomp, log_driver="none"
         )
         tail = Tail.new()
+        ended: Exit | None = None
         try:
+            await self._supervisor.create(request, start=False)
+            attachment = await self._supervisor.attach(id)
             try:
-                await self._supervisor.create(request, start=False)
-                attachment = await self._supervisor.attach(id)
-                try:
-                    await self._supervisor.start(id)
-                    ended = await self._follow(id, attachment, output, tail)
-                finally:
-                    attachment.writer.close()
-            except TaskFailed as e:
-                refusal = failures.of_start(e.step, e.errno, e.message).error.message
-                raise StepFailed(op, op.args, -1, refusal=refusal if classic else e.message) from e
+                await self._supervisor.start(id)
+                ended = await self._follow(id, attachment, output, tail)
+            finally:
+                attachment.writer.close()
+        except TaskFailed as e:
+            refusal = failures.of_start(e.step, e.errno, e.message).error.message
+            raise StepFailed(op, op.args, -1, refusal=refusal if classic else e.message) from e
         finally:
-            # the task's mounts are gone when this returns: what was written is at rest
-            await asyncio.shield(asyncio.ensure_future(self._supervisor.delete(id)))
+            gone = self._later(self._supervisor.delete(id))
+            if ended is None or mounting.targets:  # it may still run, or its mounts have to be gone
+                await asyncio.shield(gone)
         if ended.status:
             raise StepFailed(op, op.args, ended.status, tail=tail.text(), oom_killed=ended.oom_killed)
 
     async def _follow(self, id: str, attachment: Attachment, output: Output, tail: Tail) -> Exit:
         """Pass the output on until its end; returns how the process ended."""
         reader = attachment.reader
+        exit_ = asyncio.ensure_future(self._supervisor.wait(id))
+        try:
+            await self._pass_on(reader, output, tail)
+            return await exit_
+        finally:
+            exit_.cancel()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, output: Output, tail: Tail) -> None:
         while head := await reader.read(8):
             if len(head) < 8:
                 head += await reader.readexactly(8 - len(head))
@@ -227,7 +235,6 @@ class Runner:
                 left -= len(data)
                 tail.add(data)
                 output(stream, data)
-        return await self._supervisor.wait(id)
 
     def _document(
         self,

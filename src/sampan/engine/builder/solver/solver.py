@@ -198,6 +198,8 @@ class Solver:
         self._images.layers.let_go(build.holder)
         for tree in build.trees.values():
             await asyncio.to_thread(tree.close)
+        if not self._builds:
+            await self._runner.idle()
         self._collect_soon()
 
     @staticmethod
