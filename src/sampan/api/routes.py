@@ -78,6 +78,10 @@ TABLE: tuple[tuple[str, str, str] | tuple[str, str, str, bool], ...] = (
     ("POST", "/images/{name}/tag", "images.tag", DETACHED),
     ("POST", "/images/prune", "images.prune", DETACHED),
     ("DELETE", "/images/{name}", "images.remove", DETACHED),
+    # builds
+    ("POST", "/build", "build.build"),
+    ("POST", "/build/prune", "build.prune", DETACHED),
+    ("POST", "/build/cancel", "build.cancel"),
     # networks
     ("GET", "/networks", "networks.list_"),
     ("GET", "/networks/", "networks.list_"),

@@ -1,7 +1,7 @@
 """The composition root: constructs the services of one engine, hands each only what it needs, and takes them down in
 reverse. It has no behaviour of its own.
 
-    Engine.open    store → events → images → networks → volumes → supervisor → containers → disk
+    Engine.open    store → events → images → networks → volumes → supervisor → containers → builder → disk
     Engine.close   the other way round; containers go on unless asked otherwise
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import AsyncExitStack
 
+from sampan.engine.builder.service import Builder
 from sampan.engine.config import EngineConfig, engine_id
 from sampan.engine.containers.service import Containers
 from sampan.engine.disk.service import Disk
@@ -35,6 +36,7 @@ class Engine:
         networks: Networks,
         volumes: Volumes,
         containers: Containers,
+        builder: Builder,
         disk: Disk,
         supervisor: Supervisor,
     ) -> None:
@@ -46,6 +48,7 @@ class Engine:
         self.networks = networks
         self.volumes = volumes
         self.containers = containers
+        self.builder = builder
         self.disk = disk
         self.supervisor = supervisor
 
@@ -73,6 +76,9 @@ class Engine:
             containers = Containers(config, store, events, images, networks, volumes)
             await containers.run(supervisor)
             await images.retain(containers.ids())
+            builder = Builder(config, store, events, images, networks, supervisor)
+            await builder.start()
+            undo.push_async_callback(builder.close)
             disk = Disk(config, store, events, images, containers, volumes)
             await disk.start()
             undo.pop_all()
@@ -85,6 +91,7 @@ class Engine:
             networks=networks,
             volumes=volumes,
             containers=containers,
+            builder=builder,
             disk=disk,
             supervisor=supervisor,
         )
@@ -105,4 +112,5 @@ class Engine:
             stack.push_async_callback(self.supervisor.close)
             stack.push_async_callback(self.supervisor.shutdown_if_idle)
             await self.disk.close()
+            await self.builder.close()
             await self.containers.close(stop_containers=stop_containers, timeout_s=self.config.shutdown_timeout_s)

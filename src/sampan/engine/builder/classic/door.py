@@ -48,7 +48,7 @@ async def build(
     tree: Tree | None = None
     try:
         if options.remote:
-            request = replace(request, **await _remote(request, options.remote, upload))
+            request = await _remote(request, options.remote, upload)
         else:
             tree = await TarTree.receive(upload, builder.scratch)
             text, ignore = await asyncio.to_thread(_dockerfile, tree, request.filename)
@@ -125,12 +125,12 @@ def _read(tree: Tree, path: str) -> bytes:
     return data
 
 
-async def _remote(request: BuildRequest, remote: str, upload: AsyncIterator[bytes]) -> dict[str, object]:
-    """The changes to a request whose context is elsewhere: a git repository, an archive, or a Dockerfile alone."""
+async def _remote(request: BuildRequest, remote: str, upload: AsyncIterator[bytes]) -> BuildRequest:
+    """The request with its context elsewhere: a git repository, an archive, or a Dockerfile alone."""
     async for _ in upload:
         pass
     if remote == "client-session":
-        return {}
+        return request
     if not remote.startswith(_SCHEMES):
         raise Internal(f"remoteURL ({remote}) could not be recognized as URL")
-    return {"contexts": {**request.contexts, "context": remote}}
+    return replace(request, contexts={**request.contexts, "context": remote})
