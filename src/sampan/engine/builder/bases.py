@@ -66,12 +66,12 @@ class Bases:
                 found = None if pull else self._local(ref, platform)
                 if found is None:
                     await self._pull(ref, platform, step)
-                    found = self._images.resolve(ref)
+                    found = self._images.resolve(ref, platform)
         return self._resolved(found, ref)
 
     def _local(self, ref: str, platform: Platform) -> Image | None:
         try:
-            found = self._images.resolve(ref)
+            found = self._images.resolve(ref, platform)
         except NotFound:
             return None
         return found if platform.runs(platforms.of(found.config)) else None

@@ -23,7 +23,7 @@ from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.buildkit.sessions import Sessions
 from sampan.engine.builder.classic.walk import Voice, Walk
 from sampan.engine.builder.definition import Definition
-from sampan.engine.builder.exporters import results
+from sampan.engine.builder.exporters.results import Result
 from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.graph.convert import convert
 from sampan.engine.builder.graph.values import Resolved, Target
@@ -31,6 +31,7 @@ from sampan.engine.builder.narrowed import Narrowed
 from sampan.engine.builder.progress import Progress, Quiet, Warning_
 from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.session import Session
+from sampan.engine.builder.solver.cache import Space
 from sampan.engine.builder.solver.solver import Solver
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
@@ -105,7 +106,8 @@ class Builder:
             found = await definition.load(request, client, progress, text)
             for warning in checking.findings(found, request):
                 progress.warning(warning)
-            targets = await self.convert(found, request, client, progress)
+            bases = self._bases(request, client, progress)
+            targets = await convert(found.dockerfile, request, bases, ignores=found.ignores)
             client.paths.update(_paths(targets))
             if request.dialect == "classic":
                 return await self._classic(targets, request, client, progress)
@@ -120,23 +122,23 @@ class Builder:
                 on_error=request.on_error,
                 entitlements=request.entitlements,
             )
-        return await results.export(self.images, targets, solved, request, client, progress)
-
-    async def convert(
-        self, found: Definition, request: BuildRequest, session: Session, progress: Progress
-    ) -> dict[Platform, Target]:
-        """The graph of a build. Raises: DockerfileError, what a pull raises."""
-        told: Callable[[Mapping[str, Any]], None] | None = getattr(progress, "pulling", None)
-        bases = Bases(
-            self.images,
-            session,
-            progress,
-            build=request.id,
-            auth=request.auth,
-            several=len(request.platforms) > 1,
-            told=told,
+        result = Result(
+            images=self.images,
+            files=self.files,
+            request=request,
+            session=client,
+            progress=progress,
+            bases=bases,
+            scratch=self.scratch,
+            targets=targets,
+            solved=solved,
         )
-        return await convert(found.dockerfile, request, bases, ignores=found.ignores)
+        return await result.export()
+
+    def _bases(self, request: BuildRequest, session: Session, progress: Progress) -> Bases:
+        told: Callable[[Mapping[str, Any]], None] | None = getattr(progress, "pulling", None)
+        several = len(request.platforms) > 1
+        return Bases(self.images, session, progress, build=request.id, auth=request.auth, several=several, told=told)
 
     async def _classic(
         self, targets: Mapping[Platform, Target], request: BuildRequest, client: Narrowed, progress: Progress
@@ -157,6 +159,25 @@ class Builder:
             yield
         finally:
             del self._running[key]
+
+    # -- the cache ----------------------------------------------------------------------------------------------
+
+    async def disk_usage(self) -> list[dict[str, Any]]:
+        """BuildCache objects of API 1.51."""
+        return await self.solver.disk_usage()
+
+    async def prune(
+        self,
+        filters: Mapping[str, Any] | None = None,
+        *,
+        all: bool = False,
+        reserved_bytes: int = 0,
+        max_used_bytes: int = 0,
+        min_free_bytes: int = 0,
+    ) -> tuple[list[str], int]:
+        """Remove records that nobody uses: (ids, bytes). Bounds: see `Space`. Raises: InvalidArgument."""
+        space = Space(reserved_bytes=reserved_bytes, max_used_bytes=max_used_bytes, min_free_bytes=min_free_bytes)
+        return await self.solver.prune(filters, all=all, space=space)
 
     # -- asking -------------------------------------------------------------------------------------------------
 

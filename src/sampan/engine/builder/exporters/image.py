@@ -1,20 +1,26 @@
-"""A result as an image of this engine: its document, its names, the events.
+"""A result as an image of this engine: its documents, its names, the events, and `push=true`.
 
-Not here: archives and directories for the client (archive.py, files.py). Invariant: the image appears with all its names
-in one transaction.
+Not here: archives and directories for the client (archive.py, files.py). Invariant: a name never means half of a result:
+of several platforms all images are there before it points to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sampan.engine.builder.request import Output
 from sampan.engine.builder.steps import Shown
+from sampan.engine.images import push
+from sampan.engine.images.platforms import Platform
 from sampan.engine.images.service import Images
+from sampan.engine.images.views import nanoseconds
 from sampan.errors import InvalidArgument
+from sampan.registry.auth import Credentials
 from sampan.spec import oci_image, reference
 from sampan.spec.reference import Reference
+
+Documents = Mapping[Platform, Mapping[str, Any]]
 
 
 def names(tags: Iterable[str], output: Output) -> list[Reference]:
@@ -31,21 +37,41 @@ def names(tags: Iterable[str], output: Output) -> list[Reference]:
 
 
 async def publish(
-    images: Images, document: Mapping[str, Any], wanted: list[Reference], step: Shown | None = None
-) -> str:
-    """Store the image and name it. Returns its id."""
-    encoded = oci_image.encode(dict(document))
-    image_id = oci_image.digest(encoded)
-    if step is None:
-        await images.publish_image(encoded, names=wanted)
-    else:
-        with step.doing("exporting layers"):
-            pass
-        with step.doing(f"writing image {image_id}"):
-            await images.publish_image(encoded, names=wanted)
-        for name in wanted:
-            with step.doing(f"naming to {name}"):
-                pass
+    images: Images, documents: Documents, wanted: Sequence[Reference], step: Shown
+) -> dict[Platform, str]:
+    """Store the images and name them. Returns their ids."""
+    encoded = {platform: oci_image.encode(dict(found)) for platform, found in documents.items()}
+    ids = {platform: oci_image.digest(raw) for platform, raw in encoded.items()}
+    with step.doing("exporting layers"):
+        pass  # they are layers already
+    *others, last = encoded
+    for platform in [*others, last]:
+        with step.doing(f"writing image {ids[platform]}"):
+            if platform is last:
+                beside = [ids[other] for other in others]
+                await images.publish_image(encoded[platform], names=wanted, beside=beside)
+            else:
+                await images.publish_image(encoded[platform])
     for name in wanted:
-        images.publish_event("tag", image_id, name.familiar())
-    return image_id
+        with step.doing(f"naming to {name}"):
+            images.publish_event("tag", ids[last], name.familiar())
+    for image_id in ids.values():
+        images.publish_event("create", image_id, image_id)
+    return ids
+
+
+async def send(images: Images, name: Reference, credentials: Credentials, step: Shown) -> None:
+    """Push one name. Raises: what a push raises."""
+    with step.doing(f"pushing {name}"):
+        wanted = push.request(images, name.familiar_name(), name.tag, None)
+        async for _ in push.push(images, wanted, credentials):
+            pass
+
+
+def metadata(output: Output) -> dict[str, str]:
+    """What the client is told beside a file."""
+    return {key: output.attrs[key] for key in ("dest",) if key in output.attrs}
+
+
+def newest_ns(configs: Iterable[Mapping[str, Any]]) -> int:
+    return max((nanoseconds(config["created"]) for config in configs if config.get("created")), default=0)

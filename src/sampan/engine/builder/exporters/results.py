@@ -2,42 +2,108 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from sampan.engine.builder.exporters import image
-from sampan.engine.builder.graph import document, names
+from sampan.engine.builder.bases import Bases
+from sampan.engine.builder.exporters import archive, files, image
+from sampan.engine.builder.files.service import Files
+from sampan.engine.builder.graph import document
 from sampan.engine.builder.graph.values import Target
 from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.progress import Progress
-from sampan.engine.builder.request import BuildRequest, Built
+from sampan.engine.builder.request import BuildRequest, Built, Output
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.state import Solved
-from sampan.engine.builder.steps import shown
+from sampan.engine.builder.steps import Shown, shown
 from sampan.engine.images.platforms import Platform
 from sampan.engine.images.service import Images
+from sampan.errors import InvalidArgument
+
+TITLES = {
+    "image": "exporting to image",
+    "docker": "exporting to docker image format",
+    "oci": "exporting to oci image format",
+    "tar": "exporting to client tarball",
+    "local": "exporting to client directory",
+}
 
 
-async def export(
-    images: Images,
-    targets: Mapping[Platform, Target],
-    solved: Mapping[Vertex, Solved],
-    request: BuildRequest,
-    session: Session,
-    progress: Progress,
-) -> Built:
-    """Write every output. Raises: InvalidArgument for an output that cannot be, what the client raises."""
-    documents = {
-        platform: document.of_target(target, solved, dialect=request.dialect, epoch_s=request.epoch_s)
-        for platform, target in targets.items()
-    }
-    made: dict[str, str] = {}
-    response: dict[str, str] = {}
-    for output in request.outputs:
-        wanted = image.names(request.tags, output)
-        with shown(progress, request.id, names.EXPORT) as step:
-            for platform, found in documents.items():
-                made[str(platform)] = await image.publish(images, found, wanted, step)
-    if made:
-        first = next(iter(made.values()))
-        response |= {"containerimage.digest": first, "containerimage.config.digest": first}
-    return Built(images=made, response=response)
+@dataclass(kw_only=True)
+class Result:
+    """What was built. documents: the image document of each platform."""
+
+    images: Images
+    files: Files
+    request: BuildRequest
+    session: Session
+    progress: Progress
+    bases: Bases
+    scratch: str
+    targets: Mapping[Platform, Target]
+    solved: Mapping[Vertex, Solved]
+    more: Mapping[str, Any] = field(default_factory=dict)  # for the documents: an inline cache
+    documents: dict[Platform, dict[str, Any]] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
+    response: dict[str, str] = field(default_factory=dict)
+
+    async def export(self) -> Built:
+        """Write every output. Raises: InvalidArgument for an output that cannot be, what the client raises."""
+        for platform, target in self.targets.items():
+            found = document.of_target(target, self.solved, dialect=self.request.dialect, epoch_s=self.request.epoch_s)
+            self.documents[platform] = {**found, **self.more.get(str(platform), {})}
+        for output in self.request.outputs:
+            if output.type == "cacheonly":
+                continue
+            if output.type not in TITLES:
+                raise InvalidArgument(f'exporter "{output.type}" could not be found')
+            with shown(self.progress, f"{self.request.id}/{output.exporter}", TITLES[output.type]) as step:
+                await self._one(output, step)
+        return Built(images=self.made, response=self.response)
+
+    async def _one(self, output: Output, step: Shown) -> None:
+        named = image.names(self.request.tags, output)
+        match output.type:
+            case "image":
+                ids = await image.publish(self.images, self.documents, named, step)
+                self.made |= {str(platform): image_id for platform, image_id in ids.items()}
+                self._answer(next(iter(ids.values())), next(iter(ids.values())))
+                if output.attrs.get("push", "").lower() in ("1", "true"):
+                    for name in named:
+                        await image.send(self.images, name, await self.bases.credentials(name.domain), step)
+            case "docker":
+                digest = await archive.docker(self.images, self.documents, named, output, self.session, step)
+                self._answer(digest, digest)
+            case "oci":
+                digest = await archive.oci(
+                    self.images, self.documents, named, output, self.session, step, scratch=self.scratch
+                )
+                self._answer(digest, "")
+            case _:
+                await self._files(output, step)
+        if named and output.type in ("image", "docker", "oci"):
+            self.response["image.name"] = ",".join(str(name) for name in named)
+
+    def _answer(self, digest: str, config: str) -> None:
+        self.response["containerimage.digest"] = digest
+        if config:
+            self.response["containerimage.config.digest"] = config
+
+    async def _files(self, output: Output, step: Shown) -> None:
+        """The file systems themselves."""
+        names = files.directory_names(list(self.targets), output)
+        trees = {}
+        for name, target in zip(names, self.targets.values()):
+            state = self.solved[target.vertex].state
+            chain_id = state.chain_id if state is not None else ""
+            trees[name] = await asyncio.to_thread(self.files.layers, chain_id)
+        tree = files.Exported(trees, self.request.epoch_s)
+        try:
+            if output.type == "tar":
+                await files.tar(self.images, tree, output, self.session, step)
+            else:
+                await files.local(tree, output, self.session, step)
+        finally:
+            await asyncio.to_thread(tree.close)
