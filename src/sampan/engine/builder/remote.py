@@ -1,13 +1,61 @@
-"""A main context that is a URL: an archive, a Dockerfile alone, or a git repository, and where its Dockerfile is then."""
+"""A main context that is a URL: a git repository, an archive, or a Dockerfile alone, and where its Dockerfile is then."""
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
+from sampan.engine.builder import definition
+from sampan.engine.builder.graph import contexts
 from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.solver.solver import Solver
+from sampan.engine.builder.trees import Tree
+from sampan.engine.images.streams import MAGIC
+from sampan.errors import Internal
+
+_USTAR_AT = 257
+_HEAD_BYTES = 512
 
 
 async def localised(request: BuildRequest, client: Narrowed, progress: Progress, solver: Solver) -> BuildRequest:
-    """The request with the Dockerfile of its remote context, if that has one. Raises: Internal, what a download raises."""
-    return request
+    """The request with the Dockerfile of its remote context, unless it has one. Raises: Internal, what a download raises."""
+    source = contexts.parse(request.contexts.get(contexts.MAIN, "local:context"))
+    if source.kind not in ("git", "http"):
+        return request
+
+    async def tree(vertex: Vertex) -> Tree:
+        solved = await solver.solve([vertex], session=client, progress=progress)
+        found = solved[vertex].tree
+        assert found is not None
+        return found
+
+    if source.kind == "http":
+        download = contexts.http(source.value)
+        name = download.filename
+        head = await asyncio.to_thread(_head, await tree(download), name)
+        if not is_archive(head):
+            changed = {**request.contexts, contexts.MAIN: f"http-file:{source.value}"}
+            text = await asyncio.to_thread(definition.read, await tree(download), name)
+            return replace(request, contexts=changed, dockerfile=request.dockerfile or text)
+    if request.dockerfile is not None:
+        return request
+    keep = (request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR") or "").lower() in ("1", "true")
+    files = await tree(contexts.remote_tree(source, keep_git_dir=keep))
+    text = await asyncio.to_thread(definition.read, files, request.filename)
+    if text is None:
+        raise Internal(f"failed to read dockerfile: open {request.filename}: no such file or directory")
+    return replace(request, dockerfile=text)
+
+
+def _head(tree: Tree, name: str) -> bytes:
+    with tree.open(name) as file:
+        return file.read(_HEAD_BYTES)
+
+
+def is_archive(head: bytes) -> bool:
+    """Whether a file that begins so is a tar archive, compressed or not."""
+    compressed = any(head.startswith(magic) for magic in MAGIC.values())
+    return compressed or head[_USTAR_AT : _USTAR_AT + 5] == b"ustar"

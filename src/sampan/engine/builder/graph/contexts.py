@@ -17,6 +17,7 @@ from sampan.errors import InvalidArgument
 from sampan.spec import reference
 
 MAIN = "context"
+UNNAMED = "download"  # a downloaded file whose URL names none
 IMAGES = ("docker-image", "oci-layout")
 _GIT_HTTP = re.compile(r"https?://[^#?]*\.git(?:[#?].*)?")
 _GIT_SCP = re.compile(r"[\w.-]+@[\w.-]+:(?!//).+")
@@ -24,7 +25,7 @@ _GIT_SCP = re.compile(r"[\w.-]+@[\w.-]+:(?!//).+")
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A context's kind (docker-image oci-layout local input git http) and its value."""
+    """A context's kind (docker-image oci-layout local input git http http-file) and its value."""
 
     kind: str
     value: str
@@ -32,7 +33,7 @@ class Named:
 
 def parse(text: str) -> Named:
     """Raises: InvalidArgument for a scheme that is none of ours."""
-    for kind in (*IMAGES, "local", "input"):
+    for kind in (*IMAGES, "local", "input", "http-file"):
         for mark in (f"{kind}://", f"{kind}:"):
             if text.startswith(mark):
                 return Named(kind, text.removeprefix(mark))
@@ -85,11 +86,13 @@ def http(text: str, *, checksum: str = "", name: str = "") -> HttpOp:
     """A URL as a vertex; the file is called as the URL's path ends."""
     path = re.split(r"[?#]", text.partition("://")[2])[0].partition("/")[2]
     label = Label(name=name or f"[internal] load remote build context {text}", internal=not name)
-    return HttpOp(url=text, checksum=checksum, filename=path.rpartition("/")[2], label=label)
+    return HttpOp(url=text, checksum=checksum, filename=path.rpartition("/")[2] or UNNAMED, label=label)
 
 
 def remote_tree(source: Named, *, keep_git_dir: bool = False) -> Vertex:
-    """A checkout, or the unpacked tree of an archive."""
+    """A checkout, the unpacked tree of an archive, or (`http-file`) a download as it is."""
     if source.kind == "git":
         return git(source.value, keep_git_dir=keep_git_dir)
+    if source.kind == "http-file":
+        return http(source.value)
     return ArchiveOp(source=http(source.value), label=Label(name=f"extract {source.value}", internal=True))

@@ -116,11 +116,9 @@ def _remote(stage: Stage, instruction: i.Add, source: str) -> Copy:
         patterns: tuple[str, ...] = ("/",)
     else:
         tree = contexts.http(source, checksum=instruction.checksum, name=name)
-        if not tree.filename:
-            if instruction.destination.endswith("/"):
-                raise DockerfileError(f"cannot determine filename from url: {source}", [instruction.range])
-            tree = contexts.http(f"{source}", checksum=instruction.checksum, name=name)
-        patterns = (tree.filename or "download",)
+        if tree.filename == contexts.UNNAMED and instruction.destination.endswith("/"):
+            raise DockerfileError(f"cannot determine filename from url: {source}", [instruction.range])
+        patterns = (tree.filename,)
     return Copy(
         source=tree,
         patterns=patterns,
