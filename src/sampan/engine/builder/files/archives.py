@@ -114,18 +114,7 @@ class _Unpacking:
         kind = _KINDS.get(header.type)
         if kind is None:
             raise InvalidArgument(f'unhandled tar header type {header.type[0]} of "{header.name}"')
-        entry = Entry(
-            path=path,
-            kind=kind,
-            mode=header.mode & 0o7777,
-            uid=header.uid,
-            gid=header.gid,
-            size=header.size_bytes,
-            mtime_ns=header.mtime_ns,
-            link=header.link,
-            device=header.device,
-            xattrs=header.xattrs,
-        )
+        entry = _entry(header, kind, path)
         if not path:
             if kind != "d":
                 raise InvalidArgument(f'invalid entry name "{header.name}"')
@@ -174,6 +163,8 @@ class _Unpacking:
                 return
             self._clear(parent, name, "f")
             os.link(base, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+            if stat.S_ISREG(own.st_mode):
+                self._target.redress(_entry(header, "f", ""), parent, name)
         finally:
             os.close(source)
 
@@ -183,7 +174,7 @@ class _Unpacking:
             self.close()
             fd = self._target.directory(path)
             self._parent = (path, fd)
-            self._target.touch(fd)
+            self._target.touch(path, fd)
         return self._parent[1]
 
     def _clear(self, parent: int, name: str, kind: str) -> None:
@@ -195,6 +186,21 @@ class _Unpacking:
             os.unlink(name, dir_fd=parent)
         elif kind != "d":
             shutil.rmtree(name, dir_fd=parent)
+
+
+def _entry(header: tar.Entry, kind: str, path: str) -> Entry:
+    return Entry(
+        path=path,
+        kind=kind,
+        mode=header.mode & 0o7777,
+        uid=header.uid,
+        gid=header.gid,
+        size=header.size_bytes,
+        mtime_ns=header.mtime_ns,
+        link=header.link,
+        device=header.device,
+        xattrs=header.xattrs,
+    )
 
 
 def _status(directory: int, name: str) -> os.stat_result | None:

@@ -20,8 +20,7 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from sampan.engine.builder.files import archives, content, modes, owners
 from sampan.engine.builder.files.selection import Item, select
@@ -63,31 +62,22 @@ def _execute(
     owner = None if action.owner is None else owners.resolve(root_fd, action.owner)
     if isinstance(action, Mkdir):
         look = Look(owner=owner, latest_ns=latest_ns)
-        with _closing(Target(root_fd, look, action.mode & 0o7777)) as target:
-            os.close(_directory(target, action.path))
-            return target.finish(time_ns)
+        target = Target(root_fd, look, action.mode & 0o7777)
+        os.close(_directory(target, action.path))
+        return target.finish(time_ns)
     change = modes.parse(action.chmod) if action.chmod else None
     mode = None if change is None else lambda entry: change(entry.mode, entry.kind == "d")
     look = Look(owner=owner, mode=mode, latest_ns=latest_ns)
     implied = change(MADE_MODE, True) if change is not None and action.chmod.isdigit() else MADE_MODE
-    with _closing(Target(root_fd, look, implied)) as target:
-        if isinstance(action, Mkfile):
-            _make_file(target, root_fd, action, time_ns)
-        else:
-            tree = trees[action.source]
-            for item in select(tree, action):
-                if not (action.unpack and _unpack(target, root_fd, tree, item, action, look)):
-                    _copy(target, root_fd, tree, item, action)
-        return target.finish(time_ns)
-
-
-@contextmanager
-def _closing(target: Target) -> Iterator[Target]:
-    """Close the target's descriptors whatever happens."""
-    try:
-        yield target
-    finally:
-        target.close()
+    target = Target(root_fd, look, implied)
+    if isinstance(action, Mkfile):
+        _make_file(target, root_fd, action, time_ns)
+    else:
+        tree = trees[action.source]
+        for item in select(tree, action):
+            if not (action.unpack and _unpack(target, root_fd, tree, item, action, look)):
+                _copy(target, root_fd, tree, item, action)
+    return target.finish(time_ns)
 
 
 def _clean(path: str) -> str:
@@ -118,7 +108,7 @@ def _copy(target: Target, root_fd: int, tree: Tree, item: Item, action: Copy) ->
     try:
         Merge(target, tree, fd, name=dest.rstrip("/")).run(item.inside, fresh=False)
         if item.entry is not None and not item.chosen:
-            target.retime(fd, item.entry.mtime_ns)
+            target.retime(dest, fd, item.entry.mtime_ns)
     finally:
         os.close(fd)
 
@@ -131,7 +121,7 @@ def _put(target: Target, root_fd: int, tree: Tree, entry: Entry, dest: str, name
         parent, base = _final(root_fd, dest)
     fd = _directory(target, parent)
     try:
-        target.touch(fd)
+        target.touch(parent, fd)
         try:
             target.put(entry, fd, base, lambda out: content.write(tree, entry.path, out), over=True)
         except IsADirectoryError:
@@ -150,7 +140,7 @@ def _make_file(target: Target, root_fd: int, action: Mkfile, time_ns: int) -> No
         parent, base = _final(root_fd, dest)
     fd = _directory(target, parent)
     try:
-        target.touch(fd)
+        target.touch(parent, fd)
         try:
             target.put(entry, fd, base, lambda out: content.write_all(out, action.data), over=True)
         except IsADirectoryError:
@@ -197,12 +187,14 @@ def _unpack(target: Target, root_fd: int, tree: Tree, item: Item, action: Copy, 
         return False
     if not archives.is_archive(tree, item.path, root_fd):
         return False
-    fd = _directory(target, _clean(action.dest))
+    look = Look(owner=look.owner, latest_ns=look.latest_ns)
+    outside = Target(root_fd, look)
+    fd = _directory(outside, _clean(action.dest))
     try:
-        inside = Target(fd, Look(owner=look.owner, latest_ns=look.latest_ns), implied_owner=(0, 0))
-        with _closing(inside):
-            archives.unpack(tree, item.path, inside, fd)
-            target.newest_ns = max(target.newest_ns, inside.finish(target.newest_ns))
+        inside = Target(fd, look, implied_owner=(0, 0))
+        archives.unpack(tree, item.path, inside, fd)
+        outside.newest_ns = inside.finish(item.entry.mtime_ns)
     finally:
         os.close(fd)
+    target.newest_ns = max(target.newest_ns, outside.finish())
     return True

@@ -40,9 +40,7 @@ def parse(text: str) -> Change:
     for clause in text.split(","):
         match = _CLAUSE.match(clause)
         if match is None:
-            raise InvalidArgument(
-                f'invalid chmod parameter: "{text}": it should be an octal string between 0 and 07777, or a symbolic mode'
-            )
+            raise InvalidArgument("invalid syntax")  # all that BuildKit says
         who = 0
         for letter in match[1] or "a":
             who |= _WHO[letter]

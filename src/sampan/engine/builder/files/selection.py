@@ -96,7 +96,7 @@ class _Selection:
         """Paths below a directory that match, in the order of a walk."""
         expression = wildcards.compiled(pattern)
         if expression is None:
-            raise InvalidArgument(f"invalid pattern {written}: syntax error in pattern")
+            raise InvalidArgument(f"invalid includepatterns: [{written}]: syntax error in pattern")
         base = self._real(above, self._copy.follow) if above else ""
         found = [path for path, _ in self._below(base) if expression.match(path)]
         prefix = f"{base}/" if base else ""

@@ -16,8 +16,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from sampan.engine.builder.files import content
@@ -27,6 +26,7 @@ from sampan.linux import saferoot
 
 MADE_MODE = 0o755
 _LINKS = 40
+Inode = tuple[int, int]
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOREIGN_XATTRS = ("trusted.overlay.", "user.overlay.")
@@ -43,6 +43,10 @@ class Look:
 
     def time(self, mtime_ns: int) -> int:
         return mtime_ns if self.latest_ns is None or mtime_ns < self.latest_ns else self.latest_ns
+
+
+def _inode(status: os.stat_result) -> Inode:
+    return status.st_dev, status.st_ino
 
 
 def thread_umask() -> int:
@@ -66,8 +70,10 @@ class Target:
         self._implied_mode = implied_mode
         self._implied_owner = implied_owner or look.owner or (0, 0)
         self._umask = thread_umask()
-        self._kept: dict[tuple[int, int], tuple[int, int]] = {}  # inode → directory, the time that it gets in the end
-        self._made: dict[tuple[int, int], int] = {}  # directories made on the way
+        self._kept: dict[
+            Inode, tuple[str, int]
+        ] = {}  # directories that were there → path, the time they get in the end
+        self._made: dict[Inode, str] = {}  # directories made on the way
         self.newest_ns = 0  # of what was written
 
     # -- directories ----------------------------------------------------------------------------------------------
@@ -91,8 +97,8 @@ class Target:
                 try:
                     fd = saferoot.open_in_root(self._root, here, _DIRECTORY)
                 except FileNotFoundError:
-                    self.touch(above)
-                    fd = self._make(above, part)
+                    self.touch("/".join(parts[:index]), above)
+                    fd = self._make(above, part, here)
                     if fd < 0:  # a dangling link: what it names is made
                         link = os.readlink(part, dir_fd=above)
                         before = "" if link.startswith("/") else "/".join(parts[:index]) + "/"
@@ -104,7 +110,7 @@ class Target:
             os.close(above)
             raise
 
-    def _make(self, parent_fd: int, name: str) -> int:
+    def _make(self, parent_fd: int, name: str, path: str) -> int:
         """One directory that is missing; -1 when something else has its name."""
         try:
             os.mkdir(name, 0o700, dir_fd=parent_fd)
@@ -115,42 +121,46 @@ class Target:
         if uid or gid:
             os.fchown(fd, uid, gid)
         os.fchmod(fd, self._implied_mode)
-        status = os.fstat(fd)
-        self._made[status.st_dev, status.st_ino] = os.dup(fd)
+        self._made[_inode(os.fstat(fd))] = path
         return fd
 
-    def touch(self, fd: int) -> None:
-        """Something will be made in the directory `fd`; remember its times."""
+    def touch(self, path: str, fd: int) -> None:
+        """Something will be made in the directory `fd`, which is at `path`; remember its times."""
         status = os.fstat(fd)
-        key = (status.st_dev, status.st_ino)
+        key = _inode(status)
         if key not in self._kept and key not in self._made:
-            self._kept[key] = (os.dup(fd), status.st_mtime_ns)
+            self._kept[key] = (path, status.st_mtime_ns)
 
-    def retime(self, fd: int, mtime_ns: int) -> None:
+    def retime(self, path: str, fd: int, mtime_ns: int) -> None:
         """The directory `fd` gets this time in the end."""
         mtime_ns = self._look.time(mtime_ns)
-        status = os.fstat(fd)
-        key = (status.st_dev, status.st_ino)
-        held = self._made.pop(key, -1)
-        if held < 0:
-            held = self._kept[key][0] if key in self._kept else os.dup(fd)
-        self._kept[key] = (held, mtime_ns)
+        key = _inode(os.fstat(fd))
+        self._made.pop(key, None)
+        self._kept[key] = (path, mtime_ns)
         self.newest_ns = max(self.newest_ns, mtime_ns)
 
     def finish(self, otherwise_ns: int = 0) -> int:
         """Set the times of directories that were touched or made; the newest time that was written, or `otherwise_ns`."""
         newest = self.newest_ns or self._look.time(otherwise_ns)
-        for fd in self._made.values():
-            os.utime(fd, ns=(newest, newest))
-        for fd, mtime_ns in self._kept.values():
-            os.utime(fd, ns=(mtime_ns, mtime_ns))
-        self.close()
+        for key, path in self._made.items():
+            self._set_time(key, path, newest)
+        for key, (path, mtime_ns) in self._kept.items():
+            self._set_time(key, path, mtime_ns)
+        self._made, self._kept = {}, {}
         return newest
 
-    def close(self) -> None:
-        for fd in (*self._made.values(), *(fd for fd, _ in self._kept.values())):
+    def _set_time(self, key: Inode, path: str, mtime_ns: int) -> None:
+        try:
+            fd = saferoot.open_in_root(self._root, path, _DIRECTORY)
+        except OSError as e:
+            if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return  # a later entry took its place
+            raise
+        try:
+            if _inode(os.fstat(fd)) == key:
+                os.utime(fd, ns=(mtime_ns, mtime_ns))
+        finally:
             os.close(fd)
-        self._made, self._kept = {}, {}
 
     # -- one entry ------------------------------------------------------------------------------------------------
 
@@ -219,6 +229,14 @@ class Target:
             os.unlink(name, dir_fd=parent_fd)
             os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
 
+    def redress(self, entry: Entry, parent_fd: int, name: str) -> None:
+        """Owner, mode and time of a file that is there; never of what a link names."""
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent_fd)
+        try:
+            self.dress(entry, fd)
+        finally:
+            os.close(fd)
+
     def make_directory(self, parent_fd: int, name: str) -> bool:
         """True: made, with mode 0700 until `dress`; False: a directory was there. Raises: NotADirectoryError."""
         try:
@@ -230,10 +248,14 @@ class Target:
         return True
 
     def dress(self, entry: Entry, fd: int) -> None:
-        """Owner, mode, attributes and times of a directory, after everything in it was made."""
+        """Owner, mode, attributes and times; of a directory after everything in it was made."""
         look = self._look
         uid, gid = look.owner or (entry.uid, entry.gid)
         mtime_ns = look.time(entry.mtime_ns)
+        if self._kept or self._made:
+            key = _inode(os.fstat(fd))
+            self._kept.pop(key, None)
+            self._made.pop(key, None)
         os.fchown(fd, uid, gid)
         os.fchmod(fd, entry.mode if look.mode is None else look.mode(entry))
         if entry.xattrs:
@@ -288,7 +310,7 @@ class Merge:
             fd = saferoot.open_in_root(self._base, path, _DIRECTORY | os.O_NOFOLLOW, xdev=False)
             try:
                 if not path and inside:
-                    self._target.touch(fd)
+                    self._target.touch(self._name, fd)
                 for here, found in inside:
                     self._put(here, found, fd, path not in new, own, new)
                     if found.kind == "d":
@@ -335,21 +357,11 @@ def unfold(tree: Tree, scratch: str | None) -> str:
         fd = os.open(path, _DIRECTORY)
         try:
             target = Target(fd, Look())
-            with closing(target):
-                Merge(target, tree, fd).run(sorted(tree.entries().items()), fresh=True)
-                target.finish()
+            Merge(target, tree, fd).run(sorted(tree.entries().items()), fresh=True)
+            target.finish()
         finally:
             os.close(fd)
     except BaseException:
         remove(path)
         raise
     return path
-
-
-@contextmanager
-def closing(target: Target) -> Iterator[Target]:
-    """Close the target's descriptors whatever happens."""
-    try:
-        yield target
-    finally:
-        target.close()
