@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +40,7 @@ from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.errors import InvalidArgument, SampanError
+from sampan.spec.dockerfile.checks import CheckWarning
 from sampan.supervisor.client import Supervisor
 
 EPOCH = "SOURCE_DATE_EPOCH"
@@ -104,10 +105,8 @@ class Builder:
         text = await definition.text(request, client, progress)
         with located(text[0], request.filename):
             found = await definition.load(request, client, progress, text)
-            for warning in checking.findings(found, request):
-                progress.warning(warning)
             bases = self._bases(request, client, progress)
-            targets = await convert(found.dockerfile, request, bases, ignores=found.ignores)
+            targets = await self._graph(found, request, bases, progress)
             client.paths.update(_paths(targets))
             if request.dialect == "classic":
                 return await self._classic(targets, request, client, progress)
@@ -134,6 +133,23 @@ class Builder:
             solved=solved,
         )
         return await result.export()
+
+    async def _graph(
+        self, found: Definition, request: BuildRequest, bases: Bases, progress: Progress
+    ) -> dict[Platform, Target]:
+        """The targets; tells of findings on the way, also when there is no graph. Raises: DockerfileError."""
+        if request.dialect == "classic":
+            return await convert(found.dockerfile, request, bases, ignores=found.ignores)
+        targets: dict[Platform, Target] | None = None
+        seen: list[CheckWarning] = []
+        try:
+            targets = await convert(found.dockerfile, request, bases, ignores=found.ignores)
+        finally:
+            seen = checking.findings(found, request, targets.values() if targets is not None else None)
+            for warning in checking.warnings(found, seen):
+                progress.warning(warning)
+        checking.insist(found, request, seen)
+        return targets
 
     def _bases(self, request: BuildRequest, session: Session, progress: Progress) -> Bases:
         told: Callable[[Mapping[str, Any]], None] | None = getattr(progress, "pulling", None)
@@ -183,23 +199,31 @@ class Builder:
 
     async def check(self, request: BuildRequest, session: Session) -> list[Warning_]:
         """The findings of the build checks, nothing is built (`--check`). Raises: DockerfileError."""
-        return checking.findings(await self._definition(request, session), request, all=True)
+        request = with_epoch(request)
+        async with self._reading(request, session) as (found, client):
+            bases = self._bases(request, client, Quiet())
+            targets = await convert(found.dockerfile, request, bases, ignores=found.ignores)
+            return checking.warnings(found, checking.findings(found, request, targets.values()))
 
     async def outline(self, request: BuildRequest, session: Session) -> dict[str, Any]:
-        """What a target takes: arguments, secrets, keys, cache mounts (`--call=outline`)."""
-        return checking.outline(await self._definition(request, session), request)
+        """What a target takes: arguments, secrets, keys (`--call=outline`)."""
+        async with self._reading(request, session) as (found, _):
+            return checking.outline(found, request)
 
     async def targets(self, request: BuildRequest, session: Session) -> dict[str, Any]:
         """The stages that can be built (`--call=targets`)."""
-        return checking.targets(await self._definition(request, session))
+        async with self._reading(request, session) as (found, _):
+            return checking.targets(found)
 
-    async def _definition(self, request: BuildRequest, session: Session) -> Definition:
+    @asynccontextmanager
+    async def _reading(self, request: BuildRequest, session: Session) -> AsyncIterator[tuple[Definition, Narrowed]]:
+        """The definition of a build that will not be."""
         client = Narrowed(session, Quiet())
         try:
             request = await remote.localised(request, client, Quiet(), self.solver)
             text = await definition.text(request, client, Quiet())
             with located(text[0], request.filename):
-                return await definition.load(request, client, Quiet(), text)
+                yield await definition.load(request, client, Quiet(), text), client
         finally:
             await self.solver.release(client)
 

@@ -85,7 +85,7 @@ class _Conversion:
         common = self._common(needed, triggers)
         for index in needed:
             common.stages[index] = self._stage(common, index, bases[index], triggers.get(index, []), target.index)
-        return self._target(common, common.stages[target.index], needed)
+        return self._target(common, common.stages[target.index], needed, bases)
 
     # -- what stands below the stages ---------------------------------------------------------------------------
 
@@ -300,7 +300,7 @@ class _Conversion:
 
     # -- the result -----------------------------------------------------------------------------------------------
 
-    def _target(self, common: Common, stage: Stage, needed: Sequence[int]) -> Target:
+    def _target(self, common: Common, stage: Stage, needed: Sequence[int], bases: Mapping[int, Base]) -> Target:
         request = self.request
         config = dict(stage.config)
         if not self.classic and request.labels:
@@ -321,7 +321,15 @@ class _Conversion:
             steps=tuple(steps),
             unused_args=tuple(sorted(unused)),
             paths={name: tuple(sorted(paths)) for name, paths in common.paths.items()},
+            stages=tuple(needed),
+            environments={index: self._environment(bases[index]) for index in needed if bases[index].image},
         )
+
+    def _environment(self, base: Base) -> dict[str, str]:
+        """What the image of a base sets."""
+        env = (self.images[base.image, base.platform].config.get("config") or {}).get("Env") or []
+        pairs = (entry.partition("=") for entry in env)
+        return {args.PATH.partition("=")[0]: "", **{name: value for name, _, value in pairs}}
 
 
 def replace_range(stage: Written, source: reach.Source) -> Written:

@@ -75,7 +75,8 @@ class Target:
     """The stage to build for one platform. vertex: its file system. config: the `config` object of the image document.
 
     base: the image below all of it, None for scratch. steps: of all stages, in the order of the file, in the classic dialect.
-    paths: what is used of each local context; "/" is all of it.
+    paths: what is used of each local context; "/" is all of it. stages: those it is made from, by number.
+    environments: what the base images of stages set, by number of the stage.
     """
 
     vertex: Vertex
@@ -87,3 +88,5 @@ class Target:
     steps: tuple[ClassicStep, ...] = ()
     unused_args: tuple[str, ...] = ()
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stages: tuple[int, ...] = ()
+    environments: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
