@@ -9,10 +9,12 @@ sched_setattr(2).
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import ctypes
 import os
 import select
 import struct
+from collections.abc import Callable
 from signal import SIGKILL
 from typing import Any
 
@@ -83,6 +85,12 @@ def fork() -> int:
     if pid < 0:
         fail()
     return pid
+
+
+# `signal.signal` and `getsignal` are these behind two enums, whose code a fork would copy into memory of its own
+set_handler: Callable[[int, Any], Any] = _signal.signal
+get_handler: Callable[[int], Any] = _signal.getsignal
+SIG_DFL, SIG_IGN = 0, 1  # what they are there
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:

@@ -5,7 +5,7 @@
       seccomp/<sha256>.bpf  compiled filters
       tasks/<id>/           0700, the OCI bundle of one task
         config.json         the OCI spec as received
-        shim.json           {"version", "pid", "boot_id", "cgroup"}: written before anything exists that would have to be cleaned up
+        shim.json           {"version", "boot_id", "cgroup"}: written before anything exists that would have to be cleaned up
         state.json          the runtime's state, once created
         shim.sock           control, attach, exec
         exit.json           {"status", "exited_at_ns", "oom_killed"}: the last word; written before anybody is told
@@ -17,6 +17,7 @@ be longer.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -33,6 +34,7 @@ def task_dir(exec_root: str, id: str) -> str:
     return f"{exec_root}/tasks/{id}"
 
 
+@functools.cache
 def boot_id() -> str:
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
@@ -57,10 +59,11 @@ def write(path: str, data: bytes, *, durable: bool = False) -> None:
     os.rename(temporary, path)
 
 
-def write_shim(directory: str, pid: int, spec: dict[str, Any]) -> None:
-    """Say who looks after the task, and what will have to be cleaned up."""
-    cgroup = spec.get("linux", {}).get("cgroupsPath", "")
-    write_json(f"{directory}/shim.json", {"version": VERSION, "pid": pid, "boot_id": boot_id(), "cgroup": cgroup})
+def write_shim(directory: str, spec: Any) -> None:
+    """Say what will have to be cleaned up of a task with the OCI spec `spec`."""
+    linux = spec.get("linux") if isinstance(spec, dict) else None
+    cgroup = linux.get("cgroupsPath") if isinstance(linux, dict) else None
+    write_json(f"{directory}/shim.json", {"version": VERSION, "boot_id": boot_id(), "cgroup": cgroup or ""})
 
 
 def read_filter(path: str) -> bytes | None:

@@ -144,14 +144,16 @@ class Tasks:
             raise InvalidArgument(f"invalid task id: {id!r}")
         if id in self._tasks:
             raise Conflict(f"task {id} exists already")
+        decoded = _decode(spec)
         if not request["runtime"]:
-            _check(spec)
+            _check(decoded)
         task = self._tasks[id] = Task(id)
         directory = layout.task_dir(self._exec_root, id)
         try:
             os.mkdir(directory, 0o700)
             os.mkdir(f"{directory}/rootfs", 0o700)
             layout.write(f"{directory}/config.json", spec)
+            layout.write_shim(directory, decoded)
             making = asyncio.get_running_loop().create_task(self._ask_new_shim(task, request))
             try:
                 await asyncio.shield(making)
@@ -327,11 +329,17 @@ class Tasks:
         await self._bury(task)
 
 
-def _check(spec: bytes) -> None:
-    """Validate a config.json for our own runtime. Raises: InvalidArgument for no JSON, TaskFailed naming field and reason."""
+def _decode(spec: bytes) -> Any:
+    """Read a config.json. Raises InvalidArgument."""
     try:
-        validate(msgspec.json.decode(spec))
+        return msgspec.json.decode(spec)
     except msgspec.DecodeError as e:
         raise InvalidArgument(f"invalid config.json: {e}") from e
+
+
+def _check(spec: Any) -> None:
+    """Validate a spec for our own runtime. Raises: TaskFailed naming field and reason."""
+    try:
+        validate(spec)
     except InvalidSpec as e:
         raise wire.TaskFailed(e.step, e.errno, e.message) from e

@@ -11,20 +11,22 @@ supervisor is gone; the zygote goes too, its shims stay.
 
 from __future__ import annotations
 
+import _socket
 import encodings.ascii
 import gc
 import os
 import resource
 import signal
-import socket
 import sys
 
 from sampan.linux import process, seccomp
 from sampan.runtime.warm import warm
 from sampan.supervisor import title
 from sampan.supervisor.shim import main as shim
+from sampan.supervisor.shim import rehearsal
 
 SOCKET_FD = 3
+_ROOM_FOR_ONE = _socket.CMSG_SPACE(4)
 _PRELOADED = (encodings.ascii, seccomp)  # imported at first use otherwise: late, or even inside a container
 
 
@@ -35,24 +37,27 @@ def main() -> None:
     # the supervisor raised its own soft limit; containers inherit what the supervisor was given
     resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     process.prctl(process.PR_SET_DUMPABLE, 0)
-    title.set_title(f"sampan-zygote {exec_root}")
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps shims
-    peer = socket.socket(fileno=SOCKET_FD)
-    peer.set_inheritable(False)
+    os.set_inheritable(SOCKET_FD, False)
+    peer = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, SOCKET_FD)
     warm()
+    rehearsal.rehearse(exec_root)
+    title.set_title(f"sampan-zygote {exec_root}")
+    process.set_handler(signal.SIGCHLD, process.SIG_IGN)  # the kernel reaps shims
     gc.collect()
     gc.disable()
+    rehearsal.fill_gaps()
     gc.freeze()
     while True:
-        message, descriptors, _, _ = socket.recv_fds(peer, 1, 1)
+        message, rights, _, _ = peer.recvmsg(1, _ROOM_FOR_ONE, _socket.MSG_CMSG_CLOEXEC)
         if not message:
             return
-        if not descriptors:
+        if not rights:
             continue
+        control = int.from_bytes(rights[0][2], sys.byteorder)
         if process.fork() == 0:
             peer.close()
-            shim.run(exec_root, socket.socket(fileno=descriptors[0]))
-        os.close(descriptors[0])
+            shim.run(exec_root, control)
+        os.close(control)
 
 
 if __name__ == "__main__":

@@ -19,22 +19,25 @@ Source: clone(2) "CLONE_PARENT", prctl(2) "PR_SET_PDEATHSIG".
 
 from __future__ import annotations
 
+import _socket
 import array
 import os
-import socket
+import select
 import sys
 from signal import SIGKILL
 from typing import Any, NoReturn
 
-from sampan.errors import InvalidArgument
+from sampan.errors import InvalidArgument, SampanError
 from sampan.linux import cgroups, process
 from sampan.runtime import container as runtime
+from sampan.runtime import warm
 from sampan.runtime.failure import RuntimeFailure
 from sampan.runtime.steps.process import close_others
 from sampan.supervisor import layout, title, wire
 
 _PIECE_BYTES = 16 * 1024
 _FDS_LIMIT = 3
+_QUIET_MS = 2
 
 
 class Creator:
@@ -44,16 +47,16 @@ class Creator:
         self._exec_root = exec_root
         self._peer = self._fork()
 
-    def _fork(self) -> socket.socket:
+    def _fork(self) -> _socket.socket:
         shim = os.getpid()
-        ours, theirs = socket.socketpair()
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
         if process.fork() == 0:
             _run(self._exec_root, shim, theirs)
         theirs.close()
         return ours
 
-    def create(self, request: dict[str, Any], stdio: tuple[int, int, int] | None) -> runtime.Container:
-        """Have the container of tasks/<id>/config.json made. Raises TaskFailed, InvalidArgument, Internal."""
+    def ask(self, request: dict[str, Any], stdio: tuple[int, int, int] | None) -> None:
+        """Have the container of tasks/<id>/config.json made; `answer` or `undo` must follow. Raises OSError."""
         message = {key: request[key] for key in ("id", "rootfs", "seccomp")}
         try:
             _send(self._peer, message, stdio or ())
@@ -61,16 +64,26 @@ class Creator:
             self._peer.close()
             self._peer = self._fork()
             _send(self._peer, message, stdio or ())
+
+    def answer(self, id: str) -> runtime.Container:
+        """Wait for the container that was asked for. Raises TaskFailed, InvalidArgument, Internal, with nothing left."""
         try:
             answer, fds = _receive(self._peer)
         except EOFError:
-            _clear(layout.task_dir(self._exec_root, request["id"]))
+            _clear(layout.task_dir(self._exec_root, id))
             raise wire.TaskFailed("create", 0, "the process that made the container was killed") from None
         finally:
             self.dismiss()
         if "error" in answer:
             raise wire.error_from_wire(answer["error"])
         return runtime.Container.take_over(answer["ok"], fds)
+
+    def undo(self, id: str) -> None:
+        """Take back what was asked for."""
+        try:
+            self.answer(id).delete()
+        except SampanError:
+            pass
 
     def dismiss(self) -> None:
         """It has done its work, or is not needed; it ends."""
@@ -101,7 +114,7 @@ def _clear(directory: str) -> None:
 # ── the creator's side ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _run(exec_root: str, shim: int, peer: socket.socket) -> NoReturn:
+def _run(exec_root: str, shim: int, peer: _socket.socket) -> NoReturn:
     """Wait for the one request, make the container, hand it over, end."""
     try:
         process.prctl(process.PR_SET_PDEATHSIG, SIGKILL)
@@ -109,7 +122,8 @@ def _run(exec_root: str, shim: int, peer: socket.socket) -> NoReturn:
         title.set_title(f"sampan-creator (waiting) {exec_root}")
         process.set_name("sampan-creator")
         if os.getppid() == shim:
-            _serve(exec_root, shim, peer)
+            _prepare(peer)
+            _serve(exec_root, peer)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -117,7 +131,15 @@ def _run(exec_root: str, shim: int, peer: socket.socket) -> NoReturn:
         os._exit(0)
 
 
-def _serve(exec_root: str, shim: int, peer: socket.socket) -> None:
+def _prepare(peer: _socket.socket) -> None:
+    """Use a quiet moment to get the pages that the work will write to: a third of its time, otherwise."""
+    requests: Any = select.poll()
+    requests.register(peer.fileno(), select.POLLIN)
+    if not requests.poll(_QUIET_MS):
+        warm.once()
+
+
+def _serve(exec_root: str, peer: _socket.socket) -> None:
     try:
         request, stdio = _receive(peer)
     except EOFError:
@@ -125,7 +147,7 @@ def _serve(exec_root: str, shim: int, peer: socket.socket) -> None:
     title.set_title(f"sampan-creator {request['id'][:12]} {exec_root}")
     fds: list[int] = []
     try:
-        values, fds = _create(request, layout.task_dir(exec_root, request["id"]), shim, stdio)
+        values, fds = _create(request, layout.task_dir(exec_root, request["id"]), stdio)
         answer: dict[str, Any] = {"ok": values}
     except RuntimeFailure as e:
         answer = {"error": wire.error_to_wire(wire.TaskFailed(e.step, e.errno, e.message))}
@@ -134,11 +156,9 @@ def _serve(exec_root: str, shim: int, peer: socket.socket) -> None:
     _send(peer, answer, fds)
 
 
-def _create(request: dict[str, Any], directory: str, shim: int, stdio: list[int]) -> tuple[dict[str, Any], list[int]]:
-    spec = read_spec(directory)
-    layout.write_shim(directory, shim, spec)
+def _create(request: dict[str, Any], directory: str, stdio: list[int]) -> tuple[dict[str, Any], list[int]]:
     return runtime.create(
-        spec,
+        read_spec(directory),
         id=request["id"],
         bundle=directory,
         rootfs=request["rootfs"],
@@ -152,23 +172,23 @@ def _create(request: dict[str, Any], directory: str, shim: int, stdio: list[int]
 # ── both ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _send(peer: socket.socket, message: dict[str, Any], fds: tuple[int, ...] | list[int]) -> None:
+def _send(peer: _socket.socket, message: dict[str, Any], fds: tuple[int, ...] | list[int]) -> None:
     """Send one message; the socket blocks until all of it is on its way."""
     data = wire.frame(message)
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     sent = peer.sendmsg([data], rights)
     if sent < len(data):
         peer.sendall(data[sent:])
 
 
-def _receive(peer: socket.socket) -> tuple[dict[str, Any], list[int]]:
+def _receive(peer: _socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Wait for one message. Raises EOFError when the other side has gone."""
     unframer = wire.Unframer()
     fds = array.array("i")
     while True:
         try:
             data, ancillary, _, _ = peer.recvmsg(
-                _PIECE_BYTES, socket.CMSG_SPACE(_FDS_LIMIT * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+                _PIECE_BYTES, _socket.CMSG_SPACE(_FDS_LIMIT * fds.itemsize), _socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
             data, ancillary = b"", []

@@ -15,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from sampan.linux.process import set_handler
+
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 HANG_UP = select.EPOLLHUP
@@ -41,13 +43,14 @@ class Loop:
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
         self._running = True
+        self._pipe: tuple[int, ...] = ()
 
     def on_child(self, callback: Callable[[], None]) -> None:
         """Call back after SIGCHLD."""
-        readable, writable = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        readable, writable = self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         # a handler of our own, not SIG_IGN: the container's process must not inherit an ignored signal
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, _nothing)
+            set_handler(number, _nothing)
         signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
 
         def drain(_: int) -> None:
@@ -76,7 +79,14 @@ class Loop:
     def stop(self) -> None:
         self._running = False
 
+    def close(self) -> None:
+        self._epoll.close()
+        signal.set_wakeup_fd(-1)
+        for fd in self._pipe:
+            os.close(fd)
+
     def run(self) -> None:
+        self._running = True
         while self._running:
             for fd, mask in self._epoll.poll(self._timeout()):
                 callback = self._callbacks.get(fd)

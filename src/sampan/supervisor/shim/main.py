@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import socket
 import sys
 from typing import NoReturn
 
@@ -21,16 +20,16 @@ from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.server import Server
 
 
-def run(exec_root: str, control: socket.socket) -> NoReturn:
-    """Be a shim: wait for a task, then be its shim. Never returns into the zygote's code."""
+def run(exec_root: str, control: int) -> NoReturn:
+    """Be a shim: wait on the descriptor `control` for a task, then be its shim. Never returns into the zygote's code."""
     status = 1
     try:
         os.setsid()
+        process.set_handler(signal.SIGCHLD, process.SIG_DFL)
+        creator = Creator(exec_root)  # first: what is written from now on stays private
         title.set_title(f"sampan-shim (waiting) {exec_root}")
         process.set_name("sampan-shim")
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
-        creator = Creator(exec_root)
         loop = Loop()
         server = Server(loop, exec_root, control, creator)
         gc.enable()

@@ -4,6 +4,7 @@ and by SO_PEERCRED).
 
 from __future__ import annotations
 
+import _socket
 import os
 import socket
 import time
@@ -25,7 +26,7 @@ _LINGER_STEP_S = 0.02
 
 
 class Server:
-    def __init__(self, loop: Loop, exec_root: str, control: socket.socket, creator: Creator) -> None:
+    def __init__(self, loop: Loop, exec_root: str, control: int, creator: Creator) -> None:
         self._loop = loop
         self._creator = creator
         self._exec_root = exec_root
@@ -35,7 +36,7 @@ class Server:
         self._leaving_since: float | None = None
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         loop.on_child(self._reap)
-        self.adopt(control, b"")
+        self.adopt(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, control), b"")
 
     @property
     def task(self) -> Task:
@@ -48,17 +49,20 @@ class Server:
         """No container exists: nothing is lost when this shim leaves."""
         return self._task is None or self._task.status in ("creating", "failed")
 
-    def begin(self, id: str) -> None:
-        """Become the shim of task `id`."""
+    def create(self, request: dict[str, Any]) -> None:
+        """Become the shim of a task, and make it."""
         if self._task is not None:
             raise Conflict(f"the shim has task {self._task.id} already")
-        directory = layout.task_dir(self._exec_root, id)
-        title.set_title(f"sampan-shim {id[:12]} {self._exec_root}")
-        self._task = Task(self._loop, id, directory, self._notify, self._creator)
-        self._listener = layout.listen(directory, "shim.sock")
+        directory = layout.task_dir(self._exec_root, request["id"])
+        self._task = Task(self._loop, request["id"], directory, self._notify, self._creator)
+        self._task.create(request, self._open_door)
+
+    def _open_door(self) -> None:
+        title.set_title(f"sampan-shim {self.task.id[:12]} {self._exec_root}")
+        self._listener = layout.listen(layout.task_dir(self._exec_root, self.task.id), "shim.sock")
         self._loop.watch(self._listener.fileno(), READ, self._on_accept)
 
-    def adopt(self, peer: socket.socket, received: bytes) -> None:
+    def adopt(self, peer: _socket.socket, received: bytes) -> None:
         """Make `peer` the control connection; an earlier one is dropped."""
         if self._control:
             self._control.close()
@@ -89,6 +93,7 @@ class Server:
             self._listener.close()
         if self._control:
             self._control.close()
+        os.close(self._spare)
 
     def _notify(self, event: dict[str, Any]) -> None:
         if self._control:
@@ -135,7 +140,7 @@ class Control:
     Requests are served in order; answers and events go out in order, queued when it is slow.
     """
 
-    def __init__(self, loop: Loop, peer: socket.socket, server: Server) -> None:
+    def __init__(self, loop: Loop, peer: _socket.socket, server: Server) -> None:
         peer.setblocking(False)
         self._loop = loop
         self._peer = peer
@@ -213,9 +218,11 @@ class Control:
             if request["op"] == "delete":
                 self._server.task.delete(lambda answer: self._deleted(seq, answer))
                 return
+            answer = None
             if request["op"] == "create":
-                self._server.begin(request["id"])
-            answer = _dispatch(self._server.task, request)
+                self._server.create(request)
+            else:
+                answer = _dispatch(self._server.task, request)
         except Exception as e:
             self.tell({"seq": seq, "error": wire.error_to_wire(e)})
             if self._server.idle:
@@ -232,7 +239,6 @@ class Control:
 def _dispatch(task: Task, request: dict[str, Any]) -> Any:
     """Operations by name. The request is the argument, where there is one."""
     with_request: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "create": task.create,
         "kill": task.kill,
         "update": task.update,
         "resize": task.resize,

@@ -56,46 +56,60 @@ class Task:
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def create(self, request: dict[str, Any]) -> None:
-        """Make the container, and start it if the request says so. On failure nothing of it is left."""
-        self.stdin_once = request["stdin_once"]
-        logging = request["logging"]
-        init = Process(self._loop, "", terminal=request["terminal"], stdin=request["stdin"])
-        try:
-            log = open_writer(logging["driver"], logging["path"], logging["options"], logging["attrs"])
-        except InvalidArgument as e:
-            raise wire.TaskFailed("log", 0, f"failed to initialize logging driver: {e.message}") from e
-        try:
-            self._make(init, request, log)
-            if request["start"]:
-                self.start()
-        except BaseException:
-            self._roll_back()
-            raise
+    def create(self, request: dict[str, Any], open_door: Callable[[], None]) -> None:
+        """Make the container, and start it if the request says so. On failure nothing of it is left.
 
-    def _make(self, init: Process, request: dict[str, Any], log: LogWriter | None) -> None:
+        `open_door`: what else there is to do before the answer; it is done while the creator works.
+        """
+        self.stdin_once = request["stdin_once"]
+        init = Process(self._loop, "", terminal=request["terminal"], stdin=request["stdin"])
         pipes = None if init.terminal else Pipes(stdin=init.wants_stdin)
         try:
-            make = self._make_external if request["runtime"] else self._creator.create
-            self.container = make(request, pipes.for_child if pipes else None)
+            log = self._make(request, pipes.for_child if pipes else None, open_door)
         except BaseException:
             if pipes:
                 pipes.close()
-            if log:
-                log.close()
+            self.status = "failed"
             raise
-        init.pid = self.container.pid
-        console, self.container.console_fd = self.container.console_fd, None  # ours from here on
+        container = self._container()
+        init.pid = container.pid
+        console, container.console_fd = container.console_fd, None  # ours from here on
         init.open_stdio(pipes, console, log, self._init_ended)
         self.init = init
         self.status = "created"
         self._loop.after(0, self._settle)  # the answer need not wait for it
+        if request["start"]:
+            try:
+                self.start()
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _make(self, request: dict[str, Any], stdio: Stdio | None, open_door: Callable[[], None]) -> LogWriter | None:
+        """Make `self.container`, and open its log."""
+        external = bool(request["runtime"])
+        if external:
+            self._creator.dismiss()
+        else:
+            self._creator.ask(request, stdio)
+        try:
+            open_door()
+            log = _open_log(request["logging"])
+        except BaseException:
+            if not external:
+                self._creator.undo(self.id)
+            raise
+        try:
+            self.container = self._make_external(request, stdio) if external else self._creator.answer(self.id)
+        except BaseException:
+            if log:
+                log.close()
+            raise
+        return log
 
     def _make_external(self, request: dict[str, Any], stdio: Stdio | None) -> External:
         """Here in the shim, because its mount namespace is what the runtime will be executed in until the end."""
-        self._creator.dismiss()
         spec = read_spec(self._directory)
-        layout.write_shim(self._directory, os.getpid(), spec)
         return _made(
             lambda: External.create(
                 spec,
@@ -359,6 +373,13 @@ class Task:
         if count > self._oom_seen:
             self._oom_seen = count
             self._event("oom")
+
+
+def _open_log(logging: dict[str, Any]) -> LogWriter | None:
+    try:
+        return open_writer(logging["driver"], logging["path"], logging["options"], logging["attrs"])
+    except InvalidArgument as e:
+        raise wire.TaskFailed("log", 0, f"failed to initialize logging driver: {e.message}") from e
 
 
 def _made(call: Callable[[], T]) -> T:
