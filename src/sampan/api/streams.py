@@ -42,7 +42,9 @@ async def progress(request: web.Request, messages: AsyncIterator[Mapping[str, An
                 if not started:
                     raise
                 words = errors.message_of(e)
-                yield codec.encode({"errorDetail": {"message": words}, "error": words})[:-1] + b"\r\n"
+                code = getattr(e, "code", None)  # of a build's command
+                detail = {"message": words} if code is None else {"code": code, "message": words}
+                yield codec.encode({"errorDetail": detail, "error": words})[:-1] + b"\r\n"
 
     return await raw(request, lines(), content_type="application/json")
 

@@ -161,7 +161,15 @@ class Builder:
     ) -> Built:
         assert isinstance(progress, Voice)
         target = next(iter(targets.values()))
-        walk = Walk(target, request, solver=self.solver, images=self.images, session=client, voice=progress)
+        walk = Walk(
+            target,
+            request,
+            solver=self.solver,
+            files=self.files,
+            images=self.images,
+            session=client,
+            voice=progress,
+        )
         return await walk.run()
 
     @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from sampan.engine.builder.classic.failures import translated
 from sampan.engine.builder.classic.output import Message, Output
 from sampan.engine.builder.classic.session import ArchiveSession
 from sampan.engine.builder.classic.trace import Trace
@@ -22,7 +23,8 @@ from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.builder.trees import Tree
-from sampan.errors import Internal, InvalidArgument, NotFound
+from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
+from sampan.spec.dockerfile.ignore import read
 
 _SCHEMES = ("http://", "https://", "git://", "git@", "github.com/", "ssh://")
 DOCKERFILE_LIMIT_BYTES = 16 * 1024 * 1024
@@ -50,8 +52,10 @@ async def build(
         if options.remote:
             request = await _remote(request, options.remote, upload)
         else:
-            tree = await TarTree.receive(upload, builder.scratch)
-            text, ignore = await asyncio.to_thread(_dockerfile, tree, request.filename)
+            tree = await _received(upload, builder.scratch)
+            path, text, ignore = await asyncio.to_thread(_dockerfile, tree, request.filename)
+            if request.dialect == "classic":
+                ignore = _hidden(ignore, path)
             request = replace(request, dockerfile=text, ignore=ignore)
         beside = await builder.sessions.get(options.session) if options.session else None
         session = ArchiveSession(request.id, tree, beside)
@@ -72,12 +76,23 @@ async def build(
             await asyncio.to_thread(tree.close)
 
 
+async def _received(upload: AsyncIterator[bytes], scratch: str) -> Tree:
+    """Raises: Internal for an archive that cannot be read, as the reference."""
+    try:
+        return await TarTree.receive(upload, scratch)
+    except InvalidArgument as e:
+        raise Internal(e.message) from e
+
+
 async def _spoken(
     builder: Builder, request: BuildRequest, options: Options, session: Session, send: Callable[[Message], None]
 ) -> None:
     voice = Voice(Output(send, quiet=options.quiet, remove=options.remove))
     try:
         await builder.build(request, session, voice)
+    except SampanError as e:
+        voice.output.failed()
+        raise translated(e) from e
     except Exception:
         voice.output.failed()
         raise
@@ -97,8 +112,17 @@ async def _traced(
         trace.image(built.image_id)
 
 
-def _dockerfile(tree: Tree, filename: str) -> tuple[bytes, bytes]:
-    """(Dockerfile, ignore file). Raises: Internal when it is not in the context, InvalidArgument when it is empty."""
+def _hidden(ignore: bytes, dockerfile: str) -> bytes:
+    """What the classic builder leaves out: it trusts that the client has applied the ignore file, which may name itself."""
+    try:
+        patterns = read(ignore)
+    except InvalidArgument:  # a client that got this far has read it otherwise
+        return b""
+    return "".join(f"{path}\n" for path in (dockerfile, ".dockerignore") if patterns.excludes(path)).encode()
+
+
+def _dockerfile(tree: Tree, filename: str) -> tuple[str, bytes, bytes]:
+    """(path, Dockerfile, ignore file). Raises: Internal when it is not in the context, InvalidArgument when it is empty."""
     path = posixpath.normpath(posixpath.join("/", filename))[1:]
     if posixpath.normpath(filename).startswith(".."):
         raise Internal(f"forbidden path outside the build context: {filename} ()")
@@ -113,8 +137,8 @@ def _dockerfile(tree: Tree, filename: str) -> tuple[bytes, bytes]:
         raise InvalidArgument(f"the Dockerfile ({path}) cannot be empty")
     for name in (f"{path}.dockerignore", ".dockerignore"):
         with suppress(NotFound):
-            return text, _read(tree, name)
-    return text, b""
+            return path, text, _read(tree, name)
+    return path, text, b""
 
 
 def _read(tree: Tree, path: str) -> bytes:

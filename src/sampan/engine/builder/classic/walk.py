@@ -7,9 +7,11 @@ of a step was there already; steps that make files have the solver's cache besid
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from sampan.engine.builder.classic.output import Output
+from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.graph import copied
 from sampan.engine.builder.graph.document import document
 from sampan.engine.builder.graph.values import ClassicStep, HistoryEntry, Target
@@ -19,6 +21,7 @@ from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.solver import Solver
 from sampan.engine.builder.state import Solved
+from sampan.engine.builder.trees import Tree
 from sampan.engine.images.service import Images
 from sampan.errors import Internal
 from sampan.spec import oci_image, reference
@@ -63,11 +66,20 @@ class Walk:
     """One build. `run` is called once."""
 
     def __init__(
-        self, target: Target, request: BuildRequest, *, solver: Solver, images: Images, session: Session, voice: Voice
+        self,
+        target: Target,
+        request: BuildRequest,
+        *,
+        solver: Solver,
+        files: Files,
+        images: Images,
+        session: Session,
+        voice: Voice,
     ) -> None:
         self._target = target
         self._request = request
         self._solver = solver
+        self._files = files
         self._images = images
         self._session = session
         self._voice = voice
@@ -124,9 +136,9 @@ class Walk:
             self._solved |= await self._solver.solve(
                 [step.vertex], session=self._session, progress=self._voice, serial=True
             )
-            encoded = self._document(step)
+            encoded = await self._document(step)
         else:
-            encoded = self._document(step)
+            encoded = await self._document(step)
             known = oci_image.digest(encoded) in self._images.catalog.images
             if known and self._request.no_cache is None:
                 self._say.cached()
@@ -138,10 +150,10 @@ class Walk:
         self._say.removed()
         return image_id
 
-    def _document(self, step: ClassicStep) -> bytes:
+    async def _document(self, step: ClassicStep) -> bytes:
         found: dict[str, Any] = document(
             step.base,
-            [self._entry(entry) for entry in step.history],
+            [await self._entry(entry) for entry in step.history],
             step.config,
             self._solved,
             platform=self._target.platform,
@@ -151,12 +163,28 @@ class Walk:
         )
         return oci_image.encode(found)
 
-    def _entry(self, entry: HistoryEntry) -> HistoryEntry:
+    async def _entry(self, entry: HistoryEntry) -> HistoryEntry:
         """The entry with what it copied named; each is named once."""
         if not entry.copied:
             return entry
-        named = self._named.get(entry)
-        if named is None:
-            trees = {copy.source: s.tree for copy in entry.copied if (s := self._solved.get(copy.source)) and s.tree}
-            named = self._named[entry] = copied.named(entry, trees)
-        return named
+        known = self._named.get(entry)
+        if known is None:
+            known = self._named[entry] = await asyncio.to_thread(self._name, entry)
+        return known
+
+    def _name(self, entry: HistoryEntry) -> HistoryEntry:
+        """Thread: hash what was copied; the files of an earlier stage are read where its layers are."""
+        trees: dict[Vertex, Tree] = {}
+        opened: list[Tree] = []
+        try:
+            for source in {copy.source for copy in entry.copied}:
+                solved = self._solved[source]
+                if solved.tree is not None:
+                    trees[source] = solved.tree
+                elif solved.state is not None:
+                    trees[source] = self._files.layers(solved.state.chain_id)
+                    opened.append(trees[source])
+            return copied.named(entry, trees)
+        finally:
+            for tree in opened:
+                tree.close()
