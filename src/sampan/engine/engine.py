@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import AsyncExitStack
 
+from sampan.engine.builder.buildkit.door import Door
 from sampan.engine.builder.service import Builder
 from sampan.engine.config import EngineConfig, engine_id
 from sampan.engine.containers.service import Containers
@@ -37,6 +38,7 @@ class Engine:
         volumes: Volumes,
         containers: Containers,
         builder: Builder,
+        buildkit: Door,
         disk: Disk,
         supervisor: Supervisor,
     ) -> None:
@@ -49,6 +51,7 @@ class Engine:
         self.volumes = volumes
         self.containers = containers
         self.builder = builder
+        self.buildkit = buildkit
         self.disk = disk
         self.supervisor = supervisor
 
@@ -79,6 +82,8 @@ class Engine:
             builder = Builder(config, store, events, images, networks, supervisor)
             await builder.start()
             undo.push_async_callback(builder.close)
+            buildkit = Door(config, store, networks, builder)
+            buildkit.start()
             disk = Disk(config, store, events, images, containers, volumes)
             await disk.start()
             undo.pop_all()
@@ -92,6 +97,7 @@ class Engine:
             volumes=volumes,
             containers=containers,
             builder=builder,
+            buildkit=buildkit,
             disk=disk,
             supervisor=supervisor,
         )
@@ -101,6 +107,7 @@ class Engine:
         self.config = config
         self.images.reconfigure(config)
         self.containers.reconfigure(config)
+        self.disk.reconfigure(config)
 
     async def close(self, *, stop_containers: bool) -> None:
         """Take the services down in reverse. stop_containers: end every container first."""
@@ -112,5 +119,6 @@ class Engine:
             stack.push_async_callback(self.supervisor.close)
             stack.push_async_callback(self.supervisor.shutdown_if_idle)
             await self.disk.close()
+            self.buildkit.close()
             await self.builder.close()
             await self.containers.close(stop_containers=stop_containers, timeout_s=self.config.shutdown_timeout_s)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from sampan.engine.builder.buildkit import listing, usage, worker
 from sampan.engine.builder.buildkit.builds import Build, Builds
@@ -30,18 +30,18 @@ from sampan.engine.builder.request import CacheEnd
 from sampan.engine.builder.service import Builder
 from sampan.engine.config import EngineConfig, engine_id
 from sampan.engine.images.platforms import Platform
+from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
-from sampan.errors import InvalidArgument, NotImplemented_
+from sampan.errors import InvalidArgument, NotFound, NotImplemented_
 
 
 class Door:
     """One engine's BuildKit. `start` it once; `close` ends its sessions."""
 
-    def __init__(self, config: EngineConfig, store: Store, builder: Builder, host_gateway: Callable[[], str]) -> None:
-        """host_gateway: the host's address on the default bridge, for the worker's label."""
+    def __init__(self, config: EngineConfig, store: Store, networks: Networks, builder: Builder) -> None:
         self._config = config
         self._builder = builder
-        self._host_gateway = host_gateway
+        self._networks = networks
         self.sessions: Sessions = builder.sessions
         self.builds = Builds()
         self.history = History(store, os.path.join(config.data_root, "builder", "history"))
@@ -77,6 +77,16 @@ class Door:
     def worker(self) -> worker_pb2.WorkerRecord:
         root = self._config.data_root
         return worker.record(root, engine_id(root), self._host_gateway())
+
+    def _host_gateway(self) -> str:
+        """The address at which a build finds the host; "" without a default bridge."""
+        if self._config.host_gateway_ips:
+            return self._config.host_gateway_ips[0]
+        try:
+            pools = self._networks.inspect("bridge")["IPAM"]["Config"]
+        except NotFound:
+            return ""
+        return next((str(pool["Gateway"]) for pool in pools or () if pool.get("Gateway")), "")
 
     async def disk_usage(self, filters: Sequence[str]) -> list[control_pb2.UsageRecord]:
         records = map(usage.record, await self._builder.solver.disk_usage())

@@ -15,7 +15,7 @@ from grpclib.config import Configuration
 from grpclib.const import Handler, Status
 from grpclib.encoding.base import StatusDetailsCodecBase
 from grpclib.encoding.proto import ProtoCodec
-from grpclib.exceptions import GRPCError
+from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from grpclib.server import Server
 
 from sampan.engine.builder.buildkit.details import Detail, details_of
@@ -73,7 +73,9 @@ def _translated(func: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Await
             await func(stream)
         except SampanError as e:
             raise GRPCError(Status(code_of(e)), e.message, details_of(e) or None) from e
-        except (OSError, ValueError, LookupError, TypeError, AssertionError, NotImplementedError) as e:
+        except (GRPCError, StreamTerminatedError, ProtocolError):
+            raise
+        except Exception as e:
             log.exception("a call of the builder failed")
             raise GRPCError(Status.UNKNOWN, f"internal error: {e!r}") from e
 
