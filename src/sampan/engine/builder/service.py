@@ -79,6 +79,7 @@ class Builder:
         await asyncio.gather(*tasks, return_exceptions=True)
         self.sessions.close()
         await self.solver.close()
+        await self.files.close()
 
     # -- building -----------------------------------------------------------------------------------------------
 

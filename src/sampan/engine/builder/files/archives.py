@@ -57,7 +57,9 @@ def unpack(tree: Tree, path: str, target: Target, dest_fd: int) -> None:
             unpacking.close()
 
 
-class _FileSource:
+class FileReader:
+    """An open file as a source. Does not own it."""
+
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
@@ -67,7 +69,7 @@ class _FileSource:
 
 def _plain(file: BinaryIO, fd: int) -> Source:
     disk = os.fstatvfs(fd)
-    return decompressed(_FileSource(file), limit_bytes=disk.f_blocks * disk.f_frsize)
+    return decompressed(FileReader(file), limit_bytes=disk.f_blocks * disk.f_frsize)
 
 
 class _Unpacking:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 
 from sampan.engine.builder.files import checksum, copy
+from sampan.engine.builder.files.archives import FileReader
+from sampan.engine.builder.files.http import Downloads
 from sampan.engine.builder.files.layertree import Digests, LayerTree
+from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.ops import ArchiveOp, Copy, FileOp, GitOp, HttpOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.trees import Tree
@@ -23,6 +27,10 @@ class Files:
         self._scratch = os.path.join(config.data_root, "builder", "tmp")
         os.makedirs(self._scratch, mode=0o700, exist_ok=True)
         self._digests = Digests()
+        self.downloads = Downloads(os.path.join(config.data_root, "builder", "http"), self._scratch)
+
+    async def close(self) -> None:
+        await self.downloads.close()
 
     def checksum(self, tree: Tree, action: Copy) -> str:
         """What a copy would copy, as a digest. Blocking. Raises: MissingSource, InvalidArgument."""
@@ -39,10 +47,21 @@ class Files:
         return LayerTree(parts, self._scratch, self._digests)
 
     async def http(self, op: HttpOp, session: Session) -> Tree:
-        raise NotImplemented_("downloads are not there yet")
+        """See `http.Downloads.fetch`."""
+        return await self.downloads.fetch(op, session)
 
     async def git(self, op: GitOp, session: Session) -> Tree:
         raise NotImplemented_("git is not there yet")
 
     async def archive(self, op: ArchiveOp, session: Session) -> Tree:
-        raise NotImplemented_("downloads are not there yet")
+        """What a downloaded archive holds, with its owners. Raises: as `http`, InvalidArgument for no archive."""
+        download = await self.downloads.fetch(op.source, session)
+        try:
+            return await asyncio.to_thread(self._read_archive, download)
+        finally:
+            download.close()
+
+    def _read_archive(self, download: Tree) -> Tree:
+        (path,) = download.entries()
+        with download.open(path) as file:
+            return TarTree.read(FileReader(file), self._scratch, True)
