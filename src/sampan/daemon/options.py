@@ -230,7 +230,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("default-network-opt", MAPMAP, "Default network options", {}, "default-network-opts"),
     _option("default-runtime", STRING, "Default OCI runtime for containers", "runc", reloads=True),
     # ours: images that nothing uses go, the longest unused first, when the data root takes more
-    _option("disk-budget", BYTES, "Remove unused images when the data root takes more (0: never)", 0),
+    _option("disk-budget", BYTES, "Remove unused images when the data root takes more (0: never)", 0, reloads=True),
     _option("default-shm-size", BYTES, "Default shm size for containers", 64 * 1024 * 1024, reloads=True),
     _option("default-ulimit", ULIMIT, "Default ulimits for containers", {}, "default-ulimits"),
     _option("dns", IPS, "DNS server to use", []),

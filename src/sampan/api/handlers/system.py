@@ -171,6 +171,7 @@ def _registry_config(mirrors: Sequence[str], insecure: Sequence[str]) -> dict[st
         except ValueError:
             hosts.append(entry.removeprefix("http://").removeprefix("https://"))
     # "docker.io" is Docker's name for its default index; it is a name in the answer, not an address that is used here.
+    mirrors = [f"{mirror.rstrip('/')}/" for mirror in mirrors]  # as dockerd shows them
     index = {"docker.io": {"Mirrors": list(mirrors), "Name": "docker.io", "Official": True, "Secure": True}}
     for host in hosts:
         index[host] = {"Mirrors": [], "Name": host, "Official": False, "Secure": False}

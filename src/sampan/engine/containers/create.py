@@ -373,6 +373,14 @@ class Maker:
         with contextlib.suppress(NotFound):
             await self.remove(id, volumes=True)
 
+    def was_removed(self, c: Container) -> bool:
+        """Whether all that a container has on the disk is gone: then it was removed, and power loss took only the note.
+
+        Its directory goes first, then its snapshot, then its record; the disk may keep what came later and lose what came
+        before, as the record is in a database and the others are names in directories.
+        """
+        return not os.path.isdir(self._launcher.directory(c.id)) and self._images.is_lost(c.id)
+
     async def resume_removal(self, c: Container) -> None:
         """Finish a removal that a crash interrupted."""
         async with self._registry.live(c.id).lock:

@@ -12,6 +12,7 @@ depends on which process died.
     anything           created             a start was interrupted before its last step: delete the task
     restarting         nothing             the pending restart is taken up
     removing           -                   the removal is finished
+    anything           nothing             and nothing of it is on the disk: its removal outlived its record; finished
     no record          anything            delete the task; a build's, only when it is of an earlier daemon
 
 Source: ARCHITECTURE.md §5.
@@ -138,7 +139,8 @@ class Recovery:
 
     async def _converge(self, c: Container, task: TaskInfo | None, *, first: bool) -> None:
         state = c.status.state
-        if state is State.REMOVING:
+        removed = first and task is None and not c.active and self._maker.was_removed(c)
+        if state is State.REMOVING or removed:
             self._background.spawn(self._maker.resume_removal(c), f"removal of {c.id[:12]}", finish=True)
             return
         if task is not None and task.status == "created":

@@ -57,6 +57,18 @@ class Disk:
         if self._config.disk_budget_bytes:
             self._keeper = asyncio.create_task(self._keep_budget())
 
+    def reconfigure(self, config: EngineConfig) -> None:
+        """Take a new budget (SIGHUP) and see at once whether it is kept."""
+        changed = config.disk_budget_bytes != self._config.disk_budget_bytes
+        self._config = config
+        if not changed:
+            return
+        if self._keeper is not None:
+            self._keeper.cancel()
+            self._keeper = None
+        if config.disk_budget_bytes:
+            self._keeper = asyncio.create_task(self._keep_budget())
+
     async def close(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()

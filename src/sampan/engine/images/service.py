@@ -270,6 +270,11 @@ class Images:
         self.driver.remove(record.snapshot)
         self.layers.discard(unused)
 
+    def is_lost(self, container_id: str) -> bool:
+        """Whether a container's writable directory is not there, whatever its record says."""
+        record = self.snapshots.get(container_id)
+        return record is not None and not os.path.isdir(self.driver.path(record.snapshot))
+
     async def retain(self, container_ids: Collection[str]) -> None:
         """Throw away the snapshots of all other containers: creations and removals that a crash interrupted."""
         for record in self.snapshots.all():

@@ -2,7 +2,7 @@
 
 The default driver's directories are `snapshots` and `content` in the data root, its records those without a prefix. Each
 other driver has `drivers/<name>/…` and records of its own: what one driver made is hidden and untouched while another
-one is chosen.
+one is chosen. Where none is chosen, the data root's earlier one is taken, as dockerd does.
 """
 
 from __future__ import annotations
@@ -27,9 +27,32 @@ def home(data_root: str, name: str) -> str:
     return data_root if name == DEFAULT else os.path.join(data_root, "drivers", name)
 
 
+def _earlier(data_root: str) -> str:
+    """The one driver whose layers are here; the default when there are none. vfs is never guessed, as in dockerd."""
+    found = sorted(
+        name for name in DRIVERS if name != Vfs.name and _used(os.path.join(home(data_root, name), "snapshots"))
+    )
+    if len(found) > 1:
+        raise Internal(
+            f"{data_root} contains several valid graphdrivers: {', '.join(found)}; cleanup or explicitly choose storage "
+            "driver (-s <DRIVER>)"
+        )
+    return found[0] if found else DEFAULT
+
+
+def _used(snapshots: str) -> bool:
+    try:
+        return any(name.isdigit() for name in os.listdir(snapshots))
+    except FileNotFoundError:
+        return False
+
+
 def open_driver(name: str, data_root: str, options: Sequence[str]) -> Driver:
-    """The driver called `name`, "" for the default one. Raises: Internal for an unknown one and for bad options."""
-    name = name or DEFAULT
+    """The driver called `name`, "" for the one that the data root was used with, else the default.
+
+    Raises: Internal for an unknown one, for bad options, and when several could be meant.
+    """
+    name = name or _earlier(data_root)
     if name not in DRIVERS:
         raise Internal(f"driver not supported: {name}")
     own = home(data_root, name)
