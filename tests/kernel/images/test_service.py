@@ -866,8 +866,9 @@ def open_files() -> list[str]:
 
 
 def others() -> list[str]:
-    """Threads beside the pool's, whose number is bounded."""
-    return sorted(thread.name for thread in threading.enumerate() if not thread.name.startswith("images_"))
+    """Threads beside the pool's, whose number is bounded, and the timer that gives buffers back a second later."""
+    passing = ("images_", "images-buffers")
+    return sorted(thread.name for thread in threading.enumerate() if not thread.name.startswith(passing))
 
 
 def mounted(below: Path) -> list[str]:

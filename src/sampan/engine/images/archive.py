@@ -28,7 +28,7 @@ from sampan.engine.images.indexes import Member
 from sampan.engine.images.layers import Layers
 from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image, LayerRecord
-from sampan.engine.images.streams import CHUNK, Source, Truncated, decompressed
+from sampan.engine.images.streams import Source, Truncated, decompressed
 from sampan.engine.images.unpack import clean
 from sampan.engine.images.views import nanoseconds
 from sampan.errors import Internal, InvalidArgument
@@ -417,23 +417,6 @@ def _is_image(entry: dict[str, Any]) -> bool:
 
 def _strings(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)
-
-
-class CountingFile:
-    """A file as a source that knows how far it was read: for progress messages."""
-
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.total = os.fstat(self._fd).st_size
-        self.done = 0
-
-    def read(self) -> bytes:
-        chunk = os.read(self._fd, CHUNK)
-        self.done += len(chunk)
-        return chunk
-
-    def close(self) -> None:
-        os.close(self._fd)
 
 
 def progress_bar(current: int, total: int) -> str:

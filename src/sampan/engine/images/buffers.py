@@ -41,6 +41,7 @@ def kept() -> Iterator[None]:
             _users -= 1
             if not _users:
                 _timer = threading.Timer(CALM_S, _give_back)
+                _timer.name = "images-buffers"
                 _timer.daemon = True
                 _timer.start()
 

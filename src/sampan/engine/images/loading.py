@@ -7,13 +7,14 @@ alone, so a failure or a crash lets them go.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 from sampan.engine.images import archive, platforms
 from sampan.engine.images.platforms import Platform
-from sampan.engine.images.streams import Feed
+from sampan.engine.images.streams import Feed, FileSource
 from sampan.errors import InvalidArgument
 from sampan.spec import oci_image, reference
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sampan.engine.images.service import Images
 
 PROGRESS_S = 0.1
+AT_ONCE = 3  # layers: more than there are processors, as each waits for the disk at its end
 
 
 async def load(
@@ -76,15 +78,10 @@ async def _load_one(
     names = [reference.parse(name).tagged() for name in offer.names]
     holder = images.layers.hold("")
     try:
-        parent = ""
-        for position, (member, diff_id) in enumerate(zip(offer.layers, expected)):
-            chain_id = oci_image.chain_id(parent, diff_id)
-            if chain_id in images.layers:
-                images.layers.hold_more(holder, chain_id)
-            else:
-                async for message in _load_layer(images, spooled, member, position, diff_id, parent, holder, quiet):
-                    yield message
-            parent = chain_id
+        paths = [spooled.path(member) for member in offer.layers]
+        async with aclosing(_load_layers(images, paths, expected, holder, quiet=quiet)) as messages:
+            async for message in messages:
+                yield message
         for name in names:
             old = images.catalog.find_tag(name)
             if old is not None and old.image not in (oci_image.digest(offer.config), *group):
@@ -105,43 +102,82 @@ async def _load_one(
     images.publish_event("load", image_id, image_id)
 
 
-async def _load_layer(
-    images: Images, spooled: archive.Spooled, member: str, position: int, diff_id: str, parent: str, holder: str,
-    quiet: bool,
-) -> AsyncIterator[Mapping[str, Any]]:  # fmt: skip
-    file = archive.CountingFile(spooled.path(member))
-    done: asyncio.Task[None] | None = None
+async def _load_layers(
+    images: Images, paths: Sequence[str], expected: Sequence[str], holder: str, *, quiet: bool
+) -> AsyncGenerator[Mapping[str, Any], None]:
+    """Unpack what is missing, a few layers at a time: none needs the one below until it is complete."""
+    slots = asyncio.Semaphore(AT_ONCE)
+    below: str | asyncio.Task[str] = ""
+    missing: list[_Layer] = []
+    for position, (path, diff_id, chain_id) in enumerate(zip(paths, expected, oci_image.chain_ids(expected))):
+        if chain_id in images.layers:
+            images.layers.hold_more(holder, chain_id)
+            below = chain_id
+        else:
+            layer = _Layer(position, path, diff_id)
+            below = layer.task = asyncio.create_task(layer.load(images, slots, below, holder))
+            missing.append(layer)
     try:
-
-        async def unpack() -> None:
-            async with images.layers.unpacking(file, parent=parent) as staged:
-                if staged.unpacked.diff_id != diff_id:
-                    raise InvalidArgument(
-                        f'invalid diffID for layer {position}: expected "{diff_id}", got "{staged.unpacked.diff_id}"'
-                    )
-                images.layers.keep(staged, holder)
-
-        done = asyncio.create_task(unpack())
-        while not quiet and not done.done():
-            yield _progress(diff_id, file)
-            await asyncio.wait({done}, timeout=PROGRESS_S)
-        await done
-        if not quiet:
-            yield _progress(diff_id, file)
+        for layer in missing:
+            assert layer.task is not None
+            while not quiet and not layer.task.done():
+                yield _progress(layer)
+                await asyncio.wait({layer.task}, timeout=PROGRESS_S)
+            await layer.task
+            if not quiet:
+                yield _progress(layer)
     finally:
-        if done is not None and not done.done():
-            done.cancel()
-            with suppress(BaseException):
-                await done
-        file.close()
+        tasks = [layer.task for layer in missing if layer.task is not None]
+        for task in reversed(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _progress(diff_id: str, file: archive.CountingFile) -> dict[str, Any]:
+class _Layer:
+    """One layer of an archive on its way in."""
+
+    def __init__(self, position: int, path: str, diff_id: str) -> None:
+        self.diff_id = diff_id
+        self.done = 0
+        self.total = os.stat(path).st_size
+        self.task: asyncio.Task[str] | None = None
+        self._position = position
+        self._path = path
+
+    async def load(self, images: Images, slots: asyncio.Semaphore, below: str | asyncio.Task[str], holder: str) -> str:
+        """Unpack it on top of what `below` gives. Returns its chain id. Raises: InvalidArgument, OSError."""
+        async with slots:
+            with open(self._path, "rb", buffering=0) as file:
+                source = _Counted(file.fileno(), self)
+                async with images.layers.unpacking(source, parent=below) as staged:
+                    found = staged.unpacked.diff_id
+                    if found != self.diff_id:
+                        raise InvalidArgument(
+                            f'invalid diffID for layer {self._position}: expected "{self.diff_id}", got "{found}"'
+                        )
+                    images.layers.keep(staged, holder)
+                    return staged.chain_id
+
+
+class _Counted(FileSource):
+    """A layer's file, which tells how far it was read."""
+
+    def __init__(self, fd: int, layer: _Layer) -> None:
+        super().__init__(fd)
+        self._layer = layer
+
+    def read(self) -> bytes:
+        chunk = super().read()
+        self._layer.done += len(chunk)
+        return chunk
+
+
+def _progress(layer: _Layer) -> dict[str, Any]:
     return {
         "status": "Loading layer",
-        "progressDetail": {"current": file.done, "total": file.total},
-        "progress": archive.progress_bar(file.done, file.total),
-        "id": diff_id.removeprefix("sha256:")[:12],
+        "progressDetail": {"current": layer.done, "total": layer.total},
+        "progress": archive.progress_bar(layer.done, layer.total),
+        "id": layer.diff_id.removeprefix("sha256:")[:12],
     }
 
 
