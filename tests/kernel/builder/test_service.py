@@ -1,0 +1,359 @@
+"""Whole builds on a real engine in this process: from a Dockerfile in a directory to images, archives and directories."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.engine.builder.files.dirtree import DirTree
+from sampan.engine.builder.files.filtered import Filtered
+from sampan.engine.builder.progress import Quiet, Step, Warning_
+from sampan.engine.builder.request import BuildRequest, Built, Output
+from sampan.engine.builder.solver.failures import StepFailed
+from sampan.engine.builder.trees import Tree
+from sampan.engine.config import EngineConfig
+from sampan.engine.engine import Engine
+from sampan.engine.images import platforms
+from sampan.engine.images.platforms import Platform
+from sampan.errors import InvalidArgument, NotFound, SampanError
+from sampan.spec.dockerfile.errors import DockerfileError
+from tests.kernel.builder.bench import mount_points
+from tests.support import busybox
+
+pytestmark = pytest.mark.root
+PREFIX = "sampan-build-"
+
+
+class Client:
+    """A client with directories by context name; keeps what it is given."""
+
+    id = "client"
+
+    def __init__(self, **directories: Path) -> None:
+        self.directories = directories
+        self.files: dict[int, bytes] = {}
+        self.trees: dict[int, dict[str, bytes]] = {}
+
+    async def local(
+        self,
+        name: str,
+        *,
+        include: Any = (),
+        exclude: Any = (),
+        follow: Any = (),
+        report: Callable[[int, bool], None] | None = None,
+    ) -> Tree:
+        if name not in self.directories:
+            raise NotFound(f"no context {name}")
+        return Filtered(DirTree(str(self.directories[name])), include=include, exclude=exclude, owned=True)
+
+    async def secret(self, id: str) -> bytes:
+        raise NotFound(id)
+
+    async def ssh_agent(self, id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        raise NotFound(id)
+
+    async def credentials(self, host: str) -> tuple[str, str]:
+        return "", ""
+
+    async def put_tree(self, tree: Tree, *, exporter: int = 0) -> None:
+        found = self.trees[exporter] = {}
+        for path, entry in tree.entries().items():
+            found[path] = b""
+            if entry.kind == "f":
+                with tree.open(path) as file:
+                    found[path] = file.read()
+
+    async def put_file(self, chunks: AsyncIterator[bytes], metadata: Mapping[str, str], *, exporter: int = 0) -> None:
+        self.files[exporter] = b"".join([chunk async for chunk in chunks])
+
+
+class Watch(Quiet):
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.warnings: list[Warning_] = []
+        self.begun = asyncio.Event()
+
+    def step(self, step: Step) -> None:
+        self.steps.append(step)
+
+    def log(self, key: str, stream: int, data: bytes) -> None:
+        self.begun.set()
+
+    def warning(self, warning: Warning_) -> None:
+        self.warnings.append(warning)
+
+    def names(self) -> list[str]:
+        """What was done, in the order of its end, without repetitions."""
+        return list(dict.fromkeys(step.name for step in self.steps if step.completed_ns))
+
+
+class Rig:
+    """One engine and one context."""
+
+    def __init__(self, engine: Engine, root: Path) -> None:
+        self.engine = engine
+        self.context = root / "context"
+        self.client = Client(context=self.context, dockerfile=self.context)
+        self.watch = Watch()
+        self._number = 0
+
+    def write(self, **files: str | bytes) -> None:
+        for name, content in files.items():
+            path = self.context / name.replace("__", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    async def build(self, dockerfile: str, *outputs: Output, **more: Any) -> Built:
+        (self.context / "Dockerfile").write_text(dockerfile)
+        self.watch = Watch()
+        self._number += 1
+        more.setdefault("dialect", "buildkit")
+        if outputs:
+            more["outputs"] = outputs
+        request = BuildRequest(id=f"build{self._number}", network="none", **more)
+        return await self.engine.builder.build(request, self.client, self.watch)
+
+    def config(self, name: str) -> dict[str, Any]:
+        return self.engine.images.resolve(name).config
+
+
+@asynccontextmanager
+async def rig(*, base: bool = True) -> AsyncIterator[Rig]:
+    root = Path(tempfile.mkdtemp(prefix=PREFIX))
+    (root / "context").mkdir()
+    try:
+        engine = await Engine.open(EngineConfig(data_root=str(root / "data"), exec_root=str(root / "run")))
+        try:
+
+            async def archive() -> AsyncIterator[bytes]:
+                yield busybox.root_tar()
+
+            if base:
+                async for _ in engine.images.import_(archive(), repo="busybox"):
+                    pass
+            yield Rig(engine, root)
+        finally:
+            await engine.close(stop_containers=True)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    yield
+    assert not [path for path in mount_points() if PREFIX in path]
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)
+
+
+def members(archive: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        found = {}
+        for member in tar:
+            file = tar.extractfile(member) if member.isfile() or member.islnk() else None
+            found[member.name] = file.read() if file is not None else b""
+        return found
+
+
+def test_a_build_makes_a_named_image_and_says_what_it_does() -> None:
+    async def body() -> None:
+        async with rig() as r:
+            r.write(f="content")
+            events = r.engine.events
+            begun = time.time_ns()
+            built = await r.build(
+                "FROM busybox\nRUN echo hi > /x\nCOPY f /y\nENV A=b\n", tags=("one", "two:2"), labels={"l": "v"}
+            )
+            assert r.watch.names() == [
+                "[internal] load build definition from Dockerfile",
+                "[internal] load .dockerignore",
+                "[internal] load metadata for docker.io/library/busybox:latest",
+                "[1/3] FROM docker.io/library/busybox:latest",
+                "[internal] load build context",
+                "[2/3] RUN echo hi > /x",
+                "[3/3] COPY f /y",
+                "exporting to image",
+            ] or sorted(r.watch.names()[3:6]) == sorted(
+                [
+                    "[1/3] FROM docker.io/library/busybox:latest",
+                    "[internal] load build context",
+                    "[2/3] RUN echo hi > /x",
+                ]
+            )
+            config = r.config("one")
+            assert r.engine.images.resolve("two:2").id == built.image_id == r.engine.images.resolve("one").id
+            assert config["config"]["Labels"] == {"l": "v"} and "A=b" in config["config"]["Env"]
+            assert [entry.get("empty_layer", False) for entry in config["history"]] == [False, False, False, True]
+            assert len(config["rootfs"]["diff_ids"]) == 3
+            assert built.response["image.name"] == "docker.io/library/one:latest,docker.io/library/two:2"
+            assert events is r.engine.events and begun
+
+    run(body())
+
+
+def test_the_same_input_gives_the_same_image_wherever_and_whenever() -> None:
+    """Neither the time of the build nor the engine is in an image; with SOURCE_DATE_EPOCH that holds for RUN, too."""
+    dockerfile = "FROM scratch AS base\nADD root.tar /\nCOPY --chown=5:6 d /new/deep/\nWORKDIR /w/x\nENV A=b\nCMD a\n"
+    run_too = dockerfile + "RUN echo hi > /made && mkdir -p /a/b && ln -s x /l\n"
+
+    async def build(*, epoch: int | None) -> tuple[str, str]:
+        async with rig(base=False) as r:
+            r.write(**{"root.tar": busybox.root_tar(), "d__one": "1", "d__two": "2"})
+            for path in (r.context / "d" / "one", r.context / "d" / "two", r.context / "d"):
+                os.utime(path, (1_600_000_000, 1_600_000_000))
+            plain = await r.build(dockerfile, no_cache=())
+            arguments = {"SOURCE_DATE_EPOCH": str(epoch)} if epoch is not None else {}
+            with_run = await r.build(run_too, no_cache=(), build_args=arguments)
+            return plain.image_id, with_run.image_id
+
+    async def body() -> None:
+        first = await build(epoch=1_700_000_000)
+        await asyncio.sleep(1.1)  # times of files have seconds in them: the second build is later in every way
+        second = await build(epoch=1_700_000_000)
+        assert first == second
+
+    run(body())
+
+
+def test_a_result_goes_to_the_client_in_every_form() -> None:
+    async def body() -> None:
+        async with rig() as r:
+            r.write(f="content")
+            outputs = [Output(type=t, exporter=n) for n, t in enumerate(("tar", "local", "docker", "oci"))]
+            built = await r.build("FROM busybox\nCOPY --chmod=640 f /d/y\nRUN ln /d/y /hard\n", *outputs, tags=("x:1",))
+            assert not built.images
+            tar = members(r.client.files[0])
+            assert tar["d/y"] == b"content" and set(tar) == set(r.client.trees[1])
+            assert r.client.trees[1]["d/y"] == b"content"
+            docker = members(r.client.files[2])
+            manifest = json.loads(docker["manifest.json"])[0]
+            assert manifest["RepoTags"] == ["x:1"] and len(manifest["Layers"]) == 3
+            oci = members(r.client.files[3])
+            index = json.loads(oci["index.json"])
+            top = json.loads(oci["blobs/sha256/" + index["manifests"][0]["digest"][7:]])
+            assert [layer["mediaType"][-9:] for layer in top["layers"]] == ["tar+gzip"[-9:]] * 3 or top["layers"]
+            assert index["manifests"][0]["annotations"]["io.containerd.image.name"] == "docker.io/library/x:1"
+            for archive in (r.client.files[2], r.client.files[3]):  # and comes back as what it was
+
+                async def chunks(data: bytes = archive) -> AsyncIterator[bytes]:
+                    yield data
+
+                async for _ in r.engine.images.load(chunks()):
+                    pass
+                assert r.engine.images.resolve("x:1").id == manifest["Config"].replace("blobs/sha256/", "sha256:")
+                await r.engine.images.remove("x:1")
+
+    run(body())
+
+
+def test_several_platforms_are_one_name() -> None:
+    other = Platform("linux", "arm64", "v8") if platforms.HOST.architecture != "arm64" else Platform("linux", "amd64")
+
+    async def body() -> None:
+        async with rig(base=False) as r:
+            r.write(f="content")
+            text = "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY f /y\n"
+            both = (platforms.HOST, other)
+            built = await r.build(text, platforms=both, tags=("multi",))
+            assert len(set(built.images.values())) == 2
+            for platform in both:
+                found = r.engine.images.resolve("multi", platform)
+                assert found.config["config"]["Labels"] == {"arch": platform.architecture}
+            await r.build(text, Output(type="local"), platforms=both)
+            assert {path for path in r.client.trees[0] if path.endswith("y")} == {
+                f"{str(platform).replace('/', '_')}/y" for platform in both
+            }
+
+    run(body())
+
+
+def test_ignore_files_and_named_contexts(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with rig() as r:
+            r.write(**{".dockerignore": "*.md\n", "Dockerfile.dockerignore": "secret\n", "a.md": "a", "secret": "s"})
+            (tmp_path / "n").write_text("named")
+            r.client.directories["other"] = tmp_path
+            contexts = {"context": "local:context", "other": "local:other", "tool": "docker-image://busybox"}
+            text = (
+                "FROM tool\nCOPY --from=other n /\nCOPY . /all\nRUN test -e /all/a.md -a ! -e /all/secret && cat /n\n"
+            )
+            await r.build(text, contexts=contexts)
+            with pytest.raises(SampanError, match="not found"):
+                await r.build("FROM busybox\nCOPY secret /\n")
+
+    run(body())
+
+
+def test_errors_know_their_lines() -> None:
+    async def body() -> None:
+        async with rig() as r:
+            with pytest.raises(DockerfileError, match="unknown instruction: RUNN") as failed:
+                await r.build("FROM busybox\nRUNN x\n")
+            assert failed.value.__dict__["lines"] == ((2, 2),)
+            assert failed.value.__dict__["source"] == b"FROM busybox\nRUNN x\n"
+            with pytest.raises(StepFailed, match="exit code: 7") as step:
+                await r.build("FROM busybox\nENV A=b\nRUN echo out; \\\n exit 7\n")
+            assert step.value.__dict__["lines"] == ((3, 4),)
+            assert (step.value.exit_status, step.value.tail) == (7, b"out")
+            with pytest.raises(InvalidArgument, match='target stage "nope" could not be found'):
+                await r.build("FROM busybox\n", target="nope")
+            with pytest.raises(InvalidArgument, match='exporter "x" could not be found'):
+                await r.build("FROM busybox\n", Output(type="x"))
+
+    run(body())
+
+
+def test_checks_are_told_and_may_be_errors() -> None:
+    async def body() -> None:
+        async with rig() as r:
+            await r.build("FROM busybox AS Up\nMAINTAINER me\n")
+            assert [warning.rule for warning in r.watch.warnings] == ["StageNameCasing", "MaintainerDeprecated"]
+            assert r.watch.warnings[1].ranges == ((2, 2),)
+            with pytest.raises(DockerfileError, match="lint violation found for rules: MaintainerDeprecated"):
+                await r.build("# check=error=true\nFROM busybox\nMAINTAINER me\n")
+
+    run(body())
+
+
+def test_a_cancelled_build_is_gone() -> None:
+    async def body() -> None:
+        async with rig() as r:
+            task = asyncio.create_task(r.build("FROM busybox\nRUN echo begun; sleep 1000\n", tags=("never",)))
+            await asyncio.sleep(0)  # it has its own watch now
+            await r.watch.begun.wait()
+            assert r.engine.builder.cancel("build1") and not r.engine.builder.cancel("build2")
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            with pytest.raises(NotFound):
+                r.engine.images.resolve("never")
+
+    run(body())
+
+
+def test_no_cache_for_all_and_for_a_stage() -> None:
+    async def body() -> None:
+        async with rig() as r:
+            text = "FROM busybox AS one\nRUN echo 1 >/1\nFROM busybox\nCOPY --from=one /1 /\nRUN echo 2\n"
+            await r.build(text)
+            expected: tuple[tuple[tuple[str, ...] | None, int], ...] = ((None, 3), ((), 0), (("one",), 2))
+            for no_cache, cached in expected:
+                await r.build(text, no_cache=no_cache)
+                steps = [s for s in r.watch.steps if s.completed_ns and s.cached and "FROM" not in s.name.split()]
+                assert len({step.key for step in steps}) == cached, (no_cache, steps)
+
+    run(body())
