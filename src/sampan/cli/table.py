@@ -12,16 +12,19 @@ ABOUT = "Containers, images, networks and volumes from the command line"
 COMMON = ["run", "exec", "ps", "pull", "push", "images", "login", "logout", "version", "info"]
 
 GROUPS = {
+    "builder": "Manage builds",
     "completion": "Generate the shell completion script of sampan.",
     "container": "Manage containers",
     "context": "Manage contexts",
     "image": "Manage images",
+    "manifest": "Manage manifest lists: one name for an image's builds for several platforms",
     "network": "Manage networks",
     "system": "Manage the engine",
     "volume": "Manage volumes",
 }
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "builder build": ("builder.build", "Build an image from a Dockerfile"),
     "container attach": ("container.attach", "Connect this terminal's streams to a running container"),
     "container commit": ("container.commit", "Make an image from a container's changes"),
     "container cp": ("container.cp", "Copy files between a container and this machine"),
@@ -58,6 +61,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "image rm": ("image.rm", "Remove one or more images"),
     "image save": ("image.save", "Write one or more images as a tar archive"),
     "image tag": ("image.tag", "Give an image another name"),
+    "manifest annotate": ("manifest.annotate", "Say more about the platform of one image of a list"),
+    "manifest create": ("manifest.create", "Begin a list that can be annotated and pushed"),
+    "manifest inspect": ("manifest.inspect", "Show a manifest, or a manifest list"),
+    "manifest push": ("manifest.push", "Push a list to its repository"),
+    "manifest rm": ("manifest.rm", "Forget lists that were begun here"),
     "volume create": ("volume.create", "Create a volume"),
     "volume inspect": ("volume.inspect", "Show all details of one or more volumes"),
     "volume ls": ("volume.ls", "List volumes"),
@@ -106,6 +114,7 @@ SHORTCUTS = {
         )
     },
     **{verb: f"image {verb}" for verb in ("history", "import", "load", "pull", "push", "save", "tag")},
+    "build": "builder build",
     "events": "system events",
     "images": "image ls",
     "info": "system info",
@@ -119,6 +128,7 @@ ALIASES = {
     "container remove": "container rm",
     "context list": "context ls",
     "context remove": "context rm",
+    "image build": "builder build",
     "image list": "image ls",
     "image remove": "image rm",
     "network list": "network ls",

@@ -14,6 +14,8 @@ from sampan.client import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sampan.cli.config import Config
 
 HUB = "docker.io"
@@ -40,7 +42,7 @@ def header(config: Config, name: str) -> list[tuple[str, str]]:
     return [("X-Registry-Auth", encoded(found))]
 
 
-def encoded(auth: dict[str, str]) -> str:
+def encoded(auth: Mapping[str, object]) -> str:
     """URL-safe base64 of the JSON."""
     text = binascii.b2a_base64(jsontext.dumps(auth).encode(), newline=False).decode("ascii")
     return text.replace("+", "-").replace("/", "_")
@@ -126,3 +128,10 @@ def _run(helper: str, action: str, text: str) -> str | None:
     except OSError:
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def all_header(config: Config) -> list[tuple[str, str]]:
+    """X-Registry-Config: what the client's configuration knows of every registry, for a build that may need any."""
+    keys = (*config.table("auths"), *config.table("credHelpers"))
+    known = {key: found for key in dict.fromkeys(keys) if (found := lookup(config, key))}
+    return [("X-Registry-Config", encoded(known))] if known else []

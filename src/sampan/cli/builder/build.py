@@ -1,0 +1,217 @@
+"""`sampan build`: a context and a Dockerfile become an image.
+
+The steps run in parallel and are drawn as they go (display.py); `--progress=classic`, or DOCKER_BUILDKIT=0, is Docker's
+classic builder, line for line. What the client has to give besides the context (secrets, keys, further directories) and
+what it takes back (`--output`) goes over a session (session.py), which is opened only when there is such a thing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from sampan.cli import progress
+from sampan.cli.builder import context, display
+from sampan.cli.registry import credentials
+from sampan.cli.session import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "[OPTIONS] PATH | URL | -"
+ARGS = (1, 1)
+FLAGS = """
+      --add-host strings               Add a line to /etc/hosts of the steps ("host:ip")
+      --allow list                     Allow steps a privilege ("network.host", "security.insecure")
+      --annotation list                Add an annotation to the image
+      --attest list                    Attestation parameters
+      --build-arg list                 Set build arguments
+      --build-context list             Further contexts ("name=path", "name=docker-image://image", "name=URL")
+      --builder string                 Name of the builder; there is one, "default"
+      --cache-from list                Where else to look for results of earlier builds ("image", "type=local,src=dir")
+      --cache-mount-export string      Write the contents of the build's cache mounts to this directory
+      --cache-mount-import string      Fill the build's cache mounts from this directory first
+      --cache-to list                  Where to keep the results for other builds ("image", "type=local,dest=dir")
+      --call string                    What to do with the Dockerfile ("build", "check", "outline", "targets") (default "build")
+      --cgroup-parent string           Parent cgroup of the steps
+      --check                          Only check the Dockerfile; the same as --call=check
+      --compress                       Compress the context with gzip
+      --cpu-period int                 CFS period of the CPU limit, in microseconds
+      --cpu-quota int                  CFS quota of the CPU limit, in microseconds
+  -c, --cpu-shares int                 Relative CPU weight
+      --cpuset-cpus string             CPUs that may be used (0-3, 0,1)
+      --cpuset-mems string             Memory nodes that may be used (0-3, 0,1)
+      --disable-content-trust          Skip verification of image signatures (default true)
+  -f, --file string                    Path of the Dockerfile, "-" for standard input (default: "PATH/Dockerfile")
+      --force-rm                       Accepted; nothing is ever left of a step
+      --iidfile string                 Write the image's ID to this file
+      --isolation string               Accepted for Docker's sake ("default")
+      --label list                     Add a label to the image
+      --load                           The same as --output=type=docker
+  -m, --memory bytes                   Memory limit of a step
+      --memory-swap bytes              Limit of memory plus swap of a step, -1 for no limit
+      --metadata-file string           Write what is known of the result to this file, as JSON
+      --network string                 Network of the steps (default "default")
+      --no-cache                       Run every step again
+      --no-cache-filter list           Run every step of these stages again
+      --on-error string                What becomes of a failed step's files: "commit" makes an image of them, "shell" enters them
+  -o, --output list                    Where the result goes ("dir", "type=local,dest=dir", "type=tar,dest=file", "type=oci,dest=file")
+      --platform list                  Platform of the image
+      --progress string                How progress is shown ("auto", "plain", "tty", "rawjson", "quiet", "none", "classic") (default "auto")
+      --provenance string              The same as --attest=type=provenance
+      --pull                           Look for newer base images in the registry
+      --push                           The same as --output=type=registry
+  -q, --quiet                          Only print the image's ID
+      --rm                             Accepted; nothing is ever left of a step (default true)
+      --sbom string                    The same as --attest=type=sbom
+      --secret list                    A secret for the steps that ask for it ("id=name[,src=path][,env=variable]")
+      --security-opt strings           Security options
+      --shm-size bytes                 Size of /dev/shm
+      --squash                         Make one layer of all new ones
+      --ssh list                       Keys or an agent's socket for the steps that ask ("default", "id=path")
+  -t, --tag list                       Name of the image ("name:tag")
+      --target string                  Stage to build
+      --ulimit ulimit                  Limits of the steps (default [])
+"""
+_URLS = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    source = Source(args[0], opts.text("file"))
+    classic = opts.text("progress") == "classic" or os.environ.get("DOCKER_BUILDKIT") == "0"
+    query = parameters(opts, source) | {"version": "1" if classic else "2"}
+    headers = [("Content-Type", "application/x-tar"), *credentials.all_header(cli.config)]
+    response = cli.engine.open("POST", "/build", query, headers=headers, raw=source.pieces())
+    ids: list[str] = []
+    quiet = opts.flag("quiet")
+    try:
+        if classic:
+            progress.show(response, None if quiet else sys.stdout, on_aux=lambda aux: ids.append(aux.get("ID", "")))
+        else:
+            shown = display.chosen("quiet" if quiet else opts.text("progress"), sys.stderr)
+            ids += display.show(response, shown)
+    except progress.ProgressError as e:
+        raise CommandError(e.message) from e
+    if ids and (path := opts.text("iidfile")):
+        _write(path, ids[-1])
+    if ids and quiet:
+        cli.line(ids[-1])
+    return 0
+
+
+class Source:
+    """Where context and Dockerfile come from. file: the --file flag."""
+
+    def __init__(self, argument: str, file: str) -> None:
+        self.remote = argument if argument.startswith(_URLS) else ""
+        self.dockerfile = file or "Dockerfile"
+        self._directory = ""
+        self._extra: dict[str, bytes] = {}
+        self._stdin = b""
+        if self.remote:
+            return
+        if argument == "-":
+            if file == "-":
+                raise CommandError("invalid argument: can't use stdin for both build context and dockerfile")
+            self._stdin = sys.stdin.buffer.read()
+            if not _archive(self._stdin):
+                self._extra, self._stdin, self.dockerfile = {"Dockerfile": self._stdin}, b"", "Dockerfile"
+            return
+        self._directory = os.path.realpath(argument)
+        if not os.path.isdir(self._directory):
+            raise CommandError(f'unable to prepare context: path "{argument}" not found')
+        if file == "-":
+            self.dockerfile = ".dockerfile.stdin"
+            self._extra = {self.dockerfile: sys.stdin.buffer.read()}
+        elif file:
+            self._place(file)
+        elif not os.path.exists(os.path.join(self._directory, "Dockerfile")):
+            raise CommandError(
+                f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {os.path.join(self._directory, 'Dockerfile')}: no such file or directory"
+            )
+
+    def _place(self, file: str) -> None:
+        """A Dockerfile inside the context goes by its path there, one outside is sent along under a name of its own."""
+        path = os.path.realpath(file)
+        if not os.path.exists(path):
+            raise CommandError(
+                f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {path}: no such file or directory"
+            )
+        inside = os.path.relpath(path, self._directory)
+        if not inside.startswith(".."):
+            self.dockerfile = inside
+            return
+        self.dockerfile = ".dockerfile.outside"
+        for name in ("", ".dockerignore"):
+            try:
+                with open(path + name, "rb") as content:
+                    self._extra[self.dockerfile + name] = content.read()
+            except FileNotFoundError:
+                continue
+
+    def pieces(self) -> Iterator[bytes]:
+        """The context as an archive."""
+        if self.remote:
+            return iter(())
+        if self._stdin:
+            return iter((self._stdin,))
+        if not self._directory:
+            return context.packed(self._extra)
+        own = self._extra.get(f"{self.dockerfile}.dockerignore")
+        patterns = context.ignored(self._directory, self.dockerfile, own)
+        return context.pieces(self._directory, patterns, extra=self._extra)
+
+
+def parameters(opts: Options, source: Source) -> dict[str, object]:
+    """The query of POST /build. Raises: CommandError."""
+    args = {}
+    for text in opts.many("build-arg"):
+        name, given, value = text.partition("=")
+        args[name] = value if given else os.environ.get(name)
+    labels = dict(text.partition("=")[::2] for text in opts.many("label"))
+    query: dict[str, object] = {
+        "dockerfile": source.dockerfile,
+        "remote": source.remote or None,
+        "t": opts.many("tag") or None,
+        "target": opts.text("target") or None,
+        "buildargs": json.dumps(args) if args else None,
+        "labels": json.dumps(labels) if labels else None,
+        "nocache": opts.flag("no-cache") or None,
+        "pull": opts.flag("pull") or None,
+        "networkmode": opts.text("network"),
+        "platform": ",".join(opts.many("platform")) or os.environ.get("DOCKER_DEFAULT_PLATFORM") or None,
+        "extrahosts": opts.many("add-host") or None,
+        "shmsize": opts.number("shm-size") or None,
+        "memory": opts.number("memory") or None,
+        "memswap": opts.number("memory-swap") or None,
+        "cpushares": opts.number("cpu-shares") or None,
+        "cpuperiod": opts.number("cpu-period") or None,
+        "cpuquota": opts.number("cpu-quota") or None,
+        "cpusetcpus": opts.text("cpuset-cpus") or None,
+        "cpusetmems": opts.text("cpuset-mems") or None,
+        "cgroupparent": opts.text("cgroup-parent") or None,
+        "squash": opts.flag("squash") or None,
+        "q": opts.flag("quiet") or None,
+        "rm": True,
+    }
+    if sources := opts.many("cache-from"):
+        query["cachefrom"] = json.dumps(sources)
+    return query
+
+
+def _archive(data: bytes) -> bool:
+    """Whether this is a tar, compressed or not; else it is a Dockerfile."""
+    return data[257:262] == b"ustar" or data.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"))
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        with open(path, "w") as file:
+            file.write(text)
+    except OSError as e:
+        raise CommandError(f"open {path}: {(e.strerror or '').lower()}") from e

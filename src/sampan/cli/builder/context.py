@@ -1,0 +1,200 @@
+"""A build's context as an archive: a directory without what its ignore file excludes, in order of names.
+
+Owners are 0:0 and names are relative, as docker sends them; times and modes are the files'. Equal directories give equal
+bytes. What is excluded is not read, and a directory that can hold no exception is not even listed.
+
+Source: docker's build context as observed; POSIX.1-2001 pax for what ustar cannot say.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import ENOENT
+
+from sampan.cli.session import CommandError
+from sampan.spec.dockerfile import ignore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BLOCK = 512
+PIECE_BYTES = 1 << 20
+_KINDS = {
+    stat.S_IFREG: b"0",
+    stat.S_IFLNK: b"2",
+    stat.S_IFCHR: b"3",
+    stat.S_IFBLK: b"4",
+    stat.S_IFDIR: b"5",
+    stat.S_IFIFO: b"6",
+}
+_NAME_BYTES, _OCTAL_MAX = 100, 0o77777777777
+
+
+def ignored(directory: str, dockerfile: str, own: bytes | None = None) -> ignore.Ignore:
+    """The patterns of `<Dockerfile>.dockerignore`, else of `.dockerignore`. Dockerfile and ignore file are always sent.
+
+    own: what stands beside a Dockerfile that lies outside the context.
+    """
+    if own is not None:
+        return ignore.Ignore(ignore.lines(own))
+    for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
+        try:
+            with open(os.path.join(directory, name), "rb") as file:
+                lines = ignore.lines(file.read())
+        except FileNotFoundError:
+            continue
+        except OSError as e:
+            raise CommandError(f"open {name}: {(e.strerror or '').lower()}") from e
+        return ignore.Ignore([*lines, *(f"!{kept}" for kept in (dockerfile, name) if lines)])
+    return ignore.Ignore([])
+
+
+def pieces(directory: str, patterns: ignore.Ignore, *, extra: dict[str, bytes] | None = None) -> Iterator[bytes]:
+    """The archive, in pieces. extra: files of the client's own, by name; they come first."""
+    out = bytearray()
+    for piece in list(packed(extra or {}))[:-1]:
+        out += piece
+    links: dict[tuple[int, int], str] = {}
+    for path, found in walk(directory, "", patterns.excludes, patterns.may_hold_exceptions):
+        out += _head(directory, path, found, links)
+        if len(out) >= PIECE_BYTES:
+            yield bytes(out)
+            out.clear()
+        if stat.S_ISREG(found.st_mode) and found.st_size and links.get((found.st_dev, found.st_ino), path) == path:
+            yield from _contents(os.path.join(directory, path), found.st_size, out)
+    yield bytes(out) + bytes(2 * BLOCK)
+
+
+def packed(files: dict[str, bytes]) -> Iterator[bytes]:
+    """An archive of nothing but these files."""
+    for name, data in sorted(files.items()):
+        yield header(name, b"0", 0o644, len(data), 0, "") + data + bytes(-len(data) % BLOCK)
+    yield bytes(2 * BLOCK)
+
+
+def walk(
+    directory: str, below: str, excludes: Callable[[str], bool], may_hold_exceptions: Callable[[str], bool]
+) -> Iterator[tuple[str, os.stat_result]]:
+    """(path, status) of everything that is sent, parents first. Raises: CommandError for what cannot be read."""
+    try:
+        with os.scandir(os.path.join(directory, below)) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as e:
+        raise CommandError(f"error checking context: can't stat '{os.path.join(directory, below)}'") from e
+    for entry in entries:
+        path = f"{below}/{entry.name}" if below else entry.name
+        folder = entry.is_dir(follow_symlinks=False)
+        out = excludes(path)
+        if out and not (folder and may_hold_exceptions(path)):
+            continue
+        inside = list(walk(directory, path, excludes, may_hold_exceptions)) if folder and out else None
+        if inside == []:
+            continue  # an excluded directory is sent only for the exceptions in it
+        try:
+            yield path, entry.stat(follow_symlinks=False)
+        except OSError as e:
+            if e.errno == ENOENT:
+                continue
+            raise CommandError(f"error checking context: can't stat '{entry.path}'") from e
+        if inside is not None:
+            yield from inside
+        elif folder:
+            yield from walk(directory, path, excludes, may_hold_exceptions)
+
+
+def _head(directory: str, path: str, found: os.stat_result, links: dict[tuple[int, int], str]) -> bytes:
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+    if kind is None:
+        return b""  # a socket
+    mode, target, size = stat.S_IMODE(found.st_mode), "", 0
+    if kind == b"2":
+        target = os.readlink(os.path.join(directory, path))
+    elif kind == b"0":
+        size = found.st_size
+        if found.st_nlink > 1:
+            first = links.setdefault((found.st_dev, found.st_ino), path)
+            if first != path:
+                kind, target, size = b"1", first, 0
+    elif kind == b"5":
+        path += "/"
+    device = (os.major(found.st_rdev), os.minor(found.st_rdev)) if kind in (b"3", b"4") else (0, 0)
+    return header(path, kind, mode, size, found.st_mtime_ns, target, device)
+
+
+def header(
+    name: str, kind: bytes, mode: int, size: int, mtime_ns: int, target: str, device: tuple[int, int] = (0, 0)
+) -> bytes:
+    """The header of one member, with a pax header before it where ustar has no room."""
+    raw, link = os.fsencode(name), os.fsencode(target)
+    seconds, rest = divmod(mtime_ns, 10**9)
+    records = {}
+    if len(raw) > _NAME_BYTES or not raw.isascii():
+        records["path"] = raw
+    if len(link) > _NAME_BYTES or not link.isascii():
+        records["linkpath"] = link
+    if size > _OCTAL_MAX:
+        records["size"] = str(size).encode()
+    if rest or seconds < 0:
+        records["mtime"] = f"{seconds}.{rest:09d}".encode() if seconds >= 0 else str(seconds).encode()
+    block = _block(raw, kind, mode, min(size, _OCTAL_MAX), max(0, seconds), link, device)
+    if not records:
+        return block
+    text = b"".join(_record(key, value) for key, value in records.items())
+    return (
+        _block(b"PaxHeaders.0/" + raw[-80:], b"x", 0o644, len(text), 0, b"", (0, 0))
+        + text
+        + bytes(-len(text) % BLOCK)
+        + block
+    )
+
+
+def _block(name: bytes, kind: bytes, mode: int, size: int, mtime: int, link: bytes, device: tuple[int, int]) -> bytes:
+    block = b"%-.100b%b%07o\0%07o\0%07o\0%011o\0%011o\0        %b%b%bustar\x0000%b%07o\0%07o\0%b" % (
+        name[:_NAME_BYTES],
+        bytes(_NAME_BYTES - len(name[:_NAME_BYTES])),
+        mode,
+        0,
+        0,
+        size,
+        mtime,
+        kind,
+        link[:_NAME_BYTES],
+        bytes(_NAME_BYTES - len(link[:_NAME_BYTES])),
+        bytes(64),
+        *device,
+        bytes(167),
+    )
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+def _record(key: str, value: bytes) -> bytes:
+    """One pax record; its length counts itself."""
+    body = b" " + key.encode() + b"=" + value + b"\n"
+    size = len(body) + len(str(len(body)))
+    if len(str(size)) > len(str(len(body))):
+        size += 1
+    return str(size).encode() + body
+
+
+def _contents(path: str, size: int, out: bytearray) -> Iterator[bytes]:
+    """A file's bytes, exactly `size`: what grew is cut, what shrank is an error."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as e:
+        raise CommandError(f"open {path}: {(e.strerror or '').lower()}") from e
+    try:
+        left = size
+        while left:
+            data = os.read(fd, min(left, PIECE_BYTES))
+            if not data:
+                raise CommandError(f"{path} became shorter while it was read")
+            left -= len(data)
+            out += data
+            if len(out) >= PIECE_BYTES:
+                yield bytes(out)
+                out.clear()
+        out += bytes(-size % BLOCK)
+    finally:
+        os.close(fd)
