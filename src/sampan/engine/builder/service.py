@@ -63,7 +63,7 @@ class Builder:
         self.scratch = os.path.join(config.data_root, "builder", "tmp")
         os.makedirs(self.scratch, mode=0o700, exist_ok=True)
         self.sessions = Sessions(self.scratch)
-        self.files = Files(config, images)
+        self.files = Files(config, images, supervisor)
         self.solver = Solver(config, store, images, networks, supervisor, self.files)
         self._running: dict[str, asyncio.Task[Any]] = {}
 

@@ -21,9 +21,9 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class DirTree:
-    """A `Tree` of everything below `path`. owned: the directory goes with the tree."""
+    """A `Tree` of everything below `path`. owned: a directory that goes with the tree, with all in it."""
 
-    def __init__(self, path: str, *, owned: bool = False, keep_owner: bool = True) -> None:
+    def __init__(self, path: str, *, owned: str = "", keep_owner: bool = True) -> None:
         self._path = path
         self._owned = owned
         self._keep_owner = keep_owner
@@ -57,7 +57,7 @@ class DirTree:
             os.close(self._root)
             self._root = -1
             if self._owned:
-                remove(self._path)
+                remove(self._owned)
 
     def _open(self, path: str) -> int:
         return open_file(self._root, path)

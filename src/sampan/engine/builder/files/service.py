@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from sampan.engine.builder.files import checksum, copy
 from sampan.engine.builder.files.archives import FileReader
+from sampan.engine.builder.files.git import Git
+from sampan.engine.builder.files.hosttask import HostTask
 from sampan.engine.builder.files.http import Downloads
 from sampan.engine.builder.files.layertree import Digests, LayerTree
 from sampan.engine.builder.files.tartree import TarTree
@@ -16,18 +18,21 @@ from sampan.engine.builder.session import Session
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
 from sampan.engine.images.service import Images
-from sampan.errors import NotImplemented_
+from sampan.supervisor.client import Supervisor
 
 
 class Files:
     """One for an engine. Blocking methods are for threads; trees belong to whoever gets them."""
 
-    def __init__(self, config: EngineConfig, images: Images) -> None:
+    def __init__(self, config: EngineConfig, images: Images, supervisor: Supervisor) -> None:
         self._images = images
         self._scratch = os.path.join(config.data_root, "builder", "tmp")
         os.makedirs(self._scratch, mode=0o700, exist_ok=True)
         self._digests = Digests()
         self.downloads = Downloads(os.path.join(config.data_root, "builder", "http"), self._scratch)
+        self.repositories = Git(
+            HostTask(config, supervisor), os.path.join(config.data_root, "builder", "git"), self._scratch
+        )
 
     async def close(self) -> None:
         await self.downloads.close()
@@ -51,7 +56,8 @@ class Files:
         return await self.downloads.fetch(op, session)
 
     async def git(self, op: GitOp, session: Session) -> Tree:
-        raise NotImplemented_("git is not there yet")
+        """See `git.Git.checkout`."""
+        return await self.repositories.checkout(op, session)
 
     async def archive(self, op: ArchiveOp, session: Session) -> Tree:
         """What a downloaded archive holds, with its owners. Raises: as `http`, InvalidArgument for no archive."""

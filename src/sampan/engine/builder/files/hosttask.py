@@ -1,0 +1,199 @@
+"""A shell script with the host's programs, in a task of its own: for git, which the daemon never runs itself.
+
+The task sees /usr (read-only), certificates, the resolver's files and the directories that it is given. It is nobody's
+user without a capability, cannot gain one, runs under the default seccomp profile in its own namespaces but for the
+network, which is the host's, as for any download of the engine.
+
+    <exec root>/builder/<task>/root    mount points; gone with the task
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from sampan.engine.builder.files.git import Ran
+from sampan.engine.builder.session import Session
+from sampan.engine.builder.solver.mounting import Forwarder
+from sampan.engine.config import EngineConfig
+from sampan.engine.tasks import security, spec
+from sampan.engine.tasks.seccomp import Filters
+from sampan.errors import Internal, NotFound
+from sampan.spec.engine_api.container import HostConfig
+from sampan.supervisor.client import Attachment, Supervisor, TaskFailed, TaskRequest
+
+NOBODY = 65534
+MAX_OUTPUT_BYTES = 1024 * 1024
+SHELL = "/bin/sh"
+PATH = "/usr/local/bin:/usr/bin:/bin"
+TOP = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")  # links into /usr, or directories beside it
+ETC = (
+    "ssl",
+    "ca-certificates",
+    "pki",
+    "resolv.conf",
+    "hosts",
+    "nsswitch.conf",
+    "host.conf",
+    "gai.conf",
+    "alternatives",
+)
+_READ_ONLY = ["rbind", "ro", "nosuid", "nodev", "rprivate"]
+_ENCODER = msgspec.json.Encoder()
+
+
+class HostTask:
+    """Implements git's `Commands`."""
+
+    def __init__(self, config: EngineConfig, supervisor: Supervisor) -> None:
+        self._config = config
+        self._supervisor = supervisor
+        self._filters = Filters()
+
+    async def run(
+        self, script: str, env: Mapping[str, str], writable: Mapping[str, str], session: Session | None
+    ) -> Ran:
+        """See `git.Commands`. Cancelled: the task is killed."""
+        if shutil.which("git", path=PATH) is None:
+            raise NotFound("git is not installed on this host: git repositories cannot be read")
+        id = spec.BUILD_TASK + secrets.token_hex(16)
+        directory = f"{self._config.exec_root}/builder/{id}"
+        async with AsyncExitStack() as undo:
+            os.makedirs(directory, mode=0o700)
+            undo.callback(partial(shutil.rmtree, directory, ignore_errors=True))
+            mounts = await asyncio.to_thread(_prepare, f"{directory}/root", writable)
+            variables = {"PATH": PATH, "HOME": "/tmp", "TMPDIR": "/tmp", **env}
+            variables |= {name: f"/work/{name}" for name in writable}
+            if session is not None and await self._forward(session, directory, mounts, undo):
+                variables["SSH_AUTH_SOCK"] = "/run/agent"
+            hosts = "/work/REPO/known_hosts"  # a host that was once seen must stay the same
+            variables["GIT_SSH_COMMAND"] = (
+                f"ssh -F /dev/null -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={hosts} -o BatchMode=yes"
+            )
+            return await self._execute(id, directory, script, variables, mounts)
+
+    async def _forward(
+        self, session: Session, directory: str, mounts: list[dict[str, Any]], undo: AsyncExitStack
+    ) -> bool:
+        """Give the task a socket that leads to the client's agent. False: it has none."""
+        try:
+            _, writer = await session.ssh_agent("default")
+        except NotFound:
+            return False
+        writer.close()
+        forwarder = Forwarder(session, "default")
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:  # by descriptor: a socket's path holds 108 bytes
+            server = await asyncio.start_unix_server(forwarder.serve, f"/proc/self/fd/{fd}/agent")
+        finally:
+            os.close(fd)
+        undo.push_async_callback(forwarder.close)
+        undo.callback(server.close)
+        os.chown(f"{directory}/agent", NOBODY, NOBODY)
+        mounts.append(spec.mount("/run/agent", "bind", f"{directory}/agent", ["bind", "rprivate"]))
+        return True
+
+    async def _execute(
+        self, id: str, directory: str, script: str, env: Mapping[str, str], mounts: list[dict[str, Any]]
+    ) -> Ran:
+        host = HostConfig(network_mode="host", ipc_mode="private", cgroupns_mode="host")
+        options = security.parse(host, self._config)
+        parent = self._config.cgroup_parent or "/sampan"
+        prepared = spec.Prepared(cgroup_parent=parent if parent.startswith("/") else f"/{parent}")
+        defaults = [
+            m for m in spec.default_mounts(host, prepared) if m["destination"] not in ("/sys", "/sys/fs/cgroup")
+        ]
+        document: dict[str, Any] = {
+            "ociVersion": "1.2.1",
+            "process": {
+                "user": {"uid": NOBODY, "gid": NOBODY},
+                "args": [SHELL, "-c", script],
+                "env": [f"{name}={value}" for name, value in env.items()],
+                "cwd": "/",
+                "capabilities": {},
+                "noNewPrivileges": True,
+            },
+            "root": {"path": "rootfs", "readonly": True},
+            "hostname": "git",
+            "mounts": defaults + mounts,
+            "linux": spec.linux(host, prepared, id=id),
+        }
+        root = {"type": "bind", "source": f"{directory}/root", "destination": "/", "options": ["bind", "rw"]}
+        seccomp = await self._filters.path(self._supervisor, options, [])
+        request = TaskRequest(id=id, spec=_ENCODER.encode(document), rootfs=[root], seccomp=seccomp, log_driver="none")
+        try:
+            await self._supervisor.create(request, start=False)
+            attachment = await self._supervisor.attach(id)
+            try:
+                await self._supervisor.start(id)
+                stdout, stderr = await _read(attachment)
+            finally:
+                attachment.writer.close()
+            ended = await self._supervisor.wait(id)
+            return Ran(status=ended.status, stdout=stdout, stderr=stderr)
+        except TaskFailed as e:
+            raise Internal(f"git cannot be run: {e.message}") from e
+        finally:
+            await asyncio.shield(self._supervisor.delete(id))
+
+
+async def _read(attachment: Attachment) -> tuple[bytes, bytes]:
+    """What the task wrote, up to a bound each."""
+    texts = {1: bytearray(), 2: bytearray()}
+    while head := await attachment.reader.read(8):
+        if len(head) < 8:
+            head += await attachment.reader.readexactly(8 - len(head))
+        data = await attachment.reader.readexactly(int.from_bytes(head[4:], "big"))
+        text = texts.get(head[0])
+        if text is not None and len(text) < MAX_OUTPUT_BYTES:
+            text += data
+    return bytes(texts[1]), bytes(texts[2])
+
+
+def _prepare(root: str, writable: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Make the root's mount points; the mounts that belong to them."""
+    for name in ("", "usr", "etc", "dev", "proc", "tmp", "run", "work"):
+        os.mkdir(f"{root}/{name}" if name else root, 0o755)
+    mounts = [spec.mount("/usr", "bind", "/usr", _READ_ONLY)]
+    for name in TOP:
+        if os.path.islink(f"/{name}"):
+            os.symlink(os.readlink(f"/{name}"), f"{root}/{name}")
+        elif os.path.isdir(f"/{name}"):
+            os.mkdir(f"{root}/{name}", 0o755)
+            mounts.append(spec.mount(f"/{name}", "bind", f"/{name}", _READ_ONLY))
+    for name in ETC:
+        source = os.path.realpath(f"/etc/{name}")
+        if os.path.isdir(source):
+            os.mkdir(f"{root}/etc/{name}", 0o755)
+        elif os.path.isfile(source):
+            _write(f"{root}/etc/{name}", "")
+        else:
+            continue
+        mounts.append(spec.mount(f"/etc/{name}", "bind", source, _READ_ONLY))
+    _write(f"{root}/etc/passwd", f"nobody:x:{NOBODY}:{NOBODY}:nobody:/tmp:{SHELL}\n")
+    _write(f"{root}/etc/group", f"nogroup:x:{NOBODY}:\n")
+    _write(f"{root}/run/agent", "")
+    mounts.append(spec.mount("/tmp", "tmpfs", "tmpfs", ["nosuid", "nodev", "mode=1777", "size=64m"]))
+    for name, source in writable.items():
+        os.mkdir(f"{root}/work/{name}", 0o755)
+        for directory, names, files, fd in os.fwalk(source):
+            os.fchown(fd, NOBODY, NOBODY)
+            for inner in files:
+                os.chown(inner, NOBODY, NOBODY, dir_fd=fd, follow_symlinks=False)
+            del directory, names
+        mounts.append(spec.mount(f"/work/{name}", "bind", source, ["rbind", "rw", "nosuid", "nodev", "rprivate"]))
+    return mounts
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+    os.chmod(path, 0o644)
