@@ -4,7 +4,7 @@
     corpus/wrong/NAME/    the same, for a Dockerfile that cannot be built
 
     options.json   build_args, target, file (the Dockerfile's name), doors (only these), message: false (compare lines only),
-                   phase (where the classic door does not tell by its status)
+                   phase (where it is not what the classic door answers by its status: `answered`)
     answer.json    by door: {"error", "lines"} or {"config", "tree", "deleted"}; "phase": parse or solve, of what is wrong
 
 `record.py` writes the answers: what Docker Engine said and made. A tree is compared with the base image taken away, and
@@ -146,6 +146,13 @@ def buildx() -> list[str]:
     """How to call buildx: DOCKER_BUILDX names the program, else it is docker's plugin."""
     given = os.environ.get("DOCKER_BUILDX")
     return [given] if given else ["docker", "buildx"]
+
+
+def has_buildx() -> bool:
+    try:
+        return subprocess.run([*buildx(), "version"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 # ── results ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -76,7 +76,8 @@ def working_directory(current: str, path: str, dialect: Dialect = "buildkit") ->
         raise DockerfileError("cannot normalize nothing")
     joined = posixpath.normpath(posixpath.join("/", current, path))
     joined = "/" + joined.lstrip("/")
-    return joined + "/" if dialect == "buildkit" and path.endswith("/") and joined != "/" else joined
+    kept = dialect == "buildkit" and path.startswith("/") and path.endswith("/") and joined != "/"
+    return joined + "/" if kept else joined
 
 
 def _env(config: Config, instruction: i.Env, dialect: Dialect) -> None:
