@@ -253,10 +253,21 @@ def copy_data(old: int, new: int, status: os.stat_result) -> None:
             raise
         at = start
         while at < end:
-            copied = os.copy_file_range(old, new, min(_CHUNK, end - at), at, at)
+            copied = _copy_piece(old, new, min(_CHUNK, end - at), at)
             if copied == 0:
                 return  # it was made shorter meanwhile
             at += copied
+
+
+def _copy_piece(old: int, new: int, size: int, at: int) -> int:
+    """Copy at most `size` bytes at offset `at` inside the kernel; between file systems of two kinds through a pipe."""
+    try:
+        return os.copy_file_range(old, new, size, at, at)
+    except OSError as e:
+        if e.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    os.lseek(new, at, os.SEEK_SET)
+    return os.sendfile(new, old, at, size)
 
 
 def copy_attributes(old: int, new: int, status: os.stat_result) -> None:
