@@ -20,7 +20,7 @@ import pytest
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.files.filtered import Filtered
 from sampan.engine.builder.progress import Quiet, Step, Warning_
-from sampan.engine.builder.request import BuildRequest, Built, Output
+from sampan.engine.builder.request import BuildRequest, Built, CacheEnd, Output
 from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
@@ -213,7 +213,8 @@ def test_the_same_input_gives_the_same_image_wherever_and_whenever() -> None:
 
     async def build(*, epoch: int | None) -> tuple[str, str]:
         async with rig(base=False) as r:
-            r.write(**{"root.tar": busybox.root_tar(), "d__one": "1", "d__two": "2"})
+            files: dict[str, str | bytes] = {"root.tar": busybox.root_tar(), "d__one": "1", "d__two": "2"}
+            r.write(**files)
             for path in (r.context / "d" / "one", r.context / "d" / "two", r.context / "d"):
                 os.utime(path, (1_600_000_000, 1_600_000_000))
             plain = await r.build(dockerfile, no_cache=())
@@ -355,5 +356,82 @@ def test_no_cache_for_all_and_for_a_stage() -> None:
                 await r.build(text, no_cache=no_cache)
                 steps = [s for s in r.watch.steps if s.completed_ns and s.cached and "FROM" not in s.name.split()]
                 assert len({step.key for step in steps}) == cached, (no_cache, steps)
+
+    run(body())
+
+
+CACHED = "FROM scratch AS base\nADD root.tar /\nFROM base AS tool\nRUN echo $RANDOM > /t && true\nFROM base\nRUN echo $RANDOM > /made\nRUN true\nCOPY --from=tool /t /\n"
+
+
+def ran(r: Rig) -> set[str]:
+    """The RUN steps that were really run."""
+    done = [step for step in r.watch.steps if step.completed_ns and not step.cached and not step.error]
+    return {step.name.partition("] ")[2] for step in done if "] RUN" in step.name}
+
+
+def with_root(r: Rig) -> None:
+    r.write(**{"root.tar": busybox.root_tar()})
+    os.utime(r.context / "root.tar", (1_600_000_000, 1_600_000_000))
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_cache_goes_to_another_engine_as_a_directory(mode: str, tmp_path: Path) -> None:
+    async def body() -> None:
+        async with rig(base=False) as r:
+            with_root(r)
+            end = CacheEnd(type="local", attrs={"dest": "x", "mode": mode, "exporter": "5"})
+            first = await r.build(CACHED, cache_to=(end,))
+            for path, data in r.client.trees[5].items():
+                (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+                if data:
+                    (tmp_path / path).write_bytes(data)
+        async with rig(base=False) as r:
+            with_root(r)
+            r.client.directories["cache"] = tmp_path
+            again = await r.build(CACHED, cache_from=(CacheEnd(type="local", attrs={"src": "x"}),))
+            # in the smaller cache the stage that was only copied from is missing: its step runs again
+            assert ran(r) == ({"RUN echo $RANDOM > /t && true"} if mode == "min" else set())
+            if mode == "max":
+                assert again.image_id == first.image_id
+            await r.build(CACHED, cache_from=(CacheEnd(type="local", attrs={"src": "x", "context": "gone"}),))
+
+    run(body())
+
+
+def test_a_cache_travels_inside_the_image() -> None:
+    async def body() -> None:
+        async with rig(base=False) as r:
+            with_root(r)
+            outputs = (Output(type="image"), Output(type="docker", exporter=1))
+            await r.build(CACHED, *outputs, tags=("app",), cache_to=(CacheEnd(type="inline"),))
+            archive = r.client.files[1]
+        async with rig(base=False) as r:
+            with_root(r)
+
+            async def chunks() -> AsyncIterator[bytes]:
+                yield archive
+
+            async for _ in r.engine.images.load(chunks()):
+                pass
+            await r.build(CACHED, cache_from=(CacheEnd(type="registry", attrs={"ref": "app"}),))
+            assert ran(r) == {"RUN echo $RANDOM > /t && true"}
+
+    run(body())
+
+
+def test_a_damaged_cache_is_no_cache(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with rig(base=False) as r:
+            with_root(r)
+            await r.build(CACHED, cache_to=(CacheEnd(type="local", attrs={"exporter": "5", "mode": "max"}),))
+            for path, data in r.client.trees[5].items():
+                (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+                if data:  # every layer is another one than it says
+                    (tmp_path / path).write_bytes(data if data[:1] == b"{" else data[:-9] + bytes(9))
+        async with rig(base=False) as r:
+            with_root(r)
+            r.client.directories["cache"] = tmp_path
+            await r.build(CACHED, cache_from=(CacheEnd(type="local", attrs={"src": "x"}),))
+            assert len(ran(r)) == 3
 
     run(body())

@@ -15,11 +15,15 @@ ALL = "/"
 
 
 class Narrowed:
-    """A session that knows which paths of each context a build needs. `paths` may grow until the context is asked for."""
+    """A session that knows which paths of each context a build needs. `paths` may grow until the context is asked for.
+
+    owned: trees that go with the build.
+    """
 
     def __init__(self, session: Session, progress: Progress) -> None:
         self.id = session.id
         self.paths: dict[str, tuple[str, ...]] = {}
+        self.owned: list[Tree] = []  # closed with the build
         self.client = session
         self._progress = progress
 
@@ -39,6 +43,11 @@ class Narrowed:
             op = LocalOp(context=name, include=tuple(include), exclude=tuple(exclude))
             report = self._reporter(op.digest)
         return await self.client.local(name, include=include, exclude=exclude, follow=follow, report=report)
+
+    async def close(self) -> None:
+        """The build has ended."""
+        for tree in self.owned:
+            await asyncio.to_thread(tree.close)
 
     def _reporter(self, key: str) -> Callable[[int, bool], None]:
         begun = time.time_ns()

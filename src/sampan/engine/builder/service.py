@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sampan.engine.builder import checking, definition, remote
+from sampan.engine.builder import cachefrom, checking, definition, remote
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.buildkit.sessions import Sessions
 from sampan.engine.builder.classic.walk import Voice, Walk
@@ -32,7 +32,7 @@ from sampan.engine.builder.progress import Progress, Quiet, Warning_
 from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.cache import Space
-from sampan.engine.builder.solver.solver import Solver
+from sampan.engine.builder.solver.solver import CacheSource, Solver
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.images.platforms import HOST, Platform
@@ -95,6 +95,7 @@ class Builder:
                 return await self._build(with_epoch(request), client, progress)
             finally:
                 await self.solver.release(client)
+                await client.close()
 
     def cancel(self, build_id: str) -> bool:
         """End a running build by its id; False when there is none."""
@@ -121,6 +122,7 @@ class Builder:
                 progress=progress,
                 on_error=request.on_error,
                 entitlements=request.entitlements,
+                cache_from=await self._sources(request, bases, client, progress),
             )
         result = Result(
             images=self.images,
@@ -132,6 +134,7 @@ class Builder:
             scratch=self.scratch,
             targets=targets,
             solved=solved,
+            made=self.solver.made(client),
         )
         return await result.export()
 
@@ -151,6 +154,26 @@ class Builder:
                 progress.warning(warning)
         checking.insist(found, request, seen)
         return targets
+
+    async def _sources(
+        self, request: BuildRequest, bases: Bases, client: Narrowed, progress: Progress
+    ) -> list[CacheSource]:
+        """What --cache-from offers."""
+        opened = await asyncio.gather(
+            *(
+                cachefrom.open_source(
+                    end,
+                    images=self.images,
+                    cache=self.solver.cache,
+                    bases=bases,
+                    session=client,
+                    progress=progress,
+                    build=request.id,
+                )
+                for end in request.cache_from
+            )
+        )
+        return [source for source in opened if source is not None]
 
     def _bases(self, request: BuildRequest, session: Session, progress: Progress) -> Bases:
         told: Callable[[Mapping[str, Any]], None] | None = getattr(progress, "pulling", None)

@@ -8,19 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampan.engine.builder.bases import Bases
-from sampan.engine.builder.exporters import archive, files, image
+from sampan.engine.builder.exporters import archive, cache, files, image
 from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.graph import document
 from sampan.engine.builder.graph.values import Target
 from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.progress import Progress
-from sampan.engine.builder.request import BuildRequest, Built, Output
+from sampan.engine.builder.request import BuildRequest, Built, CacheEnd, Output
 from sampan.engine.builder.session import Session
+from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.state import Solved
 from sampan.engine.builder.steps import Shown, shown
 from sampan.engine.images.platforms import Platform
 from sampan.engine.images.service import Images
-from sampan.errors import InvalidArgument
+from sampan.errors import InvalidArgument, SampanError
+from sampan.spec import oci_image
 
 TITLES = {
     "image": "exporting to image",
@@ -44,16 +46,18 @@ class Result:
     scratch: str
     targets: Mapping[Platform, Target]
     solved: Mapping[Vertex, Solved]
-    more: Mapping[str, Any] = field(default_factory=dict)  # for the documents: an inline cache
+    made: Mapping[Vertex, CacheRecord] = field(default_factory=dict)
     documents: dict[Platform, dict[str, Any]] = field(default_factory=dict)
-    made: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
     response: dict[str, str] = field(default_factory=dict)
 
     async def export(self) -> Built:
         """Write every output. Raises: InvalidArgument for an output that cannot be, what the client raises."""
         for platform, target in self.targets.items():
             found = document.of_target(target, self.solved, dialect=self.request.dialect, epoch_s=self.request.epoch_s)
-            self.documents[platform] = {**found, **self.more.get(str(platform), {})}
+            if self._inline():
+                found |= cache.inline(self.made, oci_image.diff_ids(found))
+            self.documents[platform] = found
         for output in self.request.outputs:
             if output.type == "cacheonly":
                 continue
@@ -61,14 +65,40 @@ class Result:
                 raise InvalidArgument(f'exporter "{output.type}" could not be found')
             with shown(self.progress, f"{self.request.id}/{output.exporter}", TITLES[output.type]) as step:
                 await self._one(output, step)
-        return Built(images=self.made, response=self.response)
+        for number, end in enumerate(self.request.cache_to):
+            if end.type != "inline":
+                await self._cache(number, end)
+        return Built(images=self.ids, response=self.response)
+
+    def _inline(self) -> bool:
+        """Whether the image shall hold its cache."""
+        asked = any(end.type == "inline" for end in self.request.cache_to)
+        return asked or (self.request.build_args.get("BUILDKIT_INLINE_CACHE") or "").lower() in ("1", "true")
+
+    async def _cache(self, number: int, end: CacheEnd) -> None:
+        """One --cache-to. Raises: InvalidArgument for an unknown type, what the registry or the client raises."""
+        chains = [
+            chain_id for found in self.documents.values() for chain_id in oci_image.chain_ids(oci_image.diff_ids(found))
+        ]
+        try:
+            with shown(self.progress, f"{self.request.id}/cache{number}", f"exporting cache to {end.type}") as step:
+                if end.type == "registry":
+                    await cache.to_registry(self.images, self.made, chains, end, self.bases, step)
+                elif end.type == "local":
+                    scratch = self.scratch
+                    await cache.to_directory(self.images, self.made, chains, end, self.session, step, scratch=scratch)
+                else:
+                    raise InvalidArgument(f"unknown cache exporter: {end.type}")
+        except SampanError:
+            if end.attrs.get("ignore-error", "").lower() not in ("1", "true"):
+                raise
 
     async def _one(self, output: Output, step: Shown) -> None:
         named = image.names(self.request.tags, output)
         match output.type:
             case "image":
                 ids = await image.publish(self.images, self.documents, named, step)
-                self.made |= {str(platform): image_id for platform, image_id in ids.items()}
+                self.ids |= {str(platform): image_id for platform, image_id in ids.items()}
                 self._answer(next(iter(ids.values())), next(iter(ids.values())))
                 if output.attrs.get("push", "").lower() in ("1", "true"):
                     for name in named:

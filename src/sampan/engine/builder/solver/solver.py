@@ -75,6 +75,13 @@ class Files(Protocol):
     async def archive(self, op: ArchiveOp, session: Session) -> Tree: ...
 
 
+class CacheSource(Protocol):
+    """Steps that another engine has done (`--cache-from`)."""
+
+    async def find(self, key: str) -> CacheRecord | None:
+        """The record of a step, brought here with its layers; None when there is none."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Build:
     """What one session was given so far."""
@@ -84,9 +91,11 @@ class Build:
     holder: str  # of layers
     solved: dict[Vertex, Solved] = field(default_factory=dict)
     trees: dict[Vertex, Tree] = field(default_factory=dict)  # to be closed, also those of states
+    made: dict[Vertex, CacheRecord] = field(default_factory=dict)
     serial: bool = False
     on_error: str = ""
     entitlements: frozenset[str] = frozenset()
+    cache_from: Sequence[CacheSource] = ()
 
 
 class Solver:
@@ -142,6 +151,7 @@ class Solver:
         serial: bool = False,
         on_error: str = "",
         entitlements: Collection[str] = frozenset(),
+        cache_from: Sequence[CacheSource] = (),
     ) -> dict[Vertex, Solved]:
         """Run what is needed for these vertices; returns them and all that they needed.
 
@@ -150,6 +160,7 @@ class Solver:
         """
         build = self._build(session)
         build.serial, build.on_error, build.entitlements = serial, on_error, frozenset(entitlements)
+        build.cache_from = cache_from or build.cache_from
         ordered = postorder(vertices)
         todo = [vertex for vertex in ordered if vertex not in build.solved]
         for vertex in todo:
@@ -180,6 +191,11 @@ class Solver:
                     group.create_task(one(vertex))
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
+
+    def made(self, session: Session) -> Mapping[Vertex, CacheRecord]:
+        """The record of every step that this build was given so far: what an export of its cache holds."""
+        build = self._builds.get(id(session))
+        return dict(build.made) if build is not None else {}
 
     def _build(self, session: Session) -> Build:
         build = self._builds.get(id(session))
@@ -278,7 +294,7 @@ class Solver:
     async def _step(self, build: Build, vertex: Vertex, progress: Progress) -> Solved:
         trees = await self._trees_of_states(build, vertex)
         key = await self._steps.key(vertex, build.solved, trees)
-        if not vertex.no_cache and (record := self.cache.find(key)) is not None:
+        if not vertex.no_cache and (record := await self._known(build, key)) is not None:
             self.cache.used(record, build.id)
             self._hold(build, record.chain_id)
             solved = await self._result(build, vertex, record, cached=True)
@@ -295,6 +311,14 @@ class Solver:
         finally:
             flight.leave()
         return await self._result(build, vertex, record, cached=False)
+
+    async def _known(self, build: Build, key: str) -> CacheRecord | None:
+        """What an equal step gave before, here or where the build may take it from."""
+        record = self.cache.find(key)
+        for source in build.cache_from if record is None else ():
+            if (record := await source.find(key)) is not None:
+                break
+        return record
 
     def _take_off(self, build: Build, vertex: Vertex, key: str, trees: Mapping[Vertex, Tree]) -> Flight:
         """Begin a step; whoever wants the same meanwhile joins."""
@@ -344,6 +368,7 @@ class Solver:
 
     async def _result(self, build: Build, vertex: Vertex, record: CacheRecord, *, cached: bool) -> Solved:
         """What a record means for this build: BuildKit's builds get an empty layer for a step that changed nothing."""
+        build.made[vertex] = record
         state = self.cache.state(record)
         if isinstance(vertex, FileOp) and vertex.link:
             base = build.solved[vertex.base].state or State()
