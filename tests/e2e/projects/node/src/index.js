@@ -1,0 +1,2 @@
+const greeting = require("greeting");
+console.log(greeting(process.env.NODE_ENV));
