@@ -31,6 +31,7 @@ from sampan.errors import InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
 from tests.kernel.builder.bench import mount_points
 from tests.support import busybox
+from tests.support.registry import Debian
 
 pytestmark = pytest.mark.root
 PREFIX = "sampan-build-"
@@ -435,3 +436,36 @@ def test_a_damaged_cache_is_no_cache(tmp_path: Path) -> None:
             assert len(ran(r)) == 3
 
     run(body())
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+def test_a_registry_takes_and_gives_caches_images_and_bases(tmp_path: Path) -> None:
+    """push=true, FROM an image that is not here, --pull, and a cache that another engine left there."""
+    server = Debian(tmp_path)
+    host = f"localhost:{server.port}"
+    to = CacheEnd(type="registry", attrs={"ref": f"{host}/cache", "mode": "max"})
+
+    async def body() -> None:
+        async with rig(base=False) as r:
+            with_root(r)
+            pushed = Output(type="image", attrs={"name": f"{host}/app:1", "push": "true"})
+            first = await r.build(CACHED, pushed, cache_to=(to,))
+        async with rig(base=False) as r:
+            with_root(r)
+            again = await r.build(CACHED, cache_from=(CacheEnd(type="registry", attrs={"ref": f"{host}/cache"}),))
+            assert not ran(r) and again.image_id == first.image_id
+            await r.engine.images.remove(again.image_id)
+            await r.build(f"FROM {host}/app:1\nENV A=b\n", tags=("up",))
+            assert len(r.config("up")["history"]) == len(r.engine.images.resolve(f"{host}/app:1").config["history"]) + 1
+            await r.build(f"FROM {host}/app:1\nCOPY --from={host}/app:1 /made /\n", pull=True)
+            with pytest.raises(DockerfileError, match=f"{host}/none: failed to resolve source metadata") as failed:
+                await r.build(f"FROM {host}/none\n")
+            assert failed.value.__dict__["lines"] == ((1, 1),)
+            gone = CacheEnd(type="registry", attrs={"ref": f"{host}/nothing"})
+            await r.build(CACHED, cache_from=(gone,))
+            assert any(step.error for step in r.watch.steps if "importing cache" in step.name)
+
+    try:
+        run(body())
+    finally:
+        server.close()

@@ -49,6 +49,7 @@ def _copies(stage: Stage, instruction: i.Files) -> Iterator[Copy]:
     remote = [contexts.is_git(source) or contexts.is_url(source) for source in instruction.sources]
     if isinstance(instruction, i.Add) and instruction.checksum and not all(remote):
         raise DockerfileError("checksum requires HTTP(S) or Git sources", [instruction.range])
+    apart = not _is_directory(instruction.destination)  # several to one name: the last one stays
     group: list[str] = []
     for source in instruction.sources:
         if isinstance(instruction, i.Add) and (contexts.is_git(source) or contexts.is_url(source)):
@@ -56,11 +57,11 @@ def _copies(stage: Stage, instruction: i.Files) -> Iterator[Copy]:
                 yield _local(stage, instruction, group)
                 group = []
             yield _remote(stage, instruction, source)
-        elif not stage.common.classic and _is_pattern(source):
+        elif not stage.common.classic and (apart or _is_pattern(source)):
             if group:
                 yield _local(stage, instruction, group)
                 group = []
-            yield _local(stage, instruction, [source], required=False)
+            yield _local(stage, instruction, [source], required=not _is_pattern(source))
         else:
             group.append(source)
     if group:
@@ -144,10 +145,14 @@ def _documents(stage: Stage, instruction: i.Files) -> list[Mkfile]:
 
 
 def destination(stage: Stage, instruction: i.Files) -> str:
-    """The absolute destination; one that ends in `/` or is `.` means a directory. Raises: DockerfileError."""
+    """The absolute destination; one that ends in `/` or is `.` means a directory.
+
+    Raises: DockerfileError in the classic dialect, where a directory must be written as one.
+    """
     written = instruction.destination
-    directory = written in ("", ".") or written.endswith(("/", "/."))
-    if len(instruction.sources) + len(instruction.heredocs) > 1 and not directory:
+    directory = _is_directory(written)
+    several = len(instruction.sources) + len(instruction.heredocs) > 1
+    if several and not directory and stage.common.classic:
         raise DockerfileError(
             f"When using {instruction.keyword} with more than one source file, the destination must be a directory and "
             "end with a /",
@@ -155,6 +160,10 @@ def destination(stage: Stage, instruction: i.Files) -> str:
         )
     path = posixpath.normpath(posixpath.join("/", stage.cwd, written)).replace("//", "/")
     return f"{path.rstrip('/')}/" if directory else path
+
+
+def _is_directory(written: str) -> bool:
+    return written in ("", ".") or written.endswith(("/", "/."))
 
 
 def owner(text: str) -> Owner | None:
