@@ -4,13 +4,14 @@
 with the caller, which therefore must be the only thread of its process. The child sees 0 and must end in execve or
 `os._exit`.
 
-Source: clone3(2), setns(2), user_namespaces(7), time_namespaces(7).
+Source: clone3(2), fcntl(2) "F_SETOWN", setns(2), user_namespaces(7), time_namespaces(7).
 """
 
 from __future__ import annotations
 
 import _ctypes
 import ctypes
+import fcntl
 import os
 import struct
 from signal import SIGCHLD
@@ -18,9 +19,12 @@ from signal import SIGCHLD
 from sampan.linux.syscalls import INT, LIBC, bind_libc, fail
 
 CLONE_NEWTIME = 0x80
+CLONE_VM = 0x100
 CLONE_PIDFD = 0x1000
+CLONE_VFORK = 0x4000
 CLONE_PARENT = 0x8000
 CLONE_NEWNS = 0x20000
+CLONE_PARENT_SETTID = 0x100000
 CLONE_NEWCGROUP = 0x2000000
 CLONE_NEWUTS = 0x4000000
 CLONE_NEWIPC = 0x8000000
@@ -86,6 +90,34 @@ def clone3(flags: int, *, cgroup_fd: int | None = None) -> tuple[int, int]:
     if pid < 0:
         fail()
     return (pid, pidfd.value) if pid else (0, -1)
+
+
+def move_on(flags: int, *, cgroup_fd: int | None = None) -> int:
+    """Go on as a new process, a sibling of the calling one, which ends; return the new one's pid as the parent sees it.
+
+    The new process gets the memory itself instead of a copy that it would have to make page by page. The kernel holds
+    the old one in the system call until the new one executes a program (CLONE_VFORK), and it must never come back from
+    there: the stack that it would return to is in use. So the first thing that the new process does is to write into a
+    pipe whose SIGIO goes to the old one, across the border of the pid namespace, and ends it where it stands.
+
+    Raises: OSError, in the old process.
+    """
+    pid = ctypes.c_int(0)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(reader, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(reader, fcntl.F_SETFL, os.O_ASYNC)
+        flags |= CLONE_VM | CLONE_VFORK | CLONE_PARENT | CLONE_PARENT_SETTID
+        if cgroup_fd is not None:
+            flags |= CLONE_INTO_CGROUP
+        args = struct.pack("11Q", flags, 0, 0, ctypes.addressof(pid), 0, 0, 0, 0, 0, 0, cgroup_fd or 0)
+        if _clone3(_SYS_CLONE3, args, len(args)) < 0:
+            fail()
+        os.write(writer, b"x")
+    finally:
+        os.close(reader)
+        os.close(writer)
+    return pid.value
 
 
 def write_id_maps(pid: int, uid_map: list[dict[str, int]], gid_map: list[dict[str, int]]) -> None:

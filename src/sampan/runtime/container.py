@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from signal import SIGKILL
 from typing import Any
 
@@ -24,7 +25,7 @@ from sampan.runtime.validate import validate, validate_process
 
 Spec = dict[str, Any]
 
-__all__ = ["Container", "InvalidSpec", "Process", "RuntimeFailure", "create", "validate"]
+__all__ = ["Container", "InvalidSpec", "Process", "RuntimeFailure", "create", "create_for_parent", "validate"]
 
 
 class Process:
@@ -205,24 +206,28 @@ class Container:
     def hand_over(self) -> tuple[Spec, list[int]]:
         """Return what the parent needs to keep a container made with `sibling`: JSON-able values, and descriptors, which
         are no longer this object's.
-
-        Of the spec only what is still needed: the rest would be memory for nothing, once for every container.
         """
         assert self._channel is not None
-        fds = [self.pidfd, self._channel.socket.detach(), *([] if self.console_fd is None else [self.console_fd])]
-        spec: Spec = {key: self.spec[key] for key in ("ociVersion", "annotations", "hooks") if key in self.spec}
-        spec["process"] = {"capabilities": (self.spec.get("process") or {}).get("capabilities")}
-        linux = self.spec.get("linux") or {}
-        spec["linux"] = {key: linux[key] for key in ("namespaces", "seccomp") if key in linux}
-        return {"id": self.id, "bundle": self.bundle, "spec": spec, "cgroup": self.cgroup.path, "pid": self.pid}, fds
+        fds = [self._channel.socket.detach(), self.pidfd, *([] if self.console_fd is None else [self.console_fd])]
+        values = {"id": self.id, "bundle": self.bundle, "spec": _kept(self.spec), "cgroup": self.cgroup.path}
+        return {**values, "pid": self.pid}, fds
 
     @classmethod
     def take_over(cls, values: Spec, fds: list[int]) -> Container:
-        """Become the owner of what another process has handed over."""
-        cgroup = cgroups.load(values.pop("cgroup"))
-        container = cls(**values, cgroup=cgroup, pidfd=fds[0])
-        container._channel = sync.adopt(fds[1])
-        container.console_fd = fds[2] if len(fds) > 2 else None
+        """Become the owner of what another process has handed over, and wait until init stands at the gate.
+
+        Raises: RuntimeFailure with everything undone.
+        """
+        channel = sync.adopt(fds[0])
+        if "pid" in values:
+            pid, pidfd, console = values["pid"], fds[1], fds[2] if len(fds) > 2 else None
+        else:
+            pid, pidfd, console = _await_gate(channel, values["cgroup"])
+        cgroup = cgroups.load(values["cgroup"])
+        id, bundle, spec = values["id"], values["bundle"], values["spec"]
+        container = cls(id=id, bundle=bundle, spec=spec, cgroup=cgroup, pid=pid, pidfd=pidfd)
+        container._channel = channel
+        container.console_fd = console
         return container
 
     # ── state.json ────────────────────────────────────────────────────────────────────────────────────────
@@ -333,25 +338,14 @@ def create(
     """
     if not validated:
         validate(spec)
-    plan = planning.build(spec, id=id, bundle=os.path.abspath(bundle), rootfs=rootfs)
+    plan, inherited, ours = _begin(spec, id, bundle, rootfs, stdio, seccomp_bpf, cgroup)
+    theirs = inherited.channel
     plan.pivot_root = pivot
-    if plan.process is None:
-        raise InvalidSpec("process", "required to create a container")
-    load_seccomp = _seccomp_loader(spec, seccomp_bpf)
-    try:
-        ours, theirs = sync.pair()
-    except OSError as error:
-        raise RuntimeFailure.of("create", error) from error
-    inherited = init.Inherited(theirs, cgroup)
-    inherited.stdio = None if plan.process.terminal else stdio
-    inherited.load_seccomp = load_seccomp
     inherited.death_signal = 0 if detached else SIGKILL
     inherited.spare = ours if detached else None
     inherited.keyring = keyring
     inherited.preserve_fds = preserve_fds
     inherited.sibling = sibling
-    inherited.wait_first = plan.user_namespace
-    inherited.join_cgroup = not plan.user_namespace
     inherited.timing = timing
     prepared = launch.Prepared()
     heard = launch.Conversation(cgroup)
@@ -381,6 +375,110 @@ def create(
         container._gate_fd = ours.fd
         container._gate_inode = os.fstat(ours.fd).st_ino
     return container
+
+
+def create_for_parent(
+    spec: Spec,
+    *,
+    id: str,
+    bundle: str,
+    rootfs: list[Spec],
+    stdio: tuple[int, int, int] | None,
+    seccomp_bpf: bytes | None,
+    hand_over: Callable[[Spec, list[int]], None],
+) -> None:
+    """Make a container that is the parent's from the start; `hand_over` gets what it gives to `Container.take_over`.
+
+    The spec has been validated. The calling process becomes init, if it can: then this does not return. Otherwise init
+    is its sibling, and it returns once init stands at the gate.
+
+    Raises: RuntimeFailure, before anything has been handed over, with everything undone.
+    """
+    plan, inherited, ours = _begin(spec, id, bundle, rootfs, stdio, seccomp_bpf, None)
+    if not launch.may_move_on(plan):
+        ours.close()
+        inherited.channel.close()
+        container = create(
+            spec,
+            id=id,
+            bundle=bundle,
+            rootfs=rootfs,
+            stdio=stdio,
+            seccomp_bpf=seccomp_bpf,
+            validated=True,
+            sibling=True,
+        )
+        hand_over(*container.hand_over())
+        return
+    try:
+        launch.prepare(plan, inherited, launch.Prepared())
+        if not launch.may_defer_cgroup(plan):
+            inherited.cgroup = launch.make_cgroup(plan)
+    except OSError as error:
+        raise RuntimeFailure.of("create", error) from error
+    hand_over({"id": id, "bundle": plan.bundle, "spec": _kept(spec), "cgroup": plan.cgroup_path}, [ours.fd])
+    launch.move_on(plan, inherited)
+
+
+def _begin(
+    spec: Spec,
+    id: str,
+    bundle: str,
+    rootfs: list[Spec] | tuple[Spec, ...],
+    stdio: tuple[int, int, int] | None,
+    seccomp_bpf: bytes | None,
+    cgroup: Cgroup | None,
+) -> tuple[planning.Plan, init.Inherited, sync.Channel]:
+    """Plan, and open the channel to an init to be."""
+    plan = planning.build(spec, id=id, bundle=os.path.abspath(bundle), rootfs=rootfs)
+    if plan.process is None:
+        raise InvalidSpec("process", "required to create a container")
+    load_seccomp = _seccomp_loader(spec, seccomp_bpf)
+    try:
+        ours, theirs = sync.pair()
+    except OSError as error:
+        raise RuntimeFailure.of("create", error) from error
+    inherited = init.Inherited(theirs, cgroup)
+    inherited.stdio = None if plan.process.terminal else stdio
+    inherited.load_seccomp = load_seccomp
+    inherited.wait_first = plan.user_namespace
+    inherited.join_cgroup = not plan.user_namespace
+    return plan, inherited, ours
+
+
+def _kept(spec: Spec) -> Spec:
+    """What a container needs of its spec once it has been made; the rest would be memory for nothing in every shim."""
+    kept: Spec = {key: spec[key] for key in ("ociVersion", "annotations", "hooks") if key in spec}
+    kept["process"] = {"capabilities": (spec.get("process") or {}).get("capabilities")}
+    linux = spec.get("linux") or {}
+    kept["linux"] = {key: linux[key] for key in ("namespaces", "seccomp") if key in linux}
+    return kept
+
+
+def _await_gate(channel: sync.Channel, cgroup_path: str) -> tuple[int, int, int | None]:
+    """Hear an init that nobody else hears until it stands at the gate; return (pid, pidfd, console master or None).
+
+    Raises: RuntimeFailure with everything undone.
+    """
+    pid, pidfd, console = -1, -1, None
+    try:
+        while True:
+            packet, fd = channel.receive()
+            if packet == sync.GATE:
+                return pid, pidfd, console
+            if packet[:1] == sync.PID:
+                pid = int(packet[1:])
+                pidfd = process.pidfd_open(pid)
+            elif packet == sync.CONSOLE:
+                console = fd
+            elif not packet:
+                raise launch.died(cgroups.load(cgroup_path))
+    except BaseException as error:
+        channel.close()
+        _undo(pid, pidfd, console, cgroup_path)
+        if isinstance(error, OSError):
+            raise RuntimeFailure.of("create", error) from error
+        raise
 
 
 def _undo(pid: int, pidfd: int, console_fd: int | None, cgroup_path: str | None) -> None:

@@ -50,6 +50,7 @@ class Inherited:
         "join_cgroup",
         "keyring",
         "load_seccomp",
+        "make_cgroup",
         "namespace_fds",
         "preserve_fds",
         "root_source",
@@ -64,6 +65,7 @@ class Inherited:
     def __init__(self, channel: sync.Channel, cgroup: Cgroup | None) -> None:
         self.channel = channel
         self.cgroup = cgroup  # None: the parent makes it meanwhile, and says GO when it is there
+        self.make_cgroup: Callable[[], Cgroup] | None = None  # unless init is to make it itself
         self.stdio: tuple[int, int, int] | None = None
         self.spare: sync.Channel | None = None  # the parent's end of the channel, kept for a later starter
         self.load_seccomp: Callable[[], None] | None = None
@@ -202,9 +204,12 @@ def join_cgroup(init: Init) -> None:
     inherited = init.inherited
     if inherited.join_cgroup:
         if inherited.cgroup is None:
-            if not inherited.channel.receive()[0]:
-                os._exit(1)
-            inherited.cgroup = cgroups.load(init.plan.cgroup_path)
+            if inherited.make_cgroup:
+                inherited.cgroup = inherited.make_cgroup()
+            else:
+                if not inherited.channel.receive()[0]:
+                    os._exit(1)
+                inherited.cgroup = cgroups.load(init.plan.cgroup_path)
         inherited.cgroup.add(0, cloned=inherited.cloned_into_cgroup)
         inherited.join_cgroup = False
     if init.plan.unshare_cgroup and not init.cgroup_namespace:

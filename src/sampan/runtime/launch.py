@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from typing import NoReturn
 
 from sampan.linux import cgroups, idmap, namespaces, process, saferoot
 from sampan.linux.cgroups import Cgroup
@@ -139,6 +140,29 @@ def spawn(plan: Plan, inherited: init.Inherited) -> tuple[int, int]:
             os.close(cgroup_fd)
 
 
+def may_move_on(plan: Plan) -> bool:
+    """Say whether the process that has planned init can become it: not where init needs somebody outside meanwhile."""
+    waited_for = "prestart" in plan.hooks or "createRuntime" in plan.hooks
+    joins_pid = any(flag == CLONE_NEWPID for flag, _ in plan.joins)
+    return not (plan.user_namespace or plan.unshare_time or waited_for or joins_pid)
+
+
+def move_on(plan: Plan, inherited: init.Inherited) -> NoReturn:
+    """Become init, whose parent holds the other end of the channel and hears of everything, of failures too."""
+    try:
+        if inherited.cgroup is None:
+            inherited.make_cgroup = lambda: make_cgroup(plan)
+        cgroup_fd = _open_cgroup(plan, inherited)
+        pid = namespaces.move_on(plan.clone_flags | CLONE_CLEAR_SIGHAND, cgroup_fd=cgroup_fd)
+        inherited.cloned_into_cgroup = cgroup_fd is not None
+        inherited.channel.send(sync.PID + b"%d" % pid)
+        set_oom_score(plan.process.oom_score_adj if plan.process else None, pid)
+    except BaseException as error:
+        init.report(inherited.channel, "create", error)
+        os._exit(1)
+    init.run(plan, inherited)
+
+
 def _spawn_staged(plan: Plan, inherited: init.Inherited, flags: int) -> tuple[int, int]:
     """With a user namespace and namespaces by path, the order decides who may join what: a stage of its own.
 
@@ -224,9 +248,17 @@ def converse(plan: Plan, inherited: init.Inherited, channel: sync.Channel, pid: 
         elif packet[:1] == sync.TIMING:
             heard.timing = json.loads(packet[1:])
         elif not packet:
-            killed = heard.cgroup.oom_count() > 0
-            why = "was OOM-killed (memory limit too low?)" if killed else "exited before it was ready"
-            raise RuntimeFailure("init", 0, f"container init {why}")
+            raise died(heard.cgroup)
+
+
+def died(cgroup: Cgroup) -> RuntimeFailure:
+    """What to say of an init that has ended with no word."""
+    try:
+        killed = cgroup.oom_count() > 0
+    except OSError:  # there is no such cgroup yet
+        killed = False
+    why = "was OOM-killed (memory limit too low?)" if killed else "exited before it was ready"
+    return RuntimeFailure("init", 0, f"container init {why}")
 
 
 def _send(channel: sync.Channel, packet: bytes) -> None:

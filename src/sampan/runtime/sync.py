@@ -3,6 +3,7 @@
     parent                                   init
       | ------ GO ----------------------------> |  user namespace: maps are written, cgroup is joined;
       |                                         |  else: the cgroup has been made, init joins it
+      | <----- PID ---------------------------- |  only when the process that planned it has become init
       | <----- NAMESPACES --------------------- |  only with prestart/createRuntime hooks: they run now
       | ------ GO ----------------------------> |
       | <----- CONSOLE + SCM_RIGHTS ----------- |  only with a terminal: the master
@@ -26,6 +27,7 @@ import os
 from sampan.runtime import failure
 
 GO = b"g"
+PID = b"p"
 NAMESPACES = b"n"
 CONSOLE = b"c"
 TIMING = b"t"

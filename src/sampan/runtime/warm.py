@@ -52,6 +52,7 @@ def warm() -> None:
     """Call what can be called; leaves no descriptor and no mount. Failures do not matter: a start would report them."""
     cgroups.layout()
     for _ in range(_ROUNDS):
+        validate(_SPEC)
         once()
 
 
@@ -67,7 +68,6 @@ def once() -> None:
 
 
 def _round(root: int) -> None:
-    validate(_SPEC)
     plan.build(_SPEC, id="warm", bundle="/", rootfs=[{"type": "overlay", "destination": "/", "options": ["a=b"]}])
     user.resolve("root", [], _PASSWD, _GROUP)
     user.read_file(root, "/etc/passwd")

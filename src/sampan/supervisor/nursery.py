@@ -1,5 +1,5 @@
 """Where the supervisor gets its shims from: the zygote, started from a sealed interpreter and again when it has died,
-and one shim that waits in reserve.
+and the shims that wait in reserve.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sampan.supervisor import interpreter
 from sampan.supervisor.link import Message, ShimLink, ShimLost
 
 _MODULE = "sampan.supervisor.zygote"
-_WAITING = 1
+_WAITING = 2  # one for now, one for as long as the next is in the making
 
 
 class Nursery:
@@ -53,13 +53,14 @@ class Nursery:
             return await self._new()
 
     def refill(self) -> None:
-        """Have one shim wait for the next container, so that it does not wait for a fork. Returns at once."""
+        """Have shims wait for the next containers, so that those do not wait for a fork. Returns at once."""
         if len(self._waiting) < _WAITING and self._refilling is None:
             self._refilling = asyncio.get_running_loop().create_task(self._refill())
 
     async def _refill(self) -> None:
         try:
-            self._waiting.append(await self._new())
+            while len(self._waiting) < _WAITING:
+                self._waiting.append(await self._new())
         except (OSError, ShimLost) as e:
             print(f"no shim in reserve: {e}", file=sys.stderr)
         finally:

@@ -64,7 +64,7 @@ class Bench:
         self.cgroup_parent = f"/sampan-test-{os.getpid()}"
 
     def request(self, *argv: str, namespaces: Sequence[str] = NAMESPACES, **options: Any) -> TaskRequest:
-        """A task request; `resources` and `process` go into the spec, everything else into the request."""
+        """A task request; `resources`, `process` and `hooks` go into the spec, everything else into the request."""
         id = secrets.token_hex(32)
         resources = options.pop("resources", {})
         process = process_of(*argv, terminal=options.get("terminal", False), **options.pop("process", {}))
@@ -76,6 +76,7 @@ class Bench:
             "process": process,
             "root": {"path": "rootfs"},
             "hostname": "task",
+            "hooks": options.pop("hooks", {}),
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
                 {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},

@@ -76,7 +76,10 @@ class Creator:
             self.dismiss()
         if "error" in answer:
             raise wire.error_from_wire(answer["error"])
-        return runtime.Container.take_over(answer["ok"], fds)
+        try:
+            return runtime.Container.take_over(answer["ok"], fds)
+        except RuntimeFailure as e:
+            raise wire.TaskFailed(e.step, e.errno, e.message) from e
 
     def undo(self, id: str) -> None:
         """Take back what was asked for."""
@@ -145,28 +148,21 @@ def _serve(exec_root: str, peer: _socket.socket) -> None:
     except EOFError:
         return
     title.set_title(f"sampan-creator {request['id'][:12]} {exec_root}")
-    fds: list[int] = []
+    directory = layout.task_dir(exec_root, request["id"])
     try:
-        values, fds = _create(request, layout.task_dir(exec_root, request["id"]), stdio)
-        answer: dict[str, Any] = {"ok": values}
+        runtime.create_for_parent(
+            read_spec(directory),  # validated by the supervisor
+            id=request["id"],
+            bundle=directory,
+            rootfs=request["rootfs"],
+            stdio=(stdio[0], stdio[1], stdio[2]) if stdio else None,
+            seccomp_bpf=layout.read_filter(request["seccomp"]),
+            hand_over=lambda values, fds: _send(peer, {"ok": values}, fds),
+        )
     except RuntimeFailure as e:
-        answer = {"error": wire.error_to_wire(wire.TaskFailed(e.step, e.errno, e.message))}
+        _send(peer, {"error": wire.error_to_wire(wire.TaskFailed(e.step, e.errno, e.message))}, [])
     except Exception as e:
-        answer = {"error": wire.error_to_wire(e)}
-    _send(peer, answer, fds)
-
-
-def _create(request: dict[str, Any], directory: str, stdio: list[int]) -> tuple[dict[str, Any], list[int]]:
-    return runtime.create(
-        read_spec(directory),
-        id=request["id"],
-        bundle=directory,
-        rootfs=request["rootfs"],
-        stdio=(stdio[0], stdio[1], stdio[2]) if stdio else None,
-        seccomp_bpf=layout.read_filter(request["seccomp"]),
-        validated=True,  # by the supervisor
-        sibling=True,
-    ).hand_over()
+        _send(peer, {"error": wire.error_to_wire(e)}, [])
 
 
 # ── both ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

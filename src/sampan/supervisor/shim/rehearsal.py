@@ -62,7 +62,7 @@ class _Stage:
         self.init, ours = sync.pair()
         self.init.socket.shutdown(_socket.SHUT_WR)  # as after its execve
         values = {"id": _ID, "bundle": "", "spec": {}, "cgroup": f"/{_ID}/{os.getpid()}", "pid": _NO_PID}
-        fds = [os.memfd_create(_ID, os.MFD_CLOEXEC), ours.socket.detach()]
+        fds = [ours.socket.detach(), os.memfd_create(_ID, os.MFD_CLOEXEC)]
         self.container = runtime.Container.take_over(values, fds)
         self.container.cgroup = self.cgroup = cast(Any, _NoCgroup())
         return self.container
