@@ -68,15 +68,9 @@ def test_mistakes(change: str, message: str) -> None:
     assert mistake.value.message == message
 
 
-@pytest.mark.parametrize(
-    ("word", "expected"),
-    [
-        ("plain", "plain"), ("'$A'", "$A"), ('"$A b"', "1 b"), (r"\$A", "$A"), ("${B-x}", "x"), ("${A:+set}", "set"),
-        ("${B:+set}", ""), ("$A$A", "11"), ("${", "${"), ("a'b'\"c\"", "abc"), ('"a\\"b"', 'a"b'), ("end\\", "end\\"),
-    ],
-)  # fmt: skip
-def test_words(word: str, expected: str) -> None:
-    assert instructions.expand(word, {"A": "1"}) == expected
+def test_an_escape_directive_counts() -> None:
+    config = instructions.apply({}, ["# escape=`", "ENV A=x\\y `\n  B=z"])
+    assert config["Env"] == ["A=x\\y", "B=z"]
 
 
 def test_commit_joins_the_containers_config_under_the_given_one() -> None:

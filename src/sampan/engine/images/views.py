@@ -14,12 +14,12 @@ from typing import Any
 
 from sampan.engine.images import indexes
 from sampan.engine.images.catalog import Catalog
-from sampan.engine.images.instructions import parse_duration
 from sampan.engine.images.layers import Layers
 from sampan.engine.images.records import Image
 from sampan.engine.store import Store
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec import oci_image
+from sampan.spec.dockerfile.gotext import duration_ns
 from sampan.spec.reference import Reference
 
 LIST_FILTERS = frozenset({"dangling", "label", "before", "since", "reference", "until"})
@@ -77,8 +77,8 @@ def until_filter(filters: Filters, now_ns: int) -> int | None:
         whole, _, fraction = text.partition(".")
         return int(whole) * 10**9 + int(fraction[:9].ljust(9, "0"))
     try:
-        return now_ns - parse_duration(text)
-    except InvalidArgument:
+        return now_ns - duration_ns(text)
+    except ValueError:
         pass
     for candidate in (text, text + "Z", text + ":00Z", text + ":00:00Z", text + "T00:00:00Z"):
         try:

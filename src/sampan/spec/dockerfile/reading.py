@@ -33,8 +33,7 @@ def instruction(node: Node) -> i.Instruction:
             raise DockerfileError(f"unknown instruction: {node.keyword}{hint}")
         read = _READERS[keyword](node)
     except DockerfileError as e:
-        message = f"dockerfile parse error on line {node.range.start}: {e.message}"
-        raise DockerfileError(message, [node.range]) from None
+        raise e.at(node.range) from None
     return replace(read, source=node.source.strip(SPACE), range=node.range, written=node.keyword)
 
 

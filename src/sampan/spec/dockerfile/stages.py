@@ -66,7 +66,7 @@ def parse(text: bytes | str, *, filename: str = "Dockerfile") -> Dockerfile:
     meta_args: list[Arg] = []
     begun: list[tuple[From, list[Instruction]]] = []
     for node in found.nodes:
-        instruction = reading.instruction(node)
+        instruction = _instruction(node)
         if isinstance(instruction, From):
             begun.append((instruction, []))
         elif begun:
@@ -97,10 +97,12 @@ def _nodes(text: str) -> lines.Text:
         raise DockerfileError(e.message, e.ranges, classic=f"failed to parse Dockerfile: {e.message}") from None
 
 
-def parse_lines(text: str) -> tuple[str, tuple[Instruction, ...]]:
-    """Instructions without stages, as `commit --change` has them, with their escape character. Raises: DockerfileError."""
-    found = lines.read(lines.decoded(text))
-    return found.escape, tuple(reading.instruction(node) for node in found.nodes)
+def _instruction(node: lines.Node) -> Instruction:
+    try:
+        return reading.instruction(node)
+    except DockerfileError as e:
+        message = f"dockerfile parse error on line {node.range.start}: {e.message}"
+        raise DockerfileError(message, e.ranges) from None
 
 
 def parse_trigger(expression: str, range: Range = NOWHERE) -> Instruction:
