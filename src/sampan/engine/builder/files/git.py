@@ -34,7 +34,7 @@ from sampan.errors import Internal, InvalidArgument, NotFound
 from sampan.linux import saferoot
 
 SCHEMES = ("http", "https", "git", "ssh")
-_SCP = re.compile(r"[\w.+-]+@[\w.-]+:[^/].*")
+_SCP = re.compile(r"\w[\w.+-]*@\w[\w.-]*:[^/].*")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _TRUE = ("", "1", "true")

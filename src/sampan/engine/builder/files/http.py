@@ -16,6 +16,7 @@ Source: RFC 9110 (conditional requests), RFC 6266 (Content-Disposition); the ref
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import os
 import posixpath
@@ -249,8 +250,8 @@ async def _authorization(url: str, session: Session | None) -> tuple[str, str]:
         host = parts.hostname or ""
         if parts.port is not None:
             host += f":{parts.port}"
-        basic = aiohttp.BasicAuth(unquote(parts.username or ""), unquote(parts.password or ""))
-        return parts._replace(netloc=host).geturl(), basic.encode()
+        basic = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
+        return parts._replace(netloc=host).geturl(), "Basic " + base64.b64encode(basic).decode()
     if session is not None and parts.hostname:
         for id, form in ((f"HTTP_AUTH_HEADER_{parts.netloc}", "{}"), (f"HTTP_AUTH_TOKEN_{parts.netloc}", "Bearer {}")):
             try:

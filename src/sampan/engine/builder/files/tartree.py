@@ -38,7 +38,7 @@ from sampan.engine.images.streams import (
     decompressed,
 )
 from sampan.engine.images.unpack import ID_MAX, IMPLIED_MODE, MTIME_MAX_NS, clean
-from sampan.errors import InvalidArgument
+from sampan.errors import Internal, InvalidArgument
 
 PATH_MAX_BYTES = 4096
 NAME_MAX_BYTES = 255
@@ -67,13 +67,16 @@ class TarTree(SpooledTree):
         """Take an archive, compressed or not, to its end. directory: where the spool goes, with room for all of it.
 
         keep_owner: owners are the archive's; else everything is root's, as a context's files are.
-        Raises: InvalidArgument for a bad archive, OSError (ENOSPC, …), what `chunks` raises; nothing remains then.
+        Raises: Internal for a bad archive, OSError (ENOSPC, …), what `chunks` raises; nothing remains then.
         """
         feed = Feed(chunks)
         pump = asyncio.create_task(feed.pump())
         work = asyncio.get_running_loop().run_in_executor(None, cls.read, feed, directory, keep_owner)
         try:
             return await asyncio.shield(work)
+        except InvalidArgument as e:
+            words = tar.InvalidHeader().message if isinstance(e, tar.InvalidHeader) else e.message
+            raise Internal(words) from e  # status and words of the reference
         except BaseException:
             pump.cancel()
             feed.end()
@@ -87,7 +90,7 @@ class TarTree(SpooledTree):
 
     @classmethod
     def read(cls, source: Source, directory: str, keep_owner: bool = False) -> TarTree:
-        """The same from a blocking source, in the calling thread."""
+        """The same from a blocking source, in the calling thread. Raises: InvalidArgument for a bad archive, OSError."""
         fd = nameless(directory)
         try:
             disk = os.fstatvfs(fd)
@@ -262,7 +265,7 @@ class _Index:
 
     def _other(self, header: tar.Entry) -> None:
         """One entry of any kind, wherever it says it goes."""
-        _check(header)
+        _check(header, self._keep_owner)
         path = self._place_for(clean(header.name))
         if header.type == tar.HARDLINK:
             self._hardlink(header, path)
@@ -331,7 +334,7 @@ class _Index:
         found = self.entries.get(target)
         if found is None or found.kind == "d" or not path:
             reason = "no such file or directory" if found is None else "operation not permitted"
-            raise InvalidArgument(f"link {header.link} {header.name}: {reason}")
+            raise InvalidArgument(f"linkat {target} {path}: {reason}")
         if target == path:
             return
         place = self.places.get(target)
@@ -346,9 +349,9 @@ class _Index:
         parent, _, base = path.rpartition("/")
         if parent in self._directories:
             return path
-        return f"{self._real(parent, make)}/{base}".lstrip("/")
+        return f"{self._real(parent, base, make)}/{base}".lstrip("/")
 
-    def _real(self, path: str, make: bool) -> str:
+    def _real(self, path: str, base: str, make: bool) -> str:
         """A directory's path without links, resolved inside the archive as if that were the root."""
         todo, real, followed = path.split("/")[::-1], "", 0
         while todo:
@@ -356,26 +359,28 @@ class _Index:
             if part in ("", "."):
                 continue
             if part == "..":
+                if not real:
+                    raise InvalidArgument(f"statat {path}: path escapes from parent")
                 real = real.rpartition("/")[0]
                 continue
             here = f"{real}/{part}" if real else part
             found = self.entries.get(here)
             if found is None:
                 if not make:
-                    return here + "/" + "/".join(todo[::-1])
+                    return "/".join([here, *todo[::-1]])
                 self.entries[here] = Entry(path=here, kind="d", mode=IMPLIED_MODE)
                 self._implied.add(here)
                 self._directories.add(here)
             elif found.kind == "l":
                 followed += 1
                 if followed > _LINKS:
-                    raise InvalidArgument(f'"{path}": too many levels of symbolic links')
+                    raise InvalidArgument(f"statat {path}: too many levels of symbolic links")
                 if found.link.startswith("/"):
                     real = ""
                 todo += found.link.split("/")[::-1]
                 continue
             elif found.kind != "d":
-                raise InvalidArgument(f"mkdir {here}: not a directory")
+                raise InvalidArgument(f"openat {here}/{'/'.join([*todo[::-1], base])}: not a directory")
             real = here
         return real
 
@@ -421,14 +426,14 @@ class _Index:
                     newest[parent] = max(newest[parent], mtime_ns)
 
 
-def _check(header: tar.Entry) -> None:
+def _check(header: tar.Entry, owner: bool) -> None:
     """Raises: InvalidArgument for what no file system could hold."""
     if "\0" in header.name or "\0" in header.link:
         raise tar.InvalidHeader("a NUL in a name")
     raw = os.fsencode(header.name)
     if len(raw) >= PATH_MAX_BYTES or any(len(part) > NAME_MAX_BYTES for part in raw.split(b"/")):
-        raise InvalidArgument(f"{header.name[:100]}…: file name too long")
-    if not 0 <= header.uid <= ID_MAX or not 0 <= header.gid <= ID_MAX:
+        raise InvalidArgument(f"openat {header.name[:PATH_MAX_BYTES]}: file name too long")
+    if owner and not (0 <= header.uid <= ID_MAX and 0 <= header.gid <= ID_MAX):
         raise InvalidArgument(f'invalid owner {header.uid}:{header.gid} of "{header.name}"')
     if abs(header.mtime_ns) > MTIME_MAX_NS:
         raise tar.InvalidHeader("a time out of range")

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 def has_wildcard(name: str) -> bool:
     """Whether an unescaped `*`, `?` or `[` is in the name."""
-    return re.search(r"^(?:[^\\*?\[]|\\.?)*[*?\[]", name, re.DOTALL) is not None
+    return re.search(r"^(?:[^\\*?\[]|\\.)*[*?\[]", name, re.DOTALL) is not None
 
 
 @lru_cache(maxsize=512)
