@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from sampan.engine.builder.classic.output import Output as Output_
+from sampan.engine.builder.classic.walk import Voice
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.files.filtered import Filtered
 from sampan.engine.builder.progress import Quiet, Step, Warning_
@@ -469,3 +471,35 @@ def test_a_registry_takes_and_gives_caches_images_and_bases(tmp_path: Path) -> N
         run(body())
     finally:
         server.close()
+
+
+def test_squash_leaves_one_layer_over_the_base_with_the_same_files() -> None:
+    async def body() -> None:
+        async with rig() as r:
+            r.write(d__a="a", d__b="b")
+            text = (
+                "FROM busybox\nCOPY d /d\nRUN rm /d/a && ln /d/b /hard && rm /bin/true && mkdir -m 700 /d/deep && rm -r /home"
+                " && mkdir /home && echo n > /home/new\nENV A=b\nRUN chmod 600 /d/b; rm -r /d/deep; echo later > /later\n"
+            )
+            (r.context / "Dockerfile").write_text(text)
+            lines: list[Any] = []
+            voice = Voice(Output_(lines.append, quiet=False, remove=True))
+            found = {}
+            for squashed in (False, True):
+                request = BuildRequest(
+                    id="s", dialect="classic", dockerfile=text.encode(), network="none", squash=squashed, tags=("s:latest",)
+                )
+                await r.engine.builder.build(request, r.client, voice)
+                image = r.engine.images.resolve("s")
+                tree = r.engine.builder.files.layers(image.chain_id)
+                found[squashed] = {
+                    path: (e.kind, e.mode, e.uid, e.size, e.mtime_ns) for path, e in tree.entries().items()
+                }
+                tree.close()
+            assert found[True] == found[False] and "bin/true" not in found[True] and "home/new" in found[True]
+            base = r.engine.images.resolve("busybox")
+            assert image.layers[: len(base.layers)] == base.layers and len(image.layers) == len(base.layers) + 1
+            assert image.config["history"][-1]["comment"].startswith("merge sha256:")
+            assert "A=b" in image.config["config"]["Env"]
+
+    run(body())

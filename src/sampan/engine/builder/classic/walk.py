@@ -11,6 +11,7 @@ import asyncio
 from typing import Any
 
 from sampan.engine.builder.classic.output import Output
+from sampan.engine.builder.exporters.squash import squash
 from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.graph import copied
 from sampan.engine.builder.graph.document import document
@@ -116,6 +117,9 @@ class Walk:
             raise Internal("No image was generated. Is your Dockerfile empty?")
         if self._target.unused_args:
             self._say.unused(list(self._target.unused_args))
+        if self._request.squash:
+            base = self._images.resolve(self._target.base.id) if self._target.base is not None else None
+            image_id = await squash(self._images, self._files, image_id, base)
         self._say.built(image_id)
         for tag in self._request.tags:
             name = reference.parse(tag)
