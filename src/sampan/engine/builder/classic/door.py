@@ -24,7 +24,9 @@ from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.builder.trees import Tree
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
+from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.ignore import read
+from sampan.spec.dockerfile.stages import parse
 
 _SCHEMES = ("http://", "https://", "git://", "git@", "github.com/", "ssh://")
 DOCKERFILE_LIMIT_BYTES = 16 * 1024 * 1024
@@ -91,11 +93,28 @@ async def _spoken(
     try:
         await builder.build(request, session, voice)
     except SampanError as e:
+        if isinstance(e, DockerfileError) and request.dockerfile:
+            _point(voice.output, request.dockerfile, e.line)
         voice.output.failed()
         raise translated(e) from e
     except Exception:
         voice.output.failed()
         raise
+
+
+def _point(output: Output, text: bytes, line: int) -> None:
+    """Say which step cannot be done, when the Dockerfile can be read as such.
+
+    Docker's classic builder would find out when it comes to that step; here nothing has been run yet.
+    """
+    try:
+        found = parse(text)
+    except DockerfileError:
+        return
+    steps = [*found.meta_args, *(step for stage in found.stages for step in (stage.start, *stage.instructions))]
+    for number, step in enumerate(steps, 1):
+        if step.range.start == line:
+            output.step(number, len(steps), step.source)
 
 
 async def _traced(

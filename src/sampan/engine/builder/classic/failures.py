@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from sampan.engine.builder.files.selection import MissingSource
-from sampan.engine.builder.ops import FileOp
+from sampan.engine.builder.ops import Copy, FileOp, LocalOp
 from sampan.engine.builder.solver.failures import StepFailed
 from sampan.errors import Internal, InvalidArgument, SampanError
-from sampan.spec.dockerfile.errors import DockerfileError
 
 
 class CommandFailed(Internal):
@@ -28,9 +27,10 @@ def translated(error: SampanError) -> SampanError:
         )
     if isinstance(error, MissingSource):
         return Internal(_missing(error))
-    if isinstance(error, DockerfileError) and error.classic != error.message:
-        return InvalidArgument(error.classic)
-    return error
+    words = getattr(error, "classic", error.message)
+    if words == error.message:
+        return error
+    return InvalidArgument(words) if isinstance(error, InvalidArgument) else Internal(words)
 
 
 def _missing(error: MissingSource) -> str:
@@ -42,6 +42,8 @@ def _missing(error: MissingSource) -> str:
     if parts and parts[0] == "..":
         return f"{word} failed: forbidden path outside the build context: {error.pattern} ()"
     path = error.pattern.strip("/")
-    return (
-        f"{word} failed: file not found in build context or excluded by .dockerignore: stat {path}: file does not exist"
-    )
+    copies = [action for action in vertex.actions if isinstance(action, Copy)] if isinstance(vertex, FileOp) else []
+    if copies and not any(isinstance(copy.source, LocalOp) for copy in copies):
+        return f"{word} failed: stat {path}: file does not exist"
+    where = "file not found in build context or excluded by .dockerignore"
+    return f"{word} failed: {where}: stat {path}: file does not exist"
