@@ -3,7 +3,8 @@
     mmdebstrap bookworm root.tar
     python -m bench.registry --vs /path/of/docker.sock [--root root.tar] [--rounds 3] [--cases pull,push] [--memory]
 
-The registry is Debian's docker-registry on loopback. Each push goes to an empty one; each pull, load and import
+Images: `root` is the given tar as one layer, `parts` its files in twenty; `files` has 4,000 in one layer of 125 MiB, `twenty`
+twenty layers of 2 MiB, `many` 120 of 64 KiB; what these three hold does not compress. The registry is Debian's docker-registry on loopback. Each push goes to an empty one; each pull, load and import
 follows the removal of the image, and a pause: what an engine does behind its answers is not billed to the other.
 `--memory` pulls four layers of 256 MiB and tells how far the daemon grew. The first round warms up and does not count.
 """
@@ -219,6 +220,23 @@ def root_layer(path: Path | None) -> bytes:
     return out.getvalue()
 
 
+def parts(raw: bytes, count: int) -> list[bytes]:
+    """An archive's files as `count` layers of about the same size."""
+    layers = []
+    with tarfile.open(fileobj=io.BytesIO(raw)) as source:
+        members = [member for member in source if member.isreg()]
+        total, done, at = sum(member.size for member in members), 0, 0
+        for number in range(1, count + 1):
+            out = io.BytesIO()
+            with tarfile.open(fileobj=out, mode="w") as layer:
+                while at < len(members) and done < total * number / count:
+                    layer.addfile(members[at], source.extractfile(members[at]))
+                    done += members[at].size
+                    at += 1
+            layers.append(out.getvalue())
+    return layers
+
+
 def files_layer() -> bytes:
     """125 MiB in 4,000 files."""
     blob = os.urandom(32 * 1024 - 8)
@@ -231,7 +249,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, help="tar of a root file system")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cases", default=",".join(TARGETS))
-    parser.add_argument("--images", default="twenty,many,root,files")
+    parser.add_argument("--images", default="twenty,many,parts,root,files")
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
     engine = Engine().start()
@@ -242,6 +260,7 @@ def main() -> int:
             "twenty": lambda: [tar({f"f{i}": os.urandom(2 << 20)}) for i in range(20)],
             "many": lambda: [tar({f"f{i}": os.urandom(64 << 10)}) for i in range(120)],
             "root": lambda: [root_layer(options.root)],
+            "parts": lambda: parts(root_layer(options.root), 20),
             "files": lambda: [files_layer()],
         }
         for name in filter(None, options.images.split(",")):

@@ -28,7 +28,7 @@ import pytest
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.images import platforms
+from sampan.engine.images import flush, platforms
 from sampan.engine.images.service import Images
 from sampan.engine.store import Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
@@ -517,6 +517,31 @@ def docker_archive(config: bytes, layers: dict[str, bytes], **manifest: Any) -> 
         member("manifest.json", json.dumps([item]).encode()), member("c.json", config),
         *(member(name, data) for name, data in layers.items()),
     )  # fmt: skip
+
+
+def test_many_layers_are_put_on_the_disk_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that takes a syncfs it is one, and no image is visible before it."""
+    made = {f"{n}.tar": archive(member(f"f{n}", b"%d" % n)) for n in range(5)}
+    ids = [f'"sha256:{hashlib.sha256(layer).hexdigest()}"' for layer in made.values()]
+    data = docker_archive(b'{"rootfs": {"diff_ids": [%s]}}' % ",".join(ids).encode(), made, RepoTags=["a:1"])
+    calls = []
+
+    async def main() -> None:
+        async with service(tmp_path / "d") as images:
+            real = filesystems.syncfs
+
+            def counted(fd: int) -> None:
+                assert len(images.layers.all()) == 5 and not images.catalog.images.all()
+                calls.append(fd)
+                real(fd)
+
+            monkeypatch.setattr(filesystems, "syncfs", counted)
+            monkeypatch.setattr(flush, "commits_in_order", lambda fd: False)
+            [m async for m in images.load(stream(data))]
+            assert len(calls) == 1
+            assert [record.unsynced for record in images.layers.all()] == [""] * 5
+
+    run(main())
 
 
 @pytest.mark.parametrize(

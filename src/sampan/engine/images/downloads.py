@@ -5,6 +5,7 @@
 
 Not here: which layers an image has (pull.py), HTTP (sampan.registry). Invariants: a layer gets its record only when its
 blob had the digest and size of the manifest and its content the diff_id of the configuration; slots are the engine's.
+Layers may be unsynced: publishing the image (service.py) puts all of them on the disk at once.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ class Downloads:
         record = self._layers.same_content(wanted.diff_id)
         if record is not None:
             self._layers.hold_more(own.holder, record.id)
-            async with self._layers.unpacking(partial(self._layers.replay, record), parent=under) as staged:
+            async with self._layers.unpacking(partial(self._layers.replay, record), parent=under, later=True) as staged:
                 self._keep(flight, staged, own)
             return
         if not self.slots.free:
@@ -216,7 +217,7 @@ class Downloads:
         arriving = _Arriving(flight, repository, self.slots)
         try:
             async with aclosing(arriving.chunks()) as chunks:
-                async with self._layers.unpacking(chunks, parent=under) as staged:
+                async with self._layers.unpacking(chunks, parent=under, later=True) as staged:
                     self._keep(flight, staged, own)
         except InvalidArgument:
             await arriving.blame()  # what is no archive was, most likely, not what the manifest promised

@@ -71,17 +71,22 @@ class Flush:
             self._queue.put(self._batch)
             self._batch = []
 
-    def finish(self) -> None:
-        """Return when the layer is on the disk. Raises: OSError when it could not be written."""
+    def finish(self, *, later: bool) -> bool:
+        """Return when the layer is on the disk. Raises: OSError when it could not be written.
+
+        later: where that takes a syncfs, leave it to the caller, who does one for many layers. True: it is there.
+        """
         if not self._own:
-            filesystems.syncfs(self._layer_fd)
-            return
+            if not later:
+                filesystems.syncfs(self._layer_fd)
+            return not later
         self._begin(self._batch)
         self._end()
         if self._failure is not None:
             raise self._failure
         os.utime(self._layer_fd)
         os.fsync(self._layer_fd)
+        return True
 
     def abandon(self) -> None:
         """Close what is open. Idempotent."""

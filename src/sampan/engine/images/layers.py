@@ -121,12 +121,17 @@ class Layers:
 
     @asynccontextmanager
     async def unpacking(
-        self, stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]], parent: str | Awaitable[str] = ""
+        self,
+        stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]],
+        parent: str | Awaitable[str] = "",
+        *,
+        later: bool = False,
     ) -> AsyncIterator[Staged]:
         """Unpack an archive, compressed or not, on top of `parent` (a chain id), and put it on the disk.
 
         stream: an async stream of bytes, a blocking source, or a function that makes a blocking iterator.
         parent: when it is still to come, it is awaited after unpacking: layers may arrive in any order.
+        later: it may be `unsynced` then, and the caller calls `sync`, once for many layers.
         Raises: InvalidArgument for a bad archive, OSError (ENOSPC, …); nothing remains then.
         """
         below = parent if isinstance(parent, str) else ""
@@ -134,7 +139,7 @@ class Layers:
         holder = self.hold(below)
         staged: Staged | None = None
         try:
-            unpacked = await self._unpack(stream, number)
+            unpacked = await self._unpack(stream, number, later)
             if not isinstance(parent, str):
                 parent = await parent
                 if parent:
@@ -142,7 +147,8 @@ class Layers:
                     if not unpacked.root:
                         self._driver.adopt(number, self.get(parent).snapshot)
             chain_id = oci_image.chain_id(parent, unpacked.diff_id)
-            staged = Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked)
+            unsynced = "" if unpacked.on_disk else boot_id()
+            staged = Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked, unsynced=unsynced)
             yield staged
         finally:
             adopted = self._table.get(staged.chain_id) if staged is not None else None
@@ -151,7 +157,7 @@ class Layers:
             self.let_go(holder)
 
     async def _unpack(
-        self, stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]], number: int
+        self, stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]], number: int, later: bool
     ) -> unpack.Unpacked:
         loop = asyncio.get_running_loop()
         pump: asyncio.Task[None] | None = None
@@ -163,7 +169,7 @@ class Layers:
         else:
             source = _IteratorSource(stream()) if callable(stream) else stream
         path = self._driver.path(number)
-        work = loop.run_in_executor(self._executor, _unpack_to, path, source)
+        work = loop.run_in_executor(self._executor, _unpack_to, path, source, later)
         try:
             return await asyncio.shield(work)
         finally:
@@ -323,12 +329,12 @@ def _sync(path: str) -> None:
         os.close(fd)
 
 
-def _unpack_to(path: str, source: Source) -> unpack.Unpacked:
+def _unpack_to(path: str, source: Source, later: bool) -> unpack.Unpacked:
     """Thread: unpack below `path`, onto the disk."""
     layer_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         disk = os.fstatvfs(layer_fd)
         with buffers.kept():
-            return unpack.unpack(decompressed(source, limit_bytes=disk.f_blocks * disk.f_frsize), layer_fd)
+            return unpack.unpack(decompressed(source, limit_bytes=disk.f_blocks * disk.f_frsize), layer_fd, later=later)
     finally:
         os.close(layer_fd)

@@ -149,7 +149,7 @@ class _Layer:
         async with slots:
             with open(self._path, "rb", buffering=0) as file:
                 source = _Counted(file.fileno(), self)
-                async with images.layers.unpacking(source, parent=below) as staged:
+                async with images.layers.unpacking(source, parent=below, later=True) as staged:
                     found = staged.unpacked.diff_id
                     if found != self.diff_id:
                         raise InvalidArgument(

@@ -58,6 +58,7 @@ class Unpacked:
     tar_bytes: int
     size_bytes: int
     root: bool  # whether the archive said what the root's mode and owner are
+    on_disk: bool = True  # power loss cannot take it
 
 
 def adopt_thread() -> None:
@@ -66,8 +67,10 @@ def adopt_thread() -> None:
     os.umask(0)
 
 
-def unpack(source: Source, layer_fd: int) -> Unpacked:
+def unpack(source: Source, layer_fd: int, *, later: bool = False) -> Unpacked:
     """Unpack the plain archive from `source` below `layer_fd` (snapshots/<n>, which has an empty `fs`), onto the disk.
+
+    later: where only a syncfs would put it there, the caller does that (`Unpacked.on_disk`).
 
     Blocking; in a thread that `adopt_thread` prepared. On failure the caller throws the directory away.
     Raises: InvalidArgument for a bad archive, OSError (ENOSPC, …).
@@ -83,8 +86,14 @@ def unpack(source: Source, layer_fd: int) -> Unpacked:
         reader.input.rest()
         tar_bytes = recorder.finish(reader.input.recorded, flush.close)
         layer.finish()
-        flush.finish()
-        return Unpacked(diff_id=digest.finish(), tar_bytes=tar_bytes, size_bytes=layer.size_bytes(), root=layer.root)
+        on_disk = flush.finish(later=later)
+        return Unpacked(
+            diff_id=digest.finish(),
+            tar_bytes=tar_bytes,
+            size_bytes=layer.size_bytes(),
+            root=layer.root,
+            on_disk=on_disk,
+        )
     finally:
         digest.finish()
         recorder.abandon()
