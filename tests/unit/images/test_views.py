@@ -80,7 +80,7 @@ def test_platforms() -> None:
         ("windows/amd64", "operating system is not supported"),
         ("linux/", '"" is an invalid component of "linux/": platform specifier component must match '),
         ("nope", "unknown operating system or architecture"),
-        ("a/b/c/d", "too many slashes"),
+        ("a/b/c/d", "cannot parse platform specifier"),
     ):
         with pytest.raises(InvalidArgument) as refusal:
             platforms.parse(text)

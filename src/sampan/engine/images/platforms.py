@@ -140,7 +140,7 @@ def parse(text: str, *, any_os: bool = False) -> Platform:
 def _parse(text: str) -> Platform:
     parts = text.split("/")
     if len(parts) > 3:
-        raise InvalidArgument(f'"{text}": too many slashes: invalid argument')
+        raise InvalidArgument(f'"{text}": cannot parse platform specifier: invalid argument')
     for part in parts:
         if not _COMPONENT.fullmatch(part):
             raise InvalidArgument(
