@@ -144,3 +144,16 @@ def test_kill_everything_but_the_shims(engine: Engine, fleet: Fleet) -> None:
     with reconnected(engine, fleet, []):
         engine.start()
     fleet.check_alive(fleet.counters + fleet.idlers)
+
+
+def test_a_policy_starts_again_after_everything_was_lost(engine: Engine) -> None:
+    """As after a power cut. It is a start of the daemon's, no restart of the policy's: nothing is counted, as in Docker."""
+    container = engine.run("sleep", "3600", NetworkMode="none", RestartPolicy={"Name": "always"})
+    before = engine.inspect(container)["State"]["Pid"]
+    engine.kill()
+    for title in ("sampan-supervisor", "sampan-zygote", f"sampan-shim {container[:12]}"):
+        os.kill(engine.pid_of(title), signal.SIGKILL)
+    engine.start()
+    until(lambda: engine.inspect(container)["State"]["Pid"] not in (0, before), RECONNECT_S, "it runs again")
+    found = engine.inspect(container)
+    assert (found["State"]["Status"], found["RestartCount"]) == ("running", 0)

@@ -301,8 +301,11 @@ class Lifecycle:
 
     # --- exit --------------------------------------------------------------------------------------------------------
 
-    async def exited(self, id: str, exit: Exit) -> None:
-        """Handle the end of a task: record it, free what it used, wake the waiters, restart or remove."""
+    async def exited(self, id: str, exit: Exit, *, at_boot: bool = False) -> None:
+        """Handle the end of a task: record it, free what it used, wake the waiters, restart or remove.
+
+        `at_boot`: it ended before this daemon began; starting it again is no restart of a policy, and is not counted.
+        """
         if self._registry.find(id) is None:
             await self._launcher.supervisor.delete(id)
             return
@@ -311,7 +314,7 @@ class Lifecycle:
             c = self._registry.find(id)
             if c is None or c.status.state not in WITH_TASK:
                 return  # recovery or a removal was first
-            c = await self._record_exit(c, exit, live)
+            c = await self._record_exit(c, exit, live, at_boot=at_boot)
             result = (c.status.exit_status, "")
             self._wake(live.exit_waiters, result)
             try:
@@ -327,7 +330,7 @@ class Lifecycle:
         if c.host_config.auto_remove and not live.keep and not self.shutting_down:
             await self.auto_remove(c.id)
 
-    async def _record_exit(self, c: Container, exit: Exit, live: Live) -> Container:
+    async def _record_exit(self, c: Container, exit: Exit, live: Live, *, at_boot: bool) -> Container:
         if live.health is not None:
             live.health.stop()
         finished = exit.exited_at_ns or time.time_ns()
@@ -337,6 +340,7 @@ class Lifecycle:
         )
         ran_s = max(0.0, (finished - c.status.started_ns) / 1e9)
         live.back_off_s = restart.next_delay_s(live.back_off_s, ran_s) if again else 0.0
+        restarts = 0 if at_boot else c.restart_count + 1
         c = with_status(
             c,
             state=next_state(c, Event.BACK_OFF if again else Event.EXIT),
@@ -348,7 +352,7 @@ class Lifecycle:
         return await self._registry.save(
             replace(
                 c,
-                restart_count=c.restart_count + (1 if again else 0),
+                restart_count=restarts if again else c.restart_count,
                 shm_path="",
                 endpoints=self._launcher.remembered_endpoints(c),
             )

@@ -101,9 +101,9 @@ class Recovery:
             if c is not None:
                 self._lifecycle.publish(c, "oom")
 
-    async def _exited(self, id: str, exit: Exit) -> None:
+    async def _exited(self, id: str, exit: Exit, *, at_boot: bool = False) -> None:
         self._execs.container_ended(id)
-        await self._lifecycle.exited(id, exit)
+        await self._lifecycle.exited(id, exit, at_boot=at_boot)
 
     # --- comparison --------------------------------------------------------------------------------------------------
 
@@ -151,13 +151,14 @@ class Recovery:
                 await self._lifecycle.adopt(c, task)
             return
         if task is not None and task.exit is not None and state in WITH_TASK:
-            self._background.spawn(self._exited(c.id, task.exit), f"exit of {c.id[:12]}", finish=True)
+            ended = self._exited(c.id, task.exit, at_boot=first)
+            self._background.spawn(ended, f"exit of {c.id[:12]}", finish=True)
             return
         if task is not None:
             await self._launcher.supervisor.delete(c.id)
         if state in WITH_TASK:
             lost = Exit(status=LOST_EXIT_STATUS, exited_at_ns=time.time_ns(), oom_killed=False)
-            await self._lifecycle.exited(c.id, lost)
+            await self._lifecycle.exited(c.id, lost, at_boot=first)
         elif state is State.RESTARTING and first:
             self._lifecycle.resume_restart(c)
         elif first and c.has_been_started and self._wants_start(c):
