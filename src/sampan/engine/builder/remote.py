@@ -33,12 +33,12 @@ async def localised(request: BuildRequest, client: Narrowed, progress: Progress,
         return found
 
     if source.kind == "http":
-        download = contexts.http(source.value)
-        name = download.filename
-        head = await asyncio.to_thread(_head, await tree(download), name)
+        download = await tree(contexts.http(source.value))
+        (name,) = download.entries()
+        head = await asyncio.to_thread(_head, download, name)
         if not is_archive(head):
             changed = {**request.contexts, contexts.MAIN: f"http-file:{source.value}"}
-            text = await asyncio.to_thread(definition.read, await tree(download), name)
+            text = await asyncio.to_thread(definition.read, download, name)
             return replace(request, contexts=changed, dockerfile=request.dockerfile or text)
     if request.dockerfile is not None:
         return request

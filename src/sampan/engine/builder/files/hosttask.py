@@ -161,18 +161,18 @@ async def _read(attachment: Attachment) -> tuple[bytes, bytes]:
 def _prepare(root: str, writable: Mapping[str, str]) -> list[dict[str, Any]]:
     """Make the root's mount points; the mounts that belong to them."""
     for name in ("", "usr", "etc", "dev", "proc", "tmp", "run", "work"):
-        os.mkdir(f"{root}/{name}" if name else root, 0o755)
+        _directory(f"{root}/{name}" if name else root)
     mounts = [spec.mount("/usr", "bind", "/usr", _READ_ONLY)]
     for name in TOP:
         if os.path.islink(f"/{name}"):
             os.symlink(os.readlink(f"/{name}"), f"{root}/{name}")
         elif os.path.isdir(f"/{name}"):
-            os.mkdir(f"{root}/{name}", 0o755)
+            _directory(f"{root}/{name}")
             mounts.append(spec.mount(f"/{name}", "bind", f"/{name}", _READ_ONLY))
     for name in ETC:
         source = os.path.realpath(f"/etc/{name}")
         if os.path.isdir(source):
-            os.mkdir(f"{root}/etc/{name}", 0o755)
+            _directory(f"{root}/etc/{name}")
         elif os.path.isfile(source):
             _write(f"{root}/etc/{name}", "")
         else:
@@ -183,7 +183,7 @@ def _prepare(root: str, writable: Mapping[str, str]) -> list[dict[str, Any]]:
     _write(f"{root}/run/agent", "")
     mounts.append(spec.mount("/tmp", "tmpfs", "tmpfs", ["nosuid", "nodev", "mode=1777", "size=64m"]))
     for name, source in writable.items():
-        os.mkdir(f"{root}/work/{name}", 0o755)
+        _directory(f"{root}/work/{name}")
         for directory, names, files, fd in os.fwalk(source):
             os.fchown(fd, NOBODY, NOBODY)
             for inner in files:
@@ -191,6 +191,12 @@ def _prepare(root: str, writable: Mapping[str, str]) -> list[dict[str, Any]]:
             del directory, names
         mounts.append(spec.mount(f"/work/{name}", "bind", source, ["rbind", "rw", "nosuid", "nodev", "rprivate"]))
     return mounts
+
+
+def _directory(path: str) -> None:
+    """One that nobody's user may enter, whatever the daemon's umask."""
+    os.mkdir(path)
+    os.chmod(path, 0o755)
 
 
 def _write(path: str, text: str) -> None:
