@@ -125,10 +125,15 @@ class ArchiveOp(Vertex):
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """uid:gid as written, by name or number; names are resolved in the destination's own passwd. None: root."""
+    """uid:gid as written, by name or number; names are resolved in the destination's own passwd. None: as in the source.
+
+    classic: as the classic builder: names must be there, a user without a group names its group too, directories made on
+    the way stay root's, and what an archive holds keeps its owners. Else as BuildKit: an unknown name is root.
+    """
 
     user: str = ""
     group: str = ""
+    classic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

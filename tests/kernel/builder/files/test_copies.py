@@ -18,6 +18,7 @@ import pytest
 
 from sampan.engine.builder.files import copy
 from sampan.engine.builder.files.dirtree import DirTree
+from sampan.engine.builder.files.owners import UnknownOwner
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Mkfile, Owner, ScratchOp, Vertex
 from sampan.engine.builder.trees import Tree
@@ -97,7 +98,7 @@ def listing(root: int) -> dict[str, list[Any]]:
     return found
 
 
-def actions(text: str, source: Vertex) -> list[Copy | Mkdir | Mkfile]:
+def actions(text: str, source: Vertex, *, classic: bool = False) -> list[Copy | Mkdir | Mkfile]:
     """The file actions of the instructions, as the graph makes them."""
     found: list[Copy | Mkdir | Mkfile] = []
     cwd, user = "/", ""
@@ -110,7 +111,7 @@ def actions(text: str, source: Vertex) -> list[Copy | Mkdir | Mkfile]:
         else:
             assert isinstance(instruction, instructions.Files)
             who = instruction.chown.partition(":")
-            owner = Owner(user=who[0], group=who[2]) if instruction.chown else None
+            owner = Owner(user=who[0], group=who[2], classic=classic) if instruction.chown else None
             dest = instruction.destination
             dest = dest if dest.startswith("/") else f"{cwd}/{dest}"
             for doc in instruction.heredocs:
@@ -203,3 +204,20 @@ def compare_without_times(
     copy.execute(op, root, trees)
     expected = {path: entry for path, entry in before.items() if path not in answer["gone"]} | answer["new"]
     assert {p: e[:6] for p, e in listing(root).items()} == {p: e[:6] for p, e in expected.items()}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", [n for n in CASES if "chown" in n and n not in ("chown_suid", "heredoc_chmod")])
+def test_the_classic_builders_owners(name: str, root_fd: int, context: Tree) -> None:
+    """Names must be there, parents of a directory stay root's, archives keep their owners. (It also loses setuid bits.)"""
+    answer = ANSWERS[name].get("classic", ANSWERS[name]["buildkit"])
+    op = FileOp(base=ScratchOp(), actions=tuple(actions(CASES[name], CONTEXT, classic=True)))
+    if "error" in answer:
+        with pytest.raises(UnknownOwner) as caught:
+            copy.execute(op, root_fd, {CONTEXT: context})
+        assert caught.value.message.strip() == answer["error"].strip()
+        return
+    before = listing(root_fd)
+    copy.execute(op, root_fd, {CONTEXT: context})
+    expected = {path: entry for path, entry in before.items() if path not in answer["gone"]} | answer["new"]
+    assert {p: e[:6] for p, e in listing(root_fd).items()} == {p: e[:6] for p, e in expected.items()}

@@ -86,16 +86,18 @@ def _clean(path: str) -> str:
     return cleaned if cleaned == "/" or not path.endswith(("/", "/.")) else cleaned + "/"
 
 
-def _directory(target: Target, path: str) -> int:
+def _directory(target: Target, path: str, owner: tuple[int, int] | None = None) -> int:
     """Raises: InvalidArgument when something else is there."""
     try:
-        return target.directory(path)
+        return target.directory(path, owner)
     except NotADirectoryError:
         raise InvalidArgument(f"mkdir {path.rstrip('/')}: not a directory") from None
 
 
 def _copy(target: Target, root_fd: int, tree: Tree, item: Item, action: Copy) -> None:
     dest = _clean(action.dest)
+    if item.directory and action.owner is not None and action.owner.classic:
+        os.close(_directory(target, posixpath.dirname(dest.rstrip("/")) or "/", (0, 0)))
     os.close(_directory(target, dest if dest.endswith("/") else posixpath.dirname(dest)))
     if not item.directory:
         assert item.entry is not None
@@ -187,14 +189,15 @@ def _unpack(target: Target, root_fd: int, tree: Tree, item: Item, action: Copy, 
         return False
     if not archives.is_archive(tree, item.path, root_fd):
         return False
-    look = Look(owner=look.owner, latest_ns=look.latest_ns)
+    classic = action.owner is not None and action.owner.classic
+    look = Look(owner=None if classic else look.owner, latest_ns=look.latest_ns)
     outside = Target(root_fd, look)
     fd = _directory(outside, _clean(action.dest))
     try:
         inside = Target(fd, look, implied_owner=(0, 0))
         archives.unpack(tree, item.path, inside, fd)
-        outside.newest_ns = inside.finish(item.entry.mtime_ns)
+        outside.wrote(inside.finish(item.entry.mtime_ns))
     finally:
         os.close(fd)
-    target.newest_ns = max(target.newest_ns, outside.finish())
+    target.wrote(outside.finish())
     return True

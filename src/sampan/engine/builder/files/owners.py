@@ -1,6 +1,7 @@
 """--chown: names are looked up in the destination's own passwd and group, by a parser of our own and never outside it.
 
-A user that is a number is its own group; a name that nobody has is root, as in BuildKit.
+A user that is a number is its own group. A name that nobody has is root, as in BuildKit; to the classic builder it is an
+error.
 
 Source: passwd(5), group(5); CVE-2019-14271.
 """
@@ -19,17 +20,25 @@ FILE_LIMIT_BYTES = 16 << 20
 ID_LIMIT = 2**32 - 2  # the last one means "leave as it is" to chown(2)
 
 
+class UnknownOwner(InvalidArgument):
+    """A name that the classic builder does not find."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        what = f"can't find {'uid' if kind == 'user' else 'gid'} for {kind} {name}: no such {kind}: {name}"
+        super().__init__(f"unable to convert uid/gid chown string to host mapping: {what}")
+
+
 def resolve(root_fd: int, owner: Owner) -> tuple[int, int]:
-    """(uid, gid) in the root. Raises: InvalidArgument for a number out of range, OSError."""
+    """(uid, gid) in the root. Raises: UnknownOwner, InvalidArgument for a number out of range, OSError."""
+    if owner.classic:
+        return _classic(root_fd, owner)
     uid, gid = 0, 0
     if owner.user:
         number = _number(owner.user)
         if number is not None:
             uid = gid = number
         elif owner.user != "root":
-            fields = _entry(_read(root_fd, "etc/passwd"), owner.user, 4)
-            if fields is not None:
-                uid, gid = _id(fields[2]), _id(fields[3])
+            uid, gid = _user(root_fd, owner.user) or (0, 0)
     if owner.group:
         number = _number(owner.group)
         if number is not None:
@@ -37,10 +46,35 @@ def resolve(root_fd: int, owner: Owner) -> tuple[int, int]:
         elif owner.group == "root":
             gid = 0
         else:
-            fields = _entry(_read(root_fd, "etc/group"), owner.group, 3)
-            if fields is not None:
-                gid = _id(fields[2])
+            found = _group(root_fd, owner.group)
+            gid = gid if found is None else found
     return uid, gid
+
+
+def _classic(root_fd: int, owner: Owner) -> tuple[int, int]:
+    uid = _number(owner.user)
+    if uid is None:
+        user = _user(root_fd, owner.user)
+        if user is None:
+            raise UnknownOwner("user", owner.user)
+        uid = user[0]
+    group = owner.group or owner.user
+    gid = _number(group)
+    if gid is None:
+        gid = _group(root_fd, group)
+        if gid is None:
+            raise UnknownOwner("group", group)
+    return uid, gid
+
+
+def _user(root_fd: int, name: str) -> tuple[int, int] | None:
+    fields = _entry(_read(root_fd, "etc/passwd"), name, 4)
+    return None if fields is None else (_id(fields[2]), _id(fields[3]))
+
+
+def _group(root_fd: int, name: str) -> int | None:
+    fields = _entry(_read(root_fd, "etc/group"), name, 3)
+    return None if fields is None else _id(fields[2])
 
 
 def _number(text: str) -> int | None:
@@ -55,7 +89,7 @@ def _number(text: str) -> int | None:
 def _entry(text: str, name: str, least: int) -> list[str] | None:
     for line in text.split("\n"):
         fields = line.strip().split(":")
-        if fields[0] == name:
+        if fields[0] == name and name:
             return fields + [""] * (least - len(fields))
     return None
 

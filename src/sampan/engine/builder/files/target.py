@@ -74,14 +74,14 @@ class Target:
             Inode, tuple[str, int]
         ] = {}  # directories that were there → path, the time they get in the end
         self._made: dict[Inode, str] = {}  # directories made on the way
-        self.newest_ns = 0  # of what was written
+        self.newest_ns: int | None = None  # of what was written
 
     # -- directories ----------------------------------------------------------------------------------------------
 
-    def directory(self, path: str, depth: int = 0) -> int:
+    def directory(self, path: str, owner: tuple[int, int] | None = None, depth: int = 0) -> int:
         """The directory at `path`, made with its parents where missing: a descriptor for reading, the caller's.
 
-        Raises: NotADirectoryError.
+        owner: of what is made, if not the one for implied directories. Raises: NotADirectoryError.
         """
         parts = [part for part in path.split("/") if part and part != "."]
         try:
@@ -98,11 +98,11 @@ class Target:
                     fd = saferoot.open_in_root(self._root, here, _DIRECTORY)
                 except FileNotFoundError:
                     self.touch("/".join(parts[:index]), above)
-                    fd = self._make(above, part, here)
+                    fd = self._make(above, part, here, owner or self._implied_owner)
                     if fd < 0:  # a dangling link: what it names is made
                         link = os.readlink(part, dir_fd=above)
                         before = "" if link.startswith("/") else "/".join(parts[:index]) + "/"
-                        fd = self.directory(before + link, depth + 1)
+                        fd = self.directory(before + link, owner, depth + 1)
                 os.close(above)
                 above = fd
             return above
@@ -110,14 +110,14 @@ class Target:
             os.close(above)
             raise
 
-    def _make(self, parent_fd: int, name: str, path: str) -> int:
+    def _make(self, parent_fd: int, name: str, path: str, owner: tuple[int, int]) -> int:
         """One directory that is missing; -1 when something else has its name."""
         try:
             os.mkdir(name, 0o700, dir_fd=parent_fd)
         except FileExistsError:
             return -1
         fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
-        uid, gid = self._implied_owner
+        uid, gid = owner
         if uid or gid:
             os.fchown(fd, uid, gid)
         os.fchmod(fd, self._implied_mode)
@@ -137,11 +137,16 @@ class Target:
         key = _inode(os.fstat(fd))
         self._made.pop(key, None)
         self._kept[key] = (path, mtime_ns)
-        self.newest_ns = max(self.newest_ns, mtime_ns)
+        self.wrote(mtime_ns)
+
+    def wrote(self, mtime_ns: int) -> None:
+        """Something of this time was written."""
+        if self.newest_ns is None or mtime_ns > self.newest_ns:
+            self.newest_ns = mtime_ns
 
     def finish(self, otherwise_ns: int = 0) -> int:
         """Set the times of directories that were touched or made; the newest time that was written, or `otherwise_ns`."""
-        newest = self.newest_ns or self._look.time(otherwise_ns)
+        newest = self._look.time(otherwise_ns) if self.newest_ns is None else self.newest_ns
         for key, path in self._made.items():
             self._set_time(key, path, newest)
         for key, (path, mtime_ns) in self._kept.items():
@@ -196,8 +201,7 @@ class Target:
             os.utime(fd, ns=(mtime_ns, mtime_ns))
         finally:
             os.close(fd)
-        if mtime_ns > self.newest_ns:
-            self.newest_ns = mtime_ns
+        self.wrote(mtime_ns)
 
     def _special(self, entry: Entry, parent_fd: int, name: str, fill: Callable[[int], None] | None) -> None:
         look = self._look
@@ -217,7 +221,7 @@ class Target:
         if entry.xattrs:
             set_xattrs(f"/proc/self/fd/{parent_fd}/{name}", entry.xattrs)
         os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
-        self.newest_ns = max(self.newest_ns, mtime_ns)
+        self.wrote(mtime_ns)
 
     def link(self, source_fd: int, source: str, parent_fd: int, name: str, *, over: bool) -> None:
         """A second name for what was just written at `source` below `source_fd`, a path without links."""
@@ -261,7 +265,7 @@ class Target:
         if entry.xattrs:
             set_xattrs(fd, entry.xattrs)
         os.utime(fd, ns=(mtime_ns, mtime_ns))
-        self.newest_ns = max(self.newest_ns, mtime_ns)
+        self.wrote(mtime_ns)
 
 
 def set_xattrs(target: int | str, xattrs: Mapping[str, bytes]) -> None:

@@ -88,7 +88,7 @@ def _local(stage: Stage, instruction: i.Files, sources: list[str], *, required: 
         source=tree,
         patterns=tuple(sources),
         dest=destination(stage, instruction),
-        owner=owner(instruction.chown),
+        owner=owner(instruction.chown, classic=stage.common.classic),
         chmod=instruction.chmod,
         unpack=unpack,
         parents=isinstance(instruction, i.Copy) and instruction.parents,
@@ -124,7 +124,7 @@ def _remote(stage: Stage, instruction: i.Add, source: str) -> Copy:
         source=tree,
         patterns=patterns,
         dest=destination(stage, instruction),
-        owner=owner(instruction.chown) or Owner(user="0", group="0"),
+        owner=owner(instruction.chown, classic=stage.common.classic) or Owner(user="0", group="0"),
         chmod=instruction.chmod,
         unpack=bool(instruction.unpack),
         exclude=instruction.exclude,
@@ -138,7 +138,7 @@ def _documents(stage: Stage, instruction: i.Files) -> list[Mkfile]:
             name=doc.name,
             data=doc.text().encode(),
             chmod=instruction.chmod,
-            owner=owner(instruction.chown),
+            owner=owner(instruction.chown, classic=stage.common.classic),
         )
         for doc in instruction.heredocs
     ]
@@ -166,11 +166,11 @@ def _is_directory(written: str) -> bool:
     return written in ("", ".") or written.endswith(("/", "/."))
 
 
-def owner(text: str) -> Owner | None:
+def owner(text: str, *, classic: bool = False) -> Owner | None:
     """`--chown`. Raises: InvalidArgument."""
     if not text:
         return None
     user, colon, group = text.partition(":")
     if ":" in group:
         raise InvalidArgument(f"invalid chown string: {text}")
-    return Owner(user=user, group=group if colon else "")
+    return Owner(user=user, group=group if colon else "", classic=classic)
