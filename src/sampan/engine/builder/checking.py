@@ -81,7 +81,7 @@ def outline(found: Definition, request: BuildRequest) -> dict[str, Any]:
         for stage in stages
         for one in stage.instructions
         if isinstance(one, i.Run)
-        for mount in one.mounts
+        for mount in one.expanded(Variables({}, dockerfile.escape)).mounts
     ]
     for key, kind, default in (("secrets", "secret", ""), ("ssh", "ssh", "default"), ("cache", "cache", "")):
         rows: dict[str, dict[str, Any]] = {}
