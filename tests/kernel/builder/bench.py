@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sampan.engine.builder.files.checksum import checksum
-from sampan.engine.builder.files.copy import execute
 from sampan.engine.builder.files.dirtree import DirTree
-from sampan.engine.builder.ops import Copy, FileOp, ImageOp, Label, RunOp, Vertex
+from sampan.engine.builder.ops import FileOp, ImageOp, Label, RunOp, Vertex
 from sampan.engine.builder.progress import Quiet, Step
 from sampan.engine.builder.solver.solver import Solver
 from sampan.engine.builder.state import State
@@ -83,33 +81,6 @@ class Watch(Quiet):
         return [step.name for step in self.steps if step.cached and isinstance(step.vertex, RunOp | FileOp)]
 
 
-class FilesOfTests:
-    """The builder's file functions, without the network."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def checksum(self, tree: Tree, copy: Copy) -> str:
-        return checksum(tree, copy)
-
-    def execute(self, op: FileOp, base_root_fd: int, trees: Mapping[Vertex, Tree], time_ns: int = 0) -> int:
-        return execute(op, base_root_fd, trees, time_ns)
-
-    def layers(self, chain_id: str) -> Tree:
-        from sampan.engine.builder.files.layertree import LayerTree
-
-        return LayerTree(self._engine.images, chain_id)
-
-    async def http(self, op: Any, session: Any) -> Tree:
-        raise NotImplementedError
-
-    async def git(self, op: Any, session: Any) -> Tree:
-        raise NotImplementedError
-
-    async def archive(self, op: Any, session: Any) -> Tree:
-        raise NotImplementedError
-
-
 @dataclass(slots=True)
 class Bench:
     engine: Engine
@@ -160,14 +131,10 @@ async def _tar() -> AsyncIterator[bytes]:
 async def engine_and_solver(root: Path, **config: Any) -> AsyncIterator[tuple[Engine, Solver]]:
     engine = await Engine.open(EngineConfig(data_root=str(root / "data"), exec_root=str(root / "run"), **config))
     try:
-        solver = Solver(
-            engine.config, engine.store, engine.images, engine.networks, engine.supervisor, FilesOfTests(engine)
-        )
-        await solver.start()
-        try:
-            yield engine, solver
-        finally:
-            await solver.close()
+        yield engine, engine.builder.solver
+        await engine.builder.solver.close()
+        assert not engine.networks._sandboxes.all(), "a step's network was not given back"
+        assert not await engine.supervisor.list(), "a step's task was not taken away"
     finally:
         await engine.close(stop_containers=True)
 

@@ -107,10 +107,14 @@ class Cache:
             return None
         return record
 
-    def used(self, record: CacheRecord, build: str) -> None:
-        """Note that a running build was given this; `let_go` when it ends."""
+    def used(self, record: CacheRecord, build: str, *, keep: bool) -> None:
+        """Note that a running build was given this; `let_go` when it ends. keep: the record holds its layers from now on."""
         self._held.setdefault(record.id, set()).add(build)
-        self._store.apply_now(self._table.put(replace(record, used_ns=time.time_ns(), uses=record.uses + 1)))
+        weak = record.weak and not keep
+        ops = [self._table.put(replace(record, used_ns=time.time_ns(), uses=record.uses + 1, weak=weak))]
+        if record.weak and keep and record.chain_id:
+            ops.append(self._images.store.reference(f"build:{record.id}", f"layer:{record.chain_id}"))
+        self._store.apply_now(*ops)
 
     def let_go(self, build: str) -> None:
         for id, builds in list(self._held.items()):
@@ -129,6 +133,7 @@ class Cache:
         size_bytes: int,
         parents: Collection[State],
         kind: str = REGULAR,
+        weak: bool = False,
     ) -> CacheRecord:
         """Record what a step gave, in the place of what an equal one gave before. Its layers must be held by the caller."""
         old = self._table.get(self._by_key.get(key, ""))
@@ -146,14 +151,15 @@ class Cache:
             created_ns=now,
             used_ns=now,
             uses=1,
+            weak=weak,
         )
         holder = f"build:{record.id}"
         before = old.chain_id if old is not None else ""
         ops = [self._table.put(record)]
-        if state.chain_id:
+        if state.chain_id and not weak:
             ops.append(self._images.store.reference(holder, f"layer:{state.chain_id}"))
         self._store.apply_now(*ops)
-        if before and before != state.chain_id:
+        if before and (weak or before != state.chain_id):
             self._drop_layer(holder, before)
         self._by_key[key] = record.id
         return record
@@ -190,10 +196,10 @@ class Cache:
     # -- disk ---------------------------------------------------------------------------------------------------------
 
     async def usages(self) -> list[Usage]:
-        """Every record with what it takes."""
+        """Every record with what it takes; weak ones take nothing."""
         mounts = [(r.id, self._mounts.path(r.id)) for r in self._table.all() if r.kind == CACHE_MOUNT]
         measured = await asyncio.to_thread(sizes, iter(mounts)) if mounts else {}
-        return [self._usage(record, measured) for record in self._table.all()]
+        return [self._usage(record, measured) for record in self._table.all() if not record.weak]
 
     def _usage(self, record: CacheRecord, measured: Mapping[str, int]) -> Usage:
         if record.kind == CACHE_MOUNT:

@@ -295,7 +295,7 @@ class Solver:
         trees = await self._trees_of_states(build, vertex)
         key = await self._steps.key(vertex, build.solved, trees)
         if not vertex.no_cache and (record := await self._known(build, key)) is not None:
-            self.cache.used(record, build.id)
+            self.cache.used(record, build.id, keep=not build.serial)
             self._hold(build, record.chain_id)
             solved = await self._result(build, vertex, record, cached=True)
             now = time.time_ns()
@@ -306,7 +306,7 @@ class Solver:
             flight = self._take_off(build, vertex, key, trees)
         record = await flight.join(progress, vertex)
         try:
-            self.cache.used(record, build.id)
+            self.cache.used(record, build.id, keep=not build.serial)
             self._hold(build, record.chain_id)
         finally:
             flight.leave()

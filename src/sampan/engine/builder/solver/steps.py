@@ -96,6 +96,7 @@ class Steps:
             description=vertex.label.text or vertex.label.name,
             size_bytes=done.size_bytes,
             parents=parents,
+            weak=classic,
         )
 
     async def _run(

@@ -1,0 +1,528 @@
+"""RUN on a real engine: what a step sees, what it leaves, its mounts, its failures, and that nothing else stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import subprocess
+import time
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Mkfile, RunMount, ScratchOp
+from sampan.engine.builder.solver.failures import NotAllowed, StepFailed
+from sampan.errors import NotFound, SampanError
+from sampan.spec import oci_image
+from tests.kernel.builder.bench import Bench, Client, Watch, bench, mount_points
+
+pytestmark = pytest.mark.root
+
+SECRET = b"correct-horse-battery-staple"
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Every test gives back its mounts; `bench` looks after networks and tasks."""
+    mounts = set(mount_points())
+    yield
+    assert not [path for path in set(mount_points()) - mounts if "sampan-builder" in path]
+
+
+async def output(b: Bench, script: str, **fields: Any) -> str:
+    client = fields.pop("client", None)
+    _, watch = await b.solve(b.run(script, **fields), client=client, serial=fields.pop("serial", False))
+    return watch.output.decode()
+
+
+def test_a_step_sees_what_buildkits_and_the_classic_builders_see() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            script = "hostname; cat /etc/hosts; env; grep CapEff /proc/self/status; cat /etc/resolv.conf >/dev/null"
+            _, watch = await b.solve(b.run(script))
+            text = watch.output.decode()
+            assert text.startswith("buildkitsandbox\n127.0.0.1\tlocalhost buildkitsandbox\n")
+            assert "00000000a80425fb" in text and "HOSTNAME" not in text
+            _, watch = await b.solve(b.run(script + " #", extra_hosts=(("db", "10.1.2.3"),)), serial=True)
+            lines = watch.output.decode().splitlines()
+            assert len(lines[0]) == 12 and f"HOSTNAME={lines[0]}" in lines and "10.1.2.3\tdb" in lines
+            assert any(line.endswith(f"\t{lines[0]}") for line in lines), "its own address is in /etc/hosts"
+
+    run(body())
+
+
+def test_only_what_a_step_changed_is_in_its_layer() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            mounts = (
+                RunMount(kind="cache", target="/root/.cache/tool"),
+                RunMount(kind="tmpfs", target="/scratch", size_bytes=1 << 20),
+                RunMount(kind="secret", target="/run/secrets/s", id="s"),
+            )
+            script = "echo x > /root/.cache/tool/x; echo y > /scratch/y; cat /run/secrets/s; echo made > /tmp/made"
+            (state,), watch = await b.solve(b.run(script, mounts=mounts), client=Client(secrets={"s": SECRET}))
+            assert watch.output == SECRET
+            assert b.names(state) == ["tmp", "tmp/made"]
+            (kept,), _ = await b.solve(
+                b.run("cat /run/secrets/s > /run/kept", mounts=mounts[2:]), client=Client(secrets={"s": b"k"})
+            )
+            assert b.names(kept) == ["run", "run/kept"]
+
+    run(body())
+
+
+def test_an_empty_step_is_an_empty_layer_for_buildkit_and_none_for_the_classic_builder() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            (base,), _ = await b.solve(b.base)
+            (state,), _ = await b.solve(b.run("true"))
+            assert state.diff_ids == (*base.diff_ids, oci_image.EMPTY_LAYER_DIFF_ID)
+            (state,), watch = await b.solve(b.run("true"), serial=True)
+            assert state == base and watch.cached()
+
+    run(body())
+
+
+def test_mount_kinds() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            context = b.root / "context"
+            (context / "sub").mkdir(parents=True)
+            (context / "sub" / "file").write_text("from the context")
+            local = LocalOp(context="context")
+            client = Client(contexts={"context": str(context)}, secrets={"s": SECRET})
+            stage = b.run("mkdir /out; echo built > /out/result")
+
+            async def said(script: str, *mounts: RunMount) -> str:
+                _, watch = await b.solve(b.run(script, mounts=mounts), client=client)
+                return watch.output.decode()
+
+            bind = RunMount(kind="bind", target="/ctx", source=local)
+            assert await said("cat /ctx/sub/file; touch /ctx/x 2>&1 || true", bind) == (
+                "from the contexttouch: /ctx/x: Read-only file system\n"
+            )
+            writable = RunMount(kind="bind", target="/ctx", source=local, writable=True)
+            assert await said("echo 1 > /ctx/sub/file && cat /ctx/sub/file", writable) == "1\n"
+            assert (context / "sub" / "file").read_text() == "from the context"
+            one = RunMount(kind="bind", target="/one", source=local, path="sub/file")
+            assert await said("cat /one", one) == "from the context"
+            of_stage = RunMount(kind="bind", target="/s", source=stage, path="/out", writable=True)
+            assert await said("cat /s/result; echo > /s/more", of_stage) == "built\n"
+            assert await said("ls /s", of_stage) == "result\n"
+            secret = RunMount(kind="secret", target="/deep/er/s", id="s", uid=65534, mode=0o440)
+            assert await said("stat -c '%a %u' /deep/er/s; cat /deep/er/s", secret) == f"440 65534\n{SECRET.decode()}"
+            variable = RunMount(kind="secret", id="s", env="TOKEN")
+            assert await said('echo "$TOKEN"', variable) == SECRET.decode() + "\n"
+            assert await said("ls /run || true", RunMount(kind="secret", target="/run/no", id="absent")) != ""
+            with pytest.raises(NotFound, match="secret absent: not found"):
+                await said("true", RunMount(kind="secret", target="/s", id="absent", required=True))
+            with pytest.raises(SampanError, match="nope"):
+                await said("true", RunMount(kind="bind", target="/s", source=stage, path="/nope"))
+
+    run(body())
+
+
+def test_cache_mounts_are_shared_private_or_locked_and_can_begin_with_something() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            seed = b.run("mkdir /seed; echo first > /seed/f; chown 65534 /seed/f")
+            mount = RunMount(kind="cache", target="/c", id="k", source=seed, path="/seed", mode=0o700, uid=65534)
+            assert (
+                await output(b, "cat /c/f; echo more > /c/g; stat -c '%a %u' /c", mounts=(mount,))
+                == "first\n700 65534\n"
+            )
+            assert await output(b, "ls /c", mounts=(mount,)) == "f\ng\n"
+            own = RunMount(kind="cache", target="/c", id="p", sharing="private")
+            script = "ls /c; touch /c/$RANDOM; until [ -e /both/1 -a -e /both/2 ]; do sleep 0.01; done"
+            meet = RunMount(kind="cache", target="/both", id="both")
+            await b.solve(*(b.run(f"touch /both/{n}; {script}", mounts=(own, meet)) for n in (1, 2)))
+            assert sum(1 for r in await b.solver.disk_usage() if "id p" in r["Description"]) == 2
+            locked = RunMount(kind="cache", target="/c", id="l", sharing="locked")
+            alone = "mkdir /c/lock && sleep 0.1 && rmdir /c/lock"
+            await b.solve(*(b.run(f"{alone} # {n}", mounts=(locked,)) for n in range(4)))
+
+    run(body())
+
+
+def test_a_cache_mount_travels_as_an_archive() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            mount = RunMount(kind="cache", target="/c", id="k")
+            await b.solve(b.run("echo kept > /c/f; ln -s f /c/l", mounts=(mount,)))
+            data = b"".join([chunk async for chunk in b.solver.export_cache_mount("k")])
+
+            async def chunks() -> Any:
+                yield data
+
+            await b.solver.import_cache_mount("other", chunks())
+            other = RunMount(kind="cache", target="/c", id="other")
+            assert await output(b, "cat /c/l", mounts=(other,)) == "kept\n"
+            with pytest.raises(NotFound):
+                _ = [chunk async for chunk in b.solver.export_cache_mount("nope")]
+
+    run(body())
+
+
+def test_an_agent_is_forwarded(tmp_path: Path) -> None:
+    async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if data := await reader.read(100):
+            writer.write(b"agent:" + data)
+        writer.close()
+
+    async def body() -> None:
+        async with bench() as b:
+            server = await asyncio.start_unix_server(agent, tmp_path / "agent")
+            mounts = (RunMount(kind="ssh", required=True), RunMount(kind="cache", target="/c", id="c"))
+            script = 'stat -c "%F %a" "$SSH_AUTH_SOCK"; until [ -e /c/go ]; do sleep 0.01; done'
+            watch, client = Watch(), Client(agent=str(tmp_path / "agent"))
+            task = asyncio.create_task(b.solver.solve([b.run(script, mounts=mounts)], session=client, progress=watch))
+            await watch.said.wait()
+            (path,) = (b.root / "run" / "builder").glob("*/ssh-*")
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(b"hello")
+            assert await reader.read() == b"agent:hello"
+            writer.close()
+            (cache,) = (b.root / "data" / "builder" / "cache-mounts").iterdir()
+            (cache / "data" / "go").touch()
+            await task
+            assert watch.output == b"socket 600\n"
+            await b.solver.release(client)
+            assert not path.exists()
+            server.close()
+            with pytest.raises(NotFound, match="unset ssh forward key default"):
+                await b.solve(b.run("true", mounts=mounts[:1]))
+
+    run(body())
+
+
+def test_failures_say_what_happened() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            with pytest.raises(StepFailed) as failed:
+                await b.solve(b.run("echo one; echo two >&2; exit 7"))
+            assert failed.value.exit_status == 7 and failed.value.tail == b"one\ntwo"
+            assert failed.value.message == (
+                'process "/bin/sh -c echo one; echo two >&2; exit 7" did not complete successfully: exit code: 7'
+            )
+            with pytest.raises(StepFailed) as failed:
+                await b.solve(b.run("sh -c 'kill -9 $$'; exit $?"))
+            assert failed.value.exit_status == 137
+            with pytest.raises(StepFailed, match="unable to find user nope: no matching entries in passwd file"):
+                await b.solve(b.run("true", user="nope"))
+            with pytest.raises(NotAllowed, match=r"security\.insecure is not allowed"):
+                await b.solve(b.run("true", security="insecure"))
+            with pytest.raises(NotAllowed, match=r"network\.host is not allowed"):
+                await b.solve(b.run("true", network="host"))
+            assert not await b.solver.disk_usage() and len(b.engine.images.layers.all()) == 1
+
+    run(body())
+
+
+def test_a_failed_step_can_be_kept() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            with pytest.raises(StepFailed) as failed:
+                await b.solve(b.run("echo half > /half; exit 1"), on_error="keep")
+            image = b.engine.images.resolve(failed.value.image_id)
+            assert len(image.layers) == 2 and image.config["config"]["Env"] == ["PATH=/bin"]
+
+    run(body())
+
+
+def test_privilege_and_limits() -> None:
+    async def body() -> None:
+        from sampan.engine.builder.ops import Limits
+
+        async with bench() as b:
+            script = "grep CapEff /proc/self/status; mount -t tmpfs t /tmp && echo mounted"
+            _, watch = await b.solve(b.run(script, security="insecure"), entitlements=("security.insecure",))
+            assert b"mounted" in watch.output
+            limits = Limits(ulimits=(("nofile", 100, 200),), shm_size_bytes=1 << 20, memory_bytes=64 << 20)
+            said = await output(b, "ulimit -n; df -k /dev/shm | tail -1", limits=limits)
+            assert said.startswith("100\n") and " 1024 " in said
+            hungry = "dd if=/dev/zero of=/dev/null bs=200M count=1"
+            with pytest.raises(StepFailed) as failed:
+                await b.solve(b.run(hungry, limits=Limits(memory_bytes=32 << 20, memory_swap_bytes=32 << 20)))
+            assert failed.value.exit_status == 137 and failed.value.oom_killed
+
+    run(body())
+
+
+def test_networks() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            assert "eth0" in await output(b, "ip link")
+            assert "eth0" not in await output(b, "ip link #", network="none")
+            _, watch = await b.solve(b.run("ip link", network="host"), entitlements=("network.host",))
+            assert watch.output.decode().count("\n") > 2 and b"lo:" in watch.output
+
+    run(body())
+
+
+def test_what_was_done_before_is_not_done_again() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            one = b.run("echo 1 > /1")
+            two = b.run("cat /1 > /2; date +%N > /n", one)
+            (first,), _ = await b.solve(two)
+            (again,), watch = await b.solve(two)
+            assert again == first and watch.cached() == ["RUN echo 1 > /1", "RUN cat /1 > /2; date +%N > /n"]
+            fresh = b.run("cat /1 > /2; date +%N > /n", one, no_cache=True)
+            (other,), watch = await b.solve(fresh)
+            assert other != first and watch.cached() == ["RUN echo 1 > /1"]
+            (now,), _ = await b.solve(two)
+            assert now == other, "the record is replaced"
+
+    run(body())
+
+
+def test_one_build_runs_a_step_once_even_without_the_cache() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            client = Client()
+            one = b.run("date +%N > /n", no_cache=True)
+            (first,), _ = await b.solve(one, client=client, release=False, serial=True)
+            (second,), _ = await b.solve(b.run("true", one), client=client, release=False, serial=True)
+            assert second == first
+            await b.solver.release(client)
+
+    run(body())
+
+
+def test_equal_steps_of_concurrent_builds_run_once() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            step = b.run("sleep 0.3; date +%N > /n; echo said")
+            found = await asyncio.gather(*(b.solve(step) for _ in range(3)))
+            assert len({states[0] for states, _ in found}) == 1
+            assert all(watch.output == b"said\n" for _, watch in found)
+
+    run(body())
+
+
+def test_independent_steps_run_at_the_same_time() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            meet = RunMount(kind="cache", target="/m", id="m")
+            wait = "i=0; until [ -e /m/1 -a -e /m/2 ]; do sleep 0.01; i=$((i+1)); [ $i -lt 1000 ] || exit 1; done"
+            await b.solve(*(b.run(f"touch /m/{n}; {wait}", mounts=(meet,)) for n in (1, 2)))
+
+    run(body())
+
+
+def test_a_cancelled_build_leaves_nothing_and_ends_at_once() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            step = b.run("echo begun; sleep 100")
+            watch, client = Watch(), Client()
+            task = asyncio.create_task(b.solver.solve([step], session=client, progress=watch))
+            await watch.said.wait()
+            began = time.monotonic()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert time.monotonic() - began < 1
+            await b.solver.release(client)
+            assert not await b.engine.supervisor.list()
+            assert len(b.engine.images.driver.numbers()) == 1 and not await b.solver.disk_usage()
+            assert watch.steps[-1].error == "context canceled"
+
+    run(body())
+
+
+def test_a_step_goes_on_for_the_builds_that_still_want_it() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            step = b.run("echo begun; sleep 0.5; echo done")
+            watch, client = Watch(), Client()
+            task = asyncio.create_task(b.solver.solve([step], session=client, progress=watch))
+            await watch.said.wait()
+            other = asyncio.create_task(b.solve(step))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            _, seen = await other
+            assert seen.output == b"begun\ndone\n", "who joins late hears what was said before"
+            await b.solver.release(client)
+
+    run(body())
+
+
+def test_files_and_links() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            context = b.root / "context"
+            context.mkdir()
+            (context / "a").write_text("A")
+            client = Client(contexts={"context": str(context)})
+            local = LocalOp(context="context")
+            copy = FileOp(base=b.base, actions=(Copy(source=local, patterns=("a",), dest="/opt/"),))
+            (state,), _ = await b.solve(copy, client=client)
+            assert b.names(state) == ["opt", "opt/a"]
+            os.utime(context / "a", (5, 5))
+            _, watch = await b.solve(copy, client=client)
+            assert len(watch.cached()) == 1, "times are no part of a key"
+            (context / "a").write_text("B")
+            _, watch = await b.solve(copy, client=client)
+            assert not watch.cached()
+            linked = [
+                FileOp(base=base, actions=(Copy(source=local, patterns=("a",), dest="/l/"),), link=True)
+                for base in (b.base, copy, ScratchOp())
+            ]
+            states, watch = await b.solve(*linked, client=client)
+            assert {state.diff_ids[-1] for state in states} == {states[2].diff_ids[-1]} and len(states[1].diff_ids) == 3
+            said = b.run("cat /l/a /opt/a", linked[1])
+            _, watch = await b.solve(said, client=client)
+            assert watch.output == b"BB"
+            stage = FileOp(
+                base=ScratchOp(), actions=(Copy(source=said, patterns=("/l",), dest="/from/"), Mkdir(path="/w"))
+            )
+            (state,), _ = await b.solve(stage, client=client)
+            assert b.names(state) == ["from", "from/a", "w"]
+            text = FileOp(base=b.base, actions=(Mkfile(path="/script", name="EOF", data=b"echo hi", chmod="755"),))
+            _, watch = await b.solve(b.run("/bin/sh /script", text))
+            assert watch.output == b"hi\n"
+
+    run(body())
+
+
+def test_mount_stubs_never_lead_outside_the_root_cve_2024_23652() -> None:
+    async def body() -> None:
+        outside = Path("/tmp/sampan-stub-test")
+        outside.mkdir(exist_ok=True)
+        try:
+            async with bench() as b:
+                mount = RunMount(kind="tmpfs", target="/made/point")
+                swap = f"umount /made/point; rmdir /made/point /made; ln -s {outside.parent} /made"
+                script = f"{swap} 2>/dev/null; rm -rf /made 2>/dev/null; true"
+                await b.solve(b.run(script, mounts=(mount,), security="insecure"), entitlements=("security.insecure",))
+                evil = b.run(f"ln -s {outside.parent} /link")
+                inner = RunMount(kind="tmpfs", target=f"/link/{outside.name}/x")
+                (state,), _ = await b.solve(b.run("true", evil, mounts=(inner,)))
+                assert outside.is_dir() and not list(outside.iterdir())
+                assert state.diff_ids[-1] == oci_image.EMPTY_LAYER_DIFF_ID
+        finally:
+            outside.rmdir()
+
+    run(body())
+
+
+def test_a_bind_source_that_is_a_link_stays_inside_its_tree_cve_2024_23651() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            context = b.root / "context"
+            context.mkdir()
+            (context / "evil").symlink_to("/etc")
+            client = Client(contexts={"context": str(context)})
+            for path in ("evil", "evil/passwd", "../../etc/passwd"):
+                mount = RunMount(kind="bind", target="/m", source=LocalOp(context="context"), path=path)
+                with pytest.raises(SampanError):
+                    await b.solve(b.run("cat /m", mounts=(mount,)), client=client)
+
+    run(body())
+
+
+def test_privilege_is_asked_for_cve_2024_23653() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            step = b.run("true", security="insecure")
+            await b.solve(step, entitlements=("security.insecure",))
+            with pytest.raises(NotAllowed):
+                await b.solve(step)  # not even what an allowed build has left in the cache
+
+    run(body())
+
+
+def _holding(root: Path, text: bytes) -> list[str]:
+    """The files below `root` that hold these bytes."""
+    command = ["grep", "-rlF", text.decode(), str(root)]
+    return subprocess.run(command, capture_output=True, text=True).stdout.split()
+
+
+def test_a_secret_is_nowhere_in_the_data_root() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            mounts = (
+                RunMount(kind="secret", target="/run/secrets/s", id="s"),
+                RunMount(kind="secret", id="s", env="TOKEN"),
+            )
+            script = 'test "$(cat /run/secrets/s)" = "$TOKEN" && sha256sum /run/secrets/s > /sum'
+            client = Client(secrets={"s": SECRET})
+            step = b.run(script, mounts=mounts, proxy_env=("HTTP_PROXY=http://user:" + SECRET.decode() + "@proxy",))
+            await b.solve(b.run("cat /sum", step), client=client)
+            await b.solver.disk_usage()
+            assert not await asyncio.to_thread(_holding, b.root, SECRET)
+            assert not list((b.root / "run" / "builder" / "secrets").iterdir())
+
+    run(body())
+
+
+def test_a_key_covers_the_whole_instruction_cve_2024_24557() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            first = b.run("echo 1 > /x")
+            await b.solve(first)
+            for other in (
+                b.run("echo 1 > /x", user="nobody"),
+                b.run("echo 1 > /x", cwd="/tmp"),
+                b.run("echo 1 > /x", network="none"),
+                b.run("echo 1 > /x", hostname="h"),
+                b.run("echo 1 > /x", extra_hosts=(("a", "10.0.0.1"),)),
+                b.run("echo 1 > /x", b.run("true > /base")),
+                b.run("echo 1 > /x", mounts=(RunMount(kind="tmpfs", target="/t"),)),
+            ):
+                watch = Watch()
+                client = Client()
+                try:
+                    await b.solver.solve([other], session=client, progress=watch)
+                except StepFailed:
+                    pass
+                finally:
+                    await b.solver.release(client)
+                assert "RUN echo 1 > /x" not in watch.cached()
+
+    run(body())
+
+
+def test_nothing_of_a_step_is_left_on_the_disk_that_a_step_filled(tmp_path: Path) -> None:
+    image, disk = tmp_path / "disk", tmp_path / "mnt"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    disk.mkdir()
+    subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True)
+    try:
+
+        async def body() -> None:
+            async with bench(disk / "root") as b:
+                with pytest.raises(SampanError, match=r"(?i)no space left|exit code: 1"):
+                    await b.solve(b.run("dd if=/dev/zero of=/big bs=1M count=100"))
+                assert len(b.engine.images.driver.numbers()) == 1 and not await b.solver.disk_usage()
+                (state,), _ = await b.solve(b.run("echo fits > /small"))
+                assert b.names(state) == ["small"]
+
+        run(body())
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_modes_of_what_a_step_makes() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            (state,), _ = await b.solve(b.run("umask; touch /f; mkdir /d; chmod 4755 /f"))
+            number = b.engine.images.layers.numbers(state.chain_id)[0]
+            path = f"{b.engine.images.driver.path(number)}/fs"
+            assert (
+                stat.S_IMODE(os.stat(f"{path}/f").st_mode) == 0o4755
+                and stat.S_IMODE(os.stat(f"{path}/d").st_mode) == 0o755
+            )
+
+    run(body())
