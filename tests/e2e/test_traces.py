@@ -50,12 +50,12 @@ def test_every_process_says_what_it_is(engine: Engine, title: str) -> None:
 
 
 def test_memory_of_idle_containers(engine: Engine) -> None:
-    """Ten idle containers: at most 4 MiB of proportional memory each, everything of theirs counted."""
+    """Ten idle containers: 2.7 MiB of proportional memory each, with room for what machines differ in."""
     containers = [engine.run("sleep", "3600") for _ in range(10)]
     shims = [pid for pid, line in engine.pids().items() if line.startswith("sampan-shim") and "(waiting)" not in line]
     assert len(shims) == len(containers)
     inits = [engine.inspect(c)["State"]["Pid"] for c in containers]
-    assert sum(machine.pss_kib(pid) for pid in [*shims, *inits]) / len(containers) <= 4096
+    assert sum(machine.pss_kib(pid) for pid in [*shims, *inits]) / len(containers) <= 3328
 
 
 @pytest.mark.parametrize("path", ["/exec/nope/start", "/containers/nope/attach?stream=1", "/containers/nope/start"])
