@@ -235,6 +235,7 @@ def _in_text(dockerfile: Dockerfile) -> Iterator[CheckWarning]:
     """What can be seen without knowing any value."""
     for empty in dockerfile.warnings:
         yield warning("NoEmptyContinuation", [empty.range])
+    names: set[str] = set()
     for stage in dockerfile.stages:
         start = stage.start
         if start.stage_written != start.stage:
@@ -243,8 +244,9 @@ def _in_text(dockerfile: Dockerfile) -> Iterator[CheckWarning]:
             yield warning("FromAsCasing", [start.range], start.as_written, start.written)
         if start.stage in ("scratch", "context"):
             yield warning("ReservedStageName", [start.range], quoted(start.stage))
-        if start.stage and any(other.name == start.stage for other in dockerfile.stages[: stage.index]):
+        if start.stage in names:
             yield warning("DuplicateStageName", [start.range], quoted(start.stage))
+        names.update({start.stage} - {""})
     for instruction in _everything(dockerfile):
         if isinstance(instruction, i.Maintainer):
             yield warning("MaintainerDeprecated", [instruction.range])
@@ -362,13 +364,13 @@ def _in_stages(
     ignore: Ignore,
 ) -> Iterator[CheckWarning]:
     meta = _global_scope(dockerfile, build_args, {})
-    ends: dict[int, _Scope] = {}
+    ends: dict[str, _Scope] = {}
     indices = None if wanted is None else frozenset(wanted)
     for stage in dockerfile.stages:
-        before = dockerfile.stages[: stage.index]
-        base = next((s.index for s in reversed(before) if s.name and s.name == stage.base.lower()), None)
-        scope = ends[base].begun_on() if base is not None else _Scope(dict(environments.get(stage.index, {"PATH": ""})))
-        ends[stage.index] = scope
+        base = ends.get(stage.base.lower())
+        scope = base.begun_on() if base else _Scope(dict(environments.get(stage.index, {"PATH": ""})))
+        if stage.name:
+            ends[stage.name] = scope
         findings = _Stage(dockerfile, stage, scope, meta, build_args, ignore).run()
         if indices is None or stage.index in indices:
             yield from findings

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from sampan.spec.dockerfile import instructions as i
@@ -55,12 +55,14 @@ def command_line(command: i.Command, config: Mapping[str, Any], dialect: Dialect
     return [*(config.get("Shell") or SHELL), *words] if command.shell else list(words)
 
 
-def set_env(environment: list[str], key: str, value: str) -> list[str]:
-    """`key=value` in the place of an older one, or at the end."""
-    for index, entry in enumerate(environment):
-        if entry.partition("=")[0] == key:
-            return [*environment[:index], f"{key}={value}", *environment[index + 1 :]]
-    return [*environment, f"{key}={value}"]
+def with_env(environment: Iterable[str], pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Each `key=value` in the place of an older one, or at the end."""
+    result = list(environment)
+    places = {entry.partition("=")[0]: place for place, entry in reversed(list(enumerate(result)))}
+    for key, value in pairs:
+        place = places.setdefault(key, len(result))
+        result[place : place + 1] = [f"{key}={value}"]
+    return result
 
 
 def check_signal(signal: str) -> None:
@@ -81,12 +83,10 @@ def working_directory(current: str, path: str, dialect: Dialect = "buildkit") ->
 
 
 def _env(config: Config, instruction: i.Env, dialect: Dialect) -> None:
-    environment = list(config.get("Env") or [])
     for pair in instruction.pairs:
         if not pair.key and dialect == "classic":
             raise DockerfileError(f"invalid environment variable: ={pair.value}")
-        environment = set_env(environment, pair.key, pair.value)
-    config["Env"] = environment
+    config["Env"] = with_env(config.get("Env") or [], [(pair.key, pair.value) for pair in instruction.pairs])
 
 
 def _label(config: Config, instruction: i.Label, dialect: Dialect) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+LARGEST = 16 << 20  # characters that one text may become
 _STAR, _ANY = "*", "?"
 _REFERENCE = re.compile(r"\$(?:(\$)|\{(\w+)\}|(\w+))")  # what Go expands in the text that replaces every match
 
@@ -119,6 +120,8 @@ def replace(pattern: str, replacement: str, text: str, *, every: bool) -> str:
         out.append(text[done:start])
         out.append(_REFERENCE.sub(lambda m: _referred(m, text[start:end]), replacement) if every else replacement)  # noqa: B023
         done = after_match = end
+        if len(out) * len(replacement) > 2 * LARGEST:
+            raise ValueError(f"the result is longer than {LARGEST} characters")
         if not every:
             break
     return "".join([*out, text[done:]])

@@ -1,9 +1,13 @@
 """`.dockerignore`: which paths of a context do not count. Pure.
 
 A path is out when the last pattern that matches it, or a directory above it, has no `!`. `*` and `?` stay within a path
-component, `**` crosses them, `[a-z]` is a set. Runs of patterns of one kind are one regular expression, tried from the
-last: a path costs one or two matches. Where a pattern has several wildcards, all but the last of a component match once
-and for all (atomic groups), so that no pattern makes matching slow.
+component, `**` crosses them, `[a-z]` is a set.
+
+Neighbouring patterns of one kind are a run, and a run is one regular expression. It is not tried where it could change
+nothing (exclude what is excluded already), and what it says of a directory holds for all below; both as clients do it
+when they walk a context, which is seen when a later pattern names a directory that an earlier one had excluded. A
+directory's findings are kept: a path costs one match or two. Where a pattern has several wildcards, all but the last of
+a component match once and for all (atomic groups), so that no pattern makes matching slow.
 
 Source: Dockerfile reference, ".dockerignore file"; Go's filepath.Match and filepath.Clean; corner cases as Docker Engine 28.5.
 """
@@ -15,8 +19,9 @@ import re
 from collections.abc import Iterable
 
 from sampan.errors import InvalidArgument
-from sampan.spec.dockerfile.gotext import SPACE
+from sampan.spec.dockerfile.gotext import SPACE, quoted
 
+MOST_INSIDE = 3  # `**` that begin in the middle of a name: each may try every directory of a path
 _WILD = re.compile(r"[*?\[\\]")
 
 
@@ -27,7 +32,7 @@ class Ignore:
         """Raises: InvalidArgument for a pattern that is none."""
         self.patterns: tuple[tuple[bool, str], ...] = tuple(_cleaned(patterns))  # (exception?, pattern)
         self._runs = [(exception, re.compile(source, re.DOTALL)) for exception, source in _runs(self.patterns)]
-        self._runs.reverse()
+        self._directories = {"": 0}  # bit n: run n matched the directory or one above it
         self._exceptions = [_fixed_part(pattern) for exception, pattern in self.patterns if exception]
 
     def __bool__(self) -> bool:
@@ -35,10 +40,32 @@ class Ignore:
 
     def excludes(self, path: str) -> bool:
         """Whether `path` (relative, clean, with slashes) is out, by itself or by a directory above it."""
+        return self._judge(path, self._above(path))[0]
+
+    def _judge(self, path: str, above: int) -> tuple[bool, int]:
+        """Whether `path` is out, and which runs matched it, given those that matched above it."""
+        out, matched, bit = False, 0, 1
         for exception, expression in self._runs:
-            if expression.match(path):
-                return not exception
-        return False
+            if above & bit or (exception == out and expression.match(path)):
+                matched |= bit
+                out = not exception
+            bit <<= 1
+        return out, matched
+
+    def _above(self, path: str) -> int:
+        """Which runs matched the directory that holds `path`, or one above that."""
+        directory = path.rpartition("/")[0]
+        found = self._directories.get(directory)
+        if found is not None:
+            return found
+        missing = []
+        while directory not in self._directories:
+            missing.append(directory)
+            directory = directory.rpartition("/")[0]
+        matched = self._directories[directory]
+        for directory in reversed(missing):
+            matched = self._directories[directory] = self._judge(directory, matched)[1]
+        return matched
 
     def may_hold_exceptions(self, directory: str) -> bool:
         """Whether something below an excluded directory may be in after all: if not, it need not be walked."""
@@ -98,7 +125,7 @@ def _runs(patterns: Iterable[tuple[bool, str]]) -> list[tuple[bool, str]]:
         if not runs or runs[-1][0] != exception:
             runs.append((exception, []))
         runs[-1][1].append(_expression(pattern))
-    return [(exception, rf"(?:{'|'.join(sources)})(?:/.*)?\Z") for exception, sources in runs]
+    return [(exception, rf"(?:{'|'.join(sources)})\Z") for exception, sources in runs]
 
 
 def _expression(pattern: str) -> str:
@@ -117,6 +144,8 @@ def _expression(pattern: str) -> str:
         else:
             token, at = _token(pattern, at)
             pieces[-1].append(token)
+    if after_slash.count(False) > MOST_INSIDE:
+        raise InvalidArgument(f"pattern {quoted(pattern)} has more than {MOST_INSIDE} ** inside names")
     out = [_piece(pieces[0])]
     for index, piece in enumerate(pieces[1:], 1):
         last = index == len(pieces) - 1

@@ -20,7 +20,7 @@ from sampan.spec.dockerfile.gotext import SPACE
 from sampan.spec.dockerfile.heredocs import Heredoc
 
 LONGEST_LINE = 65535  # bytes
-LARGEST = 16 << 20  # bytes of a Dockerfile
+LARGEST = 4 << 20  # bytes of a Dockerfile: a second or few to read at most
 _DIRECTIVE = re.compile(r"#[\t\n\f\r ]*([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=[\t\n\f\r ]*(\S.*)$")
 _DIRECTIVES = ("syntax", "escape", "check")
 
@@ -114,12 +114,15 @@ class _Reader:
             if text.startswith("#"):
                 if not self.directive(text):
                     comment = line[1:].strip(SPACE)
-                    comments = [*comments, comment] if comment else []
+                    if comment:
+                        comments.append(comment)
+                    else:
+                        comments.clear()
                 continue
             self.directives_over = True
             if text:
                 self.found.nodes.append(self.node(text, tuple(comments)))
-                comments = []
+                comments.clear()
         if not self.found.nodes:
             raise DockerfileError("file with no instructions", self.here())
         if self.at < len(self.lines):

@@ -22,7 +22,7 @@ from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.gotext import SPACE, quoted
 
 MAX_DEPTH = 100
-_SPACES = frozenset(SPACE)
+_BLANKS = re.compile(f"[{SPACE}]+")
 _SPECIAL_PARAMETERS = frozenset("@*#?-$!")
 _END = "\ufffd"  # how Go prints the end of the text where a character was expected
 
@@ -93,11 +93,11 @@ class _Words:
             self.parts.append(text)
 
     def add(self, text: str) -> None:
-        for char in text:
-            if char in _SPACES:
-                self.close()
-            else:
-                self.parts.append(char)
+        first, *others = _BLANKS.split(text)
+        self.raw(first)
+        for other in others:
+            self.close()
+            self.raw(other)
 
     def close(self) -> None:
         if self.parts:
@@ -123,6 +123,7 @@ class _Scanner:
         self.keep_quotes, self.raw, self.keep_unset = keep_quotes, raw, keep_unset
         self.at = 0
         self.depth = 0
+        self.size = 0
         self.special = "'\"$" if quotes else "$"
         self.plain = re.compile(f"[^{re.escape(self.special + escape + '}/')}]+")
 
@@ -228,6 +229,14 @@ class _Scanner:
         return self.text[start : self.at]
 
     def dollar(self) -> str:
+        """What stands for the variable here; the sum of all is limited, because values may be made of values."""
+        value = self.substitution()
+        self.size += len(value)
+        if self.size > globs.LARGEST:
+            raise _Problem(f"the result is longer than {globs.LARGEST} characters")
+        return value
+
+    def substitution(self) -> str:
         self.at += 1
         if self.peek() != "{":
             name = self.name()
