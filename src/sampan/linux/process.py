@@ -87,9 +87,10 @@ def fork() -> int:
     return pid
 
 
-# `signal.signal` and `getsignal` are these behind two enums, whose code a fork would copy into memory of its own
+# `signal.signal` and its like are these behind two enums, whose code a fork would copy into memory of its own
 set_handler: Callable[[int, Any], Any] = _signal.signal
 get_handler: Callable[[int], Any] = _signal.getsignal
+set_mask: Callable[[int, tuple[int, ...]], Any] = _signal.pthread_sigmask
 SIG_DFL, SIG_IGN = 0, 1  # what they are there
 
 

@@ -31,11 +31,11 @@ _OF_THE_C_LIBRARY = (32, 33)  # ignored in whatever posix_spawn(3) has started, 
 def reset_signals() -> None:
     """Give back the default dispositions that Python has taken, and unblock everything; both survive execve."""
     for number in _RESET:
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+        if process.get_handler(number) == process.SIG_IGN:
+            process.set_handler(number, process.SIG_DFL)
     for number in _OF_THE_C_LIBRARY:
         process.reset_signal(number)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    process.set_mask(signal.SIG_SETMASK, ())
 
 
 def close_others(keep: list[int]) -> None:

@@ -75,8 +75,9 @@ class _Stage:
 
 def rehearse(exec_root: str) -> None:
     """Play; leaves no file, no descriptor, no handler. Failures do not matter: a real task would report them."""
-    root = f"{exec_root}/{_ID}-{os.getpid()}"
+    root = f"{exec_root}/{_ID}"
     try:
+        _remove(root)  # of a zygote that was killed
         for _ in range(_ROUNDS):
             os.makedirs(f"{root}/tasks/{_ID}")
             try:
