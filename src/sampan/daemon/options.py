@@ -299,9 +299,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("validate", BOOL, "Validate daemon configuration and exit", False, key=""),
     _option("version", BOOL, "Print version information and quit", False, key="", short="v"),
     _option("help", BOOL, "Print usage", False, key=""),
-    _option(
-        "", Kind(name="object", go="config.BuilderConfig", json=dict), "Builder settings", key="builder", accepted=True
-    ),
+    _option("", Kind(name="object", go="config.BuilderConfig", json=dict), "Builder settings", key="builder"),
     _option(
         "",
         Kind(name="object", go="map[string]config.Registry", json=dict, of="object"),

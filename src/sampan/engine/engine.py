@@ -84,7 +84,7 @@ class Engine:
             undo.push_async_callback(builder.close)
             buildkit = Door(config, store, networks, builder)
             buildkit.start()
-            disk = Disk(config, store, events, images, containers, volumes)
+            disk = Disk(config, store, events, images, containers, volumes, builder)
             await disk.start()
             undo.pop_all()
         return cls(

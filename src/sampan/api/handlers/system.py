@@ -207,10 +207,10 @@ async def disk_usage(request: web.Request) -> web.StreamResponse:
             volume["UsageData"]["Size"] = used.volumes.get(volume["Name"], 0)
         answer["Volumes"] = volumes
     if "build-cache" in wanted:
-        answer["BuildCache"] = []
+        answer["BuildCache"] = await e.builder.disk_usage()
     if wanted == _DF_TYPES:
         if version(request) < (1, 42):
-            answer["BuilderSize"] = 0
+            answer["BuilderSize"] = sum(row["Size"] for row in answer["BuildCache"])
         answer["DataRoot"] = {
             "Path": e.config.data_root,
             "Total": used.total,
@@ -218,6 +218,7 @@ async def disk_usage(request: web.Request) -> web.StreamResponse:
             "Containers": sum(used.containers.values()),
             "Logs": sum(used.logs.values()),
             "Volumes": sum(used.volumes.values()),
+            "Builder": used.builder,
             "Trash": used.trash,
             "Engine": used.engine,
         }

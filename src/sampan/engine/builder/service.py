@@ -22,7 +22,7 @@ from sampan.engine.builder import cachefrom, checking, definition, remote
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.buildkit.sessions import Sessions
 from sampan.engine.builder.classic.walk import Voice, Walk
-from sampan.engine.builder.definition import Definition
+from sampan.engine.builder.definition import Definition, Ignores
 from sampan.engine.builder.exporters.results import Result
 from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.graph.convert import convert
@@ -31,7 +31,7 @@ from sampan.engine.builder.narrowed import Narrowed
 from sampan.engine.builder.progress import Progress, Quiet, Warning_
 from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.session import Session
-from sampan.engine.builder.solver.cache import Space
+from sampan.engine.builder.solver.cache import Kept, Space
 from sampan.engine.builder.solver.solver import CacheSource, Solver
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
@@ -41,6 +41,7 @@ from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.errors import InvalidArgument, SampanError
 from sampan.spec.dockerfile.checks import CheckWarning
+from sampan.spec.dockerfile.stages import parse
 from sampan.supervisor.client import Supervisor
 
 EPOCH = "SOURCE_DATE_EPOCH"
@@ -66,6 +67,28 @@ class Builder:
         self.files = Files(config, images, supervisor)
         self.solver = Solver(config, store, images, networks, supervisor, self.files)
         self._running: dict[str, asyncio.Task[Any]] = {}
+
+        self.solver.cache.kept += [
+            Kept(
+                kind="source.local",
+                description="directories of clients",
+                size_bytes=lambda: self.sessions.packs.bytes,
+                forget=self.sessions.packs.forget,
+                in_thread=False,
+            ),
+            Kept(
+                kind="source.git.checkout",
+                description="git repositories",
+                size_bytes=self.files.repositories.size_bytes,
+                forget=self.files.repositories.forget,
+            ),
+            Kept(
+                kind="source.http",
+                description="downloads",
+                size_bytes=self.files.downloads.size_bytes,
+                forget=self.files.downloads.forget,
+            ),
+        ]
 
     async def start(self) -> None:
         """Recover the cache after whatever ended the last run."""
@@ -106,9 +129,10 @@ class Builder:
         request = await remote.localised(request, client, progress, self.solver)
         text = await definition.text(request, client, progress)
         with located(text[0], request.filename):
-            found = await definition.load(request, client, progress, text)
+            found = Definition(text=text[0], filename=request.filename, dockerfile=parse(text[0]), beside=text[1])
+            ignores = Ignores(found, request, client, progress)
             bases = self._bases(request, client, progress)
-            targets = await self._graph(found, request, bases, progress)
+            targets = await self._graph(found, request, bases, ignores, progress)
             client.paths.update(_paths(targets))
             if request.dialect == "classic":
                 return await self._classic(targets, request, client, progress)
@@ -139,17 +163,18 @@ class Builder:
         return await result.export()
 
     async def _graph(
-        self, found: Definition, request: BuildRequest, bases: Bases, progress: Progress
+        self, found: Definition, request: BuildRequest, bases: Bases, ignores: Ignores, progress: Progress
     ) -> dict[Platform, Target]:
         """The targets; tells of findings on the way, also when there is no graph. Raises: DockerfileError."""
         if request.dialect == "classic":
-            return await convert(found.dockerfile, request, bases, ignores=found.ignores)
+            return await convert(found.dockerfile, request, bases, ignores=ignores)
         targets: dict[Platform, Target] | None = None
         seen: list[CheckWarning] = []
         try:
-            targets = await convert(found.dockerfile, request, bases, ignores=found.ignores)
+            targets = await convert(found.dockerfile, request, bases, ignores=ignores)
         finally:
-            seen = checking.findings(found, request, targets.values() if targets is not None else None)
+            known = targets.values() if targets is not None else None
+            seen = checking.findings(found, request, known, ignores.read)
             for warning in checking.warnings(found, seen):
                 progress.warning(warning)
         checking.insist(found, request, seen)
@@ -234,8 +259,9 @@ class Builder:
         request = with_epoch(request)
         async with self._reading(request, session) as (found, client):
             bases = self._bases(request, client, Quiet())
-            targets = await convert(found.dockerfile, request, bases, ignores=found.ignores)
-            return checking.warnings(found, checking.findings(found, request, targets.values()))
+            ignores = Ignores(found, request, client, Quiet())
+            targets = await convert(found.dockerfile, request, bases, ignores=ignores)
+            return checking.warnings(found, checking.findings(found, request, targets.values(), ignores.read))
 
     async def outline(self, request: BuildRequest, session: Session) -> dict[str, Any]:
         """What a target takes: arguments, secrets, keys (`--call=outline`)."""
@@ -255,7 +281,8 @@ class Builder:
             request = await remote.localised(request, client, Quiet(), self.solver)
             text = await definition.text(request, client, Quiet())
             with located(text[0], request.filename):
-                yield await definition.load(request, client, Quiet(), text), client
+                found = Definition(text=text[0], filename=request.filename, dockerfile=parse(text[0]), beside=text[1])
+                yield found, client
         finally:
             await self.solver.release(client)
 

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from sampan.engine.builder.service import Builder
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.service import Containers
 from sampan.engine.disk import budget, findings
@@ -45,10 +46,12 @@ class Disk:
         images: Images,
         containers: Containers,
         volumes: Volumes,
+        builder: Builder,
     ) -> None:
         self._config = config
         self._store, self._events = store, events
         self._images, self._containers, self._volumes = images, containers, volumes
+        self._cache = builder.solver.cache
         self._layer_bytes: dict[str, int] = {}
         self._keeper: asyncio.Task[None] | None = None
 
@@ -136,6 +139,7 @@ class Disk:
             *self._check_images(),
             *self._check_containers(),
             *self._check_volumes(),
+            *self._check_cache_mounts(),
             *self._check_leftovers(),
             *findings.references(self._references(), self._existence()),
         ]
@@ -249,6 +253,14 @@ class Disk:
                 found.append(self._missing("volume", name, path, "its data is lost: remove it, or restore a copy"))
         return found
 
+    def _check_cache_mounts(self) -> list[Finding]:
+        mounts = self._cache.mounts
+        there = {name: f"{mounts.root}/{name}" for name in _names(mounts.root)}
+        found = findings.strays("cache mount", there, mounts.ids() | mounts.making, "moved to the trash")
+        for id in sorted(mounts.ids() - there.keys()):
+            found.append(self._missing("cache mount", id, mounts.path(id), "it is made anew when a build needs it"))
+        return found
+
     def _check_leftovers(self) -> list[Finding]:
         trash, content = self._images.driver.trash, self._images.content
         found = [
@@ -282,6 +294,7 @@ class Disk:
             "volume": lambda id: self._volumes.get(id) is not None,
             "blob": images.content.has,
             "work": images.layers.is_held,
+            "build": lambda id: id in self._cache,
         }
         known = containers.ids() | containers.hidden
 

@@ -24,6 +24,7 @@ class Usage:
     containers: Mapping[str, int]  # by container: the writable layer and the container's own directory
     logs: Mapping[str, int]  # by container; part of `containers`
     volumes: Mapping[str, int]  # by name
+    builder: int  # cache mounts and what is kept of clients' files; layers of build steps are among the layers
     trash: int  # removed, and on its way off the disk
     engine: int  # the database, ids, whatever else lies in the data root
 
@@ -34,7 +35,14 @@ class Usage:
 
     @property
     def total(self) -> int:
-        return self.images + sum(self.containers.values()) + sum(self.volumes.values()) + self.trash + self.engine
+        return (
+            self.images
+            + sum(self.containers.values())
+            + sum(self.volumes.values())
+            + self.builder
+            + self.trash
+            + self.engine
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +74,9 @@ def measure(places: Places) -> Usage:
         containers=containers,
         logs={id: _log_bytes(path, id) for id, path in places.logs.items()},
         volumes=volumes,
+        builder=allocated(f"{root}/builder"),
         trash=allocated(f"{root}/trash"),
-        engine=allocated(root, but={*claimed, *of_images, f"{root}/trash"}),
+        engine=allocated(root, but={*claimed, *of_images, f"{root}/builder", f"{root}/trash"}),
     )
 
 

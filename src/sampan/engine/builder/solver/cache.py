@@ -11,13 +11,14 @@ longest unused first) and its default policy.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -28,6 +29,7 @@ from sampan.engine.images.service import Images
 from sampan.engine.store import Store, Table
 from sampan.errors import InvalidArgument
 
+T = TypeVar("T")
 Filters = Mapping[str, Iterable[str]]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
@@ -75,16 +77,34 @@ class Policy:
     space: Space = NO_BOUNDS
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Files of clients, downloads, repositories that a service keeps for the next build. Both functions block."""
+
+    kind: str
+    description: str
+    size_bytes: Callable[[], int]
+    forget: Callable[[], object]
+    in_thread: bool = True
+
+    @property
+    def id(self) -> str:
+        """As long as a record's, the same for ever."""
+        return hashlib.sha256(self.kind.encode() + self.description.encode()).hexdigest()[:25]
+
+
 class Cache:
     """The records of one data root. On the loop's thread."""
 
     def __init__(self, store: Store, table: Table[CacheRecord], images: Images, mounts: CacheMounts) -> None:
         self._store, self._table = store, table
         self._images = images
-        self._mounts = mounts
+        self.mounts = mounts
         self._by_key: dict[str, str] = {}
         self._held: dict[str, set[str]] = {}  # record → running builds that were given it
         self._pruning = asyncio.Lock()
+        self.kept: list[Kept] = []
+        self._ended_ns = time.time_ns()  # the last build
 
     def start(self) -> None:
         """Drop records whose layers do not exist, and references without a record."""
@@ -98,12 +118,16 @@ class Cache:
                 self.release(holder)
         self._by_key = {record.key: record.id for record in self._table.all() if record.kind != CACHE_MOUNT}
 
+    def __contains__(self, id: str) -> bool:
+        return id in self._table
+
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def find(self, key: str) -> CacheRecord | None:
         """What an equal step gave before."""
         record = self._table.get(self._by_key.get(key, ""))
-        if record is None or (record.chain_id and record.chain_id not in self._images.layers):
+        if record is not None and record.chain_id and record.chain_id not in self._images.layers:
+            self._remove(record)  # a weak one, whose images are gone
             return None
         return record
 
@@ -117,6 +141,7 @@ class Cache:
         self._store.apply_now(*ops)
 
     def let_go(self, build: str) -> None:
+        self._ended_ns = time.time_ns()
         for id, builds in list(self._held.items()):
             builds.discard(build)
             if not builds:
@@ -187,7 +212,7 @@ class Cache:
 
     def _remove(self, record: CacheRecord) -> None:
         if record.kind == CACHE_MOUNT:
-            self._mounts.remove(record.id)
+            self.mounts.remove(record.id)
             return
         self._store.apply_now(self._table.delete(record.id))
         self._by_key.pop(record.key, None)
@@ -197,16 +222,24 @@ class Cache:
 
     async def usages(self) -> list[Usage]:
         """Every record with what it takes; weak ones take nothing."""
-        mounts = [(r.id, self._mounts.path(r.id)) for r in self._table.all() if r.kind == CACHE_MOUNT]
+        mounts = [(r.id, self.mounts.path(r.id)) for r in self._table.all() if r.kind == CACHE_MOUNT]
         measured = await asyncio.to_thread(sizes, iter(mounts)) if mounts else {}
-        return [self._usage(record, measured) for record in self._table.all() if not record.weak]
+        found = [self._usage(record, measured) for record in self._table.all() if not record.weak]
+        for kept in self.kept:
+            if size := await _call(kept, kept.size_bytes):
+                record = CacheRecord(
+                    id=kept.id, key="", kind=kept.kind, description=kept.description, used_ns=self._ended_ns,
+                    created_ns=self._ended_ns,
+                )  # fmt: skip
+                found.append(Usage(record=record, size_bytes=size, in_use=bool(self._held), shared=False))
+        return found
 
     def _usage(self, record: CacheRecord, measured: Mapping[str, int]) -> Usage:
         if record.kind == CACHE_MOUNT:
             return Usage(
                 record=record,
                 size_bytes=measured.get(record.id, 0),
-                in_use=self._mounts.in_use(record.id),
+                in_use=self.mounts.in_use(record.id),
                 shared=False,
             )
         return Usage(
@@ -251,6 +284,12 @@ class Cache:
                 if bounded and total <= keep:
                     break
                 current = self._table.get(usage.record.id)
+                if kept := next((kept for kept in self.kept if kept.id == usage.record.id), None):
+                    await _call(kept, kept.forget)
+                    removed.append(kept.id)
+                    total -= usage.size_bytes
+                    reclaimed += usage.size_bytes
+                    continue
                 if current is None or self._busy(current) or self._has_children(current):
                     continue
                 self._remove(current)
@@ -260,19 +299,23 @@ class Cache:
             return removed, reclaimed
 
     def _busy(self, record: CacheRecord) -> bool:
-        return self._mounts.in_use(record.id) if record.kind == CACHE_MOUNT else record.id in self._held
+        return self.mounts.in_use(record.id) if record.kind == CACHE_MOUNT else record.id in self._held
 
     def _has_children(self, record: CacheRecord) -> bool:
         return any(record.id in other.parents for other in self._table.all())
 
     def _free_bytes(self) -> int:
-        disk = os.statvfs(self._mounts.root)
+        disk = os.statvfs(self.mounts.root)
         return disk.f_bavail * disk.f_frsize
 
     async def collect(self, policies: Sequence[Policy]) -> None:
         """One round of garbage collection."""
         for policy in policies:
             await self.prune(policy.filters, all=policy.all, space=policy.space)
+
+
+async def _call(kept: Kept, function: Callable[[], T]) -> T:
+    return await asyncio.to_thread(function) if kept.in_thread else function()
 
 
 def order(candidates: Sequence[Usage], everything: Sequence[Usage]) -> list[Usage]:

@@ -42,6 +42,7 @@ class CacheMounts:
         self._store, self._table, self._images = store, table, images
         self._used: Counter[str] = Counter()  # record → steps
         self._free = asyncio.Condition()
+        self.making: set[str] = set()  # directories whose record is still to come
 
     def start(self) -> None:
         """Directories without a record go, and records without a directory."""
@@ -54,6 +55,9 @@ class CacheMounts:
 
     def _mounts(self) -> list[CacheRecord]:
         return [record for record in self._table.all() if record.kind == CACHE_MOUNT]
+
+    def ids(self) -> set[str]:
+        return {record.id for record in self._mounts()}
 
     def path(self, id: str) -> str:
         return f"{self.root}/{id}/data"
@@ -96,6 +100,7 @@ class CacheMounts:
     async def _make(self, mount: RunMount, key: str, seed: Seed | None) -> CacheRecord:
         id = new_id()
         path = self.path(id)
+        self.making.add(id)
         os.mkdir(os.path.dirname(path), 0o700)
         os.mkdir(path, 0o700)
         try:
@@ -105,6 +110,7 @@ class CacheMounts:
             os.chmod(path, 0o755 if mount.mode is None else mount.mode)
         except BaseException:
             self._images.driver.trash.take(os.path.dirname(path), "cache-mount")
+            self.making.discard(id)
             raise
         now = time.time_ns()
         description = f"cached mount {mount.target} from exec with id {mount.id or mount.target}"
@@ -112,6 +118,7 @@ class CacheMounts:
             id=id, key=key, kind=CACHE_MOUNT, description=description, created_ns=now, used_ns=now, uses=1
         )
         self._store.apply_now(self._table.put(record))
+        self.making.discard(id)
         self._used[id] += 1
         return record
 
