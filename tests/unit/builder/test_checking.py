@@ -27,7 +27,7 @@ FROM base AS final
 ARG Y
 RUN --mount=type=cache,target=/d true
 """
-FOUND = Definition(text=TEXT, filename="Dockerfile", dockerfile=parse(TEXT), ignores={})
+FOUND = Definition(text=TEXT, filename="Dockerfile", dockerfile=parse(TEXT))
 SOURCES = [base64.b64encode(TEXT).decode()]
 
 
@@ -69,7 +69,7 @@ def test_targets() -> None:
 
 def test_findings_know_what_base_images_set() -> None:
     text = b"FROM base\nRUN x\nENV A=$FROM_BASE B=$NOWHERE\n"
-    found = Definition(text=text, filename="Dockerfile", dockerfile=parse(text), ignores={})
+    found = Definition(text=text, filename="Dockerfile", dockerfile=parse(text))
     target = Target(
         vertex=ScratchOp(), platform=HOST, config={}, stages=(0,), environments={0: {"FROM_BASE": "1", "PATH": ""}}
     )

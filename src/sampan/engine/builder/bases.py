@@ -66,7 +66,7 @@ class Bases:
                 found = None if pull else self._local(ref, platform)
                 if found is None:
                     await self._pull(ref, platform, step)
-                    found = self._images.resolve(ref, platform)
+                    found = self._pulled(ref, platform)
         return self._resolved(found, ref)
 
     def _local(self, ref: str, platform: Platform) -> Image | None:
@@ -75,6 +75,13 @@ class Bases:
         except NotFound:
             return None
         return found if platform.runs(platforms.of(found.config)) else None
+
+    def _pulled(self, ref: str, platform: Platform) -> Image:
+        """What a pull brought; a registry may have had it for another platform only, which the graph warns of."""
+        try:
+            return self._images.resolve(ref, platform)
+        except NotFound:
+            return self._images.resolve(ref)
 
     def _resolved(self, image: Image, ref: str) -> Resolved:
         digest = next((name.partition("@")[2] for name in image.repo_digests), "")

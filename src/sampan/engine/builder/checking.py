@@ -25,23 +25,39 @@ OVERRIDE = "BUILDKIT_DOCKERFILE_CHECK"
 _NEEDS_IMAGES = ("UndefinedVar",)
 
 
-def findings(found: Definition, request: BuildRequest, targets: Iterable[Target] | None) -> list[checks.CheckWarning]:
+def findings(
+    found: Definition,
+    request: BuildRequest,
+    targets: Iterable[Target] | None,
+    ignores: Mapping[str, tuple[str, ...]] | None = None,
+) -> list[checks.CheckWarning]:
     """The findings of the build checks; targets None: the graph could not be made, so less is known."""
+    foreign: dict[checks.CheckWarning, None] = {}
     environments: dict[int, Mapping[str, str]] = {}
     stages: set[int] | None = None
     for target in targets or ():
         environments |= target.environments
         stages = (stages or set()) | set(target.stages)
+        foreign |= dict.fromkeys(_foreign(target))
     main = contexts.parse(request.contexts.get(contexts.MAIN, "local:context"))
     all_ = checks.check(
         found.dockerfile,
         build_args=request.build_args,
         environments=environments,
         stages=stages,
-        ignore=Ignore(found.ignores.get(main.value, ())),
+        ignore=Ignore((ignores or {}).get(main.value, ())),
         override=request.build_args.get(OVERRIDE) or "",
     )
+    wanted = checks.options(found.dockerfile, request.build_args.get(OVERRIDE) or "")
+    all_ += [one for one in foreign if wanted.counts(one.rule)]
     return [one for one in all_ if targets is not None or one.rule not in _NEEDS_IMAGES]
+
+
+def _foreign(target: Target) -> list[checks.CheckWarning]:
+    return [
+        checks.warning("InvalidBaseImagePlatform", [Range(*one.range)], one.ref, str(one.found), str(one.wanted))
+        for one in target.foreign
+    ]
 
 
 def warnings(found: Definition, seen: Iterable[checks.CheckWarning]) -> list[Warning_]:

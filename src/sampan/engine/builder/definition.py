@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from sampan.engine.builder.graph import contexts, names
@@ -15,7 +15,7 @@ from sampan.engine.builder.steps import shown
 from sampan.engine.builder.trees import Tree
 from sampan.errors import Internal, InvalidArgument, NotFound
 from sampan.spec.dockerfile import ignore
-from sampan.spec.dockerfile.stages import Dockerfile, parse
+from sampan.spec.dockerfile.stages import Dockerfile
 
 LIMIT_BYTES = 16 * 1024 * 1024
 IGNORE = ".dockerignore"
@@ -23,12 +23,12 @@ IGNORE = ".dockerignore"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
-    """A Dockerfile as text and as stages, and ignore patterns by name of local context."""
+    """A Dockerfile as text and as stages. beside: the ignore file beside it, which goes before those of contexts."""
 
     text: bytes
     filename: str
     dockerfile: Dockerfile
-    ignores: Mapping[str, tuple[str, ...]]
+    beside: bytes | None = None
 
 
 async def text(request: BuildRequest, session: Narrowed, progress: Progress) -> tuple[bytes, bytes | None]:
@@ -51,24 +51,32 @@ async def text(request: BuildRequest, session: Narrowed, progress: Progress) -> 
             await asyncio.to_thread(tree.close)
 
 
-async def load(
-    request: BuildRequest, session: Narrowed, progress: Progress, found: tuple[bytes, bytes | None]
-) -> Definition:
-    """Parse, and read the ignore files. Raises: DockerfileError."""
-    raw, beside = found
-    dockerfile = parse(raw)
-    ignores = {}
-    for key, value in request.contexts.items():
-        source = contexts.parse(value)
-        if source.kind != "local":
-            continue
-        main = key == contexts.MAIN
-        patterns = beside if main else None
-        if patterns is None and (main or value != "local:dockerfile"):
-            patterns = await _ignore(request, session, progress, source.value, main=main)
-        if patterns:
-            ignores[source.value] = tuple(ignore.lines(patterns))
-    return Definition(text=raw, filename=request.filename, dockerfile=dockerfile, ignores=ignores)
+class Ignores:
+    """The ignore patterns of a build's local contexts, read once, when they are asked for."""
+
+    def __init__(self, found: Definition, request: BuildRequest, session: Narrowed, progress: Progress) -> None:
+        self._found, self._request, self._session, self._progress = found, request, session, progress
+        self._lock = asyncio.Lock()
+        self.read: dict[str, tuple[str, ...]] | None = None
+
+    async def __call__(self) -> Mapping[str, tuple[str, ...]]:
+        """By name of context. Raises: NotFound for a context that is not there."""
+        async with self._lock:
+            if self.read is None:
+                self.read = {name: patterns async for name, patterns in self._all()}
+            return self.read
+
+    async def _all(self) -> AsyncIterator[tuple[str, tuple[str, ...]]]:
+        for key, value in self._request.contexts.items():
+            source = contexts.parse(value)
+            main = key == contexts.MAIN
+            if source.kind != "local" or (not main and value == "local:dockerfile"):
+                continue
+            patterns = self._found.beside if main else None
+            if patterns is None:
+                patterns = await _ignore(self._request, self._session, self._progress, source.value, main=main)
+            if patterns:
+                yield source.value, tuple(ignore.lines(patterns))
 
 
 async def _ignore(

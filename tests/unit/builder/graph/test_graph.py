@@ -59,7 +59,10 @@ class Known:
 def build(text: str, known: Known | None = None, **more: Any) -> Target:
     more.setdefault("dialect", "buildkit")
     request = BuildRequest(id="t", **more)
-    ignores = {"context": ("*.md",)}
+
+    async def ignores() -> dict[str, tuple[str, ...]]:
+        return {"context": ("*.md",)}
+
     return next(iter(asyncio.run(convert(parse(text), request, known or Known(), ignores=ignores)).values()))
 
 

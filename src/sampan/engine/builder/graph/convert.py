@@ -10,7 +10,7 @@ Pure but for the `Resolver`. Not here: what instructions do (dispatch.py, runnin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from sampan.engine.builder.graph import args, contexts, dispatch, names, reach
 from sampan.engine.builder.graph.args import PREDEFINED, Scope
 from sampan.engine.builder.graph.contexts import Named
 from sampan.engine.builder.graph.stage import Common, Stage, files_of, image_name, lines, with_path
-from sampan.engine.builder.graph.values import ClassicStep, Resolved, Resolver, Target
+from sampan.engine.builder.graph.values import ClassicStep, Foreign, Resolved, Resolver, Target
 from sampan.engine.builder.ops import Label, ScratchOp, Vertex
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.images import platforms
@@ -31,17 +31,22 @@ from sampan.spec.dockerfile.stages import Dockerfile, parse_trigger
 from sampan.spec.dockerfile.stages import Stage as Written
 from sampan.spec.dockerfile.words import Variables
 
+Ignores = Callable[[], Awaitable[Mapping[str, tuple[str, ...]]]]
+
 
 async def convert(
     dockerfile: Dockerfile,
     request: BuildRequest,
     resolver: Resolver,
     *,
-    ignores: Mapping[str, tuple[str, ...]] | None = None,
+    ignores: Ignores | None = None,
 ) -> dict[Platform, Target]:
-    """The targets of a build. ignores: ignore patterns by name of local context. Raises: DockerfileError, SampanError."""
+    """The targets of a build. ignores: gives the ignore patterns by name of local context, asked when images are known.
+
+    Raises: DockerfileError, SampanError.
+    """
     wanted = request.platforms or (HOST,)
-    made = [_Conversion(dockerfile, request, resolver, ignores or {}, platform) for platform in wanted]
+    made = [_Conversion(dockerfile, request, resolver, ignores, platform) for platform in wanted]
     return {one.platform: await one.run() for one in made}
 
 
@@ -63,7 +68,7 @@ class _Conversion:
     dockerfile: Dockerfile
     request: BuildRequest
     resolver: Resolver
-    ignores: Mapping[str, tuple[str, ...]]
+    ignores: Ignores | None
     platform: Platform
     images: dict[tuple[str, Platform], Resolved] = field(default_factory=dict)
     outer: dict[str, str] = field(default_factory=dict)
@@ -82,7 +87,7 @@ class _Conversion:
         last = target.index + 1 if self.classic else len(self.dockerfile.stages)
         bases = {stage.index: self._base(stage, scope) for stage in self.dockerfile.stages[:last]}
         needed, triggers = await self._resolve(target, bases)
-        common = self._common(needed, triggers)
+        common = self._common(needed, triggers, await self.ignores() if self.ignores is not None else {})
         for index in needed:
             common.stages[index] = self._stage(common, index, bases[index], triggers.get(index, []), target.index)
         return self._target(common, common.stages[target.index], needed, bases)
@@ -201,7 +206,12 @@ class _Conversion:
 
     # -- stages ---------------------------------------------------------------------------------------------------
 
-    def _common(self, needed: Sequence[int], triggers: Mapping[int, Sequence[i.Instruction]]) -> Common:
+    def _common(
+        self,
+        needed: Sequence[int],
+        triggers: Mapping[int, Sequence[i.Instruction]],
+        ignores: Mapping[str, tuple[str, ...]],
+    ) -> Common:
         anonymous: set[str] = set()
         states = len(self.dockerfile.stages)
         for index in needed:
@@ -215,7 +225,7 @@ class _Conversion:
             request=self.request,
             platform=self.platform,
             images=self.images,
-            ignores=self.ignores,
+            ignores=ignores,
             several=len(self.request.platforms) > 1,
             anonymous=frozenset(anonymous),
             only_stage=states == 1,
@@ -323,7 +333,20 @@ class _Conversion:
             paths={name: tuple(sorted(paths)) for name, paths in common.paths.items()},
             stages=tuple(needed),
             environments={index: self._environment(bases[index]) for index in needed if bases[index].image},
+            foreign=tuple(self._foreign(needed, bases)),
         )
+
+    def _foreign(self, needed: Sequence[int], bases: Mapping[int, Base]) -> Iterator[Foreign]:
+        """Bases that a registry had for another platform only."""
+        for index in needed:
+            base = bases[index]
+            if not base.image:
+                continue
+            found = self.images[base.image, base.platform]
+            own = platforms.of(found.config)
+            if own.architecture and not base.platform.runs(own):
+                range_ = self.dockerfile.stages[index].range
+                yield Foreign(ref=found.ref, found=own, wanted=base.platform, range=(range_.start, range_.end))
 
     def _environment(self, base: Base) -> dict[str, str]:
         """What the image of a base sets."""

@@ -17,6 +17,7 @@ from sampan.engine.builder.graph.values import HistoryEntry, Resolved, Target
 from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.state import Solved
 from sampan.engine.images.platforms import Platform
+from sampan.engine.images.service import ENGINE_VERSION
 from sampan.engine.images.views import nanoseconds
 from sampan.spec import oci_image
 
@@ -74,6 +75,8 @@ def document(
         "os": below.get("os") or platform.os,
         "rootfs": {"type": "layers", "diff_ids": layers},
     }
+    if dialect == "classic":
+        result["docker_version"] = ENGINE_VERSION
     if base is None and platform.variant:
         result["variant"] = platform.variant
     result |= {key: below[key] for key in _INHERITED if below.get(key)}

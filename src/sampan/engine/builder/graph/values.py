@@ -71,6 +71,16 @@ class ClassicStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """A base image that is for another platform than the one asked for. range: of its FROM."""
+
+    ref: str
+    found: Platform
+    wanted: Platform
+    range: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """The stage to build for one platform. vertex: its file system. config: the `config` object of the image document.
 
@@ -90,3 +100,4 @@ class Target:
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stages: tuple[int, ...] = ()
     environments: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    foreign: tuple[Foreign, ...] = ()
