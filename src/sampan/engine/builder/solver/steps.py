@@ -46,11 +46,11 @@ class Steps:
     async def key(self, vertex: Vertex, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree]) -> str:
         """The cache key of a step whose inputs are solved. Raises: what a checksum raises, for missing sources."""
         if isinstance(vertex, RunOp):
-            mounted = {m.source: m.path for m in vertex.mounts if m.source is not None and m.source in trees}
-            digests = {
-                source: await asyncio.to_thread(self._files.checksum, trees[source], _whole(source, path))
-                for source, path in mounted.items()
-            }
+            digests: dict[Vertex, str] = {}
+            for source, path in sorted({(m.source, m.path) for m in vertex.mounts if m.source in trees}, key=str):
+                assert source is not None
+                found = await asyncio.to_thread(self._files.checksum, trees[source], _whole(path))
+                digests[source] = f"{digests.get(source, '')} {path}={found}"
             return keys.of_run(vertex, solved, digests)
         if isinstance(vertex, FileOp):
             copies = [action for action in vertex.actions if isinstance(action, Copy)]
@@ -171,7 +171,7 @@ class Steps:
         return on_top(base, staged)
 
 
-def _whole(source: Vertex, path: str) -> Copy:
+def _whole(path: str) -> Copy:
     """A copy that takes all that a mount shows."""
     return Copy(source=ScratchOp(), patterns=(path or "/",), dest="/")
 
