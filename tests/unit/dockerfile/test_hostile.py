@@ -112,25 +112,25 @@ def test_any_patterns_are_taken_or_refused(patterns: list[str], path: str) -> No
 
 
 LONG = {
-    "lines": "FROM x\n" + "RUN echo x\n" * 30_000,
-    "continuations": "FROM x\nRUN a \\\n" + " x \\\n" * 100_000 + "y\n",
-    "comments": "# c\n" * 100_000 + "FROM x\n",
-    "pairs": "FROM x\nENV " + "".join(f"A{n}=1 \\\n" for n in range(50_000)) + "B=2\n",
-    "flags": "FROM x\nCOPY " + "--exclude=a \\\n" * 50_000 + "a b\n",
-    "json": 'FROM x\nCMD ["a"' + ',"a" \\\n' * 100_000 + "]\n",
-    "broken json": 'FROM x\nCMD ["a"' + ',"a" \\\n' * 100_000 + "\n",
-    "deep json": "FROM x\nCMD " + "[ \\\n" * 100_000 + "\n",
+    "lines": "FROM x\n" + "RUN echo x\n" * 10_000,
+    "continuations": "FROM x\nRUN a \\\n" + " x \\\n" * 40_000 + "y\n",
+    "comments": "# c\n" * 40_000 + "FROM x\n",
+    "pairs": "FROM x\nENV " + "".join(f"A{n}=1 \\\n" for n in range(20_000)) + "B=2\n",
+    "flags": "FROM x\nCOPY " + "--exclude=a \\\n" * 20_000 + "a b\n",
+    "json": 'FROM x\nCMD ["a"' + ',"a" \\\n' * 40_000 + "]\n",
+    "broken json": 'FROM x\nCMD ["a"' + ',"a" \\\n' * 40_000 + "\n",
+    "deep json": "FROM x\nCMD " + "[ \\\n" * 40_000 + "\n",
     "heredocs": "FROM x\nRUN "
     + " ".join(f"<<E{n}" for n in range(3000))
     + "\n"
     + "".join(f"E{n}\n" for n in range(3000)),
-    "a heredoc": "FROM x\nRUN <<EOF\n" + "x\n" * 200_000 + "EOF\n",
-    "a heredoc without an end": "FROM x\nRUN <<EOF\n" + "x\n" * 200_000,
-    "triggers": "FROM x\n" + "ONBUILD \\\n" * 50_000 + "x\n",
-    "substitutions": "FROM x\nLABEL a=" + "${A:- \\\n" * 50_000 + "\n",
-    "a name": "FROM x\nENV A=$" + "B \\\n" * 50_000,
+    "a heredoc": "FROM x\nRUN <<EOF\n" + "x\n" * 80_000 + "EOF\n",
+    "a heredoc without an end": "FROM x\nRUN <<EOF\n" + "x\n" * 80_000,
+    "triggers": "FROM x\n" + "ONBUILD \\\n" * 20_000 + "x\n",
+    "substitutions": "FROM x\nLABEL a=" + "${A:- \\\n" * 20_000 + "\n",
+    "a name": "FROM x\nENV A=$" + "B \\\n" * 20_000,
     "a line": "FROM x\nENV A=" + "x" * 1_000_000 + "\n",
-    "a file": "FROM x\nENV A=1 \\\n" + "# y\n" * 2_000_000,
+    "a file": "FROM x\nENV A=1 \\\n" + "# y\n" * 500_000,
     "stages": "".join(f"FROM s{n} AS s{n + 1}\n" for n in range(1000)),
     "the same stage": "FROM x AS a\n" * 2000,
 }
@@ -149,10 +149,10 @@ def test_long_texts_take_their_time_and_no_more(text: str) -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        "$A" * 100_000,
-        '"$A"' * 50_000,
-        "\\x" * 200_000,
-        "${A:-" * 100_000,
+        "$A" * 40_000,
+        '"$A"' * 20_000,
+        "\\x" * 80_000,
+        "${A:-" * 40_000,
         "${A//*x*x*x*x*x*y/b}",
         "${A//a/$A}",
         "${A##*a*a*b}",

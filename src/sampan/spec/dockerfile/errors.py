@@ -43,8 +43,6 @@ class DockerfileError(InvalidArgument):
         return self if self.ranges else DockerfileError(self.message, ranges, classic=self.classic)
 
 
-_PADDING = 2  # lines shown around the ones pointed at
-_MOST = 20  # lines pointed at in one excerpt at most
 _RULE = "-" * 20
 
 
@@ -55,17 +53,10 @@ def excerpt(text: str, ranges: Iterable[Range], *, filename: str = "Dockerfile")
     if not ranges:
         return ""
     first = min(r.start for r in ranges)
-    last = min(max(max(r.start, r.end) for r in ranges), len(lines), first + _MOST)
-    marked = {line for r in ranges for line in range(r.start, min(max(r.start, r.end), last) + 1)}
-    before, after = _surroundings(first, last, len(lines))
+    last = min(max(max(r.start, r.end) for r in ranges), len(lines))
+    around = 2 if first == last else 1
     out = [f"{filename}:{first}", _RULE]
-    for number in range(before, after + 1):
-        mark = ">>>" if number in marked else "   "
+    for number in range(max(1, first - around), min(len(lines), last + around) + 1):
+        mark = ">>>" if any(r.start <= number <= max(r.start, r.end) for r in ranges) else "   "
         out.append(f" {number:3d} | {mark} {lines[number - 1]}")
     return "\n".join([*out, _RULE])
-
-
-def _surroundings(first: int, last: int, count: int) -> tuple[int, int]:
-    """The lines to show: a short excerpt gets two more on each side, a long one fewer."""
-    padding = _PADDING if last - first < _PADDING else max(0, 2 * _PADDING - (last - first))
-    return max(1, first - padding), min(count, last + padding)
