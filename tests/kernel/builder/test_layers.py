@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from sampan.engine.builder.solver.cache import Cache
+from sampan.engine.builder.solver.cachemounts import CacheMounts
 from sampan.engine.builder.solver.layers import Work, empty_layer
+from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.state import State
 from sampan.engine.images.service import Images
 from sampan.spec import oci_image
-from tests.kernel.images.test_service import service
+from tests.kernel.images.test_service import die_at, service
 
 pytestmark = pytest.mark.root
 
@@ -148,5 +151,70 @@ def test_after_power_loss_a_layer_that_was_never_synced_does_not_exist(
         async with service(tmp_path / "root") as images:
             assert [record.id for record in images.layers.all()] == [synced.chain_id]
             assert len(images.driver.numbers()) == 1
+
+    run(body())
+
+
+def test_kill_9_at_every_step_of_a_commit_leaves_a_whole_layer_or_no_trace(tmp_path: Path) -> None:
+    async def step(root: Path) -> None:
+        async with service(root) as images:
+            cache = cache_of(images, root)
+            holder = images.layers.hold("")
+            state = await first(images, holder)
+            cache.put("key", state, empty=False, time_ns=1, description="x", size_bytes=1, parents=())
+            images.layers.let_go(holder)
+
+    async def check(root: Path) -> None:
+        async with service(root) as images:
+            cache = cache_of(images, root)
+            record, layers = cache.find("key"), images.layers.all()
+            assert len(images.driver.numbers()) == len(layers) <= 1
+            assert bool(record) == bool(layers)
+            if record is not None:
+                assert names(images, record.chain_id) == ["etc", "etc/a", "etc/b", "etc/c", "etc/s"]
+
+    killed = 0
+    for number in range(1, 400):
+        root = tmp_path / str(number)
+        if not die_at(number, step(root)):
+            break
+        killed += 1
+        run(check(root))
+    assert killed > 10, "the steps are counted"
+
+
+def cache_of(images: Images, root: Path) -> Cache:
+    table = images.store.table("build_cache", CacheRecord)
+    mounts = CacheMounts(str(root), images.store, table, images)
+    mounts.start()
+    cache = Cache(images.store, table, images, mounts)
+    cache.start()
+    return cache
+
+
+def test_a_pruned_record_lets_its_layers_go_and_a_shared_one_stays(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with service(tmp_path / "root") as images:
+            cache = cache_of(images, tmp_path / "root")
+            holder = images.layers.hold("")
+            one, two = await first(images, holder), await first(images, holder, b"2")
+            for key, state in (("one", one), ("two", two)):
+                cache.put(key, state, empty=False, time_ns=1, description=key, size_bytes=5, parents=())
+            document = {"rootfs": {"type": "layers", "diff_ids": list(two.diff_ids)}, "config": {}}
+            await images.publish_image(oci_image.encode(document), durable=False)
+            images.layers.let_go(holder)
+            assert {row["Description"]: row["Shared"] for row in await cache.disk_usage()} == {
+                "one": False,
+                "two": True,
+            }
+            found = cache.find("one")
+            assert found is not None
+            cache.used(found, "build", keep=True)
+            assert await cache.prune() == ([], 0), "one is in use, two is an image's"
+            cache.let_go("build")
+            removed, reclaimed = await cache.prune()
+            assert len(removed) == 1 and reclaimed == 5 and one.chain_id not in images.layers
+            removed, reclaimed = await cache.prune(all=True)
+            assert len(removed) == 1 and reclaimed == 0 and two.chain_id in images.layers
 
     run(body())
