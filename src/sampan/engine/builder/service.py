@@ -24,10 +24,12 @@ from sampan.engine.builder.buildkit.sessions import Sessions
 from sampan.engine.builder.classic.walk import Voice, Walk
 from sampan.engine.builder.definition import Definition, Ignores
 from sampan.engine.builder.exporters.results import Result
+from sampan.engine.builder.files.selection import MissingSource
 from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.graph.convert import convert
 from sampan.engine.builder.graph.values import Resolved, Target
 from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.ops import Copy, FileOp, ImageOp, RunOp, ScratchOp
 from sampan.engine.builder.progress import Progress, Quiet, Warning_
 from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.session import Session
@@ -39,7 +41,7 @@ from sampan.engine.images.platforms import HOST, Platform
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
-from sampan.errors import InvalidArgument, SampanError
+from sampan.errors import Internal, InvalidArgument, SampanError
 from sampan.spec.dockerfile.checks import CheckWarning
 from sampan.spec.dockerfile.stages import parse
 from sampan.supervisor.client import Supervisor
@@ -140,14 +142,18 @@ class Builder:
             wanted += [
                 entry.vertex for target in targets.values() for entry in target.history if entry.vertex is not None
             ]
-            solved = await self.solver.solve(
-                list(dict.fromkeys(wanted)),
-                session=client,
-                progress=progress,
-                on_error=request.on_error,
-                entitlements=request.entitlements,
-                cache_from=await self._sources(request, bases, client, progress),
-            )
+            sources = await self._sources(request, bases, client, progress)
+            try:
+                solved = await self.solver.solve(
+                    list(dict.fromkeys(wanted)),
+                    session=client,
+                    progress=progress,
+                    on_error=request.on_error,
+                    entitlements=request.entitlements,
+                    cache_from=sources,
+                )
+            except MissingSource as e:
+                raise missing(e, request.id) from e
         result = Result(
             images=self.images,
             files=self.files,
@@ -320,6 +326,20 @@ def located(text: bytes, filename: str) -> Iterator[None]:
         lines = tuple(r if isinstance(r, tuple) else (r.start, r.end) for r in ranges)
         e.__dict__.update(lines=lines, source=text, filename=filename)
         raise
+
+
+def missing(error: MissingSource, build: str) -> Internal:
+    """A COPY of what is not there, in BuildKit's words: of a tree that is hashed, or of a file system."""
+    vertex = getattr(error, "vertex", None)
+    actions = vertex.actions if isinstance(vertex, FileOp) else ()
+    copies = [one for one in actions if isinstance(one, Copy) and error.pattern in one.patterns]
+    if copies and isinstance(copies[0].source, FileOp | RunOp | ImageOp | ScratchOp):
+        words = f"lstat /{error.pattern.strip('/')}: no such file or directory"
+    else:
+        words = f"failed to compute cache key: failed to calculate checksum of ref {build}: {error.message}"
+    found = Internal(words)
+    found.__dict__.update(error.__dict__, message=words)
+    return found
 
 
 def _paths(targets: Mapping[Platform, Target]) -> dict[str, tuple[str, ...]]:
