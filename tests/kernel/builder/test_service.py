@@ -585,3 +585,23 @@ def test_a_context_may_be_a_git_repository(repositories: tuple[Path, str]) -> No
             assert r.client.trees[0]["got/f"] == b"x"
 
     run(body())
+
+
+def test_what_a_killed_daemon_had_begun_is_gone_with_the_next_start() -> None:
+    async def body() -> None:
+        root = Path(tempfile.mkdtemp(prefix=PREFIX))
+        scratch = root / "data" / "builder" / "tmp"
+        (scratch / "layout-x" / "blobs").mkdir(parents=True)
+        (scratch / "layout-x" / "blobs" / "b").write_text("half")
+        (scratch / "spool").write_text("half")
+        (scratch / "link").symlink_to("/etc")
+        try:
+            engine = await Engine.open(EngineConfig(data_root=str(root / "data"), exec_root=str(root / "run")))
+            try:
+                assert os.listdir(scratch) == [] and os.path.exists("/etc/passwd")
+            finally:
+                await engine.close(stop_containers=True)
+        finally:
+            shutil.rmtree(root)
+
+    run(body())

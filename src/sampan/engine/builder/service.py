@@ -26,6 +26,7 @@ from sampan.engine.builder.definition import Definition, Ignores
 from sampan.engine.builder.exporters.results import Result
 from sampan.engine.builder.files.selection import MissingSource
 from sampan.engine.builder.files.service import Files
+from sampan.engine.builder.files.target import remove
 from sampan.engine.builder.graph.convert import convert
 from sampan.engine.builder.graph.values import Resolved, Target
 from sampan.engine.builder.narrowed import Narrowed
@@ -93,7 +94,8 @@ class Builder:
         ]
 
     async def start(self) -> None:
-        """Recover the cache after whatever ended the last run."""
+        """Recover the cache after whatever ended the last run; what that left half received or half written goes."""
+        await asyncio.to_thread(_empty, self.scratch)
         await self.solver.start()
 
     async def close(self) -> None:
@@ -304,6 +306,15 @@ class Builder:
         """The configuration of an image, pulled if need be: for the gateway's ResolveImageConfig."""
         bases = Bases(self.images, session, Quiet(), build=ref, auth=auth or {})
         return await bases.image(ref, platform, pull=pull)
+
+
+def _empty(directory: str) -> None:
+    """Remove what is in a directory. Blocking."""
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            remove(entry.path)
+        else:
+            os.unlink(entry.path)
 
 
 def with_epoch(request: BuildRequest) -> BuildRequest:
