@@ -358,13 +358,11 @@ async def _pause(failures: int, retry_after_s: float | None, retrying: Retrying 
 
 
 async def count_down(seconds: float, retrying: Retrying | None) -> None:
-    """Wait, and tell how long it will still take."""
-    while seconds > 0:
+    """Wait, and tell how long it will still take. Counts in whole numbers: fractions may never come to nothing."""
+    for left in range(math.ceil(seconds), 0, -1):
         if retrying is not None:
-            retrying(math.ceil(seconds))
-        step = seconds - math.ceil(seconds) + 1
-        await asyncio.sleep(step)
-        seconds -= step
+            retrying(left)
+        await asyncio.sleep(min(1.0, seconds - left + 1))  # the fraction first
 
 
 async def _some(answer: aiohttp.ClientResponse, limit: int) -> bytes:

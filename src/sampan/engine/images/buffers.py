@@ -18,7 +18,7 @@ KEPT_BYTES = 16 * 1024 * 1024  # buffers up to this size, and as much free memor
 DEFAULT_BYTES = 128 * 1024
 CALM_S = 1.0  # after the last of them
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a generator that is collected may end its block anywhere, in here too
 _users = 0
 _timer: threading.Timer | None = None
 
