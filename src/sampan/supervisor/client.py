@@ -137,9 +137,10 @@ class Supervisor:
         reply = await self._call(lambda s: s.Delete(pb.TaskId(id=id)))
         return _exit(reply)
 
-    async def wait(self, id: str, exec_id: str = "") -> Exit:
+    async def wait(self, id: str, exec_id: str = "", *, begun: bool = True) -> Exit:
         """Return when the process has ended, at once when it already has.
 
+        begun: False when it is still to be started, so that its end cannot be over yet and nobody has to be asked.
         Raises NotFound, also when the task is deleted meanwhile by others.
         """
         while True:
@@ -147,10 +148,11 @@ class Supervisor:
             waiters = self._waiters.setdefault((id, exec_id), set())
             waiters.add(future)
             try:
-                if exit_ := await self._known_exit(id, exec_id):
+                if begun and (exit_ := await self._known_exit(id, exec_id)):
                     return exit_
                 if exit_ := await future:
                     return exit_
+                begun = True  # the connection was lost meanwhile
             finally:
                 waiters.discard(future)
                 if not waiters:

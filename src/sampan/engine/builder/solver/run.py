@@ -43,7 +43,7 @@ from sampan.engine.tasks.capabilities import permitted
 from sampan.engine.tasks.host import probe
 from sampan.engine.tasks.seccomp import Filters
 from sampan.spec.engine_api.container import HostConfig, Ulimit
-from sampan.supervisor.client import Attachment, Exit, Supervisor, TaskFailed, TaskRequest
+from sampan.supervisor.client import Exit, Supervisor, TaskFailed, TaskRequest
 
 log = logging.getLogger("sampan.builder")
 
@@ -197,12 +197,17 @@ class Runner:
         ended: Exit | None = None
         try:
             await self._supervisor.create(request, start=False)
-            attachment = await self._supervisor.attach(id)
+            exit_ = asyncio.create_task(self._supervisor.wait(id, begun=False))
             try:
-                await self._supervisor.start(id)
-                ended = await self._follow(id, attachment, output, tail)
+                attachment = await self._supervisor.attach(id)
+                try:
+                    await self._supervisor.start(id)
+                    await self._pass_on(attachment.reader, output, tail)
+                    ended = await exit_
+                finally:
+                    attachment.writer.close()
             finally:
-                attachment.writer.close()
+                exit_.cancel()
         except TaskFailed as e:
             refusal = failures.of_start(e.step, e.errno, e.message).error.message
             raise StepFailed(op, op.args, -1, refusal=refusal if classic else e.message) from e
@@ -213,17 +218,8 @@ class Runner:
         if ended.status:
             raise StepFailed(op, op.args, ended.status, tail=tail.text(), oom_killed=ended.oom_killed)
 
-    async def _follow(self, id: str, attachment: Attachment, output: Output, tail: Tail) -> Exit:
-        """Pass the output on until its end; returns how the process ended."""
-        reader = attachment.reader
-        exit_ = asyncio.ensure_future(self._supervisor.wait(id))
-        try:
-            await self._pass_on(reader, output, tail)
-            return await exit_
-        finally:
-            exit_.cancel()
-
     async def _pass_on(self, reader: asyncio.StreamReader, output: Output, tail: Tail) -> None:
+        """Pass the output on until its end."""
         while head := await reader.read(8):
             if len(head) < 8:
                 head += await reader.readexactly(8 - len(head))

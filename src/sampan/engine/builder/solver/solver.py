@@ -192,6 +192,13 @@ class Solver:
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
 
+    def give(self, session: Session, vertex: Vertex, solved: Solved) -> None:
+        """Let a build take this for what a vertex gives: its layers are here, from an image that the client trusts."""
+        build = self._build(session)
+        if solved.state is not None:
+            self._hold(build, solved.state.chain_id)
+        build.solved[vertex] = solved
+
     def made(self, session: Session) -> Mapping[Vertex, CacheRecord]:
         """The record of every step that this build was given so far: what an export of its cache holds."""
         build = self._builds.get(id(session))
