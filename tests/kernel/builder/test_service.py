@@ -605,3 +605,45 @@ def test_what_a_killed_daemon_had_begun_is_gone_with_the_next_start() -> None:
             shutil.rmtree(root)
 
     run(body())
+
+
+def test_a_classic_build_takes_steps_from_an_image_that_it_trusts() -> None:
+    text = "FROM scratch\nADD root.tar /\nRUN echo $RANDOM > /one\nCOPY f /\nRUN echo $RANDOM > /two\nCMD x\n"
+
+    async def build(r: Rig, *trusted: str) -> str:
+        lines: list[Any] = []
+        voice = Voice(Output_(lines.append, quiet=False, remove=True))
+        ends = tuple(CacheEnd(type="registry", attrs={"ref": name}) for name in trusted)
+        request = BuildRequest(
+            id="c", dialect="classic", dockerfile=text.encode(), network="none", tags=("c:1",), cache_from=ends
+        )
+        return (await r.engine.builder.build(request, r.client, voice)).image_id
+
+    async def body() -> None:
+        async with rig(base=False) as r:
+            with_root(r)
+            r.write(f="content")
+            os.utime(r.context / "f", (1_600_000_000, 1_600_000_000))
+            first = await build(r)
+            saved = b"".join([chunk async for chunk in r.engine.images.save(["c:1"])])
+        async with rig(base=False) as r:
+            with_root(r)
+            r.write(f="content")
+            os.utime(r.context / "f", (1_600_000_000, 1_600_000_000))
+
+            async def chunks() -> AsyncIterator[bytes]:
+                yield saved
+
+            async for _ in r.engine.images.load(chunks()):
+                pass
+            await r.engine.images.tag("c:1", "trusted", "")
+            assert await build(r, "trusted", "nothing:here") == first
+            (r.context / "f").write_text("changed")
+            image = r.engine.images.resolve(await build(r, "trusted"))
+            old = r.engine.images.resolve("trusted").layers
+            assert image.layers[:2] == old[:2] and image.layers[2] != old[2] and image.layers[3] != old[3]
+            r.write(f="content")
+            os.utime(r.context / "f", (1_600_000_000, 1_600_000_000))
+            assert await build(r) != first  # without a word nothing of an image is believed
+
+    run(body())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from sampan.engine.builder.classic import fromhistory
 from sampan.engine.builder.classic.output import Output
 from sampan.engine.builder.exporters.squash import squash
 from sampan.engine.builder.files.service import Files
@@ -88,6 +89,7 @@ class Walk:
         self._solved: dict[Vertex, Solved] = {}
         self._named: dict[HistoryEntry, HistoryEntry] = {}
         self._ends: dict[int, str] = {}  # the image that each stage has come to
+        self._trusted = fromhistory.trusted(images, request.cache_from)
 
     async def run(self) -> Built:
         """Walk the steps, then name the image. Raises: what a step raises; Internal when there is no image at all."""
@@ -137,9 +139,10 @@ class Walk:
         """Do one instruction; returns the id of the image that it makes."""
         if step.vertex is not None:
             self._voice.follow(step.vertex, runs=step.runs)
-            self._solved |= await self._solver.solve(
-                [step.vertex], session=self._session, progress=self._voice, serial=True
-            )
+            if not await self._reuse(step, step.vertex):
+                self._solved |= await self._solver.solve(
+                    [step.vertex], session=self._session, progress=self._voice, serial=True
+                )
             encoded = await self._document(step)
         else:
             encoded = await self._document(step)
@@ -153,6 +156,21 @@ class Walk:
             await self._images.publish_image(encoded, parent=parent)
         self._say.removed()
         return image_id
+
+    async def _reuse(self, step: ClassicStep, vertex: Vertex) -> bool:
+        """Take a step from an image of --cache-from, if one has it."""
+        if not self._trusted or vertex.no_cache:
+            return False
+        sources = list({copy.source for copy in step.history[-1].copied} - self._solved.keys())
+        if sources:
+            self._solved |= await self._solver.solve(sources, session=self._session, progress=self._voice, serial=True)
+        found = fromhistory.find(self._trusted, step.base, [await self._entry(entry) for entry in step.history])
+        if found is None:
+            return False
+        self._solver.give(self._session, vertex, found)
+        self._solved[vertex] = found
+        self._say.cached()
+        return True
 
     async def _document(self, step: ClassicStep) -> bytes:
         found: dict[str, Any] = document(
