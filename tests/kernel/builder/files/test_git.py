@@ -183,6 +183,7 @@ def test_what_cannot_be_had_is_said_and_leaves_nothing(tmp_path: Path, served: t
             await refused(repos, InvalidArgument, "should be http, https, git or ssh", remote="ext::sh -c id")
             await refused(repos, InvalidArgument, "should be http, https, git or ssh", remote="file:///etc/.git")
             await refused(repos, InvalidArgument, "invalid git address", ref="--upload-pack=id")
+            await refused(repos, Internal, "Connection refused", remote="ssh://git@127.0.0.1:1/x.git")
             assert os.listdir(tmp_path / "scratch") == []
 
     run(body())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import resource
@@ -25,6 +26,7 @@ from sampan.engine.builder.solver.layers import Work
 from sampan.engine.builder.state import State
 from sampan.engine.builder.trees import Tree
 from sampan.errors import InvalidArgument
+from sampan.linux import mounts
 from tests.kernel.images.test_service import service
 
 pytestmark = pytest.mark.root
@@ -350,3 +352,77 @@ def test_a_thousand_directories_cost_no_descriptors(
     perform(copied, fd, ".", dest="/again/")
     assert len(os.listdir(root / "again")) == 1000
     copied.close()
+
+
+def test_large_files_go_into_an_overlay(source: Path, tmp_path: Path) -> None:
+    """From another kind of file system, where copy_file_range(2) refuses; holes stay holes."""
+    data = os.urandom(3 << 20)
+    write(source / "large", data)
+    with (source / "hole").open("wb") as file:
+        file.seek(64 << 20)
+        file.write(data)
+    archive = tmp_path / "x.tar"
+    assert os.system(f"tar -C {source} -Scf {archive} .") == 0
+
+    async def body() -> None:
+        async with service(tmp_path / "root") as images:
+            holder = images.layers.hold("")
+            for tree in (DirTree(str(source)), TarTree.open_file(str(archive), str(tmp_path))):
+                async with Work(images, State(), holder) as work:
+                    os.mkdir("base", dir_fd=work.root_fd)
+                    state = (await work.commit()).state
+                async with Work(images, state, holder) as work:
+                    perform(tree, work.root_fd, ".")
+                    at = Path(f"/proc/self/fd/{work.root_fd}/d")
+                    assert (at / "large").read_bytes() == data
+                    with (at / "hole").open("rb") as file:
+                        assert file.read(1 << 20) == bytes(1 << 20)
+                        file.seek(64 << 20)
+                        assert file.read() == data
+                    assert (at / "hole").stat().st_blocks * 512 < 8 << 20
+                tree.close()
+            images.layers.let_go(holder)
+
+    run(body())
+
+
+@pytest.fixture
+def small(tmp_path: Path, root: None) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounts.mount("small", str(place), "tmpfs", 0, "size=1m")
+    yield place
+    mounts.umount2(str(place), 0)
+
+
+def test_a_full_disk_leaves_nothing_of_a_context(small: Path) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        member = tarfile.TarInfo("large")
+        member.size = 4 << 20
+        archive.addfile(member, io.BytesIO(os.urandom(4 << 20)))
+    data.seek(0)
+
+    class Chunks:
+        def read(self) -> bytes:
+            return data.read(1 << 16)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        TarTree.read(Chunks(), str(small))
+    assert caught.value.errno == errno.ENOSPC
+    assert os.listdir(small) == [] and os.statvfs(small).f_bfree == os.statvfs(small).f_blocks
+
+
+def test_a_full_disk_under_a_copy_is_said(source: Path, small: Path) -> None:
+    """As what it is, so that a door can tell it from a fault of the Dockerfile."""
+    write(source / "large", os.urandom(4 << 20))
+    write(source / "x.tar", b"")
+    assert os.system(f"tar -C {source} -cf {source}/x.tar large") == 0
+    tree = DirTree(str(source))
+    fd = os.open(small, os.O_PATH | os.O_DIRECTORY)
+    for unpack in (False, True):
+        with pytest.raises(OSError, match="No space left"):
+            perform(tree, fd, "x.tar", unpack=unpack)
+    os.close(fd)
+    tree.close()

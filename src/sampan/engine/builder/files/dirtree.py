@@ -12,7 +12,6 @@ from typing import BinaryIO
 from sampan.engine.builder.files import content, inodes
 from sampan.engine.builder.files.target import remove
 from sampan.engine.builder.trees import Entry
-from sampan.engine.images.snapshots import trees
 from sampan.errors import NotFound
 from sampan.linux import saferoot
 
@@ -115,6 +114,6 @@ def copy_from(source: int, fd: int) -> None:
         if status.st_size <= content.SMALL_BYTES and status.st_blocks * 512 >= status.st_size:
             content.write_all(fd, os.read(source, status.st_size + 1)[: status.st_size])
         else:
-            trees.copy_data(source, fd, status)
+            content.copy_whole(source, fd, status.st_size)
     finally:
         os.close(source)

@@ -1,0 +1,101 @@
+"""Builds from elsewhere, through a whole engine: a repository as context, ADD of a repository and of a URL, a tarball's URL."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernel.builder.files.test_git import TIME, commit, git, served  # noqa: F401
+from tests.support.engine import Engine
+
+pytestmark = pytest.mark.root
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A directory and the URL that it is served at."""
+    root = tmp_path / "web"
+    root.mkdir()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(root)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield root, f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def context(dockerfile: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        member = tarfile.TarInfo("Dockerfile")
+        member.size = len(dockerfile)
+        tar.addfile(member, io.BytesIO(dockerfile.encode()))
+    return out.getvalue()
+
+
+def build(engine: Engine, body: bytes | None, **query: str) -> tuple[str, list[dict[str, Any]]]:
+    """The image id and all messages."""
+    answer = engine.request("POST", "/build", body, headers={"Content-Type": "application/x-tar"}, **query)
+    messages = [json.loads(line) for line in answer.raw.splitlines()]
+    assert answer.status == 200 and "error" not in messages[-1], messages[-3:]
+    ids = [message["aux"]["ID"] for message in messages if "ID" in message.get("aux", {})]
+    return ids[-1], messages
+
+
+def files(engine: Engine, image: str) -> dict[str, tuple[int, str]]:
+    """path → (mtime, content) of an image's files, the container's stubs left out."""
+    made = engine.request("POST", "/containers/create", {"Image": image, "Cmd": ["/x"]})
+    id = made.json["Id"]
+    raw = engine.request("GET", f"/containers/{id}/export").raw
+    engine.request("DELETE", f"/containers/{id}")
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+        for member in tar:
+            if member.isfile() and not member.name.startswith(("dev/", "etc/", ".dockerenv")):
+                file = tar.extractfile(member)
+                assert file is not None
+                found[member.name] = (int(member.mtime), file.read().decode())
+    return found
+
+
+def test_a_repository_is_a_context_and_a_source(
+    engine: Engine,
+    served: tuple[Path, str],  # noqa: F811
+) -> None:
+    base, url = served
+    project = base / "project.git"
+    project.mkdir()
+    git(project, "init", "-q", "-b", "main")
+    commit(project, "one", sub__Dockerfile="FROM scratch\nCOPY data /data\n", sub__data="from git")
+    image, _ = build(engine, None, remote=f"{url}/project.git#main:sub")
+    assert files(engine, image) == {"data": (TIME, "from git")}
+    image, _ = build(engine, context(f"FROM scratch\nADD {url}/project.git#main:sub /src/\n"))
+    assert files(engine, image)["src/data"] == (TIME, "from git")
+
+
+def test_a_url_is_a_source_a_context_and_a_dockerfile(engine: Engine, web: tuple[Path, str]) -> None:
+    root, url = web
+    (root / "plain.txt").write_text("from the web")
+    image, _ = build(engine, context(f"FROM scratch\nADD {url}/plain.txt /there/\n"))
+    assert files(engine, image)["there/plain.txt"][1] == "from the web"
+    (root / "context.tar").write_bytes(context("FROM scratch\nCOPY Dockerfile /it\n"))
+    image, _ = build(engine, None, remote=f"{url}/context.tar")
+    assert files(engine, image)["it"][1] == "FROM scratch\nCOPY Dockerfile /it\n"
+    (root / "Own").write_text("FROM scratch\nLABEL a=b\n")
+    image, _ = build(engine, None, remote=f"{url}/Own")
+    assert engine.request("GET", f"/images/{image}/json").json["Config"]["Labels"] == {"a": "b"}
