@@ -17,7 +17,9 @@ import posixpath
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,6 +211,20 @@ class Spooled:
         self._directory = tempfile.mkdtemp(prefix="load-", dir=ingest)
         self._files: dict[str, str] = {}
         self._links: dict[str, str] = {}
+        self._uses: Counter[str] = Counter()  # of a file as a layer
+
+    def expect(self, offers: Iterable[Offered]) -> None:
+        """Note how often each file will be a layer."""
+        for offer in offers:
+            for member in offer.layers:
+                with suppress(InvalidArgument):  # a missing one fails its own image
+                    self._uses[self.path(member)] += 1
+
+    def used(self, path: str) -> None:
+        """A layer's file was needed once; after the last time it goes, so that no flush writes it to the disk."""
+        self._uses[path] -= 1
+        if not self._uses[path]:
+            os.unlink(path)
 
     def remove(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -49,6 +49,7 @@ async def load(
             offers = [x for x in offers if platform.accepts(platforms.of(oci_image.decode(x.config)))]
         if not offers:
             yield {}  # so the reference says that nothing was loaded
+        spooled.expect(offers)
         groups: dict[str, list[str]] = {}  # the images of an index, by its digest
         for offer in offers:
             group = groups.setdefault(offer.index, []) if offer.index else []
@@ -79,7 +80,7 @@ async def _load_one(
     holder = images.layers.hold("")
     try:
         paths = [spooled.path(member) for member in offer.layers]
-        async with aclosing(_load_layers(images, paths, expected, holder, quiet=quiet)) as messages:
+        async with aclosing(_load_layers(images, spooled, paths, expected, holder, quiet=quiet)) as messages:
             async for message in messages:
                 yield message
         for name in names:
@@ -103,7 +104,13 @@ async def _load_one(
 
 
 async def _load_layers(
-    images: Images, paths: Sequence[str], expected: Sequence[str], holder: str, *, quiet: bool
+    images: Images,
+    spooled: archive.Spooled,
+    paths: Sequence[str],
+    expected: Sequence[str],
+    holder: str,
+    *,
+    quiet: bool,
 ) -> AsyncGenerator[Mapping[str, Any], None]:
     """Unpack what is missing, a few layers at a time: none needs the one below until it is complete."""
     slots = asyncio.Semaphore(AT_ONCE)
@@ -112,6 +119,7 @@ async def _load_layers(
     for position, (path, diff_id, chain_id) in enumerate(zip(paths, expected, oci_image.chain_ids(expected))):
         if chain_id in images.layers:
             images.layers.hold_more(holder, chain_id)
+            spooled.used(path)
             below = chain_id
         else:
             layer = _Layer(position, path, diff_id)
@@ -124,6 +132,7 @@ async def _load_layers(
                 yield _progress(layer)
                 await asyncio.wait({layer.task}, timeout=PROGRESS_S)
             await layer.task
+            spooled.used(layer.path)
             if not quiet:
                 yield _progress(layer)
     finally:
@@ -142,12 +151,12 @@ class _Layer:
         self.total = os.stat(path).st_size
         self.task: asyncio.Task[str] | None = None
         self._position = position
-        self._path = path
+        self.path = path
 
     async def load(self, images: Images, slots: asyncio.Semaphore, below: str | asyncio.Task[str], holder: str) -> str:
         """Unpack it on top of what `below` gives. Returns its chain id. Raises: InvalidArgument, OSError."""
         async with slots:
-            with open(self._path, "rb", buffering=0) as file:
+            with open(self.path, "rb", buffering=0) as file:
                 source = _Counted(file.fileno(), self)
                 async with images.layers.unpacking(source, parent=below, later=True) as staged:
                     found = staged.unpacked.diff_id
