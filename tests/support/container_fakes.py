@@ -19,6 +19,7 @@ from typing import Any
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.service import Containers
 from sampan.engine.events import Events
+from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image
 from sampan.engine.networks.service import Sandbox
 from sampan.engine.store import Store
@@ -47,7 +48,7 @@ class FakeImages:
     def __init__(self) -> None:
         self.snapshots: set[str] = set()
 
-    def resolve(self, ref: str) -> Image:
+    def resolve(self, ref: str, platform: Platform | None = None) -> Image:
         if ref in ("busybox", "busybox:latest", BUSYBOX.id):
             return BUSYBOX
         raise NotFound(f"No such image: {ref}:latest")
