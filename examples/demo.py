@@ -1,4 +1,4 @@
-"""`make demo`: the whole way of a container on an engine of its own, from an image made here to a page fetched through its port.
+"""`make demo`: the whole way of a container on an engine of its own, from an image built here to a page fetched through its port.
 
 What it is not: a test. It prints each command as a user would type it, what the command printed, and the milliseconds it took.
 It leaves the machine as it was, also when it fails half-way.
@@ -18,6 +18,18 @@ from pathlib import Path
 BIN = Path(sys.executable).parent
 BUSYBOX = "/bin/busybox"
 PAGE = "<h1>hello from a container</h1>\n"
+DOCKERFILE = """\
+FROM busybox AS pages
+COPY pages /pages
+RUN --mount=type=cache,target=/cache sort /pages/words > /cache/sorted && wc -l < /cache/sorted > /pages/count
+
+FROM busybox
+COPY --from=pages /pages /www
+WORKDIR /www
+EXPOSE 80
+HEALTHCHECK CMD wget -q -O /dev/null http://127.0.0.1/
+CMD ["httpd", "-f", "-v", "-p", "80", "-h", "/www"]
+"""
 
 
 class Demo:
@@ -83,9 +95,9 @@ class Demo:
         print(f"  [{(time.perf_counter() - began) * 1e3:.0f} ms]")
 
     def image(self) -> Path:
-        """Make the root file system of busybox:latest as a tar: the distribution's static busybox and a page to serve."""
+        """Make the root file system of busybox:latest as a tar: the distribution's static busybox."""
         root = self.directory / "root"
-        for name in ("bin", "etc", "tmp", "root", "www"):
+        for name in ("bin", "etc", "tmp", "root"):
             (root / name).mkdir(parents=True)
         shutil.copy2(BUSYBOX, root / "bin/busybox")
         for applet in subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split():
@@ -93,10 +105,18 @@ class Demo:
                 (root / "bin" / applet).symlink_to("busybox")
         (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
         (root / "etc/group").write_text("root:x:0:\n")
-        (root / "www/index.html").write_text(PAGE)
         tar = self.directory / "busybox.tar"
         subprocess.run(["tar", "--owner=0", "--group=0", "-C", root, "-cf", tar, "."], check=True)
         return tar
+
+    def context(self) -> Path:
+        """A directory to build from: a Dockerfile and the pages to serve."""
+        directory = self.directory / "web"
+        (directory / "pages").mkdir(parents=True)
+        (directory / "pages/index.html").write_text(PAGE)
+        (directory / "pages/words").write_text("stern\nbow\nmast\n")
+        (directory / "Dockerfile").write_text(DOCKERFILE)
+        return directory
 
     def fetch(self, port: str) -> None:
         print(f"\n$ curl http://127.0.0.1:{port}/")
@@ -121,23 +141,11 @@ class Demo:
         self.step("import", "--change", 'CMD ["/bin/sh"]', str(self.image()), "busybox:latest")
         self.step("images")
         self.step("run", "--rm", "busybox", "echo", "hi")
-        self.step(
-            "run",
-            "-d",
-            "--init",
-            "--name",
-            "web",
-            "-p",
-            "127.0.0.1::80",
-            "busybox",
-            "httpd",
-            "-f",
-            "-v",
-            "-p",
-            "80",
-            "-h",
-            "/www",
-        )
+        directory = self.context()
+        print("".join(f"\n  {line}" for line in ("$ cat Dockerfile", *DOCKERFILE.splitlines())))
+        self.step("build", "-t", "web", str(directory), shows=60)
+        self.step("build", "-q", "-t", "web", str(directory))
+        self.step("run", "-d", "--init", "--name", "web", "-p", "127.0.0.1::80", "web")
         port = self.step("port", "web", "80").splitlines()[0].rpartition(":")[2]
         self.fetch(port)
         self.step("ps")
