@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -20,7 +21,7 @@ from sampan.engine.images import platforms, pull
 from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
-from sampan.errors import NotFound
+from sampan.errors import NotFound, SampanError
 from sampan.registry.auth import ANONYMOUS, Credentials
 from sampan.spec import reference
 from sampan.spec.reference import DEFAULT_DOMAIN
@@ -31,7 +32,10 @@ Message = Mapping[str, Any]
 
 
 class Bases:
-    """The `Resolver` of one build. told: gets a pull's messages where the client is shown them (the classic dialect)."""
+    """The `Resolver` of one build. told: gets a pull's messages where the client is shown them (the classic dialect).
+
+    lenient: a name that cannot be pulled for a platform may be here for another one, as at Docker's classic door.
+    """
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class Bases:
         build: str,
         auth: Mapping[str, Credentials],
         several: bool = False,
+        lenient: bool = False,
         told: Callable[[Message], None] | None = None,
     ) -> None:
         self._images = images
@@ -50,6 +55,7 @@ class Bases:
         self._build = build
         self._auth = auth
         self._several = several
+        self._lenient = lenient
         self._told = told
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -65,8 +71,7 @@ class Bases:
             async with lock:
                 found = None if pull else self._local(ref, platform)
                 if found is None:
-                    await self._pull(ref, platform, step)
-                    found = self._pulled(ref, platform)
+                    found = await self._fetched(ref, platform, step)
         return self._resolved(found, ref)
 
     def _local(self, ref: str, platform: Platform) -> Image | None:
@@ -75,6 +80,17 @@ class Bases:
         except NotFound:
             return None
         return found if platform.runs(platforms.of(found.config)) else None
+
+    async def _fetched(self, ref: str, platform: Platform, step: Shown) -> Image:
+        """Pull; the classic builder makes do with what is here for another platform when that fails."""
+        try:
+            await self._pull(ref, platform, step)
+        except SampanError:
+            if self._lenient:
+                with suppress(NotFound):
+                    return self._images.resolve(ref)
+            raise
+        return self._pulled(ref, platform)
 
     def _pulled(self, ref: str, platform: Platform) -> Image:
         """What a pull brought; a registry may have had it for another platform only, which the graph warns of."""

@@ -1,13 +1,10 @@
-"""The client of one build as its steps see it: of its directories only what the build uses, with a report of what comes."""
+"""The client of one build as its steps see it: of its directories only what the build uses."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from sampan.engine.builder.ops import LocalOp
-from sampan.engine.builder.progress import Progress, Status
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.trees import Tree
 
@@ -20,12 +17,11 @@ class Narrowed:
     owned: trees that go with the build.
     """
 
-    def __init__(self, session: Session, progress: Progress) -> None:
+    def __init__(self, session: Session) -> None:
         self.id = session.id
         self.paths: dict[str, tuple[str, ...]] = {}
         self.owned: list[Tree] = []  # closed with the build
         self.client = session
-        self._progress = progress
 
     async def local(
         self,
@@ -39,26 +35,12 @@ class Narrowed:
         wanted = self.paths.get(name, ())
         if not follow and wanted and ALL not in wanted:
             follow = [path.lstrip("/") for path in wanted]
-        if report is None:
-            op = LocalOp(context=name, include=tuple(include), exclude=tuple(exclude))
-            report = self._reporter(op.digest)
         return await self.client.local(name, include=include, exclude=exclude, follow=follow, report=report)
 
     async def close(self) -> None:
         """The build has ended."""
         for tree in self.owned:
             await asyncio.to_thread(tree.close)
-
-    def _reporter(self, key: str) -> Callable[[int, bool], None]:
-        begun = time.time_ns()
-
-        def report(count: int, done: bool) -> None:
-            ended = time.time_ns() if done else 0
-            self._progress.status(
-                Status(key=key, id="transferring context:", current=count, started_ns=begun, completed_ns=ended)
-            )
-
-        return report
 
     async def secret(self, id: str) -> bytes:
         return await self.client.secret(id)

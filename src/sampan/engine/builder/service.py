@@ -116,7 +116,7 @@ class Builder:
         Raises: DockerfileError, StepFailed, SampanError; what belongs to a Dockerfile carries `lines` ((first, last), …),
         `source` (its bytes) and `filename`.
         """
-        client = Narrowed(session, progress)
+        client = Narrowed(session)
         with self._listed(request.id):
             try:
                 return await self._build(with_epoch(request), client, progress)
@@ -284,7 +284,7 @@ class Builder:
     @asynccontextmanager
     async def _reading(self, request: BuildRequest, session: Session) -> AsyncIterator[tuple[Definition, Narrowed]]:
         """The definition of a build that will not be."""
-        client = Narrowed(session, Quiet())
+        client = Narrowed(session)
         try:
             request = await remote.localised(request, client, Quiet(), self.solver)
             text = await definition.text(request, client, Quiet())

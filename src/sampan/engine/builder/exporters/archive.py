@@ -70,13 +70,17 @@ async def oci(
     step: Shown,
     *,
     scratch: str,
+    indexed: bool,
 ) -> str:
-    """Send an OCI layout, as an archive or (`tar=false`) as a directory. Returns the digest of what index.json names."""
+    """Send an OCI layout, as an archive or (`tar=false`) as a directory. Returns the digest of what index.json names.
+
+    indexed: that is an index of platforms, even of one.
+    """
     layout = await asyncio.to_thread(Layout, scratch)
     try:
         with step.doing("exporting layers"):
             digest = await asyncio.get_running_loop().run_in_executor(
-                images.streaming, _fill, layout, images, documents, names, output
+                images.streaming, _fill, layout, images, documents, names, output, indexed
             )
         if output.attrs.get("tar", "true").lower() in ("false", "0"):
             tree = DirTree(layout.path)
@@ -94,11 +98,13 @@ async def oci(
         await asyncio.to_thread(layout.close)
 
 
-def _fill(layout: Layout, images: Images, documents: Documents, names: Sequence[Reference], output: Output) -> str:
+def _fill(
+    layout: Layout, images: Images, documents: Documents, names: Sequence[Reference], output: Output, indexed: bool
+) -> str:
     """Blocking: blobs, manifests, for several platforms their index, and index.json."""
     entries = [_manifest(layout, images, platform, found, output) for platform, found in documents.items()]
     top = entries[0]
-    if len(entries) > 1:
+    if indexed:
         index = {"schemaVersion": 2, "mediaType": oci_image.MEDIA_INDEX, "manifests": entries}
         index |= annotations(output, "index")
         top = as_object(layout.document(index, oci_image.MEDIA_INDEX))

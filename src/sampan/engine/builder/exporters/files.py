@@ -5,6 +5,7 @@ Of several platforms each has a directory of its own, `linux_amd64/`. With SOURC
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import BinaryIO
@@ -77,8 +78,11 @@ class Exported:
 
 async def local(tree: Tree, output: Output, session: Session, step: Shown) -> None:
     """Send the files one by one."""
-    with step.doing("copying files"):
-        await session.put_tree(tree, exporter=output.exporter)
+    begun = time.time_ns()
+    step.part("copying files", started_ns=begun, done=False)
+    await session.put_tree(tree, exporter=output.exporter)
+    size = sum(entry.size for entry in tree.entries().values() if entry.kind == "f")
+    step.part("copying files", size, started_ns=begun, done=True)
 
 
 async def tar(images: Images, tree: Tree, output: Output, session: Session, step: Shown) -> None:
@@ -122,7 +126,7 @@ def header(entry: Entry, size: int) -> bytes:
     )
 
 
-def directory_names(platforms: list[Platform], output: Output) -> list[str]:
+def directory_names(platforms: list[Platform], output: Output, *, several: bool) -> list[str]:
     """Which directory each platform's files go to; `platform-split` decides, several platforms do else."""
-    split = output.attrs.get("platform-split", "true" if len(platforms) > 1 else "false").lower() in ("1", "true")
+    split = output.attrs.get("platform-split", str(several)).lower() in ("1", "true")
     return [str(platform).replace("/", "_") if split else "" for platform in platforms]

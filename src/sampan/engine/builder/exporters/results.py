@@ -70,6 +70,11 @@ class Result:
                 await self._cache(number, end)
         return Built(images=self.ids, response=self.response)
 
+    def _several(self) -> bool:
+        """Whether the result is for several platforms, or shall look as if it were."""
+        asked = (self.request.build_args.get("BUILDKIT_MULTI_PLATFORM") or "").lower() in ("1", "true")
+        return asked or len(self.targets) > 1
+
     def _inline(self) -> bool:
         """Whether the image shall hold its cache."""
         asked = any(end.type == "inline" for end in self.request.cache_to)
@@ -97,6 +102,8 @@ class Result:
         named = image.names(self.request.tags, output)
         match output.type:
             case "image":
+                if output.attrs.get("push-by-digest", "").lower() in ("1", "true"):
+                    raise InvalidArgument("push-by-digest is not supported: a push needs a name with a tag")
                 ids = await image.publish(self.images, self.documents, named, step)
                 self.ids |= {str(platform): image_id for platform, image_id in ids.items()}
                 self._answer(next(iter(ids.values())), next(iter(ids.values())))
@@ -108,7 +115,14 @@ class Result:
                 self._answer(digest, digest)
             case "oci":
                 digest = await archive.oci(
-                    self.images, self.documents, named, output, self.session, step, scratch=self.scratch
+                    self.images,
+                    self.documents,
+                    named,
+                    output,
+                    self.session,
+                    step,
+                    scratch=self.scratch,
+                    indexed=self._several(),
                 )
                 self._answer(digest, "")
             case _:
@@ -123,7 +137,7 @@ class Result:
 
     async def _files(self, output: Output, step: Shown) -> None:
         """The file systems themselves."""
-        names = files.directory_names(list(self.targets), output)
+        names = files.directory_names(list(self.targets), output, several=self._several())
         trees = {}
         for name, target in zip(names, self.targets.values()):
             state = self.solved[target.vertex].state
