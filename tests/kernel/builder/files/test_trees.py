@@ -151,6 +151,19 @@ def test_parents(source: Path, target: tuple[Path, int], patterns: tuple[str, ..
     tree.close()
 
 
+def test_a_directory_itself(source: Path, target: tuple[Path, int]) -> None:
+    """Not its contents: into a destination that is there, else as the destination."""
+    write(source / "dir/inner")
+    (source / "dir").chmod(0o711)
+    root, fd = target
+    tree = DirTree(str(source))
+    perform(tree, fd, "dir", dest="/new", contents_only=False)
+    assert below(root) == ["new", "new/inner"] and stat.S_IMODE((root / "new").stat().st_mode) == 0o711
+    perform(tree, fd, "dir", dest="/new/", contents_only=False)
+    assert below(root) == ["new", "new/dir", "new/dir/inner", "new/inner"]
+    tree.close()
+
+
 def test_exclusions_with_parents(source: Path, target: tuple[Path, int]) -> None:
     write(source / "a/b/one")
     write(source / "a/b/two.txt")

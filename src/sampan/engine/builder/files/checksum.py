@@ -24,7 +24,7 @@ def checksum(tree: Tree, copy: Copy) -> str:
     digest = hashlib.sha256()
     own = copy.owner is None
     for item in select(tree, copy):
-        digest.update(_item(tree, item, own))
+        digest.update(_item(tree, item, own, copy.contents_only))
     return "sha256:" + digest.hexdigest()
 
 
@@ -33,10 +33,12 @@ def tree_checksum(tree: Tree, path: str = "") -> str:
     return checksum(tree, Copy(source=ScratchOp(), patterns=(path or "/",), dest="/"))
 
 
-def _item(tree: Tree, item: Item, own: bool) -> bytes:
+def _item(tree: Tree, item: Item, own: bool, contents_only: bool) -> bytes:
     if not item.directory:
         assert item.entry is not None
         return _lines(tree, [(item.name, item.entry)], own)
+    if not contents_only and item.entry is not None:
+        return _lines(tree, [(item.name, item.entry)], own) + _lines(tree, item.inside, own)
     return b"directory\n" + _lines(tree, item.inside, own)
 
 

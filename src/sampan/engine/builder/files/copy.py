@@ -104,6 +104,9 @@ def _copy(target: Target, root_fd: int, tree: Tree, item: Item, action: Copy) ->
         _put(target, root_fd, tree, item.entry, dest, item.name)
         return
     there = _kind(root_fd, dest)
+    if not action.contents_only and item.entry is not None:
+        _whole(target, tree, item, dest, exists=there == "d")
+        return
     if there not in ("", "d"):
         raise InvalidArgument(f"cannot copy to non-directory: {dest.rstrip('/')}")
     fd = _directory(target, dest)
@@ -111,6 +114,18 @@ def _copy(target: Target, root_fd: int, tree: Tree, item: Item, action: Copy) ->
         Merge(target, tree, fd, name=dest.rstrip("/")).run(item.inside, fresh=False)
         if item.entry is not None and not item.chosen:
             target.retime(dest, fd, item.entry.mtime_ns)
+    finally:
+        os.close(fd)
+
+
+def _whole(target: Target, tree: Tree, item: Item, dest: str, *, exists: bool) -> None:
+    """Copy a directory itself: into a destination that is there, else as the destination."""
+    assert item.entry is not None
+    above, name = (dest, item.name) if exists else posixpath.split(dest.rstrip("/"))
+    fd = _directory(target, above)
+    try:
+        inside = [(name, item.entry), *((f"{name}/{path}", entry) for path, entry in item.inside)]
+        Merge(target, tree, fd, name=above.rstrip("/")).run(inside, fresh=False)
     finally:
         os.close(fd)
 

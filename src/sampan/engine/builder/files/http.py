@@ -96,9 +96,9 @@ class Downloads:
     async def fetch(self, op: HttpOp, session: Session | None = None) -> SpooledTree:
         """The file at a URL. Raises: InvalidArgument (status, checksum), Internal (no answer), OSError (ENOSPC, …)."""
         url, authorization = await _authorization(op.url, session)
-        kept = None if authorization else self._kept(url)
+        kept, held = (None, -1) if authorization else self._kept(url)
         if kept is not None and op.checksum and kept.digest == op.checksum:
-            return self._tree(op, kept, self._open(kept.url))
+            return self._tree(op, kept, held)
         headers = {"User-Agent": transport.USER_AGENT, "Accept-Encoding": "identity"}
         if authorization:
             headers["Authorization"] = authorization
@@ -109,7 +109,7 @@ class Downloads:
         try:
             async with self._opened().get(url, headers=headers, max_redirects=MAX_REDIRECTS) as answer:
                 if answer.status == 304 and kept is not None:
-                    found, fd = kept, self._open(url)
+                    found, fd, held = kept, held, -1
                 elif answer.status != 200:
                     raise InvalidArgument(f"invalid response status {answer.status}")
                 else:
@@ -120,6 +120,9 @@ class Downloads:
             if isinstance(e, aiohttp.TooManyRedirects):
                 raise Internal(f'Get "{op.url}": stopped after {MAX_REDIRECTS} redirects') from e
             raise await transport.failed("Get", url, e) from e
+        finally:
+            if held >= 0:
+                os.close(held)
         if op.checksum and found.digest != op.checksum:
             os.close(fd)
             raise InvalidArgument(f"digest mismatch {found.digest}: {op.checksum}")
@@ -180,20 +183,20 @@ class Downloads:
     def _base(self, url: str) -> str:
         return f"{self._directory}/{hashlib.sha256(url.encode()).hexdigest()}"
 
-    def _kept(self, url: str) -> Kept | None:
+    def _kept(self, url: str) -> tuple[Kept | None, int]:
+        """What is kept of a URL, and a descriptor of its content: it may be forgotten meanwhile."""
         base = self._base(url)
         try:
             with open(f"{base}.json", "rb") as file:
                 kept = msgspec.json.decode(file.read(), type=Kept)
-            if os.stat(f"{base}.data").st_size != kept.size_bytes or kept.url != url:
-                return None
-            os.utime(f"{base}.data")
-            return kept
+            fd = os.open(f"{base}.data", os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, msgspec.MsgspecError):
-            return None
-
-    def _open(self, url: str) -> int:
-        return os.open(f"{self._base(url)}.data", os.O_RDONLY | os.O_CLOEXEC)
+            return None, -1
+        if os.fstat(fd).st_size != kept.size_bytes or kept.url != url:
+            os.close(fd)
+            return None, -1
+        os.utime(fd)
+        return kept, fd
 
     def _keep(self, found: Kept, path: str) -> None:
         base = self._base(found.url)
