@@ -48,6 +48,9 @@ class FakeImages:
     def __init__(self) -> None:
         self.snapshots: set[str] = set()
 
+    def is_lost(self, container_id: str) -> bool:
+        return container_id not in self.snapshots
+
     def resolve(self, ref: str, platform: Platform | None = None) -> Image:
         if ref in ("busybox", "busybox:latest", BUSYBOX.id):
             return BUSYBOX
