@@ -10,9 +10,9 @@ import pytest
 
 from sampan.engine.builder.buildkit.filesync import STREAMED_BYTES, Receiver, read_stat
 from sampan.engine.builder.buildkit.packs import Known, Pack, Packs, Snapshot
-from sampan.engine.builder.buildkit.protos.filesync_pb2 import Packet, Stat
 from sampan.engine.builder.buildkit.sending import to_stat
 from sampan.errors import Internal, InvalidArgument
+from sampan.spec.buildkit.filesync_pb2 import Packet, Stat
 
 DIRECTORY, LINK, PIPE, SOCKET = 1 << 31, 1 << 27, 1 << 25, 1 << 24
 LISTED = Packet().SerializeToString()

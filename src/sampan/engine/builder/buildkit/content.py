@@ -15,7 +15,7 @@ from sampan.engine.builder.buildkit.control import message
 from sampan.engine.builder.buildkit.history import History
 from sampan.engine.builder.buildkit.protos import content_pb2 as pb
 from sampan.engine.builder.buildkit.protos.content_grpc import ContentBase
-from sampan.engine.builder.buildkit.protos.session_pb2 import BytesMessage
+from sampan.spec.buildkit.session_pb2 import BytesMessage
 
 CHUNK = 1024 * 1024
 

@@ -21,7 +21,6 @@ from sampan.engine.builder.buildkit.gateway import Gateway
 from sampan.engine.builder.buildkit.history import History
 from sampan.engine.builder.buildkit.options import FRONTENDS, Asked
 from sampan.engine.builder.buildkit.protos import control_pb2, gateway_pb2, ops_pb2, worker_pb2
-from sampan.engine.builder.buildkit.protos.filesync_pb2 import Stat
 from sampan.engine.builder.buildkit.reading import Reading
 from sampan.engine.builder.buildkit.running import Running
 from sampan.engine.builder.buildkit.server import GrpcServer
@@ -33,6 +32,7 @@ from sampan.engine.images.platforms import Platform
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.errors import InvalidArgument, NotFound, NotImplemented_
+from sampan.spec.buildkit.filesync_pb2 import Stat
 
 
 class Door:

@@ -25,10 +25,10 @@ from typing import Any
 from sampan.engine.builder.buildkit import rpc
 from sampan.engine.builder.buildkit.http2 import Connection, Stream, message
 from sampan.engine.builder.buildkit.packs import Known, Pack, Snapshot
-from sampan.engine.builder.buildkit.protos.filesync_pb2 import Packet, Stat
 from sampan.engine.builder.files.spool import Place
 from sampan.engine.builder.trees import Entry
 from sampan.errors import Internal, InvalidArgument, Unavailable
+from sampan.spec.buildkit.filesync_pb2 import Packet, Stat
 
 METHOD = "/moby.filesync.v1.FileSync/DiffCopy"
 FIN = message(Packet(type=Packet.PACKET_FIN).SerializeToString())

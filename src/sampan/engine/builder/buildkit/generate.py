@@ -1,4 +1,4 @@
-"""Generate the protobuf and grpclib modules from protos/*.proto: `python -m sampan.engine.builder.buildkit.generate`.
+"""Generate the protobuf and grpclib modules of protos/ and spec/buildkit/: `python -m sampan.engine.builder.buildkit.generate`.
 
 Needs grpcio-tools and mypy-protobuf (dev).
 """
@@ -15,7 +15,7 @@ def main() -> None:
     here = Path(__file__).resolve().parent
     source = here.parents[3]
     plugins = Path(sys.executable).parent
-    for proto in sorted((here / "protos").glob("*.proto")):
+    for proto in sorted([*(here / "protos").glob("*.proto"), *(source / "sampan/spec/buildkit").glob("*.proto")]):
         services = "service " in proto.read_text()
         subprocess.run(
             [

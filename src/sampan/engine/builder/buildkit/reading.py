@@ -10,7 +10,6 @@ import fnmatch
 import posixpath
 
 from sampan.engine.builder.buildkit.builds import Build, Builds
-from sampan.engine.builder.buildkit.protos.filesync_pb2 import Stat
 from sampan.engine.builder.buildkit.sending import to_stat
 from sampan.engine.builder.buildkit.sessions import Sessions
 from sampan.engine.builder.ops import GitOp, HttpOp, Vertex
@@ -19,6 +18,7 @@ from sampan.engine.builder.trees import Entry, Tree
 from sampan.engine.images.platforms import Platform
 from sampan.errors import Internal, NotFound, NotImplemented_
 from sampan.spec import codec
+from sampan.spec.buildkit.filesync_pb2 import Stat
 
 FILE_BYTES = 16 * 1024 * 1024
 

@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator, Mapping
 from sampan.engine.builder.buildkit import rpc
 from sampan.engine.builder.buildkit.filesync import FIN, TYPES
 from sampan.engine.builder.buildkit.http2 import Stream, message
-from sampan.engine.builder.buildkit.protos import session_pb2
-from sampan.engine.builder.buildkit.protos.filesync_pb2 import Packet, Stat
 from sampan.engine.builder.trees import Entry, Tree
 from sampan.errors import Internal, Unavailable
+from sampan.spec.buildkit import session_pb2
+from sampan.spec.buildkit.filesync_pb2 import Packet, Stat
 
 METHOD = "/moby.filesync.v1.FileSend/DiffCopy"
 CHUNK = 32 * 1024

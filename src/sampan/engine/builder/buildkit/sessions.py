@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from sampan.engine.builder.buildkit import filesync, rpc, sending
 from sampan.engine.builder.buildkit.http2 import Connection, Stream, message
 from sampan.engine.builder.buildkit.packs import Packs
-from sampan.engine.builder.buildkit.protos import session_pb2 as pb
 from sampan.engine.builder.trees import Tree
 from sampan.errors import Internal, NotFound, Unavailable
+from sampan.spec.buildkit import session_pb2 as pb
 
 APPEAR_S = 5.0
 """How long a build waits for its session."""

@@ -9,7 +9,7 @@ import grpclib.client
 if typing.TYPE_CHECKING:
     import grpclib.server
 
-import sampan.engine.builder.buildkit.protos.filesync_pb2
+import sampan.spec.buildkit.filesync_pb2
 import sampan.engine.builder.buildkit.protos.ops_pb2
 import sampan.engine.builder.buildkit.protos.rpc_pb2
 import sampan.engine.builder.buildkit.protos.worker_pb2

@@ -7,10 +7,10 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from sampan.engine.builder.buildkit.protos import filesync_pb2 as _filesync_pb2
 from sampan.engine.builder.buildkit.protos import ops_pb2 as _ops_pb2
 from sampan.engine.builder.buildkit.protos import rpc_pb2 as _rpc_pb2
 from sampan.engine.builder.buildkit.protos import worker_pb2 as _worker_pb2
+from sampan.spec.buildkit import filesync_pb2 as _filesync_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
