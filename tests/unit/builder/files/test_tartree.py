@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from sampan.engine.builder.files.tartree import TarTree
+from sampan.engine.builder.files.tartree import TarTree, _Index
 from sampan.engine.images import streams, tar, tar_writer
 from sampan.errors import Internal, InvalidArgument, NotFound
 
@@ -119,6 +119,31 @@ def test_compressed(tmp_path: Path, compress: Any) -> None:
     tree = read(tmp_path, compress(archive(("a", "f", "x" * 100_000))), 1000)
     assert contents(tree) == {"a": "x" * 100_000}
     tree.close()
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_both_ways_of_reading_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: int) -> None:
+    """The fast reading of plain headers beside the whole format's."""
+    long = "p" * 60 + "/" + "q" * 60
+    data = archive(
+        ("d", "d", "", {"mode": 0o1755}),
+        ("d/a", "f", "x" * 1234, {"mode": 0o644, "uid": 7, "gid": 8}),
+        ("d/l", "l", "../a"),
+        (long[:60], "d", ""),
+        (long, "f", "long"),
+        ("./dotted", "f", "y"),
+        ("d/ä", "f", ""),
+        ("d/.hidden", "f", "z"),
+        format=format,
+    )
+    fast = read(tmp_path, data, keep_owner=True)
+    monkeypatch.setattr(_Index, "plain", lambda self: True)
+    slow = read(tmp_path, data, keep_owner=True)
+    assert dict(fast.entries()) == dict(slow.entries()) and list(fast.entries()) == list(slow.entries())
+    assert contents(fast) == contents(slow)
+    assert all(fast.digest(path) == slow.digest(path) for path in contents(fast))
+    fast.close()
+    slow.close()
 
 
 def test_large_contents_are_hashed_in_pieces(tmp_path: Path) -> None:

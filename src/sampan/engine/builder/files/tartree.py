@@ -46,6 +46,7 @@ MAX_REPLACED_TREES = 1024
 MAX_ENTRIES = 10_000_000
 _LINKS = 40
 _PIECE = 1024 * 1024
+_POSIX, _GNU = b"ustar\0", b"ustar "  # they agree as long as there is no prefix
 
 _KINDS = {
     tar.REGULAR: "f",
@@ -207,7 +208,8 @@ class _Index:
                 return len(data) > at
             block = data[at : at + 512]
             kind = _PLAIN.get(block[156])
-            if kind is None or block[257:263] != b"ustar\0" or block[345]:
+            magic = block[257:263]
+            if kind is None or (magic != _POSIX and (magic != _GNU or block[345])):
                 return True
             try:
                 mode, size = int(block[100:107], 8), int(block[124:135], 8)
@@ -218,6 +220,8 @@ class _Index:
             if (total - 256 + sum(block[148:156]) - (adler32(block) & 0xFFFF) + 1) % 65521 or size < 0 or mtime < 0:
                 return True
             path = block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape")
+            if block[345]:
+                path = block[345:500].partition(b"\0")[0].decode("utf-8", "surrogateescape") + "/" + path
             if path[-1:] == "/":
                 path, kind = path[:-1], "d" if kind == "f" else kind
             if path[:2] == "./":
