@@ -18,19 +18,17 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sampan.engine.builder import cachefrom, checking, definition, remote
+from sampan.engine.builder import cachefrom, checking, definition, failing, remote
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.buildkit.sessions import Sessions
 from sampan.engine.builder.classic.walk import Voice, Walk
 from sampan.engine.builder.definition import Definition, Ignores
 from sampan.engine.builder.exporters.results import Result
-from sampan.engine.builder.files.selection import MissingSource
 from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.files.target import remove
 from sampan.engine.builder.graph.convert import convert
 from sampan.engine.builder.graph.values import Resolved, Target
 from sampan.engine.builder.narrowed import Narrowed
-from sampan.engine.builder.ops import Copy, FileOp, ImageOp, RunOp, ScratchOp
 from sampan.engine.builder.progress import Progress, Quiet, Warning_
 from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.session import Session
@@ -42,7 +40,7 @@ from sampan.engine.images.platforms import HOST, Platform
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
-from sampan.errors import Internal, InvalidArgument, SampanError
+from sampan.errors import InvalidArgument, SampanError
 from sampan.spec.dockerfile.checks import CheckWarning
 from sampan.spec.dockerfile.stages import parse
 from sampan.supervisor.client import Supervisor
@@ -132,7 +130,7 @@ class Builder:
     async def _build(self, request: BuildRequest, client: Narrowed, progress: Progress) -> Built:
         request = await remote.localised(request, client, progress, self.solver)
         text = await definition.text(request, client, progress)
-        with located(text[0], request.filename):
+        with failing.located(text[0], request.filename):
             found = Definition(text=text[0], filename=request.filename, dockerfile=parse(text[0]), beside=text[1])
             ignores = Ignores(found, request, client, progress)
             bases = self._bases(request, client, progress)
@@ -154,8 +152,8 @@ class Builder:
                     entitlements=request.entitlements,
                     cache_from=sources,
                 )
-            except MissingSource as e:
-                raise missing(e, request.id) from e
+            except SampanError as e:
+                raise failing.in_words(e, request.id, progress) from e
         result = Result(
             images=self.images,
             files=self.files,
@@ -211,7 +209,16 @@ class Builder:
     def _bases(self, request: BuildRequest, session: Session, progress: Progress) -> Bases:
         told: Callable[[Mapping[str, Any]], None] | None = getattr(progress, "pulling", None)
         several = len(request.platforms) > 1
-        return Bases(self.images, session, progress, build=request.id, auth=request.auth, several=several, told=told)
+        return Bases(
+            self.images,
+            session,
+            progress,
+            build=request.id,
+            auth=request.auth,
+            several=several,
+            lenient=request.dialect == "classic",
+            told=told,
+        )
 
     async def _classic(
         self, targets: Mapping[Platform, Target], request: BuildRequest, client: Narrowed, progress: Progress
@@ -288,7 +295,7 @@ class Builder:
         try:
             request = await remote.localised(request, client, Quiet(), self.solver)
             text = await definition.text(request, client, Quiet())
-            with located(text[0], request.filename):
+            with failing.located(text[0], request.filename):
                 found = Definition(text=text[0], filename=request.filename, dockerfile=parse(text[0]), beside=text[1])
                 yield found, client
         finally:
@@ -325,32 +332,6 @@ def with_epoch(request: BuildRequest) -> BuildRequest:
             raise InvalidArgument(f"invalid {EPOCH}: {text}")
         request = replace(request, epoch_s=int(text))
     return request if request.platforms else replace(request, platforms=(HOST,))
-
-
-@contextmanager
-def located(text: bytes, filename: str) -> Iterator[None]:
-    """Give errors that know their lines the Dockerfile that these are of."""
-    try:
-        yield
-    except SampanError as e:
-        ranges = getattr(e, "ranges", ())
-        lines = tuple(r if isinstance(r, tuple) else (r.start, r.end) for r in ranges)
-        e.__dict__.update(lines=lines, source=text, filename=filename)
-        raise
-
-
-def missing(error: MissingSource, build: str) -> Internal:
-    """A COPY of what is not there, in BuildKit's words: of a tree that is hashed, or of a file system."""
-    vertex = getattr(error, "vertex", None)
-    actions = vertex.actions if isinstance(vertex, FileOp) else ()
-    copies = [one for one in actions if isinstance(one, Copy) and error.pattern in one.patterns]
-    if copies and isinstance(copies[0].source, FileOp | RunOp | ImageOp | ScratchOp):
-        words = f"lstat /{error.pattern.strip('/')}: no such file or directory"
-    else:
-        words = f"failed to compute cache key: failed to calculate checksum of ref {build}: {error.message}"
-    found = Internal(words)
-    found.__dict__.update(error.__dict__, message=words)
-    return found
 
 
 def _paths(targets: Mapping[Platform, Target]) -> dict[str, tuple[str, ...]]:

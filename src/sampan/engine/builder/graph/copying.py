@@ -24,8 +24,8 @@ from sampan.spec.dockerfile.errors import DockerfileError
 
 def copy(stage: Stage, instruction: i.Files) -> None:
     classic = stage.common.classic
-    copies = list(_copies(stage, instruction))
     label = stage.label(instruction)
+    copies = list(_copies(stage, instruction, label.name))
     stage.state = vertex = FileOp(
         base=stage.state,
         actions=(*copies, *_documents(stage, instruction)),
@@ -44,7 +44,7 @@ def copy(stage: Stage, instruction: i.Files) -> None:
     stage.did(instruction, HistoryEntry(created_by=" ".join(words), vertex=vertex, copied=tuple(copies)), words)
 
 
-def _copies(stage: Stage, instruction: i.Files) -> Iterator[Copy]:
+def _copies(stage: Stage, instruction: i.Files, name: str) -> Iterator[Copy]:
     """The copies: sources of one tree together, as far as their order allows. Raises: DockerfileError."""
     remote = [contexts.is_git(source) or contexts.is_url(source) for source in instruction.sources]
     if isinstance(instruction, i.Add) and instruction.checksum and not all(remote):
@@ -56,7 +56,7 @@ def _copies(stage: Stage, instruction: i.Files) -> Iterator[Copy]:
             if group:
                 yield _local(stage, instruction, group)
                 group = []
-            yield _remote(stage, instruction, source)
+            yield _remote(stage, instruction, source, name)
         elif not stage.common.classic and (apart or _is_pattern(source)):
             if group:
                 yield _local(stage, instruction, group)
@@ -107,9 +107,8 @@ def _used(source: str) -> str:
     return "/".join(used)
 
 
-def _remote(stage: Stage, instruction: i.Add, source: str) -> Copy:
-    """A copy from a checkout or a download. Raises: DockerfileError."""
-    name = f"{instruction.keyword} {source}"
+def _remote(stage: Stage, instruction: i.Add, source: str, name: str) -> Copy:
+    """A copy from a checkout or a download, which is called as the step is. Raises: DockerfileError."""
     tree: Vertex
     if contexts.is_git(source):
         keep = instruction.keep_git_dir
