@@ -48,22 +48,22 @@ def read(keyword: str, rest: str, escape: str) -> Arguments:
         given = _json_or(command, (command,) if command else ())
         return Arguments((kind, *given.words) if kind else (), json=given.json)
     if keyword == "ONBUILD" and rest:
-        trigger, _, what = split(rest)
+        trigger, _, what = split(rest, escape)
         given = Arguments() if trigger.upper() == "ONBUILD" else read(trigger, what, escape)
         return Arguments((trigger,), heredocs=given.heredocs)
     return Arguments()
 
 
-def split(line: str) -> tuple[str, tuple[str, ...], str]:
+def split(line: str, escape: str) -> tuple[str, tuple[str, ...], str]:
     """An instruction's line as keyword, flags, and the rest without blanks around it."""
     keyword, *after = _BLANKS.split(line.strip(SPACE), maxsplit=1)
     if not after:
         return keyword, (), ""
-    flags, rest = _flags(after[0])
+    flags, rest = _flags(after[0], escape)
     return keyword, tuple(flags), rest.strip(SPACE)
 
 
-def _flags(text: str) -> tuple[list[str], str]:
+def _flags(text: str, escape: str) -> tuple[list[str], str]:
     """The words with `--` at the beginning, unquoted, and what follows them; `--` alone ends the flags."""
     flags: list[str] = []
     at = 0
@@ -72,7 +72,7 @@ def _flags(text: str) -> tuple[list[str], str]:
             at += 1
         if not text.startswith("--", at):
             return flags, text[at:]
-        word, at, whole = _flag(text, at)
+        word, at, whole = _flag(text, at, escape)
         if word == "--":
             return flags, text[at:]
         if not whole:  # an open quote takes everything
@@ -80,8 +80,8 @@ def _flags(text: str) -> tuple[list[str], str]:
         flags.append(word)
 
 
-def _flag(text: str, at: int) -> tuple[str, int, bool]:
-    """One flag from `at`: quotes and backslashes taken away, where it ends, and whether its quotes are closed."""
+def _flag(text: str, at: int, escape: str) -> tuple[str, int, bool]:
+    """One flag from `at`: quotes and escapes taken away, where it ends, and whether its quotes are closed."""
     out: list[str] = []
     quote = ""
     while at < len(text):
@@ -93,7 +93,7 @@ def _flag(text: str, at: int) -> tuple[str, int, bool]:
             quote = ""
         elif not quote and char in "'\"":
             quote = char
-        elif char != "\\":
+        elif char != escape:
             out.append(char)
         elif at < len(text):
             out.append(text[at])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from sampan.spec.dockerfile import words
 from sampan.spec.dockerfile.errors import DockerfileError
 
-_WORD = re.compile(r"([0-9]*)<<(-?)([^<]+)\Z")
+_WORD = re.compile(r"([0-9]*)<<(-?)[\t\n\f\r ]*([^<]+)\Z")
+_APART = re.compile(r"[0-9]*<<\Z")  # the name is the next word
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Heredoc:
 
 
 def announced(word: str) -> Heredoc | None:
-    """`<<NAME`, `<<-NAME`, `3<<"NAME"` as a heredoc without content; None for any other word. Raises: DockerfileError."""
+    """`<<NAME`, `<<-NAME`, `<< NAME`, `3<<"NAME"` as a heredoc without content; None for any other word. Raises: DockerfileError."""
     match = _WORD.match(word)
     if not match:
         return None
@@ -48,7 +49,13 @@ def announced(word: str) -> Heredoc | None:
 
 def in_line(line: str) -> list[Heredoc]:
     """All that an instruction's line announces. Raises: DockerfileError."""
-    return [found for word in words.raw_words(line) if (found := announced(word))]
+    found = []
+    rest = iter(words.raw_words(line))
+    for word in rest:
+        whole = f"{word} {next(rest, '')}" if _APART.match(word) else word
+        if one := announced(whole):
+            found.append(one)
+    return found
 
 
 def is_heredoc(word: str) -> bool:

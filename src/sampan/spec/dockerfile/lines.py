@@ -170,7 +170,7 @@ class _Reader:
         source = "".join([*parts, text])
         if empty:
             self.found.warnings.append(Warning(f"Empty continuation line found in: {source}", Range(self.at, self.at)))
-        keyword, flags, rest = split(source)
+        keyword, flags, rest = split(source, self.found.escape)
         try:
             given = arguments.read(keyword, rest, self.found.escape)
         except DockerfileError as e:
