@@ -468,6 +468,13 @@ def test_a_registry_takes_and_gives_caches_images_and_bases(tmp_path: Path) -> N
             with pytest.raises(DockerfileError, match=f"{host}/none: failed to resolve source metadata") as failed:
                 await r.build(f"FROM {host}/none\n")
             assert failed.value.__dict__["lines"] == ((1, 1),)
+            await r.engine.images.remove(f"{host}/app:1", force=True)
+            said: list[Any] = []
+            voice = Voice(Output_(said.append, quiet=False, remove=True))
+            text = f"FROM {host}/app:1\nENV A=c\n".encode()
+            request = BuildRequest(id="c", dialect="classic", dockerfile=text, network="none", tags=("c:1",))
+            await r.engine.builder.build(request, r.client, voice)
+            assert {"status": "Pulling from app", "id": "1"} in said
             gone = CacheEnd(type="registry", attrs={"ref": f"{host}/nothing"})
             await r.build(CACHED, cache_from=(gone,))
             assert any(step.error for step in r.watch.steps if "importing cache" in step.name)

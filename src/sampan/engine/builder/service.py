@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -207,7 +207,7 @@ class Builder:
         return [source for source in opened if source is not None]
 
     def _bases(self, request: BuildRequest, session: Session, progress: Progress) -> Bases:
-        told: Callable[[Mapping[str, Any]], None] | None = getattr(progress, "pulling", None)
+        told = progress.output.passed_on if isinstance(progress, Voice) else None
         several = len(request.platforms) > 1
         return Bases(
             self.images,
