@@ -204,7 +204,7 @@ def test_layers_changes_commit_and_the_next_container(place: tuple[str, Path]) -
             for image_id in (made3, "made", "app"):
                 await images.remove(image_id, force=True)
             emptied(root)
-            assert set(os.listdir(images.driver.root)) == {"init"}
+            assert set(os.listdir(images.driver.root)) == {"init", "step"}
         with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
             assert str(root) not in "".join(line for line in mounts if f" {root}" in line)
 
@@ -296,7 +296,7 @@ async def after_the_crash(driver: str, root: Path) -> int:
             assert [chunk async for chunk in images.save([row["Id"]])], "every visible image is whole"
         wanted = {str(layer.snapshot) for layer in images.layers.all()}
         wanted |= {str(snapshot.snapshot) for snapshot in images.snapshots.all()}
-        assert set(os.listdir(images.driver.root)) == wanted | {"init"}
+        assert set(os.listdir(images.driver.root)) == wanted | {"init", "step"}
         count = len(everything) + len(images.snapshots.all())
         for snapshot in images.snapshots.all():
             assert "d/f" in look(images, snapshot.id), "every container that is there is whole"

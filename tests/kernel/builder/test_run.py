@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Mkfile, RunMount, ScratchOp
+from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Mkfile, RunMount, RunOp, ScratchOp
 from sampan.engine.builder.solver.failures import NotAllowed, StepFailed
 from sampan.errors import NotFound, SampanError
 from sampan.spec import oci_image
-from tests.kernel.builder.bench import Bench, Client, Watch, bench, mount_points
+from tests.kernel.builder.bench import ENV, Bench, Client, Watch, bench, mount_points
 
 pytestmark = pytest.mark.root
 
@@ -36,9 +36,9 @@ def nothing_left() -> Iterator[None]:
     assert not [path for path in set(mount_points()) - mounts if "sampan-builder" in path]
 
 
-async def output(b: Bench, script: str, **fields: Any) -> str:
-    client = fields.pop("client", None)
-    _, watch = await b.solve(b.run(script, **fields), client=client, serial=fields.pop("serial", False))
+async def output(b: Bench, script: str, *, client: Client | None = None, serial: bool = False, **fields: Any) -> str:
+    """What a RUN of the script says."""
+    _, watch = await b.solve(b.run(script, **fields), client=client, serial=serial)
     return watch.output.decode()
 
 
@@ -54,6 +54,20 @@ def test_a_step_sees_what_buildkits_and_the_classic_builders_see() -> None:
             lines = watch.output.decode().splitlines()
             assert len(lines[0]) == 12 and f"HOSTNAME={lines[0]}" in lines and "10.1.2.3\tdb" in lines
             assert any(line.endswith(f"\t{lines[0]}") for line in lines), "its own address is in /etc/hosts"
+
+    run(body())
+
+
+def test_buildkits_steps_have_nothing_of_a_container_around_them() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            assert ".dockerenv" not in await output(b, "ls -a /; ls /etc")
+            assert ".dockerenv" in await output(b, "ls -a / #", serial=True)
+            tool = FileOp(base=ScratchOp(), actions=(Copy(source=b.base, patterns=("/bin/busybox",), dest="/busybox"),))
+            step = RunOp(base=tool, args=("/busybox", "sh", "-c", "/busybox ls /; /busybox touch /x"), env=ENV)
+            (state,), watch = await b.solve(step)
+            assert watch.output.split() == [b"busybox", b"dev", b"etc", b"proc", b"sys"]
+            assert b.names(state) == ["x"], "what was only made to mount upon does not stay"
 
     run(body())
 

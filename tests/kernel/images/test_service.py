@@ -83,7 +83,7 @@ def write(images: Images, container: str, work: Callable[[Path], object]) -> Non
 
 
 def directories(root: Path) -> set[str]:
-    return {p.name for p in (root / "snapshots").iterdir()} - {"init"}
+    return {p.name for p in (root / "snapshots").iterdir()} - {"init", "step"}
 
 
 def emptied(root: Path) -> bool:

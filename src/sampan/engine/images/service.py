@@ -134,6 +134,11 @@ class Images:
         below = [chain_id for chain_id in chain if chain_id not in made and chain_id in self.layers]
         if durable and below:
             await self.layers.sync(below[-1])
+        chain = oci_image.chain_ids(oci_image.diff_ids(oci_image.decode(config)))
+        made = {layer.chain_id for layer in staged}
+        below = [chain_id for chain_id in chain if chain_id not in made and chain_id in self.layers]
+        if durable and below:
+            await self.layers.sync(below[-1])
         put = partial(self.content.put, config, durable=durable)
         image_id = await self._in_thread(put)
         while not self.content.has(image_id):  # a removal of the same image has just taken it; no await after this

@@ -93,9 +93,9 @@ class Work:
             os.close(self._root_fd)
             self._root_fd = -1
 
-    def mounts(self) -> list[dict[str, Any]]:
-        """The OCI mounts that make the root for a task; `root_fd` must not be open then."""
-        return self._driver.work_mounts(self._number, self._lowers)
+    def mounts(self, *, container: bool) -> list[dict[str, Any]]:
+        """The OCI mounts that make the root for a task, with a container's stubs or a step's; no `root_fd` is open."""
+        return self._driver.work_mounts(self._number, self._lowers, container=container)
 
     def clear_stubs(self, made: Sequence[Stub]) -> None:
         """Take mount points away that were made for a task (stubs.py). Blocking; the task has ended."""

@@ -142,7 +142,9 @@ class Runner:
                 work.close_root()
             self._write_files(directory, op, host, hostname, sandbox, classic)
             try:
-                await self._execute(id, op, work, host, hostname, sandbox, mounting, directory, output, classic)
+                await self._execute(
+                    id, op, work, host, hostname, sandbox, mounting, directory, output, classic, bool(made)
+                )
             finally:
                 if made:
                     await asyncio.shield(asyncio.to_thread(work.clear_stubs, made))
@@ -171,6 +173,11 @@ class Runner:
         text = f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n{extra}"
         with open(f"{directory}/hosts", "w") as file:  # there already, with the mode that everybody may read
             file.write(text)
+        with open(f"{directory}/resolv.conf", "r+") as file:
+            lines = [line for line in file if line.strip() and not line.startswith("#")]
+            file.seek(0)
+            file.truncate()
+            file.writelines(lines)
 
     # -- the task -----------------------------------------------------------------------------------------------------
 
@@ -186,12 +193,17 @@ class Runner:
         directory: str,
         output: Output,
         classic: bool,
+        made: bool,
     ) -> None:
         options = security.parse(host, self._config)
         document = self._document(id, op, host, hostname, sandbox, mounting, directory, options, classic)
         seccomp = await self._filters.path(self._supervisor, options, document["process"]["capabilities"]["bounding"])
         request = TaskRequest(
-            id=id, spec=_SPEC.encode(document), rootfs=work.mounts(), seccomp=seccomp, log_driver="none"
+            id=id,
+            spec=_SPEC.encode(document),
+            rootfs=work.mounts(container=classic),
+            seccomp=seccomp,
+            log_driver="none",
         )
         tail = Tail.new()
         ended: Exit | None = None
@@ -213,7 +225,7 @@ class Runner:
             raise StepFailed(op, op.args, -1, refusal=refusal if classic else e.message) from e
         finally:
             gone = self._later(self._supervisor.delete(id))
-            if ended is None or mounting.targets:  # it may still run, or its mounts have to be gone
+            if ended is None or made:  # it may still run, or its mounts have to be gone
                 await asyncio.shield(gone)
         if ended.status:
             raise StepFailed(op, op.args, ended.status, tail=tail.text(), oom_killed=ended.oom_killed)

@@ -80,7 +80,7 @@ class Vfs(Directories):
     def open_work(self, number: int, lowers: Sequence[int]) -> int:
         return self.open_root(number, lowers, writable=True)
 
-    def work_mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
+    def work_mounts(self, number: int, lowers: Sequence[int], *, container: bool) -> list[dict[str, Any]]:
         return self.mounts(number, lowers)
 
     def open_lower(self, lowers: Sequence[int]) -> int:

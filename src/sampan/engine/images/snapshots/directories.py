@@ -1,6 +1,7 @@
 """What all storage drivers have in common: numbered directories, the stubs of every container, and the trash.
 
     <root>/init/fs     the stubs that every container needs (bottom-most, so that only what an image lacks shows)
+    <root>/step/fs     those that a step of a build needs
     <root>/<n>/fs      one layer's difference to the one below, or what a container may write to
     <data root>/trash  renamed there to be removed; emptied in the background
 
@@ -12,12 +13,13 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sampan.engine.images.snapshots.trash import Trash
 from sampan.linux import filesystems
 
 INIT = "init"
+STEP = "step"  # the same for steps of BuildKit's builds, which are no containers
 
 # path → "dir", "file" or the target of a symlink; modes 0755 as the reference has them
 STUBS = {
@@ -34,6 +36,7 @@ STUBS = {
     "proc": "dir",
     "sys": "dir",
 }
+STEP_STUBS = {name: STUBS[name] for name in ("dev", "etc", "etc/hosts", "etc/resolv.conf", "proc", "sys")}
 
 
 class Directories:
@@ -52,7 +55,8 @@ class Directories:
         self._attributes: dict[int, tuple[int, int, int]] = {}  # layer → mode, uid, gid of its root
         self.fresh: set[int] = set()  # made by this process: a record may be still to come
         self.trash = Trash(os.path.join(data_root, "trash"), destroy)
-        self._make_init()
+        self._make_stubs(INIT, STUBS)
+        self._make_stubs(STEP, STEP_STUBS)
 
     def close(self) -> None:
         self.trash.close()
@@ -100,9 +104,9 @@ class Directories:
         self.fresh.discard(number)
         self.trash.take(f"{self.root}/{number}", f"snapshot-{number}")
 
-    def _make_init(self) -> None:
-        """The shared stubs, made once under another name and renamed into place."""
-        final = f"{self.root}/{INIT}"
+    def _make_stubs(self, name: str, stubs: Mapping[str, str]) -> None:
+        """Shared stubs, made once under another name and renamed into place."""
+        final = f"{self.root}/{name}"
         building = f"{final}.new"
         shutil.rmtree(building, ignore_errors=True)  # of a start that was interrupted
         if os.path.isdir(f"{final}/fs"):
@@ -110,8 +114,8 @@ class Directories:
         for directory in (building, f"{building}/fs"):
             os.mkdir(directory, 0o700)
         os.chmod(f"{building}/fs", 0o755)
-        for name, kind in STUBS.items():
-            path = f"{building}/fs/{name}"
+        for inner, kind in stubs.items():
+            path = f"{building}/fs/{inner}"
             if kind == "dir":
                 os.mkdir(path)
             elif kind == "file":

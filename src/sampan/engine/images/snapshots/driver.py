@@ -64,8 +64,9 @@ class Driver(Protocol):
     def mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
         """The OCI mounts of a container's root."""
 
-    def work_mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
-        """The same for a step of a build: the end of the mount waits for no disk."""
+    def work_mounts(self, number: int, lowers: Sequence[int], *, container: bool) -> list[dict[str, Any]]:
+        """The same for a step of a build: the end of the mount waits for no disk. container: with a container's stubs;
+        else with those that a mere step needs, where the driver can tell them apart."""
 
     def data(self, number: int, lowers: Sequence[int], *, container: bool) -> Mapping[str, str] | None:
         """GraphDriver.Data as inspect shows it."""

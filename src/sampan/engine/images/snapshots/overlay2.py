@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sampan.engine.images.snapshots.directories import INIT, Directories
+from sampan.engine.images.snapshots.directories import INIT, STEP, Directories
 from sampan.errors import Internal
 from sampan.linux import mounts, namespaces, syscalls
 
@@ -89,10 +89,14 @@ class Overlay2(Directories):
         self.forget_volatile(number)
         return self._mount([f"{self.root}/{n}/fs" for n in lowers], number, volatile=True)
 
-    def work_mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
+    def work_mounts(self, number: int, lowers: Sequence[int], *, container: bool) -> list[dict[str, Any]]:
         self.forget_volatile(number)
         (mount,) = self.mounts(number, lowers)
-        return [{**mount, "options": [*mount["options"], VOLATILE]}]
+        options = [*mount["options"], VOLATILE]
+        if not container:
+            lower = [f"{self.root}/{n}/fs" for n in (*lowers, STEP)]
+            options[0] = "lowerdir=" + ":".join(escape(path) for path in lower)
+        return [{**mount, "options": options}]
 
     def forget_volatile(self, number: int) -> None:
         """Overlayfs marks the work directory of a volatile mount and refuses the next one: a crash may have lost data.
