@@ -82,6 +82,9 @@ TABLE: tuple[tuple[str, str, str] | tuple[str, str, str, bool], ...] = (
     ("POST", "/build", "build.build"),
     ("POST", "/build/prune", "build.prune", DETACHED),
     ("POST", "/build/cancel", "build.cancel"),
+    ("GET", "/build/cache-mounts", "build.cache_mounts"),  # these three are ours
+    ("GET", "/build/cache-mounts/{id}", "build.cache_mount_get"),
+    ("PUT", "/build/cache-mounts/{id}", "build.cache_mount_put"),
     # networks
     ("GET", "/networks", "networks.list_"),
     ("GET", "/networks/", "networks.list_"),

@@ -1,5 +1,8 @@
 """/build*: the classic door to the builder: a context archive in, the classic builder's lines out.
 
+`version=2` is ours: BuildKit's dialect, told as data (classic/trace.py). It takes what Docker's own parameters cannot say,
+named as BuildKit's attributes: `contexts`, `nocachefilter`, `cacheto`, `allow`, `call`, and `onerror`.
+
 Source: Engine API 1.51 "ImageBuild", "BuildPrune"; parameter rules as Docker Engine 28.5.2 answers them.
 """
 
@@ -28,6 +31,7 @@ from sampan.api.context import (
 from sampan.engine.builder.classic import door
 from sampan.engine.builder.ops import Limits
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
+from sampan.engine.builder.solver.cachemounts import CacheMounts
 from sampan.engine.images import platforms
 from sampan.engine.images.platforms import Platform
 from sampan.errors import Internal, InvalidArgument
@@ -50,6 +54,7 @@ async def build(request: web.Request) -> web.StreamResponse:
         quiet=flag(request, "q"),
         remove=flag(request, "rm", default=True),
         session=query(request, "session"),
+        call=_call(request, asked),
     )
     builder = engine(request).builder
     messages = door.build(builder, asked, options, streams.upload(request))
@@ -77,9 +82,12 @@ def _request(request: web.Request) -> BuildRequest:
         platforms=_platforms(request),
         tags=_tags(request),
         outputs=_outputs(request),
-        no_cache=() if flag(request, "nocache") else None,
+        contexts=_contexts(request),
+        no_cache=() if flag(request, "nocache") else tuple(request.query.getall("nocachefilter", ())) or None,
         pull=flag(request, "pull"),
-        cache_from=_cache_from(request),
+        cache_from=_cache_ends(request, "cachefrom", "cache-from"),
+        cache_to=_cache_ends(request, "cacheto", "cache-to"),
+        entitlements=frozenset(request.query.getall("allow", ())),
         extra_hosts=_hosts(request),
         network=query(request, "networkmode") or "default",
         limits=_limits(request),
@@ -116,18 +124,39 @@ def _map(request: web.Request, name: str, what: str) -> dict[str, str | None]:
     return {str(key): value for key, value in found.items()}
 
 
-def _cache_from(request: web.Request) -> tuple[CacheEnd, ...]:
-    found = _parsed(request, "cachefrom", "cache-from")
+def _call(request: web.Request, asked: BuildRequest) -> str:
+    """What to do with the Dockerfile. Raises: InvalidArgument for what there is not."""
+    call = query(request, "call") or "build"
+    if call not in ("build", *door.CALLS) or (call != "build" and asked.dialect == "classic"):
+        raise InvalidArgument(f'invalid call "{call}"')
+    return call
+
+
+def _contexts(request: web.Request) -> dict[str, str]:
+    """The main context is what the request brings; `contexts` has the others by name."""
+    return {**_map(request, "contexts", "contexts"), "context": "local:context"}  # type: ignore[dict-item]
+
+
+def _cache_ends(request: web.Request, name: str, what: str) -> tuple[CacheEnd, ...]:
+    """A JSON list of references, or of {"Type", "Attrs"}."""
+    found = _parsed(request, name, what)
     if found is None:
         return ()
     if not isinstance(found, list):
         words = f"cannot unmarshal {codec.kind(found)} into Go value of type []string"
-        raise InvalidArgument(f"error reading cache-from: json: {words}")
-    return tuple(CacheEnd(type="registry", attrs={"ref": str(ref)}) for ref in found)
+        raise InvalidArgument(f"error reading {what}: json: {words}")
+    return tuple(_cache_end(item) for item in found)
+
+
+def _cache_end(item: Any) -> CacheEnd:
+    if not isinstance(item, dict):
+        return CacheEnd(type="registry", attrs={"ref": str(item)})
+    attrs = {str(key): str(value) for key, value in (item.get("Attrs") or {}).items()}
+    return CacheEnd(type=str(item.get("Type") or "registry"), attrs=attrs)
 
 
 def _outputs(request: web.Request) -> tuple[Output, ...]:
-    """`outputs`: [{"Type", "Attrs"}]; the classic dialect without a session makes an image whatever it says."""
+    """`outputs`: [{"Type", "Attrs"}]; version 1 without a session makes an image whatever it says."""
     text = query(request, "outputs")
     if not text:
         return (Output(type="image"),)
@@ -139,8 +168,8 @@ def _outputs(request: web.Request) -> tuple[Output, ...]:
     for index, item in enumerate(found or []):
         lowered = {str(key).lower(): value for key, value in item.items()} if isinstance(item, dict) else {}
         outputs.append(Output(type=lowered.get("type") or "image", attrs=lowered.get("attrs") or {}, exporter=index))
-    session = query(request, "session")
-    return tuple(outputs) if outputs and session else (Output(type="image"),)
+    heard = query(request, "session") or query(request, "version") == "2"
+    return tuple(outputs) if outputs and heard else (Output(type="image"),)
 
 
 def _platforms(request: web.Request) -> tuple[Platform, ...]:
@@ -265,3 +294,24 @@ def _space(request: web.Request, name: str) -> int:
         return parse_integer(text, call="Atoi", error=InvalidArgument) if text else 0
     except InvalidArgument as e:
         raise InvalidArgument(f"{name} is in bytes and expects an integer, got {text}: {e.message}") from None
+
+
+async def cache_mounts(request: web.Request) -> web.StreamResponse:
+    """GET /build/cache-mounts: what there is of `RUN --mount=type=cache`, by the names that Dockerfiles give."""
+    return json_response([{"ID": name} for name in _mounts(request).named()])
+
+
+async def cache_mount_get(request: web.Request) -> web.StreamResponse:
+    """GET /build/cache-mounts/{id}: its files as a tar archive."""
+    chunks = _mounts(request).export(request.match_info["id"])
+    return await streams.raw(request, chunks, content_type="application/x-tar")
+
+
+async def cache_mount_put(request: web.Request) -> web.StreamResponse:
+    """PUT /build/cache-mounts/{id}: give it the files of an archive, in the place of what it had."""
+    await _mounts(request).import_(request.match_info["id"], streams.upload(request))
+    return web.Response(status=204)
+
+
+def _mounts(request: web.Request) -> CacheMounts:
+    return engine(request).builder.solver.cache.mounts

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from sampan.engine.builder.buildkit import subrequests
 from sampan.engine.builder.classic.failures import translated
 from sampan.engine.builder.classic.output import Message, Output
 from sampan.engine.builder.classic.session import ArchiveSession
@@ -21,7 +22,6 @@ from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
-from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.builder.trees import Tree
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
@@ -29,17 +29,22 @@ from sampan.spec.dockerfile.ignore import read
 from sampan.spec.dockerfile.stages import parse
 
 _SCHEMES = ("http://", "https://", "git://", "git@", "github.com/", "ssh://")
+CALLS = ("check", "outline", "targets")
 DOCKERFILE_LIMIT_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the classic door alone knows of a request. session: id of a gRPC session for secrets and results."""
+    """What the classic door alone knows of a request.
+
+    session: id of a gRPC session for secrets and results. call: what to do with the Dockerfile, `build` or one of CALLS.
+    """
 
     remote: str = ""
     quiet: bool = False
     remove: bool = True
     session: str = ""
+    call: str = "build"
 
 
 async def build(
@@ -122,13 +127,23 @@ async def _traced(
 ) -> None:
     trace = Trace(send)
     try:
+        if options.call != "build":
+            trace.answer(await _answer(builder, request, options.call, session))
+            return
         built = await builder.build(request, session, trace)
-    except StepFailed as e:
-        if e.image_id:
-            trace.failed(e.image_id)
+    except SampanError as e:
+        trace.failed(e)
         raise
-    if built.image_id:
-        trace.image(built.image_id)
+    trace.result(built)
+
+
+async def _answer(builder: Builder, request: BuildRequest, call: str, session: Session) -> dict[str, bytes]:
+    """What was asked about the Dockerfile."""
+    if call == "check":
+        return subrequests.lint(await builder.check(request, session))
+    if call == "outline":
+        return subrequests.outline(await builder.outline(request, session))
+    return subrequests.targets(await builder.targets(request, session))
 
 
 def _hidden(ignore: bytes, dockerfile: str) -> bytes:

@@ -1,19 +1,24 @@
 """Progress as data: what `POST /build?version=2` streams, for clients that draw steps themselves.
 
-Each message is `{"id": "sampan.build.trace", "aux": {"step" | "status" | "log" | "warning": {…}}}`; the result comes as
-`{"id": "moby.image.id", "aux": {"ID": …}}`. Times are ns since the epoch, 0 for not yet.
+Each message is `{"id": "sampan.build.trace", "aux": {"step" | "status" | "log" | "warning": {…}}}`. At the end comes what
+the exporters said (RESULT) and `{"id": "moby.image.id", "aux": {"ID": …}}`, or before the error where it belongs (FAILED);
+a question about the Dockerfile brings nothing but its ANSWER. Times are ns since the epoch, 0 for not yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from sampan.engine.builder.classic.output import Message
+from sampan.engine.builder.ops import RunOp
 from sampan.engine.builder.progress import Status, Step, Warning_
+from sampan.engine.builder.request import Built
+from sampan.errors import SampanError
 
 TRACE, IMAGE, FAILED = "sampan.build.trace", "moby.image.id", "sampan.build.failed"
+RESULT, ANSWER = "sampan.build.result", "sampan.build.answer"
 
 
 class Trace:
@@ -32,6 +37,8 @@ class Trace:
             "cached": step.cached,
             "error": step.error,
         }
+        if isinstance(step.vertex, RunOp):
+            found["cache_mounts"] = [m.id or m.target for m in step.vertex.mounts if m.kind == "cache"]
         self._tell("step", found)
 
     def status(self, status: Status) -> None:
@@ -43,12 +50,27 @@ class Trace:
     def warning(self, warning: Warning_) -> None:
         self._tell("warning", {**asdict(warning), "source": warning.source.decode(errors="replace")})
 
-    def image(self, image_id: str) -> None:
-        self._send({"id": IMAGE, "aux": {"ID": image_id}})
+    def answer(self, metadata: Mapping[str, bytes]) -> None:
+        """What a question about the Dockerfile gave: `result.json`, `result.txt`, …"""
+        self._send({"id": ANSWER, "aux": {key: value.decode() for key, value in metadata.items()}})
 
-    def failed(self, image_id: str) -> None:
-        """A failed step's file system was kept, as an image that can be entered."""
-        self._send({"id": FAILED, "aux": {"ID": image_id}})
+    def result(self, built: Built) -> None:
+        """The end: what exporters said, and the image if there is one."""
+        self._send({"id": RESULT, "aux": dict(built.response)})
+        if built.image_id:
+            self._send({"id": IMAGE, "aux": {"ID": built.image_id}})
+
+    def failed(self, error: SampanError) -> None:
+        """Where it failed. A failed step's file system may have been kept, as an image that can be entered."""
+        vertex = getattr(error, "vertex", None)
+        found: dict[str, Any] = {
+            "ID": getattr(error, "image_id", ""),
+            "key": vertex.digest if vertex is not None else "",
+            "filename": getattr(error, "filename", ""),
+            "lines": getattr(error, "lines", ()),
+            "source": getattr(error, "source", b"").decode(errors="replace"),
+        }
+        self._send({"id": FAILED, "aux": found})
 
     def _tell(self, kind: str, value: dict[str, Any]) -> None:
         self._send({"id": TRACE, "aux": {kind: value}})
