@@ -21,6 +21,7 @@ from tests.kernel.builder.bench import ENV, Bench, Client, Watch, bench, mount_p
 
 pytestmark = pytest.mark.root
 
+ALLOWED = {"entitlements": {"security-insecure": True}}
 SECRET = b"correct-horse-battery-staple"
 
 
@@ -254,7 +255,7 @@ def test_privilege_and_limits() -> None:
     async def body() -> None:
         from sampan.engine.builder.ops import Limits
 
-        async with bench() as b:
+        async with bench(builder=ALLOWED) as b:
             script = "grep CapEff /proc/self/status; mount -t tmpfs t /tmp && echo mounted"
             _, watch = await b.solve(b.run(script, security="insecure"), entitlements=("security.insecure",))
             assert b"mounted" in watch.output
@@ -413,7 +414,7 @@ def test_mount_stubs_never_lead_outside_the_root_cve_2024_23652() -> None:
         outside = Path("/tmp/sampan-stub-test")
         outside.mkdir(exist_ok=True)
         try:
-            async with bench() as b:
+            async with bench(builder=ALLOWED) as b:
                 mount = RunMount(kind="tmpfs", target="/made/point")
                 swap = f"umount /made/point; rmdir /made/point /made; ln -s {outside.parent} /made"
                 script = f"{swap} 2>/dev/null; rm -rf /made 2>/dev/null; true"
@@ -446,11 +447,14 @@ def test_a_bind_source_that_is_a_link_stays_inside_its_tree_cve_2024_23651() -> 
 
 def test_privilege_is_asked_for_cve_2024_23653() -> None:
     async def body() -> None:
-        async with bench() as b:
+        async with bench(builder=ALLOWED) as b:
             step = b.run("true", security="insecure")
             await b.solve(step, entitlements=("security.insecure",))
             with pytest.raises(NotAllowed):
                 await b.solve(step)  # not even what an allowed build has left in the cache
+        async with bench() as b:
+            with pytest.raises(NotAllowed, match="not allowed by build daemon configuration"):
+                await b.solve(b.run("true", security="insecure"), entitlements=("security.insecure",))
 
     run(body())
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sampan.engine.builder.service import Builder
+from sampan.engine.builder.solver.cache import Space
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.service import Containers
 from sampan.engine.disk import budget, findings
@@ -345,11 +346,15 @@ class Disk:
                         await anext(growth)
 
     async def collect(self, budget_bytes: int) -> list[str]:
-        """Remove images that nothing uses, the longest unused first, until the data root fits. Returns their ids."""
+        """Remove build cache, then images that nothing uses, the longest unused first, until the data root fits.
+
+        Returns the images' ids.
+        """
         measured = await self.usage()
         over = measured.total - measured.trash - budget_bytes
         if over <= 0:
             return []
+        over -= await self._collect_cache(over)
         removed = []
         for image_id in budget.choose(over, self._unused(), self._layer_users(), measured.layers):
             if self._images.store.holders(f"image:{image_id}"):
@@ -361,6 +366,12 @@ class Disk:
             removed.append(image_id)
         log.info("the disk budget of %d bytes is exceeded by %d: %d images removed", budget_bytes, over, len(removed))
         return removed
+
+    async def _collect_cache(self, over_bytes: int) -> int:
+        """Give back what builds have left, the longest unused first: it can be made again. Returns the bytes."""
+        total = sum(usage.size_bytes for usage in await self._cache.usages())
+        keep = Space(max_used_bytes=max(1, total - over_bytes))
+        return (await self._cache.prune(all=True, space=keep))[1] if total else 0
 
     def _unused(self) -> list[budget.Candidate]:
         """Images without a container and without a child image."""

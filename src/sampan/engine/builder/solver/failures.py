@@ -49,7 +49,7 @@ class NotAllowed(Internal):
 
     status = 403
 
-    def __init__(self, vertex: Vertex, entitlement: str) -> None:
+    def __init__(self, vertex: Vertex, message: str) -> None:
         self.vertex = vertex
         self.ranges = vertex.label.ranges
-        super().__init__(f"{entitlement} is not allowed")
+        super().__init__(message)

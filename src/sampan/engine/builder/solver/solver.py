@@ -225,15 +225,23 @@ class Solver:
             await self._runner.idle()
         self._collect_soon()
 
-    @staticmethod
-    def _allow(build: Build, vertex: Vertex) -> None:
-        """Raises: NotAllowed for what needs an entitlement; the classic builder has always had the host's network."""
+    def _allow(self, build: Build, vertex: Vertex) -> None:
+        """Raises: NotAllowed for what client and daemon.json (`builder.entitlements`) do not both allow.
+
+        The classic builder has always had the host's network.
+        """
         if not isinstance(vertex, RunOp):
             return
-        if vertex.security == "insecure" and "security.insecure" not in build.entitlements:
-            raise NotAllowed(vertex, "security.insecure")
-        if vertex.network == "host" and not build.serial and "network.host" not in build.entitlements:
-            raise NotAllowed(vertex, "network.host")
+        wanted = ["security.insecure"] if vertex.security == "insecure" else []
+        wanted += ["network.host"] if vertex.network == "host" and not build.serial else []
+        daemon = {"network-host": True, **(self._config.builder.get("entitlements") or {})}
+        for entitlement in wanted:
+            if entitlement not in build.entitlements:
+                raise NotAllowed(vertex, f"{entitlement} is not allowed")
+            if not daemon.get(entitlement.replace(".", "-")):
+                raise NotAllowed(
+                    vertex, f"granting entitlement {entitlement} is not allowed by build daemon configuration"
+                )
 
     async def _solved(self, build: Build, vertex: Vertex, progress: Progress) -> Solved:
         """One vertex whose inputs are solved; failures say which it was."""
