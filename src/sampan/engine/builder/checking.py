@@ -30,8 +30,13 @@ def findings(
     request: BuildRequest,
     targets: Iterable[Target] | None,
     ignores: Mapping[str, tuple[str, ...]] | None = None,
+    *,
+    everywhere: bool = False,
 ) -> list[checks.CheckWarning]:
-    """The findings of the build checks; targets None: the graph could not be made, so less is known."""
+    """The findings of the build checks; targets None: the graph could not be made, so less is known.
+
+    everywhere: in all stages, as `--check` has it; a build speaks of the stages that it needs.
+    """
     foreign: dict[checks.CheckWarning, None] = {}
     environments: dict[int, Mapping[str, str]] = {}
     stages: set[int] | None = None
@@ -44,7 +49,7 @@ def findings(
         found.dockerfile,
         build_args=request.build_args,
         environments=environments,
-        stages=stages,
+        stages=None if everywhere else stages,
         ignore=Ignore((ignores or {}).get(main.value, ())),
         override=request.build_args.get(OVERRIDE) or "",
     )
@@ -69,7 +74,7 @@ def warnings(found: Definition, seen: Iterable[checks.CheckWarning]) -> list[War
             message=one.detail,
             description=one.description,
             url=one.url,
-            ranges=tuple((range_.start, range_.end) for range_ in one.ranges),
+            ranges=tuple((line, line) for range_ in one.ranges for line in range(range_.start, range_.end + 1)),
             filename=found.filename,
             source=found.text,
         )

@@ -276,7 +276,8 @@ class Builder:
             bases = self._bases(request, client, Quiet())
             ignores = Ignores(found, request, client, Quiet())
             targets = await convert(found.dockerfile, request, bases, ignores=ignores)
-            return checking.warnings(found, checking.findings(found, request, targets.values(), ignores.read))
+            seen = checking.findings(found, request, targets.values(), ignores.read, everywhere=True)
+            return checking.warnings(found, seen)
 
     async def outline(self, request: BuildRequest, session: Session) -> dict[str, Any]:
         """What a target takes: arguments, secrets, keys (`--call=outline`)."""
