@@ -103,8 +103,14 @@ def open_file(root_fd: int, path: str) -> int:
 
 def file_digest(fd: int) -> str:
     """`sha256:…` of a file's content; closes it."""
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        digest, left = hashlib.sha256(), os.fstat(fd).st_size
+        while left > 0 and (data := os.read(fd, min(left, content.CHUNK))):
+            digest.update(data)
+            left -= len(data)
+        return "sha256:" + digest.hexdigest()
+    finally:
+        os.close(fd)
 
 
 def copy_from(source: int, fd: int) -> None:
