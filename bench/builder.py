@@ -22,13 +22,32 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.run import Peer, ms
+from bench.run import Peer, ms, tar
 from sampan.engine.builder.files import checksum, copy
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.ops import Copy, FileOp, LocalOp, ScratchOp
 from tests.support.engine import Engine
 
 LABEL = "sampan-bench-build"
+COLD = f"""\
+FROM busybox
+LABEL {LABEL}=1
+WORKDIR /app
+COPY . /app/
+RUN echo one > /one
+RUN echo two > /two
+RUN cat /one /two
+CMD ["sh"]
+"""
+BRANCHES = 12
+STAGES = (
+    "".join(
+        f"FROM busybox AS s{number}\nRUN echo {number} > /out; cat /bin/busybox > /dev/null\n"
+        for number in range(BRANCHES)
+    )
+    + f"FROM scratch\nLABEL {LABEL}=1\n"
+    + "".join(f"COPY --from=s{number} /out /{number}\n" for number in range(BRANCHES))
+)
 CONTEXT = LocalOp(context="context")
 EVERYTHING = Copy(source=CONTEXT, patterns=(".",), dest="/x")
 
@@ -85,6 +104,24 @@ class Side:
         assert b"Successfully built" in answers[0], answers[0][-500:]
         return took
 
+    def cold(self) -> float:
+        """POST /build of seven steps without cache."""
+        raw = tar({"Dockerfile": COLD.encode(), "a.txt": b"x" * 1000})
+        headers = {"Content-Type": "application/x-tar"}
+        answers: list[bytes] = []
+        call = lambda: answers.append(self.peer.call("POST", "/build", raw, headers=headers, nocache="1", rm="1"))  # noqa: E731
+        took = ms(call)
+        assert b"Successfully built" in answers[0], answers[0][-500:]
+        return took
+
+    def stages(self) -> float:
+        """docker buildx build of independent stages, without cache."""
+        directory = self.contexts.scratch / "stages"
+        directory.mkdir(exist_ok=True)
+        (directory / "Dockerfile").write_text(STAGES)
+        command = [self.buildx, "build", "-q", "--provenance=false", "--no-cache", str(directory)]
+        return ms(lambda: subprocess.run(command, env=self.environment, check=True, capture_output=True))
+
     def bake(self, files: int, *flags: str) -> float:
         """docker buildx build of a directory."""
         command = [self.buildx, "build", "-q", "--provenance=false", *flags, str(self.contexts.directory(files))]
@@ -97,6 +134,11 @@ class Side:
 
     def close(self) -> None:
         self.peer.call("POST", "/images/prune", filters=f'{{"label":["{LABEL}"],"dangling":["true"]}}')
+
+
+def cold(side: Side) -> float:
+    """classic build, seven steps, three of them RUN, no cache"""
+    return side.cold()
 
 
 def cached_500(side: Side) -> float:
@@ -114,8 +156,15 @@ def copy_20000(side: Side) -> float:
     return side.bake(20_000, "--no-cache")
 
 
-CASES: dict[str, Callable[[Side], float]] = {case.__name__: case for case in (cached_500, cached_20000, copy_20000)}
-NEED_BUILDX = ("copy_20000",)
+def stages_12(side: Side) -> float:
+    """docker buildx build --no-cache: twelve stages that do not need each other"""
+    return side.stages()
+
+
+CASES: dict[str, Callable[[Side], float]] = {
+    case.__name__: case for case in (cold, cached_500, cached_20000, copy_20000, stages_12)
+}
+NEED_BUILDX = ("copy_20000", "stages_12")
 
 
 def of_our_own(contexts: Contexts, rounds: int) -> None:
@@ -161,6 +210,7 @@ def main() -> int:
             of_our_own(contexts, arguments.rounds)
         if not arguments.socket and set(wanted) & set(CASES):
             engine = Engine().start()
+            engine.import_busybox()
         sockets = [arguments.socket or (str(engine.socket) if engine else ""), *filter(None, [arguments.vs])]
         sides = [Side(socket, contexts, arguments.buildx) for socket in sockets if socket]
         for name in wanted:
