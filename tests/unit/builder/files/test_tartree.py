@@ -318,6 +318,21 @@ def test_a_request_is_answered_with_500(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
+def test_slow_clients_take_no_thread_from_others(tmp_path: Path) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield archive(("a", "f", "x"))[:600]
+        await asyncio.Event().wait()
+
+    async def body() -> None:
+        waiting = [asyncio.create_task(TarTree.receive(slow(), str(tmp_path))) for _ in range(40)]
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 20) == "free"
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(body())
+
+
 def test_a_cancelled_request_leaves_nothing(tmp_path: Path) -> None:
     async def endless() -> AsyncIterator[bytes]:
         yield archive(("a", "f", "x"))[:600]

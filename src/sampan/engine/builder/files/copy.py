@@ -9,6 +9,9 @@ What a destination means, as in BuildKit:
     a link in the destination   is followed inside the root up to the destination itself; below it, it is replaced by
                                 files and is an error for directories
 
+The classic builder differs: a file replaces a directory below the destination, links to directories there are followed,
+setuid bits are lost, --exclude does nothing. That is not imitated; its rules for owners are (`Owner.classic`).
+
 Nothing becomes "now" (target.py).
 
 Source: Dockerfile reference; measured on the reference engine (tests/kernel/builder/files/copies.json).

@@ -119,7 +119,7 @@ class Git:
                 path = await asyncio.to_thread(_finish, out, op.subdir, time_s)
                 return DirTree(path, owned=place)
             except BaseException:
-                shutil.rmtree(place, ignore_errors=True)
+                await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
                 raise
 
     def size_bytes(self) -> int:

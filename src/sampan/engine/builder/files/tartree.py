@@ -21,6 +21,7 @@ import os
 import re
 import zlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
@@ -72,7 +73,9 @@ class TarTree(SpooledTree):
         """
         feed = Feed(chunks)
         pump = asyncio.create_task(feed.pump())
-        work = asyncio.get_running_loop().run_in_executor(None, cls.read, feed, directory, keep_owner)
+        own = ThreadPoolExecutor(1, "builder-context")  # it waits for a client: no thread that others need
+        work = asyncio.get_running_loop().run_in_executor(own, cls.read, feed, directory, keep_owner)
+        own.shutdown(wait=False)
         try:
             return await asyncio.shield(work)
         except InvalidArgument as e:
