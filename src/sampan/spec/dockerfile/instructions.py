@@ -59,10 +59,6 @@ class Command:
     words: tuple[str, ...]
     shell: bool
 
-    def line(self, shell: tuple[str, ...]) -> list[str]:
-        """The arguments for execve, given the shell in force."""
-        return [*shell, *self.words] if self.shell else list(self.words)
-
 
 @dataclass(frozen=True, slots=True)
 class Pair:
