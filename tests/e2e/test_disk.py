@@ -51,7 +51,7 @@ def test_df_adds_up_to_what_du_says_of_the_data_root(engine: Engine) -> None:
         df = engine.call("GET", "/system/df")
         ours = df["DataRoot"]
         shown = df["LayersSize"] + sum(c["SizeRw"] for c in df["Containers"])
-        shown += sum(v["UsageData"]["Size"] for v in df["Volumes"]) + ours["Trash"] + ours["Engine"]
+        shown += sum(v["UsageData"]["Size"] for v in df["Volumes"]) + ours["Builder"] + ours["Trash"] + ours["Engine"]
         assert shown == ours["Total"]
         assert ours["Logs"] > 2 << 20 and df["Volumes"][0]["UsageData"]["Size"] < 8 << 20, "a sparse file is small"
         sizes = {c["Id"]: c["SizeRw"] for c in df["Containers"]}

@@ -113,6 +113,7 @@ DATA_ROOT = (
     ("Containers", "Containers"),
     ("  of it logs", "Logs"),
     ("Local Volumes", "Volumes"),
+    ("Builds", "Builder"),
     ("Trash", "Trash"),
     ("Engine", "Engine"),
 )
