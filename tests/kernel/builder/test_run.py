@@ -63,6 +63,9 @@ def test_buildkits_steps_have_nothing_of_a_container_around_them() -> None:
     async def body() -> None:
         async with bench() as b:
             assert ".dockerenv" not in await output(b, "ls -a /; ls /etc")
+            hosts = await output(b, "cat /etc/hosts", extra_hosts=(("host", "host-gateway"), ("v6", "::1")))
+            assert hosts.splitlines()[2].endswith("\thost") and hosts.splitlines()[3] == "::1\tv6"
+            assert "host-gateway" not in hosts
             assert ".dockerenv" in await output(b, "ls -a / #", serial=True)
             tool = FileOp(base=ScratchOp(), actions=(Copy(source=b.base, patterns=("/bin/busybox",), dest="/busybox"),))
             step = RunOp(base=tool, args=("/busybox", "sh", "-c", "/busybox ls /; /busybox touch /x"), env=ENV)
@@ -367,6 +370,51 @@ def test_a_step_goes_on_for_the_builds_that_still_want_it() -> None:
             _, seen = await other
             assert seen.output == b"begun\ndone\n", "who joins late hears what was said before"
             await b.solver.release(client)
+
+    run(body())
+
+
+def test_a_step_that_is_being_cancelled_is_begun_anew_for_who_comes_then() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            step = b.run("echo begun; sleep 0.4; echo done")
+            for _ in range(3):
+                watch, client = Watch(), Client()
+                task = asyncio.create_task(b.solver.solve([step], session=client, progress=watch))
+                await watch.said.wait()
+                task.cancel()
+                await asyncio.sleep(0)
+                other = asyncio.create_task(b.solve(step))
+                await asyncio.gather(task, return_exceptions=True)
+                _, seen = await other
+                assert seen.output == b"begun\ndone\n"
+                await b.solver.release(client)
+                await b.solver.prune(all=True)
+
+    run(body())
+
+
+def test_what_the_cache_takes_is_told_and_given_back() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            mount = RunMount(kind="cache", target="/c", id="k")
+            image = b.run("echo 1 > /1")
+            await b.solve(
+                b.run("dd if=/dev/zero of=/c/big bs=1M count=2 2>/dev/null; echo 2 > /2", image, mounts=(mount,))
+            )
+            rows = {row["Type"]: row for row in await b.solver.disk_usage() if row["Type"] != "regular"}
+            assert rows["exec.cachemount"]["Size"] == 2 << 20 and not rows["exec.cachemount"]["InUse"]
+            assert len(await b.solver.disk_usage()) == 3
+            assert (await b.engine.disk.usage()).builder > 2 << 20
+            stray = b.root / "data" / "builder" / "cache-mounts" / "stray"
+            stray.mkdir()
+            (finding,) = await b.engine.disk.fsck(repair=True)
+            assert finding["Kind"] == "cache mount" and finding["Repaired"] and not stray.exists()
+            removed, reclaimed = await b.solver.prune({"type": ["exec.cachemount"]})
+            assert len(removed) == 1 and reclaimed == 2 << 20
+            removed, _ = await b.solver.prune()
+            assert len(removed) == 2 and not await b.solver.disk_usage()
+            assert len(b.engine.images.layers.all()) == 1 and not await b.engine.disk.fsck(repair=False)
 
     run(body())
 

@@ -25,7 +25,7 @@ def write(
     """Write all three."""
     h = host
     on_host = h.network_mode == "host"
-    extra = [_extra_host(text, sandbox, config) for text in h.extra_hosts or []]
+    extra = [extra_host(text, sandbox, config) for text in h.extra_hosts or []]
     if on_host:
         hosts = files.host_hosts_file(_read("/etc/hosts"), extra)
     else:
@@ -61,7 +61,7 @@ def _check_nameserver(address: str) -> None:
         raise Internal(f'bad nameserver address {address}: ParseAddr("{address}"): unable to parse IP') from None
 
 
-def _extra_host(text: str, sandbox: Sandbox, config: EngineConfig) -> tuple[str, str]:
+def extra_host(text: str, sandbox: Sandbox, config: EngineConfig) -> tuple[str, str]:
     """Split `name:address`; `host-gateway` is the address at which the host answers."""
     name, _, address = text.partition(":")
     if address == "host-gateway":

@@ -29,6 +29,7 @@ class Flight:
         self._said: deque[tuple[int, bytes]] = deque()
         self._said_bytes = 0
         self._started = 0
+        self.doomed = False  # it is being cancelled: nobody joins any more
         self._task = asyncio.ensure_future(work(self))
 
     # -- for the builds -----------------------------------------------------------------------------------------------
@@ -69,6 +70,7 @@ class Flight:
     async def _abandon(self) -> None:
         """A build gave up; the last one ends the step and waits until it is cleared away."""
         if self._waiting == 1:
+            self.doomed = True
             await self.end()
         self.leave()
 

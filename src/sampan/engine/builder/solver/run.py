@@ -169,7 +169,8 @@ class Runner:
         etcfiles.write(directory, hostname=hostname, host=host, sandbox=sandbox, config=self._config)
         if classic or op.network == "host":
             return
-        extra = "".join(f"{address}\t{name}\n" for name, address in op.extra_hosts)
+        pairs = [etcfiles.extra_host(text, sandbox, self._config) for text in host.extra_hosts or ()]
+        extra = "".join(f"{address}\t{name}\n" for name, address in pairs)
         text = f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n{extra}"
         with open(f"{directory}/hosts", "w") as file:  # there already, with the mode that everybody may read
             file.write(text)

@@ -317,7 +317,7 @@ class Solver:
             progress.step(_step(vertex, started=now, completed=now, cached=True, result=_chain(solved)))
             return solved
         flight = None if vertex.no_cache else self._flights.get(key)
-        if flight is None:
+        if flight is None or flight.doomed:
             flight = self._take_off(build, vertex, key, trees)
         record = await flight.join(progress, vertex)
         try:
