@@ -16,7 +16,7 @@ import pytest
 
 from sampan.engine.builder.classic.output import Output as Output_
 from sampan.engine.builder.classic.walk import Voice
-from sampan.engine.builder.request import BuildRequest, Output
+from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
 from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.config import EngineConfig
 from sampan.engine.engine import Engine
@@ -181,8 +181,21 @@ def test_errors_know_their_lines() -> None:
             assert (step.value.exit_status, step.value.tail) == (7, b"out")
             with pytest.raises(InvalidArgument, match='target stage "nope" could not be found'):
                 await r.build("FROM busybox\n", target="nope")
-            with pytest.raises(InvalidArgument, match='exporter "x" could not be found'):
-                await r.build("FROM busybox\n", Output(type="x"))
+            wrong: list[tuple[str, Output, dict[str, Any]]] = [
+                ('exporter "x" could not be found', Output(type="x"), {}),
+                ("must be lowercase", Output(type="image", attrs={"name": "Up"}), {}),
+                ("invalid tag", Output(type="image"), {"tags": ("a@sha256:" + "0" * 64,)}),
+                ("unsupported layer compression", Output(type="oci", attrs={"compression": "lz9"}), {}),
+                ("manifest lists", Output(type="docker"), {"platforms": (platforms.HOST, Platform("linux", "s390x"))}),
+                ("push-by-digest", Output(type="image", attrs={"push-by-digest": "true"}), {}),
+                ("unknown cache exporter: x", Output(type="image"), {"cache_to": (CacheEnd(type="x"),)}),
+                ("requires ref", Output(type="image"), {"cache_to": (CacheEnd(type="registry"),)}),
+                ("invalid SOURCE_DATE_EPOCH", Output(type="image"), {"build_args": {"SOURCE_DATE_EPOCH": "soon"}}),
+            ]
+            for message, output, more in wrong:
+                with pytest.raises(InvalidArgument, match=message):
+                    await r.build("FROM busybox\nRUN false\n", output, **more)
+                assert not r.watch.steps  # refused before anything was begun
 
     run(body())
 

@@ -23,6 +23,7 @@ from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.buildkit.sessions import Sessions
 from sampan.engine.builder.classic.walk import Voice, Walk
 from sampan.engine.builder.definition import Definition, Ignores
+from sampan.engine.builder.exporters import results
 from sampan.engine.builder.exporters.results import Result
 from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.files.target import remove
@@ -128,6 +129,7 @@ class Builder:
         return task.cancel() if task is not None else False
 
     async def _build(self, request: BuildRequest, client: Narrowed, progress: Progress) -> Built:
+        results.validate(request)
         request = await remote.localised(request, client, progress, self.solver)
         text = await definition.text(request, client, progress)
         with failing.located(text[0], request.filename):

@@ -181,6 +181,18 @@ def test_a_directory_may_be_a_base() -> None:
     assert isinstance(copy, Copy) and copy.source == LocalOp(context="files") and copy.dest == "/"
 
 
+def test_another_target_may_be_a_base() -> None:
+    other = RunOp(base=ScratchOp(), args=("made",), env=())
+    given = {"context": "local:context", "base": "input:other"}
+    document_ = {"config": {"Env": ["A=b"], "Cmd": ["x"]}}
+    target = build(
+        "FROM base\nRUN echo $A\nCOPY --from=base /m /\n", contexts=given, inputs={"other": (other, document_)}
+    )
+    assert chain(target.vertex)[2] == other and "A=b" in target.config["Env"] and target.config["Cmd"] == ["x"]
+    with pytest.raises(NotFound, match="no input named other"):
+        build("FROM base\n", contexts=given)
+
+
 def test_the_context_is_narrowed_to_what_is_copied() -> None:
     target = build("FROM a\nCOPY ./x/*.c y/ /d/\nADD z /d/\nWORKDIR /w\nCOPY --chown=1 q .\n")
     assert target.paths == {"context": ("/q", "/x", "/y", "/z")}

@@ -16,7 +16,6 @@ from sampan.engine.images import archive, streams
 from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
-from sampan.errors import InvalidArgument
 from sampan.spec import oci_image
 from sampan.spec.reference import Reference
 
@@ -26,10 +25,9 @@ Documents = Mapping[Platform, Mapping[str, Any]]
 async def docker(
     images: Images, documents: Documents, names: Sequence[Reference], output: Output, session: Session, step: Shown
 ) -> str:
-    """Send a docker archive. Returns the image's id. Raises: InvalidArgument for several platforms."""
-    if len(documents) > 1:
-        raise InvalidArgument("docker exporter does not currently support exporting manifest lists")
-    made = _image(next(iter(documents.values())))
+    """Send a docker archive, of one platform. Returns the image's id."""
+    (only,) = documents.values()
+    made = _image(only)
     config = oci_image.encode(dict(made.config))
     layers = tuple(reversed(images.layers.records(made.chain_id)))
     wanted = archive.Wanted(image=made, config=config, names=tuple(names), layers=layers)

@@ -24,7 +24,6 @@ from sampan.engine.images.records import LayerRecord
 from sampan.engine.images.reports import Report
 from sampan.engine.images.service import Images
 from sampan.engine.images.uploads import Upload
-from sampan.errors import InvalidArgument
 from sampan.registry import endpoints, repository
 from sampan.registry.manifests import Descriptor
 from sampan.spec import codec, oci_image, reference
@@ -83,8 +82,8 @@ def manifest(config: Descriptor, blobs: Iterable[Descriptor]) -> dict[str, Any]:
 async def to_registry(
     images: Images, made: Made, chains: Iterable[str], end: CacheEnd, bases: Bases, step: Shown
 ) -> None:
-    """Push. Raises: InvalidArgument without a `ref`, what a push raises."""
-    name = reference.parse(_needed(end, "ref")).tagged()
+    """Push to `ref`. Raises: what a push raises."""
+    name = reference.parse(end.attrs["ref"]).tagged()
     kept, layers = collect(images, made, chains, end.attrs.get("mode", "min"))
     settings = images.registries.settings
     schemes = endpoints.own(name.domain, name.path, settings)
@@ -131,10 +130,3 @@ async def to_directory(
             tree.close()
     finally:
         await asyncio.to_thread(layout.close)
-
-
-def _needed(end: CacheEnd, name: str) -> str:
-    value = end.attrs.get(name, "")
-    if not value:
-        raise InvalidArgument(f"{end.type} cache requires {name}")
-    return value

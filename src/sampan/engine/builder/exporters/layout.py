@@ -90,10 +90,15 @@ class Layout:
         yield tar_writer.END
 
 
-def compressed(chunks: Iterator[bytes], compression: str) -> Iterator[bytes]:
-    """An archive, compressed. Raises: InvalidArgument."""
+def check_compression(compression: str) -> None:
+    """Raises: InvalidArgument."""
     if compression not in _SUFFIX:
         raise InvalidArgument(f'unsupported layer compression type: "{compression}"')
+
+
+def compressed(chunks: Iterator[bytes], compression: str) -> Iterator[bytes]:
+    """An archive, compressed. Raises: InvalidArgument."""
+    check_compression(compression)
     if compression == "gzip":
         yield from gzipped(chunks)
     elif compression == "zstd":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampan.engine.builder.bases import Bases
-from sampan.engine.builder.exporters import archive, cache, files, image
+from sampan.engine.builder.exporters import archive, cache, files, image, layout
 from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.graph import document
 from sampan.engine.builder.graph.values import Target
@@ -33,6 +33,24 @@ TITLES = {
 }
 
 
+def validate(request: BuildRequest) -> None:
+    """Refuse, before anything is built, what cannot be exported. Raises: InvalidArgument."""
+    for output in request.outputs:
+        if output.type != "cacheonly" and output.type not in TITLES:
+            raise InvalidArgument(f'exporter "{output.type}" could not be found')
+        image.names(request.tags, output)
+        if output.type == "image" and output.attrs.get("push-by-digest", "").lower() in ("1", "true"):
+            raise InvalidArgument("push-by-digest is not supported: a push needs a name with a tag")
+        if output.type == "docker" and len(request.platforms) > 1:
+            raise InvalidArgument("docker exporter does not currently support exporting manifest lists")
+        layout.check_compression(output.attrs.get("compression", "gzip"))
+    for end in request.cache_to:
+        if end.type not in ("inline", "registry", "local"):
+            raise InvalidArgument(f"unknown cache exporter: {end.type}")
+        if end.type == "registry" and not end.attrs.get("ref"):
+            raise InvalidArgument("registry cache requires ref")
+
+
 @dataclass(kw_only=True)
 class Result:
     """What was built. documents: the image document of each platform."""
@@ -52,7 +70,7 @@ class Result:
     response: dict[str, str] = field(default_factory=dict)
 
     async def export(self) -> Built:
-        """Write every output. Raises: InvalidArgument for an output that cannot be, what the client raises."""
+        """Write every output (`validate` has seen them). Raises: what the client or a registry raises."""
         for platform, target in self.targets.items():
             found = document.of_target(target, self.solved, dialect=self.request.dialect, epoch_s=self.request.epoch_s)
             if self._inline():
@@ -61,8 +79,6 @@ class Result:
         for output in self.request.outputs:
             if output.type == "cacheonly":
                 continue
-            if output.type not in TITLES:
-                raise InvalidArgument(f'exporter "{output.type}" could not be found')
             with shown(self.progress, f"{self.request.id}/{output.exporter}", TITLES[output.type]) as step:
                 await self._one(output, step)
         for number, end in enumerate(self.request.cache_to):
@@ -81,7 +97,7 @@ class Result:
         return asked or (self.request.build_args.get("BUILDKIT_INLINE_CACHE") or "").lower() in ("1", "true")
 
     async def _cache(self, number: int, end: CacheEnd) -> None:
-        """One --cache-to. Raises: InvalidArgument for an unknown type, what the registry or the client raises."""
+        """One --cache-to. Raises: what the registry or the client raises."""
         chains = [
             chain_id for found in self.documents.values() for chain_id in oci_image.chain_ids(oci_image.diff_ids(found))
         ]
@@ -89,11 +105,9 @@ class Result:
             with shown(self.progress, f"{self.request.id}/cache{number}", f"exporting cache to {end.type}") as step:
                 if end.type == "registry":
                     await cache.to_registry(self.images, self.made, chains, end, self.bases, step)
-                elif end.type == "local":
+                else:
                     scratch = self.scratch
                     await cache.to_directory(self.images, self.made, chains, end, self.session, step, scratch=scratch)
-                else:
-                    raise InvalidArgument(f"unknown cache exporter: {end.type}")
         except SampanError:
             if end.attrs.get("ignore-error", "").lower() not in ("1", "true"):
                 raise
@@ -102,8 +116,6 @@ class Result:
         named = image.names(self.request.tags, output)
         match output.type:
             case "image":
-                if output.attrs.get("push-by-digest", "").lower() in ("1", "true"):
-                    raise InvalidArgument("push-by-digest is not supported: a push needs a name with a tag")
                 ids = await image.publish(self.images, self.documents, named, step)
                 self.ids |= {str(platform): image_id for platform, image_id in ids.items()}
                 self._answer(next(iter(ids.values())), next(iter(ids.values())))

@@ -274,7 +274,7 @@ class _Conversion:
             resolved = self.images[base.image, base.platform]
             document = resolved.config
         elif base.context is not None and base.context.kind == "input":
-            document = self.request.inputs[base.context.value][1]
+            document = common.input(base.context)[1]
         config = with_path(document.get("config") or {})
         if resolved is None and not document and not self.classic:
             config["WorkingDir"] = "/"

@@ -17,7 +17,7 @@ from sampan.engine.builder.graph.values import ClassicStep, HistoryEntry, Resolv
 from sampan.engine.builder.ops import Copy, FileOp, ImageOp, Label, LocalOp, ScratchOp, Vertex
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.images.platforms import Platform
-from sampan.errors import InvalidArgument
+from sampan.errors import InvalidArgument, NotFound
 from sampan.spec import reference
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError, Range
@@ -76,11 +76,17 @@ class Common:
         if source.kind == "local":
             return self.local(source.value, path)
         if source.kind == "input":
-            return self.request.inputs[source.value][0]
+            return self.input(source)[0]
         if source.kind in contexts.IMAGES:
             name = f"{source.kind}://{source.value}"
             return self.image(name, self.platform, Label(name=f"[context {source.value}] FROM {source.value}"))
         return contexts.remote_tree(source, keep_git_dir=self._flag("BUILDKIT_CONTEXT_KEEP_GIT_DIR"))
+
+    def input(self, source: Named) -> tuple[Vertex, Mapping[str, Any]]:
+        """Another target's file system and configuration document. Raises: NotFound."""
+        if source.value not in self.request.inputs:
+            raise NotFound(f"the build has no input named {source.value}")
+        return self.request.inputs[source.value]
 
     def main(self, path: str) -> Vertex:
         """The build context."""
