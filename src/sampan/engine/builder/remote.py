@@ -14,7 +14,7 @@ from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.solver.solver import Solver
 from sampan.engine.builder.trees import Tree
 from sampan.engine.images.streams import MAGIC
-from sampan.errors import Internal
+from sampan.errors import Internal, SampanError
 
 _USTAR_AT = 257
 _HEAD_BYTES = 512
@@ -27,7 +27,12 @@ async def localised(request: BuildRequest, client: Narrowed, progress: Progress,
         return request
 
     async def tree(vertex: Vertex) -> Tree:
-        solved = await solver.solve([vertex], session=client, progress=progress)
+        try:
+            solved = await solver.solve([vertex], session=client, progress=progress)
+        except SampanError as e:
+            if request.dialect != "classic" or source.kind != "http":
+                raise
+            raise Internal(f"error downloading remote context {source.value}: {e.message}") from e
         found = solved[vertex].tree
         assert found is not None
         return found
