@@ -163,6 +163,17 @@ class Images:
             await self.store.flushed()
         return image_id
 
+    async def make_durable(self, image_id: str) -> None:
+        """Bring an image and those that it was made from to the disk, when they were published otherwise."""
+        chain_id, line = self.catalog.get(image_id).chain_id, []
+        while (record := self.catalog.images.get(image_id)) is not None:
+            line.append(image_id)
+            image_id = record.parent
+        if waiting := self.content.unsynced(line):
+            await self._in_thread(self.content.sync, *waiting)
+        await self.layers.sync(chain_id)
+        await self.store.flushed()
+
     def publish_event(self, action: str, image_id: str, name: str) -> None:
         """One event of type image, with the image's labels as attributes where it still exists."""
         attributes: dict[str, str] = {}
@@ -180,9 +191,8 @@ class Images:
 
     async def tag_image(self, image_id: str, name: Reference, *, beside: Sequence[str] = ()) -> None:
         """Give an image a name, taking it from another one if need be. beside: what it holds for other platforms."""
-        if image_id in self.catalog.images:  # it may be of a build's steps, which are not made durable by themselves
-            await self.layers.sync(self.catalog.get(image_id).chain_id)
-            await self._in_thread(self.content.sync, image_id)
+        if image_id in self.catalog.images:
+            await self.make_durable(image_id)
         old = self.catalog.find_tag(name)
         record = self.catalog.images.get(image_id)
         if record is None:

@@ -117,6 +117,7 @@ class Walk:
                 self._say.image(image_id)
         if not image_id:
             raise Internal("No image was generated. Is your Dockerfile empty?")
+        await self._images.make_durable(image_id)
         if self._target.unused_args:
             self._say.unused(list(self._target.unused_args))
         if self._request.squash:
@@ -153,7 +154,9 @@ class Walk:
                 self._say.running()
         image_id = oci_image.digest(encoded)
         if image_id not in self._images.catalog.images:
-            await self._images.publish_image(encoded, parent=parent)
+            await self._images.publish_image(
+                encoded, parent=parent, durable=False
+            )  # the last one brings all to the disk
         self._say.removed()
         return image_id
 
