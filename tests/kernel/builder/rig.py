@@ -22,6 +22,7 @@ from sampan.engine.engine import Engine
 from sampan.errors import NotFound
 from tests.kernel.builder.files.test_git import served as repositories  # noqa: F401
 from tests.support import busybox
+from tests.support.engine import until
 
 PREFIX = "sampan-build-"
 
@@ -138,7 +139,13 @@ async def rig(*, base: bool = True) -> AsyncIterator[Rig]:
         finally:
             await engine.close(stop_containers=True)
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        until(lambda: gone(root), 10, f"{root} is gone")  # the supervisor ends a moment after the engine
+
+
+def gone(path: Path) -> bool:
+    """Delete a directory, if nobody writes to it any more."""
+    shutil.rmtree(path, ignore_errors=True)
+    return not path.exists()
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -26,8 +25,9 @@ from sampan.errors import InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
 from tests.kernel.builder.bench import mount_points
 from tests.kernel.builder.files.test_git import served as repositories  # noqa: F401
-from tests.kernel.builder.rig import PREFIX, members, rig, run
+from tests.kernel.builder.rig import PREFIX, gone, members, rig, run
 from tests.support import busybox
+from tests.support.engine import until
 
 pytestmark = pytest.mark.root
 
@@ -293,6 +293,6 @@ def test_what_a_killed_daemon_had_begun_is_gone_with_the_next_start() -> None:
             finally:
                 await engine.close(stop_containers=True)
         finally:
-            shutil.rmtree(root)
+            until(lambda: gone(root), 10, f"{root} is gone")
 
     run(body())
