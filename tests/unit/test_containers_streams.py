@@ -11,11 +11,11 @@ import pytest
 
 from sampan.engine.containers import inspect, listing, stats, top
 from sampan.engine.containers.attach import DetachScanner, parse_detach_keys
-from sampan.engine.tasks.failures import of_exec, of_start
 from sampan.engine.containers.logs import parse_tail, parse_time
 from sampan.engine.containers.records import Container, Status, rfc3339
 from sampan.engine.containers.states import State
 from sampan.engine.events import Events, matches
+from sampan.engine.tasks.failures import of_exec, of_start
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec.engine_api.container import ContainerConfig
 
