@@ -104,15 +104,16 @@ def _fill(
     top = entries[0]
     if indexed:
         index = {"schemaVersion": 2, "mediaType": oci_image.MEDIA_INDEX, "manifests": entries}
-        index |= annotations(output, "index")
+        index |= annotated(output, "index")
         top = as_object(layout.document(index, oci_image.MEDIA_INDEX))
     created = next(iter(documents.values()))["created"]
     listed = []
-    for name in names or [None]:
+    wanted: Sequence[Reference | None] = names or [None]
+    for name in wanted:
         found = {"org.opencontainers.image.created": created}
         if name is not None:
             found |= {"io.containerd.image.name": str(name), "org.opencontainers.image.ref.name": name.tag}
-        found |= annotations(output, "manifest-descriptor").get("annotations", {})
+        found |= annotated(output, "manifest-descriptor").get("annotations", {})
         listed.append({**top, "annotations": dict(sorted(found.items()))})
     layout.finish(listed)
     digest: str = top["digest"]
@@ -133,7 +134,7 @@ def _manifest(
         "mediaType": oci_image.MEDIA_MANIFEST,
         "config": as_object(config),
         "layers": layers,
-        **annotations(output, "manifest", platform),
+        **annotated(output, "manifest", platform),
     }
     found = {"architecture": platform.architecture, "os": platform.os}
     if platform.variant:
@@ -141,7 +142,7 @@ def _manifest(
     return as_object(layout.document(manifest, oci_image.MEDIA_MANIFEST), platform=found)
 
 
-def annotations(output: Output, kind: str, platform: Platform | None = None) -> dict[str, Any]:
+def annotated(output: Output, kind: str, platform: Platform | None = None) -> dict[str, Any]:
     """`annotation.KEY`, `annotation-index.KEY`, `annotation[linux/amd64].KEY` of an output, for one kind of document."""
     prefixes = {"annotation", "annotation-manifest"} if kind == "manifest" else {f"annotation-{kind}"}
     found: dict[str, str] = {}
