@@ -419,9 +419,26 @@ def test_what_the_cache_takes_is_told_and_given_back() -> None:
     run(body())
 
 
-def test_files_and_links() -> None:
+def test_a_start_takes_away_what_a_killed_daemons_steps_left_mounted(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    left = [root / "run" / "builder" / "secrets", root / "run" / "builder" / "build-x" / "mount-1"]
+    for path in left:
+        path.mkdir(parents=True)
+        subprocess.run(["mount", "-t", "tmpfs", "left", str(path)], check=True)
+        (path / "file").write_bytes(SECRET)
+
     async def body() -> None:
-        async with bench() as b:
+        async with bench(root):
+            assert not set(map(str, left)) & set(mount_points())
+            assert not list((root / "run" / "builder").iterdir())
+
+    run(body())
+
+
+@pytest.mark.parametrize("driver", ["", "vfs"])
+def test_files_and_links(driver: str) -> None:
+    async def body() -> None:
+        async with bench(storage_driver=driver) as b:
             context = b.root / "context"
             context.mkdir()
             (context / "a").write_text("A")

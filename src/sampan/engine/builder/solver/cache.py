@@ -302,7 +302,7 @@ class Cache:
         return self.mounts.in_use(record.id) if record.kind == CACHE_MOUNT else record.id in self._held
 
     def _has_children(self, record: CacheRecord) -> bool:
-        return any(record.id in other.parents for other in self._table.all())
+        return any(record.id in other.parents for other in self._table.all() if not other.weak)
 
     def _free_bytes(self) -> int:
         disk = os.statvfs(self.mounts.root)

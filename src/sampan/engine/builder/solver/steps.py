@@ -21,7 +21,7 @@ from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.solver.run import Runner
 from sampan.engine.builder.state import Solved, State
 from sampan.engine.builder.trees import Tree
-from sampan.engine.images import platforms
+from sampan.engine.images import platforms, tarsplit
 from sampan.engine.images.service import Images
 from sampan.errors import Internal
 from sampan.spec import oci_image
@@ -190,7 +190,7 @@ def _link_tree(source: str, target: str) -> None:
             elif name == "shadow":
                 os.mkdir(name, 0o700, dir_fd=target_fd)
                 _link_directory(source_fd, target_fd, name, made=True)
-            elif name != "work":
+            elif name == tarsplit.NAME:
                 os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
     finally:
         os.close(source_fd)
