@@ -17,6 +17,7 @@ from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Mkfile, RunM
 from sampan.engine.builder.solver.failures import NotAllowed, StepFailed
 from sampan.errors import NotFound, SampanError
 from sampan.spec import oci_image
+from sampan.spec.engine_api.network import NetworkCreateRequest
 from tests.kernel.builder.bench import ENV, Bench, Client, Watch, bench, mount_points
 
 pytestmark = pytest.mark.root
@@ -280,6 +281,12 @@ def test_networks() -> None:
             assert "eth0" not in await output(b, "ip link #", network="none")
             _, watch = await b.solve(b.run("ip link", network="host"), entitlements=("network.host",))
             assert watch.output.decode().count("\n") > 2 and b"lo:" in watch.output
+            await b.engine.networks.create(NetworkCreateRequest(name="own-of-builds"))
+            assert "eth0" in await output(b, "ip link # own", network="own-of-builds")
+            await b.solver.close()
+            await b.engine.networks.remove("own-of-builds")
+        async with bench(bridge="none") as b:
+            assert "eth0" not in await output(b, "ip link")
 
     run(body())
 

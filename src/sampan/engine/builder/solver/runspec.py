@@ -105,8 +105,9 @@ def host_config(op: RunOp, config: EngineConfig) -> HostConfig:
     insecure = op.security == "insecure"
     machine = probe()
     mode = op.network
+    default = "none" if config.bridge == "none" else "bridge"
     return HostConfig(
-        network_mode="bridge" if mode in ("", "default", "sandbox") else mode,
+        network_mode=default if mode in ("", "default", "sandbox") else mode,
         privileged=insecure,
         masked_paths=None if insecure else list(security.MASKED_PATHS),
         readonly_paths=None if insecure else list(security.READONLY_PATHS),
