@@ -1,7 +1,8 @@
 """The one table of routes: method, path, handler.
 
 `{name}` matches anything, slashes included, as in moby; the first row that matches wins, so the order within a noun
-matters. Handlers are named by `module.function` below `sampan.api.handlers` and imported when the server starts.
+matters. Handlers are named by `module.function` below `sampan.api.handlers` and imported when the server starts, those of
+the builder (`LATE`) when they are first asked for.
 Rows marked `DETACHED` change something: they run to their end even when the client hangs up.
 
 Source: moby 28.5 api/server/router; Engine API 1.51.
@@ -20,6 +21,8 @@ from sampan.errors import NotImplemented_
 
 Handler = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
 DETACHED = True
+LATE = frozenset({"build", "grpc"})
+"""Modules that bring the builder along, which an engine that never builds does without (engine/engine.py)."""
 
 TABLE: tuple[tuple[str, str, str] | tuple[str, str, str, bool], ...] = (
     # system
@@ -141,7 +144,8 @@ class Router:
         self._rows: dict[tuple[str, str], list[Route]] = {}
         for method, path, name, *detached in TABLE:
             pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>.*)", path.replace(".", r"\.")), re.DOTALL)
-            route = Route(pattern, load(name), bool(detached))
+            handler = late(name) if name.split(".")[0] in LATE else load(name)
+            route = Route(pattern, handler, bool(detached))
             self._rows.setdefault((method, path.split("/", 2)[1]), []).append(route)
 
     def match(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
@@ -167,3 +171,12 @@ def load(name: str) -> Handler:
         raise NotImplemented_(f"{request.method} {request.path} is not implemented ({reason})")
 
     return missing
+
+
+def late(name: str) -> Handler:
+    """A handler that is imported by its first request."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await load(name)(request)
+
+    return handler

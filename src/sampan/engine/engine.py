@@ -1,17 +1,18 @@
 """The composition root: constructs the services of one engine, hands each only what it needs, and takes them down in
 reverse. It has no behaviour of its own.
 
-    Engine.open    store → events → images → networks → volumes → supervisor → containers → builder → disk
+    Engine.open    store → events → images → networks → volumes → supervisor → containers → disk
     Engine.close   the other way round; containers go on unless asked otherwise
+
+An engine that never builds has no builder: the first use makes it, the next start finds its directory.
 """
 
 from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
-from sampan.engine.builder.buildkit.door import Door
-from sampan.engine.builder.service import Builder
 from sampan.engine.config import EngineConfig, engine_id
 from sampan.engine.containers.service import Containers
 from sampan.engine.disk.service import Disk
@@ -21,6 +22,10 @@ from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.engine.volumes.service import Volumes
 from sampan.supervisor.client import Supervisor
+
+if TYPE_CHECKING:
+    from sampan.engine.builder.buildkit.door import Door
+    from sampan.engine.builder.service import Builder
 
 
 class Engine:
@@ -37,9 +42,6 @@ class Engine:
         networks: Networks,
         volumes: Volumes,
         containers: Containers,
-        builder: Builder,
-        buildkit: Door,
-        disk: Disk,
         supervisor: Supervisor,
     ) -> None:
         self.config = config
@@ -50,10 +52,10 @@ class Engine:
         self.networks = networks
         self.volumes = volumes
         self.containers = containers
-        self.builder = builder
-        self.buildkit = buildkit
-        self.disk = disk
         self.supervisor = supervisor
+        self.disk = Disk(config, store, events, images, containers, volumes, lambda: self.builder)
+        self._builder: Builder | None = None
+        self._buildkit: Door | None = None
 
     @classmethod
     async def open(cls, config: EngineConfig) -> Engine:
@@ -79,28 +81,49 @@ class Engine:
             containers = Containers(config, store, events, images, networks, volumes)
             await containers.run(supervisor)
             await images.retain(containers.ids())
-            builder = Builder(config, store, events, images, networks, supervisor)
-            await builder.start()
-            undo.push_async_callback(builder.close)
-            buildkit = Door(config, store, networks, builder)
-            buildkit.start()
-            disk = Disk(config, store, events, images, containers, volumes, builder)
-            await disk.start()
+            engine = cls(
+                config,
+                id=engine_id(config.data_root),
+                store=store,
+                events=events,
+                images=images,
+                networks=networks,
+                volumes=volumes,
+                containers=containers,
+                supervisor=supervisor,
+            )
+            undo.push_async_callback(engine._close_builder)
+            if os.path.isdir(f"{config.data_root}/builder"):
+                engine.builder  # noqa: B018 - recovers what the last run left
+            await engine.disk.start()
             undo.pop_all()
-        return cls(
-            config,
-            id=engine_id(config.data_root),
-            store=store,
-            events=events,
-            images=images,
-            networks=networks,
-            volumes=volumes,
-            containers=containers,
-            builder=builder,
-            buildkit=buildkit,
-            disk=disk,
-            supervisor=supervisor,
-        )
+        return engine
+
+    @property
+    def builder(self) -> Builder:
+        """What builds. Its modules cost 60 ms and 4 MiB: an engine that has never built does without them."""
+        if self._builder is None:
+            from sampan.engine.builder.service import Builder
+
+            self._builder = Builder(self.config, self.store, self.events, self.images, self.networks, self.supervisor)
+            self._builder.start()
+        return self._builder
+
+    @property
+    def buildkit(self) -> Door:
+        """The builder's door for BuildKit's clients; what it adds is loaded when the first of them comes."""
+        if self._buildkit is None:
+            from sampan.engine.builder.buildkit.door import Door
+
+            self._buildkit = Door(self.config, self.store, self.networks, self.builder)
+            self._buildkit.start()
+        return self._buildkit
+
+    async def _close_builder(self) -> None:
+        if self._buildkit is not None:
+            self._buildkit.close()
+        if self._builder is not None:
+            await self._builder.close()
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new values (SIGHUP); they count for what is made from now on."""
@@ -119,6 +142,5 @@ class Engine:
             stack.push_async_callback(self.supervisor.close)
             stack.push_async_callback(self.supervisor.shutdown_if_idle)
             await self.disk.close()
-            self.buildkit.close()
-            await self.builder.close()
+            await self._close_builder()
             await self.containers.close(stop_containers=stop_containers, timeout_s=self.config.shutdown_timeout_s)

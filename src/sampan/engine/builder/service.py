@@ -92,10 +92,13 @@ class Builder:
             ),
         ]
 
-    async def start(self) -> None:
-        """Recover the cache after whatever ended the last run; what that left half received or half written goes."""
-        await asyncio.to_thread(_empty, self.scratch)
-        await self.solver.start()
+    def start(self) -> None:
+        """Recover the cache after whatever ended the last run; what that left half received or half written goes.
+
+        Blocking, where there is something of the last run: that is at the engine's start, before it serves anybody.
+        """
+        _empty(self.scratch)
+        self.solver.start()
 
     async def close(self) -> None:
         """End what is under way."""

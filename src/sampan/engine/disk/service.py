@@ -15,10 +15,8 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sampan.engine.builder.service import Builder
-from sampan.engine.builder.solver.cache import Space
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.service import Containers
 from sampan.engine.disk import budget, findings
@@ -29,6 +27,9 @@ from sampan.engine.images.service import Images
 from sampan.engine.store import Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
+
+if TYPE_CHECKING:
+    from sampan.engine.builder.service import Builder
 
 log = logging.getLogger("sampan.disk")
 
@@ -47,12 +48,12 @@ class Disk:
         images: Images,
         containers: Containers,
         volumes: Volumes,
-        builder: Builder,
+        builder: Callable[[], Builder],
     ) -> None:
         self._config = config
         self._store, self._events = store, events
         self._images, self._containers, self._volumes = images, containers, volumes
-        self._cache = builder.solver.cache
+        self._builder = builder  # made when it is first asked for
         self._layer_bytes: dict[str, int] = {}
         self._keeper: asyncio.Task[None] | None = None
 
@@ -255,7 +256,7 @@ class Disk:
         return found
 
     def _check_cache_mounts(self) -> list[Finding]:
-        mounts = self._cache.mounts
+        mounts = self._builder().solver.cache.mounts
         there = {name: f"{mounts.root}/{name}" for name in _names(mounts.root)}
         found = findings.strays("cache mount", there, mounts.ids() | mounts.making, "moved to the trash")
         for id in sorted(mounts.ids() - there.keys()):
@@ -295,7 +296,7 @@ class Disk:
             "volume": lambda id: self._volumes.get(id) is not None,
             "blob": images.content.has,
             "work": images.layers.is_held,
-            "build": lambda id: id in self._cache,
+            "build": lambda id: id in self._builder().solver.cache,
         }
         known = containers.ids() | containers.hidden
 
@@ -369,9 +370,9 @@ class Disk:
 
     async def _collect_cache(self, over_bytes: int) -> int:
         """Give back what builds have left, the longest unused first: it can be made again. Returns the bytes."""
-        total = sum(usage.size_bytes for usage in await self._cache.usages())
-        keep = Space(max_used_bytes=max(1, total - over_bytes))
-        return (await self._cache.prune(all=True, space=keep))[1] if total else 0
+        builder = self._builder()
+        total = sum(usage.size_bytes for usage in await builder.solver.cache.usages())
+        return (await builder.prune(all=True, max_used_bytes=max(1, total - over_bytes)))[1] if total else 0
 
     def _unused(self) -> list[budget.Candidate]:
         """Images without a container and without a child image."""

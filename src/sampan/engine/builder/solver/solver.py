@@ -123,7 +123,7 @@ class Solver:
         self._gc: asyncio.Task[None] | None = None
         self._collected = 0.0
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Bring records, directories and mounts together again after whatever ended the last run."""
         self._runner.recover()
         self.mounts.start()
