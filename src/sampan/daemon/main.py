@@ -34,6 +34,7 @@ from sampan.daemon.logs import configure as configure_logs
 if TYPE_CHECKING:
     from sampan.daemon.reload import Reloader
     from sampan.engine.engine import Engine
+    from sampan.supervisor.starter import Boot
 
 log = logging.getLogger("sampan.daemon")
 
@@ -99,6 +100,15 @@ def run(config: DaemonConfig, given: dict[str, object]) -> int:
 
 
 async def serve(config: DaemonConfig, given: dict[str, object]) -> None:
+    """Start the supervisor and run until a signal. It boots while this process imports its engine, which saves 0.1 s."""
+    from sampan.supervisor import starter
+
+    exec_root = os.path.abspath(config.engine.exec_root)
+    with starter.booting(exec_root, debug=config.engine.debug) as boot:
+        await _serve(config, given, boot)
+
+
+async def _serve(config: DaemonConfig, given: dict[str, object], boot: Boot | None) -> None:
     """Open everything in order, say READY, wait for a signal, close everything in reverse."""
     from sampan.api.server import ApiServer
     from sampan.daemon import listeners
@@ -112,7 +122,7 @@ async def serve(config: DaemonConfig, given: dict[str, object]) -> None:
     async with AsyncExitStack() as undo:
         bound = listeners.bind(config)
         undo.callback(listeners.remove, bound)
-        engine = await Engine.open(config.engine)
+        engine = await Engine.open(config.engine, boot)
         reloader = Reloader(engine, config, given)
         undo.push_async_callback(_close_engine, engine, reloader)
         server = ApiServer(engine)

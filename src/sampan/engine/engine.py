@@ -26,6 +26,7 @@ from sampan.supervisor.client import Supervisor
 if TYPE_CHECKING:
     from sampan.engine.builder.buildkit.door import Door
     from sampan.engine.builder.service import Builder
+    from sampan.supervisor.starter import Boot
 
 
 class Engine:
@@ -58,8 +59,11 @@ class Engine:
         self._buildkit: Door | None = None
 
     @classmethod
-    async def open(cls, config: EngineConfig) -> Engine:
-        """Open the data root, find what runs, and be ready to serve. On failure everything opened is closed again."""
+    async def open(cls, config: EngineConfig, boot: Boot | None = None) -> Engine:
+        """Open the data root, find what runs, and be ready to serve. On failure everything opened is closed again.
+
+        boot: the supervisor of this exec root, when it has been started already.
+        """
         os.umask(0o077)
         for path in (config.data_root, config.exec_root, f"{config.data_root}/containers"):
             os.makedirs(path, mode=0o700, exist_ok=True)
@@ -76,7 +80,7 @@ class Engine:
             volumes = Volumes(config, store, events)
             await volumes.start()
             undo.push_async_callback(volumes.close)
-            supervisor = await Supervisor.connect(config.exec_root, debug=config.debug)
+            supervisor = await Supervisor.connect(config.exec_root, debug=config.debug, boot=boot)
             undo.push_async_callback(supervisor.close)
             containers = Containers(config, store, events, images, networks, volumes)
             await containers.run(supervisor)

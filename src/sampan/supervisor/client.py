@@ -60,9 +60,10 @@ T = TypeVar("T")
 class Supervisor:
     """Use `connect`. All methods raise errors.SampanError kinds; `create`, `start` and exec also TaskFailed."""
 
-    def __init__(self, exec_root: str, *, debug: bool) -> None:
+    def __init__(self, exec_root: str, *, debug: bool, boot: starter.Boot | None = None) -> None:
         self._exec_root = exec_root
         self._debug = debug
+        self._boot = boot
         self._channel: Channel | None = None
         self._stub: SupervisorStub | None = None
         self._ready = asyncio.Event()
@@ -72,9 +73,12 @@ class Supervisor:
         self._pump: asyncio.Task[None] | None = None
 
     @classmethod
-    async def connect(cls, exec_root: str, *, debug: bool = False) -> Supervisor:
-        """Reach the supervisor of `exec_root`, starting it when there is none. Raises Unavailable."""
-        self = cls(os.path.abspath(exec_root), debug=debug)
+    async def connect(cls, exec_root: str, *, debug: bool = False, boot: starter.Boot | None = None) -> Supervisor:
+        """Reach the supervisor of `exec_root`, starting it when there is none. boot: the one that is starting already.
+
+        Raises Unavailable.
+        """
+        self = cls(os.path.abspath(exec_root), debug=debug, boot=boot)
         self._pump = asyncio.create_task(self._keep_connected(), name="supervisor events")
         try:
             await self._until_ready()
@@ -414,13 +418,13 @@ class Supervisor:
 
     async def _ensure_running(self) -> None:
         """Start a supervisor unless one answers; return when one listens."""
-        os.makedirs(self._exec_root, 0o700, exist_ok=True)
-        try:
-            layout.connect(self._exec_root, "supervisor.sock").close()
-            return
-        except (FileNotFoundError, ConnectionRefusedError):
-            pass
-        await starter.start(self._exec_root, debug=self._debug)
+        boot, self._boot = self._boot, None
+        if boot is None:
+            os.makedirs(self._exec_root, 0o700, exist_ok=True)
+            if starter.runs(self._exec_root):
+                return
+            boot = starter.spawn(self._exec_root, debug=self._debug)
+        await boot.ready()
 
 
 def _settle(future: asyncio.Future[Exit | None], exit_: Exit | None) -> None:

@@ -11,11 +11,6 @@ from typing import Any
 
 from sampan.errors import InvalidArgument
 from sampan.spec import oci_image
-from sampan.spec.dockerfile import config as configuration
-from sampan.spec.dockerfile import lines, reading
-from sampan.spec.dockerfile.errors import DockerfileError
-from sampan.spec.dockerfile.instructions import Cmd
-from sampan.spec.dockerfile.words import Variables
 
 _ACCEPTED = frozenset(
     ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR")
@@ -29,6 +24,13 @@ def apply(config: Mapping[str, Any] | None, changes: Iterable[str]) -> Config:
     texts = list(changes)
     if not texts:
         return result
+    # here, because importing the language takes 15 ms of the start of an engine that may never need it
+    from sampan.spec.dockerfile import config as configuration
+    from sampan.spec.dockerfile import lines, reading
+    from sampan.spec.dockerfile.errors import DockerfileError
+    from sampan.spec.dockerfile.instructions import Cmd
+    from sampan.spec.dockerfile.words import Variables
+
     try:
         found = lines.read("\n".join(texts))
         for node in found.nodes:
