@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -152,7 +151,7 @@ class Served:
         self.server = ApiServer(engine)
         self.server.app[CANCELLED] = asyncio.Event()
         for method, path, handler in self.handlers.values():
-            row = routes.Route(re.compile(path), handler, False)
+            row = routes.Route(path, handler, False)
             self.server._router._rows.setdefault((method, path.split("/")[1]), []).insert(0, row)
         await self.server.start()
         sock = socket.socket(socket.AF_UNIX)
