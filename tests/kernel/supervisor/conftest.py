@@ -14,5 +14,9 @@ from tests.kernel.supervisor.bench_of_tasks import Bench, bench
 async def _bench(tmp_path: Path) -> AsyncIterator[Bench]:
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    async with bench(tmp_path) as b:
-        yield b
+    mask = os.umask(0o022)  # an engine that was opened in this process has left its own
+    try:
+        async with bench(tmp_path) as b:
+            yield b
+    finally:
+        os.umask(mask)
