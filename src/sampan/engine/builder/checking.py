@@ -6,7 +6,8 @@ Source: BuildKit's `requests` (outline, targets) as Docker Engine 28.5 answers t
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.builder.definition import Definition
@@ -14,12 +15,22 @@ from sampan.engine.builder.graph import contexts, reach
 from sampan.engine.builder.graph.values import Target
 from sampan.engine.builder.progress import Warning_
 from sampan.engine.builder.request import BuildRequest
+from sampan.errors import SampanError
 from sampan.spec.dockerfile import checks
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError, Range
 from sampan.spec.dockerfile.ignore import Ignore
 from sampan.spec.dockerfile.stages import Stage
 from sampan.spec.dockerfile.words import Variables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What `--check` answers. error: why it cannot be built, with `lines`, `source` and `filename`."""
+
+    warnings: Sequence[Warning_] = ()
+    error: SampanError | None = None
+
 
 OVERRIDE = "BUILDKIT_DOCKERFILE_CHECK"
 _NEEDS_IMAGES = ("UndefinedVar",)

@@ -21,6 +21,7 @@ from typing import Any
 from sampan.engine.builder import cachefrom, checking, definition, failing, remote
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.buildkit.sessions import Sessions
+from sampan.engine.builder.checking import Checked
 from sampan.engine.builder.classic.walk import Voice, Walk
 from sampan.engine.builder.definition import Definition, Ignores
 from sampan.engine.builder.exporters import results
@@ -47,6 +48,8 @@ from sampan.spec.dockerfile.stages import parse
 from sampan.supervisor.client import Supervisor
 
 EPOCH = "SOURCE_DATE_EPOCH"
+
+UNSEEN = Quiet()
 
 
 class Builder:
@@ -274,33 +277,48 @@ class Builder:
 
     # -- asking -------------------------------------------------------------------------------------------------
 
-    async def check(self, request: BuildRequest, session: Session) -> list[Warning_]:
-        """The findings of the build checks, nothing is built (`--check`). Raises: DockerfileError."""
+    async def check(self, request: BuildRequest, session: Session, progress: Progress = UNSEEN) -> Checked:
+        """The findings of the build checks and why it could not be built; nothing is (`--check`). Raises: SampanError
+        for what is not the Dockerfile's fault."""
         request = with_epoch(request)
-        async with self._reading(request, session) as (found, client):
-            bases = self._bases(request, client, Quiet())
-            ignores = Ignores(found, request, client, Quiet())
-            targets = await convert(found.dockerfile, request, bases, ignores=ignores)
-            seen = checking.findings(found, request, targets.values(), ignores.read, everywhere=True)
-            return checking.warnings(found, seen)
+        warnings: list[Warning_] = []
+        try:
+            async with self._reading(request, session, progress) as (found, client):
+                bases, ignores = self._bases(request, client, progress), Ignores(found, request, client, progress)
+                targets: Mapping[Platform, Target] | None = None
+                seen: list[CheckWarning] = []
+                try:
+                    targets = await convert(found.dockerfile, request, bases, ignores=ignores)
+                finally:
+                    known = targets.values() if targets is not None else None
+                    seen = checking.findings(found, request, known, ignores.read, everywhere=True)
+                    warnings = checking.warnings(found, seen)
+                checking.insist(found, request, seen)
+        except SampanError as e:
+            if not hasattr(e, "source"):
+                raise
+            return Checked(warnings=warnings, error=e)
+        return Checked(warnings=warnings)
 
-    async def outline(self, request: BuildRequest, session: Session) -> dict[str, Any]:
+    async def outline(self, request: BuildRequest, session: Session, progress: Progress = UNSEEN) -> dict[str, Any]:
         """What a target takes: arguments, secrets, keys (`--call=outline`)."""
-        async with self._reading(request, session) as (found, _):
+        async with self._reading(request, session, progress) as (found, _):
             return checking.outline(found, request)
 
-    async def targets(self, request: BuildRequest, session: Session) -> dict[str, Any]:
+    async def targets(self, request: BuildRequest, session: Session, progress: Progress = UNSEEN) -> dict[str, Any]:
         """The stages that can be built (`--call=targets`)."""
-        async with self._reading(request, session) as (found, _):
+        async with self._reading(request, session, progress) as (found, _):
             return checking.targets(found)
 
     @asynccontextmanager
-    async def _reading(self, request: BuildRequest, session: Session) -> AsyncIterator[tuple[Definition, Narrowed]]:
+    async def _reading(
+        self, request: BuildRequest, session: Session, progress: Progress
+    ) -> AsyncIterator[tuple[Definition, Narrowed]]:
         """The definition of a build that will not be."""
         client = Narrowed(session)
         try:
-            request = await remote.localised(request, client, Quiet(), self.solver)
-            text = await definition.text(request, client, Quiet())
+            request = await remote.localised(request, client, progress, self.solver)
+            text = await definition.text(request, client, progress)
             with failing.located(text[0], request.filename):
                 found = Definition(text=text[0], filename=request.filename, dockerfile=parse(text[0]), beside=text[1])
                 yield found, client

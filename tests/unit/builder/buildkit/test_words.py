@@ -12,6 +12,7 @@ from sampan.engine.builder.buildkit.details import details_of
 from sampan.engine.builder.buildkit.options import Asked, to_request
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.engine.builder.buildkit.protos import ops_pb2
+from sampan.engine.builder.checking import Checked
 from sampan.engine.builder.ops import ImageOp, Limits
 from sampan.engine.builder.progress import Warning_
 from sampan.engine.builder.request import CacheEnd
@@ -228,7 +229,7 @@ WARNING = Warning_(
 
 
 def test_lint_answers_json_a_text_and_a_status() -> None:
-    found = subrequests.lint([WARNING])
+    found = subrequests.lint(Checked(warnings=[WARNING]))
     document = json.loads(found["result.json"])
     assert document["warnings"][0]["ruleName"] == "FromAsCasing"
     assert document["warnings"][0]["location"] == {"ranges": [{"start": {"line": 1}, "end": {"line": 1}}]}
@@ -242,7 +243,21 @@ def test_lint_answers_json_a_text_and_a_status() -> None:
             "'as' and 'FROM' keywords' casing do not match\nDockerfile:1\n--------------------\n   1 | >>> FROM busybox as x\n"
         )
     )
-    assert subrequests.lint([])["result.statuscode"] == b"0"
+    assert subrequests.lint(Checked())["result.statuscode"] == b"0"
+
+
+def test_lint_says_why_it_cannot_be_built() -> None:
+    error = InvalidArgument("unknown instruction: RUNN")
+    error.__dict__.update(lines=((1, 1),), source=b"RUNN\n", filename="Dockerfile")
+    found = subrequests.lint(Checked(error=error))
+    document = json.loads(found["result.json"])
+    assert document["warnings"] is None
+    assert document["buildError"] == {
+        "message": "unknown instruction: RUNN",
+        "location": {"ranges": [{"start": {"line": 1}, "end": {"line": 1}}]},
+    }
+    assert document["sources"][0]["data"] == "UlVOTgo="
+    assert found["result.statuscode"] == b"1"
 
 
 def test_tables_stand_as_gos_tabwriter_sets_them() -> None:

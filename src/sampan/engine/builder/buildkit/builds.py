@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Mapping
 
+from sampan.engine.builder.buildkit.arrivals import Arrivals
 from sampan.engine.builder.buildkit.details import Failed
 from sampan.engine.builder.buildkit.options import Asked
 from sampan.engine.builder.buildkit.protos import ops_pb2 as pb
@@ -22,6 +23,8 @@ from sampan.engine.builder.buildkit.status import StatusLog
 from sampan.errors import InvalidArgument, NotFound, NotImplemented_
 
 APPEAR_S = 5.0
+ENDED_S = 30.0
+"""How long an ended build's status can be asked for: clients ask beside their Solve, and may come after it."""
 KEPT = 512
 """So many references are remembered."""
 SCHEME = "sampan-result://"
@@ -55,22 +58,23 @@ class Builds:
 
     def __init__(self) -> None:
         self._running: dict[str, Build] = {}
-        self._arrivals: dict[str, asyncio.Future[None]] = {}
+        self._ended: dict[str, Build] = {}
+        self._arrivals = Arrivals()
         self._asked: dict[str, Asked] = {}
 
     def begin(self, ref: str, session: str) -> Build:
         """Raises: InvalidArgument when the reference is taken."""
-        if not ref or ref in self._running:
+        if not ref or ref in self._running or ref in self._ended:
             raise InvalidArgument(f"build {ref} already exists")
         build = self._running[ref] = Build(ref, session)
-        arrival = self._arrivals.pop(ref, None)
-        if arrival is not None and not arrival.done():
-            arrival.set_result(None)
+        self._arrivals.announce(ref)
         return build
 
     def end(self, build: Build) -> None:
         build.log.close()
         self._running.pop(build.ref, None)
+        self._ended[build.ref] = build
+        asyncio.get_running_loop().call_later(ENDED_S, self._ended.pop, build.ref, None)
         if not build.returned.done():
             build.returned.cancel()
         elif not build.returned.cancelled():
@@ -79,19 +83,17 @@ class Builds:
     def running(self) -> list[Build]:
         return list(self._running.values())
 
-    def find(self, ref: str) -> Build | None:
-        return self._running.get(ref)
+    def knows(self, ref: str) -> bool:
+        """Whether the build runs or has just ended."""
+        return ref in self._running or ref in self._ended
 
     async def get(self, ref: str, timeout_s: float = APPEAR_S) -> Build:
-        """A running build; calls about it may come a moment before it does. Raises: NotFound."""
+        """A running or just ended build; calls about it may come a moment before it does. Raises: NotFound."""
+        if ref in self._ended:
+            return self._ended[ref]
         if ref not in self._running:
-            arrival = self._arrivals.setdefault(ref, asyncio.get_running_loop().create_future())
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await asyncio.shield(arrival)
-            except TimeoutError:
-                self._arrivals.pop(ref, None)
-        build = self._running.get(ref)
+            await self._arrivals.wait(ref, timeout_s)
+        build = self._running.get(ref) or self._ended.get(ref)
         if build is None:
             raise NotFound(f"no such job {ref}")
         return build

@@ -109,7 +109,7 @@ class Door:
 
     async def status(self, ref: str) -> AsyncIterator[bytes]:
         """Status responses of a build that runs, is about to run, or has ended. Raises: NotFound."""
-        if self.builds.find(ref) is None and self.history.get(ref) is not None:
+        if not self.builds.knows(ref) and self.history.get(ref) is not None:
             for response in self.history.responses(ref):
                 yield response
             return

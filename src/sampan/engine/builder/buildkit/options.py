@@ -35,7 +35,13 @@ class Asked:
 
     @property
     def request_id(self) -> str:
+        """The question that is asked instead of a build."""
         return self.attrs.get("requestid", "")
+
+    @property
+    def lenders(self) -> dict[str, str]:
+        """Directories that lie with other sessions: name → session."""
+        return _below(self.attrs, "local-sessionid:")
 
 
 def to_request(

@@ -18,6 +18,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from sampan.engine.builder.buildkit import provenance, subrequests, worker
+from sampan.engine.builder.buildkit.borrowing import Borrowing, Within
 from sampan.engine.builder.buildkit.builds import SCHEME, Build, Builds
 from sampan.engine.builder.buildkit.details import Detail, Failed, details_of
 from sampan.engine.builder.buildkit.history import IMAGE_TYPE, PROVENANCE_TYPE, STATUS_TYPE, History, stream
@@ -78,11 +79,11 @@ class Running:
         async with AsyncExitStack() as stack:
             request, session = await self._prepare(build, asked, stack)
             if asked.request_id == subrequests.LINT:
-                return subrequests.lint(await self._builder.check(request, session))
+                return subrequests.lint(await self._builder.check(request, session, build.log))
             if asked.request_id == subrequests.OUTLINE:
-                return subrequests.outline(await self._builder.outline(request, session))
+                return subrequests.outline(await self._builder.outline(request, session, build.log))
             if asked.request_id == subrequests.TARGETS:
-                return subrequests.targets(await self._builder.targets(request, session))
+                return subrequests.targets(await self._builder.targets(request, session, build.log))
         raise NotImplemented_(f"unsupported request {asked.request_id}")
 
     def started(self, build: Build, request: pb.SolveRequest | None = None) -> pb.BuildHistoryRecord:
@@ -144,21 +145,27 @@ class Running:
             cache_to=(CacheEnd(type=one.Type, attrs=dict(one.Attrs)) for one in cache.Exports),
             entitlements=request.Entitlements if request is not None else (),
         )
-        session: GrpcSession = await self._sessions.get(asked.session)
+        session = await self._sessions.get(asked.session)
         context = made.contexts["context"]
         if not context.startswith(UPLOADED):
-            return made, session
+            return made, await self._borrowing(asked, session)
         tree = await TarTree.receive(session.upload("/" + context.removeprefix(UPLOADED)), self._builder.scratch)
         stack.push_async_callback(asyncio.to_thread, tree.close)
         uploaded = ArchiveSession(session.id, tree, session)
         return replace(made, contexts={**made.contexts, "context": "local:context"}), uploaded
+
+    async def _borrowing(self, asked: Asked, session: GrpcSession) -> Session:
+        """The session, with the directories that lie with others."""
+        lenders = {name: await self._sessions.get(id) for name, id in asked.lenders.items() if id != session.id}
+        return Borrowing(session, lenders) if lenders else session
 
     async def _linked(self, build: Build, value: str, stack: AsyncExitStack) -> str:
         """Build what an input stands for; returns it as a context that names its image. The image goes with the stack."""
         asked = self._builds.asked(value.removeprefix(SCHEME))
         async with AsyncExitStack() as inner:
             made, session = await self._prepare(build, asked, inner, (Output(type="image"),))
-            built = await self._builder.build(made, session, build.log)
+            made = replace(made, id=f"{build.ref}-linked")
+            built = await self._builder.build(made, session, Within(build.log, made.id))
         stack.push_async_callback(self._drop, built.image_id)
         return f"docker-image://{built.image_id}"
 

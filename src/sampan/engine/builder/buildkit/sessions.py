@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sampan.engine.builder.buildkit import filesync, rpc, sending
+from sampan.engine.builder.buildkit.arrivals import Arrivals
 from sampan.engine.builder.buildkit.http2 import Connection, Stream, message
 from sampan.engine.builder.buildkit.packs import Packs
 from sampan.engine.builder.trees import Tree
@@ -194,7 +195,7 @@ class Sessions:
     def __init__(self, scratch: str) -> None:
         self.packs = Packs(os.path.join(scratch, "sync"))
         self._sessions: dict[str, GrpcSession] = {}
-        self._arrivals: dict[str, asyncio.Future[None]] = {}
+        self._arrivals = Arrivals()
 
     def add(self, offer: Offer, lost: Callable[[], None] | None = None) -> GrpcSession:
         """Register a client; its `connection` is the protocol of its transport. Another one of that id ends the first."""
@@ -211,23 +212,13 @@ class Sessions:
 
         session = GrpcSession(offer, self.packs, gone)
         self._sessions[offer.id] = session
-        arrival = self._arrivals.pop(offer.id, None)
-        if arrival is not None and not arrival.done():
-            arrival.set_result(None)
+        self._arrivals.announce(offer.id)
         return session
 
     async def get(self, id: str, timeout_s: float = APPEAR_S) -> GrpcSession:
         """Return a client, waiting for it to appear. Raises: NotFound."""
-        found = self._sessions.get(id)
-        if found is not None:
-            return found
-        loop = asyncio.get_running_loop()
-        arrival = self._arrivals.setdefault(id, loop.create_future())
-        try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.shield(arrival)
-        except TimeoutError:
-            self._arrivals.pop(id, None)
+        if id not in self._sessions:
+            await self._arrivals.wait(id, timeout_s)
         found = self._sessions.get(id)
         if found is None:
             raise NotFound(f"no active session for {id}: context deadline exceeded")

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sampan.engine.builder.checking import Checked
 from sampan.engine.builder.progress import Warning_
 from sampan.spec.dockerfile.errors import Range, excerpt
 
@@ -53,8 +54,9 @@ def describe() -> dict[str, bytes]:
     return answer(document, table(("NAME", "VERSION", "DESCRIPTION"), rows))
 
 
-def lint(warnings: Sequence[Warning_]) -> dict[str, bytes]:
-    """Findings of the build checks; `result.statuscode` 1 when there are any."""
+def lint(checked: Checked) -> dict[str, bytes]:
+    """Findings of the build checks and why it cannot be built; `result.statuscode` 1 when there is any of it."""
+    warnings, error = checked.warnings, checked.error
     sources: dict[tuple[str, bytes], int] = {}
     listed = []
     for one in warnings:
@@ -70,15 +72,19 @@ def lint(warnings: Sequence[Warning_]) -> dict[str, bytes]:
                 "location": location,
             }
         )
-    document = {
-        "warnings": listed,
-        "sources": [
-            {"filename": name, "data": base64.b64encode(data).decode(), "language": "Dockerfile"}
-            for name, data in sources
-        ],
-    }
     text = "".join(f"\n{_finding(one)}" for one in warnings)
-    return answer(document, text, result_statuscode="1" if warnings else "0")
+    document: dict[str, Any] = {"warnings": listed or None, "sources": []}
+    if error is not None:
+        lines: tuple[tuple[int, int], ...] = getattr(error, "lines", ())
+        name, data = getattr(error, "filename", "") or "Dockerfile", getattr(error, "source", b"")
+        sources.setdefault((name, data), len(sources))
+        where = {"ranges": [_range(first, last) for first, last in lines]} if lines else {}
+        document["buildError"] = {"message": error.message, "location": where}
+        text += f"\nERROR: {error.message}\n{_excerpt(name, data, lines)}"
+    document["sources"] = [
+        {"filename": name, "data": base64.b64encode(data).decode(), "language": "Dockerfile"} for name, data in sources
+    ]
+    return answer(document, text, result_statuscode="1" if warnings or error else "0")
 
 
 def outline(document: Mapping[str, Any]) -> dict[str, bytes]:
@@ -114,9 +120,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], gap: int = 1) -> s
 
 def _finding(one: Warning_) -> str:
     head = f"WARNING: {one.rule}" + (f" - {one.url}" if one.url else "") + f"\n{one.message}\n"
-    ranges = [Range(first, last) for first, last in one.ranges]
-    lines = excerpt(one.source.decode(errors="replace"), ranges, filename=one.filename or "Dockerfile")
-    return head + (lines + "\n" if lines else "")
+    return head + _excerpt(one.filename or "Dockerfile", one.source, one.ranges)
+
+
+def _excerpt(filename: str, source: bytes, ranges: Iterable[tuple[int, int]]) -> str:
+    lines = excerpt(source.decode(errors="replace"), [Range(*one) for one in ranges], filename=filename)
+    return lines + "\n" if lines else ""
 
 
 def _range(first: int, last: int) -> dict[str, Any]:
