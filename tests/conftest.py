@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import clients
 from tests.support.engine import Engine
 from tests.support.machine import lacks as lacks
 
@@ -44,12 +45,25 @@ def shared_engine(root: None) -> Iterator[Engine]:
 @pytest.fixture
 def engine(root: None) -> Iterator[Engine]:
     """An engine of the test's own, with busybox:latest: for tests that kill, restart or fill it."""
-    own = Engine().start()
+    own = Engine()
     try:
+        own.start()
         own.import_busybox()
         yield own
     finally:
         own.close()
+
+
+@pytest.fixture(scope="session")
+def buildx() -> str:
+    """Path of docker-buildx."""
+    return str(clients.buildx())
+
+
+@pytest.fixture(scope="session")
+def compose() -> str:
+    """Path of docker-compose."""
+    return str(clients.compose())
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support import busybox
+from tests.support import busybox, clients
 from tests.support.engine import Engine
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -143,16 +142,8 @@ def build_buildx(engine: Engine, entry: Entry, context: Path, tag: str) -> tuple
 
 
 def buildx() -> list[str]:
-    """How to call buildx: DOCKER_BUILDX names the program, else it is docker's plugin."""
-    given = os.environ.get("DOCKER_BUILDX")
-    return [given] if given else ["docker", "buildx"]
-
-
-def has_buildx() -> bool:
-    try:
-        return subprocess.run([*buildx(), "version"], capture_output=True, check=False).returncode == 0
-    except OSError:
-        return False
+    """How to call buildx."""
+    return [str(clients.buildx())]
 
 
 # ── results ──────────────────────────────────────────────────────────────────────────────────────────────────────────

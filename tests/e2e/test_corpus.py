@@ -17,7 +17,6 @@ import pytest
 from tests.builder import entries
 from tests.builder.entries import Entry
 from tests.support.engine import Engine
-from tests.support.machine import lacks
 
 TAG = "corpus:result"
 pytestmark = pytest.mark.root
@@ -47,8 +46,7 @@ def base(engine: Engine) -> dict[str, list[Any]]:
 
 @pytest.fixture(scope="module")
 def buildx() -> None:
-    if not entries.has_buildx():
-        lacks("docker buildx (or DOCKER_BUILDX)")
+    entries.buildx()
 
 
 def check_image(engine: Engine, base: dict[str, list[Any]], expected: dict[str, Any]) -> None:

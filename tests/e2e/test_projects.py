@@ -42,11 +42,11 @@ def ours(root: None) -> Iterator[Engine]:
         engine.close()
 
 
-def built(ours: Engine, docker: str, name: str, *options: str, file: str = "Dockerfile") -> str:
-    """Build a project with the real client and BuildKit's door; returns the image's name."""
+def built(ours: Engine, buildx: str, name: str, *options: str, file: str = "Dockerfile") -> str:
+    """Build a project with the real client at BuildKit's door; returns the image's name."""
     directory = PROJECTS / name
     image = f"projects/{name if file == 'Dockerfile' else name + '-' + file.partition('.')[0]}"
-    command = [docker, "build", "--progress=plain", "-f", str(directory / file), "-t", image, *options, str(directory)]
+    command = [buildx, "build", "--progress=plain", "-f", str(directory / file), "-t", image, *options, str(directory)]
     done = subprocess.run(
         command, env={**os.environ, "DOCKER_HOST": ours.host}, capture_output=True, text=True, timeout=800
     )
@@ -62,35 +62,35 @@ def says(ours: Engine, docker: str, *command: str) -> str:
     return done.stdout
 
 
-def test_go(ours: Engine, docker: str) -> None:
-    image = built(ours, docker, "go", "--build-arg", "VERSION=1.2.3")
+def test_go(ours: Engine, docker: str, buildx: str) -> None:
+    image = built(ours, buildx, "go", "--build-arg", "VERSION=1.2.3")
     assert says(ours, docker, image) == "server 1.2.3\n"
     found = ours.request("GET", f"/images/{image}/json").json
     assert found["Config"]["User"] == "65534:65534" and len(found["RootFS"]["Layers"]) == 1
-    built(ours, docker, "go", "--target", "vet")
+    built(ours, buildx, "go", "--target", "vet")
 
 
-def test_node(ours: Engine, docker: str) -> None:
-    image = built(ours, docker, "node")
+def test_node(ours: Engine, docker: str, buildx: str) -> None:
+    image = built(ours, buildx, "node")
     assert says(ours, docker, image) == "hello production\n"
     assert says(ours, docker, image, "stat", "-c", "%U %G", "/app/src/index.js") == "node node\n"
 
 
-def test_python_with_a_secret(ours: Engine, docker: str, tmp_path: Path) -> None:
+def test_python_with_a_secret(ours: Engine, docker: str, buildx: str, tmp_path: Path) -> None:
     secret = tmp_path / "settings"
     secret.write_text("a secret of 25 characters")
-    image = built(ours, docker, "python", "--secret", f"id=settings,src={secret}")
+    image = built(ours, buildx, "python", "--secret", f"id=settings,src={secret}")
     assert says(ours, docker, image) == "app 3 25\n"
     assert says(ours, docker, "--entrypoint", "ls", image, "app") == "__init__.py\n__main__.py\n__pycache__\n"
 
 
-def test_c(ours: Engine, docker: str) -> None:
-    built(ours, docker, "c", "--target", "test")
-    assert says(ours, docker, built(ours, docker, "c")) == "42\n"
+def test_c(ours: Engine, docker: str, buildx: str) -> None:
+    built(ours, buildx, "c", "--target", "test")
+    assert says(ours, docker, built(ours, buildx, "c")) == "42\n"
 
 
-def test_onbuild(ours: Engine, docker: str) -> None:
-    built(ours, docker, "onbuild", file="base.Dockerfile")
-    image = built(ours, docker, "onbuild", "--build-arg", "TITLE=a site")
+def test_onbuild(ours: Engine, docker: str, buildx: str) -> None:
+    built(ours, buildx, "onbuild", file="base.Dockerfile")
+    image = built(ours, buildx, "onbuild", "--build-arg", "TITLE=a site")
     assert says(ours, docker, image) == "a site\n"
     assert says(ours, docker, image, "ls", "/site") == "Dockerfile\nindex.html\ntitle\n"

@@ -29,7 +29,8 @@ def base_tar() -> Path:
     return _made("minbase")
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """Where what is made once is kept."""
     given = os.environ.get("SAMPAN_TEST_CACHE")
     base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sampan-tests"
     base.mkdir(parents=True, exist_ok=True)
@@ -38,7 +39,7 @@ def _cache() -> Path:
 
 def _made(variant: str) -> Path:
     """The file of a variant; one process makes it, others wait. Skips by name where it cannot be made."""
-    path = _cache() / f"{SUITE}-{variant}.tar"
+    path = cache() / f"{SUITE}-{variant}.tar"
     with open(f"{path}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
