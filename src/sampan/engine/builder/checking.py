@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +104,8 @@ def outline(found: Definition, request: BuildRequest) -> dict[str, Any]:
     """What a target takes: arguments, secrets, agents, cache mounts of all stages that it needs."""
     dockerfile = found.dockerfile
     target = reach.target_of(dockerfile, request.target, classic=False)
-    bases = {stage.index: stage.base for stage in dockerfile.stages}
+    outer = _outer(found, request)
+    bases = {stage.index: _expanded(stage.base, outer, dockerfile.escape) for stage in dockerfile.stages}
     stages = [dockerfile.stages[index] for index in reach.needed(dockerfile, target, bases, {})]
     result: dict[str, Any] = {"name": target.name}
     if target.start.comment:
@@ -131,10 +133,18 @@ def outline(found: Definition, request: BuildRequest) -> dict[str, Any]:
 
 
 def _arguments(found: Definition, request: BuildRequest, stages: list[Stage]) -> list[dict[str, Any]]:
-    """Every ARG of these stages; one without a value of its own is the global one of its name."""
+    """Every ARG of these stages and of their FROM; one without a value of its own is the global one of its name."""
     outer = {one.key: (one, line) for line in found.dockerfile.meta_args for one in line.arguments}
+    values = _outer(found, request)
     scope: dict[str, str] = {}
     rows: dict[str, tuple[int, dict[str, Any]]] = {}
+    for name in _used(stages, values, found.dockerfile.escape):
+        if name in outer:
+            argument, at = outer[name]
+            row = {"name": name, **({"description": argument.comment} if argument.comment else {})}
+            if name in values:
+                row["value"] = values[name]
+            rows[name] = (at.range.start, {**row, **_location(at.range)})
     for stage in stages:
         for line in stage.instructions:
             if not isinstance(line, i.Arg):
@@ -144,13 +154,36 @@ def _arguments(found: Definition, request: BuildRequest, stages: list[Stage]) ->
                 value = request.build_args.get(one.key)
                 if value is None and known.value is not None:
                     value = _expanded(known.value, scope, found.dockerfile.escape)
-                row: dict[str, Any] = {"name": one.key}
+                row = {"name": one.key}
                 if known.comment or one.comment:
                     row["description"] = known.comment or one.comment
                 if value is not None:
                     row["value"] = scope[one.key] = value
                 rows.setdefault(one.key, (where.range.start, {**row, **_location(where.range)}))
     return [row for _, row in sorted(rows.values(), key=lambda item: item[0])]
+
+
+def _outer(found: Definition, request: BuildRequest) -> dict[str, str]:
+    """The values of the ARGs before the first FROM."""
+    scope: dict[str, str] = {}
+    for line in found.dockerfile.meta_args:
+        for one in line.arguments:
+            value = request.build_args.get(one.key)
+            if value is None and one.value is not None:
+                value = _expanded(one.value, scope, found.dockerfile.escape)
+            if value is not None:
+                scope[one.key] = value
+    return scope
+
+
+def _used(stages: Iterable[Stage], scope: Mapping[str, str], escape: str) -> set[str]:
+    """The names that the FROM of these stages mention."""
+    variables = Variables(scope, escape)
+    for stage in stages:
+        for text in (stage.base, stage.platform):
+            with suppress(DockerfileError):
+                variables.word(text)
+    return variables.used | variables.unset
 
 
 def _expanded(text: str, scope: Mapping[str, str], escape: str) -> str:

@@ -10,8 +10,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from sampan.engine.builder.buildkit.filesync import Report
 from sampan.engine.builder.buildkit.sessions import GrpcSession
+from sampan.engine.builder.exporters.results import TITLES
 from sampan.engine.builder.progress import Progress, Status, Step, Warning_
 from sampan.engine.builder.trees import Tree
+
+EXPORTS = frozenset(TITLES.values())
 
 
 class Borrowing:
@@ -51,18 +54,20 @@ class Borrowing:
 
 
 class Within:
-    """The progress of a build inside another one: its own steps are shown, its export is not."""
+    """The progress of a build inside another one: its own steps are shown, its exports are not."""
 
-    def __init__(self, progress: Progress, id: str) -> None:
+    def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._hidden = f"{id}/"
+        self._hidden: set[str] = set()
 
     def step(self, step: Step) -> None:
-        if not step.key.startswith(self._hidden):
+        if step.name in EXPORTS:
+            self._hidden.add(step.key)
+        else:
             self._progress.step(step)
 
     def status(self, status: Status) -> None:
-        if not status.key.startswith(self._hidden):
+        if status.key not in self._hidden:
             self._progress.status(status)
 
     def log(self, key: str, stream: int, data: bytes) -> None:

@@ -165,7 +165,7 @@ class Running:
         async with AsyncExitStack() as inner:
             made, session = await self._prepare(build, asked, inner, (Output(type="image"),))
             made = replace(made, id=f"{build.ref}-linked")
-            built = await self._builder.build(made, session, Within(build.log, made.id))
+            built = await self._builder.build(made, session, Within(build.log))
         stack.push_async_callback(self._drop, built.image_id)
         return f"docker-image://{built.image_id}"
 

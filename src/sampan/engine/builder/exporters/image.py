@@ -24,16 +24,18 @@ Documents = Mapping[Platform, Mapping[str, Any]]
 
 
 def names(tags: Iterable[str], output: Output) -> list[Reference]:
-    """The names of a result: the request's, and the output's `name` (several with commas). Raises: InvalidArgument."""
+    """The names of a result as written: the request's, and the output's `name` (several with commas).
+
+    Raises: InvalidArgument.
+    """
     wanted = [*tags, *(name for name in output.attrs.get("name", "").split(",") if name)]
-    found: list[Reference] = []
+    found: dict[Reference, Reference] = {}
     for text in wanted:
         name = reference.parse(text.strip())
         if name.digest:
             raise InvalidArgument(f'invalid tag "{text}": a name with a digest')
-        if name.tagged() not in found:
-            found.append(name.tagged())
-    return found
+        found.setdefault(name.tagged(), name)
+    return list(found.values())
 
 
 async def publish(
@@ -49,12 +51,13 @@ async def publish(
         with step.doing(f"writing image {ids[platform]}"):
             if platform is last:
                 beside = [ids[other] for other in others]
-                await images.publish_image(encoded[platform], names=wanted, beside=beside)
+                named = [name.tagged() for name in wanted]
+                await images.publish_image(encoded[platform], names=named, beside=beside)
             else:
                 await images.publish_image(encoded[platform])
     for name in wanted:
         with step.doing(f"naming to {name}"):
-            images.publish_event("tag", ids[last], name.familiar())
+            images.publish_event("tag", ids[last], name.tagged().familiar())
     for image_id in ids.values():
         images.publish_event("create", image_id, image_id)
     return ids

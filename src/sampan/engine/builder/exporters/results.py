@@ -113,10 +113,11 @@ class Result:
                 raise
 
     async def _one(self, output: Output, step: Shown) -> None:
-        named = image.names(self.request.tags, output)
+        written = image.names(self.request.tags, output)
+        named = [name.tagged() for name in written]
         match output.type:
             case "image":
-                ids = await image.publish(self.images, self.documents, named, step)
+                ids = await image.publish(self.images, self.documents, written, step)
                 self.ids |= {str(platform): image_id for platform, image_id in ids.items()}
                 self._answer(next(iter(ids.values())), next(iter(ids.values())))
                 if output.attrs.get("push", "").lower() in ("1", "true"):
@@ -140,7 +141,7 @@ class Result:
             case _:
                 await self._files(output, step)
         if named and output.type in ("image", "docker", "oci"):
-            self.response["image.name"] = ",".join(str(name) for name in named)
+            self.response["image.name"] = ",".join(map(str, written))
 
     def _answer(self, digest: str, config: str) -> None:
         self.response["containerimage.digest"] = digest
