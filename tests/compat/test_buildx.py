@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import clients
 from tests.support.engine import Engine, until
-from tests.support.plugins import client, plugin
 
 pytestmark = [pytest.mark.root]
 
@@ -28,7 +28,7 @@ TIMEOUT_S = 60
 
 @pytest.fixture
 def environment(shared_engine: Engine, tmp_path: Path) -> dict[str, str]:
-    named = client(tmp_path / "client", buildx=plugin("docker-buildx", "SAMPAN_BUILDX"))
+    named = clients.configured(tmp_path / "client", buildx=clients.buildx())
     return {**os.environ, "DOCKER_HOST": shared_engine.host, **named, "NO_COLOR": "1"}
 
 
@@ -371,7 +371,7 @@ def _untagged(engine: Engine) -> set[str]:
 
 
 def test_compose_build(docker: Run, context: Path, tmp_path: Path) -> None:
-    client(tmp_path / "client", compose=plugin("docker-compose", "SAMPAN_COMPOSE"))
+    clients.configured(tmp_path / "client", compose=clients.compose())
     (tmp_path / "compose.yaml").write_text(
         f"services:\n  web:\n    image: door/composed\n    build:\n      context: {context}\n      args: {{WHO: compose}}\n"
     )

@@ -46,14 +46,16 @@ def program(name: str) -> Path:
     return next(unpacked.rglob(f"cli-plugins/{name}"))
 
 
-def plugins(config: Path) -> dict[str, str]:
-    """The environment in which the docker CLI has both plugins; `config` becomes its directory."""
-    directory = config / "cli-plugins"
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in PACKAGES:
-        if not (directory / name).exists():
-            (directory / name).symlink_to(program(name))
-    return {"DOCKER_CONFIG": str(config)}
+def configured(directory: Path, **plugins: Path) -> dict[str, str]:
+    """A configuration directory of the docker client with these plugins; returns the environment that names it."""
+    (directory / "cli-plugins").mkdir(parents=True, exist_ok=True)
+    for name, path in plugins.items():
+        link = directory / "cli-plugins" / f"docker-{name}"
+        if not link.exists():
+            link.symlink_to(path)
+    if shutil.which("docker") is None:
+        lacks("no docker client")
+    return {"DOCKER_CONFIG": str(directory)}
 
 
 def _fetch(target: Path) -> None:
