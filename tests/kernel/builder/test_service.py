@@ -68,7 +68,7 @@ def test_a_build_makes_a_named_image_and_says_what_it_does() -> None:
             assert config["config"]["Labels"] == {"l": "v"} and "A=b" in config["config"]["Env"]
             assert [entry.get("empty_layer", False) for entry in config["history"]] == [False, False, False, True]
             assert len(config["rootfs"]["diff_ids"]) == 3
-            assert built.response["image.name"] == "docker.io/library/one:latest,docker.io/library/two:2"
+            assert built.response["image.name"] == "docker.io/library/one,docker.io/library/two:2"
             assert events is r.engine.events and begun
 
     run(body())

@@ -184,6 +184,17 @@ def test_kept_directories_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
     packs.close()
 
 
+def test_kept_entries_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packs = Packs(str(tmp_path))
+    monkeypatch.setattr("sampan.engine.builder.buildkit.packs.LIMIT_ENTRIES", 15)
+    for number in range(3):
+        kept = packs.get(number)
+        snapshot, _ = transfer(packs.begin(kept), {f"f{n}": b"x" for n in range(10)})
+        packs.keep(kept, snapshot)
+    assert packs.entries == 10
+    packs.close()
+
+
 def test_a_pack_of_waste_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sampan.engine.builder.buildkit.packs.WASTE_BYTES", 1500)
     packs = Packs(str(tmp_path))

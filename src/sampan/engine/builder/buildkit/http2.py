@@ -1,8 +1,8 @@
 """HTTP/2 towards a client that serves us its files: one connection, our requests, made for many small messages.
 
-A directory of 20,000 files arrives as 60,000 DATA frames; a general HTTP/2 library spends seconds on those. This is the
-part of the protocol that a gRPC *client* needs, strict about what it reads: frames are cut out of whole reads, messages
-handed on in batches, receive windows are wide and opened again as batches are taken.
+A directory of 20,000 files arrives as 60,000 messages, a frame each (ADR 14). This is the part of the protocol that a
+gRPC *client* needs, strict about what it reads: frames are cut out of whole reads, messages handed on in batches,
+receive windows are wide and opened again as batches are taken.
 
     transport ─data_received─▶ frames ─▶ Stream.messages ─batch()─▶ the caller
     the caller ─write()─▶ Stream buffer ─(windows)─▶ transport

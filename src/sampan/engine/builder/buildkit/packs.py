@@ -3,7 +3,8 @@
 A pack only grows: trees that are open read regions that never change, whatever a later transfer adds. What is kept lives
 as long as the process; nothing of it has a name on disk, so a crash, a reboot or a full disk leaves nothing.
 
-Bounded: least recently used directories are forgotten beyond `LIMIT_BYTES` or `LIMIT_COUNT`, and all of them on request.
+Bounded: least recently used directories are forgotten beyond `LIMIT_BYTES`, `LIMIT_COUNT` or `LIMIT_ENTRIES`, and all of
+them on request.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sampan.engine.builder.trees import Entry
 
 LIMIT_BYTES = 4 * 1024**3
 LIMIT_COUNT = 32
+LIMIT_ENTRIES = 200_000  # of all directories; each takes about half a KiB of memory
 BUFFER_BYTES = 1024 * 1024
 WASTE_BYTES = 64 * 1024 * 1024
 
@@ -133,7 +135,7 @@ class Packs:
         if snapshot.pack.size - live > max(live, WASTE_BYTES):
             kept.forget()
         for key, other in list(self._kept.items()):
-            if len(self._kept) <= LIMIT_COUNT and self.bytes <= LIMIT_BYTES:
+            if len(self._kept) <= LIMIT_COUNT and self.bytes <= LIMIT_BYTES and self.entries <= LIMIT_ENTRIES:
                 break
             if not other.lock.locked():
                 other.forget()
@@ -143,6 +145,10 @@ class Packs:
     def bytes(self) -> int:
         """What the kept contents take on disk, at most."""
         return sum(kept.pack.size for kept in self._kept.values() if kept.pack is not None)
+
+    @property
+    def entries(self) -> int:
+        return sum(len(kept.known) for kept in self._kept.values())
 
     def forget(self) -> int:
         """Drop everything that no transfer is using; returns the bytes."""
