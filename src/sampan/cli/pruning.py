@@ -7,6 +7,8 @@ from sampan.cli.listing import filters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sampan.cli.session import Session
 
 
@@ -49,8 +51,11 @@ def images(cli: Session, wanted: list[str], *, all_: bool) -> tuple[int, str]:
     return answer.get("SpaceReclaimed") or 0, _listed("Deleted Images:", lines)
 
 
-def build_cache(cli: Session, wanted: list[str], *, all_: bool) -> tuple[int, str]:
-    answer = cli.engine.post("/build/prune", all=all_, filters=_filters(cli, wanted))
+def build_cache(
+    cli: Session, wanted: list[str], *, all_: bool, space: Mapping[str, object] | None = None
+) -> tuple[int, str]:
+    query = {"all": all_, "filters": _filters(cli, wanted), **(space or {})}
+    answer = cli.engine.call("POST", "/build/prune", query)
     removed = answer.get("CachesDeleted") or ()
     return answer.get("SpaceReclaimed") or 0, _listed("Deleted build cache objects:", removed)
 

@@ -25,6 +25,7 @@ GROUPS = {
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "builder build": ("builder.build", "Build an image from a Dockerfile"),
+    "builder prune": ("builder.prune", "Remove build cache"),
     "container attach": ("container.attach", "Connect this terminal's streams to a running container"),
     "container commit": ("container.commit", "Make an image from a container's changes"),
     "container cp": ("container.cp", "Copy files between a container and this machine"),

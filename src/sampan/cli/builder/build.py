@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import contextmanager
 
 from sampan.cli import progress
-from sampan.cli.builder import context, display
+from sampan.cli.builder import cachemounts, context, display, onerror, wants
 from sampan.cli.registry import credentials
 from sampan.cli.session import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sampan.cli.flags import Options
     from sampan.cli.session import Session
+    from sampan.client.http import Response
 
 USAGE = "[OPTIONS] PATH | URL | -"
 ARGS = (1, 1)
@@ -84,24 +86,127 @@ _URLS = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     source = Source(args[0], opts.text("file"))
     classic = opts.text("progress") == "classic" or os.environ.get("DOCKER_BUILDKIT") == "0"
-    query = parameters(opts, source) | {"version": "1" if classic else "2"}
+    wanted = Wanted(opts)
+    if classic:
+        if wanted.session or opts.text("on-error") or wanted.call != "build":
+            raise CommandError("the classic builder takes no secrets, keys, outputs, further contexts or questions")
+        return _classic(cli, opts, source)
+    if directory := opts.text("cache-mount-import"):
+        cachemounts.bring(cli.engine, directory)
+    query = parameters(opts, source) | wanted.query | {"version": "2"}
+    with wanted.opened(cli) as session_id:
+        query |= {"session": session_id or None}
+        shown = display.chosen("quiet" if opts.flag("quiet") else opts.text("progress"), sys.stderr)
+        try:
+            result = display.show(_ask(cli, query, source), shown)
+        except progress.ProgressError as e:
+            if shown.failure.get("ID"):
+                return onerror.enter(cli, shown.failure, opts.text("on-error"), e.message)
+            raise CommandError(f"ERROR: failed to build: {e.message}") from e
+        finally:
+            if directory := opts.text("cache-mount-export"):
+                cachemounts.take(cli.engine, directory)
+    if wanted.call != "build":
+        return _answered(cli, wanted.call, result.answer)
+    if result.image and (path := opts.text("iidfile")):
+        _write(path, result.image)
+    if path := opts.text("metadata-file"):
+        _write(path, json.dumps(result.said, indent=2, sort_keys=True))
+    if result.image and opts.flag("quiet"):
+        cli.line(result.image)
+    return 0
+
+
+class Wanted:
+    """What the flags ask of the client itself, and say to the engine beside Docker's own parameters."""
+
+    def __init__(self, opts: Options) -> None:
+        self.call = "check" if opts.flag("check") else opts.text("call").partition(",")[0]
+        self._secrets = wants.secrets(opts.many("secret"))
+        self._ssh = wants.ssh(opts.many("ssh"))
+        named = wants.contexts(opts.many("build-context"))
+        self._contexts = {name: value for name, value in named.items() if not value.startswith(wants.OTHERS)}
+        outputs = wants.outputs(opts.many("output"), load=opts.flag("load"), push=opts.flag("push"))
+        self._outputs = {number: output for number, output in enumerate(outputs) if output.path}
+        come_from, read = wants.cache_ends(opts.many("cache-from"), importing=True)
+        go_to, written = wants.cache_ends(opts.many("cache-to"), importing=False)
+        self._contexts |= read
+        self._outputs |= {int(n): wants.Output("local", {}, path) for n, path in written.items()}
+        told = {name: f"local:{name}" if name in self._contexts else value for name, value in named.items()}
+        self.session = bool(self._secrets or self._ssh or self._contexts or self._outputs)
+        self.query: dict[str, object] = {
+            "call": self.call if self.call != "build" else None,
+            "contexts": json.dumps(told) if told else None,
+            "outputs": json.dumps([{"Type": o.type, "Attrs": o.attrs} for o in outputs]) if outputs else None,
+            "cachefrom": json.dumps(come_from) if come_from else None,
+            "cacheto": json.dumps(go_to) if go_to else None,
+            "nocachefilter": opts.many("no-cache-filter") or None,
+            "allow": opts.many("allow") or None,
+            "onerror": _on_error(opts.text("on-error")),
+        }
+
+    @contextmanager
+    def opened(self, cli: Session) -> Iterator[str]:
+        """A session for as long as the build runs; its id, "" when nothing needs one."""
+        if not self.session:
+            yield ""
+            return
+        from sampan.cli.builder.session import ClientSession  # gRPC takes a tenth of a second to import
+
+        with ClientSession(
+            cli.new_engine(),
+            name="sampan",
+            secrets={name: _reader(place) for name, place in self._secrets.items()},
+            ssh={name: paths[0] for name, paths in self._ssh.items()},
+            contexts=self._contexts,
+            outputs=self._outputs,
+            auth=lambda host: ("", ""),  # they go with the request
+        ) as session:
+            yield session.id
+
+
+def _reader(place: str) -> Callable[[], bytes]:
+    """How to get a secret when a step asks for it. place: a path, or `env:NAME`."""
+
+    def read() -> bytes:
+        if place.startswith("env:"):
+            return os.environb.get(place[4:].encode(), b"")
+        with open(place, "rb") as file:
+            return file.read()
+
+    return read
+
+
+def _ask(cli: Session, query: dict[str, object], source: Source) -> Response:
     headers = [("Content-Type", "application/x-tar"), *credentials.all_header(cli.config)]
-    response = cli.engine.open("POST", "/build", query, headers=headers, raw=source.pieces())
+    return cli.engine.open("POST", "/build", query, headers=headers, raw=source.pieces())
+
+
+def _classic(cli: Session, opts: Options, source: Source) -> int:
+    """The classic builder, whose lines come as they are."""
     ids: list[str] = []
-    quiet = opts.flag("quiet")
+    response = _ask(cli, parameters(opts, source) | {"version": "1", "q": opts.flag("quiet") or None}, source)
     try:
-        if classic:
-            progress.show(response, None if quiet else sys.stdout, on_aux=lambda aux: ids.append(aux.get("ID", "")))
-        else:
-            shown = display.chosen("quiet" if quiet else opts.text("progress"), sys.stderr)
-            ids += display.show(response, shown)
+        progress.show(response, sys.stdout, on_aux=lambda aux: ids.append(aux.get("ID", "")))
     except progress.ProgressError as e:
-        raise CommandError(e.message) from e
+        raise CommandError(e.message, e.code) from e
     if ids and (path := opts.text("iidfile")):
         _write(path, ids[-1])
-    if ids and quiet:
-        cli.line(ids[-1])
     return 0
+
+
+def _answered(cli: Session, call: str, answer: dict[str, str]) -> int:
+    """What a question about the Dockerfile gave; findings of the checks are a failure."""
+    cli.out(answer.get("result.txt", ""))
+    if call == "check" and answer.get("result.statuscode", "0") == "0":
+        cli.line("Check complete, no warnings found.")
+    return 1 if answer.get("result.statuscode", "0") != "0" else 0
+
+
+def _on_error(value: str) -> str | None:
+    if value not in ("", "shell", "commit"):
+        raise CommandError(f"invalid --on-error {value!r}: use shell or commit")
+    return "commit" if value else None
 
 
 class Source:
@@ -196,11 +301,8 @@ def parameters(opts: Options, source: Source) -> dict[str, object]:
         "cpusetmems": opts.text("cpuset-mems") or None,
         "cgroupparent": opts.text("cgroup-parent") or None,
         "squash": opts.flag("squash") or None,
-        "q": opts.flag("quiet") or None,
         "rm": True,
     }
-    if sources := opts.many("cache-from"):
-        query["cachefrom"] = json.dumps(sources)
     return query
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from sampan.client.http import Response
 
-TRACE, IMAGE, FAILED = "sampan.build.trace", "moby.image.id", "sampan.build.failed"
 LOG_LINES = 6  # of a running step on a terminal
 TAIL_LINES = 20  # of a failed one
 REDRAW_S = 0.1
@@ -72,7 +71,9 @@ class Display:
     def __init__(self, out: TextIO) -> None:
         self.out = out
         self.steps: dict[str, Step] = {}
-        self.failed_image = ""
+        self.failure: dict[
+            str, Any
+        ] = {}  # key, lines, source and filename of what failed; ID of the files that were kept
 
     def step(self, value: dict[str, Any]) -> None:
         found = self.steps.get(value["key"])
@@ -147,7 +148,9 @@ class Plain(Display):
             self.out.write(
                 f"\n {len(self._warnings)} {noun} found:\n" + "".join(f"{line}\n" for line in self._warnings)
             )
-        if not error:
+        if error:
+            self.out.write(excerpt(self.failure))
+        else:
             self.out.write(summary(list(self.steps.values())))
         self.out.flush()
 
@@ -234,9 +237,18 @@ def chosen(name: str, out: TextIO) -> Display:
     return kinds[name](out)
 
 
-def show(response: Response, display: Display) -> list[str]:
-    """Draw the whole stream; the ids of the images that were made. Raises: ProgressError."""
-    ids: list[str] = []
+class Result:
+    """What came of it. image: its id; said: what the exporters said; answer: of a question about the Dockerfile."""
+
+    def __init__(self) -> None:
+        self.image = ""
+        self.said: dict[str, str] = {}
+        self.answer: dict[str, str] = {}
+
+
+def show(response: Response, display: Display) -> Result:
+    """Draw the whole stream. Raises: ProgressError; `display.failure` has what is known of it."""
+    result = Result()
     for message in jsontext.stream(response.chunks()):
         failure = message.get("errorDetail") or message.get("error")
         if failure is not None:
@@ -246,15 +258,20 @@ def show(response: Response, display: Display) -> list[str]:
         if isinstance(display, RawJson):
             display.out.write(f"{jsontext.dumps(message)}\n")
         aux = message.get("aux") or {}
-        if message.get("id") == IMAGE:
-            ids.append(str(aux["ID"]))
-        elif message.get("id") == FAILED:
-            display.failed_image = str(aux["ID"])
-        elif message.get("id") == TRACE:
-            for kind, value in aux.items():
-                getattr(display, kind)(value)
+        match message.get("id"):
+            case "moby.image.id":
+                result.image = str(aux["ID"])
+            case "sampan.build.failed":
+                display.failure = aux
+            case "sampan.build.answer":
+                result.answer = aux
+            case "sampan.build.result":
+                result.said = aux
+            case "sampan.build.trace":
+                for kind, value in aux.items():
+                    getattr(display, kind)(value)
     display.end("")
-    return ids
+    return result
 
 
 def summary(steps: list[Step]) -> str:
@@ -270,6 +287,18 @@ def summary(steps: list[Step]) -> str:
     slowest = sorted((step for step in done if not step.cached), key=Step.seconds, reverse=True)[:SLOWEST]
     lines += [f"  {step.seconds():6.1f}s  {step.name}\n" for step in slowest if step.seconds() >= 0.05]
     return "".join(lines)
+
+
+def excerpt(failure: dict[str, Any]) -> str:
+    """The lines of the Dockerfile that a failure is about, with `>>>` before them; "" when it is about none."""
+    lines = str(failure.get("source") or "").split("\n")
+    marked = {n for first, last in failure.get("lines") or () for n in range(first, max(first, last) + 1)}
+    if not marked or not lines:
+        return ""
+    first, last = max(1, min(marked) - 2), min(len(lines), max(marked) + 2)
+    shown = [f" {n:3d} | {'>>>' if n in marked else '   '} {lines[n - 1]}" for n in range(first, last + 1)]
+    rule = "-" * 20
+    return "\n".join([f"{failure.get('filename') or 'Dockerfile'}:{min(marked)}", rule, *shown, rule, ""])
 
 
 def _transfers(step: Step) -> list[str]:

@@ -1,0 +1,50 @@
+"""`--cache-mount-export` and `-import`: what RUN --mount=type=cache keeps, as one archive a mount in a directory.
+
+So a CI machine that is new each time begins with the caches of the last one. File names are the mounts' ids, quoted.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sampan.cli.image.load import opened, pieces
+from sampan.cli.session import CommandError
+from sampan.client.engine import quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.client.engine import Engine
+
+SUFFIX = ".tar"
+
+
+def take(engine: Engine, directory: str) -> None:
+    """Write every cache mount of the engine. A file is there whole or not at all."""
+    try:
+        os.makedirs(directory, exist_ok=True)
+        for mount in engine.get("/build/cache-mounts") or ():
+            path = os.path.join(directory, quoted(mount["ID"]).replace("/", "%2F") + SUFFIX)
+            response = engine.open("GET", f"/build/cache-mounts/{quoted(mount['ID'])}")
+            with open(f"{path}.part", "wb") as file:
+                for chunk in response.chunks():
+                    file.write(chunk)
+            engine.finish(response)
+            os.replace(f"{path}.part", path)
+    except OSError as e:
+        raise CommandError(f"cannot write the cache mounts: {e.filename}: {(e.strerror or '').lower()}") from e
+
+
+def bring(engine: Engine, directory: str) -> None:
+    """Fill cache mounts from a directory; one that does not exist has nothing to give."""
+    if not os.path.isdir(directory):
+        return
+    for name in sorted(os.listdir(directory)):
+        if not name.endswith(SUFFIX):
+            continue
+        fd = opened(os.path.join(directory, name))
+        try:
+            target = f"/build/cache-mounts/{name.removesuffix(SUFFIX)}"
+            headers = [("Content-Type", "application/x-tar")]
+            engine.finish(engine.open("PUT", target, headers=headers, raw=pieces(fd)))
+        finally:
+            os.close(fd)

@@ -1,0 +1,37 @@
+"""`sampan builder prune`."""
+
+from __future__ import annotations
+
+from sampan.cli import pruning
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.flags import Options
+    from sampan.cli.session import Session
+
+USAGE = "[OPTIONS]"
+ARGS = (0, 0)
+FLAGS = """
+  -a, --all                    Remove all unused build cache, not only what no image shares
+      --filter filter          Remove only what matches (e.g. "until=24h")
+  -f, --force                  Do not ask
+      --keep-storage bytes     Amount of disk that the cache may keep
+      --max-used-space bytes   The same
+      --min-free-space bytes   Amount of disk that shall be free afterwards
+      --reserved-space bytes   Amount of disk that the cache keeps in any case
+"""
+
+
+def run(cli: Session, opts: Options, args: list[str]) -> int:
+    which = "all build cache" if opts.flag("all") else "all dangling build cache"
+    if not opts.flag("force") and not cli.confirm(
+        f"WARNING! This will remove {which}. Are you sure you want to continue?"
+    ):
+        return 0
+    space = {
+        "reserved-space": opts.number("reserved-space") or opts.number("keep-storage") or None,
+        "max-used-space": opts.number("max-used-space") or None,
+        "min-free-space": opts.number("min-free-space") or None,
+    }
+    freed, text = pruning.build_cache(cli, opts.many("filter"), all_=opts.flag("all"), space=space)
+    return pruning.report(cli, freed, text)
