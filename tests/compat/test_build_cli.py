@@ -20,7 +20,7 @@ from sampan.cli.builder.session import ClientSession
 from sampan.cli.builder.wants import Output
 from sampan.client.engine import Engine as Client
 from sampan.client.transport import Address
-from tests.support.engine import Engine
+from tests.support.engine import Engine, until
 
 pytestmark = pytest.mark.root
 
@@ -164,11 +164,28 @@ def agent(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_an_agent(build: Any, agent: str) -> None:
-    said = build(
-        'FROM busybox\nRUN --mount=type=ssh test "$(echo hello | nc -w 2 local:$SSH_AUTH_SOCK)" = HELLO\n',
-        ssh={"default": agent},
-    )
-    assert b"errorDetail" not in said, said
+def test_an_agent(build: Any, agent: str, shared_engine: Engine) -> None:
+    said: list[bytes] = []
+    script = "until [ -e /c/go ]; do sleep 0.01; done; rm /c/go"
+    text = f"FROM busybox\nRUN --mount=type=ssh --mount=type=cache,target=/c,id=agent-test {script}\n"
+    building = threading.Thread(target=lambda: said.append(build(text, ssh={"default": agent})))
+    building.start()
+    try:
+        until(lambda: list(shared_engine.exec_root.glob("builder/*/ssh-*")), 20, "the agent is forwarded")
+        (forwarded,) = shared_engine.exec_root.glob("builder/*/ssh-*")
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(10)
+            asking.connect(str(forwarded))
+            for word in (b"hello", b"again" * 100):
+                asking.sendall(word)
+                answer = b""
+                while len(answer) < len(word):
+                    answer += asking.recv(1000)
+                assert answer == word.upper()
+    finally:
+        for kept in shared_engine.data_root.glob("builder/cache-mounts/*/data"):
+            (kept / "go").touch()
+        building.join()
+    assert b"errorDetail" not in said[0], said
     missing = "FROM busybox\nRUN --mount=type=ssh,id=other,required=true true\n"
     assert b"unset ssh forward key other" in build(missing, ssh={"default": agent})

@@ -107,6 +107,7 @@ class Receiver:
         self._entries: dict[str, Entry] = {}
         self._places: dict[str, Place] = {}
         self._directories = {""}
+        self._linked: list[Entry] = []
         self._count = 0
         self._listed = False
         self._waiting: dict[int, _Content] = {}
@@ -144,6 +145,10 @@ class Receiver:
         return b"".join(answer)
 
     def snapshot(self) -> Snapshot:
+        for entry in self._linked:  # a tree gives a content under each of its names
+            place = self._places.get(entry.hardlink)
+            if place is not None:
+                self._places[entry.path] = place
         return Snapshot(self._pack, self._entries, self._places, self._known)
 
     def _add(self, raw: bytes, parent: str, entry: Entry, place: Place | None) -> None:
@@ -155,6 +160,8 @@ class Receiver:
             self._directories.add(path)
         elif place is not None:
             self._places[path] = place
+        if entry.hardlink:
+            self._linked.append(entry)
         self._known[raw] = (parent, entry, place)
 
     def _stat(self, raw: bytes, stat: Stat, answer: list[bytes]) -> None:
