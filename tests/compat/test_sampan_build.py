@@ -132,13 +132,17 @@ def test_a_failed_step_is_entered_or_kept(sampan: Any, shared_engine: Engine, co
 
 
 def test_cache_mounts_travel(sampan: Any, engine: Engine, context: Path, tmp_path: Path) -> None:
-    write(context, "FROM busybox", "RUN --mount=type=cache,id=a/b,target=/c cat /c/f 2>/dev/null; echo carried > /c/f")
+    write(
+        context,
+        "FROM busybox",
+        "RUN --mount=type=cache,target=/c --mount=type=cache,id=a/b,target=/d cat /c/f /d/f 2>/dev/null; echo carried > /c/f; echo too > /d/f",
+    )
     assert sampan("build", "--no-cache", "--cache-mount-export", tmp_path / "mounts", context).returncode == 0
     other = client(engine)
     assert " carried\n" not in other("build", "--no-cache", context).stderr
     other("builder", "prune", "-af")
     done = other("build", "--no-cache", "--cache-mount-import", tmp_path / "mounts", context)
-    assert " carried\n" in done.stderr, done.stderr
+    assert " carried\n" in done.stderr and " too\n" in done.stderr, done.stderr
 
 
 def test_prune_frees_what_builds_left(engine: Engine, context: Path) -> None:

@@ -87,8 +87,8 @@ TABLE: tuple[tuple[str, str, str] | tuple[str, str, str, bool], ...] = (
     ("POST", "/build/prune", "build.prune", DETACHED),
     ("POST", "/build/cancel", "build.cancel"),
     ("GET", "/build/cache-mounts", "build.cache_mounts"),  # these three are ours
-    ("GET", "/build/cache-mounts/{id}", "build.cache_mount_get"),
-    ("PUT", "/build/cache-mounts/{id}", "build.cache_mount_put"),
+    ("GET", "/build/cache-mounts/archive", "build.cache_mount_get"),
+    ("PUT", "/build/cache-mounts/archive", "build.cache_mount_put"),
     # networks
     ("GET", "/networks", "networks.list_"),
     ("GET", "/networks/", "networks.list_"),

@@ -302,14 +302,14 @@ async def cache_mounts(request: web.Request) -> web.StreamResponse:
 
 
 async def cache_mount_get(request: web.Request) -> web.StreamResponse:
-    """GET /build/cache-mounts/{id}: its files as a tar archive."""
-    chunks = _mounts(request).export(request.match_info["id"])
+    """GET /build/cache-mounts/archive?id=…: its files as a tar archive."""
+    chunks = _mounts(request).export(query(request, "id"))
     return await streams.raw(request, chunks, content_type="application/x-tar")
 
 
 async def cache_mount_put(request: web.Request) -> web.StreamResponse:
-    """PUT /build/cache-mounts/{id}: give it the files of an archive, in the place of what it had."""
-    await _mounts(request).import_(request.match_info["id"], streams.upload(request))
+    """PUT /build/cache-mounts/archive?id=…: give it the files of an archive, in the place of what it had."""
+    await _mounts(request).import_(query(request, "id"), streams.upload(request))
     return web.Response(status=204)
 
 

@@ -1,6 +1,6 @@
 """`--cache-mount-export` and `-import`: what RUN --mount=type=cache keeps, as one archive a mount in a directory.
 
-So a CI machine that is new each time begins with the caches of the last one. File names are the mounts' ids, quoted.
+So a CI machine that is new each time begins with the caches of the last one. File names are the mounts' ids, `/` as %2F.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import os
 
 from sampan.cli.image.load import opened, pieces
 from sampan.cli.session import CommandError
-from sampan.client.engine import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sampan.client.engine import Engine
 
 SUFFIX = ".tar"
+ARCHIVE = "/build/cache-mounts/archive"
 
 
 def take(engine: Engine, directory: str) -> None:
@@ -23,8 +23,8 @@ def take(engine: Engine, directory: str) -> None:
     try:
         os.makedirs(directory, exist_ok=True)
         for mount in engine.get("/build/cache-mounts") or ():
-            path = os.path.join(directory, quoted(mount["ID"]).replace("/", "%2F") + SUFFIX)
-            response = engine.open("GET", f"/build/cache-mounts/{quoted(mount['ID'])}")
+            path = os.path.join(directory, mount["ID"].replace("%", "%25").replace("/", "%2F") + SUFFIX)
+            response = engine.open("GET", ARCHIVE, {"id": mount["ID"]})
             with open(f"{path}.part", "wb") as file:
                 for chunk in response.chunks():
                     file.write(chunk)
@@ -43,8 +43,8 @@ def bring(engine: Engine, directory: str) -> None:
             continue
         fd = opened(os.path.join(directory, name))
         try:
-            target = f"/build/cache-mounts/{name.removesuffix(SUFFIX)}"
+            mount = name.removesuffix(SUFFIX).replace("%2F", "/").replace("%25", "%")
             headers = [("Content-Type", "application/x-tar")]
-            engine.finish(engine.open("PUT", target, headers=headers, raw=pieces(fd)))
+            engine.finish(engine.open("PUT", ARCHIVE, {"id": mount}, headers=headers, raw=pieces(fd)))
         finally:
             os.close(fd)
