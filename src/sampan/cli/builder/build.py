@@ -157,7 +157,7 @@ class Wanted:
             cli.new_engine(),
             name="sampan",
             secrets={name: _reader(place) for name, place in self._secrets.items()},
-            ssh={name: paths[0] for name, paths in self._ssh.items()},
+            ssh=self._ssh,
             contexts=self._contexts,
             outputs=self._outputs,
             auth=lambda host: ("", ""),  # they go with the request

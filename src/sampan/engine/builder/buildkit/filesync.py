@@ -20,6 +20,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sampan.engine.builder.buildkit import rpc
@@ -149,6 +150,7 @@ class Receiver:
             place = self._places.get(entry.hardlink)
             if place is not None:
                 self._places[entry.path] = place
+                self._entries[entry.path] = replace(entry, size=place.size)
         return Snapshot(self._pack, self._entries, self._places, self._known)
 
     def _add(self, raw: bytes, parent: str, entry: Entry, place: Place | None) -> None:
