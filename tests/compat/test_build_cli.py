@@ -188,3 +188,32 @@ def test_an_agent(build: Any, agent: str, shared_engine: Engine) -> None:
     assert b"errorDetail" not in said[0], said
     missing = "FROM busybox\nRUN --mount=type=ssh,id=other,required=true true\n"
     assert b"unset ssh forward key other" in build(missing, ssh={"default": agent})
+
+
+def test_the_flags(shared_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx, more, cache = tmp_path / "ctx", tmp_path / "more", tmp_path / "cache"
+    ctx.mkdir()
+    more.mkdir()
+    (more / "file").write_text("more\n")
+    (ctx / "Dockerfile").write_text(
+        "FROM busybox AS made\nCOPY --from=more file /out/\n"
+        "RUN --mount=type=secret,id=a --mount=type=secret,id=b cat /run/secrets/a /run/secrets/b > /out/secrets\n"
+        "FROM scratch\nCOPY --from=made /out /\n"
+    )
+    (tmp_path / "a").write_text("first ")
+    monkeypatch.setenv("SECOND", "second")
+    given = ("--secret", f"id=a,src={tmp_path / 'a'}", "--secret", "id=b,env=SECOND", "--build-context", f"more={more}")
+    shared_engine.cli("sampan", "build", *given, "-o", str(tmp_path / "there"), str(ctx))
+    assert (tmp_path / "there/secrets").read_text() == "first second"
+    assert (tmp_path / "there/file").read_text() == "more\n"
+    for _ in range(2):  # written, then read and written again
+        ends = ("--cache-from", f"type=local,src={cache}", "--cache-to", f"type=local,dest={cache},mode=max")
+        shared_engine.cli("sampan", "build", *given, *ends, "-o", f"type=tar,dest={tmp_path / 'tar'}", str(ctx))
+    assert (cache / "index.json").exists()
+    with tarfile.open(tmp_path / "tar") as tar:
+        assert {"file", "secrets"} <= {name.removeprefix("./") for name in tar.getnames()}
+    shared_engine.cli("sampan", "build", *given, "-o", f"type=oci,dest={tmp_path / 'oci'}", str(ctx))
+    with tarfile.open(tmp_path / "oci") as tar:
+        assert "oci-layout" in tar.getnames()
+    failed = shared_engine.cli("sampan", "build", "--ssh", f"default={tmp_path / 'a'}", str(ctx), check=False)
+    assert failed.returncode == 1 and "is not the socket of an ssh agent" in failed.stderr

@@ -1,7 +1,8 @@
 """Install `sampan` as a thin script: the interpreter without `site`, one path, one import.
 
 pip's own console script loads `site`, `re` and what hangs from them: 5 ms on every command. The client needs only the
-standard library and this package, so the script names both and nothing else.
+standard library and this package, so the script names both and nothing else. A command that needs a package of others
+calls `packages` first.
 
     python -m sampan.cli.launcher .venv/bin/sampan
 """
@@ -30,6 +31,14 @@ def install(path: str, python: str = sys.executable) -> None:
         f.write(SCRIPT.format(python=os.path.abspath(python), source=source))
     os.chmod(temporary, 0o755)
     os.rename(temporary, path)
+
+
+def packages() -> None:
+    """Make the installed packages importable, which the script has left out."""
+    if sys.flags.no_site:
+        import site  # 3 ms
+
+        site.main()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 import sys
 from contextlib import contextmanager
 
-from sampan.cli import progress
+from sampan.cli import launcher, progress
 from sampan.cli.builder import cachemounts, context, display, onerror, wants
 from sampan.cli.registry import credentials
 from sampan.cli.session import CommandError
@@ -151,6 +151,7 @@ class Wanted:
         if not self.session:
             yield ""
             return
+        launcher.packages()
         from sampan.cli.builder.session import ClientSession  # gRPC takes a tenth of a second to import
 
         with ClientSession(
