@@ -154,5 +154,8 @@ def test_prune_frees_what_builds_left(engine: Engine, context: Path) -> None:
         if not image["RepoTags"]:
             engine.request("DELETE", f"/images/{image['Id']}")
     assert "1MB" in own("system", "df").stdout
+    assert own("builder", "du").stdout.endswith("Total:\t1MB\n")
+    assert "RUN head -c 1000000 /dev/zero > /big" in own("builder", "du", "--verbose").stdout
+    assert json.loads(own("builder", "du", "--format", "json").stdout.splitlines()[0])["Type"] == "regular"
     done = own("builder", "prune", "-af")
     assert "Total reclaimed space: 1MB" in done.stdout

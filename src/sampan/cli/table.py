@@ -25,6 +25,7 @@ GROUPS = {
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "builder build": ("builder.build", "Build an image from a Dockerfile"),
+    "builder du": ("builder.du", "Show what the build cache takes"),
     "builder prune": ("builder.prune", "Remove build cache"),
     "container attach": ("container.attach", "Connect this terminal's streams to a running container"),
     "container commit": ("container.commit", "Make an image from a container's changes"),
