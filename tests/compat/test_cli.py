@@ -305,3 +305,11 @@ def test_tls_with_certificates_streams_included(secured: tuple[Engine, int], tmp
     )
     assert engine.cli(SAMPAN, *create, docker).stdout == "far\n"
     assert engine.cli(SAMPAN, "-c", "far", "run", "--rm", "busybox", "echo", "context").stdout == "context\n"
+    ctx, more = tmp_path / "ctx", tmp_path / "more"
+    ctx.mkdir()
+    more.mkdir()
+    (more / "big").write_bytes(os.urandom(5_000_000))
+    (ctx / "Dockerfile").write_text("FROM scratch\nCOPY --from=more big /\n")
+    session = ["--build-context", f"more={more}", "-o", f"{tmp_path}/out"]
+    engine.cli(SAMPAN, *host, *mine, "build", *session, str(ctx))
+    assert (tmp_path / "out/big").read_bytes() == (more / "big").read_bytes()

@@ -11,9 +11,12 @@ Source: the session services of BuildKit as buildx 0.29 offers them: secrets, ss
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import os
+import select
 import socket
+import ssl
 import sys
 import threading
 from contextlib import suppress
@@ -121,13 +124,51 @@ class ClientSession:
 
 
 def _plain(sock: Socket) -> socket.socket:
-    """A socket that asyncio can have. Raises: CommandError for one that only blocks (TLS)."""
-    detach = getattr(sock, "detach", None)
-    if detach is None or hasattr(sock, "unwrap"):
-        raise CommandError("ERROR: sessions over TLS are not served by this client")
-    plain = socket.socket(fileno=detach())
-    plain.setblocking(False)
-    return plain
+    """A socket that asyncio can have; for TLS, the near end of a pair that a thread joins to it."""
+    if isinstance(sock, _socket.socket) and not hasattr(sock, "unwrap"):
+        plain = socket.socket(fileno=sock.detach())
+        plain.setblocking(False)
+        return plain
+    near, far = socket.socketpair()
+    threading.Thread(target=_relay, args=(sock, far), name="session-tls", daemon=True).start()
+    near.setblocking(False)
+    return near
+
+
+def _relay(tls: Any, far: socket.socket) -> None:
+    """Carry bytes both ways between a TLS socket and a plain one until either ends; owns both.
+
+    One thread, because a TLS connection may not be read and written at the same time.
+    """
+    tls.setblocking(False)
+    with tls, far, suppress(OSError):
+        while True:
+            if not tls.pending():
+                readable, _, _ = select.select([tls, far], [], [])
+            else:
+                readable = [tls]
+            if far in readable:
+                data = far.recv(WINDOW_BYTES)
+                if not data:
+                    return
+                _send(tls, data)
+            if tls in readable:
+                with suppress(ssl.SSLWantReadError):
+                    data = tls.recv(READ_BYTES)
+                    if not data:
+                        return
+                    far.sendall(data)
+
+
+def _send(tls: Any, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[tls.send(left) :]
+        except ssl.SSLWantWriteError:
+            select.select([], [tls], [])
+        except ssl.SSLWantReadError:
+            select.select([tls], [], [])
 
 
 class _Raw(CodecBase):  # type: ignore[misc]
