@@ -126,8 +126,10 @@ def test_the_earlier_driver_is_taken(tmp_path: Path) -> None:
     (tmp_path / "drivers/vfs/snapshots/1").mkdir(parents=True)
     assert chosen() == "overlay2", "an empty home means nothing, and vfs is never guessed"
     (tmp_path / "drivers/btrfs/snapshots/3").mkdir(parents=True)
+    driver = choice.open_driver("", root, ())
     with pytest.raises(Internal, match="btrfs does not work on"):
-        choice.open_driver("", root, ()).probe()
+        driver.probe()
+    driver.close()
     (tmp_path / "snapshots/1").mkdir()
     words = r"contains several valid graphdrivers: btrfs, overlay2; cleanup or explicitly choose storage driver"
     with pytest.raises(Internal, match=words):
