@@ -297,8 +297,7 @@ def _copy_tree(source: str, target: str) -> None:
 def _copy_file(source: str, target: str) -> None:
     with open(source, "rb") as read, open(target, "wb") as write:
         status = os.fstat(read.fileno())
-        while os.copy_file_range(read.fileno(), write.fileno(), 1 << 30):
-            pass
+        trees.copy_data(read.fileno(), write.fileno(), status)
         os.fchown(write.fileno(), status.st_uid, status.st_gid)
         os.fchmod(write.fileno(), stat.S_IMODE(status.st_mode))
         os.utime(write.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
