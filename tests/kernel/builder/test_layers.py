@@ -147,7 +147,7 @@ def test_after_power_loss_a_layer_that_was_never_synced_does_not_exist(
             unsynced = await first(images, holder, b"later")
             for state in (synced, unsynced):
                 images.store.apply_now(images.store.reference("build:x", f"layer:{state.chain_id}"))
-        monkeypatch.setattr("sampan.engine.images.layers.boot_id", lambda: "another boot")
+        monkeypatch.setattr("sampan.engine.layers.layers.boot_id", lambda: "another boot")
         async with service(tmp_path / "root") as images:
             assert [record.id for record in images.layers.all()] == [synced.chain_id]
             assert len(images.driver.numbers()) == 1

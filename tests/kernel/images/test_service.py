@@ -26,10 +26,11 @@ from typing import Any
 
 import pytest
 
+from sampan.engine import platforms
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.images import flush, platforms
 from sampan.engine.images.service import Images
+from sampan.engine.layers import flush
 from sampan.engine.store import Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import filesystems, mounts, namespaces

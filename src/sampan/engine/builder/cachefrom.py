@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from sampan.engine import platforms
+from sampan.engine.archives import streams
 from sampan.engine.builder import cacheconfig
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.cacheconfig import Blob, CacheConfig, Kept
@@ -24,7 +26,6 @@ from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.state import State
 from sampan.engine.builder.steps import shown
 from sampan.engine.builder.trees import Tree
-from sampan.engine.images import platforms, streams
 from sampan.engine.images.downloads import Wanted, Watcher
 from sampan.engine.images.pull import choose
 from sampan.engine.images.service import Images

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from sampan.engine import platforms
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import merge, mountpoints, validate
 from sampan.engine.containers.launch import Launcher
@@ -23,7 +24,6 @@ from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.records import Container, MountPoint, with_status
 from sampan.engine.containers.registry import Registry, next_state
 from sampan.engine.containers.states import Event, State
-from sampan.engine.images import platforms
 from sampan.engine.tasks import host, spec
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError

@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
-from sampan.engine.images import archive, platforms
-from sampan.engine.images.platforms import Platform
-from sampan.engine.images.streams import Feed, FileSource
+from sampan.engine import platforms
+from sampan.engine.archives.streams import Feed, FileSource
+from sampan.engine.images import archive
+from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument
 from sampan.spec import oci_image, reference
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.content import ContentStore
-from sampan.engine.images.layers import Layers
-from sampan.engine.images.records import Image, LayerRecord
+from sampan.engine.images.records import Image
 from sampan.engine.images.views import Filters, boolean_filter, labels_match, nanoseconds, until_filter
+from sampan.engine.layers.layers import Layers
+from sampan.engine.layers.records import LayerRecord
 from sampan.engine.store import Op, Store
 from sampan.errors import Conflict, NotFound
 from sampan.spec import reference

@@ -21,29 +21,22 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
+from sampan.engine import platforms
+from sampan.engine.archives import streams, tar_writer
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.images import (
-    archive,
-    commit,
-    diff,
-    gc,
-    instructions,
-    loading,
-    platforms,
-    streams,
-    tar_writer,
-    unpack,
-)
+from sampan.engine.images import archive, commit, gc, instructions, loading
 from sampan.engine.images.catalog import Catalog, NoSuchImage
 from sampan.engine.images.content import ContentStore
-from sampan.engine.images.layers import Layers, Staged
-from sampan.engine.images.platforms import Platform
-from sampan.engine.images.records import Image, ImageRecord, SnapshotRecord
+from sampan.engine.images.records import Image, ImageRecord
 from sampan.engine.images.registries import Registries
 from sampan.engine.images.removal import Remover
-from sampan.engine.images.snapshots import choice
 from sampan.engine.images.views import Filters, Objects, Views
+from sampan.engine.layers import diff, unpack
+from sampan.engine.layers.layers import Layers, Staged
+from sampan.engine.layers.records import SnapshotRecord
+from sampan.engine.layers.snapshots import choice
+from sampan.engine.platforms import Platform
 from sampan.engine.store import Op, Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
 from sampan.spec import codec, oci_image, reference

@@ -14,8 +14,8 @@ from typing import Any
 
 from sampan.engine.images import indexes
 from sampan.engine.images.catalog import Catalog
-from sampan.engine.images.layers import Layers
 from sampan.engine.images.records import Image
+from sampan.engine.layers.layers import Layers
 from sampan.engine.store import Store
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec import oci_image
@@ -264,7 +264,9 @@ class Views:
             return {}
         members = [
             indexes.Member(
-                image=image, config_bytes=self._catalog.config_bytes(image.id), layers=self._layers.chain(image)
+                image=image,
+                config_bytes=self._catalog.config_bytes(image.id),
+                layers=self._layers.chain(image.chain_id),
             )
             for image in together
         ]

@@ -21,12 +21,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from sampan.engine.archives import tar_writer
 from sampan.engine.builder.solver import stubs
 from sampan.engine.builder.solver.stubs import Stub
 from sampan.engine.builder.state import State
-from sampan.engine.images import tar_writer
-from sampan.engine.images.layers import Staged
 from sampan.engine.images.service import Images
+from sampan.engine.layers.layers import Staged
 from sampan.spec import oci_image
 
 T = TypeVar("T")

@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from sampan.engine import platforms
 from sampan.engine.builder.ops import Copy, FileOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import keys
@@ -21,8 +22,8 @@ from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.solver.run import Runner
 from sampan.engine.builder.state import Solved, State
 from sampan.engine.builder.trees import Tree
-from sampan.engine.images import platforms, tarsplit
 from sampan.engine.images.service import Images
+from sampan.engine.layers import tarsplit
 from sampan.errors import Internal
 from sampan.spec import oci_image
 

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from sampan.engine.images import buffers, recording, tarsplit, unpack
-from sampan.engine.images.records import Image, LayerRecord
-from sampan.engine.images.snapshots.driver import Driver
-from sampan.engine.images.streams import Digest, Feed, Source, decompressed
+from sampan.engine.archives import buffers
+from sampan.engine.archives.streams import Digest, Feed, Source, decompressed
+from sampan.engine.layers import recording, tarsplit, unpack
+from sampan.engine.layers.records import LayerRecord
+from sampan.engine.layers.snapshots.driver import Driver
 from sampan.engine.store import Op, Store
 from sampan.errors import Internal
 from sampan.linux import filesystems
@@ -79,9 +80,9 @@ class Layers:
             chain_id = record.parent
         return found
 
-    def chain(self, image: Image) -> tuple[LayerRecord, ...]:
-        """The layers of an image, base first."""
-        return tuple(reversed(self.records(image.chain_id)))
+    def chain(self, chain_id: str) -> tuple[LayerRecord, ...]:
+        """The layers of a chain, base first; () for ""."""
+        return tuple(reversed(self.records(chain_id)))
 
     def numbers(self, chain_id: str) -> tuple[int, ...]:
         """The snapshots of a chain, top first."""
