@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from sampan.engine.builder.failures import NotAllowed, StepFailed
 from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Mkfile, RunMount, RunOp, ScratchOp
-from sampan.engine.builder.solver.failures import NotAllowed, StepFailed
 from sampan.errors import NotFound, SampanError
 from sampan.spec import oci_image
 from sampan.spec.engine_api.network import NetworkCreateRequest

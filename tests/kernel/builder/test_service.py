@@ -16,8 +16,8 @@ import pytest
 from sampan.engine import platforms
 from sampan.engine.builder.classic.output import Output as Output_
 from sampan.engine.builder.classic.walk import Voice
+from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
-from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.config import EngineConfig
 from sampan.engine.engine import Engine
 from sampan.engine.platforms import Platform

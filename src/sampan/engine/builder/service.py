@@ -20,9 +20,9 @@ from typing import Any
 
 from sampan.engine.builder import cachefrom, checking, definition, failing, remote
 from sampan.engine.builder.bases import Bases
-from sampan.engine.builder.buildkit.sessions import Sessions
 from sampan.engine.builder.checking import Checked
 from sampan.engine.builder.classic.walk import Voice, Walk
+from sampan.engine.builder.clients.sessions import Sessions
 from sampan.engine.builder.definition import Definition, Ignores
 from sampan.engine.builder.exporters import results
 from sampan.engine.builder.exporters.results import Result

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from sampan.engine.builder.buildkit.filesync import Report
-from sampan.engine.builder.buildkit.sessions import GrpcSession
+from sampan.engine.builder.clients.filesync import Report
+from sampan.engine.builder.clients.sessions import GrpcSession
 from sampan.engine.builder.exporters.results import TITLES
 from sampan.engine.builder.progress import Progress, Status, Step, Warning_
 from sampan.engine.builder.trees import Tree

@@ -10,8 +10,8 @@ import fnmatch
 import posixpath
 
 from sampan.engine.builder.buildkit.builds import Build, Builds
-from sampan.engine.builder.buildkit.sending import to_stat
-from sampan.engine.builder.buildkit.sessions import Sessions
+from sampan.engine.builder.clients.sending import to_stat
+from sampan.engine.builder.clients.sessions import Sessions
 from sampan.engine.builder.ops import GitOp, HttpOp, Vertex
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.trees import Entry, Tree

@@ -12,10 +12,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from sampan.engine.builder.buildkit import subrequests
+from sampan.engine.builder import questions
 from sampan.engine.builder.classic.failures import translated
 from sampan.engine.builder.classic.output import Message, Output
-from sampan.engine.builder.classic.session import ArchiveSession
 from sampan.engine.builder.classic.trace import Trace
 from sampan.engine.builder.classic.walk import Voice
 from sampan.engine.builder.files.tartree import TarTree
@@ -23,6 +22,7 @@ from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.trees import Tree
+from sampan.engine.builder.uploaded import ArchiveSession
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.ignore import read
@@ -140,10 +140,10 @@ async def _traced(
 async def _answer(builder: Builder, request: BuildRequest, call: str, session: Session) -> dict[str, bytes]:
     """What was asked about the Dockerfile."""
     if call == "check":
-        return subrequests.lint(await builder.check(request, session))
+        return questions.lint(await builder.check(request, session))
     if call == "outline":
-        return subrequests.outline(await builder.outline(request, session))
-    return subrequests.targets(await builder.targets(request, session))
+        return questions.outline(await builder.outline(request, session))
+    return questions.targets(await builder.targets(request, session))
 
 
 def _hidden(ignore: bytes, dockerfile: str) -> bytes:

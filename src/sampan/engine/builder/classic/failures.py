@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.files.selection import MissingSource
 from sampan.engine.builder.ops import Copy, FileOp, LocalOp
-from sampan.engine.builder.solver.failures import StepFailed
 from sampan.errors import Internal, InvalidArgument, SampanError
 
 

@@ -26,11 +26,11 @@ from typing import Any
 
 import msgspec
 
+from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.ops import RunOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import runspec, stubs
 from sampan.engine.builder.solver.cachemounts import CacheMounts
-from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.builder.solver.layers import Work
 from sampan.engine.builder.solver.mounting import Mounting, secret_place, unmount
 from sampan.engine.builder.solver.runspec import RunStep

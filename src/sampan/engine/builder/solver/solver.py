@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sampan.engine.builder.failures import NotAllowed
 from sampan.engine.builder.ops import (
     ArchiveOp,
     Copy,
@@ -38,7 +39,6 @@ from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import policy
 from sampan.engine.builder.solver.cache import NO_BOUNDS, Cache, Filters, Space
 from sampan.engine.builder.solver.cachemounts import CacheMounts
-from sampan.engine.builder.solver.failures import NotAllowed
 from sampan.engine.builder.solver.flights import Flight
 from sampan.engine.builder.solver.layers import empty_layer
 from sampan.engine.builder.solver.records import CacheRecord

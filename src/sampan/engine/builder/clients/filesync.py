@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sampan.engine.builder.buildkit import rpc
-from sampan.engine.builder.buildkit.http2 import Connection, Stream, message
-from sampan.engine.builder.buildkit.packs import Known, Pack, Snapshot
+from sampan.engine.builder.clients import rpc
+from sampan.engine.builder.clients.http2 import Connection, Stream, message
+from sampan.engine.builder.clients.packs import Known, Pack, Snapshot
 from sampan.engine.builder.files.spool import Place
 from sampan.engine.builder.trees import Entry
 from sampan.errors import Internal, InvalidArgument, Unavailable

@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sampan.engine.builder.buildkit import filesync, rpc, sending
-from sampan.engine.builder.buildkit.arrivals import Arrivals
-from sampan.engine.builder.buildkit.http2 import Connection, Stream, message
-from sampan.engine.builder.buildkit.packs import Packs
+from sampan.engine.builder.clients import filesync, rpc, sending
+from sampan.engine.builder.clients.arrivals import Arrivals
+from sampan.engine.builder.clients.http2 import Connection, Stream, message
+from sampan.engine.builder.clients.packs import Packs
 from sampan.engine.builder.trees import Tree
 from sampan.errors import Internal, NotFound, Unavailable
 from sampan.spec.buildkit import session_pb2 as pb

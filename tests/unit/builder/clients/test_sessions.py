@@ -11,12 +11,12 @@ from urllib.parse import unquote_plus
 import h2.events
 import pytest
 
-from sampan.engine.builder.buildkit import rpc, sessions
-from sampan.engine.builder.buildkit.http2 import message
-from sampan.engine.builder.buildkit.sessions import GrpcSession, Offer, Sessions
+from sampan.engine.builder.clients import rpc, sessions
+from sampan.engine.builder.clients.http2 import message
+from sampan.engine.builder.clients.sessions import GrpcSession, Offer, Sessions
 from sampan.errors import Internal, NotFound, Unavailable
 from sampan.spec.buildkit import session_pb2 as pb
-from tests.unit.builder.buildkit.test_http2 import Peer
+from tests.unit.builder.clients.test_http2 import Peer
 
 METHODS = frozenset(
     {
