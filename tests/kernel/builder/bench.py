@@ -15,6 +15,7 @@ from sampan.engine import platforms
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.ops import FileOp, ImageOp, Label, RunOp, Vertex
 from sampan.engine.builder.progress import Quiet, Step
+from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.solver.solver import Solver
 from sampan.engine.builder.state import State
 from sampan.engine.builder.trees import Tree
@@ -39,8 +40,8 @@ class Client:
         self.id = "test"
         self.contexts, self.secrets, self.agent = contexts or {}, secrets or {}, agent
 
-    async def local(self, name: str, **_: Any) -> Tree:
-        return DirTree(self.contexts[name])
+    async def local(self, wanted: LocalRequest) -> Tree:
+        return DirTree(self.contexts[wanted.name])
 
     async def secret(self, id: str) -> bytes:
         if id not in self.secrets:

@@ -21,6 +21,7 @@ from sampan.engine.builder.definition import read
 from sampan.engine.builder.narrowed import Narrowed
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.request import CacheEnd
+from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.solver.cache import Cache
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.state import State
@@ -206,7 +207,7 @@ async def _download(images: Images, place: Repository, source: str, blobs: list[
 
 async def _directory(end: CacheEnd, images: Images, cache: Cache, session: Narrowed) -> Imported:
     """An OCI layout; `context` is what the client calls the directory. Raises: NotFound, InvalidArgument."""
-    tree = await session.local(end.attrs.get("context", "cache"))
+    tree = await session.local(LocalRequest(name=end.attrs.get("context", "cache")))
     session.owned.append(tree)
     raw = await asyncio.to_thread(read, tree, "index.json")
     if raw is None:

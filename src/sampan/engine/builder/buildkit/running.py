@@ -32,7 +32,7 @@ from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest, Built, CacheEnd, Output
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
-from sampan.engine.builder.uploaded import ArchiveSession
+from sampan.engine.builder.uploaded import Uploaded
 from sampan.errors import NotImplemented_, SampanError
 
 log = logging.getLogger("sampan.builder")
@@ -152,7 +152,7 @@ class Running:
             return made, await self._borrowing(asked, session)
         tree = await TarTree.receive(session.upload("/" + context.removeprefix(UPLOADED)), self._builder.scratch)
         stack.push_async_callback(asyncio.to_thread, tree.close)
-        uploaded = ArchiveSession(session.id, tree, session)
+        uploaded = Uploaded(session.id, tree, session)
         return replace(made, contexts={**made.contexts, "context": "local:context"}), uploaded
 
     async def _borrowing(self, asked: Asked, session: GrpcSession) -> Session:

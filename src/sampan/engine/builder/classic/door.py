@@ -22,7 +22,7 @@ from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.trees import Tree
-from sampan.engine.builder.uploaded import ArchiveSession
+from sampan.engine.builder.uploaded import Uploaded
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.ignore import read
@@ -65,7 +65,7 @@ async def build(
                 ignore = _hidden(ignore, path)
             request = replace(request, dockerfile=text, ignore=ignore)
         beside = await builder.sessions.get(options.session) if options.session else None
-        session = ArchiveSession(request.id, tree, beside)
+        session = Uploaded(request.id, tree, beside)
         queue: asyncio.Queue[Message | None] = asyncio.Queue()
         run = _traced if request.dialect == "buildkit" else _spoken
         task = asyncio.create_task(run(builder, request, options, session, queue.put_nowait))

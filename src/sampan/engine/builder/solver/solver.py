@@ -35,7 +35,7 @@ from sampan.engine.builder.ops import (
     Vertex,
 )
 from sampan.engine.builder.progress import Progress, Status, Step
-from sampan.engine.builder.session import Session
+from sampan.engine.builder.session import LocalRequest, Session
 from sampan.engine.builder.solver import policy
 from sampan.engine.builder.solver.cache import NO_BOUNDS, Cache, Filters, Space
 from sampan.engine.builder.solver.cachemounts import CacheMounts
@@ -286,11 +286,13 @@ class Solver:
         match vertex:
             case LocalOp():
                 return await session.local(
-                    vertex.context,
-                    include=vertex.include,
-                    exclude=vertex.exclude,
-                    follow=vertex.follow,
-                    report=_report(vertex, progress),
+                    LocalRequest(
+                        name=vertex.context,
+                        include=vertex.include,
+                        exclude=vertex.exclude,
+                        follow=vertex.follow,
+                        report=_report(vertex, progress),
+                    )
                 )
             case HttpOp():
                 return await self._files.http(vertex, session)
