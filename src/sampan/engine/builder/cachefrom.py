@@ -14,6 +14,7 @@ import msgspec
 
 from sampan.engine import platforms
 from sampan.engine.archives import streams
+from sampan.engine.background import first_failure
 from sampan.engine.builder import cacheconfig
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.cacheconfig import Blob, CacheConfig, Kept
@@ -197,7 +198,7 @@ async def _download(images: Images, place: Repository, source: str, blobs: list[
         if chain:
             images.layers.hold_more(holder, chain[-1])
     except BaseExceptionGroup as e:
-        raise Internal(f"a layer of the cache cannot be fetched: {e.exceptions[0]}") from e
+        raise Internal(f"a layer of the cache cannot be fetched: {first_failure(e)}") from e
     finally:
         images.layers.let_go(watcher.holder)
 

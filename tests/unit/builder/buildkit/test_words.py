@@ -14,7 +14,8 @@ from sampan.engine.builder.buildkit.options import Asked, to_request
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.engine.builder.buildkit.protos import ops_pb2
 from sampan.engine.builder.checking import Checked
-from sampan.engine.builder.ops import ImageOp, Limits
+from sampan.engine.builder.failures import BuildFailure, StepFailed
+from sampan.engine.builder.ops import ImageOp, Limits, ScratchOp
 from sampan.engine.builder.progress import Warning_
 from sampan.engine.builder.request import CacheEnd
 from sampan.engine.platforms import Platform
@@ -248,8 +249,8 @@ def test_lint_answers_json_a_text_and_a_status() -> None:
 
 
 def test_lint_says_why_it_cannot_be_built() -> None:
-    error = InvalidArgument("unknown instruction: RUNN")
-    error.__dict__.update(lines=((1, 1),), source=b"RUNN\n", filename="Dockerfile")
+    cause = InvalidArgument("unknown instruction: RUNN")
+    error = BuildFailure(cause, lines=((1, 1),), source=b"RUNN\n", filename="Dockerfile")
     found = questions.lint(Checked(error=error))
     document = json.loads(found["result.json"])
     assert document["warnings"] is None
@@ -290,16 +291,16 @@ def test_an_outline_as_text() -> None:
 
 
 def test_an_error_knows_its_lines_and_its_step() -> None:
-    error = Internal("no")
-    assert details_of(error) == []
-    error.__dict__.update(lines=((2, 3),), source=b"x\n", filename="D", vertex="sha256:1", exit_status=7)
+    assert details_of(Internal("no")) == []
+    vertex = ScratchOp()
+    error = BuildFailure(StepFailed(["x"], 7), vertex=vertex, lines=((2, 3),), source=b"x\n", filename="D")
     found = {one.type_url: json.loads(one.value) for one in details_of(error)}
     prefix = "github.com/moby/buildkit/"
     assert found[prefix + "errdefs.Source+json"] == {
         "info": {"filename": "D", "data": "eAo=", "language": "Dockerfile"},
         "ranges": [{"start": {"line": 2}, "end": {"line": 3}}],
     }
-    assert found[prefix + "errdefs.Vertex+json"] == {"digest": "sha256:1"}
+    assert found[prefix + "errdefs.Vertex+json"] == {"digest": vertex.digest}
     assert found[prefix + "gatewayapi.ExitMessage+json"] == {"Code": 7}
 
 

@@ -17,6 +17,7 @@ from sampan.engine.builder.classic.failures import translated
 from sampan.engine.builder.classic.output import Message, Output
 from sampan.engine.builder.classic.trace import Trace
 from sampan.engine.builder.classic.walk import Voice
+from sampan.engine.builder.failures import cause_of
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.service import Builder
@@ -98,8 +99,9 @@ async def _spoken(
     try:
         await builder.build(request, session, voice)
     except SampanError as e:
-        if isinstance(e, DockerfileError) and request.dockerfile:
-            _point(voice.output, request.dockerfile, e.line)
+        cause = cause_of(e)
+        if isinstance(cause, DockerfileError) and request.dockerfile:
+            _point(voice.output, request.dockerfile, cause.line)
         voice.output.failed()
         raise translated(e) from e
     except Exception:

@@ -215,13 +215,13 @@ class Runner:
                 exit_.cancel()
         except TaskFailed as e:
             refusal = failures.of_start(e.step, e.errno, e.message).error.message
-            raise StepFailed(step.op, args, -1, refusal=refusal if step.classic else e.message) from e
+            raise StepFailed(args, -1, refusal=refusal if step.classic else e.message) from e
         finally:
             gone = self._later(self._supervisor.delete(id))
             if ended is None or unmounted:  # it may still run
                 await asyncio.shield(gone)
         if ended.status:
-            raise StepFailed(step.op, args, ended.status, tail=tail.text(), oom_killed=ended.oom_killed)
+            raise StepFailed(args, ended.status, tail=tail.text(), oom_killed=ended.oom_killed)
 
     async def _pass_on(self, reader: asyncio.StreamReader, output: Output, tail: Tail) -> None:
         """Pass the output on until its end."""
