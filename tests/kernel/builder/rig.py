@@ -17,6 +17,7 @@ from sampan.engine.builder.files.filtered import Filtered
 from sampan.engine.builder.progress import Quiet, Step, Warning_
 from sampan.engine.builder.request import BuildRequest, Built, Output
 from sampan.engine.builder.session import LocalRequest
+from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
 from sampan.engine.engine import Engine
@@ -105,11 +106,10 @@ class Rig:
         (self.context / "Dockerfile").write_text(dockerfile)
         self.watch = Watch()
         self._number += 1
-        more.setdefault("dialect", "buildkit")
         if outputs:
             more["outputs"] = outputs
-        request = BuildRequest(id=f"build{self._number}", network="none", **more)
-        return await self.engine.builder.build(request, self.client, self.watch)
+        request = BuildRequest(id=f"build{self._number}", dialect="buildkit", network="none", **more)
+        return await self.engine.builder.build(request, self.client, self.watch, BUILDKIT)
 
     def config(self, name: str) -> dict[str, Any]:
         return self.engine.images.resolve(name).config

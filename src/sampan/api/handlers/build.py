@@ -37,6 +37,7 @@ from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument
 from sampan.registry.auth import Credentials
 from sampan.spec import codec, reference
+from sampan.spec.dockerfile.config import DialectName
 from sampan.spec.engine_api.container import Ulimit
 from sampan.spec.engine_api.registry import AuthConfig
 
@@ -71,7 +72,7 @@ def _request(request: web.Request) -> BuildRequest:
     if isolation not in ("", "default"):
         raise InvalidArgument(f'unsupported isolation: "{isolation}"')
     arguments = _map(request, "buildargs", "build args")
-    dialect = "buildkit" if query(request, "version") == "2" else "classic"
+    dialect: DialectName = "buildkit" if query(request, "version") == "2" else "classic"
     return BuildRequest(
         id=query(request, "buildid") or os.urandom(16).hex(),
         dialect=dialect,

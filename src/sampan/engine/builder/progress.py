@@ -28,6 +28,30 @@ class Step:
     vertex: Vertex | None = None
     result: str = ""
 
+    @classmethod
+    def of(
+        cls,
+        vertex: Vertex,
+        *,
+        started_ns: int = 0,
+        completed_ns: int = 0,
+        cached: bool = False,
+        error: str = "",
+        result: str = "",
+    ) -> Step:
+        """Return the state of a vertex under its own name."""
+        return cls(
+            key=vertex.digest,
+            name=vertex.label.name or type(vertex).__name__,
+            inputs=tuple(needed.digest for needed in vertex.inputs),
+            started_ns=started_ns,
+            completed_ns=completed_ns,
+            cached=cached,
+            error=error,
+            vertex=vertex,
+            result=result,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:

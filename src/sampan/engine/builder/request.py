@@ -8,6 +8,7 @@ from typing import Any
 
 from sampan.engine.builder.ops import Limits, Vertex
 from sampan.engine.platforms import Platform
+from sampan.spec.dockerfile.config import DialectName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class BuildRequest:
     """
 
     id: str
-    dialect: str
+    dialect: DialectName
     dockerfile: bytes | None = None
     ignore: bytes | None = None
     filename: str = "Dockerfile"

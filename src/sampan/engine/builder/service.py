@@ -18,14 +18,13 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sampan.engine.builder import cachefrom, checking, definition, failures, remote
+from sampan.engine.builder import checking, definition, failures, remote
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.checking import Checked
-from sampan.engine.builder.classic.walk import Voice, Walk
 from sampan.engine.builder.clients.sessions import Sessions
 from sampan.engine.builder.definition import Definition, Ignores
+from sampan.engine.builder.dialect import Converted, Dialect
 from sampan.engine.builder.exporters import results
-from sampan.engine.builder.exporters.results import Result
 from sampan.engine.builder.failures import BuildFailure
 from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.files.target import remove
@@ -36,7 +35,8 @@ from sampan.engine.builder.progress import Progress, Quiet, Warning_
 from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.cache import Kept, Space
-from sampan.engine.builder.solver.solver import CacheSource, Solver
+from sampan.engine.builder.solver.solver import Solver
+from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
@@ -116,15 +116,16 @@ class Builder:
 
     # -- building -----------------------------------------------------------------------------------------------
 
-    async def build(self, request: BuildRequest, session: Session, progress: Progress) -> Built:
-        """Build and export. Cancelling the task cancels the build.
+    async def build(self, request: BuildRequest, session: Session, progress: Progress, dialect: Dialect) -> Built:
+        """Build and export. Cancelling the task cancels the build. dialect: the one that the request names.
 
         Raises: BuildFailure for what belongs to a Dockerfile or a step, else SampanError.
         """
         client = Narrowed(session)
         with self._listed(request.id):
             try:
-                return await self._build(with_epoch(request), client, progress)
+                converted = await self._converted(with_epoch(request), client, progress, dialect)
+                return await dialect.finish(converted)
             finally:
                 await self.solver.release(client)
                 await client.close()
@@ -134,54 +135,40 @@ class Builder:
         task = self._running.get(build_id)
         return task.cancel() if task is not None else False
 
-    async def _build(self, request: BuildRequest, client: Narrowed, progress: Progress) -> Built:
+    async def _converted(
+        self, request: BuildRequest, client: Narrowed, progress: Progress, dialect: Dialect
+    ) -> Converted:
+        """Read the Dockerfile and make the graph. Raises: BuildFailure, SampanError for what comes before it."""
+        assert request.dialect == dialect.name
         results.validate(request)
         request = await remote.localised(request, client, progress, self.solver)
         text = await definition.text(request, client, progress)
         with failures.located(text[0], request.filename):
             found = Definition(text=text[0], filename=request.filename, dockerfile=parse(text[0]), beside=text[1])
             ignores = Ignores(found, request, client, progress)
-            bases = self._bases(request, client, progress)
-            targets = await self._graph(found, request, bases, ignores, progress)
-            client.paths.update(_paths(targets))
-            if request.dialect == "classic":
-                return await self._classic(targets, request, client, progress)
-            wanted = [target.vertex for target in targets.values()]
-            wanted += [
-                entry.vertex for target in targets.values() for entry in target.history if entry.vertex is not None
-            ]
-            sources = await self._sources(request, bases, client, progress)
-            try:
-                solved = await self.solver.solve(
-                    list(dict.fromkeys(wanted)),
-                    session=client,
-                    progress=progress,
-                    on_error=request.on_error,
-                    entitlements=request.entitlements,
-                    cache_from=sources,
-                )
-            except BuildFailure as e:
-                raise failures.in_words(e, request.id, progress) from e
-        result = Result(
-            images=self.images,
-            files=self.files,
+            bases = self._bases(request, client, progress, dialect)
+            if dialect.checked:
+                targets = await self._checked(found, request, bases, ignores, progress)
+            else:
+                targets = await convert(found.dockerfile, request, bases, ignores=ignores)
+        client.paths.update(_paths(targets))
+        return Converted(
             request=request,
+            definition=found,
+            targets=targets,
             session=client,
             progress=progress,
             bases=bases,
+            images=self.images,
+            files=self.files,
+            solver=self.solver,
             scratch=self.scratch,
-            targets=targets,
-            solved=solved,
-            made=self.solver.made(client),
         )
-        return await result.export()
 
-    async def _graph(
+    async def _checked(
         self, found: Definition, request: BuildRequest, bases: Bases, ignores: Ignores, progress: Progress
     ) -> dict[Platform, Target]:
-        """The targets; tells of findings on the way, also when there is no graph. Raises: DockerfileError."""
-        if request.dialect == "classic":
-            return await convert(found.dockerfile, request, bases, ignores=ignores)
+        """Return the targets, and tell of findings on the way, also when there is no graph. Raises: DockerfileError."""
         targets: dict[Platform, Target] | None = None
         seen: list[CheckWarning] = []
         try:
@@ -194,55 +181,17 @@ class Builder:
         checking.insist(found, request, seen)
         return targets
 
-    async def _sources(
-        self, request: BuildRequest, bases: Bases, client: Narrowed, progress: Progress
-    ) -> list[CacheSource]:
-        """What --cache-from offers."""
-        opened = await asyncio.gather(
-            *(
-                cachefrom.open_source(
-                    end,
-                    images=self.images,
-                    cache=self.solver.cache,
-                    bases=bases,
-                    session=client,
-                    progress=progress,
-                    build=request.id,
-                )
-                for end in request.cache_from
-            )
-        )
-        return [source for source in opened if source is not None]
-
-    def _bases(self, request: BuildRequest, session: Session, progress: Progress) -> Bases:
-        told = progress.output.passed_on if isinstance(progress, Voice) else None
-        several = len(request.platforms) > 1
+    def _bases(self, request: BuildRequest, session: Session, progress: Progress, dialect: Dialect) -> Bases:
         return Bases(
             self.images,
             session,
             progress,
             build=request.id,
             auth=request.auth,
-            several=several,
-            lenient=request.dialect == "classic",
-            told=told,
+            several=len(request.platforms) > 1,
+            lenient=dialect.lenient,
+            told=dialect.told,
         )
-
-    async def _classic(
-        self, targets: Mapping[Platform, Target], request: BuildRequest, client: Narrowed, progress: Progress
-    ) -> Built:
-        assert isinstance(progress, Voice)
-        target = next(iter(targets.values()))
-        walk = Walk(
-            target,
-            request,
-            solver=self.solver,
-            files=self.files,
-            images=self.images,
-            session=client,
-            voice=progress,
-        )
-        return await walk.run()
 
     @contextmanager
     def _listed(self, build_id: str) -> Iterator[None]:
@@ -284,7 +233,8 @@ class Builder:
         warnings: list[Warning_] = []
         try:
             async with self._reading(request, session, progress) as (found, client):
-                bases, ignores = self._bases(request, client, progress), Ignores(found, request, client, progress)
+                bases = self._bases(request, client, progress, BUILDKIT)
+                ignores = Ignores(found, request, client, progress)
                 targets: Mapping[Platform, Target] | None = None
                 seen: list[CheckWarning] = []
                 try:

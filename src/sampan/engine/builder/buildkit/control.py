@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from grpclib.server import Stream
 
+from sampan.engine.background import first_failure
 from sampan.engine.builder.buildkit import worker
 from sampan.engine.builder.buildkit.door import Door
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
@@ -91,15 +91,17 @@ class ControlService(ControlBase):  # type: ignore[misc]
         session = self._door.sessions.add(offer)
         tunnel = _Tunnel(stream)
         session.connection.connection_made(tunnel)
-        writing = asyncio.create_task(tunnel.run())
         try:
-            async for part in stream:
-                session.connection.data_received(part.data)
+            async with asyncio.TaskGroup() as group:
+                writing = group.create_task(tunnel.run())
+                async for part in stream:
+                    session.connection.data_received(part.data)
+                writing.cancel()
+        except BaseExceptionGroup as e:
+            if not isinstance(failure := first_failure(e), OSError):
+                raise failure from e
         finally:
             session.connection.connection_lost(None)
-            writing.cancel()
-            with suppress(asyncio.CancelledError, OSError):
-                await writing
 
 
 class _Tunnel(asyncio.WriteTransport):

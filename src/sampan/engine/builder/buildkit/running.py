@@ -32,6 +32,7 @@ from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest, Built, CacheEnd, Output
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
+from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.builder.uploaded import Uploaded
 from sampan.errors import NotImplemented_, SampanError
 
@@ -119,7 +120,7 @@ class Running:
         async with AsyncExitStack() as stack:
             wanted = outputs((one.Type, one.Attrs) for one in _exporters(request))
             made, session = await self._prepare(build, asked, stack, wanted, request)
-            return await self._builder.build(made, session, build.log)
+            return await self._builder.build(made, session, build.log, BUILDKIT)
 
     async def _prepare(
         self,
@@ -166,7 +167,7 @@ class Running:
         async with AsyncExitStack() as inner:
             made, session = await self._prepare(build, asked, inner, (Output(type="image"),))
             made = replace(made, id=f"{build.ref}-linked")
-            built = await self._builder.build(made, session, Within(build.log))
+            built = await self._builder.build(made, session, Within(build.log), BUILDKIT)
         stack.push_async_callback(self._drop, built.image_id)
         return f"docker-image://{built.image_id}"
 

@@ -16,12 +16,13 @@ from sampan.engine.builder import questions
 from sampan.engine.builder.classic.failures import translated
 from sampan.engine.builder.classic.output import Message, Output
 from sampan.engine.builder.classic.trace import Trace
-from sampan.engine.builder.classic.walk import Voice
+from sampan.engine.builder.classic.walk import Voice, dialect
 from sampan.engine.builder.failures import cause_of
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
+from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.builder.trees import Tree
 from sampan.engine.builder.uploaded import Uploaded
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
@@ -97,7 +98,7 @@ async def _spoken(
 ) -> None:
     voice = Voice(Output(send, quiet=options.quiet, remove=options.remove))
     try:
-        await builder.build(request, session, voice)
+        await builder.build(request, session, voice, dialect(voice))
     except SampanError as e:
         cause = cause_of(e)
         if isinstance(cause, DockerfileError) and request.dockerfile:
@@ -132,7 +133,7 @@ async def _traced(
         if options.call != "build":
             trace.answer(await _answer(builder, request, options.call, session))
             return
-        built = await builder.build(request, session, trace)
+        built = await builder.build(request, session, trace, BUILDKIT)
     except SampanError as e:
         trace.failed(e)
         raise

@@ -12,9 +12,9 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
+from sampan.engine.background import Background
 from sampan.engine.builder.clients import filesync, rpc, sending
 from sampan.engine.builder.clients.arrivals import Arrivals
 from sampan.engine.builder.clients.http2 import Connection, Stream, message
@@ -50,7 +50,7 @@ class GrpcSession:
         self.offer = offer
         self.connection = Connection(lost)
         self._packs = packs
-        self._pumps: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     async def local(self, wanted: LocalRequest) -> Tree:
         """Transfer a directory. Raises: NotFound, Internal, Unavailable."""
@@ -95,9 +95,11 @@ class GrpcSession:
             ours.close()
             theirs.close()
             raise
-        task = asyncio.create_task(_pump(stream, *inner))
-        self._pumps.add(task)
-        task.add_done_callback(self._pumps.discard)
+        what = "the connection of a build step to its client's agent"
+        if self._background.spawn(_pump(stream, *inner), what) is None:
+            inner[1].close()
+            outer[1].close()
+            raise Unavailable("the client has gone")
         return outer
 
     async def credentials(self, host: str) -> tuple[str, str]:
@@ -127,8 +129,7 @@ class GrpcSession:
             stream.cancel()
 
     def close(self) -> None:
-        for task in self._pumps:
-            task.cancel()
+        self._background.cancel()
         self.connection.close()
 
     async def _call(self, path: str, request: rpc.Message, answer: type[rpc.T]) -> rpc.T:
@@ -160,14 +161,12 @@ async def _pump(stream: Stream, reader: asyncio.StreamReader, writer: asyncio.St
             await writer.drain()
 
     try:
-        with suppress(ConnectionError):
-            sending_up = asyncio.create_task(up())
-            try:
-                await down()
-            finally:
-                sending_up.cancel()
-                with suppress(asyncio.CancelledError, ConnectionError):
-                    await sending_up
+        async with asyncio.TaskGroup() as group:
+            sending_up = group.create_task(up())
+            await down()
+            sending_up.cancel()
+    except* ConnectionError:
+        pass  # either side has gone
     finally:
         stream.cancel()
         writer.close()

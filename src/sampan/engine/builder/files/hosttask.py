@@ -20,9 +20,9 @@ from typing import Any
 
 import msgspec
 
+from sampan.engine.builder import sshagent
 from sampan.engine.builder.files.git import Ran
 from sampan.engine.builder.session import Session
-from sampan.engine.builder.solver.mounting import Forwarder
 from sampan.engine.config import EngineConfig
 from sampan.engine.tasks import security, spec
 from sampan.engine.tasks.seccomp import Filters
@@ -89,16 +89,9 @@ class HostTask:
         except NotFound:
             return False
         writer.close()
-        forwarder = Forwarder(session, "default")
-        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:  # by descriptor: a socket's path holds 108 bytes
-            server = await asyncio.start_unix_server(forwarder.serve, f"/proc/self/fd/{fd}/agent")
-        finally:
-            os.close(fd)
-        undo.push_async_callback(forwarder.close)
-        undo.callback(server.close)
-        os.chown(f"{directory}/agent", NOBODY, NOBODY)
-        mounts.append(spec.mount("/run/agent", "bind", f"{directory}/agent", ["bind", "rprivate"]))
+        path = await undo.enter_async_context(sshagent.listening(session, "default", directory, "agent"))
+        os.chown(path, NOBODY, NOBODY)
+        mounts.append(spec.mount("/run/agent", "bind", path, ["bind", "rprivate"]))
         return True
 
     async def _execute(

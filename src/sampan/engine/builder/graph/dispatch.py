@@ -46,7 +46,7 @@ def dispatch(stage: Stage, instruction: i.Instruction) -> None:
 def configure(stage: Stage, instruction: i.Instruction) -> None:
     """ENV, LABEL, CMD and all others that touch the configuration only."""
     before = stage.config
-    dialect: config.Dialect = "classic" if stage.common.classic else "buildkit"
+    dialect: config.DialectName = "classic" if stage.common.classic else "buildkit"
     after = config.apply(before, instruction, dialect=dialect, cmd_set=stage.cmd_set)
     if isinstance(instruction, i.Cmd):
         stage.cmd_set = True

@@ -62,7 +62,7 @@ def run(stage: Stage, instruction: i.Run) -> None:
 def command(stage: Stage, instruction: i.Run) -> tuple[list[str], list[RunMount]]:
     """The arguments, and the mount that holds a script if the heredoc is one. Raises: DockerfileError."""
     program, script = instruction.program()
-    dialect: config.Dialect = "classic" if stage.common.classic else "buildkit"
+    dialect: config.DialectName = "classic" if stage.common.classic else "buildkit"
     words = config.command_line(program, stage.config, dialect)
     if not words:
         raise DockerfileError("failed to marshal LLB definition: arguments are required")

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
+from sampan.engine.builder import sshagent
 from sampan.engine.builder.ops import RunMount, RunOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.cachemounts import CacheMounts, Seed, origin_of
@@ -182,15 +183,10 @@ class Mounting:
                 ) from None
             return
         writer.close()
-        path = f"{self._directory}/ssh-{self._count}"
-        forwarder = Forwarder(self._session, mount.id or "default")
-        directory_fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:  # by descriptor: a socket's path holds 108 bytes
-            server = await asyncio.start_unix_server(forwarder.serve, f"/proc/self/fd/{directory_fd}/ssh-{self._count}")
-        finally:
-            os.close(directory_fd)
-        self._undo.push_async_callback(forwarder.close)
-        self._undo.callback(server.close)
+        name = f"ssh-{self._count}"
+        path = await self._undo.enter_async_context(
+            sshagent.listening(self._session, mount.id or "default", self._directory, name)
+        )
         os.chown(path, mount.uid, mount.gid)
         os.chmod(path, 0o600 if mount.mode is None else mount.mode)
         target = mount.target or f"/run/buildkit/ssh_agent.{self._ssh_number()}"
@@ -199,52 +195,6 @@ class Mounting:
 
     def _ssh_number(self) -> int:
         return sum(1 for path, _ in self.targets if path.startswith("/run/buildkit/ssh_agent."))
-
-
-class Forwarder:
-    """Joins every connection to the socket with one to the client's agent."""
-
-    def __init__(self, session: Session, id: str) -> None:
-        self._session, self._id = session, id
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            with suppress(NotFound, OSError, asyncio.CancelledError):
-                await self._join(reader, writer)
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        agent_reader, agent_writer = await self._session.ssh_agent(self._id)
-        try:
-            pumps = [
-                asyncio.create_task(_pump(reader, agent_writer)),
-                asyncio.create_task(_pump(agent_reader, writer)),
-            ]
-            try:
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for pump in pumps:
-                    pump.cancel()
-                await asyncio.gather(*pumps, return_exceptions=True)
-        finally:
-            agent_writer.close()
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(64 * 1024):
-        writer.write(data)
-        await writer.drain()
 
 
 def secret_place(exec_root: str) -> str:

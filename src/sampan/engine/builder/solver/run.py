@@ -14,11 +14,10 @@ secret. What a killed daemon leaves, `recover` and containers/recovery.py take a
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from typing import Any
 
 import msgspec
 
+from sampan.engine.background import Background
 from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.ops import RunOp, Vertex
 from sampan.engine.builder.session import Session
@@ -43,10 +43,9 @@ from sampan.engine.tasks import etcfiles, failures, security, spec
 from sampan.engine.tasks.seccomp import Filters
 from sampan.supervisor.client import Exit, Supervisor, TaskFailed, TaskRequest
 
-log = logging.getLogger("sampan.builder")
-
 SANDBOX_HOSTNAME = "buildkitsandbox"
 TAIL_LINES = 20
+ENDING_S = 60.0  # so long `close` waits for what the last steps used
 TAIL_BYTES = 16 * 1024
 _SPEC = msgspec.json.Encoder()
 
@@ -82,7 +81,7 @@ class Runner:
         self._images, self._supervisor, self._caches = images, supervisor, caches
         self._filters = Filters()
         self._root = f"{config.exec_root}/builder"
-        self._ending: set[asyncio.Task[Any]] = set()
+        self._background = Background()
         self._sandboxes = Sandboxes(networks)
 
     def recover(self) -> None:
@@ -100,7 +99,7 @@ class Runner:
     async def close(self) -> None:
         """Wait until the last steps are cleared away."""
         await self.idle()
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await self._background.close(ENDING_S)
         self.recover()
 
     async def idle(self) -> None:
@@ -154,17 +153,11 @@ class Runner:
 
     # -- what surrounds it --------------------------------------------------------------------------------------------
 
-    def _later(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def _later(self, work: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
         """Let go of something that nobody has to wait for: with its process a task's every writer is dead."""
-        task = asyncio.create_task(work)
-        self._ending.add(task)
-        task.add_done_callback(self._ended)
+        task = self._background.spawn(work, "what a build step used cannot be cleared away", finish=True)
+        assert task is not None  # it is closed when every step has ended
         return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._ending.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("what a build step used cannot be cleared away: %s", error)
 
     def _write_files(self, step: RunStep) -> None:
         etcfiles.write(

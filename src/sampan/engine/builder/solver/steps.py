@@ -8,10 +8,10 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from sampan.engine import platforms
 from sampan.engine.builder.failures import StepFailed
+from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.ops import Copy, FileOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import keys
@@ -27,9 +27,6 @@ from sampan.engine.layers import tarsplit
 from sampan.engine.store import Ref
 from sampan.errors import Internal
 from sampan.spec import oci_image
-
-if TYPE_CHECKING:
-    from sampan.engine.builder.solver.solver import Files
 
 RUNS_AT_ONCE = 2 * (os.cpu_count() or 1)
 COPIES_AT_ONCE = 4
