@@ -112,7 +112,7 @@ def test_a_failed_flush_is_reported_and_remembered(tmp_path: Path, monkeypatch: 
 
         monkeypatch.setattr(os, "fdatasync", fail)
         for _ in range(2):
-            with pytest.raises(StoreError, match=r"cannot flush the database .*s\.db to disk: Input/output error"):
+            with pytest.raises(StoreError, match=r"cannot flush the database .*s\.db to disk: input/output error"):
                 await store.apply(things.put(Thing(id="a")))
         await store.close()
 

@@ -10,6 +10,7 @@ import stat
 
 from sampan.cli import values
 from sampan.cli.session import CommandError
+from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def ssh(texts: Iterable[str]) -> dict[str, str]:
         try:
             mode = os.stat(path).st_mode
         except OSError as e:
-            raise CommandError(f"ERROR: failed to open {path}: open {path}: {(e.strerror or '').lower()}") from e
+            raise CommandError(f"ERROR: failed to open {path}: open {path}: {words(e)}") from e
         if not stat.S_ISSOCK(mode):
             raise CommandError(f"ERROR: {path} is not the socket of an ssh agent; add the key to one with ssh-add")
         found[name or "default"] = path

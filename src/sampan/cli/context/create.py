@@ -8,6 +8,7 @@ from sampan.cli import values
 from sampan.cli.context import store
 from sampan.cli.endpoint import DEFAULT_CONTEXT, EndpointError
 from sampan.cli.session import CommandError
+from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,4 +105,4 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as f:
             return f.read()
     except OSError as e:
-        raise CommandError(f"unable to create docker endpoint config: open {path}: {(e.strerror or '').lower()}") from e
+        raise CommandError(f"unable to create docker endpoint config: open {path}: {words(e)}") from e

@@ -26,7 +26,7 @@ from sampan.engine.tasks.capabilities import permitted
 from sampan.engine.tasks.seccomp import Filters
 from sampan.engine.tasks.spec import Prepared
 from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_, words
 from sampan.linux import mounts as kernel
 from sampan.spec import codec
 from sampan.spec.engine_api.container import Ulimit
@@ -198,7 +198,7 @@ class Launcher:
                     _make_directories(point.source)
                 except OSError as e:
                     raise Internal(
-                        f"error while creating mount source path '{point.source}': mkdir {e.filename}: {(e.strerror or '').lower()}"
+                        f"error while creating mount source path '{point.source}': mkdir {e.filename}: {words(e)}"
                     ) from e
             elif not os.path.lexists(point.source):
                 raise InvalidArgument(

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from sampan.errors import Internal
+from sampan.errors import Internal, words
 from sampan.spec.engine_api.container import HostConfig
 
 _RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})")
@@ -81,9 +81,7 @@ def _mapped(source: str, target: str) -> Iterator[dict[str, Any]]:
             yield _node(real, target)
             return
     except OSError as e:
-        raise Internal(
-            f'error gathering device information while adding custom device "{source}": {(e.strerror or "").lower()}'
-        ) from e
+        raise Internal(f'error gathering device information while adding custom device "{source}": {words(e)}') from e
     raise Internal(f'error gathering device information while adding custom device "{source}": not a device node')
 
 

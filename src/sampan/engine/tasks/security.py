@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.config import EngineConfig
-from sampan.errors import Internal
+from sampan.errors import Internal, words
 from sampan.spec.engine_api.container import HostConfig
 
 MASKED_PATHS = (
@@ -90,7 +90,7 @@ def profile(options: SecurityOptions, caps: list[str]) -> dict[str, Any] | None:
             with open(text) as f:
                 text = f.read()
         except OSError as e:
-            raise Internal(f"opening seccomp profile ({text}) failed: open {text}: {(e.strerror or '').lower()}") from e
+            raise Internal(f"opening seccomp profile ({text}) failed: open {text}: {words(e)}") from e
     return seccomp_profile.resolve(_decode(text), caps)
 
 

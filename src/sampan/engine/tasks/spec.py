@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.tasks import capabilities, devices
-from sampan.errors import Internal
+from sampan.errors import Internal, words
 from sampan.spec.engine_api.container import HostConfig, Resources, Ulimit
 
 BUILD_TASK = "build-"  # ids of tasks that are steps of a build, no containers
@@ -256,5 +256,5 @@ def _numbers(path: str) -> dict[str, int]:
     try:
         device = os.stat(path).st_rdev
     except OSError as e:
-        raise Internal(f"stat {path}: {(e.strerror or '').lower()}") from e
+        raise Internal(f"stat {path}: {words(e)}") from e
     return {"major": os.major(device), "minor": os.minor(device)}

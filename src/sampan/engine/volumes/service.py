@@ -27,7 +27,7 @@ from sampan.engine.events import Events
 from sampan.engine.store import Ref, Store
 from sampan.engine.volumes import copyup, local
 from sampan.engine.volumes.records import ANONYMOUS_LABEL, Volume
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
 
 log = logging.getLogger("sampan.volumes")
@@ -165,7 +165,7 @@ class Volumes:
                 await self._store.apply(self._table.put(volume))
             except OSError as e:
                 raise Internal(
-                    f"create {name}: error while creating volume path '{volume.mountpoint}': {_words(e)}"
+                    f"create {name}: error while creating volume path '{volume.mountpoint}': {words(e)}"
                 ) from e
             finally:
                 self.making.discard(name)
@@ -196,7 +196,7 @@ class Volumes:
                 self._discard(volume)
             except OSError as e:
                 self._store.apply_now(self._table.put(volume))
-                raise Internal(f"remove {name}: {_words(e)}") from e
+                raise Internal(f"remove {name}: {words(e)}") from e
             await self._store.apply(self._table.delete(name))
         self._events.publish("volume", "destroy", name, {"driver": volume.driver})
 
@@ -274,7 +274,7 @@ class Volumes:
                 try:
                     await asyncio.to_thread(local.unmount, volume.mountpoint)
                 except OSError as e:
-                    log.warning("cannot unmount volume %s: %s", name, _words(e))
+                    log.warning("cannot unmount volume %s: %s", name, words(e))
 
     def adopt(self, name: str, container_id: str) -> None:
         """Remember, after a restart of the daemon, that a running container uses a volume."""
@@ -288,7 +288,7 @@ class Volumes:
         try:
             await asyncio.to_thread(copyup.copy_up, root_fd, path, volume.mountpoint)
         except OSError as e:
-            raise Internal(f"error while copying {path} into volume {name}: {_words(e)}") from e
+            raise Internal(f"error while copying {path} into volume {name}: {words(e)}") from e
 
 
 def _subpath(source: str, subpath: str) -> str:
@@ -303,7 +303,7 @@ def _subpath(source: str, subpath: str) -> str:
         finally:
             os.close(fd)
     except OSError as e:
-        raise InvalidArgument(f"cannot access path {subpath}: {_words(e)}") from e
+        raise InvalidArgument(f"cannot access path {subpath}: {words(e)}") from e
     finally:
         os.close(root)
 
@@ -359,8 +359,3 @@ def _go_bool(name: str, values: set[str]) -> bool:
         if value.lower() not in known:
             raise InvalidArgument(f"invalid filter '{name}': strconv.ParseBool: parsing \"{value}\": invalid syntax")
     return any(known[v.lower()] for v in values)
-
-
-def _words(error: OSError) -> str:
-    words = error.strerror or str(error)
-    return words[:1].lower() + words[1:]

@@ -20,7 +20,7 @@ from sampan.engine.builder.buildkit.arrivals import Arrivals
 from sampan.engine.builder.buildkit.http2 import Connection, Stream, message
 from sampan.engine.builder.buildkit.packs import Packs
 from sampan.engine.builder.trees import Tree
-from sampan.errors import Internal, NotFound, Unavailable
+from sampan.errors import Internal, NotFound, Unavailable, words
 from sampan.spec.buildkit import session_pb2 as pb
 
 APPEAR_S = 5.0
@@ -83,7 +83,7 @@ class GrpcSession:
             except OSError as e:
                 self._packs.forget()
                 kept.forget()
-                raise Internal(f"failed to receive {name}: {e.strerror or e}") from e
+                raise Internal(f"failed to receive {name}: {words(e)}") from e
             tree = snapshot.tree()
             self._packs.keep(kept, snapshot)
             if not self.offer.shared_key:

@@ -50,7 +50,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Ref, Store
-from sampan.errors import Internal, SampanError
+from sampan.errors import Internal, SampanError, words
 from sampan.supervisor.client import Supervisor
 
 log = logging.getLogger("sampan.builder")
@@ -492,4 +492,4 @@ def _reason(error: BaseException) -> str:
 
 def _words(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
-    return f"{(error.strerror or str(error)).lower()}{where}"
+    return f"{words(error)}{where}"
