@@ -115,9 +115,11 @@ def moment(text: str, now_ns: int) -> int:
 
 
 def _civil(moment: time.struct_time) -> str:
-    """Write date and clock. Not strftime, which writes the year 1 as `1`."""
-    year, month, day, hour, minute, second = moment[:6]
-    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}"
+    """Write date and clock."""
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", moment)
+    return (
+        text if moment.tm_year > 999 else f"{moment.tm_year:04d}{text[text.index('-') :]}"
+    )  # the C library writes `1`
 
 
 def _zone(moment: time.struct_time) -> str:

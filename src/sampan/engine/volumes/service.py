@@ -16,8 +16,8 @@ import logging
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from msgspec.structs import replace
@@ -29,6 +29,7 @@ from sampan.engine.volumes import copyup, local
 from sampan.engine.volumes.records import ANONYMOUS_LABEL, Volume
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
+from sampan.spec import times
 
 log = logging.getLogger("sampan.volumes")
 
@@ -152,7 +153,7 @@ class Volumes:
             id=name,
             options=None if options is None else dict(options),
             labels=None if marked is None else dict(marked),
-            created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created_at=times.rfc3339(time.time_ns()),
             mountpoint=os.path.join(self._root, name, "_data"),
         )
         async with self._lock:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from grpclib.server import Stream
@@ -19,6 +18,7 @@ from sampan.engine.builder.buildkit.protos.control_grpc import ControlBase
 from sampan.engine.builder.buildkit.protos.worker_pb2 import BuildkitVersion
 from sampan.engine.builder.buildkit.sessions import Offer
 from sampan.errors import InvalidArgument
+from sampan.spec import times
 
 if TYPE_CHECKING:
     from sampan.engine.builder.buildkit.door import Door
@@ -137,4 +137,4 @@ def filters(texts: Iterable[str]) -> list[str]:
 
 def now() -> dict[str, str]:
     """What clients measure their clock's difference with."""
-    return {"buildkit-current-timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
+    return {"buildkit-current-timestamp": times.now()}
