@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 
-from sampan.cli import values
 from sampan.cli.session import CommandError
 
 
@@ -15,10 +14,10 @@ def api_time(text: str) -> str | None:
     """`42m`, `2026-01-02T03:04:05Z`, `1700000000.5` → "seconds.nanoseconds"; "" → None. Raises CommandError."""
     if not text:
         return None
-    from sampan.spec import times  # most command lines hold no time
+    from sampan.spec import go_values, times  # most command lines hold no time
 
     try:
-        return str((time.time_ns() - values.duration_ns(text)) // 10**9)
+        return str((time.time_ns() - go_values.duration_ns(text)) // 10**9)
     except ValueError:
         pass
     if text.replace(".", "", 1).isdigit():

@@ -83,7 +83,7 @@ def test_durations(text: str, ns: int) -> None:
     ("text", "message"),
     [
         ("", 'time: invalid duration ""'),
-        ("3", 'time: missing unit in duration "3"'),
+        ("5", 'time: missing unit in duration "5"'),
         ("x", 'time: invalid duration "x"'),
         ("-", 'time: invalid duration "-"'),
         (".s", 'time: invalid duration ".s"'),

@@ -12,6 +12,7 @@ from typing import Any
 
 from sampan.engine.config import EngineConfig
 from sampan.errors import Internal, words
+from sampan.spec import go_values
 from sampan.spec.engine_api.container import HostConfig
 
 MASKED_PATHS = (
@@ -30,7 +31,6 @@ MASKED_PATHS = (
 )
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 UNCONFINED = "unconfined"
-TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def parse(host: HostConfig, engine: EngineConfig) -> SecurityOptions:
         if not separator:
             key, _, value = option.partition(":")
         if key == "no-new-privileges":
-            no_new_privileges = value in TRUE
+            no_new_privileges = go_values.boolean(value)
         elif key == "seccomp":
             seccomp = "" if value == "builtin" else value
         elif key == "apparmor":

@@ -29,7 +29,7 @@ from sampan.engine.volumes import copyup, local
 from sampan.engine.volumes.records import ANONYMOUS_LABEL, Volume
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
-from sampan.spec import times
+from sampan.spec import go_values, times
 
 log = logging.getLogger("sampan.volumes")
 
@@ -355,8 +355,7 @@ def _one_bool(name: str, values: set[str]) -> bool:
 
 
 def _go_bool(name: str, values: set[str]) -> bool:
-    known = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
-    for value in values:
-        if value.lower() not in known:
-            raise InvalidArgument(f"invalid filter '{name}': strconv.ParseBool: parsing \"{value}\": invalid syntax")
-    return any(known[v.lower()] for v in values)
+    try:
+        return True in {go_values.boolean(value) for value in values}
+    except ValueError as e:
+        raise InvalidArgument(f"invalid filter '{name}': {e}") from e
