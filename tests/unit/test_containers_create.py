@@ -81,7 +81,7 @@ async def test_a_failure_after_the_snapshot_leaves_nothing(tmp_path: Path, monke
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(room.store, "apply", no_space)
-        with pytest.raises(Internal, match="cannot create container web: No space left on device"):
+        with pytest.raises(Internal, match="cannot create container web: no space left on device"):
             await create(room, {"Image": "busybox"}, "web")
         monkeypatch.undo()
         assert not room.images.snapshots and not list((tmp_path / "containers").iterdir())

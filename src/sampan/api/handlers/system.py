@@ -20,7 +20,7 @@ from sampan.engine.config import EngineConfig
 from sampan.errors import Internal, InvalidArgument
 from sampan.registry.auth import Credentials
 from sampan.registry.login import login
-from sampan.spec import codec
+from sampan.spec import codec, times
 from sampan.spec.engine_api.registry import AuthConfig
 
 _PING_HEADERS = {
@@ -94,7 +94,7 @@ async def info(request: web.Request) -> web.StreamResponse:
         "Debug": config.debug,
         "NFd": hostinfo.open_descriptors(),
         "NGoroutines": len(asyncio.all_tasks()),
-        "SystemTime": hostinfo.now_rfc3339nano(),
+        "SystemTime": times.now(),
         "LoggingDriver": config.log_driver,
         "NEventsListener": e.events.listeners(),
         "IndexServerAddress": "https://index.docker.io/v1/",

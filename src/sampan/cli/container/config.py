@@ -12,6 +12,7 @@ import os
 
 from sampan.cli.container import addresses, mounts
 from sampan.client import jsontext
+from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def file_lines(path: str) -> list[str]:
     except UnicodeDecodeError:
         raise ValueError(f"env file {path} contains invalid utf8 bytes") from None
     except OSError as e:
-        raise ValueError(f"open {path}: {(e.strerror or '').lower()}") from e
+        raise ValueError(f"open {path}: {words(e)}") from e
     out = []
     for line in text.splitlines():
         line = line.lstrip(" \t")
@@ -312,9 +313,7 @@ def _security(texts: list[str]) -> tuple[list[str], bool]:
                 with open(value, "rb") as f:
                     profile = jsontext.loads(f.read())
             except OSError as e:
-                raise ValueError(
-                    f"opening seccomp profile ({value}) failed: open {value}: {(e.strerror or '').lower()}"
-                ) from e
+                raise ValueError(f"opening seccomp profile ({value}) failed: open {value}: {words(e)}") from e
             except ValueError as e:
                 raise ValueError(f"compacting json for seccomp profile ({value}) failed: {e}") from e
             text = "seccomp=" + jsontext.dumps(profile)

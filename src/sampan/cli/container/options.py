@@ -202,7 +202,9 @@ def _gpus(text: str) -> dict[str, Any]:
             "Options": {},
         }
     request: dict[str, Any] = {"Driver": "", "Count": 0, "DeviceIDs": None, "Capabilities": None, "Options": {}}
-    for field in values.fields(text):
+    from sampan.spec import go_values
+
+    for field in go_values.fields(text):
         key, _, value = field.partition("=")
         if key == "driver":
             request["Driver"] = value

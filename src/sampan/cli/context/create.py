@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-from sampan.cli import values
 from sampan.cli.context import store
 from sampan.cli.endpoint import DEFAULT_CONTEXT, EndpointError
 from sampan.cli.session import CommandError
+from sampan.errors import words
+from sampan.spec import go_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def docker_settings(opts: Options) -> dict[str, str]:
     """The key=value pairs of `--docker`."""
     settings: dict[str, str] = {}
     for text in opts.many("docker"):
-        for field in values.fields(text):
+        for field in go_values.fields(text):
             key, _, value = field.partition("=")
             if key not in KEYS:
                 raise CommandError(f"unable to create docker endpoint config: unrecognized config key: {key}")
@@ -87,7 +88,7 @@ def endpoint_of(cli: Session, settings: dict[str, str]) -> tuple[dict[str, Any],
     skip = False
     if "skip-tls-verify" in settings:
         try:
-            skip = values.boolean(settings["skip-tls-verify"])
+            skip = go_values.boolean(settings["skip-tls-verify"])
         except ValueError as e:
             raise CommandError(f"unable to create docker endpoint config: {e}") from e
     tls = {f"{kind}.pem": _read(os.path.expanduser(settings[kind])) for kind in store.FILES if settings.get(kind)}
@@ -104,4 +105,4 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as f:
             return f.read()
     except OSError as e:
-        raise CommandError(f"unable to create docker endpoint config: open {path}: {(e.strerror or '').lower()}") from e
+        raise CommandError(f"unable to create docker endpoint config: open {path}: {words(e)}") from e

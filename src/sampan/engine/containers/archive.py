@@ -29,7 +29,7 @@ from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.records import Container, MountPoint, rfc3339
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import WITH_TASK
-from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound
+from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Archive:
             await asyncio.to_thread(extract, feed, target, options)
         except OSError as e:
             raise Internal(
-                f"Error processing tar file(exit status 1): {e.strerror}: {e.filename or ''}".rstrip(": ")
+                f"Error processing tar file(exit status 1): {words(e)}: {e.filename or ''}".rstrip(": ")
             ) from e
         finally:
             pump.cancel()
@@ -191,7 +191,7 @@ def _told(ref: str, path: str) -> Iterator[None]:
             raise NotFound(f"Could not find the file {path} in container {ref}") from e
         if e.errno == errno.ENOTDIR:
             raise Internal(f"lstat {path}: not a directory") from e
-        raise Internal(f"lstat {path}: {(e.strerror or '').lower()}") from e
+        raise Internal(f"lstat {path}: {words(e)}") from e
 
 
 def _open(root: Root) -> tuple[int, os.stat_result]:

@@ -30,7 +30,7 @@ from sampan.engine.store import Ref
 from sampan.engine.tasks import devices, host
 from sampan.engine.tasks import limits as task_limits
 from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, UpdateConfig
 from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
 
@@ -114,7 +114,7 @@ class Maker:
             try:
                 await self._make(c, image)
             except OSError as e:
-                raise Internal(f"cannot create container {reserved}: {e.strerror or e}") from e
+                raise Internal(f"cannot create container {reserved}: {words(e)}") from e
             finally:
                 self._registry.making.discard(c.id)
         self._lifecycle.publish(c, "create")

@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from sampan.engine.containers.launch import Launcher
-from sampan.engine.containers.records import ZERO_TIME, Container, rfc3339
+from sampan.engine.containers.records import Container, rfc3339
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import WITH_TASK
 from sampan.errors import NotFound
+from sampan.spec import times
 
 PERIOD_S = 1.0
 _BLKIO = [
@@ -46,13 +47,13 @@ class Stats:
         c = self._registry.get(ref)
         if one_shot and not stream:
             sample = await self._sample(c, None)
-            if sample.get("read") != ZERO_TIME:
+            if sample.get("read") != times.ZERO:
                 del sample["name"], sample["id"]  # Docker fills these in where it collects, which this way passes by
             yield sample
             return
         previous = await self._sample(c, None)
         if not stream:
-            if previous["read"] != ZERO_TIME:
+            if previous["read"] != times.ZERO:
                 await asyncio.sleep(PERIOD_S)
                 previous = await self._sample(c, previous)
             yield previous
@@ -82,8 +83,8 @@ def empty(c: Container) -> JSON:
     return {
         "name": "/" + c.name,
         "id": c.id,
-        "read": ZERO_TIME,
-        "preread": ZERO_TIME,
+        "read": times.ZERO,
+        "preread": times.ZERO,
         "pids_stats": {},
         "blkio_stats": dict.fromkeys(_BLKIO),
         "num_procs": 0,
@@ -106,12 +107,12 @@ def render(c: Container, raw: JSON, previous: JSON | None, *, now_ns: int, syste
     pids = {"current": raw.get("pids", {}).get("current", 0)}
     if limit := raw.get("pids", {}).get("limit", 0) or (_NO_PIDS_LIMIT if raw.get("version") == 2 else 0):
         pids["limit"] = limit
-    before = previous if previous is not None and previous["read"] != ZERO_TIME else None
+    before = previous if previous is not None and previous["read"] != times.ZERO else None
     shown: JSON = {
         "name": "/" + c.name,
         "id": c.id,
         "read": rfc3339(now_ns),
-        "preread": before["read"] if before else ZERO_TIME,
+        "preread": before["read"] if before else times.ZERO,
         "pids_stats": pids,
         "blkio_stats": _blkio(raw),
         "num_procs": 0,

@@ -18,6 +18,7 @@ from sampan.engine.containers import mountpoints, signals
 from sampan.engine.tasks.capabilities import CAPABILITIES, normal
 from sampan.engine.tasks.host import Host, parse_list
 from sampan.errors import Internal, InvalidArgument, NotFound
+from sampan.spec import go_values
 from sampan.spec.engine_api.container import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
 from sampan.supervisor.logs import options as log_options
 
@@ -330,8 +331,10 @@ def security_options(options: list[str] | None) -> None:
         if not separator:
             raise Internal(f'invalid --security-opt 1: "{option}"')
         if key == "no-new-privileges":
-            if value not in ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"):
-                raise Internal(f'invalid --security-opt 2: "{option}"')
+            try:
+                go_values.boolean(value)
+            except ValueError as e:
+                raise Internal(f'invalid --security-opt 2: "{option}"') from e
         elif key not in ("label", "apparmor", "seccomp", "writable-cgroups"):
             raise Internal(f'invalid --security-opt 2: "{option}"')
 

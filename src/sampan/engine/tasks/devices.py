@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampan.engine.tasks.options import ResourceLimits, TaskOptions
-from sampan.errors import Internal
+from sampan.errors import Internal, words
 
 _RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})")
 # Directories under /dev that belong to the container's own mounts, or that hold no devices.
@@ -81,7 +81,7 @@ def _numbers(path: str) -> tuple[int, int]:
     try:
         device = os.stat(path).st_rdev
     except OSError as e:
-        raise Internal(f"stat {path}: {(e.strerror or '').lower()}") from e
+        raise Internal(f"stat {path}: {words(e)}") from e
     return os.major(device), os.minor(device)
 
 
@@ -107,9 +107,7 @@ def _mapped(source: str, target: str) -> Iterator[dict[str, Any]]:
             yield _node(real, target)
             return
     except OSError as e:
-        raise Internal(
-            f'error gathering device information while adding custom device "{source}": {(e.strerror or "").lower()}'
-        ) from e
+        raise Internal(f'error gathering device information while adding custom device "{source}": {words(e)}') from e
     raise Internal(f'error gathering device information while adding custom device "{source}": not a device node')
 
 

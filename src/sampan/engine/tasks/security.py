@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.config import EngineConfig
-from sampan.errors import Internal
+from sampan.errors import Internal, words
+from sampan.spec import go_values
 
 MASKED_PATHS = (
     "/proc/asound",
@@ -30,7 +31,6 @@ MASKED_PATHS = (
 )
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 UNCONFINED = "unconfined"
-TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> Se
         if not separator:
             key, _, value = option.partition(":")
         if key == "no-new-privileges":
-            no_new_privileges = value in TRUE
+            no_new_privileges = go_values.boolean(value)
         elif key == "seccomp":
             seccomp = "" if value == "builtin" else value
         elif key == "apparmor":
@@ -95,7 +95,7 @@ def profile(options: SecurityOptions, caps: Sequence[str]) -> dict[str, Any] | N
             with open(text) as f:
                 text = f.read()
         except OSError as e:
-            raise Internal(f"opening seccomp profile ({text}) failed: open {text}: {(e.strerror or '').lower()}") from e
+            raise Internal(f"opening seccomp profile ({text}) failed: open {text}: {words(e)}") from e
     return seccomp_profile.resolve(_decode(text), caps)
 
 

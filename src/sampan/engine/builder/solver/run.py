@@ -26,11 +26,11 @@ from typing import Any
 
 import msgspec
 
+from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.ops import RunOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import runspec, stubs
 from sampan.engine.builder.solver.cachemounts import CacheMounts
-from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.builder.solver.layers import Work
 from sampan.engine.builder.solver.mounting import Mounting, secret_place, unmount
 from sampan.engine.builder.solver.runspec import RunStep
@@ -220,13 +220,13 @@ class Runner:
                 exit_.cancel()
         except TaskFailed as e:
             refusal = failures.of_start(e.step, e.errno, e.message).error.message
-            raise StepFailed(step.op, args, -1, refusal=refusal if step.classic else e.message) from e
+            raise StepFailed(args, -1, refusal=refusal if step.classic else e.message) from e
         finally:
             gone = self._later(self._supervisor.delete(id))
             if ended is None or unmounted:  # it may still run
                 await asyncio.shield(gone)
         if ended.status:
-            raise StepFailed(step.op, args, ended.status, tail=tail.text(), oom_killed=ended.oom_killed)
+            raise StepFailed(args, ended.status, tail=tail.text(), oom_killed=ended.oom_killed)
 
     async def _pass_on(self, reader: asyncio.StreamReader, output: Output, tail: Tail) -> None:
         """Pass the output on until its end."""
