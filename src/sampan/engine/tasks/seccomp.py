@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from sampan.engine.tasks import security
-from sampan.engine.tasks.security import SecurityOptions
+from sampan.engine.tasks.options import ProcessOptions
 from sampan.supervisor.client import Supervisor
 
 
@@ -16,14 +16,15 @@ class Filters:
         self._paths: dict[tuple[str, tuple[str, ...]], str] = {}
 
     def clear(self) -> None:
+        """Forget all: the daemon's own profile may have changed."""
         self._paths.clear()
 
-    async def path(self, supervisor: Supervisor, options: SecurityOptions, caps: list[str]) -> str:
-        """The path of the compiled filter; "" is none. Raises: Internal when a profile is not JSON."""
-        key = (options.seccomp, tuple(caps))
+    async def path(self, supervisor: Supervisor, process: ProcessOptions) -> str:
+        """Return the path of the compiled filter of a process; "" is none. Raises: Internal when a profile is not JSON."""
+        key = (process.security.seccomp, process.capabilities)
         path = self._paths.get(key)
         if path is None or (path and not os.path.exists(path)):
-            profile = security.profile(options, caps)
+            profile = security.profile(process.security, process.capabilities)
             path = "" if profile is None else await supervisor.compile_seccomp(profile)
             self._paths[key] = path
         return path
