@@ -101,9 +101,10 @@ class Maker:
         asked = host_config or HostConfig()
         validate.platform(platform)
         validate.request(config, asked)
+        missing = await self._missing(mountpoints.needed_sources(asked))
         wanted = platforms.parse(platform, any_os=True) if platform else None
         image = self._images.resolve(config.image, wanted) if config.image else None
-        warnings = validate.create(config, asked, self._config, self._machine)
+        warnings = validate.create(config, asked, self._config, self._machine, missing)
         settled = merge.host_config(asked, self._config, self._machine)
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})
         validate.logging(settled)
@@ -118,6 +119,14 @@ class Maker:
                 self._registry.making.discard(c.id)
         self._lifecycle.publish(c, "create")
         return c.id, warnings
+
+    async def _missing(self, paths: list[str]) -> frozenset[str]:
+        """Return those paths of the host that do not exist."""
+        if not paths:
+            return frozenset()
+        return await self._host_paths.run(
+            " or ".join(paths), lambda: frozenset(path for path in paths if not os.path.lexists(path))
+        )
 
     def _plan(
         self,

@@ -24,13 +24,13 @@ from sampan.engine.containers.registry import Registry
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.networks.service import Networks, Sandbox
-from sampan.engine.tasks import devices, etcfiles, failures, security, spec
+from sampan.engine.tasks import devices, etcfiles, failures, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.engine.tasks.options import ProcessOptions, TaskOptions
 from sampan.engine.tasks.seccomp import Filters
 from sampan.engine.tasks.spec import Provisions
 from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_, words
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_
 from sampan.linux import mounts as kernel
 from sampan.spec import codec
 from sampan.spec.engine_api.network import EndpointSettings
@@ -73,7 +73,7 @@ class Launcher:
         self._networks = networks
         self._volumes = volumes
         self._host_paths = host_paths
-        self._filters = Filters()
+        self._filters = Filters(host_paths)
         self.supervisor: Supervisor
 
     def reconfigure(self, config: EngineConfig) -> None:
@@ -142,7 +142,7 @@ class Launcher:
         path, args = runtime
         if path:  # another runtime compiles the profile itself
             seccomp = ""
-            profile = security.profile(process.security, process.capabilities)
+            profile = await self._filters.profile(process)
             if profile is not None:
                 document["linux"]["seccomp"] = profile
         else:

@@ -35,7 +35,7 @@ UNCONFINED = "unconfined"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecurityOptions:
-    """`seccomp` is "" (the default profile), "unconfined", or a profile's JSON."""
+    """`seccomp` is "" (the default profile), "unconfined", a profile's JSON, or the path of a file that has it."""
 
     no_new_privileges: bool = False
     seccomp: str = ""
@@ -73,6 +73,11 @@ def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> Se
     )
 
 
+def names_file(options: SecurityOptions) -> bool:
+    """Tell whether `profile` will read a file of the host."""
+    return options.seccomp not in ("", UNCONFINED) and not options.seccomp.lstrip().startswith("{")
+
+
 def profile(options: SecurityOptions, caps: Sequence[str]) -> dict[str, Any] | None:
     """Return OCI `linux.seccomp` for these options and capabilities, or None for unconfined.
 
@@ -85,7 +90,7 @@ def profile(options: SecurityOptions, caps: Sequence[str]) -> dict[str, Any] | N
     if not options.seccomp:
         return seccomp_profile.default(caps)
     text = options.seccomp
-    if not text.lstrip().startswith("{"):
+    if names_file(options):
         try:
             with open(text) as f:
                 text = f.read()

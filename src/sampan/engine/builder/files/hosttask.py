@@ -24,6 +24,7 @@ from sampan.engine.builder.files.git import Ran
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.mounting import Forwarder
 from sampan.engine.config import EngineConfig
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.tasks import security, spec
 from sampan.engine.tasks.options import (
     NamespaceMode,
@@ -63,7 +64,7 @@ class HostTask:
     def __init__(self, config: EngineConfig, supervisor: Supervisor) -> None:
         self._config = config
         self._supervisor = supervisor
-        self._filters = Filters()
+        self._filters = Filters(HostPaths())
 
     async def run(
         self, script: str, env: Mapping[str, str], writable: Mapping[str, str], session: Session | None

@@ -37,6 +37,7 @@ from sampan.engine.builder.solver.runspec import RunStep
 from sampan.engine.builder.solver.sandboxes import Net, Sandboxes
 from sampan.engine.builder.state import Solved
 from sampan.engine.config import EngineConfig
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.tasks import devices, etcfiles, failures, spec
@@ -81,7 +82,7 @@ class Runner:
     ) -> None:
         self._config = config
         self._images, self._supervisor, self._caches = images, supervisor, caches
-        self._filters = Filters()
+        self._filters = Filters(HostPaths())
         self._root = f"{config.exec_root}/builder"
         self._ending: set[asyncio.Task[Any]] = set()
         self._sandboxes = Sandboxes(networks)
