@@ -30,7 +30,7 @@ from sampan.engine.tasks.options import ProcessOptions, TaskOptions
 from sampan.engine.tasks.seccomp import Filters
 from sampan.engine.tasks.spec import Provisions
 from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_, words
 from sampan.linux import mounts as kernel
 from sampan.spec import codec
 from sampan.spec.engine_api.network import EndpointSettings
