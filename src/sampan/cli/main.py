@@ -140,16 +140,14 @@ def run(typed: str, canonical: str, words: list[str], options: flags.Options) ->
     except flags.FlagError as e:
         raise CommandError(_usage_error(str(e), module.USAGE.split("\n")[0], typed), 125) from e
     _check_count(module.ARGS, arguments, module, typed)
-    from sampan.cli.config import Config
+    from sampan.cli.config import Config, ContextError
 
     config = Config(options.text("config"))
     if config.warning:
         sys.stderr.write(config.warning + "\n")
-    from sampan.cli.endpoint import EndpointError
-
     try:
         code: int = module.run(Session(options, config, typed), chosen, arguments)
-    except EndpointError as e:
+    except ContextError as e:
         raise CommandError(str(e)) from e
     return code
 

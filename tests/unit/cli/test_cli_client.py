@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sampan.cli import endpoint, flags, streams, table, tty
-from sampan.cli.config import Config
+from sampan.cli.config import Config, ContextError
 from sampan.cli.context import store
 from sampan.client.engine import ConnectionFailed, Engine, Hijacked, query_string
 from sampan.client.http import Connection, ConnectionClosed, ProtocolError, Response
@@ -272,7 +272,7 @@ def test_signals_become_bytes_and_are_put_back() -> None:
 # -- endpoints -------------------------------------------------------------------------------------------------------
 
 
-def resolved(tmp_path: Path, *argv: str) -> endpoint.Endpoint:
+def resolved(tmp_path: Path, *argv: str) -> endpoint.EngineEndpoint:
     options, _ = flags.parse(flags.declared(table.GLOBAL_FLAGS), list(argv))
     return endpoint.resolve(options, Config(str(tmp_path)))
 
@@ -303,9 +303,9 @@ def test_the_order_of_choices(tmp_path: Path, clean: pytest.MonkeyPatch) -> None
     assert resolved(tmp_path).address.url == "unix:///sampan"
     assert resolved(tmp_path, "-c", "far").context == "far"
     assert resolved(tmp_path, "-H", "unix:///flag").address.url == "unix:///flag"
-    with pytest.raises(endpoint.EndpointError, match="cannot specify both --host and --context"):
+    with pytest.raises(ContextError, match="cannot specify both --host and --context"):
         resolved(tmp_path, "-H", "unix:///flag", "-c", "far")
-    with pytest.raises(endpoint.EndpointError, match="context not found"):
+    with pytest.raises(ContextError, match="context not found"):
         resolved(tmp_path, "-c", "near")
 
 
@@ -340,5 +340,5 @@ def test_the_configuration_is_replaced_whole_and_kept_private(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["", "default", "a", "-a", "a/b", "../x", "a b"])
 def test_context_names(name: str) -> None:
-    with pytest.raises(endpoint.EndpointError):
+    with pytest.raises(ContextError):
         store.check_name(name)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
+from sampan.cli import endpoint
+from sampan.cli.config import DEFAULT_CONTEXT, ContextError
 from sampan.cli.context import store
-from sampan.cli.endpoint import DEFAULT_CONTEXT, EndpointError
 from sampan.cli.session import CommandError
 from sampan.errors import words
 from sampan.spec import go_values
@@ -55,7 +56,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     if not settings:
         raise CommandError("docker endpoint configuration is required")
     meta, tls = endpoint_of(cli, settings)
-    metadata = store.described(cli, source)["Metadata"] if source and source != DEFAULT_CONTEXT else {}
+    metadata = store.described(directory, source)["Metadata"] if source and source != DEFAULT_CONTEXT else {}
     if opts.text("description"):
         metadata["Description"] = opts.text("description")
     store.save(directory, name, {"Name": name, "Metadata": metadata, "Endpoints": {"docker": meta}}, tls)
@@ -80,8 +81,8 @@ def endpoint_of(cli: Session, settings: dict[str, str]) -> tuple[dict[str, Any],
     """(endpoint metadata, TLS files by name)."""
     if source := settings.get("from"):
         try:
-            docker = store.described(cli, source)["Endpoints"]["docker"]
-        except EndpointError as e:
+            docker = endpoint.described(cli.options, cli.config, source)["Endpoints"]["docker"]
+        except ContextError as e:
             raise CommandError(str(e)) from e
         files = {} if source == DEFAULT_CONTEXT else store.tls_files(cli.config.directory, source)
         return dict(docker), {f"{kind}.pem": _read(path) for kind, path in files.items()}

@@ -11,6 +11,7 @@ import sys
 import time
 
 from sampan.runtime.cli.table import COMMANDS, GLOBAL_FLAGS, Flag
+from sampan.runtime.failure import strerror
 from sampan.spec import times
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/@^+")
@@ -40,7 +41,7 @@ class Log:
             try:
                 self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             except OSError as error:
-                raise CommandFailure(f"open {path}: {(error.strerror or '').lower()}") from error
+                raise CommandFailure(f"open {path}: {strerror(error.errno or 0)}") from error
 
     def write(self, level: str, message: str) -> None:
         stamp = times.rfc3339(time.time_ns(), local=True)
