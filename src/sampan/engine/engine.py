@@ -21,6 +21,7 @@ from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
+from sampan.engine.system import System
 from sampan.engine.volumes.service import Volumes
 from sampan.supervisor.client import Supervisor
 
@@ -58,6 +59,7 @@ class Engine:
         self.supervisor = supervisor
         self._host_paths = host_paths
         self.disk = Disk(config, store, events, images, containers, volumes, lambda: self.builder)
+        self.system = System(config, id, events, images, containers, volumes, self.disk, lambda: self.builder)
         self._builder: Builder | None = None
         self._buildkit: BuildKit | None = None
 
@@ -141,6 +143,7 @@ class Engine:
         self.images.reconfigure(config)
         self.containers.reconfigure(config)
         self.disk.reconfigure(config)
+        self.system.reconfigure(config)
 
     async def close(self, *, stop_containers: bool) -> None:
         """Take the services down in reverse. stop_containers: end every container first."""

@@ -35,7 +35,6 @@ from sampan.spec import codec
 from sampan.spec.engine_api.container import ContainerConfig, CreateRequest, UpdateConfig
 
 _TAR = "application/x-tar"
-_WAIT_CONDITIONS = frozenset({"", "not-running", "next-exit", "removed"})
 _PRUNE_FILTERS = frozenset({"label", "label!", "until"})
 
 
@@ -156,10 +155,7 @@ async def unpause(request: web.Request) -> web.StreamResponse:
 
 async def wait(request: web.Request) -> web.StreamResponse:
     """Wait for an exit. The header goes out as soon as the wait is registered: `docker run` starts after seeing it."""
-    condition = query(request, "condition")
-    if condition not in _WAIT_CONDITIONS:
-        raise InvalidArgument(f'invalid condition: "{condition}"')
-    ended = engine(request).containers.wait(_ref(request), condition)
+    ended = engine(request).containers.wait(_ref(request), query(request, "condition"))
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     try:
         await response.prepare(request)
@@ -176,10 +172,7 @@ async def wait(request: web.Request) -> web.StreamResponse:
 
 async def rename(request: web.Request) -> web.StreamResponse:
     """Give a container another name."""
-    name = query(request, "name")
-    if not name:
-        raise InvalidArgument("Neither old nor new names may be empty")
-    await engine(request).containers.rename(_ref(request), name)
+    await engine(request).containers.rename(_ref(request), query(request, "name"))
     return empty(204)
 
 
@@ -248,14 +241,11 @@ async def resize(request: web.Request) -> web.StreamResponse:
 
 async def logs(request: web.Request) -> web.StreamResponse:
     """Send the container's log: raw for a terminal, else in frames that say which stream each piece is of."""
-    stdout, stderr = flag(request, "stdout"), flag(request, "stderr")
-    if not (stdout or stderr):
-        raise InvalidArgument("Bad parameters: you must choose at least one stream")
     follow = flag(request, "follow")
     found = await engine(request).containers.logs(
         _ref(request),
-        stdout=stdout,
-        stderr=stderr,
+        stdout=flag(request, "stdout"),
+        stderr=flag(request, "stderr"),
         since=query(request, "since"),
         until=query(request, "until"),
         timestamps=flag(request, "timestamps"),

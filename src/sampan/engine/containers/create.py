@@ -246,12 +246,12 @@ class Maker:
 
     async def rename(self, ref: str, new_name: str) -> None:
         """Give the container another name."""
-        c = self._table.get(ref)
         bare = new_name.removeprefix("/")
         if not bare:
             raise InvalidArgument("Neither old nor new names may be empty")
-        async with self._table.live.lock(c.id):
-            c = self._table.get(c.id)
+        id = self._table.get(ref).id
+        async with self._table.live.lock(id):
+            c = self._table.get(id)
             if bare == c.name:
                 raise InvalidArgument("Renaming a container with the same name as its current name")
             try:
