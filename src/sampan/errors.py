@@ -7,6 +7,7 @@
     ├── NotFound          404   the named object does not exist
     ├── Conflict          409   the object's state does not allow the operation
     ├── Internal          500   our fault, or the kernel's
+    │   └── CommandFailed       a command of a build ended with another status than 0
     ├── NotImplemented_   501
     └── Unavailable       503   a part that is needed does not answer
 
@@ -50,6 +51,14 @@ class Conflict(SampanError):
 
 class Internal(SampanError):
     status = 500
+
+
+class CommandFailed(Internal):
+    """A command of a build ended with `code`, which an answer's errorDetail carries."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class NotImplemented_(SampanError):  # the plain name is a builtin

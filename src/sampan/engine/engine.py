@@ -24,7 +24,7 @@ from sampan.engine.volumes.service import Volumes
 from sampan.supervisor.client import Supervisor
 
 if TYPE_CHECKING:
-    from sampan.engine.builder.buildkit.door import Door
+    from sampan.engine.builder.buildkit.services import BuildKit
     from sampan.engine.builder.service import Builder
     from sampan.supervisor.starter import Boot
 
@@ -56,7 +56,7 @@ class Engine:
         self.supervisor = supervisor
         self.disk = Disk(config, store, events, images, containers, volumes, lambda: self.builder)
         self._builder: Builder | None = None
-        self._buildkit: Door | None = None
+        self._buildkit: BuildKit | None = None
 
     @classmethod
     async def open(cls, config: EngineConfig, boot: Boot | None = None) -> Engine:
@@ -114,12 +114,12 @@ class Engine:
         return self._builder
 
     @property
-    def buildkit(self) -> Door:
+    def buildkit(self) -> BuildKit:
         """The builder's door for BuildKit's clients; what it adds is loaded when the first of them comes."""
         if self._buildkit is None:
-            from sampan.engine.builder.buildkit.door import Door
+            from sampan.engine.builder.buildkit.services import BuildKit
 
-            self._buildkit = Door(self.config, self.store, self.networks, self.builder)
+            self._buildkit = BuildKit(self.config, self.store, self.networks, self.builder)
             self._buildkit.start()
         return self._buildkit
 

@@ -12,20 +12,23 @@ import os
 import shutil
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from sampan.engine import platforms
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers import merge, mountpoints, validate
+from sampan.engine.containers import merge, mountpoints, specgen, validate
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.records import Container, MountPoint, with_status
 from sampan.engine.containers.registry import Registry, next_state
 from sampan.engine.containers.states import Event, State
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.store import Ref
-from sampan.engine.tasks import host, spec
+from sampan.engine.tasks import devices, host
+from sampan.engine.tasks import limits as task_limits
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, UpdateConfig
@@ -64,6 +67,7 @@ class Maker:
         images: Images,
         volumes: Volumes,
         execs: Execs,
+        host_paths: HostPaths,
     ) -> None:
         self._config = config
         self._registry = registry
@@ -72,6 +76,7 @@ class Maker:
         self._images = images
         self._volumes = volumes
         self._execs = execs
+        self._host_paths = host_paths
         self._machine = host.probe()
 
     def reconfigure(self, config: EngineConfig) -> None:
@@ -96,9 +101,10 @@ class Maker:
         asked = host_config or HostConfig()
         validate.platform(platform)
         validate.request(config, asked)
+        missing = await self._missing(mountpoints.needed_sources(asked))
         wanted = platforms.parse(platform, any_os=True) if platform else None
         image = self._images.resolve(config.image, wanted) if config.image else None
-        warnings = validate.create(config, asked, self._config, self._machine)
+        warnings = validate.create(config, asked, self._config, self._machine, missing)
         settled = merge.host_config(asked, self._config, self._machine)
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})
         validate.logging(settled)
@@ -113,6 +119,14 @@ class Maker:
                 self._registry.making.discard(c.id)
         self._lifecycle.publish(c, "create")
         return c.id, warnings
+
+    async def _missing(self, paths: list[str]) -> frozenset[str]:
+        """Return those paths of the host that do not exist."""
+        if not paths:
+            return frozenset()
+        return await self._host_paths.run(
+            " or ".join(paths), lambda: frozenset(path for path in paths if not os.path.lexists(path))
+        )
 
     def _plan(
         self,
@@ -296,7 +310,11 @@ class Maker:
             changes["pids_limit"] = asked.pids_limit if asked.pids_limit > 0 else None
         h = replace(h, **changes)
         if c.status.state in (State.RUNNING, State.PAUSED) and changes:
-            resources = spec.resources(h)
+            limits = specgen.resource_limits(h)
+            numbers = {}
+            if limits.block_devices():
+                numbers = await self._host_paths.run("a device", partial(devices.numbers, limits))
+            resources = task_limits.resources(limits, numbers)
             if asked.memory_swap == -1:
                 resources.setdefault("memory", {})["swap"] = -1
             if asked.pids_limit is not None and asked.pids_limit <= 0:

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampan.engine.config import EngineConfig
+from sampan.engine.containers import specgen
 from sampan.engine.containers.attach import Session, parse_detach_keys
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.lifecycle import Lifecycle
-from sampan.engine.containers.merge import environment
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import State
-from sampan.engine.tasks import failures, security, spec
+from sampan.engine.tasks import failures, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import saferoot
@@ -155,12 +155,9 @@ class Execs:
         self._lifecycle.publish(c, f"exec_start: {_words(e)}", execID=e.id)
         e.running = True
         try:
-            process = self._process(c, config, size)
-            options = security.parse(c.host_config, self._engine)
-            if config.privileged:
-                seccomp = ""
-            else:
-                seccomp = await self._launcher.seccomp_path(options, process["capabilities"]["bounding"])
+            options = specgen.exec_process(c, config, self._engine, permitted(), size)
+            process = spec.process(options)
+            seccomp = await self._launcher.seccomp_path(options)
             if session is None:
                 e.pid = await supervisor.exec(
                     c.id, e.id, process, terminal=config.tty, stdin=False, start=True, seccomp=seccomp
@@ -184,35 +181,6 @@ class Execs:
         except BaseException:
             self._end(e, 128)
             raise
-
-    def _process(self, c: Container, config: ExecConfig, size: tuple[int, int] | None) -> dict[str, Any]:
-        """Return the OCI process: the container's surroundings with what this exec asks for instead."""
-        if config.working_dir and not config.working_dir.startswith("/"):
-            raise Internal("OCI runtime exec failed: exec failed: Cwd must be an absolute path")
-        if any(item.startswith("=") for item in config.env or ()):
-            raise Internal(f"{failures.EXEC}invalid environment variable: name cannot be empty")
-        host = c.host_config
-        caps = list(permitted()) if config.privileged else spec.capability_names(host, permitted())
-        merged = environment(c.config, hostname=c.config.hostname, extra=config.env or [], tty=config.tty)
-        process: dict[str, Any] = {
-            "user": spec.user(config.user or c.config.user, host.group_add),
-            "args": list(config.cmd or []),
-            "env": merged,
-            "cwd": config.working_dir or c.config.working_dir or "/",
-            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
-        }
-        options = security.parse(host, self._engine)
-        if options.no_new_privileges:
-            process["noNewPrivileges"] = True
-        if options.apparmor_profile and not config.privileged:
-            process["apparmorProfile"] = options.apparmor_profile
-        if config.tty:
-            process["terminal"] = True
-            if size is not None and any(size):
-                process["consoleSize"] = {"height": size[0], "width": size[1]}
-        if limits := spec.rlimits(host.ulimits, self._launcher.default_ulimits):
-            process["rlimits"] = limits
-        return process
 
     async def _settle(self, e: Exec) -> None:
         """Return when the instance's exit status is known: by the event, or asked for when a lost supervisor took the event along."""

@@ -30,6 +30,7 @@ from sampan.engine.containers.states import ACTIVE, WITH_TASK, State
 from sampan.engine.containers.stats import Stats
 from sampan.engine.containers.top import Top
 from sampan.engine.events import Events
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.engine.volumes.service import Volumes
@@ -60,10 +61,13 @@ class Containers:
         self._networks = networks
         self._background = Background()
         self._registry = Registry(store, images.driver.name)
-        self._launcher = Launcher(config, self._registry, events, images, networks, volumes)
+        self._host_paths = HostPaths()
+        self._launcher = Launcher(config, self._registry, events, images, networks, volumes, self._host_paths)
         self._lifecycle = Lifecycle(self._registry, self._launcher, events, self._background)
         self._execs = Execs(self._registry, self._launcher, self._lifecycle, config)
-        self._maker = Maker(config, self._registry, self._launcher, self._lifecycle, images, volumes, self._execs)
+        self._maker = Maker(
+            config, self._registry, self._launcher, self._lifecycle, images, volumes, self._execs, self._host_paths
+        )
         self._health = Healthchecks(self._registry, self._execs, self._lifecycle, self._launcher, self._background)
         self._recovery = Recovery(
             self._registry, self._launcher, self._lifecycle, self._maker, self._execs, networks, self._background
@@ -115,6 +119,7 @@ class Containers:
             running = [c for c in self._registry.all() if c.status.state in ACTIVE]
             await asyncio.gather(*(self._stop_for_shutdown(c, timeout_s) for c in running))
         await self._background.close()
+        self._host_paths.close()
 
     async def _stop_for_shutdown(self, c: Container, timeout_s: float) -> None:
         try:

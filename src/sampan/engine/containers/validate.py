@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
+from collections.abc import Collection
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import mountpoints, signals
@@ -31,12 +32,14 @@ _ARCHITECTURES = frozenset(
 _NAMED_RUNTIMES = frozenset({"runc", "io.containerd.runc.v2"})
 
 
-def create(config: ContainerConfig, host: HostConfig, engine: EngineConfig, machine: Host) -> list[str]:
-    """Check a whole create request. Returns the warnings."""
+def create(
+    config: ContainerConfig, host: HostConfig, engine: EngineConfig, machine: Host, missing: Collection[str] = ()
+) -> list[str]:
+    """Check a whole create request. missing: the bind sources that do not exist. Returns the warnings."""
     container_config(config)
     _auto_remove(host)
     for mount in host.mounts or []:
-        mountpoints.check_mount(mount)
+        mountpoints.check_mount(mount, missing)
     for extra in host.extra_hosts or []:
         _extra_host(extra)
     _port_bindings(host)

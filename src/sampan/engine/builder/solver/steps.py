@@ -10,11 +10,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sampan.engine import platforms
+from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.ops import Copy, FileOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import keys
 from sampan.engine.builder.solver.cache import Cache
-from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.builder.solver.flights import Flight
 from sampan.engine.builder.solver.layers import Committed, Work, empty_layer, on_top
 from sampan.engine.builder.solver.records import CacheRecord
