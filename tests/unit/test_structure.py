@@ -117,7 +117,6 @@ _LONG_FUNCTIONS = {
     "runtime.container.create",
     "engine.builder.files.tartree.plain",
     "api.handlers.system.info",
-    "cli.streams.copy",
 }
 _LONG_FILES = {"engine.images.service", "engine.store", "runtime.container", "spec.dockerfile.checks"}
 _FULL_INITS = {"linux.cgroups"}
