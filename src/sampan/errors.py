@@ -78,3 +78,9 @@ BY_STATUS: dict[int, type[SampanError]] = {
 def from_status(status: int, message: str) -> SampanError:
     """Rebuild the error a server answered with: the inverse of `error.status`."""
     return BY_STATUS.get(status, InvalidArgument if 400 <= status < 500 else Internal)(message)
+
+
+def words(error: OSError) -> str:
+    """Say what failed as Go does: the C library's text of the errno, beginning with a small letter; without the path."""
+    text = error.strerror or str(error)
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]  # "RFS specific error" keeps its capitals

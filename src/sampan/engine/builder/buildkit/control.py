@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from grpclib.server import Stream
@@ -21,6 +20,7 @@ from sampan.engine.builder.buildkit.protos.worker_pb2 import BuildkitVersion
 from sampan.engine.builder.buildkit.server import received
 from sampan.engine.builder.clients.sessions import Offer
 from sampan.errors import InvalidArgument
+from sampan.spec import times
 
 
 class ControlService(ControlBase):  # type: ignore[misc]
@@ -130,4 +130,4 @@ def filters(texts: Iterable[str]) -> list[str]:
 
 def now() -> dict[str, str]:
     """What clients measure their clock's difference with."""
-    return {"buildkit-current-timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
+    return {"buildkit-current-timestamp": times.now()}

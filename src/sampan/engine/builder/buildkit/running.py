@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
@@ -35,6 +34,7 @@ from sampan.engine.builder.session import Session
 from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.builder.uploaded import Uploaded
 from sampan.errors import NotImplemented_, SampanError
+from sampan.spec import times
 
 log = logging.getLogger("sampan.builder")
 
@@ -228,8 +228,8 @@ class Running:
             attrs=attrs,
             vertices=[step.vertex for step in build.log.steps.values() if step.vertex is not None],
             platform=str(worker.platforms()[0]),
-            started=_rfc3339(build.started_ns),
-            finished=_rfc3339(ended_ns),
+            started=times.rfc3339_nano(build.started_ns),
+            finished=times.rfc3339_nano(ended_ns),
             invocation=build.ref,
         )
         described = record.Result.Attestations.add()
@@ -248,7 +248,3 @@ def _exporters(request: pb.SolveRequest) -> list[pb.Exporter]:
     if request.ExporterDeprecated:
         return [pb.Exporter(Type=request.ExporterDeprecated, Attrs=request.ExporterAttrsDeprecated)]
     return []
-
-
-def _rfc3339(ns: int) -> str:
-    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat().replace("+00:00", "Z")

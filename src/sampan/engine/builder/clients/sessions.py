@@ -21,7 +21,7 @@ from sampan.engine.builder.clients.http2 import Connection, Stream, message
 from sampan.engine.builder.clients.packs import Packs
 from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.trees import Tree
-from sampan.errors import Internal, NotFound, Unavailable
+from sampan.errors import Internal, NotFound, Unavailable, words
 from sampan.spec.buildkit import session_pb2 as pb
 
 APPEAR_S = 5.0
@@ -67,7 +67,7 @@ class GrpcSession:
             except OSError as e:
                 self._packs.forget()
                 kept.forget()
-                raise Internal(f"failed to receive {wanted.name}: {e.strerror or e}") from e
+                raise Internal(f"failed to receive {wanted.name}: {words(e)}") from e
             tree = snapshot.tree()
             self._packs.keep(kept, snapshot)
             if not self.offer.shared_key:

@@ -53,7 +53,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
-from sampan.errors import Internal, SampanError
+from sampan.errors import Internal, SampanError, words
 from sampan.supervisor.client import Supervisor
 
 log = logging.getLogger("sampan.builder")
@@ -427,4 +427,4 @@ def _reason(error: BaseException) -> str:
 
 def _words(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
-    return f"{(error.strerror or str(error)).lower()}{where}"
+    return f"{words(error)}{where}"

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from sampan.engine import platforms
 from sampan.engine.builder.failures import StepFailed
@@ -26,7 +25,7 @@ from sampan.engine.images.service import Images
 from sampan.engine.layers import tarsplit
 from sampan.engine.store import Ref
 from sampan.errors import Internal
-from sampan.spec import oci_image
+from sampan.spec import oci_image, times
 
 RUNS_AT_ONCE = 2 * (os.cpu_count() or 1)
 COPIES_AT_ONCE = 4
@@ -131,7 +130,7 @@ class Steps:
         """An image of what a failed step left, so that it can be looked into. Returns its id."""
         done = await work.commit()
         platform = op.platform or platforms.HOST
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = times.rfc3339(time.time_ns())
         document = {
             "architecture": platform.architecture,
             "config": {"Env": list(op.env), "WorkingDir": op.cwd, "User": op.user, "Cmd": ["/bin/sh"]},
