@@ -14,7 +14,7 @@ from typing import Any
 
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.files.filtered import Filtered
-from sampan.engine.builder.progress import Quiet, Step, Warning_
+from sampan.engine.builder.progress import BuildWarning, Quiet, Step
 from sampan.engine.builder.request import BuildRequest, Built, Output
 from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.solving import BUILDKIT
@@ -69,7 +69,7 @@ class Client:
 class Watch(Quiet):
     def __init__(self) -> None:
         self.steps: list[Step] = []
-        self.warnings: list[Warning_] = []
+        self.warnings: list[BuildWarning] = []
         self.begun = asyncio.Event()
 
     def step(self, step: Step) -> None:
@@ -78,7 +78,7 @@ class Watch(Quiet):
     def log(self, key: str, stream: int, data: bytes) -> None:
         self.begun.set()
 
-    def warning(self, warning: Warning_) -> None:
+    def warning(self, warning: BuildWarning) -> None:
         self.warnings.append(warning)
 
     def names(self) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from sampan.engine.builder.buildkit.builds import Builds
 from sampan.engine.builder.buildkit.options import Asked
 from sampan.engine.builder.buildkit.reading import Reading
-from sampan.engine.builder.clients.sessions import Offer
+from sampan.engine.builder.clients.sessions import SessionInfo
 from sampan.engine.builder.request import Output
 from sampan.errors import SampanError
 from tests.kernel.builder.bench import mount_points
@@ -110,7 +110,7 @@ def test_files_of_a_source_are_read_as_often_as_a_client_asks(served: tuple[Path
     async def body() -> None:
         async with rig(base=False) as r:
             builder = r.engine.builder
-            builder.sessions.add(Offer(id="s"))
+            builder.sessions.add(SessionInfo(id="s"))
             builds = Builds()
             reading = Reading(builder, builder.sessions, builds)
             build = builds.begin("r", "s")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sampan.engine.builder.classic.output import Output as Output_
+from sampan.engine.builder.classic.output import ClassicOutput as Output_
 from sampan.engine.builder.classic.walk import Voice, dialect
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
 from sampan.spec.dockerfile.errors import DockerfileError

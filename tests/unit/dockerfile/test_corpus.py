@@ -13,7 +13,7 @@ from tests.unit.dockerfile.evaluate import configuration
 
 WRONG_TEXTS = [entry for entry in entries("wrong") if entry.answer["phase"] == "parse"]
 OTHERS = [*entries("good"), *(entry for entry in entries("wrong") if entry.answer["phase"] == "solve")]
-MAKES_FILES = (i.Run, i.Files, i.Workdir)
+MAKES_FILES = (i.Run, i.FilesInstruction, i.Workdir)
 
 
 def name(entry: Entry) -> str:

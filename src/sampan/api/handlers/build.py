@@ -50,7 +50,7 @@ _BUILDERS = ("", "1", "2")
 async def build(request: web.Request) -> web.StreamResponse:
     """POST /build."""
     asked = _request(request)
-    options = door.Options(
+    options = door.ClassicOptions(
         remote=query(request, "remote"),
         quiet=flag(request, "q"),
         remove=flag(request, "rm", default=True),

@@ -85,9 +85,9 @@ _URLS = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
-    source = Source(args[0], opts.text("file"))
+    source = ContextSource(args[0], opts.text("file"))
     classic = opts.text("progress") == "classic" or os.environ.get("DOCKER_BUILDKIT") == "0"
-    wanted = Wanted(opts)
+    wanted = BuildFlags(opts)
     if classic:
         if wanted.session or opts.text("on-error") or wanted.call != "build":
             raise CommandError("the classic builder takes no secrets, keys, outputs, further contexts or questions")
@@ -118,7 +118,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-class Wanted:
+class BuildFlags:
     """What the flags ask of the client itself, and say to the engine beside Docker's own parameters."""
 
     def __init__(self, opts: Options) -> None:
@@ -132,7 +132,7 @@ class Wanted:
         come_from, read = wants.cache_ends(opts.many("cache-from"), importing=True)
         go_to, written = wants.cache_ends(opts.many("cache-to"), importing=False)
         self._contexts |= read
-        self._outputs |= {int(n): wants.Output("local", {}, path) for n, path in written.items()}
+        self._outputs |= {int(n): wants.OutputFlag("local", {}, path) for n, path in written.items()}
         told = {name: f"local:{name}" if name in self._contexts else value for name, value in named.items()}
         self.session = bool(self._secrets or self._ssh or self._contexts or self._outputs)
         self.query: dict[str, object] = {
@@ -179,12 +179,12 @@ def _reader(place: str) -> Callable[[], bytes]:
     return read
 
 
-def _ask(cli: Session, query: dict[str, object], source: Source) -> Response:
+def _ask(cli: Session, query: dict[str, object], source: ContextSource) -> Response:
     headers = [("Content-Type", "application/x-tar"), *credentials.all_header(cli.config)]
     return cli.engine.open("POST", "/build", query, headers=headers, raw=source.pieces())
 
 
-def _classic(cli: Session, opts: Options, source: Source) -> int:
+def _classic(cli: Session, opts: Options, source: ContextSource) -> int:
     """The classic builder, whose lines come as they are."""
     ids: list[str] = []
     response = _ask(cli, parameters(opts, source) | {"version": "1", "q": opts.flag("quiet") or None}, source)
@@ -211,7 +211,7 @@ def _on_error(value: str) -> str | None:
     return "commit" if value else None
 
 
-class Source:
+class ContextSource:
     """Where context and Dockerfile come from. file: the --file flag."""
 
     def __init__(self, argument: str, file: str) -> None:
@@ -274,7 +274,7 @@ class Source:
         return context.pieces(self._directory, patterns, extra=self._extra)
 
 
-def parameters(opts: Options, source: Source) -> dict[str, object]:
+def parameters(opts: Options, source: ContextSource) -> dict[str, object]:
     """The query of POST /build. Raises: CommandError."""
     args = {}
     for text in opts.many("build-arg"):

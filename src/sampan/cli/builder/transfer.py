@@ -44,7 +44,7 @@ def values(fields: Any, key: str) -> list[str]:
 # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Wanted:
+class DirectoryRequest:
     """What of a directory the engine asks for. Without include patterns and paths to follow: all that is not excluded."""
 
     def __init__(self, fields: Any) -> None:
@@ -116,7 +116,7 @@ def _below(path: str, named: set[str]) -> bool:
     return bool(path)
 
 
-async def send(stream: Any, directory: str, wanted: Wanted) -> None:
+async def send(stream: Any, directory: str, wanted: DirectoryRequest) -> None:
     """Send a directory. Raises: OSError, CommandError."""
     paths: list[str] = []
     links: dict[tuple[int, int], str] = {}

@@ -21,7 +21,7 @@ URLS = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
 OTHERS = ("docker-image://", "oci-layout://", *URLS)
 
 
-class Output:
+class OutputFlag:
     """One --output. type: image docker oci tar local cacheonly; path: where the client puts it, "-" for standard output."""
 
     def __init__(self, type_: str, attrs: Mapping[str, str], path: str = "") -> None:
@@ -40,25 +40,25 @@ def pairs(text: str) -> dict[str, str]:
     return {key.strip().lower(): value for key, _, value in (word.partition("=") for word in go_values.fields(text))}
 
 
-def outputs(texts: Iterable[str], *, load: bool, push: bool) -> list[Output]:
+def outputs(texts: Iterable[str], *, load: bool, push: bool) -> list[OutputFlag]:
     """Raises: CommandError for what is incomplete or unknown."""
     found = [output(text) for text in texts]
     if load and not any(one.type == "image" for one in found):
-        found.append(Output("image", {}))
+        found.append(OutputFlag("image", {}))
     if push:
         image = next((one for one in found if one.type == "image"), None)
         if image is None:
-            found.append(image := Output("image", {}))
+            found.append(image := OutputFlag("image", {}))
         image.attrs["push"] = "true"
     if sum(one.path == "-" for one in found) > 1:
         raise CommandError("ERROR: multiple outputs to stdout is not allowed")
     return found
 
 
-def output(text: str) -> Output:
+def output(text: str) -> OutputFlag:
     """`dir`, `-` (a tar on standard output), or `type=…,dest=…`."""
     if "=" not in text:
-        return Output("tar", {}, "-") if text == "-" else Output("local", {}, text)
+        return OutputFlag("tar", {}, "-") if text == "-" else OutputFlag("local", {}, text)
     attrs = pairs(text)
     type_, path = attrs.pop("type", ""), attrs.pop("dest", "")
     if not type_:
@@ -73,7 +73,7 @@ def output(text: str) -> Output:
         path = "-"
     if type_ not in ("image", "docker", "oci", "tar", "local", "cacheonly"):
         raise CommandError(f'ERROR: exporter "{type_}" could not be found')
-    made = Output(type_, attrs, path)
+    made = OutputFlag(type_, attrs, path)
     if made.path and made.path != "-" and not made.directory and os.path.isdir(made.path):
         raise CommandError(f'ERROR: destination "{made.path}" is a directory, a file is needed for output {type_}')
     if made.path == "-" and os.isatty(1):

@@ -28,7 +28,7 @@ _OWN = "sampan"  # what our records say beyond BuildKit's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class ConfigRecord:
     """One step. layer: the number of its top layer, -1 for none. empty: the step changed nothing."""
 
     key: str
@@ -49,7 +49,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
-    records: tuple[Kept, ...]
+    records: tuple[ConfigRecord, ...]
     layers: tuple[Blob, ...]
 
     def chain(self, layer: int) -> list[Blob]:
@@ -73,12 +73,12 @@ def encode(config: CacheConfig) -> bytes:
     return codec.encode({"layers": layers, "records": [_record(kept) for kept in config.records]})[:-1]
 
 
-def inline(records: Iterable[Kept]) -> str:
+def inline(records: Iterable[ConfigRecord]) -> str:
     """What stands in an image's configuration, as Go writes bytes in JSON."""
     return base64.b64encode(codec.encode([_record(kept) for kept in records])[:-1]).decode()
 
 
-def _record(kept: Kept) -> dict[str, Any]:
+def _record(kept: ConfigRecord) -> dict[str, Any]:
     record: dict[str, Any] = {"digest": kept.key}
     if kept.layer >= 0:
         record = {"layers": [{"layer": kept.layer, "createdAt": times.rfc3339_nano(kept.time_ns)}], **record}
@@ -131,7 +131,7 @@ def _objects(value: Any) -> list[dict[str, Any]]:
     return list(value or [])
 
 
-def _records(value: Any) -> tuple[Kept, ...]:
+def _records(value: Any) -> tuple[ConfigRecord, ...]:
     found = []
     for item in _objects(value):
         own = item.get(_OWN)
@@ -143,7 +143,7 @@ def _records(value: Any) -> tuple[Kept, ...]:
         if not isinstance(time_ns, int):
             time_ns = times.parse(str(results[0].get("createdAt"))) if results else 0
         found.append(
-            Kept(
+            ConfigRecord(
                 key=item["digest"],
                 layer=layer if isinstance(layer, int) else -1,
                 time_ns=time_ns,

@@ -15,7 +15,7 @@ from sampan.engine.builder.definition import Definition
 from sampan.engine.builder.failures import BuildFailure
 from sampan.engine.builder.graph import contexts, reach
 from sampan.engine.builder.graph.values import Target
-from sampan.engine.builder.progress import Warning_
+from sampan.engine.builder.progress import BuildWarning
 from sampan.engine.builder.request import BuildRequest
 from sampan.spec.dockerfile import checks
 from sampan.spec.dockerfile import instructions as i
@@ -29,7 +29,7 @@ from sampan.spec.dockerfile.words import Variables
 class Checked:
     """What `--check` answers. error: why it cannot be built, and where."""
 
-    warnings: Sequence[Warning_] = ()
+    warnings: Sequence[BuildWarning] = ()
     error: BuildFailure | None = None
 
 
@@ -77,10 +77,10 @@ def _foreign(target: Target) -> list[checks.CheckWarning]:
     ]
 
 
-def warnings(found: Definition, seen: Iterable[checks.CheckWarning]) -> list[Warning_]:
+def warnings(found: Definition, seen: Iterable[checks.CheckWarning]) -> list[BuildWarning]:
     """Findings as a client is told of them."""
     return [
-        Warning_(
+        BuildWarning(
             key="",
             rule=one.rule,
             message=one.detail,

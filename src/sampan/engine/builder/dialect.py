@@ -14,7 +14,7 @@ from typing import Any
 
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.definition import Definition
-from sampan.engine.builder.files.service import Files
+from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.graph.values import Target
 from sampan.engine.builder.narrowed import Narrowed
 from sampan.engine.builder.progress import Progress
@@ -36,7 +36,7 @@ class Converted:
     progress: Progress
     bases: Bases
     images: Images
-    files: Files
+    files: FileService
     solver: Solver
     scratch: str
 

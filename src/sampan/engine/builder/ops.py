@@ -23,7 +23,7 @@ from sampan.engine.platforms import Platform
 
 
 @dataclass(frozen=True, kw_only=True)
-class Label:
+class VertexLabel:
     """How a vertex is shown. ranges: 1-based first and last lines in the Dockerfile; step: (n of m) in its stage."""
 
     name: str = ""  # "[build 2/3] RUN make"
@@ -38,7 +38,7 @@ class Label:
 class Vertex:
     """Base of all vertices. Compared by digest."""
 
-    label: Label = field(default=Label(), metadata={"display": True})
+    label: VertexLabel = field(default=VertexLabel(), metadata={"display": True})
     no_cache: bool = field(default=False, metadata={"display": True})  # run it again even when a record fits
 
     def __post_init__(self) -> None:

@@ -54,7 +54,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class StepStatus:
     """A part of a step that has a progress of its own: a layer's download, an export. total 0: unknown."""
 
     key: str
@@ -66,7 +66,7 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warning_:
+class BuildWarning:
     """A finding of the build checks, or a deprecation. ranges: 1-based lines."""
 
     key: str
@@ -82,12 +82,12 @@ class Warning_:
 class Progress(Protocol):
     def step(self, step: Step) -> None: ...
 
-    def status(self, status: Status) -> None: ...
+    def status(self, status: StepStatus) -> None: ...
 
     def log(self, key: str, stream: int, data: bytes) -> None:
         """Output of a step: stream 1 or 2."""
 
-    def warning(self, warning: Warning_) -> None: ...
+    def warning(self, warning: BuildWarning) -> None: ...
 
 
 class Quiet:
@@ -96,11 +96,11 @@ class Quiet:
     def step(self, step: Step) -> None:
         return None
 
-    def status(self, status: Status) -> None:
+    def status(self, status: StepStatus) -> None:
         return None
 
     def log(self, key: str, stream: int, data: bytes) -> None:
         return None
 
-    def warning(self, warning: Warning_) -> None:
+    def warning(self, warning: BuildWarning) -> None:
         return None

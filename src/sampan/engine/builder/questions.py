@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sampan.engine.builder.checking import Checked
-from sampan.engine.builder.progress import Warning_
+from sampan.engine.builder.progress import BuildWarning
 from sampan.spec.dockerfile.errors import Range, excerpt
 
 DESCRIBE, OUTLINE, TARGETS, LINT = (
@@ -117,7 +117,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], gap: int = 1) -> s
     return "".join("".join(cell.ljust(width) for cell, width in zip(line, widths)) + line[-1] + "\n" for line in lines)
 
 
-def _finding(one: Warning_) -> str:
+def _finding(one: BuildWarning) -> str:
     head = f"WARNING: {one.rule}" + (f" - {one.url}" if one.url else "") + f"\n{one.message}\n"
     return head + _excerpt(one.filename or "Dockerfile", one.source, one.ranges)
 

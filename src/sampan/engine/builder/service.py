@@ -26,15 +26,15 @@ from sampan.engine.builder.definition import Definition, Ignores
 from sampan.engine.builder.dialect import Converted, Dialect
 from sampan.engine.builder.exporters import results
 from sampan.engine.builder.failures import BuildFailure
-from sampan.engine.builder.files.service import Files
+from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.files.target import remove
 from sampan.engine.builder.graph.convert import convert
 from sampan.engine.builder.graph.values import Resolved, Target
 from sampan.engine.builder.narrowed import Narrowed
-from sampan.engine.builder.progress import Progress, Quiet, Warning_
+from sampan.engine.builder.progress import BuildWarning, Progress, Quiet
 from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.session import Session
-from sampan.engine.builder.solver.cache import Kept, Space
+from sampan.engine.builder.solver.cache import KeptSources, Space
 from sampan.engine.builder.solver.solver import Solver
 from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.config import EngineConfig
@@ -70,25 +70,25 @@ class Builder:
         self.scratch = os.path.join(config.data_root, "builder", "tmp")
         os.makedirs(self.scratch, mode=0o700, exist_ok=True)
         self.sessions = Sessions(self.scratch)
-        self.files = Files(config, images, supervisor)
+        self.files = FileService(config, images, supervisor)
         self.solver = Solver(config, store, images, networks, supervisor, self.files)
         self._running: dict[str, asyncio.Task[Any]] = {}
 
         self.solver.cache.kept += [
-            Kept(
+            KeptSources(
                 kind="source.local",
                 description="directories of clients",
                 size_bytes=lambda: self.sessions.packs.bytes,
                 forget=self.sessions.packs.forget,
                 in_thread=False,
             ),
-            Kept(
+            KeptSources(
                 kind="source.git.checkout",
                 description="git repositories",
                 size_bytes=self.files.repositories.size_bytes,
                 forget=self.files.repositories.forget,
             ),
-            Kept(
+            KeptSources(
                 kind="source.http",
                 description="downloads",
                 size_bytes=self.files.downloads.size_bytes,
@@ -230,7 +230,7 @@ class Builder:
         """The findings of the build checks and why it could not be built; nothing is (`--check`). Raises: SampanError
         for what is not the Dockerfile's fault."""
         request = with_epoch(request)
-        warnings: list[Warning_] = []
+        warnings: list[BuildWarning] = []
         try:
             async with self._reading(request, session, progress) as (found, client):
                 bases = self._bases(request, client, progress, BUILDKIT)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sampan.engine.builder.progress import Progress, Status, Step
+from sampan.engine.builder.progress import Progress, Step, StepStatus
 from sampan.errors import SampanError
 
 
@@ -22,7 +22,7 @@ class Shown:
     def part(self, id: str, current: int = 0, total: int = 0, *, started_ns: int, done: bool) -> None:
         ended = time.time_ns() if done else 0
         self.progress.status(
-            Status(key=self.key, id=id, current=current, total=total, started_ns=started_ns, completed_ns=ended)
+            StepStatus(key=self.key, id=id, current=current, total=total, started_ns=started_ns, completed_ns=ended)
         )
 
     @contextmanager

@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class TreeEntry:
     """One file of a tree. mode: permission bits with setuid, setgid, sticky. kind: f d l c b p (as tar and find call them)."""
 
     path: str
@@ -34,7 +34,7 @@ class Entry:
 class Tree(Protocol):
     """Blocking; call in a thread. Closed by its owner."""
 
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, TreeEntry]:
         """Every entry but the root by path, a directory before what it holds."""
 
     def digest(self, path: str) -> str:

@@ -38,89 +38,91 @@ _INTERNAL = ("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE")  # asked 
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class CheckRule:
     description: str
     text: str  # of a finding, with {} for its particulars
     experimental: bool = False
 
 
 RULES = {
-    "StageNameCasing": Rule("Stage names should be lowercase", "Stage name '{}' should be lowercase"),
-    "FromAsCasing": Rule(
+    "StageNameCasing": CheckRule("Stage names should be lowercase", "Stage name '{}' should be lowercase"),
+    "FromAsCasing": CheckRule(
         "The 'as' keyword should match the case of the 'from' keyword", "'{}' and '{}' keywords' casing do not match"
     ),
-    "NoEmptyContinuation": Rule(
+    "NoEmptyContinuation": CheckRule(
         "Empty continuation lines will become errors in a future release", "Empty continuation line"
     ),
-    "ConsistentInstructionCasing": Rule(
+    "ConsistentInstructionCasing": CheckRule(
         "All commands within the Dockerfile should use the same casing (either upper or lower)",
         "Command '{}' should match the case of the command majority ({})",
     ),
-    "DuplicateStageName": Rule("Stage names should be unique", "Duplicate stage name {}, stage names should be unique"),
-    "ReservedStageName": Rule(
+    "DuplicateStageName": CheckRule(
+        "Stage names should be unique", "Duplicate stage name {}, stage names should be unique"
+    ),
+    "ReservedStageName": CheckRule(
         "Reserved words should not be used as stage names",
         "Stage name should not use the same name as reserved stage {}",
     ),
-    "JSONArgsRecommended": Rule(
+    "JSONArgsRecommended": CheckRule(
         "JSON arguments recommended for ENTRYPOINT/CMD to prevent unintended behavior related to OS signals",
         "JSON arguments recommended for {} to prevent unintended behavior related to OS signals",
     ),
-    "MaintainerDeprecated": Rule(
+    "MaintainerDeprecated": CheckRule(
         "The MAINTAINER instruction is deprecated, use a label instead to define an image author",
         "Maintainer instruction is deprecated in favor of using label",
     ),
-    "UndefinedArgInFrom": Rule("FROM command must use declared ARGs", "FROM argument '{}' is not declared{}"),
-    "WorkdirRelativePath": Rule(
+    "UndefinedArgInFrom": CheckRule("FROM command must use declared ARGs", "FROM argument '{}' is not declared{}"),
+    "WorkdirRelativePath": CheckRule(
         "Relative workdir without an absolute workdir declared within the build can have unexpected results if the base"
         " image changes",
         "Relative workdir {} can have unexpected results if the base image changes",
     ),
-    "UndefinedVar": Rule("Variables should be defined before their use", "Usage of undefined variable '${}'{}"),
-    "MultipleInstructionsDisallowed": Rule(
+    "UndefinedVar": CheckRule("Variables should be defined before their use", "Usage of undefined variable '${}'{}"),
+    "MultipleInstructionsDisallowed": CheckRule(
         "Multiple instructions of the same type should not be used in the same stage",
         "Multiple {} instructions should not be used in the same stage because only the last one will be used",
     ),
-    "LegacyKeyValueFormat": Rule(
+    "LegacyKeyValueFormat": CheckRule(
         "Legacy key/value format with whitespace separator should not be used",
         '"{0} key=value" should be used instead of legacy "{0} key value" format',
     ),
-    "InvalidBaseImagePlatform": Rule(
+    "InvalidBaseImagePlatform": CheckRule(
         "Base image platform does not match expected target platform",
         'Base image {} was pulled with platform "{}", expected "{}" for current build',
     ),
-    "RedundantTargetPlatform": Rule(
+    "RedundantTargetPlatform": CheckRule(
         "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the default behavior",
         "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
     ),
-    "SecretsUsedInArgOrEnv": Rule(
+    "SecretsUsedInArgOrEnv": CheckRule(
         "Sensitive data should not be used in the ARG or ENV commands",
         "Do not use ARG or ENV instructions for sensitive data ({} {})",
     ),
-    "InvalidDefaultArgInFrom": Rule(
+    "InvalidDefaultArgInFrom": CheckRule(
         "Default value for global ARG results in an empty or invalid base image name",
         "Default value for ARG {} results in empty or invalid base image name",
     ),
-    "FromPlatformFlagConstDisallowed": Rule(
+    "FromPlatformFlagConstDisallowed": CheckRule(
         "FROM --platform flag should not use a constant value",
         "FROM --platform flag should not use constant value {}",
     ),
-    "CopyIgnoredFile": Rule(
+    "CopyIgnoredFile": CheckRule(
         "Attempting to Copy file that is excluded by .dockerignore",
         "Attempting to {} file {} that is excluded by .dockerignore",
         experimental=True,
     ),
-    "InvalidDefinitionDescription": Rule(
+    "InvalidDefinitionDescription": CheckRule(
         "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`. If this is"
         " not intended to be a description comment, add an empty line or comment between the instruction and the"
         " comment.",
         "Comment for {} should follow the format: `# {} <description>`",
         experimental=True,
     ),
-    "ExposeProtoCasing": Rule(
+    "ExposeProtoCasing": CheckRule(
         "Protocol in EXPOSE instruction should be lowercase",
         "Defined protocol '{}' in EXPOSE instruction should be lowercase",
     ),
-    "ExposeInvalidFormat": Rule(
+    "ExposeInvalidFormat": CheckRule(
         "IP address and host-port mapping should not be used in EXPOSE instruction."
         " This will become an error in a future release",
         "EXPOSE instruction should not define an IP address or host-port mapping, found '{}'",
@@ -145,7 +147,7 @@ class CheckWarning:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class CheckOptions:
     """`# check=`: rules that do not count, experimental ones that do, and whether a finding fails the build."""
 
     skip: frozenset[str] = frozenset()
@@ -160,7 +162,7 @@ class Options:
         return not RULES[rule].experimental or self.experimental_all or rule in self.experimental
 
 
-def options(dockerfile: Dockerfile, override: str = "") -> Options:
+def options(dockerfile: Dockerfile, override: str = "") -> CheckOptions:
     """What `# check=` says, or `override` (the build argument BUILDKIT_DOCKERFILE_CHECK). Raises: DockerfileError."""
     directive = dockerfile.directive("check")
     text = override or (directive.value.split(" ", 1)[0] if directive else "")
@@ -171,7 +173,7 @@ def options(dockerfile: Dockerfile, override: str = "") -> Options:
             shown = key.strip() if equals else part
             raise DockerfileError(f"failed to parse check options: invalid check option {quote(shown)}")
         found[key.strip()] = value.strip()
-    return Options(
+    return CheckOptions(
         skip=_names(found.get("skip", "")),
         skip_all=found.get("skip") == "all",
         experimental=_names(found.get("experimental", "")),
@@ -370,14 +372,14 @@ def _in_stages(
         scope = base.begun_on() if base else _Scope(dict(environments.get(stage.index, {"PATH": ""})))
         if stage.name:
             ends[stage.name] = scope
-        findings = _Stage(dockerfile, stage, scope, meta, build_args, ignore).run()
+        findings = _StageChecks(dockerfile, stage, scope, meta, build_args, ignore).run()
         if indices is None or stage.index in indices:
             yield from findings
         else:
             list(findings)  # later stages may stand on this one
 
 
-class _Stage:
+class _StageChecks:
     """One walk through a stage's instructions."""
 
     def __init__(
@@ -453,13 +455,13 @@ class _Stage:
                 self.scope.workdir_set = True
             case i.Expose():
                 yield from _ports(instruction)
-            case i.Add() | i.Copy():
+            case i.Add() | i.CopyInstruction():
                 yield from self.ignored(instruction)
             case _:
                 pass
 
-    def ignored(self, instruction: i.Add | i.Copy) -> Iterator[CheckWarning]:
-        if isinstance(instruction, i.Copy) and instruction.from_:
+    def ignored(self, instruction: i.Add | i.CopyInstruction) -> Iterator[CheckWarning]:
+        if isinstance(instruction, i.CopyInstruction) and instruction.from_:
             return
         for source in instruction.sources:
             path = source.strip("/")

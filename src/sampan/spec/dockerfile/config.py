@@ -109,7 +109,7 @@ def _expose(config: Config, instruction: i.Expose, dialect: DialectName) -> None
     config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **ports}
 
 
-def _volume(config: Config, instruction: i.Volume, dialect: DialectName) -> None:
+def _volume(config: Config, instruction: i.VolumeInstruction, dialect: DialectName) -> None:
     if not all(instruction.paths):
         raise DockerfileError("VOLUME specified can not be an empty string")
     config["Volumes"] = {**(config.get("Volumes") or {}), **{path: {} for path in instruction.paths}}
@@ -158,6 +158,6 @@ _CHANGES: dict[type[i.Instruction], Callable[[Config, Any, DialectName], None]] 
     i.Shell: _shell,
     i.Stopsignal: _stopsignal,
     i.User: _user,
-    i.Volume: _volume,
+    i.VolumeInstruction: _volume,
     i.Workdir: _workdir,
 }

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol, Self
 
 from sampan.spec.dockerfile.errors import NOWHERE, DockerfileError, Range
 from sampan.spec.dockerfile.heredocs import Heredoc, is_heredoc
-from sampan.spec.dockerfile.mounts import Mount
+from sampan.spec.dockerfile.mounts import MountFlag
 
 SCRIPTS = "/dev/pipes"  # where a RUN finds the heredoc that is a script
 
@@ -90,7 +90,7 @@ class Run(Instruction):
     keyword: ClassVar[str] = "RUN"
     command: Command
     heredocs: tuple[Heredoc, ...] = ()
-    mounts: tuple[Mount, ...] = ()
+    mounts: tuple[MountFlag, ...] = ()
     network: str = "default"  # default, none, host
     security: str = "sandbox"  # sandbox, insecure
     devices: tuple[str, ...] = ()  # --device is known by name only
@@ -170,7 +170,7 @@ class Expose(Instruction):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Files(Instruction):
+class FilesInstruction(Instruction):
     """What ADD and COPY share. `sources` without heredocs; those are files in `heredocs`, by their names."""
 
     sources: tuple[str, ...]
@@ -201,25 +201,25 @@ class Files(Instruction):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Add(Files):
+class Add(FilesInstruction):
     keyword: ClassVar[str] = "ADD"
     checksum: str = ""
     keep_git_dir: bool = False
     unpack: bool | None = None  # None: unpack local archives, keep remote ones
 
     def _replaced(self, expander: Expander) -> Self:
-        return replace(Files._replaced(self, expander), checksum=expander.word(self.checksum))
+        return replace(FilesInstruction._replaced(self, expander), checksum=expander.word(self.checksum))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Copy(Files):
+class CopyInstruction(FilesInstruction):
     keyword: ClassVar[str] = "COPY"
     from_: str = ""  # a stage's name or number, an image, or a named context
     parents: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Volume(Instruction):
+class VolumeInstruction(Instruction):
     keyword: ClassVar[str] = "VOLUME"
     paths: tuple[str, ...]
 

@@ -200,7 +200,7 @@ def _copy(node: Node) -> i.Instruction:
     _two(node)
     flags = Flags(node.flags, text=("chown", "from", "chmod"), many=("exclude",), switch=("link", "parents"))
     sources, destination, documents = _files(node)
-    return i.Copy(
+    return i.CopyInstruction(
         sources=sources,
         destination=destination,
         heredocs=documents,
@@ -220,7 +220,7 @@ def _volume(node: Node) -> i.Instruction:
     paths = tuple(word.strip(SPACE) for word in words)
     if not all(paths):
         raise DockerfileError("VOLUME specified can not be an empty string")
-    return i.Volume(paths=paths)
+    return i.VolumeInstruction(paths=paths)
 
 
 def _user(node: Node) -> i.Instruction:

@@ -41,23 +41,23 @@ class Variables:
         """`text` with variables replaced and quotes taken away. Raises: DockerfileError."""
         if "$" not in text and "'" not in text and '"' not in text and self.escape not in text:
             return text
-        return _Scanner(self, text, self.escape).run()[0]
+        return _WordScanner(self, text, self.escape).run()[0]
 
     def shown(self, text: str) -> str:
         """For display: variables replaced, but quotes and what is not set stay as written. Raises: DockerfileError."""
         if "$" not in text and self.escape not in text:
             return text
-        return _Scanner(self, text, self.escape, keep_quotes=True, keep_unset=True).run()[0]
+        return _WordScanner(self, text, self.escape, keep_quotes=True, keep_unset=True).run()[0]
 
     def words(self, text: str) -> list[str]:
         """The same, split at blanks that are not quoted or escaped. Raises: DockerfileError."""
-        return _Scanner(self, text, self.escape).run()[1]
+        return _WordScanner(self, text, self.escape).run()[1]
 
     def document(self, text: str) -> str:
         """A heredoc's text: variables and escapes, but quotes are just characters. Raises: DockerfileError."""
         if "$" not in text and "\\" not in text:
             return text
-        return _Scanner(self, text, "\\", quotes=False).run()[0]
+        return _WordScanner(self, text, "\\", quotes=False).run()[0]
 
     def get(self, name: str) -> str | None:
         value = self.env.get(name)
@@ -68,14 +68,14 @@ class Variables:
 def raw_words(text: str) -> list[str]:
     """The words of a line, quotes, escapes and variables as written; none when a quote is left open."""
     try:
-        return _Scanner(Variables({}), text, "\\", keep_quotes=True, raw=True, keep_unset=True).run()[1]
+        return _WordScanner(Variables({}), text, "\\", keep_quotes=True, raw=True, keep_unset=True).run()[1]
     except DockerfileError:
         return []
 
 
 def unquoted_words(text: str, *, keep_quotes: bool = False) -> list[str]:
     """The words of a line with quotes taken away or kept, variables as written. Raises: DockerfileError."""
-    return _Scanner(Variables({}), text, "\\", keep_quotes=keep_quotes, keep_unset=True).run()[1]
+    return _WordScanner(Variables({}), text, "\\", keep_quotes=keep_quotes, keep_unset=True).run()[1]
 
 
 class _Problem(Exception):
@@ -106,7 +106,7 @@ class _Words:
             self.parts = []
 
 
-class _Scanner:
+class _WordScanner:
     """A text and a position in it; `until` reads one level and calls itself for what `${V:-…}` encloses."""
 
     def __init__(

@@ -18,7 +18,7 @@ from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.engine.builder.buildkit.protos.control_grpc import ControlBase
 from sampan.engine.builder.buildkit.protos.worker_pb2 import BuildkitVersion
 from sampan.engine.builder.buildkit.server import received
-from sampan.engine.builder.clients.sessions import Offer
+from sampan.engine.builder.clients.sessions import SessionInfo
 from sampan.errors import InvalidArgument
 from sampan.spec import times
 
@@ -79,7 +79,7 @@ class ControlService(ControlBase):  # type: ignore[misc]
     async def Session(self, stream: Stream[pb.BytesMessage, pb.BytesMessage]) -> None:
         """A session inside this connection, for clients that do not upgrade a second one."""
         fields: Any = stream.metadata or {}
-        offer = Offer(
+        offer = SessionInfo(
             id=fields.get("x-docker-expose-session-uuid", ""),
             name=fields.get("x-docker-expose-session-name", ""),
             shared_key=fields.get("x-docker-expose-session-sharedkey", ""),

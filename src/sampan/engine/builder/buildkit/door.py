@@ -17,7 +17,7 @@ from sampan.engine.builder.buildkit.options import FRONTENDS, Asked
 from sampan.engine.builder.buildkit.protos import control_pb2, gateway_pb2, ops_pb2, worker_pb2
 from sampan.engine.builder.buildkit.reading import Reading
 from sampan.engine.builder.buildkit.running import Running
-from sampan.engine.builder.clients.sessions import GrpcSession, Offer, Sessions
+from sampan.engine.builder.clients.sessions import GrpcSession, SessionInfo, Sessions
 from sampan.engine.builder.request import CacheEnd
 from sampan.engine.builder.service import Builder
 from sampan.engine.config import EngineConfig, engine_id
@@ -50,7 +50,7 @@ class Door:
         if not id:
             raise InvalidArgument("session id header missing")
         return self.sessions.add(
-            Offer(
+            SessionInfo(
                 id=id,
                 name=headers.get("X-Docker-Expose-Session-Name", ""),
                 shared_key=headers.get("X-Docker-Expose-Session-Sharedkey", ""),

@@ -18,7 +18,7 @@ from sampan.engine.builder.narrowed import Narrowed
 from sampan.engine.builder.ops import GitOp, HttpOp, Vertex
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import LocalRequest
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.engine.platforms import Platform
 from sampan.errors import Internal, NotFound, NotImplemented_
 from sampan.spec import codec
@@ -112,7 +112,7 @@ def _clean(path: str) -> str:
     return posixpath.normpath(posixpath.join("/", path))[1:]
 
 
-def _named(entry: Entry) -> Stat:
+def _named(entry: TreeEntry) -> Stat:
     stat = to_stat(entry)
     stat.path = posixpath.basename(entry.path)
     return stat

@@ -19,7 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.engine.builder.buildkit.protos.ops_pb2 import Position, Range, SourceInfo
-from sampan.engine.builder.progress import Status, Step, Warning_
+from sampan.engine.builder.progress import BuildWarning, Step, StepStatus
 
 GATHER_S = 0.01
 LOG_BYTES = 1024 * 1024
@@ -66,7 +66,7 @@ class StatusLog:
         )
         self._say(step, vertex)
 
-    def status(self, status: Status) -> None:
+    def status(self, status: StepStatus) -> None:
         self._say(
             status,
             pb.VertexStatus(
@@ -86,7 +86,7 @@ class StatusLog:
         for at in range(0, len(data), LOG_BYTES):
             self._say(data, pb.VertexLog(vertex=vertex, timestamp=now, stream=stream, msg=data[at : at + LOG_BYTES]))
 
-    def warning(self, warning: Warning_) -> None:
+    def warning(self, warning: BuildWarning) -> None:
         self._say(warning, warning_message(warning))
 
     # ── readers ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -159,7 +159,7 @@ class StatusLog:
         self._changed.clear()
 
 
-def warning_message(warning: Warning_) -> pb.VertexWarning:
+def warning_message(warning: BuildWarning) -> pb.VertexWarning:
     """A finding as clients print it: the rule and where it applies."""
     return pb.VertexWarning(
         vertex=digest_of(warning.key),
@@ -174,7 +174,7 @@ def warning_message(warning: Warning_) -> pb.VertexWarning:
     )
 
 
-def warning_line(warning: Warning_) -> str:
+def warning_line(warning: BuildWarning) -> str:
     """`Rule: message (line n)`."""
     text = f"{warning.rule}: {warning.message}" if warning.rule else warning.message
     return f"{text} (line {warning.ranges[0][0]})" if warning.ranges else text

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from sampan.engine.builder import questions
 from sampan.engine.builder.classic.failures import translated
-from sampan.engine.builder.classic.output import Message, Output
+from sampan.engine.builder.classic.output import ClassicOutput, Message
 from sampan.engine.builder.classic.trace import Trace
 from sampan.engine.builder.classic.walk import Voice, dialect
 from sampan.engine.builder.failures import cause_of
@@ -36,7 +36,7 @@ DOCKERFILE_LIMIT_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class ClassicOptions:
     """What the classic door alone knows of a request.
 
     session: id of a gRPC session for secrets and results. call: what to do with the Dockerfile, `build` or one of CALLS.
@@ -50,7 +50,7 @@ class Options:
 
 
 async def build(
-    builder: Builder, request: BuildRequest, options: Options, upload: AsyncIterator[bytes]
+    builder: Builder, request: BuildRequest, options: ClassicOptions, upload: AsyncIterator[bytes]
 ) -> AsyncIterator[Message]:
     """Yield Docker's messages. Raises: SampanError before the first one for a request that is wrong in itself.
 
@@ -94,9 +94,9 @@ async def _received(upload: AsyncIterator[bytes], scratch: str) -> Tree:
 
 
 async def _spoken(
-    builder: Builder, request: BuildRequest, options: Options, session: Session, send: Callable[[Message], None]
+    builder: Builder, request: BuildRequest, options: ClassicOptions, session: Session, send: Callable[[Message], None]
 ) -> None:
-    voice = Voice(Output(send, quiet=options.quiet, remove=options.remove))
+    voice = Voice(ClassicOutput(send, quiet=options.quiet, remove=options.remove))
     try:
         await builder.build(request, session, voice, dialect(voice))
     except SampanError as e:
@@ -110,7 +110,7 @@ async def _spoken(
         raise
 
 
-def _point(output: Output, text: bytes, line: int) -> None:
+def _point(output: ClassicOutput, text: bytes, line: int) -> None:
     """Say which step cannot be done, when the Dockerfile can be read as such.
 
     Docker's classic builder would find out when it comes to that step; here nothing has been run yet.
@@ -126,7 +126,7 @@ def _point(output: Output, text: bytes, line: int) -> None:
 
 
 async def _traced(
-    builder: Builder, request: BuildRequest, options: Options, session: Session, send: Callable[[Message], None]
+    builder: Builder, request: BuildRequest, options: ClassicOptions, session: Session, send: Callable[[Message], None]
 ) -> None:
     trace = Trace(send)
     try:

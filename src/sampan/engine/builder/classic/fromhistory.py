@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from sampan.engine.builder.graph.values import HistoryEntry, Resolved
 from sampan.engine.builder.request import CacheEnd
-from sampan.engine.builder.state import Solved, State
+from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
 from sampan.errors import InvalidArgument, NotFound
@@ -44,6 +44,6 @@ def find(offered: Iterable[Image], base: Resolved | None, entries: Sequence[Hist
             continue
         chain = oci_image.chain_ids(diff_ids)
         created = history[-1].get("created") or ""
-        state = State(diff_ids=diff_ids, chain_id=chain[-1] if chain else "")
+        state = LayerChain(diff_ids=diff_ids, chain_id=chain[-1] if chain else "")
         return Solved(state=state, time_ns=times.parse(created) if created else 0, cached=True)
     return None

@@ -20,7 +20,7 @@ Message = Mapping[str, Any]
 RED, PLAIN = "\x1b[91m", "\x1b[0m"
 
 
-class Output:
+class ClassicOutput:
     """Sends messages in Docker's order. quiet: nothing but the id, unless the build fails; then all of it at once.
 
     remove: say of every step that its container is gone (`rm`, the default).

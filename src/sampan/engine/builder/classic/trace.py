@@ -14,7 +14,7 @@ from typing import Any
 from sampan.engine.builder.classic.output import Message
 from sampan.engine.builder.failures import BuildFailure, StepFailed
 from sampan.engine.builder.ops import RunOp
-from sampan.engine.builder.progress import Status, Step, Warning_
+from sampan.engine.builder.progress import BuildWarning, Step, StepStatus
 from sampan.engine.builder.request import Built
 from sampan.errors import SampanError
 
@@ -42,13 +42,13 @@ class Trace:
             found["cache_mounts"] = [m.id or m.target for m in step.vertex.mounts if m.kind == "cache"]
         self._tell("step", found)
 
-    def status(self, status: Status) -> None:
+    def status(self, status: StepStatus) -> None:
         self._tell("status", asdict(status))
 
     def log(self, key: str, stream: int, data: bytes) -> None:
         self._tell("log", {"key": key, "stream": stream, "text": data.decode(errors="replace")})
 
-    def warning(self, warning: Warning_) -> None:
+    def warning(self, warning: BuildWarning) -> None:
         self._tell("warning", {**asdict(warning), "source": warning.source.decode(errors="replace")})
 
     def answer(self, metadata: Mapping[str, bytes]) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 
 from sampan.engine.builder import failures
 from sampan.engine.builder.classic import fromhistory
-from sampan.engine.builder.classic.output import Output
+from sampan.engine.builder.classic.output import ClassicOutput
 from sampan.engine.builder.dialect import Converted, Dialect
 from sampan.engine.builder.exporters.squash import squash
 from sampan.engine.builder.graph import copied
 from sampan.engine.builder.graph.document import document
 from sampan.engine.builder.graph.values import ClassicStep, HistoryEntry
 from sampan.engine.builder.ops import Vertex
-from sampan.engine.builder.progress import Status, Step, Warning_
+from sampan.engine.builder.progress import BuildWarning, Step, StepStatus
 from sampan.engine.builder.request import Built
 from sampan.engine.builder.state import Solved
 from sampan.engine.builder.trees import Tree
@@ -30,7 +30,7 @@ from sampan.spec import oci_image, reference
 class Voice:
     """Progress as the classic builder's lines: of a step's vertex its begin, its output and its cache hit are told."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: ClassicOutput) -> None:
         self.output = output
         self._key = ""
         self._runs = False
@@ -51,14 +51,14 @@ class Voice:
             if self._runs:
                 self.output.running()
 
-    def status(self, status: Status) -> None:
+    def status(self, status: StepStatus) -> None:
         return None
 
     def log(self, key: str, stream: int, data: bytes) -> None:
         if key == self._key:
             self.output.output(stream, data)
 
-    def warning(self, warning: Warning_) -> None:
+    def warning(self, warning: BuildWarning) -> None:
         return None
 
 

@@ -55,7 +55,7 @@ def message(payload: bytes) -> bytes:
 class Stream:
     """One request. `headers` and `trailers` are filled in as they arrive."""
 
-    def __init__(self, connection: Connection, id: int, window: int) -> None:
+    def __init__(self, connection: Http2Connection, id: int, window: int) -> None:
         self.id = id
         self.headers: dict[str, str] = {}
         self.trailers: dict[str, str] = {}
@@ -194,7 +194,7 @@ class Stream:
             self._drained.set_result(None)
 
 
-class Connection(asyncio.Protocol):
+class Http2Connection(asyncio.Protocol):
     """The client role on an established transport. `lost` is called once when the connection has ended."""
 
     def __init__(self, lost: Callable[[], None]) -> None:

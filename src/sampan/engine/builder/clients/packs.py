@@ -16,8 +16,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from sampan.engine.builder.files.content import copy_range
-from sampan.engine.builder.files.spool import Place, SpooledTree, nameless
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.files.spool import SpooledTree, SpoolExtent, nameless
+from sampan.engine.builder.trees import TreeEntry
 
 LIMIT_BYTES = 4 * 1024**3
 LIMIT_COUNT = 32
@@ -25,7 +25,7 @@ LIMIT_ENTRIES = 200_000  # of all directories; each takes about half a KiB of me
 BUFFER_BYTES = 1024 * 1024
 WASTE_BYTES = 64 * 1024 * 1024
 
-Known = dict[bytes, tuple[str, Entry, Place | None]]
+Known = dict[bytes, tuple[str, TreeEntry, SpoolExtent | None]]
 """STAT packet → parent directory, entry, where its content lies (None: it has none)."""
 
 
@@ -84,8 +84,8 @@ class Snapshot:
     """One transfer's result."""
 
     pack: Pack
-    entries: Mapping[str, Entry]
-    places: dict[str, Place]
+    entries: Mapping[str, TreeEntry]
+    places: dict[str, SpoolExtent]
     known: Known
 
     def tree(self) -> SpooledTree:
@@ -94,7 +94,7 @@ class Snapshot:
 
 
 @dataclass(slots=True)
-class Kept:
+class KeptDirectory:
     """One directory of one client. `lock`: one transfer at a time."""
 
     pack: Pack | None = None
@@ -113,22 +113,22 @@ class Packs:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._kept: dict[Hashable, Kept] = {}
+        self._kept: dict[Hashable, KeptDirectory] = {}
 
-    def get(self, key: Hashable) -> Kept:
+    def get(self, key: Hashable) -> KeptDirectory:
         """What is kept under the key; the caller takes its lock and calls `begin`."""
-        kept = self._kept.pop(key, None) or Kept()
+        kept = self._kept.pop(key, None) or KeptDirectory()
         self._kept[key] = kept
         kept.used = time.monotonic()
         return kept
 
-    def begin(self, kept: Kept) -> Pack:
+    def begin(self, kept: KeptDirectory) -> Pack:
         if kept.pack is None:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
             kept.pack = Pack(self._directory)
         return kept.pack
 
-    def keep(self, kept: Kept, snapshot: Snapshot) -> None:
+    def keep(self, kept: KeptDirectory, snapshot: Snapshot) -> None:
         """Remember a transfer; drop a pack that is mostly waste, and the oldest beyond the limits."""
         kept.known = snapshot.known
         live = sum(place.size for place in snapshot.places.values())

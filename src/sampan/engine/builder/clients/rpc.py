@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Protocol, Self, TypeVar
 from urllib.parse import quote_plus, unquote
 
-from sampan.engine.builder.clients.http2 import Connection, Stream, message
+from sampan.engine.builder.clients.http2 import Http2Connection, Stream, message
 from sampan.errors import Internal, NotFound, SampanError, Unauthorized, Unavailable
 
 UNKNOWN, NOT_FOUND, PERMISSION_DENIED, UNIMPLEMENTED, UNAVAILABLE, UNAUTHENTICATED = 2, 5, 7, 12, 14, 16
 CALL_TIMEOUT_S = 60.0
 
 
-class Message(Protocol):
+class ProtobufMessage(Protocol):
     """What protobuf's generated classes have in common."""
 
     def SerializeToString(self) -> bytes: ...
@@ -26,7 +26,7 @@ class Message(Protocol):
     def FromString(cls, data: bytes) -> Self: ...
 
 
-T = TypeVar("T", bound=Message)
+T = TypeVar("T", bound=ProtobufMessage)
 
 
 def check(stream: Stream) -> None:
@@ -49,7 +49,12 @@ def error(status: int, text: str) -> SampanError:
 
 
 async def unary(
-    connection: Connection, path: str, request: Message, answer: type[T], *, timeout_s: float = CALL_TIMEOUT_S
+    connection: Http2Connection,
+    path: str,
+    request: ProtobufMessage,
+    answer: type[T],
+    *,
+    timeout_s: float = CALL_TIMEOUT_S,
 ) -> T:
     """Call a method with one message each way. Raises: NotFound, Unavailable, Internal, … as the client's status says."""
     try:

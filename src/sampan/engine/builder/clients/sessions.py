@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from sampan.engine.background import Background
 from sampan.engine.builder.clients import filesync, rpc, sending
 from sampan.engine.builder.clients.arrivals import Arrivals
-from sampan.engine.builder.clients.http2 import Connection, Stream, message
+from sampan.engine.builder.clients.http2 import Http2Connection, Stream, message
 from sampan.engine.builder.clients.packs import Packs
 from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.trees import Tree
@@ -33,7 +33,7 @@ UPLOAD = "/moby.upload.v1.Upload/Pull"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class SessionInfo:
     """What a client says of itself. shared_key: the same for its later builds of the same directory. methods: paths."""
 
     id: str
@@ -45,10 +45,10 @@ class Offer:
 class GrpcSession:
     """One connected client: implements `engine.builder.session.Session`."""
 
-    def __init__(self, offer: Offer, packs: Packs, lost: Callable[[], None]) -> None:
+    def __init__(self, offer: SessionInfo, packs: Packs, lost: Callable[[], None]) -> None:
         self.id = offer.id
         self.offer = offer
-        self.connection = Connection(lost)
+        self.connection = Http2Connection(lost)
         self._packs = packs
         self._background = Background()
 
@@ -132,7 +132,7 @@ class GrpcSession:
         self._background.cancel()
         self.connection.close()
 
-    async def _call(self, path: str, request: rpc.Message, answer: type[rpc.T]) -> rpc.T:
+    async def _call(self, path: str, request: rpc.ProtobufMessage, answer: type[rpc.T]) -> rpc.T:
         if path not in self.offer.methods:
             raise NotFound(f"the client does not offer {path}")
         return await rpc.unary(self.connection, path, request, answer)
@@ -180,7 +180,7 @@ class Sessions:
         self._sessions: dict[str, GrpcSession] = {}
         self._arrivals = Arrivals()
 
-    def add(self, offer: Offer, lost: Callable[[], None] | None = None) -> GrpcSession:
+    def add(self, offer: SessionInfo, lost: Callable[[], None] | None = None) -> GrpcSession:
         """Register a client; its `connection` is the protocol of its transport. Another one of that id ends the first."""
         before = self._sessions.pop(offer.id, None)
         if before is not None:

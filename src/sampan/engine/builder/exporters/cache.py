@@ -12,7 +12,7 @@ from typing import Any
 
 from sampan.engine.builder import cacheconfig
 from sampan.engine.builder.bases import Bases
-from sampan.engine.builder.cacheconfig import Blob, CacheConfig, Kept
+from sampan.engine.builder.cacheconfig import Blob, CacheConfig, ConfigRecord
 from sampan.engine.builder.exporters.layout import Layout, as_object
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.ops import Vertex
@@ -38,15 +38,19 @@ def inline(made: Made, diff_ids: Iterable[str]) -> dict[str, str]:
     return {cacheconfig.INLINE: cacheconfig.inline(kept)}
 
 
-def _kept(record: CacheRecord, layer: int) -> Kept:
-    return Kept(key=record.key, layer=layer, time_ns=record.time_ns, empty=record.empty, description=record.description)
+def _kept(record: CacheRecord, layer: int) -> ConfigRecord:
+    return ConfigRecord(
+        key=record.key, layer=layer, time_ns=record.time_ns, empty=record.empty, description=record.description
+    )
 
 
 def _ordered(made: Made) -> list[CacheRecord]:
     return sorted({record.key: record for record in made.values()}.values(), key=lambda record: record.key)
 
 
-def collect(images: Images, made: Made, chains: Iterable[str], mode: str) -> tuple[list[Kept], list[LayerRecord]]:
+def collect(
+    images: Images, made: Made, chains: Iterable[str], mode: str
+) -> tuple[list[ConfigRecord], list[LayerRecord]]:
     """The records and the layers that they need, each after the one below. chains: all chain ids of the result."""
     wanted = set(chains)
     records = [record for record in _ordered(made) if mode == "max" or record.chain_id in wanted]
@@ -60,7 +64,7 @@ def collect(images: Images, made: Made, chains: Iterable[str], mode: str) -> tup
     return [_kept(record, numbers[record.chain_id]) for record in records], layers
 
 
-def config_of(kept: list[Kept], layers: list[LayerRecord], blobs: list[Descriptor]) -> CacheConfig:
+def config_of(kept: list[ConfigRecord], layers: list[LayerRecord], blobs: list[Descriptor]) -> CacheConfig:
     """The document of an export."""
     numbers = {"": -1, **{layer.id: number for number, layer in enumerate(layers)}}
     listed = [

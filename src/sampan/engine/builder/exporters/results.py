@@ -9,7 +9,7 @@ from typing import Any
 
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.exporters import archive, cache, files, image, layout
-from sampan.engine.builder.files.service import Files
+from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.graph import document
 from sampan.engine.builder.graph.values import Target
 from sampan.engine.builder.ops import Vertex
@@ -56,7 +56,7 @@ class Result:
     """What was built. documents: the image document of each platform."""
 
     images: Images
-    files: Files
+    files: FileService
     request: BuildRequest
     session: Session
     progress: Progress

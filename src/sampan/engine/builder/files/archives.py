@@ -21,8 +21,8 @@ from typing import BinaryIO
 from sampan.engine.archives import tar
 from sampan.engine.archives.streams import Source, decompressed
 from sampan.engine.builder.files.content import CHUNK, write_all
-from sampan.engine.builder.files.target import Target
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.files.target import RootWriter
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.engine.layers.unpack import ID_MAX, MTIME_MAX_NS, clean
 from sampan.errors import InvalidArgument, words
 from sampan.linux import saferoot
@@ -47,7 +47,7 @@ def is_archive(tree: Tree, path: str, root_fd: int) -> bool:
             return False
 
 
-def unpack(tree: Tree, path: str, target: Target, dest_fd: int) -> None:
+def unpack(tree: Tree, path: str, target: RootWriter, dest_fd: int) -> None:
     """Write the archive's entries below `dest_fd`, the root of `target`. Raises: InvalidArgument, OSError."""
     with tree.open(path) as file:
         unpacking = _Unpacking(tar.Reader(tar.Input(_plain(file, dest_fd))), target, dest_fd)
@@ -73,12 +73,12 @@ def _plain(file: BinaryIO, fd: int) -> Source:
 
 
 class _Unpacking:
-    def __init__(self, reader: tar.Reader, target: Target, root_fd: int) -> None:
+    def __init__(self, reader: tar.Reader, target: RootWriter, root_fd: int) -> None:
         self._reader = reader
         self._target = target
         self._root = root_fd
         self._parent: tuple[str, int] | None = None
-        self._directories: dict[str, Entry] = {}
+        self._directories: dict[str, TreeEntry] = {}
 
     def run(self) -> None:
         input = self._reader.input
@@ -190,8 +190,8 @@ class _Unpacking:
             shutil.rmtree(name, dir_fd=parent)
 
 
-def _entry(header: tar.Entry, kind: str, path: str) -> Entry:
-    return Entry(
+def _entry(header: tar.Entry, kind: str, path: str) -> TreeEntry:
+    return TreeEntry(
         path=path,
         kind=kind,
         mode=header.mode & 0o7777,

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from sampan.engine.builder.files.selection import Item, select
 from sampan.engine.builder.ops import Copy, ScratchOp
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.trees import Tree, TreeEntry
 
 
 def checksum(tree: Tree, copy: Copy) -> str:
@@ -42,7 +42,7 @@ def _item(tree: Tree, item: Item, own: bool, contents_only: bool) -> bytes:
     return b"directory\n" + _lines(tree, item.inside, own)
 
 
-def _lines(tree: Tree, entries: Iterable[tuple[str, Entry]], own: bool) -> bytes:
+def _lines(tree: Tree, entries: Iterable[tuple[str, TreeEntry]], own: bool) -> bytes:
     """One line an entry. Names cannot hold a NUL."""
     content = tree.digest
     return "".join(
@@ -54,5 +54,5 @@ def _lines(tree: Tree, entries: Iterable[tuple[str, Entry]], own: bool) -> bytes
     ).encode("utf-8", "surrogateescape")
 
 
-def _xattrs(entry: Entry) -> str:
+def _xattrs(entry: TreeEntry) -> str:
     return "".join(f"\0{name}={value.hex()}" for name, value in sorted(entry.xattrs.items()))

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from sampan.engine.builder.files import content, inodes
 from sampan.engine.builder.files.target import remove
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.trees import TreeEntry
 from sampan.errors import NotFound, words
 from sampan.linux import saferoot
 
@@ -27,10 +27,10 @@ class DirTree:
         self._owned = owned
         self._keep_owner = keep_owner
         self._root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._entries: dict[str, Entry] | None = None
+        self._entries: dict[str, TreeEntry] | None = None
         self._digests: dict[str, str] = {}
 
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, TreeEntry]:
         if self._entries is None:
             self._entries = {entry.path: entry for entry in self._walk()}
         return self._entries
@@ -61,7 +61,7 @@ class DirTree:
     def _open(self, path: str) -> int:
         return open_file(self._root, path)
 
-    def _walk(self) -> Iterator[Entry]:
+    def _walk(self) -> Iterator[TreeEntry]:
         first: dict[tuple[int, int], str] = {}
         pending = [""]
         while pending:
@@ -85,7 +85,7 @@ class DirTree:
                 os.close(fd)
 
 
-def _roots(entry: Entry) -> Entry:
+def _roots(entry: TreeEntry) -> TreeEntry:
     return replace(entry, uid=0, gid=0)
 
 

@@ -21,12 +21,12 @@ from typing import Protocol, runtime_checkable
 from sampan.engine.builder.failures import MissingSource
 from sampan.engine.builder.files import wildcards
 from sampan.engine.builder.ops import Copy
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.errors import InvalidArgument
 from sampan.spec.dockerfile.ignore import Ignore
 
 _LINKS = 255
-Below = tuple[str, Entry]  # path below the item, what is there
+Below = tuple[str, TreeEntry]  # path below the item, what is there
 
 
 @runtime_checkable
@@ -43,7 +43,7 @@ class Item:
 
     path: str
     name: str
-    entry: Entry | None
+    entry: TreeEntry | None
     directory: bool
     inside: Sequence[Below] = ()
     chosen: bool = False  # only a part of the directory: --parents

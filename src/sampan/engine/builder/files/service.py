@@ -10,7 +10,7 @@ from sampan.engine.builder.files import checksum, copy
 from sampan.engine.builder.files.archives import FileReader
 from sampan.engine.builder.files.git import Git
 from sampan.engine.builder.files.hosttask import HostTask
-from sampan.engine.builder.files.http import Downloads
+from sampan.engine.builder.files.http import HttpDownloads
 from sampan.engine.builder.files.layertree import Digests, LayerTree
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.ops import ArchiveOp, Copy, FileOp, GitOp, HttpOp, Vertex
@@ -21,7 +21,7 @@ from sampan.engine.images.service import Images
 from sampan.supervisor.client import Supervisor
 
 
-class Files:
+class FileService:
     """One for an engine. Blocking methods are for threads; trees belong to whoever gets them."""
 
     def __init__(self, config: EngineConfig, images: Images, supervisor: Supervisor) -> None:
@@ -29,7 +29,7 @@ class Files:
         self._scratch = os.path.join(config.data_root, "builder", "tmp")
         os.makedirs(self._scratch, mode=0o700, exist_ok=True)
         self._digests = Digests()
-        self.downloads = Downloads(os.path.join(config.data_root, "builder", "http"), self._scratch)
+        self.downloads = HttpDownloads(os.path.join(config.data_root, "builder", "http"), self._scratch)
         self.repositories = Git(
             HostTask(config, supervisor), os.path.join(config.data_root, "builder", "git"), self._scratch
         )

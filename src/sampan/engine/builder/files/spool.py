@@ -19,14 +19,14 @@ from typing import BinaryIO, NamedTuple
 
 from sampan.engine.builder.files import content
 from sampan.engine.builder.files.target import remove, unfold
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.trees import TreeEntry
 from sampan.errors import NotFound
 
 CHUNK = 1024 * 1024
 Region = tuple[int, int]  # where in the file, how long
 
 
-class Place(NamedTuple):
+class SpoolExtent(NamedTuple):
     """Where a content lies in the spool. regions: a sparse file's stored parts, which lie there one after the other."""
 
     offset: int
@@ -61,14 +61,16 @@ def nameless(directory: str) -> int:
 class SpooledTree:
     """A `Tree` over a spool. Owns the descriptor."""
 
-    def __init__(self, directory: str, fd: int, entries: Mapping[str, Entry], places: dict[str, Place]) -> None:
+    def __init__(
+        self, directory: str, fd: int, entries: Mapping[str, TreeEntry], places: dict[str, SpoolExtent]
+    ) -> None:
         self._scratch = directory
         self._fd = fd
         self._entries = entries
         self._places = places
         self._directory = ""
 
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, TreeEntry]:
         return self._entries
 
     def digest(self, path: str) -> str:
@@ -78,7 +80,7 @@ class SpooledTree:
         return place.digest
 
     def open(self, path: str) -> BinaryIO:
-        return io.BufferedReader(_Reader(self._fd, self._place(path)), CHUNK)
+        return io.BufferedReader(_SpoolReader(self._fd, self._place(path)), CHUNK)
 
     def copy_to(self, path: str, fd: int) -> None:
         """Write a regular file's content to the empty file `fd`; holes stay holes. Raises: NotFound, OSError."""
@@ -107,7 +109,7 @@ class SpooledTree:
             remove(self._directory)
             self._directory = ""
 
-    def _place(self, path: str) -> Place:
+    def _place(self, path: str) -> SpoolExtent:
         place = self._places.get(path)
         if place is None:
             raise NotFound(f"{path}: no such file")
@@ -121,10 +123,10 @@ class SpooledTree:
         return "sha256:" + digest.hexdigest()
 
 
-class _Reader(io.RawIOBase):
+class _SpoolReader(io.RawIOBase):
     """One content of the spool, holes as zeros."""
 
-    def __init__(self, fd: int, place: Place) -> None:
+    def __init__(self, fd: int, place: SpoolExtent) -> None:
         self._fd = fd
         self._size = place.size
         self._parts = list(place.parts())

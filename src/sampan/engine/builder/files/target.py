@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from sampan.engine.builder.files import content
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.errors import InvalidArgument
 from sampan.linux import saferoot
 
@@ -38,7 +38,7 @@ class Look:
     """What the written entries look like. owner None: their own. mode: a function of an entry, None: their own."""
 
     owner: tuple[int, int] | None = None
-    mode: Callable[[Entry], int] | None = None
+    mode: Callable[[TreeEntry], int] | None = None
     latest_ns: int | None = None  # nothing is younger
 
     def time(self, mtime_ns: int) -> int:
@@ -58,7 +58,7 @@ def thread_umask() -> int:
     return 0o777
 
 
-class Target:
+class RootWriter:
     """Writes entries below `root_fd` (not owned). Use it within one thread; `finish` sets what must come last."""
 
     def __init__(
@@ -169,7 +169,9 @@ class Target:
 
     # -- one entry ------------------------------------------------------------------------------------------------
 
-    def put(self, entry: Entry, parent_fd: int, name: str, fill: Callable[[int], None] | None, *, over: bool) -> None:
+    def put(
+        self, entry: TreeEntry, parent_fd: int, name: str, fill: Callable[[int], None] | None, *, over: bool
+    ) -> None:
         """Make what is no directory. fill: writes a regular file's content. over: something may be in its place.
 
         Raises: IsADirectoryError when a directory is; OSError.
@@ -183,7 +185,7 @@ class Target:
             os.unlink(name, dir_fd=parent_fd)
             make(entry, parent_fd, name, fill)
 
-    def _file(self, entry: Entry, parent_fd: int, name: str, fill: Callable[[int], None] | None) -> None:
+    def _file(self, entry: TreeEntry, parent_fd: int, name: str, fill: Callable[[int], None] | None) -> None:
         look = self._look
         mode = entry.mode if look.mode is None else look.mode(entry)
         uid, gid = look.owner or (entry.uid, entry.gid)
@@ -203,7 +205,7 @@ class Target:
             os.close(fd)
         self.wrote(mtime_ns)
 
-    def _special(self, entry: Entry, parent_fd: int, name: str, fill: Callable[[int], None] | None) -> None:
+    def _special(self, entry: TreeEntry, parent_fd: int, name: str, fill: Callable[[int], None] | None) -> None:
         look = self._look
         mode = entry.mode if look.mode is None else look.mode(entry)
         uid, gid = look.owner or (entry.uid, entry.gid)
@@ -233,7 +235,7 @@ class Target:
             os.unlink(name, dir_fd=parent_fd)
             os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
 
-    def redress(self, entry: Entry, parent_fd: int, name: str) -> None:
+    def redress(self, entry: TreeEntry, parent_fd: int, name: str) -> None:
         """Owner, mode and time of a file that is there; never of what a link names."""
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent_fd)
         try:
@@ -251,7 +253,7 @@ class Target:
             return False
         return True
 
-    def dress(self, entry: Entry, fd: int) -> None:
+    def dress(self, entry: TreeEntry, fd: int) -> None:
         """Owner, mode, attributes and times; of a directory after everything in it was made."""
         look = self._look
         uid, gid = look.owner or (entry.uid, entry.gid)
@@ -283,7 +285,7 @@ def set_xattrs(target: int | str, xattrs: Mapping[str, bytes]) -> None:
 class Merge:
     """Puts a part of a tree over a directory: directories become one, anything else replaces what is there."""
 
-    def __init__(self, target: Target, tree: Tree, base_fd: int, *, name: str = "") -> None:
+    def __init__(self, target: RootWriter, tree: Tree, base_fd: int, *, name: str = "") -> None:
         """base_fd: the directory (not owned). name: how an error calls it."""
         self._target = target
         self._tree = tree
@@ -296,16 +298,16 @@ class Merge:
     def _by_open(self, path: str, fd: int) -> None:
         content.write(self._tree, path, fd)
 
-    def run(self, entries: Iterable[tuple[str, Entry]], *, fresh: bool) -> None:
+    def run(self, entries: Iterable[tuple[str, TreeEntry]], *, fresh: bool) -> None:
         """entries: (path below the base, what to put there), parents first. fresh: the base is new and empty.
 
         Raises: InvalidArgument when a file would replace a directory or the other way; OSError.
         """
-        held: dict[str, list[tuple[str, Entry]]] = {}
+        held: dict[str, list[tuple[str, TreeEntry]]] = {}
         for path, entry in entries:
             held.setdefault(path.rpartition("/")[0], []).append((path, entry))
         new = {""} if fresh else set()
-        own: dict[str, Entry] = {}
+        own: dict[str, TreeEntry] = {}
         pending = [""]
         while pending:
             path = pending.pop()
@@ -324,7 +326,7 @@ class Merge:
             finally:
                 os.close(fd)
 
-    def _put(self, path: str, entry: Entry, fd: int, over: bool, own: dict[str, Entry], new: set[str]) -> None:
+    def _put(self, path: str, entry: TreeEntry, fd: int, over: bool, own: dict[str, TreeEntry], new: set[str]) -> None:
         name = path.rpartition("/")[2]
         if entry.kind == "d":
             try:
@@ -360,7 +362,7 @@ def unfold(tree: Tree, scratch: str | None) -> str:
         os.chmod(path, 0o755)
         fd = os.open(path, _DIRECTORY)
         try:
-            target = Target(fd, Look())
+            target = RootWriter(fd, Look())
             Merge(target, tree, fd).run(sorted(tree.entries().items()), fresh=True)
             target.finish()
         finally:

@@ -35,8 +35,8 @@ from sampan.engine.archives.streams import (
 )
 from sampan.engine.builder.files import ustar
 from sampan.engine.builder.files.content import write_all
-from sampan.engine.builder.files.spool import Place, SpooledTree, nameless
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.files.spool import SpooledTree, SpoolExtent, nameless
+from sampan.engine.builder.trees import TreeEntry
 from sampan.engine.layers.unpack import ID_MAX, IMPLIED_MODE, MTIME_MAX_NS, clean
 from sampan.errors import Internal, InvalidArgument
 
@@ -188,8 +188,8 @@ class _Index:
         self._implied: set[str] = set()
         self._directories = {""}
         self._linked: dict[str, None] = {}  # every path that took part in a hard link
-        self.entries: dict[str, Entry] = {}
-        self.places: dict[str, Place] = {}
+        self.entries: dict[str, TreeEntry] = {}
+        self.places: dict[str, SpoolExtent] = {}
 
     def run(self) -> None:
         """Read everything. Raises: InvalidArgument, OSError."""
@@ -211,7 +211,7 @@ class _Index:
         The block that stops it is left in the window, untouched.
         """
         window, entries, directories, keep_owner = self._window, self.entries, self._directories, self._keep_owner
-        read, block, make = ustar.read, ustar.BLOCK, Entry  # this loop runs once for each file of a context
+        read, block, make = ustar.read, ustar.BLOCK, TreeEntry  # this loop runs once for each file of a context
         while True:
             data, at = window.data, window.at
             if len(data) - at < block:
@@ -248,7 +248,7 @@ class _Index:
         start = window.at + ustar.BLOCK
         end = start + size
         digest = hashlib.sha256(memoryview(window.data)[start:end]).hexdigest()
-        self.places[path] = Place(window.base + start, size, "sha256:" + digest)
+        self.places[path] = SpoolExtent(window.base + start, size, "sha256:" + digest)
         window.at = end
         if padding := -size & 511:
             window.skip(padding)
@@ -277,7 +277,7 @@ class _Index:
         if kind == "d":
             self._directories.add(path)
             self._implied.discard(path)
-        self.entries[path] = Entry(
+        self.entries[path] = TreeEntry(
             path=path,
             kind=kind,
             mode=header.mode & 0o7777,
@@ -290,7 +290,7 @@ class _Index:
             xattrs=header.xattrs,
         )
 
-    def _content(self, header: tar.Entry) -> Place:
+    def _content(self, header: tar.Entry) -> SpoolExtent:
         """Hash a payload on its way to the spool."""
         window, digest = self._window, hashlib.sha256()
         offset = window.offset
@@ -310,7 +310,7 @@ class _Index:
             _zeros(header.size_bytes - at, digest.update)
         self._reader.skip_padding(header.stored_bytes)
         regions = None if header.regions is None else tuple(header.regions)
-        return Place(offset, header.size_bytes, "sha256:" + digest.hexdigest(), regions)
+        return SpoolExtent(offset, header.size_bytes, "sha256:" + digest.hexdigest(), regions)
 
     def _hash(self, left: int, update: Callable[[bytes | memoryview], object]) -> None:
         while left:
@@ -361,7 +361,7 @@ class _Index:
             if found is None:
                 if not make:
                     return "/".join([here, *todo[::-1]])
-                self.entries[here] = Entry(path=here, kind="d", mode=IMPLIED_MODE)
+                self.entries[here] = TreeEntry(path=here, kind="d", mode=IMPLIED_MODE)
                 self._implied.add(here)
                 self._directories.add(here)
             elif found.kind == "l":

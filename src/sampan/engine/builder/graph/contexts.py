@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sampan.engine.builder.ops import ArchiveOp, GitOp, HttpOp, Label, Vertex
+from sampan.engine.builder.ops import ArchiveOp, GitOp, HttpOp, Vertex, VertexLabel
 from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument
 from sampan.spec import reference
@@ -78,14 +78,14 @@ def git(text: str, *, keep_git_dir: bool = False, checksum: str = "", name: str 
     ref, _, subdir = fragment.partition(":")
     if remote.startswith("github.com/"):
         remote = f"https://{remote}"
-    label = Label(name=name or f"[internal] load git source {text}", internal=not name)
+    label = VertexLabel(name=name or f"[internal] load git source {text}", internal=not name)
     return GitOp(remote=remote, ref=ref, subdir=subdir, keep_git_dir=keep_git_dir, checksum=checksum, label=label)
 
 
 def http(text: str, *, checksum: str = "", name: str = "") -> HttpOp:
     """A URL as a vertex; the file is called as the URL's path ends."""
     path = re.split(r"[?#]", text.partition("://")[2])[0].partition("/")[2]
-    label = Label(name=name or f"[internal] load remote build context {text}", internal=not name)
+    label = VertexLabel(name=name or f"[internal] load remote build context {text}", internal=not name)
     return HttpOp(url=text, checksum=checksum, filename=path.rpartition("/")[2] or UNNAMED, label=label)
 
 
@@ -95,4 +95,4 @@ def remote_tree(source: Named, *, keep_git_dir: bool = False) -> Vertex:
         return git(source.value, keep_git_dir=keep_git_dir)
     if source.kind == "http-file":
         return http(source.value)
-    return ArchiveOp(source=http(source.value), label=Label(name=f"extract {source.value}", internal=True))
+    return ArchiveOp(source=http(source.value), label=VertexLabel(name=f"extract {source.value}", internal=True))

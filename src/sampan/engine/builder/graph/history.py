@@ -32,7 +32,7 @@ def text(instruction: i.Instruction, config: Mapping[str, Any], *, classic: bool
             return f"{instruction.keyword} {_quoted_list(words)}"
         case i.Expose(ports=ports):
             return f"EXPOSE {' '.join(ports)}" if classic else f"EXPOSE [{' '.join(_numbered(ports))}]"
-        case i.Volume(paths=paths):
+        case i.VolumeInstruction(paths=paths):
             return f"VOLUME [{' '.join(paths)}]"
         case i.User(user=user):
             return f"USER {user}"
@@ -108,7 +108,7 @@ def buildkit(created_by: str, vertex: Vertex | None = None) -> HistoryEntry:
     return HistoryEntry(created_by=created_by, comment=COMMENT, vertex=vertex)
 
 
-def files_text(instruction: i.Files) -> str:
+def files_text(instruction: i.FilesInstruction) -> str:
     """COPY and ADD in the buildkit dialect: the flags that it names, sources, heredocs, destination."""
     words = [instruction.keyword]
     if instruction.chown:
@@ -120,7 +120,7 @@ def files_text(instruction: i.Files) -> str:
     return " ".join([*words, instruction.destination, "# buildkit"])
 
 
-def classic_files_text(instruction: i.Files) -> str:
+def classic_files_text(instruction: i.FilesInstruction) -> str:
     """COPY and ADD in the classic dialect; `{}` is for what is known when the files are."""
     chown = f"--chown={instruction.chown} " if instruction.chown else ""
     return f"{NOP}{instruction.keyword} {chown}{{}} in {instruction.destination} "

@@ -43,7 +43,7 @@ def earlier(dockerfile: Dockerfile, name: str, index: int, *, numbers: bool) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class FromFlag:
     """One `from` of COPY or RUN --mount. number: a number may mean a stage (COPY only)."""
 
     name: str
@@ -51,18 +51,18 @@ class Source:
     number: bool
 
 
-def sources(instructions: Iterable[i.Instruction]) -> list[Source]:
+def sources(instructions: Iterable[i.Instruction]) -> list[FromFlag]:
     """Every `from`, in order."""
     found = []
     for instruction in instructions:
-        if isinstance(instruction, i.Copy) and instruction.from_:
-            found.append(Source(instruction.from_, instruction.range, True))
+        if isinstance(instruction, i.CopyInstruction) and instruction.from_:
+            found.append(FromFlag(instruction.from_, instruction.range, True))
         elif isinstance(instruction, i.Run):
-            found += [Source(mount.from_, instruction.range, False) for mount in instruction.mounts if mount.from_]
+            found += [FromFlag(mount.from_, instruction.range, False) for mount in instruction.mounts if mount.from_]
     return found
 
 
-def stage_of(dockerfile: Dockerfile, source: Source, index: int, *, classic: bool) -> Stage | None:
+def stage_of(dockerfile: Dockerfile, source: FromFlag, index: int, *, classic: bool) -> Stage | None:
     """The stage that a `from` inside stage `index` means, None for an image or a context.
 
     Raises: DockerfileError for a number that no stage has, and for a stage that would need itself.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from sampan.engine.builder.cacheconfig import Blob, CacheConfig, Kept
+from sampan.engine.builder.cacheconfig import Blob, CacheConfig, ConfigRecord
 from sampan.engine.builder.solver.cache import Cache
 from sampan.engine.builder.solver.records import CacheRecord
-from sampan.engine.builder.state import State
+from sampan.engine.builder.state import LayerChain
 from sampan.engine.images.service import Images
 from sampan.engine.store import Ref
 from sampan.errors import SampanError
@@ -37,12 +37,12 @@ class ImportedCache:
         finally:
             self._images.layers.let_go(holder)
 
-    async def _take(self, kept: Kept, holder: Ref) -> CacheRecord:
+    async def _take(self, kept: ConfigRecord, holder: Ref) -> CacheRecord:
         blobs = self._config.chain(kept.layer)
         diff_ids = tuple(blob.diff_id for blob in blobs)
         chain = oci_image.chain_ids(diff_ids)
         await self._obtain(blobs, holder)
-        state = State(diff_ids=diff_ids, chain_id=chain[-1] if chain else "")
+        state = LayerChain(diff_ids=diff_ids, chain_id=chain[-1] if chain else "")
         size = self._images.layers.get(state.chain_id).size_bytes if chain and not kept.empty else 0
         return self._cache.put(
             kept.key,
@@ -51,5 +51,5 @@ class ImportedCache:
             time_ns=kept.time_ns,
             description=kept.description,
             size_bytes=size,
-            parents=[State(diff_ids=diff_ids[:-1], chain_id=chain[-2])] if len(chain) > 1 else [],
+            parents=[LayerChain(diff_ids=diff_ids[:-1], chain_id=chain[-2])] if len(chain) > 1 else [],
         )

@@ -24,7 +24,7 @@ from typing import Any, Self, TypeVar
 from sampan.engine.archives import tar_writer
 from sampan.engine.builder.solver import stubs
 from sampan.engine.builder.solver.stubs import Stub
-from sampan.engine.builder.state import State
+from sampan.engine.builder.state import LayerChain
 from sampan.engine.images.service import Images
 from sampan.engine.layers.layers import Staged
 from sampan.engine.store import Ref
@@ -41,7 +41,7 @@ class Committed:
     (`empty_layer` below).
     """
 
-    state: State
+    state: LayerChain
     empty: bool = False
     size_bytes: int = 0
 
@@ -49,7 +49,7 @@ class Committed:
 class Work:
     """A writable file system on a state. One user at a time: a task, or whoever writes below `root_fd`."""
 
-    def __init__(self, images: Images, base: State, holder: Ref | None = None) -> None:
+    def __init__(self, images: Images, base: LayerChain, holder: Ref | None = None) -> None:
         """holder: from `images.layers.hold`; it keeps what is committed. Without one, it is the Work that does."""
         self._images = images
         self.base = base
@@ -151,12 +151,12 @@ class Work:
             raise
 
 
-async def empty_layer(images: Images, base: State, holder: Ref) -> State:
+async def empty_layer(images: Images, base: LayerChain, holder: Ref) -> LayerChain:
     """`base` with a layer that holds nothing on top, as BuildKit makes of a step without changes."""
     chain_id = oci_image.chain_id(base.chain_id, oci_image.EMPTY_LAYER_DIFF_ID)
     if chain_id in images.layers:
         images.layers.hold_more(holder, chain_id)
-        return State(diff_ids=(*base.diff_ids, oci_image.EMPTY_LAYER_DIFF_ID), chain_id=chain_id)
+        return LayerChain(diff_ids=(*base.diff_ids, oci_image.EMPTY_LAYER_DIFF_ID), chain_id=chain_id)
     parent = images.layers.get(base.chain_id).snapshot if base.chain_id else None
     number = images.driver.new_layer(parent)
     kept = False
@@ -170,9 +170,9 @@ async def empty_layer(images: Images, base: State, holder: Ref) -> State:
     return on_top(base, staged)
 
 
-def on_top(base: State, staged: Staged) -> State:
+def on_top(base: LayerChain, staged: Staged) -> LayerChain:
     """The state that a new layer gives."""
-    return State(diff_ids=(*base.diff_ids, staged.unpacked.diff_id), chain_id=staged.chain_id)
+    return LayerChain(diff_ids=(*base.diff_ids, staged.unpacked.diff_id), chain_id=staged.chain_id)
 
 
 def _prepare(path: str, epoch_s: int | None) -> bool:

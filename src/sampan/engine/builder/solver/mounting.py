@@ -25,7 +25,7 @@ from sampan.engine.builder.ops import RunMount, RunOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.cachemounts import CacheMounts, Seed, origin_of
 from sampan.engine.builder.solver.layers import Work
-from sampan.engine.builder.state import Solved, State
+from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.images.service import Images
 from sampan.engine.layers.snapshots import trees
 from sampan.engine.tasks.options import TaskMount
@@ -96,12 +96,12 @@ class Mounting:
             if mount.writable:
                 source = await self._discarded(source)
         else:
-            root = await self._mounted(solved.state or State())
+            root = await self._mounted(solved.state or LayerChain())
             source = _inside(root, mount.path)
         access = "rw" if mount.writable else "ro"
         self._add(mount.target, "bind", source, ["rbind", access, "rprivate"], directory=os.path.isdir(source))
 
-    async def _mounted(self, state: State) -> str:
+    async def _mounted(self, state: LayerChain) -> str:
         """A state's file system as a directory of the host; what is written to it is thrown away."""
         work = await self._undo.enter_async_context(Work(self._images, state))
         place = f"{self._directory}/mount-{self._count}"
@@ -143,7 +143,7 @@ class Mounting:
             if solved.tree is not None:
                 root = await asyncio.to_thread(solved.tree.directory)
             else:
-                root = await self._mounted(solved.state or State())
+                root = await self._mounted(solved.state or LayerChain())
             await asyncio.to_thread(_copy_tree, _inside(root, path), directory)
 
         return fill

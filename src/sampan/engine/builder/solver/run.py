@@ -34,7 +34,7 @@ from sampan.engine.builder.solver.cachemounts import CacheMounts
 from sampan.engine.builder.solver.layers import Work
 from sampan.engine.builder.solver.mounting import Mounting, secret_place, unmount
 from sampan.engine.builder.solver.runspec import RunStep
-from sampan.engine.builder.solver.sandboxes import Net, Sandboxes
+from sampan.engine.builder.solver.sandboxes import Net, SandboxPool
 from sampan.engine.builder.state import Solved
 from sampan.engine.config import EngineConfig
 from sampan.engine.hostpaths import HostPaths
@@ -84,7 +84,7 @@ class Runner:
         self._filters = Filters(HostPaths())
         self._root = f"{config.exec_root}/builder"
         self._background = Background()
-        self._sandboxes = Sandboxes(networks)
+        self._sandboxes = SandboxPool(networks)
 
     def recover(self) -> None:
         """Take away what steps of an earlier daemon left on the host. Its tasks are containers/recovery.py's."""

@@ -25,7 +25,7 @@ class Net:
     sandbox: Sandbox
 
 
-class Sandboxes:
+class SandboxPool:
     """The namespaces of one engine's build steps. `take` and later `give_back`; `drop` when no build is under way."""
 
     def __init__(self, networks: Networks) -> None:

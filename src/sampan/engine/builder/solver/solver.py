@@ -22,7 +22,7 @@ from typing import Any
 
 from sampan.engine.background import Background, first_failure
 from sampan.engine.builder.failures import BuildFailure, NotAllowed
-from sampan.engine.builder.files.service import Files
+from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.ops import (
     ArchiveOp,
     Copy,
@@ -35,10 +35,10 @@ from sampan.engine.builder.ops import (
     ScratchOp,
     Vertex,
 )
-from sampan.engine.builder.progress import Progress, Status, Step
+from sampan.engine.builder.progress import Progress, Step, StepStatus
 from sampan.engine.builder.session import LocalRequest, Session
 from sampan.engine.builder.solver import policy
-from sampan.engine.builder.solver.cache import NO_BOUNDS, Cache, Filters, Space
+from sampan.engine.builder.solver.cache import NO_BOUNDS, Cache, Filters, GcPolicy, Space
 from sampan.engine.builder.solver.cachemounts import CacheMounts
 from sampan.engine.builder.solver.flights import Flight
 from sampan.engine.builder.solver.imported import ImportedCache
@@ -47,7 +47,7 @@ from sampan.engine.builder.solver.layers import empty_layer
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.solver.run import Runner
 from sampan.engine.builder.solver.steps import Steps
-from sampan.engine.builder.state import Solved, State
+from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
 from sampan.engine.images.service import Images
@@ -72,7 +72,7 @@ class Solver:
         images: Images,
         networks: Networks,
         supervisor: Supervisor,
-        files: Files,
+        files: FileService,
     ) -> None:
         self._config = config
         self._images, self._files = images, files
@@ -222,13 +222,13 @@ class Solver:
 
     async def _source(self, job: Job, vertex: Vertex, progress: Progress) -> Solved:
         if isinstance(vertex, ScratchOp):
-            return Solved(state=State())
+            return Solved(state=LayerChain())
         if isinstance(vertex, ImageOp):
             image = self._images.resolve(vertex.image_id)
             self._hold(job, image.chain_id)
             now = time.time_ns()
             progress.step(Step.of(vertex, started_ns=now, completed_ns=now, cached=True, result=image.chain_id))
-            return Solved(state=State(diff_ids=image.layers, chain_id=image.chain_id), cached=True)
+            return Solved(state=LayerChain(diff_ids=image.layers, chain_id=image.chain_id), cached=True)
         began = time.time_ns()
         progress.step(Step.of(vertex, started_ns=began))
         try:
@@ -345,7 +345,7 @@ class Solver:
         job.made[vertex] = record
         state = self.cache.state(record)
         if isinstance(vertex, FileOp) and vertex.link:
-            base = job.solved[vertex.base].state or State()
+            base = job.solved[vertex.base].state or LayerChain()
             state = await self._steps.lay_over(base, state, job.holder)
         elif record.empty and not job.serial:
             state = await empty_layer(self._images, state, job.holder)
@@ -372,7 +372,7 @@ class Solver:
         self._collected = time.monotonic()
         self._gc = self._background.spawn(self._collect(policies), "garbage collection of the build cache")
 
-    async def _collect(self, policies: Sequence[policy.Policy]) -> None:
+    async def _collect(self, policies: Sequence[GcPolicy]) -> None:
         try:
             await self.cache.collect(policies)
         except (SampanError, OSError) as e:
@@ -410,7 +410,7 @@ def _report(vertex: LocalOp, progress: Progress) -> Callable[[int, bool], None]:
 
     def report(count: int, complete: bool) -> None:
         ended = time.time_ns() if complete else 0
-        progress.status(Status(key=vertex.digest, id=what, current=count, started_ns=began, completed_ns=ended))
+        progress.status(StepStatus(key=vertex.digest, id=what, current=count, started_ns=began, completed_ns=ended))
 
     return report
 
