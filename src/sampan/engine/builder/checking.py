@@ -17,7 +17,7 @@ from sampan.engine.builder.graph import contexts, reach
 from sampan.engine.builder.graph.values import Target
 from sampan.engine.builder.progress import BuildWarning
 from sampan.engine.builder.request import BuildRequest
-from sampan.spec.dockerfile import checks
+from sampan.spec.dockerfile import checkrules, checks
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError, Range
 from sampan.spec.dockerfile.ignore import Ignore
@@ -44,12 +44,12 @@ def findings(
     ignores: Mapping[str, tuple[str, ...]] | None = None,
     *,
     everywhere: bool = False,
-) -> list[checks.CheckWarning]:
+) -> list[checkrules.CheckWarning]:
     """The findings of the build checks; targets None: the graph could not be made, so less is known.
 
     everywhere: in all stages, as `--check` has it; a build speaks of the stages that it needs.
     """
-    foreign: dict[checks.CheckWarning, None] = {}
+    foreign: dict[checkrules.CheckWarning, None] = {}
     environments: dict[int, Mapping[str, str]] = {}
     stages: set[int] | None = None
     for target in targets or ():
@@ -65,19 +65,19 @@ def findings(
         ignore=Ignore((ignores or {}).get(main.value, ())),
         override=request.build_args.get(OVERRIDE) or "",
     )
-    wanted = checks.options(found.dockerfile, request.build_args.get(OVERRIDE) or "")
+    wanted = checkrules.options(found.dockerfile, request.build_args.get(OVERRIDE) or "")
     all_ += [one for one in foreign if wanted.counts(one.rule)]
     return [one for one in all_ if targets is not None or one.rule not in _NEEDS_IMAGES]
 
 
-def _foreign(target: Target) -> list[checks.CheckWarning]:
+def _foreign(target: Target) -> list[checkrules.CheckWarning]:
     return [
-        checks.warning("InvalidBaseImagePlatform", [Range(*one.range)], one.ref, str(one.found), str(one.wanted))
+        checkrules.warning("InvalidBaseImagePlatform", [Range(*one.range)], one.ref, str(one.found), str(one.wanted))
         for one in target.foreign
     ]
 
 
-def warnings(found: Definition, seen: Iterable[checks.CheckWarning]) -> list[BuildWarning]:
+def warnings(found: Definition, seen: Iterable[checkrules.CheckWarning]) -> list[BuildWarning]:
     """Findings as a client is told of them."""
     return [
         BuildWarning(
@@ -94,10 +94,10 @@ def warnings(found: Definition, seen: Iterable[checks.CheckWarning]) -> list[Bui
     ]
 
 
-def insist(found: Definition, request: BuildRequest, seen: list[checks.CheckWarning]) -> None:
+def insist(found: Definition, request: BuildRequest, seen: list[checkrules.CheckWarning]) -> None:
     """Raises: DockerfileError when there are findings and the Dockerfile wants them to be errors."""
-    if seen and checks.options(found.dockerfile, request.build_args.get(OVERRIDE) or "").error:
-        raise checks.failure(seen)
+    if seen and checkrules.options(found.dockerfile, request.build_args.get(OVERRIDE) or "").error:
+        raise checkrules.failure(seen)
 
 
 def outline(found: Definition, request: BuildRequest) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from sampan.engine.networks.service import Networks
 from sampan.engine.platforms import HOST, Platform
 from sampan.engine.store import Store
 from sampan.errors import InvalidArgument
-from sampan.spec.dockerfile.checks import CheckWarning
+from sampan.spec.dockerfile.checkrules import CheckWarning
 from sampan.spec.dockerfile.stages import parse
 from sampan.supervisor.client import Supervisor
 
