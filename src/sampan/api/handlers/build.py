@@ -1,7 +1,7 @@
 """/build*: the classic door to the builder: a context archive in, the classic builder's lines out.
 
-`version=2` is ours: BuildKit's dialect, told as data (classic/trace.py). It takes what Docker's own parameters cannot say,
-named as BuildKit's attributes: `contexts`, `nocachefilter`, `cacheto`, `allow`, `call`, and `onerror`.
+`version=2` is ours: BuildKit's dialect, told as data (classic/trace.py). It takes what Docker's own parameters cannot
+say, named as BuildKit's attributes: `contexts`, `nocachefilter`, `cacheto`, `allow`, `call`, and `onerror`.
 
 Source: Engine API 1.51 "ImageBuild", "BuildPrune"; parameter rules as Docker Engine 28.5.2 answers them.
 """

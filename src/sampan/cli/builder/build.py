@@ -40,7 +40,8 @@ FLAGS = """
       --cache-mount-export string      Write the contents of the build's cache mounts to this directory
       --cache-mount-import string      Fill the build's cache mounts from this directory first
       --cache-to list                  Where to keep the results for other builds ("image", "type=local,dest=dir")
-      --call string                    What to do with the Dockerfile ("build", "check", "outline", "targets") (default "build")
+      --call string                    What to do with the Dockerfile ("build", "check", "outline", "targets")\
+ (default "build")
       --cgroup-parent string           Parent cgroup of the steps
       --check                          Only check the Dockerfile; the same as --call=check
       --compress                       Compress the context with gzip
@@ -62,10 +63,13 @@ FLAGS = """
       --network string                 Network of the steps (default "default")
       --no-cache                       Run every step again
       --no-cache-filter list           Run every step of these stages again
-      --on-error string                What becomes of a failed step's files: "commit" makes an image of them, "shell" enters them
-  -o, --output list                    Where the result goes ("dir", "type=local,dest=dir", "type=tar,dest=file", "type=oci,dest=file")
+      --on-error string                What becomes of a failed step's files: "commit" makes an image of them,\
+ "shell" enters them
+  -o, --output list                    Where the result goes ("dir", "type=local,dest=dir", "type=tar,dest=file",\
+ "type=oci,dest=file")
       --platform list                  Platform of the image
-      --progress string                How progress is shown ("auto", "plain", "tty", "rawjson", "quiet", "none", "classic") (default "auto")
+      --progress string                How progress is shown ("auto", "plain", "tty", "rawjson", "quiet", "none",\
+ "classic") (default "auto")
       --provenance string              The same as --attest=type=provenance
       --pull                           Look for newer base images in the registry
       --push                           The same as --output=type=registry
@@ -238,17 +242,13 @@ class ContextSource:
         elif file:
             self._place(file)
         elif not os.path.exists(os.path.join(self._directory, "Dockerfile")):
-            raise CommandError(
-                f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {os.path.join(self._directory, 'Dockerfile')}: no such file or directory"
-            )
+            raise _no_dockerfile(os.path.join(self._directory, "Dockerfile"))
 
     def _place(self, file: str) -> None:
         """A Dockerfile inside the context goes by its path there, one outside is sent along under a name of its own."""
         path = os.path.realpath(file)
         if not os.path.exists(path):
-            raise CommandError(
-                f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {path}: no such file or directory"
-            )
+            raise _no_dockerfile(path)
         inside = os.path.relpath(path, self._directory)
         if not inside.startswith(".."):
             self.dockerfile = inside
@@ -262,7 +262,7 @@ class ContextSource:
                 continue
 
     def pieces(self) -> Iterator[bytes]:
-        """The context as an archive."""
+        """Return the context as an archive."""
         if self.remote:
             return iter(())
         if self._stdin:
@@ -275,7 +275,7 @@ class ContextSource:
 
 
 def parameters(opts: Options, source: ContextSource) -> dict[str, object]:
-    """The query of POST /build. Raises: CommandError."""
+    """Return the query of POST /build. Raises: CommandError."""
     args = {}
     for text in opts.many("build-arg"):
         name, given, value = text.partition("=")
@@ -319,3 +319,8 @@ def _write(path: str, text: str) -> None:
             file.write(text)
     except OSError as e:
         raise CommandError(f"open {path}: {words(e)}") from e
+
+
+def _no_dockerfile(path: str) -> CommandError:
+    reason = f"lstat {path}: no such file or directory"
+    return CommandError(f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: {reason}")

@@ -228,7 +228,7 @@ class Silent(Display):
 
 
 def chosen(name: str, out: TextIO) -> Display:
-    """The display of a --progress value. Raises: ProgressError for an unknown one."""
+    """Return the display of a --progress value. Raises: ProgressError for an unknown one."""
     if name in ("", "auto"):
         name = "tty" if out.isatty() else "plain"
     kinds = {"plain": Plain, "tty": TerminalDisplay, "rawjson": RawJson, "quiet": Silent, "none": Silent}
@@ -275,7 +275,7 @@ def show(response: Response, display: Display) -> BuildResult:
 
 
 def summary(steps: list[DisplayedStep]) -> str:
-    """Where the time went: the wall clock, what the steps took together, the slowest of them."""
+    """Return where the time went: the wall clock, what the steps took together, the slowest of them."""
     done = [step for step in steps if step.completed and step.started]
     if not done:
         return ""
@@ -290,7 +290,7 @@ def summary(steps: list[DisplayedStep]) -> str:
 
 
 def excerpt(failure: dict[str, Any]) -> str:
-    """The lines of the Dockerfile that a failure is about, with `>>>` before them; "" when it is about none."""
+    """Return the lines of the Dockerfile that a failure is about, with `>>>` before them; "" when it is about none."""
     lines = str(failure.get("source") or "").split("\n")
     marked = {n for first, last in failure.get("lines") or () for n in range(first, max(first, last) + 1)}
     if not marked or not lines:

@@ -22,7 +22,10 @@ OTHERS = ("docker-image://", "oci-layout://", *URLS)
 
 
 class OutputFlag:
-    """One --output. type: image docker oci tar local cacheonly; path: where the client puts it, "-" for standard output."""
+    """One --output.
+
+    type: image docker oci tar local cacheonly; path: where the client puts it, "-" for standard output.
+    """
 
     def __init__(self, type_: str, attrs: Mapping[str, str], path: str = "") -> None:
         self.type = type_
@@ -36,12 +39,12 @@ class OutputFlag:
 
 
 def pairs(text: str) -> dict[str, str]:
-    """`a=b,c=d`, quoted as CSV; a word without `=` has no value. Raises: ValueError."""
+    """Return `a=b,c=d`, quoted as CSV; a word without `=` has no value. Raises: ValueError."""
     return {key.strip().lower(): value for key, _, value in (word.partition("=") for word in go_values.fields(text))}
 
 
 def outputs(texts: Iterable[str], *, load: bool, push: bool) -> list[OutputFlag]:
-    """Raises: CommandError for what is incomplete or unknown."""
+    """Read the --output flags. Raises: CommandError for what is incomplete or unknown."""
     found = [output(text) for text in texts]
     if load and not any(one.type == "image" for one in found):
         found.append(OutputFlag("image", {}))
@@ -56,7 +59,7 @@ def outputs(texts: Iterable[str], *, load: bool, push: bool) -> list[OutputFlag]
 
 
 def output(text: str) -> OutputFlag:
-    """`dir`, `-` (a tar on standard output), or `type=…,dest=…`."""
+    """Return `dir`, `-` (a tar on standard output), or `type=…,dest=…`."""
     if "=" not in text:
         return OutputFlag("tar", {}, "-") if text == "-" else OutputFlag("local", {}, text)
     attrs = pairs(text)
@@ -82,7 +85,7 @@ def output(text: str) -> OutputFlag:
 
 
 def secrets(texts: Iterable[str]) -> dict[str, str]:
-    """id → `env:NAME` or a path. Raises: CommandError."""
+    """Read the --secret flags: id → `env:NAME` or a path. Raises: CommandError."""
     found = {}
     for text in texts:
         given = pairs(text)
@@ -106,7 +109,7 @@ def secrets(texts: Iterable[str]) -> dict[str, str]:
 
 
 def ssh(texts: Iterable[str]) -> dict[str, str]:
-    """id → an agent's socket. Raises: CommandError, also for key files: a key is given by an agent that has it."""
+    """Read the --ssh flags: id → an agent's socket. Raises: CommandError, also for key files, which an agent gives."""
     found: dict[str, str] = {}
     for text in texts:
         name, _, path = text.partition("=")
@@ -124,7 +127,7 @@ def ssh(texts: Iterable[str]) -> dict[str, str]:
 
 
 def contexts(texts: Iterable[str]) -> dict[str, str]:
-    """name → what the engine is told: an image, a URL, or the path of a directory. Raises: CommandError."""
+    """Read the --build-context flags: name → an image, a URL, or the path of a directory. Raises: CommandError."""
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -143,7 +146,7 @@ def contexts(texts: Iterable[str]) -> dict[str, str]:
 
 
 def cache_ends(texts: Iterable[str], *, importing: bool) -> tuple[list[dict[str, object]], dict[str, str]]:
-    """What the engine is told of --cache-from or --cache-to, and the client's directories among them by name.
+    """Return what the engine is told of --cache-from or --cache-to, and the client's directories among them by name.
 
     A directory to read is a local source of that name; one to write is an output of that number.
     """

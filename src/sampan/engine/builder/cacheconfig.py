@@ -53,7 +53,10 @@ class CacheConfig:
     layers: tuple[Blob, ...]
 
     def chain(self, layer: int) -> list[Blob]:
-        """The layers of a state, bottom first. Raises: InvalidArgument for layers that stand on each other in a circle."""
+        """Return the layers of a state, bottom first.
+
+        Raises: InvalidArgument for layers that stand on each other in a circle.
+        """
         found: list[Blob] = []
         while layer >= 0:
             if layer >= len(self.layers) or len(found) > len(self.layers):
@@ -64,7 +67,7 @@ class CacheConfig:
 
 
 def encode(config: CacheConfig) -> bytes:
-    """The document, keys and order fixed."""
+    """Return the document, keys and order fixed."""
     layers = []
     for blob in config.layers:
         assert blob.descriptor is not None
@@ -74,7 +77,7 @@ def encode(config: CacheConfig) -> bytes:
 
 
 def inline(records: Iterable[ConfigRecord]) -> str:
-    """What stands in an image's configuration, as Go writes bytes in JSON."""
+    """Return what stands in an image's configuration, as Go writes bytes in JSON."""
     return base64.b64encode(codec.encode([_record(kept) for kept in records])[:-1]).decode()
 
 
@@ -87,7 +90,7 @@ def _record(kept: ConfigRecord) -> dict[str, Any]:
 
 
 def decode(raw: bytes, blobs: Mapping[str, Descriptor]) -> CacheConfig:
-    """The document; blobs: what the manifest lists, by digest. Raises: InvalidArgument."""
+    """Return the document; blobs: what the manifest lists, by digest. Raises: InvalidArgument."""
     document = _parse(raw)
     if not isinstance(document, dict):
         raise InvalidArgument("invalid cache config: not an object")
@@ -105,7 +108,7 @@ def decode(raw: bytes, blobs: Mapping[str, Descriptor]) -> CacheConfig:
 def decode_inline(
     config: Mapping[str, Any], diff_ids: Sequence[str], blobs: Sequence[Descriptor | None]
 ) -> CacheConfig:
-    """The records inside an image's configuration; none when it has none. Raises: InvalidArgument."""
+    """Return the records inside an image's configuration; none when it has none. Raises: InvalidArgument."""
     try:
         raw = base64.b64decode(str(config.get(INLINE) or ""), validate=True)
     except binascii.Error as e:

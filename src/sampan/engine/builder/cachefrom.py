@@ -43,7 +43,7 @@ BLOBS = "blobs/sha256/"
 async def open_source(
     end: CacheEnd, *, images: Images, cache: Cache, bases: Bases, session: Narrowed, progress: Progress, build: str
 ) -> ImportedCache | None:
-    """One --cache-from; None for one that has nothing to give."""
+    """Return one --cache-from; None for one that has nothing to give."""
     ref = end.attrs.get("ref") or end.attrs.get("src") or end.attrs.get("context") or ""
     try:
         with shown(progress, build, f"importing cache manifest from {ref}"):
@@ -194,7 +194,10 @@ async def _directory(end: CacheEnd, images: Images, cache: Cache, session: Narro
 
 
 async def _unpack(images: Images, tree: Tree, blobs: list[Blob], holder: Ref) -> None:
-    """Unpack the layers that are not here, one on the other. Raises: InvalidArgument when one is not what it should be."""
+    """Unpack the layers that are not here, one on the other.
+
+    Raises: InvalidArgument when one is not what it should be.
+    """
     below = ""
     for blob in blobs:
         assert blob.descriptor is not None

@@ -1,4 +1,6 @@
-"""What can be said of a Dockerfile without building it: the build checks, a target's outline, the list of targets. Pure.
+"""What can be said of a Dockerfile without building it: the build checks, a target's outline, the list of targets.
+
+Pure.
 
 Source: BuildKit's `requests` (outline, targets) as Docker Engine 28.5 answers them; rules in spec/dockerfile/checks.py.
 """
@@ -45,7 +47,7 @@ def findings(
     *,
     everywhere: bool = False,
 ) -> list[checkrules.CheckWarning]:
-    """The findings of the build checks; targets None: the graph could not be made, so less is known.
+    """Return the findings of the build checks; targets None: the graph could not be made, so less is known.
 
     everywhere: in all stages, as `--check` has it; a build speaks of the stages that it needs.
     """
@@ -78,7 +80,7 @@ def _foreign(target: Target) -> list[checkrules.CheckWarning]:
 
 
 def warnings(found: Definition, seen: Iterable[checkrules.CheckWarning]) -> list[BuildWarning]:
-    """Findings as a client is told of them."""
+    """Return findings as a client is told of them."""
     return [
         BuildWarning(
             key="",
@@ -95,13 +97,13 @@ def warnings(found: Definition, seen: Iterable[checkrules.CheckWarning]) -> list
 
 
 def insist(found: Definition, request: BuildRequest, seen: list[checkrules.CheckWarning]) -> None:
-    """Raises: DockerfileError when there are findings and the Dockerfile wants them to be errors."""
+    """End the build when there are findings and the Dockerfile wants them to be errors. Raises: DockerfileError."""
     if seen and checkrules.options(found.dockerfile, request.build_args.get(OVERRIDE) or "").error:
         raise checkrules.failure(seen)
 
 
 def outline(found: Definition, request: BuildRequest) -> dict[str, Any]:
-    """What a target takes: arguments, secrets, agents, cache mounts of all stages that it needs."""
+    """Return what a target takes: arguments, secrets, agents, cache mounts of all stages that it needs."""
     dockerfile = found.dockerfile
     target = reach.target_of(dockerfile, request.target, classic=False)
     outer = _outer(found, request)
@@ -194,7 +196,7 @@ def _expanded(text: str, scope: Mapping[str, str], escape: str) -> str:
 
 
 def targets(found: Definition) -> dict[str, Any]:
-    """The stages that can be built."""
+    """Return the stages that can be built."""
     last = len(found.dockerfile.stages) - 1
     listed = []
     for stage in found.dockerfile.stages:

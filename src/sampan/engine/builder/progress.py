@@ -15,7 +15,8 @@ from sampan.engine.builder.ops import Vertex
 class Step:
     """The state of a vertex: not begun (started 0), running, ended (completed), perhaps by `error`.
 
-    key: `Vertex.digest`, or any digest-like text for internal steps. result: the chain id that it gave, if it is a State.
+    key: `Vertex.digest`, or any digest-like text for internal steps. result: the chain id that it gave, if it is a
+    State.
     """
 
     key: str

@@ -208,7 +208,7 @@ class Builder:
     # -- the cache ----------------------------------------------------------------------------------------------
 
     async def disk_usage(self) -> list[dict[str, Any]]:
-        """BuildCache objects of API 1.51."""
+        """Return BuildCache objects of API 1.51."""
         return await self.solver.disk_usage()
 
     async def prune(
@@ -227,8 +227,10 @@ class Builder:
     # -- asking -------------------------------------------------------------------------------------------------
 
     async def check(self, request: BuildRequest, session: Session, progress: Progress = UNSEEN) -> Checked:
-        """The findings of the build checks and why it could not be built; nothing is (`--check`). Raises: SampanError
-        for what is not the Dockerfile's fault."""
+        """Return the findings of the build checks and why it could not be built; nothing is (`--check`).
+
+        Raises: SampanError for what is not the Dockerfile's fault.
+        """
         request = with_epoch(request)
         warnings: list[BuildWarning] = []
         try:
@@ -251,12 +253,12 @@ class Builder:
         return Checked(warnings=warnings)
 
     async def outline(self, request: BuildRequest, session: Session, progress: Progress = UNSEEN) -> dict[str, Any]:
-        """What a target takes: arguments, secrets, keys (`--call=outline`)."""
+        """Return what a target takes: arguments, secrets, keys (`--call=outline`)."""
         async with self._reading(request, session, progress) as (found, _):
             return checking.outline(found, request)
 
     async def targets(self, request: BuildRequest, session: Session, progress: Progress = UNSEEN) -> dict[str, Any]:
-        """The stages that can be built (`--call=targets`)."""
+        """Return the stages that can be built (`--call=targets`)."""
         async with self._reading(request, session, progress) as (found, _):
             return checking.targets(found)
 
@@ -284,7 +286,7 @@ class Builder:
         auth: Mapping[str, Any] | None = None,
         pull: bool = False,
     ) -> Resolved:
-        """The configuration of an image, pulled if need be: for the gateway's ResolveImageConfig."""
+        """Return the configuration of an image, pulled if need be: for the gateway's ResolveImageConfig."""
         bases = Bases(self.images, session, Quiet(), build=ref, auth=auth or {})
         return await bases.image(ref, platform, pull=pull)
 

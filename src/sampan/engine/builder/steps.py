@@ -1,4 +1,7 @@
-"""Steps of a build that are no vertices: reading the Dockerfile, looking at images, exporting. Shown as BuildKit shows them."""
+"""Steps of a build that are no vertices: reading the Dockerfile, looking at images, exporting.
+
+Shown as BuildKit shows them.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Shown:
         self.part(id, started_ns=begun, done=True)
 
     def transfer(self, what: str) -> Callable[[int, bool], None]:
-        """A report of bytes that arrived (and whether that is all), for `session.local`."""
+        """Return a report of bytes that arrived (and whether that is all), for `session.local`."""
         begun = time.time_ns()
 
         def report(count: int, done: bool) -> None:

@@ -122,7 +122,7 @@ class CheckWarning:
     ranges: tuple[Range, ...]
 
     def short(self) -> str:
-        """`Rule: detail (line n)`, as a build's progress shows it."""
+        """Return `Rule: detail (line n)`, as a build's progress shows it."""
         line = f" (line {self.ranges[0].start})" if self.ranges else ""
         return f"{self.rule}: {self.detail}{line}"
 
@@ -144,7 +144,10 @@ class CheckOptions:
 
 
 def options(dockerfile: Dockerfile, override: str = "") -> CheckOptions:
-    """What `# check=` says, or `override` (the build argument BUILDKIT_DOCKERFILE_CHECK). Raises: DockerfileError."""
+    """Return what `# check=` says, or `override` (the build argument BUILDKIT_DOCKERFILE_CHECK).
+
+    Raises: DockerfileError.
+    """
     directive = dockerfile.directive("check")
     text = override or (directive.value.split(" ", 1)[0] if directive else "")
     found: dict[str, str] = {}
@@ -177,7 +180,7 @@ def _error(value: str) -> bool:
 
 
 def warning(rule: str, ranges: Iterable[Range], *particulars: str) -> CheckWarning:
-    """A finding of `rule` with its text filled in."""
+    """Return a finding of `rule` with its text filled in."""
     url = _URL + re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", rule).lower() + "/"
     if rule == "InvalidBaseImagePlatform":
         url = ""
@@ -185,6 +188,6 @@ def warning(rule: str, ranges: Iterable[Range], *particulars: str) -> CheckWarni
 
 
 def failure(findings: Iterable[CheckWarning]) -> DockerfileError:
-    """The error of a build whose Dockerfile says `error=true` and has findings."""
+    """Return the error of a build whose Dockerfile says `error=true` and has findings."""
     rules = ", ".join(sorted({finding.rule for finding in findings}))
     return DockerfileError(f"lint violation found for rules: {rules}")

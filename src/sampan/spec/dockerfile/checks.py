@@ -1,8 +1,8 @@
 """Build checks: what works but probably should not be written so. Pure.
 
-`check` reads a Dockerfile as a build would and returns warnings; `# check=skip=…;error=true` at its top says which count.
-The order of findings is BuildKit's, as are the rules (checkrules.py). Two need more than the text: CopyIgnoredFile the
-ignore patterns, InvalidBaseImagePlatform the images, which a build has.
+`check` reads a Dockerfile as a build would and returns warnings; `# check=skip=…;error=true` at its top says which
+count. The order of findings is BuildKit's, as are the rules (checkrules.py). Two need more than the text:
+CopyIgnoredFile the ignore patterns, InvalidBaseImagePlatform the images, which a build has.
 
 Source: docs.docker.com/reference/build-checks; corner cases as BuildKit of Docker Engine 28.5 answers them.
 """
@@ -46,7 +46,7 @@ def check(
     ignore: Ignore | None = None,
     override: str = "",
 ) -> list[CheckWarning]:
-    """All findings that count. A place where a build would stop ends its stage.
+    """Return all findings that count. A place where a build would stop ends its stage.
 
     environments: what the base images of stages (by index) set; where none is given, PATH is taken as set.
     stages: only these, by index, for what is found inside stages; None: all. Raises: DockerfileError for bad options.
@@ -260,7 +260,7 @@ class _StageChecks:
         return instruction
 
     def findings(self, instruction: i.Instruction) -> Iterator[CheckWarning]:
-        """What is to say about an expanded instruction, which then takes effect."""
+        """Yield what is to say about an expanded instruction, which then takes effect."""
         at = [instruction.range]
         match instruction:
             case i.Env():

@@ -1,4 +1,6 @@
-"""What an instruction does to an image's `config` object. Pure; one implementation for build, ONBUILD, commit and import.
+"""What an instruction does to an image's `config` object.
+
+Pure; one implementation for build, ONBUILD, commit and import.
 
 Instructions come here expanded. The two doors differ in details (`dialect`): the classic one cleans WORKDIR, refuses an
 empty name in ENV and an empty WORKDIR, and leaves `ArgsEscaped` alone.
@@ -30,7 +32,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,18}\Z")
 def apply(
     config: Mapping[str, Any], instruction: i.Instruction, *, dialect: DialectName = "buildkit", cmd_set: bool = False
 ) -> Config:
-    """The config after an expanded instruction; those that say nothing about it leave it as it is.
+    """Return the config after an expanded instruction; those that say nothing about it leave it as it is.
 
     cmd_set: a CMD stood in this stage before; without one, ENTRYPOINT drops the CMD of the base image.
     Raises: DockerfileError at the instruction's lines.
@@ -48,7 +50,7 @@ def apply(
 
 
 def command_line(command: i.Command, config: Mapping[str, Any], dialect: DialectName = "buildkit") -> list[str]:
-    """The arguments of RUN, CMD or ENTRYPOINT: the shell form has the shell in front."""
+    """Return the arguments of RUN, CMD or ENTRYPOINT: the shell form has the shell in front."""
     words = command.words
     if command.shell and not words and dialect == "buildkit":
         words = ("",)
@@ -66,7 +68,7 @@ def with_env(environment: Iterable[str], pairs: Iterable[tuple[str, str]]) -> li
 
 
 def check_signal(signal: str) -> None:
-    """Raises: DockerfileError."""
+    """Refuse a STOPSIGNAL that is no signal. Raises: DockerfileError."""
     known = int(signal) != 0 if _NUMBER.match(signal) else _SIGNAL.match(signal.upper())
     if not known:
         raise DockerfileError(f"invalid signal: {signal}")

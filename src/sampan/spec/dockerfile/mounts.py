@@ -50,7 +50,7 @@ class MountFlag:
     env: str | None = None  # secret: the variable to set
 
     def expanded(self, expander: _Expander) -> MountFlag:
-        """The mount with variables replaced and everything checked. Raises: DockerfileError."""
+        """Return the mount with variables replaced and everything checked. Raises: DockerfileError."""
         return _read(self.text, expander)
 
 

@@ -25,7 +25,7 @@ _SECURITY = ("sandbox", "insecure")
 
 
 def instruction(node: Node) -> i.Instruction:
-    """Raises: DockerfileError at the node's lines."""
+    """Read one instruction. Raises: DockerfileError at the node's lines."""
     keyword = node.keyword.upper()
     try:
         if keyword not in _READERS:
@@ -255,7 +255,7 @@ def _onbuild(node: Node) -> i.Instruction:
 
 
 def refuse_trigger(keyword: str) -> None:
-    """What ONBUILD may not hold. Raises: DockerfileError."""
+    """Refuse what ONBUILD may not hold. Raises: DockerfileError."""
     if keyword.upper() == "ONBUILD":
         raise DockerfileError("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
     if keyword.upper() in ("MAINTAINER", "FROM"):

@@ -77,7 +77,7 @@ class ControlService(ControlBase):  # type: ignore[misc]
         await stream.send_message(pb.UpdateBuildHistoryResponse())
 
     async def Session(self, stream: Stream[pb.BytesMessage, pb.BytesMessage]) -> None:
-        """A session inside this connection, for clients that do not upgrade a second one."""
+        """Serve a session inside this connection, for clients that do not upgrade a second one."""
         fields: Any = stream.metadata or {}
         offer = SessionInfo(
             id=fields.get("x-docker-expose-session-uuid", ""),
@@ -124,10 +124,10 @@ class _Tunnel(asyncio.WriteTransport):
 
 
 def filters(texts: Iterable[str]) -> list[str]:
-    """containerd's filters, the empty ones that clients send left out."""
+    """Return containerd's filters without the empty ones that clients send."""
     return [text for text in texts if text]
 
 
 def now() -> dict[str, str]:
-    """What clients measure their clock's difference with."""
+    """Return what clients measure their clock's difference with."""
     return {"buildkit-current-timestamp": times.now()}

@@ -36,13 +36,13 @@ class Reading:
         self._builds = builds
 
     async def resolve(self, build: Build, ref: str, platform: Platform, *, pull: bool) -> tuple[str, str, bytes]:
-        """(reference, digest, configuration) of an image, pulled if need be."""
+        """Return (reference, digest, configuration) of an image, pulled if need be."""
         session = await self._sessions.get(build.session)
         found = await self._builder.resolve(ref, platform, session, pull=pull)
         return found.ref, found.digest or found.id, codec.encode(dict(found.config))
 
     async def file(self, build: Build, ref: str, path: str) -> bytes:
-        """Raises: NotFound, Internal when it is too large."""
+        """Read a file of a reference. Raises: NotFound, Internal when it is too large."""
 
         def read(tree: Tree) -> bytes:
             with tree.open(_clean(path)) as file:
@@ -55,7 +55,7 @@ class Reading:
             return await asyncio.to_thread(read, tree)
 
     async def directory(self, build: Build, ref: str, path: str, pattern: str) -> list[Stat]:
-        """The entries of a directory whose name matches."""
+        """Return the entries of a directory whose name matches."""
         above = _clean(path)
         async with self._tree(build, ref) as tree:
             entries = await asyncio.to_thread(tree.entries)

@@ -39,7 +39,8 @@ DOCKERFILE_LIMIT_BYTES = 16 * 1024 * 1024
 class ClassicOptions:
     """What the classic door alone knows of a request.
 
-    session: id of a gRPC session for secrets and results. call: what to do with the Dockerfile, `build` or one of CALLS.
+    session: id of a gRPC session for secrets and results. call: what to do with the Dockerfile, `build` or one of
+    CALLS.
     """
 
     remote: str = ""
@@ -150,7 +151,10 @@ async def _answer(builder: Builder, request: BuildRequest, call: str, session: S
 
 
 def _hidden(ignore: bytes, dockerfile: str) -> bytes:
-    """What the classic builder leaves out: it trusts that the client has applied the ignore file, which may name itself."""
+    """What the classic builder leaves out: the ignore file and the Dockerfile, when the ignore file names them.
+
+    All else it trusts the client to have left out.
+    """
     try:
         patterns = read(ignore)
     except InvalidArgument:  # a client that got this far has read it otherwise
@@ -159,7 +163,10 @@ def _hidden(ignore: bytes, dockerfile: str) -> bytes:
 
 
 def _dockerfile(tree: Tree, filename: str) -> tuple[str, bytes, bytes]:
-    """(path, Dockerfile, ignore file). Raises: Internal when it is not in the context, InvalidArgument when it is empty."""
+    """(path, Dockerfile, ignore file).
+
+    Raises: Internal when it is not in the context, InvalidArgument when it is empty.
+    """
     path = posixpath.normpath(posixpath.join("/", filename))[1:]
     if posixpath.normpath(filename).startswith(".."):
         raise Internal(f"forbidden path outside the build context: {filename} ()")

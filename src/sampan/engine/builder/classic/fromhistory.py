@@ -18,7 +18,7 @@ from sampan.spec import oci_image, times
 
 
 def trusted(images: Images, ends: Iterable[CacheEnd]) -> list[Image]:
-    """The images that a request names, as far as they are here."""
+    """Return the images that a request names, as far as they are here."""
     found = []
     for end in ends:
         try:
@@ -29,7 +29,10 @@ def trusted(images: Images, ends: Iterable[CacheEnd]) -> list[Image]:
 
 
 def find(offered: Iterable[Image], base: Resolved | None, entries: Sequence[HistoryEntry]) -> Solved | None:
-    """The state after these entries (of the stage so far, what was copied named), from the first image that has them."""
+    """Return the state after these entries from the first image that has them.
+
+    entries: of the stage so far, with what was copied named.
+    """
     below = base.config if base is not None else {"rootfs": {}}
     layers = oci_image.diff_ids(dict(below))
     before = [entry.get("created_by", "") for entry in below.get("history") or []]

@@ -1,8 +1,8 @@
 """The classic builder: one instruction after the other, an image after each.
 
-All stages up to the target are built, used or not, as Docker's classic builder does. What a step gives is an image whose
-parent is the step before: `docker history` shows them, `docker run` enters them. "Using cache" is said when the image
-of a step was there already; steps that make files have the solver's cache besides.
+All stages up to the target are built, used or not, as Docker's classic builder does. What a step gives is an image
+whose parent is the step before: `docker history` shows them, `docker run` enters them. "Using cache" is said when the
+image of a step was there already; steps that make files have the solver's cache besides.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     client  DATA(number, bytes)* DATA(number, empty)
     we      FIN        client  FIN
 
-Contents go into one spool file (files/spool.py), hashed while they come in. What an earlier transfer of the same directory
-has left is looked up by the bytes of the STAT packet itself (path, mode, size, mtime, owner, link, xattrs): an unchanged
-tree of 20,000 files costs 20,000 look-ups and no transfer.
+Contents go into one spool file (files/spool.py), hashed while they come in. What an earlier transfer of the same
+directory has left is looked up by the bytes of the STAT packet itself (path, mode, size, mtime, owner, link, xattrs):
+an unchanged tree of 20,000 files costs 20,000 look-ups and no transfer.
 
 Invariants: paths are clean, relative and lie in a directory that came before; a known content is never overwritten.
 Source: the packets of fsutil (types/wire.proto) and Go's os.FileMode, as seen on the wire of buildx 0.29.
@@ -243,7 +243,7 @@ EMPTY = "sha256:" + hashlib.sha256(b"").hexdigest()
 
 
 def request(number: int) -> bytes:
-    """The framed REQ packet for an entry."""
+    """Return the framed REQ packet for an entry."""
     return message(Packet(type=Packet.PACKET_REQ, ID=number).SerializeToString())
 
 
@@ -261,7 +261,7 @@ def replace_size(entry: TreeEntry, size: int) -> TreeEntry:
 
 
 def read_stat(stat: Stat) -> TreeEntry | None:
-    """One entry of the client's directory; None for a socket, which no tree holds. Raises: InvalidArgument."""
+    """Return one entry of the client's directory; None for a socket, which no tree holds. Raises: InvalidArgument."""
     path, mode = stat.path, stat.mode
     parts = path.split("/")
     if not path or len(path) > 4096 or "\0" in path or "" in parts or "." in parts or ".." in parts:

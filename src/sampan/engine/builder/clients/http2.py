@@ -75,7 +75,10 @@ class Stream:
     # ── for the caller ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def batch(self) -> list[bytes]:
-        """Wait for messages and return all there are; [] when the other side has ended the stream. Raises: ConnectionError."""
+        """Wait for messages and return all there are; [] when the other side has ended the stream.
+
+        Raises: ConnectionError.
+        """
         while not self._messages:
             if self._error is not None:
                 raise self._error
@@ -159,7 +162,7 @@ class Stream:
         self._release()
 
     def finish(self) -> None:
-        """The other side has ended the stream."""
+        """Take that the other side has ended the stream."""
         self._ended = True
         self._connection.streams.pop(self.id, None)
         self._release()

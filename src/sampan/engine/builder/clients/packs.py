@@ -1,10 +1,10 @@
-"""What was received of a client's directories, kept for the next build: contents in one nameless file, and how they were.
+"""What was received of clients' directories, kept for their next builds: contents in one nameless file, and entries.
 
-A pack only grows: trees that are open read regions that never change, whatever a later transfer adds. What is kept lives
-as long as the process; nothing of it has a name on disk, so a crash, a reboot or a full disk leaves nothing.
+A pack only grows: a tree that is open reads regions that never change, whatever a later transfer adds. What is kept
+lives as long as the process; nothing of it has a name on disk, so a crash, a reboot or a full disk leaves nothing.
 
-Bounded: least recently used directories are forgotten beyond `LIMIT_BYTES`, `LIMIT_COUNT` or `LIMIT_ENTRIES`, and all of
-them on request.
+Bounded: the least recently used directories are forgotten beyond `LIMIT_BYTES`, `LIMIT_COUNT` or `LIMIT_ENTRIES`, and
+all of them on request.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Pack:
         return at
 
     def flush(self) -> None:
-        """Raises: OSError (ENOSPC, …)."""
+        """Write what is buffered. Raises: OSError (ENOSPC, …)."""
         if self._buffer:
             data, at = b"".join(self._buffer), self.size - self._buffered
             self._buffer, self._buffered = [], 0
@@ -89,7 +89,7 @@ class Snapshot:
     known: Known
 
     def tree(self) -> SpooledTree:
-        """A tree of its own: the pack may be forgotten while it is open."""
+        """Return a tree of its own: the pack may be forgotten while it is open."""
         return SpooledTree(self.pack.directory, os.dup(self.pack.fd), self.entries, self.places)
 
 
@@ -116,7 +116,7 @@ class Packs:
         self._kept: dict[Hashable, KeptDirectory] = {}
 
     def get(self, key: Hashable) -> KeptDirectory:
-        """What is kept under the key; the caller takes its lock and calls `begin`."""
+        """Return what is kept under the key; the caller takes its lock and calls `begin`."""
         kept = self._kept.pop(key, None) or KeptDirectory()
         self._kept[key] = kept
         kept.used = time.monotonic()

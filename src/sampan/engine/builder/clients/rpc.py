@@ -37,7 +37,7 @@ def check(stream: Stream) -> None:
 
 
 def error(status: int, text: str) -> SampanError:
-    """The engine's error for a gRPC status."""
+    """Return the engine's error for a gRPC status."""
     kinds = {
         NOT_FOUND: NotFound,
         UNIMPLEMENTED: NotFound,
@@ -56,7 +56,10 @@ async def unary(
     *,
     timeout_s: float = CALL_TIMEOUT_S,
 ) -> T:
-    """Call a method with one message each way. Raises: NotFound, Unavailable, Internal, … as the client's status says."""
+    """Call a method with one message each way.
+
+    Raises: NotFound, Unavailable, Internal, … as the client's status says.
+    """
     try:
         stream = connection.request(path)
     except ConnectionError as e:
@@ -79,7 +82,7 @@ async def unary(
 
 
 def metadata(**lists: Sequence[str]) -> list[tuple[str, str]]:
-    """Header fields of the session's services; values that are not ASCII are escaped and marked so.
+    """Return header fields of the session's services; values that are not ASCII are escaped and marked so.
 
     Keyword `a_b` becomes `a-b`. Source: BuildKit session/filesync, the key with `-encoded`.
     """

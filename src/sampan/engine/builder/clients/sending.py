@@ -26,7 +26,7 @@ _KINDS = {kind: bits for bits, kind in TYPES.items()}
 
 
 def fields(metadata: Mapping[str, str], exporter: int) -> list[tuple[str, str]]:
-    """Header fields: what the file is, and which of the client's outputs it is for."""
+    """Return header fields: what the file is, and which of the client's outputs it is for."""
     described = [(f"exporter-md-{key}", value) for key, value in metadata.items() if value.isascii()]
     return [*described, ("buildkit-attachable-exporter-id", str(exporter))]
 
@@ -99,7 +99,7 @@ async def _content(stream: Stream, tree: Tree, number: int, entry: TreeEntry) ->
 
 
 def to_stat(entry: TreeEntry) -> Stat:
-    """An entry in fsutil's words."""
+    """Return an entry in fsutil's words."""
     bits = entry.mode & 0o777 | _KINDS.get(entry.kind, 0)
     bits |= (entry.mode & 0o4000) << 12 | (entry.mode & 0o2000) << 12 | (entry.mode & 0o1000) << 11
     return Stat(

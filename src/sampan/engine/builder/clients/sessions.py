@@ -1,7 +1,7 @@
 """The clients that are connected: each a `Session` on an HTTP/2 connection of which we are the client side.
 
-A session appears when a client upgrades `POST /session` (or opens Control.Session) and is gone with its connection. Builds
-name it by id and may come a moment earlier than it.
+A session appears when a client upgrades `POST /session` (or opens Control.Session) and is gone with its connection.
+Builds name it by id and may come a moment earlier than it.
 
 Source: the services that buildx 0.29 offers on its session: filesync, auth, secrets, sshforward, upload.
 """
@@ -116,7 +116,7 @@ class GrpcSession:
         await sending.send_file(self._open(sending.METHOD, sending.fields(metadata, exporter)), chunks)
 
     async def upload(self, path: str) -> AsyncIterator[bytes]:
-        """What the client offers at `http://buildkit-session/PATH`: a Dockerfile or an archive on its standard input."""
+        """Yield what the client has at `http://buildkit-session/PATH`: a Dockerfile or an archive on standard input."""
         stream = self._open(UPLOAD, [("urlpath", path), ("urlhost", "buildkit-session")])
         try:
             while batch := await stream.batch():
@@ -181,7 +181,10 @@ class Sessions:
         self._arrivals = Arrivals()
 
     def add(self, offer: SessionInfo, lost: Callable[[], None] | None = None) -> GrpcSession:
-        """Register a client; its `connection` is the protocol of its transport. Another one of that id ends the first."""
+        """Register a client; its `connection` is the protocol of its transport.
+
+        Another one of that id ends the first.
+        """
         before = self._sessions.pop(offer.id, None)
         if before is not None:
             before.close()

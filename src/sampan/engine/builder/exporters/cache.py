@@ -32,7 +32,7 @@ Made = Mapping[Vertex, CacheRecord]
 
 
 def inline(made: Made, diff_ids: Iterable[str]) -> dict[str, str]:
-    """The field of an image's configuration that holds its records."""
+    """Return the field of an image's configuration that holds its records."""
     numbers = {chain_id: number for number, chain_id in enumerate(oci_image.chain_ids(diff_ids))}
     kept = [_kept(record, numbers[record.chain_id]) for record in _ordered(made) if record.chain_id in numbers]
     return {cacheconfig.INLINE: cacheconfig.inline(kept)}
@@ -51,7 +51,10 @@ def _ordered(made: Made) -> list[CacheRecord]:
 def collect(
     images: Images, made: Made, chains: Iterable[str], mode: str
 ) -> tuple[list[ConfigRecord], list[LayerRecord]]:
-    """The records and the layers that they need, each after the one below. chains: all chain ids of the result."""
+    """Return the records and the layers that they need, each after the one below.
+
+    chains: all chain ids of the result.
+    """
     wanted = set(chains)
     records = [record for record in _ordered(made) if mode == "max" or record.chain_id in wanted]
     numbers: dict[str, int] = {"": -1}
@@ -65,7 +68,7 @@ def collect(
 
 
 def config_of(kept: list[ConfigRecord], layers: list[LayerRecord], blobs: list[Descriptor]) -> CacheConfig:
-    """The document of an export."""
+    """Return the document of an export."""
     numbers = {"": -1, **{layer.id: number for number, layer in enumerate(layers)}}
     listed = [
         Blob(diff_id=layer.diff_id, parent=numbers[layer.parent], descriptor=blob)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from sampan.engine.archives import streams, tar_writer
 from sampan.engine.builder.exporters import image
-from sampan.engine.builder.request import Output
+from sampan.engine.builder.request import Output, is_true
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.steps import Shown
 from sampan.engine.builder.trees import Tree, TreeEntry
@@ -93,7 +93,7 @@ async def tar(images: Images, tree: Tree, output: Output, session: Session, step
 
 
 def archive(tree: Tree) -> Iterator[bytes]:
-    """A tree as a tar archive. Blocking."""
+    """Yield a tree as a tar archive. Blocking."""
     for entry in tree.entries().values():
         size = entry.size if entry.kind == "f" and not entry.hardlink else 0
         yield header(entry, size)
@@ -109,7 +109,7 @@ def archive(tree: Tree) -> Iterator[bytes]:
 
 
 def header(entry: TreeEntry, size: int) -> bytes:
-    """The header of one entry."""
+    """Return the header of one entry."""
     name = entry.path.encode("utf-8", "surrogateescape") + (b"/" if entry.kind == "d" else b"")
     link = entry.hardlink or (entry.link if entry.kind == "l" else "")
     return tar_writer.header(
@@ -127,6 +127,6 @@ def header(entry: TreeEntry, size: int) -> bytes:
 
 
 def directory_names(platforms: list[Platform], output: Output, *, several: bool) -> list[str]:
-    """Which directory each platform's files go to; `platform-split` decides, several platforms do else."""
-    split = output.attrs.get("platform-split", str(several)).lower() in ("1", "true")
+    """Return which directory each platform's files go to; `platform-split` decides, several platforms do else."""
+    split = is_true(output.attrs.get("platform-split"), otherwise=several)
     return [str(platform).replace("/", "_") if split else "" for platform in platforms]

@@ -1,4 +1,6 @@
-"""`--squash`: everything that a build added to its base becomes one layer. The steps stay in the history, without layers.
+"""`--squash`: everything that a build added to its base becomes one layer.
+
+The steps stay in the history, without layers.
 
 The layer is the final file system, as far as one of the squashed layers touched it, and whiteouts for what is gone.
 Source: moby's image/squash as documented; history as it writes it (`merge ID to BASE`).
@@ -45,7 +47,7 @@ async def squash(images: Images, files: FileService, image_id: str, base: Image 
 
 
 def document(image: Image, base: Image | None, diff_id: str) -> dict[str, Any]:
-    """The squashed image's configuration document. Pure."""
+    """Return the squashed image's configuration document. Pure."""
     below: Sequence[Any] = (base.config.get("history") or []) if base is not None else []
     own = [{**entry, "empty_layer": True} for entry in (image.config.get("history") or [])[len(below) :]]
     words = f"merge {image.id} to {base.id}" if base is not None else f"create new from {image.id}"

@@ -1,10 +1,10 @@
 """ADD of an archive: its entries are written below the destination, as unpacking it there would.
 
-An archive is a regular file that is a tar, plain or compressed (gzip, bzip2, xz, zstd), told by its content and not by its
-name. What is there already is merged: directories become one, anything else is replaced by what the archive has.
+An archive is a regular file that is a tar, plain or compressed (gzip, bzip2, xz, zstd), told by its content and not by
+its name. What is there already is merged: directories become one, anything else is replaced by what the archive has.
 
-Every entry's parent is resolved by openat2 inside the destination, its name is never followed (CVE-2014-9356, zip slip);
-names that lead out by `..` are refused. What an archive may expand to is bounded (CVE-2017-14992).
+Every entry's parent is resolved by openat2 inside the destination, its name is never followed (CVE-2014-9356, zip
+slip); names that lead out by `..` are refused. What an archive may expand to is bounded (CVE-2017-14992).
 
 Source: POSIX.1-2017 pax; measured on the reference engine.
 """
@@ -39,7 +39,7 @@ _KINDS = {
 
 
 def is_archive(tree: Tree, path: str, root_fd: int) -> bool:
-    """Whether the file begins as an archive does."""
+    """Return whether the file begins as an archive does."""
     with tree.open(path) as file:
         try:
             return tar.Reader(tar.Input(_plain(file, root_fd))).next() is not None

@@ -17,7 +17,7 @@ from sampan.engine.builder.trees import Tree, TreeEntry
 
 
 def checksum(tree: Tree, copy: Copy) -> str:
-    """`sha256:…` of the entries that `copy` takes from the tree. Blocking: contents may have to be read.
+    """Return `sha256:…` of the entries that `copy` takes from the tree. Blocking: contents may have to be read.
 
     Raises: MissingSource, InvalidArgument.
     """
@@ -29,7 +29,10 @@ def checksum(tree: Tree, copy: Copy) -> str:
 
 
 def tree_checksum(tree: Tree, path: str = "") -> str:
-    """The same of a directory of a tree with all below it, or of a file: for bind mounts. Raises: MissingSource."""
+    """Return the same of a directory of a tree with all below it, or of a file: for bind mounts.
+
+    Raises: MissingSource.
+    """
     return checksum(tree, Copy(source=ScratchOp(), patterns=(path or "/",), dest="/"))
 
 
@@ -48,7 +51,8 @@ def _lines(tree: Tree, entries: Iterable[tuple[str, TreeEntry]], own: bool) -> b
     return "".join(
         [
             f"{name}\0{e.kind}{e.mode:o} {e.uid if own else 0} {e.gid if own else 0} {e.link}\0"
-            f"{content(e.path) if e.kind == 'f' else e.device if e.kind in 'cb' else ''}{_xattrs(e) if e.xattrs else ''}\n"
+            f"{content(e.path) if e.kind == 'f' else e.device if e.kind in 'cb' else ''}"
+            f"{_xattrs(e) if e.xattrs else ''}\n"
             for name, e in entries
         ]
     ).encode("utf-8", "surrogateescape")

@@ -1,4 +1,7 @@
-"""A directory of the host as a tree: a git checkout, an unpacked download. Nothing may change it while the tree is open."""
+"""A directory of the host as a tree: a git checkout, an unpacked download.
+
+Nothing may change it while the tree is open.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,7 @@ def _roots(entry: TreeEntry) -> TreeEntry:
 
 
 def open_file(root_fd: int, path: str) -> int:
-    """A regular file below a directory, the caller's. Raises: NotFound."""
+    """Return a regular file below a directory, the caller's. Raises: NotFound."""
     try:
         fd = saferoot.open_in_root(root_fd, path, _FILE, xdev=False)
     except OSError as e:
@@ -102,7 +105,7 @@ def open_file(root_fd: int, path: str) -> int:
 
 
 def file_digest(fd: int) -> str:
-    """`sha256:…` of a file's content; closes it."""
+    """Return `sha256:…` of a file's content; closes it."""
     try:
         digest, left = hashlib.sha256(), os.fstat(fd).st_size
         while left > 0 and (data := os.read(fd, min(left, content.CHUNK))):

@@ -69,7 +69,7 @@ class HostTask:
     async def run(
         self, script: str, env: Mapping[str, str], writable: Mapping[str, str], session: Session | None
     ) -> Ran:
-        """See `git.Commands`. Cancelled: the task is killed."""
+        """Run a script as `git.Commands` says. When this is cancelled, the task is killed."""
         if shutil.which("git", path=PATH) is None:
             raise NotFound("git is not installed on this host: git repositories cannot be read")
         id = spec.BUILD_TASK + secrets.token_hex(16)

@@ -1,14 +1,14 @@
 """Downloads: ADD of a URL and contexts at one. A downloaded file is a tree of one entry.
 
-What a server marks (ETag, Last-Modified) is kept by URL and asked for again with conditions, so that a second build costs
-one short answer; what a checksum names is not asked for at all. The copies are a cache: at most `MAX_KEPT_BYTES`, the
-longest unused go first, and anything of it may be deleted at any time.
+What a server marks (ETag, Last-Modified) is kept by URL and asked for again with conditions, so that a second build
+costs one short answer; what a checksum names is not asked for at all. The copies are a cache: at most `MAX_KEPT_BYTES`,
+the longest unused go first, and anything of it may be deleted at any time.
 
     <directory>/<sha256 of the URL>.json    what the server said, and the digest
     <directory>/<sha256 of the URL>.data    the content
 
-Authorization: what the client's secrets HTTP_AUTH_HEADER_<host> (whole header) or HTTP_AUTH_TOKEN_<host> (bearer) say, or
-the URL's own user and password; sent to that host only. What came with one is not kept.
+Authorization: what the client's secrets HTTP_AUTH_HEADER_<host> (whole header) or HTTP_AUTH_TOKEN_<host> (bearer) say,
+or the URL's own user and password; sent to that host only. What came with one is not kept.
 
 Source: RFC 9110 (conditional requests), RFC 6266 (Content-Disposition); the reference engine's words.
 """
@@ -75,7 +75,7 @@ class HttpDownloads:
             self._session = None
 
     def size_bytes(self) -> int:
-        """What the cache takes."""
+        """Return what the cache takes."""
         return sum(size for _, size, _ in self._held())
 
     def forget(self, keep_bytes: int = 0) -> int:
@@ -94,7 +94,10 @@ class HttpDownloads:
         return given - total
 
     async def fetch(self, op: HttpOp, session: Session | None = None) -> SpooledTree:
-        """The file at a URL. Raises: InvalidArgument (status, checksum), Internal (no answer), OSError (ENOSPC, …)."""
+        """Return the file at a URL.
+
+        Raises: InvalidArgument (status, checksum), Internal (no answer), OSError (ENOSPC, …).
+        """
         url, authorization = await _authorization(op.url, session)
         kept, held = (None, -1) if authorization else self._kept(url)
         if kept is not None and op.checksum and kept.digest == op.checksum:
@@ -226,7 +229,7 @@ def _store(fd: int, chunk: bytes, digest: Any) -> None:
 
 
 def file_name(url: str, disposition: str) -> str:
-    """What a download is called: by the server's Content-Disposition, else by the URL's path. Pure."""
+    """Return what a download is called: by the server's Content-Disposition, else by the URL's path. Pure."""
     if disposition:
         message = Message()
         message["Content-Disposition"] = disposition

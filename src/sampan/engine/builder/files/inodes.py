@@ -20,7 +20,7 @@ _KEPT = ("user.", "security.capability")  # what an image keeps of extended attr
 
 
 def entry(path: str, status: os.stat_result, directory_fd: int, name: str, hardlink: str = "") -> TreeEntry | None:
-    """The entry of `name` in a directory; None for what no tree has: sockets."""
+    """Return the entry of `name` in a directory; None for what no tree has: sockets."""
     kind = _KINDS.get(stat.S_IFMT(status.st_mode))
     if kind is None:
         return None

@@ -65,7 +65,7 @@ class LayerTree:
         return _Lazy(self)
 
     def find(self, path: str) -> TreeEntry | None:
-        """One entry, without listing more than the directories above it."""
+        """Return one entry, without listing more than the directories above it."""
         above = ""
         for index, _ in enumerate(parts := path.split("/")):
             inside = self._listed(above)
@@ -79,7 +79,7 @@ class LayerTree:
         return None
 
     def walk(self, directory: str) -> Iterator[tuple[str, TreeEntry]]:
-        """Everything below a directory, by path, a directory before what it holds."""
+        """Yield everything below a directory, by path, a directory before what it holds."""
         pending = [directory]
         while pending:
             for path, entry in self._listed(pending.pop()).items():

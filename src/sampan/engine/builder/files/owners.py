@@ -1,7 +1,7 @@
 """--chown: names are looked up in the destination's own passwd and group (linux/accounts.py), and never outside it.
 
-A user that is a number is its own group. A name that nobody has is root, as in BuildKit; to the classic builder it is an
-error.
+A user that is a number is its own group. A name that nobody has is root, as in BuildKit; to the classic builder it is
+an error.
 
 Source: passwd(5), group(5); CVE-2019-14271.
 """
@@ -24,7 +24,7 @@ class UnknownOwner(InvalidArgument):
 
 
 def resolve(root_fd: int, owner: Owner) -> tuple[int, int]:
-    """(uid, gid) in the root. Raises: UnknownOwner, InvalidArgument for a number out of range, OSError."""
+    """Return (uid, gid) in the root. Raises: UnknownOwner, InvalidArgument for a number out of range, OSError."""
     if owner.classic:
         return _classic(root_fd, owner)
     uid, gid = 0, 0

@@ -34,7 +34,7 @@ class Walking(Protocol):
     """A tree that can list a part of itself."""
 
     def walk(self, directory: str) -> Iterator[Below]:
-        """Everything below a directory, by its path in the tree."""
+        """Return everything below a directory, by its path in the tree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Item:
 
 
 def select(tree: Tree, copy: Copy) -> list[Item]:
-    """The sources of a copy, in the order in which they are copied.
+    """Return the sources of a copy, in the order in which they are copied.
 
     A plain name must be there; wildcards may match nothing, but a required copy must copy something.
     Raises: MissingSource, InvalidArgument (a loop of links, a malformed pattern).

@@ -38,29 +38,32 @@ class FileService:
         await self.downloads.close()
 
     def checksum(self, tree: Tree, action: Copy) -> str:
-        """What a copy would copy, as a digest. Blocking. Raises: MissingSource, InvalidArgument."""
+        """Return what a copy would copy, as a digest. Blocking. Raises: MissingSource, InvalidArgument."""
         return checksum.checksum(tree, action)
 
     def execute(self, op: FileOp, base_root_fd: int, trees: Mapping[Vertex, Tree], time_ns: int = 0) -> int:
-        """See `copy.execute`. Blocking."""
+        """Carry out file actions below a root (copy.py). Blocking."""
         return copy.execute(op, base_root_fd, trees, time_ns)
 
     def layers(self, chain_id: str) -> Tree:
-        """The file system of a chain of layers, which the caller keeps. Blocking."""
+        """Return the file system of a chain of layers, which the caller keeps. Blocking."""
         layers = self._images.layers
         parts = [(record.id, f"{self._images.driver.path(record.snapshot)}/fs") for record in layers.records(chain_id)]
         return LayerTree(parts, self._scratch, self._digests)
 
     async def http(self, op: HttpOp, session: Session) -> Tree:
-        """See `http.Downloads.fetch`."""
+        """Download a file (http.py)."""
         return await self.downloads.fetch(op, session)
 
     async def git(self, op: GitOp, session: Session) -> Tree:
-        """See `git.Git.checkout`."""
+        """Check a repository out (git.py)."""
         return await self.repositories.checkout(op, session)
 
     async def archive(self, op: ArchiveOp, session: Session) -> Tree:
-        """What a downloaded archive holds, with its owners. Raises: as `http`, InvalidArgument for no archive."""
+        """Return what a downloaded archive holds, with its owners.
+
+        Raises: as `http`, InvalidArgument for no archive.
+        """
         download = await self.downloads.fetch(op.source, session)
         try:
             return await asyncio.to_thread(self._read_archive, download)

@@ -35,7 +35,7 @@ class SpoolExtent(NamedTuple):
     regions: tuple[Region, ...] | None = None
 
     def parts(self) -> Iterator[tuple[int, int, int]]:
-        """(offset in the file, offset in the spool, length) of what is stored."""
+        """Yield (offset in the file, offset in the spool, length) of what is stored."""
         if self.regions is None:
             if self.size:
                 yield 0, self.offset, self.size
@@ -47,7 +47,10 @@ class SpoolExtent(NamedTuple):
 
 
 def nameless(directory: str) -> int:
-    """A file for contents below `directory`: read and write, without a name. Owned by the caller. Raises: OSError."""
+    """Return a file for contents below `directory`: read and write, without a name.
+
+    Owned by the caller. Raises: OSError.
+    """
     try:
         return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as e:

@@ -3,8 +3,9 @@
 A directory is resolved by openat2 in the root; what is made in it is made by name on its descriptor and never followed.
 So no path of a source, and no symbolic link of the destination, leads out (CVE-2014-9356, zip slip).
 
-Times: what is copied keeps its own. A directory that was there and only got something new keeps the time that it had, one
-that was made on the way gets the newest time of what was written. So nothing is "now", and equal input gives equal layers.
+Times: what is copied keeps its own. A directory that was there and only got something new keeps the time that it had,
+one that was made on the way gets the newest time of what was written. So nothing is "now", and equal input gives equal
+layers.
 
 Source: openat2(2), utimensat(2), capabilities(7) "chown clears".
 """
@@ -50,7 +51,7 @@ def _inode(status: os.stat_result) -> Inode:
 
 
 def thread_umask() -> int:
-    """The calling thread's umask, without changing it."""
+    """Return the calling thread's umask, without changing it."""
     with open("/proc/thread-self/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("Umask:"):
@@ -79,7 +80,7 @@ class RootWriter:
     # -- directories ----------------------------------------------------------------------------------------------
 
     def directory(self, path: str, owner: tuple[int, int] | None = None, depth: int = 0) -> int:
-        """The directory at `path`, made with its parents where missing: a descriptor for reading, the caller's.
+        """Return the directory at `path`, made with its parents where missing: a descriptor for reading, the caller's.
 
         owner: of what is made, if not the one for implied directories. Raises: NotADirectoryError.
         """
@@ -125,14 +126,14 @@ class RootWriter:
         return fd
 
     def touch(self, path: str, fd: int) -> None:
-        """Something will be made in the directory `fd`, which is at `path`; remember its times."""
+        """Remember the times of the directory `fd`, at `path`: something will be made in it."""
         status = os.fstat(fd)
         key = _inode(status)
         if key not in self._kept and key not in self._made:
             self._kept[key] = (path, status.st_mtime_ns)
 
     def retime(self, path: str, fd: int, mtime_ns: int) -> None:
-        """The directory `fd` gets this time in the end."""
+        """Have the directory `fd` get this time in the end."""
         mtime_ns = self._look.time(mtime_ns)
         key = _inode(os.fstat(fd))
         self._made.pop(key, None)
@@ -140,12 +141,15 @@ class RootWriter:
         self.wrote(mtime_ns)
 
     def wrote(self, mtime_ns: int) -> None:
-        """Something of this time was written."""
+        """Note that something of this time was written."""
         if self.newest_ns is None or mtime_ns > self.newest_ns:
             self.newest_ns = mtime_ns
 
     def finish(self, otherwise_ns: int = 0) -> int:
-        """Set the times of directories that were touched or made; the newest time that was written, or `otherwise_ns`."""
+        """Set the times of directories that were touched or made.
+
+        Returns the newest time that was written, `otherwise_ns` when nothing was.
+        """
         newest = self._look.time(otherwise_ns) if self.newest_ns is None else self.newest_ns
         for key, path in self._made.items():
             self._set_time(key, path, newest)
@@ -226,7 +230,7 @@ class RootWriter:
         self.wrote(mtime_ns)
 
     def link(self, source_fd: int, source: str, parent_fd: int, name: str, *, over: bool) -> None:
-        """A second name for what was just written at `source` below `source_fd`, a path without links."""
+        """Give what was just written at `source` below `source_fd`, a path without links, a second name."""
         try:
             os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
         except FileExistsError:
@@ -236,7 +240,7 @@ class RootWriter:
             os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
 
     def redress(self, entry: TreeEntry, parent_fd: int, name: str) -> None:
-        """Owner, mode and time of a file that is there; never of what a link names."""
+        """Set owner, mode and time of a file that is there; never of what a link names."""
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent_fd)
         try:
             self.dress(entry, fd)
@@ -254,7 +258,7 @@ class RootWriter:
         return True
 
     def dress(self, entry: TreeEntry, fd: int) -> None:
-        """Owner, mode, attributes and times; of a directory after everything in it was made."""
+        """Set owner, mode, attributes and times; of a directory after everything in it was made."""
         look = self._look
         uid, gid = look.owner or (entry.uid, entry.gid)
         mtime_ns = look.time(entry.mtime_ns)
@@ -271,7 +275,7 @@ class RootWriter:
 
 
 def set_xattrs(target: int | str, xattrs: Mapping[str, bytes]) -> None:
-    """What the file system cannot hold is left out, as when a layer is unpacked; overlayfs' own are never set."""
+    """Set extended attributes, but for what the file system cannot hold and for those of overlayfs itself."""
     for name, value in xattrs.items():
         if name.startswith(_FOREIGN_XATTRS):
             continue
@@ -299,7 +303,9 @@ class Merge:
         content.write(self._tree, path, fd)
 
     def run(self, entries: Iterable[tuple[str, TreeEntry]], *, fresh: bool) -> None:
-        """entries: (path below the base, what to put there), parents first. fresh: the base is new and empty.
+        """Put these entries below the base.
+
+        entries: (path, what to put there), parents first. fresh: the base is empty.
 
         Raises: InvalidArgument when a file would replace a directory or the other way; OSError.
         """
@@ -356,7 +362,10 @@ def remove(path: str) -> None:
 
 
 def unfold(tree: Tree, scratch: str | None) -> str:
-    """A tree as a new directory below `scratch` (None: the system's place for temporary files); its path. Nothing is left when it fails."""
+    """Return a tree as a new directory below `scratch` (None: the system's place for temporary files); its path.
+
+    Nothing is left when it fails.
+    """
     path = tempfile.mkdtemp(prefix="tree-", dir=scratch)
     try:
         os.chmod(path, 0o755)

@@ -90,7 +90,10 @@ class TarTree(SpooledTree):
 
     @classmethod
     def read(cls, source: Source, directory: str, keep_owner: bool = False) -> TarTree:
-        """The same from a blocking source, in the calling thread. Raises: InvalidArgument for a bad archive, OSError."""
+        """Return the same from a blocking source, in the calling thread.
+
+        Raises: InvalidArgument for a bad archive, OSError.
+        """
         fd = nameless(directory)
         try:
             disk = os.fstatvfs(fd)
@@ -104,7 +107,7 @@ class TarTree(SpooledTree):
 
     @classmethod
     def open_file(cls, path: str, directory: str, *, keep_owner: bool = False) -> TarTree:
-        """The same from a file of the host."""
+        """Return the same from a file of the host."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return cls.read(FileSource(fd), directory, keep_owner)

@@ -41,7 +41,9 @@ async def convert(
     *,
     ignores: Ignores | None = None,
 ) -> dict[Platform, Target]:
-    """The targets of a build. ignores: gives the ignore patterns by name of local context, asked when images are known.
+    """Return the targets of a build.
+
+    ignores: gives the ignore patterns by name of local context, asked when images are known.
 
     Raises: DockerfileError, SampanError.
     """
@@ -358,7 +360,7 @@ class _Conversion:
 
 
 def replace_range(stage: Written, source: reach.FromFlag) -> Written:
-    """The stage as it would be if its FROM said what `source` says: for the error that names the line."""
+    """Return the stage as it would be if its FROM said what `source` says: for the error that names the line."""
     return replace(stage, start=replace(stage.start, base=source.name, range=source.range))
 
 

@@ -144,7 +144,7 @@ def _documents(stage: DispatchState, instruction: i.FilesInstruction) -> list[Mk
 
 
 def destination(stage: DispatchState, instruction: i.FilesInstruction) -> str:
-    """The absolute destination; one that ends in `/` or is `.` means a directory.
+    """Return the absolute destination; one that ends in `/` or is `.` means a directory.
 
     Raises: DockerfileError in the classic dialect, where a directory must be written as one.
     """
@@ -166,7 +166,7 @@ def _is_directory(written: str) -> bool:
 
 
 def owner(text: str, *, classic: bool = False) -> Owner | None:
-    """`--chown`. Raises: InvalidArgument."""
+    """Return `--chown`. Raises: InvalidArgument."""
     if not text:
         return None
     user, colon, group = text.partition(":")

@@ -44,7 +44,7 @@ def dispatch(stage: DispatchState, instruction: i.Instruction) -> None:
 
 
 def configure(stage: DispatchState, instruction: i.Instruction) -> None:
-    """ENV, LABEL, CMD and all others that touch the configuration only."""
+    """Do ENV, LABEL, CMD or another instruction that touches the configuration only."""
     before = stage.config
     dialect: config.DialectName = "classic" if stage.common.classic else "buildkit"
     after = config.apply(before, instruction, dialect=dialect, cmd_set=stage.cmd_set)

@@ -23,7 +23,7 @@ NOP = "#(nop) "
 
 
 def text(instruction: i.Instruction, config: Mapping[str, Any], *, classic: bool) -> str:
-    """The text for an expanded instruction that changes the configuration only. config: what it has become."""
+    """Return the text for an expanded instruction that changes the configuration only. config: what it has become."""
     match instruction:
         case i.Env(pairs=pairs) | i.Label(pairs=pairs):
             return f"{instruction.keyword} " + " ".join(f"{pair.key}={pair.value}" for pair in pairs)
@@ -83,7 +83,7 @@ def _quoted_rune(code: int) -> str:
 
 
 def duration(ns: int) -> str:
-    """Go's time.Duration as text: `1m0s`, `1.5s`, `20ms`."""
+    """Return Go's time.Duration as text: `1m0s`, `1.5s`, `20ms`."""
     if ns == 0:
         return "0s"
     if ns < 1_000_000_000:
@@ -109,7 +109,7 @@ def buildkit(created_by: str, vertex: Vertex | None = None) -> HistoryEntry:
 
 
 def files_text(instruction: i.FilesInstruction) -> str:
-    """COPY and ADD in the buildkit dialect: the flags that it names, sources, heredocs, destination."""
+    """Return COPY or ADD in BuildKit's words: the flags that it names, sources, heredocs, destination."""
     words = [instruction.keyword]
     if instruction.chown:
         words.append(f"--chown={instruction.chown}")
@@ -121,6 +121,6 @@ def files_text(instruction: i.FilesInstruction) -> str:
 
 
 def classic_files_text(instruction: i.FilesInstruction) -> str:
-    """COPY and ADD in the classic dialect; `{}` is for what is known when the files are."""
+    """Return COPY or ADD in the classic builder's words; `{}` is for what is known when the files are."""
     chown = f"--chown={instruction.chown} " if instruction.chown else ""
     return f"{NOP}{instruction.keyword} {chown}{{}} in {instruction.destination} "

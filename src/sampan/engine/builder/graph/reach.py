@@ -21,7 +21,7 @@ SCRATCH = "scratch"
 
 
 def target_of(dockerfile: Dockerfile, name: str, *, classic: bool) -> Stage:
-    """The stage to build, by name; the last one for "". Raises: InvalidArgument in Docker's words."""
+    """Return the stage to build, by name; the last one for "". Raises: InvalidArgument in Docker's words."""
     if not name:
         return dockerfile.stages[-1]
     stage = earlier(dockerfile, name, len(dockerfile.stages), numbers=False)
@@ -33,7 +33,7 @@ def target_of(dockerfile: Dockerfile, name: str, *, classic: bool) -> Stage:
 
 
 def earlier(dockerfile: Dockerfile, name: str, index: int, *, numbers: bool) -> Stage | None:
-    """The stage that `name` means inside stage `index`. numbers: `0` is one, too (COPY --from, not FROM)."""
+    """Return the stage that `name` means inside stage `index`. numbers: `0` is one, too (COPY --from, not FROM)."""
     for stage in reversed(dockerfile.stages[:index]):
         if stage.name and stage.name == name.lower():
             return stage
@@ -52,7 +52,7 @@ class FromFlag:
 
 
 def sources(instructions: Iterable[i.Instruction]) -> list[FromFlag]:
-    """Every `from`, in order."""
+    """Return every `from`, in order."""
     found = []
     for instruction in instructions:
         if isinstance(instruction, i.CopyInstruction) and instruction.from_:
@@ -63,7 +63,7 @@ def sources(instructions: Iterable[i.Instruction]) -> list[FromFlag]:
 
 
 def stage_of(dockerfile: Dockerfile, source: FromFlag, index: int, *, classic: bool) -> Stage | None:
-    """The stage that a `from` inside stage `index` means, None for an image or a context.
+    """Return the stage that a `from` inside stage `index` means, None for an image or a context.
 
     Raises: DockerfileError for a number that no stage has, and for a stage that would need itself.
     """
@@ -91,9 +91,10 @@ def stage_of(dockerfile: Dockerfile, source: FromFlag, index: int, *, classic: b
 def needed(
     dockerfile: Dockerfile, target: Stage, bases: Mapping[int, str], triggers: Mapping[int, Sequence[i.Instruction]]
 ) -> list[int]:
-    """The stages that the target is made from, itself included, in the order of the file.
+    """Return the stages that the target is made from, itself included, in the order of the file.
 
-    bases: what each FROM says, expanded. triggers: the ONBUILD instructions that each stage begins with, as far as known.
+    bases: what each FROM says, expanded. triggers: the ONBUILD instructions that each stage begins with, as far as
+    known.
     """
     found: set[int] = set()
     waiting = [target.index]

@@ -60,7 +60,7 @@ def run(stage: DispatchState, instruction: i.Run) -> None:
 
 
 def command(stage: DispatchState, instruction: i.Run) -> tuple[list[str], list[RunMount]]:
-    """The arguments, and the mount that holds a script if the heredoc is one. Raises: DockerfileError."""
+    """Return the arguments, and the mount that holds a script if the heredoc is one. Raises: DockerfileError."""
     program, script = instruction.program()
     dialect: config.DialectName = "classic" if stage.common.classic else "buildkit"
     words = config.command_line(program, stage.config, dialect)
@@ -74,7 +74,7 @@ def command(stage: DispatchState, instruction: i.Run) -> tuple[list[str], list[R
 
 
 def mount(stage: DispatchState, instruction: i.Run, wanted: MountFlag, number: int) -> RunMount:
-    """One --mount. Raises: DockerfileError."""
+    """Return one --mount. Raises: DockerfileError."""
     target = posixpath.normpath(posixpath.join(stage.cwd, wanted.target)) if wanted.target else ""
     if target in ("/", "//"):
         raise DockerfileError('invalid mount target "/"', [instruction.range])
@@ -131,7 +131,7 @@ def mount(stage: DispatchState, instruction: i.Run, wanted: MountFlag, number: i
 
 
 def source(stage: DispatchState, instruction: i.Run, wanted: MountFlag) -> Vertex:
-    """The vertex behind `from=`, or the build context."""
+    """Return the vertex behind `from=`, or the build context."""
     path = wanted.source or "/"
     if not wanted.from_:
         return stage.common.main(path)

@@ -15,7 +15,7 @@ from sampan.engine.builder.graph.args import Scope
 from sampan.engine.builder.graph.contexts import Named
 from sampan.engine.builder.graph.values import ClassicStep, HistoryEntry, Resolved
 from sampan.engine.builder.ops import Copy, FileOp, ImageOp, LocalOp, ScratchOp, Vertex, VertexLabel
-from sampan.engine.builder.request import BuildRequest
+from sampan.engine.builder.request import BuildRequest, is_true
 from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument, NotFound
 from sampan.spec import reference
@@ -56,7 +56,7 @@ class Common:
         return self.platform if self.several else None
 
     def image(self, name: str, platform: Platform, label: VertexLabel) -> ImageOp:
-        """The vertex of an image; the first use names it."""
+        """Return the vertex of an image; the first use names it."""
         found = self.images[name, platform]
         key = f"{found.id} {platform}"
         if key not in self._bases:
@@ -66,13 +66,13 @@ class Common:
         return self._bases[key]
 
     def local(self, name: str, path: str) -> LocalOp:
-        """A directory of the client, of which `path` is used."""
+        """Return a directory of the client, of which `path` is used."""
         self.paths.setdefault(name, set()).add(posixpath.normpath(posixpath.join("/", path)))
         shown = names.CONTEXT if name == contexts.MAIN else f"[context {name}] load from client"
         return LocalOp(context=name, exclude=self.ignores.get(name, ()), label=VertexLabel(name=shown, internal=True))
 
     def tree(self, source: Named, path: str) -> Vertex:
-        """The vertex of a context, an image's file system included."""
+        """Return the vertex of a context, an image's file system included."""
         if source.kind == "local":
             return self.local(source.value, path)
         if source.kind == "input":
@@ -89,11 +89,11 @@ class Common:
         return self.request.inputs[source.value]
 
     def main(self, path: str) -> Vertex:
-        """The build context."""
+        """Return the build context."""
         return self.tree(contexts.parse(self.request.contexts.get(contexts.MAIN, "local:context")), path)
 
     def source(self, wanted: reach.FromFlag, index: int, path: str) -> Vertex:
-        """What `--from` and `from=` inside a stage mean. Raises: DockerfileError."""
+        """Return what `--from` and `from=` inside a stage mean. Raises: DockerfileError."""
         stage = reach.stage_of(self.dockerfile, wanted, index, classic=self.classic)
         if stage is not None:
             return self.stages[stage.index].state
@@ -106,7 +106,7 @@ class Common:
         return self.image(name, self.platform, VertexLabel(ranges=lines(wanted.range)))
 
     def _flag(self, name: str) -> bool:
-        return (self.request.build_args.get(name) or "").lower() in ("1", "true")
+        return is_true(self.request.build_args.get(name))
 
 
 @dataclass(kw_only=True)
@@ -146,7 +146,7 @@ class DispatchState:
         return Variables(self.scope.variables(), self.common.dockerfile.escape)
 
     def label(self, instruction: i.Instruction) -> VertexLabel:
-        """How the next step of this stage is called."""
+        """Return how the next step of this stage is called."""
         self.number += 1
         shown = names.shown(instruction, self.scope.variables(), self.common.dockerfile.escape)
         if self.trigger:
@@ -195,7 +195,7 @@ def lines(range_: Range) -> tuple[tuple[int, int], ...]:
 
 
 def image_name(text: str, at: Range, *, classic: bool) -> str:
-    """The full name of an image; an id stays as it is. Raises: DockerfileError."""
+    """Return the full name of an image; an id stays as it is. Raises: DockerfileError."""
     try:
         parsed = reference.parse_any(text)
     except InvalidArgument as e:
@@ -205,12 +205,12 @@ def image_name(text: str, at: Range, *, classic: bool) -> str:
 
 
 def files_of(tree: Vertex, label: VertexLabel) -> Vertex:
-    """A tree as a file system: for FROM a context that is no image."""
+    """Return a tree as a file system: for FROM a context that is no image."""
     return FileOp(base=ScratchOp(), actions=(Copy(source=tree, patterns=("/",), dest="/"),), label=label)
 
 
 def with_path(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A base's configuration with a PATH."""
+    """Return a base's configuration with a PATH."""
     env = list(config.get("Env") or [])
     if not any(entry.startswith("PATH=") for entry in env):
         env.append(args.PATH)

@@ -1,8 +1,8 @@
 """The build cache: which step gave which layers, how much that takes, and what may go.
 
-Records live in the store's table `build_cache`; each keeps its layers by a reference `build:<id>` → `layer:<chain id>`, so
-removing images never breaks the cache, and pruning the cache never breaks images. What a running build has been given
-is held by that build besides.
+Records live in the store's table `build_cache`; each keeps its layers by a reference `build:<id>` → `layer:<chain id>`,
+so removing images never breaks the cache, and pruning the cache never breaks images. What a running build has been
+given is held by that build besides.
 
 Source: Engine API 1.51, BuildCache; BuildKit's cache manager for what a prune takes (parents after their children, the
 longest unused first) and its default policy.
@@ -46,7 +46,7 @@ class Space:
     min_free_bytes: int = 0  # of the file system
 
     def keep_bytes(self, total: int, free: int) -> int:
-        """How much of `total` stays; 0 without bounds."""
+        """Return how much of `total` stays; 0 without bounds."""
         if not (self.reserved_bytes or self.max_used_bytes or self.min_free_bytes):
             return 0
         keep = self.max_used_bytes
@@ -124,7 +124,7 @@ class Cache:
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def find(self, key: str) -> CacheRecord | None:
-        """What an equal step gave before."""
+        """Return what an equal step gave before."""
         record = self._table.get(self._by_key.get(key, ""))
         if record is not None and record.chain_id and record.chain_id not in self._images.layers:
             self._remove(record)  # a weak one, whose images are gone
@@ -132,7 +132,10 @@ class Cache:
         return record
 
     def used(self, record: CacheRecord, build: str, *, keep: bool) -> None:
-        """Note that a running build was given this; `let_go` when it ends. keep: the record holds its layers from now on."""
+        """Note that a running build was given this; `let_go` when it ends.
+
+        keep: the record holds its layers from now on.
+        """
         self._held.setdefault(record.id, set()).add(build)
         weak = record.weak and not keep
         ops = [self._table.put(replace(record, used_ns=time.time_ns(), uses=record.uses + 1, weak=weak))]
@@ -160,7 +163,10 @@ class Cache:
         kind: str = REGULAR,
         weak: bool = False,
     ) -> CacheRecord:
-        """Record what a step gave, in the place of what an equal one gave before. Its layers must be held by the caller."""
+        """Record what a step gave, in the place of what an equal one gave before.
+
+        Its layers must be held by the caller.
+        """
         old = self._table.get(self._by_key.get(key, ""))
         now = time.time_ns()
         record = CacheRecord(
@@ -195,7 +201,7 @@ class Cache:
         return tuple(r.id for r in self._table.all() if r.chain_id in chains and not r.empty)
 
     def state(self, record: CacheRecord) -> LayerChain:
-        """The state that a record stands for."""
+        """Return the state that a record stands for."""
         layers = self._images.layers.records(record.chain_id)
         return LayerChain(diff_ids=tuple(layer.diff_id for layer in reversed(layers)), chain_id=record.chain_id)
 
@@ -221,7 +227,7 @@ class Cache:
     # -- disk ---------------------------------------------------------------------------------------------------------
 
     async def usages(self) -> list[CacheUsage]:
-        """Every record with what it takes; weak ones take nothing."""
+        """Return every record with what it takes; weak ones take nothing."""
         mounts = [(r.id, self.mounts.path(r.id)) for r in self._table.all() if r.kind == CACHE_MOUNT]
         measured = await asyncio.to_thread(sizes, iter(mounts)) if mounts else {}
         found = [self._usage(record, measured) for record in self._table.all() if not record.weak]
@@ -261,7 +267,7 @@ class Cache:
         return False
 
     async def disk_usage(self) -> list[dict[str, Any]]:
-        """BuildCache objects of API 1.51, the last used first."""
+        """Return BuildCache objects of API 1.51, the last used first."""
         found = sorted(await self.usages(), key=lambda usage: usage.record.used_ns, reverse=True)
         return [_shown(usage) for usage in found]
 
@@ -308,7 +314,7 @@ class Cache:
         return disk.f_bavail * disk.f_frsize
 
     async def collect(self, policies: Sequence[GcPolicy]) -> None:
-        """One round of garbage collection."""
+        """Do one round of garbage collection."""
         for policy in policies:
             await self.prune(policy.filters, all=policy.all, space=policy.space)
 
@@ -318,7 +324,7 @@ async def _call(kept: KeptSources, function: Callable[[], T]) -> T:
 
 
 def order(candidates: Sequence[CacheUsage], everything: Sequence[CacheUsage]) -> list[CacheUsage]:
-    """What goes first: the longest unused; a parent never before its children. Pure."""
+    """Return what goes first: the longest unused; a parent never before its children. Pure."""
     left = sorted(candidates, key=lambda usage: (usage.record.used_ns, usage.record.id))
     there = {usage.record.id: set(usage.record.parents) for usage in everything}
     children: dict[str, int] = {}
@@ -338,7 +344,7 @@ def order(candidates: Sequence[CacheUsage], everything: Sequence[CacheUsage]) ->
 
 
 def matcher(filters: Filters) -> Callable[[CacheUsage, int], bool]:
-    """Whether a record passes all filters: f(usage, now_ns). Values of one key are alternatives.
+    """Return whether a record passes all filters: f(usage, now_ns). Values of one key are alternatives.
 
     Raises: InvalidArgument.
     """
@@ -378,7 +384,7 @@ def _truth(values: list[str]) -> bool:
 
 
 def duration_ns(text: str) -> int:
-    """Go's durations (`24h`, `1h30m`), also with days, or seconds without a unit. Raises: InvalidArgument."""
+    """Return Go's durations (`24h`, `1h30m`), also with days, or seconds without a unit. Raises: InvalidArgument."""
     if text.isdigit():
         return int(text) * 10**9
     parts = _DURATION.findall(text)

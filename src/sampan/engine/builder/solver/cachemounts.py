@@ -131,11 +131,11 @@ class CacheMounts:
     # -- carrying them between machines ---------------------------------------------------------------------------
 
     def named(self) -> list[str]:
-        """The ids under which Dockerfiles know the cache mounts, sorted."""
+        """Return the ids under which Dockerfiles know the cache mounts, sorted."""
         return sorted({record.key for record in self._mounts()})
 
     async def export(self, name: str) -> AsyncIterator[bytes]:
-        """The content of one as a tar archive. Raises: NotFound."""
+        """Yield the content of one as a tar archive. Raises: NotFound."""
         record = next((record for record in self._mounts() if record.key == name), None)
         if record is None:
             raise NotFound(f"no cache mount {name}")
@@ -200,7 +200,7 @@ def new_id() -> str:
 
 
 def origin_of(*parts: Any) -> str:
-    """A short name for a first content."""
+    """Return a short name for a first content."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
 
 

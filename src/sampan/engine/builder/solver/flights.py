@@ -64,7 +64,7 @@ class Flight:
         return record
 
     def leave(self) -> None:
-        """The build has what it wanted."""
+        """Take that the build has what it wanted."""
         self._waiting -= 1
         if not self._waiting:
             self._landed()
@@ -85,7 +85,7 @@ class Flight:
     # -- for the step -------------------------------------------------------------------------------------------------
 
     def begun(self) -> None:
-        """The work itself begins now: it has waited for its turn."""
+        """Tell that the work itself begins: it has waited for its turn until now."""
         self._started = time.time_ns()
         for progress, vertex in self._listeners:
             progress.step(Step.of(vertex, started_ns=self._started))

@@ -1,4 +1,4 @@
-"""Steps that another engine has done (`--cache-from`): looked up by key; layers come when a step needs them, not before."""
+"""Steps that another engine has done (`--cache-from`): looked up by key. Layers come when a step needs them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ImportedCache:
         self._records = {kept.key: kept for kept in config.records}
 
     async def find(self, key: str) -> CacheRecord | None:
-        """The record of a step, its layers here; None when the source does not have it or cannot give it."""
+        """Return the record of a step, its layers here; None when the source does not have it or cannot give it."""
         kept = self._records.get(key)
         if kept is None:
             return None

@@ -4,11 +4,11 @@
         … write below work.root_fd, or give work.mounts() to a task …
         done = await work.commit()
 
-With overlay2 the upper directory *becomes* the layer: it is described in place (images/recording.py), no file is copied.
-Other drivers compare and unpack. Nothing is synced here; an image that is published is (Layers.sync).
+With overlay2 the upper directory *becomes* the layer: it is described in place (images/recording.py), no file is
+copied. Other drivers compare and unpack. Nothing is synced here; an image that is published is (Layers.sync).
 
-Invariants: while it is open, a Work keeps the layers below it; what it committed stays as long as the holder it was given
-does, or the Work; whatever is not committed is gone after `__aexit__`, and after a crash at the next start.
+Invariants: while it is open, a Work keeps the layers below it; what it committed stays as long as the holder it was
+given does, or the Work; whatever is not committed is gone after `__aexit__`, and after a crash at the next start.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Work:
             self._root_fd = -1
 
     def mounts(self, *, container: bool) -> list[dict[str, Any]]:
-        """The OCI mounts that make the root for a task, with a container's stubs or a step's; no `root_fd` is open."""
+        """Return the OCI mounts that make a task's root, while no `root_fd` is open. container: with its stubs."""
         return self._driver.work_mounts(self._number, self._lowers, container=container)
 
     def clear_stubs(self, made: Sequence[Stub]) -> None:
@@ -142,7 +142,7 @@ class Work:
         self._layers.keep(staged, holder)
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Run blocking work to its end, also when the build is cancelled meanwhile: it uses what `__aexit__` takes away."""
+        """Run blocking work to its end, also when the build is cancelled: it uses what `__aexit__` takes away."""
         future = asyncio.get_running_loop().run_in_executor(self._images.pool, work, *arguments)
         try:
             return await asyncio.shield(future)
@@ -152,7 +152,7 @@ class Work:
 
 
 async def empty_layer(images: Images, base: LayerChain, holder: Ref) -> LayerChain:
-    """`base` with a layer that holds nothing on top, as BuildKit makes of a step without changes."""
+    """Return `base` with a layer that holds nothing on top, as BuildKit makes of a step without changes."""
     chain_id = oci_image.chain_id(base.chain_id, oci_image.EMPTY_LAYER_DIFF_ID)
     if chain_id in images.layers:
         images.layers.hold_more(holder, chain_id)
@@ -171,7 +171,7 @@ async def empty_layer(images: Images, base: LayerChain, holder: Ref) -> LayerCha
 
 
 def on_top(base: LayerChain, staged: Staged) -> LayerChain:
-    """The state that a new layer gives."""
+    """Return the state that a new layer gives."""
     return LayerChain(diff_ids=(*base.diff_ids, staged.unpacked.diff_id), chain_id=staged.chain_id)
 
 

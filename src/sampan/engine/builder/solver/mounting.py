@@ -197,7 +197,7 @@ class Mounting:
 
 
 def secret_place(exec_root: str) -> str:
-    """A directory on tmpfs for secrets, made when missing. Blocking, cheap."""
+    """Return a directory on tmpfs for secrets, made when missing. Blocking, cheap."""
     path = f"{exec_root}/builder/secrets"
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     os.makedirs(path, mode=0o700, exist_ok=True)

@@ -19,7 +19,7 @@ _TEMPORARY = {"type": ("source.local", "exec.cachemount", "source.git.checkout")
 
 
 def of(builder: Mapping[str, Any], data_root: str) -> list[GcPolicy]:
-    """The policies in order; [] when collection is off. Raises: InvalidArgument for sizes that are none."""
+    """Return the policies in order; [] when collection is off. Raises: InvalidArgument for sizes that are none."""
     asked = builder.get("gc") or {}
     if not asked.get("enabled", True):
         return []

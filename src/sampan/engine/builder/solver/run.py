@@ -4,8 +4,8 @@
     mounts ──┼─▶ spec ─▶ create · attach · start ─▶ output … exit ─▶ delete
     files ───┘
 
-The two dialects differ as they do in Docker: the classic builder's step is a container (hostname and /etc/hosts with its
-own address, HOSTNAME set), BuildKit's has the hostname `buildkitsandbox` and a fixed /etc/hosts.
+The two dialects differ as they do in Docker: the classic builder's step is a container (hostname and /etc/hosts with
+its own address, HOSTNAME set), BuildKit's has the hostname `buildkitsandbox` and a fixed /etc/hosts.
 
 Invariant: whatever happens, nothing of the step is left but the Work that it wrote to: no task, network, mount, socket,
 secret. What a killed daemon leaves, `recover` and containers/recovery.py take away at the next start.
@@ -105,7 +105,7 @@ class Runner:
         self.recover()
 
     async def idle(self) -> None:
-        """No build is under way: give back what was made ahead."""
+        """Give back what was made ahead, when no build is under way."""
         await self._sandboxes.drop()
 
     async def run(
@@ -120,7 +120,8 @@ class Runner:
     ) -> None:
         """Run the step on `work`. output: called with (1 stdout or 2 stderr, bytes) as they come.
 
-        Raises: StepFailed for a command that failed or could not be run, SampanError for what it needs and is not there.
+        Raises: StepFailed for a command that failed or could not be run, SampanError for what it needs and is not
+        there.
         """
         async with AsyncExitStack() as undo:
             net = await self._sandboxes.take(runspec.network_mode(op, self._config), ahead=True)

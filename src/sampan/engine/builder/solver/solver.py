@@ -2,10 +2,11 @@
 
     solve ─▶ every vertex when its inputs are there ─▶ source   an image's layers, the client's files, a download
                                                      └▶ step     key ─▶ record? ─▶ "cached"
-                                                                       └▶ flight: one run for all builds that want it now
+                                                                       └▶ flight: one run for all that want it now
 
 What a build was given is kept, layers and trees, until `release`; so it may be solved piece by piece, and nothing runs
-twice for it. Two dialects: `serial` is the classic builder (one step after the other, no empty layers), else BuildKit's.
+twice for it. Two dialects: `serial` is the classic builder (one step after the other, no empty layers), else
+BuildKit's.
 
 Invariants: a step of a running build is never pruned; a step nobody waits for any more is killed; what failed or was
 cancelled leaves no layer, no record and nothing that runs.
@@ -177,7 +178,7 @@ class Solver:
         return job
 
     async def release(self, session: Session) -> None:
-        """The build of this session has ended: let go of its layers and trees."""
+        """Let go of a session's layers and trees, when its build has ended."""
         job = self._jobs.pop(session, None)
         if job is None:
             return
@@ -190,9 +191,9 @@ class Solver:
         self._collect_soon()
 
     def _allow(self, job: Job, vertex: Vertex) -> None:
-        """Raises: BuildFailure of NotAllowed for what client and daemon.json (`builder.entitlements`) do not both allow.
+        """Refuse what client and daemon.json (`builder.entitlements`) do not both allow.
 
-        The classic builder has always had the host's network.
+        The classic builder has always had the host's network. Raises: BuildFailure of NotAllowed.
         """
         if not isinstance(vertex, RunOp):
             return
@@ -354,7 +355,7 @@ class Solver:
     # -- what lasts ---------------------------------------------------------------------------------------------------
 
     async def disk_usage(self) -> list[dict[str, Any]]:
-        """BuildCache objects of API 1.51."""
+        """Return BuildCache objects of API 1.51."""
         return await self.cache.disk_usage()
 
     async def prune(
@@ -379,7 +380,7 @@ class Solver:
             log.warning("the build cache cannot be collected: %s", e)
 
     def export_cache_mount(self, id: str) -> AsyncIterator[bytes]:
-        """The content of a cache mount as a tar archive, by the id that Dockerfiles use. Raises: NotFound."""
+        """Return the content of a cache mount as a tar archive, by the id that Dockerfiles use. Raises: NotFound."""
         return self.mounts.export(id)
 
     async def import_cache_mount(self, id: str, chunks: AsyncIterator[bytes]) -> None:
@@ -388,7 +389,7 @@ class Solver:
 
 
 def postorder(vertices: Sequence[Vertex]) -> list[Vertex]:
-    """All vertices that these need, inputs first, each once. Not recursive: Dockerfiles may be long. Pure."""
+    """Return all vertices that these need, inputs first, each once. Not recursive: Dockerfiles may be long. Pure."""
     found: dict[Vertex, None] = {}
     stack: list[tuple[Vertex, bool]] = [(vertex, False) for vertex in reversed(vertices)]
     while stack:

@@ -42,7 +42,10 @@ class Steps:
     # -- keys ---------------------------------------------------------------------------------------------------------
 
     async def key(self, vertex: Vertex, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree]) -> str:
-        """The cache key of a step whose inputs are solved. Raises: what a checksum raises, for missing sources."""
+        """Return the cache key of a step whose inputs are solved.
+
+        Raises: what a checksum raises, for missing sources.
+        """
         if isinstance(vertex, RunOp):
             digests: dict[Vertex, str] = {}
             for source, path in sorted({(m.source, m.path) for m in vertex.mounts if m.source in trees}, key=str):
@@ -144,7 +147,7 @@ class Steps:
     # -- COPY --link --------------------------------------------------------------------------------------------------
 
     async def lay_over(self, base: LayerChain, layer: LayerChain, holder: Ref) -> LayerChain:
-        """The one layer of `layer` on top of `base`, without a copy of its files."""
+        """Return the one layer of `layer` on top of `base`, without a copy of its files."""
         layers, driver = self._images.layers, self._images.driver
         if not layer.diff_ids:
             return await empty_layer(self._images, base, holder)
