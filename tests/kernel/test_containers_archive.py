@@ -7,13 +7,10 @@ the container while copying), zip slip.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import os
 import sys
 import tarfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,11 +18,9 @@ import pytest
 from sampan.engine.containers import archive
 from sampan.engine.containers.extract import Options, extract
 from sampan.errors import InvalidArgument
+from tests.support.races import exchanging
 
-RENAME_EXCHANGE = 2
-AT_FDCWD = -100
 SECRET = b"the host's secret"
-_libc = ctypes.CDLL(None, use_errno=True)
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -71,25 +66,6 @@ def packed(path: Path, inside: str) -> bytes:
         os.close(root.fd)
         raise
     return b"".join(chunks)
-
-
-@contextlib.contextmanager
-def exchanging(one: Path, other: Path) -> Iterator[None]:
-    """Exchange two names as fast as the kernel can, until the end of the block."""
-    stop = threading.Event()
-
-    def work() -> None:
-        a, b = os.fsencode(one), os.fsencode(other)
-        while not stop.is_set():
-            _libc.renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 @pytest.fixture

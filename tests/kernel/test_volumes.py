@@ -41,6 +41,14 @@ def run(test: Coroutine[Any, Any, None]) -> None:
         asyncio.run(test)
 
 
+async def mounted(volumes: Volumes, name: str, container: str) -> str:
+    """Mount a volume for a container; return its path."""
+    volume = await volumes.mount(name, container)
+    assert os.fstat(volume.fd).st_ino == os.stat(volume.path).st_ino
+    os.close(volume.fd)
+    return volume.path
+
+
 def test_options_split_into_flags_and_data() -> None:
     assert local.parse_options("ro,size=1m,noexec,mode=700") == (0x9, "size=1m,mode=700")
     assert local.parse_options("ro,rw") == (0, "")
@@ -135,19 +143,19 @@ def test_a_tmpfs_volume_is_shared_while_used_and_gone_after(tmp_path: Path) -> N
         async with service(tmp_path) as (volumes, _):
             options = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=711"}
             made = await volumes.get_or_create("temp", options=options)
-            first = await volumes.mount("temp", "one")
+            first = await mounted(volumes, "temp", "one")
             assert first == made.mountpoint and os.path.ismount(first)
             assert (
                 stat.S_IMODE(os.stat(first).st_mode) == 0o711
                 and os.statvfs(first).f_blocks * os.statvfs(first).f_frsize == 1 << 20
             )
             (Path(first) / "f").write_text("shared")
-            assert (Path(await volumes.mount("temp", "two")) / "f").read_text() == "shared"
+            assert (Path(await mounted(volumes, "temp", "two")) / "f").read_text() == "shared"
             await volumes.unmount("temp", "one")
             assert os.path.ismount(first)
             await volumes.unmount("temp", "two")
             assert not os.path.ismount(first)
-            await volumes.mount("temp", "one")
+            await mounted(volumes, "temp", "one")
             await volumes.remove("temp")
 
     run(test())
@@ -159,7 +167,7 @@ def test_a_bind_volume_is_its_device_and_must_exist(tmp_path: Path) -> None:
             (tmp_path / "src").mkdir()
             for name, device in (("good", tmp_path / "src"), ("bad", tmp_path / "nope")):
                 await volumes.get_or_create(name, options={"type": "none", "o": "bind", "device": str(device)})
-            assert await volumes.mount("good", "one") == str(tmp_path / "src")
+            assert await mounted(volumes, "good", "one") == str(tmp_path / "src")
             with pytest.raises(Internal) as caught:
                 await volumes.mount("bad", "one")
             path = volumes.path("bad")
@@ -178,8 +186,11 @@ def test_a_subpath_never_leads_out_of_the_volume(tmp_path: Path) -> None:
             (root / "in" / "side").mkdir(parents=True)
             (root / "out").symlink_to("/etc")
             (root / "etc").mkdir()
-            assert await volumes.mount("data", "c", subpath="in/side") == str(root / "in/side")
-            assert await volumes.mount("data", "c", subpath="out") == str(root / "etc")
+            for subpath, found in (("in/side", "in/side"), ("out", "etc")):
+                volume = await volumes.mount("data", "c", subpath=subpath)
+                assert os.fstat(volume.fd).st_ino == (root / found).stat().st_ino
+                assert volume.path == str(root / subpath)
+                os.close(volume.fd)
             for bad in ("/etc", "../x", "nope"):
                 with pytest.raises(InvalidArgument):
                     await volumes.mount("data", "c", subpath=bad)
