@@ -48,3 +48,23 @@ def test_a_subpath_that_is_exchanged_with_a_link_never_mounts_the_host(shared_en
     print(f"{seen.total()} starts: {seen[HOST]} saw the host, {seen[INSIDE]} the directory, {seen[VOLUME]} the volume")
     assert seen[INSIDE], "nothing was ever started: nothing is proven"
     assert not seen[HOST], f"{seen[HOST]} of {seen.total()} containers had the host's root at /m"
+
+
+def test_cp_into_a_container_that_never_ran_meets_the_subpath_inside_the_volume(
+    shared_engine: Engine, tmp_path: Path
+) -> None:
+    engine = shared_engine
+    engine.call("POST", "/volumes/create", {"Name": "copied"})
+    root = Path(engine.call("GET", "/volumes/copied")["Mountpoint"])
+    (root / "real").mkdir()
+    (root / "d").symlink_to("/real")  # absolute, and still inside the volume
+    mount = {"Type": "volume", "Source": "copied", "Target": "/m", "VolumeOptions": {"Subpath": "d"}}
+    created = engine.call("POST", "/containers/create", {"Image": "busybox", "HostConfig": {"Mounts": [mount]}})["Id"]
+    try:
+        (tmp_path / "file").write_text("it")
+        engine.cli("docker", "cp", str(tmp_path / "file"), f"{created}:/m/file")
+        assert (root / "real" / "file").read_text() == "it"
+        assert engine.cli("docker", "cp", f"{created}:/m/file", "-").stdout.startswith("file")
+    finally:
+        engine.remove(created)
+        engine.call("DELETE", "/volumes/copied")

@@ -17,6 +17,7 @@ import pytest
 
 from sampan.engine.containers import archive
 from sampan.engine.containers.extract import Options, extract
+from sampan.engine.tasks import procfs
 from sampan.errors import InvalidArgument
 from tests.support.races import exchanging
 
@@ -198,3 +199,9 @@ def test_round_trip_keeps_modes_times_links_and_owners(hostile: Path) -> None:
     assert (copy / "sub" / "tool").stat().st_mode & 0o7777 == 0o4755
     assert (copy / "same").stat().st_ino == (copy / "sub" / "tool").stat().st_ino
     assert os.readlink(copy / "rel") == "sub/tool"
+
+
+def test_the_root_of_a_process_that_is_not_the_containers_is_refused() -> None:
+    """A pid that the kernel has given to a process of the host since: `cp` must not read the host."""
+    with pytest.raises(ProcessLookupError, match="is not of task"):
+        procfs.open_root(os.getpid(), "f" * 64)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import stat
+import threading
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.store import Store
-from sampan.engine.volumes import local
+from sampan.engine.volumes import copyup, local
 from sampan.engine.volumes.service import Volumes, size_bytes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
 from tests.kernel.images.test_service import die_at
@@ -240,6 +242,42 @@ def test_copy_up_takes_everything_along_and_follows_nothing(tmp_path: Path) -> N
             os.close(root_fd)
 
     run(test())
+
+
+def test_copy_up_changes_nothing_outside_while_names_are_exchanged(tmp_path: Path) -> None:
+    """A container that has the volume already puts links to the host's files in the places of what is copied."""
+    image, volume, host = tmp_path / "image", tmp_path / "volume", tmp_path / "host"
+    for directory in (image / "data", host):
+        directory.mkdir(parents=True)
+    secret = host / "secret"
+    secret.touch(0o600)
+    for n in range(300):
+        os.mkfifo(image / "data" / f"{n}")
+        os.chmod(image / "data" / f"{n}", 0o777)
+    stop = threading.Event()
+
+    def attack() -> None:
+        while not stop.is_set():
+            with suppress(OSError):
+                for name in os.listdir(volume):
+                    if not (volume / name).is_symlink():
+                        (host / "link").symlink_to(secret)
+                        (host / "link").rename(volume / name)
+
+    attacker = threading.Thread(target=attack)
+    attacker.start()
+    root_fd = os.open(image, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for _ in range(10):
+            volume.mkdir()
+            with suppress(OSError):  # what was exchanged at the wrong moment
+                copyup.copy_up(root_fd, "/data", str(volume))
+            assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+            volume.rename(tmp_path / f"done-{secrets.token_hex(4)}")
+    finally:
+        stop.set()
+        attacker.join()
+        os.close(root_fd)
 
 
 def test_kill_9_at_every_step_of_a_volumes_life_leaves_it_whole_or_no_trace(tmp_path: Path) -> None:
