@@ -23,7 +23,7 @@ import pytest
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
-from sampan.engine.images.snapshots.choice import DRIVERS
+from sampan.engine.layers.snapshots.choice import DRIVERS
 from sampan.engine.store import Store
 from sampan.errors import Conflict, Internal, NotFound
 from tests.conftest import lacks

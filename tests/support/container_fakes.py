@@ -19,9 +19,9 @@ from typing import Any
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.service import Containers
 from sampan.engine.events import Events
-from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image
 from sampan.engine.networks.service import Sandbox
+from sampan.engine.platforms import Platform
 from sampan.engine.store import Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import NotFound

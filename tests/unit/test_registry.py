@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from sampan.daemon.config import ConfigError, load
-from sampan.engine.images import platforms, pull
+from sampan.engine import platforms
+from sampan.engine.images import pull
 from sampan.engine.images.downloads import Slots
-from sampan.engine.images.platforms import Platform
 from sampan.engine.images.reports import Report
+from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument
 from sampan.registry import challenges, endpoints, manifests, refusals, transport
 from sampan.registry.auth import ANONYMOUS

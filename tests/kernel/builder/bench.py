@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sampan.engine import platforms
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.ops import FileOp, ImageOp, Label, RunOp, Vertex
 from sampan.engine.builder.progress import Quiet, Step
@@ -19,7 +20,6 @@ from sampan.engine.builder.state import State
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
 from sampan.engine.engine import Engine
-from sampan.engine.images import platforms
 from sampan.errors import NotFound
 from tests.support import busybox
 

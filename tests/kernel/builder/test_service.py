@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
+from sampan.engine import platforms
 from sampan.engine.builder.classic.output import Output as Output_
 from sampan.engine.builder.classic.walk import Voice
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
 from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.config import EngineConfig
 from sampan.engine.engine import Engine
-from sampan.engine.images import platforms
-from sampan.engine.images.platforms import Platform
+from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
 from tests.kernel.builder.bench import mount_points

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sampan.engine.images import tar_writer, unpack
-from sampan.engine.images.streams import decompressed
+from sampan.engine.archives import tar_writer
+from sampan.engine.archives.streams import decompressed
+from sampan.engine.layers import unpack
 
 
 class Bytes:

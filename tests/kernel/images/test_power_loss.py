@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.engine.images.snapshots import choice
+from sampan.engine.layers.snapshots import choice
 from sampan.errors import Internal
 from tests.kernel.images.archives import archive, member, stream
 from tests.kernel.images.test_service import collected, directories, emptied, imported, service

@@ -10,7 +10,7 @@ from sampan.engine.builder.definition import Definition
 from sampan.engine.builder.graph.values import Target
 from sampan.engine.builder.ops import ScratchOp
 from sampan.engine.builder.request import BuildRequest
-from sampan.engine.images.platforms import HOST
+from sampan.engine.platforms import HOST
 from sampan.spec.dockerfile.stages import parse
 
 TEXT = b"""# check=skip=none

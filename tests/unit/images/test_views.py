@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sampan.engine.images import archive, platforms, views
+from sampan.engine import platforms
+from sampan.engine.images import archive, views
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec.reference import parse
 

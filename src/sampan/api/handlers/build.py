@@ -28,12 +28,12 @@ from sampan.api.context import (
     query,
     version,
 )
+from sampan.engine import platforms
 from sampan.engine.builder.classic import door
 from sampan.engine.builder.ops import Limits
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
 from sampan.engine.builder.solver.cachemounts import CacheMounts
-from sampan.engine.images import platforms
-from sampan.engine.images.platforms import Platform
+from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument
 from sampan.registry.auth import Credentials
 from sampan.spec import codec, reference

@@ -15,8 +15,8 @@ from sampan.api.context import accept_filters, engine, filters, flag, json_respo
 from sampan.api.registry_auth import registry_auth
 from sampan.engine.images import pull, remote, views
 from sampan.engine.images import push as push_
-from sampan.engine.images.platforms import Platform
 from sampan.engine.images.views import modern_config
+from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument, SampanError
 from sampan.spec import codec
 from sampan.spec.engine_api.wire import Wire

@@ -12,15 +12,16 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
+from sampan.engine import platforms
 from sampan.engine.builder.graph import names
 from sampan.engine.builder.graph.values import Resolved
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.steps import Shown, shown
-from sampan.engine.images import platforms, pull
-from sampan.engine.images.platforms import Platform
+from sampan.engine.images import pull
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
+from sampan.engine.platforms import Platform
 from sampan.errors import NotFound, SampanError
 from sampan.registry.auth import ANONYMOUS, Credentials
 from sampan.spec import reference

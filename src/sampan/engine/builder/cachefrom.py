@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from sampan.engine import platforms
+from sampan.engine.archives import streams
 from sampan.engine.builder import cacheconfig
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.cacheconfig import Blob, CacheConfig, Kept
@@ -24,10 +26,10 @@ from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.state import State
 from sampan.engine.builder.steps import shown
 from sampan.engine.builder.trees import Tree
-from sampan.engine.images import platforms, streams
 from sampan.engine.images.downloads import Wanted, Watcher
 from sampan.engine.images.pull import choose
 from sampan.engine.images.service import Images
+from sampan.engine.store import Ref
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.registry import endpoints, manifests, repository
 from sampan.registry.manifests import Descriptor, Index
@@ -35,7 +37,7 @@ from sampan.registry.repository import Repository
 from sampan.spec import oci_image, reference
 
 BLOBS = "blobs/sha256/"
-Obtain = Callable[[list[Blob], str], Awaitable[None]]
+Obtain = Callable[[list[Blob], Ref], Awaitable[None]]
 """Bring these layers (bottom first) here and have the holder keep them."""
 
 
@@ -59,7 +61,7 @@ class Imported:
         finally:
             self._images.layers.let_go(holder)
 
-    async def _take(self, kept: Kept, holder: str) -> CacheRecord:
+    async def _take(self, kept: Kept, holder: Ref) -> CacheRecord:
         blobs = self._config.chain(kept.layer)
         diff_ids = tuple(blob.diff_id for blob in blobs)
         chain = oci_image.chain_ids(diff_ids)
@@ -105,7 +107,7 @@ def _here(ref: str, images: Images, cache: Cache) -> Imported | None:
     if cacheconfig.INLINE not in image.config:
         return None
 
-    async def obtain(blobs: list[Blob], holder: str) -> None:
+    async def obtain(blobs: list[Blob], holder: Ref) -> None:
         chain = oci_image.chain_ids(blob.diff_id for blob in blobs)
         if chain:
             images.layers.get(chain[-1])
@@ -136,7 +138,7 @@ async def _registry(ref: str, images: Images, cache: Cache, bases: Bases) -> Imp
         document = _object((await place.manifest(entry.descriptor.digest)).raw)
     config = await _config(document, place.small_blob)
 
-    async def obtain(blobs: list[Blob], holder: str) -> None:
+    async def obtain(blobs: list[Blob], holder: Ref) -> None:
         await _download(images, place, name.name, blobs, holder)
 
     return Imported(images, cache, config, obtain)
@@ -178,7 +180,7 @@ def _object(raw: bytes) -> dict[str, Any]:
     return value
 
 
-async def _download(images: Images, place: Repository, source: str, blobs: list[Blob], holder: str) -> None:
+async def _download(images: Images, place: Repository, source: str, blobs: list[Blob], holder: Ref) -> None:
     """Fetch the layers that are not here, each once in the engine, and hold the top one."""
     chain = oci_image.chain_ids(blob.diff_id for blob in blobs)
     wanted = []
@@ -224,13 +226,13 @@ async def _directory(end: CacheEnd, images: Images, cache: Cache, session: Narro
 
     config = await _config(_object(await blob(Descriptor("", digest, 0))), blob)
 
-    async def obtain(blobs: list[Blob], holder: str) -> None:
+    async def obtain(blobs: list[Blob], holder: Ref) -> None:
         await _unpack(images, tree, blobs, holder)
 
     return Imported(images, cache, config, obtain)
 
 
-async def _unpack(images: Images, tree: Tree, blobs: list[Blob], holder: str) -> None:
+async def _unpack(images: Images, tree: Tree, blobs: list[Blob], holder: Ref) -> None:
     """Unpack the layers that are not here, one on the other. Raises: InvalidArgument when one is not what it should be."""
     below = ""
     for blob in blobs:

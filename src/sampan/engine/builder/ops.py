@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sampan.engine.images.platforms import Platform
+from sampan.engine.platforms import Platform
 
 
 @dataclass(frozen=True, kw_only=True)

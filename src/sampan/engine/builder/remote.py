@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from sampan.engine.archives.streams import MAGIC
 from sampan.engine.builder import definition
 from sampan.engine.builder.graph import contexts
 from sampan.engine.builder.narrowed import Narrowed
@@ -13,7 +14,6 @@ from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.solver.solver import Solver
 from sampan.engine.builder.trees import Tree
-from sampan.engine.images.streams import MAGIC
 from sampan.errors import Internal, SampanError
 
 _USTAR_AT = 257

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampan.engine.builder.ops import Limits, Vertex
-from sampan.engine.images.platforms import Platform
+from sampan.engine.platforms import Platform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,9 +38,9 @@ from sampan.engine.builder.solver.cache import Kept, Space
 from sampan.engine.builder.solver.solver import CacheSource, Solver
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.images.platforms import HOST, Platform
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
+from sampan.engine.platforms import HOST, Platform
 from sampan.engine.store import Store
 from sampan.errors import InvalidArgument, SampanError
 from sampan.spec.dockerfile.checks import CheckWarning

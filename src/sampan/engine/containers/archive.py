@@ -23,12 +23,12 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sampan.engine.archives import streams, tar_writer
 from sampan.engine.containers.extract import Options, extract
 from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.records import Container, MountPoint, rfc3339
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import WITH_TASK
-from sampan.engine.images import streams, tar_writer
 from sampan.engine.tasks import procfs
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound
 from sampan.linux import saferoot

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from sampan.engine import platforms
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import merge, mountpoints, validate
 from sampan.engine.containers.launch import Launcher
@@ -23,7 +24,7 @@ from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.records import Container, MountPoint, with_status
 from sampan.engine.containers.registry import Registry, next_state
 from sampan.engine.containers.states import Event, State
-from sampan.engine.images import platforms
+from sampan.engine.store import Ref
 from sampan.engine.tasks import host, spec
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
@@ -192,8 +193,8 @@ class Maker:
             made = await self._make_volumes(c, undo)
             c.mounts = made
             store = self._registry.store
-            holder = f"container:{c.id}"
-            references = [store.reference(holder, f"volume:{m.name}") for m in made if m.type == "volume"]
+            holder = Ref("container", c.id)
+            references = [store.reference(holder, Ref("volume", m.name)) for m in made if m.type == "volume"]
             await self._registry.save(c, *references, durable=True)
             undo.pop_all()
 
@@ -353,10 +354,10 @@ class Maker:
         await self._images.remove_snapshot(c.id)  # wakes the one who empties the trash
         store = self._registry.store
         self._execs.forget(c.id)
-        await self._registry.delete(c, store.release(f"container:{c.id}"))
+        await self._registry.delete(c, store.release(Ref("container", c.id)))
         if volumes:
             for m in c.mounts:
-                if m.type == "volume" and self._is_anonymous(m) and not store.holders(f"volume:{m.name}"):
+                if m.type == "volume" and self._is_anonymous(m) and not store.holders(Ref("volume", m.name)):
                     with contextlib.suppress(SampanError):
                         await self._volumes.remove(m.name)
 

@@ -16,7 +16,8 @@ import shutil
 import stat
 from dataclasses import dataclass
 
-from sampan.engine.images import streams, tar, unpack
+from sampan.engine.archives import streams, tar
+from sampan.engine.layers import unpack
 from sampan.errors import InvalidArgument
 from sampan.linux import saferoot
 

@@ -11,7 +11,7 @@ import asyncio
 import time
 from typing import Any
 
-from sampan.engine.containers.background import Background
+from sampan.engine.background import Background
 from sampan.engine.containers.exec import Execs
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.lifecycle import Lifecycle

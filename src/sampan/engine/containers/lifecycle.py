@@ -20,8 +20,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from sampan.engine.background import Background
 from sampan.engine.containers import restart, signals
-from sampan.engine.containers.background import Background
 from sampan.engine.containers.launch import Launcher, StartFailed
 from sampan.engine.containers.records import Container, with_status
 from sampan.engine.containers.registry import ExitResult, Live, Registry, next_state

@@ -26,8 +26,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from sampan.engine.background import Background
 from sampan.engine.containers import restart
-from sampan.engine.containers.background import Background
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.lifecycle import Lifecycle, policy_of
 from sampan.engine.containers.records import Container

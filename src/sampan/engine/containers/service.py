@@ -11,11 +11,11 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sampan.engine.background import Background
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import inspect, listing
 from sampan.engine.containers.archive import Archive
 from sampan.engine.containers.attach import Session, parse_detach_keys
-from sampan.engine.containers.background import Background
 from sampan.engine.containers.create import Maker
 from sampan.engine.containers.exec import Execs
 from sampan.engine.containers.export import Exports

@@ -25,14 +25,17 @@ from typing import Any
 
 import msgspec
 
-from sampan.engine.images import indexes, platforms, tar, tar_writer
+from sampan.engine import platforms
+from sampan.engine.archives import tar, tar_writer
+from sampan.engine.archives.streams import Source, Truncated, decompressed
+from sampan.engine.images import indexes
 from sampan.engine.images.indexes import Member
-from sampan.engine.images.layers import Layers
-from sampan.engine.images.platforms import Platform
-from sampan.engine.images.records import Image, LayerRecord
-from sampan.engine.images.streams import Source, Truncated, decompressed
-from sampan.engine.images.unpack import clean
+from sampan.engine.images.records import Image
 from sampan.engine.images.views import nanoseconds
+from sampan.engine.layers.layers import Layers
+from sampan.engine.layers.records import LayerRecord
+from sampan.engine.layers.unpack import clean
+from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec import codec, oci_image
 from sampan.spec.reference import Reference

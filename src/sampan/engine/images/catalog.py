@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sampan.engine.images import platforms
+from sampan.engine import platforms
 from sampan.engine.images.content import ContentStore
-from sampan.engine.images.layers import Layers
-from sampan.engine.images.platforms import Platform
 from sampan.engine.images.records import Image, ImageRecord, TagRecord
+from sampan.engine.layers.layers import Layers
+from sampan.engine.platforms import Platform
 from sampan.engine.store import Op, Store
 from sampan.errors import NotFound
 from sampan.spec import oci_image, reference

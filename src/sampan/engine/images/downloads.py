@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from sampan.engine.images.known import KnownBlobs
-from sampan.engine.images.layers import Layers, Staged
 from sampan.engine.images.reports import INTERVAL_S, Report, retry_words
+from sampan.engine.layers.layers import Layers, Staged
 from sampan.errors import Internal, InvalidArgument, SampanError
 from sampan.registry.manifests import Descriptor
 from sampan.registry.repository import Repository

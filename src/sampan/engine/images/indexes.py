@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sampan.engine.images import platforms
-from sampan.engine.images.platforms import Platform
-from sampan.engine.images.records import Image, LayerRecord
+from sampan.engine import platforms
+from sampan.engine.images.records import Image
+from sampan.engine.layers.records import LayerRecord
+from sampan.engine.platforms import Platform
 from sampan.spec import codec, oci_image
 
 

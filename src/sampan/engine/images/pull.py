@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sampan.engine.images import platforms
+from sampan.engine import platforms
 from sampan.engine.images.downloads import Wanted, Watcher
-from sampan.engine.images.platforms import Platform
 from sampan.engine.images.reports import Message, Report
+from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.registry import endpoints, manifests, refusals, repository
 from sampan.registry.auth import Credentials

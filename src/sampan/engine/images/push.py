@@ -15,11 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sampan.engine.images import indexes, known, platforms
-from sampan.engine.images.platforms import Platform
-from sampan.engine.images.records import Image, LayerRecord
+from sampan.engine import platforms
+from sampan.engine.images import indexes, known
+from sampan.engine.images.records import Image
 from sampan.engine.images.reports import Message, Report
 from sampan.engine.images.uploads import Upload
+from sampan.engine.layers.records import LayerRecord
+from sampan.engine.platforms import Platform
 from sampan.errors import NotFound, SampanError
 from sampan.registry import endpoints, manifests, repository
 from sampan.registry.auth import Credentials

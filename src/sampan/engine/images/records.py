@@ -12,17 +12,6 @@ from typing import Any
 from sampan.engine.store import Record
 
 
-class LayerRecord(Record, kw_only=True):
-    """`id` is the chain id: sha256 over the diff ids from the base up to here."""
-
-    diff_id: str
-    parent: str = ""  # chain id of the layer below
-    snapshot: int  # its directory is snapshots/<snapshot>
-    size_bytes: int = 0  # of its files
-    tar_bytes: int = 0  # of its archive
-    unsynced: str = ""  # the boot in which it was made, until its files are known to be on the disk
-
-
 class ImageRecord(Record, kw_only=True):
     """`id` is the digest of the config; the config itself is a blob of the content store."""
 
@@ -43,13 +32,6 @@ class TagRecord(Record, kw_only=True):
     @property
     def members(self) -> tuple[str, ...]:
         return (self.image, *self.others)
-
-
-class SnapshotRecord(Record, kw_only=True):
-    """The writable directory of a container; `id` is the container's."""
-
-    snapshot: int
-    chain_id: str = ""  # of the layer below; "" stands on nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from sampan.engine.config import EngineConfig
 from sampan.engine.images.downloads import Downloads, Slots
 from sampan.engine.images.known import KnownBlobs
-from sampan.engine.images.layers import Layers
+from sampan.engine.layers.layers import Layers
 from sampan.engine.store import Store
 from sampan.registry import endpoints
 from sampan.registry.endpoints import Settings

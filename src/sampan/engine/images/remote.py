@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from sampan.engine.images import platforms
+from sampan.engine import platforms
 from sampan.engine.images.registries import Registries
 from sampan.engine.images.views import Filters, boolean_filter
 from sampan.errors import Internal, InvalidArgument, SampanError

@@ -16,10 +16,11 @@ from typing import Any
 
 from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.content import ContentStore
-from sampan.engine.images.layers import Layers
-from sampan.engine.images.records import Image, LayerRecord
+from sampan.engine.images.records import Image
 from sampan.engine.images.views import Filters, boolean_filter, labels_match, nanoseconds, until_filter
-from sampan.engine.store import Op, Store
+from sampan.engine.layers.layers import Layers
+from sampan.engine.layers.records import LayerRecord
+from sampan.engine.store import Op, Ref, Store
 from sampan.errors import Conflict, NotFound
 from sampan.spec import reference
 from sampan.spec.reference import Reference
@@ -200,7 +201,7 @@ class Remover:
     def _drop(self, image_id: str, records: list[dict[str, str]], doomed: list[Doomed]) -> None:
         """Records first, in one transaction; files go when the disk has that: no crash leaves a record without them."""
         chain_id = self._catalog.get(image_id).chain_id
-        holder = f"image:{image_id}"
+        holder = Ref("image", image_id)
         unused = self._layers.unused_after(chain_id, holder)
         ops: list[Op] = [self._catalog.images.delete(image_id), self._store.release(holder)]
         for name in self._catalog.beside(image_id):
@@ -236,8 +237,8 @@ class Remover:
         return None
 
     def _users(self, image_id: str) -> list[str]:
-        holders = self._store.holders(f"image:{image_id}")
-        return sorted(h.removeprefix("container:") for h in holders if h.startswith("container:"))
+        holders = self._store.holders(Ref("image", image_id))
+        return sorted(h.id for h in holders if h.noun == "container")
 
     def _user(self, image_id: str) -> str:
         return next(iter(self._users(image_id)), "")

@@ -21,30 +21,23 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
+from sampan.engine import platforms
+from sampan.engine.archives import streams, tar_writer
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.images import (
-    archive,
-    commit,
-    diff,
-    gc,
-    instructions,
-    loading,
-    platforms,
-    streams,
-    tar_writer,
-    unpack,
-)
+from sampan.engine.images import archive, commit, gc, instructions, loading
 from sampan.engine.images.catalog import Catalog, NoSuchImage
 from sampan.engine.images.content import ContentStore
-from sampan.engine.images.layers import Layers, Staged
-from sampan.engine.images.platforms import Platform
-from sampan.engine.images.records import Image, ImageRecord, SnapshotRecord
+from sampan.engine.images.records import Image, ImageRecord
 from sampan.engine.images.registries import Registries
 from sampan.engine.images.removal import Remover
-from sampan.engine.images.snapshots import choice
 from sampan.engine.images.views import Filters, Objects, Views
-from sampan.engine.store import Op, Store
+from sampan.engine.layers import diff, unpack
+from sampan.engine.layers.layers import Layers, Staged
+from sampan.engine.layers.records import SnapshotRecord
+from sampan.engine.layers.snapshots import choice
+from sampan.engine.platforms import Platform
+from sampan.engine.store import Op, Ref, Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
 from sampan.spec import codec, oci_image, reference
 from sampan.spec.engine_api.wire import Wire
@@ -148,7 +141,7 @@ class Images:
             if layer.chain_id in chain:  # an empty layer is no part of the image that a commit makes
                 ops += self.layers.adopt(layer)
         if chain:
-            ops.append(self.store.reference(f"image:{image_id}", f"layer:{chain[-1]}"))
+            ops.append(self.store.reference(Ref("image", image_id), Ref("layer", chain[-1])))
         names = list(names)
         known = self.catalog.images.get(image_id)
         record = known or ImageRecord(id=image_id, parent=parent)
@@ -208,7 +201,7 @@ class Images:
     def wanted_blobs(self) -> set[str]:
         """The digests of all blobs that a record names: configurations, and the targets `blob:<digest>` of references."""
         named = {record.id for record in self.catalog.images.all()}
-        return named | {target[5:] for _, target in self.store.references() if target.startswith("blob:")}
+        return named | {target.id for _, target in self.store.references() if target.noun == "blob"}
 
     def set_parent(self, image_id: str, parent_id: str) -> None:
         """Record what an image was made from; durable with the next durable write."""
@@ -242,9 +235,9 @@ class Images:
                 raise NoSuchImage(image.id)
         ops = [self.snapshots.put(SnapshotRecord(id=container_id, snapshot=number, chain_id=chain_id))]
         if chain_id:
-            ops.append(self.store.reference(f"snapshot:{container_id}", f"layer:{chain_id}"))
+            ops.append(self.store.reference(Ref("snapshot", container_id), Ref("layer", chain_id)))
         if image is not None:
-            ops.append(self.store.reference(f"container:{container_id}", f"image:{image.id}"))
+            ops.append(self.store.reference(Ref("container", container_id), Ref("image", image.id)))
             if (known := self.catalog.images.get(image.id)) is not None:
                 ops.append(self.catalog.images.put(replace(known, used_at=now())))
         try:
@@ -275,12 +268,12 @@ class Images:
         record = self.snapshots.get(container_id)
         if record is None:
             return
-        holder = f"snapshot:{container_id}"
+        holder = Ref("snapshot", container_id)
         unused = self.layers.unused_after(record.chain_id, holder)
         ops = [self.snapshots.delete(container_id), self.store.release(holder), *self.layers.forget(unused)]
-        for target in self.store.targets(f"container:{container_id}"):
-            if target.startswith("image:"):
-                ops.append(self.store.release(f"container:{container_id}", target))
+        for target in self.store.targets(Ref("container", container_id)):
+            if target.noun == "image":
+                ops.append(self.store.release(Ref("container", container_id), target))
         self.store.apply_now(*ops)
         self.driver.remove(record.snapshot)
         self.layers.discard(unused)

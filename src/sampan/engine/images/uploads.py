@@ -16,10 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sampan.engine.images.gzipped import gzipped
-from sampan.engine.images.records import LayerRecord
+from sampan.engine.archives.gzipped import gzipped
+from sampan.engine.archives.streams import DEPTH, Digest
 from sampan.engine.images.reports import INTERVAL_S, Report, retry_words
-from sampan.engine.images.streams import DEPTH, Digest
+from sampan.engine.layers.records import LayerRecord
 from sampan.errors import Internal
 from sampan.registry import manifests, transport
 from sampan.registry.manifests import Descriptor

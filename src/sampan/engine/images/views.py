@@ -14,9 +14,9 @@ from typing import Any
 
 from sampan.engine.images import indexes
 from sampan.engine.images.catalog import Catalog
-from sampan.engine.images.layers import Layers
 from sampan.engine.images.records import Image
-from sampan.engine.store import Store
+from sampan.engine.layers.layers import Layers
+from sampan.engine.store import Ref, Store
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec import oci_image
 from sampan.spec.dockerfile.gotext import duration_ns
@@ -199,7 +199,7 @@ class Views:
     def summary(self, image: Image, tags: Strings, digests: Strings) -> dict[str, Any]:
         """One ImageSummary; names it has none of are null, as Docker's own model has it."""
         return {
-            "Containers": sum(1 for h in self._store.holders(f"image:{image.id}") if h.startswith("container:")),
+            "Containers": sum(1 for h in self._store.holders(Ref("image", image.id)) if h.noun == "container"),
             "Created": unix_time(image.created),
             "Id": image.id,
             "Labels": (image.config.get("config") or {}).get("Labels"),
@@ -264,13 +264,15 @@ class Views:
             return {}
         members = [
             indexes.Member(
-                image=image, config_bytes=self._catalog.config_bytes(image.id), layers=self._layers.chain(image)
+                image=image,
+                config_bytes=self._catalog.config_bytes(image.id),
+                layers=self._layers.chain(image.chain_id),
             )
             for image in together
         ]
         raw = indexes.index(members)
         users = [
-            sorted(h.partition(":")[2] for h in self._store.holders(f"image:{image.id}") if h.startswith("container:"))
+            sorted(h.id for h in self._store.holders(Ref("image", image.id)) if h.noun == "container")
             for image in together
         ]
         return {

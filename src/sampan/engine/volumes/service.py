@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.store import Store
+from sampan.engine.store import Ref, Store
 from sampan.engine.volumes import copyup, local
 from sampan.engine.volumes.records import ANONYMOUS_LABEL, Volume
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
@@ -120,7 +120,7 @@ class Volumes:
 
     def holders(self, name: str) -> tuple[str, ...]:
         """Return the ids of the containers that refer to a volume, running or not."""
-        return tuple(sorted(h.partition(":")[2] for h in self._store.holders(f"volume:{name}")))
+        return tuple(sorted(h.id for h in self._store.holders(Ref("volume", name))))
 
     async def usage(self, volumes: Iterable[Volume] | None = None) -> Sequence[dict[str, Any]]:
         """Return volumes with their size in bytes and reference count, for `docker system df`."""

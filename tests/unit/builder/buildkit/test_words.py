@@ -16,7 +16,7 @@ from sampan.engine.builder.checking import Checked
 from sampan.engine.builder.ops import ImageOp, Limits
 from sampan.engine.builder.progress import Warning_
 from sampan.engine.builder.request import CacheEnd
-from sampan.engine.images.platforms import Platform
+from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument, NotImplemented_
 
 

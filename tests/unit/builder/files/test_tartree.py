@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import zstandard
 
+from sampan.engine.archives import streams, tar, tar_writer
 from sampan.engine.builder.files.tartree import TarTree, _Index
-from sampan.engine.images import streams, tar, tar_writer
 from sampan.errors import Internal, InvalidArgument, NotFound
 
 KINDS = {

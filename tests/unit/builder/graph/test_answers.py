@@ -18,7 +18,7 @@ from sampan.engine.builder.graph.convert import convert
 from sampan.engine.builder.graph.values import Resolved, Target
 from sampan.engine.builder.ops import FileOp, ImageOp, LocalOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.request import BuildRequest
-from sampan.engine.images.platforms import HOST, Platform
+from sampan.engine.platforms import HOST, Platform
 from sampan.spec import reference
 from sampan.spec.dockerfile.stages import parse
 

@@ -32,7 +32,7 @@ from sampan.engine.builder.ops import (
 )
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.state import Solved, State
-from sampan.engine.images.platforms import HOST, Platform
+from sampan.engine.platforms import HOST, Platform
 from sampan.errors import InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.stages import parse

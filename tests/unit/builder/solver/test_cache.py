@@ -15,7 +15,7 @@ from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.solver.run import Tail
 from sampan.engine.builder.solver.solver import postorder
 from sampan.engine.builder.state import Solved, State
-from sampan.engine.images.platforms import Platform
+from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument
 
 BASE = ScratchOp()

@@ -28,8 +28,8 @@ from sampan.engine.builder.buildkit.sessions import GrpcSession, Offer, Sessions
 from sampan.engine.builder.request import CacheEnd
 from sampan.engine.builder.service import Builder
 from sampan.engine.config import EngineConfig, engine_id
-from sampan.engine.images.platforms import Platform
 from sampan.engine.networks.service import Networks
+from sampan.engine.platforms import Platform
 from sampan.engine.store import Store
 from sampan.errors import InvalidArgument, NotFound, NotImplemented_
 from sampan.spec.buildkit.filesync_pb2 import Stat

@@ -14,7 +14,7 @@ from typing import Any
 
 from sampan.engine.builder.ops import Limits
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
-from sampan.engine.images.platforms import Platform, parse
+from sampan.engine.platforms import Platform, parse
 from sampan.errors import InvalidArgument
 
 UPLOADED = "http://buildkit-session/"

@@ -15,7 +15,7 @@ from sampan.engine.builder.buildkit.sessions import Sessions
 from sampan.engine.builder.ops import GitOp, HttpOp, Vertex
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.trees import Entry, Tree
-from sampan.engine.images.platforms import Platform
+from sampan.engine.platforms import Platform
 from sampan.errors import Internal, NotFound, NotImplemented_
 from sampan.spec import codec
 from sampan.spec.buildkit.filesync_pb2 import Stat

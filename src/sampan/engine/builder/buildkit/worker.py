@@ -10,7 +10,7 @@ import os
 from functools import lru_cache
 
 from sampan.engine.builder.buildkit.protos import gateway_pb2, ops_pb2, worker_pb2
-from sampan.engine.images.platforms import Platform
+from sampan.engine.platforms import Platform
 
 PACKAGE = "github.com/moby/buildkit"
 VERSION = "v0.0.0+unknown"

@@ -6,16 +6,17 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sampan.engine.archives import streams
 from sampan.engine.builder.exporters import image
 from sampan.engine.builder.exporters.layout import Layout, as_object
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.request import Output
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.steps import Shown
-from sampan.engine.images import archive, streams
-from sampan.engine.images.platforms import Platform
+from sampan.engine.images import archive
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
+from sampan.engine.platforms import Platform
 from sampan.spec import oci_image
 from sampan.spec.reference import Reference
 

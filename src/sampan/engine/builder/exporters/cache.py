@@ -20,10 +20,10 @@ from sampan.engine.builder.request import CacheEnd
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.steps import Shown
-from sampan.engine.images.records import LayerRecord
 from sampan.engine.images.reports import Report
 from sampan.engine.images.service import Images
 from sampan.engine.images.uploads import Upload
+from sampan.engine.layers.records import LayerRecord
 from sampan.registry import endpoints, repository
 from sampan.registry.manifests import Descriptor
 from sampan.spec import codec, oci_image, reference

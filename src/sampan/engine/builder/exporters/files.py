@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import BinaryIO
 
+from sampan.engine.archives import streams, tar_writer
 from sampan.engine.builder.exporters import image
 from sampan.engine.builder.request import Output
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.steps import Shown
 from sampan.engine.builder.trees import Entry, Tree
-from sampan.engine.images import streams, tar_writer
-from sampan.engine.images.platforms import Platform
 from sampan.engine.images.service import Images
+from sampan.engine.platforms import Platform
 from sampan.errors import NotFound
 
 CHUNK = 1024 * 1024

@@ -12,9 +12,9 @@ from typing import Any
 from sampan.engine.builder.request import Output
 from sampan.engine.builder.steps import Shown
 from sampan.engine.images import push
-from sampan.engine.images.platforms import Platform
 from sampan.engine.images.service import Images
 from sampan.engine.images.views import nanoseconds
+from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument
 from sampan.registry.auth import Credentials
 from sampan.spec import oci_image, reference

@@ -14,11 +14,11 @@ from typing import Any
 
 import zstandard
 
+from sampan.engine.archives import tar_writer
+from sampan.engine.archives.gzipped import gzipped
 from sampan.engine.builder.files.target import remove
-from sampan.engine.images import tar_writer
-from sampan.engine.images.gzipped import gzipped
-from sampan.engine.images.layers import Layers
-from sampan.engine.images.records import LayerRecord
+from sampan.engine.layers.layers import Layers
+from sampan.engine.layers.records import LayerRecord
 from sampan.errors import InvalidArgument
 from sampan.registry.manifests import Descriptor
 from sampan.spec import codec, oci_image

@@ -19,8 +19,8 @@ from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.state import Solved
 from sampan.engine.builder.steps import Shown, shown
-from sampan.engine.images.platforms import Platform
 from sampan.engine.images.service import Images
+from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument, SampanError
 from sampan.spec import oci_image
 

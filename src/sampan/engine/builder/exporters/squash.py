@@ -10,14 +10,15 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sampan.engine.archives import streams, tar, tar_writer
 from sampan.engine.builder.exporters.files import header
 from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.trees import Entry, Tree
-from sampan.engine.images import streams, tar, tar_writer
-from sampan.engine.images.layers import Layers
-from sampan.engine.images.records import Image, LayerRecord
+from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
-from sampan.engine.images.unpack import OPAQUE, WHITEOUT, clean
+from sampan.engine.layers.layers import Layers
+from sampan.engine.layers.records import LayerRecord
+from sampan.engine.layers.unpack import OPAQUE, WHITEOUT, clean
 from sampan.spec import oci_image
 
 CHUNK = streams.CHUNK

@@ -18,12 +18,12 @@ import stat
 from contextlib import suppress
 from typing import BinaryIO
 
+from sampan.engine.archives import tar
+from sampan.engine.archives.streams import Source, decompressed
 from sampan.engine.builder.files.content import CHUNK, write_all
 from sampan.engine.builder.files.target import Target
 from sampan.engine.builder.trees import Entry, Tree
-from sampan.engine.images import tar
-from sampan.engine.images.streams import Source, decompressed
-from sampan.engine.images.unpack import ID_MAX, MTIME_MAX_NS, clean
+from sampan.engine.layers.unpack import ID_MAX, MTIME_MAX_NS, clean
 from sampan.errors import InvalidArgument
 from sampan.linux import saferoot
 

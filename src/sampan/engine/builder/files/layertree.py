@@ -20,7 +20,7 @@ from typing import BinaryIO
 from sampan.engine.builder.files import dirtree, inodes
 from sampan.engine.builder.files.target import remove, unfold
 from sampan.engine.builder.trees import Entry
-from sampan.engine.images.snapshots.trees import is_whiteout, opaque
+from sampan.engine.layers.snapshots.trees import is_whiteout, opaque
 from sampan.errors import NotFound
 from sampan.linux import saferoot
 

@@ -25,11 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
-from sampan.engine.builder.files.content import write_all
-from sampan.engine.builder.files.spool import Place, SpooledTree, nameless
-from sampan.engine.builder.trees import Entry
-from sampan.engine.images import tar
-from sampan.engine.images.streams import (
+from sampan.engine.archives import tar
+from sampan.engine.archives.streams import (
     MAX_RATIO,
     RATIO_FROM_BYTES,
     Feed,
@@ -38,7 +35,10 @@ from sampan.engine.images.streams import (
     Truncated,
     decompressed,
 )
-from sampan.engine.images.unpack import ID_MAX, IMPLIED_MODE, MTIME_MAX_NS, clean
+from sampan.engine.builder.files.content import write_all
+from sampan.engine.builder.files.spool import Place, SpooledTree, nameless
+from sampan.engine.builder.trees import Entry
+from sampan.engine.layers.unpack import ID_MAX, IMPLIED_MODE, MTIME_MAX_NS, clean
 from sampan.errors import Internal, InvalidArgument
 
 PATH_MAX_BYTES = 4096

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sampan.engine.images.platforms import HOST, Platform
+from sampan.engine.platforms import HOST, Platform
 from sampan.spec.dockerfile.instructions import Arg
 from sampan.spec.dockerfile.words import Variables
 

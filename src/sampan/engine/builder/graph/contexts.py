@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sampan.engine.builder.ops import ArchiveOp, GitOp, HttpOp, Label, Vertex
-from sampan.engine.images.platforms import Platform
+from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument
 from sampan.spec import reference
 

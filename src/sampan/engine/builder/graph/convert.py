@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sampan.engine import platforms
 from sampan.engine.builder.graph import args, contexts, dispatch, names, reach
 from sampan.engine.builder.graph.args import PREDEFINED, Scope
 from sampan.engine.builder.graph.contexts import Named
@@ -21,8 +22,7 @@ from sampan.engine.builder.graph.stage import Common, Stage, files_of, image_nam
 from sampan.engine.builder.graph.values import ClassicStep, Foreign, Resolved, Resolver, Target
 from sampan.engine.builder.ops import Label, ScratchOp, Vertex
 from sampan.engine.builder.request import BuildRequest
-from sampan.engine.images import platforms
-from sampan.engine.images.platforms import HOST, Platform
+from sampan.engine.platforms import HOST, Platform
 from sampan.errors import InvalidArgument, SampanError
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError

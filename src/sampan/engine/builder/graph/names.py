@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sampan.engine.images.platforms import Platform
+from sampan.engine.platforms import Platform
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.words import Variables

@@ -16,7 +16,7 @@ from sampan.engine.builder.graph.contexts import Named
 from sampan.engine.builder.graph.values import ClassicStep, HistoryEntry, Resolved
 from sampan.engine.builder.ops import Copy, FileOp, ImageOp, Label, LocalOp, ScratchOp, Vertex
 from sampan.engine.builder.request import BuildRequest
-from sampan.engine.images.platforms import Platform
+from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument, NotFound
 from sampan.spec import reference
 from sampan.spec.dockerfile import instructions as i

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sampan.engine.builder.ops import Copy, Vertex
-from sampan.engine.images.platforms import Platform
+from sampan.engine.platforms import Platform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

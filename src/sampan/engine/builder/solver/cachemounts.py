@@ -24,10 +24,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from sampan.engine.archives import streams, tar_writer
 from sampan.engine.builder.ops import RunMount
 from sampan.engine.builder.solver.records import CACHE_MOUNT, CacheRecord
-from sampan.engine.images import streams, tar_writer, unpack
 from sampan.engine.images.service import Images
+from sampan.engine.layers import unpack
 from sampan.engine.store import Store, Table
 from sampan.errors import NotFound
 

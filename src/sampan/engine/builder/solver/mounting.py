@@ -27,7 +27,7 @@ from sampan.engine.builder.solver.cachemounts import CacheMounts, Seed, origin_o
 from sampan.engine.builder.solver.layers import Work
 from sampan.engine.builder.state import Solved, State
 from sampan.engine.images.service import Images
-from sampan.engine.images.snapshots import trees
+from sampan.engine.layers.snapshots import trees
 from sampan.engine.tasks import spec
 from sampan.errors import InvalidArgument, NotFound
 from sampan.linux import mounts as kernel

@@ -49,7 +49,7 @@ from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
-from sampan.engine.store import Store
+from sampan.engine.store import Ref, Store
 from sampan.errors import Internal, SampanError
 from sampan.supervisor.client import Supervisor
 
@@ -88,7 +88,7 @@ class Build:
 
     id: str
     session: Session
-    holder: str  # of layers
+    holder: Ref  # of layers
     solved: dict[Vertex, Solved] = field(default_factory=dict)
     trees: dict[Vertex, Tree] = field(default_factory=dict)  # to be closed, also those of states
     made: dict[Vertex, CacheRecord] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from sampan.engine import platforms
 from sampan.engine.builder.ops import Copy, FileOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import keys
@@ -21,8 +22,9 @@ from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.solver.run import Runner
 from sampan.engine.builder.state import Solved, State
 from sampan.engine.builder.trees import Tree
-from sampan.engine.images import platforms, tarsplit
 from sampan.engine.images.service import Images
+from sampan.engine.layers import tarsplit
+from sampan.engine.store import Ref
 from sampan.errors import Internal
 from sampan.spec import oci_image
 
@@ -72,7 +74,7 @@ class Steps:
         session: Session,
         classic: bool,
         on_error: str,
-        holder: str,
+        holder: Ref,
         flight: Flight,
     ) -> CacheRecord:
         """Do the step and record it. Raises: StepFailed, SampanError, OSError; nothing is left then."""
@@ -106,7 +108,7 @@ class Steps:
         session: Session,
         classic: bool,
         on_error: str,
-        holder: str,
+        holder: Ref,
         flight: Flight,
     ) -> tuple[Committed, int]:
         async with Work(self._images, solved[op.base].state or State(), holder) as work:
@@ -119,7 +121,7 @@ class Steps:
             return await work.commit(epoch_s=op.epoch_s), time.time_ns()
 
     async def _copy(
-        self, op: FileOp, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree], holder: str
+        self, op: FileOp, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree], holder: Ref
     ) -> tuple[Committed, int]:
         base = State() if op.link else solved[op.base].state or State()
         async with Work(self._images, base, holder) as work:
@@ -145,7 +147,7 @@ class Steps:
 
     # -- COPY --link --------------------------------------------------------------------------------------------------
 
-    async def lay_over(self, base: State, layer: State, holder: str) -> State:
+    async def lay_over(self, base: State, layer: State, holder: Ref) -> State:
         """The one layer of `layer` on top of `base`, without a copy of its files."""
         layers, driver = self._images.layers, self._images.driver
         if not layer.diff_ids:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 
-from sampan.engine.images.tar_writer import MAX_DEPTH
+from sampan.engine.archives.tar_writer import MAX_DEPTH
 from sampan.errors import InvalidArgument
 
 MODIFIED, ADDED, DELETED = 0, 1, 2

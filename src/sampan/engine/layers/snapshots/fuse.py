@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from sampan.engine.images.snapshots import trees
-from sampan.engine.images.snapshots.directories import INIT
-from sampan.engine.images.snapshots.overlay2 import Overlay2, escape
+from sampan.engine.layers.snapshots import trees
+from sampan.engine.layers.snapshots.directories import INIT
+from sampan.engine.layers.snapshots.overlay2 import Overlay2, escape
 from sampan.errors import Internal
 from sampan.linux import mounts, syscalls
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from sampan.engine.images.streams import Source, Truncated
+from sampan.engine.archives.streams import Source, Truncated
 from sampan.errors import InvalidArgument
 
 BLOCK = 512

@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from sampan.engine.images.gzipped import gzipped
+from sampan.engine.archives.gzipped import gzipped
 
 MIB = 1 << 20
 noise = random.Random(7).randbytes

@@ -16,7 +16,7 @@ import shutil
 import stat
 from contextlib import suppress
 
-from sampan.engine.images.tar_writer import MAX_DEPTH
+from sampan.engine.archives.tar_writer import MAX_DEPTH
 from sampan.errors import InvalidArgument
 
 OPAQUE = "trusted.overlay.opaque"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.engine.images import flush, nursery
+from sampan.engine.layers import flush, places
 from sampan.linux import filesystems
 from sampan.linux.filesystems import FS_TOPDIR_FL, get_inode_flags
 from tests.conftest import lacks
@@ -105,10 +105,10 @@ def test_files_made_elsewhere_are_the_same(tmp_path: Path, monkeypatch: pytest.M
         *(member(f"d/{i}", b"%d" % i, mode=0o4711, uid=3) for i in range(100)),
         member("d/99", b"again"),
     )
-    monkeypatch.setattr(nursery, "SLOW_S", 1e9)
+    monkeypatch.setattr(places, "SLOW_S", 1e9)
     plain = unpack_into(tmp_path / "plain", data)
     assert not get_flags(tmp_path / "plain") & FS_TOPDIR_FL
-    monkeypatch.setattr(nursery, "SLOW_S", -1.0)
+    monkeypatch.setattr(places, "SLOW_S", -1.0)
     moved = unpack_into(tmp_path / "moved", data)
     assert get_flags(tmp_path / "moved") & FS_TOPDIR_FL, "never went elsewhere"
     assert moved == plain

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 
-from sampan.engine.images import tar_writer
-from sampan.engine.images.streams import CHUNK
-from sampan.engine.images.tarsplit import Recorder
-from sampan.engine.images.unpack import Unpacked
+from sampan.engine.archives import tar_writer
+from sampan.engine.archives.streams import CHUNK
+from sampan.engine.layers.tarsplit import Recorder
+from sampan.engine.layers.unpack import Unpacked
 
 
 def record(layer_fd: int) -> Unpacked:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sampan.engine.images import platforms
-from sampan.engine.images.platforms import Platform
+from sampan.engine import platforms
+from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampan.engine.images import tar, tar_writer
+from sampan.engine.archives import tar, tar_writer
 from sampan.errors import InvalidArgument
 
 

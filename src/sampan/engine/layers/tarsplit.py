@@ -21,7 +21,7 @@ from functools import partial
 import msgspec
 import zstandard
 
-from sampan.engine.images.streams import CHUNK
+from sampan.engine.archives.streams import CHUNK
 from sampan.errors import Internal
 from sampan.linux import saferoot
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from sampan.engine.images.snapshots.trash import Trash
+from sampan.engine.layers.snapshots.trash import Trash
 
 
 class Driver(Protocol):

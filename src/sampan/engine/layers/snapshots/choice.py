@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from sampan.engine.images.snapshots.copies import Btrfs, Vfs
-from sampan.engine.images.snapshots.driver import Driver
-from sampan.engine.images.snapshots.fuse import FuseOverlayfs
-from sampan.engine.images.snapshots.overlay2 import Overlay2
+from sampan.engine.layers.snapshots.copies import Btrfs, Vfs
+from sampan.engine.layers.snapshots.driver import Driver
+from sampan.engine.layers.snapshots.fuse import FuseOverlayfs
+from sampan.engine.layers.snapshots.overlay2 import Overlay2
 from sampan.errors import Internal
 
 DEFAULT = Overlay2.name

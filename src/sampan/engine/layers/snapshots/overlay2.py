@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sampan.engine.images.snapshots.directories import INIT, STEP, Directories
+from sampan.engine.layers.snapshots.directories import INIT, STEP, Directories
 from sampan.errors import Internal
 from sampan.linux import mounts, namespaces, syscalls
 

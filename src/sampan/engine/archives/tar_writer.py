@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sampan.engine.images.streams import CHUNK
+from sampan.engine.archives.streams import CHUNK
 from sampan.errors import InvalidArgument
 
 BLOCK = 512

@@ -5,7 +5,7 @@ inode of a block group whenever it makes a file there. Where thousands were remo
 costs 0.2 to 0.9 ms instead of 0.03 (measured, 6.18). A file's group is that of the directory it is made in.
 
 So creations are timed; when many were slow, files are made without a name in a directory elsewhere
-(snapshots/<n>/nursery-…, which the file system puts far away) and linked to their place: 0.05 ms.
+(snapshots/<n>/places-…, which the file system puts far away) and linked to their place: 0.05 ms.
 
 Source: kernel fs/ext4/ialloc.c (find_inode_bit, recently_deleted; find_group_orlov: FS_TOPDIR_FL), open(2) O_TMPFILE.
 """
@@ -26,7 +26,7 @@ _NAMELESS = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Nursery:
+class Places:
     """For one layer, from one thread; `close` on every path."""
 
     def __init__(self, layer_fd: int) -> None:
@@ -66,7 +66,7 @@ class Nursery:
             filesystems.set_inode_flags(
                 self._layer_fd, filesystems.get_inode_flags(self._layer_fd) | filesystems.FS_TOPDIR_FL
             )
-            self._name = f"nursery-{os.urandom(4).hex()}"  # the place depends on it
+            self._name = f"places-{os.urandom(4).hex()}"  # the place depends on it
             os.mkdir(self._name, 0o700, dir_fd=self._layer_fd)
             self._elsewhere = os.open(self._name, _DIRECTORY, dir_fd=self._layer_fd)
         except OSError:  # no such file system

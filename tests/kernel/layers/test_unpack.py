@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from sampan.engine.images import tarsplit, unpack
+from sampan.engine.layers import tarsplit, unpack
 from sampan.errors import InvalidArgument
 from tests.kernel.images.archives import archive, directory, hardlink, member, python_tar, symlink, unpack_into
 

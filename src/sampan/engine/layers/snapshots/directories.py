@@ -15,7 +15,7 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping
 
-from sampan.engine.images.snapshots.trash import Trash
+from sampan.engine.layers.snapshots.trash import Trash
 from sampan.linux import filesystems
 
 INIT = "init"

@@ -27,11 +27,11 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sampan.engine.images import tar
-from sampan.engine.images.flush import Flush
-from sampan.engine.images.nursery import Nursery
-from sampan.engine.images.streams import Digest, Source, Truncated
-from sampan.engine.images.tarsplit import Recorder
+from sampan.engine.archives import tar
+from sampan.engine.archives.streams import Digest, Source, Truncated
+from sampan.engine.layers.flush import Flush
+from sampan.engine.layers.places import Places
+from sampan.engine.layers.tarsplit import Recorder
 from sampan.errors import InvalidArgument
 from sampan.linux import namespaces, saferoot
 
@@ -127,7 +127,7 @@ class _Layer:
         self._layer_fd = layer_fd
         self._recorder = recorder
         self._flush = flush
-        self._nursery = Nursery(layer_fd)
+        self._places = Places(layer_fd)
         self._root = os.open("fs", _DIRECTORY | os.O_NOFOLLOW, dir_fd=layer_fd)
         self._parents: dict[str, tuple[int, str]] = {}  # cleaned parent → (descriptor, its real path below fs)
         self._retired: list[int] = []
@@ -183,7 +183,7 @@ class _Layer:
 
     def finish(self) -> None:
         """Directories get their mode and times last: what is put into them must not touch these."""
-        self._nursery.close()
+        self._places.close()
         for path, mtime_ns, mode in reversed(self._directories):
             try:
                 fd = saferoot.open_in_root(
@@ -205,7 +205,7 @@ class _Layer:
         return self._size if not self._replaced else tree_size(self._root)
 
     def close(self) -> None:
-        self._nursery.close()
+        self._places.close()
         self._forget_parents()
         self._close_retired()
         os.close(self._root)
@@ -296,10 +296,10 @@ class _Layer:
 
     def _file(self, entry: tar.Entry, parent_fd: int, base: str, real: str, reader: tar.Reader) -> None:
         try:
-            fd = self._nursery.create(base, entry.mode, parent_fd)
+            fd = self._places.create(base, entry.mode, parent_fd)
         except FileExistsError:
             self._clear_way(parent_fd, base, real)
-            fd = self._nursery.create(base, entry.mode, parent_fd)
+            fd = self._places.create(base, entry.mode, parent_fd)
         try:
             if entry.regions is not None:
                 self._sparse(entry, fd, reader)

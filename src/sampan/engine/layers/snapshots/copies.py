@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sampan.engine.images.snapshots import trees
-from sampan.engine.images.snapshots.directories import INIT, Directories
+from sampan.engine.layers.snapshots import trees
+from sampan.engine.layers.snapshots.directories import INIT, Directories
 from sampan.errors import Internal
 from sampan.linux import btrfs, mounts, syscalls
 
