@@ -6,8 +6,10 @@ Source: CVE-2021-25741 is this of Kubernetes; CVE-2021-30465 the same of mount t
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,58 @@ def test_cp_into_a_container_that_never_ran_meets_the_subpath_inside_the_volume(
     finally:
         engine.remove(created)
         engine.call("DELETE", "/volumes/copied")
+
+
+def test_four_containers_at_once_on_a_fresh_volume_all_see_the_images_files(shared_engine: Engine) -> None:
+    engine = shared_engine
+    expected = engine.cli("docker", "run", "--rm", "busybox", "ls", "/bin").stdout
+    command = ["run", "--rm", "-v", "fresh4:/bin", "busybox", "ls", "/bin"]
+    try:
+        for _ in range(3):
+            with ThreadPoolExecutor(4) as threads:
+                done = [threads.submit(engine.cli, "docker", *command) for _ in range(4)]
+            assert [d.result().stdout for d in done] == [expected] * 4
+            engine.cli("docker", "volume", "rm", "fresh4")
+    finally:
+        engine.cli("docker", "volume", "rm", "-f", "fresh4")
+
+
+def test_an_empty_directory_in_a_volume_is_filled_as_an_empty_volume_is(shared_engine: Engine) -> None:
+    """Docker Engine 28.5 fills it; a subpath that is not there is refused at the start, not at the creation."""
+    engine = shared_engine
+    try:
+        engine.cli("docker", "run", "--rm", "-v", "parts:/v", "busybox", "mkdir", "/v/d")
+        mount = "type=volume,src=parts,dst=/bin,volume-subpath="
+        assert "busybox" in engine.cli("docker", "run", "--rm", "--mount", mount + "d", "busybox", "ls", "/bin").stdout
+        assert "busybox" in engine.cli("docker", "run", "--rm", "-v", "parts:/v", "busybox", "ls", "/v/d").stdout
+        engine.cli("docker", "create", "--name", "nope", "--mount", mount + "nope", "busybox")
+        refused = engine.cli("docker", "start", "nope", check=False)
+        assert refused.returncode and "cannot access path" in refused.stderr
+    finally:
+        engine.cli("docker", "rm", "-f", "nope", check=False)
+        engine.cli("docker", "volume", "rm", "-f", "parts")
+
+
+def test_a_volume_is_never_removed_under_a_container_that_is_being_made(shared_engine: Engine) -> None:
+    engine = shared_engine
+    stop = threading.Event()
+
+    def remove() -> None:
+        while not stop.is_set():
+            engine.request("DELETE", "/volumes/contested")
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for _ in range(25):
+            host = {"Binds": ["contested:/bin"], "NetworkMode": "none"}
+            body = {"Image": "busybox", "Cmd": ["true"], "HostConfig": host}
+            container = engine.call("POST", "/containers/create", body)["Id"]
+            engine.call("GET", "/volumes/contested")
+            engine.call("POST", f"/containers/{container}/start")
+            assert engine.wait(container) == 0
+            engine.remove(container)
+    finally:
+        stop.set()
+        remover.join()
+        engine.request("DELETE", "/volumes/contested", force="1")

@@ -83,7 +83,7 @@ async def info(request: web.Request) -> web.StreamResponse:
             *e.images.driver.status(),
         ],
         "Plugins": {
-            "Volume": ["local"],
+            "Volume": e.volumes.driver_names(),
             "Network": ["bridge", "host", "null"],
             "Authorization": None,
             "Log": _LOG_DRIVERS,

@@ -133,7 +133,7 @@ class Maker:
         mounts = mountpoints.plan(config, settled, data_root=self._config.data_root, lookup=self._donor)
         for m in mounts:
             if m.type == "volume":
-                validate.volume_driver(m.driver, m.name)
+                self._volumes.check_driver(m.name, m.driver)
             elif m.type == "image":
                 self._images.resolve(m.name)
         id = self._registry.new_id()
@@ -190,15 +190,17 @@ class Maker:
             directory = self._launcher.directory(c.id)
             os.makedirs(directory, mode=0o700)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
-            made = await self._make_volumes(c, undo)
+            claims = undo.enter_context(contextlib.ExitStack())
+            made = await self._make_volumes(c, undo, claims)
             c.mounts = made
             store = self._registry.store
             holder = Ref("container", c.id)
             references = [store.reference(holder, Ref("volume", m.name)) for m in made if m.type == "volume"]
             await self._registry.save(c, *references, durable=True)
             undo.pop_all()
+            claims.close()
 
-    async def _make_volumes(self, c: Container, undo: AsyncExitStack) -> list[MountPoint]:
+    async def _make_volumes(self, c: Container, undo: AsyncExitStack, claims: contextlib.ExitStack) -> list[MountPoint]:
         """Make the volumes that do not exist, fill empty ones from the image, and return the mounts with their sources."""
         requests = {m.target: m.volume_options for m in c.host_config.mounts or []}
         resolved: list[MountPoint] = []
@@ -209,25 +211,33 @@ class Maker:
                 existed = bool(m.name) and self._volumes.get(m.name) is not None
                 volume = await self._volumes.get_or_create(
                     m.name,
-                    driver="local",
+                    driver="" if existed else m.driver,
                     options=(driver.options if driver is not None else None),
                     labels=(options.labels if options is not None else None),
                     anonymous=not m.name,
+                    claimant=c.id,
                 )
+                claims.callback(self._volumes.let_go, volume.id, c.id)
                 if not existed:
-                    undo.push_async_callback(self._volumes.remove, volume.id, force=True)
-                m = replace(m, name=volume.id, source=self._volumes.path(volume.id))
+                    undo.push_async_callback(self._discard_volume, volume.id, c.id)
+                m = replace(m, name=volume.id, driver=volume.driver, source=volume.mountpoint)
             resolved.append(m)
-        fill = [m for m in resolved if m.type == "volume" and m.copy and not m.subpath and m.destination != "/"]
+        fill = [m for m in resolved if m.type == "volume" and m.copy and m.destination != "/"]
         if fill:
-            await self._copy_up(c, fill)
+            await self._fill_volumes(c, fill)
         return resolved
 
-    async def _copy_up(self, c: Container, fill: list[MountPoint]) -> None:
+    async def _discard_volume(self, name: str, id: str) -> None:
+        """Take back a volume that was made for a container that is not; another one may have taken it meanwhile."""
+        self._volumes.let_go(name, id)
+        with contextlib.suppress(SampanError):
+            await self._volumes.remove(name, force=True)
+
+    async def _fill_volumes(self, c: Container, fill: list[MountPoint]) -> None:
         root = self._images.open_root(c.id, writable=False)
         try:
             for m in fill:
-                await self._volumes.copy_up(m.name, root, m.destination)
+                await self._volumes.fill(m.name, c.id, root, m.destination, subpath=m.subpath)
         finally:
             os.close(root)
 
@@ -357,7 +367,7 @@ class Maker:
         await self._registry.delete(c, store.release(Ref("container", c.id)))
         if volumes:
             for m in c.mounts:
-                if m.type == "volume" and self._is_anonymous(m) and not store.holders(Ref("volume", m.name)):
+                if m.type == "volume" and self._is_anonymous(m) and not self._volumes.holders(m.name):
                     with contextlib.suppress(SampanError):
                         await self._volumes.remove(m.name)
 

@@ -98,7 +98,7 @@ class Disk:
             layers={layer.id: images.driver.path(layer.snapshot) for layer in images.layers.all()},
             containers=directories,
             logs=own,
-            volumes={v.name: os.path.dirname(v.mountpoint) for v in self._volumes.list()},
+            volumes=dict(self._volumes.measured()),
             one_device=not images.driver.subvolumes,
             known=self._layer_bytes,
         )
@@ -228,7 +228,7 @@ class Disk:
 
     def _check_volumes(self) -> list[Finding]:
         root = f"{self._config.data_root}/volumes"
-        known = {v.name: v.mountpoint for v in self._volumes.list()}
+        known = {name: f"{path}/_data" for name, path in self._volumes.measured().items()}
         found = []
         for name in sorted(_names(root) - known.keys() - self._volumes.making):
             data = f"{root}/{name}/_data"
