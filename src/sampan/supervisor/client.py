@@ -27,7 +27,16 @@ from sampan import errors
 from sampan.supervisor import deposits, layout, starter, wire
 from sampan.supervisor import supervisor_pb2 as pb
 from sampan.supervisor.supervisor_grpc import SupervisorStub
-from sampan.supervisor.values import Attachment, ExecInfo, Exit, MountSource, TaskEvent, TaskInfo, TaskRequest
+from sampan.supervisor.values import (
+    Attachment,
+    ExecInfo,
+    Exit,
+    MountSource,
+    TaskEvent,
+    TaskInfo,
+    TaskKind,
+    TaskRequest,
+)
 from sampan.supervisor.wire import TaskFailed
 
 __all__ = [
@@ -39,6 +48,7 @@ __all__ = [
     "TaskEvent",
     "TaskFailed",
     "TaskInfo",
+    "TaskKind",
     "TaskRequest",
 ]
 
@@ -63,6 +73,7 @@ _KINDS = {
     pb.Event.RESUMED: "resumed",
 }
 _STATUSES = {pb.CREATED: "created", pb.RUNNING: "running", pb.PAUSED: "paused", pb.STOPPED: "stopped"}
+
 
 T = TypeVar("T")
 
@@ -127,6 +138,7 @@ class Supervisor:
             runtime_args=req.runtime_args,
             start=start,
             sources=[source.index for source in req.sources],
+            kind=pb.TaskKind.Value(req.kind.name),
         )
         fds = [source.fd for source in req.sources]
         try:
@@ -437,7 +449,12 @@ class Supervisor:
                     _settle(future, None)
         else:
             event = TaskEvent(
-                kind=_KINDS[message.kind], id=message.id, exec_id=message.exec_id, pid=message.pid, exit=_exit(message)
+                kind=_KINDS[message.kind],
+                id=message.id,
+                exec_id=message.exec_id,
+                pid=message.pid,
+                exit=_exit(message),
+                task_kind=TaskKind[pb.TaskKind.Name(message.task_kind)],
             )
             if event.exit:
                 for future in self._waiters.get((event.id, event.exec_id), ()):
@@ -477,6 +494,7 @@ def _task(message: pb.Task) -> TaskInfo:
         exit=_exit(message),
         execs=tuple(ExecInfo(exec_id=e.exec_id, pid=e.pid, exit=_exit(e)) for e in message.execs),
         shim_pid=message.shim_pid,
+        kind=TaskKind[pb.TaskKind.Name(message.kind)],
     )
 
 

@@ -6,7 +6,7 @@
       seccomp/<sha256>.bpf  compiled filters
       tasks/<id>/           0700, the OCI bundle of one task
         config.json         the OCI spec as received
-        shim.json           {"version", "boot_id", "cgroup"}: written before anything exists that would have to be cleaned up
+        shim.json           {"version", "boot_id", "cgroup", "kind"}: written before anything exists that would have to be cleaned up
         state.json          the runtime's state, once created
         shim.sock           control, attach, exec
         exit.json           {"status", "exited_at_ns", "oom_killed"}: the last word; written before anybody is told
@@ -60,11 +60,12 @@ def write(path: str, data: bytes, *, durable: bool = False) -> None:
     os.rename(temporary, path)
 
 
-def write_shim(directory: str, spec: Any) -> None:
-    """Say what will have to be cleaned up of a task with the OCI spec `spec`."""
+def write_shim(directory: str, spec: Any, kind: str) -> None:
+    """Say what will have to be cleaned up of a task with the OCI spec `spec`, and what kind of task it is."""
     linux = spec.get("linux") if isinstance(spec, dict) else None
     cgroup = linux.get("cgroupsPath") if isinstance(linux, dict) else None
-    write_json(f"{directory}/shim.json", {"version": VERSION, "boot_id": boot_id(), "cgroup": cgroup or ""})
+    values = {"version": VERSION, "boot_id": boot_id(), "cgroup": cgroup or "", "kind": kind}
+    write_json(f"{directory}/shim.json", values)
 
 
 def read_filter(path: str) -> bytes | None:

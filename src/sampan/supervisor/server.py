@@ -28,6 +28,7 @@ from sampan.supervisor.deposits import Deposits, Descriptors, UnknownDeposit
 from sampan.supervisor.nursery import Nursery
 from sampan.supervisor.supervisor_grpc import SupervisorBase
 from sampan.supervisor.tasks import Task, Tasks
+from sampan.supervisor.values import TaskKind
 
 _STATUS: dict[type[errors.SampanError], Status] = {
     errors.NotFound: Status.NOT_FOUND,
@@ -86,15 +87,16 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
         self._subscribers: set[asyncio.Queue[pb.Event]] = set()
         self.stopping = asyncio.Event()
 
-    def _publish(self, id: str, event: dict[str, Any]) -> None:
+    def _publish(self, task: Task, event: dict[str, Any]) -> None:
         if self._debug:
-            print(f"task {id}: {event}", file=sys.stderr, flush=True)
+            print(f"task {task.id}: {event}", file=sys.stderr, flush=True)
         message = pb.Event(
             kind=_KIND[event["kind"]],
-            id=id,
+            id=task.id,
             exec_id=event.get("exec_id", ""),
             pid=event.get("pid", 0),
             exit=_exit(event.get("exit")),
+            task_kind=pb.TaskKind.Value(task.kind.name),
         )
         for queue in self._subscribers:
             queue.put_nowait(message)
@@ -108,8 +110,9 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
         if self.stopping.is_set():
             sources.close()
             raise errors.Unavailable("the supervisor is about to end")
+        kind = TaskKind[pb.TaskKind.Name(request.kind)]
         try:
-            task = await self.tasks.create(request.id, request.spec, _shims_request(request), sources)
+            task = await self.tasks.create(request.id, request.spec, _shims_request(request), sources, kind)
         except wire.TaskFailed as e:
             await stream.send_message(pb.TaskReply(failure=_failure(e)))
             return
@@ -319,6 +322,7 @@ def _task(task: Task) -> pb.Task:
         exit=_exit(report["exit"]),
         execs=[pb.Exec(exec_id=e["exec_id"], pid=e["pid"], exit=_exit(e["exit"])) for e in task.execs.values()],
         shim_pid=report["shim_pid"],
+        kind=pb.TaskKind.Value(task.kind.name),
     )
 
 

@@ -26,19 +26,21 @@ from sampan.supervisor import layout, wire
 from sampan.supervisor.deposits import Descriptors
 from sampan.supervisor.link import Message, ShimLink, ShimLost
 from sampan.supervisor.nursery import Nursery
+from sampan.supervisor.values import TaskKind
 
 _KILLED = 137
 _EXECS_REMEMBERED = 256
 _RETRY_S = 1.0
 
-Publish = Callable[[str, dict[str, Any]], None]
+Publish = Callable[["Task", dict[str, Any]], None]
 
 
 class Task:
     """One task as the supervisor knows it."""
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, kind: TaskKind) -> None:
         self.id = id
+        self.kind = kind
         self.link: ShimLink | None = None
         self.report: dict[str, Any] = {
             "id": id,
@@ -137,7 +139,9 @@ class Tasks:
 
     # ── create ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def create(self, id: str, spec: bytes, request: dict[str, Any], sources: Descriptors) -> Task:
+    async def create(
+        self, id: str, spec: bytes, request: dict[str, Any], sources: Descriptors, kind: TaskKind = TaskKind.CONTAINER
+    ) -> Task:
         """Make a task from its OCI config.json and the shim's create request.
 
         sources: a detached mount for each of the request's `sources`; owned, and closed, from the call on. On any failure
@@ -146,13 +150,13 @@ class Tasks:
         with contextlib.ExitStack() as owned:
             owned.callback(sources.close)
             decoded = self._checked(id, spec, request, sources)
-            task = self._tasks[id] = Task(id)
+            task = self._tasks[id] = Task(id, kind)
             directory = layout.task_dir(self._exec_root, id)
             try:
                 os.mkdir(directory, 0o700)
                 os.mkdir(f"{directory}/rootfs", 0o700)
                 layout.write(f"{directory}/config.json", spec)
-                layout.write_shim(directory, decoded)
+                layout.write_shim(directory, decoded, kind)
                 making = asyncio.get_running_loop().create_task(self._ask_new_shim(task, request, sources))
                 owned.pop_all()
                 try:
@@ -265,7 +269,7 @@ class Tasks:
         task.apply(event)
         if event["kind"] == "exec-exit" and task.link:
             task.link.told(event["exec_id"])
-        self._publish(task.id, event)
+        self._publish(task, event)
 
     def _on_lost(self, task: Task) -> None:
         if task.link is None or task.report["status"] == "creating" or task.deleting:
@@ -322,7 +326,7 @@ class Tasks:
         if shim is None or shim.get("boot_id") != boot_id:
             shutil.rmtree(directory, ignore_errors=True)
             return
-        task = self._tasks[id] = Task(id)
+        task = self._tasks[id] = Task(id, TaskKind(shim.get("kind", TaskKind.CONTAINER)))
         try:
             peer = layout.connect(directory, "shim.sock")
             peer.send(wire.line({"op": "control"}))

@@ -17,7 +17,6 @@ from sampan.engine.tasks import capabilities, devices
 from sampan.errors import Internal
 from sampan.spec.engine_api.container import HostConfig, Resources, Ulimit
 
-BUILD_TASK = "build-"  # ids of tasks that are steps of a build, no containers
 _REFUSED = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
 )

@@ -39,9 +39,9 @@ from sampan.engine.builder.state import Solved
 from sampan.engine.config import EngineConfig
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
-from sampan.engine.tasks import etcfiles, failures, security, spec
+from sampan.engine.tasks import etcfiles, failures, security
 from sampan.engine.tasks.seccomp import Filters
-from sampan.supervisor.client import Exit, Supervisor, TaskFailed, TaskRequest
+from sampan.supervisor.client import Exit, Supervisor, TaskFailed, TaskKind, TaskRequest
 
 log = logging.getLogger("sampan.builder")
 
@@ -128,7 +128,7 @@ class Runner:
             directory = f"{self._root}/{net.id}"
             os.makedirs(directory, mode=0o700)
             undo.callback(partial(shutil.rmtree, directory, ignore_errors=True))
-            own_name = net.id.removeprefix(spec.BUILD_TASK)[:12] if classic else SANDBOX_HOSTNAME
+            own_name = net.id[:12] if classic else SANDBOX_HOSTNAME
             step = RunStep(
                 id=net.id,
                 op=op,
@@ -193,6 +193,7 @@ class Runner:
         seccomp = await self._filters.path(self._supervisor, options, document["process"]["capabilities"]["bounding"])
         request = TaskRequest(
             id=id,
+            kind=TaskKind.BUILD_STEP,
             spec=_SPEC.encode(document),
             rootfs=work.mounts(container=step.classic),
             seccomp=seccomp,
