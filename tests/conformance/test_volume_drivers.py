@@ -7,8 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.store import Store
 from sampan.engine.volumes.drivers.driver import Capabilities, VolumeDriver
 from sampan.engine.volumes.drivers.table import DRIVERS, DriverFactory
@@ -31,7 +31,7 @@ class ElsewhereDriver:
 
     capabilities = Capabilities(scope="global")
 
-    def __init__(self, config: EngineConfig, threads: Executor) -> None:
+    def __init__(self, config: EngineConfig, host_paths: HostPaths) -> None:
         self.root = Path(config.data_root) / "elsewhere"
         self.users: dict[str, set[str]] = {}
         self.hangs = False
@@ -101,16 +101,16 @@ def with_driver(name: str, directory: Path, test: Test) -> None:
     def volume(id: str, **values: Any) -> Volume:
         return Volume(id=id, driver=name, **values)
 
-    async def run(threads: Executor) -> None:
-        driver = TABLE[name](EngineConfig(data_root=str(directory)), threads)
+    async def run(host_paths: HostPaths) -> None:
+        driver = TABLE[name](EngineConfig(data_root=str(directory)), host_paths)
         await driver.start([])
         try:
             await test(driver, volume)
         finally:
             await driver.close()
 
-    with ThreadPoolExecutor(2) as threads:
-        asyncio.run(run(threads))
+    with closing(HostPaths()) as host_paths:
+        asyncio.run(run(host_paths))
 
 
 async def made(driver: VolumeDriver, volume: Volume) -> Volume:
@@ -200,12 +200,14 @@ def test_capabilities_are_what_the_api_can_say(name: str, tmp_path: Path) -> Non
 @asynccontextmanager
 async def service(directory: Path, limit_s: float = 5) -> AsyncIterator[Volumes]:
     store = await Store.open(str(directory / "sampan.db"))
-    volumes = Volumes(EngineConfig(data_root=str(directory)), store, Events(), TABLE, driver_limit_s=limit_s)
+    host_paths, config = HostPaths(), EngineConfig(data_root=str(directory))
+    volumes = Volumes(config, store, Events(), host_paths, TABLE, driver_limit_s=limit_s)
     await volumes.start()
     try:
         yield volumes
     finally:
         await volumes.close()
+        host_paths.close()
         await store.close()
 
 

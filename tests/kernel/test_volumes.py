@@ -16,6 +16,7 @@ import pytest
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.store import Ref, Store
 from sampan.engine.volumes.drivers import local
 from sampan.engine.volumes.filling import Filling
@@ -31,12 +32,14 @@ pytestmark = pytest.mark.usefixtures("root")
 @asynccontextmanager
 async def service(directory: Path) -> AsyncIterator[tuple[Volumes, Store]]:
     store = await Store.open(str(directory / "sampan.db"))
-    volumes = Volumes(EngineConfig(data_root=str(directory)), store, Events())
+    host_paths = HostPaths()
+    volumes = Volumes(EngineConfig(data_root=str(directory)), store, Events(), host_paths)
     await volumes.start()
     try:
         yield volumes, store
     finally:
         await volumes.close()
+        host_paths.close()
         await store.close()
 
 

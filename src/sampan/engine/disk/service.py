@@ -26,7 +26,7 @@ from sampan.engine.events import Events
 from sampan.engine.images.service import Images
 from sampan.engine.store import Ref, Store
 from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, words
 
 if TYPE_CHECKING:
     from sampan.engine.builder.service import Builder
@@ -160,10 +160,10 @@ class Disk:
                 pass
             except (Internal, InvalidArgument, OSError) as e:
                 path = self._images.driver.path(record.snapshot)
-                words = e.strerror or str(e) if isinstance(e, OSError) else e.message
+                reason = words(e) if isinstance(e, OSError) else e.message
                 found.append(
                     Finding(
-                        kind="layer", id=record.id, problem=Problem.DAMAGED, path=path, remedy=words, repairable=False
+                        kind="layer", id=record.id, problem=Problem.DAMAGED, path=path, remedy=reason, repairable=False
                     )
                 )
             finally:

@@ -6,7 +6,7 @@ containers have one mounted right now is kept here.
 
 One lock a volume: whoever makes, fills, mounts, unmounts or removes it has it to itself, so two first users mount once,
 and nobody sees a volume half filled. A driver is given a limit of time for each answer. Looks at file systems that are
-not the engine's own run in a few threads of their own.
+not the engine's own are those of `HostPaths`.
 
 Invariants: a record exists only with its volume; a removal marks the record first, so one that was interrupted is
 finished at the next start.
@@ -21,10 +21,10 @@ import contextlib
 import logging
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -32,21 +32,22 @@ from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.store import Ref, Store
 from sampan.engine.volumes.drivers.driver import VolumeDriver
 from sampan.engine.volumes.drivers.table import DEFAULT, DRIVERS, DriverFactory
 from sampan.engine.volumes.filling import Filling
 from sampan.engine.volumes.records import ANONYMOUS_LABEL, Volume
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, Unavailable
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, Unavailable, words
 from sampan.linux import mounts, saferoot
 from sampan.linux.syscalls import AT_EMPTY_PATH, AT_RECURSIVE
+from sampan.spec import go_values, times
 
 log = logging.getLogger("sampan.volumes")
 
 LIST_FILTERS = frozenset({"dangling", "driver", "label", "name"})
 PRUNE_FILTERS = frozenset({"all", "label", "label!"})
 DRIVER_LIMIT_S = 120.0
-_THREADS = 8
 Filters = Mapping[str, Iterable[str]]
 T = TypeVar("T")
 
@@ -67,13 +68,14 @@ class Volumes:
         config: EngineConfig,
         store: Store,
         events: Events,
+        host_paths: HostPaths,
         drivers: Mapping[str, DriverFactory] = DRIVERS,
         *,
         driver_limit_s: float = DRIVER_LIMIT_S,
     ) -> None:
         self._store, self._events = store, events
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="volumes")
-        self._drivers = {name: make(config, self._threads) for name, make in drivers.items()}
+        self._host_paths = host_paths
+        self._drivers = {name: make(config, host_paths) for name, make in drivers.items()}
         self._driver_limit_s = driver_limit_s
         self._table = store.table("volumes", Volume)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -102,7 +104,6 @@ class Volumes:
         """Wait for deletions under way."""
         for driver in self._drivers.values():
             await driver.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     # --- drivers -----------------------------------------------------------------------------------------------------
 
@@ -126,18 +127,13 @@ class Volumes:
 
     async def _ask(self, verb: str, volume: Volume, answer: Awaitable[T]) -> T:
         """Wait for a driver, but not for ever. Raises the SampanError that it raises, Internal, Unavailable."""
+        limit = asyncio.timeout(self._driver_limit_s)
         try:
-            return await self._bounded(verb, volume, answer)
-        except OSError as e:
-            raise Internal(f"{verb} {volume.name}: {_words(e)}") from e
-
-    async def _bounded(self, verb: str, volume: Volume, answer: Awaitable[T]) -> T:
-        try:
-            async with asyncio.timeout(self._driver_limit_s) as limit:
+            async with limit:
                 return await answer
-        except TimeoutError as e:
+        except OSError as e:  # TimeoutError is one
             if not limit.expired():
-                raise
+                raise Internal(f"{verb} {volume.name}: {words(e)}") from e
             raise Unavailable(
                 f"{verb} {volume.name}: the volume driver {volume.driver} has not answered for"
                 f" {self._driver_limit_s:g} seconds"
@@ -267,7 +263,7 @@ class Volumes:
             driver=driver_name,
             options=None if options is None else dict(options),
             labels=None if marked is None else dict(marked),
-            created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created_at=times.rfc3339(time.time_ns()),
         )
         self.making.add(name)
         try:
@@ -367,14 +363,10 @@ class Volumes:
             if self._is_measured(volume) and not volume.options and not subpath:
                 fd = clone(source, "", recursive)
             else:  # a file system that is not ours may not answer
-                work = lambda: clone(source, subpath, recursive)  # noqa: E731
-                fd = await self._bounded("mount", volume, self._in_thread(work))
+                fd = await self._host_paths.run(source, partial(clone, source, subpath, recursive))
         except OSError as e:
-            raise Internal(f"error while mounting volume '{volume.mountpoint}': {_words(e)}") from e
+            raise Internal(f"error while mounting volume '{volume.mountpoint}': {words(e)}") from e
         return MountedVolume(path=os.path.join(source, subpath) if subpath else source, fd=fd)
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def unmount(self, name: str, container_id: str) -> None:
         """A container has stopped using a volume; with the last one its driver may put it away. Idempotent."""
@@ -408,18 +400,18 @@ class Volumes:
             volume = self.lookup(name)
             with contextlib.closing(Filling()) as filling:
                 try:
-                    if not await self._to_its_end(lambda: filling.open_source(root_fd, path)):
+                    if not await self._to_its_end(partial(filling.open_source, root_fd, path)):
                         return
                     async with self._mounted(volume, container_id) as source:
                         await self._fill(volume, filling, source, subpath)
                     await self._unmount(volume, container_id)
                 except OSError as e:
-                    raise Internal(f"failed to populate volume: copying {path} into {name}: {_words(e)}") from e
+                    raise Internal(f"failed to populate volume: copying {path} into {name}: {words(e)}") from e
                 except Internal as e:
                     raise Internal(f"failed to populate volume: {e.message}") from e
 
     async def _fill(self, volume: Volume, filling: Filling, source: str, subpath: str) -> None:
-        if not await self._to_its_end(lambda: filling.open_target(source, subpath)):
+        if not await self._host_paths.run(source, partial(filling.open_target, source, subpath)):
             return
         nobodys = len(self._users[volume.name]) == 1 and not self._store.holders(Ref("volume", volume.name))
         if volume.filling and nobodys:  # the engine was killed in the midst of it
@@ -434,7 +426,7 @@ class Volumes:
 
     async def _to_its_end(self, work: Callable[[], T]) -> T:
         """Run work that uses descriptors of ours in a thread; a cancellation waits for it, so that nobody closes them under it."""
-        running = asyncio.ensure_future(self._in_thread(work))
+        running = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -457,7 +449,7 @@ def clone(source: str, subpath: str, recursive: bool) -> int:
         try:
             fd = saferoot.open_in_root(root, subpath)
         except OSError as e:
-            raise InvalidArgument(f"cannot access path {subpath}: {_words(e)}") from e
+            raise InvalidArgument(f"cannot access path {subpath}: {words(e)}") from e
         try:
             return _clone_at(fd, recursive)
         finally:
@@ -516,13 +508,7 @@ def _one_bool(name: str, values: set[str]) -> bool:
 
 
 def _go_bool(name: str, values: set[str]) -> bool:
-    known = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
-    for value in values:
-        if value.lower() not in known:
-            raise InvalidArgument(f"invalid filter '{name}': strconv.ParseBool: parsing \"{value}\": invalid syntax")
-    return any(known[v.lower()] for v in values)
-
-
-def _words(error: OSError) -> str:
-    words = error.strerror or str(error)
-    return words[:1].lower() + words[1:]
+    try:
+        return True in {go_values.boolean(value) for value in values}
+    except ValueError as e:
+        raise InvalidArgument(f"invalid filter '{name}': {e}") from e

@@ -22,14 +22,15 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sampan.engine.config import EngineConfig
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.volumes.drivers.driver import Capabilities
 from sampan.engine.volumes.records import Volume
-from sampan.errors import Internal, InvalidArgument
+from sampan.errors import Internal, InvalidArgument, words
 from sampan.linux import mounts
 
 log = logging.getLogger("sampan.volumes")
@@ -74,10 +75,10 @@ class LocalDriver:
 
     capabilities = Capabilities(scope="local", measured=True)
 
-    def __init__(self, config: EngineConfig, threads: Executor) -> None:
+    def __init__(self, config: EngineConfig, host_paths: HostPaths) -> None:
         self._root = os.path.join(config.data_root, "volumes")
         self._trash = os.path.join(config.data_root, "trash")
-        self._threads = threads
+        self._host_paths = host_paths
         self._reaping: set[asyncio.Future[None]] = set()
 
     def check(self, name: str, options: Mapping[str, str]) -> None:
@@ -104,10 +105,7 @@ class LocalDriver:
         try:
             _make_directory(path)
         except OSError as e:
-            words = os.strerror(e.errno or errno.EIO)
-            raise Internal(
-                f"create {volume.name}: error while creating volume path '{path}': {words[:1].lower() + words[1:]}"
-            ) from e
+            raise Internal(f"create {volume.name}: error while creating volume path '{path}': {words(e)}") from e
         return path
 
     async def remove(self, volume: Volume) -> None:
@@ -123,23 +121,20 @@ class LocalDriver:
         options = volume.options or {}
         bind = bind_source(options)
         if bind:
-            await self._in_thread(lambda: _look(volume.mountpoint, bind, options))
+            await self._host_paths.run(bind, partial(_look, volume.mountpoint, bind, options))
         elif needs_host_mount(options):
-            await self._in_thread(lambda: mount(volume.mountpoint, options))
+            await self._host_paths.run(volume.mountpoint, partial(mount, volume.mountpoint, options))
         return bind or volume.mountpoint
 
     async def unmount(self, volume: Volume, user: str, *, last: bool) -> None:
         if last and needs_host_mount(volume.options):
-            await self._in_thread(lambda: unmount(volume.mountpoint))
+            await self._host_paths.run(volume.mountpoint, partial(unmount, volume.mountpoint))
 
     def path(self, volume: Volume) -> str:
         return bind_source(volume.options) or volume.mountpoint
 
     async def describe(self, volume: Volume) -> Mapping[str, Any]:
         return {}
-
-    async def _in_thread(self, work: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _reap(self, path: str) -> None:
         """Delete a tree in the background."""
@@ -240,11 +235,10 @@ def mount(path: str, options: Mapping[str, str]) -> None:
 def failed(path: str, options: Mapping[str, str], error: OSError) -> Internal:
     """Build Docker's message for a volume that cannot be mounted."""
     flags, data = parse_options(options.get("o", ""))
-    words = os.strerror(error.errno or errno.EIO)
     extra = f", data: {data}" if data else ""
     return Internal(
         f"error while mounting volume '{path}': failed to mount local volume: "
-        f"mount {options['device']}:{path}, flags: {flags:#x}{extra}: {words[:1].lower() + words[1:]}"
+        f"mount {options['device']}:{path}, flags: {flags:#x}{extra}: {words(error)}"
     )
 
 

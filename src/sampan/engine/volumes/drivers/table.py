@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 
 from sampan.engine.config import EngineConfig
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.volumes.drivers.driver import VolumeDriver
 from sampan.engine.volumes.drivers.local import LocalDriver
 
 DEFAULT = "local"
 
-DriverFactory = Callable[[EngineConfig, Executor], VolumeDriver]
-"""Makes a driver. The threads are for calls that may block for as long as somebody else likes."""
+DriverFactory = Callable[[EngineConfig, HostPaths], VolumeDriver]
+"""Makes a driver. Looks at file systems that may not answer belong into the threads of HostPaths."""
 
 DRIVERS: Mapping[str, DriverFactory] = {
     "local": LocalDriver,
