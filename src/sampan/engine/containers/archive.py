@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.archives import streams, tar_writer
+from sampan.engine.background import beside
 from sampan.engine.containers.extract import Options, extract
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint, rfc3339
@@ -126,16 +127,12 @@ class Archive:
 
     async def _extract(self, target: int, root: Root, body: AsyncIterator[bytes], options: Options) -> None:
         feed = streams.Feed(body)
-        pump = asyncio.ensure_future(feed.pump())
-        try:
-            await asyncio.to_thread(extract, feed, target, options)
-        except OSError as e:
-            raise Internal(
-                f"Error processing tar file(exit status 1): {words(e)}: {e.filename or ''}".rstrip(": ")
-            ) from e
-        finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+        async with beside(feed.pump(), "upload of an archive", quiet=True):
+            try:
+                await asyncio.to_thread(extract, feed, target, options)
+            except OSError as e:
+                reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
+                raise Internal(f"Error processing tar file(exit status 1): {reason}") from e
 
     def _root(self, c: Container, path: str, *, writable: bool) -> Root:
         """Open the file tree that holds `path`."""

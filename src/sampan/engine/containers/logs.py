@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+from sampan.engine.background import beside
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.containers.waiting import Waiting
@@ -116,35 +118,29 @@ class Logs:
         details: bool,
     ) -> AsyncIterator[bytes]:
         stopped = asyncio.Event()
-        ends: asyncio.Future[None] | None = None
-        if follow and c.active:
-            ends = asyncio.ensure_future(self._wait_for_end(c, stopped))
-        elif follow:
-            stopped.set()
+        ends = beside(self._wait_for_end(c, stopped), f"end of {c.id[:12]}") if follow else nullcontext()
         log = c.host_config.log_config
         path = f"{self._data_root}/containers/{c.id}/{c.id}-json.log"
         try:
-            async for chunk in read(
-                log.type,
-                path,
-                log.config or {},
-                stdout=stdout,
-                stderr=stderr,
-                since_ns=since_ns,
-                until_ns=until_ns,
-                tail=tail,
-                follow=follow,
-                stopped=stopped,
-                timestamps=timestamps,
-                details=details,
-                raw=c.config.tty,
-            ):
-                yield chunk
+            async with ends:
+                async for chunk in read(
+                    log.type,
+                    path,
+                    log.config or {},
+                    stdout=stdout,
+                    stderr=stderr,
+                    since_ns=since_ns,
+                    until_ns=until_ns,
+                    tail=tail,
+                    follow=follow,
+                    stopped=stopped,
+                    timestamps=timestamps,
+                    details=details,
+                    raw=c.config.tty,
+                ):
+                    yield chunk
         except FileNotFoundError:
             return  # never started: an empty log
-        finally:
-            if ends is not None:
-                ends.cancel()
 
     async def _wait_for_end(self, c: Container, stopped: asyncio.Event) -> None:
         """Following ends when the container does for good: a restart goes on, a removal does not."""

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sampan.engine.background import Background
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.service import Containers
 from sampan.engine.disk import budget, findings
@@ -55,12 +56,13 @@ class Disk:
         self._images, self._containers, self._volumes = images, containers, volumes
         self._builder = builder  # made when it is first asked for
         self._layer_bytes: dict[str, int] = {}
+        self._background = Background()
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to watch the budget, where there is one."""
         if self._config.disk_budget_bytes:
-            self._keeper = asyncio.create_task(self._keep_budget())
+            self._keeper = self._background.spawn(self._keep_budget(), "disk budget")
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take a new budget (SIGHUP) and see at once whether it is kept."""
@@ -72,12 +74,11 @@ class Disk:
             self._keeper.cancel()
             self._keeper = None
         if config.disk_budget_bytes:
-            self._keeper = asyncio.create_task(self._keep_budget())
+            self._keeper = self._background.spawn(self._keep_budget(), "disk budget")
 
     async def close(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+        """Watch the budget no more."""
+        await self._background.close()
 
     # --- usage -------------------------------------------------------------------------------------------------------
 
