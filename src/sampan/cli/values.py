@@ -95,6 +95,13 @@ def pair(text: str) -> str:
     return text
 
 
+def env(text: str) -> str:
+    """`NAME=value` or `NAME`, returned unchanged."""
+    if not text or text.startswith("="):
+        raise ValueError(f"invalid environment variable: {text}")
+    return text
+
+
 def filter_pair(text: str) -> str:
     if "=" not in text and text:
         raise ValueError("bad format of filter (expected name=value)")

@@ -246,6 +246,36 @@ def test_detach_keys_end_the_copy_and_are_not_sent() -> None:
         os.close(fd)
 
 
+def test_signals_are_handed_on_while_the_copy_waits() -> None:
+    import signal
+
+    ours, theirs = socket.socketpair()
+    got: list[int] = []
+
+    def on_signal(number: int) -> None:
+        got.append(number)
+        theirs.close()  # the container ends
+
+    with tty.Signals([signal.SIGUSR1]) as signals:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        stream = Hijacked(Response(Connection(ours), "GET", 101, {}))
+        out = streams.Demultiplexer(raw=True, stdout=None)
+        assert not streams.copy(stream, out, signals=signals, on_signal=on_signal)
+        stream.close()
+    assert got == [signal.SIGUSR1]
+
+
+def test_the_copy_ends_when_nobody_reads_what_it_writes() -> None:
+    ours, theirs = socket.socketpair()
+    out = os.pipe()
+    os.close(out[0])
+    stream = Hijacked(Response(Connection(ours), "GET", 101, {}))
+    assert not streams.copy(stream, streams.Demultiplexer(raw=True, stdout=None), stop_with=out[1])
+    stream.close()
+    theirs.close()
+    os.close(out[1])
+
+
 @pytest.mark.parametrize(
     ("text", "keys"), [("ctrl-p,ctrl-q", b"\x10\x11"), ("a,ctrl-@,ctrl-_", b"a\x00\x1f"), ("ctrl-[", b"\x1b")]
 )

@@ -187,10 +187,9 @@ def _names(text: str) -> frozenset[str]:
 def _error(value: str) -> bool:
     try:
         return boolean(value)
-    except ValueError:
+    except ValueError as e:
         raise DockerfileError(
-            f"failed to parse check options: failed to parse check option {quote('error=' + value)}:"
-            f" strconv.ParseBool: parsing {quote(value)}: invalid syntax"
+            f"failed to parse check options: failed to parse check option {quote('error=' + value)}: {e}"
         ) from None
 
 
