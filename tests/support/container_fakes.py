@@ -212,7 +212,8 @@ async def open_room(
     images, networks, supervisor = images or FakeImages(), networks or FakeNetworks(), supervisor or FakeSupervisor()
     volumes = Volumes(config, store, events)
     await volumes.start()
-    host_paths = HostPaths()
-    containers = Containers(config, store, events, images, networks, volumes, supervisor, host_paths)  # type: ignore[arg-type]
+    looks = HostPaths()
+    room = (images, networks, volumes, supervisor, looks)
+    containers = Containers(config, store, events, *room)  # type: ignore[arg-type]
     await containers.run()
-    return Room(containers, store, events, images, networks, volumes, supervisor, host_paths)
+    return Room(containers, store, events, images, networks, volumes, supervisor, looks)

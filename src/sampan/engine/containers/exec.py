@@ -187,7 +187,7 @@ class Execs:
             raise
 
     async def _settle(self, e: Exec) -> None:
-        """Return when the instance's exit status is known: by the event, or asked for when a lost supervisor took the event along."""
+        """Return when the exit status is known: by the event, or by asking when it was lost with a supervisor."""
         with suppress(TimeoutError):
             await asyncio.wait_for(e.ended.wait(), EVENT_PATIENCE_S)
             return

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from sampan.engine.background import beside
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.table import ContainerTable
-from sampan.engine.containers.waiting import Waiting
+from sampan.engine.containers.waiting import ExitWaiters
 from sampan.errors import Internal, InvalidArgument, NotImplemented_
+from sampan.spec import times
 from sampan.supervisor.logs.reader import read
 
 
@@ -28,17 +29,11 @@ class LogStream:
 
 
 def parse_time(text: str) -> int:
-    """Read `since` and `until`: Unix seconds with an optional fraction. Returns nanoseconds; "" and 0 are none.
-
-    Raises: Internal, in the words (and with the status) of Go's parser.
-    """
-    if not text:
-        return 0
-    whole, dot, fraction = text.partition(".")
-    for part in (whole, fraction) if dot else (whole,):
-        if not re.fullmatch(r"[+-]?\d+", part):
-            raise Internal(f'strconv.ParseInt: parsing "{part}": invalid syntax')
-    return int(whole) * 10**9 + int((fraction + "0" * 9)[:9] if dot else 0)
+    """Read `since` and `until`. Returns nanoseconds; "" and 0 are none. Raises: Internal, Docker's status 500."""
+    try:
+        return times.unix(text) if text else 0
+    except ValueError as e:
+        raise Internal(str(e)) from None
 
 
 def parse_tail(text: str) -> int | None:
@@ -49,7 +44,7 @@ def parse_tail(text: str) -> int | None:
 class Logs:
     """Opens the logs of containers."""
 
-    def __init__(self, table: ContainerTable, waiting: Waiting, data_root: str) -> None:
+    def __init__(self, table: ContainerTable, waiting: ExitWaiters, data_root: str) -> None:
         self._table = table
         self._waiting = waiting
         self._data_root = data_root

@@ -1,4 +1,4 @@
-"""The disk under one engine: what takes how much, what is left over or lost, and giving space back when there is a budget.
+"""The disk under one engine: what takes how much, what is left over or lost, and giving space back for a budget.
 
 It sees all nouns (images, containers, volumes) and belongs to none. Not here: how each removes its objects.
 
@@ -22,7 +22,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.containers.service import Containers
 from sampan.engine.disk import budget, findings
 from sampan.engine.disk.findings import Finding, Problem
-from sampan.engine.disk.usage import Places, Usage, allocated, measure
+from sampan.engine.disk.usage import DataRootPlaces, Usage, allocated, measure
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
 from sampan.engine.store import Ref, Store
@@ -88,13 +88,13 @@ class Disk:
         self._layer_bytes = dict(found.layers)
         return found
 
-    def _places(self) -> Places:
+    def _places(self) -> DataRootPlaces:
         root, images = self._config.data_root, self._images
         own = {id: f"{root}/containers/{id}" for id in self._containers.ids() | self._containers.hidden}
         directories = {id: [path] for id, path in own.items()}
         for snapshot in images.snapshots.all():
             directories.setdefault(snapshot.id, []).append(images.driver.path(snapshot.snapshot))
-        return Places(
+        return DataRootPlaces(
             data_root=root,
             layers={layer.id: images.driver.path(layer.snapshot) for layer in images.layers.all()},
             containers=directories,
@@ -238,7 +238,8 @@ class Disk:
                 "moved to the trash: it is empty"
                 if empty
                 else (
-                    "kept: it may be the only copy of somebody's data; create a volume of this name to use it, or delete it"
+                    "kept: it may be the only copy of somebody's data;"
+                    " create a volume of this name to use it, or delete it"
                 )
             )
             found.append(

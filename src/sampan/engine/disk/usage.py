@@ -46,7 +46,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
+class DataRootPlaces:
     """Where the objects of a data root lie; decided on the event loop, measured in a thread."""
 
     data_root: str
@@ -58,7 +58,7 @@ class Places:
     known: Mapping[str, int]  # layers that were measured before: they never change
 
 
-def measure(places: Places) -> Usage:
+def measure(places: DataRootPlaces) -> Usage:
     """Walk the data root. Blocking. What vanishes meanwhile does not count."""
     root = places.data_root
     one = places.one_device
