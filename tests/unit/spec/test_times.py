@@ -140,7 +140,8 @@ def test_what_is_no_moment(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "ns"), [("0", 0), ("12", 12 * 10**9), ("1.5", 1_500_000_000), ("1.0000000019", 10**9 + 1), ("-1", -(10**9))]
+    ("text", "ns"),
+    [("0", 0), ("12", 12 * 10**9), ("1.5", 1_500_000_000), ("1.0000000019", 10**9 + 1), ("-1", -(10**9))],
 )
 def test_seconds_of_a_request(text: str, ns: int) -> None:
     assert times.unix(text) == ns

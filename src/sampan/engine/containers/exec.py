@@ -56,6 +56,7 @@ class Exec:
 
     @property
     def command(self) -> list[str]:
+        """The program and its arguments."""
         return self.config.cmd or []
 
 
@@ -212,7 +213,7 @@ class Execs:
         e.ended.set()
 
     def container_ended(self, id: str) -> None:
-        """A container's processes end with it; their instances are forgotten with the next start."""
+        """Note that a container's processes have ended with it."""
         for e in list(self._of.get(id, {}).values()):
             if e.running:
                 self.exited(id, e.id, Exit(status=137, exited_at_ns=0, oom_killed=False))

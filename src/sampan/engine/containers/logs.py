@@ -84,7 +84,7 @@ class Logs:
         return LogStream(tty=c.config.tty, chunks=chunks)
 
     def history(self, c: Container, *, stdout: bool, stderr: bool, before_ns: int) -> AsyncIterator[bytes]:
-        """What was logged before a client joined: what comes after reaches it by the stream. before_ns 0: all of it."""
+        """Return what was logged before a client joined; later lines reach it by the stream. before_ns 0: all."""
         if c.host_config.log_config.type == "none":
             raise NotImplemented_("configured logging driver does not support reading")
         return self._read(

@@ -202,7 +202,7 @@ class Containers:
         return frozenset(self._table.making)
 
     def leaving(self) -> frozenset[str]:
-        """The ids of containers that are being removed: what they had may be gone before their record."""
+        """Return the ids of containers that are being removed: what they had may be gone before their record."""
         return frozenset(c.id for c in self._table.all() if c.status.state in (State.REMOVING, State.DEAD))
 
     def counts(self) -> dict[str, int]:

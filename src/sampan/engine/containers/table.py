@@ -36,7 +36,7 @@ class ContainerTable:
         return len(self._table)
 
     def all(self) -> list[Container]:
-        """Every container, oldest first."""
+        """Return every container, oldest first."""
         return self._table.all()
 
     def watch(self) -> Watch[Container]:

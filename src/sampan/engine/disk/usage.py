@@ -35,6 +35,7 @@ class Usage:
 
     @property
     def total(self) -> int:
+        """All of it."""
         return (
             self.images
             + sum(self.containers.values())
@@ -81,7 +82,7 @@ def measure(places: DataRootPlaces) -> Usage:
 
 
 def allocated(path: str, *, but: Iterable[str] = (), one_device: bool = False) -> int:
-    """Bytes that the file or tree at `path` occupies, the directories in `but` and what is below them left out.
+    """Add up the bytes that the file or tree at `path` occupies, without the directories in `but`.
 
     one_device: what is mounted there or below does not count.
     """
