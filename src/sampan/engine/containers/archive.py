@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.archives import streams, tar_writer
-from sampan.engine.containers.extract import Options, extract
+from sampan.engine.background import beside
+from sampan.engine.containers.extract import ExtractOptions, extract
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint, rfc3339
 from sampan.engine.containers.states import WITH_TASK
@@ -61,7 +62,7 @@ class Root:
 
     @property
     def base(self) -> str:
-        """The last part of the path as the client knows it: `/` for the container's root, `.` for what a path/. holds."""
+        """The last part of the path as the client knows it: `/` for the root, `.` for what a path/. holds."""
         if self.path.endswith("/."):
             return "."
         return self.name or posixpath.basename(posixpath.normpath(self.path)) or "/"
@@ -120,23 +121,19 @@ class Archive:
                     raise InvalidArgument("extraction point is not a directory")
                 if root.read_only:
                     raise Forbidden("container rootfs is marked read-only")
-                await self._extract(target, root, body, Options(no_overwrite_dir_non_dir, copy_uid_gid))
+                await self._extract(target, root, body, ExtractOptions(no_overwrite_dir_non_dir, copy_uid_gid))
             finally:
                 os.close(target)
         publish(self._events, c, "extract-to-dir")
 
-    async def _extract(self, target: int, root: Root, body: AsyncIterator[bytes], options: Options) -> None:
+    async def _extract(self, target: int, root: Root, body: AsyncIterator[bytes], options: ExtractOptions) -> None:
         feed = streams.Feed(body)
-        pump = asyncio.ensure_future(feed.pump())
-        try:
-            await asyncio.to_thread(extract, feed, target, options)
-        except OSError as e:
-            raise Internal(
-                f"Error processing tar file(exit status 1): {words(e)}: {e.filename or ''}".rstrip(": ")
-            ) from e
-        finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+        async with beside(feed.pump(), "upload of an archive", quiet=True):
+            try:
+                await asyncio.to_thread(extract, feed, target, options)
+            except OSError as e:
+                reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
+                raise Internal(f"Error processing tar file(exit status 1): {reason}") from e
 
     def _root(self, c: Container, path: str, *, writable: bool) -> Root:
         """Open the file tree that holds `path`."""
@@ -253,7 +250,10 @@ def go_mode(mode: int) -> int:
 
 
 def pack(root: Root) -> Iterator[bytes]:
-    """Return the archive of what is at the path, named by its last part. Takes over the root's descriptor, unless it raises."""
+    """Return the archive of what is at the path, named by its last part.
+
+    Takes over the root's descriptor, unless it raises.
+    """
     fd, st = _open(root)
     if stat.S_ISDIR(st.st_mode):
         return _begun(_packed(root, fd, b".", os.fsencode(root.base.strip("/"))))

@@ -170,7 +170,10 @@ class Maker:
             raise InvalidArgument(e.message) from None
 
     def _resolve_joined(self, h: HostConfig) -> HostConfig:
-        """Name other containers by id, so that renaming them breaks nothing. IPC and PID must exist, a network may come later."""
+        """Name other containers by id, so that renaming them breaks nothing.
+
+        Those of IPC and PID must exist, that of the network may come later. Raises: InvalidArgument.
+        """
         changes: dict[str, str] = {}
         for field in ("ipc_mode", "pid_mode", "network_mode"):
             kind, _, ref = str(getattr(h, field)).partition(":")
@@ -212,7 +215,7 @@ class Maker:
             claims.close()
 
     async def _make_volumes(self, c: Container, undo: AsyncExitStack, claims: ExitStack) -> list[MountPoint]:
-        """Make the volumes that do not exist, fill empty ones from the image, and return the mounts with their sources."""
+        """Make the volumes that do not exist, fill empty ones from the image; return the mounts with sources."""
         requests = {m.target: m.volume_options for m in c.host_config.mounts or []}
         resolved: list[MountPoint] = []
         for m in c.mounts:
