@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,14 @@ def test_every_command_named_exists(page: Path) -> None:
         assert set(re.findall(r"(?:^|\s)make ([a-z]+)\b", text)) <= targets, text
         for module in re.findall(r"\bpython -m ([\w.]+)", text):
             assert importlib.util.find_spec(module) is not None, module
+
+
+def test_the_floors_of_the_engine_are_those_of_the_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["name"] == "inside the engine"]
+    rooms = [room.strip().removeprefix("sampan.engine.") for layer in layers for room in layer.split("|")]
+    rows = re.findall(r"^\| [1-6] \| (.+?) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    assert [name.removesuffix(".py") for row in rows for name in re.findall(r"`(.+?)`", row)] == rooms
 
 
 def words() -> list[tuple[str, str, str]]:
