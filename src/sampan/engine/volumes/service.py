@@ -25,10 +25,10 @@ from msgspec.structs import replace
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.store import Store
-from sampan.engine.volumes import copyup, local
+from sampan.engine.volumes import local
 from sampan.engine.volumes.records import ANONYMOUS_LABEL, Volume
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
-from sampan.linux import saferoot
+from sampan.linux import copying, saferoot
 
 log = logging.getLogger("sampan.volumes")
 
@@ -286,9 +286,29 @@ class Volumes:
         if volume.options:
             return
         try:
-            await asyncio.to_thread(copyup.copy_up, root_fd, path, volume.mountpoint)
+            await asyncio.to_thread(_copy_up, root_fd, path, volume.mountpoint)
         except OSError as e:
             raise Internal(f"error while copying {path} into volume {name}: {_words(e)}") from e
+
+
+def _copy_up(root_fd: int, path: str, volume: str) -> None:
+    """Copy the directory `path` of the root into the directory `volume` when that is empty. Blocking. Raises: OSError.
+
+    A path that the image does not have, or that is no directory, is nothing to copy.
+    """
+    try:
+        source = saferoot.open_in_root(root_fd, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        target = os.open(volume, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not os.listdir(target):
+                copying.copy_tree(source, target)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
 
 
 def _subpath(source: str, subpath: str) -> str:
