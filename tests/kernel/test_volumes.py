@@ -14,7 +14,7 @@ import pytest
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.store import Store
+from sampan.engine.store import Ref, Store
 from sampan.engine.volumes import local
 from sampan.engine.volumes.service import Volumes, size_bytes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
@@ -96,7 +96,7 @@ def test_in_use_is_what_the_store_says(tmp_path: Path) -> None:
         async with service(tmp_path) as (volumes, store):
             await volumes.get_or_create("busy")
             await volumes.get_or_create("idle")
-            await store.apply(store.reference("container:abc", "volume:busy"))
+            await store.apply(store.reference(Ref("container", "abc"), Ref("volume", "busy")))
             with pytest.raises(Conflict, match=r"remove busy: volume is in use - \[abc\]"):
                 await volumes.remove("busy", force=True)
             assert [v.name for v in volumes.list({"dangling": ["true"]})] == ["idle"]
@@ -106,7 +106,7 @@ def test_in_use_is_what_the_store_says(tmp_path: Path) -> None:
             with pytest.raises(NotFound, match="get idle: no such volume"):
                 await volumes.remove("idle")
             await volumes.remove("idle", force=True)
-            await store.apply(store.release("container:abc"))
+            await store.apply(store.release(Ref("container", "abc")))
             await volumes.remove("busy")
         assert not os.listdir(tmp_path / "trash")
 
@@ -119,7 +119,7 @@ def test_prune_takes_anonymous_volumes_and_all_when_told(tmp_path: Path) -> None
             named = await volumes.get_or_create("named")
             lone = await volumes.get_or_create()
             held = await volumes.get_or_create()
-            await store.apply(store.reference("container:abc", f"volume:{held.name}"))
+            await store.apply(store.reference(Ref("container", "abc"), Ref("volume", held.name)))
             (Path(lone.mountpoint) / "f").write_bytes(b"x" * 1000)
             assert await volumes.prune() == ([lone.name], 1000)
             with pytest.raises(InvalidArgument, match=r"invalid filter 'all': strconv\.ParseBool"):

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from sampan.engine.containers import restart
-from sampan.errors import Conflict, Internal, InvalidArgument
+from sampan.errors import Conflict, Internal, InvalidArgument, SampanError
 from sampan.spec import codec
 from sampan.spec.engine_api.container import CreateRequest
 from sampan.supervisor.client import TaskFailed
@@ -74,6 +74,45 @@ async def test_an_exit_right_after_the_start_is_not_missed(room: Room) -> None:
     await room.containers.start("c1")
     room.supervisor.end(id, 0)
     assert await waiting == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ({"DeviceRequests": [{"Driver": "gpu"}]}, "could not select device driver"),
+        ({"Ulimits": [{"Name": "zz"}]}, "wrong rlimit value: RLIMIT_ZZ"),
+        ({"Tmpfs": {"/t": "nonsense"}}, "invalid tmpfs option"),
+        ({"PidMode": "container:other"}, "failed to join PID namespace"),
+        ({"Devices": [{"PathOnHost": "/nowhere/dev"}]}, "error gathering device information"),
+    ],
+)
+@pytest.mark.asyncio
+async def test_a_start_that_cannot_be_changes_nothing(
+    room: Room, tmp_path: Path, host: dict[str, Any], words: str
+) -> None:
+    await create(room, "other")
+    await create(room, Binds=[f"{tmp_path}/made/by/a/start:/made"], **host)
+    with pytest.raises(SampanError, match=words):
+        await room.containers.start("c1")
+    assert not (tmp_path / "made").exists() and not room.networks.attached and not room.supervisor.tasks
+
+
+@pytest.mark.asyncio
+async def test_a_source_that_is_gone_by_the_start_is_not_made(room: Room, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    await create(room, Mounts=[{"Type": "bind", "Source": str(source), "Target": "/x"}])
+    source.rmdir()
+    with pytest.raises(InvalidArgument, match=f"bind source path does not exist: {source}"):
+        await room.containers.start("c1")
+    assert not source.exists() and not room.networks.attached
+
+
+@pytest.mark.asyncio
+async def test_a_start_makes_the_directories_that_are_bound(room: Room, tmp_path: Path) -> None:
+    await create(room, Binds=[f"{tmp_path}/made/by/a/start:/made"])
+    await room.containers.start("c1")
+    assert (tmp_path / "made/by/a/start").stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.asyncio
@@ -294,7 +333,7 @@ async def test_an_interrupted_removal_is_finished(tmp_path: Path, monkeypatch: p
     second = await reborn(first, tmp_path)
     try:
         await settled(second)
-        assert len(second.containers._registry) == 0 and not second.images.snapshots
+        assert len(second.containers._table) == 0 and not second.images.snapshots
     finally:
         await second.close()
 

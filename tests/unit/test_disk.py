@@ -8,6 +8,7 @@ from pathlib import Path
 from sampan.engine.disk import findings, usage
 from sampan.engine.disk.budget import Candidate, choose
 from sampan.engine.disk.findings import Problem
+from sampan.engine.store import Ref
 
 
 def test_the_longest_unused_images_go_first_and_no_more_than_needed() -> None:
@@ -32,11 +33,12 @@ def test_the_longest_unused_images_go_first_and_no_more_than_needed() -> None:
 def test_references_without_a_holder_are_dropped_and_lost_targets_are_named() -> None:
     there = {"image:a", "layer:1", "work:7"}
     known = ("image", "layer", "work")
+    pairs = [("image:a", "layer:1"), ("image:gone", "layer:1"), ("image:a", "layer:lost"), ("work:7", "layer:1"),
+             ("work:8", "layer:1"), ("plugin:x", "network:y")]  # fmt: skip
     found = findings.references(
-        [("image:a", "layer:1"), ("image:gone", "layer:1"), ("image:a", "layer:lost"), ("work:7", "layer:1"),
-         ("work:8", "layer:1"), ("plugin:x", "network:y")],
-        lambda text: text in there if text.startswith(known) else None,
-    )  # fmt: skip
+        [(Ref.parse(holder), Ref.parse(target)) for holder, target in pairs],
+        lambda ref: str(ref) in there if ref.noun in known else None,
+    )
     assert [(f.id, f.problem, f.repairable) for f in found] == [
         ("image:a → layer:lost", Problem.MISSING, False),
         ("image:gone → layer:1", Problem.UNREFERENCED, True),

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from sampan.engine.store import Record, Store, StoreError
+from sampan.engine.store import Change, Op, Record, Ref, Store, StoreError
 
 
 class Thing(Record):
@@ -42,16 +42,20 @@ def test_records_and_references_survive_a_reopen(tmp_path: Path) -> None:
     async def main() -> None:
         store = await Store.open(path)
         things = store.table("things", Thing)
-        await store.apply(things.put(Thing(id="b", size=1)), things.put(Thing(id="a")), store.reference("c:1", "i:1"))
-        await store.apply(things.put(Thing(id="b", size=2)), store.reference("c:2", "i:1"), durable=False)
-        assert store.holders("i:1") == {"c:1", "c:2"}
-        await store.apply(store.release("c:1"))
+        await store.apply(
+            things.put(Thing(id="b", size=1)), things.put(Thing(id="a")), store.reference(Ref("c", "1"), Ref("i", "1"))
+        )
+        await store.apply(
+            things.put(Thing(id="b", size=2)), store.reference(Ref("c", "2"), Ref("i", "1")), durable=False
+        )
+        assert store.holders(Ref("i", "1")) == {Ref("c", "1"), Ref("c", "2")}
+        await store.apply(store.release(Ref("c", "1")))
         await store.close()
         store, rows = await reopened(path)
         assert [(r.id, r.size) for r in rows] == [("b", 2), ("a", 0)], "order of first put is kept"
-        assert store.holders("i:1") == {"c:2"} and store.targets("c:2") == {"i:1"}
-        await store.apply(store.release("c:2", "i:1"))
-        assert store.holders("i:1") == frozenset()
+        assert store.holders(Ref("i", "1")) == {Ref("c", "2")} and store.targets(Ref("c", "2")) == {Ref("i", "1")}
+        await store.apply(store.release(Ref("c", "2"), Ref("i", "1")))
+        assert store.holders(Ref("i", "1")) == frozenset()
         await store.close()
 
     run(main())
@@ -108,7 +112,7 @@ def test_a_failed_flush_is_reported_and_remembered(tmp_path: Path, monkeypatch: 
 
         monkeypatch.setattr(os, "fdatasync", fail)
         for _ in range(2):
-            with pytest.raises(StoreError, match=r"cannot flush the database .*s\.db to disk: Input/output error"):
+            with pytest.raises(StoreError, match=r"cannot flush the database .*s\.db to disk: input/output error"):
                 await store.apply(things.put(Thing(id="a")))
         await store.close()
 
@@ -135,7 +139,7 @@ def test_large_wal_is_checkpointed(tmp_path: Path) -> None:
 
 WRITER = """
 import asyncio, sys
-from sampan.engine.store import Record, Store
+from sampan.engine.store import Record, Ref, Store
 class Thing(Record):
     name: str = ""
     size: int = 0
@@ -144,7 +148,7 @@ async def main():
     things = store.table("things", Thing)
     n = len(things)
     while True:
-        await store.apply(things.put(Thing(id=str(n), name="n" * 300)), store.reference(f"h:{n}", "t"), durable=n % 7 == 0)
+        await store.apply(things.put(Thing(id=str(n), name="n" * 300)), store.reference(Ref("h", str(n)), Ref("t", "")), durable=n % 7 == 0)
         sys.stdout.write(f"{n}\\n"); sys.stdout.flush()
         n += 1
 asyncio.run(main())
@@ -170,7 +174,7 @@ def test_kill_9_in_a_loop_loses_nothing_acknowledged(tmp_path: Path) -> None:
             ids = sorted(int(r.id) for r in rows)
             assert ids == list(range(len(ids))), "no hole"
             assert len(ids) > least, "an acknowledged record is missing"
-            assert len(store.holders("t")) == len(ids), "record and reference came in one transaction"
+            assert len(store.holders(Ref("t", ""))) == len(ids), "record and reference came in one transaction"
             await store.close()
             return len(ids)
 
@@ -263,8 +267,82 @@ def test_a_newer_or_foreign_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_path_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"cannot open the database .*/missing/s\.db: .* No such file or directory"):
+    with pytest.raises(StoreError, match=r"cannot open the database .*/missing/s\.db: .* no such file or directory"):
         run(Store.open(str(tmp_path / "missing" / "s.db")))
     (tmp_path / "dir.db").mkdir()
-    with pytest.raises(StoreError, match=r"the database .*/dir\.db cannot be used: Is a directory"):
+    with pytest.raises(StoreError, match=r"the database .*/dir\.db cannot be used: is a directory"):
         run(Store.open(str(tmp_path / "dir.db")))
+
+
+def test_a_reference_is_read_as_it_was_written() -> None:
+    for ref in (Ref("layer", "sha256:0a"), Ref("work", "1"), Ref("volume", "a b:c")):
+        assert Ref.parse(str(ref)) == ref
+    assert str(Ref("image", "sha256:0a")) == "image:sha256:0a"
+
+
+def test_references_of_a_part_do_not_meet_those_of_the_whole(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = await Store.open(str(tmp_path / "s.db"))
+        part = store.scope("btrfs")
+        holder, target = Ref("image", "i"), Ref("layer", "l")
+        await store.apply(part.reference(holder, target))
+        assert part.holders(target) == {holder} and part.targets(holder) == {target}
+        assert part.references() == [(holder, target)]
+        assert store.holders(target) == frozenset()
+        await part.apply(part.release(holder))
+        assert store.references() == []
+        await store.close()
+
+    run(main())
+
+
+def test_a_watcher_gets_a_snapshot_and_then_every_change(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = await Store.open(str(tmp_path / "s.db"))
+        things = store.table("things", Thing)
+        await store.apply(things.put(Thing(id="a", size=1)))
+        with store.watch(things) as watch:
+            assert [t.id for t in watch.snapshot] == ["a"]
+            store.apply_now(things.put(Thing(id="b", size=1)), things.delete("a"), things.delete("never there"))
+            assert await anext(watch) == Change("b", Thing(id="b", size=1))
+            assert await anext(watch) == Change("a", None)
+            waiting = asyncio.create_task(anext(watch))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            store.apply_now(things.put(Thing(id="c")))
+            assert (await waiting).id == "c"
+        store.apply_now(things.put(Thing(id="d")))
+        with store.watch(things) as watch:
+            assert {t.id for t in watch.snapshot} == {"b", "c", "d"}
+        await store.close()
+
+    run(main())
+
+
+def test_a_slow_watcher_holds_one_entry_a_record_and_gets_the_last_state(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = await Store.open(str(tmp_path / "s.db"))
+        things = store.table("things", Thing)
+        with store.watch(things) as watch:
+            for n in range(1000):
+                store.apply_now(things.put(Thing(id=str(n % 3), size=n)))
+            store.apply_now(things.delete("0"))
+            seen = [await anext(watch) for _ in range(3)]
+            assert [(c.id, c.record and c.record.size) for c in seen] == [("0", None), ("1", 997), ("2", 998)]
+        await store.close()
+
+    run(main())
+
+
+def test_what_was_not_written_is_not_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = await Store.open(str(tmp_path / "s.db"))
+        things = store.table("things", Thing)
+        with store.watch(things) as watch:
+            with pytest.raises(StoreError):
+                store.apply_now(things.put(Thing(id="a")), Op("INSERT INTO nowhere VALUES (1)", (), lambda: None))
+            store.apply_now(things.put(Thing(id="b")))
+            assert (await anext(watch)).id == "b"
+        await store.close()
+
+    run(main())

@@ -53,3 +53,13 @@ class Background:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def first_failure(error: BaseException) -> BaseException:
+    """Return the first error inside an exception group, however deep: the one that the others follow from.
+
+    An error that is no group is returned as it is.
+    """
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -36,7 +36,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from sampan.errors import Internal
+from sampan.errors import Internal, words
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x53414D50  # "SAMP": `file sampan.db` and we ourselves can tell whose database this is
@@ -53,6 +53,71 @@ class Record(msgspec.Struct, kw_only=True):
 
 
 T = TypeVar("T", bound=Record)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ref:
+    """One thing that the engine keeps: what kind it is and its name, `Ref("layer", chain_id)`.
+
+    `noun`: container, image, layer, snapshot, volume, network, blob, build, work; without a colon. `id`: unique among
+    its noun, may have colons. In the database it is the text `<noun>:<id>`.
+    """
+
+    noun: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.noun}:{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Ref:
+        """Read what `str` wrote."""
+        noun, _, id = text.partition(":")
+        return cls(noun, id)
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[T]):
+    """What a watcher is told: the record as it is now, or None when it is gone."""
+
+    id: str
+    record: T | None
+
+
+class Watch(Generic[T]):
+    """The changes of one table from the moment it was made: an async iterator, to be used in a `with` statement.
+
+    `snapshot` is the table at that moment; every later change comes once, the newest state of a record in the place
+    of older ones that were not read yet. So a slow reader holds at most one entry a record, and never misses the last
+    state. Changes come in the order in which each record was first changed since the last read.
+    """
+
+    def __init__(self, snapshot: tuple[T, ...], leave: Callable[[Watch[T]], None]) -> None:
+        self.snapshot = snapshot
+        self._leave = leave
+        self._waiting: dict[str, T | None] = {}
+        self._arrived = asyncio.Event()
+
+    def __enter__(self) -> Watch[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave(self)
+
+    def __aiter__(self) -> Watch[T]:
+        return self
+
+    async def __anext__(self) -> Change[T]:
+        while not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        id = next(iter(self._waiting))
+        return Change(id, self._waiting.pop(id))
+
+    def tell(self, id: str, record: T | None) -> None:
+        """Take one change. Called by the table, after the database has it."""
+        self._waiting[id] = record
+        self._arrived.set()
 
 
 class StoreError(Internal):
@@ -74,6 +139,7 @@ class Table(Generic[T]):
     def __init__(self, name: str, type_: type[T], rows: dict[str, T]) -> None:
         self.name = name
         self._rows = rows
+        self._watches: set[Watch[T]] = set()
         self._encoder = msgspec.json.Encoder()
         self._put = f'INSERT INTO "{name}" (id, json) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET json = excluded.json'
         self._delete = f'DELETE FROM "{name}" WHERE id = ?'
@@ -99,13 +165,25 @@ class Table(Generic[T]):
         return gone
 
     def put(self, record: T) -> Op:
-        return Op(
-            self._put, (record.id, self._encoder.encode(record)), lambda: self._rows.__setitem__(record.id, record)
-        )
+        return Op(self._put, (record.id, self._encoder.encode(record)), lambda: self._remember(record.id, record))
 
     def delete(self, id: str) -> Op:
         """A missing record is "already so"."""
-        return Op(self._delete, (id,), lambda: (self._rows.pop(id, None), None)[1])
+        return Op(self._delete, (id,), lambda: self._remember(id, None))
+
+    def watch(self) -> Watch[T]:
+        """Watch this table; see `Store.watch`."""
+        watch = Watch(tuple(self._rows.values()), self._watches.discard)
+        self._watches.add(watch)
+        return watch
+
+    def _remember(self, id: str, record: T | None) -> None:
+        if record is not None:
+            self._rows[id] = record
+        elif self._rows.pop(id, None) is None:
+            return
+        for watch in self._watches:
+            watch.tell(id, record)
 
 
 class Store:
@@ -116,11 +194,11 @@ class Store:
         self._connection = connection
         self._lock_fd = lock_fd
         self._tables: dict[str, object] = {}
-        self._holders: dict[str, set[str]] = {}  # target → holders
-        self._targets: dict[str, set[str]] = {}  # holder → targets
+        self._holders: dict[Ref, set[Ref]] = {}  # target → holders
+        self._targets: dict[Ref, set[Ref]] = {}  # holder → targets
         self._flusher = _Flusher(path)
         for holder, target in connection.execute("SELECT holder, target FROM refs"):
-            self._remember_reference(holder, target)
+            self._remember_reference(Ref.parse(holder), Ref.parse(target))
 
     @classmethod
     async def open(cls, path: str, *, move_aside: bool = False) -> Store:
@@ -217,45 +295,51 @@ class Store:
         """Return when everything written so far is on the disk."""
         await asyncio.wrap_future(self._flusher.flush())
 
-    def reference(self, holder: str, target: str) -> Op:
-        """Note that `holder` uses `target`. Both are strings such as `container:<id>`, `image:<id>`."""
+    def watch(self, table: Table[T]) -> Watch[T]:
+        """Return the changes of a table from now on, its records first:
+
+        with store.watch(table) as watch:
+            for record in watch.snapshot: …
+            async for change in watch: …
+        """
+        return table.watch()
+
+    def reference(self, holder: Ref, target: Ref) -> Op:
+        """Note that `holder` uses `target`."""
         return Op(
             "INSERT INTO refs (holder, target) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            (holder, target),
+            (str(holder), str(target)),
             lambda: self._remember_reference(holder, target),
         )
 
-    def release(self, holder: str, target: str | None = None) -> Op:
+    def release(self, holder: Ref, target: Ref | None = None) -> Op:
         """Drop one reference of `holder`, or, without a target, all of them."""
+        forget = lambda: self._forget_references(holder, target)  # noqa: E731
         if target is None:
-            return Op("DELETE FROM refs WHERE holder = ?", (holder,), lambda: self._forget_references(holder, None))
-        return Op(
-            "DELETE FROM refs WHERE holder = ? AND target = ?",
-            (holder, target),
-            lambda: self._forget_references(holder, target),
-        )
+            return Op("DELETE FROM refs WHERE holder = ?", (str(holder),), forget)
+        return Op("DELETE FROM refs WHERE holder = ? AND target = ?", (str(holder), str(target)), forget)
 
-    def holders(self, target: str) -> frozenset[str]:
-        """Who uses `target`; empty when nobody does."""
+    def holders(self, target: Ref) -> frozenset[Ref]:
+        """Return who uses `target`; empty when nobody does."""
         return frozenset(self._holders.get(target, ()))
 
-    def targets(self, holder: str) -> frozenset[str]:
-        """What `holder` uses."""
+    def targets(self, holder: Ref) -> frozenset[Ref]:
+        """Return what `holder` uses."""
         return frozenset(self._targets.get(holder, ()))
 
     def scope(self, prefix: str) -> Store:
-        """The part of this store under a prefix: its tables and references are its own."""
+        """Return the part of this store under a prefix: its tables and references are its own."""
         return ScopedStore(self, prefix)
 
-    def references(self) -> list[tuple[str, str]]:
-        """Every reference, (holder, target)."""
+    def references(self) -> list[tuple[Ref, Ref]]:
+        """Return every reference, (holder, target)."""
         return [(holder, target) for holder, targets in self._targets.items() for target in targets]
 
-    def _remember_reference(self, holder: str, target: str) -> None:
+    def _remember_reference(self, holder: Ref, target: Ref) -> None:
         self._holders.setdefault(target, set()).add(holder)
         self._targets.setdefault(holder, set()).add(target)
 
-    def _forget_references(self, holder: str, only: str | None) -> None:
+    def _forget_references(self, holder: Ref, only: Ref | None) -> None:
         mine = self._targets.get(holder, set())
         for target in list(mine) if only is None else [only]:
             mine.discard(target)
@@ -289,21 +373,27 @@ class ScopedStore(Store):
     async def flushed(self) -> None:
         await self._store.flushed()
 
-    def reference(self, holder: str, target: str) -> Op:
-        return self._store.reference(self._prefix + holder, self._prefix + target)
+    def reference(self, holder: Ref, target: Ref) -> Op:
+        return self._store.reference(self._inside(holder), self._inside(target))
 
-    def release(self, holder: str, target: str | None = None) -> Op:
-        return self._store.release(self._prefix + holder, None if target is None else self._prefix + target)
+    def release(self, holder: Ref, target: Ref | None = None) -> Op:
+        return self._store.release(self._inside(holder), None if target is None else self._inside(target))
 
-    def holders(self, target: str) -> frozenset[str]:
-        return frozenset(h.removeprefix(self._prefix) for h in self._store.holders(self._prefix + target))
+    def holders(self, target: Ref) -> frozenset[Ref]:
+        return frozenset(map(self._outside, self._store.holders(self._inside(target))))
 
-    def targets(self, holder: str) -> frozenset[str]:
-        return frozenset(t.removeprefix(self._prefix) for t in self._store.targets(self._prefix + holder))
+    def targets(self, holder: Ref) -> frozenset[Ref]:
+        return frozenset(map(self._outside, self._store.targets(self._inside(holder))))
 
-    def references(self) -> list[tuple[str, str]]:
-        mine = [pair for pair in self._store.references() if pair[0].startswith(self._prefix)]
-        return [(holder.removeprefix(self._prefix), target.removeprefix(self._prefix)) for holder, target in mine]
+    def references(self) -> list[tuple[Ref, Ref]]:
+        mine = [pair for pair in self._store.references() if pair[0].noun.startswith(self._prefix)]
+        return [(self._outside(holder), self._outside(target)) for holder, target in mine]
+
+    def _inside(self, ref: Ref) -> Ref:
+        return Ref(self._prefix + ref.noun, ref.id)
+
+    def _outside(self, ref: Ref) -> Ref:
+        return Ref(ref.noun.removeprefix(self._prefix), ref.id)
 
 
 class _Flusher:
@@ -362,7 +452,7 @@ class _Flusher:
             os.fdatasync(self._wal_fd)
         except OSError as e:
             self._failure = (
-                f"cannot flush the database {self._path} to disk: {e.strerror}; check the disk, then restart the daemon"
+                f"cannot flush the database {self._path} to disk: {words(e)}; check the disk, then restart the daemon"
             )
 
 
@@ -378,7 +468,7 @@ def _lock(path: str) -> int:
     try:
         fd = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as e:
-        raise StoreError(f"cannot open the database {path}: {path}.lock: {e.strerror}") from e
+        raise StoreError(f"cannot open the database {path}: {path}.lock: {words(e)}") from e
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
@@ -399,7 +489,7 @@ def _connect(path: str) -> sqlite3.Connection:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.close(fd)
     except OSError as e:
-        raise _unusable(path, e.strerror or str(e)) from e
+        raise _unusable(path, words(e)) from e
     connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
     try:
         version = _check(connection, path)

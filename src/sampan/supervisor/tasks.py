@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
 from sampan.linux import cgroups
 from sampan.runtime.failure import InvalidSpec
 from sampan.runtime.validate import validate
@@ -166,7 +166,7 @@ class Tasks:
         except BaseException as e:
             await self._undo(task, orphaned=not isinstance(e, SampanError) or isinstance(e, ShimLost))
             if isinstance(e, OSError):
-                raise Internal(f"create task {id}: {e.strerror or e}") from e
+                raise Internal(f"create task {id}: {words(e)}") from e
             raise
         return task
 

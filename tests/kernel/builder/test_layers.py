@@ -18,6 +18,7 @@ from sampan.engine.builder.solver.layers import Work, empty_layer
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.state import State
 from sampan.engine.images.service import Images
+from sampan.engine.store import Ref
 from sampan.spec import oci_image
 from tests.kernel.images.test_service import die_at, service
 
@@ -37,7 +38,7 @@ def put(root_fd: int, path: str, data: bytes, mtime_s: int = T0) -> None:
     os.utime(path, (mtime_s, mtime_s), dir_fd=root_fd)
 
 
-async def first(images: Images, holder: str, extra: bytes = b"") -> State:
+async def first(images: Images, holder: Ref, extra: bytes = b"") -> State:
     async with Work(images, State(), holder) as work:
         os.mkdir("etc", 0o755, dir_fd=work.root_fd)
         put(work.root_fd, "etc/a", b"aaa")
@@ -146,7 +147,7 @@ def test_after_power_loss_a_layer_that_was_never_synced_does_not_exist(
             await images.layers.sync(synced.chain_id)
             unsynced = await first(images, holder, b"later")
             for state in (synced, unsynced):
-                images.store.apply_now(images.store.reference("build:x", f"layer:{state.chain_id}"))
+                images.store.apply_now(images.store.reference(Ref("build", "x"), Ref("layer", state.chain_id)))
         monkeypatch.setattr("sampan.engine.layers.layers.boot_id", lambda: "another boot")
         async with service(tmp_path / "root") as images:
             assert [record.id for record in images.layers.all()] == [synced.chain_id]

@@ -31,7 +31,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
 from sampan.engine.layers import flush
-from sampan.engine.store import Store
+from sampan.engine.store import Ref, Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import filesystems, mounts, namespaces
 from tests.kernel.images.archives import archive, directory, member, stream, symlink
@@ -917,7 +917,7 @@ def test_nothing_grows(tmp_path: Path) -> None:
                 assert emptied(tmp_path / "d"), "the reaper is done, and holds nothing open"
                 now = (
                     open_files(), others(), directories(tmp_path / "d"),
-                    len(images.store.holders(f"image:{id}")), mounted(tmp_path),
+                    len(images.store.holders(Ref("image", id))), mounted(tmp_path),
                 )  # fmt: skip
                 if turn == 0:
                     first = now

@@ -14,6 +14,7 @@ import msgspec
 
 from sampan.engine import platforms
 from sampan.engine.archives import streams
+from sampan.engine.background import first_failure
 from sampan.engine.builder import cacheconfig
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.cacheconfig import Blob, CacheConfig, Kept
@@ -21,6 +22,7 @@ from sampan.engine.builder.definition import read
 from sampan.engine.builder.narrowed import Narrowed
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.request import CacheEnd
+from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.solver.cache import Cache
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.state import State
@@ -29,6 +31,7 @@ from sampan.engine.builder.trees import Tree
 from sampan.engine.images.downloads import Wanted, Watcher
 from sampan.engine.images.pull import choose
 from sampan.engine.images.service import Images
+from sampan.engine.store import Ref
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.registry import endpoints, manifests, repository
 from sampan.registry.manifests import Descriptor, Index
@@ -36,7 +39,7 @@ from sampan.registry.repository import Repository
 from sampan.spec import oci_image, reference
 
 BLOBS = "blobs/sha256/"
-Obtain = Callable[[list[Blob], str], Awaitable[None]]
+Obtain = Callable[[list[Blob], Ref], Awaitable[None]]
 """Bring these layers (bottom first) here and have the holder keep them."""
 
 
@@ -60,7 +63,7 @@ class Imported:
         finally:
             self._images.layers.let_go(holder)
 
-    async def _take(self, kept: Kept, holder: str) -> CacheRecord:
+    async def _take(self, kept: Kept, holder: Ref) -> CacheRecord:
         blobs = self._config.chain(kept.layer)
         diff_ids = tuple(blob.diff_id for blob in blobs)
         chain = oci_image.chain_ids(diff_ids)
@@ -106,7 +109,7 @@ def _here(ref: str, images: Images, cache: Cache) -> Imported | None:
     if cacheconfig.INLINE not in image.config:
         return None
 
-    async def obtain(blobs: list[Blob], holder: str) -> None:
+    async def obtain(blobs: list[Blob], holder: Ref) -> None:
         chain = oci_image.chain_ids(blob.diff_id for blob in blobs)
         if chain:
             images.layers.get(chain[-1])
@@ -137,7 +140,7 @@ async def _registry(ref: str, images: Images, cache: Cache, bases: Bases) -> Imp
         document = _object((await place.manifest(entry.descriptor.digest)).raw)
     config = await _config(document, place.small_blob)
 
-    async def obtain(blobs: list[Blob], holder: str) -> None:
+    async def obtain(blobs: list[Blob], holder: Ref) -> None:
         await _download(images, place, name.name, blobs, holder)
 
     return Imported(images, cache, config, obtain)
@@ -179,7 +182,7 @@ def _object(raw: bytes) -> dict[str, Any]:
     return value
 
 
-async def _download(images: Images, place: Repository, source: str, blobs: list[Blob], holder: str) -> None:
+async def _download(images: Images, place: Repository, source: str, blobs: list[Blob], holder: Ref) -> None:
     """Fetch the layers that are not here, each once in the engine, and hold the top one."""
     chain = oci_image.chain_ids(blob.diff_id for blob in blobs)
     wanted = []
@@ -195,7 +198,7 @@ async def _download(images: Images, place: Repository, source: str, blobs: list[
         if chain:
             images.layers.hold_more(holder, chain[-1])
     except BaseExceptionGroup as e:
-        raise Internal(f"a layer of the cache cannot be fetched: {e.exceptions[0]}") from e
+        raise Internal(f"a layer of the cache cannot be fetched: {first_failure(e)}") from e
     finally:
         images.layers.let_go(watcher.holder)
 
@@ -205,7 +208,7 @@ async def _download(images: Images, place: Repository, source: str, blobs: list[
 
 async def _directory(end: CacheEnd, images: Images, cache: Cache, session: Narrowed) -> Imported:
     """An OCI layout; `context` is what the client calls the directory. Raises: NotFound, InvalidArgument."""
-    tree = await session.local(end.attrs.get("context", "cache"))
+    tree = await session.local(LocalRequest(name=end.attrs.get("context", "cache")))
     session.owned.append(tree)
     raw = await asyncio.to_thread(read, tree, "index.json")
     if raw is None:
@@ -225,13 +228,13 @@ async def _directory(end: CacheEnd, images: Images, cache: Cache, session: Narro
 
     config = await _config(_object(await blob(Descriptor("", digest, 0))), blob)
 
-    async def obtain(blobs: list[Blob], holder: str) -> None:
+    async def obtain(blobs: list[Blob], holder: Ref) -> None:
         await _unpack(images, tree, blobs, holder)
 
     return Imported(images, cache, config, obtain)
 
 
-async def _unpack(images: Images, tree: Tree, blobs: list[Blob], holder: str) -> None:
+async def _unpack(images: Images, tree: Tree, blobs: list[Blob], holder: Ref) -> None:
     """Unpack the layers that are not here, one on the other. Raises: InvalidArgument when one is not what it should be."""
     below = ""
     for blob in blobs:

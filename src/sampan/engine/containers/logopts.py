@@ -16,6 +16,8 @@ def attributes(
     options: dict[str, str], *, labels: dict[str, str], env: list[str], id: str, name: str, image: str, image_id: str
 ) -> dict[str, str]:
     """Compute what is written with every line: chosen labels and variables, and the tag."""
+    if not options:
+        return {}
     chosen: dict[str, str] = {}
     wanted = [w for w in options.get("labels", "").split(",") if w]
     pattern = options.get("labels-regex")

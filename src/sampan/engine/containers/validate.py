@@ -11,12 +11,14 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
+from collections.abc import Collection
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import mountpoints, signals
 from sampan.engine.tasks.capabilities import CAPABILITIES, normal
 from sampan.engine.tasks.host import Host, parse_list
 from sampan.errors import Internal, InvalidArgument, NotFound
+from sampan.spec import go_values
 from sampan.spec.engine_api.container import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
 from sampan.supervisor.logs import options as log_options
 
@@ -30,12 +32,14 @@ _ARCHITECTURES = frozenset(
 _NAMED_RUNTIMES = frozenset({"runc", "io.containerd.runc.v2"})
 
 
-def create(config: ContainerConfig, host: HostConfig, engine: EngineConfig, machine: Host) -> list[str]:
-    """Check a whole create request. Returns the warnings."""
+def create(
+    config: ContainerConfig, host: HostConfig, engine: EngineConfig, machine: Host, missing: Collection[str] = ()
+) -> list[str]:
+    """Check a whole create request. missing: the bind sources that do not exist. Returns the warnings."""
     container_config(config)
     _auto_remove(host)
     for mount in host.mounts or []:
-        mountpoints.check_mount(mount)
+        mountpoints.check_mount(mount, missing)
     for extra in host.extra_hosts or []:
         _extra_host(extra)
     _port_bindings(host)
@@ -327,8 +331,10 @@ def security_options(options: list[str] | None) -> None:
         if not separator:
             raise Internal(f'invalid --security-opt 1: "{option}"')
         if key == "no-new-privileges":
-            if value not in ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"):
-                raise Internal(f'invalid --security-opt 2: "{option}"')
+            try:
+                go_values.boolean(value)
+            except ValueError as e:
+                raise Internal(f'invalid --security-opt 2: "{option}"') from e
         elif key not in ("label", "apparmor", "seccomp", "writable-cgroups"):
             raise Internal(f'invalid --security-opt 2: "{option}"')
 

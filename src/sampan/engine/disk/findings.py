@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sampan.engine.store import Ref
+
 
 class Problem(StrEnum):
     UNREFERENCED = "unreferenced"
@@ -37,17 +39,17 @@ def strays(kind: str, there: Mapping[str, str], wanted: Collection[str], remedy:
     ]
 
 
-def references(refs: Iterable[tuple[str, str]], exists: Callable[[str], bool | None]) -> list[Finding]:
-    """References whose holder or target is gone. `exists("layer:…")` is None for a noun it does not know."""
+def references(refs: Iterable[tuple[Ref, Ref]], exists: Callable[[Ref], bool | None]) -> list[Finding]:
+    """References whose holder or target is gone. `exists` is None for a noun it does not know."""
     found = []
     for holder, target in sorted(refs):
         if exists(holder) is False:
             found.append(_reference(holder, target, Problem.UNREFERENCED, "dropped: its holder is gone", True))
         elif exists(target) is False:
-            remedy = f"remove {holder.replace(':', ' ', 1)}, or make {target.replace(':', ' ', 1)} again"
+            remedy = f"remove {holder.noun} {holder.id}, or make {target.noun} {target.id} again"
             found.append(_reference(holder, target, Problem.MISSING, remedy, False))
     return found
 
 
-def _reference(holder: str, target: str, problem: Problem, remedy: str, repairable: bool) -> Finding:
+def _reference(holder: Ref, target: Ref, problem: Problem, remedy: str, repairable: bool) -> Finding:
     return Finding(kind="reference", id=f"{holder} → {target}", problem=problem, remedy=remedy, repairable=repairable)

@@ -24,9 +24,9 @@ from sampan.engine.disk.findings import Finding, Problem
 from sampan.engine.disk.usage import Places, Usage, allocated, measure
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
-from sampan.engine.store import Store
+from sampan.engine.store import Ref, Store
 from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, words
 
 if TYPE_CHECKING:
     from sampan.engine.builder.service import Builder
@@ -160,10 +160,10 @@ class Disk:
                 pass
             except (Internal, InvalidArgument, OSError) as e:
                 path = self._images.driver.path(record.snapshot)
-                words = e.strerror or str(e) if isinstance(e, OSError) else e.message
+                reason = words(e) if isinstance(e, OSError) else e.message
                 found.append(
                     Finding(
-                        kind="layer", id=record.id, problem=Problem.DAMAGED, path=path, remedy=words, repairable=False
+                        kind="layer", id=record.id, problem=Problem.DAMAGED, path=path, remedy=reason, repairable=False
                     )
                 )
             finally:
@@ -278,14 +278,14 @@ class Disk:
         there = {name: f"{content.ingest}/{name}" for name in content.abandoned()}
         return found + findings.strays("ingest", there, (), "moved to the trash")
 
-    def _references(self) -> list[tuple[str, str]]:
+    def _references(self) -> list[tuple[Ref, Ref]]:
         """The references of the storage driver in use, and those that belong to none. Other drivers' are left alone."""
         mine = self._images.store.references()
         if self._images.store is self._store:
             return mine
-        return mine + [pair for pair in self._store.references() if pair[1].startswith("volume:")]
+        return mine + [pair for pair in self._store.references() if pair[1].noun == "volume"]
 
-    def _existence(self) -> Callable[[str], bool | None]:
+    def _existence(self) -> Callable[[Ref], bool | None]:
         """Whether a holder or a target of references exists; None for what is not told here."""
         images, containers = self._images, self._containers
         nouns: Mapping[str, Callable[[str], bool]] = {
@@ -300,9 +300,8 @@ class Disk:
         }
         known = containers.ids() | containers.hidden
 
-        def exists(text: str) -> bool | None:
-            noun, _, id = text.partition(":")
-            return nouns[noun](id) if noun in nouns else None
+        def exists(ref: Ref) -> bool | None:
+            return nouns[ref.noun](ref.id) if ref.noun in nouns else None
 
         return exists
 
@@ -320,7 +319,7 @@ class Disk:
                     images.store.apply_now(images.catalog.tags.delete(finding.id))
                     images.catalog.changed()
                 case "reference":
-                    holder = finding.id.partition(" → ")[0]
+                    holder = Ref.parse(finding.id.partition(" → ")[0])
                     self._store.apply_now(self._store.release(holder), images.store.release(holder))
                 case "snapshot" if finding.id in images.snapshots:
                     images.drop_snapshot(finding.id)
@@ -358,7 +357,7 @@ class Disk:
         over -= await self._collect_cache(over)
         removed = []
         for image_id in budget.choose(over, self._unused(), self._layer_users(), measured.layers):
-            if self._images.store.holders(f"image:{image_id}"):
+            if self._images.store.holders(Ref("image", image_id)):
                 continue
             try:
                 await self._images.remove(image_id, force=True, noprune=True)
@@ -379,7 +378,7 @@ class Disk:
         catalog, layers = self._images.catalog, self._images.layers
         found = []
         for record in catalog.images.all():
-            if self._images.store.holders(f"image:{record.id}") or catalog.children(record.id):
+            if self._images.store.holders(Ref("image", record.id)) or catalog.children(record.id):
                 continue
             image = catalog.get(record.id)
             chain = tuple(layer.id for layer in layers.records(image.chain_id))
@@ -392,7 +391,7 @@ class Disk:
         layers = self._images.layers
         users: Counter[str] = Counter()
         for layer in layers.all():
-            direct = sum(1 for h in self._images.store.holders(f"layer:{layer.id}") if not h.startswith("layer:"))
+            direct = sum(1 for h in self._images.store.holders(Ref("layer", layer.id)) if h.noun != "layer")
             for below in layers.records(layer.id):
                 users[below.id] += direct
         return users

@@ -11,6 +11,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from sampan.engine.store import Ref
 from sampan.errors import Internal, InvalidArgument
 
 if TYPE_CHECKING:
@@ -36,13 +37,12 @@ def _power_loss(images: Images) -> None:
     gone = {layer.id for layer in lost}
     store, catalog = images.store, images.catalog
     for layer in lost:
-        for holder in store.holders(f"layer:{layer.id}"):
-            noun, _, id = holder.partition(":")
-            if noun == "image" and not any(id in tag.members for tag in catalog.tags.all()):
-                store.apply_now(catalog.images.delete(id), store.release(holder))
-                catalog.changed(id)
-            elif noun != "layer" or id not in gone:
-                store.apply_now(store.release(holder, f"layer:{layer.id}"))
+        for holder in store.holders(Ref("layer", layer.id)):
+            if holder.noun == "image" and not any(holder.id in tag.members for tag in catalog.tags.all()):
+                store.apply_now(catalog.images.delete(holder.id), store.release(holder))
+                catalog.changed(holder.id)
+            elif holder.noun != "layer" or holder.id not in gone:
+                store.apply_now(store.release(holder, Ref("layer", layer.id)))
     store.apply_now(*images.layers.forget(lost))
     images.layers.discard(lost)
 
@@ -50,11 +50,11 @@ def _power_loss(images: Images) -> None:
 def _end_old_work(images: Images) -> None:
     """Holders `work:<n>` belong to a process that is gone; layers that only they held go too."""
     store, layers = images.store, images.layers
-    stale = {h for layer in layers.all() for h in store.holders(f"layer:{layer.id}") if h.startswith("work:")}
+    stale = {h for layer in layers.all() for h in store.holders(Ref("layer", layer.id)) if h.noun == "work"}
     store.apply_now(*(store.release(holder) for holder in stale))
     for layer in layers.all():
         if layer.id in layers:
-            unused = layers.unused_after(layer.id, "")
+            unused = layers.unused_after(layer.id, None)
             store.apply_now(*layers.forget(unused))
             layers.discard(unused)
 
@@ -76,7 +76,7 @@ def _images(images: Images) -> list[str]:
             )
             store.apply_now(
                 catalog.images.delete(record.id),
-                store.release(f"image:{record.id}"),
+                store.release(Ref("image", record.id)),
                 *(catalog.without(tag, record.id) for tag in tags),
             )
             catalog.changed(record.id)

@@ -16,6 +16,7 @@ from sampan.engine import platforms
 from sampan.engine.archives.streams import Feed, FileSource
 from sampan.engine.images import archive
 from sampan.engine.platforms import Platform
+from sampan.engine.store import Ref
 from sampan.errors import InvalidArgument
 from sampan.spec import oci_image, reference
 
@@ -109,7 +110,7 @@ async def _load_layers(
     spooled: archive.Spooled,
     paths: Sequence[str],
     expected: Sequence[str],
-    holder: str,
+    holder: Ref,
     *,
     quiet: bool,
 ) -> AsyncGenerator[Mapping[str, Any], None]:
@@ -154,7 +155,7 @@ class _Layer:
         self._position = position
         self.path = path
 
-    async def load(self, images: Images, slots: asyncio.Semaphore, below: str | asyncio.Task[str], holder: str) -> str:
+    async def load(self, images: Images, slots: asyncio.Semaphore, below: str | asyncio.Task[str], holder: Ref) -> str:
         """Unpack it on top of what `below` gives. Returns its chain id. Raises: InvalidArgument, OSError."""
         async with slots:
             with open(self.path, "rb", buffering=0) as file:

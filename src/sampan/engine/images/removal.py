@@ -17,12 +17,12 @@ from typing import Any
 from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.content import ContentStore
 from sampan.engine.images.records import Image
-from sampan.engine.images.views import Filters, boolean_filter, labels_match, nanoseconds, until_filter
+from sampan.engine.images.views import Filters, boolean_filter, labels_match, until_filter
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import LayerRecord
-from sampan.engine.store import Op, Store
+from sampan.engine.store import Op, Ref, Store
 from sampan.errors import Conflict, NotFound
-from sampan.spec import reference
+from sampan.spec import reference, times
 from sampan.spec.reference import Reference
 
 log = logging.getLogger("sampan.images")
@@ -201,7 +201,7 @@ class Remover:
     def _drop(self, image_id: str, records: list[dict[str, str]], doomed: list[Doomed]) -> None:
         """Records first, in one transaction; files go when the disk has that: no crash leaves a record without them."""
         chain_id = self._catalog.get(image_id).chain_id
-        holder = f"image:{image_id}"
+        holder = Ref("image", image_id)
         unused = self._layers.unused_after(chain_id, holder)
         ops: list[Op] = [self._catalog.images.delete(image_id), self._store.release(holder)]
         for name in self._catalog.beside(image_id):
@@ -237,8 +237,8 @@ class Remover:
         return None
 
     def _users(self, image_id: str) -> list[str]:
-        holders = self._store.holders(f"image:{image_id}")
-        return sorted(h.removeprefix("container:") for h in holders if h.startswith("container:"))
+        holders = self._store.holders(Ref("image", image_id))
+        return sorted(h.id for h in holders if h.noun == "container")
 
     def _user(self, image_id: str) -> str:
         return next(iter(self._users(image_id)), "")
@@ -262,7 +262,7 @@ class Remover:
                 continue
             if not names and self._catalog.beside(image.id):
                 continue  # goes with its name
-            if until is not None and (not image.created or nanoseconds(image.created) > until):
+            if until is not None and (not image.created or times.parse(image.created) > until):
                 continue
             if not labels_match(filters, (image.config.get("config") or {}).get("Labels") or {}):
                 continue

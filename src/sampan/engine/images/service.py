@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -37,9 +36,9 @@ from sampan.engine.layers.layers import Layers, Staged
 from sampan.engine.layers.records import SnapshotRecord
 from sampan.engine.layers.snapshots import choice
 from sampan.engine.platforms import Platform
-from sampan.engine.store import Op, Store
+from sampan.engine.store import Op, Ref, Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
-from sampan.spec import codec, oci_image, reference
+from sampan.spec import codec, oci_image, reference, times
 from sampan.spec.engine_api.wire import Wire
 from sampan.spec.reference import Reference
 
@@ -141,12 +140,12 @@ class Images:
             if layer.chain_id in chain:  # an empty layer is no part of the image that a commit makes
                 ops += self.layers.adopt(layer)
         if chain:
-            ops.append(self.store.reference(f"image:{image_id}", f"layer:{chain[-1]}"))
+            ops.append(self.store.reference(Ref("image", image_id), Ref("layer", chain[-1])))
         names = list(names)
         known = self.catalog.images.get(image_id)
         record = known or ImageRecord(id=image_id, parent=parent)
         if names:
-            record = replace(record, tagged_at=now())
+            record = replace(record, tagged_at=times.now())
         ops.append(self.catalog.images.put(record))
         moved = [tag.image for name in names if (tag := self.catalog.find_tag(name)) is not None]
         ops += [self.catalog.put_tag(name, *beside, image_id) for name in names]
@@ -192,7 +191,7 @@ class Images:
             raise Internal(f"image {image_id} has no record")
         self.store.apply_now(
             self.catalog.put_tag(name, *beside, image_id),
-            self.catalog.images.put(replace(record, tagged_at=now())),
+            self.catalog.images.put(replace(record, tagged_at=times.now())),
         )
         self.catalog.changed(image_id, *([old.image] if old else []))
         self.publish_event("tag", image_id, name.familiar())
@@ -201,7 +200,7 @@ class Images:
     def wanted_blobs(self) -> set[str]:
         """The digests of all blobs that a record names: configurations, and the targets `blob:<digest>` of references."""
         named = {record.id for record in self.catalog.images.all()}
-        return named | {target[5:] for _, target in self.store.references() if target.startswith("blob:")}
+        return named | {target.id for _, target in self.store.references() if target.noun == "blob"}
 
     def set_parent(self, image_id: str, parent_id: str) -> None:
         """Record what an image was made from; durable with the next durable write."""
@@ -235,11 +234,11 @@ class Images:
                 raise NoSuchImage(image.id)
         ops = [self.snapshots.put(SnapshotRecord(id=container_id, snapshot=number, chain_id=chain_id))]
         if chain_id:
-            ops.append(self.store.reference(f"snapshot:{container_id}", f"layer:{chain_id}"))
+            ops.append(self.store.reference(Ref("snapshot", container_id), Ref("layer", chain_id)))
         if image is not None:
-            ops.append(self.store.reference(f"container:{container_id}", f"image:{image.id}"))
+            ops.append(self.store.reference(Ref("container", container_id), Ref("image", image.id)))
             if (known := self.catalog.images.get(image.id)) is not None:
-                ops.append(self.catalog.images.put(replace(known, used_at=now())))
+                ops.append(self.catalog.images.put(replace(known, used_at=times.now())))
         try:
             self.store.apply_now(*ops)
         except BaseException:
@@ -268,12 +267,12 @@ class Images:
         record = self.snapshots.get(container_id)
         if record is None:
             return
-        holder = f"snapshot:{container_id}"
+        holder = Ref("snapshot", container_id)
         unused = self.layers.unused_after(record.chain_id, holder)
         ops = [self.snapshots.delete(container_id), self.store.release(holder), *self.layers.forget(unused)]
-        for target in self.store.targets(f"container:{container_id}"):
-            if target.startswith("image:"):
-                ops.append(self.store.release(f"container:{container_id}", target))
+        for target in self.store.targets(Ref("container", container_id)):
+            if target.noun == "image":
+                ops.append(self.store.release(Ref("container", container_id), target))
         self.store.apply_now(*ops)
         self.driver.remove(record.snapshot)
         self.layers.discard(unused)
@@ -379,7 +378,7 @@ class Images:
                     container_config=own,
                     author=author,
                     comment=comment,
-                    created=now(),
+                    created=times.now(),
                     docker_version=ENGINE_VERSION,
                     diff_id=staged.unpacked.diff_id,
                 )
@@ -416,7 +415,7 @@ class Images:
         config = instructions.apply({}, changes)
         comment = message or f"Imported from {source}"
         async with self.layers.unpacking(stream) as staged:
-            created = now()
+            created = times.now()
             document: dict[str, Any] = {
                 "architecture": target.architecture,
                 "comment": comment,
@@ -613,11 +612,3 @@ def parse_target(repo: str, tag: str) -> Reference:
     if tag:
         name = reference.with_tag(name, tag)
     return name.tagged()
-
-
-def now() -> str:
-    """RFC 3339 with nanoseconds, UTC."""
-    ns = time.time_ns()
-    whole = datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    fraction = f"{ns % 1_000_000_000:09d}".rstrip("0")
-    return f"{whole}.{fraction}Z" if fraction else f"{whole}Z"

@@ -24,7 +24,7 @@ from sampan.engine.archives.streams import Digest, Feed, Source, decompressed
 from sampan.engine.layers import recording, tarsplit, unpack
 from sampan.engine.layers.records import LayerRecord
 from sampan.engine.layers.snapshots.driver import Driver
-from sampan.engine.store import Op, Store
+from sampan.engine.store import Op, Ref, Store
 from sampan.errors import Internal
 from sampan.linux import filesystems
 from sampan.spec import oci_image
@@ -51,7 +51,7 @@ class Layers:
         self._table = store.table("layers", LayerRecord)
         self._chains: dict[str, tuple[int, ...]] = {}
         self._holders = itertools.count(1)
-        self._held: set[str] = set()  # holders of work under way
+        self._held: set[Ref] = set()  # holders of work under way
         self._syncing = asyncio.Lock()
 
     def all(self) -> list[LayerRecord]:
@@ -94,29 +94,28 @@ class Layers:
     def size_bytes(self, chain_id: str) -> int:
         return sum(record.size_bytes for record in self.records(chain_id))
 
-    def hold(self, chain_id: str) -> str:
+    def hold(self, chain_id: str) -> Ref:
         """Keep a chain while work is under way; give the returned holder to `let_go`."""
-        holder = f"work:{next(self._holders)}"
+        holder = Ref("work", str(next(self._holders)))
         self._held.add(holder)
         if chain_id:
-            self._store.apply_now(self._store.reference(holder, f"layer:{chain_id}"))
+            self._store.apply_now(self._store.reference(holder, Ref("layer", chain_id)))
         return holder
 
     def is_held(self, number: str) -> bool:
         """Whether `work:<number>` is work of this process that is still under way."""
-        return f"work:{number}" in self._held
+        return Ref("work", number) in self._held
 
-    def hold_more(self, holder: str, chain_id: str) -> None:
-        self._store.apply_now(self._store.reference(holder, f"layer:{chain_id}"))
+    def hold_more(self, holder: Ref, chain_id: str) -> None:
+        self._store.apply_now(self._store.reference(holder, Ref("layer", chain_id)))
 
-    def let_go(self, holder: str) -> None:
+    def let_go(self, holder: Ref) -> None:
         self._held.discard(holder)
         targets = self._store.targets(holder)
         self._store.apply_now(self._store.release(holder))
         for target in targets:
-            chain_id = target.removeprefix("layer:")
-            if chain_id in self._table:
-                unused = self.unused_after(chain_id, holder)
+            if target.id in self._table:
+                unused = self.unused_after(target.id, holder)
                 self._store.apply_now(*self.forget(unused))
                 self.discard(unused)
 
@@ -228,7 +227,7 @@ class Layers:
         """The operations that make a staged layer real; [] when an equal one exists already. Apply at once."""
         if staged.chain_id in self._table:
             return []
-        holder = f"layer:{staged.chain_id}"
+        holder = Ref("layer", staged.chain_id)
         record = LayerRecord(
             id=staged.chain_id,
             diff_id=staged.unpacked.diff_id,
@@ -240,20 +239,23 @@ class Layers:
         )
         ops = [self._table.put(record)]
         if staged.parent:
-            ops.append(self._store.reference(holder, f"layer:{staged.parent}"))
+            ops.append(self._store.reference(holder, Ref("layer", staged.parent)))
         return ops
 
-    def keep(self, staged: Staged, holder: str) -> None:
+    def keep(self, staged: Staged, holder: Ref) -> None:
         """Make a staged layer real at once, for work that needs several; `holder` (from `hold`) keeps it."""
-        self._store.apply_now(*self.adopt(staged), self._store.reference(holder, f"layer:{staged.chain_id}"))
+        self._store.apply_now(*self.adopt(staged), self._store.reference(holder, Ref("layer", staged.chain_id)))
 
-    def unused_after(self, chain_id: str, holder: str) -> list[LayerRecord]:
-        """The layers that nobody needs once `holder` has released `chain_id`, top first. Pure."""
+    def unused_after(self, chain_id: str, holder: Ref | None) -> list[LayerRecord]:
+        """Return the layers that nobody needs once `holder` has released `chain_id`, top first. Pure.
+
+        holder: None when nobody releases anything.
+        """
         gone = []
-        while chain_id and self._store.holders(f"layer:{chain_id}") <= {holder}:
+        while chain_id and not self._store.holders(Ref("layer", chain_id)) - {holder}:
             record = self.get(chain_id)
             gone.append(record)
-            holder, chain_id = f"layer:{chain_id}", record.parent
+            holder, chain_id = Ref("layer", chain_id), record.parent
         return gone
 
     def forget(self, records: list[LayerRecord]) -> list[Op]:
@@ -261,7 +263,7 @@ class Layers:
         ops = []
         for record in records:
             self._driver.fresh.add(record.snapshot)  # its directory is ours to discard, and no stray
-            ops += [self._table.delete(record.id), self._store.release(f"layer:{record.id}")]
+            ops += [self._table.delete(record.id), self._store.release(Ref("layer", record.id))]
         return ops
 
     def discard(self, records: list[LayerRecord]) -> None:

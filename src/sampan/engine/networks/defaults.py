@@ -14,8 +14,8 @@ from sampan.engine.networks import ipam
 from sampan.engine.networks.drivers import bridge as bridge_driver
 from sampan.engine.networks.ipam import Subnet
 from sampan.engine.networks.records import NetworkRecord, SubnetRecord
-from sampan.engine.networks.registry import now
 from sampan.errors import InvalidArgument
+from sampan.spec import times
 
 NO_BRIDGE = "none"
 BRIDGE_PREFIX = "sampan"
@@ -23,7 +23,7 @@ BRIDGE_PREFIX = "sampan"
 
 def plain(name: str, driver: str, old: NetworkRecord | None) -> NetworkRecord:
     """The record of `host` or `none`."""
-    return old or NetworkRecord(id=os.urandom(32).hex(), name=name, driver=driver, created=now())
+    return old or NetworkRecord(id=os.urandom(32).hex(), name=name, driver=driver, created=times.now())
 
 
 def bridge(
@@ -56,7 +56,7 @@ def bridge(
         id=old.id if old else os.urandom(32).hex(),
         name="bridge",
         driver="bridge",
-        created=now(),
+        created=times.now(),
         enable_ipv6=config.ipv6,
         subnets=subnets,
         options=dict(sorted(options.items())),

@@ -9,7 +9,6 @@ Source: Engine API 1.51 NetworkCreate; messages as Docker Engine 28.5 gives them
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -20,16 +19,11 @@ from sampan.engine.networks.ipam import Address, Pool, Subnet
 from sampan.engine.networks.records import NetworkRecord, SubnetRecord
 from sampan.engine.store import Op, Table
 from sampan.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotImplemented_
+from sampan.spec import times
 from sampan.spec.engine_api.network import IPAMConfig, NetworkCreateRequest
 
 PREDEFINED = ("bridge", "host", "none")
 DRIVERS = ("bridge", "host", "null")
-
-
-def now() -> str:
-    """RFC 3339 with nanoseconds, UTC."""
-    ns = time.time_ns()
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ns // 10**9)) + f".{ns % 10**9:09d}Z"
 
 
 @dataclass(slots=True)
@@ -84,7 +78,7 @@ class Registry:
             id=id_,
             name=request.name,
             driver=driver,
-            created=now(),
+            created=times.now(),
             enable_ipv4=request.enable_ipv4 is not False,
             enable_ipv6=bool(request.enable_ipv6),
             internal=request.internal,

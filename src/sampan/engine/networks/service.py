@@ -23,7 +23,7 @@ from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.records import NetworkRecord
 from sampan.engine.networks.registry import PREDEFINED, Registry
 from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
-from sampan.engine.store import Store
+from sampan.engine.store import Ref, Store
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.engine_api.network import NetworkCreateRequest
 
@@ -185,7 +185,7 @@ class Networks:
         return [inspect.network(n, ()) for n in sorted(chosen, key=lambda n: n.name)]
 
     def _used(self, network: NetworkRecord) -> bool:
-        return bool(self._sandboxes.on(network.id)) or bool(self._store.holders(f"network:{network.id}"))
+        return bool(self._sandboxes.on(network.id)) or bool(self._store.holders(Ref("network", network.id)))
 
     async def prune(self, given: Filters | None = None) -> builtins.list[str] | None:
         """Remove the networks nobody uses; None when there is none, as Docker says."""

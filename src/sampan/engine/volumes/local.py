@@ -17,7 +17,7 @@ import re
 import socket
 from collections.abc import Mapping
 
-from sampan.errors import Internal, InvalidArgument
+from sampan.errors import Internal, InvalidArgument, words
 from sampan.linux import mounts
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -133,11 +133,10 @@ def mount(path: str, options: Mapping[str, str]) -> None:
 def failed(path: str, options: Mapping[str, str], error: OSError) -> Internal:
     """Build Docker's message for a volume that cannot be mounted."""
     flags, data = parse_options(options.get("o", ""))
-    words = os.strerror(error.errno or errno.EIO)
     extra = f", data: {data}" if data else ""
     return Internal(
         f"error while mounting volume '{path}': failed to mount local volume: "
-        f"mount {options['device']}:{path}, flags: {flags:#x}{extra}: {words[:1].lower() + words[1:]}"
+        f"mount {options['device']}:{path}, flags: {flags:#x}{extra}: {words(error)}"
     )
 
 

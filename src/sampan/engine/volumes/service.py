@@ -16,19 +16,20 @@ import logging
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.store import Store
+from sampan.engine.store import Ref, Store
 from sampan.engine.volumes import local
 from sampan.engine.volumes.records import ANONYMOUS_LABEL, Volume
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, words
 from sampan.linux import copying, saferoot
+from sampan.spec import go_values, times
 
 log = logging.getLogger("sampan.volumes")
 
@@ -110,7 +111,7 @@ class Volumes:
 
     def holders(self, name: str) -> tuple[str, ...]:
         """Return the ids of the containers that refer to a volume, running or not."""
-        return tuple(sorted(h.partition(":")[2] for h in self._store.holders(f"volume:{name}")))
+        return tuple(sorted(h.id for h in self._store.holders(Ref("volume", name))))
 
     async def usage(self, volumes: Iterable[Volume] | None = None) -> Sequence[dict[str, Any]]:
         """Return volumes with their size in bytes and reference count, for `docker system df`."""
@@ -152,7 +153,7 @@ class Volumes:
             id=name,
             options=None if options is None else dict(options),
             labels=None if marked is None else dict(marked),
-            created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created_at=times.rfc3339(time.time_ns()),
             mountpoint=os.path.join(self._root, name, "_data"),
         )
         async with self._lock:
@@ -165,7 +166,7 @@ class Volumes:
                 await self._store.apply(self._table.put(volume))
             except OSError as e:
                 raise Internal(
-                    f"create {name}: error while creating volume path '{volume.mountpoint}': {_words(e)}"
+                    f"create {name}: error while creating volume path '{volume.mountpoint}': {words(e)}"
                 ) from e
             finally:
                 self.making.discard(name)
@@ -196,7 +197,7 @@ class Volumes:
                 self._discard(volume)
             except OSError as e:
                 self._store.apply_now(self._table.put(volume))
-                raise Internal(f"remove {name}: {_words(e)}") from e
+                raise Internal(f"remove {name}: {words(e)}") from e
             await self._store.apply(self._table.delete(name))
         self._events.publish("volume", "destroy", name, {"driver": volume.driver})
 
@@ -274,7 +275,7 @@ class Volumes:
                 try:
                     await asyncio.to_thread(local.unmount, volume.mountpoint)
                 except OSError as e:
-                    log.warning("cannot unmount volume %s: %s", name, _words(e))
+                    log.warning("cannot unmount volume %s: %s", name, words(e))
 
     def adopt(self, name: str, container_id: str) -> None:
         """Remember, after a restart of the daemon, that a running container uses a volume."""
@@ -288,7 +289,7 @@ class Volumes:
         try:
             await asyncio.to_thread(_copy_up, root_fd, path, volume.mountpoint)
         except OSError as e:
-            raise Internal(f"error while copying {path} into volume {name}: {_words(e)}") from e
+            raise Internal(f"error while copying {path} into volume {name}: {words(e)}") from e
 
 
 def _copy_up(root_fd: int, path: str, volume: str) -> None:
@@ -323,7 +324,7 @@ def _subpath(source: str, subpath: str) -> str:
         finally:
             os.close(fd)
     except OSError as e:
-        raise InvalidArgument(f"cannot access path {subpath}: {_words(e)}") from e
+        raise InvalidArgument(f"cannot access path {subpath}: {words(e)}") from e
     finally:
         os.close(root)
 
@@ -374,13 +375,7 @@ def _one_bool(name: str, values: set[str]) -> bool:
 
 
 def _go_bool(name: str, values: set[str]) -> bool:
-    known = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
-    for value in values:
-        if value.lower() not in known:
-            raise InvalidArgument(f"invalid filter '{name}': strconv.ParseBool: parsing \"{value}\": invalid syntax")
-    return any(known[v.lower()] for v in values)
-
-
-def _words(error: OSError) -> str:
-    words = error.strerror or str(error)
-    return words[:1].lower() + words[1:]
+    try:
+        return True in {go_values.boolean(value) for value in values}
+    except ValueError as e:
+        raise InvalidArgument(f"invalid filter '{name}': {e}") from e

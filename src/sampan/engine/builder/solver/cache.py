@@ -17,7 +17,6 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -26,8 +25,9 @@ from sampan.engine.builder.solver.cachemounts import CacheMounts, new_id, sizes
 from sampan.engine.builder.solver.records import CACHE_MOUNT, REGULAR, CacheRecord
 from sampan.engine.builder.state import State
 from sampan.engine.images.service import Images
-from sampan.engine.store import Store, Table
+from sampan.engine.store import Ref, Store, Table
 from sampan.errors import InvalidArgument
+from sampan.spec import times
 
 T = TypeVar("T")
 Filters = Mapping[str, Iterable[str]]
@@ -112,9 +112,9 @@ class Cache:
             record for record in self._table.all() if record.chain_id and record.chain_id not in self._images.layers
         ]
         for record in lost:
-            self._store.apply_now(self._table.delete(record.id), self._images.store.release(f"build:{record.id}"))
+            self._store.apply_now(self._table.delete(record.id), self._images.store.release(Ref("build", record.id)))
         for holder, _ in self._images.store.references():
-            if holder.startswith("build:") and holder.removeprefix("build:") not in self._table:
+            if holder.noun == "build" and holder.id not in self._table:
                 self.release(holder)
         self._by_key = {record.key: record.id for record in self._table.all() if record.kind != CACHE_MOUNT}
 
@@ -137,7 +137,7 @@ class Cache:
         weak = record.weak and not keep
         ops = [self._table.put(replace(record, used_ns=time.time_ns(), uses=record.uses + 1, weak=weak))]
         if record.weak and keep and record.chain_id:
-            ops.append(self._images.store.reference(f"build:{record.id}", f"layer:{record.chain_id}"))
+            ops.append(self._images.store.reference(Ref("build", record.id), Ref("layer", record.chain_id)))
         self._store.apply_now(*ops)
 
     def let_go(self, build: str) -> None:
@@ -178,11 +178,11 @@ class Cache:
             uses=1,
             weak=weak,
         )
-        holder = f"build:{record.id}"
+        holder = Ref("build", record.id)
         before = old.chain_id if old is not None else ""
         ops = [self._table.put(record)]
         if state.chain_id and not weak:
-            ops.append(self._images.store.reference(holder, f"layer:{state.chain_id}"))
+            ops.append(self._images.store.reference(holder, Ref("layer", state.chain_id)))
         self._store.apply_now(*ops)
         if before and (weak or before != state.chain_id):
             self._drop_layer(holder, before)
@@ -199,16 +199,16 @@ class Cache:
         layers = self._images.layers.records(record.chain_id)
         return State(diff_ids=tuple(layer.diff_id for layer in reversed(layers)), chain_id=record.chain_id)
 
-    def _drop_layer(self, holder: str, chain_id: str) -> None:
+    def _drop_layer(self, holder: Ref, chain_id: str) -> None:
         layers, store = self._images.layers, self._images.store
         unused = layers.unused_after(chain_id, holder) if chain_id in layers else []
-        store.apply_now(store.release(holder, f"layer:{chain_id}"), *layers.forget(unused))
+        store.apply_now(store.release(holder, Ref("layer", chain_id)), *layers.forget(unused))
         layers.discard(unused)
 
-    def release(self, holder: str) -> None:
+    def release(self, holder: Ref) -> None:
         """Drop all that a holder keeps."""
         for target in self._images.store.targets(holder):
-            self._drop_layer(holder, target.removeprefix("layer:"))
+            self._drop_layer(holder, target.id)
 
     def _remove(self, record: CacheRecord) -> None:
         if record.kind == CACHE_MOUNT:
@@ -216,7 +216,7 @@ class Cache:
             return
         self._store.apply_now(self._table.delete(record.id))
         self._by_key.pop(record.key, None)
-        self.release(f"build:{record.id}")
+        self.release(Ref("build", record.id))
 
     # -- disk ---------------------------------------------------------------------------------------------------------
 
@@ -253,12 +253,11 @@ class Cache:
         """Whether an image or a container needs the layer, too."""
         pending, store = [chain_id], self._images.store
         while pending:
-            for holder in store.holders(f"layer:{pending.pop()}"):
-                noun, _, id = holder.partition(":")
-                if noun in ("image", "snapshot"):
+            for holder in store.holders(Ref("layer", pending.pop())):
+                if holder.noun in ("image", "snapshot"):
                     return True
-                if noun == "layer":
-                    pending.append(id)
+                if holder.noun == "layer":
+                    pending.append(holder.id)
         return False
 
     async def disk_usage(self) -> list[dict[str, Any]]:
@@ -397,15 +396,10 @@ def _shown(usage: Usage) -> dict[str, Any]:
         "InUse": usage.in_use,
         "Shared": usage.shared,
         "Size": usage.size_bytes,
-        "CreatedAt": _rfc3339(record.created_ns),
-        "LastUsedAt": _rfc3339(record.used_ns),
+        "CreatedAt": times.rfc3339_nano(record.created_ns),
+        "LastUsedAt": times.rfc3339_nano(record.used_ns),
         "UsageCount": record.uses,
     }
     if record.parents:
         shown["Parents"] = list(record.parents)
     return shown
-
-
-def _rfc3339(ns: int) -> str:
-    whole = datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{whole}.{ns % 10**9:09d}Z"

@@ -27,6 +27,7 @@ from sampan.engine.builder.solver.stubs import Stub
 from sampan.engine.builder.state import State
 from sampan.engine.images.service import Images
 from sampan.engine.layers.layers import Staged
+from sampan.engine.store import Ref
 from sampan.spec import oci_image
 
 T = TypeVar("T")
@@ -48,19 +49,19 @@ class Committed:
 class Work:
     """A writable file system on a state. One user at a time: a task, or whoever writes below `root_fd`."""
 
-    def __init__(self, images: Images, base: State, holder: str = "") -> None:
+    def __init__(self, images: Images, base: State, holder: Ref | None = None) -> None:
         """holder: from `images.layers.hold`; it keeps what is committed. Without one, it is the Work that does."""
         self._images = images
         self.base = base
         self._layers, self._driver = images.layers, images.driver
         self._holder = holder
-        self._own_holder = ""
+        self._own_holder: Ref | None = None
         self._number = -1
         self._kept = False
         self._root_fd = -1
 
     async def __aenter__(self) -> Self:
-        self._own_holder = self._layers.hold(self.base.chain_id)
+        self._own_holder = held = self._layers.hold(self.base.chain_id)
         try:
             self._lowers = self._layers.numbers(self.base.chain_id)
             if self._driver.instant:
@@ -68,7 +69,7 @@ class Work:
             else:
                 self._number = await self.in_thread(self._driver.new_container, self._lowers)
         except BaseException:
-            self._layers.let_go(self._own_holder)
+            self._layers.let_go(held)
             raise
         return self
 
@@ -78,7 +79,8 @@ class Work:
         self.close_root()
         if not self._kept:
             self._driver.remove(self._number)
-        self._layers.let_go(self._own_holder)
+        if self._own_holder is not None:
+            self._layers.let_go(self._own_holder)
 
     @property
     def root_fd(self) -> int:
@@ -115,6 +117,7 @@ class Work:
         """
         self.close_root()
         holder = self._holder or self._own_holder
+        assert holder is not None, "commit comes between __aenter__ and __aexit__"
         if self._driver.overlaid:
             path = f"{self._driver.path(self._number)}/fs"
             if await self.in_thread(_prepare, path, epoch_s):
@@ -135,7 +138,7 @@ class Work:
                 await self.in_thread(changed.__exit__, None, None, None)
         return Committed(state=on_top(self.base, staged), size_bytes=staged.unpacked.size_bytes)
 
-    def _keep(self, staged: Staged, holder: str) -> None:
+    def _keep(self, staged: Staged, holder: Ref) -> None:
         self._layers.keep(staged, holder)
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -148,7 +151,7 @@ class Work:
             raise
 
 
-async def empty_layer(images: Images, base: State, holder: str) -> State:
+async def empty_layer(images: Images, base: State, holder: Ref) -> State:
     """`base` with a layer that holds nothing on top, as BuildKit makes of a step without changes."""
     chain_id = oci_image.chain_id(base.chain_id, oci_image.EMPTY_LAYER_DIFF_ID)
     if chain_id in images.layers:

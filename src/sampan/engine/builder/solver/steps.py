@@ -7,15 +7,14 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sampan.engine import platforms
+from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.ops import Copy, FileOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import keys
 from sampan.engine.builder.solver.cache import Cache
-from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.builder.solver.flights import Flight
 from sampan.engine.builder.solver.layers import Committed, Work, empty_layer, on_top
 from sampan.engine.builder.solver.records import CacheRecord
@@ -24,8 +23,9 @@ from sampan.engine.builder.state import Solved, State
 from sampan.engine.builder.trees import Tree
 from sampan.engine.images.service import Images
 from sampan.engine.layers import tarsplit
+from sampan.engine.store import Ref
 from sampan.errors import Internal
-from sampan.spec import oci_image
+from sampan.spec import oci_image, times
 
 if TYPE_CHECKING:
     from sampan.engine.builder.solver.solver import Files
@@ -73,7 +73,7 @@ class Steps:
         session: Session,
         classic: bool,
         on_error: str,
-        holder: str,
+        holder: Ref,
         flight: Flight,
     ) -> CacheRecord:
         """Do the step and record it. Raises: StepFailed, SampanError, OSError; nothing is left then."""
@@ -107,7 +107,7 @@ class Steps:
         session: Session,
         classic: bool,
         on_error: str,
-        holder: str,
+        holder: Ref,
         flight: Flight,
     ) -> tuple[Committed, int]:
         async with Work(self._images, solved[op.base].state or State(), holder) as work:
@@ -120,7 +120,7 @@ class Steps:
             return await work.commit(epoch_s=op.epoch_s), time.time_ns()
 
     async def _copy(
-        self, op: FileOp, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree], holder: str
+        self, op: FileOp, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree], holder: Ref
     ) -> tuple[Committed, int]:
         base = State() if op.link else solved[op.base].state or State()
         async with Work(self._images, base, holder) as work:
@@ -133,7 +133,7 @@ class Steps:
         """An image of what a failed step left, so that it can be looked into. Returns its id."""
         done = await work.commit()
         platform = op.platform or platforms.HOST
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = times.rfc3339(time.time_ns())
         document = {
             "architecture": platform.architecture,
             "config": {"Env": list(op.env), "WorkingDir": op.cwd, "User": op.user, "Cmd": ["/bin/sh"]},
@@ -146,7 +146,7 @@ class Steps:
 
     # -- COPY --link --------------------------------------------------------------------------------------------------
 
-    async def lay_over(self, base: State, layer: State, holder: str) -> State:
+    async def lay_over(self, base: State, layer: State, holder: Ref) -> State:
         """The one layer of `layer` on top of `base`, without a copy of its files."""
         layers, driver = self._images.layers, self._images.driver
         if not layer.diff_ids:

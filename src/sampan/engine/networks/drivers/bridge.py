@@ -19,6 +19,7 @@ from sampan.engine.networks.records import NetworkRecord
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotImplemented_
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
+from sampan.spec import go_values
 
 PREFIX = "com.docker.network.bridge."
 NAME = PREFIX + "name"
@@ -43,11 +44,10 @@ def flag(options: dict[str, str], key: str, default: bool = True) -> bool:
     text = options.get(key)
     if text is None:
         return default
-    if text in ("1", "t", "T", "TRUE", "true", "True"):
-        return True
-    if text in ("0", "f", "F", "FALSE", "false", "False"):
-        return False
-    raise InvalidArgument(f'failed to parse {key} value: {text} (strconv.ParseBool: parsing "{text}": invalid syntax)')
+    try:
+        return go_values.boolean(text)
+    except ValueError as error:
+        raise InvalidArgument(f"failed to parse {key} value: {text} ({error})") from error
 
 
 def validate(options: dict[str, str]) -> None:

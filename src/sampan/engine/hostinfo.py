@@ -10,7 +10,6 @@ import os
 import platform
 import socket
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from sampan.linux import cgroups
@@ -21,11 +20,6 @@ _GOARCH = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "p
 def go_arch() -> str:
     """Return the machine's architecture in Go's word: amd64, arm64, …"""
     return _GOARCH.get(platform.machine(), platform.machine())
-
-
-def now_rfc3339nano() -> str:
-    """Return the time as RFC3339Nano in UTC."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
 
 
 @functools.cache

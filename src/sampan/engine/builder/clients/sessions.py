@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sampan.engine.builder.buildkit import filesync, rpc, sending
-from sampan.engine.builder.buildkit.arrivals import Arrivals
-from sampan.engine.builder.buildkit.http2 import Connection, Stream, message
-from sampan.engine.builder.buildkit.packs import Packs
+from sampan.engine.builder.clients import filesync, rpc, sending
+from sampan.engine.builder.clients.arrivals import Arrivals
+from sampan.engine.builder.clients.http2 import Connection, Stream, message
+from sampan.engine.builder.clients.packs import Packs
+from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.trees import Tree
-from sampan.errors import Internal, NotFound, Unavailable
+from sampan.errors import Internal, NotFound, Unavailable, words
 from sampan.spec.buildkit import session_pb2 as pb
 
 APPEAR_S = 5.0
@@ -51,39 +52,22 @@ class GrpcSession:
         self._packs = packs
         self._pumps: set[asyncio.Task[None]] = set()
 
-    async def local(
-        self,
-        name: str,
-        *,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        follow: Sequence[str] = (),
-        report: filesync.Report | None = None,
-    ) -> Tree:
-        """Transfer a directory. report: told how much has come. Raises: NotFound, Internal, Unavailable."""
+    async def local(self, wanted: LocalRequest) -> Tree:
+        """Transfer a directory. Raises: NotFound, Internal, Unavailable."""
         if filesync.METHOD not in self.offer.methods:
             raise NotFound("no local sources enabled")
-        key: object = (self.offer.shared_key, name, tuple(include), tuple(exclude), tuple(follow))
+        key: object = (self.offer.shared_key, wanted.name, wanted.include, wanted.exclude, wanted.follow)
         if not self.offer.shared_key:
             key = object()
         kept = self._packs.get(key)
         async with kept.lock:
             pack = self._packs.begin(kept)
             try:
-                snapshot = await filesync.receive(
-                    self.connection,
-                    pack,
-                    kept.known,
-                    name,
-                    include=include,
-                    exclude=exclude,
-                    follow=follow,
-                    report=report,
-                )
+                snapshot = await filesync.receive(self.connection, pack, kept.known, wanted)
             except OSError as e:
                 self._packs.forget()
                 kept.forget()
-                raise Internal(f"failed to receive {name}: {e.strerror or e}") from e
+                raise Internal(f"failed to receive {wanted.name}: {words(e)}") from e
             tree = snapshot.tree()
             self._packs.keep(kept, snapshot)
             if not self.offer.shared_key:

@@ -11,12 +11,13 @@ from urllib.parse import unquote_plus
 import h2.events
 import pytest
 
-from sampan.engine.builder.buildkit import rpc, sessions
-from sampan.engine.builder.buildkit.http2 import message
-from sampan.engine.builder.buildkit.sessions import GrpcSession, Offer, Sessions
+from sampan.engine.builder.clients import rpc, sessions
+from sampan.engine.builder.clients.http2 import message
+from sampan.engine.builder.clients.sessions import GrpcSession, Offer, Sessions
+from sampan.engine.builder.session import LocalRequest
 from sampan.errors import Internal, NotFound, Unavailable
 from sampan.spec.buildkit import session_pb2 as pb
-from tests.unit.builder.buildkit.test_http2 import Peer
+from tests.unit.builder.clients.test_http2 import Peer
 
 METHODS = frozenset(
     {
@@ -105,7 +106,7 @@ def test_what_is_not_offered_is_not_found(tmp_path: Path) -> None:
         with pytest.raises(NotFound, match="secret x: not found"):
             await bare.secret("x")
         with pytest.raises(NotFound, match="no local sources enabled"):
-            await bare.local("context")
+            await bare.local(LocalRequest(name="context"))
 
     run(test, tmp_path)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol, Self, TypeVar
 from urllib.parse import quote_plus, unquote
 
-from sampan.engine.builder.buildkit.http2 import Connection, Stream, message
+from sampan.engine.builder.clients.http2 import Connection, Stream, message
 from sampan.errors import Internal, NotFound, SampanError, Unauthorized, Unavailable
 
 UNKNOWN, NOT_FOUND, PERMISSION_DENIED, UNIMPLEMENTED, UNAVAILABLE, UNAUTHENTICATED = 2, 5, 7, 12, 14, 16

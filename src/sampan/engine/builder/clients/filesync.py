@@ -19,14 +19,15 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from sampan.engine.builder.buildkit import rpc
-from sampan.engine.builder.buildkit.http2 import Connection, Stream, message
-from sampan.engine.builder.buildkit.packs import Known, Pack, Snapshot
+from sampan.engine.builder.clients import rpc
+from sampan.engine.builder.clients.http2 import Connection, Stream, message
+from sampan.engine.builder.clients.packs import Known, Pack, Snapshot
 from sampan.engine.builder.files.spool import Place
+from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.trees import Entry
 from sampan.errors import Internal, InvalidArgument, Unavailable
 from sampan.spec.buildkit.filesync_pb2 import Packet, Stat
@@ -42,26 +43,19 @@ THREAD_BYTES = 64 * 1024
 """A batch that is larger is taken in a thread."""
 REPORT_S = 0.1
 
-Report = Callable[[int, bool], None]
-"""Called with the number of bytes received so far, and whether that was all."""
 
-
-async def receive(
-    connection: Connection,
-    pack: Pack,
-    known: Known,
-    name: str,
-    *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    follow: Sequence[str] = (),
-    report: Report | None = None,
-) -> Snapshot:
+async def receive(connection: Connection, pack: Pack, known: Known, wanted: LocalRequest) -> Snapshot:
     """Transfer one directory into the pack and return what it holds.
 
     Raises: NotFound when the client has no directory of that name, Internal, Unavailable.
     """
-    fields = rpc.metadata(dir_name=(name,), include_patterns=include, exclude_patterns=exclude, followpaths=follow)
+    fields = rpc.metadata(
+        dir_name=(wanted.name,),
+        include_patterns=wanted.include,
+        exclude_patterns=wanted.exclude,
+        followpaths=wanted.follow,
+    )
+    report = wanted.report
     stream = connection.request(METHOD, fields)
     received = Receiver(pack, known)
     reported = 0.0
@@ -70,7 +64,7 @@ async def receive(
             batch = await stream.batch()
             if not batch:
                 rpc.check(stream)
-                raise Internal(f"the client ended the transfer of {name} too early")
+                raise Internal(f"the client ended the transfer of {wanted.name} too early")
             if sum(map(len, batch)) > THREAD_BYTES:
                 answer = await asyncio.to_thread(received.take, batch)
             else:

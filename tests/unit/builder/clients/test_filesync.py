@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sampan.engine.builder.buildkit.filesync import STREAMED_BYTES, Receiver, read_stat
-from sampan.engine.builder.buildkit.packs import Known, Pack, Packs, Snapshot
-from sampan.engine.builder.buildkit.sending import to_stat
+from sampan.engine.builder.clients.filesync import STREAMED_BYTES, Receiver, read_stat
+from sampan.engine.builder.clients.packs import Known, Pack, Packs, Snapshot
+from sampan.engine.builder.clients.sending import to_stat
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec.buildkit.filesync_pb2 import Packet, Stat
 
@@ -170,7 +170,7 @@ def test_stats_go_both_ways() -> None:
 
 def test_kept_directories_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packs = Packs(str(tmp_path / "sync"))
-    monkeypatch.setattr("sampan.engine.builder.buildkit.packs.LIMIT_COUNT", 2)
+    monkeypatch.setattr("sampan.engine.builder.clients.packs.LIMIT_COUNT", 2)
     for number in range(4):
         kept = packs.get(number)
         snapshot, _ = transfer(packs.begin(kept), {"f": bytes([number]) * 1000})
@@ -186,7 +186,7 @@ def test_kept_directories_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_kept_entries_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packs = Packs(str(tmp_path))
-    monkeypatch.setattr("sampan.engine.builder.buildkit.packs.LIMIT_ENTRIES", 15)
+    monkeypatch.setattr("sampan.engine.builder.clients.packs.LIMIT_ENTRIES", 15)
     for number in range(3):
         kept = packs.get(number)
         snapshot, _ = transfer(packs.begin(kept), {f"f{n}": b"x" for n in range(10)})
@@ -196,7 +196,7 @@ def test_kept_entries_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_pack_of_waste_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sampan.engine.builder.buildkit.packs.WASTE_BYTES", 1500)
+    monkeypatch.setattr("sampan.engine.builder.clients.packs.WASTE_BYTES", 1500)
     packs = Packs(str(tmp_path))
     for number in range(3):
         kept = packs.get("ctx")

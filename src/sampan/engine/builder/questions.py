@@ -75,8 +75,7 @@ def lint(checked: Checked) -> dict[str, bytes]:
     text = "".join(f"\n{_finding(one)}" for one in warnings)
     document: dict[str, Any] = {"warnings": listed or None, "sources": []}
     if error is not None:
-        lines: tuple[tuple[int, int], ...] = getattr(error, "lines", ())
-        name, data = getattr(error, "filename", "") or "Dockerfile", getattr(error, "source", b"")
+        lines, name, data = error.lines, error.filename or "Dockerfile", error.source or b""
         sources.setdefault((name, data), len(sources))
         where = {"ranges": [_range(first, last) for first, last in lines]} if lines else {}
         document["buildError"] = {"message": error.message, "location": where}

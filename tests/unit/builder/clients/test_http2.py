@@ -11,8 +11,8 @@ import h2.connection
 import h2.events
 import pytest
 
-from sampan.engine.builder.buildkit import http2
-from sampan.engine.builder.buildkit.http2 import Connection, frame, message
+from sampan.engine.builder.clients import http2
+from sampan.engine.builder.clients.http2 import Connection, frame, message
 
 
 class Peer(asyncio.WriteTransport):

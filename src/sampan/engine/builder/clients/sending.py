@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
-from sampan.engine.builder.buildkit import rpc
-from sampan.engine.builder.buildkit.filesync import FIN, TYPES
-from sampan.engine.builder.buildkit.http2 import Stream, message
+from sampan.engine.builder.clients import rpc
+from sampan.engine.builder.clients.filesync import FIN, TYPES
+from sampan.engine.builder.clients.http2 import Stream, message
 from sampan.engine.builder.trees import Entry, Tree
 from sampan.errors import Internal, Unavailable
 from sampan.spec.buildkit import session_pb2
