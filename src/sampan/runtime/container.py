@@ -21,6 +21,7 @@ from sampan.linux.cgroups import Cgroup
 from sampan.runtime import hooks, init, joiner, launch, sync
 from sampan.runtime import plan as planning
 from sampan.runtime.failure import InvalidSpec, RuntimeFailure
+from sampan.runtime.steps.process import keyring_of
 from sampan.runtime.validate import validate, validate_process
 
 Spec = dict[str, Any]
@@ -52,6 +53,7 @@ class Container:
         self.console_fd: int | None = None
         self.timing: dict[str, int] = {}
         self.started = False
+        self.keyring = True  # it has a session keyring of its own
         self._channel: sync.Channel | None = None
         self._gate_fd = -1  # init's own copy of our end, when it waits for another process
         self._gate_inode = 0  # what tells that copy from any other descriptor of this number
@@ -135,6 +137,7 @@ class Container:
                 cgroup=cgroup or self.cgroup,
                 stdio=stdio,
                 seccomp=_seccomp_loader(self.spec, seccomp_bpf),
+                keyring=keyring_of(self.id) if self.keyring else "",
                 detached=detached,
                 preserve_fds=preserve_fds,
             )
@@ -244,6 +247,7 @@ class Container:
             "gate_fd": self._gate_fd,
             "gate_inode": self._gate_inode,
             "cgroup": self.cgroup.path,
+            "keyring": self.keyring,
             "spec": self.spec,
         }
 
@@ -259,6 +263,7 @@ class Container:
             pidfd=_open_same(state["pid"], state["start_time"]),
         )
         container.started = state["started"]
+        container.keyring = state.get("keyring", True)
         container._gate_fd = state["gate_fd"]
         container._gate_inode = state["gate_inode"]
         container._start_time = state["start_time"]
@@ -349,27 +354,27 @@ def create(
     inherited.timing = timing
     prepared = launch.Prepared()
     heard = launch.Conversation(cgroup)
-    pid, pidfd = -1, -1
     try:
         if cgroup is None and not launch.may_defer_cgroup(plan):
             heard.cgroup = inherited.cgroup = launch.make_cgroup(plan)
         launch.prepare(plan, inherited, prepared)
-        pid, pidfd = launch.spawn(plan, inherited)
+        heard.pid, heard.pidfd = launch.spawn(plan, inherited)
         theirs.close()
-        launch.converse(plan, inherited, ours, pid, heard)
+        launch.converse(plan, inherited, ours, heard)
     except BaseException as error:
         ours.close()
         theirs.close()
-        _undo(pid, pidfd, heard.console_fd, plan.cgroup_path if cgroup is None else None)
+        _undo(heard.pid, heard.pidfd, heard.console_fd, plan.cgroup_path if cgroup is None else None)
         if isinstance(error, OSError):
             raise RuntimeFailure.of("create", error) from error
         raise
     finally:
         prepared.close()
     assert heard.cgroup is not None
-    container = Container(id=id, bundle=plan.bundle, spec=spec, cgroup=heard.cgroup, pid=pid, pidfd=pidfd)
+    container = Container(id=id, bundle=plan.bundle, spec=spec, cgroup=heard.cgroup, pid=heard.pid, pidfd=heard.pidfd)
     container.console_fd = heard.console_fd
     container.timing = heard.timing
+    container.keyring = keyring
     container._channel = ours
     if detached:
         container._gate_fd = ours.fd

@@ -159,6 +159,10 @@ class Plan:
         return any(flag == TYPES["mount"][0] for flag, _ in self.joins)
 
     @property
+    def joins_pid_namespace(self) -> bool:
+        return any(flag == TYPES["pid"][0] for flag, _ in self.joins)
+
+    @property
     def new_network(self) -> bool:
         return bool(self.clone_flags & TYPES["network"][0])
 

@@ -76,10 +76,23 @@ def set_scheduling(plan: ProcessPlan) -> None:
         syscalls.ioprio_set(syscalls.IOPRIO_WHO_PROCESS, 0, plan.io_priority)
 
 
-def join_keyring(name: str) -> None:
-    """Start a session keyring, so that the container does not see the daemon's keys."""
+def keyring_of(id: str) -> str:
+    """Return the name of a container's session keyring, the reference's."""
+    return f"_ses.{id}"
+
+
+def join_keyring(name: str, *, user_namespace: bool) -> None:
+    """Join the container's session keyring, made when it is missing: the container does not see the daemon's keys.
+
+    Only who may search a keyring can join it by its name, so later processes of the container get that right: the owner,
+    or with a user namespace everybody in there, as in the reference.
+    """
+    searchable = syscalls.KEY_OTH_SEARCH if user_namespace else syscalls.KEY_USR_SEARCH
     try:
-        syscalls.keyctl_join_session_keyring(name)
+        key = syscalls.keyctl_join_session_keyring(name)
+        permissions = int(syscalls.keyctl_describe(key).split(";")[3], 16)
+        if not permissions & searchable:
+            syscalls.keyctl(syscalls.KEYCTL_SETPERM, key, permissions | searchable)
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES):
             raise
