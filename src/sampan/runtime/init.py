@@ -30,6 +30,8 @@ from sampan.runtime.plan import Mount, Plan
 from sampan.runtime.process_plan import ProcessPlan
 from sampan.runtime.steps import cgroup_mounts, devices, mounts, paths, procfs, rootfs
 from sampan.runtime.steps import process as who
+from sampan.runtime.steps.become import Becoming
+from sampan.runtime.steps.become import become as become_user
 
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
@@ -431,27 +433,21 @@ def enter_pid_namespace(init: Init) -> None:
 
 
 def become(init: Init) -> None:
-    plan = init.process
-    who.set_limits(plan)
-    who.set_scheduling(plan)
-    if init.plan.personality:
-        syscalls.personality(PERSONALITIES[init.plan.personality["domain"]])
-    identity = who.identify(plan, init.root_fd)
-    who.own_stdio(identity)
-    os.close(init.root_fd)
     if init.proc_fd >= 0:
         os.close(init.proc_fd)
-    inherited = init.inherited
-    init.program = who.become(
-        plan,
-        plan.capabilities,
-        identity,
-        death_signal=inherited.death_signal,
-        load_seccomp=inherited.load_seccomp,
+    becoming = Becoming(
+        init.process,
+        init.process.capabilities,
+        root_fd=init.root_fd,
+        personality=init.plan.personality,
+        death_signal=init.inherited.death_signal,
+        load_seccomp=init.inherited.load_seccomp,
     )
+    try:
+        init.program = become_user(becoming)
+    finally:
+        init.step = becoming.step
 
-
-PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
 
 STEPS: tuple[tuple[str, Callable[[Init], None]], ...] = (
     ("isolate", isolate),  # non-dumpable and alone before anything of the container can see this process
@@ -473,7 +469,7 @@ STEPS: tuple[tuple[str, Callable[[Init], None]], ...] = (
     ("restricted paths", restrict_paths),
     ("read-only root", make_root_readonly),
     ("pid namespace", enter_pid_namespace),  # when root, mounts and descriptors are the container's alone
-    ("process", become),
+    ("process", become),  # the list of steps/become.py, which exec does as well
 )
 
 

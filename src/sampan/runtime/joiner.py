@@ -27,16 +27,16 @@ from sampan.linux.cgroups import Cgroup
 from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_PARENT, TYPES
 from sampan.runtime import init, launch, sync
 from sampan.runtime.failure import RuntimeFailure
-from sampan.runtime.process_plan import CapabilitySets, ProcessPlan, build
+from sampan.runtime.process_plan import ProcessPlan, build, inherit
 from sampan.runtime.steps import devices
 from sampan.runtime.steps import process as who
+from sampan.runtime.steps.become import Becoming, become
 
 
 class Joining:
     """What the parent hands to the stage, and the stage to the process."""
 
     __slots__ = (
-        "caps",
         "cgroup",
         "channel",
         "cloned_into_cgroup",
@@ -45,6 +45,7 @@ class Joining:
         "init_pidfd",
         "keyring",
         "load_seccomp",
+        "personality",
         "plan",
         "preserve_fds",
         "root_fd",
@@ -53,7 +54,6 @@ class Joining:
     )
 
     plan: ProcessPlan
-    caps: CapabilitySets | None
     cgroup: Cgroup
     channel: sync.Channel
     cloned_into_cgroup: bool
@@ -62,6 +62,7 @@ class Joining:
     init_pidfd: int
     keyring: str  # the container's session keyring; empty: the caller's is kept
     load_seccomp: Callable[[], None] | None
+    personality: str
     preserve_fds: int
     root_fd: int
     step: str
@@ -85,18 +86,13 @@ def start(
     preserve_fds: int,
 ) -> tuple[int, int, int | None]:
     """Start the process; return (pid, pidfd, console master or None) once it has been executed."""
-    plan = build(process_spec)
-    caps = plan.capabilities
-    if caps is None:
-        inherited_caps = (spec.get("process") or {}).get("capabilities")
-        caps = None if inherited_caps is None else CapabilitySets(inherited_caps)
+    plan = build(inherit(spec.get("process") or {}, process_spec))
     try:
         ours, theirs = sync.pair()
     except OSError as error:
         raise RuntimeFailure.of("exec", error) from error
     joining = Joining()
     joining.plan = plan
-    joining.caps = caps
     joining.cgroup = cgroup
     joining.channel = theirs
     joining.cloned_into_cgroup = False
@@ -105,6 +101,7 @@ def start(
     joining.init_pidfd = init_pidfd
     joining.keyring = keyring
     joining.load_seccomp = seccomp
+    joining.personality = ((spec.get("linux") or {}).get("personality") or {}).get("domain") or ""
     joining.preserve_fds = preserve_fds
     joining.root_fd = -1
     joining.step = "isolate"
@@ -290,14 +287,18 @@ def _become(joining: Joining) -> NoReturn:
     os.setsid()
     if plan.terminal:
         pty.make_controlling(0)
-    who.set_limits(plan)
-    who.set_scheduling(plan)
-    identity = who.identify(plan, joining.root_fd)
-    who.own_stdio(identity)
-    os.close(joining.root_fd)
-    program = who.become(
-        plan, joining.caps, identity, death_signal=joining.death_signal, load_seccomp=joining.load_seccomp
+    becoming = Becoming(
+        plan,
+        plan.capabilities,
+        root_fd=joining.root_fd,
+        personality=joining.personality,
+        death_signal=joining.death_signal,
+        load_seccomp=joining.load_seccomp,
     )
+    try:
+        program = become(becoming)
+    finally:
+        joining.step = becoming.step
     if joining.death_signal and joining.channel.is_abandoned():
         os._exit(1)  # the parent died before its death could signal us
     joining.step = "exec"

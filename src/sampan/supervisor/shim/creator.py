@@ -155,8 +155,10 @@ def _serve(exec_root: str, peer: _socket.socket) -> None:
             id=request["id"],
             bundle=directory,
             rootfs=request["rootfs"],
-            stdio=(stdio[0], stdio[1], stdio[2]) if stdio else None,
-            seccomp_bpf=layout.read_filter(request["seccomp"]),
+            options=runtime.CreateOptions(
+                stdio=(stdio[0], stdio[1], stdio[2]) if stdio else None,
+                seccomp_bpf=layout.read_filter(request["seccomp"]),
+            ),
             hand_over=lambda values, fds: _send(peer, {"ok": values}, fds),
         )
     except RuntimeFailure as e:
