@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import stat
+import threading
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.store import Store
-from sampan.engine.volumes import local
+from sampan.engine.volumes import copyup, local
 from sampan.engine.volumes.service import Volumes, size_bytes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
 from tests.kernel.images.test_service import die_at
@@ -39,6 +41,14 @@ async def service(directory: Path) -> AsyncIterator[tuple[Volumes, Store]]:
 def run(test: Coroutine[Any, Any, None]) -> None:
     with leaves_nothing():
         asyncio.run(test)
+
+
+async def mounted(volumes: Volumes, name: str, container: str) -> str:
+    """Mount a volume for a container; return its path."""
+    volume = await volumes.mount(name, container)
+    assert os.fstat(volume.fd).st_ino == os.stat(volume.path).st_ino
+    os.close(volume.fd)
+    return volume.path
 
 
 def test_options_split_into_flags_and_data() -> None:
@@ -135,19 +145,19 @@ def test_a_tmpfs_volume_is_shared_while_used_and_gone_after(tmp_path: Path) -> N
         async with service(tmp_path) as (volumes, _):
             options = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=711"}
             made = await volumes.get_or_create("temp", options=options)
-            first = await volumes.mount("temp", "one")
+            first = await mounted(volumes, "temp", "one")
             assert first == made.mountpoint and os.path.ismount(first)
             assert (
                 stat.S_IMODE(os.stat(first).st_mode) == 0o711
                 and os.statvfs(first).f_blocks * os.statvfs(first).f_frsize == 1 << 20
             )
             (Path(first) / "f").write_text("shared")
-            assert (Path(await volumes.mount("temp", "two")) / "f").read_text() == "shared"
+            assert (Path(await mounted(volumes, "temp", "two")) / "f").read_text() == "shared"
             await volumes.unmount("temp", "one")
             assert os.path.ismount(first)
             await volumes.unmount("temp", "two")
             assert not os.path.ismount(first)
-            await volumes.mount("temp", "one")
+            await mounted(volumes, "temp", "one")
             await volumes.remove("temp")
 
     run(test())
@@ -159,7 +169,7 @@ def test_a_bind_volume_is_its_device_and_must_exist(tmp_path: Path) -> None:
             (tmp_path / "src").mkdir()
             for name, device in (("good", tmp_path / "src"), ("bad", tmp_path / "nope")):
                 await volumes.get_or_create(name, options={"type": "none", "o": "bind", "device": str(device)})
-            assert await volumes.mount("good", "one") == str(tmp_path / "src")
+            assert await mounted(volumes, "good", "one") == str(tmp_path / "src")
             with pytest.raises(Internal) as caught:
                 await volumes.mount("bad", "one")
             path = volumes.path("bad")
@@ -178,8 +188,11 @@ def test_a_subpath_never_leads_out_of_the_volume(tmp_path: Path) -> None:
             (root / "in" / "side").mkdir(parents=True)
             (root / "out").symlink_to("/etc")
             (root / "etc").mkdir()
-            assert await volumes.mount("data", "c", subpath="in/side") == str(root / "in/side")
-            assert await volumes.mount("data", "c", subpath="out") == str(root / "etc")
+            for subpath, found in (("in/side", "in/side"), ("out", "etc")):
+                volume = await volumes.mount("data", "c", subpath=subpath)
+                assert os.fstat(volume.fd).st_ino == (root / found).stat().st_ino
+                assert volume.path == str(root / subpath)
+                os.close(volume.fd)
             for bad in ("/etc", "../x", "nope"):
                 with pytest.raises(InvalidArgument):
                     await volumes.mount("data", "c", subpath=bad)
@@ -229,6 +242,42 @@ def test_copy_up_takes_everything_along_and_follows_nothing(tmp_path: Path) -> N
             os.close(root_fd)
 
     run(test())
+
+
+def test_copy_up_changes_nothing_outside_while_names_are_exchanged(tmp_path: Path) -> None:
+    """A container that has the volume already puts links to the host's files in the places of what is copied."""
+    image, volume, host = tmp_path / "image", tmp_path / "volume", tmp_path / "host"
+    for directory in (image / "data", host):
+        directory.mkdir(parents=True)
+    secret = host / "secret"
+    secret.touch(0o600)
+    for n in range(300):
+        os.mkfifo(image / "data" / f"{n}")
+        os.chmod(image / "data" / f"{n}", 0o777)
+    stop = threading.Event()
+
+    def attack() -> None:
+        while not stop.is_set():
+            with suppress(OSError):
+                for name in os.listdir(volume):
+                    if not (volume / name).is_symlink():
+                        (host / "link").symlink_to(secret)
+                        (host / "link").rename(volume / name)
+
+    attacker = threading.Thread(target=attack)
+    attacker.start()
+    root_fd = os.open(image, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for _ in range(10):
+            volume.mkdir()
+            with suppress(OSError):  # what was exchanged at the wrong moment
+                copyup.copy_up(root_fd, "/data", str(volume))
+            assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+            volume.rename(tmp_path / f"done-{secrets.token_hex(4)}")
+    finally:
+        stop.set()
+        attacker.join()
+        os.close(root_fd)
 
 
 def test_kill_9_at_every_step_of_a_volumes_life_leaves_it_whole_or_no_trace(tmp_path: Path) -> None:

@@ -328,7 +328,18 @@ def _open_same(pid: int, began: int) -> int:
 class CreateOptions:
     """How a container is to be made: what its caller decides, beside the spec."""
 
-    __slots__ = ("cgroup", "detached", "keyring", "pivot", "preserve_fds", "seccomp_bpf", "sibling", "stdio", "timing")
+    __slots__ = (
+        "cgroup",
+        "detached",
+        "keyring",
+        "pivot",
+        "preserve_fds",
+        "seccomp_bpf",
+        "sibling",
+        "sources",
+        "stdio",
+        "timing",
+    )
 
     def __init__(
         self,
@@ -341,6 +352,7 @@ class CreateOptions:
         keyring: bool = True,
         pivot: bool = True,
         timing: bool = False,
+        sources: dict[int, int] | None = None,
     ) -> None:
         self.stdio = stdio  # of a process with no terminal; with one, the master comes back as `console_fd`
         self.seccomp_bpf = seccomp_bpf  # the compiled filter; else it is compiled from the spec
@@ -350,6 +362,7 @@ class CreateOptions:
         self.keyring = keyring  # a session keyring of its own
         self.pivot = pivot  # False: move the root over "/" instead
         self.timing = timing  # measure init's steps
+        self.sources = sources or {}  # index in the spec's mounts → its source as a detached mount, instead of its name
         self.sibling = False  # init is a child of the caller's parent, which keeps the container (`hand_over`)
 
 
@@ -383,6 +396,7 @@ class Draft:
         inherited.preserve_fds = options.preserve_fds
         inherited.sibling = options.sibling
         inherited.timing = options.timing
+        inherited.found = options.sources
 
     def close(self) -> None:
         self.ours.close()

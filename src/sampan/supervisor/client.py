@@ -15,7 +15,7 @@ import builtins
 import contextlib
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,13 +24,23 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from sampan import errors
-from sampan.supervisor import layout, starter, wire
+from sampan.supervisor import deposits, layout, starter, wire
 from sampan.supervisor import supervisor_pb2 as pb
 from sampan.supervisor.supervisor_grpc import SupervisorStub
-from sampan.supervisor.values import Attachment, ExecInfo, Exit, TaskEvent, TaskInfo, TaskRequest
+from sampan.supervisor.values import Attachment, ExecInfo, Exit, MountSource, TaskEvent, TaskInfo, TaskRequest
 from sampan.supervisor.wire import TaskFailed
 
-__all__ = ["Attachment", "ExecInfo", "Exit", "Supervisor", "TaskEvent", "TaskFailed", "TaskInfo", "TaskRequest"]
+__all__ = [
+    "Attachment",
+    "ExecInfo",
+    "Exit",
+    "MountSource",
+    "Supervisor",
+    "TaskEvent",
+    "TaskFailed",
+    "TaskInfo",
+    "TaskRequest",
+]
 
 _CONNECT_TIMEOUT_S = 10.0
 _STREAM_LIMIT_BYTES = 1024 * 1024
@@ -116,15 +126,29 @@ class Supervisor:
             runtime=req.runtime,
             runtime_args=req.runtime_args,
             start=start,
+            sources=[source.index for source in req.sources],
         )
+        fds = [source.fd for source in req.sources]
         try:
-            return _task_reply(await self._once(lambda s: s.Create(message)))
+            return _task_reply(await self._create(message, fds))
         except _LOST:
             pass
         info = await self._status(req.id)
         if info is None:
-            return _task_reply(await self._call(lambda s: s.Create(message)))
+            return _task_reply(await self._repeated(lambda: self._create(message, fds)))
         return await self.start(req.id) if start and info.status == "created" else info
+
+    async def _create(self, message: pb.CreateRequest, fds: Sequence[int]) -> Any:
+        """Ask once, with the descriptors left at the supervisor for as long as it takes."""
+        if not fds:
+            return await self._once(lambda s: s.Create(message))
+        if not self._ready.is_set():
+            await self._until_ready()
+        try:
+            with deposits.left(self._exec_root, fds) as message.deposit:
+                return await self._once(lambda s: s.Create(message))
+        except BlockingIOError as e:
+            raise errors.Unavailable("the supervisor is too busy to take mount sources") from e
 
     async def start(self, id: str) -> TaskInfo:
         try:
@@ -331,9 +355,13 @@ class Supervisor:
 
     async def _call(self, method: Callable[[SupervisorStub], Any]) -> Any:
         """Call, and repeat when the supervisor went away meanwhile."""
+        return await self._repeated(lambda: self._once(method))
+
+    async def _repeated(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try again when the supervisor went away meanwhile. Raises Unavailable when it does so every time."""
         for _ in range(3):
             try:
-                return await self._once(method)
+                return await attempt()
             except _LOST as e:
                 lost = e
         raise errors.Unavailable(f"the supervisor does not answer: {lost}")
@@ -345,7 +373,8 @@ class Supervisor:
         try:
             return await method(self._stub)
         except GRPCError as e:
-            if e.status is Status.UNAVAILABLE and not self._ready.is_set():
+            gone = e.status is Status.UNAVAILABLE and not self._ready.is_set()
+            if gone or e.status is Status.ABORTED:  # of another supervisor than the one before
                 raise ConnectionResetError("the supervisor went away") from e
             raise _ERRORS.get(e.status, errors.Internal)(e.message or str(e.status)) from e
         except _LOST:

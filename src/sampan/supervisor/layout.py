@@ -2,6 +2,7 @@
 
     <exec_root>/            0700
       supervisor.sock       gRPC                      supervisor.pid   locked while a supervisor runs      supervisor.log
+      deposits.sock         descriptors for requests (deposits.py)
       seccomp/<sha256>.bpf  compiled filters
       tasks/<id>/           0700, the OCI bundle of one task
         config.json         the OCI spec as received
@@ -84,7 +85,7 @@ def read_json(path: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def listen(directory: str, name: str, backlog: int = 64) -> socket.socket:
+def listen(directory: str, name: str, backlog: int = 64, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
     """A listening unix socket `directory/name`, 0600, non-blocking. A leftover of that name is replaced."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -92,7 +93,7 @@ def listen(directory: str, name: str, backlog: int = 64) -> socket.socket:
             os.unlink(name, dir_fd=fd)
         except FileNotFoundError:
             pass
-        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        server = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             server.bind(f"/proc/self/fd/{fd}/{name}")
             os.chmod(name, 0o600, dir_fd=fd)
@@ -105,11 +106,11 @@ def listen(directory: str, name: str, backlog: int = 64) -> socket.socket:
         os.close(fd)
 
 
-def connect(directory: str, name: str) -> socket.socket:
+def connect(directory: str, name: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
     """Connect to `directory/name`; the socket comes back non-blocking. Connecting to a unix socket does not wait."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        peer = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             peer.connect(f"/proc/self/fd/{fd}/{name}")
         except BaseException:

@@ -6,9 +6,10 @@ process, the container's init, its exec'd processes, their stdio and log. There 
 
 Transport: gRPC over HTTP/2 (cleartext) on the unix socket <exec_root>/supervisor.sock, 0600; the caller's uid must be the supervisor's.
 Byte streams do not pass through here: stdio is served by each task's own socket, <exec_root>/tasks/<id>/shim.sock (see wire.py).
+Descriptors do not either: they are left at <exec_root>/deposits.sock, and a request names the deposit (see deposits.py).
 
 Errors: gRPC status NOT_FOUND (no such task or exec), ALREADY_EXISTS, FAILED_PRECONDITION (the task's state does not allow it),
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED (EMFILE, ENOSPC …), INTERNAL. Where the runtime itself refuses (no such executable, unknown user, a mount
+INVALID_ARGUMENT, RESOURCE_EXHAUSTED (EMFILE, ENOSPC …), ABORTED (the deposit is not here: leave it again, and repeat), INTERNAL. Where the runtime itself refuses (no such executable, unknown user, a mount
 that fails) the answer carries a Failure instead, because its step and errno matter to the caller.
 
 Python code is generated from this file by `python -m sampan.supervisor.generate` and committed.
@@ -162,6 +163,8 @@ class CreateRequest(_message.Message):
     RUNTIME_FIELD_NUMBER: _builtins.int
     RUNTIME_ARGS_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
+    DEPOSIT_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """64 hexadecimal digits"""
     spec: _builtins.bytes
@@ -179,10 +182,16 @@ class CreateRequest(_message.Message):
     runtime: _builtins.str
     """path of an external OCI runtime; "" = built in"""
     start: _builtins.bool
+    deposit: _builtins.str
+    """token of a deposit of descriptors, the sources of bind mounts as detached mounts; "" = none"""
     @_builtins.property
     def logging(self) -> Global___Logging: ...
     @_builtins.property
     def runtime_args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """for each descriptor of the deposit, in order: the index in spec.mounts of the mount whose source it is"""
+
     def __init__(
         self,
         *,
@@ -197,10 +206,12 @@ class CreateRequest(_message.Message):
         runtime: _builtins.str = ...,
         runtime_args: _abc.Iterable[_builtins.str] | None = ...,
         start: _builtins.bool = ...,
+        deposit: _builtins.str = ...,
+        sources: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logging", b"logging"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "logging", b"logging", "rootfs", b"rootfs", "runtime", b"runtime", "runtime_args", b"runtime_args", "seccomp", b"seccomp", "spec", b"spec", "start", b"start", "stdin", b"stdin", "stdin_once", b"stdin_once", "terminal", b"terminal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deposit", b"deposit", "id", b"id", "logging", b"logging", "rootfs", b"rootfs", "runtime", b"runtime", "runtime_args", b"runtime_args", "seccomp", b"seccomp", "sources", b"sources", "spec", b"spec", "start", b"start", "stdin", b"stdin", "stdin_once", b"stdin_once", "terminal", b"terminal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,18 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MountSource:
+    """The source of a bind mount of the spec, found already: its name is not looked up again.
+
+    index: of the mount in the spec's `mounts`. fd: a detached mount (open_tree with OPEN_TREE_CLONE); the caller's, who
+    may close it when `create` has returned.
+    """
+
+    index: int
+    fd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRequest:
     """All that is needed to make a task. `spec` is an OCI config.json without linux.seccomp; `seccomp` the path from
     `compile_seccomp`.
@@ -28,6 +40,7 @@ class TaskRequest:
     log_attrs: dict[str, str] = field(default_factory=dict)
     runtime: str = ""
     runtime_args: tuple[str, ...] = ()
+    sources: tuple[MountSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

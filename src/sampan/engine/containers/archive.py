@@ -29,6 +29,7 @@ from sampan.engine.containers.records import Container, MountPoint, rfc3339
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import WITH_TASK
 from sampan.engine.images import streams, tar_writer
+from sampan.engine.tasks import procfs
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound
 from sampan.linux import saferoot
 
@@ -143,11 +144,10 @@ class Archive:
         if not path:
             raise InvalidArgument("bad parameter: pathcannot be empty")
         path = "/" + path.lstrip("/")
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         read_only = writable and _read_only(c, path)
         if c.status.state in WITH_TASK and c.status.pid:
             try:
-                return Root(os.open(f"/proc/{c.status.pid}/root", flags), path, read_only)
+                return Root(procfs.open_root(c.status.pid, c.id), path, read_only)
             except OSError:
                 pass  # it has just ended
         clean = posixpath.normpath(path)
@@ -163,10 +163,28 @@ def _mounted(m: MountPoint, path: str, tail: str, read_only: bool) -> Root:
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     rest = path[len(m.destination.rstrip("/")) :] or "/"
     name = posixpath.basename(path)
+    if m.subpath:
+        return _below(m, rest, tail, read_only, name)
     try:
         return Root(os.open(m.source, flags), rest + tail, read_only, name)
     except NotADirectoryError:
         return Root(os.open(os.path.dirname(m.source), flags), "/" + os.path.basename(m.source), read_only, name)
+
+
+def _below(m: MountPoint, rest: str, tail: str, read_only: bool, name: str) -> Root:
+    """Open what a volume has at the mount's subpath, resolved inside the volume."""
+    volume = os.open(m.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with _told(name, m.subpath):
+            fd = saferoot.open_in_root(volume, m.subpath)
+    except BaseException:
+        os.close(volume)
+        raise
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.close(volume)
+        return Root(fd, rest + tail, read_only, name)
+    os.close(fd)
+    return Root(volume, "/" + m.subpath, read_only, name)
 
 
 def _read_only(c: Container, path: str) -> bool:

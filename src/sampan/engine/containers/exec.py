@@ -25,7 +25,7 @@ from sampan.engine.containers.merge import environment
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import State
-from sampan.engine.tasks import failures, security, spec
+from sampan.engine.tasks import failures, procfs, security, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import saferoot
@@ -305,13 +305,13 @@ def _check_user(c: Container, user: str) -> None:
     """
     name, _, group = user.partition(":")
     for text, kind, file in ((name, "user", "passwd"), (group, "group", "group")):
-        if text and not text.isdigit() and text.encode() not in _names(c.status.pid, f"/etc/{file}"):
+        if text and not text.isdigit() and text.encode() not in _names(c, f"/etc/{file}"):
             raise InvalidArgument(f"unable to find {kind} {text}: no matching entries in {file} file")
 
 
-def _names(pid: int, path: str) -> set[bytes]:
+def _names(c: Container, path: str) -> set[bytes]:
     """Return the first field of each line of a file inside a container's root; none when it is not a regular file."""
-    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = procfs.open_root(c.status.pid, c.id)
     try:
         fd = saferoot.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

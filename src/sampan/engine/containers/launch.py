@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,7 +31,7 @@ from sampan.linux import mounts as kernel
 from sampan.spec import codec
 from sampan.spec.engine_api.container import Ulimit
 from sampan.spec.engine_api.network import EndpointSettings
-from sampan.supervisor.client import Supervisor, TaskFailed, TaskInfo, TaskRequest
+from sampan.supervisor.client import MountSource, Supervisor, TaskFailed, TaskInfo, TaskRequest
 from sampan.supervisor.logs import options as log_options
 
 if TYPE_CHECKING:
@@ -78,13 +78,17 @@ class Launcher:
 
     async def launch(self, c: Container) -> TaskInfo:
         """Start the container's task. Raises: SampanError (with `exit_status` for a refused task); nothing is left behind."""
+        with ExitStack() as opened:  # what only the creation needs
+            return await self._launch(c, opened)
+
+    async def _launch(self, c: Container, opened: ExitStack) -> TaskInfo:
         options = security.parse(c.host_config, self._config)
         self._check_log_values(c)
         pending = self._registry.live(c.id).pending
         async with AsyncExitStack() as undo:
             rootfs = self._images.mounts(c.id)
             self._make_bind_sources(c)
-            mounts = await self._mount_volumes(c, undo)
+            mounts, held = await self._mount_volumes(c, undo, opened)
             joined = self._joined_paths(c)
             shm = await self._shm(c, joined.get("ipc_shm", ""), undo)
             sandbox = await self._attach_network(c, undo)
@@ -111,6 +115,7 @@ class Launcher:
                 log_attrs=self._log_attributes(c),
                 runtime=runtime,
                 runtime_args=runtime_args,
+                sources=_sources(spec["mounts"], held),
             )
             try:
                 task = await self.supervisor.create(request, start=not pending)
@@ -367,15 +372,23 @@ class Launcher:
         """Return the path of the compiled filter for these options and capabilities; "" is none. Cached."""
         return await self._filters.path(self.supervisor, options, caps)
 
-    async def _mount_volumes(self, c: Container, undo: AsyncExitStack) -> list[MountPoint]:
-        """Make volumes and image mounts ready; return the mounts with the directories to bind."""
+    async def _mount_volumes(
+        self, c: Container, undo: AsyncExitStack, opened: ExitStack
+    ) -> tuple[list[MountPoint], dict[str, int]]:
+        """Make volumes and image mounts ready.
+
+        Returns the mounts with their sources' names, and {destination: detached mount}, which `opened` will close.
+        """
+        held: dict[str, int] = {}
         if not any(m.type in ("volume", "image") for m in c.mounts):
-            return c.mounts
+            return c.mounts, held
         undo.push_async_callback(self._unmount_volumes, c)
         found: list[MountPoint] = []
         for m in c.mounts:
             if m.type == "volume":
-                source = await self._volumes.mount(m.name, c.id, subpath=m.subpath)
+                volume = await self._volumes.mount(m.name, c.id, subpath=m.subpath, recursive=m.recursive)
+                opened.callback(os.close, volume.fd)
+                held[m.destination] = volume.fd
                 self._events.publish(
                     "volume",
                     "mount",
@@ -388,11 +401,11 @@ class Launcher:
                         "read/write": "true" if m.rw else "false",
                     },
                 )
-                m = replace(m, source=source)
+                m = replace(m, source=volume.path)
             elif m.type == "image":
                 raise NotImplemented_("mounting an image is not supported yet: use a volume or a bind mount")
             found.append(m)
-        return found
+        return found, held
 
     async def _unmount_volumes(self, c: Container) -> None:
         for m in c.mounts:
@@ -413,6 +426,15 @@ class StartFailed(Internal):
     def __init__(self, failure: failures.Failure) -> None:
         super().__init__(failure.error.message)
         self.failure = failure
+
+
+def _sources(mounts: list[dict[str, Any]], held: dict[str, int]) -> tuple[MountSource, ...]:
+    """Match what is held by descriptor with the mounts of a spec. Raises: Internal, rather than have a name opened."""
+    places = {m["destination"]: index for index, m in enumerate(mounts)}
+    wanted = {"/" + destination.lstrip("/"): fd for destination, fd in held.items()}
+    if missing := wanted.keys() - places.keys():
+        raise Internal(f"volumes without a mount: {', '.join(sorted(missing))}")
+    return tuple(MountSource(index=places[destination], fd=fd) for destination, fd in wanted.items())
 
 
 def _make_directories(path: str) -> None:

@@ -8,6 +8,7 @@ Source: Docker's documented behaviour of new volumes ("populate a volume using a
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -73,10 +74,22 @@ def _entry(source: int, target: int, name: str, links: Links) -> None:
     elif kind == stat.S_IFREG:
         _file(source, target, name, info, links)
     elif kind != stat.S_IFSOCK:
-        os.mknod(name, info.st_mode, info.st_rdev, dir_fd=target)
-        os.chown(name, info.st_uid, info.st_gid, dir_fd=target, follow_symlinks=False)
-        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=target)
-        os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=target)
+        _node(target, name, info)
+
+
+def _node(target: int, name: str, info: os.stat_result) -> None:
+    """Make a device or fifo. Modes and times go by descriptor: by name they follow a link that was put in its place."""
+    os.mknod(name, info.st_mode, info.st_rdev, dir_fd=target)
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
+    try:
+        if stat.S_IFMT(os.fstat(fd).st_mode) != stat.S_IFMT(info.st_mode):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        own = f"/proc/self/fd/{fd}"
+        os.chown(own, info.st_uid, info.st_gid)
+        os.chmod(own, stat.S_IMODE(info.st_mode))
+        os.utime(own, ns=(info.st_atime_ns, info.st_mtime_ns))
+    finally:
+        os.close(fd)
 
 
 def _file(source: int, target: int, name: str, info: os.stat_result, links: Links) -> None:

@@ -17,6 +17,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,13 +29,22 @@ from sampan.engine.store import Store
 from sampan.engine.volumes import copyup, local
 from sampan.engine.volumes.records import ANONYMOUS_LABEL, Volume
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
-from sampan.linux import saferoot
+from sampan.linux import mounts, saferoot
+from sampan.linux.syscalls import AT_EMPTY_PATH, AT_RECURSIVE
 
 log = logging.getLogger("sampan.volumes")
 
 LIST_FILTERS = frozenset({"dangling", "driver", "label", "name"})
 PRUNE_FILTERS = frozenset({"all", "label", "label!"})
 Filters = Mapping[str, Iterable[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mounted:
+    """What of a volume goes into a container: `fd` is a detached mount of it, the caller's; `path` names it in messages."""
+
+    path: str
+    fd: int
 
 
 class Volumes:
@@ -240,26 +250,29 @@ class Volumes:
 
     # --- using -------------------------------------------------------------------------------------------------------
 
-    async def mount(self, name: str, container_id: str, *, subpath: str = "") -> str:
-        """Make a volume ready for a container that starts; return the directory to bind into it.
+    async def mount(self, name: str, container_id: str, *, subpath: str = "", recursive: bool = True) -> Mounted:
+        """Make a volume ready for a container that starts; return it as a detached mount, to be attached there.
 
-        subpath: a directory or file inside the volume, resolved so that no symlink leads out of it. The caller
-        publishes the event. Raises NotFound, InvalidArgument (subpath), Internal when the filesystem cannot be mounted.
+        subpath: a directory or file inside the volume, resolved so that no symlink leads out of it. recursive: with what
+        is mounted below. The caller publishes the event. Raises NotFound, InvalidArgument (subpath), Internal when the
+        filesystem cannot be mounted.
         """
         volume = self.lookup(name)
-        source = volume.mountpoint
-        bind = local.bind_source(volume.options)
-        if bind:
-            source = bind
-            try:
-                os.stat(bind)
-            except OSError as e:
-                raise local.failed(volume.mountpoint, volume.options or {}, e) from e
-        elif local.needs_host_mount(volume.options):
-            await asyncio.to_thread(local.mount, volume.mountpoint, dict(volume.options or {}))
-        found = _subpath(source, subpath) if subpath else source
+        options = volume.options or {}
+        if local.needs_host_mount(options):
+            await asyncio.to_thread(local.mount, volume.mountpoint, dict(options))
+        source = local.bind_source(options) or volume.mountpoint
+        try:
+            if options or subpath:  # a file system that is not ours may not answer
+                fd = await asyncio.to_thread(_clone, source, subpath, recursive)
+            else:
+                fd = _clone(source, "", recursive)
+        except OSError as e:
+            if not options:
+                raise Internal(f"error while mounting volume '{volume.mountpoint}': {_words(e)}") from e
+            raise local.failed(volume.mountpoint, options, e) from e
         self._users.setdefault(name, set()).add(container_id)
-        return found
+        return Mounted(path=os.path.join(source, subpath) if subpath else source, fd=fd)
 
     async def unmount(self, name: str, container_id: str) -> None:
         """A container has stopped using a volume; the last one takes its host mount away. Idempotent."""
@@ -291,21 +304,32 @@ class Volumes:
             raise Internal(f"error while copying {path} into volume {name}: {_words(e)}") from e
 
 
-def _subpath(source: str, subpath: str) -> str:
-    """Resolve a subpath inside the volume: no symlink leads out of it. Raises InvalidArgument."""
+def _clone(source: str, subpath: str, recursive: bool) -> int:
+    """Clone the mount of a directory, or of what is at a subpath inside it: what was found is what will be mounted.
+
+    Nothing of it is ever looked up again, so a container that exchanges names in a volume meanwhile changes nothing.
+    Raises: InvalidArgument for the subpath, OSError.
+    """
     if os.path.isabs(subpath) or ".." in subpath.split("/"):
         raise InvalidArgument(f"subpath must be a relative path within the volume: {subpath}")
-    root = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = os.open(source, os.O_PATH | os.O_CLOEXEC | (os.O_DIRECTORY if subpath else 0))
     try:
-        fd = saferoot.open_in_root(root, subpath)
+        if not subpath:
+            return _clone_at(root, recursive)
         try:
-            return os.readlink(f"/proc/self/fd/{fd}")
+            fd = saferoot.open_in_root(root, subpath)
+        except OSError as e:
+            raise InvalidArgument(f"cannot access path {subpath}: {_words(e)}") from e
+        try:
+            return _clone_at(fd, recursive)
         finally:
             os.close(fd)
-    except OSError as e:
-        raise InvalidArgument(f"cannot access path {subpath}: {_words(e)}") from e
     finally:
         os.close(root)
+
+
+def _clone_at(fd: int, recursive: bool) -> int:
+    return mounts.open_tree(fd, b"", mounts.OPEN_TREE_CLONE | AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0))
 
 
 def size_bytes(path: str) -> int:
