@@ -235,16 +235,17 @@ class Offer:
             while data := await reader.read(READ_BYTES):
                 await stream.send_message(pb.BytesMessage(data=data).SerializeToString())
 
-        answering = asyncio.create_task(back())
         try:
-            while (raw := await stream.recv_message()) is not None:
-                writer.write(pb.BytesMessage.FromString(raw).data)
-                await writer.drain()
-            if writer.can_write_eof():
-                writer.write_eof()
-            await answering
+            async with asyncio.TaskGroup() as group:
+                group.create_task(back())
+                while (raw := await stream.recv_message()) is not None:
+                    writer.write(pb.BytesMessage.FromString(raw).data)
+                    await writer.drain()
+                if writer.can_write_eof():
+                    writer.write_eof()
+        except BaseExceptionGroup as e:
+            raise e.exceptions[0] from e
         finally:
-            answering.cancel()
             writer.close()
 
     def _agent(self, id: str) -> str:

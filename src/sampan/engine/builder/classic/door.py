@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from sampan.engine.background import beside
 from sampan.engine.builder import questions
 from sampan.engine.builder.classic.failures import translated
 from sampan.engine.builder.classic.output import ClassicOutput, Message
@@ -67,20 +68,16 @@ async def build(
             if request.dialect == "classic":
                 ignore = _hidden(ignore, path)
             request = replace(request, dockerfile=text, ignore=ignore)
-        beside = await builder.sessions.get(options.session) if options.session else None
-        session = Uploaded(request.id, tree, beside)
+        connected = await builder.sessions.get(options.session) if options.session else None
+        session = Uploaded(request.id, tree, connected)
         queue: asyncio.Queue[Message | None] = asyncio.Queue()
         run = _traced if request.dialect == "buildkit" else _spoken
-        task = asyncio.create_task(run(builder, request, options, session, queue.put_nowait))
-        task.add_done_callback(lambda _: queue.put_nowait(None))
-        try:
+        work = run(builder, request, options, session, queue.put_nowait)
+        async with beside(work, f"build {request.id}", quiet=True) as task:
+            task.add_done_callback(lambda _: queue.put_nowait(None))
             while (message := await queue.get()) is not None:
                 yield message
             await task
-        finally:
-            task.cancel()
-            with suppress(BaseException):
-                await task
     finally:
         if tree is not None:
             await asyncio.to_thread(tree.close)

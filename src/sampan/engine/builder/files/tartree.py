@@ -33,6 +33,7 @@ from sampan.engine.archives.streams import (
     Truncated,
     decompressed,
 )
+from sampan.engine.background import beside
 from sampan.engine.builder.files import ustar
 from sampan.engine.builder.files.content import write_all
 from sampan.engine.builder.files.spool import SpooledTree, SpoolExtent, nameless
@@ -68,25 +69,21 @@ class TarTree(SpooledTree):
         Raises: Internal for a bad archive, OSError (ENOSPC, …), what `chunks` raises; nothing remains then.
         """
         feed = Feed(chunks)
-        pump = asyncio.create_task(feed.pump())
-        own = ThreadPoolExecutor(1, "builder-context")  # it waits for a client: no thread that others need
-        work = asyncio.get_running_loop().run_in_executor(own, cls.read, feed, directory, keep_owner)
-        own.shutdown(wait=False)
-        try:
-            return await asyncio.shield(work)
-        except InvalidArgument as e:
-            words = tar.InvalidHeader().message if isinstance(e, tar.InvalidHeader) else e.message
-            raise Internal(words) from e  # status and words of the reference
-        except BaseException:
-            pump.cancel()
-            feed.end()
-            with suppress(BaseException):  # the thread ends with its stream
-                (await work).close()
-            raise
-        finally:
-            pump.cancel()
-            with suppress(BaseException):
-                await pump
+        async with beside(feed.pump(), "upload of a build's context", quiet=True) as pump:
+            own = ThreadPoolExecutor(1, "builder-context")  # it waits for a client: no thread that others need
+            work = asyncio.get_running_loop().run_in_executor(own, cls.read, feed, directory, keep_owner)
+            own.shutdown(wait=False)
+            try:
+                return await asyncio.shield(work)
+            except InvalidArgument as e:
+                words = tar.InvalidHeader().message if isinstance(e, tar.InvalidHeader) else e.message
+                raise Internal(words) from e  # status and words of the reference
+            except BaseException:
+                pump.cancel()
+                feed.end()
+                with suppress(BaseException):  # the thread ends with its stream
+                    (await work).close()
+                raise
 
     @classmethod
     def read(cls, source: Source, directory: str, keep_owner: bool = False) -> TarTree:

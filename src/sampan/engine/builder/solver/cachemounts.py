@@ -25,6 +25,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from sampan.engine.archives import streams, tar_writer
+from sampan.engine.background import beside
 from sampan.engine.builder.ops import RunMount
 from sampan.engine.builder.solver.records import CACHE_MOUNT, CacheRecord
 from sampan.engine.images.service import Images
@@ -166,14 +167,10 @@ async def _unpack(chunks: AsyncIterator[bytes], path: str, images: Images) -> No
     number = images.driver.new_layer(None)
     try:
         feed = streams.Feed(chunks)
-        pump = asyncio.create_task(feed.pump())
-        try:
+        async with beside(feed.pump(), "upload of a cache mount", quiet=True):
             await asyncio.get_running_loop().run_in_executor(
                 images.streaming, _unpack_to, images.driver.path(number), feed
             )
-        finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
         os.rmdir(path)
         os.rename(f"{images.driver.path(number)}/fs", path)
     finally:

@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from sampan.engine.background import Background
+from sampan.engine.background import Background, beside
 from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.ops import RunOp, Vertex
 from sampan.engine.builder.session import Session
@@ -202,8 +202,7 @@ class Runner:
         ended: Exit | None = None
         try:
             await self._supervisor.create(request, start=False)
-            exit_ = asyncio.create_task(self._supervisor.wait(id, begun=False))
-            try:
+            async with beside(self._supervisor.wait(id, begun=False), "the end of a build step", quiet=True) as exit_:
                 attachment = await self._supervisor.attach(id)
                 try:
                     await self._supervisor.start(id)
@@ -211,8 +210,6 @@ class Runner:
                     ended = await exit_
                 finally:
                     attachment.writer.close()
-            finally:
-                exit_.cancel()
         except TaskFailed as e:
             refusal = failures.of_start(e.step, e.errno, e.message).error.message
             raise StepFailed(args, -1, refusal=refusal if step.classic else e.message) from e
