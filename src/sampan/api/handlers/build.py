@@ -135,7 +135,8 @@ def _call(request: web.Request, asked: BuildRequest) -> str:
 
 def _contexts(request: web.Request) -> dict[str, str]:
     """The main context is what the request brings; `contexts` has the others by name."""
-    return {**_map(request, "contexts", "contexts"), "context": "local:context"}  # type: ignore[dict-item]
+    named = {name: value or "" for name, value in _map(request, "contexts", "contexts").items()}
+    return {**named, "context": "local:context"}
 
 
 def _cache_ends(request: web.Request, name: str, what: str) -> tuple[CacheEnd, ...]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import hpack
 
@@ -258,8 +259,7 @@ class Http2Connection(asyncio.Protocol):
     # ── asyncio's protocol ───────────────────────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport) or hasattr(transport, "write")
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are of no class of asyncio's
         ours = ((ENABLE_PUSH, 0), (INITIAL_WINDOW_SIZE, WINDOW_BYTES), (MAX_FRAME_SIZE, FRAME_BYTES))
         settings = b"".join(key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in ours)
         widen = (MAX_WINDOW_BYTES - DEFAULT_WINDOW_BYTES).to_bytes(4, "big")

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from sampan.engine.archives import tar
 from sampan.engine.archives.streams import Source, decompressed
+from sampan.engine.builder.files import ustar
 from sampan.engine.builder.files.content import CHUNK, write_all
 from sampan.engine.builder.files.target import RootWriter
 from sampan.engine.builder.trees import Tree, TreeEntry
@@ -28,14 +29,6 @@ from sampan.errors import InvalidArgument, words
 from sampan.linux import saferoot
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_KINDS = {
-    tar.REGULAR: "f",
-    tar.DIRECTORY: "d",
-    tar.SYMLINK: "l",
-    tar.CHARACTER: "c",
-    tar.BLOCK_DEVICE: "b",
-    tar.FIFO: "p",
-}
 
 
 def is_archive(tree: Tree, path: str, root_fd: int) -> bool:
@@ -113,7 +106,7 @@ class _Unpacking:
         if header.type == tar.HARDLINK:
             self._hardlink(header, above, name)
             return
-        kind = _KINDS.get(header.type)
+        kind = ustar.KINDS.get(header.type)
         if kind is None:
             raise InvalidArgument(f'unhandled tar header type {header.type[0]} of "{header.name}"')
         entry = _entry(header, kind, path)

@@ -15,13 +15,16 @@ import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from sampan.engine.builder.files import content
 from sampan.engine.builder.files.target import remove, unfold
 from sampan.engine.builder.trees import TreeEntry
 from sampan.errors import NotFound
 from sampan.linux import copying
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CHUNK = 1024 * 1024
 Region = tuple[int, int]  # where in the file, how long
@@ -148,8 +151,8 @@ class _SpoolReader(io.RawIOBase):
         self._at = max(0, base + offset)
         return self._at
 
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
         wanted = min(len(view), self._size - self._at)
         if wanted <= 0:
             return 0

@@ -48,15 +48,6 @@ MAX_ENTRIES = 10_000_000
 _LINKS = 40
 _PIECE = 1024 * 1024
 
-_KINDS = {
-    tar.REGULAR: "f",
-    tar.DIRECTORY: "d",
-    tar.SYMLINK: "l",
-    tar.CHARACTER: "c",
-    tar.BLOCK_DEVICE: "b",
-    tar.FIFO: "p",
-}
-
 
 class TarTree(SpooledTree):
     """A context that came as an archive."""
@@ -263,7 +254,7 @@ class _Index:
         if header.type == tar.HARDLINK:
             self._hardlink(header, path)
             return
-        kind = _KINDS.get(header.type)
+        kind = ustar.KINDS.get(header.type)
         if kind is None:
             raise InvalidArgument(f'unhandled tar header type {header.type[0]} of "{header.name}"')
         if not path:

@@ -10,9 +10,20 @@ from __future__ import annotations
 
 from zlib import adler32
 
+from sampan.engine.archives import tar
+
 BLOCK = 512
+KINDS = {
+    tar.REGULAR: "f",
+    tar.DIRECTORY: "d",
+    tar.SYMLINK: "l",
+    tar.CHARACTER: "c",
+    tar.BLOCK_DEVICE: "b",
+    tar.FIFO: "p",
+}
+"""What the types of tar's entries are in a tree. A hard link is none of its own."""
 _POSIX, _GNU = b"ustar\0", b"ustar "  # they agree as long as there is no prefix
-_KINDS = {ord("0"): "f", 0: "f", ord("5"): "d", ord("2"): "l"}
+_PLAIN_KINDS = {ord("0"): "f", 0: "f", ord("5"): "d", ord("2"): "l"}
 
 Header = tuple[str, str, int, int, int, int, int, str]
 """(path, kind as in a tree: f d l, mode, uid, gid, size, time in ns, target of a link)"""
@@ -23,7 +34,7 @@ def read(block: bytes, keep_owner: bool) -> Header | None:
 
     keep_owner: uid and gid are wanted; else they are 0, whatever the block says.
     """
-    kind = _KINDS.get(block[156])
+    kind = _PLAIN_KINDS.get(block[156])
     magic = block[257:263]
     if kind is None or (magic != _POSIX and (magic != _GNU or block[345])):
         return None
