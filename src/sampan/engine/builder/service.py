@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -148,7 +148,7 @@ class Builder:
             ignores = Ignores(found, request, client, progress)
             bases = self._bases(request, client, progress, dialect)
             if dialect.checked:
-                targets = await self._checked(found, request, bases, ignores, progress)
+                targets = await _checked(found, request, bases, ignores, progress.warning)
             else:
                 targets = await convert(found.dockerfile, request, bases, ignores=ignores)
         client.paths.update(_paths(targets))
@@ -164,22 +164,6 @@ class Builder:
             solver=self.solver,
             scratch=self.scratch,
         )
-
-    async def _checked(
-        self, found: Definition, request: BuildRequest, bases: Bases, ignores: Ignores, progress: Progress
-    ) -> dict[Platform, Target]:
-        """Return the targets, and tell of findings on the way, also when there is no graph. Raises: DockerfileError."""
-        targets: dict[Platform, Target] | None = None
-        seen: list[CheckWarning] = []
-        try:
-            targets = await convert(found.dockerfile, request, bases, ignores=ignores)
-        finally:
-            known = targets.values() if targets is not None else None
-            seen = checking.findings(found, request, known, ignores.read)
-            for warning in checking.warnings(found, seen):
-                progress.warning(warning)
-        checking.insist(found, request, seen)
-        return targets
 
     def _bases(self, request: BuildRequest, session: Session, progress: Progress, dialect: Dialect) -> Bases:
         return Bases(
@@ -237,15 +221,7 @@ class Builder:
             async with self._reading(request, session, progress) as (found, client):
                 bases = self._bases(request, client, progress, BUILDKIT)
                 ignores = Ignores(found, request, client, progress)
-                targets: Mapping[Platform, Target] | None = None
-                seen: list[CheckWarning] = []
-                try:
-                    targets = await convert(found.dockerfile, request, bases, ignores=ignores)
-                finally:
-                    known = targets.values() if targets is not None else None
-                    seen = checking.findings(found, request, known, ignores.read, everywhere=True)
-                    warnings = checking.warnings(found, seen)
-                checking.insist(found, request, seen)
+                await _checked(found, request, bases, ignores, warnings.append, everywhere=True)
         except BuildFailure as e:
             if e.source is None:
                 raise
@@ -276,6 +252,7 @@ class Builder:
                 yield found, client
         finally:
             await self.solver.release(client)
+            await client.close()
 
     async def resolve(
         self,
@@ -298,6 +275,32 @@ def _empty(directory: str) -> None:
             remove(entry.path)
         else:
             os.unlink(entry.path)
+
+
+async def _checked(
+    found: Definition,
+    request: BuildRequest,
+    bases: Bases,
+    ignores: Ignores,
+    tell: Callable[[BuildWarning], None],
+    *,
+    everywhere: bool = False,
+) -> dict[Platform, Target]:
+    """The targets. Tells of findings of the build checks on the way, also when there is no graph.
+
+    everywhere: of findings in all stages, not just those that the targets need. Raises: DockerfileError, SampanError.
+    """
+    targets: dict[Platform, Target] | None = None
+    seen: list[CheckWarning] = []
+    try:
+        targets = await convert(found.dockerfile, request, bases, ignores=ignores)
+    finally:
+        known = targets.values() if targets is not None else None
+        seen = checking.findings(found, request, known, ignores.read, everywhere=everywhere)
+        for warning in checking.warnings(found, seen):
+            tell(warning)
+    checking.insist(found, request, seen)
+    return targets
 
 
 def with_epoch(request: BuildRequest) -> BuildRequest:

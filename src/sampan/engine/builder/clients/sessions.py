@@ -36,7 +36,7 @@ UPLOAD = "/moby.upload.v1.Upload/Pull"
 class SessionInfo:
     """What a client says of itself.
 
-    shared_key: names its directories over several builds, "" for none. methods: paths of the gRPC methods that it serves.
+    shared_key: names its directories over several builds, "" for none. methods: paths of the gRPC calls that it serves.
     """
 
     id: str
