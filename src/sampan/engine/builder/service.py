@@ -23,14 +23,14 @@ from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.checking import Checked
 from sampan.engine.builder.clients.sessions import Sessions
 from sampan.engine.builder.definition import Definition, Ignores
-from sampan.engine.builder.dialect import Converted, Dialect
+from sampan.engine.builder.dialect import ConvertedBuild, Dialect
 from sampan.engine.builder.exporters import results
 from sampan.engine.builder.failures import BuildFailure
 from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.files.target import remove
 from sampan.engine.builder.graph.convert import convert
-from sampan.engine.builder.graph.values import Resolved, Target
-from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.graph.values import ResolvedImage, Target
+from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.progress import BuildWarning, Progress, Quiet
 from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.session import Session
@@ -121,7 +121,7 @@ class Builder:
 
         Raises: BuildFailure for what belongs to a Dockerfile or a step, else SampanError.
         """
-        client = Narrowed(session)
+        client = NarrowedSession(session)
         with self._listed(request.id):
             try:
                 converted = await self._converted(with_epoch(request), client, progress, dialect)
@@ -136,8 +136,8 @@ class Builder:
         return task.cancel() if task is not None else False
 
     async def _converted(
-        self, request: BuildRequest, client: Narrowed, progress: Progress, dialect: Dialect
-    ) -> Converted:
+        self, request: BuildRequest, client: NarrowedSession, progress: Progress, dialect: Dialect
+    ) -> ConvertedBuild:
         """Read the Dockerfile and make the graph. Raises: BuildFailure, SampanError for what comes before it."""
         assert request.dialect == dialect.name
         results.validate(request)
@@ -152,7 +152,7 @@ class Builder:
             else:
                 targets = await convert(found.dockerfile, request, bases, ignores=ignores)
         client.paths.update(_paths(targets))
-        return Converted(
+        return ConvertedBuild(
             request=request,
             definition=found,
             targets=targets,
@@ -241,9 +241,9 @@ class Builder:
     @asynccontextmanager
     async def _reading(
         self, request: BuildRequest, session: Session, progress: Progress
-    ) -> AsyncIterator[tuple[Definition, Narrowed]]:
+    ) -> AsyncIterator[tuple[Definition, NarrowedSession]]:
         """The definition of a build that will not be."""
-        client = Narrowed(session)
+        client = NarrowedSession(session)
         try:
             request = await remote.localised(request, client, progress, self.solver)
             text = await definition.text(request, client, progress)
@@ -262,7 +262,7 @@ class Builder:
         *,
         auth: Mapping[str, Any] | None = None,
         pull: bool = False,
-    ) -> Resolved:
+    ) -> ResolvedImage:
         """Return the configuration of an image, pulled if need be: for the gateway's ResolveImageConfig."""
         bases = Bases(self.images, session, Quiet(), build=ref, auth=auth or {})
         return await bases.image(ref, platform, pull=pull)
