@@ -20,9 +20,10 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.containers.service import Containers
 from sampan.engine.events import Events
 from sampan.engine.images.records import Image
+from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Sandbox
 from sampan.engine.platforms import Platform
-from sampan.engine.store import Store
+from sampan.engine.store import Op, Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import NotFound
 from sampan.supervisor.client import Exit, TaskEvent, TaskFailed, TaskInfo, TaskRequest
@@ -80,11 +81,14 @@ class FakeNetworks:
     def __init__(self) -> None:
         self.attached: dict[str, Sandbox] = {}
 
-    async def attach(self, id: str, *, mode: str, **asked: Any) -> Sandbox:
-        if mode == "nope":
+    async def attach(self, request: SandboxRequest) -> Sandbox:
+        if request.mode == "nope":
             raise NotFound("failed to set up container networking: network nope not found")
-        self.attached[id] = Sandbox(id="s" * 64, key="/run/netns/x", netns="/proc/1/fd/9")
-        return self.attached[id]
+        self.attached[request.id] = Sandbox(id="s" * 64, key="/run/netns/x", netns="/proc/1/fd/9")
+        return self.attached[request.id]
+
+    def renaming(self, id: str, name: str) -> list[Op]:
+        return []
 
     async def started(self, id: str, pid: int) -> None:
         pass

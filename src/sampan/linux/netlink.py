@@ -166,6 +166,29 @@ def add_veth(
     return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, outside + attribute(IFLA_LINKINFO, kind))
 
 
+def add_link(
+    name: str,
+    kind: str,
+    *,
+    parent: int = 0,
+    namespace: int | None = None,
+    address: str = "",
+    mtu: int = 0,
+    data: bytes = b"",
+) -> Message:
+    """Create a link of any kind, in the namespace of that descriptor when given.
+
+    parent: index of the link here that it is made on. data: the attributes of its kind (IFLA_INFO_DATA), encoded.
+    """
+    body = _IFINFO.pack(0, 0, 0, 0, 0) + _link_attributes(name=name, address=address, mtu=mtu)
+    if parent:
+        body += _number(IFLA_LINK, parent)
+    if namespace is not None:
+        body += _number(IFLA_NET_NS_FD, namespace)
+    info = attribute(IFLA_INFO_KIND, kind.encode()) + (attribute(IFLA_INFO_DATA, data) if data else b"")
+    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + attribute(IFLA_LINKINFO, info))
+
+
 def set_link(
     link: int | str,
     *,

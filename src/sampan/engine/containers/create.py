@@ -29,7 +29,7 @@ from sampan.engine.tasks import host, spec
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, UpdateConfig
-from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
+from sampan.spec.engine_api.network import NetworkingConfig
 
 if TYPE_CHECKING:
     from sampan.engine.containers.exec import Execs
@@ -246,24 +246,11 @@ class Maker:
             try:
                 with self._registry.reserve(new_name if new_name.startswith("/") else "/" + new_name) as reserved:
                     old = c.name
-                    c = replace(c, name=reserved)
-                    if c.active:  # names it answers to on its networks
-                        names = [reserved, c.id[:12]]
-                        c = replace(c, endpoints={n: replace(e, dns_names=names) for n, e in c.endpoints.items()})
-                    c = await self._registry.save(c, durable=True)
+                    answers = self._launcher.renaming(c.id, reserved)  # on its networks, while it runs
+                    c = await self._registry.save(replace(c, name=reserved), *answers, durable=True)
             except (InvalidArgument, Conflict) as e:
                 raise type(e)(f"Error when allocating new name: {e.message}") from None
         self._lifecycle.publish(c, "rename", oldName="/" + old)
-
-    async def set_endpoint(self, ref: str, network: str, settings: EndpointSettings | None) -> None:
-        """Remember a connection to a network for the next start; None forgets it."""
-        id = self._registry.get(ref).id
-        async with self._registry.live(id).lock:
-            c = self._registry.get(id)
-            endpoints = {n: e for n, e in c.endpoints.items() if n != network}
-            if settings is not None:
-                endpoints[network] = settings
-            await self._registry.save(replace(c, endpoints=endpoints))
 
     async def update(self, ref: str, asked: UpdateConfig) -> list[str] | None:
         """Change limits and the restart policy. Returns warnings, None when there are none."""

@@ -16,6 +16,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.containers import inspect, listing
 from sampan.engine.containers.archive import Archive
 from sampan.engine.containers.attach import Session, parse_detach_keys
+from sampan.engine.containers.connections import Connections
 from sampan.engine.containers.create import Maker
 from sampan.engine.containers.exec import Execs
 from sampan.engine.containers.export import Exports
@@ -30,6 +31,7 @@ from sampan.engine.containers.states import ACTIVE, WITH_TASK, State
 from sampan.engine.containers.stats import Stats
 from sampan.engine.containers.top import Top
 from sampan.engine.events import Events
+from sampan.engine.networks import inspect as network_inspect
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.engine.volumes.service import Volumes
@@ -68,6 +70,7 @@ class Containers:
         self._recovery = Recovery(
             self._registry, self._launcher, self._lifecycle, self._maker, self._execs, networks, self._background
         )
+        self._connections = Connections(self._registry, networks)
         self._stats = Stats(self._registry, self._launcher)
         self._top = Top(self._registry, self._launcher, self._lifecycle)
         self._logs = Logs(self._registry, self._lifecycle, config.data_root)
@@ -80,7 +83,8 @@ class Containers:
         self.create = self._maker.create
         self.rename = self._maker.rename
         self.update = self._maker.update
-        self.set_endpoint = self._maker.set_endpoint
+        self.connect = self._connections.connect
+        self.disconnect = self._connections.disconnect
         self.remove = self._maker.remove
         self.start = self._lifecycle.start
         self.kill = self._lifecycle.kill
@@ -219,7 +223,10 @@ class Containers:
         sandbox = self._networks.sandbox(c.id)
         if sandbox is not None and c.status.state in WITH_TASK:
             return inspect.network_settings(
-                sandbox.endpoints, sandbox.ports, sandbox_id=sandbox.id, sandbox_key=sandbox.key
+                network_inspect.endpoints(sandbox.endpoints.values()),
+                network_inspect.ports(sandbox.exposed, sandbox.bindings),
+                sandbox_id=sandbox.id,
+                sandbox_key=sandbox.key,
             )
         endpoints = {name: codec.to_json(e) for name, e in c.endpoints.items()}
         return inspect.network_settings(endpoints, {}, sandbox_id="", sandbox_key="", mac=c.config.mac_address)
@@ -268,8 +275,9 @@ class Containers:
             endpoints = {name: codec.to_json(e) for name, e in c.endpoints.items()}
             ports: list[dict[str, Any]] = []
         else:
-            endpoints = sandbox.endpoints
-            ports = inspect.published(c.config.exposed_ports, sandbox.ports)
+            endpoints = network_inspect.endpoints(sandbox.endpoints.values())
+            published = network_inspect.ports(sandbox.exposed, sandbox.bindings)
+            ports = inspect.published(c.config.exposed_ports, published)
         row = inspect.row(c, image=names[key], endpoints=endpoints, ports=ports, health=self._health.word(c))
         if sandbox is None:
             live.row = (c, row)
@@ -302,7 +310,7 @@ class Containers:
         sandbox = self._networks.sandbox(c.id)
         if sandbox is not None:
             for name, endpoint in sandbox.endpoints.items():
-                names |= {name, str(endpoint.get("NetworkID", ""))}
+                names |= {name, endpoint.network_id}
         return names
 
     async def prune(self, filters: Mapping[str, Iterable[str]] | None = None) -> dict[str, Any]:

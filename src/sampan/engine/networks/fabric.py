@@ -1,9 +1,9 @@
-"""What the networks service has in the kernel: bridges, rules, published ports, and the one thread that touches them.
+"""What the networks service has in the kernel: networks, rules, published ports.
 
 The service decides and calls; here it is carried out and kept in force: when another program flushes our rules they are
-applied again, when a link goes the leases hear of it.
+applied again, when a link goes the leases hear of it. Which kind a network is only its driver knows.
 
-Invariants: the namespace thread runs one piece of work at a time, in order; everything else happens on the loop's thread.
+Invariant: what blocks is done in the host's namespace thread (host.py); everything else happens on the loop's thread.
 """
 
 from __future__ import annotations
@@ -12,33 +12,35 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
+from sampan.engine.background import Background
 from sampan.engine.config import EngineConfig
-from sampan.engine.networks.drivers import bridge as bridge_driver
-from sampan.engine.networks.drivers.bridge import Bridge
+from sampan.engine.networks import host as hosts
+from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.enforcer import FOREIGN_CHAINS, Enforcer
-from sampan.engine.networks.firewall import Published, Ruleset, translatable
+from sampan.engine.networks.firewall import NetworkRules, Published, Ruleset, translatable
+from sampan.engine.networks.host import HostNetwork
+from sampan.engine.networks.ipam import Address, Subnet
 from sampan.engine.networks.leases import Leases
-from sampan.engine.networks.plumbing import Address, InterfacePlan, Plumbing, SandboxPlan, read_sysctl, write_sysctl
+from sampan.engine.networks.plans import VETH, InterfacePlan, SandboxPlan
+from sampan.engine.networks.plumbing import read_sysctl, write_sysctl
 from sampan.engine.networks.ports import Grant, Ports
-from sampan.engine.networks.records import NetworkRecord
+from sampan.engine.networks.records import EndpointRecord, NetworkRecord
 from sampan.engine.networks.relay import Relay
-from sampan.errors import Internal
+from sampan.errors import SampanError, Unavailable
 from sampan.linux import conntrack
 from sampan.linux.netlink import RTMGRP_LINK, Netlink
 from sampan.linux.nftables import Monitor
 
 log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-_VETH = re.compile(r"veth[0-9a-f]{7}")
+DRIVER_TIMEOUT_S = 60.0  # for what may wait for another program: a plugin that hangs must not hang the engine
 _REAPPLY_DELAY_S = 0.02  # another program's reload is many changes: look when it has got going
 _FORWARD_CHAIN = (
     "add table ip filter\nadd chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }\n"
@@ -50,56 +52,51 @@ class Fabric:
 
     def __init__(self, config: EngineConfig, release: Callable[[str, Address], None]) -> None:
         self._config = config
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="namespaces")
+        self.host = HostNetwork(config)
         self._opened = contextlib.AsyncExitStack()
         self._choosing = asyncio.Lock()
+        self.background = Background()
         self._stale_ports: set[int] = set()
         self._forgetting = ThreadPoolExecutor(1, thread_name_prefix="conntrack")
-        self.leases = Leases(self.delete_links, release)
+        self.leases = Leases(self.delete_links, release, self.background)
         self.relay = Relay()
         self.ports = Ports(ipv6=os.path.exists("/proc/net/if_inet6"))
-        self._bridges: dict[str, Bridge] = {}
-        self._indexes: dict[str, int] = {}
+        self._up: dict[str, tuple[NetworkDriver, NetworkRecord]] = {}
         self._published: set[Published] = set()
         self._api: tuple[tuple[str, int], ...] = ()
         self._reapplying: asyncio.Task[None] | None = None
         self._monitor: Monitor | None = None
         self._disturbed = False
         self._turned_forwarding_on = False
-        self.bridged_filter = False
 
     async def open(self) -> None:
         """Open what talks to the kernel. Raises: Internal, OSError; `close` is due all the same."""
-        try:
-            self._plumbing = await self.run(lambda: Plumbing(firewall=self._config.iptables))
-        except OSError as error:
-            hint = "install libnftables1, or set iptables to false in daemon.json"
-            raise Internal(f"the firewall cannot be set up: {error} ({hint})") from error
-        self._opened.push_async_callback(self.run, self._plumbing.close)
+        self._opened.push_async_callback(self.host.close)
+        await self.host.open()
         self._links = Netlink(groups=RTMGRP_LINK)
         self._opened.callback(self._links.close)
         self._links.only_deletions()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._links, self._links_changed)
         self._opened.callback(loop.remove_reader, self._links)
-        self._opened.push_async_callback(self.leases.close)
-        self.bridged_filter = bridge_driver.filters_bridged()
+        self._opened.push_async_callback(self.leases.settle)
+        self._opened.push_async_callback(self.background.close)
 
     async def guard(self, table: str) -> None:
         """Begin to keep rules, in the table of this name; `apply` puts them in."""
-        self._enforcer = Enforcer(self._plumbing, table)
+        self._enforcer = Enforcer(self.host.plumbing, table)
         self._table = table
         if self._config.ip_forward:
-            await self.run(self._forward)
+            await self.host.run(self._forward)
         if self._config.iptables:
             self._monitor = Monitor(table, FOREIGN_CHAINS)
             asyncio.get_running_loop().add_reader(self._monitor, self._rules_changed)
 
     async def close(self) -> None:
+        """Close everything that talks to the kernel. Idempotent, also when `open` has failed."""
         await self._stop_watching()
         await self.relay.stop()
         await self._opened.aclose()
-        self._thread.shutdown()
         self._forgetting.shutdown()
 
     async def _stop_watching(self) -> None:
@@ -112,10 +109,6 @@ class Fabric:
             self._reapplying.cancel()
             await asyncio.gather(self._reapplying, return_exceptions=True)
 
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do blocking work in the namespace thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
-
     # ── host ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _forward(self) -> None:
@@ -123,74 +116,81 @@ class Fabric:
             return
         # A host that did not forward must not become a router for others: drop by policy what no engine accepts.
         if self._config.iptables and not self._config.ip_forward_no_drop:
-            self._plumbing.nft(_FORWARD_CHAIN)
+            self.host.plumbing.nft(_FORWARD_CHAIN)
         write_sysctl("net/ipv4/ip_forward", "1")
         self._turned_forwarding_on = True
 
     def _unforward(self) -> None:
         """Undo `_forward`, unless another engine has come to live off it."""
-        if not self._turned_forwarding_on or bridge_driver.others(self._plumbing.host):
+        if not self._turned_forwarding_on or hosts.engines(self.host.plumbing.host):
             return
         write_sysctl("net/ipv4/ip_forward", "0")
         with contextlib.suppress(OSError):  # not there, or with rules of others in it
-            self._plumbing.nft("delete chain ip filter FORWARD")
-            self._plumbing.nft("delete table ip filter")
+            self.host.plumbing.nft("delete chain ip filter FORWARD")
+            self.host.plumbing.nft("delete table ip filter")
 
-    @property
-    def plumbing(self) -> Plumbing:
-        return self._plumbing
+    async def host_subnets(self) -> list[Subnet]:
+        """Return the subnets that the host uses."""
+        return await self.host.run(hosts.subnets, self.host.plumbing.host)
 
     @contextlib.asynccontextmanager
     async def choosing(self) -> AsyncIterator[None]:
-        """Hold the host while a subnet or a bridge name is chosen and taken: engines that start together see each other.
+        """Hold the host while a subnet or a link's name is chosen and taken: engines that start together see each other.
         The lock is on the network namespace itself, so it needs no path that all would have to agree on."""
         async with self._choosing:
-            await self.run(self._plumbing.lock_host)
+            await self.host.run(self.host.plumbing.lock_host)
             try:
                 yield
             finally:
-                await self.run(self._plumbing.unlock_host)
+                await self.host.run(self.host.plumbing.unlock_host)
 
-    async def ensure_bridge(self, network: NetworkRecord, *, ours: bool = True) -> int:
-        """Make the network's bridge, remember it for the rules; `apply` next."""
-        bridge = Bridge(network)
-        index = await self.run(bridge_driver.ensure, self._plumbing, bridge, ours=ours)
-        if network.enable_ipv6 and self._config.ip_forward:
-            await self.run(write_sysctl, "net/ipv6/conf/all/forwarding", "1")
-        self._bridges[network.id], self._indexes[network.id] = bridge, index
-        return index
+    # ── networks ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def delete_bridge(self, network: NetworkRecord) -> None:
-        """Delete the network's bridge and its rules."""
-        bridge = self._bridges.pop(network.id, None) or Bridge(network)
-        self._indexes.pop(network.id, None)
-        await self.apply()
-        await self.run(bridge_driver.delete, self._plumbing, bridge)
+    async def setup(self, driver: NetworkDriver, network: NetworkRecord) -> None:
+        """Make a network, and remember it for the rules; `apply` next. Raises: OSError, SampanError."""
+        await _bounded(driver.setup(self.host, network), network)
+        if driver.capabilities.gateway and network.enable_ipv6 and self._config.ip_forward:
+            await self.host.run(write_sysctl, "net/ipv6/conf/all/forwarding", "1")
+        self._up[network.id] = driver, network
 
-    def bridge(self, network_id: str) -> tuple[Bridge, int]:
-        """The bridge of a network and its index. Raises: Internal when it could not be made at start."""
-        if network_id not in self._bridges:
-            raise Internal(f"the bridge of network {network_id[:12]} is not there: see the daemon's log of its start")
-        return self._bridges[network_id], self._indexes[network_id]
+    async def teardown(self, driver: NetworkDriver, network: NetworkRecord) -> None:
+        """Take a network's rules away, then the network. Raises: OSError, SampanError."""
+        if self._up.pop(network.id, None) is not None and driver.rules(network, ip6=True) is not None:
+            await self.apply()
+        await _bounded(driver.teardown(self.host, network), network)
+
+    async def attach(self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
+        """Have a driver prepare an endpoint; return it with what the driver adds. Raises: OSError, SampanError."""
+        return await _bounded(driver.attach(self.host, network, endpoint), network)
+
+    async def detach(self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord) -> None:
+        """Have a driver forget an endpoint. Raises: OSError, SampanError."""
+        await _bounded(driver.detach(self.host, network, endpoint), network)
 
     async def delete_links(self, names: Sequence[str]) -> None:
-        await self.run(self._plumbing.delete_links, names)
+        """Delete links of the host; those that are gone are fine."""
+        await self.host.run(self.host.plumbing.delete_links, names)
 
     # ── rules ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _ruleset(self) -> Ruleset:
-        rules = [b.rules(ip6=self._config.ip6tables) for b in self._bridges.values()]
-        return Ruleset(table=self._table, networks=tuple(rules), published=tuple(self._published), api=self._api)
+    def _rules(self) -> tuple[NetworkRules, ...]:
+        found = (driver.rules(network, ip6=self._config.ip6tables) for driver, network in self._up.values())
+        return tuple(rules for rules in found if rules is not None)
 
     async def apply(self) -> None:
         """Put all rules into the kernel, in place of what is there."""
-        if self._config.iptables:
-            await self.run(self._enforcer.apply, self._ruleset())
-            await self.run(self._open_loopback)
+        if not self._config.iptables:
+            return
+        networks = self._rules()
+        rules = Ruleset(table=self._table, networks=networks, published=tuple(self._published), api=self._api)
 
-    def _open_loopback(self) -> None:
-        for bridge in self._bridges.values():
-            bridge_driver.allow_loopback(bridge)
+        def work() -> None:
+            self._enforcer.apply(rules)
+            # packets from 127.0.0.1 may be translated into the networks, now that the raw chain is in place
+            for n in networks:
+                write_sysctl(f"net/ipv4/conf/{n.interface}/route_localnet", "1")
+
+        await self.host.run(work)
 
     async def protect_api(self, addresses: Iterable[tuple[str, int]]) -> None:
         """Keep containers from these TCP addresses of our API; ("", port) is every address."""
@@ -202,15 +202,15 @@ class Fabric:
             return
         self._disturbed = True
         if self._reapplying is None or self._reapplying.done():
-            self._reapplying = asyncio.get_running_loop().create_task(self._restore_rules())
+            self._reapplying = self.background.spawn(self._restore_rules(), "restoring the firewall's rules")
 
     async def _restore_rules(self) -> None:
         while self._disturbed:
             await asyncio.sleep(_REAPPLY_DELAY_S)
             self._disturbed = False
             try:
-                if await self.run(self._enforcer.intact):
-                    await self.run(self._enforcer.pass_foreign, {b.name for b in self._bridges.values()})
+                if await self.host.run(self._enforcer.intact):
+                    await self.host.run(self._enforcer.pass_foreign, {n.interface for n in self._rules()})
                 else:
                     log.warning("firewall: another program removed our rules; applying them again")
                     await self.apply()
@@ -225,14 +225,14 @@ class Fabric:
         ports = [g.published for g in grants] if self._config.iptables else []
 
         def work() -> tuple[int, OSError | None]:
-            namespace = self._plumbing.create_sandbox(plan)
+            namespace = self.host.plumbing.create_sandbox(plan)
             try:
                 self._enforcer.publish(ports)
             except OSError as error:
                 return namespace, error
             return namespace, None
 
-        making = asyncio.ensure_future(self.run(work))
+        making = asyncio.ensure_future(self.host.run(work))
         try:
             namespace, error = await asyncio.shield(making)
         except asyncio.CancelledError:
@@ -262,7 +262,7 @@ class Fabric:
             self._let_go(grants)
             return
         os.close(namespace)
-        await self.delete_links([i.veth for i in plan.interfaces])
+        await self.delete_links([i.host_name for i in plan.interfaces if i.kind == VETH])
         await self.unpublish(grants)
 
     def _forget_flows(self, grants: Sequence[Grant]) -> None:
@@ -283,23 +283,33 @@ class Fabric:
         except OSError as error:  # a kernel without connection tracking over netlink
             log.debug("connections to ports %s are not forgotten: %s", ports, error)
 
-    async def extend_sandbox(self, pid: int, interface: InterfacePlan) -> None:
-        """Add an interface to the namespace of a running process. Raises: OSError."""
+    async def extend_sandbox(self, pid: int, interfaces: Sequence[InterfacePlan]) -> None:
+        """Add interfaces to the namespace of a running process. Raises: OSError."""
         with _namespace(pid) as namespace:
-            plan = SandboxPlan(interfaces=(interface,))
-            await self.run(self._plumbing.extend_sandbox, namespace, plan)
+            plan = SandboxPlan(interfaces=tuple(interfaces))
+            await self.host.run(self.host.plumbing.extend_sandbox, namespace, plan)
+
+    async def withdraw(self, pid: int, interfaces: Sequence[InterfacePlan]) -> None:
+        """Take interfaces out of the namespace of a running process; those that are gone are fine. Raises: OSError."""
+        with _namespace(pid) as namespace:
+            await self.host.run(self.host.plumbing.withdraw, namespace, interfaces)
 
     async def reroute(self, pid: int, old: Sequence[Address], new: Sequence[tuple[str, Address]]) -> None:
         """Move the default routes of a running process's namespace. Raises: OSError."""
         with _namespace(pid) as namespace:
-            await self.run(self._plumbing.default_gateways, namespace, old, new)
+            await self.host.run(self.host.plumbing.default_gateways, namespace, old, new)
+
+    async def mend_routes(self, pid: int, wanted: Sequence[tuple[str, Address]]) -> None:
+        """Make the default routes of a running process's namespace exactly these. Raises: OSError."""
+        with _namespace(pid) as namespace:
+            await self.host.run(self.host.plumbing.mend_gateways, namespace, wanted)
 
     async def publish(self, grants: Sequence[Grant]) -> None:
         """Publish ports of a sandbox that exists."""
         self._hold(grants)
         if grants and self._config.iptables:
             try:
-                await self.run(self._enforcer.publish, [g.published for g in grants])
+                await self.host.run(self._enforcer.publish, [g.published for g in grants])
             except OSError as error:
                 log.warning("firewall: %s; applying all rules again", error)
                 await self.apply()
@@ -312,7 +322,7 @@ class Fabric:
         self._published -= {g.published for g in grants}
         try:
             if self._config.iptables:
-                await self.run(self._enforcer.unpublish, [g.published for g in grants])
+                await self.host.run(self._enforcer.unpublish, [g.published for g in grants])
         except OSError as error:
             log.warning("firewall: %s; applying all rules again", error)
             await self.apply()
@@ -353,29 +363,37 @@ class Fabric:
         except OSError as error:  # ENOBUFS: some were missed; what is still noted is deleted explicitly, gone or not
             log.debug("links: %s", error)
 
-    async def sweep(self, known: set[str]) -> None:
-        """Delete veths on our bridges that belong to nobody we know: left by a daemon that was killed."""
-        own = set(self._indexes.values())
-        links = await self.run(self._plumbing.host.links)
-        stray = [
-            link.name
-            for link in links
-            if link.master in own and link.kind == "veth" and _VETH.fullmatch(link.name) and link.name not in known
-        ]
+    async def sweep(self, drivers: Iterable[NetworkDriver], known: frozenset[str]) -> None:
+        """Delete the host's links of endpoints that nobody knows: left by a daemon that was killed."""
+        links = await self.host.run(self.host.plumbing.host.links)
+        stray = [name for driver in drivers for name in driver.strays(links, known)]
         if stray:
             log.info("links: deleting %d left by an earlier daemon", len(stray))
             await self.delete_links(stray)
 
     async def dismantle(self) -> None:
-        """Take bridges and rules out of the kernel: the engine ends and nothing of it runs."""
+        """Take networks and rules out of the kernel: the engine ends and nothing of it runs."""
         await self._stop_watching()
-        bridges, self._bridges = list(self._bridges.values()), {}
+        networks, self._up = list(self._up.values()), {}
         if self._config.iptables:
             with contextlib.suppress(OSError):
-                await self.run(self._enforcer.remove)
-        for bridge in bridges:
-            await self.run(bridge_driver.delete, self._plumbing, bridge)
-        await self.run(self._unforward)
+                await self.host.run(self._enforcer.remove)
+        for driver, network in networks:
+            try:
+                await self.teardown(driver, network)
+            except (OSError, SampanError) as error:
+                log.error("network %s: it cannot be taken down: %s", network.name, error)
+        await self.host.run(self._unforward)
+
+
+async def _bounded(work: Awaitable[T], network: NetworkRecord) -> T:
+    """Wait for a driver, but not for ever. Raises: Unavailable; whatever the driver raises."""
+    try:
+        async with asyncio.timeout(DRIVER_TIMEOUT_S):
+            return await work
+    except TimeoutError as error:
+        said = f"network driver {network.driver} did not answer within {DRIVER_TIMEOUT_S:.0f} s"
+        raise Unavailable(f"network {network.name}: {said}") from error
 
 
 @contextlib.contextmanager

@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from sampan.engine.networks.records import NetworkRecord
-from sampan.engine.networks.registry import PREDEFINED
+from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.errors import Internal, InvalidArgument
 
 LIST = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type", "idOrName"})

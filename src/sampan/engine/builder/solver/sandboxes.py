@@ -10,6 +10,7 @@ import logging
 import secrets
 from dataclasses import dataclass
 
+from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.engine.tasks import spec
 from sampan.errors import SampanError
@@ -49,16 +50,8 @@ class Sandboxes:
 
     async def _make(self, mode: str) -> Net:
         id = spec.BUILD_TASK + secrets.token_hex(16)
-        sandbox = await self._networks.attach(
-            id,
-            mode=mode,
-            hostname=id.removeprefix(spec.BUILD_TASK)[:12],
-            endpoints={},
-            ports={},
-            publish_all=False,
-            exposed=[],
-            silent=True,
-        )
+        hostname = id.removeprefix(spec.BUILD_TASK)[:12]
+        sandbox = await self._networks.attach(SandboxRequest(id=id, mode=mode, hostname=hostname, silent=True))
         return Net(id=id, sandbox=sandbox)
 
     async def give_back(self, net: Net) -> None:
