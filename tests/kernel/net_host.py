@@ -15,12 +15,13 @@ import ctypes
 import os
 import pickle
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import wraps
 from ipaddress import ip_address
 from typing import Any
@@ -29,7 +30,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.networks import inspect
 from sampan.engine.networks.drivers.driver import NetworkDriver
-from sampan.engine.networks.plumbing import write_sysctl
+from sampan.engine.networks.plumbing import Plumbing, write_sysctl
 from sampan.engine.networks.ports import published
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
@@ -326,3 +327,43 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def container_id(name: str) -> str:
     return name.encode().hex().ljust(64, "0")
+
+
+def die_at(step: int, begun: Callable[[], bool], work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+    """Run the work in a forked child that kills itself before its `step`th change of the kernel or of the records.
+
+    Changes count once `begun` says so. Returns False when the work came to its end before that. Call it with no engine
+    open: the child opens its own.
+    """
+    pid = os.fork()
+    if pid == 0:
+        taken = 0
+
+        def counted(owner: type, name: str) -> None:
+            real = getattr(owner, name)
+
+            def call(*args: Any, **options: Any) -> Any:
+                nonlocal taken
+                if begun():
+                    taken += 1
+                    if taken == step:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                return real(*args, **options)
+
+            setattr(owner, name, call)
+
+        counted(Netlink, "attempt")
+        counted(Store, "apply_now")
+        counted(Plumbing, "add_elements")
+        counted(Plumbing, "delete_elements")
+        asyncio._set_running_loop(None)
+        asyncio.get_event_loop_policy().set_event_loop(None)
+        try:
+            asyncio.run(work())
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert status in (0, signal.SIGKILL), status
+    return status != 0
