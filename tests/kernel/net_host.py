@@ -148,10 +148,15 @@ class Host:
             await service.close()
             await store.close()
 
-    async def nothing_left(self) -> None:
+    async def unserve(self) -> None:
+        """End everything that `serve` began."""
         for task in self._servers:
             task.cancel()
         await asyncio.gather(*self._servers, return_exceptions=True)
+        self._servers.clear()
+
+    async def nothing_left(self) -> None:
+        await self.unserve()
         links = {link.name for link in self.netlink.links()} - {"lo", "lan0"}
         # devices that the kernel gives every namespace
         links -= {

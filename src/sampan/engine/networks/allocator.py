@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from ipaddress import ip_interface, ip_network
 
 from msgspec.structs import replace
@@ -25,6 +25,8 @@ from sampan.errors import Conflict, SampanError
 from sampan.spec.engine_api.network import EndpointSettings
 
 log = logging.getLogger(__name__)
+
+LINK_NAME_LENGTH = 15  # the kernel's limit
 
 
 class Allocator:
@@ -111,17 +113,18 @@ class Allocator:
         network = self._catalogue.find(endpoint.network_id)
         return self._catalogue.driver(network).host_binding(network)
 
-    async def give_back(self, gone: Sequence[EndpointRecord], *, linked: bool = True) -> None:
-        """Take endpoints apart. Their addresses are free when their links are gone, at once when they never had any.
+    async def give_back(self, gone: Iterable[EndpointRecord], *, linked: bool = True) -> None:
+        """Take endpoints apart.
 
-        linked: they have been in the kernel, in a namespace that is dying or from which they were withdrawn.
+        linked: their links may still be there, in a namespace that is dying; then the addresses are free when the kernel
+        tells of the link's end, or after a while when it has no end on the host. Else they are free at once.
         """
         for endpoint in gone:
-            await self._detach(endpoint)
             held = _addresses(endpoint)
-            if linked and endpoint.veth:
-                self._fabric.leases.doom(endpoint.veth, held)
-            else:
+            if linked and held:
+                self._fabric.leases.doom(endpoint.veth or endpoint.id[:LINK_NAME_LENGTH], held)
+            await self._detach(endpoint)
+            if not linked:
                 for network_id, address in held:
                     self._catalogue.release(network_id, address)
 

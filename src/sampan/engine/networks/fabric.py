@@ -285,23 +285,22 @@ class Fabric:
 
     async def extend_sandbox(self, pid: int, interfaces: Sequence[InterfacePlan]) -> None:
         """Add interfaces to the namespace of a running process. Raises: OSError."""
-        with _namespace(pid) as namespace:
+        with namespace_of(pid) as namespace:
             plan = SandboxPlan(interfaces=tuple(interfaces))
             await self.host.run(self.host.plumbing.extend_sandbox, namespace, plan)
 
-    async def withdraw(self, pid: int, interfaces: Sequence[InterfacePlan]) -> None:
-        """Take interfaces out of the namespace of a running process; those that are gone are fine. Raises: OSError."""
-        with _namespace(pid) as namespace:
-            await self.host.run(self.host.plumbing.withdraw, namespace, interfaces)
+    async def withdraw(self, namespace: int, interfaces: Sequence[InterfacePlan]) -> None:
+        """Take interfaces out of the namespace of a descriptor; those that are gone are fine. Raises: OSError."""
+        await self.host.run(self.host.plumbing.withdraw, namespace, interfaces)
 
     async def reroute(self, pid: int, old: Sequence[Address], new: Sequence[tuple[str, Address]]) -> None:
         """Move the default routes of a running process's namespace. Raises: OSError."""
-        with _namespace(pid) as namespace:
+        with namespace_of(pid) as namespace:
             await self.host.run(self.host.plumbing.default_gateways, namespace, old, new)
 
     async def mend_routes(self, pid: int, wanted: Sequence[tuple[str, Address]]) -> None:
         """Make the default routes of a running process's namespace exactly these. Raises: OSError."""
-        with _namespace(pid) as namespace:
+        with namespace_of(pid) as namespace:
             await self.host.run(self.host.plumbing.mend_gateways, namespace, wanted)
 
     async def publish(self, grants: Sequence[Grant]) -> None:
@@ -397,7 +396,8 @@ async def _bounded(work: Awaitable[T], network: NetworkRecord) -> T:
 
 
 @contextlib.contextmanager
-def _namespace(pid: int) -> Iterator[int]:
+def namespace_of(pid: int) -> Iterator[int]:
+    """Open the network namespace of a process. Raises: OSError when it is gone."""
     fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield fd

@@ -61,6 +61,11 @@ class InterfacePlan:
     sysctls: tuple[tuple[str, str], ...] = ()
 
     @property
+    def inside(self) -> bool:
+        """Return whether the link is only in the sandbox: nothing on the host tells of its end."""
+        return self.kind not in (VETH, MOVED)
+
+    @property
     def settings(self) -> tuple[tuple[str, str], ...]:
         """Return what is written below /proc/sys in the sandbox: no IPv6, or IPv6 without autoconfiguration; then `sysctls`."""
         own = f"net/ipv6/conf/{self.name}"

@@ -151,7 +151,7 @@ class Plumbing:
     def _withdraw(self, inside: Netlink, interfaces: Sequence[InterfacePlan]) -> list[OSError]:
         errors = self.host.attempt([netlink.delete_link(i.host_name) for i in interfaces if i.kind == VETH]).errors
         for i in interfaces:
-            link = inside.link(i.name) if i.kind != VETH else None
+            link = inside.link(i.name) if i.inside or i.kind == MOVED else None
             if link is None:
                 continue
             if i.kind == MOVED:

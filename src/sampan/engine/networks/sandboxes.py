@@ -33,7 +33,7 @@ from sampan.engine.events import Events
 from sampan.engine.networks import endpoints
 from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.catalogue import Catalogue
-from sampan.engine.networks.fabric import Fabric
+from sampan.engine.networks.fabric import Fabric, namespace_of
 from sampan.engine.networks.firewall import Published
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.plans import SandboxPlan
@@ -71,11 +71,16 @@ class Sandbox:
 
 @dataclass(slots=True)
 class _Live:
-    """A sandbox that exists: its record, its ports, and the namespace's descriptor until the container runs."""
+    """A sandbox that exists: its record, its ports, and the namespace's descriptor until the container runs.
+
+    held: the namespace once more, of a sandbox with links that are only inside. A namespace dies some time after its last
+    process, and its links with it; of these nobody would hear, so they are taken out before it is let go.
+    """
 
     record: SandboxRecord
     grants: list[Grant] = field(default_factory=list)
     namespace: int = -1
+    held: int = -1
     silent: bool = False  # no container's: its coming and going is no event
 
 
@@ -124,8 +129,11 @@ class Sandboxes:
                 await self.detach(container_id)
 
     def close(self) -> None:
-        """Close the sockets of published ports; what nftables carries goes on."""
+        """Close the sockets of published ports and what is held; what nftables carries goes on."""
         for live in self._live.values():
+            if live.held >= 0:
+                os.close(live.held)
+                live.held = -1
             for grant in live.grants:
                 grant.close()
 
@@ -158,6 +166,8 @@ class Sandboxes:
                         log.debug("container %s: its network:\n%s", request.id[:12], plan.describe())
                     live.namespace = await self._fabric.create_sandbox(plan, grants)
                     live.grants = grants
+                    if any(i.inside for i in plan.interfaces):
+                        live.held = os.dup(live.namespace)
             self._live[request.id] = live
             self._save(live)
             undo.pop_all()
@@ -220,7 +230,26 @@ class Sandboxes:
         if live.namespace >= 0:
             os.close(live.namespace)
             await self._fabric.unpublish(live.grants)
-        await self._allocator.give_back(live.record.endpoints, linked=live.namespace >= 0)
+        await self._let_go(live, live.record.endpoints, linked=live.namespace >= 0)
+
+    async def _let_go(self, live: _Live, made: Sequence[EndpointRecord], *, linked: bool = True) -> None:
+        """Give the endpoints of a sandbox back, whose namespace dies; links that are only inside are taken out before.
+
+        linked: they have been in the kernel.
+        """
+        within: list[EndpointRecord] = []
+        if live.held >= 0:
+            held, live.held = live.held, -1
+            try:
+                within = [e for e in made if any(i.inside for i in self._allocator.interfaces([e]))]
+                await self._fabric.withdraw(held, self._allocator.interfaces(within))
+            except (OSError, SampanError) as error:  # they go with the namespace, a little later
+                within = []
+                log.warning("container %s: its links cannot be taken out: %s", live.record.id[:12], error)
+            finally:
+                os.close(held)
+        await self._allocator.give_back(within, linked=False)
+        await self._allocator.give_back([e for e in made if e not in within], linked=linked)
 
     # ── running ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -254,7 +283,7 @@ class Sandboxes:
             await self._fabric.unpublish(live.grants)
         except OSError as error:  # the ports are free all the same; rules that are left lead to nobody
             log.error("container %s: its ports' rules cannot be removed: %s", record.id[:12], error)
-        await self._allocator.give_back([*record.endpoints, *([record.changing] if record.changing else [])])
+        await self._let_go(live, [*record.endpoints, *([record.changing] if record.changing else [])])
         with contextlib.suppress(FileNotFoundError):
             os.unlink(record.key)
         self._store.apply_now(self._table.delete(record.id))
@@ -278,12 +307,26 @@ class Sandboxes:
         """After a start: keep the sandboxes of these running containers (id → pid), drop all others, sweep stray links."""
         for container_id in list(self._live):
             if container_id in running:
-                await self.started(container_id, running[container_id])
-                await self._mend(self._live[container_id])
+                live, pid = self._live[container_id], running[container_id]
+                await self.started(container_id, pid)
+                self._hold(live, pid)
+                await self._mend(live)
             else:
                 await self.detach(container_id)
         known = frozenset(e.veth for live in self._live.values() for e in live.record.endpoints)
         await self._fabric.sweep(self._catalogue.drivers.values(), known)
+
+    def _hold(self, live: _Live, pid: int) -> None:
+        """Hold the namespace of a running container while it has links that are only inside."""
+        try:
+            needed = any(i.inside for i in self._allocator.interfaces(live.record.endpoints))
+            if needed and live.held < 0:
+                live.held = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            elif not needed and live.held >= 0:
+                os.close(live.held)
+                live.held = -1
+        except (OSError, SampanError) as error:
+            log.warning("container %s: its network cannot be looked at: %s", live.record.id[:12], error)
 
     async def _mend(self, live: _Live) -> None:
         """End what a crash has interrupted: the endpoint in `changing` goes."""
@@ -333,6 +376,7 @@ class Sandboxes:
                 await self._fabric.extend_sandbox(before.pid, self._allocator.interfaces([made]))
                 undo.callback(_restore, live, endpoints=before.endpoints)
                 live.record = replace(live.record, endpoints=[*before.endpoints, made])
+                self._hold(live, before.pid)
                 await self._reroute(live, endpoints.gateways(before.endpoints))
             yield self._saving(live)
             undo.pop_all()
@@ -355,6 +399,7 @@ class Sandboxes:
         yield self._saving(live, endpoints=left, changing=endpoint)
         with _failing(f"failed to disconnect container from network {network.name}", also_ours=False):
             await self._withdraw(live, endpoint)
+            self._hold(live, live.record.pid)
             await self._reroute(live, before)
         self._save(live)
         self._tell("disconnect", endpoint, container_id)
@@ -380,7 +425,8 @@ class Sandboxes:
     async def _withdraw(self, live: _Live, endpoint: EndpointRecord) -> None:
         """Take an endpoint out of a running container's namespace, and give it back."""
         interfaces = self._allocator.interfaces([endpoint])
-        await self._fabric.withdraw(live.record.pid, interfaces)
+        with namespace_of(live.record.pid) as namespace:
+            await self._fabric.withdraw(namespace, interfaces)
         await self._allocator.give_back([endpoint], linked=False)
 
     async def _reroute(self, live: _Live, before: Sequence[tuple[str, Address]]) -> None:

@@ -159,8 +159,9 @@ def _ensure(host: Netlink, bridge: Bridge) -> int:
     if link is not None and link.alias != bridge.alias:
         raise Forbidden(f"bridge name {bridge.name} is already in use on this host")
     if link is None:
-        host.batch([netlink.add_bridge(bridge.name, address=bridge.mac, mtu=0)])
-        host.batch([netlink.set_link(bridge.name, alias=bridge.alias)])
+        # in one system call: a bridge without our mark would be nobody's, and in the way of the next start
+        made = netlink.add_bridge(bridge.name, address=bridge.mac, mtu=0)
+        host.batch([made, netlink.set_link(bridge.name, alias=bridge.alias)])
         link = host.link(bridge.name)
     assert link is not None
     write_sysctl(f"net/ipv6/conf/{bridge.name}/accept_ra", "0")

@@ -68,6 +68,7 @@ class NetworkDriver(Protocol):
 
         Raises: SampanError in Docker's words; unknown options are nobody's and pass.
         """
+        return None
 
     def describe(self, network: NetworkRecord) -> str:
         """Return one line for people: what the network is, the same as long as its record is the same."""
@@ -108,9 +109,11 @@ class NetworkDriver(Protocol):
 
     async def setup(self, host: HostNetwork, network: NetworkRecord) -> None:
         """Make the network, or make what is there as its record says. Raises: OSError, SampanError."""
+        return None
 
     async def teardown(self, host: HostNetwork, network: NetworkRecord) -> None:
         """Take the network out of the kernel; one that is not there, or only in part, is fine. Raises: OSError."""
+        return None
 
     async def attach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
         """Prepare an endpoint, which has its addresses; return it with what the driver adds. Raises: OSError, SampanError."""
@@ -118,3 +121,4 @@ class NetworkDriver(Protocol):
 
     async def detach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> None:
         """Forget an endpoint; one that is unknown is fine. Its interface is gone, or goes with its namespace."""
+        return None
