@@ -1,4 +1,4 @@
-"""Containers connected, disconnected and renamed: the container service with real networks; its tasks are real processes.
+"""Containers connected, disconnected and renamed: the container service with real networks; its tasks are processes.
 
 What a container keeps, what its sandbox keeps and what the kernel has must agree, whatever dies in between.
 """

@@ -1,7 +1,7 @@
 """Network drivers that exist only in tests: each is one class and one line, as a real one is one file and one line.
 
-`LanDriver` makes its links inside the container, on a link of the host. `RoutedDriver` is like a plugin: its attach does work
-on the host, the link that it made is moved into the container, and the way to the container is a route.
+`LanDriver` makes its links inside the container, on a link of the host. `RoutedDriver` is like a plugin: its attach
+does work on the host, the link that it made is moved into the container, and the way to the container is a route.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IFLA_MACVLAN_MODE, MACVLAN_MODE_BRIDGE = 1, 4
 
 
 class LanDriver(NetworkDriver):
-    """Containers are stations on a link of the host, each with a macvlan device made inside; the host is none of them."""
+    """Containers are stations on a link of the host, each with a macvlan device that is made inside."""
 
     capabilities = Capabilities(ipv6=False)
 

@@ -49,6 +49,19 @@ def test_mac_addresses() -> None:
             endpoints.mac_address(bad, None)
 
 
+def test_what_a_container_answers_to() -> None:
+    """Each name once, in Docker's order; a predefined network has no names until a rename gives it some."""
+    id = "0123456789abcdef"
+    asked = EndpointSettings(aliases=["al", "web"], dns_names=["kept"])
+    own = NetworkRecord(id="2", name="own", driver="bridge", created="")
+    default = NetworkRecord(id="1", name="bridge", driver="bridge", created="")
+    made = endpoints.new(own, asked, container_id=id, name="web", hostname="0123456789ab")
+    assert made.dns_names == ["web", "al", "0123456789ab"]
+    assert (made.network, made.network_id, made.settings) == ("own", "2", EndpointSettings(aliases=["al", "web"]))
+    for given, names in ((EndpointSettings(), None), (EndpointSettings(dns_names=["kept"]), ["kept"])):
+        assert endpoints.new(default, given, container_id=id, name="web", hostname="h").dns_names == names
+
+
 def test_problems_in_dockers_words() -> None:
     bridge = NetworkRecord(id="1", name="bridge", driver="bridge", created="")
     static = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="172.17.0.77"))

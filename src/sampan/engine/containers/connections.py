@@ -1,7 +1,7 @@
 """A container's networks after its creation: connected and disconnected, whether it runs or not.
 
 What the container is to have at its next start (its record) and what it has now (its sandbox's record) change in one
-transaction, so that a crash leaves both or neither; the kernel is made to follow (networks/sandboxes.py).
+transaction, so that a crash leaves both or neither; the kernel is made to follow (networks/changes.py).
 
 Source: Engine API 1.51, NetworkConnect and NetworkDisconnect; messages as Docker Engine 28.5 gives them.
 """
@@ -28,8 +28,8 @@ class Connections:
     async def connect(self, ref: str, network_ref: str, settings: EndpointSettings) -> None:
         """Connect a container to a network: now if it runs, and at every later start.
 
-        Raises: NotFound; InvalidArgument; Forbidden when it is connected; Internal when the kernel refuses. Then nothing
-        has changed.
+        Raises: NotFound; InvalidArgument; Forbidden when it is connected; Internal when the kernel refuses. Then
+        nothing has changed.
         """
         network = self._networks.find(network_ref)
         id = self._get(ref).id
@@ -48,8 +48,8 @@ class Connections:
     async def disconnect(self, ref: str, network_ref: str, *, force: bool = False) -> None:
         """Disconnect a container from a network: now if it runs, and for every later start.
 
-        force: the message for an unknown container is another one. Raises: NotFound; InvalidArgument; Internal when it is
-        not connected, or when the kernel refuses.
+        force: the message for an unknown container is another one. Raises: NotFound; InvalidArgument; Internal when
+        it is not connected, or when the kernel refuses.
         """
         network = self._networks.find(network_ref)
         try:
@@ -86,7 +86,8 @@ def _check(c: Container, network: NetworkRecord) -> None:
     mode = c.host_config.network_mode
     if mode == "host" or mode.startswith("container:"):
         raise InvalidArgument(
-            "container sharing network namespace with another container or host cannot be connected to any other network"
+            "container sharing network namespace with another container or host"
+            " cannot be connected to any other network"
         )
     if network.name == "host":
         raise InvalidArgument(

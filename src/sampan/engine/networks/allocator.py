@@ -116,8 +116,8 @@ class Allocator:
     async def give_back(self, gone: Iterable[EndpointRecord], *, linked: bool = True) -> None:
         """Take endpoints apart.
 
-        linked: their links may still be there, in a namespace that is dying; then the addresses are free when the kernel
-        tells of the link's end, or after a while when it has no end on the host. Else they are free at once.
+        linked: their links may still be there, in a namespace that is dying; then the addresses are free when the
+        kernel tells of the link's end, or after a while when it has no end on the host. Else they are free at once.
         """
         for endpoint in gone:
             held = _addresses(endpoint)

@@ -1,7 +1,8 @@
-"""Which networks exist and which addresses are taken in them. Decides and remembers; touches neither kernel nor firewall.
+"""Which networks exist and which addresses are taken in them.
 
-`find` resolves names, ids and unique prefixes. `new` turns a create request into a record or says, in Docker's words, why
-not. Address pools are rebuilt from the records at start.
+The catalogue decides and remembers; it touches neither kernel nor firewall. `find` resolves names, ids and unique
+prefixes. `new` turns a create request into a record or says, in Docker's words, why not. Address pools are rebuilt
+from the records at start.
 
 Source: Engine API 1.51 NetworkCreate; messages as Docker Engine 28.5 gives them.
 """
@@ -192,7 +193,7 @@ class Catalogue:
 
 
 def _problems(config: IPAMConfig) -> Iterator[str]:
-    """What Docker says of one IPAM configuration, a line each."""
+    """Return what Docker says of one IPAM configuration, a line each."""
     try:
         subnet = ip_network(config.subnet, strict=False)
     except ValueError:

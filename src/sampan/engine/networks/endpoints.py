@@ -1,4 +1,4 @@
-"""What an endpoint is given: interface name, MAC, DNS names, the default routes of a sandbox. Pure but for random names.
+"""What an endpoint is given: interface name, MAC, DNS names, default routes. Pure but for random names.
 
 Source: Engine API 1.51 EndpointSettings; Docker Engine 28.5, what its containers show.
 """
@@ -74,8 +74,11 @@ def interface_name(network: NetworkRecord, settings: EndpointSettings, taken: It
 
 
 def mac_address(asked: str, address: Address | None) -> str:
-    """Return the MAC asked for, else one derived from the IPv4 address: whoever had the address before had the MAC too, so
-    no neighbour cache on the network can be out of date. Raises: InvalidArgument."""
+    """Return the MAC asked for, else one derived from the IPv4 address.
+
+    Whoever had the address before had the MAC too, so no neighbour cache on the network can be out of date.
+    Raises: InvalidArgument.
+    """
     if asked:
         try:
             raw = bytes.fromhex(asked.replace(":", "").replace("-", ""))

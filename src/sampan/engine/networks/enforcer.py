@@ -1,7 +1,7 @@
-"""Keeps the firewall as decided: applies rulesets, notices when another program flushes them, and gets past forward chains
-of other programs that drop by policy (Docker's, ufw's).
+"""Keeps the firewall as decided: applies rulesets, and notices when another program flushes them.
 
-The accept rules in those foreign chains carry the comment `sampan:<table>:…` and go away with their network or the engine.
+Forward chains of other programs that drop by policy (Docker's, ufw's) get rules that accept what is ours. The accept
+rules in those foreign chains carry the comment `sampan:<table>:…` and go away with their network or the engine.
 
 Invariants: blocking, runs in the namespace thread; `apply` is idempotent.
 Source: nft(8), libnftables-json(5); docs.docker.com/engine/network/packet-filtering-firewalls.
@@ -54,7 +54,7 @@ class Enforcer:
         self._plumbing.delete_elements(self._table, firewall.elements(ports))
 
     def intact(self) -> bool:
-        """Whether our table still stands with the chains and rules that `apply` left; elements are not looked at."""
+        """Return whether our table stands with the chains and rules that `apply` left; elements are not looked at."""
         return self._listing() == self._standing
 
     def _listing(self) -> str:
@@ -96,7 +96,7 @@ class Enforcer:
         return [item["chain"] for item in listed.get("nftables", []) if "chain" in item]
 
     def _ours(self, chains: Iterable[Chain]) -> Iterator[tuple[Chain, int, str, str]]:
-        """Rules of ours in these chains: (chain, handle, iifname or oifname, link)."""
+        """Return rules of ours in these chains: (chain, handle, iifname or oifname, link)."""
         for chain in chains:
             text = self._plumbing.nft(f"list chain {chain.family} {chain.table} {chain.name}", flags=OUTPUT_HANDLE)
             for line in text.splitlines():
@@ -107,7 +107,7 @@ class Enforcer:
 
 
 def _candidates(chains: list[dict[str, Any]]) -> Iterator[Chain]:
-    """Chains that may hold rules of ours: forward base chains of iptables' tables, and DOCKER-USER."""
+    """Return chains that may hold rules of ours: forward base chains of iptables' tables, and DOCKER-USER."""
     for chain in chains:
         if chain["family"] in ("ip", "ip6", "inet") and (
             chain.get("hook") == "forward" or chain["name"] == _USER_CHAIN
@@ -116,7 +116,10 @@ def _candidates(chains: list[dict[str, Any]]) -> Iterator[Chain]:
 
 
 def dropping(chains: list[dict[str, Any]], own_table: str) -> Iterator[Chain]:
-    """Where to accept, for each foreign forward chain that drops by policy: the users' chain of its table, or itself."""
+    """Return where to accept, for each foreign forward chain that drops by policy.
+
+    That is the users' chain of its table, or the chain itself.
+    """
     names = {(c["family"], c["table"], c["name"]) for c in chains}
     for chain in chains:
         if chain.get("hook") != "forward" or chain.get("policy") != "drop" or chain["table"] == own_table:

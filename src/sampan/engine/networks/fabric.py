@@ -135,8 +135,10 @@ class Fabric:
 
     @contextlib.asynccontextmanager
     async def choosing(self) -> AsyncIterator[None]:
-        """Hold the host while a subnet or a link's name is chosen and taken: engines that start together see each other.
-        The lock is on the network namespace itself, so it needs no path that all would have to agree on."""
+        """Hold the host while a subnet or a link's name is chosen and taken: for engines that start together.
+
+        The lock is on the network namespace itself, so it needs no path that all would have to agree on.
+        """
         async with self._choosing:
             await self.host.run(self.host.plumbing.lock_host)
             try:
@@ -255,7 +257,7 @@ class Fabric:
     async def _unmake(
         self, making: asyncio.Future[tuple[int, OSError | None]], plan: SandboxPlan, grants: Sequence[Grant]
     ) -> None:
-        """Nobody waits for the sandbox any more, but the thread makes it all the same: let it, and take it back."""
+        """Take back a sandbox that nobody waits for any more: the thread makes it all the same."""
         try:
             namespace, _ = await making
         except OSError:
@@ -274,7 +276,7 @@ class Fabric:
             self._forgetting.submit(self._forget)
 
     def _forget(self) -> None:
-        """All that is due at once: one walk for many ports."""
+        """Forget the flows of all ports that are due: one walk for many."""
         ports, self._stale_ports = self._stale_ports, set()
         if not ports:
             return
@@ -340,9 +342,12 @@ class Fabric:
                 self.relay.open(grant.socket, grant.published)
 
     def _relayed(self, published: Published) -> bool:
-        """Whether the relay listens on a port's socket. On TCP always: it serves while another program has flushed our
-        rules. On UDP only for what nftables cannot do: its reply to one stray packet would be remembered by connection
-        tracking as a flow of the host's, and keep all later packets of that client from being translated."""
+        """Return whether the relay listens on a port's socket.
+
+        On TCP always: it serves while another program has flushed our rules. On UDP only for what nftables cannot do:
+        its reply to one stray packet would be remembered by connection tracking as a flow of the host's, and keep all
+        later packets of that client from being translated.
+        """
         if published.proto == "udp":
             return not (self._config.iptables and translatable(published))
         return published.proto == "tcp"

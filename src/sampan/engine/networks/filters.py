@@ -20,7 +20,7 @@ Filters = Mapping[str, Iterable[str]]
 
 
 def matches(network: NetworkRecord, given: Filters, *, used: bool) -> bool:
-    """Whether a network passes every filter; of one filter's values any will do, of labels all must."""
+    """Return whether a network passes every filter; of one filter's values any will do, of labels all must."""
     for name, values in given.items():
         wanted = list(values)
         if not wanted:
@@ -63,7 +63,7 @@ def _label(network: NetworkRecord, wanted: str) -> bool:
 
 
 def prunable(network: NetworkRecord, given: Filters) -> bool:
-    """Whether prune may remove it by these filters."""
+    """Return whether prune may remove it by these filters."""
     if not all(_label(network, value) for value in given.get("label", ())):
         return False
     if any(_label(network, value) for value in given.get("label!", ())):

@@ -11,7 +11,8 @@ another program's forward policy drops). Published ports are elements of maps, s
 
 The verdicts of all tables count: our accept overrules nobody's drop, our drop is final.
 
-Source: nft(8); Docker Engine 28 packet filtering, as its rules on a host show; CVE-2020-8558, CVE-2025-54388, CVE-2025-9074.
+Source: nft(8); Docker Engine 28 packet filtering, as its rules on a host show; CVE-2020-8558, CVE-2025-54388,
+CVE-2025-9074.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def _service(port: int) -> bytes:
 class NetworkRules:
     """What the ruleset needs to know of one network that lies behind an interface of the host.
 
-    Subnets are CIDR text, empty when the network has none. source4: what outgoing packets carry as their address (option
-    com.docker.network.host_ipv4). mode4, mode6: nat, or nat-unprotected (all of a container's ports are open).
+    Subnets are CIDR text, empty when the network has none. source4: what outgoing packets carry as their address
+    (option com.docker.network.host_ipv4). mode4, mode6: nat, or nat-unprotected (all of a container's ports are
+    open).
     """
 
     interface: str
@@ -61,7 +63,7 @@ class Published:
     port: int
 
     def element(self) -> tuple[str, str, str]:
-        """The map it lives in, its key and its value; only between addresses of one IP version."""
+        """Return the map it lives in, its key and its value; only between addresses of one IP version."""
         six = ":" in self.address
         wildcard = ip_address(self.host_ip).is_unspecified
         name = ("published" if wildcard else "published_at") + ("6" if six else "4")
@@ -69,7 +71,7 @@ class Published:
         return name, key if wildcard else f"{self.host_ip} . {key}", f"{self.address} . {self.port}"
 
     def wire(self) -> Element:
-        """The same element as the kernel keeps it."""
+        """Return the element of `element` as the kernel keeps it."""
         name, _, _ = self.element()
         key = bytes([IP_PROTOCOLS[self.proto], 0, 0, 0]) + _service(self.host_port)
         if not ip_address(self.host_ip).is_unspecified:
@@ -89,13 +91,16 @@ class Ruleset:
 
 
 def translatable(port: Published) -> bool:
-    """Whether nftables can do it: not from IPv6 to IPv4, and not from ::1, which no packet may leave the host with."""
+    """Return whether nftables can do it.
+
+    It cannot from IPv6 to IPv4, nor from ::1, which no packet may leave the host with.
+    """
     six = ":" in port.host_ip
     return six == (":" in port.address) and port.host_ip != "::1"
 
 
 def elements(ports: Iterable[Published]) -> list[Element]:
-    """The map elements of published ports: one more port is one more element."""
+    """Return the map elements of published ports: one more port is one more element."""
     return [port.wire() for port in ports if translatable(port)]
 
 
@@ -109,12 +114,12 @@ def _publish(table: str, ports: Iterable[Published]) -> str:
 
 
 def remove(table: str) -> str:
-    """Remove the table, whether it is there or not."""
+    """Return what removes the table, whether it is there or not."""
     return f"add table inet {table}\ndelete table inet {table}\n"
 
 
 def render(rules: Ruleset) -> str:
-    """The whole ruleset as one atomic transaction that replaces what was there."""
+    """Return the whole ruleset as one atomic transaction that replaces what was there."""
     body = [*_sets(rules), *_raw(rules), *_dnat(), *_forward(rules), *_snat(rules), *_input(rules)]
     text = "".join(f"\t{line}\n" for line in body)
     return remove(rules.table) + f"table inet {rules.table} {{\n{text}}}\n" + _publish(rules.table, rules.published)
@@ -142,7 +147,10 @@ def _sets(rules: Ruleset) -> list[str]:
 
 
 def _raw(rules: Ruleset) -> list[str]:
-    """Before connection tracking, so before any translation: what is addressed to a container here came by a direct route."""
+    """Return what comes before connection tracking, so before any translation.
+
+    What is addressed to a container here came by a direct route.
+    """
     lines = [
         # route_localnet opens 127.0.0.0/8 to the networks: close it again, whoever sends
         "iifname @links ip daddr 127.0.0.0/8 drop",

@@ -51,7 +51,7 @@ class HostNetwork:
 
     @property
     def plumbing(self) -> Plumbing:
-        """The blocking operations: for use inside `run` only."""
+        """Return the blocking operations, for use inside `run` only."""
         if self._plumbing is None:
             raise Internal("the host's network is not open")
         return self._plumbing
@@ -76,7 +76,10 @@ def engines(host: Netlink) -> bool:
 
 
 def subnets(host: Netlink, *, but: Iterable[int] = ()) -> list[Subnet]:
-    """Return every subnet the host has an address in or a route to; default routes and links with these indexes are left out."""
+    """Return every subnet that the host has an address in or a route to, default routes left out.
+
+    but: indexes of links that do not count.
+    """
     skip = set(but)
     found: list[Subnet] = []
     for prefix in host.addresses():

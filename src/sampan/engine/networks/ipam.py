@@ -1,8 +1,8 @@
 """IP address management: which subnet a network gets and which address an endpoint. Pure: no kernel, no store.
 
-`Pool` is one subnet with what is taken in it; it hands out the lowest free address, as Docker does. `choose_subnet` finds
-the first of the configured pools that overlaps nothing in use. An address is free again only after `release`, which the
-service calls when the link that carried it is gone.
+`Pool` is one subnet with what is taken in it; it hands out the lowest free address, as Docker does. `choose_subnet`
+finds the first of the configured pools that overlaps nothing in use. An address is free again only after `release`,
+which the service calls when the link that carried it is gone.
 
 Source: docs.docker.com/engine/network (default address pools), moby libnetwork/ipam (behaviour).
 """

@@ -1,9 +1,10 @@
 """Links that are going away, and the addresses they still hold.
 
-A container's end of a veth dies with its namespace, and the host's end with it: the kernel does that by itself, many at a
-time, some 10 to 30 ms after the last process has gone. Deleting it ourselves would cost as long under the kernel's one lock
-for all links. So a link is only noted here; the kernel's notification frees its addresses. A link that is still there after
-`GRACE_S` (somebody else holds the namespace), or whose address is wanted at once, is deleted explicitly.
+A container's end of a veth dies with its namespace, and the host's end with it: the kernel does that by itself, many
+at a time, some 10 to 30 ms after the last process has gone. Deleting it ourselves would cost as long under the
+kernel's one lock for all links. So a link is only noted here; the kernel's notification frees its addresses. A link
+that is still there after `GRACE_S` (somebody else holds the namespace), or whose address is wanted at once, is
+deleted explicitly.
 
 Invariant: an address is released exactly once, and never before its link is gone.
 """

@@ -67,7 +67,10 @@ class InterfacePlan:
 
     @property
     def settings(self) -> tuple[tuple[str, str], ...]:
-        """Return what is written below /proc/sys in the sandbox: no IPv6, or IPv6 without autoconfiguration; then `sysctls`."""
+        """Return what is written below /proc/sys in the sandbox.
+
+        That is: no IPv6, or IPv6 without autoconfiguration; then `sysctls`.
+        """
         own = f"net/ipv6/conf/{self.name}"
         if any(address.version == 6 for address, _ in self.addresses):
             return (f"{own}/accept_ra", "0"), (f"{own}/disable_ipv6", "0"), *self.sysctls

@@ -1,8 +1,8 @@
-"""The hands of the networks service: namespaces, links, addresses, rules. Blocking, without policy: it does what plans say.
+"""Does what plans say: namespaces, links, addresses, rules. Blocking, without policy.
 
 Everything here runs in one thread, the namespace thread, which alone calls setns and unshare; the service gives it work
-and waits. The host's netlink socket and the nftables context were opened in the host's namespace and stay there whatever
-the thread has joined.
+and waits. The host's netlink socket and the nftables context were opened in the host's namespace and stay there
+whatever the thread has joined.
 
 Invariants: the thread is back in the host's namespace after every call; a sandbox is given out by descriptor only and
 mounted nowhere, so that it dies with its last user.
@@ -28,7 +28,7 @@ CLONE_NEWNET = 0x40000000
 
 
 class Plumbing:
-    """Owns the host's netlink socket, the nftables context (None without firewall) and the host namespace's descriptor."""
+    """The host's netlink socket, the nftables context (None without firewall) and the host namespace's descriptor."""
 
     def __init__(self, *, firewall: bool) -> None:
         self._host_ns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -45,7 +45,10 @@ class Plumbing:
             self._elements.close()
 
     def lock_host(self) -> None:
-        """Wait for, and hold, the lock that all engines of this network namespace share; the kernel frees it at our end."""
+        """Wait for, and hold, the lock that all engines of this network namespace share.
+
+        The kernel frees it when this process ends.
+        """
         fcntl.flock(self._host_ns, fcntl.LOCK_EX)
 
     def unlock_host(self) -> None:

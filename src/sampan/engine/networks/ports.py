@@ -1,8 +1,8 @@
 """Published ports: what was asked for (parsed), and which host ports are whose (reserved with real sockets).
 
 `published` reads Docker's port bindings. `Ports` grants them: a port is taken by binding (and, for TCP, listening on) a
-socket, so that a program of the host which has it, or wants it, gets the kernel's own answer. The sockets also carry the
-relay (relay.py) for what nftables cannot translate. Kernel sockets only; no rules are made here.
+socket, so that a program of the host which has it, or wants it, gets the kernel's own answer. The sockets also carry
+the relay (relay.py) for what nftables cannot translate. Kernel sockets only; no rules are made here.
 
 Source: Engine API 1.51 PortMap; ip_local_port_range (ip-sysctl); messages as Docker Engine 28.5 gives them.
 """
@@ -45,8 +45,8 @@ def published(
 ) -> tuple[PublishedPort, ...]:
     """Return what a container publishes. As in Docker, a binding counts only for a port that is exposed.
 
-    bindings: HostConfig.PortBindings; a key may be empty and means nothing. publish_all: an exposed port without binding
-    gets any host port. Raises: InvalidArgument in Docker's words.
+    bindings: HostConfig.PortBindings; a key may be empty and means nothing. publish_all: an exposed port without
+    binding gets any host port. Raises: InvalidArgument in Docker's words.
     """
     wanted: dict[tuple[int, str], list[PortBinding]] = {}
     for text, given in (bindings or {}).items():
@@ -102,9 +102,10 @@ class Ports:
     _next: int = 0
 
     def grant(self, asked: PublishedPort, address4: str, address6: str, *, default_ip: str = "0.0.0.0") -> list[Grant]:
-        """Take a host port for one published port: on IPv4 and IPv6 alike when no address was asked for, unless `default_ip`
-        (of the daemon, or of the network) says otherwise.
+        """Take a host port for one published port.
 
+        Without an address asked for, it is taken on IPv4 and IPv6 alike, unless `default_ip` (of the daemon, or of the
+        network) says otherwise.
         Raises: Internal in Docker's words when no port can be had; then nothing is taken.
         """
         if asked.proto not in IP_PROTOCOLS:
@@ -133,7 +134,10 @@ class Ports:
         raise Internal("all ports are allocated")
 
     def adopt(self, published: Published) -> Grant:
-        """Take a port that a container of an earlier daemon has already; the socket may be missing when another has it."""
+        """Take a port that a container of an earlier daemon has already.
+
+        The socket is missing when another program has the port.
+        """
         self._take(published)
         try:
             return Grant(published, _reserve(published.proto, published.host_ip, published.host_port))

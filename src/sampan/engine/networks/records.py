@@ -118,8 +118,9 @@ class BindingRecord(msgspec.Struct, kw_only=True, frozen=True):
 class SandboxRecord(Record, kw_only=True):
     """The network sandbox of one container; `id` is the container's.
 
-    exposed: ports that are shown, published or not (`80/tcp`). ports: what is to be published, on whichever endpoint has
-    the default route. changing: an endpoint that is being added or taken away (see sandboxes.py); None nearly always.
+    exposed: ports that are shown, published or not (`80/tcp`). ports: what is to be published, on whichever endpoint
+    has the default route. changing: an endpoint that is being added or taken away (see changes.py); None nearly
+    always.
     """
 
     sandbox_id: str

@@ -17,9 +17,9 @@ class SandboxRequest:
     """The network sandbox of one container, or of another task.
 
     id: whose it is. mode: NetworkMode (bridge, default, host, none, a network's name or id). name, hostname: what it
-    answers to. endpoints: network → what is asked for there. ports: to be published (`ports.published`). exposed: ports to
-    be shown, published or not (`80/tcp`). mac: for the endpoint on mode's network. sysctls: `net.…` keys of the namespace.
-    silent: no events, for what is no container.
+    answers to. endpoints: network → what is asked for there. ports: to be published (`ports.published`). exposed:
+    ports to be shown, published or not (`80/tcp`). mac: for the endpoint on mode's network. sysctls: `net.…` keys of
+    the namespace. silent: no events, for what is no container.
     """
 
     id: str

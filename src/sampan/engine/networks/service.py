@@ -1,7 +1,7 @@
 """The networks service: the engine's networks, from their configuration to their containers.
 
-The composition of this package: `catalogue` knows which networks exist, `fabric` has them in the kernel, `sandboxes` attaches
-containers to them. Here networks are created, removed and shown, and those that always exist are kept.
+The composition of this package: `catalogue` knows which networks exist, `fabric` has them in the kernel, `sandboxes`
+attaches containers to them. Here networks are created, removed and shown, and those that always exist are kept.
 
 Source: Engine API 1.51, Network; messages as Docker Engine 28.5 gives them.
 """
@@ -208,9 +208,9 @@ class Networks:
     def planned(
         self, network: NetworkRecord, settings: EndpointSettings, *, container_id: str, name: str, hostname: str
     ) -> EndpointSettings:
-        """Return what is to be kept of an endpoint that a container gets at its next start: with what it will answer to.
+        """Return what is to be kept of an endpoint that a container gets at its next start.
 
-        Raises: InvalidArgument for what the network cannot give.
+        That includes what it will answer to. Raises: InvalidArgument for what the network cannot give.
         """
         endpoints.check(network, settings)
         made = endpoints.new(network, settings, container_id=container_id, name=name, hostname=hostname)

@@ -77,7 +77,8 @@ class BridgeDriver(NetworkDriver):
             addresses=tuple((i.ip, i.network.prefixlen) for i in parsed),
             # whoever had the address before may have had another MAC, and a cache remembers for half a minute
             neighbours=tuple(NeighbourPlan(index=index, address=i.ip, mac=endpoint.mac) for i in parsed),
-            # where bridged packets pass the IP hooks, the forward chain keeps containers apart, and knows published ports
+            # where bridged packets pass the IP hooks, the forward chain keeps containers apart, and knows published
+            # ports
             isolated=not bridge.icc and not self._bridged_filter,
             hairpin=self._bridged_filter,
         )

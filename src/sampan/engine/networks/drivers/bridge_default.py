@@ -107,7 +107,7 @@ def _four(
 
 
 def _still_fits(config: EngineConfig, subnet: Subnet, host_subnets: tuple[Subnet, ...]) -> bool:
-    """Whether a subnet chosen earlier could be chosen again: it is one of the pools', and the host does not use it."""
+    """Return whether a subnet chosen earlier could be chosen again: it is of a pool, and the host does not use it."""
     pools = ipam.parse_pools(config.default_address_pools)
     among = any(p.size == subnet.prefixlen and ipam.overlaps(subnet, [p.base]) for p in pools)
     return among and not ipam.overlaps(subnet, host_subnets)

@@ -89,12 +89,12 @@ class Bridge:
 
     @property
     def icc(self) -> bool:
-        """Whether its containers reach each other."""
+        """True when its containers reach each other."""
         return flag(self.network.options, ICC)
 
     @property
     def host_address4(self) -> bool:
-        """Whether the link carries the IPv4 gateway's address on the host."""
+        """True when the link carries the IPv4 gateway's address on the host."""
         return not flag(self.network.options, INHIBIT_IPV4, False)
 
     @property

@@ -1,14 +1,15 @@
-"""What a network driver is: the one seam between the engine's networks and the ways in which the kernel, or a plugin, makes them.
+"""What a network driver is: the seam between the engine's networks and the ways in which kernel or plugin make them.
 
     validate ─▶ setup ──▶ (attach ─▶ interface … detach)* ──▶ teardown
     pure        network    endpoints, one by one               network
 
 A network is validated before anything is done, then set up; every endpoint is attached, and its interface is made by
-plumbing.py as the driver's plan says. `setup`, `teardown` and `detach` are idempotent: after a crash they are called again.
-A driver takes decisions of its network and nothing else: names, addresses, ports, the default route and the records are
-the engine's. Its methods that have no body worth writing are inherited from here.
+plumbing.py as the driver's plan says. `setup`, `teardown` and `detach` are idempotent: after a crash they are called
+again. A driver takes decisions of its network and nothing else: names, addresses, ports, the default route and the
+records are the engine's. Its methods that have no body worth writing are inherited from here.
 
-`attach`, `detach`, `setup` and `teardown` may wait for another program (a plugin, a peer): whoever calls them bounds them.
+`attach`, `detach`, `setup` and `teardown` may wait for another program (a plugin, a peer): whoever calls them bounds
+them.
 
 Source: Container Network Model, moby libnetwork/driverapi; netavark network/driver.rs.
 """
@@ -30,7 +31,10 @@ from sampan.linux.netlink import Link
 MTU = "com.docker.network.driver.mtu"  # an option that several drivers read
 
 ChooseSubnet = Callable[[int, Iterable[Subnet]], SubnetRecord]
-"""Choose a free subnet: (IP version, what the host uses) → subnet with gateway. Raises: Forbidden when there is none."""
+"""Choose a free subnet: (IP version, what the host uses) → subnet with gateway.
+
+Raises: Forbidden when there is none.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +105,9 @@ class NetworkDriver(Protocol):
     async def predefined(
         self, host: HostNetwork, name: str, old: NetworkRecord | None, choose: ChooseSubnet
     ) -> NetworkRecord | None:
-        """Return the network of this driver that every engine has, as the configuration wants it now; None: it has none.
+        """Return the network of this driver that every engine has, as the configuration wants it now; None: none.
 
-        Looks at the host, changes nothing. name: what it is called. old: what it was before this start.
+        It looks at the host and changes nothing. name: what it is called. old: what it was before this start.
         """
         return None
 
@@ -116,7 +120,10 @@ class NetworkDriver(Protocol):
         return None
 
     async def attach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
-        """Prepare an endpoint, which has its addresses; return it with what the driver adds. Raises: OSError, SampanError."""
+        """Prepare an endpoint, which has its addresses; return it with what the driver adds.
+
+        Raises: OSError, SampanError.
+        """
         return endpoint
 
     async def detach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> None:

@@ -1,4 +1,4 @@
-"""The drivers `host` (the host's own network) and `null` (a namespace with a loopback device): there is nothing to make.
+"""The drivers `host` (the host's own network) and `null` (a loopback device, nothing else). There is nothing to make.
 
 Source: Engine API 1.51, NetworkMode; moby libnetwork/drivers/host and null.
 """
