@@ -7,6 +7,7 @@
     ├── NotFound          404   the named object does not exist
     ├── Conflict          409   the object's state does not allow the operation
     ├── Internal          500   our fault, or the kernel's
+    │   └── CommandFailed       a command of a build ended with another status than 0
     ├── NotImplemented_   501
     └── Unavailable       503   a part that is needed does not answer
 
@@ -52,6 +53,14 @@ class Internal(SampanError):
     status = 500
 
 
+class CommandFailed(Internal):
+    """A command of a build ended with `code`, which an answer's errorDetail carries."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class NotImplemented_(SampanError):  # the plain name is a builtin
     status = 501
 
@@ -69,3 +78,9 @@ BY_STATUS: dict[int, type[SampanError]] = {
 def from_status(status: int, message: str) -> SampanError:
     """Rebuild the error a server answered with: the inverse of `error.status`."""
     return BY_STATUS.get(status, InvalidArgument if 400 <= status < 500 else Internal)(message)
+
+
+def words(error: OSError) -> str:
+    """Say what failed as Go does: the C library's text of the errno, beginning with a small letter; without the path."""
+    text = error.strerror or str(error)
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]  # "RFS specific error" keeps its capitals

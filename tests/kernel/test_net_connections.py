@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from sampan.engine.containers.service import Containers
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.networks.service import Networks
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound
@@ -69,14 +70,17 @@ async def engine(host: Host, beside: Neighbours) -> AsyncIterator[tuple[Containe
     async with host.networks(restored=False) as networks:
         config, store, events = networks._config, networks._store, networks._events
         Path(config.data_root, "containers").mkdir(exist_ok=True)
-        volumes = Volumes(config, store, events)
+        looks = HostPaths()
+        volumes = Volumes(config, store, events, looks)
         await volumes.start()
-        containers = Containers(config, store, events, beside.images, networks, volumes)  # type: ignore[arg-type]
-        await containers.run(beside.supervisor)  # type: ignore[arg-type]
+        room = (beside.images, networks, volumes, beside.supervisor, looks)
+        containers = Containers(config, store, events, *room)  # type: ignore[arg-type]
+        await containers.run()
         try:
             yield containers, networks
         finally:
             await containers.close(stop_containers=False, timeout_s=1)
+            looks.close()
 
 
 async def started(containers: Containers, name: str = "web", mode: str = "bridge", **asked: Any) -> str:

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from sampan.engine.containers import restart
-from sampan.errors import Conflict, Internal, InvalidArgument
+from sampan.errors import Conflict, Internal, InvalidArgument, SampanError
 from sampan.spec import codec
 from sampan.spec.engine_api.container import CreateRequest
 from sampan.supervisor.client import TaskFailed
@@ -36,8 +36,10 @@ def state(room: Room, ref: str = "c1") -> str:
 
 
 async def until(room: Room, wanted: str, ref: str = "c1", restarts: int | None = None) -> None:
-    """Let the loop turn until the container is in a state (after so many restarts); a test's time limit ends it otherwise."""
-    while state(room, ref) != wanted or restarts not in (None, room.containers.get(ref).restart_count):  # noqa: ASYNC110
+    """Let the loop turn until the container is in a state (after so many restarts); else the time limit ends it."""
+    while True:
+        if state(room, ref) == wanted and restarts in (None, room.containers.get(ref).restart_count):
+            return
         await asyncio.sleep(0.001)
 
 
@@ -76,6 +78,45 @@ async def test_an_exit_right_after_the_start_is_not_missed(room: Room) -> None:
     assert await waiting == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ({"DeviceRequests": [{"Driver": "gpu"}]}, "could not select device driver"),
+        ({"Ulimits": [{"Name": "zz"}]}, "wrong rlimit value: RLIMIT_ZZ"),
+        ({"Tmpfs": {"/t": "nonsense"}}, "invalid tmpfs option"),
+        ({"PidMode": "container:other"}, "failed to join PID namespace"),
+        ({"Devices": [{"PathOnHost": "/nowhere/dev"}]}, "error gathering device information"),
+    ],
+)
+@pytest.mark.asyncio
+async def test_a_start_that_cannot_be_changes_nothing(
+    room: Room, tmp_path: Path, host: dict[str, Any], words: str
+) -> None:
+    await create(room, "other")
+    await create(room, Binds=[f"{tmp_path}/made/by/a/start:/made"], **host)
+    with pytest.raises(SampanError, match=words):
+        await room.containers.start("c1")
+    assert not (tmp_path / "made").exists() and not room.networks.attached and not room.supervisor.tasks
+
+
+@pytest.mark.asyncio
+async def test_a_source_that_is_gone_by_the_start_is_not_made(room: Room, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    await create(room, Mounts=[{"Type": "bind", "Source": str(source), "Target": "/x"}])
+    source.rmdir()
+    with pytest.raises(InvalidArgument, match=f"bind source path does not exist: {source}"):
+        await room.containers.start("c1")
+    assert not source.exists() and not room.networks.attached
+
+
+@pytest.mark.asyncio
+async def test_a_start_makes_the_directories_that_are_bound(room: Room, tmp_path: Path) -> None:
+    await create(room, Binds=[f"{tmp_path}/made/by/a/start:/made"])
+    await room.containers.start("c1")
+    assert (tmp_path / "made/by/a/start").stat().st_mode & 0o777 == 0o755
+
+
 @pytest.mark.asyncio
 async def test_a_refused_start_leaves_nothing_and_tells_docker_words(room: Room) -> None:
     await create(room)
@@ -83,8 +124,9 @@ async def test_a_refused_start_leaves_nothing_and_tells_docker_words(room: Room)
     with pytest.raises(InvalidArgument) as refused:
         await room.containers.start("c1")
     assert refused.value.message == (
-        "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed:"
-        ' unable to start container process: error during container init: exec: "/nope": stat /nope: no such file or directory'
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create"
+        " failed: unable to start container process: error during container init:"
+        ' exec: "/nope": stat /nope: no such file or directory'
     )
     status = room.containers.get("c1").status
     assert (status.state.value, status.exit_status, status.error) == ("created", 127, refused.value.message)
@@ -294,7 +336,7 @@ async def test_an_interrupted_removal_is_finished(tmp_path: Path, monkeypatch: p
     second = await reborn(first, tmp_path)
     try:
         await settled(second)
-        assert len(second.containers._registry) == 0 and not second.images.snapshots
+        assert len(second.containers._table) == 0 and not second.images.snapshots
     finally:
         await second.close()
 

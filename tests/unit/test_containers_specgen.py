@@ -5,21 +5,24 @@ What differs on purpose is named in `comparable` and in specgen's own text, noth
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import specgen
 from sampan.engine.containers.records import Container, MountPoint
-from sampan.engine.tasks import devices, security
-from sampan.engine.tasks import spec as parts
+from sampan.engine.tasks import devices, limits, security, spec
+from sampan.engine.tasks.capabilities import DEFAULT
+from sampan.engine.tasks.options import ProcessOptions, Rlimit
 from sampan.errors import Internal
 from sampan.spec import codec
-from sampan.spec.engine_api.container import ContainerConfig, HostConfig, Ulimit
+from sampan.spec.engine_api.container import ContainerConfig, ExecConfig, HostConfig, Ulimit
 
 SPECS = Path(__file__).parent / "containers_specs"
 DAEMON_ROOT = "/var/lib/docker"
@@ -61,18 +64,29 @@ def record(inspect: dict[str, Any]) -> Container:
     )
 
 
-def prepared(c: Container) -> parts.Prepared:
+def container() -> Container:
+    return Container(id="a" * 64, name="x", created_ns=0, path="sh")
+
+
+def built(c: Container) -> dict[str, Any]:
+    """The spec of a container under the daemon that generated the golden ones."""
     directory = f"{DAEMON_ROOT}/containers/{c.id}"
     mode = c.host_config.ipc_mode
-    shm = {"host": "/dev/shm", "shareable": f"{directory}/mounts/shm"}.get(mode, "")
-    parent = c.host_config.cgroup_parent or "/docker"
-    return parts.Prepared(
+    options = specgen.task_options(c, EngineConfig(cgroup_parent="/docker"), AVAILABLE)
+    if parent := c.host_config.cgroup_parent:  # Docker leaves it to runc to make it absolute
+        options = dataclasses.replace(options, cgroup_parent=parent)
+    provisions = spec.Provisions(
         files=tuple((f"/etc/{n}", f"{directory}/{n}") for n in ("resolv.conf", "hostname", "hosts")),
-        shm_path=shm,
-        init_path="/usr/bin/docker-init" if specgen.uses_init(c, False) else "",
-        cgroup_parent=parent,
-        available_capabilities=AVAILABLE,
+        shm_path={"host": "/dev/shm", "shareable": f"{directory}/mounts/shm"}.get(mode, ""),
+        init_path="/usr/bin/docker-init" if options.init else "",
+        devices=devices.look(options),
     )
+    return spec.build(options, provisions)
+
+
+def plain(c: Container) -> dict[str, Any]:
+    """The spec of a container for which nothing was made."""
+    return spec.build(specgen.task_options(c, EngineConfig(), AVAILABLE), spec.Provisions())
 
 
 def comparable(spec: dict[str, Any]) -> dict[str, Any]:
@@ -98,11 +112,11 @@ def comparable(spec: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", sorted(p.stem for p in SPECS.glob("*.json")))
 def test_the_same_spec_as_docker(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = json.loads((SPECS / f"{name}.json").read_text())
-    monkeypatch.setattr(parts, "_numbers", lambda path: {"major": 254, "minor": 0})
+    monkeypatch.setattr(devices, "_numbers", lambda path: (254, 0))
     monkeypatch.setattr(devices, "_mapped", _recorded_devices(golden["spec"]))
     monkeypatch.setattr(devices, "_host_devices", lambda directory: iter(()))
     c = record(golden["inspect"])
-    ours = specgen.build(c, prepared(c), security.parse(c.host_config, EngineConfig()))
+    ours = built(c)
     theirs = comparable(golden["spec"])
     if c.host_config.privileged:
         theirs["linux"]["resources"]["rules"] = [json.dumps({"access": "rwm", "allow": True}, sort_keys=True)]
@@ -126,39 +140,86 @@ def test_mounts_of_a_parent_come_before_those_of_its_children() -> None:
             MountPoint(type="bind", destination="/a/b", source="/y"),
         ],
     )
-    found = [m["destination"] for m in specgen.build(c, parts.Prepared(), security.SecurityOptions())["mounts"]]
+    found = [m["destination"] for m in plain(c)["mounts"]]
     assert found.index("/a") < found.index("/a/b") < found.index("/a/b/c")
 
 
 def test_a_mount_of_the_user_replaces_the_default_one() -> None:
     c = Container(id="a" * 64, name="x", created_ns=0, path="sh", host_config=HostConfig(tmpfs={"/dev/shm": "size=1m"}))
-    found = [
-        m
-        for m in specgen.build(c, parts.Prepared(), security.SecurityOptions())["mounts"]
-        if m["destination"] == "/dev/shm"
-    ]
+    found = [m for m in plain(c)["mounts"] if m["destination"] == "/dev/shm"]
     assert [m["source"] for m in found] == ["tmpfs"]
 
 
 def test_unlimited_and_absurd_ulimits() -> None:
-    assert parts.rlimits([Ulimit(name="core", soft=-1, hard=-1)], ()) == [
-        {"type": "RLIMIT_CORE", "hard": 2**64 - 1, "soft": 2**64 - 1}
-    ]
+    found = spec.process(ProcessOptions(args=("sh",), rlimits=limits.rlimits([("core", -1, -1)], EngineConfig())))
+    assert found["rlimits"] == [{"type": "RLIMIT_CORE", "hard": 2**64 - 1, "soft": 2**64 - 1}]
     with pytest.raises(Internal, match="wrong rlimit value: RLIMIT_ZZ"):
-        parts.rlimits([Ulimit(name="zz")], ())
+        limits.rlimits([("zz", 0, 0)], EngineConfig())
+
+
+def test_the_daemons_limits_count_unless_others_are_asked_for() -> None:
+    engine = EngineConfig(default_ulimits={"core": {"Soft": 1, "Hard": 2}, "nofile": {"Soft": 3, "Hard": 4}})
+    c = replace(container(), host_config=HostConfig(ulimits=[Ulimit(name="core", soft=5, hard=6)]))
+    assert specgen.task_options(c, engine, AVAILABLE).process.rlimits == (
+        Rlimit("RLIMIT_CORE", 5, 6),
+        Rlimit("RLIMIT_NOFILE", 3, 4),
+    )
 
 
 def test_gpus_are_refused_by_name() -> None:
     host = codec.convert(HostConfig, {"DeviceRequests": [{"Count": -1, "Capabilities": [["gpu"]]}]})
     with pytest.raises(Internal, match=r'could not select device driver "" with capabilities: \[\[gpu\]\]'):
-        devices.of_container(host)
+        plain(replace(container(), host_config=host))
+
+
+def test_an_exec_has_the_surroundings_of_its_container() -> None:
+    c = container()
+    c.config.env = ["A=1"]
+    c.config.user = "daemon"
+    c.host_config.group_add = ["adm"]
+    c.host_config.security_opt = ["no-new-privileges"]
+    config = ExecConfig(cmd=["id"], env=["B=2"], tty=True)
+    found = spec.process(specgen.exec_process(c, config, EngineConfig(), AVAILABLE, (24, 80)))
+    assert found["user"] == {"uid": 0, "gid": 0, "username": "daemon", "additionalGroupNames": ["adm"]}
+    assert {"A=1", "B=2", "TERM=xterm"} < set(found["env"])
+    assert found["consoleSize"] == {"height": 24, "width": 80} and found["noNewPrivileges"] is True
+    assert found["capabilities"]["bounding"] == DEFAULT and "oomScoreAdj" not in found
+
+
+def test_a_privileged_exec_has_every_capability_and_no_filter() -> None:
+    found = specgen.exec_process(
+        container(), ExecConfig(cmd=["id"], privileged=True), EngineConfig(), AVAILABLE, size=None
+    )
+    assert found.capabilities == AVAILABLE and security.profile(found.security, found.capabilities) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (ExecConfig(cmd=["id"], working_dir="tmp"), "Cwd must be an absolute path"),
+        (ExecConfig(cmd=["id"], env=["=x"]), "invalid environment variable: name cannot be empty"),
+    ],
+)
+def test_an_exec_that_cannot_be(config: ExecConfig, words: str) -> None:
+    with pytest.raises(Internal, match=words):
+        specgen.exec_process(container(), config, EngineConfig(), AVAILABLE, size=None)
+
+
+def test_the_source_of_a_volume_is_known_only_at_the_start() -> None:
+    c = replace(container(), mounts=[MountPoint(type="volume", destination="/v", name="v")])
+    options = specgen.task_options(c, EngineConfig(), AVAILABLE)
+    found = spec.build(options, spec.Provisions(sources={"/v": "/volumes/v"}))["mounts"]
+    assert next(m["source"] for m in found if m["destination"] == "/v") == "/volumes/v"
 
 
 def test_device_nodes_keep_their_kind_and_mode() -> None:
     host = codec.convert(
         HostConfig, {"Devices": [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/n", "CgroupPermissions": "r"}]}
     )
-    nodes, rules = devices.of_container(host)
+    options = specgen.task_options(replace(container(), host_config=host), EngineConfig(), AVAILABLE)
+    assert devices.waits(options)
+    found = devices.look(options)
+    nodes, rules = found.nodes, found.rules
     assert (nodes[0]["path"], nodes[0]["type"], nodes[0]["major"], nodes[0]["minor"]) == ("/dev/n", "c", 1, 3)
     assert nodes[0]["fileMode"] == stat.S_IMODE(Path("/dev/null").stat().st_mode)
     assert rules[-1] == {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "r"}

@@ -112,7 +112,7 @@ def test_a_failed_flush_is_reported_and_remembered(tmp_path: Path, monkeypatch: 
 
         monkeypatch.setattr(os, "fdatasync", fail)
         for _ in range(2):
-            with pytest.raises(StoreError, match=r"cannot flush the database .*s\.db to disk: Input/output error"):
+            with pytest.raises(StoreError, match=r"cannot flush the database .*s\.db to disk: input/output error"):
                 await store.apply(things.put(Thing(id="a")))
         await store.close()
 
@@ -267,10 +267,10 @@ def test_a_newer_or_foreign_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_path_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"cannot open the database .*/missing/s\.db: .* No such file or directory"):
+    with pytest.raises(StoreError, match=r"cannot open the database .*/missing/s\.db: .* no such file or directory"):
         run(Store.open(str(tmp_path / "missing" / "s.db")))
     (tmp_path / "dir.db").mkdir()
-    with pytest.raises(StoreError, match=r"the database .*/dir\.db cannot be used: Is a directory"):
+    with pytest.raises(StoreError, match=r"the database .*/dir\.db cannot be used: is a directory"):
         run(Store.open(str(tmp_path / "dir.db")))
 
 

@@ -11,7 +11,7 @@ import logging
 from aiohttp import web
 
 from sampan.api.versions import TooOld
-from sampan.errors import InvalidArgument, SampanError
+from sampan.errors import InvalidArgument, SampanError, words
 from sampan.spec import codec
 
 log = logging.getLogger("sampan.api")
@@ -42,8 +42,7 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, web.HTTPException):
         return error.text or error.reason
     if isinstance(error, OSError) and error.strerror:
-        words = error.strerror[:1].lower() + error.strerror[1:]
-        return f"{error.filename}: {words}" if error.filename else words
+        return f"{error.filename}: {words(error)}" if error.filename else words(error)
     return str(error) or type(error).__name__
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from sampan.api import errors
-from sampan.errors import SampanError
+from sampan.errors import CommandFailed, SampanError
 from sampan.spec import codec
 
 log = logging.getLogger("sampan.api")
@@ -42,8 +42,8 @@ async def progress(request: web.Request, messages: AsyncIterator[Mapping[str, An
                 if not started:
                     raise
                 words = errors.message_of(e)
-                code = getattr(e, "code", None)  # of a build's command
-                detail = {"message": words} if code is None else {"code": code, "message": words}
+                detail: dict[str, Any] = {"code": e.code} if isinstance(e, CommandFailed) else {}
+                detail["message"] = words
                 yield codec.encode({"errorDetail": detail, "error": words})[:-1] + b"\r\n"
 
     return await raw(request, lines(), content_type="application/json")

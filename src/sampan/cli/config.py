@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+DEFAULT_CONTEXT = "default"
+"""The context that flags and environment make; it is in use when `currentContext` names no other."""
+
+
+class ContextError(Exception):
+    """No engine can be named: the context is unknown or malformed, or the flags contradict it. The message says why."""
+
+
 class Config:
     """The decoded file (empty when there is none) and where it is. Raises ValueError on a malformed file."""
 

@@ -14,23 +14,21 @@ from __future__ import annotations
 
 import os
 
+from sampan.cli.config import DEFAULT_CONTEXT, ContextError
 from sampan.client.transport import Address, Tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from sampan.cli.config import Config
     from sampan.cli.flags import Options
 
-DEFAULT_CONTEXT = "default"
 SAMPAN_SOCKET = "/run/sampan/sampan.sock"
 DOCKER_SOCKET = "/var/run/docker.sock"
 
 
-class EndpointError(Exception):
-    """The choice cannot be made; the message says why."""
-
-
-class Endpoint:
+class EngineEndpoint:
     """Where the engine is, and the context that says so."""
 
     __slots__ = ("address", "context", "tls")
@@ -52,26 +50,26 @@ def context_name(options: Options, config: Config) -> str:
     return os.environ.get("DOCKER_CONTEXT") or config.text("currentContext") or DEFAULT_CONTEXT
 
 
-def resolve(options: Options, config: Config) -> Endpoint:
-    """Decide. Raises EndpointError."""
+def resolve(options: Options, config: Config) -> EngineEndpoint:
+    """Decide which engine to talk to. Raises: ContextError."""
     hosts = options.many("host")
     if len(hosts) > 1:
-        raise EndpointError("specify only one -H")
+        raise ContextError("specify only one -H")
     if hosts and options.text("context"):
-        raise EndpointError("conflicting options: cannot specify both --host and --context")
+        raise ContextError("conflicting options: cannot specify both --host and --context")
     name = context_name(options, config)
     if name != DEFAULT_CONTEXT:
         from sampan.cli.context import store
 
         try:
-            return store.endpoint(config.directory, name)
-        except EndpointError as e:
-            raise EndpointError(f"Failed to initialize: unable to resolve docker endpoint: {e}") from e
+            return EngineEndpoint(name, *store.endpoint(config.directory, name))
+        except ContextError as e:
+            raise ContextError(f"Failed to initialize: unable to resolve docker endpoint: {e}") from e
     try:
         tls = _tls(options, config)
-        return Endpoint(name, Address(default_host(hosts, tls is not None)), tls)
+        return EngineEndpoint(name, Address(default_host(hosts, tls is not None)), tls)
     except ValueError as e:
-        raise EndpointError(str(e)) from e
+        raise ContextError(str(e)) from e
 
 
 def default_host(hosts: list[str], tls: bool) -> str:
@@ -87,6 +85,15 @@ def default_host(hosts: list[str], tls: bool) -> str:
     if "://" not in named:
         return "unix://" + named if named.startswith("/") else "tcp://" + named
     return named
+
+
+def described(options: Options, config: Config, name: str) -> dict[str, Any]:
+    """Show a context as `context inspect` does, the default one included. Raises: ContextError."""
+    from sampan.cli.context import store
+
+    if name == DEFAULT_CONTEXT:
+        return store.described_default(default_host(options.many("host"), False))
+    return store.described(config.directory, name)
 
 
 def _tls(options: Options, config: Config) -> Tls | None:

@@ -29,15 +29,41 @@ if TYPE_CHECKING:
 MANY = frozenset(("list", "strings", "map", "stringToString", "filter", "mount", "network", "ulimit", "gpu-request"))
 EMPTY_DEFAULTS = frozenset(("map[]", "[]", "0s", "0", ""))
 
+
+def _boolean(text: str) -> bool:
+    """A flag without a value has "true". Only another value needs Go's rules, and then their module is loaded."""
+    if text == "true":
+        return True
+    from sampan.spec import go_values
+
+    return go_values.boolean(text)
+
+
+def _duration_ns(text: str) -> int:
+    from sampan.spec import go_values
+
+    return go_values.duration_ns(text)
+
+
+def _fields(text: str) -> list[str]:
+    """The values of a flag that takes several at once; an empty text has none."""
+    if not text:
+        return []
+
+    from sampan.spec import go_values
+
+    return go_values.fields(text)
+
+
 PARSERS: dict[str, Callable[[str], Any]] = {
-    "": values.boolean,
+    "": _boolean,
     "string": str,
     "int": values.integer,
     "uint": values.unsigned,
     "uint16": lambda text: values.unsigned(text, bits=16),
     "bytes": values.size_bytes,
     "decimal": values.nano_cpus,
-    "duration": values.duration_ns,
+    "duration": _duration_ns,
     "map": values.pair,
     "stringToString": values.pair,
     "filter": values.filter_pair,
@@ -212,13 +238,15 @@ class _Parse:
         try:
             parser = self.parsers.get(target.name) or PARSERS.get(target.kind, str)
             if target.kind == "strings":
-                self.values[target.name] += values.fields(text)
+                self.values[target.name] += _fields(text)
             elif target.kind in MANY:
                 self.values[target.name].append(parser(text))
             else:
                 self.values[target.name] = parser(text)
         except ValueError as e:
-            raise FlagError(f'invalid argument "{text}" for "{flag.spelled}" flag: {e}') from e
+            from sampan.spec import go_values
+
+            raise FlagError(f'invalid argument {go_values.quote(text)} for "{flag.spelled}" flag: {e}') from e
         if target.name == "help" and self.values["help"]:
             raise HelpRequested
         self.given.add(target.name)

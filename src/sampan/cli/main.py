@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import sys
 
+from sampan import errors
 from sampan.cli import flags, table
 from sampan.cli.session import CommandError, Session, describe
 from sampan.client.http import ProtocolError
 from sampan.client.jsontext import Malformed
-from sampan.errors import SampanError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def main() -> None:
         code = 141  # as if by SIGPIPE: whoever read us has gone
     except OSError as e:
         code = 1
-        sys.stderr.write(f"write /dev/stdout: {(e.strerror or str(e)).lower()}\n")
+        sys.stderr.write(f"write /dev/stdout: {errors.words(e)}\n")
     os._exit(code)
 
 
@@ -44,14 +44,14 @@ def _outcome() -> int:
         return dispatch(sys.argv[1:])
     except CommandError as e:
         message, code = e.message, e.code
-    except SampanError as e:
+    except errors.SampanError as e:
         message, code = describe(e), 1
     except (ProtocolError, Malformed) as e:
         message, code = str(e), 1
     except BrokenPipeError:
         raise
     except OSError as e:
-        reason = (e.strerror or str(e)).lower()
+        reason = errors.words(e)
         message, code = f"open {e.filename}: {reason}" if e.filename else reason, 1
     except KeyboardInterrupt:
         message, code = "", 130
@@ -140,16 +140,14 @@ def run(typed: str, canonical: str, words: list[str], options: flags.Options) ->
     except flags.FlagError as e:
         raise CommandError(_usage_error(str(e), module.USAGE.split("\n")[0], typed), 125) from e
     _check_count(module.ARGS, arguments, module, typed)
-    from sampan.cli.config import Config
+    from sampan.cli.config import Config, ContextError
 
     config = Config(options.text("config"))
     if config.warning:
         sys.stderr.write(config.warning + "\n")
-    from sampan.cli.endpoint import EndpointError
-
     try:
         code: int = module.run(Session(options, config, typed), chosen, arguments)
-    except EndpointError as e:
+    except ContextError as e:
         raise CommandError(str(e)) from e
     return code
 

@@ -42,10 +42,10 @@ class Session:
         self.config = config
         self.path = path  # the command as typed, for hints: "run", "container run"
         self._engine: Engine | None = None
-        self._endpoint: endpoint.Endpoint | None = None
+        self._endpoint: endpoint.EngineEndpoint | None = None
 
     @property
-    def endpoint(self) -> endpoint.Endpoint:
+    def endpoint(self) -> endpoint.EngineEndpoint:
         if self._endpoint is None:
             self._endpoint = endpoint.resolve(self.options, self.config)
         return self._endpoint

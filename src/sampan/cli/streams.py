@@ -91,49 +91,83 @@ def copy(
     sock.setblocking(False)
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)
+    inward = _Inward(poll, sock, stdin, detach)
+
+    def from_socket(event: int) -> bool | None:
+        if event & select.POLLOUT:
+            inward.go_on()
+        return False if event & ~select.POLLOUT and not _drain(sock, output) else None
+
+    handlers: dict[int, Callable[[int], bool | None]] = {sock.fileno(): from_socket}
     if stdin is not None:
-        poll.register(stdin, select.POLLIN)
+        handlers[stdin] = inward.readable
     if signals is not None:
         poll.register(signals.fd, select.POLLIN)
+        handlers[signals.fd] = lambda _: _hand_on(signals, on_signal)
     if stop_with is not None and stop_with != stdin:
         poll.register(stop_with, 0)  # only POLLERR and POLLHUP, which are always reported
+        handlers[stop_with] = lambda _: False
     if stream.rest:
         output.feed(stream.rest)
-    pending = b""
     while True:
         for fd, event in poll.poll():
-            if signals is not None and fd == signals.fd:
-                for number in signals.take():
-                    if on_signal is not None:
-                        on_signal(number)
-            elif fd == stop_with and fd != stdin:
-                return False
-            elif fd == stdin:
-                data = _read(fd)
-                ended = not data
-                if detach is not None:
-                    data, typed = detach.feed(data)
-                    if typed:
-                        return True
-                poll.unregister(fd)
-                pending = _send(sock, data)
-                if pending:
-                    poll.modify(sock.fileno(), select.POLLIN | select.POLLOUT)
-                elif not ended:
-                    poll.register(fd, select.POLLIN)
-                if ended:
-                    close_write(sock)
-                    sock.setblocking(False)
-                    stdin = None
-            else:
-                if event & select.POLLOUT and pending:
-                    pending = _send(sock, pending)
-                    if not pending:
-                        poll.modify(sock.fileno(), select.POLLIN)
-                        if stdin is not None:
-                            poll.register(stdin, select.POLLIN)
-                if event & ~select.POLLOUT and not _drain(sock, output):
-                    return False
+            detached = handlers[fd](event)
+            if detached is not None:
+                return detached
+
+
+def _hand_on(signals: Signals, on_signal: Callable[[int], None] | None) -> None:
+    for number in signals.take():
+        if on_signal is not None:
+            on_signal(number)
+
+
+class _Inward:
+    """The way in: input is read when the socket has taken what was read before, and not earlier."""
+
+    def __init__(self, poll: select.poll, sock: Socket, stdin: int | None, detach: DetachKeys | None) -> None:
+        self._poll = poll
+        self._sock = sock
+        self._stdin = stdin
+        self._detach = detach
+        self._pending = b""
+        self._ended = False
+        if stdin is not None:
+            poll.register(stdin, select.POLLIN)
+
+    def readable(self, _event: int) -> bool | None:
+        """Read once and send what fits. True when the user typed the detach keys."""
+        assert self._stdin is not None
+        data = _read(self._stdin)
+        self._ended = not data
+        if self._detach is not None:
+            data, typed = self._detach.feed(data)
+            if typed:
+                return True
+        self._poll.unregister(self._stdin)
+        self._pending = _send(self._sock, data)
+        if self._pending:
+            self._poll.modify(self._sock.fileno(), select.POLLIN | select.POLLOUT)
+        else:
+            self._read_on()
+        return None
+
+    def go_on(self) -> None:
+        """The socket takes more: send the rest, then read again."""
+        if not self._pending:
+            return
+        self._pending = _send(self._sock, self._pending)
+        if not self._pending:
+            self._poll.modify(self._sock.fileno(), select.POLLIN)
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Everything was sent: wait for more input, or tell the container that no more comes."""
+        if not self._ended and self._stdin is not None:
+            self._poll.register(self._stdin, select.POLLIN)
+        elif self._ended:
+            close_write(self._sock)
+            self._sock.setblocking(False)
 
 
 def _read(fd: int) -> bytes:

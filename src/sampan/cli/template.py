@@ -284,11 +284,12 @@ def _string_end(source: str, position: int) -> int:
 
 
 def _unquoted(text: str) -> str:
+    from sampan.spec import go_values  # few templates hold a string
+
     try:
-        value: str = jsontext.loads(text.replace("\\'", "'"))
+        return go_values.unquote(text)
     except ValueError:
         raise TemplateError(f"template: :1: invalid syntax in {text}") from None
-    return value
 
 
 def _number(text: str) -> int | float:

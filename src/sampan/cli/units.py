@@ -9,7 +9,6 @@ import time
 
 DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB")
-ZERO_TIME = "0001-01-01T00:00:00Z"
 
 
 def human_size(size: float, digits: int = 4) -> str:
@@ -51,50 +50,29 @@ def human_duration(seconds: float) -> str:
 
 
 def ago(unix_s: float) -> str:
+    """How long ago that was: "5 minutes ago"."""
     return human_duration(time.time() - unix_s) + " ago"
 
 
-def unix_ns(text: str) -> int:
-    """An RFC 3339 time as nanoseconds since 1970. Raises ValueError."""
-    date, separator, rest = text.replace("t", "T").partition("T")
-    if not separator:
-        raise ValueError(f"cannot parse {text!r} as a time")
-    offset_s = 0
-    if rest[-1:] in "zZ":
-        clock = rest[:-1]
-    else:
-        at = max(rest.rfind("+"), rest.rfind("-"))
-        if at < 0:
-            raise ValueError(f"cannot parse {text!r} as a time")
-        clock = rest[:at]
-        hours, _, minutes = rest[at + 1 :].partition(":")
-        offset_s = (int(hours) * 60 + int(minutes or 0)) * (-60 if rest[at] == "-" else 60)
-    year, month, day = (int(part) for part in date.split("-"))
-    whole, _, fraction = clock.partition(".")
-    hour, minute, second = (int(part) for part in whole.split(":"))
-    days = _days_from_civil(year, month, day)
-    return (days * 86400 + hour * 3600 + minute * 60 + second - offset_s) * 10**9 + int(f"{fraction:0<9.9}")
+def ago_text(text: str) -> str:
+    """How long ago an RFC 3339 time was. Raises: ValueError."""
+    from sampan.spec import times
 
-
-def _days_from_civil(year: int, month: int, day: int) -> int:
-    """Days since 1970-01-01 in the proleptic Gregorian calendar; the year is taken to begin in March."""
-    year -= month <= 2
-    era, of_era = divmod(year, 400)
-    of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
-    return era * 146097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719468
+    return ago(times.parse(text) / 1e9)
 
 
 def local_time(unix_s: int) -> str:
     """`2026-01-02 03:04:05 +0000 UTC`, in the local zone."""
-    moment = time.localtime(unix_s)
-    return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", moment)
+    from sampan.spec import times
+
+    return times.go_string(unix_s * 10**9)
 
 
 def rfc3339_local(unix_s: int) -> str:
     """`2026-01-02T03:04:05Z`, in the local zone."""
-    zone = time.strftime("%z", time.localtime(unix_s))
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(unix_s))
-    return text + ("Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}")
+    from sampan.spec import times
+
+    return times.rfc3339(unix_s * 10**9, local=True)
 
 
 def truncated(text: str, width: int) -> str:

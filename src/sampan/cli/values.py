@@ -1,34 +1,15 @@
-"""Values as users type them on the command line: numbers, sizes, durations, key=value.
+"""Values as users type them on the command line: numbers, sizes, key=value.
 
 Every function takes the text and returns the value, or raises ValueError with the words docker's flags use (they come
-from Go's strconv and go-units). Nothing here knows which flag it serves.
+from Go's strconv and go-units). Nothing here knows which flag it serves. Truth values and durations are read by
+`spec/go_values.py`.
 
-Source: Go strconv.ParseInt base 0, time.ParseDuration; docker/go-units RAMInBytes.
+Source: Go strconv.ParseInt base 0; docker/go-units RAMInBytes.
 """
 
 from __future__ import annotations
 
 _SIZE_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
-_DURATION_UNITS = {
-    "ns": 1,
-    "us": 10**3,
-    "µs": 10**3,
-    "μs": 10**3,
-    "ms": 10**6,
-    "s": 10**9,
-    "m": 60 * 10**9,
-    "h": 3600 * 10**9,
-}
-_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
-_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
-
-
-def boolean(text: str) -> bool:
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
 
 
 def integer(text: str, *, bits: int = 64) -> int:
@@ -85,31 +66,6 @@ def size_or_unlimited(text: str) -> int:
     return -1 if text == "-1" else size_bytes(text)
 
 
-def duration_ns(text: str) -> int:
-    """`1h30m`, `250ms`, `1.5s` → nanoseconds."""
-    rest = text
-    sign = -1 if rest.startswith("-") else 1
-    rest = rest[1:] if rest[:1] in ("+", "-") else rest
-    if rest == "0":
-        return 0
-    if not rest:
-        raise ValueError(f'time: invalid duration "{text}"')
-    total = 0.0
-    while rest:
-        digits = len(rest) - len(rest.lstrip("0123456789."))
-        unit = len(rest) - digits - len(rest[digits:].lstrip("nuµμmsh"))
-        number, name, rest = rest[:digits], rest[digits : digits + unit], rest[digits + unit :]
-        if number in ("", ".") or number.count(".") > 1:
-            raise ValueError(f'time: invalid duration "{text}"')
-        if not name and not rest:
-            raise ValueError(f'time: missing unit in duration "{text}"')
-        if name not in _DURATION_UNITS:
-            raise ValueError(f'time: unknown unit "{name or rest}" in duration "{text}"')
-        scale = _DURATION_UNITS[name]
-        total += int(number) * scale if number.isdigit() else float(number) * scale
-    return sign * int(total)
-
-
 def nano_cpus(text: str) -> int:
     """`1.5` → 1500000000. More than nine decimals are refused, as docker does."""
     number = text
@@ -139,40 +95,14 @@ def pair(text: str) -> str:
     return text
 
 
+def env(text: str) -> str:
+    """`NAME=value` or `NAME`, returned unchanged."""
+    if not text or text.startswith("="):
+        raise ValueError(f"invalid environment variable: {text}")
+    return text
+
+
 def filter_pair(text: str) -> str:
     if "=" not in text and text:
         raise ValueError("bad format of filter (expected name=value)")
     return text
-
-
-def fields(text: str) -> list[str]:
-    """One line of comma separated values with RFC 4180 quotes, as Go's csv reader splits it."""
-    if '"' not in text:
-        return text.split(",")
-    out: list[str] = []
-    position, end = 0, len(text)
-    while position <= end:
-        if text[position : position + 1] == '"':
-            value = ""
-            position += 1
-            while True:
-                close = text.find('"', position)
-                if close < 0:
-                    raise ValueError('parse error on line 1: extraneous or missing " in quoted-field')
-                value += text[position:close]
-                position = close + 1
-                if text[position : position + 1] != '"':
-                    break
-                value += '"'
-                position += 1
-            if position < end and text[position] != ",":
-                raise ValueError('parse error on line 1: extraneous or missing " in quoted-field')
-            position += 1
-        else:
-            comma = text.find(",", position)
-            comma = end if comma < 0 else comma
-            value, position = text[position:comma], comma + 1
-            if '"' in value:
-                raise ValueError('parse error on line 1: bare " in non-quoted-field')
-        out.append(value)
-    return out

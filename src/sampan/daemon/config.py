@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from sampan.daemon.options import ALIASES, BOOL, BY_FLAG, BY_KEY, BYTES, IP, IPS, OPTIONS, BadValue, Kind
 from sampan.engine.config import EngineConfig
+from sampan.errors import words
 from sampan.spec import codec
 
 DEFAULT_FILE = "/etc/sampan/daemon.json"
@@ -89,7 +90,7 @@ def read_file(path: str, *, required: bool) -> dict[str, Any]:
             raise ConfigError(f"open {path}: no such file or directory") from None
         return {}
     except OSError as e:
-        raise ConfigError(f"open {path}: {(e.strerror or '').lower()}") from None
+        raise ConfigError(f"open {path}: {words(e)}") from None
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigError("invalid UTF-16 encoding: daemon.json must be UTF-8")
     raw = raw.removeprefix(b"\xef\xbb\xbf")
@@ -259,11 +260,11 @@ def check_host(host: str) -> tuple[str, str]:
 
 
 def _validate_limits(v: Mapping[str, Any]) -> None:
-    for key, words in (("mtu", "default MTU"), ("max-concurrent-downloads", "max concurrent downloads"),
+    for key, shown in (("mtu", "default MTU"), ("max-concurrent-downloads", "max concurrent downloads"),
                        ("max-concurrent-uploads", "max concurrent uploads"),
                        ("max-download-attempts", "max download attempts")):  # fmt: skip
         if v[key] < 0:
-            raise ConfigError(f"invalid {words}: {v[key]}")
+            raise ConfigError(f"invalid {shown}: {v[key]}")
     if v["mtu"] > 65535:
         raise ConfigError(f"invalid default MTU: {v['mtu']}")
     if not -1000 <= v["oom-score-adjust"] <= 1000:

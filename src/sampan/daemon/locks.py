@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from sampan.daemon.config import ConfigError
 from sampan.engine.config import EngineConfig
+from sampan.errors import words
 
 
 def prepare_directories(config: EngineConfig) -> None:
@@ -24,7 +25,7 @@ def prepare_directories(config: EngineConfig) -> None:
             os.makedirs(path, mode=mode, exist_ok=True)
             os.chmod(path, mode)
         except OSError as e:
-            raise ConfigError(f"cannot prepare {path}: {(e.strerror or str(e)).lower()}") from e
+            raise ConfigError(f"cannot prepare {path}: {words(e)}") from e
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def hold_pidfile(path: str) -> Iterator[None]:
             os.fchmod(f.fileno(), 0o644)
             f.write(str(os.getpid()))
     except OSError as e:
-        raise ConfigError(f"cannot write pidfile {path}: {(e.strerror or str(e)).lower()}") from e
+        raise ConfigError(f"cannot write pidfile {path}: {words(e)}") from e
     try:
         yield
     finally:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
+
+from sampan.spec import times
 
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -24,8 +25,7 @@ _WORDS = {logging.WARNING: "warning", logging.CRITICAL: "fatal"}
 
 
 def _stamp(record: logging.LogRecord) -> str:
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    return f"{whole}.{int(record.created % 1 * 1e9):09d}Z"
+    return times.rfc3339_nano_fixed(int(record.created * 1e9))
 
 
 def _message(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -31,6 +31,8 @@ from sampan.api import versions
 from sampan.daemon import flags, notify, tls
 from sampan.daemon.config import ConfigError, DaemonConfig, load
 from sampan.daemon.logs import configure as configure_logs
+from sampan.errors import words
+from sampan.spec import release
 
 if TYPE_CHECKING:
     from sampan.daemon.reload import Reloader
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(flags.usage(), end="")
         return 0
     if given.get("version"):
-        print(f"Sampan version {versions.SAMPAN}, Docker Engine API {versions.MAXIMUM}")
+        print(f"Sampan version {release.SAMPAN}, Docker Engine API {versions.MAXIMUM}")
         return 0
     try:
         config = load(given)
@@ -157,7 +159,7 @@ def _protect_from_oom(score: int) -> None:
             with open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
                 f.write(str(score))
         except OSError as e:
-            log.warning("cannot set oom_score_adj to %d: %s", score, e.strerror)
+            log.warning("cannot set oom_score_adj to %d: %s", score, words(e))
 
 
 def _stop(stop: asyncio.Event, number: signal.Signals) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sampan.spec import go_values
+
 Parse = Callable[[str], Any]
 
 
@@ -37,11 +39,10 @@ class Kind:
 
 
 def _bool(text: str) -> bool:
-    words = {"1": True, "t": True, "T": True, "true": True, "TRUE": True, "True": True}
-    words |= {"0": False, "f": False, "F": False, "false": False, "FALSE": False, "False": False}
-    if text not in words:
-        raise BadValue(f'strconv.ParseBool: parsing "{text}": invalid syntax')
-    return words[text]
+    try:
+        return go_values.boolean(text)
+    except ValueError as e:
+        raise BadValue(str(e)) from e
 
 
 def _int(text: str) -> int:

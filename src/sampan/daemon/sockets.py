@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from sampan.daemon.config import ConfigError, check_host
+from sampan.errors import words
 
 log = logging.getLogger("sampan.daemon")
 
@@ -49,7 +50,7 @@ def listen(host: str, *, group: str, group_required: bool, tls: bool) -> list[Li
             return _tcp(host, address, tls=tls)
         return [_unix(host, address or DEFAULT_HOST.removeprefix("unix://"), group, required=group_required)]
     except OSError as e:
-        raise ConfigError(f"can't create {protocol} socket {address}: {(e.strerror or str(e)).lower()}") from e
+        raise ConfigError(f"can't create {protocol} socket {address}: {words(e)}") from e
 
 
 def activated(name: str) -> list[Listener]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 
 from sampan.daemon.config import ConfigError, DaemonConfig
+from sampan.errors import words
 
 
 def context(config: DaemonConfig) -> ssl.SSLContext | None:
@@ -21,7 +22,7 @@ def context(config: DaemonConfig) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as e:
         raise ConfigError(
             "invalid TLS configuration: Could not load X509 key pair "
-            f'(cert: "{config.tlscert}", key: "{config.tlskey}"): {_words(e)}'
+            f'(cert: "{config.tlscert}", key: "{config.tlskey}"): {_reason(e)}'
         ) from e
     if config.tlsverify:
         made.verify_mode = ssl.CERT_REQUIRED
@@ -29,14 +30,14 @@ def context(config: DaemonConfig) -> ssl.SSLContext | None:
             made.load_verify_locations(config.tlscacert)
         except (OSError, ssl.SSLError) as e:
             raise ConfigError(
-                f'invalid TLS configuration: could not read CA certificate "{config.tlscacert}": {_words(e)}'
+                f'invalid TLS configuration: could not read CA certificate "{config.tlscacert}": {_reason(e)}'
             ) from e
     return made
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return error.reason or str(error)
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+        return words(error)
     return str(error)

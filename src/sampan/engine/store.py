@@ -36,7 +36,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from sampan.errors import Internal
+from sampan.errors import Internal, words
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x53414D50  # "SAMP": `file sampan.db` and we ourselves can tell whose database this is
@@ -452,7 +452,7 @@ class _Flusher:
             os.fdatasync(self._wal_fd)
         except OSError as e:
             self._failure = (
-                f"cannot flush the database {self._path} to disk: {e.strerror}; check the disk, then restart the daemon"
+                f"cannot flush the database {self._path} to disk: {words(e)}; check the disk, then restart the daemon"
             )
 
 
@@ -468,7 +468,7 @@ def _lock(path: str) -> int:
     try:
         fd = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as e:
-        raise StoreError(f"cannot open the database {path}: {path}.lock: {e.strerror}") from e
+        raise StoreError(f"cannot open the database {path}: {path}.lock: {words(e)}") from e
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
@@ -489,7 +489,7 @@ def _connect(path: str) -> sqlite3.Connection:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.close(fd)
     except OSError as e:
-        raise _unusable(path, e.strerror or str(e)) from e
+        raise _unusable(path, words(e)) from e
     connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
     try:
         version = _check(connection, path)

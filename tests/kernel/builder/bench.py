@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+import pytest
 
 from sampan.engine import platforms
+from sampan.engine.builder.failures import BuildFailure
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.ops import FileOp, ImageOp, Label, RunOp, Vertex
 from sampan.engine.builder.progress import Quiet, Step
+from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.solver.solver import Solver
 from sampan.engine.builder.state import State
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
 from sampan.engine.engine import Engine
-from sampan.errors import NotFound
+from sampan.errors import NotFound, SampanError
 from tests.support import busybox
 
+E = TypeVar("E", bound=SampanError)
 ENV = ("PATH=/bin",)
 
 
@@ -39,8 +44,8 @@ class Client:
         self.id = "test"
         self.contexts, self.secrets, self.agent = contexts or {}, secrets or {}, agent
 
-    async def local(self, name: str, **_: Any) -> Tree:
-        return DirTree(self.contexts[name])
+    async def local(self, wanted: LocalRequest) -> Tree:
+        return DirTree(self.contexts[wanted.name])
 
     async def secret(self, id: str) -> bytes:
         if id not in self.secrets:
@@ -154,6 +159,25 @@ async def bench(root: Path | None = None, **config: Any) -> AsyncIterator[Bench]
     finally:
         if own:
             shutil.rmtree(root, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class Caught(Generic[E]):
+    """What `failing` caught: the failure, and its cause."""
+
+    failure: BuildFailure = field(init=False)
+    cause: E = field(init=False)
+
+
+@contextmanager
+def failing(kind: type[E], match: str | None = None) -> Iterator[Caught[E]]:
+    """Expect a BuildFailure in the block whose cause is of this kind and whose message matches."""
+    caught = Caught[E]()
+    with pytest.raises(BuildFailure, match=match) as info:
+        yield caught
+    caught.failure, cause = info.value, info.value.cause
+    assert isinstance(cause, kind), repr(cause)
+    caught.cause = cause
 
 
 def mount_points() -> Sequence[str]:

@@ -7,7 +7,7 @@ import io
 import shutil
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.files.filtered import Filtered
 from sampan.engine.builder.progress import Quiet, Step, Warning_
 from sampan.engine.builder.request import BuildRequest, Built, Output
+from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
 from sampan.engine.engine import Engine
@@ -37,18 +38,11 @@ class Client:
         self.files: dict[int, bytes] = {}
         self.trees: dict[int, dict[str, bytes]] = {}
 
-    async def local(
-        self,
-        name: str,
-        *,
-        include: Any = (),
-        exclude: Any = (),
-        follow: Any = (),
-        report: Callable[[int, bool], None] | None = None,
-    ) -> Tree:
-        if name not in self.directories:
-            raise NotFound(f"no context {name}")
-        return Filtered(DirTree(str(self.directories[name])), include=include, exclude=exclude, owned=True)
+    async def local(self, wanted: LocalRequest) -> Tree:
+        if wanted.name not in self.directories:
+            raise NotFound(f"no context {wanted.name}")
+        tree = DirTree(str(self.directories[wanted.name]))
+        return Filtered(tree, include=wanted.include, exclude=wanted.exclude, owned=True)
 
     async def secret(self, id: str) -> bytes:
         raise NotFound(id)

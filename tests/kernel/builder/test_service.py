@@ -16,14 +16,14 @@ import pytest
 from sampan.engine import platforms
 from sampan.engine.builder.classic.output import Output as Output_
 from sampan.engine.builder.classic.walk import Voice
+from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
-from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.config import EngineConfig
 from sampan.engine.engine import Engine
 from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
-from tests.kernel.builder.bench import mount_points
+from tests.kernel.builder.bench import failing, mount_points
 from tests.kernel.builder.files.test_git import served as repositories  # noqa: F401
 from tests.kernel.builder.rig import PREFIX, gone, members, rig, run
 from tests.support import busybox
@@ -171,15 +171,15 @@ def test_ignore_files_and_named_contexts(tmp_path: Path) -> None:
 def test_errors_know_their_lines() -> None:
     async def body() -> None:
         async with rig() as r:
-            with pytest.raises(DockerfileError, match="unknown instruction: RUNN") as failed:
+            with failing(DockerfileError, match="unknown instruction: RUNN") as failed:
                 await r.build("FROM busybox\nRUNN x\n")
-            assert failed.value.__dict__["lines"] == ((2, 2),)
-            assert failed.value.__dict__["source"] == b"FROM busybox\nRUNN x\n"
-            with pytest.raises(StepFailed, match="exit code: 7") as step:
+            assert failed.failure.lines == ((2, 2),)
+            assert failed.failure.source == b"FROM busybox\nRUNN x\n"
+            with failing(StepFailed, match="exit code: 7") as step:
                 await r.build("FROM busybox\nENV A=b\nRUN echo out; \\\n exit 7\n")
-            assert step.value.__dict__["lines"] == ((3, 4),)
-            assert (step.value.exit_status, step.value.tail) == (7, b"out")
-            with pytest.raises(InvalidArgument, match='target stage "nope" could not be found'):
+            assert step.failure.lines == ((3, 4),)
+            assert (step.cause.exit_status, step.cause.tail) == (7, b"out")
+            with failing(InvalidArgument, match='target stage "nope" could not be found'):
                 await r.build("FROM busybox\n", target="nope")
             wrong: list[tuple[str, Output, dict[str, Any]]] = [
                 ('exporter "x" could not be found', Output(type="x"), {}),
@@ -206,7 +206,7 @@ def test_checks_are_told_and_may_be_errors() -> None:
             await r.build("FROM busybox AS Up\nMAINTAINER me\n")
             assert [warning.rule for warning in r.watch.warnings] == ["StageNameCasing", "MaintainerDeprecated"]
             assert r.watch.warnings[1].ranges == ((2, 2),)
-            with pytest.raises(DockerfileError, match="lint violation found for rules: MaintainerDeprecated"):
+            with failing(DockerfileError, match="lint violation found for rules: MaintainerDeprecated"):
                 await r.build("# check=error=true\nFROM busybox\nMAINTAINER me\n")
 
     run(body())

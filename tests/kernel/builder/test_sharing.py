@@ -13,7 +13,7 @@ from sampan.engine.builder.classic.output import Output as Output_
 from sampan.engine.builder.classic.walk import Voice
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
 from sampan.spec.dockerfile.errors import DockerfileError
-from tests.kernel.builder.bench import mount_points
+from tests.kernel.builder.bench import failing, mount_points
 from tests.kernel.builder.files.test_git import served as repositories  # noqa: F401
 from tests.kernel.builder.rig import PREFIX, Rig, rig, run
 from tests.support import busybox
@@ -125,9 +125,9 @@ def test_a_registry_takes_and_gives_caches_images_and_bases(tmp_path: Path) -> N
             await r.build(f"FROM {host}/app:1\nENV A=b\n", tags=("up",))
             assert len(r.config("up")["history"]) == len(r.engine.images.resolve(f"{host}/app:1").config["history"]) + 1
             await r.build(f"FROM {host}/app:1\nCOPY --from={host}/app:1 /made /\n", pull=True)
-            with pytest.raises(DockerfileError, match=f"{host}/none: failed to resolve source metadata") as failed:
+            with failing(DockerfileError, match=f"{host}/none: failed to resolve source metadata") as failed:
                 await r.build(f"FROM {host}/none\n")
-            assert failed.value.__dict__["lines"] == ((1, 1),)
+            assert failed.failure.lines == ((1, 1),)
             await r.engine.images.remove(f"{host}/app:1", force=True)
             said: list[Any] = []
             voice = Voice(Output_(said.append, quiet=False, remove=True))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sampan.cli import endpoint, flags, streams, table, tty
-from sampan.cli.config import Config
+from sampan.cli.config import Config, ContextError
 from sampan.cli.context import store
 from sampan.client.engine import ConnectionFailed, Engine, Hijacked, query_string
 from sampan.client.http import Connection, ConnectionClosed, ProtocolError, Response
@@ -246,6 +246,36 @@ def test_detach_keys_end_the_copy_and_are_not_sent() -> None:
         os.close(fd)
 
 
+def test_signals_are_handed_on_while_the_copy_waits() -> None:
+    import signal
+
+    ours, theirs = socket.socketpair()
+    got: list[int] = []
+
+    def on_signal(number: int) -> None:
+        got.append(number)
+        theirs.close()  # the container ends
+
+    with tty.Signals([signal.SIGUSR1]) as signals:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        stream = Hijacked(Response(Connection(ours), "GET", 101, {}))
+        out = streams.Demultiplexer(raw=True, stdout=None)
+        assert not streams.copy(stream, out, signals=signals, on_signal=on_signal)
+        stream.close()
+    assert got == [signal.SIGUSR1]
+
+
+def test_the_copy_ends_when_nobody_reads_what_it_writes() -> None:
+    ours, theirs = socket.socketpair()
+    out = os.pipe()
+    os.close(out[0])
+    stream = Hijacked(Response(Connection(ours), "GET", 101, {}))
+    assert not streams.copy(stream, streams.Demultiplexer(raw=True, stdout=None), stop_with=out[1])
+    stream.close()
+    theirs.close()
+    os.close(out[1])
+
+
 @pytest.mark.parametrize(
     ("text", "keys"), [("ctrl-p,ctrl-q", b"\x10\x11"), ("a,ctrl-@,ctrl-_", b"a\x00\x1f"), ("ctrl-[", b"\x1b")]
 )
@@ -272,7 +302,7 @@ def test_signals_become_bytes_and_are_put_back() -> None:
 # -- endpoints -------------------------------------------------------------------------------------------------------
 
 
-def resolved(tmp_path: Path, *argv: str) -> endpoint.Endpoint:
+def resolved(tmp_path: Path, *argv: str) -> endpoint.EngineEndpoint:
     options, _ = flags.parse(flags.declared(table.GLOBAL_FLAGS), list(argv))
     return endpoint.resolve(options, Config(str(tmp_path)))
 
@@ -303,9 +333,9 @@ def test_the_order_of_choices(tmp_path: Path, clean: pytest.MonkeyPatch) -> None
     assert resolved(tmp_path).address.url == "unix:///sampan"
     assert resolved(tmp_path, "-c", "far").context == "far"
     assert resolved(tmp_path, "-H", "unix:///flag").address.url == "unix:///flag"
-    with pytest.raises(endpoint.EndpointError, match="cannot specify both --host and --context"):
+    with pytest.raises(ContextError, match="cannot specify both --host and --context"):
         resolved(tmp_path, "-H", "unix:///flag", "-c", "far")
-    with pytest.raises(endpoint.EndpointError, match="context not found"):
+    with pytest.raises(ContextError, match="context not found"):
         resolved(tmp_path, "-c", "near")
 
 
@@ -340,5 +370,5 @@ def test_the_configuration_is_replaced_whole_and_kept_private(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["", "default", "a", "-a", "a/b", "../x", "a b"])
 def test_context_names(name: str) -> None:
-    with pytest.raises(endpoint.EndpointError):
+    with pytest.raises(ContextError):
         store.check_name(name)

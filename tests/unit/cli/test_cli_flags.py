@@ -134,29 +134,6 @@ def test_bad_sizes(text: str) -> None:
         values.size_bytes(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "ns"),
-    [("1h30m", 5400 * 10**9), ("250ms", 250 * 10**6), ("1.5s", 15 * 10**8), ("0", 0), ("-2s", -2 * 10**9)],
-)
-def test_durations(text: str, ns: int) -> None:
-    assert values.duration_ns(text) == ns
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("5", 'time: missing unit in duration "5"'),
-        ("x", 'time: invalid duration "x"'),
-        ("", 'time: invalid duration ""'),
-        ("5x", 'time: unknown unit "x" in duration "5x"'),
-    ],
-)
-def test_bad_durations(text: str, message: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        values.duration_ns(text)
-    assert str(caught.value) == message
-
-
 def test_cpus() -> None:
     assert values.nano_cpus("1.5") == 1_500_000_000 and values.nano_cpus("1/2") == 500_000_000
     with pytest.raises(ValueError, match="value is too precise"):
@@ -165,8 +142,30 @@ def test_cpus() -> None:
         values.nano_cpus("x")
 
 
-def test_comma_separated_fields_with_quotes() -> None:
-    assert values.fields('type=tmpfs,"opt=a,b",x') == ["type=tmpfs", "opt=a,b", "x"]
-    assert values.fields('"a""b"') == ['a"b']
-    with pytest.raises(ValueError, match="quoted-field"):
-        values.fields('"a')
+def test_flags_that_take_several_values_at_once() -> None:
+    declared = flags.declared("--alias strings  Names")
+    options, _ = flags.parse(declared, ["--alias", 'a,"b,c"', "--alias=", "--alias=d"])
+    assert options.many("alias") == ["a", "b,c", "d"]
+    with pytest.raises(flags.FlagError) as caught:
+        flags.parse(declared, ["--alias", '"a'])
+    expected = r'invalid argument "\"a" for "--alias" flag: parse error on line 1, column 3: extraneous or missing " in quoted-field'
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("F", False)])
+def test_booleans_with_a_value(text: str, value: bool) -> None:
+    options, _ = flags.parse(flags.declared("--all  All of them"), [f"--all={text}"])
+    assert options.flag("all") is value
+
+
+def test_durations_and_truths_are_refused_in_gos_words() -> None:
+    declared = flags.declared("--all  All of them\n--wait duration  How long")
+    with pytest.raises(flags.FlagError) as caught:
+        flags.parse(declared, ["--all=yes"])
+    assert (
+        str(caught.value) == 'invalid argument "yes" for "--all" flag: strconv.ParseBool: parsing "yes": invalid syntax'
+    )
+    with pytest.raises(flags.FlagError) as caught:
+        flags.parse(declared, ["--wait", "5"])
+    assert str(caught.value) == 'invalid argument "5" for "--wait" flag: time: missing unit in duration "5"'
+    assert flags.parse(declared, ["--wait", "1h30m"])[0].number("wait") == 5400 * 10**9

@@ -190,13 +190,6 @@ def test_human_durations(seconds: float, text: str) -> None:
     assert units.human_duration(seconds) == text
 
 
-def test_times() -> None:
-    assert units.unix_ns("1970-01-01T00:00:01.5Z") == 1_500_000_000
-    assert units.unix_ns("2000-03-01T00:00:00+01:00") == (951868800 - 3600) * 10**9
-    with pytest.raises(ValueError):
-        units.unix_ns("yesterday")
-
-
 def test_json_text() -> None:
     value = {"a": [1, 2.0, 1.5, None, True], "b": {}, "c": [], "d": 'x"é\n<'}
     assert jsontext.loads(jsontext.dumps(value)) == value

@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampan.errors import InvalidArgument
+from sampan.spec.times import rfc3339_nano
 from sampan.supervisor.logs import lines, options
 from sampan.supervisor.logs.drivers import open_writer
 from sampan.supervisor.logs.files import RotatingFile
 from sampan.supervisor.logs.json_file import JsonFile, escape
 from sampan.supervisor.logs.local import Local
-from sampan.supervisor.logs.record import LogWriter, Partial, stamp
+from sampan.supervisor.logs.record import LogWriter, Partial
 
 KIB16 = 16 * 1024
 NOON_NS = 1_795_435_200_000_000_000  # 2026-11-23T12:00:00Z
@@ -52,8 +53,8 @@ def test_a_line_is_dockers_byte_for_byte() -> None:
 
 
 def test_times_have_no_trailing_zeros() -> None:
-    assert stamp(NOON_NS) == "2026-11-23T12:00:00Z"
-    assert stamp(NOON_NS + 870_011_020) == "2026-11-23T12:00:00.87001102Z"
+    assert rfc3339_nano(NOON_NS) == "2026-11-23T12:00:00Z"
+    assert rfc3339_nano(NOON_NS + 870_011_020) == "2026-11-23T12:00:00.87001102Z"
 
 
 @settings(deadline=None)

@@ -142,4 +142,4 @@ def test_filters(catalogue: Catalogue) -> None:
     assert filters.prunable(one, {"label": ["a"]}) and not filters.prunable(one, {"label!": ["a"]})
     assert not filters.prunable(one, {"until": ["1h30m"]}) and filters.prunable(one, {"until": ["0s"]})
     with pytest.raises(InvalidArgument, match="failed to parse value as time or duration"):
-        filters.until_s("soon")
+        filters.until_ns("soon")

@@ -5,16 +5,11 @@ Source: moby 28.5 api/server/router/{grpc,session}; both answer 101 and `Upgrade
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from aiohttp import web
 
 from sampan.api.context import engine
 from sampan.api.hijack import Hijacked, upgrade
 from sampan.errors import Internal, InvalidArgument, SampanError
-
-if TYPE_CHECKING:
-    from sampan.engine.builder.buildkit.door import Door
 
 _METHOD = "X-Docker-Expose-Session-Grpc-Method"
 
@@ -22,23 +17,19 @@ _METHOD = "X-Docker-Expose-Session-Grpc-Method"
 async def serve(request: web.Request) -> web.StreamResponse:
     """BuildKit's API."""
     _check(request, Internal)
-    await upgrade(request, _door(request).protocol(), protocol="h2c")
+    await upgrade(request, engine(request).buildkit.protocol(), protocol="h2c")
     return Hijacked()
 
 
 async def session(request: web.Request) -> web.StreamResponse:
     """A client that offers files, secrets, keys and credentials to its builds."""
     _check(request, InvalidArgument)
-    attached = _door(request).attach(request.headers, request.headers.getall(_METHOD, []))
+    attached = engine(request).buildkit.attach(request.headers, request.headers.getall(_METHOD, []))
     try:
         await upgrade(request, attached.connection, protocol="h2c")
     finally:
         attached.close()
     return Hijacked()
-
-
-def _door(request: web.Request) -> Door:
-    return engine(request).buildkit
 
 
 def _check(request: web.Request, error: type[SampanError]) -> None:

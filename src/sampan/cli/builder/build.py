@@ -16,6 +16,7 @@ from sampan.cli import launcher, progress
 from sampan.cli.builder import cachemounts, context, display, onerror, wants
 from sampan.cli.registry import credentials
 from sampan.cli.session import CommandError
+from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -317,4 +318,4 @@ def _write(path: str, text: str) -> None:
         with open(path, "w") as file:
             file.write(text)
     except OSError as e:
-        raise CommandError(f"open {path}: {(e.strerror or '').lower()}") from e
+        raise CommandError(f"open {path}: {words(e)}") from e

@@ -9,6 +9,7 @@ import os
 
 from sampan.cli.image.load import opened, pieces
 from sampan.cli.session import CommandError
+from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def take(engine: Engine, directory: str) -> None:
             engine.finish(response)
             os.replace(f"{path}.part", path)
     except OSError as e:
-        raise CommandError(f"cannot write the cache mounts: {e.filename}: {(e.strerror or '').lower()}") from e
+        raise CommandError(f"cannot write the cache mounts: {e.filename}: {words(e)}") from e
 
 
 def bring(engine: Engine, directory: str) -> None:

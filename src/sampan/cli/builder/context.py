@@ -13,6 +13,7 @@ import stat
 from errno import ENOENT
 
 from sampan.cli.session import CommandError
+from sampan.errors import words
 from sampan.spec.dockerfile import ignore
 
 TYPE_CHECKING = False
@@ -46,7 +47,7 @@ def ignored(directory: str, dockerfile: str, own: bytes | None = None) -> ignore
         except FileNotFoundError:
             continue
         except OSError as e:
-            raise CommandError(f"open {name}: {(e.strerror or '').lower()}") from e
+            raise CommandError(f"open {name}: {words(e)}") from e
         return ignore.Ignore([*lines, *(f"!{kept}" for kept in (dockerfile, name) if lines)])
     return ignore.Ignore([])
 
@@ -183,7 +184,7 @@ def _contents(path: str, size: int, out: bytearray) -> Iterator[bytes]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as e:
-        raise CommandError(f"open {path}: {(e.strerror or '').lower()}") from e
+        raise CommandError(f"open {path}: {words(e)}") from e
     try:
         left = size
         while left:

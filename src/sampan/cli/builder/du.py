@@ -64,7 +64,7 @@ def _reclaimable(row: dict[str, Any]) -> str:
 
 
 def _used(row: dict[str, Any]) -> str:
-    return units.ago(units.unix_ns(row["LastUsedAt"]) / 1e9) if row.get("LastUsedAt") else ""
+    return units.ago_text(row["LastUsedAt"]) if row.get("LastUsedAt") else ""
 
 
 FIELDS: format_.Fields = {

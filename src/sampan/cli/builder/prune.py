@@ -24,14 +24,14 @@ FLAGS = """
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     which = "all build cache" if opts.flag("all") else "all dangling build cache"
-    if not opts.flag("force") and not cli.confirm(
-        f"WARNING! This will remove {which}. Are you sure you want to continue?"
-    ):
-        return 0
     space = {
         "reserved-space": opts.number("reserved-space") or opts.number("keep-storage") or None,
         "max-used-space": opts.number("max-used-space") or None,
         "min-free-space": opts.number("min-free-space") or None,
     }
-    freed, text = pruning.build_cache(cli, opts.many("filter"), all_=opts.flag("all"), space=space)
-    return pruning.report(cli, freed, text)
+    return pruning.ask_and_prune(
+        cli,
+        opts,
+        f"WARNING! This will remove {which}. {pruning.SURE}",
+        [lambda: pruning.build_cache(cli, opts.many("filter"), all_=opts.flag("all"), space=space)],
+    )

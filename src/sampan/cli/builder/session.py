@@ -30,6 +30,7 @@ from grpclib.server import Server
 
 from sampan.cli.builder import transfer
 from sampan.cli.session import CommandError
+from sampan.errors import words
 from sampan.spec.buildkit import session_pb2 as pb
 
 TYPE_CHECKING = False
@@ -286,8 +287,8 @@ def _told(call: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[N
         except CommandError as e:
             raise GRPCError(Status.UNKNOWN, e.message.removeprefix("ERROR: ")) from e
         except OSError as e:
-            words = f"{e.filename}: {(e.strerror or '').lower()}" if e.filename else (e.strerror or str(e)).lower()
-            raise GRPCError(Status.UNKNOWN, words) from e
+            text = f"{e.filename}: {words(e)}" if e.filename else words(e)
+            raise GRPCError(Status.UNKNOWN, text) from e
         except Exception as e:
             raise GRPCError(Status.UNKNOWN, f"{type(e).__name__}: {e}") from e
 

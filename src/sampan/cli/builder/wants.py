@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import stat
 
-from sampan.cli import values
 from sampan.cli.session import CommandError
+from sampan.errors import words
+from sampan.spec import go_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Output:
 
 def pairs(text: str) -> dict[str, str]:
     """`a=b,c=d`, quoted as CSV; a word without `=` has no value. Raises: ValueError."""
-    return {key.strip().lower(): value for key, _, value in (word.partition("=") for word in values.fields(text))}
+    return {key.strip().lower(): value for key, _, value in (word.partition("=") for word in go_values.fields(text))}
 
 
 def outputs(texts: Iterable[str], *, load: bool, push: bool) -> list[Output]:
@@ -115,7 +116,7 @@ def ssh(texts: Iterable[str]) -> dict[str, str]:
         try:
             mode = os.stat(path).st_mode
         except OSError as e:
-            raise CommandError(f"ERROR: failed to open {path}: open {path}: {(e.strerror or '').lower()}") from e
+            raise CommandError(f"ERROR: failed to open {path}: open {path}: {words(e)}") from e
         if not stat.S_ISSOCK(mode):
             raise CommandError(f"ERROR: {path} is not the socket of an ssh agent; add the key to one with ssh-add")
         found[name or "default"] = path

@@ -92,8 +92,10 @@ def network(text: str) -> dict[str, Any]:
     """`name`, or `name=N,alias=A,ip=…,ip6=…,mac-address=…,driver-opt=k=v,link-local-ip=…,gw-priority=1`."""
     if "=" not in text:
         return {"Target": text}
+    from sampan.spec import go_values
+
     out: dict[str, Any] = {"Target": ""}
-    for field in values.fields(text):
+    for field in go_values.fields(text):
         key, separator, value = field.partition("=")
         key, value = key.strip().lower(), value.strip()
         if not separator or not key:
@@ -135,8 +137,10 @@ def publish(text: str) -> list[str]:
     """The long form `target=80,published=8080,protocol=tcp` as short specs; a short one as it is."""
     if "=" not in text:
         return [text]
+    from sampan.spec import go_values
+
     settings = {"protocol": "tcp", "target": "", "published": ""}
-    for field in values.fields(text):
+    for field in go_values.fields(text):
         key, _, value = field.partition("=")
         if key not in (*settings, "mode"):
             raise ValueError(f"invalid field key {key}")

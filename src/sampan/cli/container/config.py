@@ -8,10 +8,9 @@ Source: docker/cli container/opts.go by behaviour; Engine API 1.51, ContainerCre
 
 from __future__ import annotations
 
-import os
-
-from sampan.cli.container import addresses, mounts
+from sampan.cli.container import addresses, environment, mounts, resources
 from sampan.client import jsontext
+from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def _container(
         "Tty": opts.flag("tty"),
         "OpenStdin": interactive,
         "StdinOnce": interactive and attach_stdin and not detach,
-        "Env": environment(opts) or None,
+        "Env": environment.of(opts) or None,
         "Cmd": command or None,
         "Image": image,
         "Volumes": {v: {} for v in opts.many("volume") if mounts.bind(v) is None},
@@ -106,7 +105,7 @@ def _host(opts: Options, bindings: dict[str, Any]) -> dict[str, Any]:
         "UsernsMode": _mode(opts, "userns", ("", "host"), "USER"),
         "ShmSize": opts.number("shm-size"),
         "Isolation": opts.text("isolation"),
-        **_resources(opts),
+        **resources.requested(opts),
         "MaskedPaths": [] if masked else None,
         "ReadonlyPaths": [] if masked else None,
     }
@@ -131,90 +130,11 @@ def _host(opts: Options, bindings: dict[str, Any]) -> dict[str, Any]:
     return host
 
 
-def _resources(opts: Options) -> dict[str, Any]:
-    swappiness = opts.number("memory-swappiness")
-    if swappiness != -1 and not 0 <= swappiness <= 100:
-        raise ValueError(f"invalid value: {swappiness}. Valid memory swappiness range is 0-100")
-    return {
-        "CpuShares": opts.number("cpu-shares"),
-        "Memory": opts.number("memory"),
-        "NanoCpus": opts.number("cpus"),
-        "CgroupParent": opts.text("cgroup-parent"),
-        "BlkioWeight": opts.number("blkio-weight"),
-        "BlkioWeightDevice": opts.value("blkio-weight-device"),
-        "BlkioDeviceReadBps": opts.value("device-read-bps"),
-        "BlkioDeviceWriteBps": opts.value("device-write-bps"),
-        "BlkioDeviceReadIOps": opts.value("device-read-iops"),
-        "BlkioDeviceWriteIOps": opts.value("device-write-iops"),
-        "CpuPeriod": opts.number("cpu-period"),
-        "CpuQuota": opts.number("cpu-quota"),
-        "CpuRealtimePeriod": opts.number("cpu-rt-period"),
-        "CpuRealtimeRuntime": opts.number("cpu-rt-runtime"),
-        "CpusetCpus": opts.text("cpuset-cpus"),
-        "CpusetMems": opts.text("cpuset-mems"),
-        "Devices": [mounts.parse_device(d) for d in opts.many("device") if not mounts.is_cdi(d)],
-        "DeviceCgroupRules": opts.many("device-cgroup-rule") or None,
-        "DeviceRequests": _device_requests(opts) or None,
-        "MemoryReservation": opts.number("memory-reservation"),
-        "MemorySwap": opts.number("memory-swap"),
-        "MemorySwappiness": swappiness,
-        "OomKillDisable": opts.flag("oom-kill-disable"),
-        "PidsLimit": opts.number("pids-limit"),
-        "Ulimits": opts.value("ulimit"),
-        "CpuCount": opts.number("cpu-count"),
-        "CpuPercent": opts.number("cpu-percent"),
-        "IOMaximumIOps": opts.number("io-maxiops"),
-        "IOMaximumBandwidth": opts.number("io-maxbandwidth"),
-    }
-
-
-def _device_requests(opts: Options) -> list[dict[str, Any]]:
-    """GPUs, and devices that CDI names."""
-    requests: list[dict[str, Any]] = list(opts.value("gpus"))
-    if names := [d for d in opts.many("device") if mounts.is_cdi(d)]:
-        requests.append({"Driver": "cdi", "Count": 0, "DeviceIDs": names, "Capabilities": None, "Options": None})
-    return requests
-
-
-# -- environment and labels ------------------------------------------------------------------------------------------
-
-
-def environment(opts: Options) -> list[str]:
-    """Files first, then `-e`. A bare name takes the client's own value; where there is none, a line of a file drops
-    out, and `-e NAME` goes to the engine as it is, which removes the image's NAME."""
-    lines = [line for path in opts.many("env-file") for line in file_lines(path)]
-    found = [item for item in lines if "=" in item or item in os.environ]
-    return [
-        item if "=" in item or item not in os.environ else f"{item}={os.environ[item]}"
-        for item in [*found, *opts.many("env")]
-    ]
-
-
-def file_lines(path: str) -> list[str]:
-    """The lines of an env or label file, without comments and blank lines."""
-    try:
-        with open(path, encoding="utf-8") as f:
-            text = f.read().removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        raise ValueError(f"env file {path} contains invalid utf8 bytes") from None
-    except OSError as e:
-        raise ValueError(f"open {path}: {(e.strerror or '').lower()}") from e
-    out = []
-    for line in text.splitlines():
-        line = line.lstrip(" \t")
-        if not line or line.startswith("#"):
-            continue
-        name = line.partition("=")[0]
-        if not name:
-            raise ValueError(f"invalid env file ({path}): no variable name on line '{line}'")
-        if " " in name or "\t" in name:
-            raise ValueError(f"invalid env file ({path}): variable '{name}' contains whitespaces")
-        out.append(line)
-    return out
+# -- labels, and other pairs -----------------------------------------------------------------------------------------
 
 
 def _labels(opts: Options) -> dict[str, str]:
-    lines = [line for path in opts.many("label-file") for line in file_lines(path) if "=" in line]
+    lines = [line for path in opts.many("label-file") for line in environment.file_lines(path) if "=" in line]
     return {key: value for key, _, value in (item.partition("=") for item in [*lines, *opts.many("label")])}
 
 
@@ -312,9 +232,7 @@ def _security(texts: list[str]) -> tuple[list[str], bool]:
                 with open(value, "rb") as f:
                     profile = jsontext.loads(f.read())
             except OSError as e:
-                raise ValueError(
-                    f"opening seccomp profile ({value}) failed: open {value}: {(e.strerror or '').lower()}"
-                ) from e
+                raise ValueError(f"opening seccomp profile ({value}) failed: open {value}: {words(e)}") from e
             except ValueError as e:
                 raise ValueError(f"compacting json for seccomp profile ({value}) failed: {e}") from e
             text = "seccomp=" + jsontext.dumps(profile)

@@ -10,7 +10,7 @@ from sampan.cli.session import CommandError
 from sampan.cli.units import human_size
 from sampan.client import jsontext
 from sampan.client.engine import quoted
-from sampan.errors import SampanError
+from sampan.errors import SampanError, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     except copying.CopyRefused as e:
         raise CommandError(str(e)) from e
     except OSError as e:
-        raise CommandError(f"{e.filename}: {(e.strerror or '').lower()}" if e.filename else str(e)) from e
+        raise CommandError(f"{e.filename}: {words(e)}" if e.filename else str(e)) from e
     if message and not quiet:
         cli.warn(message)
     return 0

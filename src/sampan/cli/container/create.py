@@ -9,7 +9,7 @@ from sampan.cli import progress
 from sampan.cli.container import config, options
 from sampan.cli.image.names import problem
 from sampan.cli.session import CommandError, describe
-from sampan.errors import NotFound, SampanError
+from sampan.errors import NotFound, SampanError, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _open_cidfile(path: str) -> int:
             f"container ID file found, make sure the other container isn't running or delete {path}"
         ) from None
     except OSError as e:
-        reason = (e.strerror or "").lower()
+        reason = words(e)
         raise CreateRefused(f"failed to create the container ID file: open {path}: {reason}") from e
 
 

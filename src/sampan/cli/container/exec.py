@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sampan.cli import tty
-from sampan.cli.container import config, options
+from sampan.cli import tty, values
+from sampan.cli.container import environment
 from sampan.cli.container.attached import Attached, check_terminal, detach_keys
 from sampan.cli.session import CommandError
 from sampan.client.engine import quoted
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 USAGE = "[OPTIONS] CONTAINER COMMAND [ARG...]"
 ARGS = (2, None)
 INTERSPERSED = False
-PARSERS = {"env": options.env}
+PARSERS = {"env": values.env}
 FLAGS = """
   -d, --detach               Run the command in the background
       --detach-keys string   Key sequence that detaches from the container
@@ -35,7 +35,7 @@ FLAGS = """
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     detach, terminal, stdin = opts.flag("detach"), opts.flag("tty"), opts.flag("interactive")
     try:
-        env = config.environment(opts)
+        env = environment.of(opts)
     except ValueError as e:
         raise CommandError(str(e)) from e
     keys, sequence = detach_keys(cli, opts.text("detach-keys"))

@@ -18,8 +18,10 @@ _FLAGS = ("readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-s
 
 def parse_mount(text: str) -> dict[str, Any]:
     """`type=bind,source=/a,target=/b,readonly` → the API's Mount."""
+    from sampan.spec import go_values  # few command lines hold a --mount
+
     mount: dict[str, Any] = {"Type": "volume"}
-    for field in values.fields(text):
+    for field in go_values.fields(text):
         name, separator, value = field.partition("=")
         key = name.strip().lower()
         if not separator:
@@ -114,8 +116,10 @@ def _set(mount: dict[str, Any], key: str, value: str, field: str) -> None:
 
 
 def _boolean(key: str, value: str) -> bool:
+    from sampan.spec import go_values
+
     try:
-        return values.boolean(value)
+        return go_values.boolean(value)
     except ValueError:
         raise ValueError(f"invalid value for {key}: {value}") from None
 

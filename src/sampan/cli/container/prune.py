@@ -11,15 +11,9 @@ if TYPE_CHECKING:
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
-FLAGS = """
-      --filter filter   Remove only what matches (e.g. "until=<timestamp>")
-  -f, --force           Do not ask
-"""
-WARNING = "WARNING! This will remove all stopped containers.\nAre you sure you want to continue?"
+FLAGS = pruning.FLAGS
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
-    if not opts.flag("force") and not cli.confirm(WARNING):
-        return 0
-    freed, text = pruning.containers(cli, opts.many("filter"))
-    return pruning.report(cli, freed, text)
+    question = pruning.warning("all stopped containers")
+    return pruning.ask_and_prune(cli, opts, question, [lambda: pruning.containers(cli, opts.many("filter"))])

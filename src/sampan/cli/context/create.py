@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
-from sampan.cli import values
+from sampan.cli import endpoint
+from sampan.cli.config import DEFAULT_CONTEXT, ContextError
 from sampan.cli.context import store
-from sampan.cli.endpoint import DEFAULT_CONTEXT, EndpointError
 from sampan.cli.session import CommandError
+from sampan.errors import words
+from sampan.spec import go_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     if not settings:
         raise CommandError("docker endpoint configuration is required")
     meta, tls = endpoint_of(cli, settings)
-    metadata = store.described(cli, source)["Metadata"] if source and source != DEFAULT_CONTEXT else {}
+    metadata = store.described(directory, source)["Metadata"] if source and source != DEFAULT_CONTEXT else {}
     if opts.text("description"):
         metadata["Description"] = opts.text("description")
     store.save(directory, name, {"Name": name, "Metadata": metadata, "Endpoints": {"docker": meta}}, tls)
@@ -67,7 +69,7 @@ def docker_settings(opts: Options) -> dict[str, str]:
     """The key=value pairs of `--docker`."""
     settings: dict[str, str] = {}
     for text in opts.many("docker"):
-        for field in values.fields(text):
+        for field in go_values.fields(text):
             key, _, value = field.partition("=")
             if key not in KEYS:
                 raise CommandError(f"unable to create docker endpoint config: unrecognized config key: {key}")
@@ -79,15 +81,15 @@ def endpoint_of(cli: Session, settings: dict[str, str]) -> tuple[dict[str, Any],
     """(endpoint metadata, TLS files by name)."""
     if source := settings.get("from"):
         try:
-            docker = store.described(cli, source)["Endpoints"]["docker"]
-        except EndpointError as e:
+            docker = endpoint.described(cli.options, cli.config, source)["Endpoints"]["docker"]
+        except ContextError as e:
             raise CommandError(str(e)) from e
         files = {} if source == DEFAULT_CONTEXT else store.tls_files(cli.config.directory, source)
         return dict(docker), {f"{kind}.pem": _read(path) for kind, path in files.items()}
     skip = False
     if "skip-tls-verify" in settings:
         try:
-            skip = values.boolean(settings["skip-tls-verify"])
+            skip = go_values.boolean(settings["skip-tls-verify"])
         except ValueError as e:
             raise CommandError(f"unable to create docker endpoint config: {e}") from e
     tls = {f"{kind}.pem": _read(os.path.expanduser(settings[kind])) for kind in store.FILES if settings.get(kind)}
@@ -104,4 +106,4 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as f:
             return f.read()
     except OSError as e:
-        raise CommandError(f"unable to create docker endpoint config: open {path}: {(e.strerror or '').lower()}") from e
+        raise CommandError(f"unable to create docker endpoint config: open {path}: {words(e)}") from e

@@ -8,6 +8,7 @@ from sampan.cli.context import store
 from sampan.cli.session import CommandError
 from sampan.cli.streams import write_all
 from sampan.client import jsontext
+from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     try:
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as e:
-        raise CommandError(f"open {target}: {(e.strerror or '').lower()}") from e
+        raise CommandError(f"open {target}: {words(e)}") from e
     with open(fd, "wb") as f:
         f.write(buffer.getvalue())
     cli.warn(f'Written file "{target}"')

@@ -11,6 +11,7 @@ import sys
 from sampan.cli.context import store
 from sampan.cli.session import CommandError
 from sampan.client import jsontext
+from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
             with open(source, "rb") as f:
                 data = f.read(MAX_BYTES + 1)
     except OSError as e:
-        raise CommandError(f"open {source}: {(e.strerror or '').lower()}") from e
+        raise CommandError(f"open {source}: {words(e)}") from e
     if len(data) > MAX_BYTES:
         raise CommandError("read exceeds the defined limit")
     members = _zip(data) if data.startswith(b"PK") else _tar(data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sampan.cli import endpoint, inspection
-from sampan.cli.context import store
+from sampan.cli.config import ContextError
 from sampan.cli.listing import INSPECT_HELP
 from sampan.cli.session import CommandError
 
@@ -24,8 +24,8 @@ FLAGS = f"""
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     def find(name: str) -> Any:
         try:
-            return store.described(cli, name)
-        except endpoint.EndpointError as e:
+            return endpoint.described(cli.options, cli.config, name)
+        except ContextError as e:
             raise CommandError(str(e)) from e
 
     names = args or [endpoint.context_name(cli.options, cli.config)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sampan.cli import endpoint
 from sampan.cli import format as format_
+from sampan.cli.config import DEFAULT_CONTEXT, ContextError
 from sampan.cli.context import store
 from sampan.cli.listing import FORMAT_HELP, print_list
 from sampan.cli.units import truncated
@@ -26,15 +27,15 @@ FLAGS = f"""
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     current = endpoint.context_name(cli.options, cli.config)
     rows: list[dict[str, Any]] = []
-    for name in [endpoint.DEFAULT_CONTEXT, *store.names(cli.config.directory)]:
+    for name in [DEFAULT_CONTEXT, *store.names(cli.config.directory)]:
         row = {"Name": name, "Current": name == current, "Description": "", "Host": "", "Error": ""}
         try:
-            described = store.described(cli, name)
+            described = endpoint.described(cli.options, cli.config, name)
             row["Description"] = described["Metadata"].get("Description", "")
             row["Host"] = (described["Endpoints"].get("docker") or {}).get("Host", "")
-        except endpoint.EndpointError as e:
+        except ContextError as e:
             row["Error"] = str(e)
-        if name == endpoint.DEFAULT_CONTEXT:
+        if name == DEFAULT_CONTEXT:
             row["Description"] = "Current DOCKER_HOST based configuration"
         rows.append(row)
     rows.sort(key=lambda row: str(row["Name"]))

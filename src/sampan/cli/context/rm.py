@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sampan.cli import endpoint
+from sampan.cli.config import DEFAULT_CONTEXT, ContextError
 from sampan.cli.context import store
 from sampan.cli.session import CommandError
 
@@ -24,7 +25,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     for name in args:
         try:
             _remove(cli, name, current, opts.flag("force"))
-        except endpoint.EndpointError as e:
+        except ContextError as e:
             failed.append(str(e))
         else:
             cli.line(name)
@@ -34,14 +35,14 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
 
 
 def _remove(cli: Session, name: str, current: str, force: bool) -> None:
-    if name == endpoint.DEFAULT_CONTEXT:
-        raise endpoint.EndpointError('context "default" cannot be removed')
+    if name == DEFAULT_CONTEXT:
+        raise ContextError('context "default" cannot be removed')
     if name not in store.names(cli.config.directory):
         if force:
             return
-        raise endpoint.EndpointError(f'context "{name}" does not exist')
+        raise ContextError(f'context "{name}" does not exist')
     if name == current:
         if not force:
-            raise endpoint.EndpointError(f'context "{name}" is in use, set -f flag to force remove')
-        store.use(cli.config, endpoint.DEFAULT_CONTEXT)
+            raise ContextError(f'context "{name}" is in use, set -f flag to force remove')
+        store.use(cli.config, DEFAULT_CONTEXT)
     store.remove(cli.config.directory, name)

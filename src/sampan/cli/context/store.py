@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 
-from sampan.cli.config import write_atomically
-from sampan.cli.endpoint import DEFAULT_CONTEXT, Endpoint, EndpointError
+from sampan.cli.config import DEFAULT_CONTEXT, ContextError, write_atomically
 from sampan.client import jsontext
 from sampan.client.transport import Address, Tls
 
@@ -20,20 +19,19 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sampan.cli.config import Config
-    from sampan.cli.session import Session
 
 FILES = ("ca", "cert", "key")
 
 
 def check_name(name: str) -> None:
-    """Raises EndpointError when a context cannot be called so."""
+    """Raises ContextError when a context cannot be called so."""
     if not name:
-        raise EndpointError("context name cannot be empty")
+        raise ContextError("context name cannot be empty")
     if name == DEFAULT_CONTEXT:
-        raise EndpointError('"default" is a reserved context name')
+        raise ContextError('"default" is a reserved context name')
     good = len(name) > 1 and name[0].isalnum() and all(c.isalnum() or c in "_.+-" for c in name) and name.isascii()
     if not good:
-        raise EndpointError(
+        raise ContextError(
             f'context name "{name}" is invalid, names are validated against regexp "^[a-zA-Z0-9][a-zA-Z0-9_.+-]+$"'
         )
 
@@ -53,16 +51,16 @@ def tls_directory(directory: str, name: str) -> str:
 
 
 def load(directory: str, name: str) -> dict[str, Any]:
-    """The metadata of one context. Raises EndpointError."""
+    """The metadata of one context. Raises ContextError."""
     path = os.path.join(meta_directory(directory, name), "meta.json")
     try:
         with open(path, "rb") as f:
             meta: dict[str, Any] = jsontext.loads(f.read())
     except (FileNotFoundError, NotADirectoryError):
         missing = f"open {path}: no such file or directory"
-        raise EndpointError(f'context "{name}": context not found: {missing}') from None
+        raise ContextError(f'context "{name}": context not found: {missing}') from None
     except ValueError as e:
-        raise EndpointError(f'context "{name}": {e}') from e
+        raise ContextError(f'context "{name}": {e}') from e
     return meta
 
 
@@ -116,35 +114,34 @@ def tls_files(directory: str, name: str) -> dict[str, str]:
     return {kind: path for kind, path in paths.items() if os.path.exists(path)}
 
 
-def endpoint(directory: str, name: str) -> Endpoint:
-    """Where a context's engine is. Raises EndpointError."""
+def endpoint(directory: str, name: str) -> tuple[Address, Tls | None]:
+    """Where a context's engine is, and what TLS takes. Raises: ContextError."""
     docker = load(directory, name).get("Endpoints", {}).get("docker") or {}
     if not docker.get("Host"):
-        raise EndpointError(f'context "{name}": no docker endpoint')
+        raise ContextError(f'context "{name}": no docker endpoint')
     files = tls_files(directory, name)
     skip = bool(docker.get("SkipTLSVerify"))
     tls = Tls(ca=files.get("ca", ""), cert=files.get("cert", ""), key=files.get("key", ""), verify=not skip)
     secured = bool(files) or skip
     try:
-        return Endpoint(name, Address(docker["Host"]), tls if secured else None)
+        return Address(docker["Host"]), tls if secured else None
     except ValueError as e:
-        raise EndpointError(str(e)) from e
+        raise ContextError(str(e)) from e
 
 
-def described(cli: Session, name: str) -> dict[str, Any]:
-    """A context as `inspect` shows it; "default" is made of flags and environment."""
-    directory = cli.config.directory
-    if name == DEFAULT_CONTEXT:
-        from sampan.cli.endpoint import default_host
+def described_default(host: str) -> dict[str, Any]:
+    """The context "default" as `inspect` shows it; `host` is what flags and environment say."""
+    return {
+        "Name": DEFAULT_CONTEXT,
+        "Metadata": {},
+        "Endpoints": {"docker": {"Host": host, "SkipTLSVerify": False}},
+        "TLSMaterial": {},
+        "Storage": {"MetadataPath": "<IN MEMORY>", "TLSPath": "<IN MEMORY>"},
+    }
 
-        host = default_host(cli.options.many("host"), False)
-        return {
-            "Name": name,
-            "Metadata": {},
-            "Endpoints": {"docker": {"Host": host, "SkipTLSVerify": False}},
-            "TLSMaterial": {},
-            "Storage": {"MetadataPath": "<IN MEMORY>", "TLSPath": "<IN MEMORY>"},
-        }
+
+def described(directory: str, name: str) -> dict[str, Any]:
+    """A stored context as `inspect` shows it. Raises: ContextError."""
     meta = load(directory, name)
     files = tls_files(directory, name)
     return {

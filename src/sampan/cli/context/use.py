@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from sampan.cli.config import DEFAULT_CONTEXT
 from sampan.cli.context import store
-from sampan.cli.endpoint import DEFAULT_CONTEXT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

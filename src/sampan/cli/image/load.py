@@ -8,6 +8,7 @@ import sys
 from sampan.cli import progress
 from sampan.cli.platforms import platform_json
 from sampan.cli.session import CommandError
+from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def opened(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as e:
-        raise CommandError(f"open {path}: {(e.strerror or '').lower()}") from e
+        raise CommandError(f"open {path}: {words(e)}") from e
 
 
 def pieces(fd: int) -> Iterator[bytes]:

@@ -11,18 +11,17 @@ if TYPE_CHECKING:
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
-FLAGS = """
+FLAGS = (
+    pruning.FLAGS
+    + """
   -a, --all             Remove all unused images, not only untagged ones
-      --filter filter   Remove only what matches (e.g. "until=<timestamp>")
-  -f, --force           Do not ask
 """
-WHICH = {False: "all dangling images", True: "all images without at least one container associated to them"}
+)
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
     everything = opts.flag("all")
-    warning = f"WARNING! This will remove {WHICH[everything]}.\nAre you sure you want to continue?"
-    if not opts.flag("force") and not cli.confirm(warning):
-        return 0
-    freed, text = pruning.images(cli, opts.many("filter"), all_=everything)
-    return pruning.report(cli, freed, text)
+    question = pruning.warning(pruning.IMAGES[everything])
+    return pruning.ask_and_prune(
+        cli, opts, question, [lambda: pruning.images(cli, opts.many("filter"), all_=everything)]
+    )

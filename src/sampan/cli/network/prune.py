@@ -11,15 +11,12 @@ if TYPE_CHECKING:
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
-FLAGS = """
-      --filter filter   Remove only what matches (e.g. "until=<timestamp>")
-  -f, --force           Do not ask
-"""
-WARNING = "WARNING! This will remove all custom networks not used by at least one container.\nAre you sure you want to continue?"
+FLAGS = pruning.FLAGS
+QUESTION = pruning.warning("all custom networks not used by at least one container")
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
-    if not opts.flag("force") and not cli.confirm(WARNING):
+    if not opts.flag("force") and not cli.confirm(QUESTION):
         return 0
     _, text = pruning.networks(cli, opts.many("filter"))
     if text:

@@ -99,10 +99,10 @@ CACHE: format_.Fields = {
     "ID": ("CACHE ID", lambda c: c["ID"][:12] + ("*" if c["InUse"] else "")),
     "CacheType": ("CACHE TYPE", lambda c: c["Type"]),
     "Size": ("SIZE", lambda c: units.human_size(c["Size"], 3)),
-    "CreatedSince": ("CREATED", lambda c: units.ago(units.unix_ns(c["CreatedAt"]) / 1e9)),
+    "CreatedSince": ("CREATED", lambda c: units.ago_text(c["CreatedAt"])),
     "LastUsedSince": (
         "LAST USED",
-        lambda c: units.ago(units.unix_ns(c["LastUsedAt"]) / 1e9) if c.get("LastUsedAt") else "",
+        lambda c: units.ago_text(c["LastUsedAt"]) if c.get("LastUsedAt") else "",
     ),
     "UsageCount": ("USAGE", lambda c: str(c["UsageCount"])),
     "Shared": ("SHARED", lambda c: "true" if c["Shared"] else "false"),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from sampan.cli.listing import INSPECT_HELP, filters
 from sampan.cli.session import CommandError
 from sampan.cli.when import api_time
 from sampan.client import jsontext
+from sampan.spec import times
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,10 +80,7 @@ def _compiled(template: str) -> Callable[[dict[str, Any]], str]:
 def text(event: dict[str, Any]) -> str:
     """`2026-01-02T03:04:05.000000006Z container start <id> (image=busybox, name=x)`."""
     nanoseconds = event.get("timeNano") or event["time"] * 10**9
-    moment = time.localtime(nanoseconds // 10**9)
-    zone = time.strftime("%z", moment)
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", moment) + f".{nanoseconds % 10**9:09d}"
-    stamp += "Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"
+    stamp = times.rfc3339_nano_fixed(nanoseconds, local=True)
     actor = event["Actor"]
     attributes = actor.get("Attributes") or {}
     listed = f" ({', '.join(f'{key}={attributes[key]}' for key in sorted(attributes))})" if attributes else ""

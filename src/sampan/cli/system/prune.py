@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.cli import pruning, units
+from sampan.cli import pruning
 from sampan.cli.session import CommandError
 from sampan.errors import NotFound, NotImplemented_
 
@@ -28,40 +28,30 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     everything, volumes = opts.flag("all"), opts.flag("volumes")
     if volumes and any(item.startswith("until=") for item in wanted):
         raise CommandError('ERROR: The "until" filter is not supported with "--volumes"')
-    if not opts.flag("force") and not cli.confirm(_warning(wanted, everything, volumes)):
-        return 0
-    freed = 0
-    steps: list[Callable[[], tuple[int, str]]] = [
+    pruners: list[Callable[[], pruning.Pruned]] = [
         lambda: pruning.containers(cli, wanted),
         lambda: pruning.networks(cli, wanted),
     ]
     if volumes:
-        steps.append(lambda: pruning.volumes(cli, wanted))
-    steps.append(lambda: pruning.images(cli, wanted, all_=everything))
-    steps.append(lambda: _cache(cli, wanted, everything))
-    for step in steps:
-        size, text = step()
-        freed += size
-        if text:
-            cli.line(text)
-    cli.line(f"Total reclaimed space: {units.human_size(freed)}")
-    return 0
+        pruners.append(lambda: pruning.volumes(cli, wanted))
+    pruners.append(lambda: pruning.images(cli, wanted, all_=everything))
+    pruners.append(lambda: _cache(cli, wanted, everything))
+    return pruning.ask_and_prune(cli, opts, _question(wanted, everything, volumes), pruners)
 
 
-def _cache(cli: Session, wanted: list[str], everything: bool) -> tuple[int, str]:
+def _cache(cli: Session, wanted: list[str], everything: bool) -> pruning.Pruned:
     try:
         return pruning.build_cache(cli, wanted, all_=everything)
     except (NotFound, NotImplemented_):  # an engine without a builder has no cache to prune
         return 0, ""
 
 
-def _warning(wanted: list[str], everything: bool, volumes: bool) -> str:
+def _question(wanted: list[str], everything: bool, volumes: bool) -> str:
     lines = ["  - all stopped containers", "  - all networks not used by at least one container"]
     if volumes:
         lines.append("  - all anonymous volumes not used by at least one container")
-    images = "all images without at least one container associated to them" if everything else "all dangling images"
-    lines += [f"  - {images}", "  - all build cache" if everything else "  - unused build cache"]
+    lines += [f"  - {pruning.IMAGES[everything]}", "  - all build cache" if everything else "  - unused build cache"]
     text = "WARNING! This will remove:\n" + "\n".join(lines) + "\n"
     if wanted:
         text += "\n  Items to be pruned will be filtered with:\n" + "".join(f"  - {item}\n" for item in wanted)
-    return text + "\nAre you sure you want to continue?"
+    return f"{text}\n{pruning.SURE}"

@@ -7,7 +7,6 @@ import sys
 from sampan.cli.format import tabulated
 from sampan.cli.inspection import rendered
 from sampan.cli.listing import INSPECT_HELP
-from sampan.cli.units import unix_ns
 from sampan.client.engine import MAX_API, VERSION, ConnectionFailed
 
 TYPE_CHECKING = False
@@ -114,10 +113,9 @@ def _plain(details: dict[str, str]) -> list[str]:
 
 
 def _built(text: str) -> str:
+    from sampan.spec import times
+
     try:
-        seconds = unix_ns(text) // 10**9
+        return times.ansic(times.parse(text))
     except ValueError:
         return text
-    import time
-
-    return time.strftime("%a %b %e %H:%M:%S %Y", time.gmtime(seconds))

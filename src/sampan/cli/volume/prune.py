@@ -30,8 +30,5 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
         if any(item.startswith("all=") for item in wanted):
             raise CommandError("conflicting options: cannot specify both --all and --filter all=1")
         wanted = [*wanted, "all=true"]
-    warning = f"WARNING! This will remove {WHICH[everything]}.\nAre you sure you want to continue?"
-    if not opts.flag("force") and not cli.confirm(warning):
-        return 0
-    freed, text = pruning.volumes(cli, wanted)
-    return pruning.report(cli, freed, text)
+    question = pruning.warning(WHICH[everything])
+    return pruning.ask_and_prune(cli, opts, question, [lambda: pruning.volumes(cli, wanted)])

@@ -18,11 +18,9 @@ from typing import Any
 
 import msgspec
 
-from sampan.engine.builder.graph.document import stamp
-from sampan.engine.images.views import nanoseconds
 from sampan.errors import InvalidArgument
 from sampan.registry.manifests import Descriptor
-from sampan.spec import codec
+from sampan.spec import codec, times
 
 MEDIA_CONFIG = "application/vnd.buildkit.cacheconfig.v0"
 INLINE = "moby.buildkit.cache.v0"
@@ -83,7 +81,7 @@ def inline(records: Iterable[Kept]) -> str:
 def _record(kept: Kept) -> dict[str, Any]:
     record: dict[str, Any] = {"digest": kept.key}
     if kept.layer >= 0:
-        record = {"layers": [{"layer": kept.layer, "createdAt": stamp(kept.time_ns)}], **record}
+        record = {"layers": [{"layer": kept.layer, "createdAt": times.rfc3339_nano(kept.time_ns)}], **record}
     own = {"description": kept.description, "time": kept.time_ns, **({"empty": True} if kept.empty else {})}
     return {**record, _OWN: own}
 
@@ -143,7 +141,7 @@ def _records(value: Any) -> tuple[Kept, ...]:
         layer = results[0].get("layer", 0) if results else -1
         time_ns = own.get("time")
         if not isinstance(time_ns, int):
-            time_ns = nanoseconds(str(results[0].get("createdAt"))) if results else 0
+            time_ns = times.parse(str(results[0].get("createdAt"))) if results else 0
         found.append(
             Kept(
                 key=item["digest"],

@@ -14,6 +14,7 @@ import msgspec
 
 from sampan.engine import platforms
 from sampan.engine.archives import streams
+from sampan.engine.background import first_failure
 from sampan.engine.builder import cacheconfig
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.cacheconfig import Blob, CacheConfig, Kept
@@ -21,6 +22,7 @@ from sampan.engine.builder.definition import read
 from sampan.engine.builder.narrowed import Narrowed
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.request import CacheEnd
+from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.solver.cache import Cache
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.state import State
@@ -196,7 +198,7 @@ async def _download(images: Images, place: Repository, source: str, blobs: list[
         if chain:
             images.layers.hold_more(holder, chain[-1])
     except BaseExceptionGroup as e:
-        raise Internal(f"a layer of the cache cannot be fetched: {e.exceptions[0]}") from e
+        raise Internal(f"a layer of the cache cannot be fetched: {first_failure(e)}") from e
     finally:
         images.layers.let_go(watcher.holder)
 
@@ -206,7 +208,7 @@ async def _download(images: Images, place: Repository, source: str, blobs: list[
 
 async def _directory(end: CacheEnd, images: Images, cache: Cache, session: Narrowed) -> Imported:
     """An OCI layout; `context` is what the client calls the directory. Raises: NotFound, InvalidArgument."""
-    tree = await session.local(end.attrs.get("context", "cache"))
+    tree = await session.local(LocalRequest(name=end.attrs.get("context", "cache")))
     session.owned.append(tree)
     raw = await asyncio.to_thread(read, tree, "index.json")
     if raw is None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.builder.definition import Definition
+from sampan.engine.builder.failures import BuildFailure
 from sampan.engine.builder.graph import contexts, reach
 from sampan.engine.builder.graph.values import Target
 from sampan.engine.builder.progress import Warning_
 from sampan.engine.builder.request import BuildRequest
-from sampan.errors import SampanError
 from sampan.spec.dockerfile import checks
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError, Range
@@ -27,10 +27,10 @@ from sampan.spec.dockerfile.words import Variables
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What `--check` answers. error: why it cannot be built, with `lines`, `source` and `filename`."""
+    """What `--check` answers. error: why it cannot be built, and where."""
 
     warnings: Sequence[Warning_] = ()
-    error: SampanError | None = None
+    error: BuildFailure | None = None
 
 
 OVERRIDE = "BUILDKIT_DOCKERFILE_CHECK"

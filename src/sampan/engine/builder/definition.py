@@ -11,6 +11,7 @@ from sampan.engine.builder.graph import contexts, names
 from sampan.engine.builder.narrowed import Narrowed
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.request import BuildRequest
+from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.steps import shown
 from sampan.engine.builder.trees import Tree
 from sampan.errors import Internal, InvalidArgument, NotFound
@@ -38,8 +39,8 @@ async def text(request: BuildRequest, session: Narrowed, progress: Progress) -> 
     name = posixpath.normpath(request.filename).lstrip("/")
     beside = f"{name}{IGNORE}"
     with shown(progress, request.id, names.definition(name)) as step:
-        wanted = [name, beside, *(["dockerfile"] if name == "Dockerfile" else [])]
-        tree = await session.local("dockerfile", follow=wanted, report=step.transfer("dockerfile"))
+        wanted = (name, beside, *(["dockerfile"] if name == "Dockerfile" else []))
+        tree = await session.local(LocalRequest(name="dockerfile", follow=wanted, report=step.transfer("dockerfile")))
         try:
             found = await asyncio.to_thread(read, tree, name)
             if found is None and name == "Dockerfile":
@@ -88,7 +89,7 @@ async def _ignore(
     name = f"[internal] load {IGNORE}" if main else f"[context {context}] load {IGNORE}"
     with shown(progress, request.id, name) as step:
         try:
-            tree = await session.local(context, follow=[IGNORE], report=step.transfer("context"))
+            tree = await session.local(LocalRequest(name=context, follow=(IGNORE,), report=step.transfer("context")))
         except NotFound:
             if main:
                 return None

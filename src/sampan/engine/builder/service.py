@@ -18,14 +18,15 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sampan.engine.builder import cachefrom, checking, definition, failing, remote
+from sampan.engine.builder import cachefrom, checking, definition, failures, remote
 from sampan.engine.builder.bases import Bases
-from sampan.engine.builder.buildkit.sessions import Sessions
 from sampan.engine.builder.checking import Checked
 from sampan.engine.builder.classic.walk import Voice, Walk
+from sampan.engine.builder.clients.sessions import Sessions
 from sampan.engine.builder.definition import Definition, Ignores
 from sampan.engine.builder.exporters import results
 from sampan.engine.builder.exporters.results import Result
+from sampan.engine.builder.failures import BuildFailure
 from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.files.target import remove
 from sampan.engine.builder.graph.convert import convert
@@ -42,7 +43,7 @@ from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.platforms import HOST, Platform
 from sampan.engine.store import Store
-from sampan.errors import InvalidArgument, SampanError
+from sampan.errors import InvalidArgument
 from sampan.spec.dockerfile.checks import CheckWarning
 from sampan.spec.dockerfile.stages import parse
 from sampan.supervisor.client import Supervisor
@@ -118,8 +119,7 @@ class Builder:
     async def build(self, request: BuildRequest, session: Session, progress: Progress) -> Built:
         """Build and export. Cancelling the task cancels the build.
 
-        Raises: DockerfileError, StepFailed, SampanError; what belongs to a Dockerfile carries `lines` ((first, last), …),
-        `source` (its bytes) and `filename`.
+        Raises: BuildFailure for what belongs to a Dockerfile or a step, else SampanError.
         """
         client = Narrowed(session)
         with self._listed(request.id):
@@ -138,7 +138,7 @@ class Builder:
         results.validate(request)
         request = await remote.localised(request, client, progress, self.solver)
         text = await definition.text(request, client, progress)
-        with failing.located(text[0], request.filename):
+        with failures.located(text[0], request.filename):
             found = Definition(text=text[0], filename=request.filename, dockerfile=parse(text[0]), beside=text[1])
             ignores = Ignores(found, request, client, progress)
             bases = self._bases(request, client, progress)
@@ -160,8 +160,8 @@ class Builder:
                     entitlements=request.entitlements,
                     cache_from=sources,
                 )
-            except SampanError as e:
-                raise failing.in_words(e, request.id, progress) from e
+            except BuildFailure as e:
+                raise failures.in_words(e, request.id, progress) from e
         result = Result(
             images=self.images,
             files=self.files,
@@ -294,8 +294,8 @@ class Builder:
                     seen = checking.findings(found, request, known, ignores.read, everywhere=True)
                     warnings = checking.warnings(found, seen)
                 checking.insist(found, request, seen)
-        except SampanError as e:
-            if not hasattr(e, "source"):
+        except BuildFailure as e:
+            if e.source is None:
                 raise
             return Checked(warnings=warnings, error=e)
         return Checked(warnings=warnings)
@@ -319,7 +319,7 @@ class Builder:
         try:
             request = await remote.localised(request, client, progress, self.solver)
             text = await definition.text(request, client, progress)
-            with failing.located(text[0], request.filename):
+            with failures.located(text[0], request.filename):
                 found = Definition(text=text[0], filename=request.filename, dockerfile=parse(text[0]), beside=text[1])
                 yield found, client
         finally:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from sampan.engine.containers.records import Container
-from sampan.engine.containers.registry import Registry
+from sampan.engine.containers.table import ContainerTable
 from sampan.engine.networks.records import NetworkRecord
 from sampan.engine.networks.service import Networks
 from sampan.errors import Internal, InvalidArgument, NotFound
@@ -21,8 +21,8 @@ from sampan.spec.engine_api.network import EndpointSettings
 class Connections:
     """Connects containers to networks."""
 
-    def __init__(self, registry: Registry, networks: Networks) -> None:
-        self._registry = registry
+    def __init__(self, table: ContainerTable, networks: Networks) -> None:
+        self._table = table
         self._networks = networks
 
     async def connect(self, ref: str, network_ref: str, settings: EndpointSettings) -> None:
@@ -33,17 +33,17 @@ class Connections:
         """
         network = self._networks.find(network_ref)
         id = self._get(ref).id
-        async with self._registry.live(id).lock:
-            c = self._registry.get(id)
+        async with self._table.live.lock(id):
+            c = self._table.get(id)
             _check(c, network)
             if _runs(c):
                 async with self._networks.connecting(network, c.id, settings) as changes:
-                    await self._registry.save(_with(c, network.name, settings), *changes)
+                    await self._table.save(_with(c, network.name, settings), *changes)
                 return
             planned = self._networks.planned(
                 network, settings, container_id=c.id, name=c.name, hostname=c.config.hostname
             )
-            await self._registry.save(_with(c, network.name, planned))
+            await self._table.save(_with(c, network.name, planned))
 
     async def disconnect(self, ref: str, network_ref: str, *, force: bool = False) -> None:
         """Disconnect a container from a network: now if it runs, and for every later start.
@@ -58,8 +58,8 @@ class Connections:
             if force:
                 raise NotFound(f"endpoint {ref} not found") from None
             raise
-        async with self._registry.live(id).lock:
-            c = self._registry.get(id)
+        async with self._table.live.lock(id):
+            c = self._table.get(id)
             if network.name == "host" and c.host_config.network_mode == "host":
                 raise InvalidArgument(
                     "cannot disconnect container from host network - container was created in host network mode"
@@ -69,16 +69,16 @@ class Connections:
                 async with self._networks.disconnecting(network, c.id) as changes:
                     if changes is None:
                         raise Internal(f"container {c.id} is not connected to network {network.name}")
-                    await self._registry.save(without, *changes)
+                    await self._table.save(without, *changes)
                 return
             if network.name not in c.endpoints:
                 raise Internal(f"container {c.id} is not connected to the network {network.name}")
-            await self._registry.save(without)
+            await self._table.save(without)
 
     def _get(self, ref: str) -> Container:
         if not ref:
             raise InvalidArgument('invalid name or ID supplied: ""')
-        return self._registry.get(ref)
+        return self._table.get(ref)
 
 
 def _check(c: Container, network: NetworkRecord) -> None:

@@ -9,38 +9,49 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack, ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import logopts, specgen
+from sampan.engine.containers.attach import PendingSessions
 from sampan.engine.containers.records import Container, MountPoint
-from sampan.engine.containers.registry import Registry
+from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
+from sampan.engine.hostpaths import HostPaths
+from sampan.engine.images.service import Images
 from sampan.engine.networks import ports
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.engine.store import Op
-from sampan.engine.tasks import etcfiles, failures, host, security
+from sampan.engine.tasks import devices, etcfiles, failures, spec
 from sampan.engine.tasks.capabilities import permitted
+from sampan.engine.tasks.options import ProcessOptions, TaskOptions
 from sampan.engine.tasks.seccomp import Filters
-from sampan.engine.tasks.spec import Prepared
-from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_
+from sampan.engine.tasks.spec import Provisions
+from sampan.engine.volumes.service import MountedVolume, Volumes
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_, words
 from sampan.linux import mounts as kernel
-from sampan.spec.engine_api.container import Ulimit
 from sampan.spec.engine_api.network import EndpointSettings
-from sampan.supervisor.client import Supervisor, TaskFailed, TaskInfo, TaskRequest
+from sampan.supervisor.client import MountSource, Supervisor, TaskFailed, TaskInfo, TaskRequest
 from sampan.supervisor.logs import options as log_options
-
-if TYPE_CHECKING:
-    from sampan.engine.images.service import Images
 
 _SPEC = msgspec.json.Encoder()
 _INIT_CANDIDATES = ("/usr/bin/docker-init", "/usr/bin/tini-static", "/usr/bin/tini", "/usr/sbin/tini-static")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """Where a task's output goes: the driver's name, its options, what it notes beside each line."""
+
+    driver: str
+    options: dict[str, str]
+    attributes: dict[str, str]
 
 
 class Launcher:
@@ -49,25 +60,25 @@ class Launcher:
     def __init__(
         self,
         config: EngineConfig,
-        registry: Registry,
+        table: ContainerTable,
+        supervisor: Supervisor,
         events: Events,
         images: Images,
         networks: Networks,
         volumes: Volumes,
+        host_paths: HostPaths,
+        pending: PendingSessions,
     ) -> None:
         self._config = config
-        self._registry = registry
+        self._table = table
+        self._supervisor = supervisor
         self._events = events
         self._images = images
         self._networks = networks
         self._volumes = volumes
-        self._filters = Filters()
-        self._machine = host.probe()
-        self.default_ulimits = tuple(
-            Ulimit(name=n, hard=int(u.get("Hard", -1)), soft=int(u.get("Soft", -1)))
-            for n, u in config.default_ulimits.items()
-        )
-        self.supervisor: Supervisor
+        self._host_paths = host_paths
+        self._pending = pending
+        self._filters = Filters(host_paths)
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new defaults."""
@@ -79,44 +90,50 @@ class Launcher:
         return f"{self._config.data_root}/containers/{id}"
 
     async def launch(self, c: Container) -> TaskInfo:
-        """Start the container's task. Raises: SampanError (with `exit_status` for a refused task); nothing is left behind."""
-        options = security.parse(c.host_config, self._config)
-        self._check_log_values(c)
-        pending = self._registry.live(c.id).pending
+        """Start the container's task; what is wrong with the request is found before anything is changed.
+
+        Raises: SampanError (StartFailed for a task that was refused); nothing is left behind.
+        """
+        with ExitStack() as opened:  # what only the creation needs
+            return await self._launch(c, opened)
+
+    async def _launch(self, c: Container, opened: ExitStack) -> TaskInfo:
+        log = self._log_settings(c)
+        runtime = self._runtime(c)
+        options = specgen.task_options(c, self._config, permitted())
+        joined = self._joined_paths(c)
+        init_path = self._init_path() if options.init else ""
+        missing = await self._missing_sources(c)
+        if devices.waits(options):
+            found = await self._host_paths.run("a device", partial(devices.look, options))
+        else:
+            found = devices.look(options)
         async with AsyncExitStack() as undo:
             rootfs = self._images.mounts(c.id)
-            self._make_bind_sources(c)
-            mounts = await self._mount_volumes(c, undo)
-            joined = self._joined_paths(c)
+            await self._make_sources(missing)
+            volumes = await self._mount_volumes(c, undo, opened)
             shm = await self._shm(c, joined.get("ipc_shm", ""), undo)
             sandbox = await self._attach_network(c, undo)
-            files = self._write_files(c, sandbox)
-            prepared = self._prepared(c, sandbox, files, joined, shm)
-            spec = specgen.build(replace(c, mounts=mounts), prepared, options)
-            runtime, runtime_args = self._runtime(c)
-            seccomp = ""
-            if runtime:
-                self._add_seccomp(spec, options)
-            else:
-                seccomp = await self.seccomp_path(options, spec["process"]["capabilities"]["bounding"])
-            request = TaskRequest(
-                id=c.id,
-                spec=_SPEC.encode(spec),
-                rootfs=rootfs,
-                seccomp=seccomp,
-                terminal=c.config.tty,
-                stdin=c.config.open_stdin,
-                stdin_once=c.config.stdin_once,
-                log_driver=c.host_config.log_config.type,
-                log_path=f"{self.directory(c.id)}/{c.id}-json.log",
-                log_options=c.host_config.log_config.config or {},
-                log_attrs=self._log_attributes(c),
-                runtime=runtime,
-                runtime_args=runtime_args,
+            namespaces = {kind: path for kind, path in joined.items() if kind in ("network", "pid", "ipc")}
+            if sandbox is not None:
+                namespaces["network"] = sandbox.netns
+            provisions = Provisions(
+                namespaces=namespaces,
+                files=self._write_files(c, options, sandbox),
+                sources={destination: volume.path for destination, volume in volumes.items()},
+                shm_path=shm,
+                init_path=init_path,
+                devices=found,
             )
+            document = spec.build(options, provisions)
+            sources = _sources(document["mounts"], volumes)
+            request = await self._request(c, document, options.process, rootfs, sources, runtime, log)
             try:
-                task = await self.supervisor.create(request, start=not pending)
-                if pending:
+                attached = self._pending.any(
+                    c.id
+                )  # they may give up while the task is made; it is started all the same
+                task = await self._supervisor.create(request, start=not attached)
+                if attached:
                     task = await self._start_attached(c, undo)
             except TaskFailed as e:
                 raise StartFailed(failures.of_start(e.step, e.errno, e.message)) from e
@@ -125,14 +142,47 @@ class Launcher:
             await self._networks.started(c.id, task.pid)
         return task
 
+    async def _request(
+        self,
+        c: Container,
+        document: dict[str, Any],
+        process: ProcessOptions,
+        rootfs: list[dict[str, Any]],
+        sources: tuple[MountSource, ...],
+        runtime: tuple[str, tuple[str, ...]],
+        log: LogSettings,
+    ) -> TaskRequest:
+        path, args = runtime
+        if path:  # another runtime compiles the profile itself
+            seccomp = ""
+            profile = await self._filters.profile(process)
+            if profile is not None:
+                document["linux"]["seccomp"] = profile
+        else:
+            seccomp = await self.seccomp_path(process)
+        return TaskRequest(
+            id=c.id,
+            spec=_SPEC.encode(document),
+            rootfs=rootfs,
+            seccomp=seccomp,
+            terminal=c.config.tty,
+            stdin=c.config.open_stdin,
+            stdin_once=c.config.stdin_once,
+            log_driver=log.driver,
+            log_path=f"{self.directory(c.id)}/{c.id}-json.log",
+            log_options=log.options,
+            log_attrs=log.attributes,
+            runtime=path,
+            runtime_args=args,
+            sources=sources,
+        )
+
     async def _start_attached(self, c: Container, undo: AsyncExitStack) -> TaskInfo:
         """Connect those who attached before the start, then let the task run: they miss no byte."""
-        undo.push_async_callback(self.supervisor.delete, c.id)
-        live = self._registry.live(c.id)
-        waiting, live.pending = live.pending, []
-        for session in waiting:
-            await session.connect(self.supervisor)
-        return await self.supervisor.start(c.id)
+        undo.push_async_callback(self._supervisor.delete, c.id)
+        for session in self._pending.take(c.id):
+            await session.connect(self._supervisor)
+        return await self._supervisor.start(c.id)
 
     def remembered_endpoints(self, c: Container) -> dict[str, EndpointSettings]:
         """Return the container's endpoints with what stays known of them once its network is gone."""
@@ -164,24 +214,18 @@ class Launcher:
 
     async def delete_task(self, id: str) -> None:
         """Remove the task with its cgroup and directory; kills what is left in it."""
-        await self.supervisor.delete(id)
+        await self._supervisor.delete(id)
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
-    def _check_log_values(self, c: Container) -> None:
+    def _log_settings(self, c: Container) -> LogSettings:
+        """Return where the task's output goes. Raises: StartFailed for options that the driver does not take."""
         log = c.host_config.log_config
+        options = log.config or {}
         try:
-            if log.config and log.type != "none":
-                log_options.rotation(log.type, log.config)
-        except InvalidArgument as e:
-            raise StartFailed(failures.of_start("log", 0, e.message)) from e
-
-    def _log_attributes(self, c: Container) -> dict[str, str]:
-        options = c.host_config.log_config.config
-        if not options:
-            return {}
-        try:
-            return logopts.attributes(
+            if options and log.type != "none":
+                log_options.rotation(log.type, options)
+            attributes = logopts.attributes(
                 options,
                 labels=c.config.labels or {},
                 env=c.config.env or [],
@@ -192,33 +236,44 @@ class Launcher:
             )
         except InvalidArgument as e:
             raise StartFailed(failures.of_start("log", 0, e.message)) from e
+        return LogSettings(driver=log.type, options=options, attributes=attributes)
 
-    def _make_bind_sources(self, c: Container) -> None:
-        for point in c.mounts:
-            if point.type != "bind":
-                continue
-            if point.create_source:
-                try:
-                    _make_directories(point.source)
-                except OSError as e:
-                    raise Internal(
-                        f"error while creating mount source path '{point.source}': mkdir {e.filename}: {(e.strerror or '').lower()}"
-                    ) from e
-            elif not os.path.lexists(point.source):
+    async def _missing_sources(self, c: Container) -> list[str]:
+        """Look at the sources of binds; return those that are to be made.
+
+        Raises: InvalidArgument for one that must be there, Internal for mount options that contradict each other.
+        """
+        binds = [point for point in c.mounts if point.type == "bind"]
+        for point in binds:
+            _check_read_only(point)
+        if not binds:
+            return []
+        paths = [point.source for point in binds]
+        there = await self._host_paths.run(" or ".join(paths), lambda: [os.path.lexists(path) for path in paths])
+        missing = [point for point, exists in zip(binds, there, strict=True) if not exists]
+        for point in missing:
+            if not point.create_source:
                 raise InvalidArgument(
                     f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
                 )
-            if not point.rw and point.read_only_force_recursive and not point.read_only_recursive:
-                raise Internal("mount options conflict: ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive")
-            if point.rw and point.read_only_force_recursive:
-                raise Internal("mount options conflict: !ReadOnly && BindOptions.ReadOnlyForceRecursive")
+        return [point.source for point in missing]
+
+    async def _make_sources(self, paths: list[str]) -> None:
+        """Make the directories on the host that `-v` asks for. They stay, as Docker's do, when the start fails."""
+        for path in paths:
+            try:
+                await self._host_paths.run(path, partial(_make_directories, path))
+            except OSError as e:
+                raise Internal(
+                    f"error while creating mount source path '{path}': mkdir {e.filename}: {words(e)}"
+                ) from e
 
     def _joined_paths(self, c: Container) -> dict[str, str]:
         """Find the namespaces of other containers that this one joins."""
         found: dict[str, str] = {}
         h = c.host_config
         if h.network_mode.startswith("container:"):
-            found["net"] = f"/proc/{self._network_owner(h.network_mode.partition(':')[2]).status.pid}/ns/net"
+            found["network"] = f"/proc/{self._network_owner(h.network_mode.partition(':')[2]).status.pid}/ns/net"
         if h.pid_mode.startswith("container:"):
             try:
                 owner = self._running(h.pid_mode.partition(":")[2])
@@ -233,7 +288,7 @@ class Launcher:
 
     def _network_owner(self, ref: str) -> Container:
         try:
-            owner = self._registry.get(ref)
+            owner = self._table.get(ref)
         except NotFound as e:
             raise Internal(f"joining network namespace of container: {e.message}") from None
         if not owner.status.pid:
@@ -244,7 +299,7 @@ class Launcher:
         return owner
 
     def _running(self, ref: str) -> Container:
-        owner = self._registry.get(ref)
+        owner = self._table.get(ref)
         if not owner.status.pid:
             raise Conflict(f"container {owner.id} is not running")
         return owner
@@ -304,43 +359,14 @@ class Launcher:
         undo.push_async_callback(self._networks.detach, c.id)
         return sandbox
 
-    def _write_files(self, c: Container, sandbox: Sandbox | None) -> tuple[tuple[str, str], ...]:
+    def _write_files(self, c: Container, options: TaskOptions, sandbox: Sandbox | None) -> tuple[tuple[str, str], ...]:
         """Write the container's own files; with a joined network it gets those of the owner."""
         if sandbox is None:
             directory = self.directory(self._network_owner(c.host_config.network_mode.partition(":")[2]).id)
         else:
             directory = self.directory(c.id)
-            etcfiles.write(
-                directory,
-                hostname=c.config.hostname,
-                domainname=c.config.domainname,
-                host=c.host_config,
-                sandbox=sandbox,
-                config=self._config,
-            )
+            etcfiles.write(directory, options, sandbox, self._config)
         return tuple((f"/etc/{name}", f"{directory}/{name}") for name in etcfiles.NAMES)
-
-    def _prepared(
-        self,
-        c: Container,
-        sandbox: Sandbox | None,
-        files: tuple[tuple[str, str], ...],
-        joined: dict[str, str],
-        shm: str,
-    ) -> Prepared:
-        parent = c.host_config.cgroup_parent or self._config.cgroup_parent or "/sampan"
-        return Prepared(
-            netns=sandbox.netns if sandbox is not None else "",
-            files=files,
-            shm_path=shm,
-            pid_path=joined.get("pid", ""),
-            ipc_path=joined.get("ipc", ""),
-            net_path=joined.get("net", ""),
-            init_path=self._init_path() if specgen.uses_init(c, self._config.init) else "",
-            cgroup_parent=parent if parent.startswith("/") else "/" + parent,
-            default_ulimits=self.default_ulimits,
-            available_capabilities=permitted(),
-        )
 
     def _init_path(self) -> str:
         if self._config.init_path:
@@ -361,26 +387,21 @@ class Launcher:
             raise Internal(f"failed to create task for container: exec: {path!r}: executable file not found in $PATH")
         return resolved, tuple(found.get("runtimeArgs") or ())
 
-    @staticmethod
-    def _add_seccomp(spec: dict[str, Any], options: security.SecurityOptions) -> None:
-        """Another runtime compiles the profile itself."""
-        profile = security.profile(options, spec["process"]["capabilities"]["bounding"])
-        if profile is not None:
-            spec["linux"]["seccomp"] = profile
+    async def seccomp_path(self, process: ProcessOptions) -> str:
+        """Return the path of the compiled filter of a process; "" is none. Cached."""
+        return await self._filters.path(self._supervisor, process)
 
-    async def seccomp_path(self, options: security.SecurityOptions, caps: list[str]) -> str:
-        """Return the path of the compiled filter for these options and capabilities; "" is none. Cached."""
-        return await self._filters.path(self.supervisor, options, caps)
-
-    async def _mount_volumes(self, c: Container, undo: AsyncExitStack) -> list[MountPoint]:
-        """Make volumes and image mounts ready; return the mounts with the directories to bind."""
+    async def _mount_volumes(self, c: Container, undo: AsyncExitStack, opened: ExitStack) -> dict[str, MountedVolume]:
+        """Make volumes ready; return them by destination. `opened` will close their descriptors."""
+        found: dict[str, MountedVolume] = {}
         if not any(m.type in ("volume", "image") for m in c.mounts):
-            return c.mounts
+            return found
         undo.push_async_callback(self._unmount_volumes, c)
-        found: list[MountPoint] = []
         for m in c.mounts:
             if m.type == "volume":
-                source = await self._volumes.mount(m.name, c.id, subpath=m.subpath)
+                volume = await self._volumes.mount(m.name, c.id, subpath=m.subpath, recursive=m.recursive)
+                opened.callback(os.close, volume.fd)
+                found["/" + m.destination.lstrip("/")] = volume
                 self._events.publish(
                     "volume",
                     "mount",
@@ -393,10 +414,8 @@ class Launcher:
                         "read/write": "true" if m.rw else "false",
                     },
                 )
-                m = replace(m, source=source)
             elif m.type == "image":
                 raise NotImplemented_("mounting an image is not supported yet: use a volume or a bind mount")
-            found.append(m)
         return found
 
     async def _unmount_volumes(self, c: Container) -> None:
@@ -418,6 +437,22 @@ class StartFailed(Internal):
     def __init__(self, failure: failures.Failure) -> None:
         super().__init__(failure.error.message)
         self.failure = failure
+
+
+def _sources(mounts: list[dict[str, Any]], volumes: dict[str, MountedVolume]) -> tuple[MountSource, ...]:
+    """Match what is held by descriptor with the mounts of a spec. Raises: Internal, rather than have a name opened."""
+    places = {m["destination"]: index for index, m in enumerate(mounts)}
+    if missing := volumes.keys() - places.keys():
+        raise Internal(f"volumes without a mount: {', '.join(sorted(missing))}")
+    return tuple(MountSource(index=places[destination], fd=v.fd) for destination, v in volumes.items())
+
+
+def _check_read_only(point: MountPoint) -> None:
+    """Raises: Internal, in Docker's words."""
+    if not point.rw and point.read_only_force_recursive and not point.read_only_recursive:
+        raise Internal("mount options conflict: ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive")
+    if point.rw and point.read_only_force_recursive:
+        raise Internal("mount options conflict: !ReadOnly && BindOptions.ReadOnlyForceRecursive")
 
 
 def _make_directories(path: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import State
 from sampan.errors import InvalidArgument, NotFound
+from sampan.spec import times
 
 LIST_FILTERS = frozenset(
     {"ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name"}
@@ -125,6 +126,7 @@ def _safe(pattern: str) -> str:
 
 
 def has_label(c: Container, wanted: str) -> bool:
+    """Tell whether a container has a label: `key`, or `key=value`."""
     key, equals, value = wanted.partition("=")
     labels = c.config.labels or {}
     return key in labels and (not equals or labels[key] == value)
@@ -168,23 +170,14 @@ def prune_tests(filters: Filters) -> list[Test]:
     return found
 
 
-_UNITS = {"ns": 1, "us": 1000, "µs": 1000, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-
-
 def timestamp_ns(text: str) -> int:
-    """Read a point in time: Unix seconds, RFC 3339, or a Go duration before now."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        whole, _, fraction = text.partition(".")
-        return int(whole) * 10**9 + int((fraction + "0" * 9)[:9] or 0)
-    if re.fullmatch(r"([\d.]+(ns|us|µs|ms|s|m|h))+", text):
-        span = sum(float(n) * _UNITS[u] for n, u in re.findall(r"([\d.]+)(ns|us|µs|ms|s|m|h)", text))
-        return time.time_ns() - int(span)
-    import datetime
-
+    """Read a point in time: Unix seconds, RFC 3339, or a Go duration before now. Raises: InvalidArgument."""
     try:
-        moment = datetime.datetime.fromisoformat(text)
+        return times.moment(text, time.time_ns())
     except ValueError as e:
-        raise InvalidArgument(f"failed to parse value as time or duration: {text!r}") from e
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return int(moment.timestamp() * 10**9)
+        raise InvalidArgument(str(e)) from e
+
+
+def passes(c: Container, tests: Iterable[Test]) -> bool:
+    """Tell whether a container passes every test."""
+    return all(test(c) for test in tests)

@@ -16,6 +16,8 @@ def attributes(
     options: dict[str, str], *, labels: dict[str, str], env: list[str], id: str, name: str, image: str, image_id: str
 ) -> dict[str, str]:
     """Compute what is written with every line: chosen labels and variables, and the tag."""
+    if not options:
+        return {}
     chosen: dict[str, str] = {}
     wanted = [w for w in options.get("labels", "").split(",") if w]
     pattern = options.get("labels-regex")
@@ -50,7 +52,8 @@ def _render(tag: str, fields: dict[str, str]) -> str:
     def value(m: re.Match[str]) -> str:
         if m[1] not in fields:
             raise InvalidArgument(
-                f'template: log-tag:1:{m.start() + 2}: executing "log-tag" at <.{m[1]}>: can\'t evaluate field {m[1]} in type *logger.Info'
+                f'template: log-tag:1:{m.start() + 2}: executing "log-tag" at <.{m[1]}>:'
+                f" can't evaluate field {m[1]} in type *logger.Info"
             )
         return fields[m[1]]
 

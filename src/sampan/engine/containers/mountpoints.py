@@ -8,10 +8,9 @@ Source: Engine API 1.51 `HostConfig.Binds`, `Mount`; Docker Engine 28.5's answer
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from msgspec.structs import replace
 
@@ -171,8 +170,7 @@ def _propagation(source: str, asked: str, data_root: str) -> str:
 
 
 def parse_mount(m: Mount, *, data_root: str) -> MountPoint:
-    """Parse one entry of HostConfig.Mounts. Raises: InvalidArgument."""
-    check_mount(m)
+    """Parse one entry of HostConfig.Mounts that `check_mount` has passed. Raises: InvalidArgument."""
     destination = _clean(m.target)
     if m.type == "bind":
         options = m.bind_options
@@ -227,8 +225,19 @@ def _tmpfs_options(m: Mount) -> tuple[str, ...]:
     return tuple(words)
 
 
-def check_mount(m: Mount) -> None:
-    """Validate the fields of a Mount against its type, and a bind's source against the host."""
+def needed_sources(host: HostConfig) -> list[str]:
+    """Return the paths of the host that must exist before a container with these mounts can be made."""
+    return [
+        m.source
+        for m in host.mounts or []
+        if m.type == "bind"
+        and m.source.startswith("/")
+        and not (m.bind_options is not None and m.bind_options.create_mountpoint)
+    ]
+
+
+def check_mount(m: Mount, missing: Collection[str] = ()) -> None:
+    """Validate the fields of a Mount against its type. missing: those of the `needed_sources` that do not exist."""
     options = {
         "BindOptions": (m.bind_options, "bind"),
         "VolumeOptions": (m.volume_options, "volume"),
@@ -244,6 +253,8 @@ def check_mount(m: Mount) -> None:
     try:
         _check_target(m.target)
         {"bind": _check_bind, "volume": _check_volume, "tmpfs": _check_tmpfs, "image": _check_image}[m.type](m)
+        if m.type == "bind" and m.source in missing:
+            raise InvalidArgument(f"bind source path does not exist: {m.source}")
     except InvalidArgument as e:
         if e.message.startswith("create "):
             raise
@@ -258,8 +269,6 @@ def _check_bind(m: Mount) -> None:
         raise InvalidArgument(f"invalid propagation mode: {options.propagation}")
     if not m.source.startswith("/"):
         raise InvalidArgument(f"invalid mount path: '{m.source}' mount path must be absolute")
-    if not (options and options.create_mountpoint) and not os.path.lexists(m.source):
-        raise InvalidArgument(f"bind source path does not exist: {m.source}")
 
 
 def _check_volume(m: Mount) -> None:
@@ -292,7 +301,6 @@ def _check_subpath(subpath: str, kind: str) -> None:
 
 def _from_container(spec: str, lookup: Callable[[str], Container]) -> list[MountPoint]:
     """Parse `container[:mode]` and return the mounts it brings."""
-
     if not spec:
         raise InvalidArgument("volumes-from specification cannot be an empty string")
     ref, _, mode = spec.partition(":")

@@ -2,22 +2,20 @@
 
 `Container` is the durable record (JSON in the store); it holds the wire structs as Docker stores them. It is
 treated as frozen: change it with `replace` and put it. What lives only as long as the daemon (locks, waiters,
-exec instances) is in `registry.Live`.
+exec instances) is in `live.Live` and its owners.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
 
 from sampan.engine.containers.states import ACTIVE, State
 from sampan.engine.store import Record
+from sampan.spec import times
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig
 from sampan.spec.engine_api.network import EndpointSettings
-
-ZERO_TIME = "0001-01-01T00:00:00Z"
 
 
 class MountPoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -77,6 +75,7 @@ class Container(Record, kw_only=True):
 
     @property
     def active(self) -> bool:
+        """Tell whether the API says that it runs: paused and restarting count too."""
         return self.status.state in ACTIVE
 
 
@@ -86,9 +85,5 @@ def with_status(container: Container, **changes: Any) -> Container:
 
 
 def rfc3339(ns: int) -> str:
-    """Nanoseconds since the epoch as Go's RFC3339Nano in UTC; 0 is Go's zero time."""
-    if not ns:
-        return ZERO_TIME
-    seconds, fraction = divmod(ns, 1_000_000_000)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
+    """Write nanoseconds since the epoch as Go's RFC3339Nano in UTC; 0 is Go's zero time."""
+    return times.rfc3339_nano(ns) if ns else times.ZERO

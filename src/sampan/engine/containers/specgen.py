@@ -1,51 +1,75 @@
-"""A container's record and what the other services prepared for it, turned into an OCI runtime spec. Pure.
+"""A container's record as what its task asks for: HostConfig and configuration mapped to `TaskOptions`. Pure.
 
-`build` looks nothing up but device nodes of the host (major and minor numbers are facts, not state). It does not
-contain the seccomp profile (see `security.profile`): the engine sends a compiled program beside the spec.
+`tasks.spec.build` makes the OCI spec of it, once networks, volumes and files are there.
 
-The parts that a build step's spec has as well are in tasks/spec.py.
-
-Differences from what Docker's daemon writes, all on purpose:
-- `process.user.username` and `additionalGroupNames` (our extension) instead of looked-up ids: init reads the
-  container's passwd file inside the container, where a hostile image cannot do harm.
-- the root path is `rootfs` in the bundle; what is mounted there travels as the task's rootfs mounts.
-- the device list is not written twice.
-
-Source: OCI runtime-spec 1.2; specs that Docker Engine 28.5 generated (tests/unit/containers_specs).
+Source: Docker's meaning of HostConfig, as the specs that Docker Engine 28.5 generated show it
+(tests/unit/containers_specs).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from sampan.engine.config import EngineConfig
 from sampan.engine.containers.merge import environment
 from sampan.engine.containers.records import Container, MountPoint
-from sampan.engine.tasks import spec
-from sampan.engine.tasks.security import SecurityOptions
+from sampan.engine.tasks import capabilities, failures, limits, security, spec
+from sampan.engine.tasks.options import (
+    DeviceRate,
+    DeviceWeight,
+    HostDevice,
+    NamespaceMode,
+    Namespaces,
+    ProcessOptions,
+    ResolverOptions,
+    ResourceLimits,
+    Rlimit,
+    TaskMount,
+    TaskOptions,
+    cgroup_parent,
+)
+from sampan.errors import Internal
+from sampan.spec.engine_api.container import ExecConfig, HostConfig, Resources, ThrottleDevice, Ulimit
 
-INIT_IN_CONTAINER = "/sbin/docker-init"
 
+def task_options(c: Container, engine: EngineConfig, available: Sequence[str]) -> TaskOptions:
+    """Return what the container's task asks for. available: the capabilities that the daemon can hand out.
 
-def build(c: Container, prepared: spec.Prepared, security: SecurityOptions) -> dict[str, Any]:
-    """Return the spec (config.json as a dict)."""
+    Raises: Internal for what only a start refuses: GPUs, limits and tmpfs options that do not exist.
+    """
     host = c.host_config
-    own_uts = host.uts_mode != "host"
-    found: dict[str, Any] = {
-        "ociVersion": "1.2.1",
-        "process": _process(c, prepared, security),
-        "root": {"path": "rootfs"},
-        "mounts": _mounts(c, prepared),
-        "linux": spec.linux(
-            host, prepared, id=c.id, domainname=c.config.domainname, propagation=_root_propagation(c.mounts)
+    _refuse_device_requests(host)
+    ro = ["rro"] if host.readonly_rootfs else []
+    return TaskOptions(
+        id=c.id,
+        process=_process(c, engine, available),
+        namespaces=_namespaces(host),
+        hostname=c.config.hostname,
+        domainname=c.config.domainname,
+        resolver=ResolverOptions(
+            extra_hosts=tuple(host.extra_hosts or ()),
+            servers=tuple(host.dns or ()),
+            search=tuple(host.dns_search or ()),
+            options=tuple(host.dns_options or ()),
         ),
-    }
-    if host.readonly_rootfs:
-        found["root"]["readonly"] = True
-    if own_uts:
-        found["hostname"] = c.config.hostname
-    if host.annotations:
-        found["annotations"] = dict(host.annotations)
-    return found
+        privileged=host.privileged,
+        init=uses_init(c, engine.init),
+        readonly_root=host.readonly_rootfs,
+        root_propagation=_root_propagation(c.mounts),
+        mounts=tuple(_mounts(c)),
+        etc_options=("rbind", *ro, "rprivate"),
+        shm_size_bytes=None if host.ipc_mode == "none" else host.shm_size,
+        masked_paths=tuple(host.masked_paths or ()),
+        readonly_paths=tuple(host.readonly_paths or ()),
+        limits=resource_limits(host),
+        devices=tuple(
+            HostDevice(d.path_on_host, d.path_in_container, d.cgroup_permissions) for d in host.devices or ()
+        ),
+        device_rules=tuple(host.device_cgroup_rules or ()),
+        sysctls=dict(host.sysctls or {}),
+        annotations=dict(host.annotations or {}),
+        cgroup_parent=cgroup_parent(host.cgroup_parent, engine),
+    )
 
 
 def uses_init(c: Container, default: bool) -> bool:
@@ -54,64 +78,117 @@ def uses_init(c: Container, default: bool) -> bool:
     return wanted and c.host_config.pid_mode == ""
 
 
-def _process(c: Container, prepared: spec.Prepared, security: SecurityOptions) -> dict[str, Any]:
+def _refuse_device_requests(host: HostConfig) -> None:
+    if host.device_requests:
+        first = host.device_requests[0]
+        words = " ".join("[" + " ".join(group) + "]" for group in first.capabilities or [])
+        raise Internal(f'could not select device driver "{first.driver}" with capabilities: [{words}]')
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def _process(c: Container, engine: EngineConfig, available: Sequence[str]) -> ProcessOptions:
     host, config = c.host_config, c.config
-    caps = spec.capability_names(host, prepared.available_capabilities)
-    args = [c.path, *c.args]
-    if prepared.init_path:
-        args = [INIT_IN_CONTAINER, "--", *args]
-    process: dict[str, Any] = {
-        "user": spec.user(config.user, host.group_add),
-        "args": args,
-        "env": environment(config, hostname=config.hostname),
-        "cwd": config.working_dir or "/",
-        "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
-        "oomScoreAdj": host.oom_score_adj,
-    }
-    if config.tty:
-        process["terminal"] = True
-        if any(host.console_size):
-            process["consoleSize"] = {"height": host.console_size[0], "width": host.console_size[1]}
-    if limits := spec.rlimits(host.ulimits, prepared.default_ulimits):
-        process["rlimits"] = limits
-    if security.no_new_privileges:
-        process["noNewPrivileges"] = True
-    if security.apparmor_profile:
-        process["apparmorProfile"] = security.apparmor_profile
-    return process
+    return ProcessOptions(
+        args=(c.path, *c.args),
+        env=tuple(environment(config, hostname=config.hostname)),
+        cwd=config.working_dir or "/",
+        user=config.user,
+        groups=tuple(host.group_add or ()),
+        terminal=config.tty,
+        console_size=_size(host.console_size),
+        capabilities=_capabilities(host, available),
+        security=security.parse(host.security_opt or (), engine, privileged=host.privileged),
+        rlimits=_rlimits(host.ulimits, engine),
+        oom_score_adj=host.oom_score_adj,
+    )
 
 
-def _mounts(c: Container, prepared: spec.Prepared) -> list[dict[str, Any]]:
+def exec_process(
+    c: Container, config: ExecConfig, engine: EngineConfig, available: Sequence[str], size: Sequence[int] | None
+) -> ProcessOptions:
+    """Return a further process of the container: its surroundings with what this exec asks for instead.
+
+    size: (height, width) of the terminal. Raises: Internal for a relative directory or a variable without a name.
+    """
+    if config.working_dir and not config.working_dir.startswith("/"):
+        raise Internal("OCI runtime exec failed: exec failed: Cwd must be an absolute path")
+    if any(item.startswith("=") for item in config.env or ()):
+        raise Internal(f"{failures.EXEC}invalid environment variable: name cannot be empty")
     host = c.host_config
-    user_mounts: list[dict[str, Any]] = []
-    if prepared.init_path:
-        user_mounts.append(spec.mount(INIT_IN_CONTAINER, "bind", prepared.init_path, ["bind", "ro"]))
-    for destination, options in (host.tmpfs or {}).items():
-        user_mounts.append(spec.tmpfs(destination, options.split(",") if options else []))
+    return ProcessOptions(
+        args=tuple(config.cmd or ()),
+        env=tuple(environment(c.config, hostname=c.config.hostname, extra=config.env or [], tty=config.tty)),
+        cwd=config.working_dir or c.config.working_dir or "/",
+        user=config.user or c.config.user,
+        groups=tuple(host.group_add or ()),
+        terminal=config.tty,
+        console_size=_size(size or ()),
+        capabilities=tuple(available) if config.privileged else _capabilities(host, available),
+        security=_exec_security(host, engine, privileged=config.privileged),
+        rlimits=_rlimits(host.ulimits, engine),
+    )
+
+
+def _exec_security(host: HostConfig, engine: EngineConfig, *, privileged: bool) -> security.SecurityOptions:
+    """A privileged exec has neither filter nor profile, but no more privileges than its container may gain."""
+    found = security.parse(host.security_opt or (), engine, privileged=host.privileged)
+    if not privileged:
+        return found
+    return security.SecurityOptions(no_new_privileges=found.no_new_privileges, seccomp=security.UNCONFINED)
+
+
+def _size(size: Sequence[int]) -> tuple[int, int]:
+    return (size[0], size[1]) if len(size) == 2 else (0, 0)
+
+
+def _capabilities(host: HostConfig, available: Sequence[str]) -> tuple[str, ...]:
+    return capabilities.of_task(
+        add=host.cap_add or (), drop=host.cap_drop or (), privileged=host.privileged, available=available
+    )
+
+
+def _rlimits(asked: Iterable[Ulimit | None] | None, engine: EngineConfig) -> tuple[Rlimit, ...]:
+    return limits.rlimits(((u.name, u.soft, u.hard) for u in asked or () if u is not None), engine)
+
+
+# --- namespaces, mounts, limits --------------------------------------------------------------------------------------
+
+
+def _namespaces(host: HostConfig) -> Namespaces:
+    return Namespaces(
+        network=_mode(host.network_mode),
+        uts=_mode(host.uts_mode),
+        pid=_mode(host.pid_mode),
+        ipc=_mode(host.ipc_mode),
+        cgroup=NamespaceMode.OWN if host.cgroupns_mode == "private" else NamespaceMode.HOST,
+    )
+
+
+def _mode(text: str) -> NamespaceMode:
+    if text == "host":
+        return NamespaceMode.HOST
+    return NamespaceMode.JOINED if text.startswith("container:") else NamespaceMode.OWN
+
+
+def _mounts(c: Container) -> Iterable[TaskMount]:
+    for destination, words in (c.host_config.tmpfs or {}).items():
+        yield spec.tmpfs(destination, words.split(",") if words else [])
     for point in c.mounts:
-        user_mounts.append(
-            spec.tmpfs(point.destination, list(point.tmpfs_options)) if point.type == "tmpfs" else _bind(point)
-        )
-    taken = {m["destination"] for m in user_mounts}
-    ro = ["rro"] if host.readonly_rootfs else []
-    for destination, source in prepared.files:
-        if destination not in taken:
-            user_mounts.append(spec.mount(destination, "bind", source, ["rbind", *ro, "rprivate"]))
-    # A mount on /a must come before one on /a/b; sorting by depth alone keeps the order asked for otherwise.
-    user_mounts.sort(key=lambda m: m["destination"].rstrip("/").count("/"))
-    return [m for m in spec.default_mounts(host, prepared) if m["destination"] not in taken] + user_mounts
+        yield spec.tmpfs(point.destination, list(point.tmpfs_options)) if point.type == "tmpfs" else _bind(point)
 
 
-def _bind(point: MountPoint) -> dict[str, Any]:
-    options = ["rbind" if point.recursive else "bind"]
+def _bind(point: MountPoint) -> TaskMount:
+    words = ["rbind" if point.recursive else "bind"]
     if not point.rw:
-        options.append("rro" if point.read_only_recursive else "ro")
+        words.append("rro" if point.read_only_recursive else "ro")
     if point.propagation:
-        options.append(point.propagation)
-    return spec.mount("/" + point.destination.lstrip("/"), "bind", point.source, options)
+        words.append(point.propagation)
+    return TaskMount("/" + point.destination.lstrip("/"), "bind", point.source, words)
 
 
-def _root_propagation(mounts: list[MountPoint]) -> str:
+def _root_propagation(mounts: Iterable[MountPoint]) -> str:
     """A shared or slave bind needs the root to be no more private than itself."""
     asked = {m.propagation for m in mounts}
     if asked & {"shared", "rshared"}:
@@ -119,3 +196,33 @@ def _root_propagation(mounts: list[MountPoint]) -> str:
     if asked & {"slave", "rslave"}:
         return "rslave"
     return ""
+
+
+def resource_limits(r: Resources) -> ResourceLimits:
+    """Return the limits of a HostConfig, or of an update."""
+    return ResourceLimits(
+        memory_bytes=r.memory,
+        memory_reservation_bytes=r.memory_reservation,
+        memory_swap_bytes=r.memory_swap,
+        memory_swappiness=r.memory_swappiness,
+        oom_kill_disable=bool(r.oom_kill_disable),
+        nano_cpus=r.nano_cpus,
+        cpu_shares=r.cpu_shares,
+        cpu_period_us=r.cpu_period,
+        cpu_quota_us=r.cpu_quota,
+        cpu_realtime_period_us=r.cpu_realtime_period,
+        cpu_realtime_runtime_us=r.cpu_realtime_runtime,
+        cpuset_cpus=r.cpuset_cpus,
+        cpuset_mems=r.cpuset_mems,
+        pids=r.pids_limit or 0,
+        blkio_weight=r.blkio_weight,
+        blkio_weights=tuple(DeviceWeight(d.path, d.weight) for d in r.blkio_weight_device or () if d is not None),
+        read_bytes=_rates(r.blkio_device_read_bps),
+        write_bytes=_rates(r.blkio_device_write_bps),
+        read_operations=_rates(r.blkio_device_read_iops),
+        write_operations=_rates(r.blkio_device_write_iops),
+    )
+
+
+def _rates(asked: Iterable[ThrottleDevice | None] | None) -> tuple[DeviceRate, ...]:
+    return tuple(DeviceRate(d.path, d.rate) for d in asked or () if d is not None)

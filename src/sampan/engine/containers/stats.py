@@ -12,11 +12,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from sampan.engine.containers.launch import Launcher
-from sampan.engine.containers.records import ZERO_TIME, Container, rfc3339
-from sampan.engine.containers.registry import Registry
+from sampan.engine.containers.records import Container, rfc3339
 from sampan.engine.containers.states import WITH_TASK
+from sampan.engine.containers.table import ContainerTable
 from sampan.errors import NotFound
+from sampan.spec import times
+from sampan.supervisor.client import Supervisor
 
 PERIOD_S = 1.0
 _BLKIO = [
@@ -37,22 +38,22 @@ JSON = dict[str, Any]
 class Stats:
     """Reads counters of running containers."""
 
-    def __init__(self, registry: Registry, launcher: Launcher) -> None:
-        self._registry = registry
-        self._launcher = launcher
+    def __init__(self, table: ContainerTable, supervisor: Supervisor) -> None:
+        self._table = table
+        self._supervisor = supervisor
 
     async def stream(self, ref: str, *, stream: bool = True, one_shot: bool = False) -> AsyncIterator[JSON]:
         """Yield samples: one (after a second, to have two points) or, with stream, one a second until the removal."""
-        c = self._registry.get(ref)
+        c = self._table.get(ref)
         if one_shot and not stream:
             sample = await self._sample(c, None)
-            if sample.get("read") != ZERO_TIME:
+            if sample.get("read") != times.ZERO:
                 del sample["name"], sample["id"]  # Docker fills these in where it collects, which this way passes by
             yield sample
             return
         previous = await self._sample(c, None)
         if not stream:
-            if previous["read"] != ZERO_TIME:
+            if previous["read"] != times.ZERO:
                 await asyncio.sleep(PERIOD_S)
                 previous = await self._sample(c, previous)
             yield previous
@@ -60,30 +61,30 @@ class Stats:
         yield previous
         while True:
             await asyncio.sleep(PERIOD_S)
-            now = self._registry.find(c.id)
+            now = self._table.find(c.id)
             if now is None:
                 return
             previous = await self._sample(now, previous)
             yield previous
 
     async def _sample(self, c: Container, previous: JSON | None) -> JSON:
-        c = self._registry.get(c.id)
+        c = self._table.get(c.id)
         if c.status.state not in WITH_TASK:
             return empty(c)
         try:
-            raw = await self._launcher.supervisor.stats(c.id)
+            raw = await self._supervisor.stats(c.id)
         except NotFound:
             return empty(c)
         return render(c, raw, previous, now_ns=time.time_ns(), system_ns=_system_cpu_ns(), cpus=os.cpu_count() or 1)
 
 
 def empty(c: Container) -> JSON:
-    """What a container without processes shows."""
+    """Return the sample of a container without processes."""
     return {
         "name": "/" + c.name,
         "id": c.id,
-        "read": ZERO_TIME,
-        "preread": ZERO_TIME,
+        "read": times.ZERO,
+        "preread": times.ZERO,
         "pids_stats": {},
         "blkio_stats": dict.fromkeys(_BLKIO),
         "num_procs": 0,
@@ -106,12 +107,12 @@ def render(c: Container, raw: JSON, previous: JSON | None, *, now_ns: int, syste
     pids = {"current": raw.get("pids", {}).get("current", 0)}
     if limit := raw.get("pids", {}).get("limit", 0) or (_NO_PIDS_LIMIT if raw.get("version") == 2 else 0):
         pids["limit"] = limit
-    before = previous if previous is not None and previous["read"] != ZERO_TIME else None
+    before = previous if previous is not None and previous["read"] != times.ZERO else None
     shown: JSON = {
         "name": "/" + c.name,
         "id": c.id,
         "read": rfc3339(now_ns),
-        "preread": before["read"] if before else ZERO_TIME,
+        "preread": before["read"] if before else times.ZERO,
         "pids_stats": pids,
         "blkio_stats": _blkio(raw),
         "num_procs": 0,

@@ -11,12 +11,14 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
+from collections.abc import Collection
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import mountpoints, signals
 from sampan.engine.tasks.capabilities import CAPABILITIES, normal
 from sampan.engine.tasks.host import Host, parse_list
-from sampan.errors import Internal, InvalidArgument, NotFound
+from sampan.errors import Internal, InvalidArgument
+from sampan.spec import go_values
 from sampan.spec.engine_api.container import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
 from sampan.supervisor.logs import options as log_options
 
@@ -30,12 +32,14 @@ _ARCHITECTURES = frozenset(
 _NAMED_RUNTIMES = frozenset({"runc", "io.containerd.runc.v2"})
 
 
-def create(config: ContainerConfig, host: HostConfig, engine: EngineConfig, machine: Host) -> list[str]:
-    """Check a whole create request. Returns the warnings."""
+def create(
+    config: ContainerConfig, host: HostConfig, engine: EngineConfig, machine: Host, missing: Collection[str] = ()
+) -> list[str]:
+    """Check a whole create request. missing: the bind sources that do not exist. Returns the warnings."""
     container_config(config)
     _auto_remove(host)
     for mount in host.mounts or []:
-        mountpoints.check_mount(mount)
+        mountpoints.check_mount(mount, missing)
     for extra in host.extra_hosts or []:
         _extra_host(extra)
     _port_bindings(host)
@@ -121,7 +125,8 @@ def restart_policy(policy: RestartPolicy) -> None:
             raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
     else:
         raise InvalidArgument(
-            f"invalid restart policy: unknown policy '{name}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+            f"invalid restart policy: unknown policy '{name}';"
+            " use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
         )
 
 
@@ -178,11 +183,13 @@ def _network_mode(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidArgument("conflicting options: dns and the network mode")
     if joins and host.links:
         raise InvalidArgument(
-            "conflicting options: container type network can't be used with links. This would result in undefined behavior"
+            "conflicting options: container type network can't be used with links."
+            " This would result in undefined behavior"
         )
     if mode == "host" and host.links:
         raise InvalidArgument(
-            "conflicting options: host type networking can't be used with links. This would result in undefined behavior"
+            "conflicting options: host type networking can't be used with links."
+            " This would result in undefined behavior"
         )
     if not joins:
         return
@@ -217,7 +224,8 @@ def resources(r: Resources, machine: Host, *, update: bool) -> list[str]:
             raise InvalidArgument("Range of blkio weight is from 10 to 1000")
     if r.blkio_weight_device and not machine.blkio_weight_device:
         warnings.append(
-            "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded."
+            "Your kernel does not support Block I/O weight_device or the cgroup is not mounted."
+            " Weight-device discarded."
         )
     return warnings
 
@@ -227,7 +235,8 @@ def _memory(r: Resources, machine: Host, update: bool, warnings: list[str]) -> N
         raise InvalidArgument("Minimum memory limit allowed is 6MB")
     if r.memory > 0 and not machine.swap and machine.memory:
         warnings.append(
-            "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap."
+            "Your kernel does not support swap limit capabilities or the cgroup is not mounted."
+            " Memory limited without swap."
         )
     if r.memory > 0 and 0 < r.memory_swap < r.memory:
         raise InvalidArgument("Minimum memoryswap limit should be larger than memory limit, see usage")
@@ -327,8 +336,10 @@ def security_options(options: list[str] | None) -> None:
         if not separator:
             raise Internal(f'invalid --security-opt 1: "{option}"')
         if key == "no-new-privileges":
-            if value not in ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"):
-                raise Internal(f'invalid --security-opt 2: "{option}"')
+            try:
+                go_values.boolean(value)
+            except ValueError as e:
+                raise Internal(f'invalid --security-opt 2: "{option}"') from e
         elif key not in ("label", "apparmor", "seccomp", "writable-cgroups"):
             raise Internal(f'invalid --security-opt 2: "{option}"')
 
@@ -361,9 +372,3 @@ def endpoint_addresses(mode: str, mac: str) -> None:
     """Check the container-wide MAC address against the network it goes to."""
     if mac and not re.fullmatch(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}", mac):
         raise InvalidArgument(f"invalid config for network {mode}: invalid MAC address {mac}")
-
-
-def volume_driver(name: str, volume: str) -> None:
-    """Only the local driver is built in."""
-    if name not in ("", "local"):
-        raise NotFound(f'create {volume}: error looking up volume plugin {name}: plugin "{name}" not found')

@@ -31,13 +31,12 @@ from sampan.engine.archives.streams import Source, Truncated, decompressed
 from sampan.engine.images import indexes
 from sampan.engine.images.indexes import Member
 from sampan.engine.images.records import Image
-from sampan.engine.images.views import nanoseconds
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import LayerRecord
 from sampan.engine.layers.unpack import clean
 from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument
-from sampan.spec import codec, oci_image
+from sampan.spec import codec, oci_image, times
 from sampan.spec.reference import Reference
 
 BLOBS = "blobs/sha256/"
@@ -87,7 +86,7 @@ def plan(wanted: list[Wanted]) -> Plan:
     repositories: dict[str, dict[str, str]] = {}
     for one in wanted:
         for member in (one, *one.others):
-            created = nanoseconds(member.image.created) if member.image.created else 0
+            created = times.parse(member.image.created) if member.image.created else 0
             for layer in member.layers:
                 result.layers.setdefault(BLOBS + layer.diff_id.removeprefix("sha256:"), (layer, created))
             if member is one:

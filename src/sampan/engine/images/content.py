@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 
-from sampan.errors import Internal
+from sampan.errors import Internal, words
 from sampan.linux import filesystems
 
 ABANDONED_S = 3600
@@ -95,7 +95,7 @@ class ContentStore:
         except OSError as e:
             if e.errno in (errno.EMFILE, errno.ENFILE):
                 raise
-            raise MissingBlob(f"content {digest} is missing: {self.path(digest)}: {e.strerror}") from e
+            raise MissingBlob(f"content {digest} is missing: {self.path(digest)}: {words(e)}") from e
         if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
             raise MissingBlob(f"content {digest} is damaged: {self.path(digest)} has another digest")
         return data

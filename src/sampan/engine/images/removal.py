@@ -17,12 +17,12 @@ from typing import Any
 from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.content import ContentStore
 from sampan.engine.images.records import Image
-from sampan.engine.images.views import Filters, boolean_filter, labels_match, nanoseconds, until_filter
+from sampan.engine.images.views import Filters, boolean_filter, labels_match, until_filter
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import LayerRecord
 from sampan.engine.store import Op, Ref, Store
 from sampan.errors import Conflict, NotFound
-from sampan.spec import reference
+from sampan.spec import reference, times
 from sampan.spec.reference import Reference
 
 log = logging.getLogger("sampan.images")
@@ -262,7 +262,7 @@ class Remover:
                 continue
             if not names and self._catalog.beside(image.id):
                 continue  # goes with its name
-            if until is not None and (not image.created or nanoseconds(image.created) > until):
+            if until is not None and (not image.created or times.parse(image.created) > until):
                 continue
             if not labels_match(filters, (image.config.get("config") or {}).get("Labels") or {}):
                 continue

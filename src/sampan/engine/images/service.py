@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -39,7 +38,7 @@ from sampan.engine.layers.snapshots import choice
 from sampan.engine.platforms import Platform
 from sampan.engine.store import Op, Ref, Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
-from sampan.spec import codec, oci_image, reference
+from sampan.spec import codec, oci_image, reference, times
 from sampan.spec.engine_api.wire import Wire
 from sampan.spec.reference import Reference
 
@@ -146,7 +145,7 @@ class Images:
         known = self.catalog.images.get(image_id)
         record = known or ImageRecord(id=image_id, parent=parent)
         if names:
-            record = replace(record, tagged_at=now())
+            record = replace(record, tagged_at=times.now())
         ops.append(self.catalog.images.put(record))
         moved = [tag.image for name in names if (tag := self.catalog.find_tag(name)) is not None]
         ops += [self.catalog.put_tag(name, *beside, image_id) for name in names]
@@ -192,7 +191,7 @@ class Images:
             raise Internal(f"image {image_id} has no record")
         self.store.apply_now(
             self.catalog.put_tag(name, *beside, image_id),
-            self.catalog.images.put(replace(record, tagged_at=now())),
+            self.catalog.images.put(replace(record, tagged_at=times.now())),
         )
         self.catalog.changed(image_id, *([old.image] if old else []))
         self.publish_event("tag", image_id, name.familiar())
@@ -239,7 +238,7 @@ class Images:
         if image is not None:
             ops.append(self.store.reference(Ref("container", container_id), Ref("image", image.id)))
             if (known := self.catalog.images.get(image.id)) is not None:
-                ops.append(self.catalog.images.put(replace(known, used_at=now())))
+                ops.append(self.catalog.images.put(replace(known, used_at=times.now())))
         try:
             self.store.apply_now(*ops)
         except BaseException:
@@ -379,7 +378,7 @@ class Images:
                     container_config=own,
                     author=author,
                     comment=comment,
-                    created=now(),
+                    created=times.now(),
                     docker_version=ENGINE_VERSION,
                     diff_id=staged.unpacked.diff_id,
                 )
@@ -416,7 +415,7 @@ class Images:
         config = instructions.apply({}, changes)
         comment = message or f"Imported from {source}"
         async with self.layers.unpacking(stream) as staged:
-            created = now()
+            created = times.now()
             document: dict[str, Any] = {
                 "architecture": target.architecture,
                 "comment": comment,
@@ -613,11 +612,3 @@ def parse_target(repo: str, tag: str) -> Reference:
     if tag:
         name = reference.with_tag(name, tag)
     return name.tagged()
-
-
-def now() -> str:
-    """RFC 3339 with nanoseconds, UTC."""
-    ns = time.time_ns()
-    whole = datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    fraction = f"{ns % 1_000_000_000:09d}".rstrip("0")
-    return f"{whole}.{fraction}Z" if fraction else f"{whole}Z"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -18,13 +17,11 @@ from sampan.engine.images.records import Image
 from sampan.engine.layers.layers import Layers
 from sampan.engine.store import Ref, Store
 from sampan.errors import Internal, InvalidArgument
-from sampan.spec import oci_image
-from sampan.spec.dockerfile.gotext import duration_ns
+from sampan.spec import oci_image, times
 from sampan.spec.reference import Reference
 
 LIST_FILTERS = frozenset({"dangling", "label", "before", "since", "reference", "until"})
 PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
-ZERO_TIME = "0001-01-01T00:00:00Z"
 # what Docker 28.5 still shows of the config, by API version; older versions saw all of it
 _CONFIG_KEYS = ("Cmd", "Entrypoint", "Env", "Labels", "OnBuild", "User", "Volumes", "WorkingDir")
 _CONFIG_KEYS_IF_SET = ("ArgsEscaped", "ExposedPorts", "Healthcheck", "Shell", "StopSignal")
@@ -36,19 +33,12 @@ Names = tuple[Strings, Strings]
 
 def unix_time(created: str) -> int:
     """Seconds since 1970 of an RFC 3339 time; 0 without one."""
-    return nanoseconds(created) // 10**9 if created else 0
+    return _created_ns(created) // 10**9 if created else 0
 
 
 @lru_cache(maxsize=4096)  # listings ask for the same images' times again and again
-def nanoseconds(created: str) -> int:
-    """Nanoseconds since 1970 of an RFC 3339 time, whatever its precision. Raises: ValueError."""
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", created)
-    if match is None:
-        raise ValueError(f"not an RFC 3339 time: {created!r}")
-    zone = "+00:00" if match[4] in "Zz" else match[4]
-    moment = datetime.fromisoformat(f"{match[1]}T{match[2]}{zone}")
-    seconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
-    return int(seconds) * 10**9 + int((match[3] or "0")[:9].ljust(9, "0"))
+def _created_ns(created: str) -> int:
+    return times.parse(created)
 
 
 def boolean_filter(filters: Filters, name: str, default: bool) -> bool:
@@ -73,19 +63,10 @@ def until_filter(filters: Filters, now_ns: int) -> int | None:
     if len(values) > 1:
         raise InvalidArgument("more than one until filter specified")
     text = next(iter(values))
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        whole, _, fraction = text.partition(".")
-        return int(whole) * 10**9 + int(fraction[:9].ljust(9, "0"))
     try:
-        return now_ns - duration_ns(text)
-    except ValueError:
-        pass
-    for candidate in (text, text + "Z", text + ":00Z", text + ":00:00Z", text + "T00:00:00Z"):
-        try:
-            return nanoseconds(candidate)
-        except ValueError:
-            continue
-    raise Internal(f'failed to parse value as time or duration: "{text}"')
+        return times.moment(text, now_ns)
+    except ValueError as e:
+        raise Internal(str(e)) from e
 
 
 def labels_match(filters: Filters, labels: Mapping[str, str]) -> bool:
@@ -152,7 +133,7 @@ class Views:
         found = []
         for record in self._catalog.images.all():
             image = self._catalog.get(record.id)
-            age = nanoseconds(image.created) if image.created else 0
+            age = _created_ns(image.created) if image.created else 0
             if (before is not None and age >= before) or (since is not None and age <= since):
                 continue
             if not labels_match(filters, (image.config.get("config") or {}).get("Labels") or {}):
@@ -173,7 +154,7 @@ class Views:
         if not values:
             return None
         created = self._catalog.resolve(next(iter(values))).created
-        return nanoseconds(created) if created else 0
+        return _created_ns(created) if created else 0
 
     def _names(self, image: Image, filters: Filters, *, all: bool, dangling: bool) -> Names | None:
         """(RepoTags, RepoDigests) to show, or None when the image is not listed."""
@@ -247,7 +228,7 @@ class Views:
             "Size": image.size,
             "GraphDriver": graph_driver,
             "RootFS": {"Type": "layers", "Layers": list(image.layers)},
-            "Metadata": {"LastTagTime": image.tagged_at or ZERO_TIME},
+            "Metadata": {"LastTagTime": image.tagged_at or times.ZERO},
             "Config": config.get("config") or {},
         }
         for key in ("Variant", "OsVersion"):

@@ -32,7 +32,7 @@ from sampan.engine.archives.streams import Digest, Source, Truncated
 from sampan.engine.layers.flush import Flush
 from sampan.engine.layers.places import Places
 from sampan.engine.layers.tarsplit import Recorder
-from sampan.errors import InvalidArgument
+from sampan.errors import InvalidArgument, words
 from sampan.linux import namespaces, saferoot
 
 WHITEOUT = ".wh."
@@ -179,7 +179,7 @@ class _Layer:
                 raise OSError(e.errno, e.strerror, entry.name) from e
             # Docker's order of words: what was done, to what, why
             where = f"{entry.link} {entry.name}" if entry.link else entry.name
-            raise InvalidArgument(f"cannot unpack {where}: {(e.strerror or str(e)).lower()}") from e
+            raise InvalidArgument(f"cannot unpack {where}: {words(e)}") from e
 
     def finish(self) -> None:
         """Directories get their mode and times last: what is put into them must not touch these."""

@@ -18,9 +18,10 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.networks import ipam
 from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.ipam import Address, Pool, Subnet
-from sampan.engine.networks.records import PREDEFINED, NetworkRecord, SubnetRecord, new_id, now
+from sampan.engine.networks.records import PREDEFINED, NetworkRecord, SubnetRecord, new_id
 from sampan.engine.store import Op, Table
 from sampan.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotImplemented_
+from sampan.spec import times
 from sampan.spec.engine_api.network import IPAMConfig, NetworkCreateRequest
 
 DEFAULT_DRIVER = DEFAULT_NETWORK = "bridge"
@@ -77,7 +78,7 @@ class Catalogue:
             id=new_id(),
             name=request.name,
             driver=name,
-            created=now(),
+            created=times.now(),
             scope=driver.capabilities.scope,
             enable_ipv4=request.enable_ipv4 is not False,
             enable_ipv6=bool(request.enable_ipv6),

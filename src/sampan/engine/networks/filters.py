@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.errors import Internal, InvalidArgument
+from sampan.spec import times
 
 LIST = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type", "idOrName"})
 PRUNE = frozenset({"label", "label!", "until"})
-_UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 Filters = Mapping[str, Iterable[str]]
 
@@ -68,31 +67,12 @@ def prunable(network: NetworkRecord, given: Filters) -> bool:
         return False
     if any(_label(network, value) for value in given.get("label!", ())):
         return False
-    return all(_created_s(network) < until_s(value) for value in given.get("until", ()))
+    return all(times.parse(network.created) < until_ns(value) for value in given.get("until", ()))
 
 
-def _created_s(network: NetworkRecord) -> float:
-    return datetime.fromisoformat(network.created[:26] + "+00:00").timestamp()
-
-
-def until_s(text: str) -> float:
-    """Read a time: seconds since the epoch, RFC 3339, or a Go duration before now. Raises: InvalidArgument."""
+def until_ns(text: str) -> int:
+    """Read the value of `until` as nanoseconds since 1970. Raises: InvalidArgument."""
     try:
-        return float(text)
-    except ValueError:
-        pass
-    total, number = 0.0, ""
-    for character in text:
-        if character in _UNITS_S and number:
-            total, number = total + float(number) * _UNITS_S[character], ""
-        elif character.isdigit() or character == ".":
-            number += character
-        else:
-            number = "?"
-            break
-    if text and not number:
-        return time.time() - total
-    try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+        return times.moment(text, time.time_ns())
     except ValueError as error:
-        raise InvalidArgument(f"failed to parse value as time or duration: {text!r}".replace("'", '"')) from error
+        raise InvalidArgument(str(error)) from error

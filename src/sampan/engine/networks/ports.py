@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from ipaddress import ip_address
 
 from sampan.engine.networks.firewall import IP_PROTOCOLS, Published
 from sampan.engine.networks.records import PublishedPort
-from sampan.errors import Internal, InvalidArgument
+from sampan.errors import Internal, InvalidArgument, words
 from sampan.spec.engine_api.container import PortBinding
 
 _KINDS = {
@@ -125,12 +124,11 @@ class Ports:
             except OSError as error:
                 if several and error.errno == errno.EADDRINUSE:
                     continue
-                reason = os.strerror(error.errno or 0).lower()
                 ip = host_ips[0]
                 shown = f"[{ip}]" if ":" in ip else ip
                 target = address4 or f"[{address6}]"
                 where = f"{shown}:{port}:{target}:{asked.port}/{asked.proto}"
-                raise Internal(f"failed to bind host port for {where}: {reason}") from error
+                raise Internal(f"failed to bind host port for {where}: {words(error)}") from error
         raise Internal("all ports are allocated")
 
     def adopt(self, published: Published) -> Grant:

@@ -9,7 +9,6 @@ Records are frozen in use: change one by `msgspec.structs.replace` and a store p
 from __future__ import annotations
 
 import os
-import time
 
 import msgspec
 
@@ -23,12 +22,6 @@ PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}
 def new_id() -> str:
     """Return a fresh id of a network, a sandbox or an endpoint."""
     return os.urandom(32).hex()
-
-
-def now() -> str:
-    """Return the time as RFC 3339 with nanoseconds, UTC."""
-    ns = time.time_ns()
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ns // 10**9)) + f".{ns % 10**9:09d}Z"
 
 
 class SubnetRecord(msgspec.Struct, kw_only=True):

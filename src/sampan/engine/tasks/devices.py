@@ -1,4 +1,7 @@
-"""Device nodes of a container and the device rules of its cgroup.
+"""Device nodes of a container and the device rules of its cgroup: what of them only the host can tell.
+
+`look` is the one function of the engine that opens nothing but looks at paths which a request names on the host; it may
+wait for a file system that does not answer, so it does not belong on the event loop.
 
 Source: OCI runtime-spec `linux.devices`; devices(7) numbers; Docker's default list.
 """
@@ -8,11 +11,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from sampan.errors import Internal
-from sampan.spec.engine_api.container import HostConfig
+from sampan.engine.tasks.options import ResourceLimits, TaskOptions
+from sampan.errors import Internal, words
 
 _RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})")
 # Directories under /dev that belong to the container's own mounts, or that hold no devices.
@@ -36,31 +40,56 @@ DEFAULT_RULES: list[dict[str, Any]] = [
 ]
 
 
-def of_container(host: HostConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return (nodes to make, cgroup rules). Raises: Internal, as Docker answers 500 at start."""
-    if host.device_requests:
-        first = host.device_requests[0]
-        words = " ".join("[" + " ".join(group) + "]" for group in first.capabilities or [])
-        raise Internal(f'could not select device driver "{first.driver}" with capabilities: [{words}]')
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostDevices:
+    """What was found on the host.
+
+    rules: of the device cgroup. nodes: to be made in /dev. numbers: {path: (major, minor)} of block devices.
+    """
+
+    rules: tuple[dict[str, Any], ...]
+    nodes: tuple[dict[str, Any], ...] = ()
+    numbers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def waits(options: TaskOptions) -> bool:
+    """Tell whether `look` will look at the host's files at all."""
+    return bool(options.privileged or options.devices or options.limits.block_devices())
+
+
+def look(options: TaskOptions) -> HostDevices:
+    """Find the devices that a task asks for. Raises: Internal, as Docker answers 500 at start."""
+    found = numbers(options.limits)
+    if options.privileged:
+        nodes = tuple(_node(path, path) for path in sorted(_host_devices("/dev")))
+        return HostDevices(rules=(_rule(True, "rwm"),), nodes=nodes, numbers=found)
+    made: list[dict[str, Any]] = []
     rules = list(DEFAULT_RULES)
-    nodes: list[dict[str, Any]] = []
-    if host.privileged:
-        nodes += [_node(path, path) for path in sorted(_host_devices("/dev"))]
-        return nodes, [_rule(True, "rwm")]
-    for mapping in host.devices or []:
-        target = mapping.path_in_container or mapping.path_on_host
-        for node in _mapped(mapping.path_on_host, target):
-            nodes.append(node)
-            access = "".join(a for a in mapping.cgroup_permissions or "rwm" if a in "rwm")
+    for device in options.devices:
+        for node in _mapped(device.path_on_host, device.path_in_container or device.path_on_host):
+            made.append(node)
+            access = "".join(a for a in device.access or "rwm" if a in "rwm")
             if access:
                 rules.append(_rule(True, access, node["type"], node["major"], node["minor"]))
-    for text in host.device_cgroup_rules or []:
-        rules.append(parse_rule(text))
-    return nodes, rules
+    rules += [parse_rule(text) for text in options.device_rules]
+    return HostDevices(rules=tuple(rules), nodes=tuple(made), numbers=found)
+
+
+def numbers(limits: ResourceLimits) -> dict[str, tuple[int, int]]:
+    """Look up the numbers of the block devices that limits name. Raises: Internal."""
+    return {path: _numbers(path) for path in limits.block_devices()}
+
+
+def _numbers(path: str) -> tuple[int, int]:
+    try:
+        device = os.stat(path).st_rdev
+    except OSError as e:
+        raise Internal(f"stat {path}: {words(e)}") from e
+    return os.major(device), os.minor(device)
 
 
 def parse_rule(text: str) -> dict[str, Any]:
-    """Parse `c 1:3 rw`; `*` is every number."""
+    """Parse `c 1:3 rw`; `*` is every number. Raises: Internal."""
     found = _RULE.fullmatch(text)
     if found is None:
         raise Internal(f"invalid device cgroup rule format: '{text}'")
@@ -81,9 +110,7 @@ def _mapped(source: str, target: str) -> Iterator[dict[str, Any]]:
             yield _node(real, target)
             return
     except OSError as e:
-        raise Internal(
-            f'error gathering device information while adding custom device "{source}": {(e.strerror or "").lower()}'
-        ) from e
+        raise Internal(f'error gathering device information while adding custom device "{source}": {words(e)}') from e
     raise Internal(f'error gathering device information while adding custom device "{source}": not a device node')
 
 

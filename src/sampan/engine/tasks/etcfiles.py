@@ -13,43 +13,41 @@ import os
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks import files
 from sampan.engine.networks.service import Sandbox
+from sampan.engine.tasks.options import NamespaceMode, TaskOptions
 from sampan.errors import Internal
-from sampan.spec.engine_api.container import HostConfig
 
 NAMES = ("resolv.conf", "hostname", "hosts")
 
 
-def write(
-    directory: str, *, hostname: str, domainname: str = "", host: HostConfig, sandbox: Sandbox, config: EngineConfig
-) -> None:
-    """Write all three."""
-    h = host
-    on_host = h.network_mode == "host"
-    extra = [extra_host(text, sandbox, config) for text in h.extra_hosts or []]
+def write(directory: str, options: TaskOptions, sandbox: Sandbox, config: EngineConfig) -> None:
+    """Write all three. Raises: Internal for an address that is none."""
+    resolver = options.resolver
+    on_host = options.namespaces.network is NamespaceMode.HOST
+    extra = [extra_host(text, sandbox, config) for text in resolver.extra_hosts]
     if on_host:
         hosts = files.host_hosts_file(_read("/etc/hosts"), extra)
     else:
         hosts = files.hosts_file(
-            hostname=hostname,
-            domainname=domainname,
+            hostname=options.hostname,
+            domainname=options.domainname,
             addresses=sandbox.addresses,
             extra_hosts=extra,
         )
     source = files.host_path(_read(files.HOST_RESOLV_CONF))
-    for server in h.dns or ():
+    for server in resolver.servers:
         _check_nameserver(server)
     try:
         resolv_conf = files.resolv_conf(
             _read(source),
             path=source,
-            dns=h.dns or config.dns,
-            search=h.dns_search or config.dns_search,
-            options=h.dns_options or config.dns_opts,
+            dns=resolver.servers or config.dns,
+            search=resolver.search or config.dns_search,
+            options=resolver.options or config.dns_opts,
             host_network=on_host,
         )
     except ValueError as e:
         raise Internal(str(e)) from e
-    _write(f"{directory}/hostname", f"{hostname}\n")
+    _write(f"{directory}/hostname", f"{options.hostname}\n")
     _write(f"{directory}/hosts", hosts)
     _write(f"{directory}/resolv.conf", resolv_conf)
 

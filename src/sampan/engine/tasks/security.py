@@ -5,14 +5,16 @@ Source: Docker Engine 28.5's answers; `spec.seccomp_profile` holds the default p
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.config import EngineConfig
-from sampan.errors import Internal
-from sampan.spec.engine_api.container import HostConfig
+from sampan.errors import Internal, words
+from sampan.spec import go_values
 
 MASKED_PATHS = (
     "/proc/asound",
@@ -30,12 +32,11 @@ MASKED_PATHS = (
 )
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 UNCONFINED = "unconfined"
-TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecurityOptions:
-    """`seccomp` is "" (the default profile), "unconfined", or a profile's JSON."""
+    """`seccomp` is "" (the default profile), "unconfined", a profile's JSON, or the path of a file that has it."""
 
     no_new_privileges: bool = False
     seccomp: str = ""
@@ -43,11 +44,11 @@ class SecurityOptions:
     labels: tuple[str, ...] = ()
 
 
-def parse(host: HostConfig, engine: EngineConfig) -> SecurityOptions:
-    """Parse the options of one container. Their syntax was checked at create (`validate.security_options`)."""
+def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> SecurityOptions:
+    """Parse the values of --security-opt. Their syntax was checked before (`containers.validate.security_options`)."""
     no_new_privileges, seccomp, apparmor = engine.no_new_privileges, "", ""
     labels: list[str] = []
-    for option in host.security_opt or []:
+    for option in asked:
         if option == "no-new-privileges":
             no_new_privileges = True
             continue
@@ -55,25 +56,36 @@ def parse(host: HostConfig, engine: EngineConfig) -> SecurityOptions:
         if not separator:
             key, _, value = option.partition(":")
         if key == "no-new-privileges":
-            no_new_privileges = value in TRUE
+            no_new_privileges = go_values.boolean(value)
         elif key == "seccomp":
             seccomp = "" if value == "builtin" else value
         elif key == "apparmor":
             apparmor = value
         elif key == "label":
             labels.append(value)
-    if host.privileged:
+    if privileged:
         seccomp = UNCONFINED
     elif not seccomp:
         seccomp = engine.seccomp_profile if engine.seccomp_profile != "builtin" else ""
-    if apparmor == UNCONFINED or host.privileged or not os.path.isdir("/sys/kernel/security/apparmor"):
+    if apparmor == UNCONFINED or privileged or not _has_apparmor():
         apparmor = ""
     return SecurityOptions(
         no_new_privileges=no_new_privileges, seccomp=seccomp, apparmor_profile=apparmor, labels=tuple(labels)
     )
 
 
-def profile(options: SecurityOptions, caps: list[str]) -> dict[str, Any] | None:
+@functools.cache
+def _has_apparmor() -> bool:
+    """Tell whether the kernel confines by AppArmor; that is decided when it boots."""
+    return os.path.isdir("/sys/kernel/security/apparmor")
+
+
+def names_file(options: SecurityOptions) -> bool:
+    """Tell whether `profile` will read a file of the host."""
+    return options.seccomp not in ("", UNCONFINED) and not options.seccomp.lstrip().startswith("{")
+
+
+def profile(options: SecurityOptions, caps: Sequence[str]) -> dict[str, Any] | None:
     """Return OCI `linux.seccomp` for these options and capabilities, or None for unconfined.
 
     Raises: Internal when a profile is not JSON.
@@ -85,12 +97,12 @@ def profile(options: SecurityOptions, caps: list[str]) -> dict[str, Any] | None:
     if not options.seccomp:
         return seccomp_profile.default(caps)
     text = options.seccomp
-    if not text.lstrip().startswith("{"):
+    if names_file(options):
         try:
             with open(text) as f:
                 text = f.read()
         except OSError as e:
-            raise Internal(f"opening seccomp profile ({text}) failed: open {text}: {(e.strerror or '').lower()}") from e
+            raise Internal(f"opening seccomp profile ({text}) failed: open {text}: {words(e)}") from e
     return seccomp_profile.resolve(_decode(text), caps)
 
 

@@ -16,6 +16,7 @@ from sampan.runtime.cli import foreground
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.cli.store import Entry, Store, new_record
 from sampan.runtime.container import Container, InvalidSpec, RuntimeFailure
+from sampan.runtime.failure import strerror
 
 Spec = dict[str, Any]
 
@@ -67,7 +68,7 @@ def _make(call: Invocation, *, detach: bool) -> tuple[Store, Container, dict[str
         try:
             os.chdir(bundle)
         except OSError as error:
-            raise CommandFailure(f"chdir {bundle}: {(error.strerror or '').lower()}") from error
+            raise CommandFailure(f"chdir {bundle}: {strerror(error.errno or 0)}") from error
     bundle = os.getcwd()
     spec = load_spec()
     pid_file = os.path.abspath(flags["pid-file"]) if flags.get("pid-file") else ""

@@ -14,6 +14,7 @@ from sampan.runtime.cli.create import check_console, load, preserved, reason, wr
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.cli.store import Entry
 from sampan.runtime.container import Process, RuntimeFailure
+from sampan.runtime.failure import strerror
 
 Spec = dict[str, Any]
 
@@ -71,7 +72,7 @@ def _process(call: Invocation, entry: Entry) -> Spec:
             with open(flags["process"], encoding="utf-8") as file:
                 given: Spec = json.load(file)
         except OSError as error:
-            raise CommandFailure(f"open {flags['process']}: {(error.strerror or '').lower()}") from error
+            raise CommandFailure(f"open {flags['process']}: {strerror(error.errno or 0)}") from error
         except ValueError as error:
             raise CommandFailure(f"{flags['process']}: {error}") from error
         return given

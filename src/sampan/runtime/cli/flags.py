@@ -10,9 +10,8 @@ import re
 from typing import Any
 
 from sampan.runtime.cli.table import Flag
+from sampan.spec import go_values
 
-_TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
-_FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 _DURATION = re.compile(r"(?:(\d+\.?\d*|\.\d+)(ns|us|ms|s|m|h))")
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -58,9 +57,7 @@ def _value(name: str, kind: str, text: str) -> Any:
     """Convert one value. `size` is a number that runc keeps as text: an int here, or the text's error later."""
     try:
         if kind == "bool":
-            if text not in _TRUE | _FALSE:
-                raise ValueError
-            return text in _TRUE
+            return text == "true" or go_values.boolean(text)
         if kind == "int":
             return int(text, 0)
         if kind == "size":

@@ -16,6 +16,7 @@ import tty
 
 from sampan.linux.process import pidfd_open
 from sampan.runtime.cli.output import CommandFailure
+from sampan.runtime.failure import strerror
 
 _NOT_PASSED_ON = frozenset(
     (signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE)
@@ -52,7 +53,7 @@ def own_terminal() -> int:
     try:
         return os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
-        raise CommandFailure(f"open /dev/tty: {(error.strerror or '').lower()}") from error
+        raise CommandFailure(f"open /dev/tty: {strerror(error.errno or 0)}") from error
 
 
 def attend(pid: int, console_fd: int | None, tty_fd: int | None = None) -> int:
@@ -160,4 +161,4 @@ def hand_out(master: int | None, path: str) -> None:
             rights = array.array("i", [master])
             connection.sendmsg([b"/dev/ptmx"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
     except OSError as error:
-        raise CommandFailure(f"dial unix {path}: connect: {(error.strerror or '').lower()}") from error
+        raise CommandFailure(f"dial unix {path}: connect: {strerror(error.errno or 0)}") from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli.create import load
 from sampan.runtime.cli.output import CommandFailure
+from sampan.runtime.failure import strerror
 
 
 def kill(call: Invocation) -> int:
@@ -21,7 +21,7 @@ def kill(call: Invocation) -> int:
     except ProcessLookupError:
         raise CommandFailure("container not running") from None
     except OSError as error:
-        raise CommandFailure(f"unable to signal init: {os.strerror(error.errno or 0).lower()}") from error
+        raise CommandFailure(f"unable to signal init: {strerror(error.errno or 0)}") from error
     return 0
 
 

@@ -11,6 +11,8 @@ import sys
 import time
 
 from sampan.runtime.cli.table import COMMANDS, GLOBAL_FLAGS, Flag
+from sampan.runtime.failure import strerror
+from sampan.spec import times
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/@^+")
 _COLOURS = {"error": 31, "warning": 33, "info": 36, "debug": 37}
@@ -39,10 +41,10 @@ class Log:
             try:
                 self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             except OSError as error:
-                raise CommandFailure(f"open {path}: {(error.strerror or '').lower()}") from error
+                raise CommandFailure(f"open {path}: {strerror(error.errno or 0)}") from error
 
     def write(self, level: str, message: str) -> None:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S") + _zone()
+        stamp = times.rfc3339(time.time_ns(), local=True)
         if self.style == "json":
             import json
 
@@ -63,14 +65,6 @@ class Log:
     def debug(self, message: str) -> None:
         if self.verbose:
             self.write("debug", message)
-
-
-def _zone() -> str:
-    seconds = time.localtime().tm_gmtoff
-    if not seconds:
-        return "Z"
-    minutes = abs(seconds) // 60
-    return f"{'-' if seconds < 0 else '+'}{minutes // 60:02}:{minutes % 60:02}"
 
 
 def _quoted(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sampan.runtime.__main__ import OCI_VERSION, Invocation
 from sampan.runtime.cli.output import CommandFailure
+from sampan.runtime.failure import strerror
 
 _CAPABILITIES = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
 _HIDDEN = ["nosuid", "noexec", "nodev"]
@@ -19,7 +20,7 @@ def spec(call: Invocation) -> int:
         try:
             os.chdir(bundle)
         except OSError as error:
-            raise CommandFailure(f"chdir {bundle}: {(error.strerror or '').lower()}") from error
+            raise CommandFailure(f"chdir {bundle}: {strerror(error.errno or 0)}") from error
     value = example()
     if call.flags.get("rootless"):
         make_rootless(value)

@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from typing import Any
 
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.container import Container
+from sampan.spec import times
 
 _ID = re.compile(r"[\w+\-.]+", re.ASCII)
 NOT_THERE = "container does not exist"
@@ -113,10 +113,8 @@ class Store:
 
 def new_record(spec: dict[str, Any], bundle: str) -> dict[str, Any]:
     """Return what is kept beside the container's own state."""
-    now = time.time_ns()
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9)) + f".{now % 10**9:09}".rstrip("0").rstrip(".")
     rootfs = os.path.normpath(os.path.join(bundle, (spec.get("root") or {}).get("path") or ""))
-    return {"version": 1, "created": stamp + "Z", "rootfs": rootfs}
+    return {"version": 1, "created": times.now(), "rootfs": rootfs}
 
 
 def check_id(id: str) -> None:

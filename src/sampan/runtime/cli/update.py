@@ -10,7 +10,7 @@ from typing import Any
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli.create import load
 from sampan.runtime.cli.output import CommandFailure
-from sampan.runtime.failure import InvalidSpec
+from sampan.runtime.failure import InvalidSpec, strerror
 from sampan.runtime.validate_resources import validate_resources
 
 Resources = dict[str, Any]
@@ -94,7 +94,7 @@ def _from_file(path: str) -> Resources:
             with open(path, encoding="utf-8") as file:
                 resources = json.load(file)
     except OSError as error:
-        raise CommandFailure(f"open {path}: {(error.strerror or '').lower()}") from error
+        raise CommandFailure(f"open {path}: {strerror(error.errno or 0)}") from error
     except ValueError as error:
         raise CommandFailure(f"{path}: {error}") from error
     if not isinstance(resources, dict):

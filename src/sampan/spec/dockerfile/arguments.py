@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from sampan.spec.dockerfile import json_form
 from sampan.spec.dockerfile.errors import DockerfileError
-from sampan.spec.dockerfile.gotext import SPACE, quoted
+from sampan.spec.dockerfile.gotext import SPACE
+from sampan.spec.go_values import quote
 
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
 
@@ -131,7 +132,7 @@ def _pairs(keyword: str, rest: str, escape: str) -> Arguments:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise DockerfileError(f"Syntax error - can't find = in {quoted(word)}. Must be of the form: name=value")
+            raise DockerfileError(f"Syntax error - can't find = in {quote(word)}. Must be of the form: name=value")
         flat += (key, value)
     return Arguments(tuple(flat))
 

@@ -19,10 +19,10 @@ from sampan.spec.dockerfile import config
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError, Range
 from sampan.spec.dockerfile.flags import suggestion
-from sampan.spec.dockerfile.gotext import boolean, quoted
 from sampan.spec.dockerfile.ignore import Ignore
 from sampan.spec.dockerfile.stages import Dockerfile, Stage
 from sampan.spec.dockerfile.words import Variables
+from sampan.spec.go_values import boolean, quote
 
 _URL = "https://docs.docker.com/go/dockerfile/rule/"
 _SECRET = re.compile(
@@ -169,7 +169,7 @@ def options(dockerfile: Dockerfile, override: str = "") -> Options:
         key, equals, value = part.partition("=")
         if not equals or key.strip() not in ("skip", "experimental", "error"):
             shown = key.strip() if equals else part
-            raise DockerfileError(f"failed to parse check options: invalid check option {quoted(shown)}")
+            raise DockerfileError(f"failed to parse check options: invalid check option {quote(shown)}")
         found[key.strip()] = value.strip()
     return Options(
         skip=_names(found.get("skip", "")),
@@ -187,10 +187,9 @@ def _names(text: str) -> frozenset[str]:
 def _error(value: str) -> bool:
     try:
         return boolean(value)
-    except ValueError:
+    except ValueError as e:
         raise DockerfileError(
-            f"failed to parse check options: failed to parse check option {quoted('error=' + value)}:"
-            f" strconv.ParseBool: parsing {quoted(value)}: invalid syntax"
+            f"failed to parse check options: failed to parse check option {quote('error=' + value)}: {e}"
         ) from None
 
 
@@ -243,9 +242,9 @@ def _in_text(dockerfile: Dockerfile) -> Iterator[CheckWarning]:
         if start.as_written and not _same_case(start.written, start.as_written):
             yield warning("FromAsCasing", [start.range], start.as_written, start.written)
         if start.stage in ("scratch", "context"):
-            yield warning("ReservedStageName", [start.range], quoted(start.stage))
+            yield warning("ReservedStageName", [start.range], quote(start.stage))
         if start.stage in names:
-            yield warning("DuplicateStageName", [start.range], quoted(start.stage))
+            yield warning("DuplicateStageName", [start.range], quote(start.stage))
         names.update({start.stage} - {""})
     for instruction in _everything(dockerfile):
         if isinstance(instruction, i.Maintainer):
@@ -306,7 +305,7 @@ def _in_from(dockerfile: Dockerfile, build_args: Mapping[str, str | None]) -> It
             if platform.used == {"TARGETPLATFORM"}:
                 yield warning("RedundantTargetPlatform", [stage.range], stage.platform.strip("'\""))
             if not platform.used and not _names_platform(stage.name, constant):
-                yield warning("FromPlatformFlagConstDisallowed", [stage.range], quoted(constant))
+                yield warning("FromPlatformFlagConstDisallowed", [stage.range], quote(constant))
 
 
 def _global_scope(
@@ -450,7 +449,7 @@ class _Stage:
                 self.scope.shell_set = True
             case i.Workdir():
                 if not instruction.path.startswith("/") and not self.scope.workdir_set:
-                    yield warning("WorkdirRelativePath", at, quoted(instruction.path))
+                    yield warning("WorkdirRelativePath", at, quote(instruction.path))
                 self.scope.workdir_set = True
             case i.Expose():
                 yield from _ports(instruction)
@@ -465,7 +464,7 @@ class _Stage:
         for source in instruction.sources:
             path = source.strip("/")
             if path not in ("", ".") and "://" not in source and self.ignore.excludes(path):
-                yield warning("CopyIgnoredFile", [instruction.range], instruction.keyword, quoted(source))
+                yield warning("CopyIgnoredFile", [instruction.range], instruction.keyword, quote(source))
 
 
 class _Tracer(Variables):
@@ -493,7 +492,7 @@ class _Tracer(Variables):
 def _secrets(instruction: i.Instruction, keys: Iterable[str]) -> Iterator[CheckWarning]:
     for key in keys:
         if _SECRET.search(key) and not _PUBLIC.search(key):
-            yield warning("SecretsUsedInArgOrEnv", [instruction.range], instruction.keyword, quoted(key))
+            yield warning("SecretsUsedInArgOrEnv", [instruction.range], instruction.keyword, quote(key))
 
 
 def _ports(instruction: i.Expose) -> Iterator[CheckWarning]:

@@ -19,7 +19,8 @@ import re
 from collections.abc import Iterable
 
 from sampan.errors import InvalidArgument
-from sampan.spec.dockerfile.gotext import SPACE, quoted
+from sampan.spec.dockerfile.gotext import SPACE
+from sampan.spec.go_values import quote
 
 MOST_INSIDE = 3  # `**` that begin in the middle of a name: each may try every directory of a path
 _WILD = re.compile(r"[*?\[\\]")
@@ -145,7 +146,7 @@ def _expression(pattern: str) -> str:
             token, at = _token(pattern, at)
             pieces[-1].append(token)
     if after_slash.count(False) > MOST_INSIDE:
-        raise InvalidArgument(f"pattern {quoted(pattern)} has more than {MOST_INSIDE} ** inside names")
+        raise InvalidArgument(f"pattern {quote(pattern)} has more than {MOST_INSIDE} ** inside names")
     out = [_piece(pieces[0])]
     for index, piece in enumerate(pieces[1:], 1):
         last = index == len(pieces) - 1

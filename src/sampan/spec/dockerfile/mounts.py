@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.flags import suggestion
-from sampan.spec.dockerfile.gotext import boolean, fields, quoted
+from sampan.spec.go_values import boolean, fields, quote
 
 _TYPES = ("bind", "cache", "tmpfs", "secret", "ssh")
 _SHARING = ("shared", "private", "locked")
@@ -97,7 +97,7 @@ def _option(found: dict[str, Any], key: str, value: str, field: str) -> None:
     if key == "type":
         if value.lower() not in _TYPES:
             hint = suggestion(value, (*_TYPES,))
-            raise DockerfileError(f"unsupported mount type {quoted(value)}{hint}")
+            raise DockerfileError(f"unsupported mount type {quote(value)}{hint}")
         found["type"] = value.lower()
     elif key in ("source", "src", "target", "dst", "destination", "id", "from", "env"):
         name = {"src": "source", "dst": "target", "destination": "target", "from": "from_"}.get(key, key)
@@ -108,7 +108,7 @@ def _option(found: dict[str, Any], key: str, value: str, field: str) -> None:
         found["required"] = _required(found["type"], value)
     elif key == "sharing":
         if value.lower() not in _SHARING:
-            raise DockerfileError(f"unsupported sharing value {quoted(value)}")
+            raise DockerfileError(f"unsupported sharing value {quote(value)}")
         found["sharing"] = value.lower()
     elif key in ("mode", "uid", "gid"):
         found[key] = _number(key, value, 8 if key == "mode" else 10)
@@ -151,7 +151,7 @@ def _checked(mount: Mount) -> Mount:
     """What does not fit together. Raises: DockerfileError."""
     for name, value in (("mode", mount.mode), ("uid", mount.uid), ("gid", mount.gid)):
         if value is not None and mount.type not in ("secret", "ssh", "cache"):
-            raise DockerfileError(f"{name} not allowed for {quoted(mount.type)} type mounts")
+            raise DockerfileError(f"{name} not allowed for {quote(mount.type)} type mounts")
     if mount.sharing and mount.type != "cache":
         raise DockerfileError(f"invalid cache sharing set for {mount.type} mount")
     if mount.type == "secret":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 
 from sampan.spec.dockerfile.errors import DockerfileError
-from sampan.spec.dockerfile.gotext import quoted
+from sampan.spec.go_values import quote
 
 _PROTOCOLS = ("tcp", "udp", "sctp")
 
@@ -25,11 +25,11 @@ def parse_ports(text: str, dialect: str = "buildkit") -> list[str]:
         ports = ports[1:]
     if not ports:
         raise DockerfileError(
-            f"invalid port: {quoted(text)}: no port specified", classic=f"No port specified: {container}<empty>"
+            f"invalid port: {quote(text)}: no port specified", classic=f"No port specified: {container}<empty>"
         )
     if protocol not in _PROTOCOLS:
         raise DockerfileError(
-            f"invalid port: {quoted(text)}: invalid proto: {protocol}", classic=f"Invalid proto: {protocol}"
+            f"invalid port: {quote(text)}: invalid proto: {protocol}", classic=f"Invalid proto: {protocol}"
         )
     if ip and not _is_address(ip):
         raise _bad("IP address", ip, "ip address")

@@ -13,9 +13,10 @@ from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile import mounts
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.flags import Flags, suggestion
-from sampan.spec.dockerfile.gotext import SPACE, duration_ns, quoted
+from sampan.spec.dockerfile.gotext import SPACE
 from sampan.spec.dockerfile.heredocs import Heredoc, announced, is_heredoc
 from sampan.spec.dockerfile.lines import Node
+from sampan.spec.go_values import duration_ns, quote
 
 _STAGE = re.compile(r"[a-z][a-z0-9-_.]*\Z")
 _ONBUILD = re.compile(r"\s*ONBUILD\s*", re.IGNORECASE)
@@ -58,7 +59,7 @@ def _from(node: Node) -> i.Instruction:
         stage = name.lower()
         if not _STAGE.match(stage):
             raise DockerfileError(
-                f"invalid name for build stage: {quoted(name)}, name can't start with a number or contain symbols"
+                f"invalid name for build stage: {quote(name)}, name can't start with a number or contain symbols"
             )
     elif len(words) != 1:
         raise DockerfileError("FROM requires either one or three arguments")
@@ -95,10 +96,10 @@ def _run(node: Node) -> i.Instruction:
     found = tuple(mounts.parse(text) for text in flags.many("mount"))
     network = flags.text("network", "default")
     if network not in _NETWORKS:
-        raise DockerfileError(f"invalid network mode {quoted(network)}")
+        raise DockerfileError(f"invalid network mode {quote(network)}")
     security = flags.text("security", "sandbox")
     if security not in _SECURITY:
-        raise DockerfileError(f"security {quoted(security)} is not valid")
+        raise DockerfileError(f"security {quote(security)} is not valid")
     return i.Run(
         command=_command(node),
         heredocs=node.heredocs,
@@ -273,7 +274,7 @@ def _healthcheck(node: Node) -> i.Instruction:
         return i.Healthcheck(test=("NONE",))
     flags = Flags(node.flags, text=("interval", "timeout", "start-period", "start-interval", "retries"))
     if kind.upper() != "CMD":
-        raise DockerfileError(f"Unknown type {quoted(kind.upper())} in HEALTHCHECK (try CMD)")
+        raise DockerfileError(f"Unknown type {quote(kind.upper())} in HEALTHCHECK (try CMD)")
     if not command:
         raise DockerfileError("Missing command after HEALTHCHECK CMD")
     return i.Healthcheck(
@@ -305,9 +306,9 @@ def _retries(text: str) -> int:
         return 0
     digits = text[1:] if text[0] in "+-" else text
     if not digits or digits.strip("0123456789"):
-        raise DockerfileError(f"strconv.ParseInt: parsing {quoted(text)}: invalid syntax")
+        raise DockerfileError(f"strconv.ParseInt: parsing {quote(text)}: invalid syntax")
     if len(digits.lstrip("0")) > 10 or not -(1 << 31) <= int(text) < 1 << 31:
-        raise DockerfileError(f"strconv.ParseInt: parsing {quoted(text)}: value out of range")
+        raise DockerfileError(f"strconv.ParseInt: parsing {quote(text)}: value out of range")
     if int(text) < 0:
         raise DockerfileError(f"--retries cannot be negative ({int(text)})")
     return int(text)

@@ -19,7 +19,8 @@ from collections.abc import Mapping
 
 from sampan.spec.dockerfile import globs
 from sampan.spec.dockerfile.errors import DockerfileError
-from sampan.spec.dockerfile.gotext import SPACE, quoted
+from sampan.spec.dockerfile.gotext import SPACE
+from sampan.spec.go_values import quote
 
 MAX_DEPTH = 100
 _BLANKS = re.compile(f"[{SPACE}]+")
@@ -131,7 +132,7 @@ class _Scanner:
         try:
             return self.until("", self.raw)
         except _Problem as problem:
-            raise DockerfileError(f"failed to process {quoted(self.text)}: {problem}") from None
+            raise DockerfileError(f"failed to process {quote(self.text)}: {problem}") from None
 
     def peek(self) -> str:
         return self.text[self.at : self.at + 1]

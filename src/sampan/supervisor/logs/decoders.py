@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from sampan.errors import NotImplemented_
-from sampan.supervisor.logs.record import stamp
+from sampan.spec.times import rfc3339_nano
 
 
 class Record(msgspec.Struct):
@@ -108,7 +108,7 @@ def _decode_entry(entry: bytes) -> Record:
                 time_ns = number
             elif key >> 3 == 4:
                 partial = bool(number)
-    record.time = stamp(time_ns)
+    record.time = rfc3339_nano(time_ns)
     record.log = (line if partial else line + b"\n").decode("utf-8", "surrogateescape")
     return record
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from sampan.supervisor.logs.record import Partial, stamp
+from sampan.spec.times import rfc3339_nano
+from sampan.supervisor.logs.record import Partial
 
 _UNESCAPED = bytes(c for c in range(256) if (c >= 0x20 and c not in b'\\"<>&') or c == 0x0A)
 _ESCAPES = {c: b"\\u%04x" % c for c in (*range(0x20), *b"<>&")} | {0x22: b'\\"', 0x0D: b"\\r"}
@@ -60,7 +61,7 @@ class JsonFile:
         self._middle = {s: f'","stream":"{s}"'.encode() + extra + b',"time":"' for s in ("stdout", "stderr")}
 
     def render(self, stream: str, block: bytes, time_ns: int, partial: Partial | None) -> bytes:
-        end = self._middle[stream] + stamp(time_ns).encode() + b'"}\n'
+        end = self._middle[stream] + rfc3339_nano(time_ns).encode() + b'"}\n'
         if partial:
             return b'{"log":"' + escape(block) + (b"\\n" if partial.last else b"") + end
         tail = b"\\n" + end

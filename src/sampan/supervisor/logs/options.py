@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sampan.errors import InvalidArgument
+from sampan.spec import go_values
 
 _JSON_FILE = frozenset({"max-file", "max-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag"})
 _LOCAL = frozenset({"max-file", "max-size", "compress"})
 _MODE = frozenset({"mode", "max-buffer-size"})
 _UNITS = "kmgtp"
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 class Rotation(NamedTuple):
@@ -120,8 +119,7 @@ def _integer(text: str) -> int:
 
 
 def _boolean(text: str) -> bool:
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise InvalidArgument(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+    try:
+        return go_values.boolean(text)
+    except ValueError as e:
+        raise InvalidArgument(str(e)) from e

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from urllib.parse import quote_plus
 
 from sampan.linux import inotify
+from sampan.spec.times import rfc3339_nano
 from sampan.supervisor.logs.decoders import Decoder, Record, decoder
-from sampan.supervisor.logs.record import stamp
 
 _CHUNK_BYTES = 256 * 1024
 _HEADER = struct.Struct(">BxxxI")
@@ -97,8 +97,8 @@ async def read(
 def renderer(query: Query) -> Callable[[list[Record]], tuple[bytes, bool]]:
     """Build the function that turns records into what the client reads: (bytes, whether `until` has been passed)."""
     pack = _HEADER.pack
-    since = stamp(query.since_ns)[:-1] if query.since_ns else ""
-    until = stamp(query.until_ns)[:-1] if query.until_ns else ""
+    since = rfc3339_nano(query.since_ns)[:-1] if query.since_ns else ""
+    until = rfc3339_nano(query.until_ns)[:-1] if query.until_ns else ""
     wanted = {name: number for name, number in _STREAMS.items() if getattr(query, name)}
     plain = not (since or until or query.timestamps or query.details or query.raw)
 

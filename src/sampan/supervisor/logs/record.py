@@ -7,7 +7,6 @@ no dataclasses.
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple, Protocol
 
 
@@ -40,10 +39,3 @@ class Format(Protocol):
     def boundary(self, block: bytes, wanted: int) -> int:
         """Where the record that covers byte `wanted - 1` of rendered records ends."""
         ...
-
-
-def stamp(time_ns: int) -> str:
-    """RFC3339Nano in UTC: a fraction without trailing zeros, as Go prints it."""
-    seconds, ns = divmod(time_ns, 1_000_000_000)
-    fraction = f".{ns:09d}".rstrip("0") if ns else ""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + fraction + "Z"

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from sampan.engine.builder.failures import MissingSource
 from sampan.engine.builder.files import checksum, copy
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.files.filtered import Filtered
 from sampan.engine.builder.files.layertree import Digests, LayerTree
-from sampan.engine.builder.files.selection import MissingSource
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Owner, ScratchOp
 from sampan.engine.builder.solver.layers import Work

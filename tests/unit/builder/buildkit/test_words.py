@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from sampan.engine.builder.buildkit import builds, listing, options, provenance, subrequests, usage, worker
+from sampan.engine.builder import questions
+from sampan.engine.builder.buildkit import builds, listing, options, provenance, usage, worker
 from sampan.engine.builder.buildkit.details import details_of
 from sampan.engine.builder.buildkit.options import Asked, to_request
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.engine.builder.buildkit.protos import ops_pb2
 from sampan.engine.builder.checking import Checked
-from sampan.engine.builder.ops import ImageOp, Limits
+from sampan.engine.builder.failures import BuildFailure, StepFailed
+from sampan.engine.builder.ops import ImageOp, Limits, ScratchOp
 from sampan.engine.builder.progress import Warning_
 from sampan.engine.builder.request import CacheEnd
 from sampan.engine.platforms import Platform
@@ -229,7 +231,7 @@ WARNING = Warning_(
 
 
 def test_lint_answers_json_a_text_and_a_status() -> None:
-    found = subrequests.lint(Checked(warnings=[WARNING]))
+    found = questions.lint(Checked(warnings=[WARNING]))
     document = json.loads(found["result.json"])
     assert document["warnings"][0]["ruleName"] == "FromAsCasing"
     assert document["warnings"][0]["location"] == {"ranges": [{"start": {"line": 1}, "end": {"line": 1}}]}
@@ -243,13 +245,13 @@ def test_lint_answers_json_a_text_and_a_status() -> None:
             "'as' and 'FROM' keywords' casing do not match\nDockerfile:1\n--------------------\n   1 | >>> FROM busybox as x\n"
         )
     )
-    assert subrequests.lint(Checked())["result.statuscode"] == b"0"
+    assert questions.lint(Checked())["result.statuscode"] == b"0"
 
 
 def test_lint_says_why_it_cannot_be_built() -> None:
-    error = InvalidArgument("unknown instruction: RUNN")
-    error.__dict__.update(lines=((1, 1),), source=b"RUNN\n", filename="Dockerfile")
-    found = subrequests.lint(Checked(error=error))
+    cause = InvalidArgument("unknown instruction: RUNN")
+    error = BuildFailure(cause, lines=((1, 1),), source=b"RUNN\n", filename="Dockerfile")
+    found = questions.lint(Checked(error=error))
     document = json.loads(found["result.json"])
     assert document["warnings"] is None
     assert document["buildError"] == {
@@ -261,12 +263,10 @@ def test_lint_says_why_it_cannot_be_built() -> None:
 
 
 def test_tables_stand_as_gos_tabwriter_sets_them() -> None:
-    found = subrequests.targets(
-        {"targets": [{"name": "build"}, {"name": "final", "default": True, "description": "d"}]}
-    )
+    found = questions.targets({"targets": [{"name": "build"}, {"name": "final", "default": True, "description": "d"}]})
     assert found["result.txt"] == b"TARGET          DESCRIPTION\nbuild           \nfinal (default) d\n"
     assert found["version"] == b"1.0.0"
-    assert subrequests.describe()["result.txt"].decode().splitlines() == [
+    assert questions.describe()["result.txt"].decode().splitlines() == [
         "NAME                 VERSION DESCRIPTION",
         "outline              1.0.0   List all parameters current build target supports",
         "targets              1.0.0   List all targets current build supports",
@@ -275,7 +275,7 @@ def test_tables_stand_as_gos_tabwriter_sets_them() -> None:
 
 
 def test_an_outline_as_text() -> None:
-    found = subrequests.outline(
+    found = questions.outline(
         {
             "name": "final",
             "args": [{"name": "BASE", "value": "busybox"}],
@@ -291,16 +291,16 @@ def test_an_outline_as_text() -> None:
 
 
 def test_an_error_knows_its_lines_and_its_step() -> None:
-    error = Internal("no")
-    assert details_of(error) == []
-    error.__dict__.update(lines=((2, 3),), source=b"x\n", filename="D", vertex="sha256:1", exit_status=7)
+    assert details_of(Internal("no")) == []
+    vertex = ScratchOp()
+    error = BuildFailure(StepFailed(["x"], 7), vertex=vertex, lines=((2, 3),), source=b"x\n", filename="D")
     found = {one.type_url: json.loads(one.value) for one in details_of(error)}
     prefix = "github.com/moby/buildkit/"
     assert found[prefix + "errdefs.Source+json"] == {
         "info": {"filename": "D", "data": "eAo=", "language": "Dockerfile"},
         "ranges": [{"start": {"line": 2}, "end": {"line": 3}}],
     }
-    assert found[prefix + "errdefs.Vertex+json"] == {"digest": "sha256:1"}
+    assert found[prefix + "errdefs.Vertex+json"] == {"digest": vertex.digest}
     assert found[prefix + "gatewayapi.ExitMessage+json"] == {"Code": 7}
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from sampan.engine.builder.failures import NotAllowed
 from sampan.engine.builder.graph import contexts, document
 from sampan.engine.builder.graph.args import global_scope, proxy_env
 from sampan.engine.builder.graph.convert import convert
 from sampan.engine.builder.graph.history import duration
-from sampan.engine.builder.graph.running import NotAllowed
 from sampan.engine.builder.graph.values import HistoryEntry, Resolved, Target
 from sampan.engine.builder.ops import (
     ArchiveOp,

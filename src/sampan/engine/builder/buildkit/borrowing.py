@@ -5,52 +5,26 @@ Source: the option `local-sessionid:NAME` of buildx 0.29.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping
 
-from sampan.engine.builder.buildkit.filesync import Report
-from sampan.engine.builder.buildkit.sessions import GrpcSession
 from sampan.engine.builder.exporters.results import TITLES
 from sampan.engine.builder.progress import Progress, Status, Step, Warning_
+from sampan.engine.builder.session import Forwarding, LocalRequest, Session
 from sampan.engine.builder.trees import Tree
 
 EXPORTS = frozenset(TITLES.values())
 
 
-class Borrowing:
-    """A session; `lenders` says which other one has a directory."""
+class Borrowing(Forwarding):
+    """A session; `lenders` says which other one has a directory, by the directory's name."""
 
-    def __init__(self, session: GrpcSession, lenders: Mapping[str, GrpcSession]) -> None:
-        self.id = session.id
-        self._session = session
+    def __init__(self, session: Session, lenders: Mapping[str, Session]) -> None:
+        super().__init__(session)
         self._lenders = lenders
 
-    async def local(
-        self,
-        name: str,
-        *,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        follow: Sequence[str] = (),
-        report: Report | None = None,
-    ) -> Tree:
-        owner = self._lenders.get(name, self._session)
-        return await owner.local(name, include=include, exclude=exclude, follow=follow, report=report)
-
-    async def secret(self, id: str) -> bytes:
-        return await self._session.secret(id)
-
-    async def ssh_agent(self, id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await self._session.ssh_agent(id)
-
-    async def credentials(self, host: str) -> tuple[str, str]:
-        return await self._session.credentials(host)
-
-    async def put_tree(self, tree: Tree, *, exporter: int = 0) -> None:
-        await self._session.put_tree(tree, exporter=exporter)
-
-    async def put_file(self, chunks: AsyncIterator[bytes], metadata: Mapping[str, str], *, exporter: int = 0) -> None:
-        await self._session.put_file(chunks, metadata, exporter=exporter)
+    async def local(self, wanted: LocalRequest) -> Tree:
+        lender = self._lenders.get(wanted.name)
+        return await (lender.local(wanted) if lender is not None else super().local(wanted))
 
 
 class Within:

@@ -15,11 +15,11 @@ import secrets
 import time
 from collections.abc import Mapping
 
-from sampan.engine.builder.buildkit.arrivals import Arrivals
 from sampan.engine.builder.buildkit.details import Failed
 from sampan.engine.builder.buildkit.options import Asked
 from sampan.engine.builder.buildkit.protos import ops_pb2 as pb
 from sampan.engine.builder.buildkit.status import StatusLog
+from sampan.engine.builder.clients.arrivals import Arrivals
 from sampan.errors import InvalidArgument, NotFound, NotImplemented_
 
 APPEAR_S = 5.0

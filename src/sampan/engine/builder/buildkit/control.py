@@ -8,69 +8,60 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grpclib.server import Stream
 
 from sampan.engine.builder.buildkit import worker
+from sampan.engine.builder.buildkit.door import Door
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.engine.builder.buildkit.protos.control_grpc import ControlBase
 from sampan.engine.builder.buildkit.protos.worker_pb2 import BuildkitVersion
-from sampan.engine.builder.buildkit.sessions import Offer
+from sampan.engine.builder.buildkit.server import received
+from sampan.engine.builder.clients.sessions import Offer
 from sampan.errors import InvalidArgument
-
-if TYPE_CHECKING:
-    from sampan.engine.builder.buildkit.door import Door
+from sampan.spec import times
 
 
-async def message(stream: Stream[Any, Any]) -> Any:
-    """The one message of a unary call."""
-    found = await stream.recv_message()
-    if found is None:
-        raise InvalidArgument("a call without a message")
-    return found
-
-
-class Control(ControlBase):  # type: ignore[misc]
-    """Thin: reads a message, asks the door, writes the answer."""
+class ControlService(ControlBase):  # type: ignore[misc]
+    """Read a message, ask the door, write the answer."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
 
     async def ListWorkers(self, stream: Stream[pb.ListWorkersRequest, pb.ListWorkersResponse]) -> None:
-        await message(stream)
+        await received(stream)
         await stream.send_message(pb.ListWorkersResponse(record=[self._door.worker()]))
 
     async def Info(self, stream: Stream[pb.InfoRequest, pb.InfoResponse]) -> None:
-        await message(stream)
+        await received(stream)
         version = BuildkitVersion(package=worker.PACKAGE, version=worker.VERSION)
         await stream.send_message(pb.InfoResponse(buildkitVersion=version))
 
     async def DiskUsage(self, stream: Stream[pb.DiskUsageRequest, pb.DiskUsageResponse]) -> None:
-        request = await message(stream)
+        request = await received(stream)
         records = await self._door.disk_usage(filters(request.filter))
         await stream.send_message(pb.DiskUsageResponse(record=records))
 
     async def Prune(self, stream: Stream[pb.PruneRequest, pb.UsageRecord]) -> None:
-        request = await message(stream)
+        request = await received(stream)
         records = await self._door.prune(request, filters(request.filter))
         await stream.send_initial_metadata()
         for record in records:
             await stream.send_message(record)
 
     async def Solve(self, stream: Stream[pb.SolveRequest, pb.SolveResponse]) -> None:
-        request = await message(stream)
+        request = await received(stream)
         await stream.send_message(pb.SolveResponse(ExporterResponse=await self._door.solve(request)))
 
     async def Status(self, stream: Stream[pb.StatusRequest, pb.StatusResponse]) -> None:
-        request = await message(stream)
+        request = await received(stream)
         await stream.send_initial_metadata(metadata=now())
         async for response in self._door.status(request.Ref):
             await stream.send_message(pb.StatusResponse.FromString(response))
 
     async def ListenBuildHistory(self, stream: Stream[pb.BuildHistoryRequest, pb.BuildHistoryEvent]) -> None:
-        request = await message(stream)
+        request = await received(stream)
         await stream.send_initial_metadata(metadata=now())
         async for event in self._door.history_events(request):
             await stream.send_message(event)
@@ -78,7 +69,7 @@ class Control(ControlBase):  # type: ignore[misc]
     async def UpdateBuildHistory(
         self, stream: Stream[pb.UpdateBuildHistoryRequest, pb.UpdateBuildHistoryResponse]
     ) -> None:
-        request = await message(stream)
+        request = await received(stream)
         if request.Delete:
             self._door.history.delete(request.Ref)
         elif not request.Finalize:
@@ -137,4 +128,4 @@ def filters(texts: Iterable[str]) -> list[str]:
 
 def now() -> dict[str, str]:
     """What clients measure their clock's difference with."""
-    return {"buildkit-current-timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
+    return {"buildkit-current-timestamp": times.now()}

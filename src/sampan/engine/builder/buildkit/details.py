@@ -1,6 +1,7 @@
 """BuildKit's typed details of an error: which lines of which file, which step. Pure.
 
-Source: BuildKit's solver/errdefs, as seen on the wire: JSON values under `github.com/moby/buildkit/errdefs.Source+json` etc.
+Source: BuildKit's solver/errdefs, as seen on the wire: JSON values under `github.com/moby/buildkit/errdefs.Source+json`
+and its like.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from typing import Any, NamedTuple
 
 from sampan.engine.builder.buildkit.protos.rpc_pb2 import Status
+from sampan.engine.builder.failures import BuildFailure, StepFailed, cause_of
 
 _PREFIX = "github.com/moby/buildkit/"
 
@@ -28,28 +30,22 @@ class Failed(Exception):
 
 
 def details_of(error: BaseException) -> list[Detail]:
-    """What is known of where an error belongs.
-
-    Read from attributes: `lines` ((first, last), …), `source` and `filename` of the Dockerfile; `vertex` and `exit_status`
-    of a step.
-    """
+    """Return what is known of where an error belongs: lines of a Dockerfile, a step, a command's exit status."""
+    failure = error if isinstance(error, BuildFailure) else None
     found: list[Detail] = []
-    ranges: tuple[tuple[int, int], ...] = getattr(error, "lines", ())
-    source: bytes = getattr(error, "source", b"") or b""
-    if ranges and source:
+    if failure is not None and failure.lines and failure.source:
         info = {
-            "filename": getattr(error, "filename", "") or "Dockerfile",
-            "data": base64.b64encode(source).decode(),
+            "filename": failure.filename or "Dockerfile",
+            "data": base64.b64encode(failure.source).decode(),
             "language": "Dockerfile",
         }
-        where = [{"start": {"line": first}, "end": {"line": last}} for first, last in ranges]
+        where = [{"start": {"line": first}, "end": {"line": last}} for first, last in failure.lines]
         found.append(_detail("errdefs.Source", {"info": info, "ranges": where}))
-    vertex = getattr(error, "vertex", None)
-    if vertex is not None:
-        found.append(_detail("errdefs.Vertex", {"digest": vertex if isinstance(vertex, str) else vertex.digest}))
-    status = getattr(error, "exit_status", None)
-    if isinstance(status, int) and status > 0:
-        found.append(_detail("gatewayapi.ExitMessage", {"Code": status}))
+    if failure is not None and failure.vertex is not None:
+        found.append(_detail("errdefs.Vertex", {"digest": failure.vertex.digest}))
+    cause = cause_of(error)
+    if isinstance(cause, StepFailed) and cause.exit_status > 0:
+        found.append(_detail("gatewayapi.ExitMessage", {"Code": cause.exit_status}))
     return found
 
 

@@ -1,30 +1,23 @@
-"""BuildKit's door to the builder: sessions, builds with their status, history. What the services and the API handlers call.
+"""BuildKit's door to the builder: sessions, builds with their status, history. The gRPC services call it.
 
-    POST /session ─▶ attach ─▶ Sessions          (we are the client on that connection)
-    POST /grpc    ─▶ serve  ─▶ Control, Gateway  (we are the server)
-
-Not here: messages (control.py, gateway.py), one build from request to result (running.py), the wire (http2.py, server.py).
+Not here: the services and their messages (services.py, control.py, gateway.py), one build from request to result
+(running.py), the wire (server.py; clients/http2.py for connections of which the engine is the client).
 Source: BuildKit's API as Docker Engine 28.5.2 serves it to buildx 0.29.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from sampan.engine.builder.buildkit import listing, usage, worker
 from sampan.engine.builder.buildkit.builds import Build, Builds
-from sampan.engine.builder.buildkit.content import Content, Traces
-from sampan.engine.builder.buildkit.control import Control
-from sampan.engine.builder.buildkit.gateway import Gateway
 from sampan.engine.builder.buildkit.history import History
 from sampan.engine.builder.buildkit.options import FRONTENDS, Asked
 from sampan.engine.builder.buildkit.protos import control_pb2, gateway_pb2, ops_pb2, worker_pb2
 from sampan.engine.builder.buildkit.reading import Reading
 from sampan.engine.builder.buildkit.running import Running
-from sampan.engine.builder.buildkit.server import GrpcServer
-from sampan.engine.builder.buildkit.sessions import GrpcSession, Offer, Sessions
+from sampan.engine.builder.clients.sessions import GrpcSession, Offer, Sessions
 from sampan.engine.builder.request import CacheEnd
 from sampan.engine.builder.service import Builder
 from sampan.engine.config import EngineConfig, engine_id
@@ -47,16 +40,9 @@ class Door:
         self.history = History(store, os.path.join(config.data_root, "builder", "history"))
         self._running = Running(builder, self.sessions, self.builds, self.history)
         self._reading = Reading(builder, self.sessions, self.builds)
-        self._grpc: GrpcServer | None = None
 
     def start(self) -> None:
         self.history.start()
-
-    def protocol(self) -> asyncio.Protocol:
-        """What serves one upgraded `/grpc` connection."""
-        if self._grpc is None:
-            self._grpc = GrpcServer([Control(self), Gateway(self), Content(self.history), Traces()])
-        return self._grpc.protocol()
 
     def attach(self, headers: Mapping[str, str], methods: Sequence[str]) -> GrpcSession:
         """Register the client of one `/session` connection. Raises: InvalidArgument."""

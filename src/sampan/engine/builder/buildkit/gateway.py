@@ -5,42 +5,42 @@ Source: moby.buildkit.v1.frontend.LLBBridge as buildx 0.29 calls it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grpclib.server import Stream
 
 from sampan.engine.builder.buildkit import worker
 from sampan.engine.builder.buildkit.builds import Build
-from sampan.engine.builder.buildkit.control import message
 from sampan.engine.builder.buildkit.details import Failed
+from sampan.engine.builder.buildkit.door import Door
 from sampan.engine.builder.buildkit.protos import gateway_pb2 as pb
 from sampan.engine.builder.buildkit.protos.gateway_grpc import LLBBridgeBase
+from sampan.engine.builder.buildkit.server import received
 from sampan.errors import InvalidArgument, NotImplemented_
-
-if TYPE_CHECKING:
-    from sampan.engine.builder.buildkit.door import Door
 
 BUILD_ID = "buildkit-controlapi-buildid"
 
 
-class Gateway(LLBBridgeBase):  # type: ignore[misc]
+class GatewayService(LLBBridgeBase):  # type: ignore[misc]
+    """Read a message, ask the door about the build that it names, write the answer."""
+
     def __init__(self, door: Door) -> None:
         self._door = door
 
     async def Ping(self, stream: Stream[pb.PingRequest, pb.PongResponse]) -> None:
-        await message(stream)
+        await received(stream)
         await self._build(stream)
         pong = worker.abilities()
         pong.Workers.append(self._door.worker())
         await stream.send_message(pong)
 
     async def Solve(self, stream: Stream[pb.SolveRequest, pb.SolveResponse]) -> None:
-        request = await message(stream)
+        request = await received(stream)
         result = await self._door.gateway_solve(await self._build(stream), request)
         await stream.send_message(pb.SolveResponse(result=result))
 
     async def Return(self, stream: Stream[pb.ReturnRequest, pb.ReturnResponse]) -> None:
-        request = await message(stream)
+        request = await received(stream)
         build = await self._build(stream)
         if request.HasField("error") and request.error.code:
             build.fail(Failed(request.error))
@@ -51,7 +51,7 @@ class Gateway(LLBBridgeBase):  # type: ignore[misc]
     async def ResolveImageConfig(
         self, stream: Stream[pb.ResolveImageConfigRequest, pb.ResolveImageConfigResponse]
     ) -> None:
-        request = await message(stream)
+        request = await received(stream)
         build = await self._build(stream)
         ref, digest, config = await self._door.resolve(
             build, request.Ref, request.Platform, pull=request.ResolveMode == "pull"
@@ -61,7 +61,7 @@ class Gateway(LLBBridgeBase):  # type: ignore[misc]
     async def ResolveSourceMeta(
         self, stream: Stream[pb.ResolveSourceMetaRequest, pb.ResolveSourceMetaResponse]
     ) -> None:
-        request = await message(stream)
+        request = await received(stream)
         build = await self._build(stream)
         scheme, _, name = request.Source.identifier.partition("://")
         response = pb.ResolveSourceMetaResponse(Source=request.Source)
@@ -73,36 +73,36 @@ class Gateway(LLBBridgeBase):  # type: ignore[misc]
         await stream.send_message(response)
 
     async def ReadFile(self, stream: Stream[pb.ReadFileRequest, pb.ReadFileResponse]) -> None:
-        request = await message(stream)
+        request = await received(stream)
         data = await self._door.read_file(await self._build(stream), request.Ref, request.FilePath)
         if request.HasField("Range"):
             data = data[request.Range.Offset :][: request.Range.Length or None]
         await stream.send_message(pb.ReadFileResponse(Data=data))
 
     async def ReadDir(self, stream: Stream[pb.ReadDirRequest, pb.ReadDirResponse]) -> None:
-        request = await message(stream)
+        request = await received(stream)
         entries = await self._door.read_directory(
             await self._build(stream), request.Ref, request.DirPath, request.IncludePattern
         )
         await stream.send_message(pb.ReadDirResponse(entries=entries))
 
     async def StatFile(self, stream: Stream[pb.StatFileRequest, pb.StatFileResponse]) -> None:
-        request = await message(stream)
+        request = await received(stream)
         stat = await self._door.stat_file(await self._build(stream), request.Ref, request.Path)
         await stream.send_message(pb.StatFileResponse(stat=stat))
 
     async def Evaluate(self, stream: Stream[pb.EvaluateRequest, pb.EvaluateResponse]) -> None:
-        request = await message(stream)
+        request = await received(stream)
         await self._door.evaluate(await self._build(stream), request.Ref)
         await stream.send_message(pb.EvaluateResponse())
 
     async def Inputs(self, stream: Stream[pb.InputsRequest, pb.InputsResponse]) -> None:
-        await message(stream)
+        await received(stream)
         await self._build(stream)
         await stream.send_message(pb.InputsResponse())
 
     async def Warn(self, stream: Stream[pb.WarnRequest, pb.WarnResponse]) -> None:
-        await message(stream)
+        await received(stream)
         raise NotImplemented_("warnings from a client")
 
     async def _build(self, stream: Stream[Any, Any]) -> Build:

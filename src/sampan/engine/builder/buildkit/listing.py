@@ -6,11 +6,12 @@ Source: the filters of `docker buildx history ls` (buildx 0.29): fields ref, sta
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.errors import InvalidArgument
+from sampan.spec import times
 
 _CONDITION = re.compile(r"([A-Za-z.]+)(==|!=|~=|>=|<=|>|<|=)(.*)")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -67,14 +68,13 @@ def _measure(name: str, operator: str, value: str) -> Test:
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if not parts or "".join(number + unit for number, unit in parts) != value:
         try:
-            at = datetime.fromisoformat(value.replace("Z", "+00:00"))
+            limit = times.parse_partial(value) / 1e9
         except ValueError:
             raise InvalidArgument(f"invalid value {value} for {name}") from None
-        limit = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     elif name == "duration":
         limit = seconds
     else:
-        limit = (datetime.now(UTC) - timedelta(seconds=seconds)).timestamp()
+        limit = time.time() - seconds
 
     def test(record: pb.BuildHistoryRecord) -> bool:
         begun, ended = record.CreatedAt.ToNanoseconds() / 1e9, record.CompletedAt.ToNanoseconds() / 1e9

@@ -10,10 +10,11 @@ import fnmatch
 import posixpath
 
 from sampan.engine.builder.buildkit.builds import Build, Builds
-from sampan.engine.builder.buildkit.sending import to_stat
-from sampan.engine.builder.buildkit.sessions import Sessions
+from sampan.engine.builder.clients.sending import to_stat
+from sampan.engine.builder.clients.sessions import Sessions
 from sampan.engine.builder.ops import GitOp, HttpOp, Vertex
 from sampan.engine.builder.service import Builder
+from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.trees import Entry, Tree
 from sampan.engine.platforms import Platform
 from sampan.errors import Internal, NotFound, NotImplemented_
@@ -74,7 +75,7 @@ class Reading:
         source = asked.inputs.get("context", "")
         session = await self._sessions.get(asked.session)
         if source.startswith("local:"):
-            return await session.local(source.removeprefix("local:"))
+            return await session.local(LocalRequest(name=source.removeprefix("local:")))
         vertex = _vertex(source)
         solved = await self._builder.solver.solve([vertex], session=session, progress=build.log)
         tree = solved[vertex].tree

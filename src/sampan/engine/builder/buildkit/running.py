@@ -12,12 +12,12 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from sampan.engine.builder.buildkit import provenance, subrequests, worker
+from sampan.engine.builder import questions
+from sampan.engine.builder.buildkit import provenance, worker
 from sampan.engine.builder.buildkit.borrowing import Borrowing, Within
 from sampan.engine.builder.buildkit.builds import SCHEME, Build, Builds
 from sampan.engine.builder.buildkit.details import Detail, Failed, details_of
@@ -25,14 +25,15 @@ from sampan.engine.builder.buildkit.history import IMAGE_TYPE, PROVENANCE_TYPE, 
 from sampan.engine.builder.buildkit.options import FRONTENDS, UPLOADED, Asked, outputs, to_request
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.engine.builder.buildkit.server import code_of, status_message
-from sampan.engine.builder.buildkit.sessions import GrpcSession, Sessions
 from sampan.engine.builder.buildkit.status import timestamp
-from sampan.engine.builder.classic.session import ArchiveSession
+from sampan.engine.builder.clients.sessions import GrpcSession, Sessions
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest, Built, CacheEnd, Output
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
+from sampan.engine.builder.uploaded import Uploaded
 from sampan.errors import NotImplemented_, SampanError
+from sampan.spec import times
 
 log = logging.getLogger("sampan.builder")
 
@@ -74,16 +75,16 @@ class Running:
 
     async def answer(self, build: Build, asked: Asked) -> dict[str, bytes]:
         """The answer to a question about a Dockerfile. Raises: NotImplemented_, DockerfileError, …"""
-        if asked.request_id == subrequests.DESCRIBE:
-            return subrequests.describe()
+        if asked.request_id == questions.DESCRIBE:
+            return questions.describe()
         async with AsyncExitStack() as stack:
             request, session = await self._prepare(build, asked, stack)
-            if asked.request_id == subrequests.LINT:
-                return subrequests.lint(await self._builder.check(request, session, build.log))
-            if asked.request_id == subrequests.OUTLINE:
-                return subrequests.outline(await self._builder.outline(request, session, build.log))
-            if asked.request_id == subrequests.TARGETS:
-                return subrequests.targets(await self._builder.targets(request, session, build.log))
+            if asked.request_id == questions.LINT:
+                return questions.lint(await self._builder.check(request, session, build.log))
+            if asked.request_id == questions.OUTLINE:
+                return questions.outline(await self._builder.outline(request, session, build.log))
+            if asked.request_id == questions.TARGETS:
+                return questions.targets(await self._builder.targets(request, session, build.log))
         raise NotImplemented_(f"unsupported request {asked.request_id}")
 
     def started(self, build: Build, request: pb.SolveRequest | None = None) -> pb.BuildHistoryRecord:
@@ -151,7 +152,7 @@ class Running:
             return made, await self._borrowing(asked, session)
         tree = await TarTree.receive(session.upload("/" + context.removeprefix(UPLOADED)), self._builder.scratch)
         stack.push_async_callback(asyncio.to_thread, tree.close)
-        uploaded = ArchiveSession(session.id, tree, session)
+        uploaded = Uploaded(session.id, tree, session)
         return replace(made, contexts={**made.contexts, "context": "local:context"}), uploaded
 
     async def _borrowing(self, asked: Asked, session: GrpcSession) -> Session:
@@ -226,8 +227,8 @@ class Running:
             attrs=attrs,
             vertices=[step.vertex for step in build.log.steps.values() if step.vertex is not None],
             platform=str(worker.platforms()[0]),
-            started=_rfc3339(build.started_ns),
-            finished=_rfc3339(ended_ns),
+            started=times.rfc3339_nano(build.started_ns),
+            finished=times.rfc3339_nano(ended_ns),
             invocation=build.ref,
         )
         described = record.Result.Attestations.add()
@@ -246,7 +247,3 @@ def _exporters(request: pb.SolveRequest) -> list[pb.Exporter]:
     if request.ExporterDeprecated:
         return [pb.Exporter(Type=request.ExporterDeprecated, Attrs=request.ExporterAttrsDeprecated)]
     return []
-
-
-def _rfc3339(ns: int) -> str:
-    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat().replace("+00:00", "Z")

@@ -20,7 +20,8 @@ from grpclib.server import Server
 
 from sampan.engine.builder.buildkit.details import Detail, details_of
 from sampan.engine.builder.buildkit.protos.rpc_pb2 import Status as StatusMessage
-from sampan.errors import NotFound, NotImplemented_, SampanError
+from sampan.engine.builder.failures import cause_of
+from sampan.errors import InvalidArgument, NotFound, NotImplemented_, SampanError
 
 log = logging.getLogger("sampan.builder")
 
@@ -44,7 +45,8 @@ def status_message(code: int, message: str, details: Iterable[Detail]) -> Status
 
 
 def code_of(error: BaseException) -> int:
-    """The gRPC status code of an error."""
+    """Return the gRPC status code of an error."""
+    error = cause_of(error)
     if isinstance(error, NotFound):
         return int(Status.NOT_FOUND.value)
     if isinstance(error, NotImplemented_):
@@ -82,8 +84,16 @@ def _translated(func: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Await
     return call
 
 
+async def received(stream: Any) -> Any:
+    """Return the one message of a unary call. Raises: InvalidArgument for a call that ends without one."""
+    found = await stream.recv_message()
+    if found is None:
+        raise InvalidArgument("a call without a message")
+    return found
+
+
 class GrpcServer:
-    """The services of the door, for any number of connections."""
+    """gRPC services, for any number of connections."""
 
     def __init__(self, services: Iterable[Any]) -> None:
         config = Configuration(http2_connection_window_size=WINDOW_BYTES, http2_stream_window_size=WINDOW_BYTES)
@@ -95,6 +105,6 @@ class GrpcServer:
         )
 
     def protocol(self) -> asyncio.Protocol:
-        """A protocol for one established transport. grpclib makes them for its own listeners and tests in the same way."""
+        """Return a protocol for one established transport, as grpclib makes them for its own listeners."""
         made: asyncio.Protocol = self._server._protocol_factory()
         return made

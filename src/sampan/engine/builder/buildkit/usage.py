@@ -6,7 +6,6 @@ Source: BuildCache of Engine API 1.51; UsageRecord as buildx 0.29 prints it; con
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.engine.builder.solver.cache import Space
 from sampan.errors import InvalidArgument
+from sampan.spec import times
 
 _FIELDS = {"id": "ID", "description": "Description", "type": "RecordType"}
 _FLAGS = {"inuse": "InUse", "mutable": "Mutable", "immutable": "Mutable", "shared": "Shared", "private": "Shared"}
@@ -89,9 +89,5 @@ def prune_arguments(
 def _time(text: Any) -> Timestamp | None:
     if not text:
         return None
-    made = Timestamp()
-    try:
-        made.FromDatetime(datetime.fromisoformat(str(text).replace("Z", "+00:00")))
-    except ValueError:
-        made.FromJsonString(str(text))
-    return made
+    ns = times.parse(str(text))
+    return Timestamp(seconds=ns // 10**9, nanos=ns % 10**9)

@@ -12,17 +12,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from sampan.engine.builder.buildkit import subrequests
+from sampan.engine.builder import questions
 from sampan.engine.builder.classic.failures import translated
 from sampan.engine.builder.classic.output import Message, Output
-from sampan.engine.builder.classic.session import ArchiveSession
 from sampan.engine.builder.classic.trace import Trace
 from sampan.engine.builder.classic.walk import Voice
+from sampan.engine.builder.failures import cause_of
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.trees import Tree
+from sampan.engine.builder.uploaded import Uploaded
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.ignore import read
@@ -65,7 +66,7 @@ async def build(
                 ignore = _hidden(ignore, path)
             request = replace(request, dockerfile=text, ignore=ignore)
         beside = await builder.sessions.get(options.session) if options.session else None
-        session = ArchiveSession(request.id, tree, beside)
+        session = Uploaded(request.id, tree, beside)
         queue: asyncio.Queue[Message | None] = asyncio.Queue()
         run = _traced if request.dialect == "buildkit" else _spoken
         task = asyncio.create_task(run(builder, request, options, session, queue.put_nowait))
@@ -98,8 +99,9 @@ async def _spoken(
     try:
         await builder.build(request, session, voice)
     except SampanError as e:
-        if isinstance(e, DockerfileError) and request.dockerfile:
-            _point(voice.output, request.dockerfile, e.line)
+        cause = cause_of(e)
+        if isinstance(cause, DockerfileError) and request.dockerfile:
+            _point(voice.output, request.dockerfile, cause.line)
         voice.output.failed()
         raise translated(e) from e
     except Exception:
@@ -140,10 +142,10 @@ async def _traced(
 async def _answer(builder: Builder, request: BuildRequest, call: str, session: Session) -> dict[str, bytes]:
     """What was asked about the Dockerfile."""
     if call == "check":
-        return subrequests.lint(await builder.check(request, session))
+        return questions.lint(await builder.check(request, session))
     if call == "outline":
-        return subrequests.outline(await builder.outline(request, session))
-    return subrequests.targets(await builder.targets(request, session))
+        return questions.outline(await builder.outline(request, session))
+    return questions.targets(await builder.targets(request, session))
 
 
 def _hidden(ignore: bytes, dockerfile: str) -> bytes:

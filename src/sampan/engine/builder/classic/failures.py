@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-from sampan.engine.builder.files.selection import MissingSource
-from sampan.engine.builder.ops import Copy, FileOp, LocalOp
-from sampan.engine.builder.solver.failures import StepFailed
-from sampan.errors import Internal, InvalidArgument, SampanError
-
-
-class CommandFailed(Internal):
-    """A RUN command ended with `code`, which the stream's errorDetail carries."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
+from sampan.engine.builder.failures import BuildFailure, MissingSource, StepFailed, cause_of
+from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Vertex
+from sampan.errors import CommandFailed, Internal, InvalidArgument, SampanError
+from sampan.spec.dockerfile.errors import DockerfileError
 
 
 def translated(error: SampanError) -> SampanError:
-    """The error as the classic door tells it."""
-    if isinstance(error, StepFailed):
-        if error.exit_status < 0:
-            return Internal(error.refusal or error.message)
-        command = " ".join(error.process)
-        return CommandFailed(
-            f"The command '{command}' returned a non-zero code: {error.exit_status}", error.exit_status
-        )
-    if isinstance(error, MissingSource):
-        return Internal(_missing(error))
-    words = getattr(error, "classic", error.message)
-    if words == error.message:
-        return error
-    return InvalidArgument(words) if isinstance(error, InvalidArgument) else Internal(words)
+    """Return the error as the classic door tells it."""
+    cause = cause_of(error)
+    if isinstance(cause, StepFailed):
+        if cause.exit_status < 0:
+            return Internal(cause.refusal or cause.message)
+        words = f"The command '{' '.join(cause.process)}' returned a non-zero code: {cause.exit_status}"
+        return CommandFailed(words, cause.exit_status)
+    if isinstance(cause, MissingSource):
+        return Internal(_missing(cause, error.vertex if isinstance(error, BuildFailure) else None))
+    if isinstance(cause, DockerfileError) and cause.classic != cause.message:
+        return InvalidArgument(cause.classic)
+    return error
 
 
-def _missing(error: MissingSource) -> str:
-    vertex = getattr(error, "vertex", None)
+def _missing(error: MissingSource, vertex: Vertex | None) -> str:
     word = vertex.label.text.split(None, 1)[0].upper() if isinstance(vertex, FileOp) and vertex.label.text else "COPY"
     if error.wildcard:
         return f"{word} failed: no source files were specified"

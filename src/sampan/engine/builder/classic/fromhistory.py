@@ -13,9 +13,8 @@ from sampan.engine.builder.request import CacheEnd
 from sampan.engine.builder.state import Solved, State
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
-from sampan.engine.images.views import nanoseconds
 from sampan.errors import InvalidArgument, NotFound
-from sampan.spec import oci_image
+from sampan.spec import oci_image, times
 
 
 def trusted(images: Images, ends: Iterable[CacheEnd]) -> list[Image]:
@@ -46,5 +45,5 @@ def find(offered: Iterable[Image], base: Resolved | None, entries: Sequence[Hist
         chain = oci_image.chain_ids(diff_ids)
         created = history[-1].get("created") or ""
         state = State(diff_ids=diff_ids, chain_id=chain[-1] if chain else "")
-        return Solved(state=state, time_ns=nanoseconds(created) if created else 0, cached=True)
+        return Solved(state=state, time_ns=times.parse(created) if created else 0, cached=True)
     return None

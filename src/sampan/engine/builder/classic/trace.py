@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sampan.engine.builder.classic.output import Message
+from sampan.engine.builder.failures import BuildFailure, StepFailed
 from sampan.engine.builder.ops import RunOp
 from sampan.engine.builder.progress import Status, Step, Warning_
 from sampan.engine.builder.request import Built
@@ -62,13 +63,13 @@ class Trace:
 
     def failed(self, error: SampanError) -> None:
         """Where it failed. A failed step's file system may have been kept, as an image that can be entered."""
-        vertex = getattr(error, "vertex", None)
+        failure = error if isinstance(error, BuildFailure) else BuildFailure(error)
         found: dict[str, Any] = {
-            "ID": getattr(error, "image_id", ""),
-            "key": vertex.digest if vertex is not None else "",
-            "filename": getattr(error, "filename", ""),
-            "lines": getattr(error, "lines", ()),
-            "source": getattr(error, "source", b"").decode(errors="replace"),
+            "ID": failure.cause.image_id if isinstance(failure.cause, StepFailed) else "",
+            "key": failure.vertex.digest if failure.vertex is not None else "",
+            "filename": failure.filename,
+            "lines": failure.lines,
+            "source": (failure.source or b"").decode(errors="replace"),
         }
         self._send({"id": FAILED, "aux": found})
 

@@ -13,11 +13,10 @@ from sampan.engine.builder.request import Output
 from sampan.engine.builder.steps import Shown
 from sampan.engine.images import push
 from sampan.engine.images.service import Images
-from sampan.engine.images.views import nanoseconds
 from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument
 from sampan.registry.auth import Credentials
-from sampan.spec import oci_image, reference
+from sampan.spec import oci_image, reference, times
 from sampan.spec.reference import Reference
 
 Documents = Mapping[Platform, Mapping[str, Any]]
@@ -77,4 +76,4 @@ def metadata(output: Output) -> dict[str, str]:
 
 
 def newest_ns(configs: Iterable[Mapping[str, Any]]) -> int:
-    return max((nanoseconds(config["created"]) for config in configs if config.get("created")), default=0)
+    return max((times.parse(config["created"]) for config in configs if config.get("created")), default=0)

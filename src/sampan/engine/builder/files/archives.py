@@ -24,7 +24,7 @@ from sampan.engine.builder.files.content import CHUNK, write_all
 from sampan.engine.builder.files.target import Target
 from sampan.engine.builder.trees import Entry, Tree
 from sampan.engine.layers.unpack import ID_MAX, MTIME_MAX_NS, clean
-from sampan.errors import InvalidArgument
+from sampan.errors import InvalidArgument, words
 from sampan.linux import saferoot
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -89,7 +89,7 @@ class _Unpacking:
             except OSError as e:
                 if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO):
                     raise
-                raise InvalidArgument(f"openat {header.name}: {(e.strerror or str(e)).lower()}") from e
+                raise InvalidArgument(f"openat {header.name}: {words(e)}") from e
         for path, entry in reversed(self._directories.items()):
             with suppress(FileNotFoundError, NotADirectoryError):  # a later entry took its place
                 fd = saferoot.open_in_root(self._root, path or "/", _DIRECTORY | os.O_NOFOLLOW)

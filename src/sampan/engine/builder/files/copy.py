@@ -30,7 +30,7 @@ from sampan.engine.builder.files.selection import Item, select
 from sampan.engine.builder.files.target import MADE_MODE, Look, Merge, Target
 from sampan.engine.builder.ops import Copy, FileOp, Mkdir, Mkfile, Vertex
 from sampan.engine.builder.trees import Entry, Tree
-from sampan.errors import InvalidArgument
+from sampan.errors import InvalidArgument, words
 from sampan.linux import saferoot
 
 _LINKS = 255
@@ -52,9 +52,7 @@ def execute(op: FileOp, base_root_fd: int, trees: Mapping[Vertex, Tree], time_ns
         except OSError as e:
             if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM):
                 raise
-            reason = (
-                "too many links" if e.errno == errno.ELOOP else f"{e.filename or ''}: {(e.strerror or str(e)).lower()}"
-            )
+            reason = "too many links" if e.errno == errno.ELOOP else f"{e.filename or ''}: {words(e)}"
             raise InvalidArgument(reason.removeprefix(": ")) from e
     return newest
 

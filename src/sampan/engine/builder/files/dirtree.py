@@ -12,7 +12,7 @@ from typing import BinaryIO
 from sampan.engine.builder.files import content, inodes
 from sampan.engine.builder.files.target import remove
 from sampan.engine.builder.trees import Entry
-from sampan.errors import NotFound
+from sampan.errors import NotFound, words
 from sampan.linux import saferoot
 
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -94,7 +94,7 @@ def open_file(root_fd: int, path: str) -> int:
     try:
         fd = saferoot.open_in_root(root_fd, path, _FILE, xdev=False)
     except OSError as e:
-        raise NotFound(f"{path}: {(e.strerror or str(e)).lower()}") from e
+        raise NotFound(f"{path}: {words(e)}") from e
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise NotFound(f"{path}: not a regular file")

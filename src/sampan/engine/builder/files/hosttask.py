@@ -15,8 +15,8 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import msgspec
 
@@ -24,11 +24,19 @@ from sampan.engine.builder.files.git import Ran
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.mounting import Forwarder
 from sampan.engine.config import EngineConfig
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.tasks import security, spec
+from sampan.engine.tasks.options import (
+    NamespaceMode,
+    Namespaces,
+    ProcessOptions,
+    TaskMount,
+    TaskOptions,
+    cgroup_parent,
+)
 from sampan.engine.tasks.seccomp import Filters
 from sampan.errors import Internal, NotFound
-from sampan.spec.engine_api.container import HostConfig
-from sampan.supervisor.client import Attachment, Supervisor, TaskFailed, TaskRequest
+from sampan.supervisor.client import Attachment, Supervisor, TaskFailed, TaskKind, TaskRequest
 
 NOBODY = 65534
 MAX_OUTPUT_BYTES = 1024 * 1024
@@ -56,7 +64,7 @@ class HostTask:
     def __init__(self, config: EngineConfig, supervisor: Supervisor) -> None:
         self._config = config
         self._supervisor = supervisor
-        self._filters = Filters()
+        self._filters = Filters(HostPaths())
 
     async def run(
         self, script: str, env: Mapping[str, str], writable: Mapping[str, str], session: Session | None
@@ -64,7 +72,7 @@ class HostTask:
         """See `git.Commands`. Cancelled: the task is killed."""
         if shutil.which("git", path=PATH) is None:
             raise NotFound("git is not installed on this host: git repositories cannot be read")
-        id = spec.BUILD_TASK + secrets.token_hex(16)
+        id = secrets.token_hex(16)
         directory = f"{self._config.exec_root}/builder/{id}"
         async with AsyncExitStack() as undo:
             os.makedirs(directory, mode=0o700)
@@ -80,9 +88,7 @@ class HostTask:
             )
             return await self._execute(id, directory, script, variables, mounts)
 
-    async def _forward(
-        self, session: Session, directory: str, mounts: list[dict[str, Any]], undo: AsyncExitStack
-    ) -> bool:
+    async def _forward(self, session: Session, directory: str, mounts: list[TaskMount], undo: AsyncExitStack) -> bool:
         """Give the task a socket that leads to the client's agent. False: it has none."""
         try:
             _, writer = await session.ssh_agent("default")
@@ -98,37 +104,39 @@ class HostTask:
         undo.push_async_callback(forwarder.close)
         undo.callback(server.close)
         os.chown(f"{directory}/agent", NOBODY, NOBODY)
-        mounts.append(spec.mount("/run/agent", "bind", f"{directory}/agent", ["bind", "rprivate"]))
+        mounts.append(TaskMount("/run/agent", "bind", f"{directory}/agent", ["bind", "rprivate"]))
         return True
 
     async def _execute(
-        self, id: str, directory: str, script: str, env: Mapping[str, str], mounts: list[dict[str, Any]]
+        self, id: str, directory: str, script: str, env: Mapping[str, str], mounts: list[TaskMount]
     ) -> Ran:
-        host = HostConfig(network_mode="host", ipc_mode="private", cgroupns_mode="host")
-        options = security.parse(host, self._config)
-        parent = self._config.cgroup_parent or "/sampan"
-        prepared = spec.Prepared(cgroup_parent=parent if parent.startswith("/") else f"/{parent}")
-        defaults = [
-            m for m in spec.default_mounts(host, prepared) if m["destination"] not in ("/sys", "/sys/fs/cgroup")
-        ]
-        document: dict[str, Any] = {
-            "ociVersion": "1.2.1",
-            "process": {
-                "user": {"uid": NOBODY, "gid": NOBODY},
-                "args": [SHELL, "-c", script],
-                "env": [f"{name}={value}" for name, value in env.items()],
-                "cwd": "/",
-                "capabilities": {},
-                "noNewPrivileges": True,
-            },
-            "root": {"path": "rootfs", "readonly": True},
-            "hostname": "git",
-            "mounts": defaults + mounts,
-            "linux": spec.linux(host, prepared, id=id),
-        }
+        host = NamespaceMode.HOST
+        options = TaskOptions(
+            id=id,
+            process=ProcessOptions(
+                args=(SHELL, "-c", script),
+                env=tuple(f"{name}={value}" for name, value in env.items()),
+                user=f"{NOBODY}:{NOBODY}",
+                security=replace(security.parse((), self._config, privileged=False), no_new_privileges=True),
+            ),
+            namespaces=Namespaces(network=host, cgroup=host),
+            hostname="git",
+            readonly_root=True,
+            mounts=tuple(mounts),
+            without=frozenset({"/sys", "/sys/fs/cgroup"}),
+            cgroup_parent=cgroup_parent("", self._config),
+        )
+        document = spec.build(options, spec.Provisions())
         root = {"type": "bind", "source": f"{directory}/root", "destination": "/", "options": ["bind", "rw"]}
-        seccomp = await self._filters.path(self._supervisor, options, [])
-        request = TaskRequest(id=id, spec=_ENCODER.encode(document), rootfs=[root], seccomp=seccomp, log_driver="none")
+        seccomp = await self._filters.path(self._supervisor, options.process)
+        request = TaskRequest(
+            id=id,
+            kind=TaskKind.HOST_TASK,
+            spec=_ENCODER.encode(document),
+            rootfs=[root],
+            seccomp=seccomp,
+            log_driver="none",
+        )
         try:
             await self._supervisor.create(request, start=False)
             attachment = await self._supervisor.attach(id)
@@ -158,17 +166,17 @@ async def _read(attachment: Attachment) -> tuple[bytes, bytes]:
     return bytes(texts[1]), bytes(texts[2])
 
 
-def _prepare(root: str, writable: Mapping[str, str]) -> list[dict[str, Any]]:
+def _prepare(root: str, writable: Mapping[str, str]) -> list[TaskMount]:
     """Make the root's mount points; the mounts that belong to them."""
     for name in ("", "usr", "etc", "dev", "proc", "tmp", "run", "work"):
         _directory(f"{root}/{name}" if name else root)
-    mounts = [spec.mount("/usr", "bind", "/usr", _READ_ONLY)]
+    mounts = [TaskMount("/usr", "bind", "/usr", _READ_ONLY)]
     for name in TOP:
         if os.path.islink(f"/{name}"):
             os.symlink(os.readlink(f"/{name}"), f"{root}/{name}")
         elif os.path.isdir(f"/{name}"):
             _directory(f"{root}/{name}")
-            mounts.append(spec.mount(f"/{name}", "bind", f"/{name}", _READ_ONLY))
+            mounts.append(TaskMount(f"/{name}", "bind", f"/{name}", _READ_ONLY))
     for name in ETC:
         source = os.path.realpath(f"/etc/{name}")
         if os.path.isdir(source):
@@ -177,11 +185,11 @@ def _prepare(root: str, writable: Mapping[str, str]) -> list[dict[str, Any]]:
             _write(f"{root}/etc/{name}", "")
         else:
             continue
-        mounts.append(spec.mount(f"/etc/{name}", "bind", source, _READ_ONLY))
+        mounts.append(TaskMount(f"/etc/{name}", "bind", source, _READ_ONLY))
     _write(f"{root}/etc/passwd", f"nobody:x:{NOBODY}:{NOBODY}:nobody:/tmp:{SHELL}\n")
     _write(f"{root}/etc/group", f"nogroup:x:{NOBODY}:\n")
     _write(f"{root}/run/agent", "")
-    mounts.append(spec.mount("/tmp", "tmpfs", "tmpfs", ["nosuid", "nodev", "mode=1777", "size=64m"]))
+    mounts.append(TaskMount("/tmp", "tmpfs", "tmpfs", ["nosuid", "nodev", "mode=1777", "size=64m"]))
     for name, source in writable.items():
         _directory(f"{root}/work/{name}")
         for directory, names, files, fd in os.fwalk(source):
@@ -189,7 +197,7 @@ def _prepare(root: str, writable: Mapping[str, str]) -> list[dict[str, Any]]:
             for inner in files:
                 os.chown(inner, NOBODY, NOBODY, dir_fd=fd, follow_symlinks=False)
             del directory, names
-        mounts.append(spec.mount(f"/work/{name}", "bind", source, ["rbind", "rw", "nosuid", "nodev", "rprivate"]))
+        mounts.append(TaskMount(f"/work/{name}", "bind", source, ["rbind", "rw", "nosuid", "nodev", "rprivate"]))
     return mounts
 
 

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Protocol, runtime_checkable
 
+from sampan.engine.builder.failures import MissingSource
 from sampan.engine.builder.files import wildcards
 from sampan.engine.builder.ops import Copy
 from sampan.engine.builder.trees import Entry, Tree
-from sampan.errors import InvalidArgument, NotFound
+from sampan.errors import InvalidArgument
 from sampan.spec.dockerfile.ignore import Ignore
 
 _LINKS = 255
@@ -34,15 +35,6 @@ class Walking(Protocol):
 
     def walk(self, directory: str) -> Iterator[Below]:
         """Everything below a directory, by its path in the tree."""
-
-
-class MissingSource(NotFound):
-    """A pattern that names nothing. The message is BuildKit's; the classic door writes its own with `pattern`."""
-
-    def __init__(self, pattern: str, *, wildcard: bool = False) -> None:
-        super().__init__(f'"{posixpath.normpath("/" + pattern.lstrip("/"))}": not found')
-        self.pattern = pattern
-        self.wildcard = wildcard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,16 +10,14 @@ Source: OCI image-spec 1.1 config.md; what both builders of Docker Engine 28.5 w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from sampan.engine.builder.graph.values import HistoryEntry, Resolved, Target
 from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.state import Solved
 from sampan.engine.images.service import ENGINE_VERSION
-from sampan.engine.images.views import nanoseconds
 from sampan.engine.platforms import Platform
-from sampan.spec import oci_image
+from sampan.spec import oci_image, times
 
 _KEYS = (
     "User",
@@ -55,8 +53,8 @@ def document(
     below: Mapping[str, Any] = base.config if base is not None else {}
     entries = list(below.get("history") or [])
     layers = list((below.get("rootfs") or {}).get("diff_ids") or [])
-    newest = nanoseconds(below["created"]) if below.get("created") else 0
-    created = stamp(newest) if epoch_s is None else stamp(epoch_s * 10**9)
+    newest = times.parse(below["created"]) if below.get("created") else 0
+    created = times.rfc3339_nano(newest) if epoch_s is None else times.rfc3339_nano(epoch_s * 10**9)
     for entry in history:
         empty = True
         if entry.vertex is not None:
@@ -65,7 +63,7 @@ def document(
             empty = len(done.state.diff_ids) <= len(layers)
             layers = list(done.state.diff_ids) if not empty else layers
             newest = max(newest, done.time_ns)
-        created = stamp(newest) if epoch_s is None else stamp(epoch_s * 10**9)
+        created = times.rfc3339_nano(newest) if epoch_s is None else times.rfc3339_nano(epoch_s * 10**9)
         entries.append(_entry(entry, created, empty=empty))
     result: dict[str, Any] = {
         "architecture": below.get("architecture") or platform.architecture,
@@ -106,7 +104,7 @@ def of_target(target: Target, solved: Mapping[Vertex, Solved], *, dialect: str, 
 def _fill(made: dict[str, Any], diff_ids: Sequence[str], time_ns: int, epoch_s: int | None) -> None:
     """One history entry for each layer that has none, below the others."""
     named = [entry for entry in made["history"] if not entry.get("empty_layer")]
-    created = stamp(time_ns if epoch_s is None else epoch_s * 10**9)
+    created = times.rfc3339_nano(time_ns if epoch_s is None else epoch_s * 10**9)
     missing = max(0, len(diff_ids) - len(named))
     filler = [{"created": created, "comment": "buildkit.exporter.image.v0"} for _ in range(missing)]
     made["history"] = [*filler, *made["history"]]
@@ -139,11 +137,3 @@ def run_config(config: Mapping[str, Any], dialect: str) -> dict[str, Any]:
         if value:
             result[key] = dict(sorted(value.items())) if key in _SORTED else value
     return result
-
-
-def stamp(ns: int) -> str:
-    """RFC 3339 in UTC, with as many digits as there are."""
-    seconds, rest = divmod(ns, 10**9)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    fraction = f"{rest:09d}".rstrip("0")
-    return f"{text}.{fraction}Z" if fraction else f"{text}Z"

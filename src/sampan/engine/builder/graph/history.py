@@ -15,7 +15,7 @@ from sampan.engine.builder.graph.values import HistoryEntry
 from sampan.engine.builder.ops import Vertex
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.config import command_line
-from sampan.spec.dockerfile.gotext import quoted
+from sampan.spec.go_values import quote
 
 COMMENT = "buildkit.dockerfile.v0"
 SHELL = ("/bin/sh", "-c")
@@ -70,7 +70,7 @@ def _health(check: i.Healthcheck, *, classic: bool) -> str:
 
 
 def _quoted_list(words: Sequence[str]) -> str:
-    return f"[{' '.join(quoted(word) for word in words)}]"
+    return f"[{' '.join(quote(word) for word in words)}]"
 
 
 def _quoted_rune(code: int) -> str:
@@ -78,7 +78,7 @@ def _quoted_rune(code: int) -> str:
     char = chr(code) if code < 0x110000 and not 0xD800 <= code < 0xE000 else "\ufffd"
     if char in "'":
         return "'\\''"
-    inside = quoted(char)[1:-1]
+    inside = quote(char)[1:-1]
     return f"'{char}'" if char == '"' else f"'{inside}'"
 
 

@@ -11,20 +11,15 @@ from __future__ import annotations
 
 import posixpath
 
+from sampan.engine.builder.failures import NotAllowed
 from sampan.engine.builder.graph import args, history, names, reach
 from sampan.engine.builder.graph.stage import Stage
 from sampan.engine.builder.graph.values import HistoryEntry
 from sampan.engine.builder.ops import FileOp, Label, Mkfile, RunMount, RunOp, ScratchOp, Vertex
-from sampan.errors import Forbidden
 from sampan.spec.dockerfile import config
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.mounts import Mount
-
-
-class NotAllowed(Forbidden):
-    """An entitlement that the client did not give."""
-
 
 PIPES = "/dev/pipes"
 SSH_SOCKET = "/run/buildkit/ssh_agent."

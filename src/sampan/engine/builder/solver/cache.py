@@ -17,7 +17,6 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -28,6 +27,7 @@ from sampan.engine.builder.state import State
 from sampan.engine.images.service import Images
 from sampan.engine.store import Ref, Store, Table
 from sampan.errors import InvalidArgument
+from sampan.spec import times
 
 T = TypeVar("T")
 Filters = Mapping[str, Iterable[str]]
@@ -396,15 +396,10 @@ def _shown(usage: Usage) -> dict[str, Any]:
         "InUse": usage.in_use,
         "Shared": usage.shared,
         "Size": usage.size_bytes,
-        "CreatedAt": _rfc3339(record.created_ns),
-        "LastUsedAt": _rfc3339(record.used_ns),
+        "CreatedAt": times.rfc3339_nano(record.created_ns),
+        "LastUsedAt": times.rfc3339_nano(record.used_ns),
         "UsageCount": record.uses,
     }
     if record.parents:
         shown["Parents"] = list(record.parents)
     return shown
-
-
-def _rfc3339(ns: int) -> str:
-    whole = datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{whole}.{ns % 10**9:09d}Z"

@@ -19,7 +19,6 @@ import os
 import stat
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from typing import Any
 
 from sampan.engine.builder.ops import RunMount, RunOp, Vertex
 from sampan.engine.builder.session import Session
@@ -28,7 +27,7 @@ from sampan.engine.builder.solver.layers import Work
 from sampan.engine.builder.state import Solved, State
 from sampan.engine.images.service import Images
 from sampan.engine.layers.snapshots import trees
-from sampan.engine.tasks import spec
+from sampan.engine.tasks.options import TaskMount
 from sampan.errors import InvalidArgument, NotFound
 from sampan.linux import mounts as kernel
 from sampan.linux import saferoot
@@ -56,7 +55,7 @@ class Mounting:
         self._directory, self._secrets = directory, secrets
         self._undo = undo
         self._count = 0
-        self.mounts: list[dict[str, Any]] = []
+        self.mounts: list[TaskMount] = []
         self.env: list[str] = []
         self.targets: list[tuple[str, bool]] = []  # (path, whether it is a directory)
 
@@ -81,7 +80,7 @@ class Mounting:
 
     def _add(self, target: str, type_: str, source: str, options: list[str], *, directory: bool = True) -> None:
         path = os.path.normpath("/" + target.lstrip("/"))
-        self.mounts.append(spec.mount(path, type_, source, options))
+        self.mounts.append(TaskMount(path, type_, source, options))
         self.targets.append((path, directory))
 
     # -- bind ---------------------------------------------------------------------------------------------------------

@@ -26,22 +26,24 @@ from typing import Any
 
 import msgspec
 
+from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.ops import RunOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import runspec, stubs
 from sampan.engine.builder.solver.cachemounts import CacheMounts
-from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.builder.solver.layers import Work
 from sampan.engine.builder.solver.mounting import Mounting, secret_place, unmount
 from sampan.engine.builder.solver.runspec import RunStep
-from sampan.engine.builder.solver.sandboxes import Sandboxes
+from sampan.engine.builder.solver.sandboxes import Net, Sandboxes
 from sampan.engine.builder.state import Solved
 from sampan.engine.config import EngineConfig
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
-from sampan.engine.tasks import etcfiles, failures, security, spec
+from sampan.engine.tasks import devices, etcfiles, failures, spec
+from sampan.engine.tasks.options import TaskOptions
 from sampan.engine.tasks.seccomp import Filters
-from sampan.supervisor.client import Exit, Supervisor, TaskFailed, TaskRequest
+from sampan.supervisor.client import Exit, Supervisor, TaskFailed, TaskKind, TaskRequest
 
 log = logging.getLogger("sampan.builder")
 
@@ -80,7 +82,7 @@ class Runner:
     ) -> None:
         self._config = config
         self._images, self._supervisor, self._caches = images, supervisor, caches
-        self._filters = Filters()
+        self._filters = Filters(HostPaths())
         self._root = f"{config.exec_root}/builder"
         self._ending: set[asyncio.Task[Any]] = set()
         self._sandboxes = Sandboxes(networks)
@@ -121,23 +123,14 @@ class Runner:
 
         Raises: StepFailed for a command that failed or could not be run, SampanError for what it needs and is not there.
         """
-        host = runspec.host_config(op, self._config)
         async with AsyncExitStack() as undo:
-            net = await self._sandboxes.take(host.network_mode, ahead=True)
+            net = await self._sandboxes.take(runspec.network_mode(op, self._config), ahead=True)
             undo.callback(lambda: self._later(self._sandboxes.give_back(net)))
             directory = f"{self._root}/{net.id}"
             os.makedirs(directory, mode=0o700)
             undo.callback(partial(shutil.rmtree, directory, ignore_errors=True))
-            own_name = net.id.removeprefix(spec.BUILD_TASK)[:12] if classic else SANDBOX_HOSTNAME
-            step = RunStep(
-                id=net.id,
-                op=op,
-                host=host,
-                hostname=op.hostname or own_name,
-                sandbox=net.sandbox,
-                directory=directory,
-                classic=classic,
-            )
+            own_name = net.id[:12] if classic else SANDBOX_HOSTNAME
+            step = RunStep(id=net.id, op=op, hostname=op.hostname or own_name, classic=classic)
             place = secret_place(self._config.exec_root) if any(m.kind == "secret" for m in op.mounts) else ""
             mounting = Mounting(self._images, self._caches, session, solved, directory, place, undo)
             await mounting.prepare(op)
@@ -145,9 +138,16 @@ class Runner:
             if mounting.targets:
                 made = await asyncio.to_thread(stubs.make, work.root_fd, mounting.targets)
                 work.close_root()
-            self._write_files(step)
+            options = runspec.task_options(step, self._config, mounting.mounts, mounting.env)
+            self._write_files(step, options, net, directory)
+            found = await asyncio.to_thread(devices.look, options) if devices.waits(options) else devices.look(options)
+            provisions = spec.Provisions(
+                namespaces={"network": net.sandbox.netns},
+                files=tuple((f"/etc/{name}", f"{directory}/{name}") for name in step.files),
+                devices=found,
+            )
             try:
-                await self._execute(step, work, mounting, output, unmounted=bool(made))
+                await self._execute(step, options, provisions, work, output, unmounted=bool(made))
             finally:
                 if made:
                     await asyncio.shield(asyncio.to_thread(work.clear_stubs, made))
@@ -166,18 +166,16 @@ class Runner:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("what a build step used cannot be cleared away: %s", error)
 
-    def _write_files(self, step: RunStep) -> None:
-        etcfiles.write(
-            step.directory, hostname=step.hostname, host=step.host, sandbox=step.sandbox, config=self._config
-        )
+    def _write_files(self, step: RunStep, options: TaskOptions, net: Net, directory: str) -> None:
+        etcfiles.write(directory, options, net.sandbox, self._config)
         if step.classic or step.op.network == "host":
             return
-        pairs = [etcfiles.extra_host(text, step.sandbox, self._config) for text in step.host.extra_hosts or ()]
+        pairs = [etcfiles.extra_host(text, net.sandbox, self._config) for text in options.resolver.extra_hosts]
         extra = "".join(f"{address}\t{name}\n" for name, address in pairs)
         text = f"127.0.0.1\tlocalhost {step.hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n{extra}"
-        with open(f"{step.directory}/hosts", "w") as file:  # there already, with the mode that everybody may read
+        with open(f"{directory}/hosts", "w") as file:  # there already, with the mode that everybody may read
             file.write(text)
-        with open(f"{step.directory}/resolv.conf", "r+") as file:
+        with open(f"{directory}/resolv.conf", "r+") as file:
             lines = [line for line in file if line.strip() and not line.startswith("#")]
             file.seek(0)
             file.truncate()
@@ -185,15 +183,23 @@ class Runner:
 
     # -- the task -----------------------------------------------------------------------------------------------------
 
-    async def _execute(self, step: RunStep, work: Work, mounting: Mounting, output: Output, *, unmounted: bool) -> None:
+    async def _execute(
+        self,
+        step: RunStep,
+        options: TaskOptions,
+        provisions: spec.Provisions,
+        work: Work,
+        output: Output,
+        *,
+        unmounted: bool,
+    ) -> None:
         """Run the task to its end. unmounted: return only when nothing of it is mounted any more."""
         id, args = step.id, step.op.args
-        options = security.parse(step.host, self._config)
-        document = runspec.document(step, self._config, options, mounting.mounts, mounting.env)
-        seccomp = await self._filters.path(self._supervisor, options, document["process"]["capabilities"]["bounding"])
+        seccomp = await self._filters.path(self._supervisor, options.process)
         request = TaskRequest(
             id=id,
-            spec=_SPEC.encode(document),
+            kind=TaskKind.BUILD_STEP,
+            spec=_SPEC.encode(spec.build(options, provisions)),
             rootfs=work.mounts(container=step.classic),
             seccomp=seccomp,
             log_driver="none",
@@ -215,13 +221,13 @@ class Runner:
                 exit_.cancel()
         except TaskFailed as e:
             refusal = failures.of_start(e.step, e.errno, e.message).error.message
-            raise StepFailed(step.op, args, -1, refusal=refusal if step.classic else e.message) from e
+            raise StepFailed(args, -1, refusal=refusal if step.classic else e.message) from e
         finally:
             gone = self._later(self._supervisor.delete(id))
             if ended is None or unmounted:  # it may still run
                 await asyncio.shield(gone)
         if ended.status:
-            raise StepFailed(step.op, args, ended.status, tail=tail.text(), oom_killed=ended.oom_killed)
+            raise StepFailed(args, ended.status, tail=tail.text(), oom_killed=ended.oom_killed)
 
     async def _pass_on(self, reader: asyncio.StreamReader, output: Output, tail: Tail) -> None:
         """Pass the output on until its end."""

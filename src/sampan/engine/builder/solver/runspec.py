@@ -1,90 +1,108 @@
-"""The OCI spec of a RUN step. Pure: what it needs was prepared by run.py and mounting.py.
+"""A RUN step of a build as what its task asks for: `TaskOptions`. Pure.
 
-Source: OCI runtime-spec 1.2; what Docker Engine 28.5 gives a step of its classic builder and one of BuildKit's.
+Source: what Docker Engine 28.5 gives a step of its classic builder and one of BuildKit's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sampan.engine.builder.ops import Limits, RunOp
+from sampan.engine.builder.ops import RunOp
 from sampan.engine.config import EngineConfig
-from sampan.engine.networks.service import Sandbox
-from sampan.engine.tasks import etcfiles, security, spec
-from sampan.engine.tasks.capabilities import permitted
+from sampan.engine.tasks import etcfiles, limits, security
+from sampan.engine.tasks.capabilities import of_task, permitted
 from sampan.engine.tasks.host import probe
-from sampan.spec.engine_api.container import HostConfig, Ulimit
+from sampan.engine.tasks.options import (
+    NamespaceMode,
+    Namespaces,
+    ProcessOptions,
+    ResolverOptions,
+    ResourceLimits,
+    TaskMount,
+    TaskOptions,
+    cgroup_parent,
+)
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_READ_ONLY = ("rbind", "ro", "nosuid", "nodev", "noexec", "rprivate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStep:
-    """A RUN step as a task. id: the task's. directory: where its own files are. classic: it looks like a container."""
+    """A RUN step that is to be a task. id: the task's. classic: it looks like a container."""
 
     id: str
     op: RunOp
-    host: HostConfig
     hostname: str
-    sandbox: Sandbox
-    directory: str
     classic: bool
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files in /etc that the step gets from the engine: a step of BuildKit has the image's hostname."""
+        return etcfiles.NAMES if self.classic else ("resolv.conf", "hosts")
 
-def document(
-    step: RunStep,
-    config: EngineConfig,
-    options: security.SecurityOptions,
-    mounts: Sequence[dict[str, Any]],
-    env: Sequence[str],
-) -> dict[str, Any]:
-    """The OCI spec of the step. mounts, env: what `--mount` comes to. Pure."""
-    op, host = step.op, step.host
-    parent = op.limits.cgroup_parent or config.cgroup_parent or "/sampan"
-    prepared = spec.Prepared(
-        netns=step.sandbox.netns,
-        cgroup_parent=parent if parent.startswith("/") else f"/{parent}",
-        default_ulimits=tuple(
-            Ulimit(name=n, hard=int(u.get("Hard", -1)), soft=int(u.get("Soft", -1)))
-            for n, u in config.default_ulimits.items()
+
+def network_mode(op: RunOp, config: EngineConfig) -> str:
+    """Return the step's network as a container's mode: none, host, bridge, or a network's name."""
+    default = "none" if config.bridge == "none" else "bridge"
+    return default if op.network in ("", "default", "sandbox") else op.network
+
+
+def task_options(
+    step: RunStep, config: EngineConfig, mounts: Sequence[TaskMount] = (), env: Sequence[str] = ()
+) -> TaskOptions:
+    """Return what the step asks for: no privilege unless it is insecure. mounts, env: what `--mount` comes to.
+
+    Raises: Internal for a limit that does not exist.
+    """
+    op = step.op
+    insecure = op.security == "insecure"
+    return TaskOptions(
+        id=step.id,
+        process=ProcessOptions(
+            args=tuple(op.args),
+            env=tuple(_environment(step, env)),
+            cwd=op.cwd or "/",
+            user=op.user,
+            capabilities=of_task(add=(), drop=(), privileged=insecure, available=permitted()),
+            security=security.parse((), config, privileged=insecure),
+            rlimits=limits.rlimits(op.limits.ulimits, config),
+            oom_score_adj=0,
         ),
-        available_capabilities=permitted(),
+        namespaces=_namespaces(op, config),
+        hostname=step.hostname,
+        resolver=ResolverOptions(extra_hosts=tuple(f"{name}:{address}" for name, address in op.extra_hosts)),
+        privileged=insecure,
+        mounts=tuple(mounts),
+        etc_options=("rbind", "rprivate") if step.classic else _READ_ONLY,
+        shm_size_bytes=op.limits.shm_size_bytes or config.default_shm_size_bytes,
+        masked_paths=() if insecure else security.MASKED_PATHS,
+        readonly_paths=() if insecure else security.READONLY_PATHS,
+        limits=_limits(op),
+        cgroup_parent=cgroup_parent(op.limits.cgroup_parent, config),
     )
-    caps = spec.capability_names(host, prepared.available_capabilities)
-    process: dict[str, Any] = {
-        "user": spec.user(op.user, None),
-        "args": list(op.args),
-        "env": _environment(step, env),
-        "cwd": op.cwd or "/",
-        "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
-        "oomScoreAdj": 0,
-    }
-    if limits := spec.rlimits(host.ulimits, prepared.default_ulimits):
-        process["rlimits"] = limits
-    if options.no_new_privileges:
-        process["noNewPrivileges"] = True
-    if options.apparmor_profile:
-        process["apparmorProfile"] = options.apparmor_profile
-    taken = {mount["destination"] for mount in mounts}
-    own = etcfiles.NAMES if step.classic else ("resolv.conf", "hosts")
-    access = ["rbind", "rprivate"] if step.classic else ["rbind", "ro", "nosuid", "nodev", "noexec", "rprivate"]
-    etc = [spec.mount(f"/etc/{name}", "bind", f"{step.directory}/{name}", access) for name in own]
-    asked = sorted(
-        [*mounts, *(mount for mount in etc if mount["destination"] not in taken)],
-        key=lambda mount: mount["destination"].rstrip("/").count("/"),
+
+
+def _namespaces(op: RunOp, config: EngineConfig) -> Namespaces:
+    cgroup = config.default_cgroupns_mode or ("private" if probe().unified else "host")
+    return Namespaces(
+        network=NamespaceMode.HOST if network_mode(op, config) == "host" else NamespaceMode.OWN,
+        cgroup=NamespaceMode.OWN if cgroup == "private" else NamespaceMode.HOST,
     )
-    defaults = [m for m in spec.default_mounts(host, prepared) if m["destination"] not in taken]
-    document: dict[str, Any] = {
-        "ociVersion": "1.2.1",
-        "process": process,
-        "root": {"path": "rootfs"},
-        "hostname": step.hostname,
-        "mounts": defaults + asked,
-        "linux": spec.linux(host, prepared, id=step.id),
-    }
-    return document
+
+
+def _limits(op: RunOp) -> ResourceLimits:
+    asked = op.limits
+    return ResourceLimits(
+        memory_bytes=asked.memory_bytes,
+        memory_swap_bytes=asked.memory_swap_bytes or 2 * asked.memory_bytes,
+        cpu_shares=asked.cpu_shares,
+        cpu_period_us=asked.cpu_period_us,
+        cpu_quota_us=asked.cpu_quota_us,
+        cpuset_cpus=asked.cpuset_cpus,
+        cpuset_mems=asked.cpuset_mems,
+    )
 
 
 def _environment(step: RunStep, secret: Sequence[str]) -> list[str]:
@@ -97,30 +115,3 @@ def _environment(step: RunStep, secret: Sequence[str]) -> list[str]:
         if equals:
             env[key] = value
     return [f"{key}={value}" for key, value in env.items()]
-
-
-def host_config(op: RunOp, config: EngineConfig) -> HostConfig:
-    """What a step gets from the host: its network, its limits, and no privilege unless it is insecure. Pure."""
-    limits: Limits = op.limits
-    insecure = op.security == "insecure"
-    machine = probe()
-    mode = op.network
-    default = "none" if config.bridge == "none" else "bridge"
-    return HostConfig(
-        network_mode=default if mode in ("", "default", "sandbox") else mode,
-        privileged=insecure,
-        masked_paths=None if insecure else list(security.MASKED_PATHS),
-        readonly_paths=None if insecure else list(security.READONLY_PATHS),
-        extra_hosts=[f"{name}:{address}" for name, address in op.extra_hosts],
-        cgroupns_mode=config.default_cgroupns_mode or ("private" if machine.unified else "host"),
-        ipc_mode="private",
-        shm_size=limits.shm_size_bytes or config.default_shm_size_bytes,
-        memory=limits.memory_bytes,
-        memory_swap=limits.memory_swap_bytes or 2 * limits.memory_bytes,
-        cpu_shares=limits.cpu_shares,
-        cpu_period=limits.cpu_period_us,
-        cpu_quota=limits.cpu_quota_us,
-        cpuset_cpus=limits.cpuset_cpus,
-        cpuset_mems=limits.cpuset_mems,
-        ulimits=[Ulimit(name=name, soft=soft, hard=hard) for name, soft, hard in limits.ulimits],
-    )

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
-from sampan.engine.tasks import spec
 from sampan.errors import SampanError
 
 log = logging.getLogger("sampan.builder")
@@ -49,9 +48,8 @@ class Sandboxes:
         return net
 
     async def _make(self, mode: str) -> Net:
-        id = spec.BUILD_TASK + secrets.token_hex(16)
-        hostname = id.removeprefix(spec.BUILD_TASK)[:12]
-        sandbox = await self._networks.attach(SandboxRequest(id=id, mode=mode, hostname=hostname, silent=True))
+        id = secrets.token_hex(16)
+        sandbox = await self._networks.attach(SandboxRequest(id=id, mode=mode, hostname=id[:12], silent=True))
         return Net(id=id, sandbox=sandbox)
 
     async def give_back(self, net: Net) -> None:

@@ -21,6 +21,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sampan.engine.background import first_failure
+from sampan.engine.builder.failures import BuildFailure, NotAllowed
 from sampan.engine.builder.ops import (
     ArchiveOp,
     Copy,
@@ -34,11 +36,10 @@ from sampan.engine.builder.ops import (
     Vertex,
 )
 from sampan.engine.builder.progress import Progress, Status, Step
-from sampan.engine.builder.session import Session
+from sampan.engine.builder.session import LocalRequest, Session
 from sampan.engine.builder.solver import policy
 from sampan.engine.builder.solver.cache import NO_BOUNDS, Cache, Filters, Space
 from sampan.engine.builder.solver.cachemounts import CacheMounts
-from sampan.engine.builder.solver.failures import NotAllowed
 from sampan.engine.builder.solver.flights import Flight
 from sampan.engine.builder.solver.layers import empty_layer
 from sampan.engine.builder.solver.records import CacheRecord
@@ -50,7 +51,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Ref, Store
-from sampan.errors import Internal, SampanError
+from sampan.errors import Internal, SampanError, words
 from sampan.supervisor.client import Supervisor
 
 log = logging.getLogger("sampan.builder")
@@ -156,7 +157,7 @@ class Solver:
         """Run what is needed for these vertices; returns them and all that they needed.
 
         on_error: "keep" or "commit" makes an image of a failed step's file system (`StepFailed.image_id`).
-        Raises: StepFailed, NotAllowed, and SampanErrors of sources and copies, all with `.vertex` and `.ranges`.
+        Raises: BuildFailure, whose cause is StepFailed, NotAllowed, or what sources and copies raise.
         """
         build = self._build(session)
         build.serial, build.on_error, build.entitlements = serial, on_error, frozenset(entitlements)
@@ -190,7 +191,7 @@ class Solver:
                 for vertex in todo:
                     group.create_task(one(vertex))
         except BaseExceptionGroup as failures:
-            raise _first(failures) from None
+            raise first_failure(failures) from None
 
     def give(self, session: Session, vertex: Vertex, solved: Solved) -> None:
         """Let a build take this for what a vertex gives: its layers are here, from an image that the client trusts."""
@@ -226,7 +227,7 @@ class Solver:
         self._collect_soon()
 
     def _allow(self, build: Build, vertex: Vertex) -> None:
-        """Raises: NotAllowed for what client and daemon.json (`builder.entitlements`) do not both allow.
+        """Raises: BuildFailure of NotAllowed for what client and daemon.json (`builder.entitlements`) do not both allow.
 
         The classic builder has always had the host's network.
         """
@@ -237,11 +238,12 @@ class Solver:
         daemon = {"network-host": True, **(self._config.builder.get("entitlements") or {})}
         for entitlement in wanted:
             if entitlement not in build.entitlements:
-                raise NotAllowed(vertex, f"{entitlement} is not allowed")
-            if not daemon.get(entitlement.replace(".", "-")):
-                raise NotAllowed(
-                    vertex, f"granting entitlement {entitlement} is not allowed by build daemon configuration"
-                )
+                error = NotAllowed(f"{entitlement} is not allowed")
+            elif not daemon.get(entitlement.replace(".", "-")):
+                error = NotAllowed(f"granting entitlement {entitlement} is not allowed by build daemon configuration")
+            else:
+                continue
+            raise BuildFailure(error, vertex=vertex, lines=vertex.label.ranges)
 
     async def _solved(self, build: Build, vertex: Vertex, progress: Progress) -> Solved:
         """One vertex whose inputs are solved; failures say which it was."""
@@ -251,13 +253,7 @@ class Solver:
             return await self._step(build, vertex, progress)
         except (SampanError, OSError) as e:
             error = e if isinstance(e, SampanError) else Internal(_words(e))
-            if not hasattr(error, "vertex"):
-                error.vertex = vertex  # type: ignore[attr-defined]
-            if not hasattr(error, "ranges"):
-                error.ranges = vertex.label.ranges  # type: ignore[attr-defined]
-            if error is e:
-                raise
-            raise error from e
+            raise BuildFailure(error, vertex=vertex, lines=vertex.label.ranges) from e
 
     # -- sources ------------------------------------------------------------------------------------------------------
 
@@ -286,11 +282,13 @@ class Solver:
         match vertex:
             case LocalOp():
                 return await session.local(
-                    vertex.context,
-                    include=vertex.include,
-                    exclude=vertex.exclude,
-                    follow=vertex.follow,
-                    report=_report(vertex, progress),
+                    LocalRequest(
+                        name=vertex.context,
+                        include=vertex.include,
+                        exclude=vertex.exclude,
+                        follow=vertex.follow,
+                        report=_report(vertex, progress),
+                    )
                 )
             case HttpOp():
                 return await self._files.http(vertex, session)
@@ -476,14 +474,6 @@ def _chain(solved: Solved) -> str:
     return solved.state.chain_id if solved.state is not None else ""
 
 
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The failure that the others follow from."""
-    leaf: BaseException = failures
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = leaf.exceptions[0]
-    return leaf
-
-
 def _reason(error: BaseException) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "context canceled"
@@ -492,4 +482,4 @@ def _reason(error: BaseException) -> str:
 
 def _words(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
-    return f"{(error.strerror or str(error)).lower()}{where}"
+    return f"{words(error)}{where}"

@@ -7,15 +7,14 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sampan.engine import platforms
+from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.ops import Copy, FileOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import keys
 from sampan.engine.builder.solver.cache import Cache
-from sampan.engine.builder.solver.failures import StepFailed
 from sampan.engine.builder.solver.flights import Flight
 from sampan.engine.builder.solver.layers import Committed, Work, empty_layer, on_top
 from sampan.engine.builder.solver.records import CacheRecord
@@ -26,7 +25,7 @@ from sampan.engine.images.service import Images
 from sampan.engine.layers import tarsplit
 from sampan.engine.store import Ref
 from sampan.errors import Internal
-from sampan.spec import oci_image
+from sampan.spec import oci_image, times
 
 if TYPE_CHECKING:
     from sampan.engine.builder.solver.solver import Files
@@ -134,7 +133,7 @@ class Steps:
         """An image of what a failed step left, so that it can be looked into. Returns its id."""
         done = await work.commit()
         platform = op.platform or platforms.HOST
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = times.rfc3339(time.time_ns())
         document = {
             "architecture": platform.architecture,
             "config": {"Env": list(op.env), "WorkingDir": op.cwd, "User": op.user, "Cmd": ["/bin/sh"]},

@@ -17,7 +17,7 @@ from typing import Any
 
 from sampan.engine.layers.snapshots import trees
 from sampan.engine.layers.snapshots.directories import INIT, Directories
-from sampan.errors import Internal
+from sampan.errors import Internal, words
 from sampan.linux import btrfs, mounts, syscalls
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -46,7 +46,7 @@ class Vfs(Directories):
                 os.close(fd)
         except OSError as e:
             raise Internal(
-                f"{self.name} does not work on {self.root}: {e.strerror or e}; the file system needs extended attributes "
+                f"{self.name} does not work on {self.root}: {words(e)}; the file system needs extended attributes "
                 f"and device nodes: choose another --data-root"
             ) from e
         finally:
@@ -165,7 +165,7 @@ class Btrfs(Vfs):
             finally:
                 self.remove(number)
         except OSError as e:
-            raise Internal(f"btrfs does not work on {self.root}: {e.strerror or e}") from e
+            raise Internal(f"btrfs does not work on {self.root}: {words(e)}") from e
         finally:
             os.close(fd)
         super().probe()

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sampan.engine.layers.snapshots.directories import INIT, STEP, Directories
-from sampan.errors import Internal
+from sampan.errors import Internal, words
 from sampan.linux import mounts, namespaces, syscalls
 
 # the upper directory holds everything a diff needs: no redirects, no metadata-only copies, no index of file handles
@@ -189,7 +189,7 @@ class Overlay2(Directories):
                 os.close(fd)
         except OSError as e:
             raise Internal(
-                f"overlay2 does not work on {self.root}: {e.strerror or e}; the kernel needs overlayfs, and the file "
+                f"overlay2 does not work on {self.root}: {words(e)}; the kernel needs overlayfs, and the file "
                 f"system extended attributes and d_type (ext4, xfs, btrfs; not another overlay): choose another --data-root"
             ) from e
         finally:

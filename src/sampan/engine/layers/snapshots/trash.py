@@ -11,6 +11,8 @@ import os
 import threading
 from collections.abc import Callable
 
+from sampan.errors import words
+
 HOIST = 50
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -77,10 +79,10 @@ class Trash:
         except (_Stopped, FileNotFoundError):  # other services empty their own entries as well
             return
         except OSError as e:
-            self._failed[name] = e.strerror or str(e)
+            self._failed[name] = words(e)
             where = f" ({e.filename})" if e.filename else ""
             log.warning(
-                "cannot remove %s/%s%s: %s; it is tried again at the next start", self.path, name, where, e.strerror
+                "cannot remove %s/%s%s: %s; it is tried again at the next start", self.path, name, where, words(e)
             )
 
     def _remove(self, parent_fd: int, name: str, depth: int) -> None:

@@ -15,9 +15,10 @@ from sampan.engine.networks.drivers import bridge_options
 from sampan.engine.networks.drivers.bridge_options import Bridge
 from sampan.engine.networks.drivers.driver import MTU
 from sampan.engine.networks.ipam import Subnet
-from sampan.engine.networks.records import PREDEFINED, NetworkRecord, SubnetRecord, new_id, now
+from sampan.engine.networks.records import PREDEFINED, NetworkRecord, SubnetRecord, new_id
 from sampan.errors import InvalidArgument
 from sampan.linux.netlink import Link
+from sampan.spec import times
 
 NO_BRIDGE = "none"
 PREFIX = "sampan"  # our default bridge is called sampan0, sampan1, … after how many engines there are
@@ -68,7 +69,7 @@ def network(
         id=old.id if old else new_id(),
         name=name,
         driver=PREDEFINED[name],
-        created=now(),
+        created=times.now(),
         enable_ipv6=config.ipv6,
         subnets=subnets,
         options=dict(sorted(options.items())),

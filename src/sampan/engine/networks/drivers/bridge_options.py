@@ -13,6 +13,7 @@ from sampan.engine.networks.firewall import NetworkRules
 from sampan.engine.networks.host import MARK
 from sampan.engine.networks.records import NetworkRecord
 from sampan.errors import Internal, InvalidArgument, NotImplemented_
+from sampan.spec import go_values
 
 PREFIX = "com.docker.network.bridge."
 NAME = PREFIX + "name"
@@ -36,11 +37,10 @@ def flag(options: dict[str, str], key: str, default: bool = True) -> bool:
     text = options.get(key)
     if text is None:
         return default
-    if text in ("1", "t", "T", "TRUE", "true", "True"):
-        return True
-    if text in ("0", "f", "F", "FALSE", "false", "False"):
-        return False
-    raise InvalidArgument(f'failed to parse {key} value: {text} (strconv.ParseBool: parsing "{text}": invalid syntax)')
+    try:
+        return go_values.boolean(text)
+    except ValueError as error:
+        raise InvalidArgument(f"failed to parse {key} value: {text} ({error})") from error
 
 
 def validate(options: dict[str, str]) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from sampan.engine.networks.drivers.driver import Capabilities, ChooseSubnet, NetworkDriver
 from sampan.engine.networks.host import HostNetwork
-from sampan.engine.networks.records import PREDEFINED, NetworkRecord, new_id, now
+from sampan.engine.networks.records import PREDEFINED, NetworkRecord, new_id
+from sampan.spec import times
 
 
 class NullDriver(NetworkDriver):
@@ -23,7 +24,7 @@ class NullDriver(NetworkDriver):
         self, host: HostNetwork, name: str, old: NetworkRecord | None, choose: ChooseSubnet
     ) -> NetworkRecord | None:
         """Return the network, with the id it had."""
-        return old or NetworkRecord(id=new_id(), name=name, driver=PREDEFINED[name], created=now())
+        return old or NetworkRecord(id=new_id(), name=name, driver=PREDEFINED[name], created=times.now())
 
 
 class HostDriver(NullDriver):

@@ -1,0 +1,60 @@
+"""Looks at the host's paths: in threads, few of them, and never waited for without end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from sampan.engine.hostpaths import HostPaths
+from sampan.errors import Unavailable
+
+
+def fail() -> None:
+    raise FileNotFoundError("/nowhere")
+
+
+@pytest.mark.asyncio
+async def test_a_look_is_done_in_another_thread_and_its_error_is_the_callers() -> None:
+    looks = HostPaths()
+    assert await looks.run("/x", threading.get_ident) != threading.get_ident()
+    with pytest.raises(FileNotFoundError, match="/nowhere"):
+        await looks.run("/nowhere", fail)
+    looks.close()
+
+
+@pytest.mark.asyncio
+async def test_what_does_not_answer_costs_its_own_request_only() -> None:
+    looks = HostPaths(threads=2, patience_s=0.05)
+    answers = threading.Event()
+    with pytest.raises(Unavailable, match="cannot look at /nfs: its file system does not answer"):
+        await looks.run("/nfs", answers.wait)
+    assert await looks.run("/x", lambda: 1) == 1
+    with pytest.raises(Unavailable, match="/nfs"):
+        await looks.run("/nfs", answers.wait)
+    with pytest.raises(Unavailable, match="/x"):  # every thread hangs
+        await looks.run("/x", lambda: 2)
+    answers.set()
+    looks.close()
+
+
+@pytest.mark.asyncio
+async def test_there_are_never_more_threads_than_allowed() -> None:
+    looks = HostPaths(threads=2)
+    together = threading.Barrier(2)
+    before = threading.active_count()
+    await asyncio.gather(*(looks.run("/x", lambda: together.wait(10)) for _ in range(6)))
+    assert threading.active_count() - before <= 2
+    looks.close()
+
+
+@pytest.mark.asyncio
+async def test_a_timeout_of_the_look_itself_is_passed_on() -> None:
+    def late() -> None:
+        raise TimeoutError("of the file system")
+
+    looks = HostPaths()
+    with pytest.raises(TimeoutError, match="of the file system"):
+        await looks.run("/x", late)
+    looks.close()
