@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, ip_interface, ip_network
 from msgspec.structs import replace
 
 from sampan.engine.networks.drivers import choice
-from sampan.engine.networks.drivers.driver import Capabilities, NetworkDriver
+from sampan.engine.networks.drivers.driver import NetworkCapabilities, NetworkDriver
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.plans import MOVED, InterfacePlan, RoutePlan
 from sampan.engine.networks.plumbing import Plumbing
@@ -30,7 +30,7 @@ IFLA_MACVLAN_MODE, MACVLAN_MODE_BRIDGE = 1, 4
 class LanDriver(NetworkDriver):
     """Containers are stations on a link of the host, each with a macvlan device that is made inside."""
 
-    capabilities = Capabilities(ipv6=False)
+    capabilities = NetworkCapabilities(ipv6=False)
 
     def __init__(self) -> None:
         self._parents: dict[str, int] = {}
@@ -80,7 +80,7 @@ class LanDriver(NetworkDriver):
 class RoutedDriver(NetworkDriver):
     """A pair for each container, with no port on anything: the host has a route to every container."""
 
-    capabilities = Capabilities(gateway=True)
+    capabilities = NetworkCapabilities(gateway=True)
 
     def validate(self, network: NetworkRecord, others: Iterable[NetworkRecord]) -> None:
         if network.enable_ipv6:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from sampan.engine.networks import endpoints
 from sampan.engine.networks.catalogue import Catalogue
-from sampan.engine.networks.drivers.driver import Capabilities
+from sampan.engine.networks.drivers.driver import NetworkCapabilities
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.plans import InterfacePlan
@@ -36,11 +36,11 @@ class Allocator:
         self._catalogue = catalogue
         self._fabric = fabric
 
-    def capabilities(self, endpoint: EndpointRecord) -> Capabilities:
+    def capabilities(self, endpoint: EndpointRecord) -> NetworkCapabilities:
         """Return what the driver of an endpoint's network can do; the least when network or driver is gone."""
         network = self._catalogue.table.get(endpoint.network_id)
         driver = self._catalogue.drivers.get(network.driver) if network is not None else None
-        return driver.capabilities if driver is not None else Capabilities()
+        return driver.capabilities if driver is not None else NetworkCapabilities()
 
     async def make(
         self, network: NetworkRecord, settings: EndpointSettings, sandbox: SandboxRecord, mac: str = ""

@@ -57,8 +57,12 @@ class HostNetwork:
         return self._plumbing
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do blocking work in the namespace thread."""
+        """Do blocking work in the namespace thread. Who is cancelled while waiting does not know whether it was done."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+
+    def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Give the namespace thread work that is done whether its answer is waited for or not."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 # ── looking around: blocking, in the namespace thread ───────────────────────────────────────────────────────────

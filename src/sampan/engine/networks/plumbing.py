@@ -134,9 +134,7 @@ class Plumbing:
         elif i.kind == MOVED:
             yield netlink.set_link(_index(self.host, i.host_name), namespace=namespace, name=i.name)
         else:
-            yield netlink.add_link(
-                i.name, i.kind, parent=i.parent, namespace=namespace, address=i.mac, mtu=i.mtu, data=i.attributes
-            )
+            yield netlink.add_link(i.name, i.kind, parent=i.parent, namespace=namespace, data=i.attributes)
         for n in i.neighbours:
             yield netlink.set_neighbour(n.index, n.address, n.mac)
 
@@ -209,7 +207,7 @@ def _configure(inside: Netlink, plan: SandboxPlan, *, fresh: bool) -> None:
     index = {link.name: link.ifindex for link in map(netlink.parse_link, links)}
     requests: list[Message] = []
     for i in plan.interfaces:
-        if i.kind == MOVED and (i.mac or i.mtu):
+        if i.kind != VETH and (i.mac or i.mtu):
             requests.append(netlink.set_link(index[i.name], address=i.mac, mtu=i.mtu))
         requests += [netlink.add_address(index[i.name], address, length) for address, length in i.addresses]
         requests.append(netlink.set_link(index[i.name], up=True))

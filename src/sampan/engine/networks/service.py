@@ -78,7 +78,7 @@ class Networks:
             async with self._fabric.choosing():
                 await self._start_networks()
             self._sandboxes.adopt_recorded()
-            await self._fabric.apply()
+            await self._fabric.firewall.apply()
         except BaseException as error:
             await self._fabric.close()
             if isinstance(error, OSError):
@@ -104,7 +104,7 @@ class Networks:
             elif old is not None:
                 await self._store.apply(self._catalogue.forget(old))
         await self._store.apply(*(self._catalogue.put(r) for r in records.values()))
-        await self._fabric.guard(self._table(records))
+        await self._fabric.firewall.begin(self._table(records))
         for network in self._catalogue.all():
             await self._start_network(network)
 
@@ -129,7 +129,7 @@ class Networks:
 
     async def protect_api(self, addresses: Iterable[tuple[str, int]]) -> None:
         """Keep containers from these (address, port) of a TCP API; an address of "", 0.0.0.0 or :: means every one."""
-        await self._fabric.protect_api(("" if a in ("", "0.0.0.0", "::") else a, p) for a, p in addresses)
+        await self._fabric.firewall.protect_api(("" if a in ("", "0.0.0.0", "::") else a, p) for a, p in addresses)
 
     # ── networks ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -148,7 +148,7 @@ class Networks:
             try:
                 await self._fabric.setup(driver, network)
                 if driver.rules(network, ip6=True) is not None:
-                    await self._fabric.apply()
+                    await self._fabric.firewall.apply()
             except OSError as error:
                 raise Internal(f"failed to create network {network.name}: {error}") from error
             await self._store.flushed()

@@ -19,7 +19,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.networks import host as hosts
 from sampan.engine.networks.drivers import bridge_default, bridge_options
 from sampan.engine.networks.drivers.bridge_options import Bridge
-from sampan.engine.networks.drivers.driver import MTU, Capabilities, ChooseSubnet, NetworkDriver
+from sampan.engine.networks.drivers.driver import MTU, ChooseSubnet, NetworkCapabilities, NetworkDriver
 from sampan.engine.networks.firewall import NetworkRules
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.plans import VETH, InterfacePlan, NeighbourPlan
@@ -35,7 +35,7 @@ _VETH_NAME = re.compile(r"veth[0-9a-f]{7}")
 class BridgeDriver(NetworkDriver):
     """Remembers the kernel's index of each bridge that is set up."""
 
-    capabilities = Capabilities(gateway=True, publishes=True)
+    capabilities = NetworkCapabilities(gateway=True, publishes=True)
 
     def __init__(self) -> None:
         self._indexes: dict[str, int] = {}

@@ -38,7 +38,7 @@ Raises: Forbidden when there is none.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
+class NetworkCapabilities:
     """What networks of a driver are like.
 
     scope: who knows of a network, `local` (this engine) or `global` (every engine of a cluster). single: there is only
@@ -59,7 +59,7 @@ class Capabilities:
 class NetworkDriver(Protocol):
     """One way of making networks. An engine has one object of each driver; it may keep what it found in the kernel."""
 
-    capabilities: Capabilities
+    capabilities: NetworkCapabilities
 
     # ── pure ────────────────────────────────────────────────────────────────────────────────────────────────────
 

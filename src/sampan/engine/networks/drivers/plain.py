@@ -5,7 +5,7 @@ Source: Engine API 1.51, NetworkMode; moby libnetwork/drivers/host and null.
 
 from __future__ import annotations
 
-from sampan.engine.networks.drivers.driver import Capabilities, ChooseSubnet, NetworkDriver
+from sampan.engine.networks.drivers.driver import ChooseSubnet, NetworkCapabilities, NetworkDriver
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord, new_id
 from sampan.spec import times
@@ -14,7 +14,7 @@ from sampan.spec import times
 class NullDriver(NetworkDriver):
     """Containers on this network have nothing but their loopback device."""
 
-    capabilities = Capabilities(single=True, addresses=False, ipv6=False)
+    capabilities = NetworkCapabilities(single=True, addresses=False, ipv6=False)
 
     def describe(self, network: NetworkRecord) -> str:
         """Return one line for people."""
@@ -30,7 +30,7 @@ class NullDriver(NetworkDriver):
 class HostDriver(NullDriver):
     """Containers on this network are in the host's network namespace."""
 
-    capabilities = Capabilities(single=True, addresses=False, ipv6=False, namespace=False)
+    capabilities = NetworkCapabilities(single=True, addresses=False, ipv6=False, namespace=False)
 
     def describe(self, network: NetworkRecord) -> str:
         """Return one line for people."""
