@@ -34,7 +34,7 @@ from sampan.spec.engine_api.network import (
 )
 from sampan.supervisor.client import TaskInfo, TaskRequest
 from tests.kernel.net_host import HOST4, LAN4, Host, die_at, on_fake_host, spawn, until
-from tests.support.container_fakes import FakeImages, FakeSupervisor
+from tests.support.container_fakes import FakeImages, FakeRoots, FakeSupervisor
 
 
 class Processes(FakeSupervisor):
@@ -62,7 +62,7 @@ class Neighbours:
 
     def __init__(self) -> None:
         self.supervisor = Processes()
-        self.images = FakeImages()
+        self.roots = FakeRoots()
 
 
 @contextlib.asynccontextmanager
@@ -73,7 +73,7 @@ async def engine(host: Host, beside: Neighbours) -> AsyncIterator[tuple[Containe
         looks = HostPaths()
         volumes = Volumes(config, store, events, looks)
         await volumes.start()
-        room = (beside.images, networks, volumes, beside.supervisor, looks)
+        room = (FakeImages(), beside.roots, networks, volumes, beside.supervisor, looks)
         containers = Containers(config, store, events, *room)  # type: ignore[arg-type]
         await containers.run()
         try:

@@ -31,7 +31,7 @@ from sampan.engine.containers.records import Container, MountPoint, rfc3339
 from sampan.engine.containers.states import WITH_TASK
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
-from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
 from sampan.engine.tasks import procfs
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
@@ -77,9 +77,9 @@ class Root:
 class Archive:
     """Copies between clients and containers."""
 
-    def __init__(self, table: ContainerTable, images: Images, events: Events) -> None:
+    def __init__(self, table: ContainerTable, roots: Roots, events: Events) -> None:
         self._table = table
-        self._images = images
+        self._roots = roots
         self._events = events
 
     async def stat(self, ref: str, path: str) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Archive:
             if m.type in ("volume", "bind") and (clean + "/").startswith(m.destination.rstrip("/") + "/"):
                 tail = "/." if path.endswith("/.") else "/" if path.endswith("/") else ""
                 return _mounted(m, clean, tail, read_only)
-        return Root(self._images.open_root(c.id, writable=writable), path, read_only)
+        return Root(self._roots.open_root(c.id, writable=writable), path, read_only)
 
 
 def _mounted(m: MountPoint, path: str, tail: str, read_only: bool) -> Root:

@@ -27,6 +27,7 @@ from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
 from sampan.engine.store import Ref
 from sampan.engine.tasks import devices, host
 from sampan.engine.tasks import limits as task_limits
@@ -63,6 +64,7 @@ class Maker:
         supervisor: Supervisor,
         events: Events,
         images: Images,
+        roots: Roots,
         volumes: Volumes,
         host_paths: HostPaths,
     ) -> None:
@@ -72,6 +74,7 @@ class Maker:
         self._supervisor = supervisor
         self._events = events
         self._images = images
+        self._roots = roots
         self._volumes = volumes
         self._host_paths = host_paths
         self._machine = host.probe()
@@ -199,8 +202,11 @@ class Maker:
 
     async def _make(self, c: Container, image: Image | None) -> None:
         async with AsyncExitStack() as undo:
-            await self._images.prepare(c.id, image)
-            undo.push_async_callback(self._images.remove_snapshot, c.id)
+            if image is not None:
+                await self._roots.prepare(c.id, image.chain_id, partial(self._images.claim, c.id, image))
+            else:
+                await self._roots.prepare(c.id, "")
+            undo.callback(lambda: self._roots.remove(c.id, self._images.unclaim(c.id)))
             directory = self._launcher.directory(c.id)
             os.makedirs(directory, mode=0o700)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
@@ -248,7 +254,7 @@ class Maker:
             await self._volumes.remove(name, force=True)
 
     async def _fill_volumes(self, c: Container, fill: list[MountPoint]) -> None:
-        root = self._images.open_root(c.id, writable=False)
+        root = self._roots.open_root(c.id, writable=False)
         try:
             for m in fill:
                 await self._volumes.fill(m.name, c.id, root, m.destination, subpath=m.subpath)

@@ -52,6 +52,7 @@ from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.engine.volumes.service import Volumes
@@ -70,12 +71,13 @@ class Containers:
         store: Store,
         events: Events,
         images: Images,
+        roots: Roots,
         networks: Networks,
         volumes: Volumes,
         supervisor: Supervisor,
         host_paths: HostPaths,
     ) -> None:
-        self._images = images
+        self._roots = roots
         self._events = events
         self._supervisor = supervisor
         self._background = Background()
@@ -84,14 +86,14 @@ class Containers:
         pending = PendingSessions()
         back_off = BackOff(table.live, self._background)
         self._launcher = launcher = Launcher(
-            config, table, supervisor, events, images, networks, volumes, host_paths, pending
+            config, table, supervisor, events, roots, networks, volumes, host_paths, pending
         )
         execs = Execs(table, launcher, supervisor, events, config)
         self._health = Healthchecks(table, execs, supervisor, events)
         self._stopper = stopper = Stopper(table, supervisor, events, waiting, back_off)
-        self._maker = Maker(config, table, launcher, supervisor, events, images, volumes, host_paths)
+        self._maker = Maker(config, table, launcher, supervisor, events, images, roots, volumes, host_paths)
         self._remover = remover = ContainerRemover(
-            config, table, launcher, events, images, volumes, execs, stopper, waiting, pending
+            config, table, launcher, events, images, roots, volumes, execs, stopper, waiting, pending
         )
         lifecycle = Lifecycle(
             table, launcher, supervisor, events, stopper, remover, waiting, pending, back_off, self._background
@@ -100,17 +102,16 @@ class Containers:
             table, launcher, supervisor, events, lifecycle, remover, execs, networks, self._background
         )
         logs = Logs(table, waiting, config.data_root)
-        views = ContainerViews(table, launcher, images, networks, execs, self._health)
+        views = ContainerViews(table, launcher, images, roots, networks, execs, self._health)
+        archive = Archive(table, roots, events)
+        exports = Exports(table, images, roots, events, lifecycle)
         self._bind_streams(Attaching(table, supervisor, events, pending, logs), logs, execs)
-        self._bind_files(Archive(table, images, events), Exports(table, images, events, lifecycle))
+        self._bind_files(archive, exports)
         # The verbs, each where it is done.
         self.get = table.get
         self.create = self._maker.create
         self.rename = self._maker.rename
         self.update = self._maker.update
-        connections = Connections(table, networks)
-        self.connect = connections.connect
-        self.disconnect = connections.disconnect
         self.remove = remover.remove
         self.start = lifecycle.start
         self.restart = lifecycle.restart
@@ -132,6 +133,11 @@ class Containers:
         self.exec_start = execs.start
         self.exec_inspect = execs.inspect
         self.exec_resize = execs.resize
+
+    def _bind_networks(self, connections: Connections) -> None:
+        """Take over the verbs on the networks of a container."""
+        self.connect = connections.connect
+        self.disconnect = connections.disconnect
 
     def _bind_files(self, archive: Archive, exports: Exports) -> None:
         """Take over the verbs on the files of containers."""
@@ -181,7 +187,7 @@ class Containers:
             if c.status.state not in (State.CREATED, State.EXITED, State.DEAD) or not listing.passes(c, tests):
                 continue
             try:
-                rw, _ = await self._images.usage(c.id)
+                rw, _ = await self._roots.usage(c.id)
                 await self._remover.remove(c.id)
             except SampanError as e:
                 log.warning("container %s: not pruned: %s", c.id, e.message)
