@@ -78,6 +78,7 @@ class Containers:
         self._events = events
         self._supervisor = supervisor
         self._background = Background()
+        self._inside = HostPaths()  # for looks into containers: what hangs there keeps no other container from starting
         table = self._table = ContainerTable(store, images.driver.name)
         waiting = ExitWaiters(table)
         pending = PendingSessions()
@@ -85,7 +86,7 @@ class Containers:
         self._launcher = launcher = Launcher(
             config, table, supervisor, events, images, networks, volumes, host_paths, pending
         )
-        execs = Execs(table, launcher, supervisor, events, config)
+        execs = Execs(table, launcher, supervisor, events, config, self._inside)
         self._health = Healthchecks(table, execs, supervisor, events)
         self._stopper = stopper = Stopper(table, supervisor, events, waiting, back_off)
         self._maker = Maker(config, table, launcher, supervisor, events, images, volumes, host_paths)
@@ -101,7 +102,7 @@ class Containers:
         logs = Logs(table, waiting, config.data_root)
         views = ContainerViews(table, launcher, images, networks, execs, self._health)
         self._bind_streams(Attaching(table, supervisor, events, pending, logs), logs, execs)
-        self._bind_files(Archive(table, images, events), Exports(table, images, events, lifecycle))
+        self._bind_files(Archive(table, images, events, self._inside), Exports(table, images, events, lifecycle))
         # The verbs, each where it is done.
         self.get = table.get
         self.create = self._maker.create
@@ -152,6 +153,7 @@ class Containers:
             await self._stopper.stop_all(timeout_s)
         await self._health.close()
         await self._background.close()
+        self._inside.close()
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new values for what is made from now on."""
