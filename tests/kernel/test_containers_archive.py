@@ -7,25 +7,21 @@ the container while copying), zip slip.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import os
 import sys
 import tarfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sampan.engine.containers import archive
 from sampan.engine.containers.extract import ExtractOptions, extract
+from sampan.engine.tasks import procfs
 from sampan.errors import InvalidArgument
+from tests.support.races import exchanging
 
-RENAME_EXCHANGE = 2
-AT_FDCWD = -100
 SECRET = b"the host's secret"
-_libc = ctypes.CDLL(None, use_errno=True)
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -71,25 +67,6 @@ def packed(path: Path, inside: str) -> bytes:
         os.close(root.fd)
         raise
     return b"".join(chunks)
-
-
-@contextlib.contextmanager
-def exchanging(one: Path, other: Path) -> Iterator[None]:
-    """Exchange two names as fast as the kernel can, until the end of the block."""
-    stop = threading.Event()
-
-    def work() -> None:
-        a, b = os.fsencode(one), os.fsencode(other)
-        while not stop.is_set():
-            _libc.renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 @pytest.fixture
@@ -226,3 +203,9 @@ def test_round_trip_keeps_modes_times_links_and_owners(hostile: Path) -> None:
     assert (copy / "sub" / "tool").stat().st_mode & 0o7777 == 0o4755
     assert (copy / "same").stat().st_ino == (copy / "sub" / "tool").stat().st_ino
     assert os.readlink(copy / "rel") == "sub/tool"
+
+
+def test_the_root_of_a_process_that_is_not_the_containers_is_refused() -> None:
+    """A pid that the kernel has given to a process of the host since: `cp` must not read the host."""
+    with pytest.raises(ProcessLookupError, match="is not of task"):
+        procfs.open_root(os.getpid(), "f" * 64)

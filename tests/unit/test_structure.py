@@ -310,9 +310,10 @@ def test_every_task_has_an_owner() -> None:
         ("isoformat", set(), set()),
         ("fromisoformat", set(), set()),
         # copying the data of files
-        ("copy_file_range", set(), {"engine.volumes.copyup", "engine.layers.snapshots.trees", "engine.builder.files.content"}),
+        ("copy_file_range", {"linux.copying"}, set()),
+        ("SEEK_HOLE", {"linux.copying"}, set()),
     ],
-)  # fmt: skip
+)
 def test_one_home_for_what_is_called(word: str, homes: set[str], pending: set[str]) -> None:
     assert looked_up().get(word, set()) <= homes | pending
 

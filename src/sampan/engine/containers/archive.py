@@ -32,7 +32,8 @@ from sampan.engine.containers.states import WITH_TASK
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
-from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
+from sampan.engine.tasks import procfs
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
 
@@ -83,9 +84,9 @@ class Archive:
     What is in a container, and what is mounted there, is looked at in `looks`' threads.
     """
 
-    def __init__(self, table: ContainerTable, images: Images, events: Events, looks: HostPaths) -> None:
+    def __init__(self, table: ContainerTable, roots: Roots, events: Events, looks: HostPaths) -> None:
         self._table = table
-        self._images = images
+        self._roots = roots
         self._events = events
         self._looks = looks
 
@@ -169,20 +170,20 @@ class Archive:
         path = "/" + path.lstrip("/")
         if c.status.state in WITH_TASK and c.status.pid:
             with contextlib.suppress(_HasEnded):
-                return await self._looks.run(path, lambda: look(_entered(c.status.pid, path)), drop)
+                return await self._looks.run(path, lambda: look(_entered(c, path)), drop)
         if (point := _mount_of(c, path)) is not None:
             return await self._looks.run(point.source, lambda: look(_mounted(point, path)), drop)
-        return look(Root(self._images.open_root(c.id, writable=writable), path))
+        return look(Root(self._roots.open_root(c.id, writable=writable), path))
 
 
 class _HasEnded(Exception):
     """The container's process has ended since its record was read."""
 
 
-def _entered(pid: int, path: str) -> Root:
+def _entered(c: Container, path: str) -> Root:
     """Open the root of a running container. Raises: _HasEnded."""
     try:
-        return Root(os.open(f"/proc/{pid}/root", _DIRECTORY), path)
+        return Root(procfs.open_root(c.status.pid, c.id), path)
     except OSError as e:
         raise _HasEnded from e
 
@@ -207,10 +208,28 @@ def _mounted(m: MountPoint, path: str) -> Root:
     tail = "/." if path.endswith("/.") else "/" if path.endswith("/") else ""
     rest = clean[len(m.destination.rstrip("/")) :] or "/"
     name = posixpath.basename(clean)
+    if m.subpath:
+        return _below(m, rest + tail, name)
     try:
         return Root(os.open(m.source, _DIRECTORY), rest + tail, name)
     except NotADirectoryError:
         return Root(os.open(os.path.dirname(m.source), _DIRECTORY), "/" + os.path.basename(m.source), name)
+
+
+def _below(m: MountPoint, path: str, name: str) -> Root:
+    """Open what a volume has at the mount's subpath, resolved inside the volume."""
+    volume = os.open(m.source, _DIRECTORY)
+    try:
+        with _told(name, m.subpath):
+            fd = saferoot.open_in_root(volume, m.subpath)
+    except BaseException:
+        os.close(volume)
+        raise
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.close(volume)
+        return Root(fd, path, name)
+    os.close(fd)
+    return Root(volume, "/" + m.subpath, name)
 
 
 def _read_only(c: Container, path: str) -> bool:

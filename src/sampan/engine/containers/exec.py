@@ -28,7 +28,7 @@ from sampan.engine.containers.states import State
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
-from sampan.engine.tasks import failures, spec
+from sampan.engine.tasks import failures, procfs, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import saferoot
@@ -105,7 +105,7 @@ class Execs:
             raise Internal(f"Invalid escape keys ({config.detach_keys}) provided") from None
         user = config.user or c.config.user
         if _needs_files(user):
-            await self._looks.run("/etc/passwd", partial(_check_user, c.status.pid, user))
+            await self._looks.run("/etc/passwd", partial(_check_user, c, user))
             self._check_running(self._table.get(c.id), ref)
         e = Exec(id=secrets.token_hex(32), container_id=c.id, config=config, detach_keys=keys)
         self._forget_old(c)
@@ -288,20 +288,20 @@ def _needs_files(user: str) -> bool:
     return any(text and not text.isdigit() for text in user.split(":", 1))
 
 
-def _check_user(pid: int, user: str) -> None:
+def _check_user(c: Container, user: str) -> None:
     """Find the names of `user[:group]` in the container's own files now; init finds what they stand for.
 
     Raises: InvalidArgument for a name that is in neither file. Numbers need no entry.
     """
     name, _, group = user.partition(":")
     for text, kind, file in ((name, "user", "passwd"), (group, "group", "group")):
-        if text and not text.isdigit() and text.encode() not in _names(pid, f"/etc/{file}"):
+        if text and not text.isdigit() and text.encode() not in _names(c, f"/etc/{file}"):
             raise InvalidArgument(f"unable to find {kind} {text}: no matching entries in {file} file")
 
 
-def _names(pid: int, path: str) -> set[bytes]:
+def _names(c: Container, path: str) -> set[bytes]:
     """Return the first field of each line of a file inside a container's root; none when it is not a regular file."""
-    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = procfs.open_root(c.status.pid, c.id)
     try:
         fd = saferoot.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -17,7 +17,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.containers import mountpoints, signals
 from sampan.engine.tasks.capabilities import CAPABILITIES, normal
 from sampan.engine.tasks.host import Host, parse_list
-from sampan.errors import Internal, InvalidArgument, NotFound
+from sampan.errors import Internal, InvalidArgument
 from sampan.spec import go_values
 from sampan.spec.engine_api.container import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
 from sampan.supervisor.logs import options as log_options
@@ -372,9 +372,3 @@ def endpoint_addresses(mode: str, mac: str) -> None:
     """Check the container-wide MAC address against the network it goes to."""
     if mac and not re.fullmatch(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}", mac):
         raise InvalidArgument(f"invalid config for network {mode}: invalid MAC address {mac}")
-
-
-def volume_driver(name: str, volume: str) -> None:
-    """Only the local driver is built in."""
-    if name not in ("", "local"):
-        raise NotFound(f'create {volume}: error looking up volume plugin {name}: plugin "{name}" not found')
