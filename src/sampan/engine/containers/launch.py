@@ -129,9 +129,7 @@ class Launcher:
             sources = _sources(document["mounts"], volumes)
             request = await self._request(c, document, options.process, rootfs, sources, runtime, log)
             try:
-                attached = self._pending.any(
-                    c.id
-                )  # they may give up while the task is made; it is started all the same
+                attached = self._pending.any(c.id)  # whoever gives up meanwhile does not keep it from running
                 task = await self._supervisor.create(request, start=not attached)
                 if attached:
                     task = await self._start_attached(c, undo)
