@@ -26,6 +26,7 @@ from sampan.engine.platforms import Platform
 from sampan.engine.store import Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import NotFound
+from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import Exit, TaskEvent, TaskFailed, TaskInfo, TaskRequest
 
 BUSYBOX = Image(
@@ -61,8 +62,8 @@ class FakeImages:
     async def prepare(self, id: str, image: Image | None) -> None:
         self.snapshots.add(id)
 
-    def mounts(self, id: str) -> list[dict[str, Any]]:
-        return [{"type": "overlay", "source": "overlay", "destination": "/", "options": []}]
+    def mounts(self, id: str) -> tuple[Mount, ...]:
+        return (Mount("overlay", "overlay", "/"),)
 
     async def remove_snapshot(self, id: str) -> None:
         self.snapshots.discard(id)

@@ -40,6 +40,7 @@ from sampan.engine.store import Op, Ref, Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
 from sampan.spec import codec, oci_image, reference, times
 from sampan.spec.engine_api.wire import Wire
+from sampan.spec.oci_runtime import Mount
 from sampan.spec.reference import Reference
 
 log = logging.getLogger("sampan.images")
@@ -245,7 +246,7 @@ class Images:
             self.driver.remove(number)
             raise
 
-    def mounts(self, container_id: str) -> list[dict[str, Any]]:
+    def mounts(self, container_id: str) -> tuple[Mount, ...]:
         """The OCI mounts that make the container's root file system."""
         record = self._snapshot(container_id)
         return self.driver.mounts(record.snapshot, self.layers.numbers(record.chain_id))
