@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sampan.engine.containers import archive
-from sampan.engine.containers.extract import Options, extract
+from sampan.engine.containers.extract import ExtractOptions, extract
 from sampan.engine.tasks import procfs
 from sampan.errors import InvalidArgument
 from tests.support.races import exchanging
@@ -102,7 +102,7 @@ def test_cve_2018_15664_symlink_exchange_while_writing(hostile: Path) -> None:
             target = os.open(hostile, os.O_PATH | os.O_DIRECTORY)
             try:
                 with contextlib.suppress(OSError):
-                    extract(tar(member("w/dir/planted", b"x")), target, Options())
+                    extract(tar(member("w/dir/planted", b"x")), target, ExtractOptions())
             finally:
                 os.close(target)
     assert sorted(p.name for p in host.iterdir()) == ["file"]
@@ -123,7 +123,7 @@ def test_zip_slip(hostile: Path, name: str) -> None:
     target = os.open(hostile / "w" / "dir", os.O_PATH | os.O_DIRECTORY)
     try:
         with contextlib.suppress(InvalidArgument):
-            extract(tar(member(name, b"x")), target, Options())
+            extract(tar(member(name, b"x")), target, ExtractOptions())
     finally:
         os.close(target)
     found = {p.name for p in hostile.parent.rglob("escaped")}
@@ -137,11 +137,15 @@ def test_a_link_in_the_archive_does_not_carry_later_members_outside(hostile: Pat
     try:
         with contextlib.suppress(OSError, InvalidArgument):
             extract(
-                tar(member("l", type_=tarfile.SYMTYPE, link=str(host)), member("l/file", b"changed")), target, Options()
+                tar(member("l", type_=tarfile.SYMTYPE, link=str(host)), member("l/file", b"changed")),
+                target,
+                ExtractOptions(),
             )
         with contextlib.suppress(OSError, InvalidArgument):
             extract(
-                tar(member("h", type_=tarfile.LNKTYPE, link="../host/file"), member("h", b"changed")), target, Options()
+                tar(member("h", type_=tarfile.LNKTYPE, link="../host/file"), member("h", b"changed")),
+                target,
+                ExtractOptions(),
             )
     finally:
         os.close(target)
@@ -152,7 +156,7 @@ def test_cve_2019_14271_nothing_is_imported_while_copying(hostile: Path) -> None
     target = os.open(hostile, os.O_PATH | os.O_DIRECTORY)
     before = set(sys.modules)
     try:
-        extract(tar(member("n", b"x")), target, Options(copy_uid_gid=True))
+        extract(tar(member("n", b"x")), target, ExtractOptions(copy_uid_gid=True))
         packed(hostile, "/w")
         with root_at(hostile, "/n") as root:
             archive.describe(root)
@@ -165,13 +169,13 @@ def test_what_may_replace_what(hostile: Path) -> None:
     (hostile / "d").mkdir()
     (hostile / "f").write_text("old")
     target = os.open(hostile, os.O_PATH | os.O_DIRECTORY)
-    strict = Options(no_overwrite_dir_non_dir=True)
+    strict = ExtractOptions(no_overwrite_dir_non_dir=True)
     try:
         with pytest.raises(InvalidArgument, match='cannot overwrite directory "d" with non-directory "d"'):
             extract(tar(member("d", b"x")), target, strict)
         with pytest.raises(InvalidArgument, match='cannot overwrite non-directory "f" with directory "f"'):
             extract(tar(member("f", type_=tarfile.DIRTYPE)), target, strict)
-        extract(tar(member("d", b"now a file"), member("f", b"new")), target, Options())
+        extract(tar(member("d", b"now a file"), member("f", b"new")), target, ExtractOptions())
     finally:
         os.close(target)
     assert ((hostile / "d").read_bytes(), (hostile / "f").read_bytes()) == (b"now a file", b"new")
@@ -190,7 +194,7 @@ def test_round_trip_keeps_modes_times_links_and_owners(hostile: Path) -> None:
     (hostile / "dst").mkdir()
     target = os.open(hostile / "dst", os.O_PATH | os.O_DIRECTORY)
     try:
-        extract(Bytes(data), target, Options(copy_uid_gid=True))
+        extract(Bytes(data), target, ExtractOptions(copy_uid_gid=True))
     finally:
         os.close(target)
     copy = hostile / "dst" / "src"

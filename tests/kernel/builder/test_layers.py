@@ -20,7 +20,8 @@ from sampan.engine.builder.state import State
 from sampan.engine.images.service import Images
 from sampan.engine.store import Ref
 from sampan.spec import oci_image
-from tests.kernel.images.test_service import die_at, service
+from tests.kernel.images.test_service import die_at
+from tests.support.images import open_images as service
 
 pytestmark = pytest.mark.root
 

@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.archives import streams, tar_writer
-from sampan.engine.containers.extract import Options, extract
+from sampan.engine.background import beside
+from sampan.engine.containers.extract import ExtractOptions, extract
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint, rfc3339
 from sampan.engine.containers.states import WITH_TASK
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
-from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
 from sampan.engine.tasks import procfs
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
@@ -61,7 +62,7 @@ class Root:
 
     @property
     def base(self) -> str:
-        """The last part of the path as the client knows it: `/` for the container's root, `.` for what a path/. holds."""
+        """The last part of the path as the client knows it: `/` for the root, `.` for what a path/. holds."""
         if self.path.endswith("/."):
             return "."
         return self.name or posixpath.basename(posixpath.normpath(self.path)) or "/"
@@ -76,9 +77,9 @@ class Root:
 class Archive:
     """Copies between clients and containers."""
 
-    def __init__(self, table: ContainerTable, images: Images, events: Events) -> None:
+    def __init__(self, table: ContainerTable, roots: Roots, events: Events) -> None:
         self._table = table
-        self._images = images
+        self._roots = roots
         self._events = events
 
     async def stat(self, ref: str, path: str) -> dict[str, Any]:
@@ -120,23 +121,19 @@ class Archive:
                     raise InvalidArgument("extraction point is not a directory")
                 if root.read_only:
                     raise Forbidden("container rootfs is marked read-only")
-                await self._extract(target, root, body, Options(no_overwrite_dir_non_dir, copy_uid_gid))
+                await self._extract(target, root, body, ExtractOptions(no_overwrite_dir_non_dir, copy_uid_gid))
             finally:
                 os.close(target)
         publish(self._events, c, "extract-to-dir")
 
-    async def _extract(self, target: int, root: Root, body: AsyncIterator[bytes], options: Options) -> None:
+    async def _extract(self, target: int, root: Root, body: AsyncIterator[bytes], options: ExtractOptions) -> None:
         feed = streams.Feed(body)
-        pump = asyncio.ensure_future(feed.pump())
-        try:
-            await asyncio.to_thread(extract, feed, target, options)
-        except OSError as e:
-            raise Internal(
-                f"Error processing tar file(exit status 1): {words(e)}: {e.filename or ''}".rstrip(": ")
-            ) from e
-        finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+        async with beside(feed.pump(), "upload of an archive", quiet=True):
+            try:
+                await asyncio.to_thread(extract, feed, target, options)
+            except OSError as e:
+                reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
+                raise Internal(f"Error processing tar file(exit status 1): {reason}") from e
 
     def _root(self, c: Container, path: str, *, writable: bool) -> Root:
         """Open the file tree that holds `path`."""
@@ -154,7 +151,7 @@ class Archive:
             if m.type in ("volume", "bind") and (clean + "/").startswith(m.destination.rstrip("/") + "/"):
                 tail = "/." if path.endswith("/.") else "/" if path.endswith("/") else ""
                 return _mounted(m, clean, tail, read_only)
-        return Root(self._images.open_root(c.id, writable=writable), path, read_only)
+        return Root(self._roots.open_root(c.id, writable=writable), path, read_only)
 
 
 def _mounted(m: MountPoint, path: str, tail: str, read_only: bool) -> Root:
@@ -253,7 +250,10 @@ def go_mode(mode: int) -> int:
 
 
 def pack(root: Root) -> Iterator[bytes]:
-    """Return the archive of what is at the path, named by its last part. Takes over the root's descriptor, unless it raises."""
+    """Return the archive of what is at the path, named by its last part.
+
+    Takes over the root's descriptor, unless it raises.
+    """
     fd, st = _open(root)
     if stat.S_ISDIR(st.st_mode):
         return _begun(_packed(root, fd, b".", os.fsencode(root.base.strip("/"))))

@@ -27,6 +27,7 @@ from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
 from sampan.engine.store import Ref
 from sampan.engine.tasks import devices, host
 from sampan.engine.tasks import limits as task_limits
@@ -63,6 +64,7 @@ class Maker:
         supervisor: Supervisor,
         events: Events,
         images: Images,
+        roots: Roots,
         volumes: Volumes,
         host_paths: HostPaths,
     ) -> None:
@@ -72,6 +74,7 @@ class Maker:
         self._supervisor = supervisor
         self._events = events
         self._images = images
+        self._roots = roots
         self._volumes = volumes
         self._host_paths = host_paths
         self._machine = host.probe()
@@ -170,7 +173,10 @@ class Maker:
             raise InvalidArgument(e.message) from None
 
     def _resolve_joined(self, h: HostConfig) -> HostConfig:
-        """Name other containers by id, so that renaming them breaks nothing. IPC and PID must exist, a network may come later."""
+        """Name other containers by id, so that renaming them breaks nothing.
+
+        Those of IPC and PID must exist, that of the network may come later. Raises: InvalidArgument.
+        """
         changes: dict[str, str] = {}
         for field in ("ipc_mode", "pid_mode", "network_mode"):
             kind, _, ref = str(getattr(h, field)).partition(":")
@@ -196,8 +202,11 @@ class Maker:
 
     async def _make(self, c: Container, image: Image | None) -> None:
         async with AsyncExitStack() as undo:
-            await self._images.prepare(c.id, image)
-            undo.push_async_callback(self._images.remove_snapshot, c.id)
+            if image is not None:
+                await self._roots.prepare(c.id, image.chain_id, partial(self._images.claim, c.id, image))
+            else:
+                await self._roots.prepare(c.id, "")
+            undo.callback(lambda: self._roots.remove(c.id, self._images.unclaim(c.id)))
             directory = self._launcher.directory(c.id)
             os.makedirs(directory, mode=0o700)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
@@ -212,7 +221,7 @@ class Maker:
             claims.close()
 
     async def _make_volumes(self, c: Container, undo: AsyncExitStack, claims: ExitStack) -> list[MountPoint]:
-        """Make the volumes that do not exist, fill empty ones from the image, and return the mounts with their sources."""
+        """Make the volumes that do not exist, fill empty ones from the image; return the mounts with sources."""
         requests = {m.target: m.volume_options for m in c.host_config.mounts or []}
         resolved: list[MountPoint] = []
         for m in c.mounts:
@@ -245,7 +254,7 @@ class Maker:
             await self._volumes.remove(name, force=True)
 
     async def _fill_volumes(self, c: Container, fill: list[MountPoint]) -> None:
-        root = self._images.open_root(c.id, writable=False)
+        root = self._roots.open_root(c.id, writable=False)
         try:
             for m in fill:
                 await self._volumes.fill(m.name, c.id, root, m.destination, subpath=m.subpath)

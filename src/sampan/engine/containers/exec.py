@@ -56,6 +56,7 @@ class Exec:
 
     @property
     def command(self) -> list[str]:
+        """The program and its arguments."""
         return self.config.cmd or []
 
 
@@ -187,7 +188,7 @@ class Execs:
             raise
 
     async def _settle(self, e: Exec) -> None:
-        """Return when the instance's exit status is known: by the event, or asked for when a lost supervisor took the event along."""
+        """Return when the exit status is known: by the event, or by asking when it was lost with a supervisor."""
         with suppress(TimeoutError):
             await asyncio.wait_for(e.ended.wait(), EVENT_PATIENCE_S)
             return
@@ -212,7 +213,7 @@ class Execs:
         e.ended.set()
 
     def container_ended(self, id: str) -> None:
-        """A container's processes end with it; their instances are forgotten with the next start."""
+        """Note that a container's processes have ended with it."""
         for e in list(self._of.get(id, {}).values()):
             if e.running:
                 self.exited(id, e.id, Exit(status=137, exited_at_ns=0, oom_killed=False))

@@ -24,7 +24,7 @@ from sampan.engine.containers.records import Container, MountPoint
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
-from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.engine.tasks import devices, etcfiles, failures, spec
 from sampan.engine.tasks.capabilities import permitted
@@ -62,7 +62,7 @@ class Launcher:
         table: ContainerTable,
         supervisor: Supervisor,
         events: Events,
-        images: Images,
+        roots: Roots,
         networks: Networks,
         volumes: Volumes,
         host_paths: HostPaths,
@@ -72,7 +72,7 @@ class Launcher:
         self._table = table
         self._supervisor = supervisor
         self._events = events
-        self._images = images
+        self._roots = roots
         self._networks = networks
         self._volumes = volumes
         self._host_paths = host_paths
@@ -108,7 +108,7 @@ class Launcher:
         else:
             found = devices.look(options)
         async with AsyncExitStack() as undo:
-            rootfs = self._images.mounts(c.id)
+            rootfs = self._roots.mounts(c.id)
             await self._make_sources(missing)
             volumes = await self._mount_volumes(c, undo, opened)
             shm = await self._shm(c, joined.get("ipc_shm", ""), undo)

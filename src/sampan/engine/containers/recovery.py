@@ -32,7 +32,7 @@ from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container
-from sampan.engine.containers.remove import Remover
+from sampan.engine.containers.remove import ContainerRemover
 from sampan.engine.containers.states import WITH_TASK, State
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
@@ -55,7 +55,7 @@ class Recovery:
         supervisor: Supervisor,
         events: Events,
         lifecycle: Lifecycle,
-        remover: Remover,
+        remover: ContainerRemover,
         execs: Execs,
         networks: Networks,
         background: Background,

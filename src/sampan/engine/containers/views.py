@@ -16,12 +16,13 @@ from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import ACTIVE, WITH_TASK
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
 from sampan.engine.networks.service import Networks
 from sampan.errors import SampanError
 from sampan.spec import codec
 
 
-class Views:
+class ContainerViews:
     """Shows containers."""
 
     def __init__(
@@ -29,6 +30,7 @@ class Views:
         table: ContainerTable,
         launcher: Launcher,
         images: Images,
+        roots: Roots,
         networks: Networks,
         execs: Execs,
         health: Healthchecks,
@@ -36,6 +38,7 @@ class Views:
         self._table = table
         self._launcher = launcher
         self._images = images
+        self._roots = roots
         self._networks = networks
         self._execs = execs
         self._health = health
@@ -44,12 +47,12 @@ class Views:
     async def inspect(self, ref: str, *, size: bool = False, version: tuple[int, int] = (1, 51)) -> dict[str, Any]:
         """Describe a container."""
         c = self._table.get(ref)
-        sizes = await self._images.usage(c.id) if size else None
+        sizes = await self._roots.usage(c.id) if size else None
         return inspect.inspect(
             c,
             directory=self._launcher.directory(c.id),
             driver=c.driver,
-            graph={"ID": c.id, **self._images.graph_driver(c.id)},
+            graph={"ID": c.id, **self._roots.graph_driver(c.id)},
             network_settings=self._network_settings(c),
             exec_ids=self._execs.ids(c.id),
             health=self._health.shown(c),
@@ -95,7 +98,7 @@ class Views:
         rows = [self._row(c, names) for c in chosen]
         if size:
             for c, row in zip(chosen, rows):
-                rw, root_fs = await self._images.usage(c.id)
+                rw, root_fs = await self._roots.usage(c.id)
                 row |= {k: v for k, v in (("SizeRw", rw), ("SizeRootFs", root_fs)) if v}
         return rows
 

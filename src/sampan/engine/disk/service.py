@@ -1,4 +1,4 @@
-"""The disk under one engine: what takes how much, what is left over or lost, and giving space back when there is a budget.
+"""The disk under one engine: what takes how much, what is left over or lost, and giving space back for a budget.
 
 It sees all nouns (images, containers, volumes) and belongs to none. Not here: how each removes its objects.
 
@@ -17,11 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sampan.engine.background import Background
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.service import Containers
 from sampan.engine.disk import budget, findings
 from sampan.engine.disk.findings import Finding, Problem
-from sampan.engine.disk.usage import Places, Usage, allocated, measure
+from sampan.engine.disk.usage import DataRootPlaces, Usage, allocated, measure
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
 from sampan.engine.store import Ref, Store
@@ -55,12 +56,13 @@ class Disk:
         self._images, self._containers, self._volumes = images, containers, volumes
         self._builder = builder  # made when it is first asked for
         self._layer_bytes: dict[str, int] = {}
+        self._background = Background()
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to watch the budget, where there is one."""
         if self._config.disk_budget_bytes:
-            self._keeper = asyncio.create_task(self._keep_budget())
+            self._keeper = self._background.spawn(self._keep_budget(), "disk budget")
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take a new budget (SIGHUP) and see at once whether it is kept."""
@@ -72,12 +74,11 @@ class Disk:
             self._keeper.cancel()
             self._keeper = None
         if config.disk_budget_bytes:
-            self._keeper = asyncio.create_task(self._keep_budget())
+            self._keeper = self._background.spawn(self._keep_budget(), "disk budget")
 
     async def close(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+        """Watch the budget no more."""
+        await self._background.close()
 
     # --- usage -------------------------------------------------------------------------------------------------------
 
@@ -87,13 +88,13 @@ class Disk:
         self._layer_bytes = dict(found.layers)
         return found
 
-    def _places(self) -> Places:
+    def _places(self) -> DataRootPlaces:
         root, images = self._config.data_root, self._images
         own = {id: f"{root}/containers/{id}" for id in self._containers.ids() | self._containers.hidden}
         directories = {id: [path] for id, path in own.items()}
-        for snapshot in images.snapshots.all():
+        for snapshot in images.roots.all():
             directories.setdefault(snapshot.id, []).append(images.driver.path(snapshot.snapshot))
-        return Places(
+        return DataRootPlaces(
             data_root=root,
             layers={layer.id: images.driver.path(layer.snapshot) for layer in images.layers.all()},
             containers=directories,
@@ -174,7 +175,7 @@ class Disk:
         images = self._images
         driver = images.driver
         owners = {str(layer.snapshot): ("layer", layer.id) for layer in images.layers.all()}
-        owners |= {str(s.snapshot): ("snapshot", s.id) for s in images.snapshots.all()}
+        owners |= {str(s.snapshot): ("snapshot", s.id) for s in images.roots.all()}
         there = {str(n): driver.path(n) for n in driver.numbers()}
         held = {str(n) for n in driver.fresh}
         found = findings.strays("snapshot", there, owners.keys() | held, "moved to the trash")
@@ -218,7 +219,7 @@ class Disk:
         known = self._containers.ids()
         kept = known | self._containers.making | self._containers.hidden
         found = findings.strays("container", there, kept, "moved to the trash")
-        stray = {s.id: self._images.driver.path(s.snapshot) for s in self._images.snapshots.all()}
+        stray = {s.id: self._images.driver.path(s.snapshot) for s in self._images.roots.all()}
         found += findings.strays("snapshot", stray, known | self._containers.making, "moved to the trash")
         for id in sorted(known - there.keys() - self._containers.leaving()):
             found.append(
@@ -237,7 +238,8 @@ class Disk:
                 "moved to the trash: it is empty"
                 if empty
                 else (
-                    "kept: it may be the only copy of somebody's data; create a volume of this name to use it, or delete it"
+                    "kept: it may be the only copy of somebody's data;"
+                    " create a volume of this name to use it, or delete it"
                 )
             )
             found.append(
@@ -291,7 +293,7 @@ class Disk:
         nouns: Mapping[str, Callable[[str], bool]] = {
             "image": lambda id: id in images.catalog.images,
             "layer": lambda id: id in images.layers,
-            "snapshot": lambda id: id in images.snapshots,
+            "snapshot": lambda id: id in images.roots,
             "container": lambda id: id in known or id in containers.making,
             "volume": lambda id: self._volumes.get(id) is not None,
             "blob": images.content.has,
@@ -321,8 +323,8 @@ class Disk:
                 case "reference":
                     holder = Ref.parse(finding.id.partition(" → ")[0])
                     self._store.apply_now(self._store.release(holder), images.store.release(holder))
-                case "snapshot" if finding.id in images.snapshots:
-                    images.drop_snapshot(finding.id)
+                case "snapshot" if finding.id in images.roots:
+                    images.roots.remove(finding.id, images.unclaim(finding.id))
                 case "trash":
                     pass  # `retry` does it for all
                 case _:

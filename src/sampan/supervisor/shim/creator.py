@@ -159,9 +159,11 @@ def _serve(exec_root: str, peer: _socket.socket) -> None:
             id=request["id"],
             bundle=directory,
             rootfs=request["rootfs"],
-            sources=dict(zip(request["sources"], sources, strict=True)),
-            stdio=(stdio[0], stdio[1], stdio[2]) if stdio else None,
-            seccomp_bpf=layout.read_filter(request["seccomp"]),
+            options=runtime.CreateOptions(
+                stdio=(stdio[0], stdio[1], stdio[2]) if stdio else None,
+                seccomp_bpf=layout.read_filter(request["seccomp"]),
+                sources=dict(zip(request["sources"], sources, strict=True)),
+            ),
             hand_over=lambda values, fds: _send(peer, {"ok": values}, fds),
         )
     except RuntimeFailure as e:

@@ -27,7 +27,7 @@ from sampan.engine.builder.state import State
 from sampan.engine.builder.trees import Tree
 from sampan.errors import InvalidArgument
 from sampan.linux import mounts
-from tests.kernel.images.test_service import service
+from tests.support.images import open_images as service
 
 pytestmark = pytest.mark.root
 S = LocalOp(context="context")

@@ -15,9 +15,9 @@ import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
-from sampan.engine.builder.files.content import copy_range
 from sampan.engine.builder.files.spool import Place, SpooledTree, nameless
 from sampan.engine.builder.trees import Entry
+from sampan.linux import copying
 
 LIMIT_BYTES = 4 * 1024**3
 LIMIT_COUNT = 32
@@ -70,7 +70,7 @@ class Pack:
     def move(self, at: int, size: int, room: int) -> int:
         """Copy a region to a new one of `room` bytes; returns where."""
         to = self.reserve(room)
-        copy_range(self.fd, self.fd, size, at, to)
+        copying.copy_range(self.fd, self.fd, size, at, to)
         return to
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -13,7 +14,7 @@ from sampan.engine.builder.files import content, inodes
 from sampan.engine.builder.files.target import remove
 from sampan.engine.builder.trees import Entry
 from sampan.errors import NotFound, words
-from sampan.linux import saferoot
+from sampan.linux import copying, saferoot
 
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -117,9 +118,7 @@ def copy_from(source: int, fd: int) -> None:
     """Share or copy a file's content, holes stay holes; closes the source."""
     try:
         status = os.fstat(source)
-        if status.st_size <= content.SMALL_BYTES and status.st_blocks * 512 >= status.st_size:
-            content.write_all(fd, os.read(source, status.st_size + 1)[: status.st_size])
-        else:
-            content.copy_whole(source, fd, status.st_size)
+        if copying.copy_file(source, fd, status) < status.st_size:
+            raise OSError(errno.EIO, "a file is shorter than it was")
     finally:
         os.close(source)

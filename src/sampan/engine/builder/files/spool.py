@@ -21,6 +21,7 @@ from sampan.engine.builder.files import content
 from sampan.engine.builder.files.target import remove, unfold
 from sampan.engine.builder.trees import Entry
 from sampan.errors import NotFound
+from sampan.linux import copying
 
 CHUNK = 1024 * 1024
 Region = tuple[int, int]  # where in the file, how long
@@ -85,14 +86,14 @@ class SpooledTree:
         place = self._places.get(path)
         if place is None:
             raise NotFound(f"{path}: no such file")
-        if place.regions is None and place.size <= content.SMALL_BYTES:
+        if place.regions is None and place.size <= copying.SMALL_BYTES:
             if place.size:
                 content.write_all(fd, os.pread(self._fd, place.size, place.offset))
             return
         if place.regions is not None:
             os.ftruncate(fd, place.size)
         for at, start, length in place.parts():
-            content.copy_range(self._fd, fd, length, start, at)
+            copying.copy_range(self._fd, fd, length, start, at)
 
     def directory(self) -> str:
         if not self._directory:

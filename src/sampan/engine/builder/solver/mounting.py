@@ -26,10 +26,9 @@ from sampan.engine.builder.solver.cachemounts import CacheMounts, Seed, origin_o
 from sampan.engine.builder.solver.layers import Work
 from sampan.engine.builder.state import Solved, State
 from sampan.engine.images.service import Images
-from sampan.engine.layers.snapshots import trees
 from sampan.errors import InvalidArgument, NotFound
+from sampan.linux import copying, saferoot
 from sampan.linux import mounts as kernel
-from sampan.linux import saferoot
 from sampan.linux.syscalls import fstatfs_type
 from sampan.spec.oci_runtime import Mount
 
@@ -287,7 +286,7 @@ def _inside(root: str, path: str) -> str:
 def _copy_tree(source: str, target: str) -> None:
     source_fd, target_fd = os.open(source, _DIRECTORY), os.open(target, _DIRECTORY)
     try:
-        trees.apply(source_fd, target_fd)
+        copying.copy_tree(source_fd, target_fd)
     finally:
         os.close(source_fd)
         os.close(target_fd)
@@ -296,7 +295,5 @@ def _copy_tree(source: str, target: str) -> None:
 def _copy_file(source: str, target: str) -> None:
     with open(source, "rb") as read, open(target, "wb") as write:
         status = os.fstat(read.fileno())
-        trees.copy_data(read.fileno(), write.fileno(), status)
-        os.fchown(write.fileno(), status.st_uid, status.st_gid)
-        os.fchmod(write.fileno(), stat.S_IMODE(status.st_mode))
-        os.utime(write.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+        copying.copy_file(read.fileno(), write.fileno(), status)
+        copying.copy_attributes(read.fileno(), write.fileno(), status)
