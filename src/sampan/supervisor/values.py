@@ -85,7 +85,10 @@ class TaskInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvent:
-    """`kind`: connected, start, exit, exec-start, exec-exit, oom, paused, resumed. `task_kind`: of the task it is about."""
+    """What has happened. `kind`: connected, start, exit, exec-start, exec-exit, oom, paused, resumed.
+
+    `task_kind`: of the task that it is about.
+    """
 
     kind: str
     id: str = ""
