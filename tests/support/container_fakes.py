@@ -27,6 +27,7 @@ from sampan.engine.platforms import Platform
 from sampan.engine.store import Op, Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import NotFound
+from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import Exit, TaskEvent, TaskFailed, TaskInfo, TaskRequest
 
 BUSYBOX = Image(
@@ -70,8 +71,8 @@ class FakeRoots:
     async def prepare(self, id: str, chain_id: str, beside: Callable[[], list[Op]] = list) -> None:
         self.ids.add(id)
 
-    def mounts(self, id: str) -> list[dict[str, Any]]:
-        return [{"type": "overlay", "source": "overlay", "destination": "/", "options": []}]
+    def mounts(self, id: str) -> tuple[Mount, ...]:
+        return (Mount("overlay", "overlay", "/"),)
 
     def remove(self, id: str, beside: Iterable[Op] = ()) -> None:
         self.ids.discard(id)

@@ -38,6 +38,7 @@ from sampan.engine.volumes.service import MountedVolume, Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_, words
 from sampan.linux import mounts as kernel
 from sampan.spec.engine_api.network import EndpointSettings
+from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import MountSource, Supervisor, TaskFailed, TaskInfo, TaskRequest
 from sampan.supervisor.logs import options as log_options
 
@@ -145,7 +146,7 @@ class Launcher:
         c: Container,
         document: dict[str, Any],
         process: ProcessOptions,
-        rootfs: list[dict[str, Any]],
+        rootfs: tuple[Mount, ...],
         sources: tuple[MountSource, ...],
         runtime: tuple[str, tuple[str, ...]],
         log: LogSettings,

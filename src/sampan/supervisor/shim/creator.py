@@ -11,8 +11,8 @@ left clears the cgroup that shim.json names.
 
 On a pair of stream sockets, one of each (frames as in wire.py, descriptors beside them):
 
-    shim ──▶ creator    {"id", "rootfs", "seccomp", "sources"} + the process's stdio, none with a terminal, and a detached
-                        mount for each of `sources`, which are indices in the spec's mounts
+    shim ──▶ creator    {"id", "rootfs", "seccomp", "sources"} + the process's stdio, none with a terminal, and
+                        a detached mount for each of `sources`, which are indices in the spec's mounts
     creator ──▶ shim    {"ok": Container.hand_over()} + its descriptors  |  {"error": …}
 
 Source: clone(2) "CLONE_PARENT", prctl(2) "PR_SET_PDEATHSIG".
