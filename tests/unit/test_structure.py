@@ -31,14 +31,6 @@ _CIRCLES = {
     frozenset({"engine.builder.solver.solver", "engine.builder.solver.steps"}),
     frozenset(
         {
-            "engine.builder.buildkit.content",
-            "engine.builder.buildkit.control",
-            "engine.builder.buildkit.door",
-            "engine.builder.buildkit.gateway",
-        }
-    ),
-    frozenset(
-        {
             "engine.containers.exec",
             "engine.containers.health",
             "engine.containers.launch",
@@ -54,7 +46,6 @@ SHARED_NAMES = {
 _SHARED_NAMES = {
     "Build",
     "Connection",
-    "Control",
     "Copy",
     "Downloads",
     "Driver",
@@ -71,7 +62,6 @@ _SHARED_NAMES = {
     "Member",
     "Message",
     "Mount",
-    "NotAllowed",
     "Offer",
     "Options",
     "Output",
@@ -79,7 +69,6 @@ _SHARED_NAMES = {
     "Places",
     "Plan",
     "Policy",
-    "Prepared",
     "Process",
     "ProtocolError",
     "Record",
@@ -103,7 +92,6 @@ _SHARED_NAMES = {
     "Volume",
     "Wanted",
     "_Counted",
-    "_File",
     "_Layer",
     "_Reader",
     "_Scanner",
@@ -130,7 +118,7 @@ _TASKS = {
     "api.websocket",
     "cli.builder.session",
     "engine.builder.buildkit.control",
-    "engine.builder.buildkit.sessions",
+    "engine.builder.clients.sessions",
     "engine.builder.classic.door",
     "engine.builder.files.tartree",
     "engine.builder.solver.cachemounts",

@@ -14,7 +14,7 @@ from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.registry import Registry
 from sampan.errors import Internal, InvalidArgument, NotImplemented_
-from sampan.supervisor.logs.reader import read
+from sampan.supervisor.logs.reader import Query, read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,72 +73,36 @@ class Logs:
         driver = c.host_config.log_config.type
         if driver == "none":
             raise NotImplemented_("configured logging driver does not support reading")
-        chunks = self._read(
-            c,
+        query = Query(
             stdout=stdout,
             stderr=stderr,
             since_ns=since_ns,
             until_ns=until_ns,
-            timestamps=timestamps,
             tail=parse_tail(tail),
             follow=follow,
+            timestamps=timestamps,
             details=details,
+            raw=c.config.tty,
         )
+        chunks = self._read(c, query)
         return LogStream(tty=c.config.tty, chunks=chunks)
 
     def history(self, c: Container, *, stdout: bool, stderr: bool, before_ns: int) -> AsyncIterator[bytes]:
         """What was logged before a client joined: what comes after reaches it by the stream. before_ns 0: all of it."""
         if c.host_config.log_config.type == "none":
             raise NotImplemented_("configured logging driver does not support reading")
-        return self._read(
-            c,
-            stdout=stdout,
-            stderr=stderr,
-            since_ns=0,
-            until_ns=before_ns,
-            timestamps=False,
-            tail=None,
-            follow=False,
-            details=False,
-        )
+        return self._read(c, Query(stdout=stdout, stderr=stderr, until_ns=before_ns, raw=c.config.tty))
 
-    async def _read(
-        self,
-        c: Container,
-        *,
-        stdout: bool,
-        stderr: bool,
-        since_ns: int,
-        until_ns: int,
-        timestamps: bool,
-        tail: int | None,
-        follow: bool,
-        details: bool,
-    ) -> AsyncIterator[bytes]:
+    async def _read(self, c: Container, query: Query) -> AsyncIterator[bytes]:
         stopped = asyncio.Event()
         ends: asyncio.Future[None] | None = None
-        if follow and c.active:
+        if query.follow and c.active:
             ends = asyncio.ensure_future(self._wait_for_end(c, stopped))
-        elif follow:
+        elif query.follow:
             stopped.set()
-        log = c.host_config.log_config
         path = f"{self._data_root}/containers/{c.id}/{c.id}-json.log"
         try:
-            async for chunk in read(
-                log.type,
-                path,
-                log.config or {},
-                stdout=stdout,
-                stderr=stderr,
-                since_ns=since_ns,
-                until_ns=until_ns,
-                tail=tail,
-                follow=follow,
-                stopped=stopped,
-                timestamps=timestamps,
-                details=details,
-                raw=c.config.tty,
-            ):
+            async for chunk in read(c.host_config.log_config.type, path, query, stopped=stopped):
                 yield chunk
         except FileNotFoundError:
             return  # never started: an empty log
