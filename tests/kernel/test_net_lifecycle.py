@@ -19,7 +19,7 @@ from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateReques
 from tests.kernel.net_host import HOST4, HOST6, LAN4, LAN6, Host, attach, container_id, end, on_fake_host, spawn, until
 
 
-def look(host: Host, sandbox: Sandbox) -> tuple[dict[str, netlink.Link], list[netlink.Prefix], list[netlink.Route]]:
+def look(host: Host, sandbox: Sandbox) -> tuple[dict[str, netlink.Link], list[netlink.Prefix], list[netlink.IpRoute]]:
     with host.inside(sandbox.netns):
         rtnl = Netlink()
     with rtnl:

@@ -57,7 +57,7 @@ def test_flags_are_read_by_dockers_rules() -> None:
     ],
 )
 def test_bad_command_lines(argv: list[str], words: str) -> None:
-    with pytest.raises(flags.UsageError) as caught:
+    with pytest.raises(flags.CommandLineError) as caught:
         flags.parse(argv)
     assert str(caught.value) == words
 

@@ -14,7 +14,7 @@ import sys
 from sampan import errors
 from sampan.cli import flags, table
 from sampan.cli.session import CommandError, Session, describe
-from sampan.client.http import ProtocolError
+from sampan.client.http import MalformedResponse
 from sampan.client.jsontext import Malformed
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ def _outcome() -> int:
         message, code = e.message, e.code
     except errors.SampanError as e:
         message, code = describe(e), 1
-    except (ProtocolError, Malformed) as e:
+    except (MalformedResponse, Malformed) as e:
         message, code = str(e), 1
     except BrokenPipeError:
         raise

@@ -10,7 +10,7 @@ import os
 import sys
 
 from sampan.cli import endpoint
-from sampan.client.engine import ConnectionFailed, Engine
+from sampan.client.engine import ConnectionFailed, EngineClient
 from sampan.errors import SampanError
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ class Session:
         self.options = options
         self.config = config
         self.path = path  # the command as typed, for hints: "run", "container run"
-        self._engine: Engine | None = None
+        self._engine: EngineClient | None = None
         self._endpoint: endpoint.EngineEndpoint | None = None
 
     @property
@@ -51,17 +51,17 @@ class Session:
         return self._endpoint
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> EngineClient:
         if self._engine is None:
             self._engine = self.new_engine()
         return self._engine
 
-    def new_engine(self) -> Engine:
+    def new_engine(self) -> EngineClient:
         """Another engine client, with its own connections."""
         headers = {name: str(value) for name, value in self.config.table("HttpHeaders").items()}
         where = self.endpoint
         version = os.environ.get("DOCKER_API_VERSION", "").removeprefix("v")
-        return Engine(where.address, tls=where.tls, headers=headers, api_version=version)
+        return EngineClient(where.address, tls=where.tls, headers=headers, api_version=version)
 
     # -- output -----------------------------------------------------------------------------------------------------
 

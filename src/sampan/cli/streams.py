@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sampan.cli.tty import DetachKeys, Signals
-    from sampan.client.engine import Hijacked
+    from sampan.client.engine import UpgradedStream
     from sampan.client.http import Socket
 
 READ_BYTES = 1 << 18
@@ -74,7 +74,7 @@ def write_all(fd: int | None, data: bytes) -> None:
 
 
 def copy(
-    stream: Hijacked,
+    stream: UpgradedStream,
     output: Demultiplexer,
     *,
     stdin: int | None = None,

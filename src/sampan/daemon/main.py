@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; return the exit status: 0 stopped as asked, 1 could not start, 125 wrong command line."""
     try:
         given = flags.parse(sys.argv[1:] if argv is None else argv)
-    except flags.UsageError as e:
+    except flags.CommandLineError as e:
         print(f"{e}\nSee 'sampand --help'.\n\nUsage:\tsampand [OPTIONS]", file=sys.stderr)
         return 125
     if given.get("help"):

@@ -92,7 +92,7 @@ class Prefix(NamedTuple):
     length: int
 
 
-class Route(NamedTuple):
+class IpRoute(NamedTuple):
     """A route; `destination` is None for the default route, `ifindex` the outgoing link (0 when there is none)."""
 
     destination: Address | None
@@ -317,10 +317,10 @@ def parse_address(body: bytes) -> Prefix | None:
     return Prefix(index, ip_address(raw), length) if raw else None
 
 
-def parse_route(body: bytes) -> Route:
+def parse_route(body: bytes) -> IpRoute:
     _, length, _, _, table, _, _, type_, _ = _RTMSG.unpack_from(body)
     a = attributes(body, _RTMSG.size)
-    return Route(
+    return IpRoute(
         destination=ip_address(a[RTA_DST]) if RTA_DST in a else None,
         length=length,
         gateway=ip_address(a[RTA_GATEWAY]) if RTA_GATEWAY in a else None,
@@ -471,7 +471,7 @@ class Netlink:
         bodies: Iterable[bytes] = self._dump(RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0))
         return [prefix for body in bodies if (prefix := parse_address(body)) is not None]
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[IpRoute]:
         return [parse_route(body) for body in self._dump(RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))]
 
     def gone(self) -> list[str]:

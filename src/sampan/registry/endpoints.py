@@ -22,7 +22,7 @@ CERTIFICATES = ("/etc/sampan/certs.d", "/etc/docker/certs.d")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class RegistryRule:
     """One row of the `registries` table. `rewrite`: (pattern, replacement with $1) for repositories at its mirrors."""
 
     mirrors: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Settings:
 
     mirrors: tuple[str, ...] = ()  # of Docker Hub
     insecure: tuple[str, ...] = ()
-    rules: Mapping[str, Rule] = field(default_factory=dict)  # by domain
+    rules: Mapping[str, RegistryRule] = field(default_factory=dict)  # by domain
     certificates: tuple[str, ...] = CERTIFICATES
     attempts: int = 5  # for one request or blob without progress
 
@@ -63,10 +63,10 @@ class Endpoint:
         return f"{self.base}/v2/{self.path}/{rest}"
 
 
-def rules(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Rule]:
+def rules(table: Mapping[str, Mapping[str, Any]]) -> dict[str, RegistryRule]:
     """The `registries` table of a checked configuration as values."""
     return {
-        domain: Rule(
+        domain: RegistryRule(
             mirrors=tuple(mirror.rstrip("/") for mirror in row.get("mirrors") or ()),
             rewrite=tuple((row.get("rewrite") or {}).items()),
             insecure=bool(row.get("insecure")),
@@ -104,7 +104,7 @@ def _networks(insecure: Collection[str]) -> list[ipaddress.IPv4Network | ipaddre
 
 def candidates(wanted: Reference, settings: Settings, *, push: bool = False) -> list[list[Endpoint]]:
     """The places to ask, in order; each as its schemes, in order: an insecure one may be https or http."""
-    rule = settings.rules.get(wanted.domain, Rule())
+    rule = settings.rules.get(wanted.domain, RegistryRule())
     found: list[list[Endpoint]] = []
     if not push:
         hub = settings.mirrors if wanted.domain == DEFAULT_DOMAIN else ()
@@ -118,7 +118,7 @@ def candidates(wanted: Reference, settings: Settings, *, push: bool = False) -> 
 def own(domain: str, path: str, settings: Settings) -> list[Endpoint]:
     """The registry of a domain itself."""
     host = host_of(domain)
-    rule = settings.rules.get(domain, Rule())
+    rule = settings.rules.get(domain, RegistryRule())
     if rule.insecure or is_insecure(host, settings.insecure):
         return [Endpoint(base=f"{scheme}://{host}", path=path, insecure=True) for scheme in ("https", "http")]
     return [Endpoint(base=f"https://{host}", path=path)]

@@ -94,7 +94,7 @@ def _contents(path: str, size: int) -> Iterator[bytes]:
 # -- extracting ------------------------------------------------------------------------------------------------------
 
 
-class _Stream:
+class _ChunkFile:
     """Chunks as a file to read from, and how many bytes went by."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
@@ -118,7 +118,7 @@ def extract(chunks: Iterable[bytes], directory: str, *, old: str = "", new: str 
 
     Raises UnsafeArchive, tarfile.TarError, OSError.
     """
-    stream = _Stream(chunks)
+    stream = _ChunkFile(chunks)
     root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     late: list[tuple[tuple[str, ...], tarfile.TarInfo]] = []
     try:

@@ -17,7 +17,7 @@ from sampan.errors import SampanError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sampan.cli.session import Session
-    from sampan.client.engine import Hijacked
+    from sampan.client.engine import UpgradedStream
 
 
 def detach_keys(cli: Session, given: str) -> tuple[str, bytes]:
@@ -41,7 +41,7 @@ class Attached:
         self,
         cli: Session,
         resource: str,
-        stream: Hijacked,
+        stream: UpgradedStream,
         *,
         terminal: bool,
         stdin: bool,

@@ -24,7 +24,7 @@ class CopyRefused(Exception):
     """The rules say no; the message is docker's."""
 
 
-class Source:
+class CopySource:
     """What is copied: its path, whether it is a directory, and the name its entries are to have instead."""
 
     def __init__(self, path: str, *, is_dir: bool, rebase: str = "") -> None:
@@ -74,7 +74,7 @@ def asserts_directory(path: str) -> bool:
     return path.endswith(("/", "/.")) or path == "."
 
 
-def place(source: Source, destination: Destination) -> tuple[str, str, str]:
+def place(source: CopySource, destination: Destination) -> tuple[str, str, str]:
     """(directory to extract in, name the entries have, name they are to get). Raises CopyRefused."""
     name = source.rebase or split(source.path)[1]
     if destination.exists and destination.is_dir:

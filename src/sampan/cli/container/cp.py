@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from sampan.cli.container import copying
-from sampan.cli.container.copying import Destination, Source
+from sampan.cli.container.copying import CopySource, Destination
 from sampan.cli.session import CommandError
 from sampan.cli.units import human_size
 from sampan.client import jsontext
@@ -104,7 +104,7 @@ def _from_container(cli: Session, opts: Options, container: str, path: str, targ
         return ""
     is_dir = bool(_stat_of(response)["mode"] & copying.GO_DIR)
     name = copying.split(path)[1]
-    source = Source(path, is_dir=is_dir, rebase=rebase)
+    source = CopySource(path, is_dir=is_dir, rebase=rebase)
     destination = _local_destination(target)
     directory, _, new = copying.place(source, destination)
     if not os.path.isdir(directory):
@@ -151,12 +151,12 @@ def _to_container(cli: Session, opts: Options, path: str, container: str, target
     directory, old, new = copying.place(source, destination)
     from sampan.cli.container import archive
 
-    counted = _Counted(archive.pack(source.path, copying.renamed(name, old, new) if old else name))
+    counted = _CountedChunks(archive.pack(source.path, copying.renamed(name, old, new) if old else name))
     _send(cli, container, {"path": directory, **query}, counted)
     return f"Successfully copied {human_size(counted.count, 3)} to {container}:{target}"
 
 
-class _Counted:
+class _CountedChunks:
     """Passes chunks on and counts their bytes."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
@@ -195,7 +195,7 @@ def _container_destination(cli: Session, container: str, path: str) -> Destinati
     return Destination(path, exists=True, is_dir=is_dir)
 
 
-def _local_source(path: str, *, follow: bool) -> tuple[Source, str]:
+def _local_source(path: str, *, follow: bool) -> tuple[CopySource, str]:
     """(what to pack, the name its entries begin with)."""
     absolute = copying.clean(os.path.join(os.getcwd(), path))
     name = copying.split(absolute)[1]
@@ -209,4 +209,4 @@ def _local_source(path: str, *, follow: bool) -> tuple[Source, str]:
     is_dir = os.path.isdir(real) and not os.path.islink(real)
     if copying.asserts_directory(path) and not is_dir:
         raise copying.CopyRefused("not a directory")
-    return Source(real, is_dir=is_dir, rebase=name), name
+    return CopySource(real, is_dir=is_dir, rebase=name), name

@@ -10,7 +10,7 @@ from sampan.cli.container import create, options
 from sampan.cli.container.attached import Attached, check_terminal, detach_keys
 from sampan.cli.session import CommandError, describe
 from sampan.client.engine import quoted
-from sampan.client.http import ProtocolError
+from sampan.client.http import MalformedResponse
 from sampan.errors import SampanError
 
 TYPE_CHECKING = False
@@ -100,7 +100,7 @@ def exit_status(waiting: Response) -> int:
     """The exit code out of the answer to wait."""
     try:
         answer: dict[str, Any] = waiting.json() or {}
-    except (ProtocolError, OSError) as e:
+    except (MalformedResponse, OSError) as e:
         raise CommandError(f"error waiting for container: {e}", 125) from e
     if error := (answer.get("Error") or {}).get("Message"):
         raise CommandError(f"Error waiting for container: {error}", 125)

@@ -6,8 +6,8 @@ The far end of `ssh://`. A half-closed side is handed on; it ends when the engin
 from __future__ import annotations
 
 from sampan.cli import streams
-from sampan.client.engine import Hijacked
-from sampan.client.http import Connection, Response
+from sampan.client.engine import UpgradedStream
+from sampan.client.http import HttpConnection, Response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ FLAGS = ""
 
 
 def run(cli: Session, opts: Options, args: list[str]) -> int:
-    connection = Connection(cli.endpoint.address.connect(cli.endpoint.tls))
-    stream = Hijacked(Response(connection, "GET", 101, {}))
+    connection = HttpConnection(cli.endpoint.address.connect(cli.endpoint.tls))
+    stream = UpgradedStream(Response(connection, "GET", 101, {}))
     streams.copy(stream, streams.Demultiplexer(raw=True), stdin=0, stop_with=1)
     return 0

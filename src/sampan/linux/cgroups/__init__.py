@@ -6,8 +6,8 @@ from sampan.linux.cgroups.factory import controllers as controllers
 from sampan.linux.cgroups.factory import create as create
 from sampan.linux.cgroups.factory import load as load
 from sampan.linux.cgroups.factory import mode as mode
-from sampan.linux.cgroups.hierarchy import Layout as Layout
+from sampan.linux.cgroups.hierarchy import CgroupLayout as CgroupLayout
 from sampan.linux.cgroups.hierarchy import layout as layout
 from sampan.linux.cgroups.interface import Cgroup as Cgroup
 
-__all__ = ["Cgroup", "Layout", "controllers", "create", "layout", "load", "mode"]
+__all__ = ["Cgroup", "CgroupLayout", "controllers", "create", "layout", "load", "mode"]

@@ -56,7 +56,7 @@ def load(path: str) -> Cgroup:
     return cgroup
 
 
-def _implementation(path: str, layout: hierarchy.Layout) -> Cgroup:
+def _implementation(path: str, layout: hierarchy.CgroupLayout) -> Cgroup:
     if ".." in path.split("/"):
         raise OSError(errno.EINVAL, f'invalid cgroup path "{path}": contains ".."')
     return CgroupV2(path, layout) if layout.mode == "unified" else CgroupV1(path, layout)

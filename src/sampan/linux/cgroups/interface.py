@@ -25,7 +25,7 @@ class Cgroup(ABC):
 
     __slots__ = ("_oom", "layout", "path", "paths")
 
-    def __init__(self, path: str, paths: dict[str, str], layout: hierarchy.Layout) -> None:
+    def __init__(self, path: str, paths: dict[str, str], layout: hierarchy.CgroupLayout) -> None:
         self.path = path
         self.paths = paths
         self.layout = layout

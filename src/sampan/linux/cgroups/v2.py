@@ -23,7 +23,7 @@ from sampan.linux.inotify import IN_MODIFY, Inotify
 class CgroupV2(Cgroup):
     __slots__ = ("directory",)
 
-    def __init__(self, path: str, layout: hierarchy.Layout) -> None:
+    def __init__(self, path: str, layout: hierarchy.CgroupLayout) -> None:
         own = "" if path.startswith("/") else hierarchy.own_paths()[""].rstrip("/")
         self.directory = layout.v2_root + own + "/" + path.strip("/")
         super().__init__(path, {"": self.directory}, layout)

@@ -12,7 +12,7 @@ from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli import foreground
 from sampan.runtime.cli.create import check_console, load, preserved, reason, write_pid
 from sampan.runtime.cli.output import CommandFailure
-from sampan.runtime.cli.store import Entry
+from sampan.runtime.cli.store import StoredContainer
 from sampan.runtime.container import Process, RuntimeFailure
 from sampan.runtime.failure import strerror
 
@@ -63,7 +63,7 @@ def _start(call: Invocation) -> tuple[Process, int | None]:
     return process, tty_fd
 
 
-def _process(call: Invocation, entry: Entry) -> Spec:
+def _process(call: Invocation, entry: StoredContainer) -> Spec:
     """Return the process: from --process as it is, or the container's own with the flags on top."""
     flags = call.flags
     arguments = call.arguments[1:]
