@@ -97,7 +97,7 @@ class Flag:
         return f"-{self.short}, --{self.name}" if self.short else f"--{self.name}"
 
 
-class Options:
+class FlagValues:
     """Parsed flags by name: typed getters, and which of them the user gave."""
 
     __slots__ = ("_values", "given")
@@ -159,7 +159,7 @@ def parse(
     *,
     interspersed: bool = True,
     parsers: Mapping[str, Callable[[str], Any]] | None = None,
-) -> tuple[Options, list[str]]:
+) -> tuple[FlagValues, list[str]]:
     """Split argv into options and arguments. `parsers` overrides, by flag name, how a value is read."""
     return _Parse(flags, parsers or {}).run(argv, interspersed)
 
@@ -174,7 +174,7 @@ class _Parse:
         }
         self.given: set[str] = set()
 
-    def run(self, argv: list[str], interspersed: bool) -> tuple[Options, list[str]]:
+    def run(self, argv: list[str], interspersed: bool) -> tuple[FlagValues, list[str]]:
         rest: list[str] = []
         queue = list(reversed(argv))
         while queue:
@@ -191,7 +191,7 @@ class _Parse:
                 if not interspersed:
                     rest += reversed(queue)
                     break
-        return Options(self.values, self.given), rest
+        return FlagValues(self.values, self.given), rest
 
     def _long(self, word: str, queue: list[str]) -> None:
         name, equals, text = word[2:].partition("=")

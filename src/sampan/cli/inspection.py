@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from sampan.cli.session import Session
+    from sampan.cli.session import Cli
 
 SLICES = (
     "Env Cmd Entrypoint OnBuild Shell Binds VolumesFrom CapAdd CapDrop Dns DnsOptions DnsSearch ExtraHosts GroupAdd Links "
@@ -80,7 +80,7 @@ def rendered(template: str, value: Any) -> str:
 
 
 def inspect(
-    cli: Session, names: Iterable[str], template: str, find: Callable[[str], Any], *, escape_html: bool = False
+    cli: Cli, names: Iterable[str], template: str, find: Callable[[str], Any], *, escape_html: bool = False
 ) -> int:
     """Print all that `find` finds. It raises CommandError for what it does not; then the exit code is 1."""
     found: list[Any] = []

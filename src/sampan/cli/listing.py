@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from sampan.cli.session import Session
+    from sampan.cli.session import Cli
 
 _KINDS = """Print with a Go template:
                         'table':            a table with headings (default)
@@ -33,7 +33,7 @@ def filters(items: Iterable[str]) -> dict[str, dict[str, bool]] | None:
 
 
 def print_list(
-    cli: Session,
+    cli: Cli,
     fields: format_.Fields,
     rows: Sequence[Any],
     template: str,

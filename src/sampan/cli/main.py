@@ -13,7 +13,7 @@ import sys
 
 from sampan import errors
 from sampan.cli import flags, table
-from sampan.cli.session import CommandError, Session, describe
+from sampan.cli.session import Cli, CommandError, describe
 from sampan.client.http import MalformedResponse
 from sampan.client.jsontext import Malformed
 
@@ -119,7 +119,7 @@ def load(canonical: str) -> ModuleType:
     return sys.modules[name]
 
 
-def run(typed: str, canonical: str, words: list[str], options: flags.Options) -> int:
+def run(typed: str, canonical: str, words: list[str], options: flags.FlagValues) -> int:
     """Import, parse, check the number of arguments, run."""
     module = load(canonical)
     try:
@@ -146,7 +146,7 @@ def run(typed: str, canonical: str, words: list[str], options: flags.Options) ->
     if config.warning:
         sys.stderr.write(config.warning + "\n")
     try:
-        code: int = module.run(Session(options, config, typed), chosen, arguments)
+        code: int = module.run(Cli(options, config, typed), chosen, arguments)
     except ContextError as e:
         raise CommandError(str(e)) from e
     return code

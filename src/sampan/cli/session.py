@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from sampan.cli.config import Config
-    from sampan.cli.flags import Options
+    from sampan.cli.flags import FlagValues
 
 
 class CommandError(Exception):
@@ -34,10 +34,10 @@ class Skipped(Exception):
     """An action of `for_each` found nothing to do: the name is not printed, and it is no failure."""
 
 
-class Session:
+class Cli:
     """One run of the program."""
 
-    def __init__(self, options: Options, config: Config, path: str) -> None:
+    def __init__(self, options: FlagValues, config: Config, path: str) -> None:
         self.options = options
         self.config = config
         self.path = path  # the command as typed, for hints: "run", "container run"

@@ -26,7 +26,7 @@ DECLARED = """
 """
 
 
-def parse(*argv: str, interspersed: bool = True) -> tuple[flags.Options, list[str]]:
+def parse(*argv: str, interspersed: bool = True) -> tuple[flags.FlagValues, list[str]]:
     return flags.parse(flags.declared(DECLARED), list(argv), interspersed=interspersed)
 
 

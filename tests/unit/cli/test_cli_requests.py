@@ -13,7 +13,7 @@ import pytest
 from sampan.cli import flags, main, table
 from sampan.cli.config import Config
 from sampan.cli.container import config, options
-from sampan.cli.session import CommandError, Session
+from sampan.cli.session import Cli, CommandError
 from sampan.client.engine import EngineClient
 from sampan.client.http import Response
 from sampan.client.transport import Address
@@ -96,7 +96,7 @@ def test_other_commands_ask_what_docker_asks(recorded: dict[str, Any], tmp_path:
         parsers=getattr(module, "PARSERS", None),
     )
     globals_, _ = flags.parse(flags.declared(table.GLOBAL_FLAGS), [])
-    session = Session(globals_, Config(str(tmp_path)), typed)
+    session = Cli(globals_, Config(str(tmp_path)), typed)
     engine = _Recorder()
     session._engine = engine
     try:

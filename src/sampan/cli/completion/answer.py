@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "WORD..."
 ARGS = (0, None)
@@ -67,7 +67,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 }
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     words, current = args[:-1], args[-1] if args else ""
     for candidate in candidates(cli, words, current):
         if candidate.startswith(current):
@@ -75,7 +75,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-def candidates(cli: Session, words: list[str], current: str) -> Iterable[str]:
+def candidates(cli: Cli, words: list[str], current: str) -> Iterable[str]:
     """All that could stand where `current` is typed."""
     declared = flags.declared(table.GLOBAL_FLAGS)
     if (open_flag := _open_flag(declared, words)) is not None:
@@ -145,14 +145,14 @@ def _names(group: str) -> list[str]:
     return sorted([*table.GROUPS, *table.SHORTCUTS, *single])
 
 
-def _values(cli: Session, flag: flags.Flag) -> list[str]:
+def _values(cli: Cli, flag: flags.Flag) -> list[str]:
     out: list[str] = []
     for value in VALUES.get(flag.alias or flag.name, ()):
         out += named(cli, value) if value in (ANY, NETWORK, CONTEXT) else [value]
     return out
 
 
-def named(cli: Session, kind: str) -> list[str]:
+def named(cli: Cli, kind: str) -> list[str]:
     """Names of what exists."""
     try:
         if kind == CONTEXT:

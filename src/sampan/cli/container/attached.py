@@ -16,11 +16,11 @@ from sampan.errors import SampanError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.session import Session
+    from sampan.cli.session import Cli
     from sampan.client.engine import UpgradedStream
 
 
-def detach_keys(cli: Session, given: str) -> tuple[str, bytes]:
+def detach_keys(cli: Cli, given: str) -> tuple[str, bytes]:
     """The sequence in use, as text for the engine and as bytes to watch for."""
     text = given or cli.config.text("detachKeys")
     try:
@@ -39,7 +39,7 @@ class Attached:
 
     def __init__(
         self,
-        cli: Session,
+        cli: Cli,
         resource: str,
         stream: UpgradedStream,
         *,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
     from sampan.client.http import Response
 
 USAGE = "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n[OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
@@ -36,7 +36,7 @@ FLAGS = """
 READ_BYTES = 1 << 20
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if not args[0]:
         raise CommandError("source can not be empty")
     if not args[1]:
@@ -70,7 +70,7 @@ def _stat_of(response: Response) -> dict[str, Any]:
     return stat
 
 
-def _stat(cli: Session, container: str, path: str) -> dict[str, Any] | None:
+def _stat(cli: Cli, container: str, path: str) -> dict[str, Any] | None:
     try:
         response = cli.engine.open("HEAD", f"/containers/{quoted(container)}/archive", {"path": path})
     except SampanError:
@@ -82,7 +82,7 @@ def _stat(cli: Session, container: str, path: str) -> dict[str, Any] | None:
 # -- out of the container --------------------------------------------------------------------------------------------
 
 
-def _from_container(cli: Session, opts: Options, container: str, path: str, target: str) -> str:
+def _from_container(cli: Cli, opts: FlagValues, container: str, path: str, target: str) -> str:
     from sampan.cli.container import archive
 
     rebase = ""
@@ -137,7 +137,7 @@ def _local_destination(path: str) -> Destination:
 # -- into the container ----------------------------------------------------------------------------------------------
 
 
-def _to_container(cli: Session, opts: Options, path: str, container: str, target: str) -> str:
+def _to_container(cli: Cli, opts: FlagValues, path: str, container: str, target: str) -> str:
     destination = _container_destination(cli, container, target)
     query: dict[str, object] = {"noOverwriteDirNonDir": "true", "copyUIDGID": "true" if opts.flag("archive") else None}
     if path == "-":
@@ -169,7 +169,7 @@ class _CountedChunks:
             yield chunk
 
 
-def _send(cli: Session, container: str, query: dict[str, object], body: Iterable[bytes]) -> None:
+def _send(cli: Cli, container: str, query: dict[str, object], body: Iterable[bytes]) -> None:
     response = cli.engine.open(
         "PUT",
         f"/containers/{quoted(container)}/archive",
@@ -181,7 +181,7 @@ def _send(cli: Session, container: str, query: dict[str, object], body: Iterable
     cli.engine.finish(response)
 
 
-def _container_destination(cli: Session, container: str, path: str) -> Destination:
+def _container_destination(cli: Cli, container: str, path: str) -> Destination:
     stat = _stat(cli, container, path)
     if stat is not None and stat["mode"] & copying.GO_SYMLINK:
         link: str = stat["linkTarget"]

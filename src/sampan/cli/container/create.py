@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"
 ARGS = (1, None)
@@ -29,7 +29,7 @@ class CreateRefused(Exception):
     """The container was not created; the message says why, in full. `create` and `run` dress it differently."""
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     body = request(cli, opts, args)
     try:
         cli.line(create(cli, opts, body))
@@ -38,7 +38,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-def request(cli: Session, opts: Options, args: list[str], *, detach: bool = False) -> dict[str, Any]:
+def request(cli: Cli, opts: FlagValues, args: list[str], *, detach: bool = False) -> dict[str, Any]:
     """The create request that flags and arguments ask for."""
     try:
         return config.build(opts, args[0], args[1:], detach=detach)
@@ -46,12 +46,12 @@ def request(cli: Session, opts: Options, args: list[str], *, detach: bool = Fals
         raise usage_error(cli, str(e)) from e
 
 
-def usage_error(cli: Session, message: str) -> CommandError:
+def usage_error(cli: Cli, message: str) -> CommandError:
     """What is wrong with the command line, with the hint below."""
     return CommandError(f"sampan: {message}\n\nRun 'sampan {cli.path} --help' for more information", 125)
 
 
-def create(cli: Session, opts: Options, body: dict[str, Any]) -> str:
+def create(cli: Cli, opts: FlagValues, body: dict[str, Any]) -> str:
     """Create it, pulling as `--pull` says. Returns the id; warnings go to standard error. Raises CreateRefused."""
     if (when := opts.text("pull")) not in ("always", "missing", "never"):
         raise usage_error(cli, f'invalid pull option: \'{when}\': must be one of "always", "missing" or "never"')
@@ -94,7 +94,7 @@ def _open_cidfile(path: str) -> int:
         raise CreateRefused(f"failed to create the container ID file: open {path}: {reason}") from e
 
 
-def _created(cli: Session, opts: Options, body: dict[str, Any], when: str, platform: str) -> str:
+def _created(cli: Cli, opts: FlagValues, body: dict[str, Any], when: str, platform: str) -> str:
     query = {"name": opts.text("name") or None, "platform": platform or None}
     if when == "always":
         pull(cli, opts, body["Image"])
@@ -113,7 +113,7 @@ def _created(cli: Session, opts: Options, body: dict[str, Any], when: str, platf
     return identifier
 
 
-def pull(cli: Session, opts: Options, image: str) -> None:
+def pull(cli: Cli, opts: FlagValues, image: str) -> None:
     """Pull `image` with progress on standard error. Raises ProgressError."""
     from sampan.cli.image import pull as image_pull
 
@@ -122,7 +122,7 @@ def pull(cli: Session, opts: Options, image: str) -> None:
     image_pull.pull(cli, image, platform=platform_of(opts), out=out, terminal=os.isatty(2))
 
 
-def platform_of(opts: Options) -> str:
+def platform_of(opts: FlagValues) -> str:
     return opts.text("platform") or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
 
 
@@ -131,7 +131,7 @@ def familiar(image: str) -> str:
     return image if "@" in image or ":" in image.rpartition("/")[2] else image + ":latest"
 
 
-def _proxies(cli: Session, body: dict[str, Any]) -> None:
+def _proxies(cli: Cli, body: dict[str, Any]) -> None:
     """Proxy settings of config.json become environment variables that the user has not set."""
     table = cli.config.table("proxies")
     if not table:

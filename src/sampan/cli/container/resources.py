@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from sampan.cli.flags import Options
+    from sampan.cli.flags import FlagValues
 
 FLAGS = """
       --blkio-weight uint16              Relative block IO weight between 10 and 1000; 0 disables it (default 0)
@@ -67,7 +67,7 @@ _BYTES = "The correct format is <device-path>:<number>[<unit>]. Number must be a
 _COUNT = "The correct format is <device-path>:<number>. Number must be a positive integer"
 
 
-def limits(opts: Options) -> dict[str, Any]:
+def limits(opts: FlagValues) -> dict[str, Any]:
     """The limits of `FLAGS`; 0 and "" are none. `PidsLimit` is left to the caller: it tells 0 from not given."""
     return {
         **{field: opts.number(flag) for field, flag in _NUMBERS.items()},
@@ -76,7 +76,7 @@ def limits(opts: Options) -> dict[str, Any]:
     }
 
 
-def requested(opts: Options) -> dict[str, Any]:
+def requested(opts: FlagValues) -> dict[str, Any]:
     """All that a new container may use, as HostConfig holds it. Raises: ValueError in docker's words."""
     swappiness = opts.number("memory-swappiness")
     if swappiness != -1 and not 0 <= swappiness <= 100:
@@ -103,7 +103,7 @@ def requested(opts: Options) -> dict[str, Any]:
     }
 
 
-def _device_requests(opts: Options) -> list[dict[str, Any]]:
+def _device_requests(opts: FlagValues) -> list[dict[str, Any]]:
     """GPUs, and devices that CDI names."""
     requests: list[dict[str, Any]] = list(opts.value("gpus"))
     if names := [d for d in opts.many("device") if mounts.is_cdi(d)]:

@@ -17,8 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
     from sampan.client.http import Response
 
 USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"
@@ -35,7 +35,7 @@ FLAGS = (
 )
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if opts.flag("detach") and opts.many("attach"):
         raise CommandError("conflicting options: cannot specify both --attach and --detach")
     body = create.request(cli, opts, args, detach=opts.flag("detach"))
@@ -72,7 +72,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return exit_status(waiting)
 
 
-def _start(cli: Session, resource: str, removed: Response | None) -> None:
+def _start(cli: Cli, resource: str, removed: Response | None) -> None:
     try:
         cli.engine.post(f"{resource}/start")
     except SampanError as e:
@@ -81,7 +81,7 @@ def _start(cli: Session, resource: str, removed: Response | None) -> None:
         raise _failure(cli, describe(e)) from e
 
 
-def _failure(cli: Session, message: str) -> CommandError:
+def _failure(cli: Cli, message: str) -> CommandError:
     hint = f"Run 'sampan {cli.path} --help' for more information"
     return CommandError(f"sampan: {message}\n\n{hint}", failure_code(message))
 

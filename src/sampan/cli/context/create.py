@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] CONTEXT"
 ABOUT = """Create a context
@@ -43,7 +43,7 @@ FLAGS = """
 KEYS = ("from", "host", "ca", "cert", "key", "skip-tls-verify")
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     name, directory = args[0], cli.config.directory
     store.check_name(name)
     if name in store.names(directory):
@@ -65,7 +65,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-def docker_settings(opts: Options) -> dict[str, str]:
+def docker_settings(opts: FlagValues) -> dict[str, str]:
     """The key=value pairs of `--docker`."""
     settings: dict[str, str] = {}
     for text in opts.many("docker"):
@@ -77,7 +77,7 @@ def docker_settings(opts: Options) -> dict[str, str]:
     return settings
 
 
-def endpoint_of(cli: Session, settings: dict[str, str]) -> tuple[dict[str, Any], dict[str, bytes]]:
+def endpoint_of(cli: Cli, settings: dict[str, str]) -> tuple[dict[str, Any], dict[str, bytes]]:
     """(endpoint metadata, TLS files by name)."""
     if source := settings.get("from"):
         try:

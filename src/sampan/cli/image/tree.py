@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 WARNING = "WARNING: This is an experimental feature. The output may change and shouldn't be depended on."
 SPACING = 3
@@ -26,7 +26,7 @@ RESET, PLAIN, BOLD, NAME = "\x1b[0m", "\x1b[39m", "\x1b[39m\x1b[1m", "\x1b[34m\x
 BADGE = "\x1b[38;5;0m\x1b[48;5;14m"
 
 
-def refuse(opts: Options) -> None:
+def refuse(opts: FlagValues) -> None:
     """Flags that make no sense beside --tree. Raises CommandError."""
     for flag, shown in (("quiet", "quiet"), ("no-trunc", "no-trunc"), ("digests", "show-digest")):
         if opts.flag(flag):
@@ -35,7 +35,7 @@ def refuse(opts: Options) -> None:
         raise CommandError("--format is not yet supported with --tree")
 
 
-def show(cli: Session, images: list[dict[str, Any]], *, all_: bool) -> None:
+def show(cli: Cli, images: list[dict[str, Any]], *, all_: bool) -> None:
     """Print the tree. images: ImageSummary objects with their Manifests."""
     terminal = os.isatty(1)
     width = (tty.size(1)[1] or DEFAULT_WIDTH) if terminal else DEFAULT_WIDTH

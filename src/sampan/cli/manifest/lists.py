@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.session import Session
+    from sampan.cli.session import Cli
 
 LISTS = (registries.LIST, registries.OCI_INDEX)
 _PLATFORM = ("architecture", "os", "os.version", "os.features", "variant")
@@ -41,7 +41,7 @@ def named(text: str, what: str) -> Reference:
 class Lists:
     """The lists of one user."""
 
-    def __init__(self, cli: Session) -> None:
+    def __init__(self, cli: Cli) -> None:
         self._root = os.path.join(cli.config.directory, "manifests")
 
     def _directory(self, name: Reference) -> str:
@@ -87,7 +87,7 @@ def _safe(name: str) -> str:
 # -- from a registry ------------------------------------------------------------------------------------------------
 
 
-def connect(cli: Session, name: Reference, *, insecure: bool) -> Registry:
+def connect(cli: Cli, name: Reference, *, insecure: bool) -> Registry:
     """The registry of a name. Raises: CommandError in docker's words."""
     key = credentials.HUB_KEY if name.domain == credentials.HUB else name.domain
     try:
@@ -99,7 +99,7 @@ def connect(cli: Session, name: Reference, *, insecure: bool) -> Registry:
     return found
 
 
-def fetch(cli: Session, name: Reference, *, insecure: bool) -> tuple[Registry, bytes, str, str]:
+def fetch(cli: Cli, name: Reference, *, insecure: bool) -> tuple[Registry, bytes, str, str]:
     """(registry, bytes, media type, digest) of what a name is. Raises: CommandError."""
     place = connect(cli, name, insecure=insecure)
     try:

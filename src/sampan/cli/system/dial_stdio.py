@@ -11,15 +11,15 @@ from sampan.client.http import HttpConnection, Response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = ""
 ARGS = (0, 0)
 FLAGS = ""
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     connection = HttpConnection(cli.endpoint.address.connect(cli.endpoint.tls))
     stream = UpgradedStream(Response(connection, "GET", 101, {}))
     streams.copy(stream, streams.Demultiplexer(raw=True), stdin=0, stop_with=1)
