@@ -19,6 +19,7 @@ from typing import Any
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.service import Containers
 from sampan.engine.events import Events
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.records import Image
 from sampan.engine.networks.service import Sandbox
 from sampan.engine.platforms import Platform
@@ -44,6 +45,7 @@ BUSYBOX = Image(
 
 class FakeImages:
     driver = SimpleNamespace(name="overlay2")
+    catalog = SimpleNamespace(members=lambda ref: {BUSYBOX.id})
 
     def __init__(self) -> None:
         self.snapshots: set[str] = set()
@@ -186,10 +188,12 @@ class Room:
     networks: FakeNetworks
     volumes: Volumes
     supervisor: FakeSupervisor
+    host_paths: HostPaths
 
     async def close(self) -> None:
         """As if the daemon had been killed: nothing is written that was not written before."""
         await self.containers.close(stop_containers=False, timeout_s=1)
+        self.host_paths.close()
         await self.store.close()
 
 
@@ -208,6 +212,7 @@ async def open_room(
     images, networks, supervisor = images or FakeImages(), networks or FakeNetworks(), supervisor or FakeSupervisor()
     volumes = Volumes(config, store, events)
     await volumes.start()
-    containers = Containers(config, store, events, images, networks, volumes)  # type: ignore[arg-type]
-    await containers.run(supervisor)  # type: ignore[arg-type]
-    return Room(containers, store, events, images, networks, volumes, supervisor)
+    host_paths = HostPaths()
+    containers = Containers(config, store, events, images, networks, volumes, supervisor, host_paths)  # type: ignore[arg-type]
+    await containers.run()
+    return Room(containers, store, events, images, networks, volumes, supervisor, host_paths)

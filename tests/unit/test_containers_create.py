@@ -35,12 +35,12 @@ async def test_answers_of_docker(tmp_path: Path) -> None:
     wrong: list[str] = []
     try:
         for answer in ANSWERS:
-            before = (len(room.containers._registry), len(room.images.snapshots), len(room.volumes.list()))
+            before = (len(room.containers._table), len(room.images.snapshots), len(room.volumes.list()))
             try:
                 id, warnings = await create(room, answer["request"])
             except SampanError as e:
                 found: Any = (e.status, e.message)
-                after = (len(room.containers._registry), len(room.images.snapshots), len(room.volumes.list()))
+                after = (len(room.containers._table), len(room.images.snapshots), len(room.volumes.list()))
                 if before != after:
                     wrong.append(f"{answer['name']}: refused, and yet changed {before} to {after}")
             else:

@@ -333,7 +333,7 @@ async def test_an_interrupted_removal_is_finished(tmp_path: Path, monkeypatch: p
     second = await reborn(first, tmp_path)
     try:
         await settled(second)
-        assert len(second.containers._registry) == 0 and not second.images.snapshots
+        assert len(second.containers._table) == 0 and not second.images.snapshots
     finally:
         await second.close()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sampan.engine.containers import names, restart, signals
-from sampan.engine.containers.states import TABLE, Event, IllegalTransition, State, after
+from sampan.engine.containers.states import TABLE, IllegalTransition, State, Trigger, after
 from sampan.errors import InvalidArgument
+from sampan.spec.engine_api.container import RestartPolicy
 
 
 def reachable(start: State) -> set[State]:
@@ -31,12 +32,12 @@ def test_every_state_has_a_way_out_to_removal(state: State) -> None:
 
 def test_running_and_paused_always_can_exit() -> None:
     for state in (State.RUNNING, State.PAUSED, State.RESTARTING):
-        assert after(state, Event.EXIT) is State.EXITED
+        assert after(state, Trigger.EXIT) is State.EXITED
 
 
 def test_what_is_not_in_the_table_is_refused() -> None:
     with pytest.raises(IllegalTransition, match="no transition from 'created' by 'pause'"):
-        after(State.CREATED, Event.PAUSE)
+        after(State.CREATED, Trigger.PAUSE)
 
 
 def test_back_off_doubles_from_100_ms_to_a_minute_and_resets_after_ten_seconds() -> None:
@@ -64,7 +65,10 @@ def test_back_off_doubles_from_100_ms_to_a_minute_and_resets_after_ten_seconds()
 def test_restart_policies(policy: str, status: int, stopped: bool, count: int, wanted: bool) -> None:
     name, _, limit = policy.partition(":")
     found = restart.wants_restart(
-        restart.Policy(name, int(limit or 0)), exit_status=status, manually_stopped=stopped, restart_count=count
+        RestartPolicy(name=name, maximum_retry_count=int(limit or 0)),
+        exit_status=status,
+        manually_stopped=stopped,
+        restart_count=count,
     )
     assert found is wanted
 
@@ -74,7 +78,7 @@ def test_restart_policies(policy: str, status: int, stopped: bool, count: int, w
 )
 def test_policies_when_the_daemon_starts(policy: str, stopped: bool, starts: bool) -> None:
     found = restart.wants_start_at_boot(
-        restart.Policy(policy), manually_stopped=stopped, was_active=False, exit_status=0, restart_count=0
+        RestartPolicy(name=policy), manually_stopped=stopped, was_active=False, exit_status=0, restart_count=0
     )
     assert found is starts
 

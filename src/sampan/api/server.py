@@ -24,6 +24,7 @@ from sampan.api.connection import Connection
 from sampan.api.context import ENGINE, HEADERS, VERSION
 from sampan.api.routes import Router
 from sampan.api.tls_transport import TlsProtocol
+from sampan.spec import release
 
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
@@ -53,7 +54,7 @@ class ApiServer:
             "Api-Version": versions.MAXIMUM,
             "Docker-Experimental": "true" if engine.config.experimental else "false",
             "Ostype": "linux",
-            "Server": f"Docker/{versions.ENGINE} (linux)",
+            "Server": f"Docker/{release.ENGINE} (linux)",
         }
         self.app[HEADERS] = self.headers
         self.app.router.add_route("*", "/{path:.*}", self._dispatch)

@@ -1,4 +1,4 @@
-"""Versions: of this engine, of the API it serves, and what a client that asks for another is told. Pure.
+"""Versions of the API that is served, and what a client that asks for another is told. Pure.
 
 Source: moby 28.5 version middleware, as the reference engine answers.
 """
@@ -11,9 +11,6 @@ from sampan.errors import InvalidArgument
 
 Version = tuple[int, int]
 
-SAMPAN = "0.1.0"
-ENGINE = f"28.5.2+sampan.{SAMPAN}"
-"""The version of Docker Engine whose behaviour this is, then ours: clients compare the former."""
 MAXIMUM = "1.51"
 MINIMUM = "1.24"
 CURRENT: Version = (1, 51)

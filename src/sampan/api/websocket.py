@@ -9,24 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Protocol
 
 from aiohttp import WSMsgType, web
 
 from sampan.api.hijack import LIMIT_BYTES
+from sampan.engine.containers.attach import AttachSession
 
 _HEADER = 8
 
 
-class Session(Protocol):
-    """What is joined: see `sampan.engine.containers.attach.Session`."""
-
-    tty: bool
-
-    async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None: ...
-
-
-async def serve_websocket(request: web.Request, session: Session) -> web.WebSocketResponse:
+async def serve_websocket(request: web.Request, session: AttachSession) -> web.WebSocketResponse:
     """Join a session to a websocket until either side ends."""
     ws = web.WebSocketResponse(max_msg_size=1024 * 1024)
     await ws.prepare(request)

@@ -32,6 +32,7 @@ from sampan.daemon import flags, notify, tls
 from sampan.daemon.config import ConfigError, DaemonConfig, load
 from sampan.daemon.logs import configure as configure_logs
 from sampan.errors import words
+from sampan.spec import release
 
 if TYPE_CHECKING:
     from sampan.daemon.reload import Reloader
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(flags.usage(), end="")
         return 0
     if given.get("version"):
-        print(f"Sampan version {versions.SAMPAN}, Docker Engine API {versions.MAXIMUM}")
+        print(f"Sampan version {release.SAMPAN}, Docker Engine API {versions.MAXIMUM}")
         return 0
     try:
         config = load(given)

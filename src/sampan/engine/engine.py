@@ -17,9 +17,11 @@ from sampan.engine.config import EngineConfig, engine_id
 from sampan.engine.containers.service import Containers
 from sampan.engine.disk.service import Disk
 from sampan.engine.events import Events
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
+from sampan.engine.system import System
 from sampan.engine.volumes.service import Volumes
 from sampan.supervisor.client import Supervisor
 
@@ -44,6 +46,7 @@ class Engine:
         volumes: Volumes,
         containers: Containers,
         supervisor: Supervisor,
+        host_paths: HostPaths,
     ) -> None:
         self.config = config
         self.id = id
@@ -54,7 +57,9 @@ class Engine:
         self.volumes = volumes
         self.containers = containers
         self.supervisor = supervisor
+        self._host_paths = host_paths
         self.disk = Disk(config, store, events, images, containers, volumes, lambda: self.builder)
+        self.system = System(config, id, events, images, containers, volumes, self.disk, lambda: self.builder)
         self._builder: Builder | None = None
         self._buildkit: BuildKit | None = None
 
@@ -82,8 +87,10 @@ class Engine:
             undo.push_async_callback(volumes.close)
             supervisor = await Supervisor.connect(config.exec_root, debug=config.debug, boot=boot)
             undo.push_async_callback(supervisor.close)
-            containers = Containers(config, store, events, images, networks, volumes)
-            await containers.run(supervisor)
+            host_paths = HostPaths()
+            undo.callback(host_paths.close)
+            containers = Containers(config, store, events, images, networks, volumes, supervisor, host_paths)
+            await containers.run()
             await images.retain(containers.ids())
             engine = cls(
                 config,
@@ -95,6 +102,7 @@ class Engine:
                 volumes=volumes,
                 containers=containers,
                 supervisor=supervisor,
+                host_paths=host_paths,
             )
             undo.push_async_callback(engine._close_builder)
             if os.path.isdir(f"{config.data_root}/builder"):
@@ -135,6 +143,7 @@ class Engine:
         self.images.reconfigure(config)
         self.containers.reconfigure(config)
         self.disk.reconfigure(config)
+        self.system.reconfigure(config)
 
     async def close(self, *, stop_containers: bool) -> None:
         """Take the services down in reverse. stop_containers: end every container first."""
@@ -145,6 +154,7 @@ class Engine:
             stack.push_async_callback(self.volumes.close)
             stack.push_async_callback(self.supervisor.close)
             stack.push_async_callback(self.supervisor.shutdown_if_idle)
+            stack.callback(self._host_paths.close)
             await self.disk.close()
             await self._close_builder()
             await self.containers.close(stop_containers=stop_containers, timeout_s=self.config.shutdown_timeout_s)

@@ -28,13 +28,13 @@ from sampan.api.context import (
 )
 from sampan.api.hijack import Hijacked, hijack
 from sampan.api.websocket import serve_websocket
-from sampan.engine.containers.attach import Session
+from sampan.engine.containers.attach import AttachSession
+from sampan.engine.containers.attaching import AttachOptions
 from sampan.errors import InvalidArgument
 from sampan.spec import codec
 from sampan.spec.engine_api.container import ContainerConfig, CreateRequest, UpdateConfig
 
 _TAR = "application/x-tar"
-_WAIT_CONDITIONS = frozenset({"", "not-running", "next-exit", "removed"})
 _PRUNE_FILTERS = frozenset({"label", "label!", "until"})
 
 
@@ -155,10 +155,7 @@ async def unpause(request: web.Request) -> web.StreamResponse:
 
 async def wait(request: web.Request) -> web.StreamResponse:
     """Wait for an exit. The header goes out as soon as the wait is registered: `docker run` starts after seeing it."""
-    condition = query(request, "condition")
-    if condition not in _WAIT_CONDITIONS:
-        raise InvalidArgument(f'invalid condition: "{condition}"')
-    ended = engine(request).containers.wait(_ref(request), condition)
+    ended = engine(request).containers.wait(_ref(request), query(request, "condition"))
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     try:
         await response.prepare(request)
@@ -175,10 +172,7 @@ async def wait(request: web.Request) -> web.StreamResponse:
 
 async def rename(request: web.Request) -> web.StreamResponse:
     """Give a container another name."""
-    name = query(request, "name")
-    if not name:
-        raise InvalidArgument("Neither old nor new names may be empty")
-    await engine(request).containers.rename(_ref(request), name)
+    await engine(request).containers.rename(_ref(request), query(request, "name"))
     return empty(204)
 
 
@@ -247,14 +241,11 @@ async def resize(request: web.Request) -> web.StreamResponse:
 
 async def logs(request: web.Request) -> web.StreamResponse:
     """Send the container's log: raw for a terminal, else in frames that say which stream each piece is of."""
-    stdout, stderr = flag(request, "stdout"), flag(request, "stderr")
-    if not (stdout or stderr):
-        raise InvalidArgument("Bad parameters: you must choose at least one stream")
     follow = flag(request, "follow")
     found = await engine(request).containers.logs(
         _ref(request),
-        stdout=stdout,
-        stderr=stderr,
+        stdout=flag(request, "stdout"),
+        stderr=flag(request, "stderr"),
         since=query(request, "since"),
         until=query(request, "until"),
         timestamps=flag(request, "timestamps"),
@@ -270,27 +261,31 @@ def stream_type(request: web.Request, tty: bool) -> str:
     return streams.MULTIPLEXED_STREAM if not tty and version(request) >= (1, 42) else streams.RAW_STREAM
 
 
+def attach_options(request: web.Request) -> AttachOptions:
+    """Read the query of attach, over a plain connection or a websocket."""
+    return AttachOptions(
+        stream=flag(request, "stream"),
+        stdin=flag(request, "stdin"),
+        stdout=flag(request, "stdout"),
+        stderr=flag(request, "stderr"),
+        logs=flag(request, "logs"),
+        detach_keys=query(request, "detachKeys"),
+    )
+
+
 async def attach(request: web.Request) -> web.StreamResponse:
     """Join the container's terminal or pipes to this connection.
 
     Docker takes the connection over before it looks for the container, so even its refusals are plain text.
     """
     try:
-        session = await engine(request).containers.attach(
-            _ref(request),
-            stream=flag(request, "stream"),
-            stdin=flag(request, "stdin"),
-            stdout=flag(request, "stdout"),
-            stderr=flag(request, "stderr"),
-            logs=flag(request, "logs"),
-            detach_keys=query(request, "detachKeys"),
-        )
+        session = await engine(request).containers.attach(_ref(request), attach_options(request))
     except Exception as e:
         return streams.plain_error(errors.status_of(e), errors.message_of(e))
     return await join(request, session)
 
 
-async def join(request: web.Request, session: Session) -> web.StreamResponse:
+async def join(request: web.Request, session: AttachSession) -> web.StreamResponse:
     """Take the connection over and run the session on it; a connection that cannot be taken over gives it up."""
     try:
         reader, writer = await hijack(request, upgrade_content_type=stream_type(request, session.tty))
@@ -307,15 +302,7 @@ async def attach_ws(request: web.Request) -> web.StreamResponse:
     containers.get(_ref(request))
     if "websocket" not in request.headers.get("Upgrade", "").lower():
         return streams.plain_error(400, "not websocket protocol")
-    session = await containers.attach(
-        _ref(request),
-        stream=flag(request, "stream"),
-        stdin=flag(request, "stdin"),
-        stdout=flag(request, "stdout"),
-        stderr=flag(request, "stderr"),
-        logs=flag(request, "logs"),
-        detach_keys=query(request, "detachKeys"),
-    )
+    session = await containers.attach(_ref(request), attach_options(request))
     return await serve_websocket(request, session)
 
 

@@ -21,19 +21,18 @@ import posixpath
 import stat
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sampan.engine.archives import streams, tar_writer
 from sampan.engine.containers.extract import Options, extract
-from sampan.engine.containers.lifecycle import Lifecycle
+from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint, rfc3339
-from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import WITH_TASK
+from sampan.engine.containers.table import ContainerTable
+from sampan.engine.events import Events
+from sampan.engine.images.service import Images
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
-
-if TYPE_CHECKING:
-    from sampan.engine.images.service import Images
 
 _GO_MODE_BITS = (
     (stat.S_ISUID, 1 << 23),
@@ -76,20 +75,20 @@ class Root:
 class Archive:
     """Copies between clients and containers."""
 
-    def __init__(self, registry: Registry, images: Images, lifecycle: Lifecycle) -> None:
-        self._registry = registry
+    def __init__(self, table: ContainerTable, images: Images, events: Events) -> None:
+        self._table = table
         self._images = images
-        self._lifecycle = lifecycle
+        self._events = events
 
     async def stat(self, ref: str, path: str) -> dict[str, Any]:
         """Describe what is at a path: ContainerPathStat."""
-        c = self._registry.get(ref)
+        c = self._table.get(ref)
         with self._root(c, path, writable=False) as root, _told(ref, path):
             return describe(root)
 
     async def get(self, ref: str, path: str) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
         """Return (description, tar archive) of what is at a path."""
-        c = self._registry.get(ref)
+        c = self._table.get(ref)
         root = self._root(c, path, writable=False)
         try:
             with _told(ref, path):
@@ -98,7 +97,7 @@ class Archive:
         except BaseException:
             os.close(root.fd)
             raise
-        self._lifecycle.publish(c, "archive-path")
+        publish(self._events, c, "archive-path")
         return described, streams.drain(chunks)
 
     async def put(
@@ -111,7 +110,7 @@ class Archive:
         copy_uid_gid: bool = False,
     ) -> None:
         """Unpack a tar archive, compressed or not, into the directory at a path."""
-        c = self._registry.get(ref)
+        c = self._table.get(ref)
         with self._root(c, path, writable=True) as root:
             with _told(ref, path):
                 target = saferoot.open_in_root(root.fd, root.path, os.O_PATH | os.O_CLOEXEC)
@@ -123,7 +122,7 @@ class Archive:
                 await self._extract(target, root, body, Options(no_overwrite_dir_non_dir, copy_uid_gid))
             finally:
                 os.close(target)
-        self._lifecycle.publish(c, "extract-to-dir")
+        publish(self._events, c, "extract-to-dir")
 
     async def _extract(self, target: int, root: Root, body: AsyncIterator[bytes], options: Options) -> None:
         feed = streams.Feed(body)

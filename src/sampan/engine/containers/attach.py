@@ -4,7 +4,7 @@ The bytes never pass through the daemon's own buffers twice: what the shim sends
 unparsed; what the client sends is forwarded raw, with an eye on the detach keys when there is a terminal.
 
 A session is made before the client is told that it is attached, so that a start right after that misses nothing:
-on a container that does not run yet it waits in `Live.pending`, and the start connects it before it lets the
+on a container that does not run yet it waits in `PendingSessions`, and the start connects it before it lets the
 process run.
 
 Source: Engine API 1.51, ContainerAttach ("Stream format"); docs.docker.com, "docker attach --detach-keys".
@@ -68,7 +68,7 @@ class DetachScanner:
         return data[: len(data) - held], False
 
 
-class Session:
+class AttachSession:
     """One client joined to one process. Made by the services, run by the API handler after the hijack."""
 
     def __init__(
@@ -91,7 +91,7 @@ class Session:
         self.history: AsyncIterator[bytes] | None = None
         self._stream = stream
         self._attachment: asyncio.Future[Attachment | None] = asyncio.get_running_loop().create_future()
-        self.begin: Callable[[Session], Awaitable[bytes]] | None = None  # exec: start the process; b"" or why not
+        self.begin: Callable[[AttachSession], Awaitable[bytes]] | None = None  # exec: start the process; b"" or why not
         self.settle: Callable[[], Awaitable[None]] | None = None  # exec: returns when the exit status is known
         self.on_detach: Callable[[], None] = lambda: None
         self.on_close: Callable[[], None] = lambda: None
@@ -219,3 +219,29 @@ class Session:
                 await writer.drain()
         except (ConnectionError, BrokenPipeError, OSError):
             pass
+
+
+class PendingSessions:
+    """The sessions that wait for the start of their container."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[AttachSession]] = {}
+
+    def add(self, session: AttachSession) -> None:
+        """Let a session wait; it leaves when it is given up."""
+        waiting = self._waiting.setdefault(session.id, [])
+        waiting.append(session)
+        session.on_close = lambda: waiting.remove(session) if session in waiting else None
+
+    def any(self, id: str) -> bool:
+        """Tell whether somebody waits for the start of this container."""
+        return bool(self._waiting.get(id))
+
+    def take(self, id: str) -> list[AttachSession]:
+        """Return the waiting sessions, which are the caller's from now on."""
+        return list(self._waiting.pop(id, ()))
+
+    def abandon(self, id: str) -> None:
+        """Give all of them up: the container will not start."""
+        for session in self.take(id):
+            session.abandon()

@@ -1,19 +1,17 @@
-"""Making and unmaking a container: create, rename, update, remove. Everything but its process.
+"""Making a container, and changing what is remembered of it: create, rename, update. Everything but its process.
 
 `create` validates all there is to validate before it changes anything; then snapshot, directory, volumes and one
-store transaction, with an undo log. `remove` marks the record first, so that a removal that is interrupted is
-resumed at the next start.
+store transaction, with an undo log.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import time
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -21,11 +19,14 @@ from sampan.engine import platforms
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import merge, mountpoints, specgen, validate
 from sampan.engine.containers.launch import Launcher
-from sampan.engine.containers.lifecycle import Lifecycle
-from sampan.engine.containers.records import Container, MountPoint, with_status
-from sampan.engine.containers.registry import Registry, next_state
-from sampan.engine.containers.states import Event, State
+from sampan.engine.containers.publishing import publish
+from sampan.engine.containers.records import Container, MountPoint
+from sampan.engine.containers.states import State
+from sampan.engine.containers.table import ContainerTable
+from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
+from sampan.engine.images.records import Image
+from sampan.engine.images.service import Images
 from sampan.engine.store import Ref
 from sampan.engine.tasks import devices, host
 from sampan.engine.tasks import limits as task_limits
@@ -33,11 +34,7 @@ from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, UpdateConfig
 from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
-
-if TYPE_CHECKING:
-    from sampan.engine.containers.exec import Execs
-    from sampan.engine.images.records import Image
-    from sampan.engine.images.service import Images
+from sampan.supervisor.client import Supervisor
 
 _UPDATABLE = [
     "cpu_shares",
@@ -56,26 +53,26 @@ _UPDATABLE = [
 
 
 class Maker:
-    """The life of a container's record."""
+    """Makes containers, and changes their records."""
 
     def __init__(
         self,
         config: EngineConfig,
-        registry: Registry,
+        table: ContainerTable,
         launcher: Launcher,
-        lifecycle: Lifecycle,
+        supervisor: Supervisor,
+        events: Events,
         images: Images,
         volumes: Volumes,
-        execs: Execs,
         host_paths: HostPaths,
     ) -> None:
         self._config = config
-        self._registry = registry
+        self._table = table
         self._launcher = launcher
-        self._lifecycle = lifecycle
+        self._supervisor = supervisor
+        self._events = events
         self._images = images
         self._volumes = volumes
-        self._execs = execs
         self._host_paths = host_paths
         self._machine = host.probe()
 
@@ -108,16 +105,16 @@ class Maker:
         settled = merge.host_config(asked, self._config, self._machine)
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})
         validate.logging(settled)
-        with self._registry.reserve(name) as reserved:
+        with self._table.reserve(name) as reserved:
             c = self._plan(reserved, merged, settled, networking, image)
-            self._registry.making.add(c.id)
+            self._table.making.add(c.id)
             try:
                 await self._make(c, image)
             except OSError as e:
                 raise Internal(f"cannot create container {reserved}: {words(e)}") from e
             finally:
-                self._registry.making.discard(c.id)
-        self._lifecycle.publish(c, "create")
+                self._table.making.discard(c.id)
+        publish(self._events, c, "create")
         return c.id, warnings
 
     async def _missing(self, paths: list[str]) -> frozenset[str]:
@@ -142,7 +139,7 @@ class Maker:
         validate.endpoint_addresses(settled.network_mode, config.mac_address)
         settled = self._resolve_joined(settled)
         for ref, _ in validate.links(settled):
-            if self._registry.find(ref) is None:
+            if self._table.find(ref) is None:
                 raise InvalidArgument(f"could not get container for {ref}: No such container: {ref}")
         mounts = mountpoints.plan(config, settled, data_root=self._config.data_root, lookup=self._donor)
         for m in mounts:
@@ -150,12 +147,12 @@ class Maker:
                 validate.volume_driver(m.driver, m.name)
             elif m.type == "image":
                 self._images.resolve(m.name)
-        id = self._registry.new_id()
+        id = self._table.new_id()
         path, args = merge.process(config)
         return Container(
             id=id,
             name=name,
-            driver=self._registry.driver,
+            driver=self._table.driver,
             created_ns=time.time_ns(),
             image_id=image.id if image is not None else "",
             path=path,
@@ -168,7 +165,7 @@ class Maker:
 
     def _donor(self, ref: str) -> Container:
         try:
-            return self._registry.get(ref)
+            return self._table.get(ref)
         except NotFound as e:
             raise InvalidArgument(e.message) from None
 
@@ -179,7 +176,7 @@ class Maker:
             kind, _, ref = str(getattr(h, field)).partition(":")
             if kind != "container" or not ref:
                 continue
-            found = self._registry.find(ref)
+            found = self._table.find(ref)
             if found is not None:
                 changes[field] = f"container:{found.id}"
             elif field != "network_mode":
@@ -192,7 +189,7 @@ class Maker:
         if h.network_mode == "host" or h.uts_mode == "host":
             return self._machine.hostname
         if h.network_mode.startswith("container:"):
-            found = self._registry.find(h.network_mode.partition(":")[2])
+            found = self._table.find(h.network_mode.partition(":")[2])
             if found is not None:
                 return found.config.hostname
         return id[:12]
@@ -206,10 +203,10 @@ class Maker:
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
             made = await self._make_volumes(c, undo)
             c.mounts = made
-            store = self._registry.store
+            store = self._table.store
             holder = Ref("container", c.id)
             references = [store.reference(holder, Ref("volume", m.name)) for m in made if m.type == "volume"]
-            await self._registry.save(c, *references, durable=True)
+            await self._table.save(c, *references, durable=True)
             undo.pop_all()
 
     async def _make_volumes(self, c: Container, undo: AsyncExitStack) -> list[MountPoint]:
@@ -249,49 +246,49 @@ class Maker:
 
     async def rename(self, ref: str, new_name: str) -> None:
         """Give the container another name."""
-        c = self._registry.get(ref)
         bare = new_name.removeprefix("/")
         if not bare:
             raise InvalidArgument("Neither old nor new names may be empty")
-        async with self._registry.live(c.id).lock:
-            c = self._registry.get(c.id)
+        id = self._table.get(ref).id
+        async with self._table.live.lock(id):
+            c = self._table.get(id)
             if bare == c.name:
                 raise InvalidArgument("Renaming a container with the same name as its current name")
             try:
-                with self._registry.reserve(new_name if new_name.startswith("/") else "/" + new_name) as reserved:
+                with self._table.reserve(new_name if new_name.startswith("/") else "/" + new_name) as reserved:
                     old = c.name
                     c = replace(c, name=reserved)
                     if c.active:  # names it answers to on its networks
                         names = [reserved, c.id[:12]]
                         c = replace(c, endpoints={n: replace(e, dns_names=names) for n, e in c.endpoints.items()})
-                    c = await self._registry.save(c, durable=True)
+                    c = await self._table.save(c, durable=True)
             except (InvalidArgument, Conflict) as e:
                 raise type(e)(f"Error when allocating new name: {e.message}") from None
-        self._lifecycle.publish(c, "rename", oldName="/" + old)
+        publish(self._events, c, "rename", oldName="/" + old)
 
     async def set_endpoint(self, ref: str, network: str, settings: EndpointSettings | None) -> None:
         """Remember a connection to a network for the next start; None forgets it."""
-        id = self._registry.get(ref).id
-        async with self._registry.live(id).lock:
-            c = self._registry.get(id)
+        id = self._table.get(ref).id
+        async with self._table.live.lock(id):
+            c = self._table.get(id)
             endpoints = {n: e for n, e in c.endpoints.items() if n != network}
             if settings is not None:
                 endpoints[network] = settings
-            await self._registry.save(replace(c, endpoints=endpoints))
+            await self._table.save(replace(c, endpoints=endpoints))
 
     async def update(self, ref: str, asked: UpdateConfig) -> list[str] | None:
         """Change limits and the restart policy. Returns warnings, None when there are none."""
         warnings = validate.resources(asked, self._machine, update=True)
         if asked.restart_policy.name:
             validate.restart_policy(asked.restart_policy)
-        c = self._registry.get(ref)
-        async with self._registry.live(c.id).lock:
-            c = self._registry.get(c.id)
+        c = self._table.get(ref)
+        async with self._table.live.lock(c.id):
+            c = self._table.get(c.id)
             try:
                 c = await self._update(c, asked)
             except SampanError as e:
                 raise type(e)(f"Cannot update container {c.id}: {e.message}") from e
-        self._lifecycle.publish(c, "update")
+        publish(self._events, c, "update")
         return warnings or None
 
     async def _update(self, c: Container, asked: UpdateConfig) -> Container:
@@ -320,90 +317,10 @@ class Maker:
             if asked.pids_limit is not None and asked.pids_limit <= 0:
                 resources["pids"] = {"limit": -1}
             try:
-                await self._launcher.supervisor.update(c.id, resources)
+                await self._supervisor.update(c.id, resources)
             except SampanError as e:
                 raise Internal(f"runc did not terminate successfully: exit status 1: {e.message}\n") from e
-        return await self._registry.save(replace(c, host_config=h), durable=True)
-
-    # --- remove ------------------------------------------------------------------------------------------------------
-
-    async def remove(self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False) -> None:
-        """Remove a container; force kills it first, volumes takes its anonymous volumes with it."""
-        c = self._registry.get(ref)
-        if link:
-            raise NotFound(f"Cannot get parent {ref} for link")
-        if c.active:
-            if not force:
-                state = c.status.state.value
-                advice = (
-                    " and must be unpaused first"
-                    if c.status.state is State.PAUSED
-                    else ": stop the container before removing or force remove"
-                )
-                raise Conflict(f'cannot remove container "{ref}": container is {state}{advice}')
-            await self._lifecycle.kill_and_wait(c)
-        live = self._registry.live(c.id)
-        if c.status.state is State.REMOVING and live.lock.locked():
-            raise Conflict(f"removal of container {ref} is already in progress")
-        async with live.lock:
-            now = self._registry.find(c.id)
-            if now is not None:  # else --rm was faster: it is as the caller wanted it
-                await self._remove_locked(now, volumes=volumes)
-
-    async def _remove_locked(self, c: Container, *, volumes: bool) -> None:
-        live = self._registry.live(c.id)
-        if c.active:
-            raise Conflict(f'cannot remove container "{c.name}": it was started meanwhile')
-        c = with_status(c, state=next_state(c, Event.REMOVE), pid=0)
-        c = await self._registry.save(replace(c, removal={"volumes": volumes}))
-        try:
-            await self._unmake(c, volumes=volumes)
-        except (SampanError, OSError) as e:
-            text = e.message if isinstance(e, SampanError) else str(e)
-            await self._registry.save(with_status(c, state=next_state(c, Event.REMOVE_FAILED), error=text))
-            raise Internal(f"container {c.id}: cannot remove: {text}") from e
-        for session in live.pending:
-            session.abandon()
-        self._lifecycle.publish(c, "destroy")
-        self._lifecycle.removed(c, live)
-
-    async def _unmake(self, c: Container, *, volumes: bool) -> None:
-        _to_trash(self._config.data_root, self._launcher.directory(c.id), c.id)
-        await self._images.remove_snapshot(c.id)  # wakes the one who empties the trash
-        store = self._registry.store
-        self._execs.forget(c.id)
-        await self._registry.delete(c, store.release(Ref("container", c.id)))
-        if volumes:
-            for m in c.mounts:
-                if m.type == "volume" and self._is_anonymous(m) and not store.holders(Ref("volume", m.name)):
-                    with contextlib.suppress(SampanError):
-                        await self._volumes.remove(m.name)
-
-    def _is_anonymous(self, m: MountPoint) -> bool:
-        volume = self._volumes.get(m.name)
-        return volume is not None and volume.anonymous
-
-    def discard_directory(self, name: str) -> None:
-        """Throw away the directory of a container that has no record."""
-        _to_trash(self._config.data_root, self._launcher.directory(name), name)
-
-    async def auto_remove(self, id: str) -> None:
-        """Remove a --rm container that has ended, with its anonymous volumes."""
-        with contextlib.suppress(NotFound):
-            await self.remove(id, volumes=True)
-
-    def was_removed(self, c: Container) -> bool:
-        """Whether all that a container has on the disk is gone: then it was removed, and power loss took only the note.
-
-        Its directory goes first, then its snapshot, then its record; the disk may keep what came later and lose what came
-        before, as the record is in a database and the others are names in directories.
-        """
-        return not os.path.isdir(self._launcher.directory(c.id)) and self._images.is_lost(c.id)
-
-    async def resume_removal(self, c: Container) -> None:
-        """Finish a removal that a crash interrupted."""
-        async with self._registry.live(c.id).lock:
-            await self._remove_locked(c, volumes=c.removal.get("volumes", False))
+        return await self._table.save(replace(c, host_config=h), durable=True)
 
 
 def _check_update(h: HostConfig, asked: UpdateConfig) -> None:
@@ -420,11 +337,3 @@ def _check_update(h: HostConfig, asked: UpdateConfig) -> None:
         raise Conflict(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
         )
-
-
-def _to_trash(data_root: str, directory: str, id: str) -> None:
-    """Rename away, so that nobody waits for unlink; the images service reaps the trash."""
-    trash = f"{data_root}/trash"
-    os.makedirs(trash, mode=0o700, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(directory, f"{trash}/container-{id}")

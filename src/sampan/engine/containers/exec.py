@@ -19,18 +19,19 @@ from typing import Any
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import specgen
-from sampan.engine.containers.attach import Session, parse_detach_keys
+from sampan.engine.containers.attach import AttachSession, parse_detach_keys
 from sampan.engine.containers.launch import Launcher
-from sampan.engine.containers.lifecycle import Lifecycle
+from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container
-from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import State
+from sampan.engine.containers.table import ContainerTable
+from sampan.engine.events import Events
 from sampan.engine.tasks import failures, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import saferoot
 from sampan.spec.engine_api.container import ExecConfig
-from sampan.supervisor.client import Exit, TaskFailed
+from sampan.supervisor.client import Exit, Supervisor, TaskFailed
 
 _FRAME = struct.Struct(">B3xI")
 EVENT_PATIENCE_S = 0.1
@@ -61,12 +62,16 @@ class Exec:
 class Execs:
     """The exec instances of an engine."""
 
-    def __init__(self, registry: Registry, launcher: Launcher, lifecycle: Lifecycle, engine: EngineConfig) -> None:
-        self._registry = registry
+    def __init__(
+        self, table: ContainerTable, launcher: Launcher, supervisor: Supervisor, events: Events, engine: EngineConfig
+    ) -> None:
+        self._table = table
         self._launcher = launcher
-        self._lifecycle = lifecycle
+        self._supervisor = supervisor
+        self._events = events
         self._engine = engine
         self._by_id: dict[str, Exec] = {}
+        self._of: dict[str, dict[str, Exec]] = table.live.notes({})
 
     def find(self, id: str) -> Exec:
         """Return the instance with this id or unique prefix. Raises: NotFound."""
@@ -82,7 +87,7 @@ class Execs:
         """Make an instance that does not run yet; returns its id."""
         if not config.cmd:
             raise InvalidArgument("No exec command specified")
-        c = self._registry.get(ref)
+        c = self._table.get(ref)
         self._check_running(c, ref)
         try:
             keys = parse_detach_keys(config.detach_keys)
@@ -92,8 +97,8 @@ class Execs:
         e = Exec(id=secrets.token_hex(32), container_id=c.id, config=config, detach_keys=keys)
         self._forget_old(c)
         self._by_id[e.id] = e
-        self._registry.live(c.id).execs[e.id] = e
-        self._lifecycle.publish(c, f"exec_create: {_words(e)}", execID=e.id)
+        self._of.setdefault(c.id, {})[e.id] = e
+        publish(self._events, c, f"exec_create: {_words(e)}", execID=e.id)
         return e.id
 
     def _check_running(self, c: Container, ref: str) -> None:
@@ -106,7 +111,7 @@ class Execs:
             raise Conflict(f"container {c.id} is not running")
 
     def _forget_old(self, c: Container) -> None:
-        execs = self._registry.live(c.id).execs
+        execs = self._of.get(c.id, {})
         ended = [e for e in execs.values() if e.exit_status is not None]
         for e in ended[: max(0, len(ended) - KEPT + 1)]:
             del execs[e.id]
@@ -114,10 +119,10 @@ class Execs:
 
     async def start(
         self, id: str, *, detach: bool, tty: bool = False, console_size: tuple[int, int] | None = None
-    ) -> Session | None:
+    ) -> AttachSession | None:
         """Start an instance: detached at once (None), or as a session whose `run` starts it."""
         e = self.find(id)
-        c = self._registry.get(e.container_id)
+        c = self._table.get(e.container_id)
         if e.exit_status is not None or e.running or e.started:
             words = "has already run" if e.exit_status is not None else "is already running"
             raise Conflict(f"exec command {e.id} {words}")
@@ -127,7 +132,7 @@ class Execs:
         if detach:
             await self._begin(c, e, None, size)
             return None
-        session = Session(
+        session = AttachSession(
             c.id,
             exec_id=e.id,
             tty=e.config.tty,
@@ -137,7 +142,7 @@ class Execs:
             detach_keys=e.detach_keys,
         )
 
-        async def begin(joined: Session) -> bytes:
+        async def begin(joined: AttachSession) -> bytes:
             try:
                 await self._begin(c, e, joined, size)
             except (InvalidArgument, Internal, NotFound, Conflict) as error:
@@ -146,24 +151,23 @@ class Execs:
 
         session.begin = begin
         session.settle = lambda: self._settle(e)
-        session.on_detach = lambda: self._lifecycle.publish(c, "exec_detach", execID=e.id)
+        session.on_detach = lambda: publish(self._events, c, "exec_detach", execID=e.id)
         return session
 
-    async def _begin(self, c: Container, e: Exec, session: Session | None, size: tuple[int, int] | None) -> None:
+    async def _begin(self, c: Container, e: Exec, session: AttachSession | None, size: tuple[int, int] | None) -> None:
         config = e.config
-        supervisor = self._launcher.supervisor
-        self._lifecycle.publish(c, f"exec_start: {_words(e)}", execID=e.id)
+        publish(self._events, c, f"exec_start: {_words(e)}", execID=e.id)
         e.running = True
         try:
             options = specgen.exec_process(c, config, self._engine, permitted(), size)
             process = spec.process(options)
             seccomp = await self._launcher.seccomp_path(options)
             if session is None:
-                e.pid = await supervisor.exec(
+                e.pid = await self._supervisor.exec(
                     c.id, e.id, process, terminal=config.tty, stdin=False, start=True, seccomp=seccomp
                 )
             else:
-                e.pid, attachment = await supervisor.exec_attached(
+                e.pid, attachment = await self._supervisor.exec_attached(
                     c.id,
                     e.id,
                     process,
@@ -188,7 +192,7 @@ class Execs:
             await asyncio.wait_for(e.ended.wait(), EVENT_PATIENCE_S)
             return
         with suppress(TimeoutError, SampanError):
-            exit = await asyncio.wait_for(self._launcher.supervisor.wait(e.container_id, e.id), STATUS_PATIENCE_S)
+            exit = await asyncio.wait_for(self._supervisor.wait(e.container_id, e.id), STATUS_PATIENCE_S)
             self.exited(e.container_id, e.id, exit)
 
     def exited(self, container_id: str, exec_id: str, exit: Exit) -> None:
@@ -197,9 +201,9 @@ class Execs:
         if e is None or e.exit_status is not None:
             return
         self._end(e, exit.status)
-        c = self._registry.find(container_id)
+        c = self._table.find(container_id)
         if c is not None:
-            self._lifecycle.publish(c, "exec_die", execID=e.id, exitCode=str(exit.status))
+            publish(self._events, c, "exec_die", execID=e.id, exitCode=str(exit.status))
 
     @staticmethod
     def _end(e: Exec, status: int) -> None:
@@ -209,13 +213,13 @@ class Execs:
 
     def container_ended(self, id: str) -> None:
         """A container's processes end with it; their instances are forgotten with the next start."""
-        for e in list(self._registry.live(id).execs.values()):
+        for e in list(self._of.get(id, {}).values()):
             if e.running:
                 self.exited(id, e.id, Exit(status=137, exited_at_ns=0, oom_killed=False))
 
     def forget(self, id: str) -> None:
         """Drop all instances of a container that is removed."""
-        for e in self._registry.live(id).execs.values():
+        for e in self._of.get(id, {}).values():
             self._by_id.pop(e.id, None)
 
     def inspect(self, id: str) -> dict[str, Any]:
@@ -250,11 +254,11 @@ class Execs:
         if not e.running:
             raise NotFound(f"exec process is not started: {id}")
         if e.config.tty:
-            await self._launcher.supervisor.resize(e.container_id, width, height, exec_id=e.id)
+            await self._supervisor.resize(e.container_id, width, height, exec_id=e.id)
 
     def ids(self, id: str) -> list[str] | None:
         """Return the ids that `docker inspect` shows: running instances, or None."""
-        return [e.id for e in self._registry.live(id).execs.values() if e.exit_status is None] or None
+        return [e.id for e in self._of.get(id, {}).values() if e.exit_status is None] or None
 
 
 def _words(e: Exec) -> str:

@@ -6,40 +6,41 @@ Source: Engine API 1.51, ContainerExport, ContainerChanges, ImageCommit.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sampan.engine.containers.lifecycle import Lifecycle
+from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container
-from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import State
+from sampan.engine.containers.table import ContainerTable
+from sampan.engine.events import Events
+from sampan.engine.images.service import Images
 from sampan.errors import Conflict, SampanError
 from sampan.spec.engine_api.container import ContainerConfig
 from sampan.spec.reference import parse, with_tag
-
-if TYPE_CHECKING:
-    from sampan.engine.images.service import Images
 
 
 class Exports:
     """What leaves a container as an archive or an image."""
 
-    def __init__(self, registry: Registry, images: Images, lifecycle: Lifecycle) -> None:
-        self._registry = registry
+    def __init__(self, table: ContainerTable, images: Images, events: Events, lifecycle: Lifecycle) -> None:
+        self._table = table
         self._images = images
+        self._events = events
         self._lifecycle = lifecycle
 
     async def export(self, ref: str) -> AsyncIterator[bytes]:
         """Return the container's file system as a tar archive."""
-        c = self._registry.get(ref)
+        c = self._table.get(ref)
         if c.status.state in (State.REMOVING, State.DEAD):
             raise Conflict(f"You cannot export container {c.id} which is {c.status.state.value}")
         chunks = self._images.export(c.id)
-        self._lifecycle.publish(c, "export")
+        publish(self._events, c, "export")
         return chunks
 
     async def changes(self, ref: str) -> list[dict[str, Any]] | None:
         """Return what the container changed, None when nothing."""
-        c = self._registry.get(ref)
+        c = self._table.get(ref)
         found = await self._images.changes(c.id)
         return [{"Path": path, "Kind": kind} for kind, path in found] or None
 
@@ -56,7 +57,7 @@ class Exports:
         changes: list[str] | None = None,
     ) -> str:
         """Make an image of the container; a running one is paused meanwhile. Returns the image's id."""
-        c = self._registry.get(ref)
+        c = self._table.get(ref)
         if c.status.state in (State.REMOVING, State.DEAD):
             raise Conflict(f"You cannot commit container {c.id} which is {c.status.state.value}")
         pauses = pause and c.status.state is State.RUNNING
@@ -91,7 +92,7 @@ class Exports:
             changes=changes,
         )
         ref = with_tag(parse(repo), tag or "latest").familiar() if repo else ""
-        self._lifecycle.publish(c, "commit", comment=comment, imageID=id, imageRef=ref)
+        publish(self._events, c, "commit", comment=comment, imageID=id, imageRef=ref)
         return id
 
     async def _resume(self, c: Container) -> None:

@@ -13,13 +13,15 @@ from typing import Any
 
 from sampan.engine.background import Background
 from sampan.engine.containers.exec import Execs
-from sampan.engine.containers.launch import Launcher
-from sampan.engine.containers.lifecycle import Lifecycle
+from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, rfc3339
-from sampan.engine.containers.registry import Registry
-from sampan.engine.containers.states import State
+from sampan.engine.containers.states import WITH_TASK, State
+from sampan.engine.containers.table import ContainerTable
+from sampan.engine.events import Events
+from sampan.engine.store import Watch
 from sampan.errors import SampanError
 from sampan.spec.engine_api.container import ExecConfig, HealthConfig
+from sampan.supervisor.client import Supervisor
 
 INTERVAL_S = 30.0
 TIMEOUT_S = 30.0
@@ -88,34 +90,55 @@ def command(c: Container) -> list[str] | None:
 class Healthchecks:
     """The probe loops of an engine."""
 
-    def __init__(
-        self, registry: Registry, execs: Execs, lifecycle: Lifecycle, launcher: Launcher, background: Background
-    ) -> None:
-        self._registry = registry
+    def __init__(self, table: ContainerTable, execs: Execs, supervisor: Supervisor, events: Events) -> None:
+        self._table = table
         self._execs = execs
-        self._lifecycle = lifecycle
-        self._launcher = launcher
-        self._background = background
+        self._supervisor = supervisor
+        self._events = events
+        self._background = Background()
+        self._checks: dict[str, Health] = {}
 
-    def started(self, c: Container) -> None:
-        """Begin to probe a container that has just started (or was adopted)."""
+    def begin(self) -> None:
+        """Follow the records from now on: what starts is probed, what ends is not any more."""
+        self._background.spawn(self._follow(self._table.watch()), "health checks")
+
+    async def close(self) -> None:
+        """End all loops."""
+        await self._background.close()
+
+    async def _follow(self, watch: Watch[Container]) -> None:
+        with watch:
+            async for change in watch:
+                if change.record is None:
+                    if (health := self._checks.pop(change.id, None)) is not None:
+                        health.stop()
+                else:
+                    self._changed(change.record)
+
+    def _changed(self, c: Container) -> None:
+        health = self._checks.get(c.id)
+        runs = c.status.state in WITH_TASK
+        if health is not None and not (runs and health.started_ns == c.status.started_ns):
+            health.stop()
+        if runs and (health is None or health.ended.is_set()):
+            self._start(c)
+
+    def _start(self, c: Container) -> None:
+        """Begin to probe a container that has just started, or that an earlier daemon has."""
         probe = command(c)
         if not probe or c.config.healthcheck is None:
             return
-        live = self._registry.live(c.id)
-        if live.health is not None:
-            live.health.stop()
-        live.health = Health(c.config.healthcheck, c.status.started_ns)
-        self._background.spawn(self._loop(c.id, live.health, probe), f"health of {c.id[:12]}")
+        health = self._checks[c.id] = Health(c.config.healthcheck, c.status.started_ns)
+        self._background.spawn(self._loop(c.id, health, probe), f"health of {c.id[:12]}")
 
     def word(self, c: Container) -> str:
         """Return starting, healthy, unhealthy or none."""
-        health = self._registry.live(c.id).health
+        health = self._checks.get(c.id)
         return health.status if health is not None else "none"
 
     def shown(self, c: Container) -> dict[str, Any] | None:
         """Return `State.Health`, or None for a container without a check."""
-        health = self._registry.live(c.id).health
+        health = self._checks.get(c.id)
         if health is not None:
             return health.shown()
         return {"Status": "starting", "FailingStreak": 0, "Log": []} if command(c) and c.active else None
@@ -127,7 +150,7 @@ class Healthchecks:
                 return
             except TimeoutError:
                 pass
-            c = self._registry.find(id)
+            c = self._table.find(id)
             if c is None or health.ended.is_set():
                 return
             if c.status.state is not State.RUNNING:
@@ -136,7 +159,7 @@ class Healthchecks:
             if health.ended.is_set():
                 return
             if health.note(result):
-                self._lifecycle.publish(self._registry.find(id) or c, f"health_status: {health.status}")
+                publish(self._events, self._table.find(id) or c, f"health_status: {health.status}")
 
     async def _probe(self, c: Container, health: Health, probe: list[str]) -> dict[str, Any]:
         began = time.time_ns()
@@ -170,7 +193,7 @@ class Healthchecks:
 
     async def _kill(self, id: str, exec_id: str) -> None:
         try:
-            await self._launcher.supervisor.kill(id, SIGKILL, exec_id=exec_id)
+            await self._supervisor.kill(id, SIGKILL, exec_id=exec_id)
         except SampanError:
             pass
 

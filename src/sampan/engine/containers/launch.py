@@ -12,17 +12,19 @@ import shutil
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import logopts, specgen
+from sampan.engine.containers.attach import PendingSessions
 from sampan.engine.containers.records import Container, MountPoint
-from sampan.engine.containers.registry import Registry
+from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
+from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.engine.tasks import devices, etcfiles, failures, spec
 from sampan.engine.tasks.capabilities import permitted
@@ -36,9 +38,6 @@ from sampan.spec import codec
 from sampan.spec.engine_api.network import EndpointSettings
 from sampan.supervisor.client import Supervisor, TaskFailed, TaskInfo, TaskRequest
 from sampan.supervisor.logs import options as log_options
-
-if TYPE_CHECKING:
-    from sampan.engine.images.service import Images
 
 _SPEC = msgspec.json.Encoder()
 _INIT_CANDIDATES = ("/usr/bin/docker-init", "/usr/bin/tini-static", "/usr/bin/tini", "/usr/sbin/tini-static")
@@ -59,22 +58,25 @@ class Launcher:
     def __init__(
         self,
         config: EngineConfig,
-        registry: Registry,
+        table: ContainerTable,
+        supervisor: Supervisor,
         events: Events,
         images: Images,
         networks: Networks,
         volumes: Volumes,
         host_paths: HostPaths,
+        pending: PendingSessions,
     ) -> None:
         self._config = config
-        self._registry = registry
+        self._table = table
+        self._supervisor = supervisor
         self._events = events
         self._images = images
         self._networks = networks
         self._volumes = volumes
         self._host_paths = host_paths
+        self._pending = pending
         self._filters = Filters(host_paths)
-        self.supervisor: Supervisor
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new defaults."""
@@ -100,7 +102,6 @@ class Launcher:
             found = await self._host_paths.run("a device", partial(devices.look, options))
         else:
             found = devices.look(options)
-        pending = self._registry.live(c.id).pending
         async with AsyncExitStack() as undo:
             rootfs = self._images.mounts(c.id)
             await self._make_sources(missing)
@@ -120,8 +121,11 @@ class Launcher:
             )
             request = await self._request(c, spec.build(options, provisions), options.process, rootfs, runtime, log)
             try:
-                task = await self.supervisor.create(request, start=not pending)
-                if pending:
+                attached = self._pending.any(
+                    c.id
+                )  # they may give up while the task is made; it is started all the same
+                task = await self._supervisor.create(request, start=not attached)
+                if attached:
                     task = await self._start_attached(c, undo)
             except TaskFailed as e:
                 raise StartFailed(failures.of_start(e.step, e.errno, e.message)) from e
@@ -165,12 +169,10 @@ class Launcher:
 
     async def _start_attached(self, c: Container, undo: AsyncExitStack) -> TaskInfo:
         """Connect those who attached before the start, then let the task run: they miss no byte."""
-        undo.push_async_callback(self.supervisor.delete, c.id)
-        live = self._registry.live(c.id)
-        waiting, live.pending = live.pending, []
-        for session in waiting:
-            await session.connect(self.supervisor)
-        return await self.supervisor.start(c.id)
+        undo.push_async_callback(self._supervisor.delete, c.id)
+        for session in self._pending.take(c.id):
+            await session.connect(self._supervisor)
+        return await self._supervisor.start(c.id)
 
     def remembered_endpoints(self, c: Container) -> dict[str, EndpointSettings]:
         """Return the container's endpoints with what stays known of them once its network is gone."""
@@ -200,7 +202,7 @@ class Launcher:
 
     async def delete_task(self, id: str) -> None:
         """Remove the task with its cgroup and directory; kills what is left in it."""
-        await self.supervisor.delete(id)
+        await self._supervisor.delete(id)
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -274,7 +276,7 @@ class Launcher:
 
     def _network_owner(self, ref: str) -> Container:
         try:
-            owner = self._registry.get(ref)
+            owner = self._table.get(ref)
         except NotFound as e:
             raise Internal(f"joining network namespace of container: {e.message}") from None
         if not owner.status.pid:
@@ -285,7 +287,7 @@ class Launcher:
         return owner
 
     def _running(self, ref: str) -> Container:
-        owner = self._registry.get(ref)
+        owner = self._table.get(ref)
         if not owner.status.pid:
             raise Conflict(f"container {owner.id} is not running")
         return owner
@@ -374,7 +376,7 @@ class Launcher:
 
     async def seccomp_path(self, process: ProcessOptions) -> str:
         """Return the path of the compiled filter of a process; "" is none. Cached."""
-        return await self._filters.path(self.supervisor, process)
+        return await self._filters.path(self._supervisor, process)
 
     async def _mount_volumes(self, c: Container, undo: AsyncExitStack) -> list[MountPoint]:
         """Make volumes and image mounts ready; return the mounts with the directories to bind."""

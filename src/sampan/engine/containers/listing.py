@@ -175,3 +175,8 @@ def timestamp_ns(text: str) -> int:
         return times.moment(text, time.time_ns())
     except ValueError as e:
         raise InvalidArgument(str(e)) from e
+
+
+def passes(c: Container, tests: Iterable[Test]) -> bool:
+    """Tell whether a container passes every test."""
+    return all(test(c) for test in tests)

@@ -10,9 +10,9 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.records import Container
-from sampan.engine.containers.registry import Registry
+from sampan.engine.containers.table import ContainerTable
+from sampan.engine.containers.waiting import Waiting
 from sampan.errors import Internal, InvalidArgument, NotImplemented_
 from sampan.supervisor.logs.reader import Query, read
 
@@ -47,9 +47,9 @@ def parse_tail(text: str) -> int | None:
 class Logs:
     """Opens the logs of containers."""
 
-    def __init__(self, registry: Registry, lifecycle: Lifecycle, data_root: str) -> None:
-        self._registry = registry
-        self._lifecycle = lifecycle
+    def __init__(self, table: ContainerTable, waiting: Waiting, data_root: str) -> None:
+        self._table = table
+        self._waiting = waiting
         self._data_root = data_root
 
     async def open(
@@ -68,7 +68,7 @@ class Logs:
         """Check the query and open the log; its texts are as the client sent them."""
         if not (stdout or stderr):
             raise InvalidArgument("Bad parameters: you must choose at least one stream")
-        c = self._registry.get(ref)
+        c = self._table.get(ref)
         since_ns, until_ns = parse_time(since), parse_time(until)
         driver = c.host_config.log_config.type
         if driver == "none":
@@ -112,6 +112,5 @@ class Logs:
 
     async def _wait_for_end(self, c: Container, stopped: asyncio.Event) -> None:
         """Following ends when the container does for good: a restart goes on, a removal does not."""
-        while (now := self._registry.find(c.id)) is not None and now.active:
-            await self._lifecycle.wait(c.id, "next-exit")
+        await self._waiting.end(c.id)
         stopped.set()

@@ -2,7 +2,7 @@
 
 `Container` is the durable record (JSON in the store); it holds the wire structs as Docker stores them. It is
 treated as frozen: change it with `replace` and put it. What lives only as long as the daemon (locks, waiters,
-exec instances) is in `registry.Live`.
+exec instances) is in `live.Live` and its owners.
 """
 
 from __future__ import annotations

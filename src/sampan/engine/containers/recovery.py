@@ -24,23 +24,22 @@ import asyncio
 import logging
 import os
 import time
-from typing import TYPE_CHECKING
 
 from sampan.engine.background import Background
 from sampan.engine.containers import restart
+from sampan.engine.containers.exec import Execs
 from sampan.engine.containers.launch import Launcher
-from sampan.engine.containers.lifecycle import Lifecycle, policy_of
+from sampan.engine.containers.lifecycle import Lifecycle
+from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container
-from sampan.engine.containers.registry import Registry
+from sampan.engine.containers.remove import Remover
 from sampan.engine.containers.states import WITH_TASK, State
+from sampan.engine.containers.table import ContainerTable
+from sampan.engine.events import Events
 from sampan.engine.networks.service import Networks
 from sampan.engine.tasks.spec import BUILD_TASK
 from sampan.errors import SampanError
 from sampan.supervisor.client import Exit, Supervisor, TaskEvent, TaskInfo
-
-if TYPE_CHECKING:
-    from sampan.engine.containers.create import Maker
-    from sampan.engine.containers.exec import Execs
 
 log = logging.getLogger(__name__)
 
@@ -52,41 +51,45 @@ class Recovery:
 
     def __init__(
         self,
-        registry: Registry,
+        table: ContainerTable,
         launcher: Launcher,
+        supervisor: Supervisor,
+        events: Events,
         lifecycle: Lifecycle,
-        maker: Maker,
+        remover: Remover,
         execs: Execs,
         networks: Networks,
         background: Background,
     ) -> None:
-        self._registry = registry
+        self._table = table
         self._launcher = launcher
+        self._supervisor = supervisor
+        self._events = events
         self._lifecycle = lifecycle
-        self._maker = maker
+        self._remover = remover
         self._execs = execs
         self._networks = networks
         self._background = background
         self._first = asyncio.Event()
 
-    async def begin(self, supervisor: Supervisor) -> None:
+    async def begin(self) -> None:
         """Start following; returns when the first comparison is done."""
-        self._background.spawn(self._follow(supervisor), "supervisor events")
+        self._background.spawn(self._follow(), "supervisor events")
         await self._first.wait()
 
-    async def _follow(self, supervisor: Supervisor) -> None:
-        async for event in supervisor.events():
+    async def _follow(self) -> None:
+        async for event in self._supervisor.events():
             try:
-                await self._handle(supervisor, event)
+                await self._handle(event)
             except SampanError as e:
                 log.error("event %s of %s: %s", event.kind, event.id, e.message)
             except Exception:  # a defect in handling one event must not end the handling of all others
                 log.exception("event %s of %s", event.kind, event.id)
 
-    async def _handle(self, supervisor: Supervisor, event: TaskEvent) -> None:
+    async def _handle(self, event: TaskEvent) -> None:
         if event.kind == "connected":
             try:
-                await self._compare(await supervisor.list())
+                await self._compare(await self._supervisor.list())
             finally:
                 self._first.set()
         elif event.id.startswith(BUILD_TASK):
@@ -97,9 +100,9 @@ class Recovery:
         elif event.kind == "exec-exit" and event.exit is not None:
             self._execs.exited(event.id, event.exec_id, event.exit)
         elif event.kind == "oom":
-            c = self._registry.find(event.id)
+            c = self._table.find(event.id)
             if c is not None:
-                self._lifecycle.publish(c, "oom")
+                publish(self._events, c, "oom")
 
     async def _exited(self, id: str, exit: Exit, *, at_boot: bool = False) -> None:
         self._execs.container_ended(id)
@@ -110,15 +113,15 @@ class Recovery:
     async def _compare(self, tasks: list[TaskInfo]) -> None:
         by_id = {t.id: t for t in tasks}
         first = not self._first.is_set()
-        known = {c.id for c in self._registry.all()}
+        known = {c.id for c in self._table.all()}
         for task in tasks:
             if task.id not in known and (first or not task.id.startswith(BUILD_TASK)):
-                await self._launcher.supervisor.delete(task.id)
+                await self._supervisor.delete(task.id)
         if first:
             await self._restore_networks(by_id)
             self._sweep_directories(known)
-        for c in self._registry.all():
-            if self._registry.live(c.id).lock.locked():
+        for c in self._table.all():
+            if self._table.live.lock(c.id).locked():
                 continue  # a verb is at work on it and will record the truth itself
             try:
                 await self._converge(c, by_id.get(c.id), first=first)
@@ -127,24 +130,24 @@ class Recovery:
 
     async def _restore_networks(self, by_id: dict[str, TaskInfo]) -> None:
         running = {t.id: t.pid for t in by_id.values() if t.status in ("running", "paused")}
-        await self._networks.restore({id: pid for id, pid in running.items() if self._registry.find(id) is not None})
+        await self._networks.restore({id: pid for id, pid in running.items() if self._table.find(id) is not None})
 
     def _sweep_directories(self, known: set[str]) -> None:
         """Directories of containers whose creation never got as far as a record."""
         root = os.path.dirname(self._launcher.directory("x"))
         os.makedirs(root, mode=0o700, exist_ok=True)
         for name in os.listdir(root):
-            if name not in known and name not in self._registry.hidden:
-                self._maker.discard_directory(name)
+            if name not in known and name not in self._table.hidden:
+                self._remover.discard_directory(name)
 
     async def _converge(self, c: Container, task: TaskInfo | None, *, first: bool) -> None:
         state = c.status.state
-        removed = first and task is None and not c.active and self._maker.was_removed(c)
+        removed = first and task is None and not c.active and self._remover.was_removed(c)
         if state is State.REMOVING or removed:
-            self._background.spawn(self._maker.resume_removal(c), f"removal of {c.id[:12]}", finish=True)
+            self._background.spawn(self._remover.resume_removal(c), f"removal of {c.id[:12]}", finish=True)
             return
         if task is not None and task.status == "created":
-            await self._launcher.supervisor.delete(c.id)
+            await self._supervisor.delete(c.id)
             task = None
         if task is not None and task.status in ("running", "paused"):
             if state not in WITH_TASK or c.status.pid != task.pid or first:
@@ -155,7 +158,7 @@ class Recovery:
             self._background.spawn(ended, f"exit of {c.id[:12]}", finish=True)
             return
         if task is not None:
-            await self._launcher.supervisor.delete(c.id)
+            await self._supervisor.delete(c.id)
         if state in WITH_TASK:
             lost = Exit(status=LOST_EXIT_STATUS, exited_at_ns=time.time_ns(), oom_killed=False)
             await self._lifecycle.exited(c.id, lost, at_boot=first)
@@ -167,7 +170,7 @@ class Recovery:
     @staticmethod
     def _wants_start(c: Container) -> bool:
         return restart.wants_start_at_boot(
-            policy_of(c),
+            c.host_config.restart_policy,
             manually_stopped=c.manually_stopped,
             was_active=True,
             exit_status=c.status.exit_status,

@@ -8,20 +8,14 @@ Source: docs.docker.com, "Start containers automatically".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from sampan.spec.engine_api.container import RestartPolicy
 
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 60.0
 STEADY_RUN_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    name: str  # "", no, always, unless-stopped, on-failure
-    maximum_retry_count: int = 0
-
-
-def wants_restart(policy: Policy, *, exit_status: int, manually_stopped: bool, restart_count: int) -> bool:
+def wants_restart(policy: RestartPolicy, *, exit_status: int, manually_stopped: bool, restart_count: int) -> bool:
     """Tell whether the policy starts the container again after this exit."""
     if manually_stopped:
         return False
@@ -33,7 +27,7 @@ def wants_restart(policy: Policy, *, exit_status: int, manually_stopped: bool, r
 
 
 def wants_start_at_boot(
-    policy: Policy, *, manually_stopped: bool, was_active: bool, exit_status: int, restart_count: int
+    policy: RestartPolicy, *, manually_stopped: bool, was_active: bool, exit_status: int, restart_count: int
 ) -> bool:
     """Tell whether the container starts when the daemon does and its task is gone (a reboot, for example).
 

@@ -1,4 +1,4 @@
-"""The life of a container as one table: `{(state, event): state}`.
+"""The life of a container as one table: `{(state, trigger): state}`.
 
 Pure: no record, no lock, no clock. Invariants, checked by the tests: every state can be reached from `created`,
 and every state has a way out (the last one is `removed`, after which there is no record).
@@ -20,6 +20,8 @@ from enum import StrEnum
 
 
 class State(StrEnum):
+    """Docker's words for what a container does."""
+
     CREATED = "created"
     RUNNING = "running"
     PAUSED = "paused"
@@ -30,7 +32,9 @@ class State(StrEnum):
     GONE = ""  # the record is deleted; never stored
 
 
-class Event(StrEnum):
+class Trigger(StrEnum):
+    """What makes a container change its state."""
+
     START = "start"  # a task runs
     START_FAILED = "start_failed"
     PAUSE = "pause"
@@ -43,28 +47,28 @@ class Event(StrEnum):
     REMOVED = "removed"
 
 
-TABLE: dict[tuple[State, Event], State] = {
-    (State.CREATED, Event.START): State.RUNNING,
-    (State.CREATED, Event.START_FAILED): State.CREATED,
-    (State.CREATED, Event.REMOVE): State.REMOVING,
-    (State.RUNNING, Event.PAUSE): State.PAUSED,
-    (State.RUNNING, Event.EXIT): State.EXITED,
-    (State.RUNNING, Event.BACK_OFF): State.RESTARTING,
-    (State.PAUSED, Event.UNPAUSE): State.RUNNING,
-    (State.PAUSED, Event.EXIT): State.EXITED,
-    (State.PAUSED, Event.BACK_OFF): State.RESTARTING,
-    (State.RESTARTING, Event.START): State.RUNNING,
-    (State.RESTARTING, Event.START_FAILED): State.EXITED,
-    (State.RESTARTING, Event.BACK_OFF): State.RESTARTING,  # a restart that failed to start is tried again
-    (State.RESTARTING, Event.CANCEL): State.EXITED,
-    (State.RESTARTING, Event.EXIT): State.EXITED,  # found dead after a restart of the daemon
-    (State.EXITED, Event.START): State.RUNNING,
-    (State.EXITED, Event.START_FAILED): State.EXITED,
-    (State.EXITED, Event.REMOVE): State.REMOVING,
-    (State.REMOVING, Event.REMOVED): State.GONE,
-    (State.REMOVING, Event.REMOVE_FAILED): State.DEAD,
-    (State.REMOVING, Event.REMOVE): State.REMOVING,  # a removal that was interrupted is resumed
-    (State.DEAD, Event.REMOVE): State.REMOVING,
+TABLE: dict[tuple[State, Trigger], State] = {
+    (State.CREATED, Trigger.START): State.RUNNING,
+    (State.CREATED, Trigger.START_FAILED): State.CREATED,
+    (State.CREATED, Trigger.REMOVE): State.REMOVING,
+    (State.RUNNING, Trigger.PAUSE): State.PAUSED,
+    (State.RUNNING, Trigger.EXIT): State.EXITED,
+    (State.RUNNING, Trigger.BACK_OFF): State.RESTARTING,
+    (State.PAUSED, Trigger.UNPAUSE): State.RUNNING,
+    (State.PAUSED, Trigger.EXIT): State.EXITED,
+    (State.PAUSED, Trigger.BACK_OFF): State.RESTARTING,
+    (State.RESTARTING, Trigger.START): State.RUNNING,
+    (State.RESTARTING, Trigger.START_FAILED): State.EXITED,
+    (State.RESTARTING, Trigger.BACK_OFF): State.RESTARTING,  # a restart that failed to start is tried again
+    (State.RESTARTING, Trigger.CANCEL): State.EXITED,
+    (State.RESTARTING, Trigger.EXIT): State.EXITED,  # found dead after a restart of the daemon
+    (State.EXITED, Trigger.START): State.RUNNING,
+    (State.EXITED, Trigger.START_FAILED): State.EXITED,
+    (State.EXITED, Trigger.REMOVE): State.REMOVING,
+    (State.REMOVING, Trigger.REMOVED): State.GONE,
+    (State.REMOVING, Trigger.REMOVE_FAILED): State.DEAD,
+    (State.REMOVING, Trigger.REMOVE): State.REMOVING,  # a removal that was interrupted is resumed
+    (State.DEAD, Trigger.REMOVE): State.REMOVING,
 }
 
 # What `State.Running` says: a paused process exists, and a restarting container counts as running.
@@ -76,13 +80,13 @@ WITH_TASK = frozenset({State.RUNNING, State.PAUSED})
 class IllegalTransition(Exception):
     """A caller asked for a transition without checking the state first: a defect, not a user's error."""
 
-    def __init__(self, state: State, event: Event) -> None:
-        super().__init__(f"no transition from {state.value!r} by {event.value!r}")
+    def __init__(self, state: State, trigger: Trigger) -> None:
+        super().__init__(f"no transition from {state.value!r} by {trigger.value!r}")
 
 
-def after(state: State, event: Event) -> State:
+def after(state: State, trigger: Trigger) -> State:
     """Return the state that follows. Raises: IllegalTransition."""
     try:
-        return TABLE[state, event]
+        return TABLE[state, trigger]
     except KeyError:
-        raise IllegalTransition(state, event) from None
+        raise IllegalTransition(state, trigger) from None

@@ -12,12 +12,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.records import Container, rfc3339
-from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.states import WITH_TASK
+from sampan.engine.containers.table import ContainerTable
 from sampan.errors import NotFound
 from sampan.spec import times
+from sampan.supervisor.client import Supervisor
 
 PERIOD_S = 1.0
 _BLKIO = [
@@ -38,13 +38,13 @@ JSON = dict[str, Any]
 class Stats:
     """Reads counters of running containers."""
 
-    def __init__(self, registry: Registry, launcher: Launcher) -> None:
-        self._registry = registry
-        self._launcher = launcher
+    def __init__(self, table: ContainerTable, supervisor: Supervisor) -> None:
+        self._table = table
+        self._supervisor = supervisor
 
     async def stream(self, ref: str, *, stream: bool = True, one_shot: bool = False) -> AsyncIterator[JSON]:
         """Yield samples: one (after a second, to have two points) or, with stream, one a second until the removal."""
-        c = self._registry.get(ref)
+        c = self._table.get(ref)
         if one_shot and not stream:
             sample = await self._sample(c, None)
             if sample.get("read") != times.ZERO:
@@ -61,18 +61,18 @@ class Stats:
         yield previous
         while True:
             await asyncio.sleep(PERIOD_S)
-            now = self._registry.find(c.id)
+            now = self._table.find(c.id)
             if now is None:
                 return
             previous = await self._sample(now, previous)
             yield previous
 
     async def _sample(self, c: Container, previous: JSON | None) -> JSON:
-        c = self._registry.get(c.id)
+        c = self._table.get(c.id)
         if c.status.state not in WITH_TASK:
             return empty(c)
         try:
-            raw = await self._launcher.supervisor.stats(c.id)
+            raw = await self._supervisor.stats(c.id)
         except NotFound:
             return empty(c)
         return render(c, raw, previous, now_ns=time.time_ns(), system_ns=_system_cpu_ns(), cpus=os.cpu_count() or 1)

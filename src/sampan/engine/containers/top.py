@@ -15,11 +15,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sampan.engine.containers.launch import Launcher
-from sampan.engine.containers.lifecycle import Lifecycle
-from sampan.engine.containers.registry import Registry
+from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.states import WITH_TASK, State
+from sampan.engine.containers.table import ContainerTable
+from sampan.engine.events import Events
 from sampan.errors import Conflict, Internal
+from sampan.supervisor.client import Supervisor
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -252,15 +253,15 @@ def _start(started_s: float, now_s: float) -> str:
 class Top:
     """Lists the processes of a container."""
 
-    def __init__(self, registry: Registry, launcher: Launcher, lifecycle: Lifecycle) -> None:
-        self._registry = registry
-        self._launcher = launcher
-        self._lifecycle = lifecycle
+    def __init__(self, table: ContainerTable, supervisor: Supervisor, events: Events) -> None:
+        self._table = table
+        self._supervisor = supervisor
+        self._events = events
 
     async def top(self, ref: str, ps_args: str = "") -> dict[str, Any]:
         """Return titles and processes as `ps` prints them."""
         columns = parse(ps_args or "-ef")
-        c = self._registry.get(ref)
+        c = self._table.get(ref)
         if c.status.state is State.RESTARTING:
             raise Conflict(f"Container {c.id} is restarting, wait until the container is running")
         if c.status.state not in WITH_TASK:
@@ -268,10 +269,10 @@ class Top:
         titles = [header for _, header in columns]
         if "PID" not in titles:
             raise Internal("Couldn't find PID field in ps output")
-        pids = sorted(await self._launcher.supervisor.pids(c.id))
+        pids = sorted(await self._supervisor.pids(c.id))
         now_s = time.time()
         boot_s = now_s - time.clock_gettime(time.CLOCK_BOOTTIME)
         found = [p for p in map(read, pids) if p is not None]
         rows = [[value(p, name, now_s=now_s, boot_s=boot_s) for name, _ in columns] for p in found]
-        self._lifecycle.publish(c, "top")
+        publish(self._events, c, "top")
         return {"Processes": rows, "Titles": titles}

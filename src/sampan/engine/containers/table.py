@@ -1,64 +1,25 @@
-"""All containers of an engine: records, names, ids, and what lives only as long as the daemon.
+"""All containers of an engine: records by id, prefix and name.
 
-The one place that reads or writes container records. Locks are here, keyed by id, never in the record: who changes
-a container's state holds `live(id).lock`, and saves before it lets go.
+The one place that reads or writes container records. Who changes a container's state holds `live.lock(id)`, and saves
+before it lets go: locks are never in the record.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from sampan.engine.containers import names
+from sampan.engine.containers.live import Live
 from sampan.engine.containers.records import Container
-from sampan.engine.containers.states import Event, State, after
-from sampan.engine.store import Op, Store
+from sampan.engine.containers.states import State, Trigger, after
+from sampan.engine.store import Op, Store, Watch
 from sampan.errors import Conflict, InvalidArgument, NotFound
 
-if TYPE_CHECKING:
-    from sampan.engine.containers.attach import Session
-    from sampan.engine.containers.exec import Exec
-    from sampan.engine.containers.health import Health
 
-ExitResult = tuple[int, str]  # exit status, error text
-
-
-class Live:
-    """What the daemon keeps in memory for one container. All of it can be lost with the daemon."""
-
-    __slots__ = (
-        "back_off_s",
-        "cleanup",
-        "execs",
-        "exit_waiters",
-        "health",
-        "keep",
-        "lock",
-        "pending",
-        "removal_waiters",
-        "restart",
-        "row",
-    )
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.exit_waiters: list[asyncio.Future[ExitResult]] = []
-        self.removal_waiters: list[asyncio.Future[ExitResult]] = []
-        self.pending: list[Session] = []  # attached before the start
-        self.execs: dict[str, Exec] = {}
-        self.cleanup: asyncio.Task[None] | None = None  # the last task on its way out; a start waits for it
-        self.restart: asyncio.TimerHandle | None = None
-        self.back_off_s = 0.0
-        self.health: Health | None = None
-        self.keep = False  # a restart is under way: --rm waits
-        self.row: tuple[Container, dict[str, object]] | None = None  # the list row of this very record
-
-
-class Registry:
-    """Records by id, prefix and name."""
+class ContainerTable:
+    """Records by id, prefix and name; `live` is what is kept beside them in memory."""
 
     def __init__(self, store: Store, driver: str = "overlay2") -> None:
         """driver: the storage driver in use; containers of another one are hidden until it is chosen again."""
@@ -69,7 +30,7 @@ class Registry:
         self.hidden = frozenset(c.id for c in self._table.hide(lambda c: c.driver != driver))
         self._reserved: set[str] = set()
         self.making: set[str] = set()  # ids whose snapshot and directory may be there before their record
-        self._live: dict[str, Live] = {}
+        self.live = Live()
 
     def __len__(self) -> int:
         return len(self._table)
@@ -78,12 +39,9 @@ class Registry:
         """Every container, oldest first."""
         return self._table.all()
 
-    def live(self, id: str) -> Live:
-        """Return the memory of a container, made on first use."""
-        found = self._live.get(id)
-        if found is None:
-            found = self._live[id] = Live()
-        return found
+    def watch(self) -> Watch[Container]:
+        """Return the changes of the records from now on; see `Store.watch`."""
+        return self.store.watch(self._table)
 
     def find(self, ref: str) -> Container | None:
         """Return the container with this id, name or unique id prefix. Raises: InvalidArgument for an ambiguous one."""
@@ -105,10 +63,6 @@ class Registry:
         if found is None:
             raise NotFound(f"No such container: {ref}")
         return found
-
-    def named(self, name: str) -> Container | None:
-        id = self._names.get(name)
-        return None if id is None else self._table.get(id)
 
     @contextlib.contextmanager
     def reserve(self, name: str) -> Iterator[str]:
@@ -148,12 +102,13 @@ class Registry:
         return container
 
     async def delete(self, container: Container, *ops: Op) -> None:
+        """Delete the record, what belongs to the same transaction, and what was kept beside it in memory."""
         await self.store.apply(self._table.delete(container.id), *ops, durable=False)
         if self._names.get(container.name) == container.id:
             del self._names[container.name]
-        self._live.pop(container.id, None)
+        self.live.forget(container.id)
 
 
-def next_state(container: Container, event: Event) -> State:
-    """Return the state after this event. Raises: states.IllegalTransition."""
-    return after(container.status.state, event)
+def next_state(container: Container, trigger: Trigger) -> State:
+    """Return the state that follows. Raises: states.IllegalTransition."""
+    return after(container.status.state, trigger)

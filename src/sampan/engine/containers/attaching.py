@@ -1,0 +1,81 @@
+"""`docker attach`: Docker's rules for who may join, then a session.
+
+Source: Engine API 1.51, ContainerAttach; Docker Engine 28.5's answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sampan.engine.containers.attach import AttachSession, PendingSessions, parse_detach_keys
+from sampan.engine.containers.logs import Logs
+from sampan.engine.containers.publishing import publish
+from sampan.engine.containers.records import Container
+from sampan.engine.containers.states import WITH_TASK, State
+from sampan.engine.containers.table import ContainerTable
+from sampan.engine.events import Events
+from sampan.errors import Conflict, InvalidArgument
+from sampan.supervisor.client import Supervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachOptions:
+    """What a client asks for: which streams, whether what was logged before comes first, and how it wants to leave."""
+
+    stream: bool = False
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+    logs: bool = False
+    detach_keys: str = ""
+
+
+class Attaching:
+    """Joins clients to the processes of containers."""
+
+    def __init__(
+        self, table: ContainerTable, supervisor: Supervisor, events: Events, pending: PendingSessions, logs: Logs
+    ) -> None:
+        self._table = table
+        self._supervisor = supervisor
+        self._events = events
+        self._pending = pending
+        self._logs = logs
+
+    async def attach(self, ref: str, options: AttachOptions) -> AttachSession:
+        """Join a client to the container's process; before a start it waits for it and misses nothing."""
+        c = self._table.get(ref)
+        try:
+            keys = parse_detach_keys(options.detach_keys)
+        except InvalidArgument:
+            raise InvalidArgument(f"Invalid detach keys ({options.detach_keys}) provided") from None
+        if c.status.state is State.PAUSED:
+            raise Conflict(f"container {c.id} is paused, unpause the container before attach")
+        if c.status.state is State.RESTARTING:
+            raise Conflict(f"container {c.id} is restarting, wait until the container is running")
+        session = AttachSession(
+            c.id,
+            tty=c.config.tty,
+            stdin=options.stdin and c.config.open_stdin,
+            stdout=options.stdout,
+            stderr=options.stderr,
+            detach_keys=keys,
+            stream=options.stream,
+        )
+        session.on_detach = lambda: publish(self._events, c, "detach")
+        if options.stream:
+            await self._join(c, session)
+        if options.logs and (options.stdout or options.stderr):
+            session.history = self._logs.history(
+                c, stdout=options.stdout, stderr=options.stderr, before_ns=session.joined_at_ns
+            )
+        publish(self._events, c, "attach")
+        return session
+
+    async def _join(self, c: Container, session: AttachSession) -> None:
+        async with self._table.live.lock(c.id):  # a start either has connected its sessions, or is still to come
+            now = self._table.get(c.id)
+            if now.status.state in WITH_TASK:
+                await session.connect(self._supervisor)
+            else:
+                self._pending.add(session)

@@ -1,0 +1,139 @@
+"""Unmaking a container: remove, and the removals that nobody asked for by name (--rm, after a crash).
+
+The record is marked first, so that a removal that is interrupted is resumed at the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from msgspec.structs import replace
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.containers.attach import PendingSessions
+from sampan.engine.containers.exec import Execs
+from sampan.engine.containers.launch import Launcher
+from sampan.engine.containers.publishing import publish
+from sampan.engine.containers.records import Container, MountPoint, with_status
+from sampan.engine.containers.states import State, Trigger
+from sampan.engine.containers.stopping import Stopper
+from sampan.engine.containers.table import ContainerTable, next_state
+from sampan.engine.containers.waiting import Waiting
+from sampan.engine.events import Events
+from sampan.engine.images.service import Images
+from sampan.engine.store import Ref
+from sampan.engine.volumes.service import Volumes
+from sampan.errors import Conflict, Internal, NotFound, SampanError
+
+
+class Remover:
+    """Removes containers with what they have on the disk."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        table: ContainerTable,
+        launcher: Launcher,
+        events: Events,
+        images: Images,
+        volumes: Volumes,
+        execs: Execs,
+        stopper: Stopper,
+        waiting: Waiting,
+        pending: PendingSessions,
+    ) -> None:
+        self._config = config
+        self._table = table
+        self._launcher = launcher
+        self._events = events
+        self._images = images
+        self._volumes = volumes
+        self._execs = execs
+        self._stopper = stopper
+        self._waiting = waiting
+        self._pending = pending
+
+    async def remove(self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False) -> None:
+        """Remove a container; force kills it first, volumes takes its anonymous volumes with it."""
+        c = self._table.get(ref)
+        if link:
+            raise NotFound(f"Cannot get parent {ref} for link")
+        if c.active:
+            if not force:
+                state = c.status.state.value
+                advice = (
+                    " and must be unpaused first"
+                    if c.status.state is State.PAUSED
+                    else ": stop the container before removing or force remove"
+                )
+                raise Conflict(f'cannot remove container "{ref}": container is {state}{advice}')
+            await self._stopper.kill_and_wait(c)
+        lock = self._table.live.lock(c.id)
+        if c.status.state is State.REMOVING and lock.locked():
+            raise Conflict(f"removal of container {ref} is already in progress")
+        async with lock:
+            now = self._table.find(c.id)
+            if now is not None:  # else --rm was faster: it is as the caller wanted it
+                await self._remove_locked(now, volumes=volumes)
+
+    async def _remove_locked(self, c: Container, *, volumes: bool) -> None:
+        if c.active:
+            raise Conflict(f'cannot remove container "{c.name}": it was started meanwhile')
+        c = with_status(c, state=next_state(c, Trigger.REMOVE), pid=0)
+        c = await self._table.save(replace(c, removal={"volumes": volumes}))
+        try:
+            await self._unmake(c, volumes=volumes)
+        except (SampanError, OSError) as e:
+            text = e.message if isinstance(e, SampanError) else str(e)
+            await self._table.save(with_status(c, state=next_state(c, Trigger.REMOVE_FAILED), error=text))
+            raise Internal(f"container {c.id}: cannot remove: {text}") from e
+        self._pending.abandon(c.id)
+        publish(self._events, c, "destroy")
+        self._waiting.removed(c.id, (c.status.exit_status, ""))
+
+    async def _unmake(self, c: Container, *, volumes: bool) -> None:
+        _to_trash(self._config.data_root, self._launcher.directory(c.id), c.id)
+        await self._images.remove_snapshot(c.id)  # wakes the one who empties the trash
+        store = self._table.store
+        self._execs.forget(c.id)
+        await self._table.delete(c, store.release(Ref("container", c.id)))
+        if volumes:
+            for m in c.mounts:
+                if m.type == "volume" and self._is_anonymous(m) and not store.holders(Ref("volume", m.name)):
+                    with contextlib.suppress(SampanError):
+                        await self._volumes.remove(m.name)
+
+    def _is_anonymous(self, m: MountPoint) -> bool:
+        volume = self._volumes.get(m.name)
+        return volume is not None and volume.anonymous
+
+    def discard_directory(self, name: str) -> None:
+        """Throw away the directory of a container that has no record."""
+        _to_trash(self._config.data_root, self._launcher.directory(name), name)
+
+    async def auto_remove(self, id: str) -> None:
+        """Remove a --rm container that has ended, with its anonymous volumes."""
+        with contextlib.suppress(NotFound):
+            await self.remove(id, volumes=True)
+
+    def was_removed(self, c: Container) -> bool:
+        """Tell whether all that a container has on the disk is gone: it was removed, and power loss took only the note.
+
+        Its directory goes first, then its snapshot, then its record; the disk may keep what came later and lose what came
+        before, as the record is in a database and the others are names in directories.
+        """
+        return not os.path.isdir(self._launcher.directory(c.id)) and self._images.is_lost(c.id)
+
+    async def resume_removal(self, c: Container) -> None:
+        """Finish a removal that a crash interrupted."""
+        async with self._table.live.lock(c.id):
+            await self._remove_locked(c, volumes=c.removal.get("volumes", False))
+
+
+def _to_trash(data_root: str, directory: str, id: str) -> None:
+    """Rename away, so that nobody waits for unlink; the images service reaps the trash."""
+    trash = f"{data_root}/trash"
+    os.makedirs(trash, mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(directory, f"{trash}/container-{id}")

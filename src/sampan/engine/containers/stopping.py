@@ -1,0 +1,135 @@
+"""Kill and stop: signals to a container's process, and waiting for what they lead to.
+
+Signals are sent under the container's lock. Waiting (for a process to obey) happens outside of it, so a container that
+hangs never blocks another request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from signal import SIGKILL, SIGRTMAX
+
+from msgspec.structs import replace
+
+from sampan.engine.containers import signals
+from sampan.engine.containers.backoff import BackOff
+from sampan.engine.containers.publishing import publish
+from sampan.engine.containers.records import Container, with_status
+from sampan.engine.containers.states import ACTIVE, State, Trigger
+from sampan.engine.containers.table import ContainerTable, next_state
+from sampan.engine.containers.waiting import ExitResult, Waiting
+from sampan.engine.events import Events
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
+from sampan.supervisor.client import Supervisor
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 10
+KILL_PATIENCE_S = 10.0
+
+
+class Stopper:
+    """Ends the processes of containers. `shutting_down`: all of them are being ended, and none is to start again."""
+
+    def __init__(
+        self, table: ContainerTable, supervisor: Supervisor, events: Events, waiting: Waiting, back_off: BackOff
+    ) -> None:
+        self._table = table
+        self._supervisor = supervisor
+        self._events = events
+        self._waiting = waiting
+        self._back_off = back_off
+        self.shutting_down = False
+
+    async def kill(self, ref: str, text: str = "") -> None:
+        """Send a signal; the default is KILL."""
+        try:
+            number = signals.parse(text) if text else int(SIGKILL)
+            if number > SIGRTMAX:
+                raise InvalidArgument(f"the linux daemon does not support signal {number}")
+            await self._send(self._table.get(ref), number)
+        except (InvalidArgument, NotFound, Conflict) as e:
+            raise type(e)(f"cannot kill container: {ref}: {e.message}") from None
+
+    async def _send(self, c: Container, number: int) -> None:
+        """Deliver a signal. It also calls off restarts, unless it is one that the stop signal is not."""
+        async with self._table.live.lock(c.id):
+            c = self._table.get(c.id)
+            if not c.active:
+                raise Conflict(f"container {c.id} is not running")
+            own = c.config.stop_signal
+            ends = not own or number == SIGKILL or signals.parse(own) == number
+            if not self.shutting_down and not c.manually_stopped:
+                c = await self._table.save(replace(c, manually_stopped=True))
+            if c.status.state is State.RESTARTING:
+                await self._cancel_restart(c)
+                return
+            with contextlib.suppress(NotFound):
+                await self._supervisor.kill(c.id, number)
+            publish(self._events, c, "kill", signal=str(number))
+            if ends and c.status.state is State.PAUSED:  # a frozen process could not obey
+                with contextlib.suppress(NotFound, Conflict):
+                    await self._supervisor.resume(c.id)
+                c = await self._table.save(with_status(c, state=next_state(c, Trigger.UNPAUSE)))
+                publish(self._events, c, "unpause")
+
+    async def _cancel_restart(self, c: Container) -> None:
+        self._back_off.cancel(c.id)
+        c = await self._table.save(with_status(c, state=next_state(c, Trigger.CANCEL)))
+        self._waiting.exited(c.id, (c.status.exit_status, ""))
+
+    async def stop(self, ref: str, *, signal: str = "", timeout_s: int | None = None) -> bool:
+        """Ask the container to stop, then make it; False when it does not run."""
+        c = self._table.get(ref)
+        if not c.active:
+            return False
+        number = signals.parse(signal or c.config.stop_signal or "TERM")
+        if timeout_s is None:
+            timeout_s = STOP_TIMEOUT_S if c.config.stop_timeout is None else c.config.stop_timeout
+        stopped = self._waiting.next_exit(c.id)
+        try:
+            await self._send(c, number)
+            if not await _ends_within(stopped, None if timeout_s < 0 else float(timeout_s)):
+                await self._send(c, SIGKILL)
+                if not await _ends_within(stopped, KILL_PATIENCE_S):
+                    raise Internal(
+                        f"cannot stop container: {ref}: tried to kill container, but did not receive an exit event"
+                    )
+        except Conflict:
+            pass  # it ended by itself in between
+        finally:
+            stopped.cancel()
+        publish(self._events, self._table.find(c.id) or c, "stop")
+        return True
+
+    async def kill_and_wait(self, c: Container) -> None:
+        """Make sure that the task is gone: what a forced removal needs."""
+        stopped = self._waiting.next_exit(c.id)
+        try:
+            await self._send(c, SIGKILL)
+            if not await _ends_within(stopped, KILL_PATIENCE_S):
+                raise Internal(f"container {c.id} does not end after SIGKILL")
+        except Conflict:
+            pass
+        finally:
+            stopped.cancel()
+
+    async def stop_all(self, timeout_s: float) -> None:
+        """End every container, as the daemon's own end wants it. timeout_s: for those that name none."""
+        self.shutting_down = True
+        running = [c for c in self._table.all() if c.status.state in ACTIVE]
+        await asyncio.gather(*(self._stop_for_shutdown(c, timeout_s) for c in running))
+
+    async def _stop_for_shutdown(self, c: Container, timeout_s: float) -> None:
+        limit = c.config.stop_timeout
+        try:
+            await self.stop(c.id, timeout_s=int(timeout_s) if limit is None else limit)
+        except SampanError as e:
+            log.error("container %s: cannot stop: %s", c.id, e.message)
+
+
+async def _ends_within(future: asyncio.Future[ExitResult], timeout_s: float | None) -> bool:
+    done, _ = await asyncio.wait([future], timeout=timeout_s)
+    return bool(done)

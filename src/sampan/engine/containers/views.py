@@ -1,0 +1,149 @@
+"""What clients are shown of containers: `docker inspect` and `docker ps`, and which of them filters choose.
+
+inspect.py and listing.py say how a container is shown; here is what they need of the other services.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sampan.engine.containers import inspect, listing
+from sampan.engine.containers.exec import Execs
+from sampan.engine.containers.health import Healthchecks
+from sampan.engine.containers.launch import Launcher
+from sampan.engine.containers.records import Container
+from sampan.engine.containers.states import ACTIVE, WITH_TASK
+from sampan.engine.containers.table import ContainerTable
+from sampan.engine.images.service import Images
+from sampan.engine.networks.service import Networks
+from sampan.errors import SampanError
+from sampan.spec import codec
+
+
+class Views:
+    """Shows containers."""
+
+    def __init__(
+        self,
+        table: ContainerTable,
+        launcher: Launcher,
+        images: Images,
+        networks: Networks,
+        execs: Execs,
+        health: Healthchecks,
+    ) -> None:
+        self._table = table
+        self._launcher = launcher
+        self._images = images
+        self._networks = networks
+        self._execs = execs
+        self._health = health
+        self._rows: dict[str, tuple[Container, dict[str, Any]]] = table.live.notes({})  # the row of this very record
+
+    async def inspect(self, ref: str, *, size: bool = False, version: tuple[int, int] = (1, 51)) -> dict[str, Any]:
+        """Describe a container."""
+        c = self._table.get(ref)
+        sizes = await self._images.usage(c.id) if size else None
+        return inspect.inspect(
+            c,
+            directory=self._launcher.directory(c.id),
+            driver=c.driver,
+            graph={"ID": c.id, **self._images.graph_driver(c.id)},
+            network_settings=self._network_settings(c),
+            exec_ids=self._execs.ids(c.id),
+            health=self._health.shown(c),
+            sizes=sizes,
+        )
+
+    def _network_settings(self, c: Container) -> dict[str, Any]:
+        sandbox = self._networks.sandbox(c.id)
+        if sandbox is not None and c.status.state in WITH_TASK:
+            return inspect.network_settings(
+                sandbox.endpoints, sandbox.ports, sandbox_id=sandbox.id, sandbox_key=sandbox.key
+            )
+        endpoints = {name: codec.to_json(e) for name, e in c.endpoints.items()}
+        return inspect.network_settings(endpoints, {}, sandbox_id="", sandbox_key="", mac=c.config.mac_address)
+
+    async def list(
+        self,
+        *,
+        all: bool = False,
+        limit: int = 0,
+        size: bool = False,
+        filters: Mapping[str, Iterable[str]] | None = None,
+        version: tuple[int, int] = (1, 51),
+    ) -> list[dict[str, Any]]:
+        """Return the rows of `docker ps`, newest first."""
+        filters = {k: tuple(v) for k, v in (filters or {}).items()}
+        tests = listing.tests(
+            filters,
+            find=self._table.find,
+            image_ids=self._image_ids,
+            health=self._health.word,
+            networks=self._network_names,
+        )
+        everything = all or limit > 0 or listing.implies_all(filters)
+        chosen = [
+            c
+            for c in reversed(self._table.all())
+            if (everything or c.status.state in ACTIVE) and listing.passes(c, tests)
+        ]
+        if limit > 0:
+            chosen = chosen[:limit]
+        names: dict[tuple[str, str], str] = {}
+        rows = [self._row(c, names) for c in chosen]
+        if size:
+            for c, row in zip(chosen, rows):
+                rw, root_fs = await self._images.usage(c.id)
+                row |= {k: v for k, v in (("SizeRw", rw), ("SizeRootFs", root_fs)) if v}
+        return rows
+
+    def _row(self, c: Container, names: dict[tuple[str, str], str]) -> dict[str, Any]:
+        sandbox = self._networks.sandbox(c.id) if c.status.state in WITH_TASK else None
+        key = (c.config.image, c.image_id)
+        if key not in names:
+            names[key] = self._image_name(c)
+        if sandbox is None:
+            kept = self._rows.get(c.id)
+            if kept is not None and kept[0] is c:
+                return {**kept[1], "Image": names[key], "Status": inspect.status_text(c, "none")}
+            endpoints = {name: codec.to_json(e) for name, e in c.endpoints.items()}
+            ports: list[dict[str, Any]] = []
+        else:
+            endpoints = sandbox.endpoints
+            ports = inspect.published(c.config.exposed_ports, sandbox.ports)
+        row = inspect.row(c, image=names[key], endpoints=endpoints, ports=ports, health=self._health.word(c))
+        if sandbox is None:
+            self._rows[c.id] = (c, row)
+        return row
+
+    def _image_name(self, c: Container) -> str:
+        """Return the image's name as it was given, or its id when that name means another image now."""
+        try:
+            return c.config.image if c.image_id in self._images.catalog.members(c.config.image) else c.image_id
+        except SampanError:
+            return c.image_id or c.config.image
+
+    def _image_ids(self, ref: str) -> frozenset[str]:
+        try:
+            image = self._images.resolve(ref)
+        except SampanError:
+            return frozenset()
+        return frozenset({image.id}) | frozenset(
+            c.image_id for c in self._table.all() if c.image_id and self._descends(c.image_id, image.layers)
+        )
+
+    def _descends(self, image_id: str, layers: tuple[str, ...]) -> bool:
+        try:
+            return self._images.resolve(image_id).layers[: len(layers)] == layers
+        except SampanError:
+            return False
+
+    def _network_names(self, c: Container) -> set[str]:
+        names = set(c.endpoints)
+        sandbox = self._networks.sandbox(c.id)
+        if sandbox is not None:
+            for name, endpoint in sandbox.endpoints.items():
+                names |= {name, str(endpoint.get("NetworkID", ""))}
+        return names
