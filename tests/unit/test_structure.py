@@ -81,6 +81,7 @@ _SHARED_NAMES = {
 
 _MANY_METHODS = {"supervisor.client.Supervisor", "engine.images.service.Images", "engine.layers.layers.Layers"}
 _LONG_FUNCTIONS = {
+    "engine.containers.service.__init__",
     "runtime.container.create",
     "engine.builder.files.tartree.plain",
     "api.handlers.system.info",
