@@ -1,4 +1,4 @@
-"""What the documentation names exists: tests of docs/security.md, files that README.md and ARCHITECTURE.md link to."""
+"""What the documentation names exists: tests of docs/security.md, files that its pages link to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_every_test_named_by_the_security_page_exists() -> None:
