@@ -1,7 +1,8 @@
-"""`make demo`: the whole way of a container on an engine of its own, from an image built here to a page fetched through its port.
+"""`make demo`: the whole way of a container on an engine of its own, from an image built here to a page fetched through
+its port.
 
-What it is not: a test. It prints each command as a user would type it, what the command printed, and the milliseconds it took.
-It leaves the machine as it was, also when it fails half-way.
+What it is not: a test. It prints each command as a user would type it, what the command printed, and the milliseconds
+it took. It leaves the machine as it was, also when it fails half-way.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     lan 192.0.2.9, 2001:db8::9  ──veth──  the fake host 192.0.2.1, 2001:db8::1  ──bridge──  containers
 
-Everything runs in one process: a socket belongs to the namespace it was made in, so servers "in a container" and clients
-"on the LAN" are sockets opened there. When the child ends, the kernel takes all of it away; the tests prove before that
-that the engine itself has left nothing.
+Everything runs in one process: a socket belongs to the namespace it was made in, so servers "in a container" and
+clients "on the LAN" are sockets opened there. When the child ends, the kernel takes all of it away; the tests prove
+before that that the engine itself has left nothing.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ class Host:
 
     @contextlib.asynccontextmanager
     async def networks(self, name: str = "a", *, restored: bool = True, **options: Any) -> AsyncIterator[Networks]:
-        """The networks service of an engine whose data lives in <directory>/<name>; closed with all it has at the end."""
+        """The networks service of an engine whose data lives in <directory>/<name>; closed with all it has at
+        the end.
+        """
         root = f"{self.directory}/{name}"
         os.makedirs(root, exist_ok=True)
         store = await Store.open(f"{root}/db")

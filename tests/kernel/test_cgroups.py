@@ -1,4 +1,6 @@
-"""Control groups on the real kernel: made, joined, limited, frozen, killed, measured, removed. Runs on v1, hybrid and v2."""
+"""Control groups on the real kernel: made, joined, limited, frozen, killed, measured, removed. Runs on v1, hybrid and
+v2.
+"""
 
 from __future__ import annotations
 
@@ -230,7 +232,9 @@ def test_devices(make: Callable[..., Cgroup]) -> None:
 
 
 def test_the_device_filter_of_v2(root: None, make: Callable[..., Cgroup]) -> None:
-    """The eBPF program is checked by the kernel's verifier and holds, on a hybrid machine too; a new one takes its place."""
+    """The eBPF program is checked by the kernel's verifier and holds, on a hybrid machine too; a new one takes its
+    place.
+    """
     cgroup = make(ALL)
     directory = cgroup.paths.get("")
     if directory is None:

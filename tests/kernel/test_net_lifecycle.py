@@ -1,4 +1,6 @@
-"""Sandboxes from attach to detach: what a namespace holds, port conflicts, a killed daemon, many in a row, many engines."""
+"""Sandboxes from attach to detach: what a namespace holds, port conflicts, a killed daemon, many in a row, many
+engines.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,10 @@ async def test_modes_without_a_network(host: Host) -> None:
 async def test_a_port_is_given_once(host: Host) -> None:
     async with host.networks() as networks:
         await attach(networks, ports={"80/tcp": "8080"})
-        prefix = r"failed to set up container networking: driver failed programming external connectivity on endpoint two \([0-9a-f]{64}\): "
+        prefix = (
+            r"failed to set up container networking: driver failed programming external connectivity on endpoint two "
+            r"\([0-9a-f]{64}\): "
+        )
         taken = socket.create_server(("127.0.0.1", 8090))
         for port, reason in (
             ("8080", "Bind for 0.0.0.0:8080 failed: port is already allocated"),

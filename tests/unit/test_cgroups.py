@@ -138,10 +138,13 @@ def test_cpu_weight(shares: int, weight: int) -> None:
         ),
         ({"cpu": {"quota": -1}}, False, [("cpu", "cpu.max", "max 100000")]),
         ({"cpu": {"idle": 1, "shares": 512}}, True, [("cpu", "cpu.idle", "1")]),
-        ({"memory": {"limit": 100, "swap": 100}}, True, [("memory", "memory.swap.max", "0"), ("memory", "memory.max", "100")]),
-        ({"memory": {"limit": 100, "swap": 300}}, True, [("memory", "memory.swap.max", "200"), ("memory", "memory.max", "100")]),
+        ({"memory": {"limit": 100, "swap": 100}}, True,
+         [("memory", "memory.swap.max", "0"), ("memory", "memory.max", "100")]),
+        ({"memory": {"limit": 100, "swap": 300}}, True,
+         [("memory", "memory.swap.max", "200"), ("memory", "memory.max", "100")]),
         ({"memory": {"limit": -1}}, False, [("memory", "memory.swap.max", "max"), ("memory", "memory.max", "max")]),
-        ({"memory": {"limit": 8, "reservation": 5}}, True, [("memory", "memory.max", "8"), ("memory", "memory.low", "5")]),
+        ({"memory": {"limit": 8, "reservation": 5}}, True,
+         [("memory", "memory.max", "8"), ("memory", "memory.low", "5")]),
         ({"pids": {"limit": 10}}, True, [("pids", "pids.max", "10")]),
         (
             {

@@ -1,4 +1,6 @@
-"""Create: every refusal and warning of Docker Engine 28.5 that was recorded, word for word, and nothing changed by one."""
+"""Create: every refusal and warning of Docker Engine 28.5 that was recorded, word for word, and nothing changed
+by one.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The rules of the code that can be counted: what imports what, what is named how, how long things are, one home each.
 
-Sets that begin with an underscore hold what does not follow a rule yet. They may lose members, never gain one: who makes
-the code follow the rule takes the entry out. What breaks a rule for good stands in a table, with the reason.
+Sets that begin with an underscore hold what does not follow a rule yet. They may lose members, never gain one: who
+makes the code follow the rule takes the entry out. What breaks a rule for good stands in a table, with the reason.
 
 Generated code (`*_pb2.py`, `*_grpc.py`) is not looked at.
 """
@@ -299,7 +299,8 @@ def test_every_task_has_an_owner() -> None:
         ("isoformat", set(), set()),
         ("fromisoformat", set(), set()),
         # copying the data of files
-        ("copy_file_range", set(), {"engine.volumes.copyup", "engine.layers.snapshots.trees", "engine.builder.files.content"}),
+        ("copy_file_range", set(),
+         {"engine.volumes.copyup", "engine.layers.snapshots.trees", "engine.builder.files.content"}),
     ],
 )  # fmt: skip
 def test_one_home_for_what_is_called(word: str, homes: set[str], pending: set[str]) -> None:

@@ -1,4 +1,6 @@
-"""Limits: what the spec and `update` ask for is in the kernel's files, and holds. cgroup v1; v2 has its own test machine."""
+"""Limits: what the spec and `update` ask for is in the kernel's files, and holds. cgroup v1; v2 has its own test
+machine.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A supervisor of the tests' own with busybox tasks: what every test here stands on. It proves at its end that nothing is left."""
+"""A supervisor of the tests' own with busybox tasks: what every test here stands on. It proves at its end that nothing
+is left.
+"""
 
 from __future__ import annotations
 

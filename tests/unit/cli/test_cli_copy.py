@@ -71,7 +71,8 @@ def test_refusals() -> None:
 
 @pytest.mark.parametrize(
     ("entry", "old", "new", "name"),
-    [("d/x", "d", "n", "n/x"), ("d", "d", "n", "n"), ("dx", "d", "n", "dx"), (".", ".", "n", "n"), ("./x", ".", "n", "n/x"), ("x", "", "", "x")],
+    [("d/x", "d", "n", "n/x"), ("d", "d", "n", "n"), ("dx", "d", "n", "dx"), (".", ".", "n", "n"),
+     ("./x", ".", "n", "n/x"), ("x", "", "", "x")],
 )  # fmt: skip
 def test_renaming(entry: str, old: str, new: str, name: str) -> None:
     assert copying.renamed(entry, old, new) == name

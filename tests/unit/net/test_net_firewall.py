@@ -22,7 +22,8 @@ RULES = Ruleset(
             icc=False, source4="192.0.2.1",
         ),
         NetworkRules(bridge="br-inner", subnet4="10.8.0.0/24", gateway4="10.8.0.1", internal=True),
-        NetworkRules(bridge="br-open", subnet4="10.7.0.0/24", gateway4="10.7.0.1", mode4="nat-unprotected", masquerade=False),
+        NetworkRules(bridge="br-open", subnet4="10.7.0.0/24", gateway4="10.7.0.1", mode4="nat-unprotected",
+                     masquerade=False),
     ),
     published=(
         Published(proto="tcp", host_ip="0.0.0.0", host_port=8080, address="172.18.0.2", port=80),

@@ -1,4 +1,6 @@
-"""Blocks of the tar format, read back by Python's tarfile and looked at byte by byte where the standard fixes the byte."""
+"""Blocks of the tar format, read back by Python's tarfile and looked at byte by byte where the standard fixes
+the byte.
+"""
 
 from __future__ import annotations
 
