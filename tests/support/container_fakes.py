@@ -210,9 +210,10 @@ async def open_room(
     store = await Store.open(str(directory / "sampan.db"))
     events = Events()
     images, networks, supervisor = images or FakeImages(), networks or FakeNetworks(), supervisor or FakeSupervisor()
-    volumes = Volumes(config, store, events)
+    looks = HostPaths()
+    volumes = Volumes(config, store, events, looks)
     await volumes.start()
-    host_paths = HostPaths()
-    containers = Containers(config, store, events, images, networks, volumes, supervisor, host_paths)  # type: ignore[arg-type]
+    room = (images, networks, volumes, supervisor, looks)
+    containers = Containers(config, store, events, *room)  # type: ignore[arg-type]
     await containers.run()
-    return Room(containers, store, events, images, networks, volumes, supervisor, host_paths)
+    return Room(containers, store, events, images, networks, volumes, supervisor, looks)

@@ -1,9 +1,9 @@
 """The one table of routes: method, path, handler.
 
 `{name}` matches anything, slashes included, as in moby; the first row that matches wins, so the order within a noun
-matters. Handlers are named by `module.function` below `sampan.api.handlers` and imported when the server starts, those of
-the builder (`LATE`) when they are first asked for.
-Rows marked `DETACHED` change something: they run to their end even when the client hangs up.
+matters. Handlers are named by `module.function` below `sampan.api.handlers` and imported when the server starts, those
+of the builder (`LATE`) when they are first asked for. Rows marked `DETACHED` change something: they run to their end
+even when the client hangs up.
 
 Source: moby 28.5 api/server/router; Engine API 1.51.
 """

@@ -37,7 +37,8 @@ class Row:
             from sampan.cli.template import TemplateError
 
             raise TemplateError(
-                f'template: :1:2: executing "" at <.{name}>: can\'t evaluate field {name} in type *formatter.{self._kind}'
+                f'template: :1:2: executing "" at <.{name}>: can\'t evaluate field {name} in type '
+                f"*formatter.{self._kind}"
             )
         return entry[1](self._data, *arguments)
 

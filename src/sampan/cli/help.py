@@ -40,7 +40,10 @@ def group(name: str) -> str:
     ]
     lines = "\n".join(f"  {verb:<11} {about}" for verb, about in listed if about)
     more = MORE.format(f"{table.PROGRAM} {name} COMMAND")
-    return f"Usage:  {table.PROGRAM} {name} COMMAND\n\n{table.GROUPS[name]}\n\nCommands:\n{lines}\n\n{more} on a command.\n"
+    return (
+        f"Usage:  {table.PROGRAM} {name} COMMAND\n\n{table.GROUPS[name]}\n\nCommands:\n{lines}\n\n"
+        f"{more} on a command.\n"
+    )
 
 
 def top() -> str:

@@ -16,17 +16,22 @@ if TYPE_CHECKING:
     from sampan.cli.session import Cli
 
 SLICES = (
-    "Env Cmd Entrypoint OnBuild Shell Binds VolumesFrom CapAdd CapDrop Dns DnsOptions DnsSearch ExtraHosts GroupAdd Links "
-    "SecurityOpt Devices DeviceRequests DeviceCgroupRules Ulimits BlkioWeightDevice BlkioDeviceReadBps BlkioDeviceWriteBps "
-    "BlkioDeviceReadIOps BlkioDeviceWriteIOps MaskedPaths ReadonlyPaths Mounts Aliases DNSNames RepoTags RepoDigests Layers "
+    "Env Cmd Entrypoint OnBuild Shell Binds VolumesFrom CapAdd CapDrop Dns DnsOptions DnsSearch ExtraHosts GroupAdd "
+    "Links "
+    "SecurityOpt Devices DeviceRequests DeviceCgroupRules Ulimits BlkioWeightDevice BlkioDeviceReadBps "
+    "BlkioDeviceWriteBps "
+    "BlkioDeviceReadIOps BlkioDeviceWriteIOps MaskedPaths ReadonlyPaths Mounts Aliases DNSNames RepoTags RepoDigests "
+    "Layers "
     "ExecIDs Peers"
 )
 MAPS = (
-    "Volumes Labels Options Tmpfs StorageOpt Sysctls Annotations ExposedPorts PortBindings Ports DriverOpts Status Services "
+    "Volumes Labels Options Tmpfs StorageOpt Sysctls Annotations ExposedPorts PortBindings Ports DriverOpts Status "
+    "Services "
     "AuxiliaryAddresses Containers"
 )
 POINTERS = (
-    "Health Init Healthcheck StopTimeout SizeRw SizeRootFs UsageData ClusterVolume PidsLimit MemorySwappiness OomKillDisable "
+    "Health Init Healthcheck StopTimeout SizeRw SizeRootFs UsageData ClusterVolume PidsLimit MemorySwappiness "
+    "OomKillDisable "
     "IPAMConfig"
 )
 TEXTS = (
@@ -48,7 +53,8 @@ ZERO: dict[str, Any] = {
 GO_NAMES = {
     "ID": "Id", "APIVersion": "ApiVersion", "NanoCPUs": "NanoCpus", "CPUShares": "CpuShares", "CPUPeriod": "CpuPeriod",
     "CPUQuota": "CpuQuota", "CPURealtimePeriod": "CpuRealtimePeriod", "CPURealtimeRuntime": "CpuRealtimeRuntime",
-    "CPUCount": "CpuCount", "CPUPercent": "CpuPercent", "DNS": "Dns", "DNSOptions": "DnsOptions", "DNSSearch": "DnsSearch",
+    "CPUCount": "CpuCount", "CPUPercent": "CpuPercent", "DNS": "Dns", "DNSOptions": "DnsOptions",
+    "DNSSearch": "DnsSearch",
     "HostIP": "HostIp", "CPUCfsPeriod": "CpuCfsPeriod", "CPUCfsQuota": "CpuCfsQuota", "OSVersion": "OsVersion",
     "OSFeatures": "OsFeatures",
 }  # fmt: skip

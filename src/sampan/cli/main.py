@@ -204,7 +204,8 @@ def _group(words: list[str], rest: list[str]) -> int:
         if rest[0].startswith("-"):
             raise CommandError(_usage_error(f"unknown flag: {rest[0]}", "COMMAND", name), 125)
         raise CommandError(
-            f"{table.PROGRAM}: unknown command: {full} {rest[0]}\n\nUsage:  {full}\n\nRun '{full} --help' for more information"
+            f"{table.PROGRAM}: unknown command: {full} {rest[0]}\n\nUsage:  {full}\n\n"
+            f"Run '{full} --help' for more information"
         )
     from sampan.cli import plugins
 

@@ -83,7 +83,9 @@ class Cli:
     # -- the shapes that many commands have -------------------------------------------------------------------------
 
     def for_each(self, names: Iterable[str], action: Callable[[str], object], *, echo: bool = True) -> int:
-        """Do `action` to each name: print the names that worked; errors follow on standard error. Exit code 1 if any."""
+        """Do `action` to each name: print the names that worked; errors follow on standard error. Exit code 1
+        if any.
+        """
         failed = []
         for name in names:
             try:

@@ -176,7 +176,8 @@ class EngineClient:
             return HttpConnection(self.address.connect(self.tls))
         except PermissionError as e:
             raise ConnectionFailed(
-                f"permission denied while trying to connect to the Docker daemon socket at {url}: connect: permission denied"
+                f"permission denied while trying to connect to the Docker daemon socket at {url}: connect: permission "
+                f"denied"
             ) from e
         except (FileNotFoundError, ConnectionRefusedError) as e:
             raise ConnectionFailed(

@@ -1,7 +1,8 @@
 """A registry as a client sees it directly: manifests and mounts, for the `manifest` commands, which no engine serves.
 
-Blocking, on the standard library. Invariants: credentials go to the registry's own host and to the token service that it
-names, never to a host that a redirect leads to, never over plain http unless asked for; digests are of the bytes as they came.
+Blocking, on the standard library. Invariants: credentials go to the registry's own host and to the token service that
+it names, never to a host that a redirect leads to, never over plain http unless asked for; digests are of the bytes as
+they came.
 
 Source: OCI distribution-spec 1.1; distribution token authentication; the words are docker 28.2's.
 """

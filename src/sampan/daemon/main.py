@@ -103,7 +103,9 @@ def run(config: DaemonConfig, given: dict[str, object]) -> int:
 
 
 async def serve(config: DaemonConfig, given: dict[str, object]) -> None:
-    """Start the supervisor and run until a signal. It boots while this process imports its engine, which saves 0.1 s."""
+    """Start the supervisor and run until a signal. It boots while this process imports its engine, which saves
+    0.1 s.
+    """
     from sampan.supervisor import starter
 
     gc.disable()  # imports leave next to no garbage: looking for it takes a tenth of the start

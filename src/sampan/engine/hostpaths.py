@@ -1,8 +1,8 @@
 """Looks at paths of the host that a user names: bind sources, devices, profiles.
 
 Such a path may lie on a file system that does not answer (a hung NFS server): a thread that looks at it may never come
-back. So these looks have threads of their own, few of them, and nobody waits longer than PATIENCE_S. What hangs costs its
-own requests an error and at most THREADS threads; the event loop and all other work of the engine go on.
+back. So these looks have threads of their own, few of them, and nobody waits longer than PATIENCE_S. What hangs costs
+its own requests an error and at most THREADS threads; the event loop and all other work of the engine go on.
 
 The threads are made when they are needed. They are daemon threads: one that hangs does not keep the daemon from ending.
 """

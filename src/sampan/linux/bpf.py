@@ -2,7 +2,8 @@
 
 The program sees `struct bpf_cgroup_dev_ctx {u32 access_type; u32 major; u32 minor}`, where access_type holds the device
 type in its low half and the access bits in its high half, and answers 1 (allow) or 0 (EPERM). It walks OCI's rules
-backwards, because the last one that matches wins, bit by bit: an open for reading and writing is one request with two bits.
+backwards, because the last one that matches wins, bit by bit: an open for reading and writing is one request with two
+bits.
 
 Not here: maps, BTF, tracing, a loader for compiled objects.
 
@@ -46,8 +47,8 @@ def _insn(op: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> by
 def device_program(rules: Sequence[Rule]) -> bytes:
     """Assemble the filter for `rules` (see cgroups.devices); what no rule matches is denied.
 
-    Register ACC holds the access bits that are still undecided. An allow rule takes its bits out; a deny rule that meets
-    one of them ends the walk with 0; no bit left ends it with 1.
+    Register ACC holds the access bits that are still undecided. An allow rule takes its bits out; a deny rule that
+    meets one of them ends the walk with 0; no bit left ends it with 1.
     """
     code = [
         _insn(_LDX_W, _TYPE, _R1, 0),

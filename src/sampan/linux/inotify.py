@@ -1,7 +1,8 @@
-"""inotify: init, add_watch, rm_watch and the decoding of events. For readers that follow files; no recursion, no policy.
+"""inotify: init, add_watch, rm_watch and the decoding of events. For readers that follow files; no recursion, no
+policy.
 
-Invariants: `Inotify` owns its descriptor, which is non-blocking and close-on-exec, so that an event loop can wait for it.
-Source: inotify(7).
+Invariants: `Inotify` owns its descriptor, which is non-blocking and close-on-exec, so that an event loop can wait for
+it. Source: inotify(7).
 """
 
 from __future__ import annotations

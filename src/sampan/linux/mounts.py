@@ -1,7 +1,8 @@
 """The mount calls: the new file-descriptor interface (5.2 and later, 5.12 for attributes), and the two old calls.
 
 A mount is made detached (`fsopen` … `fsmount`, or `open_tree` with OPEN_TREE_CLONE), gets its attributes
-(`mount_setattr`), and is attached with `move_mount` at a target that is itself a descriptor: no path is looked up twice.
+(`mount_setattr`), and is attached with `move_mount` at a target that is itself a descriptor: no path is looked up
+twice.
 
 Source: fsopen(2), fsconfig(2), fsmount(2), move_mount(2), open_tree(2), mount_setattr(2), mount(2), pivot_root(2).
 """

@@ -1,13 +1,14 @@
 """rtnetlink: links, addresses, routes and neighbours, batched.
 
-A message is built by a pure function named after what it does (`add_veth`, `set_link`, `add_route`, …) and is plain bytes
-without a sequence number. `Netlink.batch` stamps a list of them, sends them in one datagram and reads every answer: the
-kernel handles the list in order, so a namespace costs two system calls instead of twenty.
+A message is built by a pure function named after what it does (`add_veth`, `set_link`, `add_route`, …) and is plain
+bytes without a sequence number. `Netlink.batch` stamps a list of them, sends them in one datagram and reads every
+answer: the kernel handles the list in order, so a namespace costs two system calls instead of twenty.
 
 Not here: policy (which names, which addresses), other netlink families (nftables.py), generic netlink.
 
-Invariants: a socket belongs to the network namespace it was opened in, for ever: open it inside, keep it, and use it from
-any thread (one at a time). Every error is an `OSError` whose text carries the kernel's extended ack when it gives one.
+Invariants: a socket belongs to the network namespace it was opened in, for ever: open it inside, keep it, and use it
+from any thread (one at a time). Every error is an `OSError` whose text carries the kernel's extended ack when it gives
+one.
 
 Source: rtnetlink(7), linux/{netlink,rtnetlink,if_link,if_addr,neighbour}.h, kernel 6.1.
 """
@@ -197,7 +198,9 @@ def set_link(
 
 
 def set_bridge_port(name: str, *, hairpin: bool = False, isolated: bool = False) -> Message:
-    """Set flags of a bridge port. Hairpin: frames may leave by the port they came in; isolated: not to another isolated port."""
+    """Set flags of a bridge port. Hairpin: frames may leave by the port they came in; isolated: not to another
+    isolated port.
+    """
     options = attribute(IFLA_BRPORT_MODE, bytes([hairpin])) + attribute(IFLA_BRPORT_ISOLATED, bytes([isolated]))
     info = attribute(IFLA_INFO_SLAVE_KIND, b"bridge") + attribute(IFLA_INFO_SLAVE_DATA, options)
     body = _IFINFO.pack(0, 0, 0, 0, 0) + _text(IFLA_IFNAME, name) + attribute(IFLA_LINKINFO, info)
@@ -475,7 +478,8 @@ class Netlink:
         return [parse_route(body) for body in self._dump(RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))]
 
     def gone(self) -> list[str]:
-        """Read what a socket of group RTMGRP_LINK has pending, without waiting: names of links that were deleted or moved away.
+        """Read what a socket of group RTMGRP_LINK has pending, without waiting: names of links that were deleted or
+        moved away.
 
         Raises: OSError ENOBUFS when notifications were lost: then the caller looks for itself.
         """

@@ -6,9 +6,9 @@
 
 A program is an array of `struct sock_filter`; when the profile asks for flags of seccomp(2), their u32 follows it.
 
-In front of libseccomp's code stands a prologue of ours. It answers ENOSYS, not the profile's EPERM, to system calls newer
-than every one the profile names, so that a C library falls back (as runc does); and it knows the calls that the installed
-libseccomp is too old to name.
+In front of libseccomp's code stands a prologue of ours. It answers ENOSYS, not the profile's EPERM, to system calls
+newer than every one the profile names, so that a C library falls back (as runc does); and it knows the calls that the
+installed libseccomp is too old to name.
 
 Source: seccomp(2); seccomp_rule_add(3); OCI runtime-spec 1.2 config-linux.md "Seccomp"; arch/x86/entry/syscalls/.
 """

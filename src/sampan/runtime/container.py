@@ -314,6 +314,7 @@ def create(
     id: str,
     bundle: str,
     rootfs: list[Spec] | tuple[Spec, ...] = (),
+    sources: dict[int, int] | None = None,
     stdio: tuple[int, int, int] | None = None,
     seccomp_bpf: bytes | None = None,
     cgroup: Cgroup | None = None,
@@ -327,7 +328,8 @@ def create(
 ) -> Container:
     """Make a container whose init waits at the gate.
 
-    `rootfs` are mounts made in order at root.path inside the container's mount namespace. `stdio` are descriptors for a
+    `rootfs` are mounts made in order at root.path inside the container's mount namespace. `sources`: see
+    `create_for_parent`. `stdio` are descriptors for a
     process with no terminal; with one, the master comes back as `console_fd`. `detached`: init outlives the caller, and
     another process may start it. `cgroup`: an existing one, with its limits applied; else it is made from the spec.
 
@@ -347,6 +349,7 @@ def create(
     inherited.preserve_fds = preserve_fds
     inherited.sibling = sibling
     inherited.timing = timing
+    inherited.found = sources or {}
     prepared = launch.Prepared()
     heard = launch.Conversation(cgroup)
     pid, pidfd = -1, -1
@@ -383,13 +386,15 @@ def create_for_parent(
     id: str,
     bundle: str,
     rootfs: list[Spec],
+    sources: dict[int, int],
     stdio: tuple[int, int, int] | None,
     seccomp_bpf: bytes | None,
     hand_over: Callable[[Spec, list[int]], None],
 ) -> None:
     """Make a container that is the parent's from the start; `hand_over` gets what it gives to `Container.take_over`.
 
-    The spec has been validated. The calling process becomes init, if it can: then this does not return. Otherwise init
+    The spec has been validated. `sources`: index in its mounts → the mount's source as a detached mount, instead of its
+    name. The calling process becomes init, if it can: then this does not return. Otherwise init
     is its sibling, and it returns once init stands at the gate.
 
     Raises: RuntimeFailure, before anything has been handed over, with everything undone.
@@ -403,6 +408,7 @@ def create_for_parent(
             id=id,
             bundle=bundle,
             rootfs=rootfs,
+            sources=sources,
             stdio=stdio,
             seccomp_bpf=seccomp_bpf,
             validated=True,
@@ -410,6 +416,7 @@ def create_for_parent(
         )
         hand_over(*container.hand_over())
         return
+    inherited.found = sources
     try:
         launch.prepare(plan, inherited, launch.Prepared())
         if not launch.may_defer_cgroup(plan):

@@ -46,6 +46,7 @@ class Inherited:
         "cloned_into_cgroup",
         "death_signal",
         "devices",
+        "found",
         "idmaps",
         "join_cgroup",
         "keyring",
@@ -78,7 +79,8 @@ class Inherited:
         self.cloned_into_cgroup = False
         self.namespace_fds: list[tuple[int, int]] = []
         self.root_source: int | None = None
-        self.sources: dict[int, int] = {}  # index in plan.mounts → detached clone of the source
+        self.found: dict[int, int] = {}  # index in plan.mounts → detached mount of the caller's that is its source
+        self.sources: dict[int, int] = {}  # index in plan.mounts → detached mount, ready to be attached
         self.idmaps: dict[int, int] = {}  # index in plan.mounts → user namespace
         self.devices: dict[str, int] = {}  # path → detached clone of the host's node
         self.timing = False

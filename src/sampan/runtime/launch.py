@@ -50,11 +50,18 @@ def prepare(plan: Plan, inherited: init.Inherited, prepared: Prepared) -> None:
         if mount.options.idmap or mount.uid_map:
             maps = (mount.uid_map or plan.uid_map, mount.gid_map or plan.gid_map)
             inherited.idmaps[index] = prepared.own(idmap.open_userns(*maps))
+    for index, fd in inherited.found.items():
+        mount = plan.mounts[index]
+        try:
+            mounts.detach_propagation(fd, plan.root_propagation)
+            inherited.sources[index] = prepared.own(mounts.dress(mount, fd, inherited.idmaps.pop(index, None)))
+        except OSError as error:
+            raise mounts.failed(mount, error) from error
     if not plan.user_namespace:
         return
     inherited.root_source = prepared.own(rootfs.open_source(plan))
     for index, mount in enumerate(plan.mounts):
-        if mount.options.bind and not mount.options.remount:
+        if mount.options.bind and not mount.options.remount and index not in inherited.sources:
             try:
                 inherited.sources[index] = prepared.own(mounts.make(mount, None, inherited.idmaps.pop(index, None)))
             except OSError as error:

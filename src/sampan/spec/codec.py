@@ -51,7 +51,10 @@ class _Mismatch(Exception):
         if self.bare or not self.path:
             return f"json: cannot unmarshal {self.value} into Go value of type {self.go}"
         where = f"{root}.{'.'.join(reversed(self.path))}"
-        return f"json: cannot unmarshal {self.value} into {'' if self.in_array else 'Go struct field '}{where} of type {self.go}"
+        return (
+            f"json: cannot unmarshal {self.value} into {'' if self.in_array else 'Go struct field '}{where} of type "
+            f"{self.go}"
+        )
 
 
 def kind(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""Values as Go's standard library reads and writes them. Pure; no regular expression, for the command line loads it too.
+"""Values as Go's standard library reads and writes them. Pure; no regular expression, for the command line loads it
+too.
 
 What Docker reads with Go is read here, and refused in Go's words, wherever the text came from: a flag, a Dockerfile,
 daemon.json or a request.
@@ -113,7 +114,9 @@ def _unescape(body: str, at: int, mark: str) -> tuple[bytes, int]:
 
 
 def duration_ns(text: str) -> int:
-    """Read a duration (time.ParseDuration) as nanoseconds: `1h30m`, `250ms`, `-1.5s`. Raises: ValueError in Go's words."""
+    """Read a duration (time.ParseDuration) as nanoseconds: `1h30m`, `250ms`, `-1.5s`. Raises: ValueError in
+    Go's words.
+    """
     body = text[1:] if text[:1] in ("+", "-") else text
     if body == "0":
         return 0

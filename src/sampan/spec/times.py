@@ -1,7 +1,7 @@
 """Points in time as text, in the layouts of Go's `time` package. Inside Sampan a time is nanoseconds since 1970.
 
-Everything that Sampan writes or reads as RFC 3339 goes through here. Only `time` is imported, and no regular expression:
-the command line, the OCI runtime and the shim load this module too.
+Everything that Sampan writes or reads as RFC 3339 goes through here. Only `time` is imported, and no regular
+expression: the command line, the OCI runtime and the shim load this module too.
 
 Source: RFC 3339; the layouts of Go's `time`; Docker's api/types/time (the times of `since`, `until` and of filters).
 """
@@ -39,7 +39,9 @@ def rfc3339_nano(ns: int) -> str:
 
 
 def rfc3339_nano_fixed(ns: int, *, local: bool = False) -> str:
-    """Write nine decimals always, in UTC or in the local zone: `2026-01-02T03:04:05.060000000Z`. Texts of UTC sort by time."""
+    """Write nine decimals always, in UTC or in the local zone: `2026-01-02T03:04:05.060000000Z`. Texts of UTC
+    sort by time.
+    """
     seconds, fraction = divmod(ns, _BILLION)
     if not local:
         return f"{_civil(time.gmtime(seconds))}.{fraction:09d}Z"
@@ -73,7 +75,8 @@ def parse(text: str) -> int:
 
 
 def parse_partial(text: str, *, local: bool = False) -> int:
-    """Read an RFC 3339 time whose zone, seconds, minutes or whole clock may be missing: `2026-01-02T03:04`, `2026-01-02`.
+    """Read an RFC 3339 time whose zone, seconds, minutes or whole clock may be missing: `2026-01-02T03:04`,
+    `2026-01-02`.
 
     Without a zone it is meant in UTC, or in the local zone. Returns nanoseconds since 1970.
 
@@ -112,6 +115,20 @@ def moment(text: str, now_ns: int) -> int:
         return parse_partial(text)
     except ValueError:
         raise ValueError(f"failed to parse value as time or duration: {go_values.quote(text)}") from None
+
+
+def unix(text: str) -> int:
+    """Read seconds since 1970 with up to nine decimals, as `since` and `until` of logs and events are sent.
+
+    Returns nanoseconds. Raises: ValueError in the words of Go's strconv.
+    """
+    whole, point, fraction = text.partition(".")
+    for part in (whole, fraction) if point else (whole,):
+        if not _digits(part[1:] if part[:1] in ("+", "-") else part):
+            raise ValueError(f'strconv.ParseInt: parsing "{part}": invalid syntax')
+        if abs(int(part)) >= 2**63:
+            raise ValueError(f'strconv.ParseInt: parsing "{part}": value out of range')
+    return int(whole) * _BILLION + (int(f"{fraction:0<9.9}") if point else 0)
 
 
 def _civil(moment: time.struct_time) -> str:

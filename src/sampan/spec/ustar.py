@@ -1,4 +1,5 @@
-"""The tar format as it is written: ustar header blocks and pax records. Pure; what goes into an archive is the caller's.
+"""The tar format as it is written: ustar header blocks and pax records. Pure; what goes into an archive is the
+caller's.
 
 The command line's build contexts and the engine's archives are made of these.
 

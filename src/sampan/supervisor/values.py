@@ -4,7 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
+
+
+class TaskKind(StrEnum):
+    """What a task is for its caller; the supervisor treats all alike."""
+
+    CONTAINER = "container"
+    BUILD_STEP = "build-step"
+    PLUGIN = "plugin"
+    HOST_TASK = "host-task"  # a program of the host, confined
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountSource:
+    """The source of a bind mount of the spec, found already: its name is not looked up again.
+
+    index: of the mount in the spec's `mounts`. fd: a detached mount (open_tree with OPEN_TREE_CLONE); the caller's, who
+    may close it when `create` has returned.
+    """
+
+    index: int
+    fd: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +39,7 @@ class TaskRequest:
 
     id: str
     spec: bytes
+    kind: TaskKind = TaskKind.CONTAINER
     rootfs: list[dict[str, Any]] = field(default_factory=list)
     seccomp: str = ""
     terminal: bool = False
@@ -28,6 +51,7 @@ class TaskRequest:
     log_attrs: dict[str, str] = field(default_factory=dict)
     runtime: str = ""
     runtime_args: tuple[str, ...] = ()
+    sources: tuple[MountSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +79,19 @@ class TaskInfo:
     exit: Exit | None
     execs: tuple[ExecInfo, ...] = ()
     shim_pid: int = 0
+    kind: TaskKind = TaskKind.CONTAINER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvent:
-    """`kind`: connected, start, exit, exec-start, exec-exit, oom, paused, resumed."""
+    """`kind`: connected, start, exit, exec-start, exec-exit, oom, paused, resumed. `task_kind`: of the task it is about."""
 
     kind: str
     id: str = ""
     exec_id: str = ""
     pid: int = 0
     exit: Exit | None = None
+    task_kind: TaskKind = TaskKind.CONTAINER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

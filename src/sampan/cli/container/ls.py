@@ -26,7 +26,8 @@ FLAGS = f"""
   -s, --size            Show how much disk the containers use
 """
 RAW_FORMAT = (
-    "container_id=ID image=Image command=Command created_at=CreatedAt state=State status=Status names=Names labels=Labels "
+    "container_id=ID image=Image command=Command created_at=CreatedAt state=State status=Status names=Names "
+    "labels=Labels "
     "ports=Ports"
 )
 

@@ -63,7 +63,10 @@ _NUMBERS = {
     "MemorySwap": "memory-swap",
     "NanoCpus": "cpus",
 }
-_BYTES = "The correct format is <device-path>:<number>[<unit>]. Number must be a positive integer. Unit is optional and can be kb, mb, or gb"
+_BYTES = (
+    "The correct format is <device-path>:<number>[<unit>]. Number must be a positive integer. Unit is optional and "
+    "can be kb, mb, or gb"
+)
 _COUNT = "The correct format is <device-path>:<number>. Number must be a positive integer"
 
 

@@ -96,7 +96,8 @@ def endpoint_of(cli: Cli, settings: dict[str, str]) -> tuple[dict[str, Any], dic
     host = settings.get("host", "")
     if host and "://" not in host:
         raise CommandError(
-            f"unable to create docker endpoint config: unable to apply docker endpoint options: unable to parse docker host `{host}`"
+            f"unable to create docker endpoint config: unable to apply docker endpoint options: unable to parse "
+            f"docker host `{host}`"
         )
     return {"Host": host, "SkipTLSVerify": skip}, tls
 

@@ -53,7 +53,8 @@ def _check(document: dict[str, Any], target: Reference) -> None:
     source = lists.named(document["Ref"], "")
     if source.domain != target.domain:
         raise CommandError(
-            f"cannot use source images from a different registry than the target image: {source.domain} != {target.domain}"
+            f"cannot use source images from a different registry than the target image: {source.domain} != "
+            f"{target.domain}"
         )
     platform = document["Descriptor"].get("platform") or {}
     if not platform.get("os") or not platform.get("architecture"):

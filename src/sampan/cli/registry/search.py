@@ -29,7 +29,8 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     wanted = filters(opts.many("filter"))
     if wanted and "is-automated" in wanted:
         cli.warn(
-            'WARNING: the "is-automated" filter is deprecated, and searching for "is-automated=true" will not yield any '
+            'WARNING: the "is-automated" filter is deprecated, and searching for "is-automated=true" will not yield '
+            "any "
             "results in future."
         )
     query = {"term": args[0], "limit": opts.number("limit") or None, "filters": wanted}

@@ -22,7 +22,8 @@ FLAGS = f"""
   -f, --format string   {INSPECT_HELP}
 """
 NAMES = (
-    ("Version", "Version:"), ("ApiVersion", "API version:"), ("GoVersion", "Go version:"), ("PythonVersion", "Python version:"),
+    ("Version", "Version:"), ("ApiVersion", "API version:"), ("GoVersion", "Go version:"),
+    ("PythonVersion", "Python version:"),
     ("GitCommit", "Git commit:"), ("BuildTime", "Built:"), ("Arch", "OS/Arch:"), ("Experimental", "Experimental:"),
 )  # fmt: skip
 

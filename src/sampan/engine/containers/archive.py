@@ -24,13 +24,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.archives import streams, tar_writer
-from sampan.engine.containers.extract import Options, extract
+from sampan.engine.background import beside
+from sampan.engine.containers.extract import ExtractOptions, extract
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint, rfc3339
 from sampan.engine.containers.states import WITH_TASK
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
+from sampan.engine.tasks import procfs
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
 
@@ -60,7 +62,7 @@ class Root:
 
     @property
     def base(self) -> str:
-        """The last part of the path as the client knows it: `/` for the container's root, `.` for what a path/. holds."""
+        """The last part of the path as the client knows it: `/` for the root, `.` for what a path/. holds."""
         if self.path.endswith("/."):
             return "."
         return self.name or posixpath.basename(posixpath.normpath(self.path)) or "/"
@@ -119,34 +121,29 @@ class Archive:
                     raise InvalidArgument("extraction point is not a directory")
                 if root.read_only:
                     raise Forbidden("container rootfs is marked read-only")
-                await self._extract(target, root, body, Options(no_overwrite_dir_non_dir, copy_uid_gid))
+                await self._extract(target, root, body, ExtractOptions(no_overwrite_dir_non_dir, copy_uid_gid))
             finally:
                 os.close(target)
         publish(self._events, c, "extract-to-dir")
 
-    async def _extract(self, target: int, root: Root, body: AsyncIterator[bytes], options: Options) -> None:
+    async def _extract(self, target: int, root: Root, body: AsyncIterator[bytes], options: ExtractOptions) -> None:
         feed = streams.Feed(body)
-        pump = asyncio.ensure_future(feed.pump())
-        try:
-            await asyncio.to_thread(extract, feed, target, options)
-        except OSError as e:
-            raise Internal(
-                f"Error processing tar file(exit status 1): {words(e)}: {e.filename or ''}".rstrip(": ")
-            ) from e
-        finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+        async with beside(feed.pump(), "upload of an archive", quiet=True):
+            try:
+                await asyncio.to_thread(extract, feed, target, options)
+            except OSError as e:
+                reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
+                raise Internal(f"Error processing tar file(exit status 1): {reason}") from e
 
     def _root(self, c: Container, path: str, *, writable: bool) -> Root:
         """Open the file tree that holds `path`."""
         if not path:
             raise InvalidArgument("bad parameter: pathcannot be empty")
         path = "/" + path.lstrip("/")
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         read_only = writable and _read_only(c, path)
         if c.status.state in WITH_TASK and c.status.pid:
             try:
-                return Root(os.open(f"/proc/{c.status.pid}/root", flags), path, read_only)
+                return Root(procfs.open_root(c.status.pid, c.id), path, read_only)
             except OSError:
                 pass  # it has just ended
         clean = posixpath.normpath(path)
@@ -162,10 +159,28 @@ def _mounted(m: MountPoint, path: str, tail: str, read_only: bool) -> Root:
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     rest = path[len(m.destination.rstrip("/")) :] or "/"
     name = posixpath.basename(path)
+    if m.subpath:
+        return _below(m, rest, tail, read_only, name)
     try:
         return Root(os.open(m.source, flags), rest + tail, read_only, name)
     except NotADirectoryError:
         return Root(os.open(os.path.dirname(m.source), flags), "/" + os.path.basename(m.source), read_only, name)
+
+
+def _below(m: MountPoint, rest: str, tail: str, read_only: bool, name: str) -> Root:
+    """Open what a volume has at the mount's subpath, resolved inside the volume."""
+    volume = os.open(m.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with _told(name, m.subpath):
+            fd = saferoot.open_in_root(volume, m.subpath)
+    except BaseException:
+        os.close(volume)
+        raise
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.close(volume)
+        return Root(fd, rest + tail, read_only, name)
+    os.close(fd)
+    return Root(volume, "/" + m.subpath, read_only, name)
 
 
 def _read_only(c: Container, path: str) -> bool:
@@ -235,7 +250,10 @@ def go_mode(mode: int) -> int:
 
 
 def pack(root: Root) -> Iterator[bytes]:
-    """Return the archive of what is at the path, named by its last part. Takes over the root's descriptor, unless it raises."""
+    """Return the archive of what is at the path, named by its last part.
+
+    Takes over the root's descriptor, unless it raises.
+    """
     fd, st = _open(root)
     if stat.S_ISDIR(st.st_mode):
         return _begun(_packed(root, fd, b".", os.fsencode(root.base.strip("/"))))

@@ -26,7 +26,7 @@ from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import State
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
-from sampan.engine.tasks import failures, spec
+from sampan.engine.tasks import failures, procfs, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import saferoot
@@ -56,6 +56,7 @@ class Exec:
 
     @property
     def command(self) -> list[str]:
+        """The program and its arguments."""
         return self.config.cmd or []
 
 
@@ -187,7 +188,7 @@ class Execs:
             raise
 
     async def _settle(self, e: Exec) -> None:
-        """Return when the instance's exit status is known: by the event, or asked for when a lost supervisor took the event along."""
+        """Return when the exit status is known: by the event, or by asking when it was lost with a supervisor."""
         with suppress(TimeoutError):
             await asyncio.wait_for(e.ended.wait(), EVENT_PATIENCE_S)
             return
@@ -212,7 +213,7 @@ class Execs:
         e.ended.set()
 
     def container_ended(self, id: str) -> None:
-        """A container's processes end with it; their instances are forgotten with the next start."""
+        """Note that a container's processes have ended with it."""
         for e in list(self._of.get(id, {}).values()):
             if e.running:
                 self.exited(id, e.id, Exit(status=137, exited_at_ns=0, oom_killed=False))
@@ -277,13 +278,13 @@ def _check_user(c: Container, user: str) -> None:
     """
     name, _, group = user.partition(":")
     for text, kind, file in ((name, "user", "passwd"), (group, "group", "group")):
-        if text and not text.isdigit() and text.encode() not in _names(c.status.pid, f"/etc/{file}"):
+        if text and not text.isdigit() and text.encode() not in _names(c, f"/etc/{file}"):
             raise InvalidArgument(f"unable to find {kind} {text}: no matching entries in {file} file")
 
 
-def _names(pid: int, path: str) -> set[bytes]:
+def _names(c: Container, path: str) -> set[bytes]:
     """Return the first field of each line of a file inside a container's root; none when it is not a regular file."""
-    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = procfs.open_root(c.status.pid, c.id)
     try:
         fd = saferoot.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -40,14 +40,14 @@ from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.logs import Logs
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.recovery import Recovery
-from sampan.engine.containers.remove import Remover
+from sampan.engine.containers.remove import ContainerRemover
 from sampan.engine.containers.states import WITH_TASK, State
 from sampan.engine.containers.stats import Stats
 from sampan.engine.containers.stopping import Stopper
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.containers.top import Top
-from sampan.engine.containers.views import Views
-from sampan.engine.containers.waiting import Waiting
+from sampan.engine.containers.views import ContainerViews
+from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
@@ -79,7 +79,7 @@ class Containers:
         self._supervisor = supervisor
         self._background = Background()
         table = self._table = ContainerTable(store, images.driver.name)
-        waiting = Waiting(table)
+        waiting = ExitWaiters(table)
         pending = PendingSessions()
         back_off = BackOff(table.live, self._background)
         self._launcher = launcher = Launcher(
@@ -89,7 +89,7 @@ class Containers:
         self._health = Healthchecks(table, execs, supervisor, events)
         self._stopper = stopper = Stopper(table, supervisor, events, waiting, back_off)
         self._maker = Maker(config, table, launcher, supervisor, events, images, volumes, host_paths)
-        self._remover = remover = Remover(
+        self._remover = remover = ContainerRemover(
             config, table, launcher, events, images, volumes, execs, stopper, waiting, pending
         )
         lifecycle = Lifecycle(
@@ -99,9 +99,9 @@ class Containers:
             table, launcher, supervisor, events, lifecycle, remover, execs, networks, self._background
         )
         logs = Logs(table, waiting, config.data_root)
-        views = Views(table, launcher, images, networks, execs, self._health)
-        archive = Archive(table, images, events)
-        exports = Exports(table, images, events, lifecycle)
+        views = ContainerViews(table, launcher, images, networks, execs, self._health)
+        self._bind_streams(Attaching(table, supervisor, events, pending, logs), logs, execs)
+        self._bind_files(Archive(table, images, events), Exports(table, images, events, lifecycle))
         # The verbs, each where it is done.
         self.get = table.get
         self.create = self._maker.create
@@ -116,16 +116,22 @@ class Containers:
         self.kill = stopper.kill
         self.stop = stopper.stop
         self.wait = waiting.wait
-        self.attach = Attaching(table, supervisor, events, pending, logs).attach
+        self.inspect = views.inspect
+        self.list = views.list
+        self.top = Top(table, supervisor, events).top
+        self.stats = Stats(table, supervisor).stream
+
+    def _bind_streams(self, attaching: Attaching, logs: Logs, execs: Execs) -> None:
+        """Take over the verbs on what processes read and write, and on further processes."""
+        self.attach = attaching.attach
+        self.logs = logs.open
         self.exec_create = execs.create
         self.exec_start = execs.start
         self.exec_inspect = execs.inspect
         self.exec_resize = execs.resize
-        self.inspect = views.inspect
-        self.list = views.list
-        self.logs = logs.open
-        self.top = Top(table, supervisor, events).top
-        self.stats = Stats(table, supervisor).stream
+
+    def _bind_files(self, archive: Archive, exports: Exports) -> None:
+        """Take over the verbs on the files of containers."""
         self.archive_stat = archive.stat
         self.archive_get = archive.get
         self.archive_put = archive.put
@@ -196,7 +202,7 @@ class Containers:
         return frozenset(self._table.making)
 
     def leaving(self) -> frozenset[str]:
-        """The ids of containers that are being removed: what they had may be gone before their record."""
+        """Return the ids of containers that are being removed: what they had may be gone before their record."""
         return frozenset(c.id for c in self._table.all() if c.status.state in (State.REMOVING, State.DEAD))
 
     def counts(self) -> dict[str, int]:

@@ -21,7 +21,7 @@ from sampan.errors import SampanError
 from sampan.spec import codec
 
 
-class Views:
+class ContainerViews:
     """Shows containers."""
 
     def __init__(

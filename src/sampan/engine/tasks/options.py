@@ -1,8 +1,9 @@
 """What any task may ask for, as one value: a container, a RUN step of a build, a program of the host.
 
 `TaskOptions` says what is wanted; `spec.Provisions` says what the engine has made for it (namespaces, files, devices);
-`spec.build` turns the two into an OCI spec. Whoever starts tasks maps its own request to this value: containers/specgen.py
-the HostConfig of a container, builder/solver/runspec.py a RUN step, builder/files/hosttask.py a script.
+`spec.build` turns the two into an OCI spec. Whoever starts tasks maps its own request to this value:
+containers/specgen.py the HostConfig of a container, builder/solver/runspec.py a RUN step, builder/files/hosttask.py a
+script.
 
 Values only. What is wrong with a request is found by the mapping, or by `devices.look`, never by `spec.build`.
 
@@ -80,7 +81,10 @@ class DeviceRate(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceLimits:
-    """What the cgroup of a task is limited to. 0, None and () are no limit. memory_swap_bytes: memory and swap together."""
+    """What the cgroup of a task is limited to; 0, None and () are no limit.
+
+    memory_swap_bytes: memory and swap together.
+    """
 
     memory_bytes: int = 0
     memory_reservation_bytes: int = 0

@@ -23,7 +23,6 @@ from sampan.engine.tasks.devices import DEFAULT_RULES, HostDevices
 from sampan.engine.tasks.options import NamespaceMode, Namespaces, ProcessOptions, TaskMount, TaskOptions
 from sampan.errors import Internal
 
-BUILD_TASK = "build-"  # ids of tasks that are steps of a build, no containers
 INIT_IN_CONTAINER = "/sbin/docker-init"
 _PRIVATE_NET_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 _KINDS = ("network", "uts", "pid", "ipc", "cgroup")

@@ -1,8 +1,8 @@
 """Device rules: OCI `linux.resources.devices` → v1 `devices.allow`/`devices.deny` lines, or an eBPF program (v2). Pure.
 
-In OCI's list the last rule that matches a request wins. v1 cannot express all of that: it keeps one default and a set of
-exceptions, and removes an exception only by its exact name. `DeviceAccess` is that model; `transition` goes from one to another
-without a moment at which less is allowed than both would allow.
+In OCI's list the last rule that matches a request wins. v1 cannot express all of that: it keeps one default and a set
+of exceptions, and removes an exception only by its exact name. `DeviceAccess` is that model; `transition` goes from one
+to another without a moment at which less is allowed than both would allow.
 
 Source: OCI runtime-spec 1.2 config-linux.md "Allowed Device list"; Documentation/admin-guide/cgroup-v1/devices.rst.
 """

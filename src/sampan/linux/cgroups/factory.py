@@ -13,7 +13,9 @@ from sampan.linux.cgroups.v2 import CgroupV2
 
 
 def mode() -> hierarchy.Mode:
-    """Return the machine's layout: "legacy" (v1), "hybrid" (v1 with a v2 tree that holds no controllers), "unified" (v2)."""
+    """Return the machine's layout: "legacy" (v1), "hybrid" (v1 with a v2 tree that holds no controllers),
+    "unified" (v2).
+    """
     return hierarchy.layout().mode
 
 

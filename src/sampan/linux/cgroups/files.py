@@ -88,7 +88,9 @@ def collect_pids(directory: str, file: str = "cgroup.procs") -> list[int]:
 
 
 def remove_trees(directories: list[str], *, patience_s: float = 0.5) -> None:
-    """Remove cgroup directories, bottom up. EBUSY (a process is still dying) is tried again until `patience_s` is over."""
+    """Remove cgroup directories, bottom up. EBUSY (a process is still dying) is tried again until `patience_s`
+    is over.
+    """
     left = [directory for directory in directories if not _remove(directory)]
     deadline, pause_s = time.monotonic() + patience_s, 0.001
     while left:

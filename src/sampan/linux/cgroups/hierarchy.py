@@ -36,7 +36,9 @@ class CgroupLayout:
         self.mode: Mode = "unified" if not mounts else "hybrid" if v2_root else "legacy"
 
     def controllers(self) -> frozenset[str]:
-        """Return the resource controllers that hold limits here, without named hierarchies; of one kind, never mixed."""
+        """Return the resource controllers that hold limits here, without named hierarchies; of one kind, never
+        mixed.
+        """
         if self.mode == "unified":
             return self.v2_controllers | {"devices", "freezer"}  # both are part of every v2 cgroup
         return frozenset(name for name in self.mounts if not name.startswith("name="))
@@ -99,7 +101,9 @@ def layout() -> CgroupLayout:
 
 
 def own_paths() -> dict[str, str]:
-    """Return the caller's own cgroup per v1 controller, and under "" the v2 one; paths as /proc/self/cgroup shows them."""
+    """Return the caller's own cgroup per v1 controller, and under "" the v2 one; paths as /proc/self/cgroup
+    shows them.
+    """
     paths: dict[str, str] = {}
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:

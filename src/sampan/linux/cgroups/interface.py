@@ -1,8 +1,8 @@
 """The one interface to a container's control groups, whatever the machine's layout.
 
 A `Cgroup` is a path that exists in every hierarchy. It owns no descriptor except the OOM one, so it can be rebuilt from
-its path by any process (`load`) and crosses a fork. Limits are OCI `linux.resources`; a limit whose controller the machine
-lacks is an error that names the controller, a missing controller nobody asks for is not.
+its path by any process (`load`) and crosses a fork. Limits are OCI `linux.resources`; a limit whose controller the
+machine lacks is an error that names the controller, a missing controller nobody asks for is not.
 
 Not here: policy (what a container gets), systemd's slices, delegation.
 
@@ -87,7 +87,9 @@ class Cgroup(ABC):
 
     @abstractmethod
     def stats(self) -> dict[str, Any]:
-        """Return usage: {"version", "cpu", "memory", "pids", "blkio", "hugetlb", "rdma"}; times in ns, sizes in bytes."""
+        """Return usage: {"version", "cpu", "memory", "pids", "blkio", "hugetlb", "rdma"}; times in ns, sizes in
+        bytes.
+        """
 
     @abstractmethod
     def oom_fd(self) -> int:

@@ -1,7 +1,7 @@
 """OCI `linux.resources` → what to write into which v1 control file. Pure: nothing here touches the machine.
 
-A write is (controller, file, value). The order is the order in which the kernel accepts them. Devices are in `devices.py`.
-`fresh` says that the cgroup was just made: then values that the kernel has by default are left out.
+A write is (controller, file, value). The order is the order in which the kernel accepts them. Devices are in
+`devices.py`. `fresh` says that the cgroup was just made: then values that the kernel has by default are left out.
 
 Source: OCI runtime-spec 1.2 config-linux.md "Control groups"; Documentation/admin-guide/cgroup-v1/.
 """
@@ -78,7 +78,9 @@ def cpu(values: dict[str, Any], *, fresh: bool) -> list[Write]:
 
 
 def memory(values: dict[str, Any], *, fresh: bool, limit_now: int | None) -> list[Write]:
-    """limit <= limit+swap must hold after each single write, so a growing limit is written last, a shrinking one first."""
+    """limit <= limit+swap must hold after each single write, so a growing limit is written last, a shrinking
+    one first.
+    """
     limit = values.get("limit") or 0
     swap = values.get("swap") or 0
     if limit == -1 and swap == 0 and not fresh:

@@ -107,7 +107,9 @@ def memory(values: dict[str, Any], *, fresh: bool) -> list[Write]:
 
 
 def check_usage(values: dict[str, Any], usage: int) -> None:
-    """Refuse limits at or below the present usage, when `checkBeforeUpdate` asks for it: v2 would OOM-kill instead of EBUSY."""
+    """Refuse limits at or below the present usage, when `checkBeforeUpdate` asks for it: v2 would OOM-kill
+    instead of EBUSY.
+    """
     limit, swap = values.get("limit") or 0, values.get("swap") or 0
     if not values.get("checkBeforeUpdate"):
         return

@@ -1,7 +1,8 @@
 """Control groups v2: one directory in one tree; also the operations a hybrid v1 layout borrows from its v2 tree.
 
-Controllers are switched on from the root down, one by one, because the kernel takes a list only whole; only those that the
-limits or the statistics of a container need. No process may live in an inner cgroup, so a container's parents stay empty.
+Controllers are switched on from the root down, one by one, because the kernel takes a list only whole; only those that
+the limits or the statistics of a container need. No process may live in an inner cgroup, so a container's parents stay
+empty.
 
 Source: Documentation/admin-guide/cgroup-v2.rst.
 """
@@ -53,8 +54,8 @@ class CgroupV2(Cgroup):
     def _enable_controllers(self) -> None:
         """Switch every controller on, from the root to the parent. One that refuses stays off: a limit will name it.
 
-        A cgroup with processes of its own is left alone, and so is what lies below it: the kernel would take the threaded
-        controllers there (cpu, cpuset, pids) and make every child invalid for whole processes.
+        A cgroup with processes of its own is left alone, and so is what lies below it: the kernel would take the
+        threaded controllers there (cpu, cpuset, pids) and make every child invalid for whole processes.
         """
         relative = os.path.relpath(os.path.dirname(self.directory), self.layout.v2_root)
         here = self.layout.v2_root

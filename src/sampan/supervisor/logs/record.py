@@ -11,7 +11,9 @@ from typing import NamedTuple, Protocol
 
 
 class Partial(NamedTuple):
-    """Where a piece of an over-long line stands: `id` is the same for all pieces of one line, `ordinal` counts from 1."""
+    """Where a piece of an over-long line stands: `id` is the same for all pieces of one line, `ordinal` counts
+    from 1.
+    """
 
     id: str
     ordinal: int

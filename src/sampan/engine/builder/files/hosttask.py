@@ -36,7 +36,7 @@ from sampan.engine.tasks.options import (
 )
 from sampan.engine.tasks.seccomp import Filters
 from sampan.errors import Internal, NotFound
-from sampan.supervisor.client import Attachment, Supervisor, TaskFailed, TaskRequest
+from sampan.supervisor.client import Attachment, Supervisor, TaskFailed, TaskKind, TaskRequest
 
 NOBODY = 65534
 MAX_OUTPUT_BYTES = 1024 * 1024
@@ -72,7 +72,7 @@ class HostTask:
         """See `git.Commands`. Cancelled: the task is killed."""
         if shutil.which("git", path=PATH) is None:
             raise NotFound("git is not installed on this host: git repositories cannot be read")
-        id = spec.BUILD_TASK + secrets.token_hex(16)
+        id = secrets.token_hex(16)
         directory = f"{self._config.exec_root}/builder/{id}"
         async with AsyncExitStack() as undo:
             os.makedirs(directory, mode=0o700)
@@ -129,7 +129,14 @@ class HostTask:
         document = spec.build(options, spec.Provisions())
         root = {"type": "bind", "source": f"{directory}/root", "destination": "/", "options": ["bind", "rw"]}
         seccomp = await self._filters.path(self._supervisor, options.process)
-        request = TaskRequest(id=id, spec=_ENCODER.encode(document), rootfs=[root], seccomp=seccomp, log_driver="none")
+        request = TaskRequest(
+            id=id,
+            kind=TaskKind.HOST_TASK,
+            spec=_ENCODER.encode(document),
+            rootfs=[root],
+            seccomp=seccomp,
+            log_driver="none",
+        )
         try:
             await self._supervisor.create(request, start=False)
             attachment = await self._supervisor.attach(id)

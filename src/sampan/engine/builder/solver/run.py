@@ -43,7 +43,7 @@ from sampan.engine.networks.service import Networks
 from sampan.engine.tasks import devices, etcfiles, failures, spec
 from sampan.engine.tasks.options import TaskOptions
 from sampan.engine.tasks.seccomp import Filters
-from sampan.supervisor.client import Exit, Supervisor, TaskFailed, TaskRequest
+from sampan.supervisor.client import Exit, Supervisor, TaskFailed, TaskKind, TaskRequest
 
 log = logging.getLogger("sampan.builder")
 
@@ -129,7 +129,7 @@ class Runner:
             directory = f"{self._root}/{net.id}"
             os.makedirs(directory, mode=0o700)
             undo.callback(partial(shutil.rmtree, directory, ignore_errors=True))
-            own_name = net.id.removeprefix(spec.BUILD_TASK)[:12] if classic else SANDBOX_HOSTNAME
+            own_name = net.id[:12] if classic else SANDBOX_HOSTNAME
             step = RunStep(id=net.id, op=op, hostname=op.hostname or own_name, classic=classic)
             place = secret_place(self._config.exec_root) if any(m.kind == "secret" for m in op.mounts) else ""
             mounting = Mounting(self._images, self._caches, session, solved, directory, place, undo)
@@ -198,6 +198,7 @@ class Runner:
         seccomp = await self._filters.path(self._supervisor, options.process)
         request = TaskRequest(
             id=id,
+            kind=TaskKind.BUILD_STEP,
             spec=_SPEC.encode(spec.build(options, provisions)),
             rootfs=work.mounts(container=step.classic),
             seccomp=seccomp,

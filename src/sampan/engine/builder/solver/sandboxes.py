@@ -11,7 +11,6 @@ import secrets
 from dataclasses import dataclass
 
 from sampan.engine.networks.service import Networks, Sandbox
-from sampan.engine.tasks import spec
 from sampan.errors import SampanError
 
 log = logging.getLogger("sampan.builder")
@@ -48,11 +47,11 @@ class Sandboxes:
         return net
 
     async def _make(self, mode: str) -> Net:
-        id = spec.BUILD_TASK + secrets.token_hex(16)
+        id = secrets.token_hex(16)
         sandbox = await self._networks.attach(
             id,
             mode=mode,
-            hostname=id.removeprefix(spec.BUILD_TASK)[:12],
+            hostname=id[:12],
             endpoints={},
             ports={},
             publish_all=False,
