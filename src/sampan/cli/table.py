@@ -151,7 +151,7 @@ GLOBAL_FLAGS = """
       --tlskey string      TLS key file
       --tlsverify          Use TLS and verify the engine
   -v, --version            Print the version and exit
-"""
+"""  # noqa: E501 - a line is a flag
 
 
 def names_of(canonical: str) -> list[str]:
