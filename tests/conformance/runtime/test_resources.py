@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sampan.linux import cgroups
+from sampan.linux.cgroups import groups
 from tests.conformance.runtime.driver import Runtime, Spec
 from tests.conftest import lacks
 
@@ -31,7 +31,7 @@ V1 = {
 
 @pytest.fixture(autouse=True)
 def legacy() -> None:
-    if cgroups.mode() == "unified":
+    if groups.mode() == "unified":
         lacks("cgroup v1")
 
 
@@ -82,7 +82,7 @@ def test_the_memory_limit_holds(runtime: Runtime) -> None:
 
 
 def test_a_limit_without_its_controller_is_named(runtime: Runtime) -> None:
-    if "hugetlb" in cgroups.controllers():
+    if "hugetlb" in groups.controllers():
         lacks("a controller that is missing")
     message = runtime.create(limited(runtime, hugepageLimits=[{"pageSize": "2MB", "limit": 1 << 21}]), status=1)
     assert "cannot set hugetlb limit" in message

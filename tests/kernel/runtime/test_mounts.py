@@ -11,7 +11,7 @@ import pytest
 
 from sampan.linux import mounts as m
 from sampan.linux import namespaces
-from sampan.linux.cgroups import layout
+from sampan.linux.cgroups.hierarchy import layout
 from sampan.runtime.container import RuntimeFailure
 from sampan.runtime.plan import Mount
 from sampan.runtime.steps import rootfs

@@ -1,4 +1,4 @@
-"""Make or find a cgroup: picks the implementation that fits the machine's layout."""
+"""Control groups, v1 (with or without the hybrid v2 tree) and v2, behind one interface: make one, or find it again."""
 
 from __future__ import annotations
 
