@@ -40,7 +40,7 @@ class EngineEndpoint:
 
 
 def context_name(options: FlagValues, config: Config) -> str:
-    """The name of the context in use; "default" is the one that flags and environment make."""
+    """Return the name of the context in use; "default" is the one that flags and environment make."""
     if options.many("host"):
         return DEFAULT_CONTEXT
     if named := options.text("context") or "":
@@ -73,7 +73,7 @@ def resolve(options: FlagValues, config: Config) -> EngineEndpoint:
 
 
 def default_host(hosts: list[str], tls: bool) -> str:
-    """The address of the default context."""
+    """Return the address of the default context."""
     named = (hosts[0] if hosts else "") or os.environ.get("SAMPAN_HOST") or os.environ.get("DOCKER_HOST") or ""
     named = named.strip()
     if not named:

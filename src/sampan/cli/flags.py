@@ -31,7 +31,9 @@ EMPTY_DEFAULTS = frozenset(("map[]", "[]", "0s", "0", ""))
 
 
 def _boolean(text: str) -> bool:
-    """A flag without a value has "true". Only another value needs Go's rules, and then their module is loaded."""
+    """Read a truth value. A flag without a value has "true". Only another value needs Go's rules, and then
+    their module is loaded.
+    """
     if text == "true":
         return True
     from sampan.spec import go_values
@@ -46,7 +48,7 @@ def _duration_ns(text: str) -> int:
 
 
 def _fields(text: str) -> list[str]:
-    """The values of a flag that takes several at once; an empty text has none."""
+    """Return the values of a flag that takes several at once; an empty text has none."""
     if not text:
         return []
 
@@ -126,7 +128,7 @@ class FlagValues:
         return self._values[name]
 
     def mapping(self, name: str) -> dict[str, str]:
-        """A list of key=value as a dict; a bare key gets an empty value."""
+        """Return a list of key=value as a dict; a bare key gets an empty value."""
         return {key: value for key, _, value in (item.partition("=") for item in self.many(name))}
 
     def changed(self, name: str) -> bool:

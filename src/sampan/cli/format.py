@@ -67,7 +67,7 @@ class _Headings:
 
 
 def show(fields: Fields, rows: Iterable[Any], template: str, *, kind: str) -> str:
-    """All rows as text. Raises TemplateError."""
+    """Write all rows as text. Raises: TemplateError."""
     if template == "json":
         template = "{{json .}}"
     wanted = [Row(fields, data, kind) for data in rows]
@@ -95,7 +95,7 @@ def show(fields: Fields, rows: Iterable[Any], template: str, *, kind: str) -> st
 
 
 def columns(fields: Fields, rows: Iterable[Any], names: str) -> str:
-    """The default table of some columns. No template is parsed: this is the path of every plain listing."""
+    """Write the default table of some columns. No template is parsed: this is the path of every plain listing."""
     wanted = names.split()
     lines = ["\t".join([fields[name][0] for name in wanted])]
     lines += ["\t".join([str(fields[name][1](data)) for name in wanted]) for data in rows]

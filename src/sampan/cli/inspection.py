@@ -61,7 +61,7 @@ GO_NAMES = {
 
 
 def rendered(template: str, value: Any) -> str:
-    """One object through a template. Raises CommandError."""
+    """Write one object by a template. Raises: CommandError."""
     if template == "json":
         template = "{{json .}}"
     if template == "{{json .}}":
@@ -88,7 +88,7 @@ def rendered(template: str, value: Any) -> str:
 def inspect(
     cli: Cli, names: Iterable[str], template: str, find: Callable[[str], Any], *, escape_html: bool = False
 ) -> int:
-    """Print all that `find` finds. It raises CommandError for what it does not; then the exit code is 1."""
+    """Print all that `find` finds. It Raises: CommandError for what it does not; then the exit code is 1."""
     found: list[Any] = []
     failed: list[str] = []
     for name in names:

@@ -24,7 +24,7 @@ INSPECT_HELP = """Print with a Go template:
 
 
 def filters(items: Iterable[str]) -> dict[str, dict[str, bool]] | None:
-    """`["label=a", "label=b"]` → {"label": {"a": true, "b": true}}, None when there are none."""
+    """Read filters: `["label=a", "label=b"]` → {"label": {"a": true, "b": true}}, None when there are none."""
     out: dict[str, dict[str, bool]] = {}
     for item in items:
         key, _, value = item.partition("=")
@@ -60,7 +60,7 @@ def print_list(
 
 
 def templated(fields: format_.Fields, rows: Iterable[Any], template: str, *, kind: str) -> str:
-    """Rows through a template; a bad one is the command's error."""
+    """Write rows by a template. Raises: CommandError for a bad one."""
     from sampan.cli.template import TemplateError
 
     try:

@@ -25,7 +25,7 @@ MANY_ARGUMENTS = 1 << 30
 
 
 def main() -> None:
-    """The console entry point. Leaves by `_exit`: nothing is worth the interpreter's own tidying up."""
+    """Run the program, and leave by `_exit`: the interpreter's own clearing up would take time and change nothing."""
     _open_standard_streams()
     try:
         code = _outcome()
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _outcome() -> int:
-    """Run, and say on standard error why it failed. The exit code."""
+    """Run, and say on standard error why it failed. Returns the exit code."""
     try:
         return dispatch(sys.argv[1:])
     except CommandError as e:
@@ -63,7 +63,7 @@ def _outcome() -> int:
 
 
 def _open_standard_streams() -> None:
-    """Whoever closed 0, 1 or 2 gets /dev/null there, lest a socket take the number and be written to."""
+    """Open /dev/null in place of a closed 0, 1 or 2: else a socket would get the number and be written to."""
     if sys.stdin is not None and sys.stdout is not None and sys.stderr is not None:
         return
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -98,7 +98,7 @@ def dispatch(argv: list[str]) -> int:
 
 
 def find(words: list[str]) -> tuple[str, str, list[str]]:
-    """(path as typed, canonical path or "", the words after it)."""
+    """Return (path as typed, canonical path or "", the words after it)."""
     first = words[0]
     if first in table.GROUPS and len(words) > 1:
         two = f"{first} {words[1]}"
@@ -195,7 +195,7 @@ def _help(words: list[str]) -> int:
 
 
 def _group(words: list[str], rest: list[str]) -> int:
-    """A group without a verb of its own: its help, or what is wrong."""
+    """Answer a group that was named without a verb: with its help, or with what is wrong."""
     name = words[0]
     if name in table.GROUPS:
         if not rest or rest[0] in ("--help", "-h", "help"):

@@ -41,12 +41,12 @@ def ask_and_prune(cli: Cli, opts: FlagValues, question: str, pruners: Iterable[C
 
 
 def warning(which: str) -> str:
-    """The question about one kind of object."""
+    """Word the question about one kind of object."""
     return f"WARNING! This will remove {which}.\n{SURE}"
 
 
 def _filters(cli: Cli, wanted: list[str]) -> dict[str, dict[str, bool]] | None:
-    """What the user asked for, and the configuration's pruneFilters."""
+    """Return what the user asked for, and the configuration's pruneFilters."""
     configured = cli.config.data.get("pruneFilters") or []
     return filters([*wanted, *configured])
 

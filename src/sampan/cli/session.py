@@ -57,7 +57,7 @@ class Cli:
         return self._engine
 
     def new_engine(self) -> EngineClient:
-        """Another engine client, with its own connections."""
+        """Return another client of the engine, with its own connections."""
         headers = {name: str(value) for name, value in self.config.table("HttpHeaders").items()}
         where = self.endpoint
         version = os.environ.get("DOCKER_API_VERSION", "").removeprefix("v")
@@ -75,7 +75,7 @@ class Cli:
         sys.stdout.flush()
 
     def warn(self, text: str) -> None:
-        """One line on standard error, after what was printed before it."""
+        """Write one line to standard error, after what was printed before it."""
         sys.stdout.flush()
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
@@ -83,8 +83,8 @@ class Cli:
     # -- the shapes that many commands have -------------------------------------------------------------------------
 
     def for_each(self, names: Iterable[str], action: Callable[[str], object], *, echo: bool = True) -> int:
-        """Do `action` to each name: print the names that worked; errors follow on standard error. Exit code 1
-        if any.
+        """Do `action` to each name: print the names that worked; errors follow on standard error. Returns 0. Raises:
+        CommandError with all that failed.
         """
         failed = []
         for name in names:
@@ -109,5 +109,5 @@ class Cli:
 
 
 def describe(error: SampanError) -> str:
-    """An engine's error, as the user sees it."""
+    """Word an engine's error as the user sees it."""
     return error.message if isinstance(error, ConnectionFailed) else f"Error response from daemon: {error.message}"

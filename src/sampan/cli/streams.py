@@ -37,7 +37,7 @@ class Demultiplexer:
         self._left = 0
 
     def feed(self, data: bytes) -> None:
-        """Write what `data` holds. Raises ValueError on a frame of no known stream."""
+        """Write what `data` holds. Raises: ValueError on a frame of no known stream."""
         if self._raw:
             write_all(self._stdout, data)
             return
@@ -153,7 +153,7 @@ class _Inward:
         return None
 
     def go_on(self) -> None:
-        """The socket takes more: send the rest, then read again."""
+        """Send the rest, now that the socket takes more; then read input again."""
         if not self._pending:
             return
         self._pending = _send(self._sock, self._pending)
@@ -162,7 +162,7 @@ class _Inward:
             self._read_on()
 
     def _read_on(self) -> None:
-        """Everything was sent: wait for more input, or tell the container that no more comes."""
+        """After everything was sent, wait for more input, or tell the container that no more comes."""
         if not self._ended and self._stdin is not None:
             self._poll.register(self._stdin, select.POLLIN)
         elif self._ended:

@@ -155,7 +155,7 @@ GLOBAL_FLAGS = """
 
 
 def names_of(canonical: str) -> list[str]:
-    """All paths of one command, the canonical first, in the order in which help lists them."""
+    """Return all paths of one command, the canonical first, in the order in which help lists them."""
     return [
         canonical,
         *(alias for alias, target in ALIASES.items() if target == canonical),

@@ -83,7 +83,7 @@ class EngineClient:
         return self._version
 
     def ping(self) -> None:
-        """HEAD /_ping: its headers say version, OS, builder."""
+        """Ask HEAD /_ping, whose headers say version, OS and builder."""
         response = self._exchange("HEAD", self.address.base_path + "/_ping", [], None)
         self.ping_headers = response.headers
         self._keep(response)
@@ -100,7 +100,7 @@ class EngineClient:
         return self.call("DELETE", path, query)
 
     def call(self, method: str, path: str, query: Mapping[str, object], body: object = None) -> Any:
-        """One request, its answer decoded (None when empty)."""
+        """Make one request; return its answer, decoded (None when empty)."""
         response = self.open(method, path, query, body)
         value = response.json()
         self._keep(response)
@@ -136,7 +136,7 @@ class EngineClient:
         self._keep(response)
 
     def hijack(self, path: str, query: Mapping[str, object] | None = None, body: object = None) -> UpgradedStream:
-        """POST with `Upgrade: tcp`; the connection is the caller's afterwards."""
+        """Ask POST with `Upgrade: tcp`; the connection is the caller's afterwards."""
         extra = [("Connection", "Upgrade"), ("Upgrade", "tcp")]
         response = self.open("POST", path, query, {} if body is None else body, headers=extra)
         return UpgradedStream(response)
@@ -211,7 +211,7 @@ class EngineClient:
 
 
 def query_string(query: Mapping[str, object]) -> str:
-    """`?a=b&…`: booleans as 1 (false is left out, like None), lists repeated, dicts (filters) as JSON."""
+    """Write `?a=b&…`: booleans as 1 (false is left out, like None), lists repeated, dicts (filters) as JSON."""
     pairs = []
     for key, value in query.items():
         if value is None or value is False:

@@ -111,7 +111,7 @@ class HttpConnection:
         return bool(data)
 
     def _until(self, mark: bytes) -> bytes:
-        """What comes before `mark`, which is consumed too. Raises ProtocolError."""
+        """Return what comes before `mark`, which is consumed too. Raises: MalformedResponse."""
         while (end := self._buffer.find(mark, self._at)) < 0:
             unread = len(self._buffer) - self._at
             if unread > MAX_HEAD_BYTES:
@@ -132,7 +132,7 @@ class HttpConnection:
         return self._until(b"\r\n\r\n")
 
     def _some(self, limit: int) -> bytes:
-        """At most `limit` bytes, at least one; b"" only at EOF."""
+        """Return at most `limit` bytes, and at least one; b"" only at EOF."""
         if self._at == len(self._buffer):
             return self.sock.recv(min(limit, READ_BYTES))
         data = self._buffer[self._at : self._at + limit]
@@ -170,7 +170,7 @@ class Response:
         return self.headers.get("transfer-encoding", "").lower() == "chunked"
 
     def chunks(self) -> Iterator[bytes]:
-        """The body's bytes as they arrive. Raises ProtocolError when it stops short."""
+        """Return the body's bytes as they arrive. Raises: MalformedResponse when it stops short."""
         if self.done:
             return
         if self._chunked:

@@ -18,7 +18,7 @@ class CommandLineError(Exception):
 
 
 def parse(argv: Sequence[str]) -> dict[str, Any]:
-    """Return the flags given, by flag name; repeated ones as lists or dicts. Raises UsageError."""
+    """Return the flags given, by flag name; repeated ones as lists or dicts. Raises: CommandLineError."""
     given: dict[str, Any] = {}
     rest = list(argv)
     while rest:

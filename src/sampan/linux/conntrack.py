@@ -42,7 +42,7 @@ def forget(protocol: int, ports: Collection[int]) -> int:
 
 
 def _flows(sock: socket.socket) -> list[tuple[int, bytes]]:
-    """Family and original tuple of all flows. The kernel walks its whole table: some milliseconds, even when it
+    """Return family and original tuple of all flows. The kernel walks its whole table: some milliseconds, even when it
     is empty.
     """
     _send(sock, _GET, NLM_F_REQUEST | NLM_F_DUMP, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0))

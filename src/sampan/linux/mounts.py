@@ -106,7 +106,9 @@ _mount_setattr = bind(442, INT, STR, UINT, STR, SIZE)
 
 
 def mount(source: Path | None, target: Path, fstype: str | None, flags: int, data: Path | None = None) -> None:
-    """mount(2). Raises OSError, E2BIG for data of more than a page: the kernel would cut it there, and mount that."""
+    """Mount (mount(2)). Raises: OSError, E2BIG for data of more than a page: the kernel would cut it there, and
+    mount that.
+    """
     if data is not None and len(raw(data)) >= os.sysconf("SC_PAGE_SIZE"):
         raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), os.fsdecode(target))
     s = None if source is None else raw(source)
@@ -177,7 +179,7 @@ def overlay_takes_layers() -> bool:
     """Tell whether fsconfig gives overlayfs its layers one by one, as `lowerdir+` (Linux 6.8).
 
     Before 6.5 a context takes every key and refuses what it does not know only at the end, with a line in the kernel's
-    log: so a key that no kernel knows is tried first. Raises OSError, ENODEV without overlayfs.
+    log: so a key that no kernel knows is tried first. Raises: OSError, ENODEV without overlayfs.
     """
     context = fsopen("overlay")
     try:

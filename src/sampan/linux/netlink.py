@@ -343,7 +343,9 @@ def messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def _failure(flags: int, body: bytes) -> OSError | None:
-    """The error of an NLMSG_ERROR body, or None when it acknowledges. The extended ack follows the (capped) request."""
+    """Return the error of an NLMSG_ERROR body, or None when it acknowledges. The extended ack follows the
+    (capped) request.
+    """
     (code,) = struct.unpack_from("=i", body)
     if code == 0:
         return None
@@ -461,7 +463,7 @@ class Netlink:
         return [parse_link(body) for body in self._dump(RTM_GETLINK, _IFINFO.pack(0, 0, 0, 0, 0))]
 
     def link(self, link: int | str) -> Link | None:
-        """One link by index or name; None when there is none."""
+        """Return one link by index or name; None when there is none."""
         outcome = self.attempt([get_link(link)])
         error = outcome.errors[0]
         if error is not None:

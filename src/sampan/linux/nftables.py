@@ -105,7 +105,9 @@ class Nftables:
 
 
 def _errno_of(message: str) -> int:
-    """libnftables prints the kernel's reason at the end of the message and does not keep errno."""
+    """Find the errno in a message: libnftables prints the kernel's reason at the end of the message and does
+    not keep errno.
+    """
     for number in (errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSPC, errno.ENOMEM):
         if os.strerror(number) in message:
             return number
@@ -167,7 +169,7 @@ class Elements:
 
 
 def _bodies(table: str, elements: Sequence[tuple[str, bytes]]) -> Iterator[bytes]:
-    """Message bodies of at most `_ELEMENTS_A_MESSAGE` elements of one map each (an attribute ends at 64 KiB)."""
+    """Yield message bodies of at most `_ELEMENTS_A_MESSAGE` elements of one map each (an attribute ends at 64 KiB)."""
     by_map: dict[str, list[bytes]] = {}
     for map_, element in elements:
         by_map.setdefault(map_, []).append(element)
@@ -247,5 +249,5 @@ class Monitor:
 
 
 def _is_own(task: int) -> bool:
-    """Whether a task is a thread of this process: the kernel names the thread, not the process."""
+    """Return whether a task is a thread of this process: the kernel names the thread, not the process."""
     return os.path.exists(f"/proc/self/task/{task}")

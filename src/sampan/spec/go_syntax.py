@@ -117,7 +117,9 @@ class _JsonScanner:
                 return value
 
     def more(self, container: Any) -> bool:
-        """After an element: True when a comma says another follows, False when the container closes."""
+        """Step over what follows an element: True when a comma says another follows, False when the container
+        closes.
+        """
         is_object = isinstance(container, dict)
         char = self.need()
         if char == ",":

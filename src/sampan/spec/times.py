@@ -147,7 +147,9 @@ def _zone(moment: time.struct_time) -> str:
 
 
 def _ns(text: str, clock: str, offset_s: int) -> int:
-    """Nanoseconds of `2026-01-02T03:04:05.06`, `offset_s` east of UTC; `text` is the whole, for the refusal."""
+    """Return the nanoseconds of `2026-01-02T03:04:05.06`, `offset_s` east of UTC; `text` is the whole, for the
+    refusal.
+    """
     whole, point, fraction = clock.partition(".")
     parts = (whole[:4], whole[5:7], whole[8:10], whole[11:13], whole[14:16], whole[17:])
     between = whole[4:5] + whole[7:8] + whole[10:11].upper() + whole[13:14] + whole[16:17]
@@ -172,7 +174,7 @@ def _days_in(year: int, month: int) -> int:
 
 
 def _days_from_civil(year: int, month: int, day: int) -> int:
-    """Days since 1970-01-01 in the proleptic Gregorian calendar; the year is taken to begin in March.
+    """Return the days since 1970-01-01 in the proleptic Gregorian calendar; the year is taken to begin in March.
 
     Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
     """

@@ -76,7 +76,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
 
 
 def candidates(cli: Cli, words: list[str], current: str) -> Iterable[str]:
-    """All that could stand where `current` is typed."""
+    """Return all that could stand where `current` is typed."""
     declared = flags.declared(table.GLOBAL_FLAGS)
     if (open_flag := _open_flag(declared, words)) is not None:
         return _values(cli, open_flag)
@@ -114,12 +114,12 @@ def candidates(cli: Cli, words: list[str], current: str) -> Iterable[str]:
 
 
 def _unjudged(declared: list[flags.Flag]) -> dict[str, Callable[[str], object]]:
-    """Value parsers that accept whatever is there: completion judges nothing."""
+    """Return parsers of values that accept whatever is there: completion refuses nothing."""
     return {flag.name: str for flag in declared if flag.kind}
 
 
 def _open_flag(declared: list[flags.Flag], words: list[str]) -> flags.Flag | None:
-    """The flag whose value is being typed, when the last word is one that wants a value."""
+    """Return the flag whose value is being typed, when the last word is one that wants a value."""
     last = words[-1] if words else ""
     for flag in declared:
         if flag.kind and (last == f"--{flag.name}" or (flag.short and last == f"-{flag.short}")):
@@ -136,7 +136,7 @@ def _spelled(declared: list[flags.Flag]) -> list[str]:
 
 
 def _names(group: str) -> list[str]:
-    """Verbs of a group, or everything that may come first."""
+    """Return the verbs of a group, or everything that may come first."""
     if group:
         return [
             path.split(" ")[1] for path, (_, about) in table.COMMANDS.items() if path.startswith(group + " ") and about
@@ -153,7 +153,7 @@ def _values(cli: Cli, flag: flags.Flag) -> list[str]:
 
 
 def named(cli: Cli, kind: str) -> list[str]:
-    """Names of what exists."""
+    """Return the names of what exists."""
     try:
         if kind == CONTEXT:
             from sampan.cli.context import store

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def detach_keys(cli: Cli, given: str) -> tuple[str, bytes]:
-    """The sequence in use, as text for the engine and as bytes to watch for."""
+    """Return the sequence in use, as text for the engine and as bytes to watch for."""
     text = given or cli.config.text("detachKeys")
     try:
         return text, tty.parse_keys(text or tty.DEFAULT_DETACH)

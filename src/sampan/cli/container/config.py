@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def build(opts: FlagValues, image: str, command: list[str], *, detach: bool = False) -> dict[str, Any]:
-    """The whole request body."""
+    """Return the whole request body. Raises: ValueError."""
     bindings = addresses.ports(opts.many("publish"))
     body = _container(opts, image, command, bindings, detach=detach)
     body["HostConfig"] = _host(opts, bindings)
@@ -152,7 +152,7 @@ def _pairs(items: list[str], complaint: str) -> dict[str, str]:
 
 
 def capabilities(names: list[str]) -> list[str] | None:
-    """`net_admin` → `CAP_NET_ADMIN`, each once, sorted; ALL stays ALL."""
+    """Turn `net_admin` into → `CAP_NET_ADMIN`, each once, sorted; ALL stays ALL."""
     upper = [name.strip().upper() for name in names]
     return sorted({n if n == "ALL" or n.startswith("CAP_") else f"CAP_{n}" for n in upper}) or None
 
@@ -215,7 +215,7 @@ def _healthcheck(opts: FlagValues) -> dict[str, Any] | None:
 
 
 def _security(texts: list[str]) -> tuple[list[str], bool]:
-    """(options with a seccomp file replaced by its contents, whether system paths are left unmasked)."""
+    """Return (options with a seccomp file replaced by its contents, whether system paths are left unmasked)."""
     out = []
     unmasked = False
     for text in texts:
@@ -268,7 +268,7 @@ def _is_user_defined(target: str) -> bool:
 
 
 def _with_flags(attachment: dict[str, Any], opts: FlagValues) -> dict[str, Any]:
-    """The first network takes --network-alias, --ip and the like; the same thing said twice is an error."""
+    """Give the first network --network-alias, --ip and the like; the same thing said twice is an error."""
     out = dict(attachment)
     links = opts.many("link") if _is_user_defined(out["Target"]) else []
     for key, flag, value in (
@@ -291,7 +291,7 @@ def _with_flags(attachment: dict[str, Any], opts: FlagValues) -> dict[str, Any]:
 
 
 def endpoint(attachment: dict[str, Any]) -> dict[str, Any]:
-    """The API's EndpointSettings."""
+    """Return the API's EndpointSettings."""
     ipam = {key: attachment[key] for key in ("IPv4Address", "IPv6Address", "LinkLocalIPs") if attachment.get(key)}
     return {
         "IPAMConfig": ipam or None,

@@ -63,7 +63,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
 
 
 def _stat_of(response: Response) -> dict[str, Any]:
-    """The decoded X-Docker-Container-Path-Stat header."""
+    """Return the decoded X-Docker-Container-Path-Stat header."""
     import binascii
 
     stat: dict[str, Any] = jsontext.loads(binascii.a2b_base64(response.headers["x-docker-container-path-stat"]))
@@ -118,7 +118,7 @@ def _from_container(cli: Cli, opts: FlagValues, container: str, path: str, targe
 
 
 def _local_destination(path: str) -> Destination:
-    """What is at a local path; a link is followed, and a file must be a plain one."""
+    """Look what is at a local path; a link is followed, and a file must be a plain one."""
     import stat
 
     absolute = copying.clean(os.path.join(os.getcwd(), path))
@@ -196,7 +196,7 @@ def _container_destination(cli: Cli, container: str, path: str) -> Destination:
 
 
 def _local_source(path: str, *, follow: bool) -> tuple[CopySource, str]:
-    """(what to pack, the name its entries begin with)."""
+    """Return (what to pack, the name its entries begin with)."""
     absolute = copying.clean(os.path.join(os.getcwd(), path))
     name = copying.split(absolute)[1]
     if copying.asserts_directory(absolute) or follow:

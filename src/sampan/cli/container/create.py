@@ -39,7 +39,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
 
 
 def request(cli: Cli, opts: FlagValues, args: list[str], *, detach: bool = False) -> dict[str, Any]:
-    """The create request that flags and arguments ask for."""
+    """Return the create request that flags and arguments ask for."""
     try:
         return config.build(opts, args[0], args[1:], detach=detach)
     except ValueError as e:
@@ -47,12 +47,12 @@ def request(cli: Cli, opts: FlagValues, args: list[str], *, detach: bool = False
 
 
 def usage_error(cli: Cli, message: str) -> CommandError:
-    """What is wrong with the command line, with the hint below."""
+    """Say what is wrong with the command line, with the hint below."""
     return CommandError(f"sampan: {message}\n\nRun 'sampan {cli.path} --help' for more information", 125)
 
 
 def create(cli: Cli, opts: FlagValues, body: dict[str, Any]) -> str:
-    """Create it, pulling as `--pull` says. Returns the id; warnings go to standard error. Raises CreateRefused."""
+    """Create it, pulling as `--pull` says. Returns the id; warnings go to standard error. Raises: CreateRefused."""
     if (when := opts.text("pull")) not in ("always", "missing", "never"):
         raise usage_error(cli, f'invalid pull option: \'{when}\': must be one of "always", "missing" or "never"')
     if wrong := problem(body["Image"]):
@@ -82,7 +82,7 @@ def create(cli: Cli, opts: FlagValues, body: dict[str, Any]) -> str:
 
 
 def _open_cidfile(path: str) -> int:
-    """The file is made before the container, so that none is created whose id could not be kept."""
+    """Make the file before the container, so that none is created whose id could not be kept."""
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except FileExistsError:
@@ -114,7 +114,7 @@ def _created(cli: Cli, opts: FlagValues, body: dict[str, Any], when: str, platfo
 
 
 def pull(cli: Cli, opts: FlagValues, image: str) -> None:
-    """Pull `image` with progress on standard error. Raises ProgressError."""
+    """Pull `image` with progress on standard error. Raises: ProgressError."""
     from sampan.cli.image import pull as image_pull
 
     quiet = opts.flag("quiet")
@@ -127,12 +127,12 @@ def platform_of(opts: FlagValues) -> str:
 
 
 def familiar(image: str) -> str:
-    """`busybox` → `busybox:latest`, as messages name it."""
+    """Turn `busybox` → `busybox:latest`, as messages name it."""
     return image if "@" in image or ":" in image.rpartition("/")[2] else image + ":latest"
 
 
 def _proxies(cli: Cli, body: dict[str, Any]) -> None:
-    """Proxy settings of config.json become environment variables that the user has not set."""
+    """Turn the proxy settings of config.json into environment variables, where the user has set none."""
     table = cli.config.table("proxies")
     if not table:
         return

@@ -93,7 +93,7 @@ def _local_volumes(c: dict[str, Any]) -> str:
 
 
 def ports(items: list[dict[str, Any]] | None) -> str:
-    """`0.0.0.0:8080->80/tcp, 443/tcp`; runs of neighbours become a range."""
+    """Write `0.0.0.0:8080->80/tcp, 443/tcp`; runs of neighbours become a range."""
     groups: dict[tuple[str, str], list[tuple[int, int]]] = {}
     plain: list[str] = []
 

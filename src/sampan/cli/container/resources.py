@@ -71,7 +71,7 @@ _COUNT = "The correct format is <device-path>:<number>. Number must be a positiv
 
 
 def limits(opts: FlagValues) -> dict[str, Any]:
-    """The limits of `FLAGS`; 0 and "" are none. `PidsLimit` is left to the caller: it tells 0 from not given."""
+    """Return the limits of `FLAGS`; 0 and "" are none. `PidsLimit` is left to the caller: it tells 0 from not given."""
     return {
         **{field: opts.number(flag) for field, flag in _NUMBERS.items()},
         "CpusetCpus": opts.text("cpuset-cpus"),
@@ -80,7 +80,7 @@ def limits(opts: FlagValues) -> dict[str, Any]:
 
 
 def requested(opts: FlagValues) -> dict[str, Any]:
-    """All that a new container may use, as HostConfig holds it. Raises: ValueError in docker's words."""
+    """Return all that a new container may use, as HostConfig holds it. Raises: ValueError in docker's words."""
     swappiness = opts.number("memory-swappiness")
     if swappiness != -1 and not 0 <= swappiness <= 100:
         raise ValueError(f"invalid value: {swappiness}. Valid memory swappiness range is 0-100")
@@ -107,7 +107,7 @@ def requested(opts: FlagValues) -> dict[str, Any]:
 
 
 def _device_requests(opts: FlagValues) -> list[dict[str, Any]]:
-    """GPUs, and devices that CDI names."""
+    """Return the requests for GPUs, and for devices that CDI names."""
     requests: list[dict[str, Any]] = list(opts.value("gpus"))
     if names := [d for d in opts.many("device") if mounts.is_cdi(d)]:
         requests.append({"Driver": "cdi", "Count": 0, "DeviceIDs": names, "Capabilities": None, "Options": None})
@@ -115,7 +115,7 @@ def _device_requests(opts: FlagValues) -> list[dict[str, Any]]:
 
 
 def ulimit(text: str) -> dict[str, object]:
-    """`nofile=1024[:2048]` → {"Name", "Soft", "Hard"}."""
+    """Read `nofile=1024[:2048]` → {"Name", "Soft", "Hard"}."""
     name, separator, limits = text.partition("=")
     if not separator:
         raise ValueError(f"invalid ulimit argument: {text}")

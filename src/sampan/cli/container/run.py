@@ -87,8 +87,8 @@ def _failure(cli: Cli, message: str) -> CommandError:
 
 
 def failure_code(message: str) -> int:
-    """127 when the command was not found, 126 when it may not be run, else 125: docker's rule, which knows no other
-    sign of it than the engine's words."""
+    """Return 127 when the command was not found, 126 when it may not be run, else 125: docker's rule, which knows no
+    other sign of it than the engine's words."""
     if any(words in message for words in ("executable file not found", "no such file or directory")):
         return 127
     if any(words in message for words in ("permission denied", "is a directory")):
@@ -97,7 +97,7 @@ def failure_code(message: str) -> int:
 
 
 def exit_status(waiting: Response) -> int:
-    """The exit code out of the answer to wait."""
+    """Return the exit code out of the answer to wait."""
     try:
         answer: dict[str, Any] = waiting.json() or {}
     except (MalformedResponse, OSError) as e:

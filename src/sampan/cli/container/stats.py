@@ -152,7 +152,7 @@ def cpu_percent(stats: dict[str, Any]) -> float:
 
 
 def memory_used(stats: dict[str, Any]) -> int:
-    """Usage without the inactive page cache (cgroup v1 and v2 name it differently)."""
+    """Return the usage without the inactive page cache (cgroup v1 and v2 name it differently)."""
     memory = stats.get("memory_stats") or {}
     usage: int = memory.get("usage") or 0
     details = memory.get("stats") or {}

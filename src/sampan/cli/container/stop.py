@@ -24,6 +24,6 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
 
 
 def stop_query(opts: FlagValues) -> dict[str, object]:
-    """Signal and time as the API's query; `restart` has the same."""
+    """Return signal and time as the query of the API, for `stop` and `restart`."""
     timeout = opts.number("timeout") if opts.changed("timeout") else None
     return {"signal": opts.text("signal") or None, "t": timeout}

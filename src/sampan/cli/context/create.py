@@ -66,7 +66,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
 
 
 def docker_settings(opts: FlagValues) -> dict[str, str]:
-    """The key=value pairs of `--docker`."""
+    """Return the key=value pairs of `--docker`."""
     settings: dict[str, str] = {}
     for text in opts.many("docker"):
         for field in go_values.fields(text):
@@ -78,7 +78,7 @@ def docker_settings(opts: FlagValues) -> dict[str, str]:
 
 
 def endpoint_of(cli: Cli, settings: dict[str, str]) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """(endpoint metadata, TLS files by name)."""
+    """Return (endpoint metadata, TLS files by name)."""
     if source := settings.get("from"):
         try:
             docker = endpoint.described(cli.options, cli.config, source)["Endpoints"]["docker"]

@@ -49,7 +49,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
 
 
 def opened(path: str) -> int:
-    """A file to read, by descriptor."""
+    """Open a file to read; yield its descriptor."""
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as e:
@@ -57,6 +57,6 @@ def opened(path: str) -> int:
 
 
 def pieces(fd: int) -> Iterator[bytes]:
-    """What a descriptor holds, to its end."""
+    """Read a descriptor to its end."""
     while data := os.read(fd, READ_BYTES):
         yield data

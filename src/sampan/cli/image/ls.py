@@ -49,7 +49,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
 
 
 def named(image: dict[str, Any], whole: bool, digests: bool) -> Iterator[dict[str, Any]]:
-    """One row per name of an image: each tag, or each digest without a tag, or `<none>`."""
+    """Yield one row per name of an image: each tag, or each digest without a tag, or `<none>`."""
     tags: dict[str, list[str]] = {}
     for reference in image.get("RepoTags") or ():
         repository, _, tag = reference.rpartition(":")

@@ -51,7 +51,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
 
 
 def pull(cli: Cli, name: str, *, platform: str, out: TextIO | None, terminal: bool, everything: bool = False) -> None:
-    """Have the engine pull `name` and show how it goes. Raises ProgressError."""
+    """Have the engine pull `name` and show how it goes. Raises: ProgressError."""
     repository, tag = split(name) if "@" not in name else (name.partition("@")[0], name.partition("@")[2])
     response = cli.engine.open(
         "POST",

@@ -62,7 +62,7 @@ def _check(document: dict[str, Any], target: Reference) -> None:
 
 
 def _copy(cli: Cli, place: registry.Registry, document: dict[str, Any], source: Reference, target: Reference) -> None:
-    """An image of another repository: its blobs are mounted, its manifest is put by digest."""
+    """Copy an image of another repository: mount its blobs, put its manifest by digest."""
     manifest, descriptor = lists.manifest_of(document), document["Descriptor"]
     for digest in dict.fromkeys(blob["digest"] for blob in (manifest["config"], *manifest["layers"])):
         place.mount(target.path, digest, source.path)

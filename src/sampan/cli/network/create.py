@@ -59,7 +59,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
 
 
 def _ipam(opts: FlagValues) -> list[dict[str, Any]]:
-    """One pool per subnet; ranges, gateways and auxiliary addresses go to the subnet that holds them."""
+    """Return one pool per subnet; ranges, gateways and auxiliary addresses go to the subnet that holds them."""
     import ipaddress
 
     def parsed(make: Any, text: str) -> Any:

@@ -60,6 +60,6 @@ FIELDS: format_.Fields = {
 
 
 def created(text: str) -> str:
-    """An RFC 3339 time as Go prints a time: with its fraction, in the zone it came in."""
+    """Write an RFC 3339 time as Go prints a time: with its fraction, in the zone it came in."""
     date, _, clock = text.rstrip("Z").partition("T")
     return f"{date} {clock} +0000 UTC"

@@ -55,7 +55,7 @@ NAMES = {"Status": "status", "ID": "id", "From": "from", "Scope": "scope", "Time
 
 
 def _compiled(template: str) -> Callable[[dict[str, Any]], str]:
-    """A template over events by the names of Go's fields. Raises CommandError, now or with the first event."""
+    """Compile a template over events by the names of Go's fields. Raises: CommandError, now or with the first event."""
     from sampan.cli.template import Template, TemplateError
 
     def missing(name: str, holder: dict[str, Any]) -> Any:
@@ -78,7 +78,7 @@ def _compiled(template: str) -> Callable[[dict[str, Any]], str]:
 
 
 def text(event: dict[str, Any]) -> str:
-    """`2026-01-02T03:04:05.000000006Z container start <id> (image=busybox, name=x)`."""
+    """Write `2026-01-02T03:04:05.000000006Z container start <id> (image=busybox, name=x)`."""
     nanoseconds = event.get("timeNano") or event["time"] * 10**9
     stamp = times.rfc3339_nano_fixed(nanoseconds, local=True)
     actor = event["Actor"]

@@ -31,7 +31,7 @@ FIELDS: format_.Fields = {
 
 
 def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
-    """0: nothing was found, or all of it is repaired; 1: something is left."""
+    """Return 0: nothing was found, or all of it is repaired; 1: something is left."""
     asked = {name: "1" if opts.flag(name) else "0" for name in ("repair", "verify")}
     answer = cli.engine.post("/system/fsck", **asked)
     found = answer["Findings"]

@@ -59,7 +59,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
 
 
 def server_lines(i: dict[str, Any]) -> Iterator[str]:
-    """What docker shows of `/info`, in its order."""
+    """Return what docker shows of `/info`, in its order."""
     yield f" Containers: {i['Containers']}"
     yield f"  Running: {i['ContainersRunning']}"
     yield f"  Paused: {i['ContainersPaused']}"

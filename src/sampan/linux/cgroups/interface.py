@@ -65,7 +65,9 @@ class Cgroup(ABC):
 
     @abstractmethod
     def apply_fresh(self, resources: Resources) -> None:
-        """`apply` to a cgroup just made: what the kernel has by default is not written; device rules always are."""
+        """Apply limits to a cgroup just made: what the kernel has by default is not written; device rules
+        always are.
+        """
 
     @abstractmethod
     def freeze(self) -> None:
@@ -83,7 +85,7 @@ class Cgroup(ABC):
 
     @abstractmethod
     def kill(self) -> None:
-        """SIGKILL everything inside, frozen or not. Does not wait for the deaths."""
+        """Kill everything inside, frozen or not. Does not wait for the deaths."""
 
     @abstractmethod
     def stats(self) -> dict[str, Any]:

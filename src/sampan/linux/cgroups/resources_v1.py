@@ -50,7 +50,7 @@ def cpuset(values: dict[str, Any]) -> list[Write]:
 
 
 def cpu(values: dict[str, Any], *, fresh: bool) -> list[Write]:
-    """cpu.rt_* come first: a realtime budget must exist before a realtime process may join."""
+    """Plan cpu.*. cpu.rt_* come first: a realtime budget must exist before a realtime process may join."""
     writes: list[Write] = []
 
     def add(key: str, file: str, *defaults: int) -> None:
@@ -78,8 +78,8 @@ def cpu(values: dict[str, Any], *, fresh: bool) -> list[Write]:
 
 
 def memory(values: dict[str, Any], *, fresh: bool, limit_now: int | None) -> list[Write]:
-    """limit <= limit+swap must hold after each single write, so a growing limit is written last, a shrinking
-    one first.
+    """Plan memory.*. limit <= limit+swap must hold after each single write, so a growing limit is written last, a
+    shrinking one first.
     """
     limit = values.get("limit") or 0
     swap = values.get("swap") or 0
@@ -143,7 +143,7 @@ def network(values: dict[str, Any]) -> list[Write]:
 
 
 def rdma_lines(values: dict[str, Any]) -> list[str]:
-    """`rdma.max` lines, one per device; the same in v1 and v2."""
+    """Return the lines of `rdma.max`, one per device, as both v1 and v2 take them."""
     lines = []
     for device, limit in values.items():
         words = [device]

@@ -170,7 +170,7 @@ def tree_frozen(directory: str) -> bool:
 
 
 def kill_tree(directory: str) -> bool:
-    """SIGKILL a whole tree at once; False when the kernel has no cgroup.kill (before 5.14)."""
+    """Kill a whole tree at once; False when the kernel has no cgroup.kill (before 5.14)."""
     try:
         files.write(directory, "cgroup.kill", "1")
     except FileNotFoundError:

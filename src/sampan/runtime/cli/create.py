@@ -119,7 +119,7 @@ def _discard(store: ContainerStore, container: Container) -> None:
 
 
 def load_spec() -> Spec:
-    """Read config.json in the current directory. Raises CommandFailure in runc's words."""
+    """Read config.json in the current directory. Raises: CommandFailure in runc's words."""
     try:
         with open("config.json", encoding="utf-8") as file:
             spec = json.load(file)

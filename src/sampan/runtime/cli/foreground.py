@@ -42,7 +42,7 @@ def prepare() -> None:
 
 
 def _noted(number: int, frame: object) -> None:
-    """The number is in the wake-up pipe."""
+    """Do nothing: the number is in the wake-up pipe."""
 
 
 def own_terminal() -> int:

@@ -69,7 +69,7 @@ class ContainerStore:
         self.root = os.path.abspath(root)
 
     def reserve(self, id: str) -> None:
-        """Take an id. Raises CommandFailure when its form is wrong or it is taken."""
+        """Take an id. Raises: CommandFailure when its form is wrong or it is taken."""
         check_id(id)
         os.makedirs(self.root, 0o711, exist_ok=True)
         try:
@@ -85,7 +85,7 @@ class ContainerStore:
         os.rename(path + ".tmp", path)
 
     def load(self, id: str) -> StoredContainer:
-        """Return a container. Raises CommandFailure when there is none."""
+        """Return a container. Raises: CommandFailure when there is none."""
         check_id(id)
         try:
             with open(f"{self.root}/{id}/state.json", encoding="utf-8") as file:
@@ -125,7 +125,7 @@ def check_id(id: str) -> None:
 
 
 def _is_dead(pid: int) -> bool:
-    """A zombie is dead for our purposes: whoever should reap it has not."""
+    """Return whether a process is gone, or a zombie that nobody has reaped."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")

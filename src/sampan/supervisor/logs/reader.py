@@ -114,7 +114,7 @@ def renderer(query: Query) -> Callable[[list[Record]], tuple[bytes, bool]]:
 
 
 def _fixed(when: str) -> bytes:
-    """RFC3339 with nine digits of fraction, as Docker prints times in front of lines."""
+    """Write RFC 3339 with nine digits of fraction, as Docker prints times in front of lines."""
     return ((when if "." in when else when + ".").ljust(29, "0") + "Z").encode()
 
 
@@ -290,7 +290,7 @@ class _Watch:
         self._inotify.close()
 
     def rotations(self) -> int:
-        """How many rotations happened since the last call (plus those still owed)."""
+        """Return how many rotations happened since the last call (plus those still owed)."""
         while events := self._inotify.read():
             self._pending += sum(1 for e in events if e.mask & inotify.IN_MOVED_TO and e.name == self._rotated)
         count, self._pending = self._pending, 0
@@ -326,7 +326,7 @@ def _open(path: str, stack: ExitStack) -> int:
 
 
 def _decompressed(path: str, stack: ExitStack) -> int:
-    """A descriptor of an unlinked temporary file with the content of a .gz."""
+    """Return a descriptor of an unlinked temporary file with the content of a .gz."""
     with gzip.open(path, "rb") as source:
         target = tempfile.TemporaryFile()
         stack.callback(target.close)

@@ -39,5 +39,5 @@ class Format(Protocol):
 
     def render(self, stream: str, block: bytes, time_ns: int, partial: Partial | None) -> bytes: ...
     def boundary(self, block: bytes, wanted: int) -> int:
-        """Where the record that covers byte `wanted - 1` of rendered records ends."""
+        """Return where the record that covers byte `wanted - 1` of rendered records ends."""
         ...
