@@ -1,4 +1,6 @@
-"""A build step's snapshot becomes a layer: in place, the same for the same files, and nothing is left of what is not."""
+"""A build step's snapshot becomes a layer: in place, the same for the same files, and nothing is left of what
+is not.
+"""
 
 from __future__ import annotations
 

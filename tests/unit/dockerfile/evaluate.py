@@ -1,4 +1,6 @@
-"""The configuration that a stage's instructions make, with the language alone: what the builder's graph does, in small."""
+"""The configuration that a stage's instructions make, with the language alone: what the builder's graph does,
+in small.
+"""
 
 from __future__ import annotations
 

@@ -147,7 +147,8 @@ def test_named_contexts() -> None:
         "docker.io/library/busybox:latest": "docker-image://busybox:fixed",
     }
     text = (
-        "FROM base\nCOPY --from=files d/a.txt /\nCOPY --from=repo /x /\nRUN --mount=from=files,target=/m,source=y true\n"
+        "FROM base\nCOPY --from=files d/a.txt /\nCOPY --from=repo /x /\n"
+        "RUN --mount=from=files,target=/m,source=y true\n"
         "FROM alpine AS stage\nRUN gone\nFROM busybox\nCOPY --from=0 /x /\nCOPY --from=stage / /\n"
     )
     known = Known()
@@ -242,7 +243,8 @@ def test_add_knows_urls_and_repositories() -> None:
     [
         ("https://h.example/a.git", "git"), ("https://h.example/a.git#main:dir", "git"), ("git@h.example:a/b", "git"),
         ("github.com/a/b", "git"), ("ssh://h.example/x", "git"), ("https://h.example/a.tar", "http"),
-        ("local:x", "local"), ("docker-image://x", "docker-image"), ("oci-layout://x", "oci-layout"), ("input:x", "input"),
+        ("local:x", "local"), ("docker-image://x", "docker-image"), ("oci-layout://x", "oci-layout"),
+        ("input:x", "input"),
     ],
 )  # fmt: skip
 def test_context_kinds(text: str, kind: str) -> None:
