@@ -106,6 +106,7 @@ class Containers:
         archive = Archive(table, roots, events)
         exports = Exports(table, images, roots, events, lifecycle)
         self._bind_streams(Attaching(table, supervisor, events, pending, logs), logs, execs)
+        self._bind_networks(Connections(table, networks))
         self._bind_files(archive, exports)
         # The verbs, each where it is done.
         self.get = table.get
