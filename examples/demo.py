@@ -1,7 +1,7 @@
-"""`make demo`: the whole way of a container on an engine of its own, from an image built here to a page fetched through its port.
+"""Build an image, serve a page from a container, fetch it through a published port, and clear up: `make demo`.
 
-What it is not: a test. It prints each command as a user would type it, what the command printed, and the milliseconds it took.
-It leaves the machine as it was, also when it fails half-way.
+It is no test. It prints each command as a user would type it, what the command printed, and the milliseconds it took.
+The engine is its own, on a scratch directory; nothing is left on the machine, also when a step fails.
 """
 
 from __future__ import annotations

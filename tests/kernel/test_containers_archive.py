@@ -7,25 +7,21 @@ the container while copying), zip slip.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import os
 import sys
 import tarfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sampan.engine.containers import archive
-from sampan.engine.containers.extract import Options, extract
+from sampan.engine.containers.extract import ExtractOptions, extract
+from sampan.engine.tasks import procfs
 from sampan.errors import InvalidArgument
+from tests.support.races import exchanging
 
-RENAME_EXCHANGE = 2
-AT_FDCWD = -100
 SECRET = b"the host's secret"
-_libc = ctypes.CDLL(None, use_errno=True)
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -73,25 +69,6 @@ def packed(path: Path, inside: str) -> bytes:
     return b"".join(chunks)
 
 
-@contextlib.contextmanager
-def exchanging(one: Path, other: Path) -> Iterator[None]:
-    """Exchange two names as fast as the kernel can, until the end of the block."""
-    stop = threading.Event()
-
-    def work() -> None:
-        a, b = os.fsencode(one), os.fsencode(other)
-        while not stop.is_set():
-            _libc.renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
     """A container's root with a directory and a symlink to the host's directory beside it, to be exchanged."""
@@ -125,7 +102,7 @@ def test_cve_2018_15664_symlink_exchange_while_writing(hostile: Path) -> None:
             target = os.open(hostile, os.O_PATH | os.O_DIRECTORY)
             try:
                 with contextlib.suppress(OSError):
-                    extract(tar(member("w/dir/planted", b"x")), target, Options())
+                    extract(tar(member("w/dir/planted", b"x")), target, ExtractOptions())
             finally:
                 os.close(target)
     assert sorted(p.name for p in host.iterdir()) == ["file"]
@@ -146,7 +123,7 @@ def test_zip_slip(hostile: Path, name: str) -> None:
     target = os.open(hostile / "w" / "dir", os.O_PATH | os.O_DIRECTORY)
     try:
         with contextlib.suppress(InvalidArgument):
-            extract(tar(member(name, b"x")), target, Options())
+            extract(tar(member(name, b"x")), target, ExtractOptions())
     finally:
         os.close(target)
     found = {p.name for p in hostile.parent.rglob("escaped")}
@@ -160,11 +137,15 @@ def test_a_link_in_the_archive_does_not_carry_later_members_outside(hostile: Pat
     try:
         with contextlib.suppress(OSError, InvalidArgument):
             extract(
-                tar(member("l", type_=tarfile.SYMTYPE, link=str(host)), member("l/file", b"changed")), target, Options()
+                tar(member("l", type_=tarfile.SYMTYPE, link=str(host)), member("l/file", b"changed")),
+                target,
+                ExtractOptions(),
             )
         with contextlib.suppress(OSError, InvalidArgument):
             extract(
-                tar(member("h", type_=tarfile.LNKTYPE, link="../host/file"), member("h", b"changed")), target, Options()
+                tar(member("h", type_=tarfile.LNKTYPE, link="../host/file"), member("h", b"changed")),
+                target,
+                ExtractOptions(),
             )
     finally:
         os.close(target)
@@ -175,7 +156,7 @@ def test_cve_2019_14271_nothing_is_imported_while_copying(hostile: Path) -> None
     target = os.open(hostile, os.O_PATH | os.O_DIRECTORY)
     before = set(sys.modules)
     try:
-        extract(tar(member("n", b"x")), target, Options(copy_uid_gid=True))
+        extract(tar(member("n", b"x")), target, ExtractOptions(copy_uid_gid=True))
         packed(hostile, "/w")
         with root_at(hostile, "/n") as root:
             archive.describe(root)
@@ -188,13 +169,13 @@ def test_what_may_replace_what(hostile: Path) -> None:
     (hostile / "d").mkdir()
     (hostile / "f").write_text("old")
     target = os.open(hostile, os.O_PATH | os.O_DIRECTORY)
-    strict = Options(no_overwrite_dir_non_dir=True)
+    strict = ExtractOptions(no_overwrite_dir_non_dir=True)
     try:
         with pytest.raises(InvalidArgument, match='cannot overwrite directory "d" with non-directory "d"'):
             extract(tar(member("d", b"x")), target, strict)
         with pytest.raises(InvalidArgument, match='cannot overwrite non-directory "f" with directory "f"'):
             extract(tar(member("f", type_=tarfile.DIRTYPE)), target, strict)
-        extract(tar(member("d", b"now a file"), member("f", b"new")), target, Options())
+        extract(tar(member("d", b"now a file"), member("f", b"new")), target, ExtractOptions())
     finally:
         os.close(target)
     assert ((hostile / "d").read_bytes(), (hostile / "f").read_bytes()) == (b"now a file", b"new")
@@ -213,7 +194,7 @@ def test_round_trip_keeps_modes_times_links_and_owners(hostile: Path) -> None:
     (hostile / "dst").mkdir()
     target = os.open(hostile / "dst", os.O_PATH | os.O_DIRECTORY)
     try:
-        extract(Bytes(data), target, Options(copy_uid_gid=True))
+        extract(Bytes(data), target, ExtractOptions(copy_uid_gid=True))
     finally:
         os.close(target)
     copy = hostile / "dst" / "src"
@@ -222,3 +203,9 @@ def test_round_trip_keeps_modes_times_links_and_owners(hostile: Path) -> None:
     assert (copy / "sub" / "tool").stat().st_mode & 0o7777 == 0o4755
     assert (copy / "same").stat().st_ino == (copy / "sub" / "tool").stat().st_ino
     assert os.readlink(copy / "rel") == "sub/tool"
+
+
+def test_the_root_of_a_process_that_is_not_the_containers_is_refused() -> None:
+    """A pid that the kernel has given to a process of the host since: `cp` must not read the host."""
+    with pytest.raises(ProcessLookupError, match="is not of task"):
+        procfs.open_root(os.getpid(), "f" * 64)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import stat
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ import pytest
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.store import Ref, Store
-from sampan.engine.volumes import local
+from sampan.engine.volumes.drivers import local
+from sampan.engine.volumes.filling import Filling
 from sampan.engine.volumes.service import Volumes, size_bytes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
+from sampan.linux import mounts
 from tests.kernel.images.test_service import die_at
 from tests.support.machine import leaves_nothing
 
@@ -27,18 +32,28 @@ pytestmark = pytest.mark.usefixtures("root")
 @asynccontextmanager
 async def service(directory: Path) -> AsyncIterator[tuple[Volumes, Store]]:
     store = await Store.open(str(directory / "sampan.db"))
-    volumes = Volumes(EngineConfig(data_root=str(directory)), store, Events())
+    host_paths = HostPaths()
+    volumes = Volumes(EngineConfig(data_root=str(directory)), store, Events(), host_paths)
     await volumes.start()
     try:
         yield volumes, store
     finally:
         await volumes.close()
+        host_paths.close()
         await store.close()
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     with leaves_nothing():
         asyncio.run(test)
+
+
+async def mounted(volumes: Volumes, name: str, container: str) -> str:
+    """Mount a volume for a container; return its path."""
+    volume = await volumes.mount(name, container)
+    assert os.fstat(volume.fd).st_ino == os.stat(volume.path).st_ino
+    os.close(volume.fd)
+    return volume.path
 
 
 def test_options_split_into_flags_and_data() -> None:
@@ -135,19 +150,19 @@ def test_a_tmpfs_volume_is_shared_while_used_and_gone_after(tmp_path: Path) -> N
         async with service(tmp_path) as (volumes, _):
             options = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=711"}
             made = await volumes.get_or_create("temp", options=options)
-            first = await volumes.mount("temp", "one")
+            first = await mounted(volumes, "temp", "one")
             assert first == made.mountpoint and os.path.ismount(first)
             assert (
                 stat.S_IMODE(os.stat(first).st_mode) == 0o711
                 and os.statvfs(first).f_blocks * os.statvfs(first).f_frsize == 1 << 20
             )
             (Path(first) / "f").write_text("shared")
-            assert (Path(await volumes.mount("temp", "two")) / "f").read_text() == "shared"
+            assert (Path(await mounted(volumes, "temp", "two")) / "f").read_text() == "shared"
             await volumes.unmount("temp", "one")
             assert os.path.ismount(first)
             await volumes.unmount("temp", "two")
             assert not os.path.ismount(first)
-            await volumes.mount("temp", "one")
+            await mounted(volumes, "temp", "one")
             await volumes.remove("temp")
 
     run(test())
@@ -159,7 +174,7 @@ def test_a_bind_volume_is_its_device_and_must_exist(tmp_path: Path) -> None:
             (tmp_path / "src").mkdir()
             for name, device in (("good", tmp_path / "src"), ("bad", tmp_path / "nope")):
                 await volumes.get_or_create(name, options={"type": "none", "o": "bind", "device": str(device)})
-            assert await volumes.mount("good", "one") == str(tmp_path / "src")
+            assert await mounted(volumes, "good", "one") == str(tmp_path / "src")
             with pytest.raises(Internal) as caught:
                 await volumes.mount("bad", "one")
             path = volumes.path("bad")
@@ -178,8 +193,11 @@ def test_a_subpath_never_leads_out_of_the_volume(tmp_path: Path) -> None:
             (root / "in" / "side").mkdir(parents=True)
             (root / "out").symlink_to("/etc")
             (root / "etc").mkdir()
-            assert await volumes.mount("data", "c", subpath="in/side") == str(root / "in/side")
-            assert await volumes.mount("data", "c", subpath="out") == str(root / "etc")
+            for subpath, found in (("in/side", "in/side"), ("out", "etc")):
+                volume = await volumes.mount("data", "c", subpath=subpath)
+                assert os.fstat(volume.fd).st_ino == (root / found).stat().st_ino
+                assert volume.path == str(root / subpath)
+                os.close(volume.fd)
             for bad in ("/etc", "../x", "nope"):
                 with pytest.raises(InvalidArgument):
                     await volumes.mount("data", "c", subpath=bad)
@@ -187,7 +205,7 @@ def test_a_subpath_never_leads_out_of_the_volume(tmp_path: Path) -> None:
     run(test())
 
 
-def test_copy_up_takes_everything_along_and_follows_nothing(tmp_path: Path) -> None:
+def test_filling_takes_everything_along_and_follows_nothing(tmp_path: Path) -> None:
     async def test() -> None:
         image = tmp_path / "image"
         data = image / "var" / "data"
@@ -208,7 +226,7 @@ def test_copy_up_takes_everything_along_and_follows_nothing(tmp_path: Path) -> N
             async with service(tmp_path) as (volumes, _):
                 for name, path in (("one", "/var/data"), ("two", "/alias")):
                     await volumes.get_or_create(name)
-                    await volumes.copy_up(name, root_fd, path)
+                    await volumes.fill(name, "c", root_fd, path)
                     copied = Path(volumes.path(name))
                     info, top = (copied / "d" / "f").stat(), copied.stat()
                     assert (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)) == (12, 34, 0o4751)
@@ -219,16 +237,222 @@ def test_copy_up_takes_everything_along_and_follows_nothing(tmp_path: Path) -> N
                     assert stat.S_ISFIFO((copied / "fifo").stat().st_mode)
                     assert size_bytes(str(copied)) == 100_000
                 (data / "new").write_text("x")
-                await volumes.copy_up("one", root_fd, "/var/data")
+                await volumes.fill("one", "c", root_fd, "/var/data")
                 assert not (Path(volumes.path("one")) / "new").exists()  # not empty: left alone
                 await volumes.get_or_create("three")
                 for nothing in ("/nope", "/var/data/d/f"):
-                    await volumes.copy_up("three", root_fd, nothing)
+                    await volumes.fill("three", "c", root_fd, nothing)
                 assert not os.listdir(volumes.path("three"))
         finally:
             os.close(root_fd)
 
     run(test())
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[int]:
+    """An open root with a directory /data of 500 files."""
+    data = tmp_path / "image" / "data"
+    data.mkdir(parents=True)
+    for n in range(500):
+        (data / f"{n}").write_bytes(b"x" * 3000)
+    root_fd = os.open(tmp_path / "image", os.O_PATH | os.O_DIRECTORY)
+    yield root_fd
+    os.close(root_fd)
+
+
+def test_four_containers_at_once_on_a_fresh_volume_all_see_all_of_it(tmp_path: Path, image: int) -> None:
+    async def container(volumes: Volumes, id: str) -> int:
+        await volumes.get_or_create("fresh", claimant=id)
+        await volumes.fill("fresh", id, image, "/data")
+        volume = await volumes.mount("fresh", id)
+        try:
+            return len(os.listdir(f"/proc/self/fd/{volume.fd}"))
+        finally:
+            os.close(volume.fd)
+
+    async def hurried(volumes: Volumes) -> int:
+        """One that fills nothing itself does not come in between either."""
+        await volumes.get_or_create("fresh")
+        volume = await volumes.mount("fresh", "hurried")
+        try:
+            return len(os.listdir(f"/proc/self/fd/{volume.fd}"))
+        finally:
+            os.close(volume.fd)
+
+    async def test() -> None:
+        async with service(tmp_path / "data") as (volumes, _):
+            seen = await asyncio.gather(*(container(volumes, f"c{n}") for n in range(4)), hurried(volumes))
+            assert seen[:4] == [500] * 4 and seen[4] in (0, 500)
+            assert not volumes.lookup("fresh").filling
+
+    (tmp_path / "data").mkdir()
+    run(test())
+
+
+@pytest.mark.parametrize("subpath", ["", "in/side"])
+def test_an_empty_bind_backed_volume_is_filled_and_a_full_one_is_not(tmp_path: Path, image: int, subpath: str) -> None:
+    async def test() -> None:
+        async with service(tmp_path / "data") as (volumes, _):
+            device = tmp_path / "device"
+            target = device / subpath
+            target.mkdir(parents=True)
+            options = {"type": "none", "o": "bind", "device": str(device)}
+            await volumes.get_or_create("backed", options=options)
+            await volumes.fill("backed", "c", image, "/nope", subpath=subpath)
+            await volumes.fill("backed", "c", image, "/data", subpath="not/there")
+            assert os.listdir(target) == []
+            await volumes.fill("backed", "c", image, "/data", subpath=subpath)
+            assert len(os.listdir(target)) == 500
+            (target / "0").unlink()
+            await volumes.fill("backed", "c", image, "/data", subpath=subpath)
+            assert len(os.listdir(target)) == 499
+
+    (tmp_path / "data").mkdir()
+    run(test())
+
+
+def test_a_volume_that_cannot_be_filled_is_left_empty(tmp_path: Path, image: int) -> None:
+    async def test() -> None:
+        async with service(tmp_path / "data") as (volumes, _):
+            small = tmp_path / "small"
+            small.mkdir()
+            mounts.mount("tmpfs", str(small), "tmpfs", 0, "size=400k")
+            try:
+                options = {"type": "none", "o": "bind", "device": str(small)}
+                await volumes.get_or_create("small", options=options)
+                with pytest.raises(Internal, match=r"failed to populate volume: .*no space left on device"):
+                    await volumes.fill("small", "c", image, "/data")
+                assert os.listdir(small) == [] and not volumes.lookup("small").filling
+                gone = {"type": "none", "o": "bind", "device": str(tmp_path / "nope")}
+                await volumes.get_or_create("gone", options=gone)
+                with pytest.raises(Internal, match="failed to populate volume: error while mounting volume"):
+                    await volumes.fill("gone", "c", image, "/data")
+                await volumes.fill("gone", "c", image, "/nope")
+                await volumes.remove("gone")
+            finally:
+                mounts.umount2(str(small), mounts.MNT_DETACH)
+
+    (tmp_path / "data").mkdir()
+    run(test())
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_filling_that_was_killed_is_done_again_unless_somebody_has_the_volume(
+    tmp_path: Path, image: int, held: bool
+) -> None:
+    async def killed() -> None:
+        async with service(tmp_path / "data") as (volumes, _):
+            await volumes.get_or_create("fresh")
+            await volumes.fill("fresh", "c", image, "/data")
+
+    async def after() -> None:
+        async with service(tmp_path / "data") as (volumes, store):
+            there = Path(volumes.path("fresh"))
+            assert volumes.lookup("fresh").filling
+            (there / "part").touch()
+            if held:
+                await store.apply(store.reference(Ref("container", "abc"), Ref("volume", "fresh")))
+            await volumes.fill("fresh", "c", image, "/data")
+            assert os.listdir(there) == ["part"] if held else len(os.listdir(there)) == 500
+            os.close((await volumes.mount("fresh", "c")).fd)
+            assert not volumes.lookup("fresh").filling
+
+    (tmp_path / "data").mkdir()
+    pid = os.fork()
+    if pid == 0:
+        Filling.copy = lambda self: os.kill(os.getpid(), 9)  # type: ignore[method-assign]
+        asyncio.run(killed())
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 9
+    run(after())
+
+
+def test_a_cancelled_filling_is_waited_for(tmp_path: Path, image: int) -> None:
+    async def test() -> None:
+        async with service(tmp_path / "data") as (volumes, _):
+            await volumes.get_or_create("fresh")
+            filling = asyncio.ensure_future(volumes.fill("fresh", "c", image, "/data"))
+            while not volumes.lookup("fresh").filling:  # noqa: ASYNC110 - nobody is told of it
+                await asyncio.sleep(0)
+            filling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await filling
+            assert len(os.listdir(volumes.path("fresh"))) == 500
+            await volumes.remove("fresh")
+
+    (tmp_path / "data").mkdir()
+    run(test())
+
+
+def test_two_first_users_of_a_tmpfs_volume_mount_it_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with service(tmp_path) as (volumes, _):
+            await volumes.get_or_create("temp", options={"type": "tmpfs", "device": "tmpfs"})
+            for volume in await asyncio.gather(*(volumes.mount("temp", f"c{n}") for n in range(4))):
+                os.close(volume.fd)
+            path = volumes.path("temp")
+            assert Path("/proc/self/mountinfo").read_text().count(f" {path} ") == 1
+            await asyncio.gather(*(volumes.unmount("temp", f"c{n}") for n in range(4)))
+            assert not os.path.ismount(path)
+
+    run(test())
+
+
+def test_a_volume_of_a_container_that_is_being_made_is_not_removed(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with service(tmp_path) as (volumes, _):
+            made, removed = await asyncio.gather(
+                volumes.get_or_create("data", claimant="abc"), volumes.remove("data"), return_exceptions=True
+            )
+            assert not isinstance(made, BaseException)
+            assert isinstance(removed, Conflict) and "volume is in use - [abc]" in removed.message
+            assert volumes.holders("data") == ("abc",)
+            assert await volumes.prune(named=True) == ([], 0)
+            volumes.let_go("data", "abc")
+            volumes.let_go("data", "abc")
+            await volumes.remove("data")
+
+    run(test())
+
+
+def test_filling_changes_nothing_outside_while_names_are_exchanged(tmp_path: Path) -> None:
+    """A container that has the volume already puts links to the host's files in the places of what is copied."""
+    image, volume, host = tmp_path / "image", tmp_path / "volume", tmp_path / "host"
+    for directory in (image / "data", host):
+        directory.mkdir(parents=True)
+    secret = host / "secret"
+    secret.touch(0o600)
+    for n in range(300):
+        os.mkfifo(image / "data" / f"{n}")
+        os.chmod(image / "data" / f"{n}", 0o777)
+    stop = threading.Event()
+
+    def attack() -> None:
+        while not stop.is_set():
+            with suppress(OSError):
+                for name in os.listdir(volume):
+                    if not (volume / name).is_symlink():
+                        (host / "link").symlink_to(secret)
+                        (host / "link").rename(volume / name)
+
+    attacker = threading.Thread(target=attack)
+    attacker.start()
+    root_fd = os.open(image, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for _ in range(10):
+            volume.mkdir()
+            filling = Filling()
+            assert filling.open_source(root_fd, "/data") and filling.open_target(str(volume), "")
+            with suppress(OSError):  # what was exchanged at the wrong moment
+                filling.copy()
+            filling.close()
+            assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+            volume.rename(tmp_path / f"done-{secrets.token_hex(4)}")
+    finally:
+        stop.set()
+        attacker.join()
+        os.close(root_fd)
 
 
 def test_kill_9_at_every_step_of_a_volumes_life_leaves_it_whole_or_no_trace(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Create: every refusal and warning of Docker Engine 28.5 that was recorded, word for word, and nothing changed by one."""
+"""Create: every recorded refusal and warning of Docker Engine 28.5, word for word, and nothing changed by one."""
 
 from __future__ import annotations
 

@@ -36,8 +36,10 @@ def state(room: Room, ref: str = "c1") -> str:
 
 
 async def until(room: Room, wanted: str, ref: str = "c1", restarts: int | None = None) -> None:
-    """Let the loop turn until the container is in a state (after so many restarts); a test's time limit ends it otherwise."""
-    while state(room, ref) != wanted or restarts not in (None, room.containers.get(ref).restart_count):  # noqa: ASYNC110
+    """Let the loop turn until the container is in a state (after so many restarts); else the time limit ends it."""
+    while True:
+        if state(room, ref) == wanted and restarts in (None, room.containers.get(ref).restart_count):
+            return
         await asyncio.sleep(0.001)
 
 
@@ -122,8 +124,9 @@ async def test_a_refused_start_leaves_nothing_and_tells_docker_words(room: Room)
     with pytest.raises(InvalidArgument) as refused:
         await room.containers.start("c1")
     assert refused.value.message == (
-        "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed:"
-        ' unable to start container process: error during container init: exec: "/nope": stat /nope: no such file or directory'
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create"
+        " failed: unable to start container process: error during container init:"
+        ' exec: "/nope": stat /nope: no such file or directory'
     )
     status = room.containers.get("c1").status
     assert (status.state.value, status.exit_status, status.error) == ("created", 127, refused.value.message)

@@ -15,7 +15,7 @@ from sampan.engine.containers import restart
 from sampan.engine.containers.attach import AttachSession, PendingSessions
 from sampan.engine.containers.attaching import AttachOptions
 from sampan.engine.containers.backoff import BackOff
-from sampan.engine.containers.live import Live
+from sampan.engine.containers.live import LiveContainers
 from sampan.spec import codec
 from sampan.spec.engine_api.container import CreateRequest
 from sampan.supervisor.client import TaskFailed, TaskInfo, TaskRequest
@@ -187,7 +187,7 @@ async def test_a_container_that_an_earlier_daemon_started_is_probed(tmp_path: Pa
 @pytest.mark.asyncio
 async def test_a_delay_grows_is_called_off_and_begins_anew() -> None:
     background = Background()
-    live = Live()
+    live = LiveContainers()
     back_off = BackOff(live, background)
     due: asyncio.Queue[str] = asyncio.Queue()
     back_off.schedule("c", due.put)
@@ -205,7 +205,7 @@ async def test_a_delay_grows_is_called_off_and_begins_anew() -> None:
 
 
 def test_what_is_noted_of_a_container_goes_with_its_record() -> None:
-    live = Live()
+    live = LiveContainers()
     notes: dict[str, int] = live.notes({})
     notes |= {"a": 1, "b": 2}
     lock = live.lock("a")

@@ -64,7 +64,8 @@ def test_half_of_the_detach_keys_is_passed_on_when_it_was_not_them() -> None:
     ("seconds", "words"),
     [
         (0.4, "Less than a second"), (1, "1 second"), (59, "59 seconds"), (60, "About a minute"), (150, "2 minutes"),
-        (3600, "About an hour"), (7200, "2 hours"), (86400 * 3, "3 days"), (86400 * 20, "2 weeks"), (86400 * 90, "3 months"),
+        (3600, "About an hour"), (7200, "2 hours"), (86400 * 3, "3 days"), (86400 * 20, "2 weeks"),
+        (86400 * 90, "3 months"),
         (86400 * 800, "2 years"),
     ],
 )  # fmt: skip
@@ -160,9 +161,12 @@ def passes(c: Container, filters: dict[str, list[str]]) -> bool:
     ("filters", "passing"),
     [
         ({"name": ["we"]}, True), ({"name": ["^/web$"]}, True), ({"name": ["x"]}, False), ({"label": ["a"]}, True),
-        ({"label": ["a=b"]}, True), ({"label": ["a=c"]}, False), ({"status": ["created"]}, True), ({"status": ["exited"]}, False),
-        ({"expose": ["80"]}, True), ({"expose": ["70-90/tcp"]}, True), ({"publish": ["80"]}, False), ({"id": ["abab"]}, True),
-        ({"network": ["bridge"]}, True), ({"since": ["web"]}, False), ({"ancestor": ["x"]}, True), ({"health": ["none"]}, True),
+        ({"label": ["a=b"]}, True), ({"label": ["a=c"]}, False), ({"status": ["created"]}, True),
+        ({"status": ["exited"]}, False),
+        ({"expose": ["80"]}, True), ({"expose": ["70-90/tcp"]}, True), ({"publish": ["80"]}, False),
+        ({"id": ["abab"]}, True),
+        ({"network": ["bridge"]}, True), ({"since": ["web"]}, False), ({"ancestor": ["x"]}, True),
+        ({"health": ["none"]}, True),
     ],
 )  # fmt: skip
 def test_filters(filters: dict[str, list[str]], passing: bool) -> None:
@@ -229,7 +233,8 @@ def test_event_filters() -> None:
     }
     for filters, passing in (
         ({"event": ("exec_create",)}, True), ({"container": ("web",)}, True), ({"container": ("abc",)}, True),
-        ({"container": ("x",)}, False), ({"image": ("busybox",)}, True), ({"label": ("a=b",)}, True), ({"label": ("a=c",)}, False),
+        ({"container": ("x",)}, False), ({"image": ("busybox",)}, True), ({"label": ("a=b",)}, True),
+        ({"label": ("a=c",)}, False),
         ({"type": ("image",)}, False), ({"scope": ("swarm",)}, False),
     ):  # fmt: skip
         assert matches(event, filters) is passing, filters

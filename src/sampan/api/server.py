@@ -14,8 +14,7 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -24,6 +23,7 @@ from sampan.api.connection import Connection
 from sampan.api.context import ENGINE, HEADERS, VERSION
 from sampan.api.routes import Router
 from sampan.api.tls_transport import TlsProtocol
+from sampan.engine.background import Background
 from sampan.spec import release
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ApiServer:
 
     def __init__(self, engine: Engine) -> None:
         self._router = Router()
-        self._detached: set[asyncio.Task[Any]] = set()
+        self._detached = Background()
         self._listeners: list[asyncio.Server] = []
         self._runner: web.AppRunner | None = None
         self.app = web.Application(client_max_size=MAX_JSON_BYTES)
@@ -96,8 +96,7 @@ class ApiServer:
         """Stop accepting, let what runs finish within the timeout, cut the rest."""
         for listener in self._listeners:
             listener.close()
-        if self._detached:
-            await asyncio.wait(self._detached, timeout=timeout_s)
+        await self._detached.close(timeout_s)
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -142,12 +141,5 @@ class ApiServer:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s", request.method, request.path_qs)
         if route.detached:
-            return await self._finish(route.handler(request))
+            return await self._detached.finish(route.handler(request), f"{request.method} {path}")
         return await route.handler(request)
-
-    async def _finish(self, work: Coroutine[Any, Any, web.StreamResponse]) -> web.StreamResponse:
-        """Run work that must not stop half-way when its client goes away."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._detached.add(task)
-        task.add_done_callback(self._detached.discard)
-        return await asyncio.shield(task)

@@ -13,6 +13,7 @@ import socket
 from aiohttp import WSMsgType, web
 
 from sampan.api.hijack import LIMIT_BYTES
+from sampan.engine.background import beside
 from sampan.engine.containers.attach import AttachSession
 
 _HEADER = 8
@@ -53,15 +54,11 @@ async def serve_websocket(request: web.Request, session: AttachSession) -> web.W
         except asyncio.IncompleteReadError:
             return
 
-    running = asyncio.ensure_future(run())
-    typing = asyncio.ensure_future(incoming())
     try:
-        await outgoing()
-        await running
+        async with beside(run(), "session on a websocket") as running, beside(incoming(), "input of a websocket"):
+            await outgoing()
+            await running
     finally:
-        typing.cancel()
-        running.cancel()
         writer.close()
-        await asyncio.gather(typing, running, return_exceptions=True)
         await ws.close()
     return ws

@@ -1,6 +1,8 @@
-"""The tasks that a service starts on its own: exits to handle, restarts that fell due, removals nobody waits for.
+"""Owners of tasks: every task of the engine and of its API has one, which ends it and reports its failure once.
 
-Every one of them is held here until it ends, its failure is logged once, and `close` ends them all.
+Background        what a service starts on its own: exits to handle, restarts that fell due, removals nobody waits for
+Background.finish a request that must not stop half-way when its client goes away
+beside            what runs beside a block of code and ends with it: the other direction of a stream
 """
 
 from __future__ import annotations
@@ -8,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 PATIENCE_S = 5.0
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +30,10 @@ class Background:
         self._closed = False
 
     def spawn(self, work: Coroutine[Any, Any, Any], what: str, *, finish: bool = False) -> asyncio.Task[Any] | None:
-        """Run `work`; what: words for the log, should it fail. finish: `close` lets it come to its end. None once closed."""
+        """Run `work`; what: words for the log, should it fail. finish: `close` lets it come to its end.
+
+        Returns None once closed: then nothing is started any more.
+        """
         if self._closed:
             work.close()
             return None
@@ -36,16 +44,39 @@ class Background:
         task.add_done_callback(self._done)
         return task
 
+    async def finish(self, work: Coroutine[Any, Any, T], what: str) -> T:
+        """Run `work` to its end, even when the caller is cancelled meanwhile; return what it returns.
+
+        Its failure is the caller's, or is logged when the caller is gone.
+        """
+        task = asyncio.get_running_loop().create_task(work, name=what)
+        self._tasks.add(task)
+        self._finishing.add(task)
+        task.add_done_callback(self._forget)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_report)
+            raise
+
     def _done(self, task: asyncio.Task[Any]) -> None:
+        self._forget(task)
+        _report(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self._finishing.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s: %s", task.get_name(), error, exc_info=error)
 
-    async def close(self) -> None:
-        """Let finish what must (within PATIENCE_S), cancel the rest and wait for it."""
+    def cancel(self) -> None:
+        """Cancel everything and start nothing more; for an owner that cannot wait for the end."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def close(self, patience_s: float = PATIENCE_S) -> None:
+        """Let finish what must (within `patience_s`), cancel the rest and wait for it."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(patience_s):
                 while self._finishing:
                     await asyncio.wait(set(self._finishing))
         self._closed = True
@@ -53,6 +84,36 @@ class Background:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, T], what: str, *, quiet: bool = False) -> AsyncIterator[asyncio.Task[T]]:
+    """Run `work` beside a block: it is cancelled when the block ends, and has ended when this returns.
+
+    Its failure is raised at the end of the block, or is logged when the block itself has failed. what: words for the
+    log. quiet: its failure reaches the block by another way, and is dropped here.
+    """
+    task = asyncio.get_running_loop().create_task(work, name=what)
+    try:
+        yield task
+    except BaseException:
+        await _end(task)
+        if not quiet:
+            _report(task)
+        raise
+    await _end(task)
+    if not task.cancelled() and (error := task.exception()) is not None and not quiet:
+        raise error
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def _report(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s: %s", task.get_name(), error, exc_info=error)
 
 
 def first_failure(error: BaseException) -> BaseException:
@@ -63,3 +124,17 @@ def first_failure(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+async def until_first(*works: Coroutine[Any, Any, None]) -> None:
+    """Run these side by side until one of them ends, and cancel the others. Raises: what the first failed one raised."""
+    tasks = [asyncio.get_running_loop().create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, Exception):
+            raise one

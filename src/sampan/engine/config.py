@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """Settings of one engine. Paths are absolute; sizes are bytes; times are seconds. Keys as in dockerd's daemon.json."""
+    """Settings of one engine. Paths are absolute, sizes bytes, times seconds. Names as in dockerd's daemon.json."""
 
     data_root: str = "/var/lib/sampan"
     exec_root: str = "/run/sampan"

@@ -87,13 +87,13 @@ class Engine:
             networks = Networks(config, store, events)
             await networks.start()
             undo.push_async_callback(networks.close)
-            volumes = Volumes(config, store, events)
+            host_paths = HostPaths()
+            undo.callback(host_paths.close)
+            volumes = Volumes(config, store, events, host_paths)
             await volumes.start()
             undo.push_async_callback(volumes.close)
             supervisor = await Supervisor.connect(config.exec_root, debug=config.debug, boot=boot)
             undo.push_async_callback(supervisor.close)
-            host_paths = HostPaths()
-            undo.callback(host_paths.close)
             containers = Containers(
                 config, store, events, images, storage.roots, networks, volumes, supervisor, host_paths
             )

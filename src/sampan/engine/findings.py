@@ -13,6 +13,8 @@ from sampan.engine.store import Ref
 
 
 class Problem(StrEnum):
+    """What can be wrong between the records and the data root."""
+
     UNREFERENCED = "unreferenced"
     MISSING = "missing"
     DAMAGED = "damaged"
@@ -31,7 +33,7 @@ class Finding:
 
 
 def strays(kind: str, there: Mapping[str, str], wanted: Collection[str], remedy: str) -> list[Finding]:
-    """What is there (id → path) and nobody wants."""
+    """Return what is there (id → path) and nobody wants."""
     return [
         Finding(kind=kind, id=id, problem=Problem.UNREFERENCED, path=path, remedy=remedy)
         for id, path in sorted(there.items())
@@ -45,7 +47,7 @@ def missing(kind: str, id: str, path: str, remedy: str) -> Finding:
 
 
 def references(refs: Iterable[tuple[Ref, Ref]], exists: Callable[[Ref], bool | None]) -> list[Finding]:
-    """References whose holder or target is gone. `exists` is None for a noun it does not know."""
+    """Return the references whose holder or target is gone. `exists` is None for a noun it does not know."""
     found = []
     for holder, target in sorted(refs):
         if exists(holder) is False:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 DISK_USAGE_TYPES = frozenset({"container", "image", "volume", "build-cache"})
 _DRIVERS = {
-    "Volume": ["local"],
     "Network": ["bridge", "host", "null"],
     "Authorization": None,
     "Log": ["json-file", "local"],
@@ -82,7 +81,7 @@ class System:
                 ["Backing Filesystem", hostinfo.backing_filesystem(config.data_root)],
                 *self._images.driver.status(),
             ],
-            "Plugins": _DRIVERS,
+            "Plugins": {"Volume": self._volumes.driver_names(), **_DRIVERS},
             **hostinfo.limits(),
             **hostinfo.identity(),
             "IPv4Forwarding": hostinfo.ipv4_forwarding(),

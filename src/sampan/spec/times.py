@@ -114,6 +114,20 @@ def moment(text: str, now_ns: int) -> int:
         raise ValueError(f"failed to parse value as time or duration: {go_values.quote(text)}") from None
 
 
+def unix(text: str) -> int:
+    """Read seconds since 1970 with up to nine decimals, as `since` and `until` of logs and events are sent.
+
+    Returns nanoseconds. Raises: ValueError in the words of Go's strconv.
+    """
+    whole, point, fraction = text.partition(".")
+    for part in (whole, fraction) if point else (whole,):
+        if not _digits(part[1:] if part[:1] in ("+", "-") else part):
+            raise ValueError(f'strconv.ParseInt: parsing "{part}": invalid syntax')
+        if abs(int(part)) >= 2**63:
+            raise ValueError(f'strconv.ParseInt: parsing "{part}": value out of range')
+    return int(whole) * _BILLION + (int(f"{fraction:0<9.9}") if point else 0)
+
+
 def _civil(moment: time.struct_time) -> str:
     """Write date and clock."""
     text = time.strftime("%Y-%m-%dT%H:%M:%S", moment)

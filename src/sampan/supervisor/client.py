@@ -15,7 +15,7 @@ import builtins
 import contextlib
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,13 +24,33 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from sampan import errors
-from sampan.supervisor import layout, starter, wire
+from sampan.supervisor import deposits, layout, starter, wire
 from sampan.supervisor import supervisor_pb2 as pb
 from sampan.supervisor.supervisor_grpc import SupervisorStub
-from sampan.supervisor.values import Attachment, ExecInfo, Exit, TaskEvent, TaskInfo, TaskRequest
+from sampan.supervisor.values import (
+    Attachment,
+    ExecInfo,
+    Exit,
+    MountSource,
+    TaskEvent,
+    TaskInfo,
+    TaskKind,
+    TaskRequest,
+)
 from sampan.supervisor.wire import TaskFailed
 
-__all__ = ["Attachment", "ExecInfo", "Exit", "Supervisor", "TaskEvent", "TaskFailed", "TaskInfo", "TaskRequest"]
+__all__ = [
+    "Attachment",
+    "ExecInfo",
+    "Exit",
+    "MountSource",
+    "Supervisor",
+    "TaskEvent",
+    "TaskFailed",
+    "TaskInfo",
+    "TaskKind",
+    "TaskRequest",
+]
 
 _CONNECT_TIMEOUT_S = 10.0
 _STREAM_LIMIT_BYTES = 1024 * 1024
@@ -53,6 +73,7 @@ _KINDS = {
     pb.Event.RESUMED: "resumed",
 }
 _STATUSES = {pb.CREATED: "created", pb.RUNNING: "running", pb.PAUSED: "paused", pb.STOPPED: "stopped"}
+
 
 T = TypeVar("T")
 
@@ -107,7 +128,7 @@ class Supervisor:
         message = pb.CreateRequest(
             id=req.id,
             spec=req.spec,
-            rootfs=msgspec.json.encode(req.rootfs),
+            rootfs=msgspec.json.encode([mount.oci() for mount in req.rootfs]),
             seccomp=req.seccomp,
             terminal=req.terminal,
             stdin=req.stdin,
@@ -116,15 +137,30 @@ class Supervisor:
             runtime=req.runtime,
             runtime_args=req.runtime_args,
             start=start,
+            sources=[source.index for source in req.sources],
+            kind=pb.TaskKind.Value(req.kind.name),
         )
+        fds = [source.fd for source in req.sources]
         try:
-            return _task_reply(await self._once(lambda s: s.Create(message)))
+            return _task_reply(await self._create(message, fds))
         except _LOST:
             pass
         info = await self._status(req.id)
         if info is None:
-            return _task_reply(await self._call(lambda s: s.Create(message)))
+            return _task_reply(await self._repeated(lambda: self._create(message, fds)))
         return await self.start(req.id) if start and info.status == "created" else info
+
+    async def _create(self, message: pb.CreateRequest, fds: Sequence[int]) -> Any:
+        """Ask once, with the descriptors left at the supervisor for as long as it takes."""
+        if not fds:
+            return await self._once(lambda s: s.Create(message))
+        if not self._ready.is_set():
+            await self._until_ready()
+        try:
+            with deposits.left(self._exec_root, fds) as message.deposit:
+                return await self._once(lambda s: s.Create(message))
+        except BlockingIOError as e:
+            raise errors.Unavailable("the supervisor is too busy to take mount sources") from e
 
     async def start(self, id: str) -> TaskInfo:
         try:
@@ -331,9 +367,13 @@ class Supervisor:
 
     async def _call(self, method: Callable[[SupervisorStub], Any]) -> Any:
         """Call, and repeat when the supervisor went away meanwhile."""
+        return await self._repeated(lambda: self._once(method))
+
+    async def _repeated(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try again when the supervisor went away meanwhile. Raises Unavailable when it does so every time."""
         for _ in range(3):
             try:
-                return await self._once(method)
+                return await attempt()
             except _LOST as e:
                 lost = e
         raise errors.Unavailable(f"the supervisor does not answer: {lost}")
@@ -345,7 +385,8 @@ class Supervisor:
         try:
             return await method(self._stub)
         except GRPCError as e:
-            if e.status is Status.UNAVAILABLE and not self._ready.is_set():
+            gone = e.status is Status.UNAVAILABLE and not self._ready.is_set()
+            if gone or e.status is Status.ABORTED:  # of another supervisor than the one before
                 raise ConnectionResetError("the supervisor went away") from e
             raise _ERRORS.get(e.status, errors.Internal)(e.message or str(e.status)) from e
         except _LOST:
@@ -408,7 +449,12 @@ class Supervisor:
                     _settle(future, None)
         else:
             event = TaskEvent(
-                kind=_KINDS[message.kind], id=message.id, exec_id=message.exec_id, pid=message.pid, exit=_exit(message)
+                kind=_KINDS[message.kind],
+                id=message.id,
+                exec_id=message.exec_id,
+                pid=message.pid,
+                exit=_exit(message),
+                task_kind=TaskKind[pb.TaskKind.Name(message.task_kind)],
             )
             if event.exit:
                 for future in self._waiters.get((event.id, event.exec_id), ()):
@@ -448,6 +494,7 @@ def _task(message: pb.Task) -> TaskInfo:
         exit=_exit(message),
         execs=tuple(ExecInfo(exec_id=e.exec_id, pid=e.pid, exit=_exit(e)) for e in message.execs),
         shim_pid=message.shim_pid,
+        kind=TaskKind[pb.TaskKind.Name(message.kind)],
     )
 
 

@@ -2,10 +2,11 @@
 
     <exec_root>/            0700
       supervisor.sock       gRPC                      supervisor.pid   locked while a supervisor runs      supervisor.log
+      deposits.sock         descriptors for requests (deposits.py)
       seccomp/<sha256>.bpf  compiled filters
       tasks/<id>/           0700, the OCI bundle of one task
         config.json         the OCI spec as received
-        shim.json           {"version", "boot_id", "cgroup"}: written before anything exists that would have to be cleaned up
+        shim.json           {"version", "boot_id", "cgroup", "kind"}: written before there is anything to clean up
         state.json          the runtime's state, once created
         shim.sock           control, attach, exec
         exit.json           {"status", "exited_at_ns", "oom_killed"}: the last word; written before anybody is told
@@ -59,11 +60,12 @@ def write(path: str, data: bytes, *, durable: bool = False) -> None:
     os.rename(temporary, path)
 
 
-def write_shim(directory: str, spec: Any) -> None:
-    """Say what will have to be cleaned up of a task with the OCI spec `spec`."""
+def write_shim(directory: str, spec: Any, kind: str) -> None:
+    """Say what will have to be cleaned up of a task with the OCI spec `spec`, and what kind of task it is."""
     linux = spec.get("linux") if isinstance(spec, dict) else None
     cgroup = linux.get("cgroupsPath") if isinstance(linux, dict) else None
-    write_json(f"{directory}/shim.json", {"version": VERSION, "boot_id": boot_id(), "cgroup": cgroup or ""})
+    values = {"version": VERSION, "boot_id": boot_id(), "cgroup": cgroup or "", "kind": kind}
+    write_json(f"{directory}/shim.json", values)
 
 
 def read_filter(path: str) -> bytes | None:
@@ -84,7 +86,7 @@ def read_json(path: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def listen(directory: str, name: str, backlog: int = 64) -> socket.socket:
+def listen(directory: str, name: str, backlog: int = 64, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
     """A listening unix socket `directory/name`, 0600, non-blocking. A leftover of that name is replaced."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -92,7 +94,7 @@ def listen(directory: str, name: str, backlog: int = 64) -> socket.socket:
             os.unlink(name, dir_fd=fd)
         except FileNotFoundError:
             pass
-        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        server = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             server.bind(f"/proc/self/fd/{fd}/{name}")
             os.chmod(name, 0o600, dir_fd=fd)
@@ -105,11 +107,11 @@ def listen(directory: str, name: str, backlog: int = 64) -> socket.socket:
         os.close(fd)
 
 
-def connect(directory: str, name: str) -> socket.socket:
+def connect(directory: str, name: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
     """Connect to `directory/name`; the socket comes back non-blocking. Connecting to a unix socket does not wait."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        peer = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             peer.connect(f"/proc/self/fd/{fd}/{name}")
         except BaseException:

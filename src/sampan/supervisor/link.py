@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sampan.errors import Unavailable
@@ -21,9 +21,14 @@ class ShimLost(Unavailable):
 
 class ShimLink(asyncio.Protocol):
     def __init__(
-        self, on_report: Callable[[Message], None], on_event: Callable[[Message], None], on_lost: Callable[[], None]
+        self,
+        peer: socket.socket,
+        on_report: Callable[[Message], None],
+        on_event: Callable[[Message], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self.bind(on_report, on_event, on_lost)
+        self._peer = peer  # the transport's, which passes on no descriptors
         self._unframer = wire.Unframer()
         self._transport: asyncio.WriteTransport | None = None
         self._calls: dict[int, asyncio.Future[Any]] = {}
@@ -46,7 +51,7 @@ class ShimLink(asyncio.Protocol):
         """
         peer.setblocking(False)
         _, link = await asyncio.get_running_loop().create_connection(
-            lambda: cls(on_report, on_event, on_lost), sock=peer
+            lambda: cls(peer, on_report, on_event, on_lost), sock=peer
         )
         return link
 
@@ -62,15 +67,27 @@ class ShimLink(asyncio.Protocol):
     def alive(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    async def call(self, op: str, **arguments: Any) -> Any:
-        """Ask the shim. Raises what the shim raised, or ShimLost."""
+    async def call(self, op: str, *, fds: Sequence[int] = (), **arguments: Any) -> Any:
+        """Ask the shim. Raises what the shim raised, or ShimLost.
+
+        fds: go with the question, and are sent when the first `await` inside is reached; only for a first call.
+        """
         if self._transport is None:
             raise ShimLost(f"{op}: the shim is gone")
         self._seq += 1
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls[self._seq] = answer
-        self._transport.write(wire.frame({"seq": self._seq, "op": op, **arguments}))
+        data = wire.frame({"seq": self._seq, "op": op, **arguments})
+        self._transport.write(data[self._send_rights(data, fds) :] if fds else data)
         return await answer
+
+    def _send_rights(self, data: bytes, fds: Sequence[int]) -> int:
+        """Send descriptors past the transport, whose queue is still empty; return how many bytes went with them."""
+        assert self._transport is not None and self._transport.get_write_buffer_size() == 0
+        try:
+            return wire.send(self._peer, data, fds)
+        except (BrokenPipeError, ConnectionResetError) as e:
+            raise ShimLost("the shim has ended") from e
 
     def told(self, exec_id: str) -> None:
         """Tell the shim that the end of an exec'd process is known here; it need not remember it any longer."""

@@ -22,11 +22,13 @@ from grpclib.server import Server, Stream
 
 from sampan import errors
 from sampan.linux import seccomp
-from sampan.supervisor import layout, wire
+from sampan.supervisor import deposits, layout, wire
 from sampan.supervisor import supervisor_pb2 as pb
+from sampan.supervisor.deposits import Deposits, Descriptors, UnknownDeposit
 from sampan.supervisor.nursery import Nursery
 from sampan.supervisor.supervisor_grpc import SupervisorBase
 from sampan.supervisor.tasks import Task, Tasks
+from sampan.supervisor.values import TaskKind
 
 _STATUS: dict[type[errors.SampanError], Status] = {
     errors.NotFound: Status.NOT_FOUND,
@@ -81,18 +83,20 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
         self._exec_root = exec_root
         self._debug = debug
         self.tasks = Tasks(exec_root, nursery, self._publish)
+        self.deposits = Deposits(exec_root)
         self._subscribers: set[asyncio.Queue[pb.Event]] = set()
         self.stopping = asyncio.Event()
 
-    def _publish(self, id: str, event: dict[str, Any]) -> None:
+    def _publish(self, task: Task, event: dict[str, Any]) -> None:
         if self._debug:
-            print(f"task {id}: {event}", file=sys.stderr, flush=True)
+            print(f"task {task.id}: {event}", file=sys.stderr, flush=True)
         message = pb.Event(
             kind=_KIND[event["kind"]],
-            id=id,
+            id=task.id,
             exec_id=event.get("exec_id", ""),
             pid=event.get("pid", 0),
             exit=_exit(event.get("exit")),
+            task_kind=pb.TaskKind.Value(task.kind.name),
         )
         for queue in self._subscribers:
             queue.put_nowait(message)
@@ -102,14 +106,26 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
     @_answered
     async def Create(self, stream: Stream[pb.CreateRequest, pb.TaskReply]) -> None:
         request = await _request(stream)
+        sources = self._deposited(request.deposit)
         if self.stopping.is_set():
+            sources.close()
             raise errors.Unavailable("the supervisor is about to end")
+        kind = TaskKind[pb.TaskKind.Name(request.kind)]
         try:
-            task = await self.tasks.create(request.id, request.spec, _shims_request(request))
+            task = await self.tasks.create(request.id, request.spec, _shims_request(request), sources, kind)
         except wire.TaskFailed as e:
             await stream.send_message(pb.TaskReply(failure=_failure(e)))
             return
         await stream.send_message(pb.TaskReply(task=_task(task)))
+
+    def _deposited(self, token: str) -> Descriptors:
+        """Take the descriptors that were left for a request. The caller leaves them again when they are not here."""
+        if not token:
+            return Descriptors()
+        try:
+            return self.deposits.take(token)
+        except UnknownDeposit as e:
+            raise GRPCError(Status.ABORTED, "no such deposit") from e
 
     @_answered
     async def Start(self, stream: Stream[pb.TaskId, pb.TaskReply]) -> None:
@@ -267,6 +283,7 @@ def _shims_request(request: pb.CreateRequest) -> dict[str, Any]:
     """The create request in the shim's words; the spec goes as a file, config.json."""
     return {
         "rootfs": _json(request.rootfs or b"[]"),
+        "sources": list(request.sources),
         "seccomp": request.seccomp,
         "terminal": request.terminal,
         "stdin": request.stdin,
@@ -305,6 +322,7 @@ def _task(task: Task) -> pb.Task:
         exit=_exit(report["exit"]),
         execs=[pb.Exec(exec_id=e["exec_id"], pid=e["pid"], exit=_exit(e["exit"])) for e in task.execs.values()],
         shim_pid=report["shim_pid"],
+        kind=pb.TaskKind.Value(task.kind.name),
     )
 
 
@@ -320,4 +338,6 @@ async def serve(exec_root: str, nursery: Nursery, ready: Callable[[], None], *, 
     await service.stopping.wait()
     await asyncio.sleep(0.05)  # let the answer to ShutdownIfIdle leave
     server.close()
-    os.unlink(f"{exec_root}/supervisor.sock")
+    service.deposits.close()
+    for name in ("supervisor.sock", deposits.NAME):
+        os.unlink(f"{exec_root}/{name}")

@@ -6,9 +6,10 @@ process, the container's init, its exec'd processes, their stdio and log. There 
 
 Transport: gRPC over HTTP/2 (cleartext) on the unix socket <exec_root>/supervisor.sock, 0600; the caller's uid must be the supervisor's.
 Byte streams do not pass through here: stdio is served by each task's own socket, <exec_root>/tasks/<id>/shim.sock (see wire.py).
+Descriptors do not either: they are left at <exec_root>/deposits.sock, and a request names the deposit (see deposits.py).
 
 Errors: gRPC status NOT_FOUND (no such task or exec), ALREADY_EXISTS, FAILED_PRECONDITION (the task's state does not allow it),
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED (EMFILE, ENOSPC …), INTERNAL. Where the runtime itself refuses (no such executable, unknown user, a mount
+INVALID_ARGUMENT, RESOURCE_EXHAUSTED (EMFILE, ENOSPC …), ABORTED (the deposit is not here: leave it again, and repeat), INTERNAL. Where the runtime itself refuses (no such executable, unknown user, a mount
 that fails) the answer carries a Failure instead, because its step and errno matter to the caller.
 
 Python code is generated from this file by `python -m sampan.supervisor.generate` and committed.
@@ -31,6 +32,28 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _TaskKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TaskKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTAINER: _TaskKind.ValueType  # 0
+    BUILD_STEP: _TaskKind.ValueType  # 1
+    PLUGIN: _TaskKind.ValueType  # 2
+    HOST_TASK: _TaskKind.ValueType  # 3
+    """a program of the host, confined"""
+
+class TaskKind(_TaskKind, metaclass=_TaskKindEnumTypeWrapper):
+    """What a task is for its caller. The supervisor treats all alike, keeps it and says it again."""
+
+CONTAINER: TaskKind.ValueType  # 0
+BUILD_STEP: TaskKind.ValueType  # 1
+PLUGIN: TaskKind.ValueType  # 2
+HOST_TASK: TaskKind.ValueType  # 3
+"""a program of the host, confined"""
+Global___TaskKind: _TypeAlias = TaskKind  # noqa: Y015
 
 class _TaskStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -162,6 +185,9 @@ class CreateRequest(_message.Message):
     RUNTIME_FIELD_NUMBER: _builtins.int
     RUNTIME_ARGS_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
+    DEPOSIT_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """64 hexadecimal digits"""
     spec: _builtins.bytes
@@ -179,10 +205,17 @@ class CreateRequest(_message.Message):
     runtime: _builtins.str
     """path of an external OCI runtime; "" = built in"""
     start: _builtins.bool
+    deposit: _builtins.str
+    """token of a deposit of descriptors, the sources of bind mounts as detached mounts; "" = none"""
+    kind: Global___TaskKind.ValueType
     @_builtins.property
     def logging(self) -> Global___Logging: ...
     @_builtins.property
     def runtime_args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """for each descriptor of the deposit, in order: the index in spec.mounts of the mount whose source it is"""
+
     def __init__(
         self,
         *,
@@ -197,10 +230,13 @@ class CreateRequest(_message.Message):
         runtime: _builtins.str = ...,
         runtime_args: _abc.Iterable[_builtins.str] | None = ...,
         start: _builtins.bool = ...,
+        deposit: _builtins.str = ...,
+        sources: _abc.Iterable[_builtins.int] | None = ...,
+        kind: Global___TaskKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logging", b"logging"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "logging", b"logging", "rootfs", b"rootfs", "runtime", b"runtime", "runtime_args", b"runtime_args", "seccomp", b"seccomp", "spec", b"spec", "start", b"start", "stdin", b"stdin", "stdin_once", b"stdin_once", "terminal", b"terminal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deposit", b"deposit", "id", b"id", "kind", b"kind", "logging", b"logging", "rootfs", b"rootfs", "runtime", b"runtime", "runtime_args", b"runtime_args", "seccomp", b"seccomp", "sources", b"sources", "spec", b"spec", "start", b"start", "stdin", b"stdin", "stdin_once", b"stdin_once", "terminal", b"terminal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -319,6 +355,7 @@ class Task(_message.Message):
     EXIT_FIELD_NUMBER: _builtins.int
     EXECS_FIELD_NUMBER: _builtins.int
     SHIM_PID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     pid: _builtins.int
     """of the container's init; 0 before it exists"""
@@ -326,6 +363,7 @@ class Task(_message.Message):
     started_at_ns: _builtins.int
     shim_pid: _builtins.int
     """0 when the shim is gone"""
+    kind: Global___TaskKind.ValueType
     @_builtins.property
     def exit(self) -> Global___Exit: ...
     @_builtins.property
@@ -342,10 +380,11 @@ class Task(_message.Message):
         exit: Global___Exit | None = ...,
         execs: _abc.Iterable[Global___Exec] | None = ...,
         shim_pid: _builtins.int = ...,
+        kind: Global___TaskKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit", b"_exit", "exit", b"exit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit", b"_exit", "execs", b"execs", "exit", b"exit", "id", b"id", "pid", b"pid", "shim_pid", b"shim_pid", "started_at_ns", b"started_at_ns", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit", b"_exit", "execs", b"execs", "exit", b"exit", "id", b"id", "kind", b"kind", "pid", b"pid", "shim_pid", b"shim_pid", "started_at_ns", b"started_at_ns", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit: _TypeAlias = _typing.Literal["exit"]  # noqa: Y015
     _WhichOneofArgType__exit: _TypeAlias = _typing.Literal["_exit", b"_exit"]  # noqa: Y015
@@ -698,10 +737,12 @@ class Event(_message.Message):
     EXEC_ID_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     EXIT_FIELD_NUMBER: _builtins.int
+    TASK_KIND_FIELD_NUMBER: _builtins.int
     kind: Global___Event.Kind.ValueType
     id: _builtins.str
     exec_id: _builtins.str
     pid: _builtins.int
+    task_kind: Global___TaskKind.ValueType
     @_builtins.property
     def exit(self) -> Global___Exit: ...
     def __init__(
@@ -712,10 +753,11 @@ class Event(_message.Message):
         exec_id: _builtins.str = ...,
         pid: _builtins.int = ...,
         exit: Global___Exit | None = ...,
+        task_kind: Global___TaskKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit", b"_exit", "exit", b"exit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit", b"_exit", "exec_id", b"exec_id", "exit", b"exit", "id", b"id", "kind", b"kind", "pid", b"pid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit", b"_exit", "exec_id", b"exec_id", "exit", b"exit", "id", b"id", "kind", b"kind", "pid", b"pid", "task_kind", b"task_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit: _TypeAlias = _typing.Literal["exit"]  # noqa: Y015
     _WhichOneofArgType__exit: _TypeAlias = _typing.Literal["_exit", b"_exit"]  # noqa: Y015

@@ -7,6 +7,7 @@ is ended here: its cgroup is killed, exit.json says 137, and the event is told l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -22,21 +23,24 @@ from sampan.linux import cgroups
 from sampan.runtime.failure import InvalidSpec
 from sampan.runtime.validate import validate
 from sampan.supervisor import layout, wire
+from sampan.supervisor.deposits import Descriptors
 from sampan.supervisor.link import Message, ShimLink, ShimLost
 from sampan.supervisor.nursery import Nursery
+from sampan.supervisor.values import TaskKind
 
 _KILLED = 137
 _EXECS_REMEMBERED = 256
 _RETRY_S = 1.0
 
-Publish = Callable[[str, dict[str, Any]], None]
+Publish = Callable[["Task", dict[str, Any]], None]
 
 
 class Task:
     """One task as the supervisor knows it."""
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, kind: TaskKind) -> None:
         self.id = id
+        self.kind = kind
         self.link: ShimLink | None = None
         self.report: dict[str, Any] = {
             "id": id,
@@ -135,11 +139,43 @@ class Tasks:
 
     # ── create ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def create(self, id: str, spec: bytes, request: dict[str, Any]) -> Task:
+    async def create(
+        self, id: str, spec: bytes, request: dict[str, Any], sources: Descriptors, kind: TaskKind = TaskKind.CONTAINER
+    ) -> Task:
         """Make a task from its OCI config.json and the shim's create request.
 
-        On any failure nothing is left: no process, no cgroup, no directory.
+        sources: a detached mount for each of the request's `sources`; owned, and closed, from the call on. On any
+        failure nothing is left: no process, no cgroup, no directory, no descriptor.
         """
+        with contextlib.ExitStack() as owned:
+            owned.callback(sources.close)
+            decoded = self._checked(id, spec, request, sources)
+            task = self._tasks[id] = Task(id, kind)
+            directory = layout.task_dir(self._exec_root, id)
+            try:
+                os.mkdir(directory, 0o700)
+                os.mkdir(f"{directory}/rootfs", 0o700)
+                layout.write(f"{directory}/config.json", spec)
+                layout.write_shim(directory, decoded, kind)
+                making = asyncio.get_running_loop().create_task(self._ask_new_shim(task, request, sources))
+                owned.pop_all()
+                try:
+                    await asyncio.shield(making)
+                except asyncio.CancelledError:
+                    # The caller has died, the shim is at work: let it come to its end, then take away what it made.
+                    self._job(self._abandon(task, making))
+                    raise
+            except asyncio.CancelledError:
+                raise
+            except BaseException as e:
+                await self._undo(task, orphaned=not isinstance(e, SampanError) or isinstance(e, ShimLost))
+                if isinstance(e, OSError):
+                    raise Internal(f"create task {id}: {words(e)}") from e
+                raise
+            return task
+
+    def _checked(self, id: str, spec: bytes, request: dict[str, Any], sources: Descriptors) -> Any:
+        """Return the spec, decoded. Raises: InvalidArgument, Conflict, TaskFailed, for what cannot become a task."""
         if not id or not all(c in "0123456789abcdefghijklmnopqrstuvwxyz_.-" for c in id.lower()) or id[0] in ".-":
             raise InvalidArgument(f"invalid task id: {id!r}")
         if id in self._tasks:
@@ -147,28 +183,8 @@ class Tasks:
         decoded = _decode(spec)
         if not request["runtime"]:
             _check(decoded)
-        task = self._tasks[id] = Task(id)
-        directory = layout.task_dir(self._exec_root, id)
-        try:
-            os.mkdir(directory, 0o700)
-            os.mkdir(f"{directory}/rootfs", 0o700)
-            layout.write(f"{directory}/config.json", spec)
-            layout.write_shim(directory, decoded)
-            making = asyncio.get_running_loop().create_task(self._ask_new_shim(task, request))
-            try:
-                await asyncio.shield(making)
-            except asyncio.CancelledError:
-                # The caller has died, the shim is at work: let it come to its end, then take away what it made.
-                self._job(self._abandon(task, making))
-                raise
-        except asyncio.CancelledError:
-            raise
-        except BaseException as e:
-            await self._undo(task, orphaned=not isinstance(e, SampanError) or isinstance(e, ShimLost))
-            if isinstance(e, OSError):
-                raise Internal(f"create task {id}: {words(e)}") from e
-            raise
-        return task
+        _check_sources(decoded, request["sources"], len(sources.fds))
+        return decoded
 
     async def _abandon(self, task: Task, making: asyncio.Task[None]) -> None:
         """Undo a creation whose caller has gone: whatever the shim answers, nothing is left."""
@@ -185,13 +201,16 @@ class Tasks:
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
 
-    async def _ask_new_shim(self, task: Task, request: dict[str, Any]) -> None:
-        task.link = await self._nursery.take()
-        task.link.bind(*self._listeners(task))
+    async def _ask_new_shim(self, task: Task, request: dict[str, Any], sources: Descriptors) -> None:
         try:
-            await task.link.call("create", id=task.id, **request)
+            task.link = await self._nursery.take()
+            task.link.bind(*self._listeners(task))
+            try:
+                await task.link.call("create", fds=sources.fds, id=task.id, **request)
+            finally:
+                self._nursery.refill()
         finally:
-            self._nursery.refill()
+            sources.close()
 
     def _listeners(self, task: Task) -> tuple[Callable[[Message], None], Callable[[Message], None], Callable[[], None]]:
         return task.learn, lambda event: self._on_event(task, event), lambda: self._on_lost(task)
@@ -250,7 +269,7 @@ class Tasks:
         task.apply(event)
         if event["kind"] == "exec-exit" and task.link:
             task.link.told(event["exec_id"])
-        self._publish(task.id, event)
+        self._publish(task, event)
 
     def _on_lost(self, task: Task) -> None:
         if task.link is None or task.report["status"] == "creating" or task.deleting:
@@ -307,7 +326,7 @@ class Tasks:
         if shim is None or shim.get("boot_id") != boot_id:
             shutil.rmtree(directory, ignore_errors=True)
             return
-        task = self._tasks[id] = Task(id)
+        task = self._tasks[id] = Task(id, TaskKind(shim.get("kind", TaskKind.CONTAINER)))
         try:
             peer = layout.connect(directory, "shim.sock")
             peer.send(wire.line({"op": "control"}))
@@ -343,3 +362,16 @@ def _check(spec: Any) -> None:
         validate(spec)
     except InvalidSpec as e:
         raise wire.TaskFailed(e.step, e.errno, e.message) from e
+
+
+def _check_sources(spec: Any, indices: list[int], count: int) -> None:
+    """Make sure that each descriptor is the source of one bind mount. Raises: InvalidArgument."""
+    if len(indices) != count or len(set(indices)) != count:
+        raise InvalidArgument(f"{len(set(indices))} mounts for {count} descriptors of mount sources")
+    if not indices:
+        return
+    mounts = spec.get("mounts") if isinstance(spec, dict) else None
+    for index in indices:
+        mount = mounts[index] if isinstance(mounts, list) and index < len(mounts) else None
+        if not isinstance(mount, dict) or not {"bind", "rbind"} & {*(mount.get("options") or ())}:
+            raise InvalidArgument(f"mount {index} of the spec is no bind mount: its source is no descriptor")

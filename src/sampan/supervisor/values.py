@@ -4,7 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
+
+from sampan.spec.oci_runtime import Mount
+
+
+class TaskKind(StrEnum):
+    """What a task is for its caller; the supervisor treats all alike."""
+
+    CONTAINER = "container"
+    BUILD_STEP = "build-step"
+    PLUGIN = "plugin"
+    HOST_TASK = "host-task"  # a program of the host, confined
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountSource:
+    """The source of a bind mount of the spec, found already: its name is not looked up again.
+
+    index: of the mount in the spec's `mounts`. fd: a detached mount (open_tree with OPEN_TREE_CLONE); the caller's, who
+    may close it when `create` has returned.
+    """
+
+    index: int
+    fd: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +40,8 @@ class TaskRequest:
 
     id: str
     spec: bytes
-    rootfs: list[dict[str, Any]] = field(default_factory=list)
+    kind: TaskKind = TaskKind.CONTAINER
+    rootfs: tuple[Mount, ...] = ()
     seccomp: str = ""
     terminal: bool = False
     stdin: bool = False
@@ -28,6 +52,7 @@ class TaskRequest:
     log_attrs: dict[str, str] = field(default_factory=dict)
     runtime: str = ""
     runtime_args: tuple[str, ...] = ()
+    sources: tuple[MountSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +80,22 @@ class TaskInfo:
     exit: Exit | None
     execs: tuple[ExecInfo, ...] = ()
     shim_pid: int = 0
+    kind: TaskKind = TaskKind.CONTAINER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvent:
-    """`kind`: connected, start, exit, exec-start, exec-exit, oom, paused, resumed."""
+    """What has happened. `kind`: connected, start, exit, exec-start, exec-exit, oom, paused, resumed.
+
+    `task_kind`: of the task that it is about.
+    """
 
     kind: str
     id: str = ""
     exec_id: str = ""
     pid: int = 0
     exit: Exit | None = None
+    task_kind: TaskKind = TaskKind.CONTAINER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

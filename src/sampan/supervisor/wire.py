@@ -4,6 +4,7 @@ Control (one connection; the supervisor asks, the shim answers, and tells what h
 length + JSON.
 
     supervisor → shim    {"seq": 7, "op": "kill", …arguments}
+                         {"seq": 1, "op": "create", …, "sources": [index in the spec's mounts, …]} + a descriptor each
                          {"seq": -1, "op": "told", "exec_id"}: an exec's end has been heard; no answer
     shim → supervisor    {"seq": 7, "ok": …}  |  {"seq": 7, "error": {"kind", "message", "step", "errno"}}
                          {"event": {"kind": "exit", "exec_id": "", …}}
@@ -24,8 +25,13 @@ input.
 
 from __future__ import annotations
 
+import _socket
+import array
+import errno
 import json
+import os
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from sampan import errors
@@ -33,6 +39,9 @@ from sampan import errors
 _LENGTH = struct.Struct(">I")
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 MAX_LINE_BYTES = 16 * 1024 * 1024
+MAX_RIGHTS = 253  # SCM_MAX_FD: descriptors beside one piece of data
+
+_RIGHTS_BYTES = _socket.CMSG_SPACE(MAX_RIGHTS * 4)
 
 decode = json.loads
 
@@ -69,6 +78,32 @@ def frame(message: dict[str, Any]) -> bytes:
 
 def line(message: dict[str, Any]) -> bytes:
     return _encode(message) + b"\n"
+
+
+def send(peer: _socket.socket, data: bytes, fds: Sequence[int]) -> int:
+    """Send a message with descriptors beside it; return how many of its bytes are on their way. Raises: OSError."""
+    sent = 0
+    while len(fds) > MAX_RIGHTS:
+        sent += peer.sendmsg([data[sent : sent + 1]], _rights(fds[:MAX_RIGHTS]))
+        fds = fds[MAX_RIGHTS:]
+    return sent + peer.sendmsg([data[sent:]], _rights(fds))
+
+
+def _rights(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
+    return [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+
+
+def receive(peer: _socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """Receive bytes and the descriptors beside them, which are the caller's. Raises: OSError, EMFILE for lost ones."""
+    data, ancillary, flags, _ = peer.recvmsg(size, _RIGHTS_BYTES, _socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for _, _, rights in ancillary:
+        fds.frombytes(rights)
+    if flags & _socket.MSG_CTRUNC:
+        for fd in fds:
+            os.close(fd)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return data, list(fds)
 
 
 class Unframer:

@@ -159,7 +159,7 @@ def test_a_container_that_changes_while_it_is_read(tmp_path: Path) -> None:
         async with service(tmp_path / "d") as images:
             await imported(images)
             await prepare(images, "c", images.resolve("app"))
-            upper = next(o for o in images.roots.mounts("c")[0]["options"] if o.startswith("upperdir=")).removeprefix(
+            upper = next(o for o in images.roots.mounts("c")[0].options if o.startswith("upperdir=")).removeprefix(
                 "upperdir="
             )
             stop = threading.Event()
@@ -210,10 +210,10 @@ def test_container_snapshots(tmp_path: Path) -> None:
             image = images.resolve("app")
             await prepare(images, "c1", image)
             [mount] = images.roots.mounts("c1")
-            assert mount["type"] == "overlay" and mount["destination"] == "/"
-            lower = mount["options"][0].removeprefix("lowerdir=").split(":")
+            assert mount.type == "overlay" and mount.target == "/"
+            lower = mount.options[0].removeprefix("lowerdir=").split(":")
             assert len(lower) == 2 and lower[-1].endswith("/init/fs"), "the stubs lie at the bottom"
-            upper = next(o for o in mount["options"] if o.startswith("upperdir=")).removeprefix("upperdir=")
+            upper = next(o for o in mount.options if o.startswith("upperdir=")).removeprefix("upperdir=")
             status = os.stat(upper)
             assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o1751, 7, 8)
             fd = images.roots.open_root("c1", writable=False)

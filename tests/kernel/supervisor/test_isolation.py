@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.asyncio]
 NOBODY = 65534
 
 
-def _as_user(user: int, path: Path, request: bytes) -> bytes:
+def _as_user(user: int, path: Path, request: bytes, kind: socket.SocketKind = socket.SOCK_STREAM) -> bytes:
     """What a user gets for `request` on a socket that the file modes let him reach."""
     readable, writable = os.pipe()
     pid = os.fork()
@@ -26,7 +27,7 @@ def _as_user(user: int, path: Path, request: bytes) -> bytes:
         try:
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
-            with socket.socket(socket.AF_UNIX) as peer:
+            with socket.socket(socket.AF_UNIX, kind) as peer:
                 os.chdir(path.parent)
                 peer.connect(path.name)
                 peer.settimeout(5)
@@ -82,6 +83,13 @@ async def test_another_user_is_refused_by_the_supervisor(bench: Bench, user: int
     answer = await asyncio.to_thread(_as_user, user, path, http.data_to_send())
     headers = [h for event in http.receive_data(answer) for h in getattr(event, "headers", [])]
     assert dict(headers)[b"grpc-status"] == status.encode()
+
+
+async def test_another_user_leaves_no_descriptors(bench: Bench) -> None:
+    path = bench.exec_root / "deposits.sock"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    _open_up(path, Path("/tmp"))
+    assert await asyncio.to_thread(_as_user, NOBODY, path, b"t" * 32, socket.SOCK_SEQPACKET) == b""
 
 
 async def test_no_descriptor_of_ours_reaches_the_container(bench: Bench) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from sampan.errors import Internal, NotFound
 from sampan.supervisor import layout
-from sampan.supervisor.client import Supervisor
+from sampan.supervisor.client import Supervisor, TaskKind
 from tests.kernel.supervisor.bench_of_tasks import Bench, everything, process_of, until
 from tests.support.machine import processes
 
@@ -170,7 +170,7 @@ async def test_no_descriptors_left_is_a_clear_error_and_passes(bench: Bench) -> 
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
     refused = [r for r in results if isinstance(r, BaseException)]
     assert len(refused) >= 2
-    assert all(isinstance(r, Internal) and "Too many open files" in r.message for r in refused)
+    assert all(isinstance(r, Internal) and "too many open files" in r.message.lower() for r in refused)
     tasks = bench.exec_root / "tasks"
     while len(os.listdir(tasks)) != len(await bench.supervisor.list()):  # noqa: ASYNC110 - cleared a second later
         await asyncio.sleep(0.05)
@@ -201,3 +201,15 @@ async def test_two_hundred_tasks_leave_no_trace_in_our_processes(bench: Bench) -
 def _resident_kib(pid: int) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+async def test_what_kind_a_task_is_outlives_the_supervisor(bench: Bench) -> None:
+    request, _ = await bench.run("sleep", "1000", kind=TaskKind.BUILD_STEP)
+    stream = bench.supervisor.events()
+    os.kill(bench.supervisor_pid(), signal.SIGKILL)
+    await until(stream, "connected")
+    await until(stream, "connected")
+    (task,) = await bench.supervisor.list()
+    assert (task.id, task.kind) == (request.id, TaskKind.BUILD_STEP)
+    await bench.supervisor.kill(request.id, signal.SIGKILL)
+    assert (await until(stream, "exit", request.id)).task_kind is TaskKind.BUILD_STEP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -136,3 +137,26 @@ def test_what_is_no_moment(text: str) -> None:
         times.moment(text, NOW)
     shown = '"\\""' if text == '"' else f'"{text}"'
     assert str(caught.value) == f"failed to parse value as time or duration: {shown}"
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [("0", 0), ("12", 12 * 10**9), ("1.5", 1_500_000_000), ("1.0000000019", 10**9 + 1), ("-1", -(10**9))],
+)
+def test_seconds_of_a_request(text: str, ns: int) -> None:
+    assert times.unix(text) == ns
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", 'strconv.ParseInt: parsing "": invalid syntax'),
+        ("zz", 'strconv.ParseInt: parsing "zz": invalid syntax'),
+        ("1.", 'strconv.ParseInt: parsing "": invalid syntax'),
+        ("1.x", 'strconv.ParseInt: parsing "x": invalid syntax'),
+        ("99999999999999999999", 'strconv.ParseInt: parsing "99999999999999999999": value out of range'),
+    ],
+)
+def test_seconds_that_a_request_cannot_have(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        times.unix(text)

@@ -13,13 +13,13 @@ from typing import Any
 from aiohttp import web
 
 from sampan.api import streams, versions
-from sampan.api.context import engine, filters, flag, json_response, parse_integer, query, version
+from sampan.api.context import engine, filters, flag, json_response, query, version
 from sampan.engine import hostinfo
 from sampan.engine.system import DISK_USAGE_TYPES
 from sampan.errors import Internal, InvalidArgument
 from sampan.registry.auth import Credentials
 from sampan.registry.login import login
-from sampan.spec import codec, release
+from sampan.spec import codec, release, times
 from sampan.spec.engine_api.registry import AuthConfig
 
 _PING_HEADERS = {
@@ -76,7 +76,7 @@ async def disk_usage(request: web.Request) -> web.StreamResponse:
 
 
 async def fsck(request: web.Request) -> web.StreamResponse:
-    """Compare the records with the data root; with repair=1 take away what nothing needs, with verify=1 read all layers.
+    """Compare records and data root; with repair=1 take away what nothing needs, with verify=1 read all layers.
 
     Ours, not Docker's.
     """
@@ -84,23 +84,18 @@ async def fsck(request: web.Request) -> web.StreamResponse:
     return json_response({"Findings": found})
 
 
-def timestamp_ns(text: str) -> int | None:
-    """Read `since` and `until` of /events and /logs: seconds since the epoch, with up to nine decimals. "" is None.
-
-    Raises: Internal in strconv's words.
-    """
-    if not text:
-        return None
-    whole, dot, fraction = text.partition(".")
-    seconds = parse_integer(whole)
-    nanos = parse_integer((fraction + "0" * 9)[:9]) if dot else 0
-    return seconds * 1_000_000_000 + nanos
+def _time(text: str) -> int | None:
+    """Read `since` and `until`. Returns nanoseconds; "" is None. Raises: Internal, Docker's status 500."""
+    try:
+        return times.unix(text) if text else None
+    except ValueError as e:
+        raise Internal(str(e)) from None
 
 
 async def events(request: web.Request) -> web.StreamResponse:
     """Stream what happens: from `since` on, until `until`, or until the client hangs up."""
     since, until = query(request, "since"), query(request, "until")
-    since_ns, until_ns = timestamp_ns(since), timestamp_ns(until)
+    since_ns, until_ns = _time(since), _time(until)
     if since_ns is not None and until_ns is not None and since_ns > until_ns:
         raise InvalidArgument(f"`since` time ({since}) cannot be after `until` time ({until})")
     subscription = engine(request).events.subscribe(since_ns=since_ns, until_ns=until_ns, filters=filters(request))

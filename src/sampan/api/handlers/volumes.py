@@ -35,7 +35,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def inspect(request: web.Request) -> web.StreamResponse:
     """Describe a volume."""
     volumes = engine(request).volumes
-    return json_response(volumes.inspect(volumes.lookup(request.match_info["name"])))
+    return json_response(await volumes.describe(volumes.lookup(request.match_info["name"])))
 
 
 async def update(request: web.Request) -> web.StreamResponse:

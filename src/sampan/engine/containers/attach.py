@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from sampan.engine.background import beside
 from sampan.errors import InvalidArgument
 from sampan.supervisor.client import Attachment, Supervisor
 
@@ -172,9 +173,10 @@ class AttachSession:
             await self._pump(reader, writer, attachment)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, attachment: Attachment) -> None:
-        inward = asyncio.ensure_future(self._inward(reader, attachment))
-        outward = asyncio.ensure_future(self._outward(attachment, writer))
-        try:
+        async with (
+            beside(self._inward(reader, attachment), "input of a client") as inward,
+            beside(self._outward(attachment, writer), "output to a client") as outward,
+        ):
             if not (self.stdout or self.stderr):
                 await asyncio.wait([inward, outward], return_when=asyncio.FIRST_COMPLETED)
                 return
@@ -187,10 +189,6 @@ class AttachSession:
             if self.settle is not None:
                 # The shim tells the end before the stream's, but by another way: clients ask for the status next.
                 await self.settle()
-        finally:
-            for task in (inward, outward):
-                task.cancel()
-            await asyncio.gather(inward, outward, return_exceptions=True)
 
     async def _inward(self, reader: asyncio.StreamReader, attachment: Attachment) -> bool:
         """Forward the client's input; True when the detach keys were typed."""

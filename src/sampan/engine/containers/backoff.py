@@ -8,7 +8,7 @@ from typing import Any
 
 from sampan.engine.background import Background
 from sampan.engine.containers import restart
-from sampan.engine.containers.live import Live
+from sampan.engine.containers.live import LiveContainers
 
 Due = Callable[[str], Coroutine[Any, Any, None]]
 
@@ -16,7 +16,7 @@ Due = Callable[[str], Coroutine[Any, Any, None]]
 class BackOff:
     """The delays and timers of all containers that are to be restarted."""
 
-    def __init__(self, live: Live, background: Background) -> None:
+    def __init__(self, live: LiveContainers, background: Background) -> None:
         self._background = background
         self._delays_s: dict[str, float] = live.notes({})
         self._timers: dict[str, asyncio.TimerHandle] = live.notes({})

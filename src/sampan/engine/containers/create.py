@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ from sampan.engine.tasks import limits as task_limits
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, UpdateConfig
-from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
+from sampan.spec.engine_api.network import NetworkingConfig
 from sampan.supervisor.client import Supervisor
 
 _UPDATABLE = [
@@ -147,7 +147,7 @@ class Maker:
         mounts = mountpoints.plan(config, settled, data_root=self._config.data_root, lookup=self._donor)
         for m in mounts:
             if m.type == "volume":
-                validate.volume_driver(m.driver, m.name)
+                self._volumes.check_driver(m.name, m.driver)
             elif m.type == "image":
                 self._images.resolve(m.name)
         id = self._table.new_id()
@@ -173,7 +173,10 @@ class Maker:
             raise InvalidArgument(e.message) from None
 
     def _resolve_joined(self, h: HostConfig) -> HostConfig:
-        """Name other containers by id, so that renaming them breaks nothing. IPC and PID must exist, a network may come later."""
+        """Name other containers by id, so that renaming them breaks nothing.
+
+        Those of IPC and PID must exist, that of the network may come later. Raises: InvalidArgument.
+        """
         changes: dict[str, str] = {}
         for field in ("ipc_mode", "pid_mode", "network_mode"):
             kind, _, ref = str(getattr(h, field)).partition(":")
@@ -207,16 +210,18 @@ class Maker:
             directory = self._launcher.directory(c.id)
             os.makedirs(directory, mode=0o700)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
-            made = await self._make_volumes(c, undo)
+            claims = undo.enter_context(ExitStack())
+            made = await self._make_volumes(c, undo, claims)
             c.mounts = made
             store = self._table.store
             holder = Ref("container", c.id)
             references = [store.reference(holder, Ref("volume", m.name)) for m in made if m.type == "volume"]
             await self._table.save(c, *references, durable=True)
             undo.pop_all()
+            claims.close()
 
-    async def _make_volumes(self, c: Container, undo: AsyncExitStack) -> list[MountPoint]:
-        """Make the volumes that do not exist, fill empty ones from the image, and return the mounts with their sources."""
+    async def _make_volumes(self, c: Container, undo: AsyncExitStack, claims: ExitStack) -> list[MountPoint]:
+        """Make the volumes that do not exist, fill empty ones from the image; return the mounts with sources."""
         requests = {m.target: m.volume_options for m in c.host_config.mounts or []}
         resolved: list[MountPoint] = []
         for m in c.mounts:
@@ -226,25 +231,33 @@ class Maker:
                 existed = bool(m.name) and self._volumes.get(m.name) is not None
                 volume = await self._volumes.get_or_create(
                     m.name,
-                    driver="local",
+                    driver="" if existed else m.driver,
                     options=(driver.options if driver is not None else None),
                     labels=(options.labels if options is not None else None),
                     anonymous=not m.name,
+                    claimant=c.id,
                 )
+                claims.callback(self._volumes.let_go, volume.id, c.id)
                 if not existed:
-                    undo.push_async_callback(self._volumes.remove, volume.id, force=True)
-                m = replace(m, name=volume.id, source=self._volumes.path(volume.id))
+                    undo.push_async_callback(self._discard_volume, volume.id, c.id)
+                m = replace(m, name=volume.id, driver=volume.driver, source=volume.mountpoint)
             resolved.append(m)
-        fill = [m for m in resolved if m.type == "volume" and m.copy and not m.subpath and m.destination != "/"]
+        fill = [m for m in resolved if m.type == "volume" and m.copy and m.destination != "/"]
         if fill:
-            await self._copy_up(c, fill)
+            await self._fill_volumes(c, fill)
         return resolved
 
-    async def _copy_up(self, c: Container, fill: list[MountPoint]) -> None:
+    async def _discard_volume(self, name: str, id: str) -> None:
+        """Take back a volume that was made for a container that is not; another one may have taken it meanwhile."""
+        self._volumes.let_go(name, id)
+        with suppress(SampanError):
+            await self._volumes.remove(name, force=True)
+
+    async def _fill_volumes(self, c: Container, fill: list[MountPoint]) -> None:
         root = self._roots.open_root(c.id, writable=False)
         try:
             for m in fill:
-                await self._volumes.copy_up(m.name, root, m.destination)
+                await self._volumes.fill(m.name, c.id, root, m.destination, subpath=m.subpath)
         finally:
             os.close(root)
 
@@ -263,24 +276,11 @@ class Maker:
             try:
                 with self._table.reserve(new_name if new_name.startswith("/") else "/" + new_name) as reserved:
                     old = c.name
-                    c = replace(c, name=reserved)
-                    if c.active:  # names it answers to on its networks
-                        names = [reserved, c.id[:12]]
-                        c = replace(c, endpoints={n: replace(e, dns_names=names) for n, e in c.endpoints.items()})
-                    c = await self._table.save(c, durable=True)
+                    answers = self._launcher.renaming(c.id, reserved)  # on its networks, while it runs
+                    c = await self._table.save(replace(c, name=reserved), *answers, durable=True)
             except (InvalidArgument, Conflict) as e:
                 raise type(e)(f"Error when allocating new name: {e.message}") from None
         publish(self._events, c, "rename", oldName="/" + old)
-
-    async def set_endpoint(self, ref: str, network: str, settings: EndpointSettings | None) -> None:
-        """Remember a connection to a network for the next start; None forgets it."""
-        id = self._table.get(ref).id
-        async with self._table.live.lock(id):
-            c = self._table.get(id)
-            endpoints = {n: e for n, e in c.endpoints.items() if n != network}
-            if settings is not None:
-                endpoints[network] = settings
-            await self._table.save(replace(c, endpoints=endpoints))
 
     async def update(self, ref: str, asked: UpdateConfig) -> list[str] | None:
         """Change limits and the restart policy. Returns warnings, None when there are none."""

@@ -15,6 +15,7 @@ import stat
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sampan.engine.config import EngineConfig
@@ -26,7 +27,8 @@ from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import State
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
-from sampan.engine.tasks import failures, spec
+from sampan.engine.hostpaths import HostPaths
+from sampan.engine.tasks import failures, procfs, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import saferoot
@@ -56,6 +58,7 @@ class Exec:
 
     @property
     def command(self) -> list[str]:
+        """The program and its arguments."""
         return self.config.cmd or []
 
 
@@ -63,13 +66,20 @@ class Execs:
     """The exec instances of an engine."""
 
     def __init__(
-        self, table: ContainerTable, launcher: Launcher, supervisor: Supervisor, events: Events, engine: EngineConfig
+        self,
+        table: ContainerTable,
+        launcher: Launcher,
+        supervisor: Supervisor,
+        events: Events,
+        engine: EngineConfig,
+        looks: HostPaths,
     ) -> None:
         self._table = table
         self._launcher = launcher
         self._supervisor = supervisor
         self._events = events
         self._engine = engine
+        self._looks = looks
         self._by_id: dict[str, Exec] = {}
         self._of: dict[str, dict[str, Exec]] = table.live.notes({})
 
@@ -93,7 +103,10 @@ class Execs:
             keys = parse_detach_keys(config.detach_keys)
         except InvalidArgument:
             raise Internal(f"Invalid escape keys ({config.detach_keys}) provided") from None
-        _check_user(c, config.user or c.config.user)
+        user = config.user or c.config.user
+        if _needs_files(user):
+            await self._looks.run("/etc/passwd", partial(_check_user, c, user))
+            self._check_running(self._table.get(c.id), ref)
         e = Exec(id=secrets.token_hex(32), container_id=c.id, config=config, detach_keys=keys)
         self._forget_old(c)
         self._by_id[e.id] = e
@@ -187,7 +200,7 @@ class Execs:
             raise
 
     async def _settle(self, e: Exec) -> None:
-        """Return when the instance's exit status is known: by the event, or asked for when a lost supervisor took the event along."""
+        """Return when the exit status is known: by the event, or by asking when it was lost with a supervisor."""
         with suppress(TimeoutError):
             await asyncio.wait_for(e.ended.wait(), EVENT_PATIENCE_S)
             return
@@ -212,7 +225,7 @@ class Execs:
         e.ended.set()
 
     def container_ended(self, id: str) -> None:
-        """A container's processes end with it; their instances are forgotten with the next start."""
+        """Note that a container's processes have ended with it."""
         for e in list(self._of.get(id, {}).values()):
             if e.running:
                 self.exited(id, e.id, Exit(status=137, exited_at_ns=0, oom_killed=False))
@@ -270,6 +283,11 @@ def _refusal(message: str, *, tty: bool) -> bytes:
     return body if tty else _FRAME.pack(1, len(body)) + body
 
 
+def _needs_files(user: str) -> bool:
+    """Tell whether a part of `user[:group]` is a name."""
+    return any(text and not text.isdigit() for text in user.split(":", 1))
+
+
 def _check_user(c: Container, user: str) -> None:
     """Find the names of `user[:group]` in the container's own files now; init finds what they stand for.
 
@@ -277,13 +295,13 @@ def _check_user(c: Container, user: str) -> None:
     """
     name, _, group = user.partition(":")
     for text, kind, file in ((name, "user", "passwd"), (group, "group", "group")):
-        if text and not text.isdigit() and text.encode() not in _names(c.status.pid, f"/etc/{file}"):
+        if text and not text.isdigit() and text.encode() not in _names(c, f"/etc/{file}"):
             raise InvalidArgument(f"unable to find {kind} {text}: no matching entries in {file} file")
 
 
-def _names(pid: int, path: str) -> set[bytes]:
+def _names(c: Container, path: str) -> set[bytes]:
     """Return the first field of each line of a file inside a container's root; none when it is not a regular file."""
-    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = procfs.open_root(c.status.pid, c.id)
     try:
         fd = saferoot.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

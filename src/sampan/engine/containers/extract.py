@@ -27,14 +27,17 @@ LIMIT_BYTES = 1 << 50
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """`no_overwrite_dir_non_dir`: a directory never replaces something else, nor the reverse. `copy_uid_gid`: keep owners."""
+class ExtractOptions:
+    """How an archive is unpacked.
+
+    no_overwrite_dir_non_dir: a directory never replaces something else, nor the reverse. copy_uid_gid: owners are kept.
+    """
 
     no_overwrite_dir_non_dir: bool = False
     copy_uid_gid: bool = False
 
 
-def extract(source: streams.Source, target_fd: int, options: Options) -> None:
+def extract(source: streams.Source, target_fd: int, options: ExtractOptions) -> None:
     """Unpack everything. Blocking. Raises: InvalidArgument for a bad archive, OSError."""
     reader = tar.Reader(tar.Input(streams.decompressed(source, limit_bytes=LIMIT_BYTES)))
     times: list[tuple[str, int]] = []
@@ -60,7 +63,9 @@ def extract(source: streams.Source, target_fd: int, options: Options) -> None:
                 os.close(fd)
 
 
-def _make(entry: tar.Entry, reader: tar.Reader, parent: int, base: str, target_fd: int, options: Options) -> None:
+def _make(
+    entry: tar.Entry, reader: tar.Reader, parent: int, base: str, target_fd: int, options: ExtractOptions
+) -> None:
     """Make one member in its parent directory."""
     _clear_way(entry, parent, base, options)
     if entry.type == tar.DIRECTORY:
@@ -81,7 +86,7 @@ def _make(entry: tar.Entry, reader: tar.Reader, parent: int, base: str, target_f
     _finish(entry, parent, base, options)
 
 
-def _clear_way(entry: tar.Entry, parent: int, base: str, options: Options) -> None:
+def _clear_way(entry: tar.Entry, parent: int, base: str, options: ExtractOptions) -> None:
     """Take away what stands where the member goes, unless Docker refuses that."""
     try:
         there = os.stat(base, dir_fd=parent, follow_symlinks=False)
@@ -140,7 +145,7 @@ def _link(entry: tar.Entry, parent: int, base: str, target_fd: int) -> None:
         os.close(above_fd)
 
 
-def _finish(entry: tar.Entry, parent: int, base: str, options: Options) -> None:
+def _finish(entry: tar.Entry, parent: int, base: str, options: ExtractOptions) -> None:
     """Owner, mode, attributes and time of what was just made."""
     uid, gid = (entry.uid, entry.gid) if options.copy_uid_gid else (0, 0)
     os.chown(base, uid, gid, dir_fd=parent, follow_symlinks=False)

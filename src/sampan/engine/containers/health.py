@@ -72,6 +72,7 @@ class Health:
         return interval
 
     def shown(self) -> dict[str, Any]:
+        """Return the JSON of `State.Health`."""
         return {"Status": self.status, "FailingStreak": self.failing_streak, "Log": self.log}
 
 

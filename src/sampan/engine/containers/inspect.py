@@ -176,7 +176,7 @@ def status_text(c: Container, health: str, now_ns: int | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration in words, as Docker's clients print it."""
+    """Write a duration in words, as Docker's clients print it."""
     s = int(seconds)
     if s < 1:
         return "Less than a second"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,18 +25,21 @@ from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.layers.roots import Roots
+from sampan.engine.networks import ports
+from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
+from sampan.engine.store import Op
 from sampan.engine.tasks import devices, etcfiles, failures, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.engine.tasks.options import ProcessOptions, TaskOptions
 from sampan.engine.tasks.seccomp import Filters
 from sampan.engine.tasks.spec import Provisions
-from sampan.engine.volumes.service import Volumes
+from sampan.engine.volumes.service import MountedVolume, Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_, words
 from sampan.linux import mounts as kernel
-from sampan.spec import codec
 from sampan.spec.engine_api.network import EndpointSettings
-from sampan.supervisor.client import Supervisor, TaskFailed, TaskInfo, TaskRequest
+from sampan.spec.oci_runtime import Mount
+from sampan.supervisor.client import MountSource, Supervisor, TaskFailed, TaskInfo, TaskRequest
 from sampan.supervisor.logs import options as log_options
 
 _SPEC = msgspec.json.Encoder()
@@ -92,6 +95,10 @@ class Launcher:
 
         Raises: SampanError (StartFailed for a task that was refused); nothing is left behind.
         """
+        with ExitStack() as opened:  # what only the creation needs
+            return await self._launch(c, opened)
+
+    async def _launch(self, c: Container, opened: ExitStack) -> TaskInfo:
         log = self._log_settings(c)
         runtime = self._runtime(c)
         options = specgen.task_options(c, self._config, permitted())
@@ -105,7 +112,7 @@ class Launcher:
         async with AsyncExitStack() as undo:
             rootfs = self._roots.mounts(c.id)
             await self._make_sources(missing)
-            mounts = await self._mount_volumes(c, undo)
+            volumes = await self._mount_volumes(c, undo, opened)
             shm = await self._shm(c, joined.get("ipc_shm", ""), undo)
             sandbox = await self._attach_network(c, undo)
             namespaces = {kind: path for kind, path in joined.items() if kind in ("network", "pid", "ipc")}
@@ -114,16 +121,16 @@ class Launcher:
             provisions = Provisions(
                 namespaces=namespaces,
                 files=self._write_files(c, options, sandbox),
-                sources=_volume_sources(mounts),
+                sources={destination: volume.path for destination, volume in volumes.items()},
                 shm_path=shm,
                 init_path=init_path,
                 devices=found,
             )
-            request = await self._request(c, spec.build(options, provisions), options.process, rootfs, runtime, log)
+            document = spec.build(options, provisions)
+            sources = _sources(document["mounts"], volumes)
+            request = await self._request(c, document, options.process, rootfs, sources, runtime, log)
             try:
-                attached = self._pending.any(
-                    c.id
-                )  # they may give up while the task is made; it is started all the same
+                attached = self._pending.any(c.id)  # whoever gives up meanwhile does not keep it from running
                 task = await self._supervisor.create(request, start=not attached)
                 if attached:
                     task = await self._start_attached(c, undo)
@@ -139,7 +146,8 @@ class Launcher:
         c: Container,
         document: dict[str, Any],
         process: ProcessOptions,
-        rootfs: list[dict[str, Any]],
+        rootfs: tuple[Mount, ...],
+        sources: tuple[MountSource, ...],
         runtime: tuple[str, tuple[str, ...]],
         log: LogSettings,
     ) -> TaskRequest:
@@ -165,6 +173,7 @@ class Launcher:
             log_attrs=log.attributes,
             runtime=path,
             runtime_args=args,
+            sources=sources,
         )
 
     async def _start_attached(self, c: Container, undo: AsyncExitStack) -> TaskInfo:
@@ -181,13 +190,15 @@ class Launcher:
             return c.endpoints
         kept: dict[str, EndpointSettings] = {}
         for name, settings in c.endpoints.items():
-            shown = sandbox.endpoints.get(name, {})
-            kept[name] = replace(
-                settings,
-                network_id=shown.get("NetworkID", settings.network_id),
-                dns_names=settings.dns_names or shown.get("DNSNames"),
-            )
+            shown = sandbox.endpoints.get(name)
+            if shown is not None:
+                settings = replace(settings, network_id=shown.network_id, dns_names=shown.dns_names)
+            kept[name] = settings
         return kept
+
+    def renaming(self, id: str, name: str) -> list[Op]:
+        """Return the changes by which a container that has a network answers to another name there."""
+        return self._networks.renaming(id, name)
 
     async def take_down(self, c: Container) -> None:
         """Give back what a task that has ended used: network, shared memory, volumes. Idempotent.
@@ -332,17 +343,18 @@ class Launcher:
         h = c.host_config
         if h.network_mode.startswith("container:"):
             return None
-        sandbox = await self._networks.attach(
-            c.id,
+        exposed = tuple(p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit())
+        request = SandboxRequest(
+            id=c.id,
             mode="none" if c.config.network_disabled else h.network_mode,
-            hostname=c.config.hostname,
-            endpoints={name: codec.to_json(e) for name, e in c.endpoints.items()},
-            ports={p: [codec.to_json(b) for b in bs or ()] for p, bs in (h.port_bindings or {}).items() if p},
-            publish_all=h.publish_all_ports,
-            exposed=[p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit()],
-            mac=c.config.mac_address,
             name=c.name,
+            hostname=c.config.hostname,
+            endpoints=c.endpoints,
+            ports=ports.published(h.port_bindings, exposed=exposed, publish_all=h.publish_all_ports),
+            exposed=exposed,
+            mac=c.config.mac_address,
         )
+        sandbox = await self._networks.attach(request)
         undo.push_async_callback(self._networks.detach, c.id)
         return sandbox
 
@@ -378,15 +390,17 @@ class Launcher:
         """Return the path of the compiled filter of a process; "" is none. Cached."""
         return await self._filters.path(self._supervisor, process)
 
-    async def _mount_volumes(self, c: Container, undo: AsyncExitStack) -> list[MountPoint]:
-        """Make volumes and image mounts ready; return the mounts with the directories to bind."""
+    async def _mount_volumes(self, c: Container, undo: AsyncExitStack, opened: ExitStack) -> dict[str, MountedVolume]:
+        """Make volumes ready; return them by destination. `opened` will close their descriptors."""
+        found: dict[str, MountedVolume] = {}
         if not any(m.type in ("volume", "image") for m in c.mounts):
-            return c.mounts
+            return found
         undo.push_async_callback(self._unmount_volumes, c)
-        found: list[MountPoint] = []
         for m in c.mounts:
             if m.type == "volume":
-                source = await self._volumes.mount(m.name, c.id, subpath=m.subpath)
+                volume = await self._volumes.mount(m.name, c.id, subpath=m.subpath, recursive=m.recursive)
+                opened.callback(os.close, volume.fd)
+                found["/" + m.destination.lstrip("/")] = volume
                 self._events.publish(
                     "volume",
                     "mount",
@@ -399,10 +413,8 @@ class Launcher:
                         "read/write": "true" if m.rw else "false",
                     },
                 )
-                m = replace(m, source=source)
             elif m.type == "image":
                 raise NotImplemented_("mounting an image is not supported yet: use a volume or a bind mount")
-            found.append(m)
         return found
 
     async def _unmount_volumes(self, c: Container) -> None:
@@ -426,9 +438,12 @@ class StartFailed(Internal):
         self.failure = failure
 
 
-def _volume_sources(mounts: list[MountPoint]) -> dict[str, str]:
-    """Return the directories of the volumes, by destination."""
-    return {"/" + m.destination.lstrip("/"): m.source for m in mounts if m.type == "volume"}
+def _sources(mounts: list[dict[str, Any]], volumes: dict[str, MountedVolume]) -> tuple[MountSource, ...]:
+    """Match what is held by descriptor with the mounts of a spec. Raises: Internal, rather than have a name opened."""
+    places = {m["destination"]: index for index, m in enumerate(mounts)}
+    if missing := volumes.keys() - places.keys():
+        raise Internal(f"volumes without a mount: {', '.join(sorted(missing))}")
+    return tuple(MountSource(index=places[destination], fd=v.fd) for destination, v in volumes.items())
 
 
 def _check_read_only(point: MountPoint) -> None:

@@ -22,11 +22,11 @@ from sampan.engine.containers.backoff import BackOff
 from sampan.engine.containers.launch import Launcher, StartFailed
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, with_status
-from sampan.engine.containers.remove import Remover
+from sampan.engine.containers.remove import ContainerRemover
 from sampan.engine.containers.states import WITH_TASK, State, Trigger
 from sampan.engine.containers.stopping import Stopper
 from sampan.engine.containers.table import ContainerTable, next_state
-from sampan.engine.containers.waiting import Waiting
+from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
 from sampan.errors import Conflict, Internal, SampanError
 from sampan.supervisor.client import Exit, Supervisor, TaskInfo
@@ -44,8 +44,8 @@ class Lifecycle:
         supervisor: Supervisor,
         events: Events,
         stopper: Stopper,
-        remover: Remover,
-        waiting: Waiting,
+        remover: ContainerRemover,
+        waiting: ExitWaiters,
         pending: PendingSessions,
         back_off: BackOff,
         background: Background,
@@ -143,7 +143,7 @@ class Lifecycle:
         publish(self._events, c, "start")
         return c
 
-    # --- restart ---------------------------------------------------------------------------------------------------------
+    # --- restart -----------------------------------------------------------------------------------------------------
 
     async def restart(self, ref: str, *, signal: str = "", timeout_s: int | None = None) -> None:
         """Stop (when it runs) and start. --rm does not remove it in between."""

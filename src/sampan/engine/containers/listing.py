@@ -126,6 +126,7 @@ def _safe(pattern: str) -> str:
 
 
 def has_label(c: Container, wanted: str) -> bool:
+    """Tell whether a container has a label: `key`, or `key=value`."""
     key, equals, value = wanted.partition("=")
     labels = c.config.labels or {}
     return key in labels and (not equals or labels[key] == value)

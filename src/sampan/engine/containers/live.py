@@ -1,6 +1,6 @@
 """What the daemon keeps in memory for each container: its lock, and what the parts of the service note beside it.
 
-All of it can be lost with the daemon. Each part owns its own notes, as a dict by container id that it registers here, so
+All of it can be lost with the daemon. Each part owns its own notes, a dict by container id that it registers here so
 that they are forgotten together with the record.
 """
 
@@ -13,7 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Live:
+class LiveContainers:
     """The locks of all containers, and the notes of the parts of the service."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Live:
         self._locks: dict[str, asyncio.Lock] = self.notes({})
 
     def notes(self, notes: dict[str, T]) -> dict[str, T]:
-        """Register the notes of one part, by container id, and return them: an entry goes with the container's record."""
+        """Register the notes of one part, by container id, and return them: an entry goes with the record."""
         self._forget.append(lambda id: notes.pop(id, None))
         return notes
 

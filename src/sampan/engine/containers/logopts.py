@@ -52,7 +52,8 @@ def _render(tag: str, fields: dict[str, str]) -> str:
     def value(m: re.Match[str]) -> str:
         if m[1] not in fields:
             raise InvalidArgument(
-                f'template: log-tag:1:{m.start() + 2}: executing "log-tag" at <.{m[1]}>: can\'t evaluate field {m[1]} in type *logger.Info'
+                f'template: log-tag:1:{m.start() + 2}: executing "log-tag" at <.{m[1]}>:'
+                f" can't evaluate field {m[1]} in type *logger.Info"
             )
         return fields[m[1]]
 

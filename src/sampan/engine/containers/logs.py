@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+from sampan.engine.background import beside
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.table import ContainerTable
-from sampan.engine.containers.waiting import Waiting
+from sampan.engine.containers.waiting import ExitWaiters
 from sampan.errors import Internal, InvalidArgument, NotImplemented_
+from sampan.spec import times
 from sampan.supervisor.logs.reader import read
 
 
@@ -26,17 +29,11 @@ class LogStream:
 
 
 def parse_time(text: str) -> int:
-    """Read `since` and `until`: Unix seconds with an optional fraction. Returns nanoseconds; "" and 0 are none.
-
-    Raises: Internal, in the words (and with the status) of Go's parser.
-    """
-    if not text:
-        return 0
-    whole, dot, fraction = text.partition(".")
-    for part in (whole, fraction) if dot else (whole,):
-        if not re.fullmatch(r"[+-]?\d+", part):
-            raise Internal(f'strconv.ParseInt: parsing "{part}": invalid syntax')
-    return int(whole) * 10**9 + int((fraction + "0" * 9)[:9] if dot else 0)
+    """Read `since` and `until`. Returns nanoseconds; "" and 0 are none. Raises: Internal, Docker's status 500."""
+    try:
+        return times.unix(text) if text else 0
+    except ValueError as e:
+        raise Internal(str(e)) from None
 
 
 def parse_tail(text: str) -> int | None:
@@ -47,7 +44,7 @@ def parse_tail(text: str) -> int | None:
 class Logs:
     """Opens the logs of containers."""
 
-    def __init__(self, table: ContainerTable, waiting: Waiting, data_root: str) -> None:
+    def __init__(self, table: ContainerTable, waiting: ExitWaiters, data_root: str) -> None:
         self._table = table
         self._waiting = waiting
         self._data_root = data_root
@@ -87,7 +84,7 @@ class Logs:
         return LogStream(tty=c.config.tty, chunks=chunks)
 
     def history(self, c: Container, *, stdout: bool, stderr: bool, before_ns: int) -> AsyncIterator[bytes]:
-        """What was logged before a client joined: what comes after reaches it by the stream. before_ns 0: all of it."""
+        """Return what was logged before a client joined; later lines reach it by the stream. before_ns 0: all."""
         if c.host_config.log_config.type == "none":
             raise NotImplemented_("configured logging driver does not support reading")
         return self._read(
@@ -116,35 +113,29 @@ class Logs:
         details: bool,
     ) -> AsyncIterator[bytes]:
         stopped = asyncio.Event()
-        ends: asyncio.Future[None] | None = None
-        if follow and c.active:
-            ends = asyncio.ensure_future(self._wait_for_end(c, stopped))
-        elif follow:
-            stopped.set()
+        ends = beside(self._wait_for_end(c, stopped), f"end of {c.id[:12]}") if follow else nullcontext()
         log = c.host_config.log_config
         path = f"{self._data_root}/containers/{c.id}/{c.id}-json.log"
         try:
-            async for chunk in read(
-                log.type,
-                path,
-                log.config or {},
-                stdout=stdout,
-                stderr=stderr,
-                since_ns=since_ns,
-                until_ns=until_ns,
-                tail=tail,
-                follow=follow,
-                stopped=stopped,
-                timestamps=timestamps,
-                details=details,
-                raw=c.config.tty,
-            ):
-                yield chunk
+            async with ends:
+                async for chunk in read(
+                    log.type,
+                    path,
+                    log.config or {},
+                    stdout=stdout,
+                    stderr=stderr,
+                    since_ns=since_ns,
+                    until_ns=until_ns,
+                    tail=tail,
+                    follow=follow,
+                    stopped=stopped,
+                    timestamps=timestamps,
+                    details=details,
+                    raw=c.config.tty,
+                ):
+                    yield chunk
         except FileNotFoundError:
             return  # never started: an empty log
-        finally:
-            if ends is not None:
-                ends.cancel()
 
     async def _wait_for_end(self, c: Container, stopped: asyncio.Event) -> None:
         """Following ends when the container does for good: a restart goes on, a removal does not."""

@@ -84,7 +84,7 @@ def process(config: ContainerConfig) -> tuple[str, list[str]]:
 
 
 def host_config(request: HostConfig, engine: EngineConfig, machine: Host) -> HostConfig:
-    """Fill in what the user left open and drop what this kernel cannot do: what `docker inspect` shows right after create."""
+    """Fill in what was left open and drop what this kernel cannot do, as `docker inspect` shows it after create."""
     memory_swap = request.memory_swap
     if request.memory > 0 and memory_swap == 0:
         memory_swap = request.memory * 2
@@ -164,7 +164,7 @@ def environment(
 ) -> list[str]:
     """Return the process's environment: PATH, HOSTNAME and (with a terminal) TERM, then the configured variables.
 
-    extra: further variables, as exec gives them. tty: whether this process has a terminal, when it is not the container's own.
+    extra: further variables, as exec gives them. tty: whether this process has a terminal; None: as the first one.
     """
     env = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
     if config.tty if tty is None else tty:

@@ -75,6 +75,7 @@ class Container(Record, kw_only=True):
 
     @property
     def active(self) -> bool:
+        """Tell whether the API says that it runs: paused and restarting count too."""
         return self.status.state in ACTIVE
 
 
@@ -84,5 +85,5 @@ def with_status(container: Container, **changes: Any) -> Container:
 
 
 def rfc3339(ns: int) -> str:
-    """Nanoseconds since the epoch as Go's RFC3339Nano in UTC; 0 is Go's zero time."""
+    """Write nanoseconds since the epoch as Go's RFC3339Nano in UTC; 0 is Go's zero time."""
     return times.rfc3339_nano(ns) if ns else times.ZERO

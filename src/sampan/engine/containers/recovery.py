@@ -32,14 +32,13 @@ from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container
-from sampan.engine.containers.remove import Remover
+from sampan.engine.containers.remove import ContainerRemover
 from sampan.engine.containers.states import WITH_TASK, State
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.networks.service import Networks
-from sampan.engine.tasks.spec import BUILD_TASK
 from sampan.errors import SampanError
-from sampan.supervisor.client import Exit, Supervisor, TaskEvent, TaskInfo
+from sampan.supervisor.client import Exit, Supervisor, TaskEvent, TaskInfo, TaskKind
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class Recovery:
         supervisor: Supervisor,
         events: Events,
         lifecycle: Lifecycle,
-        remover: Remover,
+        remover: ContainerRemover,
         execs: Execs,
         networks: Networks,
         background: Background,
@@ -92,8 +91,8 @@ class Recovery:
                 await self._compare(await self._supervisor.list())
             finally:
                 self._first.set()
-        elif event.id.startswith(BUILD_TASK):
-            return  # the builder waits for its own
+        elif event.task_kind is not TaskKind.CONTAINER:
+            return  # whoever made it waits for it
         elif event.kind == "exit" and event.exit is not None:
             # not awaited: the lock may be held by a start that is still being recorded
             self._background.spawn(self._exited(event.id, event.exit), f"exit of {event.id[:12]}", finish=True)
@@ -115,7 +114,7 @@ class Recovery:
         first = not self._first.is_set()
         known = {c.id for c in self._table.all()}
         for task in tasks:
-            if task.id not in known and (first or not task.id.startswith(BUILD_TASK)):
+            if task.id not in known and (first or task.kind is TaskKind.CONTAINER):
                 await self._supervisor.delete(task.id)
         if first:
             await self._restore_networks(by_id)

@@ -19,7 +19,7 @@ from sampan.engine.containers.records import Container, MountPoint, with_status
 from sampan.engine.containers.states import State, Trigger
 from sampan.engine.containers.stopping import Stopper
 from sampan.engine.containers.table import ContainerTable, next_state
-from sampan.engine.containers.waiting import Waiting
+from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
 from sampan.engine.layers.roots import Roots
@@ -28,7 +28,7 @@ from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, NotFound, SampanError
 
 
-class Remover:
+class ContainerRemover:
     """Removes containers with what they have on the disk."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Remover:
         volumes: Volumes,
         execs: Execs,
         stopper: Stopper,
-        waiting: Waiting,
+        waiting: ExitWaiters,
         pending: PendingSessions,
     ) -> None:
         self._config = config
@@ -103,7 +103,7 @@ class Remover:
         await self._table.delete(c, store.release(Ref("container", c.id)))
         if volumes:
             for m in c.mounts:
-                if m.type == "volume" and self._is_anonymous(m) and not store.holders(Ref("volume", m.name)):
+                if m.type == "volume" and self._is_anonymous(m) and not self._volumes.holders(m.name):
                     with contextlib.suppress(SampanError):
                         await self._volumes.remove(m.name)
 
@@ -123,8 +123,8 @@ class Remover:
     def was_removed(self, c: Container) -> bool:
         """Tell whether all that a container has on the disk is gone: it was removed, and power loss took only the note.
 
-        Its directory goes first, then its snapshot, then its record; the disk may keep what came later and lose what came
-        before, as the record is in a database and the others are names in directories.
+        Its directory goes first, then its snapshot, then its record; the disk may keep what came later and lose what
+        came before, as the record is in a database and the others are names in directories.
         """
         return not os.path.isdir(self._launcher.directory(c.id)) and self._roots.is_lost(c.id)
 

@@ -31,6 +31,7 @@ from sampan.engine.containers.archive import Archive
 from sampan.engine.containers.attach import PendingSessions
 from sampan.engine.containers.attaching import Attaching
 from sampan.engine.containers.backoff import BackOff
+from sampan.engine.containers.connections import Connections
 from sampan.engine.containers.create import Maker
 from sampan.engine.containers.exec import Execs
 from sampan.engine.containers.export import Exports
@@ -40,14 +41,14 @@ from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.logs import Logs
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.recovery import Recovery
-from sampan.engine.containers.remove import Remover
+from sampan.engine.containers.remove import ContainerRemover
 from sampan.engine.containers.states import WITH_TASK, State
 from sampan.engine.containers.stats import Stats
 from sampan.engine.containers.stopping import Stopper
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.containers.top import Top
-from sampan.engine.containers.views import Views
-from sampan.engine.containers.waiting import Waiting
+from sampan.engine.containers.views import ContainerViews
+from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
@@ -80,18 +81,19 @@ class Containers:
         self._events = events
         self._supervisor = supervisor
         self._background = Background()
+        self._inside = HostPaths()  # for looks into containers: what hangs there keeps no other container from starting
         table = self._table = ContainerTable(store, images.driver.name)
-        waiting = Waiting(table)
+        waiting = ExitWaiters(table)
         pending = PendingSessions()
         back_off = BackOff(table.live, self._background)
         self._launcher = launcher = Launcher(
             config, table, supervisor, events, roots, networks, volumes, host_paths, pending
         )
-        execs = Execs(table, launcher, supervisor, events, config)
+        execs = Execs(table, launcher, supervisor, events, config, self._inside)
         self._health = Healthchecks(table, execs, supervisor, events)
         self._stopper = stopper = Stopper(table, supervisor, events, waiting, back_off)
         self._maker = Maker(config, table, launcher, supervisor, events, images, roots, volumes, host_paths)
-        self._remover = remover = Remover(
+        self._remover = remover = ContainerRemover(
             config, table, launcher, events, images, roots, volumes, execs, stopper, waiting, pending
         )
         lifecycle = Lifecycle(
@@ -101,15 +103,16 @@ class Containers:
             table, launcher, supervisor, events, lifecycle, remover, execs, networks, self._background
         )
         logs = Logs(table, waiting, config.data_root)
-        views = Views(table, launcher, images, roots, networks, execs, self._health)
-        archive = Archive(table, roots, events)
+        views = ContainerViews(table, launcher, images, roots, networks, execs, self._health)
+        self._bind_streams(Attaching(table, supervisor, events, pending, logs), logs, execs)
+        self._bind_views(views, Top(table, supervisor, events), Stats(table, supervisor))
         exports = Exports(table, images, roots, events, lifecycle)
+        self._bind_files(Archive(table, roots, events, self._inside), exports)
         # The verbs, each where it is done.
         self.get = table.get
         self.create = self._maker.create
         self.rename = self._maker.rename
         self.update = self._maker.update
-        self.set_endpoint = self._maker.set_endpoint
         self.remove = remover.remove
         self.start = lifecycle.start
         self.restart = lifecycle.restart
@@ -118,16 +121,30 @@ class Containers:
         self.kill = stopper.kill
         self.stop = stopper.stop
         self.wait = waiting.wait
-        self.attach = Attaching(table, supervisor, events, pending, logs).attach
+
+    def _bind_streams(self, attaching: Attaching, logs: Logs, execs: Execs) -> None:
+        """Take over the verbs on what processes read and write, and on further processes."""
+        self.attach = attaching.attach
+        self.logs = logs.open
         self.exec_create = execs.create
         self.exec_start = execs.start
         self.exec_inspect = execs.inspect
         self.exec_resize = execs.resize
+
+    def _bind_networks(self, connections: Connections) -> None:
+        """Take over the verbs on the networks of a container."""
+        self.connect = connections.connect
+        self.disconnect = connections.disconnect
+
+    def _bind_views(self, views: ContainerViews, top: Top, stats: Stats) -> None:
+        """Take over the verbs that only show."""
         self.inspect = views.inspect
         self.list = views.list
-        self.logs = logs.open
-        self.top = Top(table, supervisor, events).top
-        self.stats = Stats(table, supervisor).stream
+        self.top = top.top
+        self.stats = stats.stream
+
+    def _bind_files(self, archive: Archive, exports: Exports) -> None:
+        """Take over the verbs on the files of containers."""
         self.archive_stat = archive.stat
         self.archive_get = archive.get
         self.archive_put = archive.put
@@ -148,6 +165,7 @@ class Containers:
             await self._stopper.stop_all(timeout_s)
         await self._health.close()
         await self._background.close()
+        self._inside.close()
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new values for what is made from now on."""
@@ -198,7 +216,7 @@ class Containers:
         return frozenset(self._table.making)
 
     def leaving(self) -> frozenset[str]:
-        """The ids of containers that are being removed: what they had may be gone before their record."""
+        """Return the ids of containers that are being removed: what they had may be gone before their record."""
         return frozenset(c.id for c in self._table.all() if c.status.state in (State.REMOVING, State.DEAD))
 
     def counts(self) -> dict[str, int]:

@@ -3,13 +3,25 @@
 Pure: no record, no lock, no clock. Invariants, checked by the tests: every state can be reached from `created`,
 and every state has a way out (the last one is `removed`, after which there is no record).
 
-    created ─start─▶ running ─pause─▶ paused
-       │               │  ▲              │
-       │             exit └───unpause────┘
-       │               ▼
-       │             exited ◀─cancel─ restarting ─start─▶ running
-       ▼               ▼
-     removing ─removed─▶ (gone)        removing ─remove_failed─▶ dead ─remove─▶ removing
+    created    ─ start ──────────────────────▶ running
+    created    ─ start_failed ───────────────▶ created
+    created    ─ remove ─────────────────────▶ removing
+    running    ─ pause ──────────────────────▶ paused
+    running    ─ exit ───────────────────────▶ exited
+    running    ─ back_off ───────────────────▶ restarting
+    paused     ─ unpause ────────────────────▶ running
+    paused     ─ exit ───────────────────────▶ exited
+    paused     ─ back_off ───────────────────▶ restarting
+    restarting ─ start ──────────────────────▶ running
+    restarting ─ start_failed, cancel, exit ─▶ exited
+    restarting ─ back_off ───────────────────▶ restarting
+    exited     ─ start ──────────────────────▶ running
+    exited     ─ start_failed ───────────────▶ exited
+    exited     ─ remove ─────────────────────▶ removing
+    removing   ─ removed ────────────────────▶ (gone)
+    removing   ─ remove_failed ──────────────▶ dead
+    removing   ─ remove ─────────────────────▶ removing
+    dead       ─ remove ─────────────────────▶ removing
 
 Source: Docker's words for `State.Status`, Engine API 1.51 `ContainerState`.
 """

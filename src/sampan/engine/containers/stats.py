@@ -79,7 +79,7 @@ class Stats:
 
 
 def empty(c: Container) -> JSON:
-    """What a container without processes shows."""
+    """Return the sample of a container without processes."""
     return {
         "name": "/" + c.name,
         "id": c.id,

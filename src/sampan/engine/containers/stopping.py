@@ -19,7 +19,7 @@ from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, with_status
 from sampan.engine.containers.states import ACTIVE, State, Trigger
 from sampan.engine.containers.table import ContainerTable, next_state
-from sampan.engine.containers.waiting import ExitResult, Waiting
+from sampan.engine.containers.waiting import ExitResult, ExitWaiters
 from sampan.engine.events import Events
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.supervisor.client import Supervisor
@@ -34,7 +34,7 @@ class Stopper:
     """Ends the processes of containers. `shutting_down`: all of them are being ended, and none is to start again."""
 
     def __init__(
-        self, table: ContainerTable, supervisor: Supervisor, events: Events, waiting: Waiting, back_off: BackOff
+        self, table: ContainerTable, supervisor: Supervisor, events: Events, waiting: ExitWaiters, back_off: BackOff
     ) -> None:
         self._table = table
         self._supervisor = supervisor

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator
 
 from sampan.engine.containers import names
-from sampan.engine.containers.live import Live
+from sampan.engine.containers.live import LiveContainers
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import State, Trigger, after
 from sampan.engine.store import Op, Store, Watch
@@ -30,13 +30,13 @@ class ContainerTable:
         self.hidden = frozenset(c.id for c in self._table.hide(lambda c: c.driver != driver))
         self._reserved: set[str] = set()
         self.making: set[str] = set()  # ids whose snapshot and directory may be there before their record
-        self.live = Live()
+        self.live = LiveContainers()
 
     def __len__(self) -> int:
         return len(self._table)
 
     def all(self) -> list[Container]:
-        """Every container, oldest first."""
+        """Return every container, oldest first."""
         return self._table.all()
 
     def watch(self) -> Watch[Container]:

@@ -29,13 +29,14 @@ _MEMORY = os.sysconf("SC_PHYS_PAGES") * _PAGE
 # column → header; the order of a format is the order asked for
 _HEADERS = {
     "uid": "UID", "user": "USER", "euser": "EUSER", "ruser": "RUSER", "uname": "USER", "euid": "EUID", "ruid": "RUID",
-    "pid": "PID", "ppid": "PPID", "pgid": "PGID", "pgrp": "PGRP", "sid": "SID", "sess": "SESS", "tgid": "TGID", "gid": "GID",
-    "group": "GROUP", "c": "C", "cp": "CP", "pcpu": "%CPU", "%cpu": "%CPU", "pmem": "%MEM", "%mem": "%MEM", "vsz": "VSZ",
-    "vsize": "VSZ", "rss": "RSS", "rssize": "RSS", "tty": "TT", "tt": "TT", "tname": "TTY", "stat": "STAT", "s": "S", "state": "S",
-    "stime": "STIME", "start": "STARTED", "start_time": "START", "bsdstart": "START", "lstart": "STARTED", "etime": "ELAPSED",
-    "etimes": "ELAPSED", "time": "TIME", "cputime": "TIME", "bsdtime": "TIME", "cmd": "CMD", "args": "COMMAND",
-    "command": "COMMAND", "comm": "COMMAND", "ucmd": "CMD", "ucomm": "COMMAND", "nice": "NI", "ni": "NI", "pri": "PRI",
-    "nlwp": "NLWP", "thcount": "THCNT", "wchan": "WCHAN", "flags": "F", "f": "F", "psr": "PSR", "sz": "SZ",
+    "pid": "PID", "ppid": "PPID", "pgid": "PGID", "pgrp": "PGRP", "sid": "SID", "sess": "SESS", "tgid": "TGID",
+    "gid": "GID", "group": "GROUP", "c": "C", "cp": "CP", "pcpu": "%CPU", "%cpu": "%CPU", "pmem": "%MEM",
+    "%mem": "%MEM", "vsz": "VSZ", "vsize": "VSZ", "rss": "RSS", "rssize": "RSS", "tty": "TT", "tt": "TT",
+    "tname": "TTY", "stat": "STAT", "s": "S", "state": "S", "stime": "STIME", "start": "STARTED",
+    "start_time": "START", "bsdstart": "START", "lstart": "STARTED", "etime": "ELAPSED", "etimes": "ELAPSED",
+    "time": "TIME", "cputime": "TIME", "bsdtime": "TIME", "cmd": "CMD", "args": "COMMAND", "command": "COMMAND",
+    "comm": "COMMAND", "ucmd": "CMD", "ucomm": "COMMAND", "nice": "NI", "ni": "NI", "pri": "PRI", "nlwp": "NLWP",
+    "thcount": "THCNT", "wchan": "WCHAN", "flags": "F", "f": "F", "psr": "PSR", "sz": "SZ",
 }  # fmt: skip
 _FULL = [
     ("uid_name", "UID"),
@@ -48,8 +49,8 @@ _FULL = [
     ("cmd", "CMD"),
 ]
 _BSD_U = [
-    ("user", "USER"), ("pid", "PID"), ("pcpu", "%CPU"), ("pmem", "%MEM"), ("vsz", "VSZ"), ("rss", "RSS"), ("tname", "TTY"),
-    ("stat", "STAT"), ("stime", "START"), ("bsdtime", "TIME"), ("args", "COMMAND"),
+    ("user", "USER"), ("pid", "PID"), ("pcpu", "%CPU"), ("pmem", "%MEM"), ("vsz", "VSZ"), ("rss", "RSS"),
+    ("tname", "TTY"), ("stat", "STAT"), ("stime", "START"), ("bsdtime", "TIME"), ("args", "COMMAND"),
 ]  # fmt: skip
 _BSD = [("pid", "PID"), ("tname", "TTY"), ("stat", "STAT"), ("bsdtime", "TIME"), ("args", "COMMAND")]
 _PLAIN = [("pid", "PID"), ("tname", "TTY"), ("time", "TIME"), ("comm", "CMD")]
@@ -128,7 +129,7 @@ def _format(text: str) -> Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ProcessRow:
     """What /proc says of one process."""
 
     pid: int
@@ -144,7 +145,7 @@ class Process:
         return int(self.fields[field - 3])
 
 
-def read(pid: int) -> Process | None:
+def read(pid: int) -> ProcessRow | None:
     """Read one process; None when it is gone."""
     try:
         with open(f"/proc/{pid}/stat") as f:
@@ -157,7 +158,7 @@ def read(pid: int) -> Process | None:
     comm, _, rest = text.partition("(")[2].rpartition(")")
     args = raw.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace") or f"[{comm}]"
     fields = rest.split()
-    return Process(pid, fields, status.st_uid, status.st_gid, comm, args, _tty(int(fields[4])))
+    return ProcessRow(pid, fields, status.st_uid, status.st_gid, comm, args, _tty(int(fields[4])))
 
 
 def _tty(device: int) -> str:
@@ -169,17 +170,18 @@ def _tty(device: int) -> str:
     return f"tty{minor}" if major == 4 and minor < 64 else "?"
 
 
-def value(p: Process, column: str, *, now_s: float, boot_s: float) -> str:
+def value(p: ProcessRow, column: str, *, now_s: float, boot_s: float) -> str:
     """Return one cell."""
     cpu_s = (p.number(14) + p.number(15)) / _TICKS
     started_s = boot_s + p.number(22) / _TICKS
     age_s = max(now_s - started_s, 1e-9)
     simple: dict[str, Any] = {
-        "pid": p.pid, "tgid": p.pid, "ppid": p.fields[1], "pgid": p.fields[2], "pgrp": p.fields[2], "sid": p.fields[3], "sess": p.fields[3],
-        "euid": p.uid, "ruid": p.uid, "gid": p.gid, "group": p.gid, "nice": p.fields[16], "ni": p.fields[16],
-        "nlwp": p.fields[17], "thcount": p.fields[17], "psr": p.fields[36], "flags": int(p.fields[6]) & 7, "f": int(p.fields[6]) & 7,
-        "s": p.fields[0], "state": p.fields[0], "tty": p.ctty, "tt": p.ctty, "tname": p.ctty, "wchan": "-", "addr": "-", "uid": p.uid,
-        "args": p.args, "command": p.args, "cmd": p.args, "comm": p.comm, "ucomm": p.comm, "ucmd": p.comm,
+        "pid": p.pid, "tgid": p.pid, "ppid": p.fields[1], "pgid": p.fields[2], "pgrp": p.fields[2], "sid": p.fields[3],
+        "sess": p.fields[3], "euid": p.uid, "ruid": p.uid, "gid": p.gid, "group": p.gid, "nice": p.fields[16],
+        "ni": p.fields[16], "nlwp": p.fields[17], "thcount": p.fields[17], "psr": p.fields[36],
+        "flags": int(p.fields[6]) & 7, "f": int(p.fields[6]) & 7, "s": p.fields[0], "state": p.fields[0],
+        "tty": p.ctty, "tt": p.ctty, "tname": p.ctty, "wchan": "-", "addr": "-", "uid": p.uid, "args": p.args,
+        "command": p.args, "cmd": p.args, "comm": p.comm, "ucomm": p.comm, "ucmd": p.comm,
     }  # fmt: skip
     if column in simple:
         return str(simple[column])
@@ -222,7 +224,7 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
-def _stat(p: Process) -> str:
+def _stat(p: ProcessRow) -> str:
     word = p.fields[0]
     nice = int(p.fields[16])
     word += "<" if nice < 0 else "N" if nice > 0 else ""

@@ -17,7 +17,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.containers import mountpoints, signals
 from sampan.engine.tasks.capabilities import CAPABILITIES, normal
 from sampan.engine.tasks.host import Host, parse_list
-from sampan.errors import Internal, InvalidArgument, NotFound
+from sampan.errors import Internal, InvalidArgument
 from sampan.spec import go_values
 from sampan.spec.engine_api.container import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
 from sampan.supervisor.logs import options as log_options
@@ -125,7 +125,8 @@ def restart_policy(policy: RestartPolicy) -> None:
             raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
     else:
         raise InvalidArgument(
-            f"invalid restart policy: unknown policy '{name}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+            f"invalid restart policy: unknown policy '{name}';"
+            " use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
         )
 
 
@@ -182,11 +183,13 @@ def _network_mode(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidArgument("conflicting options: dns and the network mode")
     if joins and host.links:
         raise InvalidArgument(
-            "conflicting options: container type network can't be used with links. This would result in undefined behavior"
+            "conflicting options: container type network can't be used with links."
+            " This would result in undefined behavior"
         )
     if mode == "host" and host.links:
         raise InvalidArgument(
-            "conflicting options: host type networking can't be used with links. This would result in undefined behavior"
+            "conflicting options: host type networking can't be used with links."
+            " This would result in undefined behavior"
         )
     if not joins:
         return
@@ -221,7 +224,8 @@ def resources(r: Resources, machine: Host, *, update: bool) -> list[str]:
             raise InvalidArgument("Range of blkio weight is from 10 to 1000")
     if r.blkio_weight_device and not machine.blkio_weight_device:
         warnings.append(
-            "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded."
+            "Your kernel does not support Block I/O weight_device or the cgroup is not mounted."
+            " Weight-device discarded."
         )
     return warnings
 
@@ -231,7 +235,8 @@ def _memory(r: Resources, machine: Host, update: bool, warnings: list[str]) -> N
         raise InvalidArgument("Minimum memory limit allowed is 6MB")
     if r.memory > 0 and not machine.swap and machine.memory:
         warnings.append(
-            "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap."
+            "Your kernel does not support swap limit capabilities or the cgroup is not mounted."
+            " Memory limited without swap."
         )
     if r.memory > 0 and 0 < r.memory_swap < r.memory:
         raise InvalidArgument("Minimum memoryswap limit should be larger than memory limit, see usage")
@@ -367,9 +372,3 @@ def endpoint_addresses(mode: str, mac: str) -> None:
     """Check the container-wide MAC address against the network it goes to."""
     if mac and not re.fullmatch(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}", mac):
         raise InvalidArgument(f"invalid config for network {mode}: invalid MAC address {mac}")
-
-
-def volume_driver(name: str, volume: str) -> None:
-    """Only the local driver is built in."""
-    if name not in ("", "local"):
-        raise NotFound(f'create {volume}: error looking up volume plugin {name}: plugin "{name}" not found')

@@ -16,16 +16,16 @@ from sampan.errors import InvalidArgument
 CONDITIONS = ("", "not-running", "next-exit", "removed")
 
 ExitResult = tuple[int, str]  # exit status, error text
-Waiters = dict[str, list[asyncio.Future[ExitResult]]]
+Futures = dict[str, list[asyncio.Future[ExitResult]]]
 
 
-class Waiting:
+class ExitWaiters:
     """Who waits for which container."""
 
     def __init__(self, table: ContainerTable) -> None:
         self._table = table
-        self._for_exit: Waiters = {}
-        self._for_removal: Waiters = {}
+        self._for_exit: Futures = {}
+        self._for_removal: Futures = {}
 
     def wait(self, ref: str, condition: str = "") -> asyncio.Future[ExitResult]:
         """Return a future of the exit status. condition: one of CONDITIONS.
@@ -62,7 +62,7 @@ class Waiting:
         _wake(self._for_removal, id, result)
 
 
-def _register(waiters: Waiters, id: str) -> asyncio.Future[ExitResult]:
+def _register(waiters: Futures, id: str) -> asyncio.Future[ExitResult]:
     """Add a waiter that leaves the list again when it is done or cancelled."""
     future: asyncio.Future[ExitResult] = asyncio.get_running_loop().create_future()
     waiters.setdefault(id, []).append(future)
@@ -78,7 +78,7 @@ def _register(waiters: Waiters, id: str) -> asyncio.Future[ExitResult]:
     return future
 
 
-def _wake(waiters: Waiters, id: str, result: ExitResult) -> None:
+def _wake(waiters: Futures, id: str, result: ExitResult) -> None:
     for future in waiters.pop(id, ()):
         if not future.done():
             future.set_result(result)

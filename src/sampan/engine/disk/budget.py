@@ -19,7 +19,7 @@ class Candidate:
 def choose(
     over_bytes: int, candidates: Iterable[Candidate], users: Mapping[str, int], sizes: Mapping[str, int]
 ) -> list[str]:
-    """The images to remove so that `over_bytes` come back, or all of them when that is not enough.
+    """Return the images to remove so that `over_bytes` come back, or all of them when that is not enough.
 
     users: how many images and containers need a layer, by chain id; sizes: its bytes. A layer comes back with its
     last user only, so an image that shares all its layers frees nothing by itself, yet goes when its age has come.

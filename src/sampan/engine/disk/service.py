@@ -1,4 +1,4 @@
-"""The disk under one engine: what takes how much, what is left over or lost, and giving space back when there is a budget.
+"""The disk under one engine: what takes how much, what is left over or lost, and giving space back for a budget.
 
 It sees all nouns (images, containers, volumes) and belongs to none. Not here: how each removes its objects.
 
@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sampan.engine import findings
+from sampan.engine.background import Background
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.service import Containers
 from sampan.engine.disk import budget
-from sampan.engine.disk.usage import Places, Usage, allocated, measure
+from sampan.engine.disk.usage import DataRootPlaces, Usage, allocated, measure
 from sampan.engine.events import Events
 from sampan.engine.findings import Finding, Problem
 from sampan.engine.images import checking as images_checking
@@ -58,12 +59,13 @@ class Disk:
         self._images, self._containers, self._volumes = images, containers, volumes
         self._builder = builder  # made when it is first asked for
         self._layer_bytes: dict[str, int] = {}
+        self._background = Background()
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to watch the budget, where there is one."""
         if self._config.disk_budget_bytes:
-            self._keeper = asyncio.create_task(self._keep_budget())
+            self._keeper = self._background.spawn(self._keep_budget(), "disk budget")
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take a new budget (SIGHUP) and see at once whether it is kept."""
@@ -75,12 +77,11 @@ class Disk:
             self._keeper.cancel()
             self._keeper = None
         if config.disk_budget_bytes:
-            self._keeper = asyncio.create_task(self._keep_budget())
+            self._keeper = self._background.spawn(self._keep_budget(), "disk budget")
 
     async def close(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+        """Watch the budget no more."""
+        await self._background.close()
 
     # --- usage -------------------------------------------------------------------------------------------------------
 
@@ -90,18 +91,18 @@ class Disk:
         self._layer_bytes = dict(found.layers)
         return found
 
-    def _places(self) -> Places:
+    def _places(self) -> DataRootPlaces:
         root, images = self._config.data_root, self._images
         own = {id: f"{root}/containers/{id}" for id in self._containers.ids() | self._containers.hidden}
         directories = {id: [path] for id, path in own.items()}
         for snapshot in images.roots.all():
             directories.setdefault(snapshot.id, []).append(images.driver.path(snapshot.snapshot))
-        return Places(
+        return DataRootPlaces(
             data_root=root,
             layers={layer.id: images.driver.path(layer.snapshot) for layer in images.layers.all()},
             containers=directories,
             logs=own,
-            volumes={v.name: os.path.dirname(v.mountpoint) for v in self._volumes.list()},
+            volumes=dict(self._volumes.measured()),
             one_device=not images.driver.subvolumes,
             known=self._layer_bytes,
         )
@@ -190,7 +191,7 @@ class Disk:
 
     def _check_volumes(self) -> list[Finding]:
         root = f"{self._config.data_root}/volumes"
-        known = {v.name: v.mountpoint for v in self._volumes.list()}
+        known = {name: f"{path}/_data" for name, path in self._volumes.measured().items()}
         found = []
         for name in sorted(_names(root) - known.keys() - self._volumes.making):
             data = f"{root}/{name}/_data"
@@ -199,7 +200,8 @@ class Disk:
                 "moved to the trash: it is empty"
                 if empty
                 else (
-                    "kept: it may be the only copy of somebody's data; create a volume of this name to use it, or delete it"
+                    "kept: it may be the only copy of somebody's data;"
+                    " create a volume of this name to use it, or delete it"
                 )
             )
             found.append(

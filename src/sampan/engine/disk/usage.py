@@ -35,6 +35,7 @@ class Usage:
 
     @property
     def total(self) -> int:
+        """All of it."""
         return (
             self.images
             + sum(self.containers.values())
@@ -46,7 +47,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
+class DataRootPlaces:
     """Where the objects of a data root lie; decided on the event loop, measured in a thread."""
 
     data_root: str
@@ -58,7 +59,7 @@ class Places:
     known: Mapping[str, int]  # layers that were measured before: they never change
 
 
-def measure(places: Places) -> Usage:
+def measure(places: DataRootPlaces) -> Usage:
     """Walk the data root. Blocking. What vanishes meanwhile does not count."""
     root = places.data_root
     one = places.one_device
@@ -81,7 +82,7 @@ def measure(places: Places) -> Usage:
 
 
 def allocated(path: str, *, but: Iterable[str] = (), one_device: bool = False) -> int:
-    """Bytes that the file or tree at `path` occupies, the directories in `but` and what is below them left out.
+    """Add up the bytes that the file or tree at `path` occupies, without the directories in `but`.
 
     one_device: what is mounted there or below does not count.
     """

@@ -20,7 +20,7 @@ DEFAULT = (  # noqa: SIM905
 
 @functools.cache
 def permitted() -> tuple[str, ...]:
-    """What this process may hand out: its permitted set, in the kernel's order."""
+    """Return what this process may hand out: its permitted set, in the kernel's order."""
     with open("/proc/self/status") as f:
         mask = next(int(line.split()[1], 16) for line in f if line.startswith("CapPrm:"))
     return tuple(name for bit, name in enumerate(CAPABILITIES) if mask >> bit & 1)

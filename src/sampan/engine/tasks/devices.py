@@ -42,7 +42,10 @@ DEFAULT_RULES: list[dict[str, Any]] = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostDevices:
-    """What was found on the host: nodes to make, rules of the device cgroup, {path: (major, minor)} of block devices."""
+    """What was found on the host.
+
+    rules: of the device cgroup. nodes: to be made in /dev. numbers: {path: (major, minor)} of block devices.
+    """
 
     rules: tuple[dict[str, Any], ...]
     nodes: tuple[dict[str, Any], ...] = ()

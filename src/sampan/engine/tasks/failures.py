@@ -51,7 +51,7 @@ def of_start(step: str, number: int, message: str) -> Failure:
 
 
 def of_exec(step: str, number: int, message: str) -> Failure:
-    """The same for another process in a running container."""
+    """Translate a refusal to start a further process in a running container; the arguments are those of `of_start`."""
     if step == "user":
         return Failure(InvalidArgument(message), 126)
     return _judge(EXEC + message, message, number)

@@ -1,8 +1,9 @@
 """What any task may ask for, as one value: a container, a RUN step of a build, a program of the host.
 
 `TaskOptions` says what is wanted; `spec.Provisions` says what the engine has made for it (namespaces, files, devices);
-`spec.build` turns the two into an OCI spec. Whoever starts tasks maps its own request to this value: containers/specgen.py
-the HostConfig of a container, builder/solver/runspec.py a RUN step, builder/files/hosttask.py a script.
+`spec.build` turns the two into an OCI spec. Whoever starts tasks maps its own request to this value:
+containers/specgen.py the HostConfig of a container, builder/solver/runspec.py a RUN step, builder/files/hosttask.py a
+script.
 
 Values only. What is wrong with a request is found by the mapping, or by `devices.look`, never by `spec.build`.
 
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.tasks.security import SecurityOptions
+from sampan.spec.oci_runtime import Mount
 
 
 class NamespaceMode(StrEnum):
@@ -47,15 +49,6 @@ class Rlimit(NamedTuple):
     hard: int
 
 
-class TaskMount(NamedTuple):
-    """One mount of a task beside the usual ones; a field is what the OCI's `mounts` entry has under the same name."""
-
-    destination: str
-    type: str
-    source: str
-    options: list[str]
-
-
 class HostDevice(NamedTuple):
     """A device of the host, or a directory with such, to be found inside under another path. access: of r, w, m."""
 
@@ -80,7 +73,10 @@ class DeviceRate(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceLimits:
-    """What the cgroup of a task is limited to. 0, None and () are no limit. memory_swap_bytes: memory and swap together."""
+    """What the cgroup of a task is limited to; 0, None and () are no limit.
+
+    memory_swap_bytes: memory and swap together.
+    """
 
     memory_bytes: int = 0
     memory_reservation_bytes: int = 0
@@ -160,7 +156,7 @@ class TaskOptions:
     init: bool = False
     readonly_root: bool = False
     root_propagation: str = ""
-    mounts: tuple[TaskMount, ...] = ()
+    mounts: tuple[Mount, ...] = ()
     without: frozenset[str] = frozenset()
     etc_options: tuple[str, ...] = ("rbind", "rprivate")
     shm_size_bytes: int | None = 64 * 1024 * 1024

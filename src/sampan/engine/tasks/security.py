@@ -5,6 +5,7 @@ Source: Docker Engine 28.5's answers; `spec.seccomp_profile` holds the default p
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -66,11 +67,17 @@ def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> Se
         seccomp = UNCONFINED
     elif not seccomp:
         seccomp = engine.seccomp_profile if engine.seccomp_profile != "builtin" else ""
-    if apparmor == UNCONFINED or privileged or not os.path.isdir("/sys/kernel/security/apparmor"):
+    if apparmor == UNCONFINED or privileged or not _has_apparmor():
         apparmor = ""
     return SecurityOptions(
         no_new_privileges=no_new_privileges, seccomp=seccomp, apparmor_profile=apparmor, labels=tuple(labels)
     )
+
+
+@functools.cache
+def _has_apparmor() -> bool:
+    """Tell whether the kernel confines by AppArmor; that is decided when it boots."""
+    return os.path.isdir("/sys/kernel/security/apparmor")
 
 
 def names_file(options: SecurityOptions) -> bool:

@@ -11,13 +11,14 @@ ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 
 
 class Volume(Record):
-    """`id` is the name. `options` are what the driver was given: none, or type, device and o of mount(8)."""
+    """One volume; `id` is its name. `options`: of its driver. `mountpoint` "": it has one only while it is mounted."""
 
     driver: str = "local"
     options: dict[str, str] | None = None
     labels: dict[str, str] | None = None
     created_at: str = ""
     mountpoint: str = ""
+    filling: bool = False  # the image's files are being copied into it: so says a record whose daemon was killed at it
     removing: bool = False  # a removal has begun: the next start finishes it
 
     @property

@@ -22,11 +22,11 @@ from sampan.runtime.plan import Mount
 from sampan.runtime.validate import PROC_FILES
 
 
-def make(mount: Mount, source_fd: int | None = None, idmap_fd: int | None = None) -> int:
+def make(mount: Mount, source_fd: int | None = None, idmap_fd: int | None = None, context: int | None = None) -> int:
     """Make one detached mount with all its attributes but those of a late read-only; return its descriptor.
 
-    `source_fd` is this mount, made already by the parent (user namespaces); `idmap_fd` a user namespace that describes
-    the id mapping.
+    `source_fd` is this mount, made already by the parent; `idmap_fd` a user namespace that describes the id mapping;
+    `context` a file system context that has been opened already, and is closed here.
     """
     options = mount.options
     if source_fd is not None:
@@ -34,7 +34,13 @@ def make(mount: Mount, source_fd: int | None = None, idmap_fd: int | None = None
     if options.bind:
         fd = m.open_tree(AT_FDCWD, mount.source, m.OPEN_TREE_CLONE | (AT_RECURSIVE if options.recursive else 0))
     else:
-        fd = _new_filesystem(mount)
+        fd = _new_filesystem(mount, context)
+    return dress(mount, fd, idmap_fd)
+
+
+def dress(mount: Mount, fd: int, idmap_fd: int | None) -> int:
+    """Give a detached mount its attributes and id mapping; return it."""
+    options = mount.options
     if options.bind:
         set_attributes(fd, options)
     if options.rec_set or options.rec_clear:
@@ -43,6 +49,19 @@ def make(mount: Mount, source_fd: int | None = None, idmap_fd: int | None = None
         flags = AT_EMPTY_PATH | (AT_RECURSIVE if options.idmap == "ridmap" else 0)
         m.mount_setattr(fd, b"", flags, attr_set=m.MOUNT_ATTR_IDMAP, userns_fd=idmap_fd)
     return fd
+
+
+def detach_propagation(fd: int, root_propagation: tuple[int, bool] | None) -> None:
+    """Make a mount that was cloned in the host's mount namespace what a clone in the container's own would be.
+
+    There everything has had `rootfs.cut_propagation`; here it is still a peer of the host's.
+    """
+    propagation, recursive = root_propagation or (m.MS_SLAVE, True)
+    if propagation == m.MS_SHARED:
+        return
+    if propagation == m.MS_UNBINDABLE:
+        propagation = m.MS_PRIVATE
+    m.mount_setattr(fd, b"", AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0), propagation=propagation)
 
 
 def set_attributes(fd: int, options: MountOptions) -> None:
@@ -58,9 +77,10 @@ def _setattr(fd: int, attr_set: int, attr_clear: int, *, recursive: bool) -> Non
     m.mount_setattr(fd, b"", flags, attr_set=attr_set, attr_clr=attr_clear)
 
 
-def _new_filesystem(mount: Mount) -> int:
+def _new_filesystem(mount: Mount, context: int | None) -> int:
     options = mount.options
-    context = m.fsopen(mount.fstype)
+    if context is None:
+        context = m.fsopen(mount.fstype)
     try:
         if mount.source:
             try:

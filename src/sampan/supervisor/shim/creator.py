@@ -11,7 +11,8 @@ left clears the cgroup that shim.json names.
 
 On a pair of stream sockets, one of each (frames as in wire.py, descriptors beside them):
 
-    shim ──▶ creator    {"id", "rootfs", "seccomp"} + the process's stdio, none with a terminal
+    shim ──▶ creator    {"id", "rootfs", "seccomp", "sources"} + the process's stdio, none with a terminal, and
+                        a detached mount for each of `sources`, which are indices in the spec's mounts
     creator ──▶ shim    {"ok": Container.hand_over()} + its descriptors  |  {"error": …}
 
 Source: clone(2) "CLONE_PARENT", prctl(2) "PR_SET_PDEATHSIG".
@@ -20,7 +21,6 @@ Source: clone(2) "CLONE_PARENT", prctl(2) "PR_SET_PDEATHSIG".
 from __future__ import annotations
 
 import _socket
-import array
 import os
 import select
 import sys
@@ -36,7 +36,6 @@ from sampan.runtime.steps.process import close_others
 from sampan.supervisor import layout, title, wire
 
 _PIECE_BYTES = 16 * 1024
-_FDS_LIMIT = 3
 _QUIET_MS = 2
 
 
@@ -55,15 +54,19 @@ class Creator:
         theirs.close()
         return ours
 
-    def ask(self, request: dict[str, Any], stdio: tuple[int, int, int] | None) -> None:
-        """Have the container of tasks/<id>/config.json made; `answer` or `undo` must follow. Raises OSError."""
-        message = {key: request[key] for key in ("id", "rootfs", "seccomp")}
+    def ask(self, request: dict[str, Any], stdio: tuple[int, int, int] | None, sources: dict[int, int]) -> None:
+        """Have the container of tasks/<id>/config.json made; `answer` or `undo` must follow. Raises OSError.
+
+        sources: index in the spec's mounts → detached mount.
+        """
+        message = {key: request[key] for key in ("id", "rootfs", "seccomp")} | {"sources": [*sources]}
+        fds = [*(stdio or ()), *sources.values()]
         try:
-            _send(self._peer, message, stdio or ())
+            _send(self._peer, message, fds)
         except BrokenPipeError:  # it was killed while it waited
             self._peer.close()
             self._peer = self._fork()
-            _send(self._peer, message, stdio or ())
+            _send(self._peer, message, fds)
 
     def answer(self, id: str) -> runtime.Container:
         """Wait for the container that was asked for. Raises TaskFailed, InvalidArgument, Internal, with nothing left."""
@@ -144,9 +147,10 @@ def _prepare(peer: _socket.socket) -> None:
 
 def _serve(exec_root: str, peer: _socket.socket) -> None:
     try:
-        request, stdio = _receive(peer)
+        request, fds = _receive(peer)
     except EOFError:
         return
+    stdio, sources = fds[: len(fds) - len(request["sources"])], fds[len(fds) - len(request["sources"]) :]
     title.set_title(f"sampan-creator {request['id'][:12]} {exec_root}")
     directory = layout.task_dir(exec_root, request["id"])
     try:
@@ -155,8 +159,11 @@ def _serve(exec_root: str, peer: _socket.socket) -> None:
             id=request["id"],
             bundle=directory,
             rootfs=request["rootfs"],
-            stdio=(stdio[0], stdio[1], stdio[2]) if stdio else None,
-            seccomp_bpf=layout.read_filter(request["seccomp"]),
+            options=runtime.CreateOptions(
+                stdio=(stdio[0], stdio[1], stdio[2]) if stdio else None,
+                seccomp_bpf=layout.read_filter(request["seccomp"]),
+                sources=dict(zip(request["sources"], sources, strict=True)),
+            ),
             hand_over=lambda values, fds: _send(peer, {"ok": values}, fds),
         )
     except RuntimeFailure as e:
@@ -171,8 +178,7 @@ def _serve(exec_root: str, peer: _socket.socket) -> None:
 def _send(peer: _socket.socket, message: dict[str, Any], fds: tuple[int, ...] | list[int]) -> None:
     """Send one message; the socket blocks until all of it is on its way."""
     data = wire.frame(message)
-    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sent = peer.sendmsg([data], rights)
+    sent = wire.send(peer, data, fds)
     if sent < len(data):
         peer.sendall(data[sent:])
 
@@ -180,17 +186,14 @@ def _send(peer: _socket.socket, message: dict[str, Any], fds: tuple[int, ...] | 
 def _receive(peer: _socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Wait for one message. Raises EOFError when the other side has gone."""
     unframer = wire.Unframer()
-    fds = array.array("i")
+    fds: list[int] = []
     while True:
         try:
-            data, ancillary, _, _ = peer.recvmsg(
-                _PIECE_BYTES, _socket.CMSG_SPACE(_FDS_LIMIT * fds.itemsize), _socket.MSG_CMSG_CLOEXEC
-            )
+            data, more = wire.receive(peer, _PIECE_BYTES)
         except ConnectionResetError:
-            data, ancillary = b"", []
-        for _, _, rights in ancillary:
-            fds.frombytes(rights)
+            data, more = b"", []
+        fds += more
         if not data:
             raise EOFError
         for message in unframer.feed(data):
-            return message, list(fds)
+            return message, fds

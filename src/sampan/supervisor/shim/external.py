@@ -16,9 +16,11 @@ import json
 import os
 import signal
 import socket
+import stat
 from typing import Any
 
 from sampan.linux import cgroups, mounts, namespaces
+from sampan.linux.syscalls import AT_EMPTY_PATH, AT_RECURSIVE
 from sampan.runtime import plan as planning
 from sampan.runtime import user
 from sampan.runtime.container import Process
@@ -57,12 +59,13 @@ class External:
         id: str,
         bundle: str,
         rootfs: list[Spec],
+        sources: dict[int, int],
         stdio: tuple[int, int, int] | None,
     ) -> External:
         """Raises RuntimeFailure with the runtime's own words, everything undone."""
         self = cls(binary, arguments, id=id, bundle=bundle)
         try:
-            self._spec = self._prepare(spec, rootfs)
+            self._spec = self._prepare(spec, rootfs, sources)
             self.cgroup = cgroups.load((spec.get("linux") or {}).get("cgroupsPath") or f"/{id}")
             self.pid, self.console_fd = self._detached(
                 "create", ["--bundle", bundle], stdio, terminal=bool(spec["process"].get("terminal"))
@@ -117,7 +120,7 @@ class External:
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _prepare(self, spec: Spec, rootfs_mounts: list[Spec]) -> Spec:
+    def _prepare(self, spec: Spec, rootfs_mounts: list[Spec], sources: dict[int, int]) -> Spec:
         """Mount the root in a mount namespace of our own; give the runtime a config.json in plain OCI."""
         plan = planning.build({**spec, "process": None}, id=self.id, bundle=self._bundle, rootfs=rootfs_mounts)
         namespaces.unshare(namespaces.CLONE_NEWNS)
@@ -130,8 +133,28 @@ class External:
                 os.close(root)
         self._root_path = plan.root_path
         plain = {**spec, "process": self._resolved(spec["process"])}
+        if sources:
+            plain["mounts"] = self._named(spec["mounts"], sources)
         layout.write_json(f"{self._bundle}/config.json", plain)
         return plain
+
+    def _named(self, spec_mounts: list[Spec], sources: dict[int, int]) -> list[Spec]:
+        """Give sources that are descriptors names in the bundle, in the mount namespace that only the runtime sees."""
+        found = [*spec_mounts]
+        for index, fd in sources.items():
+            place = f"{self._bundle}/source-{index}"
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                os.mkdir(place, 0o700)
+            else:
+                os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            target = os.open(place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                mounts.attach(fd, target)
+            finally:
+                os.close(target)
+            mounts.mount_setattr(fd, b"", AT_EMPTY_PATH | AT_RECURSIVE, propagation=mounts.MS_SLAVE)
+            found[index] = {**found[index], "source": place}
+        return found
 
     def _resolved(self, process: Spec) -> Spec:
         """The process with its user as numbers; Docker's `--user` names are looked up inside the root."""

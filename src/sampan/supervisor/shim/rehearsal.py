@@ -55,7 +55,7 @@ class _NoCgroup:
 class _Stage:
     """Stands in for the creator."""
 
-    def ask(self, request: dict[str, Any], stdio: tuple[int, int, int] | None) -> None:
+    def ask(self, request: dict[str, Any], stdio: tuple[int, int, int] | None, sources: dict[int, int]) -> None:
         pass
 
     def answer(self, id: str) -> runtime.Container:
@@ -120,6 +120,7 @@ def _request(root: str) -> dict[str, Any]:
     logging = {"driver": "json-file", "path": f"{root}/log", "options": {}, "attrs": {}}
     return {
         "rootfs": [],
+        "sources": [],
         "seccomp": "",
         "runtime": "",
         "terminal": False,

@@ -49,13 +49,16 @@ class Server:
         """No container exists: nothing is lost when this shim leaves."""
         return self._task is None or self._task.status in ("creating", "failed")
 
-    def create(self, request: dict[str, Any]) -> None:
-        """Become the shim of a task, and make it."""
+    def create(self, request: dict[str, Any], sources: dict[int, int]) -> None:
+        """Become the shim of a task, and make it.
+
+        sources: index in the spec's mounts → detached mount, the caller's.
+        """
         if self._task is not None:
             raise Conflict(f"the shim has task {self._task.id} already")
         directory = layout.task_dir(self._exec_root, request["id"])
         self._task = Task(self._loop, request["id"], directory, self._notify, self._creator)
-        self._task.create(request, self._open_door)
+        self._task.create(request, sources, self._open_door)
 
     def _open_door(self) -> None:
         title.set_title(f"sampan-shim {self.task.id[:12]} {self._exec_root}")
@@ -147,6 +150,7 @@ class Control:
         self._server = server
         self._unframer = wire.Unframer()
         self._queue: deque[bytes] = deque()
+        self._fds: list[int] = []  # received, for the create request that they come with
         loop.watch(peer.fileno(), READ, self._on_event)
 
     def tell(self, message: dict[str, Any]) -> None:
@@ -176,11 +180,12 @@ class Control:
             self._flush()
         if mask & ~WRITE and self._peer.fileno() >= 0:
             try:
-                data = self._peer.recv(256 * 1024)
+                data, fds = wire.receive(self._peer, 256 * 1024)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
+                data, fds = b"", []
+            self._fds += fds
             if data:
                 self.feed(data)
             else:
@@ -220,7 +225,7 @@ class Control:
                 return
             answer = None
             if request["op"] == "create":
-                self._server.create(request)
+                self._create(request)
             else:
                 answer = _dispatch(self._server.task, request)
         except Exception as e:
@@ -230,6 +235,16 @@ class Control:
             return
         report = {"report": self._server.task.report()} if request["op"] in ("create", "start") else {}
         self.tell({"seq": seq, "ok": answer, **report})
+
+    def _create(self, request: dict[str, Any]) -> None:
+        fds, self._fds = self._fds, []
+        try:
+            if len(fds) != len(request["sources"]):
+                raise InvalidArgument(f"{len(fds)} descriptors for {len(request['sources'])} mount sources")
+            self._server.create(request, dict(zip(request["sources"], fds, strict=True)))
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def _deleted(self, seq: int, answer: dict[str, Any]) -> None:
         self.tell({"seq": seq, "ok": answer})

@@ -56,16 +56,17 @@ class Task:
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def create(self, request: dict[str, Any], open_door: Callable[[], None]) -> None:
+    def create(self, request: dict[str, Any], sources: dict[int, int], open_door: Callable[[], None]) -> None:
         """Make the container, and start it if the request says so. On failure nothing of it is left.
 
+        `sources`: index in the spec's mounts → detached mount; the descriptors stay the caller's.
         `open_door`: what else there is to do before the answer; it is done while the creator works.
         """
         self.stdin_once = request["stdin_once"]
         init = Process(self._loop, "", terminal=request["terminal"], stdin=request["stdin"])
         pipes = None if init.terminal else Pipes(stdin=init.wants_stdin)
         try:
-            log = self._make(request, pipes.for_child if pipes else None, open_door)
+            log = self._make(request, sources, pipes.for_child if pipes else None, open_door)
         except BaseException:
             if pipes:
                 pipes.close()
@@ -85,13 +86,15 @@ class Task:
                 self._roll_back()
                 raise
 
-    def _make(self, request: dict[str, Any], stdio: Stdio | None, open_door: Callable[[], None]) -> LogWriter | None:
+    def _make(
+        self, request: dict[str, Any], sources: dict[int, int], stdio: Stdio | None, open_door: Callable[[], None]
+    ) -> LogWriter | None:
         """Make `self.container`, and open its log."""
         external = bool(request["runtime"])
         if external:
             self._creator.dismiss()
         else:
-            self._creator.ask(request, stdio)
+            self._creator.ask(request, stdio, sources)
         try:
             open_door()
             log = _open_log(request["logging"])
@@ -100,14 +103,14 @@ class Task:
                 self._creator.undo(self.id)
             raise
         try:
-            self.container = self._make_external(request, stdio) if external else self._creator.answer(self.id)
+            self.container = self._make_external(request, sources, stdio) if external else self._creator.answer(self.id)
         except BaseException:
             if log:
                 log.close()
             raise
         return log
 
-    def _make_external(self, request: dict[str, Any], stdio: Stdio | None) -> External:
+    def _make_external(self, request: dict[str, Any], sources: dict[int, int], stdio: Stdio | None) -> External:
         """Here in the shim, because its mount namespace is what the runtime will be executed in until the end."""
         spec = read_spec(self._directory)
         return _made(
@@ -118,6 +121,7 @@ class Task:
                 id=self.id,
                 bundle=self._directory,
                 rootfs=request["rootfs"],
+                sources=sources,
                 stdio=stdio,
             )
         )

@@ -6,19 +6,34 @@ A plain volume and one with `o=bind` need no mount on the host: the container's 
 directory. Any other `type` (tmpfs, nfs, ext4 …) is mounted on `_data` when the first container uses it, so that all
 users share one filesystem and network filesystems live in the host's network, and unmounted with the last.
 
+Invariants: removal renames into trash/ first, so a half-deleted volume never has a name; a directory that no record
+names is left alone (it may be the user's only copy).
+
 Source: moby 28.5 volume/local (names, options, words); mount(2).
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import os
 import re
+import secrets
+import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
+from sampan.engine.config import EngineConfig
+from sampan.engine.hostpaths import HostPaths
+from sampan.engine.volumes.drivers.driver import Capabilities
+from sampan.engine.volumes.records import Volume
 from sampan.errors import Internal, InvalidArgument, words
 from sampan.linux import mounts
+
+log = logging.getLogger("sampan.volumes")
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 OPTIONS = frozenset({"type", "o", "device", "size"})
@@ -53,6 +68,93 @@ _CLEAR = {
     "norelatime": 0x200000,
     "nostrictatime": 0x1000000,
 }
+
+
+class LocalDriver:
+    """Implements `VolumeDriver`."""
+
+    capabilities = Capabilities(scope="local", measured=True)
+
+    def __init__(self, config: EngineConfig, host_paths: HostPaths) -> None:
+        self._root = os.path.join(config.data_root, "volumes")
+        self._trash = os.path.join(config.data_root, "trash")
+        self._host_paths = host_paths
+        self._reaping: set[asyncio.Future[None]] = set()
+
+    def check(self, name: str, options: Mapping[str, str]) -> None:
+        check_name(name)
+        check_options(name, options)
+
+    async def start(self, volumes: Sequence[Volume]) -> None:
+        os.makedirs(self._root, mode=0o711, exist_ok=True)
+        os.makedirs(self._trash, mode=0o700, exist_ok=True)
+        for volume in volumes:
+            if not os.path.isdir(volume.mountpoint):
+                log.error("volume %s has lost its directory %s: made anew, empty", volume.name, volume.mountpoint)
+                _make_directory(volume.mountpoint)
+        for name in os.listdir(self._trash):
+            if name.startswith("volume-"):
+                self._reap(os.path.join(self._trash, name))
+
+    async def close(self) -> None:
+        if self._reaping:
+            await asyncio.wait(self._reaping, timeout=5)
+
+    async def create(self, volume: Volume) -> str:
+        path = os.path.join(self._root, volume.name, "_data")
+        try:
+            _make_directory(path)
+        except OSError as e:
+            raise Internal(f"create {volume.name}: error while creating volume path '{path}': {words(e)}") from e
+        return path
+
+    async def remove(self, volume: Volume) -> None:
+        unmount(volume.mountpoint)
+        moved = os.path.join(self._trash, f"volume-{secrets.token_hex(8)}")
+        try:
+            os.rename(os.path.dirname(volume.mountpoint), moved)
+        except FileNotFoundError:
+            return
+        self._reap(moved)
+
+    async def mount(self, volume: Volume, user: str) -> str:
+        options = volume.options or {}
+        bind = bind_source(options)
+        if bind:
+            await self._host_paths.run(bind, partial(_look, volume.mountpoint, bind, options))
+        elif needs_host_mount(options):
+            await self._host_paths.run(volume.mountpoint, partial(mount, volume.mountpoint, options))
+        return bind or volume.mountpoint
+
+    async def unmount(self, volume: Volume, user: str, *, last: bool) -> None:
+        if last and needs_host_mount(volume.options):
+            await self._host_paths.run(volume.mountpoint, partial(unmount, volume.mountpoint))
+
+    def path(self, volume: Volume) -> str:
+        return bind_source(volume.options) or volume.mountpoint
+
+    async def describe(self, volume: Volume) -> Mapping[str, Any]:
+        return {}
+
+    def _reap(self, path: str) -> None:
+        """Delete a tree in the background."""
+        task = asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(path, ignore_errors=True))
+        self._reaping.add(task)
+        task.add_done_callback(self._reaping.discard)
+
+
+def _make_directory(path: str) -> None:
+    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
+    os.makedirs(path, exist_ok=True)
+    os.chmod(path, 0o755)
+
+
+def _look(path: str, bind: str, options: Mapping[str, str]) -> None:
+    """Make sure that a bind's device is there. May block. Raises Internal in Docker's words."""
+    try:
+        os.stat(bind)
+    except OSError as e:
+        raise failed(path, options, e) from e
 
 
 def check_name(name: str) -> None:
@@ -117,7 +219,10 @@ def is_mounted(path: str) -> bool:
 
 
 def mount(path: str, options: Mapping[str, str]) -> None:
-    """Mount the volume's filesystem on `path`; mounted already is fine. May block. Raises Internal in Docker's words."""
+    """Mount the volume's filesystem on `path`; mounted already is fine. May block.
+
+    Raises: Internal in Docker's words.
+    """
     if is_mounted(path):
         return
     text = options.get("o", "")

@@ -1,0 +1,32 @@
+"""What belongs to a task's process, by way of /proc/<pid>: a pid may have another owner by the time it is used.
+
+Source: pidfd_open(2), cgroups(7) "/proc files".
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+
+def open_root(pid: int, id: str) -> int:
+    """Open the root directory of a process of the task `id`, with O_PATH.
+
+    The cgroup says whose process it is, and a pidfd that it was one process all the time. Raises: OSError, ESRCH when
+    the process has gone or the pid is another's.
+    """
+    pidfd = os.pidfd_open(pid)
+    try:
+        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+                ours = id in file.read()
+            signal.pidfd_send_signal(pidfd, 0)
+            if not ours:
+                raise ProcessLookupError(f"process {pid} is not of task {id}")
+        except BaseException:
+            os.close(root)
+            raise
+        return root
+    finally:
+        os.close(pidfd)
