@@ -18,7 +18,7 @@ import pytest
 
 from sampan.cli.builder.session import ClientSession
 from sampan.cli.builder.wants import OutputFlag
-from sampan.client.engine import Engine as Client
+from sampan.client.engine import EngineClient as Client
 from sampan.client.transport import Address
 from tests.support.engine import Engine, until
 

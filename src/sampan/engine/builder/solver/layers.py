@@ -29,6 +29,7 @@ from sampan.engine.images.service import Images
 from sampan.engine.layers.layers import Staged
 from sampan.engine.store import Ref
 from sampan.spec import oci_image
+from sampan.spec.oci_runtime import Mount
 
 T = TypeVar("T")
 
@@ -95,7 +96,7 @@ class Work:
             os.close(self._root_fd)
             self._root_fd = -1
 
-    def mounts(self, *, container: bool) -> list[dict[str, Any]]:
+    def mounts(self, *, container: bool) -> tuple[Mount, ...]:
         """Return the OCI mounts that make a task's root, while no `root_fd` is open. container: with its stubs."""
         return self._driver.work_mounts(self._number, self._lowers, container=container)
 

@@ -27,11 +27,11 @@ from sampan.engine.builder.solver.cachemounts import CacheMounts, Seed, origin_o
 from sampan.engine.builder.solver.layers import Work
 from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.images.service import Images
-from sampan.engine.tasks.options import TaskMount
 from sampan.errors import InvalidArgument, NotFound
 from sampan.linux import copying, saferoot
 from sampan.linux import mounts as kernel
 from sampan.linux.syscalls import fstatfs_type
+from sampan.spec.oci_runtime import Mount
 
 TMPFS_MAGIC = 0x01021994
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -55,7 +55,7 @@ class Mounting:
         self._directory, self._secrets = directory, secrets
         self._undo = undo
         self._count = 0
-        self.mounts: list[TaskMount] = []
+        self.mounts: list[Mount] = []
         self.env: list[str] = []
         self.targets: list[tuple[str, bool]] = []  # (path, whether it is a directory)
 
@@ -80,7 +80,7 @@ class Mounting:
 
     def _add(self, target: str, type_: str, source: str, options: list[str], *, directory: bool = True) -> None:
         path = os.path.normpath("/" + target.lstrip("/"))
-        self.mounts.append(TaskMount(path, type_, source, options))
+        self.mounts.append(Mount(type_, source, path, tuple(options)))
         self.targets.append((path, directory))
 
     # -- bind ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import logging
 import secrets
 from dataclasses import dataclass
 
+from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.errors import SampanError
 
@@ -51,16 +52,7 @@ class SandboxPool:
 
     async def _make(self, mode: str) -> Net:
         id = secrets.token_hex(16)
-        sandbox = await self._networks.attach(
-            id,
-            mode=mode,
-            hostname=id[:12],
-            endpoints={},
-            ports={},
-            publish_all=False,
-            exposed=[],
-            silent=True,
-        )
+        sandbox = await self._networks.attach(SandboxRequest(id=id, mode=mode, hostname=id[:12], silent=True))
         return Net(id=id, sandbox=sandbox)
 
     async def give_back(self, net: Net) -> None:
