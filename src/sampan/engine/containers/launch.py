@@ -1,8 +1,8 @@
 """From a record to a running task, and back to nothing when a step fails.
 
-One `AsyncExitStack` is the undo log: each step that takes something pushes what gives it back; success pops it all.
-The order is ARCHITECTURE.md §4: root file system · mounts · network · spec · task. Nothing here knows states,
-restart policies or clients.
+What is wrong with the request is found first. Then one `AsyncExitStack` is the undo log: each step that takes something
+pushes what gives it back; success pops it all. The order: directories on the host · volumes · shared memory · network ·
+files · spec · task. Nothing here knows states, restart policies or clients.
 """
 
 from __future__ import annotations
