@@ -137,7 +137,7 @@ class Sandboxes:
                     live.record = replace(live.record, key=f"{self._exec_root}/netns/default")
                 else:
                     grants = self._publisher.grant(live.record)
-                    plan = self._plan(live.record.endpoints, request.sysctls)
+                    plan = self._plan(live.record.endpoints)
                     if log.isEnabledFor(logging.DEBUG):
                         log.debug("container %s: its network:\n%s", request.id[:12], plan.describe())
                     live.namespace = await self._fabric.create_sandbox(plan, grants)
@@ -176,11 +176,10 @@ class Sandboxes:
             ports=list(request.ports),
         )
 
-    def _plan(self, made: Sequence[EndpointRecord], sysctls: Mapping[str, str]) -> SandboxPlan:
+    def _plan(self, made: Sequence[EndpointRecord]) -> SandboxPlan:
         return SandboxPlan(
             interfaces=tuple(self._allocator.interfaces(made)),
             gateways=endpoints.gateways(made),
-            sysctls=dict(sysctls),
         )
 
     def _on_host(self, record: SandboxRecord) -> bool:
