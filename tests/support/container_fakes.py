@@ -21,11 +21,13 @@ from sampan.engine.containers.service import Containers
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.records import Image
+from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Sandbox
 from sampan.engine.platforms import Platform
 from sampan.engine.store import Op, Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import NotFound
+from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import Exit, TaskEvent, TaskFailed, TaskInfo, TaskRequest
 
 BUSYBOX = Image(
@@ -69,8 +71,8 @@ class FakeRoots:
     async def prepare(self, id: str, chain_id: str, beside: Callable[[], list[Op]] = list) -> None:
         self.ids.add(id)
 
-    def mounts(self, id: str) -> list[dict[str, Any]]:
-        return [{"type": "overlay", "source": "overlay", "destination": "/", "options": []}]
+    def mounts(self, id: str) -> tuple[Mount, ...]:
+        return (Mount("overlay", "overlay", "/"),)
 
     def remove(self, id: str, beside: Iterable[Op] = ()) -> None:
         self.ids.discard(id)
@@ -90,11 +92,14 @@ class FakeNetworks:
     def __init__(self) -> None:
         self.attached: dict[str, Sandbox] = {}
 
-    async def attach(self, id: str, *, mode: str, **asked: Any) -> Sandbox:
-        if mode == "nope":
+    async def attach(self, request: SandboxRequest) -> Sandbox:
+        if request.mode == "nope":
             raise NotFound("failed to set up container networking: network nope not found")
-        self.attached[id] = Sandbox(id="s" * 64, key="/run/netns/x", netns="/proc/1/fd/9")
-        return self.attached[id]
+        self.attached[request.id] = Sandbox(id="s" * 64, key="/run/netns/x", netns="/proc/1/fd/9")
+        return self.attached[request.id]
+
+    def renaming(self, id: str, name: str) -> list[Op]:
+        return []
 
     async def started(self, id: str, pid: int) -> None:
         pass

@@ -1,4 +1,6 @@
-"""The image service on a data root of its own: import, snapshots, commit, save, load, remove, and what failures leave."""
+"""The image service on a data root of its own: import, snapshots, commit, save, load, remove, and what failures
+leave.
+"""
 
 from __future__ import annotations
 
@@ -159,7 +161,7 @@ def test_a_container_that_changes_while_it_is_read(tmp_path: Path) -> None:
         async with service(tmp_path / "d") as images:
             await imported(images)
             await prepare(images, "c", images.resolve("app"))
-            upper = next(o for o in images.roots.mounts("c")[0]["options"] if o.startswith("upperdir=")).removeprefix(
+            upper = next(o for o in images.roots.mounts("c")[0].options if o.startswith("upperdir=")).removeprefix(
                 "upperdir="
             )
             stop = threading.Event()
@@ -210,10 +212,10 @@ def test_container_snapshots(tmp_path: Path) -> None:
             image = images.resolve("app")
             await prepare(images, "c1", image)
             [mount] = images.roots.mounts("c1")
-            assert mount["type"] == "overlay" and mount["destination"] == "/"
-            lower = mount["options"][0].removeprefix("lowerdir=").split(":")
+            assert mount.type == "overlay" and mount.target == "/"
+            lower = mount.options[0].removeprefix("lowerdir=").split(":")
             assert len(lower) == 2 and lower[-1].endswith("/init/fs"), "the stubs lie at the bottom"
-            upper = next(o for o in mount["options"] if o.startswith("upperdir=")).removeprefix("upperdir=")
+            upper = next(o for o in mount.options if o.startswith("upperdir=")).removeprefix("upperdir=")
             status = os.stat(upper)
             assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o1751, 7, 8)
             fd = images.roots.open_root("c1", writable=False)
@@ -292,7 +294,8 @@ def test_changes_commit_export(tmp_path: Path) -> None:
             size_rw, size_root = await images.roots.usage("c")
             assert size_rw == len("hello") + 1 + 1 and size_root == size_rw + images.resolve(id).size
             new = await images.commit(
-                "c", config={"Env": ["Z=1"]}, container_config={"Cmd": ["run", "me"], "Env": ["A=c"], "Labels": {"l": "1"}},
+                "c", config={"Env": ["Z=1"]},
+                container_config={"Cmd": ["run", "me"], "Env": ["A=c"], "Labels": {"l": "1"}},
                 comment="why", author="who", parent=images.resolve(id), repo="app", tag="2", changes=["USER nobody"],
             )  # fmt: skip
             config = images.resolve(new).config
@@ -582,7 +585,8 @@ def test_removal_follows_dockers_rules(tmp_path: Path) -> None:
             await prepare(images, "container0000", images.resolve(id))
             with pytest.raises(
                 Conflict,
-                match=rf'unable to remove repository reference "app:2" \(must force\) - container container000 is using '
+                match=rf'unable to remove repository reference "app:2" \(must force\) - container container000 is '
+                rf"using "
                 rf"its referenced image {short}",
             ):
                 await images.remove("app:2")
@@ -668,7 +672,7 @@ def test_parents_children_and_prune(tmp_path: Path) -> None:
     run(main())
 
 
-# -- what the start repairs and names -----------------------------------------------------------------------------------
+# -- what the start repairs and names ----------------------------------------------------------------------------------
 
 
 def test_strays_are_reaped_at_the_start(tmp_path: Path) -> None:
@@ -738,7 +742,7 @@ def test_a_damaged_layer_is_found_when_saved(tmp_path: Path) -> None:
     run(main())
 
 
-# -- failures on the way ------------------------------------------------------------------------------------------------
+# -- failures on the way -----------------------------------------------------------------------------------------------
 
 
 def test_a_client_that_hangs_up_leaves_no_trace(tmp_path: Path) -> None:
@@ -926,7 +930,8 @@ async def main():
             id = await imported(images, data, repo=f"i{n}")
             await prepare(images, f"c{n}", images.resolve(id))
             write(images, f"c{n}", lambda root: (root / "x").write_text("1"))
-            made = await images.commit(f"c{n}", config=None, container_config={}, parent=images.resolve(id), repo=f"k{n}")
+            parent = images.resolve(id)
+            made = await images.commit(f"c{n}", config=None, container_config={}, parent=parent, repo=f"k{n}")
             sys.stdout.write(f"k{n} {made}\\n"); sys.stdout.flush()
             discard(images, f"c{n}")
             if n % 2:
@@ -938,7 +943,9 @@ asyncio.run(main())
 
 
 async def consistent(root: Path, acknowledged: dict[str, str]) -> int:
-    """Start on what a crash left: everything visible is whole, everything on the disk has an owner. The number of images."""
+    """Start on what a crash left: everything visible is whole, everything on the disk has an owner. The number of
+    images.
+    """
     async with service(root) as images:
         for name, id in acknowledged.items():
             if id == "gone":
@@ -1003,7 +1010,9 @@ STEPS = ("rename", "mkdir", "unlink", "rmdir", "fsync", "setxattr", "chmod", "ut
 
 
 def die_at(step: int, work: Coroutine[Any, Any, None]) -> bool:
-    """Run the work in a forked child that kills itself before its `step`th call of STEPS, or after that of apply_now."""
+    """Run the work in a forked child that kills itself before its `step`th call of STEPS, or after that of
+    apply_now.
+    """
     pid = os.fork()
     if pid == 0:
         taken = 0

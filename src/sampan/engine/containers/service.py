@@ -31,6 +31,7 @@ from sampan.engine.containers.archive import Archive
 from sampan.engine.containers.attach import PendingSessions
 from sampan.engine.containers.attaching import Attaching
 from sampan.engine.containers.backoff import BackOff
+from sampan.engine.containers.connections import Connections
 from sampan.engine.containers.create import Maker
 from sampan.engine.containers.exec import Execs
 from sampan.engine.containers.export import Exports
@@ -112,7 +113,6 @@ class Containers:
         self.create = self._maker.create
         self.rename = self._maker.rename
         self.update = self._maker.update
-        self.set_endpoint = self._maker.set_endpoint
         self.remove = remover.remove
         self.start = lifecycle.start
         self.restart = lifecycle.restart
@@ -130,6 +130,11 @@ class Containers:
         self.exec_start = execs.start
         self.exec_inspect = execs.inspect
         self.exec_resize = execs.resize
+
+    def _bind_networks(self, connections: Connections) -> None:
+        """Take over the verbs on the networks of a container."""
+        self.connect = connections.connect
+        self.disconnect = connections.disconnect
 
     def _bind_views(self, views: ContainerViews, top: Top, stats: Stats) -> None:
         """Take over the verbs that only show."""

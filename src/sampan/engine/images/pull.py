@@ -20,7 +20,7 @@ from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.registry import endpoints, manifests, refusals, repository
 from sampan.registry.auth import Credentials
-from sampan.registry.manifests import Entry, Index, Manifest
+from sampan.registry.manifests import Index, IndexEntry, Manifest
 from sampan.registry.refusals import Refused
 from sampan.registry.repository import Found, Repository
 from sampan.spec import oci_image, reference
@@ -234,7 +234,7 @@ class _Pull:
             await self._images.publish_image(self._images.content.get(image_id), names=new, beside=beside)
 
 
-def choose(entries: Sequence[Entry], target: Platform) -> Entry | None:
+def choose(entries: Sequence[IndexEntry], target: Platform) -> IndexEntry | None:
     """The entry that suits a platform best; of equals the first. Pure."""
     ranked = []
     for position, entry in enumerate(entries):

@@ -14,7 +14,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import TypeVar, TypeVarTuple, Unpack
 
 from sampan.engine.archives import streams, tar_writer
 from sampan.engine.layers import diff, unpack
@@ -23,6 +23,7 @@ from sampan.engine.layers.records import SnapshotRecord
 from sampan.engine.layers.snapshots.driver import Driver
 from sampan.engine.store import Op, Ref, Store
 from sampan.errors import InvalidArgument, NotFound
+from sampan.spec.oci_runtime import Mount
 
 log = logging.getLogger("sampan.layers")
 
@@ -104,7 +105,7 @@ class Roots:
         record = self._table.get(container_id)
         return record is not None and not os.path.isdir(self._driver.path(record.snapshot))
 
-    def mounts(self, container_id: str) -> list[dict[str, Any]]:
+    def mounts(self, container_id: str) -> tuple[Mount, ...]:
         """The OCI mounts that make the container's root file system. Raises: NotFound."""
         record = self._get(container_id)
         return self._driver.mounts(record.snapshot, self._layers.numbers(record.chain_id))
