@@ -124,7 +124,7 @@ def test_a_result_goes_to_the_client_in_every_form() -> None:
                 async def chunks(data: bytes = archive) -> AsyncIterator[bytes]:
                     yield data
 
-                async for _ in r.engine.images.load(chunks()):
+                async for _ in r.engine.images.transfer.load(chunks()):
                     pass
                 assert r.engine.images.resolve("x:1").id == manifest["Config"].replace("blobs/sha256/", "sha256:")
                 await r.engine.images.remove("x:1")

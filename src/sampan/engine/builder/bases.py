@@ -109,7 +109,7 @@ class Bases:
         own = "" if platform == platforms.HOST else str(platform)
         wanted = pull.request(ref, "", platform=own, credentials=await self.credentials(domain))
         begun = time.time_ns()
-        async for message in pull.pull(self._images, wanted):
+        async for message in self._images.transfer.pull(wanted):
             if self._told is not None:
                 self._told(message)
             detail = message.get("progressDetail") or {}

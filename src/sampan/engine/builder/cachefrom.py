@@ -27,7 +27,7 @@ from sampan.engine.builder.solver.cache import Cache
 from sampan.engine.builder.solver.imported import ImportedCache
 from sampan.engine.builder.steps import shown
 from sampan.engine.builder.trees import Tree
-from sampan.engine.images.downloads import Wanted, Watcher
+from sampan.engine.images.downloads import WantedLayer, Watcher
 from sampan.engine.images.pull import choose
 from sampan.engine.images.service import Images
 from sampan.engine.store import Ref
@@ -147,7 +147,7 @@ async def _download(images: Images, place: Repository, source: str, blobs: list[
     wanted = []
     for chain_id, blob in zip(chain, blobs):
         assert blob.descriptor is not None
-        wanted.append(Wanted(chain_id=chain_id, diff_id=blob.diff_id, blob=blob.descriptor, source=source))
+        wanted.append(WantedLayer(chain_id=chain_id, diff_id=blob.diff_id, blob=blob.descriptor, source=source))
     watcher = Watcher(images.layers, None)
     try:
         async with asyncio.TaskGroup() as group:

@@ -192,7 +192,10 @@ class Fabric:
         await self.firewall.add([g.published for g in grants])
 
     async def unpublish(self, grants: Sequence[Grant]) -> None:
-        """Take ports back: rules first, then the sockets that reserve them. Raises: OSError, the ports are free then too."""
+        """Take ports back: rules first, then the sockets that reserve them.
+
+        Raises: OSError; the ports are free then too.
+        """
         published = [g.published for g in grants]
         self.firewall.drop(published)
         try:

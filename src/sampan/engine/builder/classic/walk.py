@@ -115,7 +115,7 @@ class Walk:
                 self._say.image(image_id)
         if not image_id:
             raise Internal("No image was generated. Is your Dockerfile empty?")
-        await self._images.make_durable(image_id)
+        await self._images.publisher.make_durable(image_id)
         if self._target.unused_args:
             self._say.unused(list(self._target.unused_args))
         if self._request.squash:
@@ -124,7 +124,7 @@ class Walk:
         self._say.built(image_id)
         for tag in self._request.tags:
             name = reference.parse(tag)
-            await self._images.tag_image(image_id, name)
+            await self._images.publisher.tag_image(image_id, name)
             self._say.tagged(name.familiar())
         return Built(images={str(self._target.platform): image_id})
 
@@ -152,7 +152,7 @@ class Walk:
                 self._say.running()
         image_id = oci_image.digest(encoded)
         if image_id not in self._images.catalog.images:
-            await self._images.publish_image(
+            await self._images.publisher.publish_image(
                 encoded, parent=parent, durable=False
             )  # the last one brings all to the disk
         self._say.removed()

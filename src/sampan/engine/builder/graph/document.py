@@ -15,7 +15,7 @@ from typing import Any
 from sampan.engine.builder.graph.values import HistoryEntry, Resolved, Target
 from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.state import Solved
-from sampan.engine.images.service import ENGINE_VERSION
+from sampan.engine.images.records import ENGINE_VERSION
 from sampan.engine.platforms import Platform
 from sampan.spec import oci_image, times
 
