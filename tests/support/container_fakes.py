@@ -94,7 +94,7 @@ class FakeNetworks:
     async def attach(self, id: str, *, mode: str, **asked: Any) -> Sandbox:
         if mode == "nope":
             raise NotFound("failed to set up container networking: network nope not found")
-        self.attached[id] = Sandbox(id="s" * 64, key="/run/netns/x", netns="/proc/1/fd/9")
+        self.attached[id] = Sandbox(id="s" * 64, key="/run/netns/x", netns=f"/proc/{os.getpid()}/ns/net")
         return self.attached[id]
 
     async def started(self, id: str, pid: int) -> None:
