@@ -81,7 +81,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 async def imported(images: Images, data: bytes = BASE, repo: str = "app") -> str:
-    return str([m async for m in images.import_(stream(data), repo=repo)][-1]["status"])
+    return str([m async for m in images.transfer.import_(stream(data), repo=repo)][-1]["status"])
 
 
 def write(images: Images, container: str, work: Callable[[Path], object]) -> None:
@@ -202,7 +202,7 @@ def test_what_is_saved_is_the_same_on_every_driver(place: tuple[str, Path], tmp_
     driver, base = place
 
     async def saved(images: Images, name: str) -> dict[str, bytes]:
-        data = b"".join([bytes(chunk) async for chunk in images.save([name])])
+        data = b"".join([bytes(chunk) async for chunk in images.transfer.save([name])])
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             return {m.name: f.read() for m in tar if m.name.startswith("blobs/") and (f := tar.extractfile(m))}
 
@@ -213,8 +213,8 @@ def test_what_is_saved_is_the_same_on_every_driver(place: tuple[str, Path], tmp_
             await prepare(images, "c", images.resolve("app"))
             write(images, "c", change)
             await images.commit("c", config=None, container_config={}, parent=images.resolve("app"), repo="made")
-            data = b"".join([bytes(chunk) async for chunk in images.save(["made"])])
-            [_ async for _ in reference.load(stream(data))]
+            data = b"".join([bytes(chunk) async for chunk in images.transfer.save(["made"])])
+            [_ async for _ in reference.transfer.load(stream(data))]
             assert reference.resolve("made").id == images.resolve("made").id
             assert await saved(images, "made") == await saved(reference, "made")
             await prepare(reference, "c", reference.resolve("made"))
@@ -255,7 +255,7 @@ def test_images_of_another_driver_are_hidden_and_untouched(tmp_path: Path) -> No
                 images.resolve("other")
             with pytest.raises(Conflict):
                 await images.remove("mine")
-            assert len(b"".join([bytes(chunk) async for chunk in images.save(["mine"])])) > 5000
+            assert len(b"".join([bytes(chunk) async for chunk in images.transfer.save(["mine"])])) > 5000
 
     run(main())
 
@@ -280,7 +280,7 @@ async def after_the_crash(driver: str, root: Path) -> int:
     async with service(driver, root) as images:
         everything = await images.list(all=True)
         for row in everything:
-            assert [chunk async for chunk in images.save([row["Id"]])], "every visible image is whole"
+            assert [chunk async for chunk in images.transfer.save([row["Id"]])], "every visible image is whole"
         wanted = {str(layer.snapshot) for layer in images.layers.all()}
         wanted |= {str(snapshot.snapshot) for snapshot in images.roots.all()}
         assert set(os.listdir(images.driver.root)) == wanted | {"init", "step"}

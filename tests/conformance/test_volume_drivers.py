@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
 
 
 class ElsewhereDriver:
-    """A driver as a plugin would be: its data is not below volumes/, has a place only while mounted, and it may hang."""
+    """A driver as a plugin would be: its data is elsewhere, has a place only while mounted, and it may hang."""
 
     capabilities = Capabilities(scope="global")
 

@@ -1,4 +1,6 @@
-"""Builds from elsewhere, through a whole engine: a repository as context, ADD of a repository and of a URL, a tarball's URL."""
+"""Builds from elsewhere, through a whole engine: a repository as context, ADD of a repository and of a URL, a tarball's
+URL.
+"""
 
 from __future__ import annotations
 

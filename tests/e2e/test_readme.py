@@ -1,7 +1,8 @@
-"""The tour of README.md is run as it stands there: each command literally, in one shell, and what it prints is compared.
+"""The tour of README.md is run as it stands there: each command literally, in one shell, and what it prints is
+compared.
 
-What differs from run to run (ids, times, process numbers, step numbers of a build) is compared by form. A line `…` in the
-README stands for any number of lines. The shell is bash without a terminal, and its standard input is empty.
+What differs from run to run (ids, times, process numbers, step numbers of a build) is compared by form. A line `…` in
+the README stands for any number of lines. The shell is bash without a terminal, and its standard input is empty.
 """
 
 from __future__ import annotations
@@ -153,7 +154,9 @@ def clear_away() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("client", ["sampan", "docker"])
 def test_the_tour_of_the_readme(shell: Shell, client: str) -> None:
-    """docker: with the real client in place of ours, as the README says; but not for builds, which show steps differently."""
+    """docker: with the real client in place of ours, as the README says; but not for builds, which show steps
+    differently.
+    """
     if shutil.which(client, path=f"{BIN}:{os.environ['PATH']}") is None:
         lacks(f"{client} is not installed")
     steps = [(re.sub(r"\bsampan (?!build)", f"{client} ", command), shown) for command, shown in tour()]

@@ -21,6 +21,7 @@ from sampan.engine.containers.service import Containers
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.records import Image
+from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Sandbox
 from sampan.engine.platforms import Platform
 from sampan.engine.store import Op, Store
@@ -91,11 +92,14 @@ class FakeNetworks:
     def __init__(self) -> None:
         self.attached: dict[str, Sandbox] = {}
 
-    async def attach(self, id: str, *, mode: str, **asked: Any) -> Sandbox:
-        if mode == "nope":
+    async def attach(self, request: SandboxRequest) -> Sandbox:
+        if request.mode == "nope":
             raise NotFound("failed to set up container networking: network nope not found")
-        self.attached[id] = Sandbox(id="s" * 64, key="/run/netns/x", netns=f"/proc/{os.getpid()}/ns/net")
-        return self.attached[id]
+        self.attached[request.id] = Sandbox(id="s" * 64, key="/run/netns/x", netns=f"/proc/{os.getpid()}/ns/net")
+        return self.attached[request.id]
+
+    def renaming(self, id: str, name: str) -> list[Op]:
+        return []
 
     async def started(self, id: str, pid: int) -> None:
         pass

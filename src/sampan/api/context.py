@@ -54,7 +54,7 @@ def flag(request: web.Request, name: str, default: bool = False) -> bool:
 
 
 def integer(request: web.Request, name: str, default: int = 0, *, call: str = "ParseInt") -> int:
-    """Read an integer; absent or empty is `default`. Raises Internal in strconv's words (Docker answers 500 here)."""
+    """Read an integer; absent or empty is `default`. Raises: Internal in strconv's words (Docker answers 500 here)."""
     text = request.query.get(name, "")
     return parse_integer(text, call=call) if text else default
 
@@ -70,7 +70,7 @@ def parse_integer(text: str, *, call: str = "ParseInt", error: type[SampanError]
 
 
 def filters(request: web.Request) -> Filters:
-    """Read `filters`: {"name": ["a"]} or {"name": {"a": true}}. Raises InvalidArgument `invalid filter`."""
+    """Read `filters`: {"name": ["a"]} or {"name": {"a": true}}. Raises: InvalidArgument `invalid filter`."""
     text = request.query.get("filters", "")
     return parse_filters(text) if text else {}
 
@@ -97,7 +97,7 @@ def parse_filters(text: str) -> Filters:
 
 
 def accept_filters(given: Filters, accepted: frozenset[str]) -> Filters:
-    """Refuse a filter that the endpoint does not know. Raises InvalidArgument `invalid filter 'nope'`."""
+    """Refuse a filter that the endpoint does not know. Raises: InvalidArgument `invalid filter 'nope'`."""
     for name in given:
         if name not in accepted:
             raise InvalidArgument(f"invalid filter '{name}'")
@@ -105,7 +105,7 @@ def accept_filters(given: Filters, accepted: frozenset[str]) -> Filters:
 
 
 async def body(request: web.Request, type_: type[T], *, optional: bool = False) -> T:
-    """Decode the JSON body. `optional`: no body at all is the zero value. Raises InvalidArgument."""
+    """Decode the JSON body. `optional`: no body at all is the zero value. Raises: InvalidArgument."""
     raw = await request.read()
     content_type = request.headers.get("Content-Type", "")
     if raw or content_type:

@@ -13,7 +13,7 @@ _SIZE_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 <<
 
 
 def integer(text: str, *, bits: int = 64) -> int:
-    """Signed integer; 0x, 0o, 0b and a leading 0 (octal) are understood."""
+    """Read a signed integer; 0x, 0o, 0b and a leading 0 (octal) are understood."""
     value = _number(text, "ParseInt")
     if not -(1 << bits - 1) <= value < 1 << bits - 1:
         raise ValueError(f'strconv.ParseInt: parsing "{text}": value out of range')
@@ -42,7 +42,7 @@ def _number(text: str, function: str) -> int:
 
 
 def size_bytes(text: str) -> int:
-    """`64m`, `1.5GiB`, `512` → bytes; powers of 1024 whatever the spelling of the suffix."""
+    """Read `64m`, `1.5GiB`, `512` → bytes; powers of 1024 whatever the spelling of the suffix."""
     cut = max((i for i, c in enumerate(text) if c in "0123456789. "), default=-1)
     if cut < 0:
         raise ValueError(f"invalid size: '{text}'")
@@ -62,12 +62,12 @@ def size_bytes(text: str) -> int:
 
 
 def size_or_unlimited(text: str) -> int:
-    """As `size_bytes`, and -1 for unlimited."""
+    """Read a size in bytes, or -1 for unlimited."""
     return -1 if text == "-1" else size_bytes(text)
 
 
 def nano_cpus(text: str) -> int:
-    """`1.5` → 1500000000. More than nine decimals are refused, as docker does."""
+    """Read `1.5` → 1500000000. More than nine decimals are refused, as docker does."""
     number = text
     try:
         if "/" in number:
@@ -84,7 +84,7 @@ def nano_cpus(text: str) -> int:
 
 
 def pair(text: str) -> str:
-    """`key=value`, returned unchanged."""
+    """Check `key=value`, returned unchanged."""
     key, separator, _ = text.partition("=")
     if not separator or not key.strip():
         raise (
@@ -96,7 +96,7 @@ def pair(text: str) -> str:
 
 
 def env(text: str) -> str:
-    """`NAME=value` or `NAME`, returned unchanged."""
+    """Check `NAME=value` or `NAME`, returned unchanged."""
     if not text or text.startswith("="):
         raise ValueError(f"invalid environment variable: {text}")
     return text

@@ -62,7 +62,7 @@ _SUFFIXES = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 
 def parse_bytes(text: str) -> int:
-    """Read a size: "64m", "64MiB", "1.5g". Raises BadValue `invalid size: 'x'`."""
+    """Read a size: "64m", "64MiB", "1.5g". Raises: BadValue `invalid size: 'x'`."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)(?:i?b)?", text.strip().lower())
     if not match:
         raise BadValue(f"invalid size: '{text}'")

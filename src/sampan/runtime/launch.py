@@ -11,8 +11,9 @@ import json
 import os
 from typing import NoReturn
 
-from sampan.linux import cgroups, idmap, namespaces, process, saferoot
-from sampan.linux.cgroups import Cgroup
+from sampan.linux import idmap, namespaces, process, saferoot
+from sampan.linux.cgroups import groups, hierarchy
+from sampan.linux.cgroups.interface import Cgroup
 from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_PARENT, TYPES
 from sampan.runtime import hooks, init, sync
 from sampan.runtime.failure import RuntimeFailure, strerror
@@ -85,13 +86,13 @@ def may_defer_cgroup(plan: Plan) -> bool:
     moves it (user namespaces), or where its path cannot be told later (relative ones, a mount namespace by path).
     """
     absolute = plan.cgroup_path.startswith("/")
-    return absolute and not plan.user_namespace and not plan.joins_mount_namespace and cgroups.mode() != "unified"
+    return absolute and not plan.user_namespace and not plan.joins_mount_namespace and groups.mode() != "unified"
 
 
 def make_cgroup(plan: Plan) -> Cgroup:
     """Make the plan's cgroup with its limits. Raises: RuntimeFailure(step "cgroup")."""
     try:
-        return cgroups.create(plan.cgroup_path, plan.resources)
+        return groups.create(plan.cgroup_path, plan.resources)
     except OSError as error:
         if error.filename:
             message = f"unable to apply cgroup configuration: {error.filename}: {error.strerror}"
@@ -108,7 +109,7 @@ def _open_cgroup(plan: Plan, inherited: init.Inherited) -> int | None:
         return None
     if inherited.cgroup is not None:
         return inherited.cgroup.directory_fd()
-    root = cgroups.layout().v2_root
+    root = hierarchy.layout().v2_root
     if not root:
         return None
     umask = os.umask(0o022)

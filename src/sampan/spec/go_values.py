@@ -1,4 +1,5 @@
-"""Values as Go's standard library reads and writes them. Pure; no regular expression, for the command line loads it too.
+"""Values as Go's standard library reads and writes them. Pure; no regular expression, for the command line loads it
+too.
 
 What Docker reads with Go is read here, and refused in Go's words, wherever the text came from: a flag, a Dockerfile,
 daemon.json or a request.
@@ -94,7 +95,7 @@ def unquote(text: str) -> str:
 
 
 def _unescape(body: str, at: int, mark: str) -> tuple[bytes, int]:
-    """The bytes that the escape with its letter at `at` stands for, and where it ends. Raises: ValueError."""
+    """Return the bytes that the escape with its letter at `at` stands for, and where it ends. Raises: ValueError."""
     letter = body[at : at + 1]
     if letter == mark or (letter in _UNESCAPES and letter != '"'):
         return _UNESCAPES.get(letter, letter).encode(), at + 1
@@ -113,7 +114,9 @@ def _unescape(body: str, at: int, mark: str) -> tuple[bytes, int]:
 
 
 def duration_ns(text: str) -> int:
-    """Read a duration (time.ParseDuration) as nanoseconds: `1h30m`, `250ms`, `-1.5s`. Raises: ValueError in Go's words."""
+    """Read a duration (time.ParseDuration) as nanoseconds: `1h30m`, `250ms`, `-1.5s`. Raises: ValueError in
+    Go's words.
+    """
     body = text[1:] if text[:1] in ("+", "-") else text
     if body == "0":
         return 0
@@ -143,7 +146,7 @@ def duration_ns(text: str) -> int:
 
 
 def _unit(text: str) -> tuple[str, str]:
-    """What stands before the next number, and what follows."""
+    """Return what stands before the next number, and what follows."""
     at = 0
     while at < len(text) and text[at] not in ".0123456789":
         at += 1
@@ -178,7 +181,7 @@ def fields(line: str) -> list[str]:
 
 
 def _quoted_field(line: str, at: int) -> tuple[str, int]:
-    """The field whose opening quote stands before `at`, and where it ends."""
+    """Return the field whose opening quote stands before `at`, and where it ends."""
     parts: list[str] = []
     while True:
         end = line.find('"', at)

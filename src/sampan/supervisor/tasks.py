@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
-from sampan.linux import cgroups
+from sampan.linux.cgroups import groups
 from sampan.runtime.failure import InvalidSpec
 from sampan.runtime.validate import validate
 from sampan.supervisor import layout, wire
@@ -300,7 +300,7 @@ class Tasks:
         """Kill everything inside and remove it; a cgroup that is not there is fine."""
 
         def clear() -> None:
-            cgroup = cgroups.load(path)
+            cgroup = groups.load(path)
             cgroup.kill()
             cgroup.delete()
 

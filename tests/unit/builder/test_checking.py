@@ -26,7 +26,7 @@ ARG UNUSED
 FROM base AS final
 ARG Y
 RUN --mount=type=cache,target=/d true
-"""
+"""  # noqa: E501 - a Dockerfile, whose lines are looked at
 FOUND = Definition(text=TEXT, filename="Dockerfile", dockerfile=parse(TEXT))
 SOURCES = [base64.b64encode(TEXT).decode()]
 

@@ -1,4 +1,6 @@
-"""Values as Go reads and writes them, and the words it refuses them with. The expected texts are those of Go's library."""
+"""Values as Go reads and writes them, and the words it refuses them with. The expected texts are those of Go's
+library.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def test_what_is_quoted_is_unquoted(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("literal", "value"),
-    [("`a\\n\r`", "a\\n"), (r'"\101\x42C"', "ABC"), (r'"\303\274"', "ü"), ("'x'", "x"), (r"'\''", "'"), ("'\"'", '"'), (r"'\n'", "\n")],
+    [("`a\\n\r`", "a\\n"), (r'"\101\x42C"', "ABC"), (r'"\303\274"', "ü"), ("'x'", "x"), (r"'\''", "'"), ("'\"'", '"'),
+     (r"'\n'", "\n")],
 )  # fmt: skip
 def test_other_literals(literal: str, value: str) -> None:
     assert go_values.unquote(literal) == value
@@ -60,7 +63,8 @@ def test_other_literals(literal: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     "literal",
-    ["", '"', "a", '"a', "\"a'", '"a"b"', '"a\nb"', r'"\"', r'"\q"', r'"\x4"', r'"\xzz"', r'"\400"', r'"\18"', r'"\ud800"', r'"\U00110000"', "''", "'ab'", r'''"\'"''', r"""'\"'""", "`a`b`"],
+    ["", '"', "a", '"a', "\"a'", '"a"b"', '"a\nb"', r'"\"', r'"\q"', r'"\x4"', r'"\xzz"', r'"\400"', r'"\18"',
+     r'"\ud800"', r'"\U00110000"', "''", "'ab'", r'''"\'"''', r"""'\"'""", "`a`b`"],
 )  # fmt: skip
 def test_what_is_no_literal(literal: str) -> None:
     with pytest.raises(ValueError, match="invalid syntax"):
@@ -70,8 +74,10 @@ def test_what_is_no_literal(literal: str) -> None:
 @pytest.mark.parametrize(
     ("text", "ns"),
     [
-        ("0", 0), ("+0", 0), ("-0", 0), ("1h30m", 5400 * 10**9), ("250ms", 250 * 10**6), ("1.5s", 15 * 10**8), ("-2s", -2 * 10**9), ("+5ns", 5),
-        (".5s", 5 * 10**8), ("1.s", 10**9), ("3µs", 3000), ("3μs", 3000), ("1.0000000000000000001s", 10**9), ("2562047h47m16.854775807s", 2**63 - 1),
+        ("0", 0), ("+0", 0), ("-0", 0), ("1h30m", 5400 * 10**9), ("250ms", 250 * 10**6), ("1.5s", 15 * 10**8),
+        ("-2s", -2 * 10**9), ("+5ns", 5),
+        (".5s", 5 * 10**8), ("1.s", 10**9), ("3µs", 3000), ("3μs", 3000), ("1.0000000000000000001s", 10**9),
+        ("2562047h47m16.854775807s", 2**63 - 1),
         ("39h9m14.425s", 140_954_425_000_000),
     ],
 )  # fmt: skip

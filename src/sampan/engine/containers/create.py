@@ -34,7 +34,7 @@ from sampan.engine.tasks import limits as task_limits
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, UpdateConfig
-from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
+from sampan.spec.engine_api.network import NetworkingConfig
 from sampan.supervisor.client import Supervisor
 
 _UPDATABLE = [
@@ -276,24 +276,11 @@ class Maker:
             try:
                 with self._table.reserve(new_name if new_name.startswith("/") else "/" + new_name) as reserved:
                     old = c.name
-                    c = replace(c, name=reserved)
-                    if c.active:  # names it answers to on its networks
-                        names = [reserved, c.id[:12]]
-                        c = replace(c, endpoints={n: replace(e, dns_names=names) for n, e in c.endpoints.items()})
-                    c = await self._table.save(c, durable=True)
+                    answers = self._launcher.renaming(c.id, reserved)  # on its networks, while it runs
+                    c = await self._table.save(replace(c, name=reserved), *answers, durable=True)
             except (InvalidArgument, Conflict) as e:
                 raise type(e)(f"Error when allocating new name: {e.message}") from None
         publish(self._events, c, "rename", oldName="/" + old)
-
-    async def set_endpoint(self, ref: str, network: str, settings: EndpointSettings | None) -> None:
-        """Remember a connection to a network for the next start; None forgets it."""
-        id = self._table.get(ref).id
-        async with self._table.live.lock(id):
-            c = self._table.get(id)
-            endpoints = {n: e for n, e in c.endpoints.items() if n != network}
-            if settings is not None:
-                endpoints[network] = settings
-            await self._table.save(replace(c, endpoints=endpoints))
 
     async def update(self, ref: str, asked: UpdateConfig) -> list[str] | None:
         """Change limits and the restart policy. Returns warnings, None when there are none."""

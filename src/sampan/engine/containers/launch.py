@@ -1,8 +1,8 @@
 """From a record to a running task, and back to nothing when a step fails.
 
-One `AsyncExitStack` is the undo log: each step that takes something pushes what gives it back; success pops it all.
-The order is ARCHITECTURE.md §4: root file system · mounts · network · spec · task. Nothing here knows states,
-restart policies or clients.
+What is wrong with the request is found first. Then one `AsyncExitStack` is the undo log: each step that takes something
+pushes what gives it back; success pops it all. The order: directories on the host · volumes · shared memory · network ·
+files · spec · task. Nothing here knows states, restart policies or clients.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.layers.roots import Roots
+from sampan.engine.networks import ports
+from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
+from sampan.engine.store import Op
 from sampan.engine.tasks import devices, etcfiles, failures, namespaces, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.engine.tasks.namespaces import HeldNamespace
@@ -36,7 +39,6 @@ from sampan.engine.tasks.spec import Provisions
 from sampan.engine.volumes.service import MountedVolume, Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_, words
 from sampan.linux import mounts as kernel
-from sampan.spec import codec
 from sampan.spec.engine_api.network import EndpointSettings
 from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import MountSource, NamespaceSource, Supervisor, TaskFailed, TaskInfo, TaskRequest
@@ -130,9 +132,7 @@ class Launcher:
             held = _held(document["mounts"], volumes, joined)
             request = await self._request(c, document, options.process, rootfs, held, runtime, log)
             try:
-                attached = self._pending.any(
-                    c.id
-                )  # they may give up while the task is made; it is started all the same
+                attached = self._pending.any(c.id)  # whoever gives up meanwhile does not keep it from running
                 task = await self._supervisor.create(request, start=not attached)
                 if attached:
                     task = await self._start_attached(c, undo)
@@ -192,13 +192,15 @@ class Launcher:
             return c.endpoints
         kept: dict[str, EndpointSettings] = {}
         for name, settings in c.endpoints.items():
-            shown = sandbox.endpoints.get(name, {})
-            kept[name] = replace(
-                settings,
-                network_id=shown.get("NetworkID", settings.network_id),
-                dns_names=settings.dns_names or shown.get("DNSNames"),
-            )
+            shown = sandbox.endpoints.get(name)
+            if shown is not None:
+                settings = replace(settings, network_id=shown.network_id, dns_names=shown.dns_names)
+            kept[name] = settings
         return kept
+
+    def renaming(self, id: str, name: str) -> list[Op]:
+        """Return the changes by which a container that has a network answers to another name there."""
+        return self._networks.renaming(id, name)
 
     async def take_down(self, c: Container) -> None:
         """Give back what a task that has ended used: network, shared memory, volumes. Idempotent.
@@ -340,17 +342,18 @@ class Launcher:
         h = c.host_config
         if h.network_mode.startswith("container:"):
             return None
-        sandbox = await self._networks.attach(
-            c.id,
+        exposed = tuple(p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit())
+        request = SandboxRequest(
+            id=c.id,
             mode="none" if c.config.network_disabled else h.network_mode,
-            hostname=c.config.hostname,
-            endpoints={name: codec.to_json(e) for name, e in c.endpoints.items()},
-            ports={p: [codec.to_json(b) for b in bs or ()] for p, bs in (h.port_bindings or {}).items() if p},
-            publish_all=h.publish_all_ports,
-            exposed=[p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit()],
-            mac=c.config.mac_address,
             name=c.name,
+            hostname=c.config.hostname,
+            endpoints=c.endpoints,
+            ports=ports.published(h.port_bindings, exposed=exposed, publish_all=h.publish_all_ports),
+            exposed=exposed,
+            mac=c.config.mac_address,
         )
+        sandbox = await self._networks.attach(request)
         undo.push_async_callback(self._networks.detach, c.id)
         return sandbox
 

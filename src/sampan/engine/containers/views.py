@@ -17,6 +17,7 @@ from sampan.engine.containers.states import ACTIVE, WITH_TASK
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.images.service import Images
 from sampan.engine.layers.roots import Roots
+from sampan.engine.networks import inspect as network_inspect
 from sampan.engine.networks.service import Networks
 from sampan.errors import SampanError
 from sampan.spec import codec
@@ -63,7 +64,10 @@ class ContainerViews:
         sandbox = self._networks.sandbox(c.id)
         if sandbox is not None and c.status.state in WITH_TASK:
             return inspect.network_settings(
-                sandbox.endpoints, sandbox.ports, sandbox_id=sandbox.id, sandbox_key=sandbox.key
+                network_inspect.endpoints(sandbox.endpoints.values()),
+                network_inspect.ports(sandbox.exposed, sandbox.bindings),
+                sandbox_id=sandbox.id,
+                sandbox_key=sandbox.key,
             )
         endpoints = {name: codec.to_json(e) for name, e in c.endpoints.items()}
         return inspect.network_settings(endpoints, {}, sandbox_id="", sandbox_key="", mac=c.config.mac_address)
@@ -114,8 +118,9 @@ class ContainerViews:
             endpoints = {name: codec.to_json(e) for name, e in c.endpoints.items()}
             ports: list[dict[str, Any]] = []
         else:
-            endpoints = sandbox.endpoints
-            ports = inspect.published(c.config.exposed_ports, sandbox.ports)
+            endpoints = network_inspect.endpoints(sandbox.endpoints.values())
+            published = network_inspect.ports(sandbox.exposed, sandbox.bindings)
+            ports = inspect.published(c.config.exposed_ports, published)
         row = inspect.row(c, image=names[key], endpoints=endpoints, ports=ports, health=self._health.word(c))
         if sandbox is None:
             self._rows[c.id] = (c, row)
@@ -148,5 +153,5 @@ class ContainerViews:
         sandbox = self._networks.sandbox(c.id)
         if sandbox is not None:
             for name, endpoint in sandbox.endpoints.items():
-                names |= {name, str(endpoint.get("NetworkID", ""))}
+                names |= {name, endpoint.network_id}
         return names

@@ -77,7 +77,7 @@ def from_flags(flags: dict[str, Any]) -> Resources:
 
 
 def size(flag: str, text: str) -> int:
-    """Parse "64M" to bytes; -1 is unlimited. Raises CommandFailure."""
+    """Parse "64M" to bytes; -1 is unlimited. Raises: CommandFailure."""
     if text == "-1":
         return -1
     match = _SIZE.fullmatch(text)

@@ -29,7 +29,7 @@ class Rotation(NamedTuple):
 def size_bytes(text: str, *, unit: int) -> int:
     """Read a size such as `10m`; `unit` is 1000 (json-file) or 1024 (local).
 
-    Raises InvalidArgument in Docker's words.
+    Raises: InvalidArgument in Docker's words.
     """
     digits = len(text) - len(text.lstrip("0123456789."))
     number, suffix = text[:digits], text[digits:].removeprefix(" ").lower()
@@ -75,7 +75,7 @@ def _validate_mode(options: Mapping[str, str]) -> None:
 
 
 def rotation(driver: str, options: Mapping[str, str]) -> Rotation:
-    """Read the rotation options as the driver does at start. Raises InvalidArgument in the driver's words."""
+    """Read the rotation options as the driver does at start. Raises: InvalidArgument in the driver's words."""
     return _json_file_rotation(options) if driver == "json-file" else _local_rotation(options)
 
 

@@ -28,7 +28,8 @@ from signal import SIGKILL
 from typing import Any, NoReturn
 
 from sampan.errors import InvalidArgument, SampanError
-from sampan.linux import cgroups, process
+from sampan.linux import process
+from sampan.linux.cgroups import groups
 from sampan.runtime import container as runtime
 from sampan.runtime import warm
 from sampan.runtime.failure import RuntimeFailure
@@ -112,7 +113,7 @@ def _clear(directory: str) -> None:
     """Take away what a creator left that was killed; its init has seen the end of its channel and goes by itself."""
     shim = layout.read_json(f"{directory}/shim.json")
     if shim and shim["cgroup"]:
-        cgroup = cgroups.load(shim["cgroup"])
+        cgroup = groups.load(shim["cgroup"])
         cgroup.kill()
         cgroup.delete()
 

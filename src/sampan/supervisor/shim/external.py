@@ -19,7 +19,9 @@ import socket
 import stat
 from typing import Any
 
-from sampan.linux import cgroups, mounts, namespaces
+from sampan.linux import mounts, namespaces
+from sampan.linux.cgroups import groups
+from sampan.linux.cgroups.interface import Cgroup
 from sampan.linux.syscalls import AT_EMPTY_PATH, AT_RECURSIVE
 from sampan.runtime import plan as planning
 from sampan.runtime import user
@@ -41,7 +43,7 @@ class External:
         self.id = id
         self.pid = 0
         self.console_fd: int | None = None
-        self.cgroup: cgroups.Cgroup
+        self.cgroup: Cgroup
         self._binary = binary
         self._bundle = bundle
         self._log = f"{bundle}/runtime.log"
@@ -66,7 +68,7 @@ class External:
         self = cls(binary, arguments, id=id, bundle=bundle)
         try:
             self._spec = self._prepare(spec, rootfs, sources)
-            self.cgroup = cgroups.load((spec.get("linux") or {}).get("cgroupsPath") or f"/{id}")
+            self.cgroup = groups.load((spec.get("linux") or {}).get("cgroupsPath") or f"/{id}")
             self.pid, self.console_fd = self._detached(
                 "create", ["--bundle", bundle], stdio, terminal=bool(spec["process"].get("terminal"))
             )

@@ -20,9 +20,9 @@ from functools import partial
 
 import msgspec
 
+from sampan.engine.builder import sshagent
 from sampan.engine.builder.files.git import Ran
 from sampan.engine.builder.session import Session
-from sampan.engine.builder.solver.mounting import Forwarder
 from sampan.engine.config import EngineConfig
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.tasks import security, spec
@@ -69,7 +69,7 @@ class HostTask:
     async def run(
         self, script: str, env: Mapping[str, str], writable: Mapping[str, str], session: Session | None
     ) -> Ran:
-        """See `git.Commands`. Cancelled: the task is killed."""
+        """Run a script as `git.Commands` says. When this is cancelled, the task is killed."""
         if shutil.which("git", path=PATH) is None:
             raise NotFound("git is not installed on this host: git repositories cannot be read")
         id = secrets.token_hex(16)
@@ -95,16 +95,9 @@ class HostTask:
         except NotFound:
             return False
         writer.close()
-        forwarder = Forwarder(session, "default")
-        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:  # by descriptor: a socket's path holds 108 bytes
-            server = await asyncio.start_unix_server(forwarder.serve, f"/proc/self/fd/{fd}/agent")
-        finally:
-            os.close(fd)
-        undo.push_async_callback(forwarder.close)
-        undo.callback(server.close)
-        os.chown(f"{directory}/agent", NOBODY, NOBODY)
-        mounts.append(Mount("bind", f"{directory}/agent", "/run/agent", ("bind", "rprivate")))
+        path = await undo.enter_async_context(sshagent.listening(session, "default", directory, "agent"))
+        os.chown(path, NOBODY, NOBODY)
+        mounts.append(Mount("bind", path, "/run/agent", ("bind", "rprivate")))
         return True
 
     async def _execute(self, id: str, directory: str, script: str, env: Mapping[str, str], mounts: list[Mount]) -> Ran:
