@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sampan.cli.builder.session import ClientSession
-from sampan.cli.builder.wants import Output
+from sampan.cli.builder.wants import OutputFlag
 from sampan.client.engine import EngineClient as Client
 from sampan.client.transport import Address
 from tests.support.engine import Engine, until
@@ -35,7 +35,7 @@ def build(shared_engine: Engine) -> Callable[..., bytes]:
         secrets: Mapping[str, Callable[[], bytes]] | None = None,
         ssh: Mapping[str, str] | None = None,
         contexts: Mapping[str, str] | None = None,
-        outputs: Mapping[int, Output] | None = None,
+        outputs: Mapping[int, OutputFlag] | None = None,
         auth: Callable[[str], tuple[str, str]] = lambda host: ("", ""),
     ) -> bytes:
         packed = io.BytesIO()
@@ -89,7 +89,9 @@ def test_an_archive_and_a_directory(build: Any, tmp_path: Path) -> None:
     (there / "deep").mkdir(parents=True)
     (there / "kept").write_text("kept")
     os.link(there / "kept", there / "empty")
-    said = build(dockerfile, outputs={0: Output("local", {}, str(there)), 1: Output("tar", {}, str(tmp_path / "tar"))})
+    said = build(
+        dockerfile, outputs={0: OutputFlag("local", {}, str(there)), 1: OutputFlag("tar", {}, str(tmp_path / "tar"))}
+    )
     assert b"errorDetail" not in said, said
     file = there / "deep/er/file"
     assert file.read_text() == "hello\n" and stat.S_IMODE(file.stat().st_mode) == 0o4750
@@ -112,10 +114,10 @@ def test_a_directory_is_not_left(build: Any, tmp_path: Path) -> None:
     dockerfile = (
         "FROM busybox AS made\nRUN mkdir -p /out/deep && : > /out/deep/file\nFROM scratch\nCOPY --from=made /out /\n"
     )
-    said = build(dockerfile, outputs={0: Output("local", {}, str(there))})
+    said = build(dockerfile, outputs={0: OutputFlag("local", {}, str(there))})
     assert b"errorDetail" not in said, said
     assert not list(outside.iterdir()) and not (there / "deep").is_symlink() and (there / "deep/file").exists()
-    said = build(dockerfile, outputs={0: Output("tar", {}, str(tmp_path / "none/tar"))})
+    said = build(dockerfile, outputs={0: OutputFlag("tar", {}, str(tmp_path / "none/tar"))})
     assert b"no such file or directory" in said
 
 
@@ -128,7 +130,7 @@ def test_named_directories(build: Any, tmp_path: Path) -> None:
     os.link(more / "sub/file", more / "zhard")
     (more / ".dockerignore").write_text("**/*.out\n")
     there = tmp_path / "there"
-    local = {0: Output("local", {}, str(there))}
+    local = {0: OutputFlag("local", {}, str(there))}
     said = build("FROM scratch\nCOPY --from=more . /more/\n", contexts={"more": str(more)}, outputs=local)
     assert b"errorDetail" not in said, said
     found = sorted(str(path.relative_to(there / "more")) for path in (there / "more").rglob("*"))

@@ -13,23 +13,21 @@ import stat
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sampan.engine.config import EngineConfig
-from sampan.engine.events import Events
 from sampan.engine.images.service import Images
 from sampan.engine.layers.snapshots.choice import DRIVERS
-from sampan.engine.store import Store
 from sampan.errors import Conflict, Internal, NotFound
 from tests.conftest import lacks
 from tests.kernel.images.archives import archive, directory, hardlink, member, stream, symlink
 from tests.kernel.images.test_service import die_at
 from tests.support.engine import Engine, until
+from tests.support.images import discard, open_images, prepare
 
 pytestmark = pytest.mark.root
 
@@ -74,19 +72,8 @@ def unmounted(path: Path) -> bool:
     return not left
 
 
-@asynccontextmanager
-async def service(driver: str, root: Path) -> AsyncIterator[Images]:
-    root.mkdir(mode=0o700, exist_ok=True)
-    store = await Store.open(str(root / "sampan.db"))
-    try:
-        images = Images(EngineConfig(data_root=str(root), storage_driver=driver), store, Events())
-        try:
-            await images.start()
-            yield images
-        finally:
-            await images.close()
-    finally:
-        await store.close()
+def service(driver: str, root: Path) -> AbstractAsyncContextManager[Images]:
+    return open_images(root, driver)
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -98,7 +85,7 @@ async def imported(images: Images, data: bytes = BASE, repo: str = "app") -> str
 
 
 def write(images: Images, container: str, work: Callable[[Path], object]) -> None:
-    fd = images.open_root(container, writable=True)
+    fd = images.roots.open_root(container, writable=True)
     try:
         work(Path(f"/proc/self/fd/{fd}"))
     finally:
@@ -134,7 +121,7 @@ CHANGES = [
 def look(images: Images, container: str) -> dict[str, tuple[int, int, bytes]]:
     """Path → (mode, links, content or target) of everything in a container's root."""
     found = {}
-    fd = images.open_root(container, writable=False)
+    fd = images.roots.open_root(container, writable=False)
     try:
         for above, names, files in os.walk(f"/proc/self/fd/{fd}/."):
             for name in names + files:
@@ -163,44 +150,44 @@ def test_layers_changes_commit_and_the_next_container(place: tuple[str, Path]) -
     async def main() -> None:
         async with service(driver, root) as images:
             await imported(images)
-            await images.prepare("c1", images.resolve("app"))
+            await prepare(images, "c1", images.resolve("app"))
             seen = look(images, "c1")
             assert seen["etc/passwd"][2].startswith(b"root") and stat.S_IMODE(seen["etc/passwd"][0]) == 0o640
             assert stat.S_IMODE(seen["bin/tool"][0]) == 0o4755 and seen["bin/same"][1] == 2
             assert seen["sh"][2] == b"tool" and seen["dev/console"][2] == b"" and seen["etc/mtab"][2] == b"/proc/mounts"
-            assert await images.changes("c1") == [] and (await images.usage("c1"))[0] == 0
+            assert await images.roots.changes("c1") == [] and (await images.roots.usage("c1"))[0] == 0
             write(images, "c1", change)
-            assert await images.changes("c1") == CHANGES
-            assert 5000 < (await images.usage("c1"))[0] < 6000, "a file with two names counts once"
+            assert await images.roots.changes("c1") == CHANGES
+            assert 5000 < (await images.roots.usage("c1"))[0] < 6000, "a file with two names counts once"
             image = images.resolve("app")
             made = await images.commit("c1", config=None, container_config={}, parent=image, repo="made")
             again = await images.commit("c1", config=None, container_config={}, parent=image)
             assert images.resolve(again).layers == images.resolve(made).layers, "the same snapshot gives the same bytes"
             await images.remove(again)
-            assert await images.changes("c1") == CHANGES, "looking changes nothing"
-            await images.prepare("c2", images.resolve("made"))
+            assert await images.roots.changes("c1") == CHANGES, "looking changes nothing"
+            await prepare(images, "c2", images.resolve("made"))
             assert look(images, "c2") == look(images, "c1")
-            assert await images.changes("c2") == []
-            fd = images.open_root("c2", writable=False)
+            assert await images.roots.changes("c2") == []
+            fd = images.roots.open_root("c2", writable=False)
             try:
                 assert os.getxattr(f"/proc/self/fd/{fd}/etc/new", "user.note") == b"kept"
             finally:
                 os.close(fd)
             write(images, "c2", lambda r: (r / "only").write_text("mine"))
             assert "only" not in look(images, "c1"), "containers do not see each other"
-            chunks = b"".join([bytes(chunk) async for chunk in images.export("c2")])
+            chunks = b"".join([bytes(chunk) async for chunk in images.roots.export("c2")])
             with tarfile.open(fileobj=io.BytesIO(chunks)) as tar:
                 assert {"only", "opaque/young", "replaced/inside"} <= set(tar.getnames())
                 assert "opaque/old" not in tar.getnames()
             # a third layer, on top of both
             made3 = await images.commit("c2", config=None, container_config={}, parent=images.resolve("made"))
-            await images.prepare("c3", images.resolve(made3))
+            await prepare(images, "c3", images.resolve(made3))
             assert look(images, "c3") == look(images, "c2")
             assert made != made3
         async with service(driver, root) as images:  # a restart finds everything
             assert look(images, "c3") == look(images, "c2")
             for container in ("c1", "c2", "c3"):
-                await images.remove_snapshot(container)
+                discard(images, container)
             for image_id in (made3, "made", "app"):
                 await images.remove(image_id, force=True)
             emptied(root)
@@ -223,18 +210,18 @@ def test_what_is_saved_is_the_same_on_every_driver(place: tuple[str, Path], tmp_
         async with service(driver, base / "d") as images, service("overlay2", tmp_path / "reference") as reference:
             assert images.store is not reference.store
             await imported(images)
-            await images.prepare("c", images.resolve("app"))
+            await prepare(images, "c", images.resolve("app"))
             write(images, "c", change)
             await images.commit("c", config=None, container_config={}, parent=images.resolve("app"), repo="made")
             data = b"".join([bytes(chunk) async for chunk in images.save(["made"])])
             [_ async for _ in reference.load(stream(data))]
             assert reference.resolve("made").id == images.resolve("made").id
             assert await saved(images, "made") == await saved(reference, "made")
-            await reference.prepare("c", reference.resolve("made"))
-            await images.prepare("c4", images.resolve("made"))
+            await prepare(reference, "c", reference.resolve("made"))
+            await prepare(images, "c4", images.resolve("made"))
             assert look(reference, "c") == look(images, "c4")
             for container in ("c", "c4"):
-                await images.remove_snapshot(container)
+                discard(images, container)
 
     run(main())
 
@@ -245,7 +232,7 @@ def test_images_of_another_driver_are_hidden_and_untouched(tmp_path: Path) -> No
     async def main() -> None:
         async with service("overlay2", root) as images:
             id = await imported(images, repo="mine")
-            await images.prepare("c", images.resolve("mine"))
+            await prepare(images, "c", images.resolve("mine"))
             write(images, "c", lambda r: (r / "kept").write_text("kept"))
         for _turn in range(2):
             async with service("vfs", root) as images:
@@ -253,13 +240,13 @@ def test_images_of_another_driver_are_hidden_and_untouched(tmp_path: Path) -> No
                     images.resolve("mine")
                 assert await images.list(all=True) == []
                 with pytest.raises(NotFound):
-                    images.mounts("c")
+                    images.roots.mounts("c")
                 assert await imported(images, archive(member("f", b"1")), repo="other") != id
-                await images.prepare("c", images.resolve("other"))
+                await prepare(images, "c", images.resolve("other"))
                 with pytest.raises(Conflict):
                     await images.remove("other")
-                await images.remove_snapshot("c")
-                await images.retain(())
+                discard(images, "c")
+                images.roots.retain((), images.unclaim)
                 await images.prune({"dangling": ["false"]})
                 assert await images.list(all=True) == []
         async with service("overlay2", root) as images:
@@ -277,13 +264,13 @@ async def a_life(driver: str, root: Path) -> None:
     """Everything that changes the disk, once, on a small image."""
     async with service(driver, root) as images:
         await imported(images, archive(directory("d"), member("d/f", b"1"), member("g", b"2")))
-        await images.prepare("c", images.resolve("app"))
+        await prepare(images, "c", images.resolve("app"))
         write(images, "c", lambda r: (r / "g").unlink())
         write(images, "c", lambda r: (r / "new").write_text("1"))
         await images.commit("c", config=None, container_config={}, parent=images.resolve("app"), repo="made")
-        await images.prepare("c2", images.resolve("made"))
+        await prepare(images, "c2", images.resolve("made"))
         for container in ("c", "c2"):
-            await images.remove_snapshot(container)
+            discard(images, container)
         await images.remove("made")
         await images.remove("app")
 
@@ -295,14 +282,14 @@ async def after_the_crash(driver: str, root: Path) -> int:
         for row in everything:
             assert [chunk async for chunk in images.save([row["Id"]])], "every visible image is whole"
         wanted = {str(layer.snapshot) for layer in images.layers.all()}
-        wanted |= {str(snapshot.snapshot) for snapshot in images.snapshots.all()}
+        wanted |= {str(snapshot.snapshot) for snapshot in images.roots.all()}
         assert set(os.listdir(images.driver.root)) == wanted | {"init", "step"}
-        count = len(everything) + len(images.snapshots.all())
-        for snapshot in images.snapshots.all():
+        count = len(everything) + len(images.roots.all())
+        for snapshot in images.roots.all():
             assert "d/f" in look(images, snapshot.id), "every container that is there is whole"
-        await images.prepare("after", images.resolve(everything[0]["Id"]) if everything else None)
-        assert await images.changes("after") == [] and ("d/f" in look(images, "after") or not everything)
-        await images.retain(())
+        await prepare(images, "after", images.resolve(everything[0]["Id"]) if everything else None)
+        assert await images.roots.changes("after") == [] and ("d/f" in look(images, "after") or not everything)
+        images.roots.retain((), images.unclaim)
         emptied(root)
         for number in images.driver.numbers():
             left = set(os.listdir(images.driver.path(number)))
@@ -328,16 +315,8 @@ def test_kill_9_at_every_step_leaves_the_object_or_no_trace(driver: str) -> None
 
 def test_unknown_drivers_and_options_are_refused(tmp_path: Path) -> None:
     async def start(driver: str, *options: str) -> None:
-        store = await Store.open(str(tmp_path / "sampan.db"))
-        try:
-            config = EngineConfig(data_root=str(tmp_path), storage_driver=driver, storage_opts=options)
-            images = Images(config, store, Events())
-            try:
-                await images.start()
-            finally:
-                await images.close()
-        finally:
-            await store.close()
+        async with open_images(tmp_path, driver, *options):
+            pass
 
     for driver, options, words in (
         ("zfs", (), "driver not supported: zfs"),

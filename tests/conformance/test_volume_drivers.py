@@ -1,5 +1,6 @@
-"""One suite for every volume driver: those of the engine's table, and one that exists only here, which proves that a
-new driver is one file and one line of the table.
+"""One suite for every volume driver: those of the engine's table, and one that exists only here.
+
+That one proves that a new driver is one file and one line of the table.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
 
 
 class ElsewhereDriver:
-    """A driver as a plugin would be: its data is not below volumes/, is reachable only while mounted, and it
-    may hang.
+    """A driver as a plugin would be: its data is not below volumes/, has a place only while mounted, and it may
+    hang.
     """
 
     capabilities = Capabilities(scope="global")

@@ -15,25 +15,32 @@ import ctypes
 import os
 import pickle
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import wraps
 from ipaddress import ip_address
 from typing import Any
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.networks.plumbing import write_sysctl
+from sampan.engine.networks import inspect
+from sampan.engine.networks.drivers.driver import NetworkDriver
+from sampan.engine.networks.plumbing import Plumbing, write_sysctl
+from sampan.engine.networks.ports import published
+from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.engine.store import Store
 from sampan.linux import netlink
 from sampan.linux.namespaces import setns, unshare
 from sampan.linux.netlink import Netlink
 from sampan.linux.nftables import Nftables
+from sampan.spec.engine_api.container import PortBinding
+from sampan.spec.engine_api.network import EndpointSettings
 
 CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x20000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
@@ -119,14 +126,19 @@ class Host:
     # ── an engine's networks ────────────────────────────────────────────────────────────────────────────────────
 
     @contextlib.asynccontextmanager
-    async def networks(self, name: str = "a", *, restored: bool = True, **options: Any) -> AsyncIterator[Networks]:
-        """The networks service of an engine whose data lives in <directory>/<name>; closed with all it has at
-        the end.
-        """
+    async def networks(
+        self,
+        name: str = "a",
+        *,
+        restored: bool = True,
+        drivers: Mapping[str, NetworkDriver] | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Networks]:
+        """The networks service of an engine whose data lives in <directory>/<name>; closed at the end."""
         root = f"{self.directory}/{name}"
         os.makedirs(root, exist_ok=True)
         store = await Store.open(f"{root}/db")
-        service = Networks(EngineConfig(data_root=root, exec_root=f"{root}/run", **options), store, Events())
+        service = Networks(EngineConfig(data_root=root, exec_root=f"{root}/run", **options), store, Events(), drivers)
         try:
             await service.start()
             if restored:
@@ -136,10 +148,15 @@ class Host:
             await service.close()
             await store.close()
 
-    async def nothing_left(self) -> None:
+    async def unserve(self) -> None:
+        """End everything that `serve` began."""
         for task in self._servers:
             task.cancel()
         await asyncio.gather(*self._servers, return_exceptions=True)
+        self._servers.clear()
+
+    async def nothing_left(self) -> None:
+        await self.unserve()
         links = {link.name for link in self.netlink.links()} - {"lo", "lan0"}
         # devices that the kernel gives every namespace
         links -= {
@@ -244,20 +261,52 @@ async def _answer_udp(sock: socket.socket) -> None:
             await loop.sock_sendto(sock, peer[0].encode(), peer)
 
 
-async def attach(networks: Networks, name: str = "web", *, mode: str = "default", **given: Any) -> Sandbox:
+async def attach(
+    networks: Networks,
+    name: str = "web",
+    *,
+    mode: str = "default",
+    ports: Mapping[str, str | list[str]] | None = None,
+    exposed: Sequence[str] | None = None,
+    publish_all: bool = False,
+    endpoints: Mapping[str, EndpointSettings] | None = None,
+) -> Sandbox:
     """Attach a container with this name and `ports` {"80/tcp": "8080"} (a host port, or address:port)."""
-    ports: dict[str, list[dict[str, str]] | None] = {}
-    for port, host in given.pop("ports", {}).items():
+    bindings: dict[str, list[PortBinding]] = {}
+    for port, host in (ports or {}).items():
         split = [one.rpartition(":") for one in ([host] if isinstance(host, str) else host)]
-        ports[port] = [{"HostIp": ip.strip("[]"), "HostPort": number} for ip, _, number in split]
-    wanted: dict[str, Any] = {
-        "hostname": name,
-        "endpoints": {},
-        "publish_all": False,
-        "exposed": list(ports),
-        "name": name,
-    } | given
-    return await networks.attach(container_id(name), mode=mode, ports=ports, **wanted)
+        bindings[port] = [PortBinding(host_ip=ip.strip("[]"), host_port=number) for ip, _, number in split]
+    shown = tuple(bindings if exposed is None else exposed)
+    return await networks.attach(
+        SandboxRequest(
+            id=container_id(name),
+            mode=mode,
+            name=name,
+            hostname=name,
+            endpoints=endpoints or {},
+            ports=published(bindings, exposed=shown, publish_all=publish_all),
+            exposed=shown,
+        )
+    )
+
+
+async def connect(networks: Networks, ref: str, id: str, settings: EndpointSettings | None = None) -> None:
+    """Connect a running container, as the containers service does."""
+    async with networks.connecting(networks.find(ref), id, settings or EndpointSettings()) as changes:
+        networks._store.apply_now(*changes)
+
+
+async def disconnect(networks: Networks, ref: str, id: str) -> bool:
+    """Disconnect a running container; False when it was not connected."""
+    async with networks.disconnecting(networks.find(ref), id) as changes:
+        if changes is not None:
+            networks._store.apply_now(*changes)
+    return changes is not None
+
+
+def ports_of(sandbox: Sandbox) -> dict[str, list[dict[str, str]] | None]:
+    """The sandbox's ports as NetworkSettings.Ports shows them."""
+    return inspect.ports(sandbox.exposed, sandbox.bindings)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -283,3 +332,43 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def container_id(name: str) -> str:
     return name.encode().hex().ljust(64, "0")
+
+
+def die_at(step: int, begun: Callable[[], bool], work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+    """Run the work in a forked child that kills itself before its `step`th change of the kernel or of the records.
+
+    Changes count once `begun` says so. Returns False when the work came to its end before that. Call it with no engine
+    open: the child opens its own.
+    """
+    pid = os.fork()
+    if pid == 0:
+        taken = 0
+
+        def counted(owner: type, name: str) -> None:
+            real = getattr(owner, name)
+
+            def call(*args: Any, **options: Any) -> Any:
+                nonlocal taken
+                if begun():
+                    taken += 1
+                    if taken == step:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                return real(*args, **options)
+
+            setattr(owner, name, call)
+
+        counted(Netlink, "attempt")
+        counted(Store, "apply_now")
+        counted(Plumbing, "add_elements")
+        counted(Plumbing, "delete_elements")
+        asyncio._set_running_loop(None)
+        asyncio.get_event_loop_policy().set_event_loop(None)
+        try:
+            asyncio.run(work())
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert status in (0, signal.SIGKILL), status
+    return status != 0

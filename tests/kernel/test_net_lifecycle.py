@@ -1,6 +1,4 @@
-"""Sandboxes from attach to detach: what a namespace holds, port conflicts, a killed daemon, many in a row, many
-engines.
-"""
+"""Sandboxes from attach to detach: what a namespace holds, port conflicts, a killed daemon, many in a row, engines."""
 
 from __future__ import annotations
 
@@ -13,12 +11,36 @@ from ipaddress import ip_address
 
 import pytest
 
+from sampan.engine.networks import inspect
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.errors import Conflict, Forbidden, Internal, NotFound
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
-from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
-from tests.kernel.net_host import HOST4, HOST6, LAN4, LAN6, Host, attach, container_id, end, on_fake_host, spawn, until
+from sampan.spec.engine_api.network import (
+    IPAM,
+    EndpointIPAMConfig,
+    EndpointSettings,
+    IPAMConfig,
+    NetworkCreateRequest,
+)
+from tests.kernel.net_host import (
+    HOST4,
+    HOST6,
+    LAN4,
+    LAN6,
+    Host,
+    attach,
+    connect,
+    container_id,
+    disconnect,
+    end,
+    on_fake_host,
+    ports_of,
+    spawn,
+    until,
+)
+
+STATIC = EndpointIPAMConfig(ipv4_address="10.213.0.140")
 
 
 def look(host: Host, sandbox: Sandbox) -> tuple[dict[str, netlink.Link], list[netlink.Prefix], list[netlink.IpRoute]]:
@@ -33,10 +55,10 @@ def look(host: Host, sandbox: Sandbox) -> tuple[dict[str, netlink.Link], list[ne
 async def test_a_sandbox_is_complete(host: Host) -> None:
     async with host.networks(mtu=1400) as networks:
         web = await attach(networks, ports={"80/tcp": "8080"}, exposed=["80/tcp", "81/udp"])
-        shown = web.endpoints["bridge"]
+        shown = inspect.endpoint(web.endpoints["bridge"])
         assert (shown["IPAddress"], shown["IPPrefixLen"], shown["Gateway"]) == ("172.17.0.2", 16, "172.17.0.1")
         assert shown["MacAddress"] == "02:42:ac:11:00:02"
-        assert web.ports == {
+        assert ports_of(web) == {
             "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}],
             "81/udp": None,
         }
@@ -65,10 +87,10 @@ async def test_modes_without_a_network(host: Host) -> None:
         alone = await attach(networks, "alone", mode="none", exposed=["80/tcp"])
         links, _, routes = look(host, alone)
         assert set(links) & {"lo", "eth0"} == {"lo"} and links["lo"].flags & netlink.IFF_UP
-        assert routes == [] and alone.ports == {} and alone.endpoints["none"]["EndpointID"]
+        assert routes == [] and ports_of(alone) == {} and alone.endpoints["none"].id
         on_host = await attach(networks, "host", mode="host", ports={"80/tcp": "8080"})
-        assert (on_host.netns, on_host.ports) == ("", {})
-        assert on_host.key.endswith("/netns/default") and on_host.endpoints["host"]["NetworkID"]
+        assert (on_host.netns, ports_of(on_host)) == ("", {})
+        assert on_host.key.endswith("/netns/default") and on_host.endpoints["host"].network_id
         with pytest.raises(NotFound, match=r"^failed to set up container networking: network nope not found$"):
             await attach(networks, "x", mode="nope")
         for name in ("alone", "host"):
@@ -79,10 +101,8 @@ async def test_modes_without_a_network(host: Host) -> None:
 async def test_a_port_is_given_once(host: Host) -> None:
     async with host.networks() as networks:
         await attach(networks, ports={"80/tcp": "8080"})
-        prefix = (
-            r"failed to set up container networking: driver failed programming external connectivity on endpoint two "
-            r"\([0-9a-f]{64}\): "
-        )
+        failed = "failed to set up container networking: driver failed programming external connectivity on endpoint"
+        prefix = failed + r" two \([0-9a-f]{64}\): "
         taken = socket.create_server(("127.0.0.1", 8090))
         for port, reason in (
             ("8080", "Bind for 0.0.0.0:8080 failed: port is already allocated"),
@@ -98,14 +118,15 @@ async def test_a_port_is_given_once(host: Host) -> None:
         with pytest.raises(Internal, match=r"unknown protocol$"):
             await attach(networks, "two", ports={"80/foo": "8081"})
         two = await attach(networks, "two", ports={"80/tcp": "8080-8082", "80/udp": "8080", "81/tcp": "127.0.0.2:8090"})
-        assert two.ports["80/tcp"] is not None and two.ports["80/tcp"][0]["HostPort"] == "8081"
+        bound = ports_of(two)["80/tcp"]
+        assert bound is not None and bound[0]["HostPort"] == "8081"
         with pytest.raises(Internal, match=r"all ports are allocated$"):
             await attach(networks, "three", ports={"80/tcp": "8080-8081"})
         taken.close()
         for name in ("web", "two"):
             await networks.detach(container_id(name))
         again = await attach(networks, "two", ports={"80/tcp": "8080"})
-        assert again.endpoints["bridge"]["IPAddress"].startswith("172.17.0.")
+        assert again.endpoints["bridge"].address4.startswith("172.17.0.")
         await networks.detach(container_id("two"))
 
 
@@ -119,7 +140,7 @@ async def test_a_failed_attach_leaves_nothing(host: Host) -> None:
                 await attach(networks, ports={"80/tcp": "8070", "81/tcp": "8090"})
         taken.close()
         assert ({link.name for link in host.netlink.links()}, len(os.listdir("/proc/self/fd"))) == before
-        assert (await attach(networks, ports={"80/tcp": "8070"})).endpoints["bridge"]["IPAddress"] == "172.17.0.2"
+        assert (await attach(networks, ports={"80/tcp": "8070"})).endpoints["bridge"].address4 == "172.17.0.2"
         await networks.detach(container_id("web"))
 
 
@@ -137,7 +158,7 @@ async def test_a_cancelled_attach_leaves_nothing(host: Host) -> None:
             await drained(host)
             assert ({link.name for link in host.netlink.links()}, len(os.listdir("/proc/self/fd"))) == before
             assert "8070" not in host.nft.run("list ruleset")
-        assert (await attach(networks, ports={"80/tcp": "8070"})).endpoints["bridge"]["IPAddress"] == "172.17.0.2"
+        assert (await attach(networks, ports={"80/tcp": "8070"})).endpoints["bridge"].address4 == "172.17.0.2"
         await networks.detach(container_id("web"))
 
 
@@ -145,7 +166,7 @@ async def test_a_cancelled_attach_leaves_nothing(host: Host) -> None:
 async def test_random_ports(host: Host) -> None:
     async with host.networks() as networks:
         one = await attach(networks, "one", exposed=["80/tcp", "81/tcp"], publish_all=True)
-        numbers = [int(b["HostPort"]) for bindings in one.ports.values() for b in bindings or ()]
+        numbers = [int(b["HostPort"]) for bindings in ports_of(one).values() for b in bindings or ()]
         assert len(numbers) == 4 and len(set(numbers)) == 2
         low, high = map(int, open("/proc/sys/net/ipv4/ip_local_port_range").read().split())
         assert all(low <= n <= high for n in numbers)
@@ -188,12 +209,12 @@ async def test_ports_work_while_the_daemon_is_dead(host: Host) -> None:
         await networks.restore({container_id("web"): holder.pid})
         assert networks.sandbox(container_id("gone")) is None
         kept = networks.sandbox(container_id("web"))
-        assert kept is not None and kept.endpoints["bridge"]["IPAddress"] == "172.17.0.2"
+        assert kept is not None and kept.endpoints["bridge"].address4 == "172.17.0.2"
         assert await host.ask(host.lan, HOST4, 8080) == LAN4
         with pytest.raises(ConnectionRefusedError):
             await host.ask(host.lan, HOST4, 8081)
         fresh = await attach(networks, "fresh", ports={"80/tcp": "8081"})
-        assert fresh.endpoints["bridge"]["IPAddress"] not in ("172.17.0.2", "172.17.0.1")
+        assert fresh.endpoints["bridge"].address4 not in ("172.17.0.2", "172.17.0.1")
         for fd in namespaces:
             os.close(fd)
         for name in ("web", "fresh"):
@@ -224,11 +245,11 @@ async def test_a_link_goes_even_if_somebody_keeps_the_namespace(host: Host) -> N
         keeper = os.open(web.netns, os.O_RDONLY)
         await networks.detach(container_id("web"))
         second = await attach(networks, "second")
-        assert second.endpoints["bridge"]["IPAddress"] == "172.17.0.3", "not free while the link lives"
+        assert second.endpoints["bridge"].address4 == "172.17.0.3", "not free while the link lives"
         await networks.detach(container_id("second"))
         await until(lambda: len(networks._fabric.leases) == 0)
         assert not [link for link in host.netlink.links() if link.kind == "veth" and link.name != "lan0"]
-        assert (await attach(networks, "third")).endpoints["bridge"]["IPAddress"] == "172.17.0.2"
+        assert (await attach(networks, "third")).endpoints["bridge"].address4 == "172.17.0.2"
         os.close(keeper)
         await networks.detach(container_id("third"))
 
@@ -239,7 +260,7 @@ async def test_two_engines_side_by_side(host: Host) -> None:
         one = await attach(a, "one", ports={"80/tcp": "8080"})
         async with host.networks("b") as b:
             two = await attach(b, "two", ports={"80/tcp": "8081"})
-            assert (one.endpoints["bridge"]["Gateway"], two.endpoints["bridge"]["Gateway"]) == (
+            assert (one.endpoints["bridge"].gateway4, two.endpoints["bridge"].gateway4) == (
                 "172.17.0.1",
                 "172.18.0.1",
             )
@@ -284,7 +305,7 @@ async def test_ipv6_on_the_default_bridge(host: Host) -> None:
     async with host.networks(ipv6=True, fixed_cidr_v6="2001:db8:77::/64") as networks:
         web = await attach(networks, ports={"80/tcp": "8080"})
         endpoint = web.endpoints["bridge"]
-        assert (endpoint["GlobalIPv6Address"], endpoint["IPv6Gateway"]) == ("2001:db8:77::2", "2001:db8:77::1")
+        assert (endpoint.address6, endpoint.gateway6) == ("2001:db8:77::2", "2001:db8:77::1")
         host.serve(web.netns, 80, address="::")
         assert await host.ask(host.lan, HOST6, 8080) == LAN6
         assert web.addresses == ["172.17.0.2", "2001:db8:77::2"]
@@ -304,7 +325,7 @@ async def test_the_default_bridge_as_configured(host: Host) -> None:
             "AuxiliaryAddresses": {"DefaultGatewayIPv4": "10.5.0.9"},
         }
         endpoint = (await attach(networks)).endpoints["bridge"]
-        assert (endpoint["IPAddress"], endpoint["Gateway"]) == ("10.5.0.128", "10.5.0.9")
+        assert (endpoint.address4, endpoint.gateway4) == ("10.5.0.128", "10.5.0.9")
         await networks.detach(container_id("web"))
     async with host.networks(default_address_pools=({"base": "10.77.0.0/16", "size": 24},)) as networks:
         assert networks.inspect("bridge")["IPAM"]["Config"][0]["Subnet"] == "10.77.0.0/24"
@@ -320,7 +341,7 @@ async def test_the_default_bridge_as_configured(host: Host) -> None:
     assert link is not None
     host.netlink.batch([netlink.add_address(link.ifindex, ip_address("10.8.0.1"), 24)])
     async with host.networks(bridge="own0") as networks:
-        assert (await attach(networks)).endpoints["bridge"]["IPAddress"] == "10.8.0.2"
+        assert (await attach(networks)).endpoints["bridge"].address4 == "10.8.0.2"
         await networks.detach(container_id("web"))
     assert host.netlink.link("own0") is not None, "an administrator's bridge is not ours to delete"
     host.netlink.batch([netlink.delete_link("own0")])
@@ -339,36 +360,32 @@ async def test_connect_and_disconnect(host: Host) -> None:
         id_, here = container_id("web"), f"/proc/{holder.pid}/ns/net"
         host.serve(here, 80)
         await networks.started(id_, holder.pid)
-        await networks.connect(
-            "blue", id_, holder.pid, {"IPAMConfig": {"IPv4Address": "10.213.0.140"}, "Aliases": ["al"]}
-        )
+        await connect(networks, "blue", id_, EndpointSettings(ipam_config=STATIC, aliases=["al"]))
         shown = networks.sandbox(id_)
         assert shown is not None
-        assert shown.endpoints["blue"]["IPAddress"] == "10.213.0.140"
-        assert shown.endpoints["blue"]["DNSNames"] == ["web", "al", id_[:12]]
+        assert shown.endpoints["blue"].address4 == "10.213.0.140"
+        assert shown.endpoints["blue"].dns_names == ["web", "al", id_[:12]]
         with pytest.raises(Forbidden, match="endpoint with name web already exists in network blue"):
-            await networks.connect("blue", id_, holder.pid, {})
+            await connect(networks, "blue", id_)
         with pytest.raises(Forbidden, match=r'network blue has active endpoints \(name:"web" id:"[0-9a-f]{12}"\)'):
             await networks.remove("blue")
         with pytest.raises(Conflict, match="Address already in use"):
-            await attach(
-                networks, "two", mode="blue", endpoints={"blue": {"IPAMConfig": {"IPv4Address": "10.213.0.140"}}}
-            )
+            await attach(networks, "two", mode="blue", endpoints={"blue": EndpointSettings(ipam_config=STATIC)})
         assert await host.ask(None, "10.213.0.140", 80) == "10.213.0.1"
         assert await host.ask(host.lan, HOST4, 8080) == LAN4
-        assert await networks.disconnect("bridge", id_, holder.pid)
-        assert not await networks.disconnect("bridge", id_, holder.pid)
+        assert await disconnect(networks, "bridge", id_)
+        assert not await disconnect(networks, "bridge", id_)
         assert await host.ask(host.lan, HOST4, 8080) == LAN4, "ports and default route moved to the other network"
-        await networks.connect("bridge", id_, holder.pid, {})
+        await connect(networks, "bridge", id_)
         assert await host.ask(host.lan, HOST4, 8080) == LAN4
-        assert await networks.disconnect(network.id[:8], id_, holder.pid)
+        assert await disconnect(networks, network.id[:8], id_)
         end(holder)
         await networks.detach(id_)
         # the static address is free at once for the next start
-        again = await attach(networks, mode="blue", endpoints={"blue": {"IPAMConfig": {"IPv4Address": "10.213.0.140"}}})
+        again = await attach(networks, mode="blue", endpoints={"blue": EndpointSettings(ipam_config=STATIC)})
         await networks.detach(id_)
-        again = await attach(networks, mode="blue", endpoints={"blue": {"IPAMConfig": {"IPv4Address": "10.213.0.140"}}})
-        assert again.endpoints["blue"]["IPAddress"] == "10.213.0.140"
+        again = await attach(networks, mode="blue", endpoints={"blue": EndpointSettings(ipam_config=STATIC)})
+        assert again.endpoints["blue"].address4 == "10.213.0.140"
         await networks.detach(id_)
         await networks.remove("blue")
         assert host.netlink.link("brblue") is None

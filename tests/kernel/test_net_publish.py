@@ -13,7 +13,19 @@ from sampan.engine.networks.service import Networks, Sandbox
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
 from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
-from tests.kernel.net_host import HOST4, HOST6, LAN4, LAN6, Host, attach, container_id, on_fake_host, run, until
+from tests.kernel.net_host import (
+    HOST4,
+    HOST6,
+    LAN4,
+    LAN6,
+    Host,
+    attach,
+    container_id,
+    on_fake_host,
+    ports_of,
+    run,
+    until,
+)
 
 
 @on_fake_host
@@ -21,12 +33,12 @@ async def test_a_published_port_is_reached_from_everywhere(host: Host) -> None:
     async with host.networks() as networks:
         web = await attach(networks, ports={"80/tcp": "8080"})
         other = await attach(networks, "other")
-        gateway = web.endpoints["bridge"]["Gateway"]
+        gateway = web.endpoints["bridge"].gateway4
         host.serve(web.netns, 80)
         assert await host.ask(host.lan, HOST4, 8080) == LAN4, "the client's address is kept"
         assert await host.ask(None, "127.0.0.1", 8080) == gateway
         assert await host.ask(None, HOST4, 8080)
-        assert await host.ask(None, web.endpoints["bridge"]["IPAddress"], 80) == gateway
+        assert await host.ask(None, web.endpoints["bridge"].address4, 80) == gateway
         assert await host.ask(other.netns, HOST4, 8080) == gateway, "container to container through the host"
         assert await host.ask(other.netns, gateway, 8080) == gateway
         assert await host.ask(web.netns, HOST4, 8080) == gateway, "hairpin: a container to its own published port"
@@ -46,7 +58,7 @@ async def test_udp(host: Host) -> None:
         dns = await attach(networks, ports={"53/udp": "5353"})
         host.serve(dns.netns, 53, udp=True)
         assert await host.ask(host.lan, HOST4, 5353, udp=True) == LAN4
-        gateway = dns.endpoints["bridge"]["Gateway"]
+        gateway = dns.endpoints["bridge"].gateway4
         assert await host.ask(None, "127.0.0.1", 5353, udp=True) == gateway
         assert await host.ask(host.lan, HOST6, 5353, udp=True) == gateway
         await networks.detach(container_id("web"))
@@ -77,7 +89,7 @@ async def test_containers_do_not_reach_the_hosts_loopback(host: Host) -> None:
         host.serve(web.netns, 80)
         host.serve(None, 7777, address="127.0.0.1")
         evil = await attach(networks, "evil")
-        martians_from(host, evil.netns, "eth0", evil.endpoints["bridge"]["Gateway"])
+        martians_from(host, evil.netns, "eth0", evil.endpoints["bridge"].gateway4)
         assert await host.dropped(evil.netns, "127.0.0.1", 7777)
         assert await host.dropped(evil.netns, "127.0.0.1", 8080)
         for name in ("web", "evil"):
@@ -98,12 +110,12 @@ def martians_from(host: Host, namespace: str | int, device: str, gateway: str) -
 async def test_unpublished_ports_are_not_reached_by_a_direct_route(host: Host) -> None:
     async with host.networks() as networks:
         web = await attach(networks, ports={"80/tcp": "8080"})
-        address = web.endpoints["bridge"]["IPAddress"]
+        address = web.endpoints["bridge"].address4
         host.serve(web.netns, 80)
         host.serve(web.netns, 81)
         host.serve(None, 7777)
         host.route(host.lan, "172.16.0.0", 12, HOST4, "eth0")
-        gateway = web.endpoints["bridge"]["Gateway"]
+        gateway = web.endpoints["bridge"].gateway4
         assert await host.ask(host.lan, gateway, 7777), "the route itself works"
         assert await host.dropped(host.lan, address, 80)
         assert await host.dropped(host.lan, address, 81)
@@ -159,18 +171,18 @@ async def test_without_inter_container_communication(host: Host) -> None:
         web = await attach(networks, ports={"80/tcp": "8080"})
         other = await attach(networks, "other")
         host.serve(web.netns, 80)
-        assert await host.dropped(other.netns, web.endpoints["bridge"]["IPAddress"], 80) or await unreachable(
+        assert await host.dropped(other.netns, web.endpoints["bridge"].address4, 80) or await unreachable(
             host, other, web
         )
         assert await host.ask(other.netns, HOST4, 8080), "published ports stay reachable"
-        assert await host.ask(None, web.endpoints["bridge"]["IPAddress"], 80)
+        assert await host.ask(None, web.endpoints["bridge"].address4, 80)
         for name in ("web", "other"):
             await networks.detach(container_id(name))
 
 
 async def unreachable(host: Host, one: Sandbox, other: Sandbox) -> bool:
     try:
-        await host.ask(one.netns, other.endpoints["bridge"]["IPAddress"], 80)
+        await host.ask(one.netns, other.endpoints["bridge"].address4, 80)
     except OSError:
         return True
     return False
@@ -182,7 +194,7 @@ async def test_containers_do_not_reach_the_api(host: Host) -> None:
     async with host.networks() as networks:
         web = await attach(networks)
         host.serve(None, 2375)
-        gateway = web.endpoints["bridge"]["Gateway"]
+        gateway = web.endpoints["bridge"].gateway4
         assert await host.ask(web.netns, gateway, 2375), "open before it is protected"
         await networks.protect_api([("0.0.0.0", 2375)])
         assert await host.dropped(web.netns, gateway, 2375)
@@ -197,7 +209,7 @@ async def test_without_iptables_the_relay_serves(host: Host) -> None:
         web = await attach(networks, ports={"80/tcp": "8080", "53/udp": "5353"})
         host.serve(web.netns, 80)
         host.serve(web.netns, 53, udp=True)
-        gateway = web.endpoints["bridge"]["Gateway"]
+        gateway = web.endpoints["bridge"].gateway4
         assert await host.ask(host.lan, HOST4, 8080) == gateway
         assert await host.ask(None, "127.0.0.1", 5353, udp=True) == gateway
         assert "sampan" not in host.nft.run("list ruleset")
@@ -211,8 +223,8 @@ async def test_bridges_are_isolated_from_each_other(host: Host) -> None:
         web = await attach(networks, mode="blue", ports={"80/tcp": "8080"})
         other = await attach(networks, "other")
         host.serve(web.netns, 80)
-        assert await host.dropped(other.netns, web.endpoints["blue"]["IPAddress"], 80)
-        assert await host.ask(other.netns, HOST4, 8080) == web.endpoints["blue"]["Gateway"]
+        assert await host.dropped(other.netns, web.endpoints["blue"].address4, 80)
+        assert await host.ask(other.netns, HOST4, 8080) == web.endpoints["blue"].gateway4
         for name in ("web", "other"):
             await networks.detach(container_id(name))
         await networks.remove("blue")
@@ -226,8 +238,8 @@ async def test_an_internal_network_has_no_way_out(host: Host) -> None:
         two = await attach(networks, "two", mode="inner")
         host.serve(one.netns, 80)
         host.serve(host.lan, 9000)
-        assert one.ports == {"80/tcp": None}
-        assert await host.ask(two.netns, one.endpoints["inner"]["IPAddress"], 80)
+        assert ports_of(one) == {"80/tcp": None}
+        assert await host.ask(two.netns, one.endpoints["inner"].address4, 80)
         with pytest.raises(OSError, match="unreachable"):
             await host.ask(one.netns, LAN4, 9000)
         host.route(one.netns, "192.0.2.0", 24, one_gateway(networks), "eth0")

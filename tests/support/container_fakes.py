@@ -1,6 +1,6 @@
 """Neighbours of the container service for tests without root: the same methods and effects, no kernel.
 
-`FakeSupervisor` is a table of tasks that the test ends itself; `FakeImages` and `FakeNetworks` count what they gave
+`FakeSupervisor` is a table of tasks that the test ends itself; `FakeRoots` and `FakeNetworks` count what they gave
 out, so that a test can prove that everything came back.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +21,13 @@ from sampan.engine.containers.service import Containers
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.records import Image
+from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Sandbox
 from sampan.engine.platforms import Platform
-from sampan.engine.store import Store
+from sampan.engine.store import Op, Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import NotFound
+from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import Exit, TaskEvent, TaskFailed, TaskInfo, TaskRequest
 
 BUSYBOX = Image(
@@ -47,25 +49,33 @@ class FakeImages:
     driver = SimpleNamespace(name="overlay2")
     catalog = SimpleNamespace(members=lambda ref: {BUSYBOX.id})
 
-    def __init__(self) -> None:
-        self.snapshots: set[str] = set()
-
-    def is_lost(self, container_id: str) -> bool:
-        return container_id not in self.snapshots
-
     def resolve(self, ref: str, platform: Platform | None = None) -> Image:
         if ref in ("busybox", "busybox:latest", BUSYBOX.id):
             return BUSYBOX
         raise NotFound(f"No such image: {ref}:latest")
 
-    async def prepare(self, id: str, image: Image | None) -> None:
-        self.snapshots.add(id)
+    def claim(self, id: str, image: Image) -> list[Op]:
+        return []
 
-    def mounts(self, id: str) -> list[dict[str, Any]]:
-        return [{"type": "overlay", "source": "overlay", "destination": "/", "options": []}]
+    def unclaim(self, id: str) -> list[Op]:
+        return []
 
-    async def remove_snapshot(self, id: str) -> None:
-        self.snapshots.discard(id)
+
+class FakeRoots:
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+
+    def is_lost(self, id: str) -> bool:
+        return id not in self.ids
+
+    async def prepare(self, id: str, chain_id: str, beside: Callable[[], list[Op]] = list) -> None:
+        self.ids.add(id)
+
+    def mounts(self, id: str) -> tuple[Mount, ...]:
+        return (Mount("overlay", "overlay", "/"),)
+
+    def remove(self, id: str, beside: Iterable[Op] = ()) -> None:
+        self.ids.discard(id)
 
     async def usage(self, id: str) -> tuple[int, int]:
         return 0, 1
@@ -82,11 +92,14 @@ class FakeNetworks:
     def __init__(self) -> None:
         self.attached: dict[str, Sandbox] = {}
 
-    async def attach(self, id: str, *, mode: str, **asked: Any) -> Sandbox:
-        if mode == "nope":
+    async def attach(self, request: SandboxRequest) -> Sandbox:
+        if request.mode == "nope":
             raise NotFound("failed to set up container networking: network nope not found")
-        self.attached[id] = Sandbox(id="s" * 64, key="/run/netns/x", netns="/proc/1/fd/9")
-        return self.attached[id]
+        self.attached[request.id] = Sandbox(id="s" * 64, key="/run/netns/x", netns="/proc/1/fd/9")
+        return self.attached[request.id]
+
+    def renaming(self, id: str, name: str) -> list[Op]:
+        return []
 
     async def started(self, id: str, pid: int) -> None:
         pass
@@ -185,6 +198,7 @@ class Room:
     store: Store
     events: Events
     images: FakeImages
+    roots: FakeRoots
     networks: FakeNetworks
     volumes: Volumes
     supervisor: FakeSupervisor
@@ -201,7 +215,7 @@ async def open_room(
     directory: Path,
     *,
     supervisor: FakeSupervisor | None = None,
-    images: FakeImages | None = None,
+    roots: FakeRoots | None = None,
     networks: FakeNetworks | None = None,
 ) -> Room:
     """Open the service over a data root; neighbours that outlive a daemon are passed in."""
@@ -209,11 +223,12 @@ async def open_room(
     (directory / "containers").mkdir(exist_ok=True)
     store = await Store.open(str(directory / "sampan.db"))
     events = Events()
-    images, networks, supervisor = images or FakeImages(), networks or FakeNetworks(), supervisor or FakeSupervisor()
+    roots, networks, supervisor = roots or FakeRoots(), networks or FakeNetworks(), supervisor or FakeSupervisor()
+    images = FakeImages()
     looks = HostPaths()
     volumes = Volumes(config, store, events, looks)
     await volumes.start()
-    room = (images, networks, volumes, supervisor, looks)
+    room = (images, roots, networks, volumes, supervisor, looks)
     containers = Containers(config, store, events, *room)  # type: ignore[arg-type]
     await containers.run()
-    return Room(containers, store, events, images, networks, volumes, supervisor, looks)
+    return Room(containers, store, events, images, roots, networks, volumes, supervisor, looks)

@@ -35,12 +35,12 @@ async def test_answers_of_docker(tmp_path: Path) -> None:
     wrong: list[str] = []
     try:
         for answer in ANSWERS:
-            before = (len(room.containers._table), len(room.images.snapshots), len(room.volumes.list()))
+            before = (len(room.containers._table), len(room.roots.ids), len(room.volumes.list()))
             try:
                 id, warnings = await create(room, answer["request"])
             except SampanError as e:
                 found: Any = (e.status, e.message)
-                after = (len(room.containers._table), len(room.images.snapshots), len(room.volumes.list()))
+                after = (len(room.containers._table), len(room.roots.ids), len(room.volumes.list()))
                 if before != after:
                     wrong.append(f"{answer['name']}: refused, and yet changed {before} to {after}")
             else:
@@ -84,7 +84,7 @@ async def test_a_failure_after_the_snapshot_leaves_nothing(tmp_path: Path, monke
         with pytest.raises(Internal, match="cannot create container web: no space left on device"):
             await create(room, {"Image": "busybox"}, "web")
         monkeypatch.undo()
-        assert not room.images.snapshots and not list((tmp_path / "containers").iterdir())
+        assert not room.roots.ids and not list((tmp_path / "containers").iterdir())
         monkeypatch.setattr(host, "probe", lambda: MACHINE)
         await create(room, {"Image": "busybox"}, "web")
     finally:

@@ -65,7 +65,7 @@ async def test_start_exit_wait_remove(room: Room) -> None:
     assert state(room) == "exited"
     assert not room.networks.attached and not room.supervisor.tasks
     await room.containers.remove("c1")
-    assert not room.images.snapshots
+    assert not room.roots.ids
     assert actions(room) == ["create", "start", "die", "destroy"]
 
 
@@ -150,7 +150,7 @@ async def test_auto_remove_takes_the_container_away(room: Room) -> None:
     await room.containers.start("c1")
     room.supervisor.end(id, 4)
     assert await gone == (4, "")
-    assert not room.images.snapshots and not room.networks.attached
+    assert not room.roots.ids and not room.networks.attached
 
 
 @pytest.mark.asyncio
@@ -246,7 +246,7 @@ async def test_concurrent_starts_make_one_task(room: Room) -> None:
 
 async def reborn(room: Room, tmp_path: Path) -> Room:
     await room.close()
-    return await open_room(tmp_path, supervisor=room.supervisor, images=room.images, networks=room.networks)
+    return await open_room(tmp_path, supervisor=room.supervisor, roots=room.roots, networks=room.networks)
 
 
 @pytest.mark.asyncio
@@ -271,7 +271,7 @@ async def test_an_exit_in_between_is_told_right(tmp_path: Path) -> None:
     await first.containers.start("c1")
     await first.close()
     first.supervisor.end(id, 9)
-    second = await open_room(tmp_path, supervisor=first.supervisor, images=first.images, networks=first.networks)
+    second = await open_room(tmp_path, supervisor=first.supervisor, roots=first.roots, networks=first.networks)
     try:
         assert await second.containers.wait("c1") == (9, "")
         await settled(second)
@@ -289,7 +289,7 @@ async def test_after_a_reboot_policies_decide(tmp_path: Path) -> None:
     await first.containers.stop("s1")
     await settled(first)
     await first.close()
-    second = await open_room(tmp_path, supervisor=FakeSupervisor(), images=first.images)
+    second = await open_room(tmp_path, supervisor=FakeSupervisor(), roots=first.roots)
     try:
         for name, expected in (("a1", "running"), ("u1", "running"), ("s1", "exited"), ("n1", "exited")):
             await until(second, expected, name)
@@ -307,7 +307,7 @@ async def test_an_interrupted_start_is_undone_and_a_finished_one_adopted(tmp_pat
     await first.supervisor.create(request(made), start=False)
     await first.supervisor.create(request(ran), start=True)
     await first.supervisor.create(request("f" * 64), start=True)
-    second = await open_room(tmp_path, supervisor=first.supervisor, images=first.images)
+    second = await open_room(tmp_path, supervisor=first.supervisor, roots=first.roots)
     try:
         assert (state(second, "m1"), state(second, "r1")) == ("created", "running")
         assert set(second.supervisor.tasks) == {ran}
@@ -326,17 +326,17 @@ async def test_an_interrupted_removal_is_finished(tmp_path: Path, monkeypatch: p
     first = await open_room(tmp_path)
     await create(first)
 
-    async def killed(_: str) -> None:
+    def killed(_: str, beside: object) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(first.images, "remove_snapshot", killed)
+    monkeypatch.setattr(first.roots, "remove", killed)
     with pytest.raises(asyncio.CancelledError):
         await first.containers.remove("c1")
     monkeypatch.undo()
     second = await reborn(first, tmp_path)
     try:
         await settled(second)
-        assert len(second.containers._table) == 0 and not second.images.snapshots
+        assert len(second.containers._table) == 0 and not second.roots.ids
     finally:
         await second.close()
 

@@ -175,7 +175,7 @@ async def test_a_container_that_an_earlier_daemon_started_is_probed(tmp_path: Pa
     await create(first, Healthcheck={**PROBE, "Interval": 3_600_000_000_000})
     await first.containers.start("c1")
     await first.close()
-    second = await open_room(tmp_path, supervisor=supervisor, images=first.images, networks=first.networks)
+    second = await open_room(tmp_path, supervisor=supervisor, roots=first.roots, networks=first.networks)
     assert await health(second, "starting")
     assert (await second.containers.list(filters={"health": ["starting"]}))[0]["Names"] == ["/c1"]
     await second.close()

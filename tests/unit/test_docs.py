@@ -78,6 +78,12 @@ def test_every_path_named_exists(page: Path) -> None:
 
 
 @each_page
+def test_every_class_is_in_the_file_named_with_it(page: Path) -> None:
+    for name, path in re.findall(r"`([A-Z]\w+)` in `(src/[\w./]+\.py)`", page.read_text()):
+        assert re.search(rf"^class {name}\b", (ROOT / path).read_text(), re.MULTILINE), (name, path)
+
+
+@each_page
 def test_every_command_named_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for text in code(page.read_text()):

@@ -1,7 +1,7 @@
 """The composition root: constructs the services of one engine, hands each only what it needs, and takes them down in
 reverse. It has no behaviour of its own.
 
-    Engine.open    store → events → images → networks → volumes → supervisor → containers → disk
+    Engine.open    store → events → storage → images → networks → volumes → supervisor → containers → disk
     Engine.close   the other way round; containers go on unless asked otherwise
 
 An engine that never builds has no builder: the first use makes it, the next start finds its directory.
@@ -19,6 +19,7 @@ from sampan.engine.disk.service import Disk
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
+from sampan.engine.layers.storage import Storage
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.engine.system import System
@@ -41,6 +42,7 @@ class Engine:
         id: str,
         store: Store,
         events: Events,
+        storage: Storage,
         images: Images,
         networks: Networks,
         volumes: Volumes,
@@ -52,6 +54,7 @@ class Engine:
         self.id = id
         self.store = store
         self.events = events
+        self.storage = storage
         self.images = images
         self.networks = networks
         self.volumes = volumes
@@ -76,7 +79,9 @@ class Engine:
             store = await Store.open(f"{config.data_root}/sampan.db")
             undo.push_async_callback(store.close)
             events = Events()
-            images = Images(config, store, events)
+            storage = Storage(config, store)
+            undo.push_async_callback(storage.close)
+            images = Images(config, storage, events)
             await images.start()
             undo.push_async_callback(images.close)
             networks = Networks(config, store, events)
@@ -89,14 +94,17 @@ class Engine:
             undo.push_async_callback(volumes.close)
             supervisor = await Supervisor.connect(config.exec_root, debug=config.debug, boot=boot)
             undo.push_async_callback(supervisor.close)
-            containers = Containers(config, store, events, images, networks, volumes, supervisor, host_paths)
+            containers = Containers(
+                config, store, events, images, storage.roots, networks, volumes, supervisor, host_paths
+            )
             await containers.run()
-            await images.retain(containers.ids())
+            storage.roots.retain(containers.ids(), images.unclaim)
             engine = cls(
                 config,
                 id=engine_id(config.data_root),
                 store=store,
                 events=events,
+                storage=storage,
                 images=images,
                 networks=networks,
                 volumes=volumes,
@@ -149,6 +157,7 @@ class Engine:
         """Take the services down in reverse. stop_containers: end every container first."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.store.close)
+            stack.push_async_callback(self.storage.close)
             stack.push_async_callback(self.images.close)
             stack.push_async_callback(self.networks.close)
             stack.push_async_callback(self.volumes.close)

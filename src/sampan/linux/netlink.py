@@ -44,7 +44,6 @@ NLMSGERR_ATTR_MSG = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 5, 10, 12
 IFLA_LINKINFO, IFLA_NET_NS_PID, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD = 18, 19, 20, 26, 27, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA, VETH_INFO_PEER = 1, 2, 4, 5, 1
-IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
@@ -167,6 +166,18 @@ def add_veth(
     return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, outside + attribute(IFLA_LINKINFO, kind))
 
 
+def add_link(name: str, kind: str, *, parent: int = 0, namespace: int | None = None, data: bytes = b"") -> Message:
+    """Create a link of any kind, in the namespace of that descriptor when given.
+
+    parent: index of the link here that it is made on. data: the attributes of its kind (IFLA_INFO_DATA), encoded.
+    """
+    body = _IFINFO.pack(0, 0, 0, 0, 0) + _text(IFLA_IFNAME, name) + (_number(IFLA_LINK, parent) if parent else b"")
+    if namespace is not None:
+        body += _number(IFLA_NET_NS_FD, namespace)
+    info = attribute(IFLA_INFO_KIND, kind.encode()) + (attribute(IFLA_INFO_DATA, data) if data else b"")
+    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + attribute(IFLA_LINKINFO, info))
+
+
 def set_link(
     link: int | str,
     *,
@@ -177,10 +188,8 @@ def set_link(
     master: int | None = None,
     alias: str = "",
     namespace: int | None = None,
-    ipv6_autoconf: bool = True,
 ) -> Message:
-    """Change a link, by index or by name. `master=0` takes it out of its bridge; `namespace` is a descriptor.
-    `ipv6_autoconf=False` keeps the kernel from giving it a link-local address."""
+    """Change a link, by index or by name. `master=0` takes it out of its bridge; `namespace` is a descriptor."""
     index = link if isinstance(link, int) else 0
     change = 0 if up is None else IFF_UP
     body = _IFINFO.pack(0, 0, index, IFF_UP if up else 0, change)
@@ -191,16 +200,11 @@ def set_link(
         body += attribute(IFLA_IFALIAS, alias.encode())
     if namespace is not None:
         body += _number(IFLA_NET_NS_FD, namespace)
-    if not ipv6_autoconf:
-        mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
-        body += attribute(IFLA_AF_SPEC, attribute(socket.AF_INET6, mode))
     return Message(RTM_NEWLINK, 0, body)
 
 
 def set_bridge_port(name: str, *, hairpin: bool = False, isolated: bool = False) -> Message:
-    """Set flags of a bridge port. Hairpin: frames may leave by the port they came in; isolated: not to another
-    isolated port.
-    """
+    """Set flags of a bridge port. hairpin: frames may leave where they came in; isolated: to no other isolated port."""
     options = attribute(IFLA_BRPORT_MODE, bytes([hairpin])) + attribute(IFLA_BRPORT_ISOLATED, bytes([isolated]))
     info = attribute(IFLA_INFO_SLAVE_KIND, b"bridge") + attribute(IFLA_INFO_SLAVE_DATA, options)
     body = _IFINFO.pack(0, 0, 0, 0, 0) + _text(IFLA_IFNAME, name) + attribute(IFLA_LINKINFO, info)
@@ -245,7 +249,6 @@ def add_route(
     index: int,
     gateway: Address | None = None,
     family: int = socket.AF_INET,
-    metric: int = 0,
 ) -> Message:
     """Add a route in the main table; destination None is the default route. Without a gateway its scope is the link."""
     near = destination or gateway
@@ -257,8 +260,6 @@ def add_route(
         body += attribute(RTA_DST, destination.packed)
     if gateway is not None:
         body += attribute(RTA_GATEWAY, gateway.packed)
-    if metric:
-        body += _number(RTA_PRIORITY, metric)
     return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body + _number(RTA_OIF, index))
 
 
@@ -343,9 +344,7 @@ def messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def _failure(flags: int, body: bytes) -> OSError | None:
-    """Return the error of an NLMSG_ERROR body, or None when it acknowledges. The extended ack follows the
-    (capped) request.
-    """
+    """Return the error of an NLMSG_ERROR body, None when it acknowledges. The extended ack follows the request."""
     (code,) = struct.unpack_from("=i", body)
     if code == 0:
         return None

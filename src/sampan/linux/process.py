@@ -107,6 +107,15 @@ def set_name(name: str) -> None:
         fail()
 
 
+def parent_of(pid: int) -> int:
+    """Return the pid of a process's parent; 0 when the process has gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 def pidfd_open(pid: int, flags: int = 0) -> int:
     fd = _pidfd_open(pid, flags)
     if fd < 0:

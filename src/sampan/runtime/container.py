@@ -22,11 +22,24 @@ from sampan.linux.cgroups.interface import Cgroup
 from sampan.runtime import hooks, init, joiner, launch, sync
 from sampan.runtime import plan as planning
 from sampan.runtime.failure import InvalidSpec, RuntimeFailure
+from sampan.runtime.process_plan import INHERITED
+from sampan.runtime.steps.process import keyring_of
 from sampan.runtime.validate import validate, validate_process
 
 Spec = dict[str, Any]
+Mounts = list[Spec] | tuple[Spec, ...]
+Stdio = tuple[int, int, int]
 
-__all__ = ["Container", "InvalidSpec", "Process", "RuntimeFailure", "create", "create_for_parent", "validate"]
+__all__ = [
+    "Container",
+    "CreateOptions",
+    "InvalidSpec",
+    "Process",
+    "RuntimeFailure",
+    "create",
+    "create_for_parent",
+    "validate",
+]
 
 
 class Process:
@@ -53,6 +66,7 @@ class Container:
         self.console_fd: int | None = None
         self.timing: dict[str, int] = {}
         self.started = False
+        self.keyring = True  # it has a session keyring of its own
         self._channel: sync.Channel | None = None
         self._gate_fd = -1  # init's own copy of our end, when it waits for another process
         self._gate_inode = 0  # what tells that copy from any other descriptor of this number
@@ -136,6 +150,7 @@ class Container:
                 cgroup=cgroup or self.cgroup,
                 stdio=stdio,
                 seccomp=_seccomp_loader(self.spec, seccomp_bpf),
+                keyring=keyring_of(self.id) if self.keyring else "",
                 detached=detached,
                 preserve_fds=preserve_fds,
             )
@@ -245,6 +260,7 @@ class Container:
             "gate_fd": self._gate_fd,
             "gate_inode": self._gate_inode,
             "cgroup": self.cgroup.path,
+            "keyring": self.keyring,
             "spec": self.spec,
         }
 
@@ -260,6 +276,7 @@ class Container:
             pidfd=_open_same(state["pid"], state["start_time"]),
         )
         container.started = state["started"]
+        container.keyring = state.get("keyring", True)
         container._gate_fd = state["gate_fd"]
         container._gate_inode = state["gate_inode"]
         container._start_time = state["start_time"]
@@ -309,76 +326,135 @@ def _open_same(pid: int, began: int) -> int:
     return pidfd
 
 
-def create(
-    spec: Spec,
-    *,
-    id: str,
-    bundle: str,
-    rootfs: list[Spec] | tuple[Spec, ...] = (),
-    sources: dict[int, int] | None = None,
-    stdio: tuple[int, int, int] | None = None,
-    seccomp_bpf: bytes | None = None,
-    cgroup: Cgroup | None = None,
-    detached: bool = False,
-    preserve_fds: int = 0,
-    keyring: bool = True,
-    pivot: bool = True,
-    timing: bool = False,
-    validated: bool = False,
-    sibling: bool = False,
-) -> Container:
+class CreateOptions:
+    """How a container is to be made: what its caller decides, beside the spec."""
+
+    __slots__ = (
+        "cgroup",
+        "detached",
+        "keyring",
+        "pivot",
+        "preserve_fds",
+        "seccomp_bpf",
+        "sibling",
+        "sources",
+        "stdio",
+        "timing",
+    )
+
+    def __init__(
+        self,
+        *,
+        stdio: Stdio | None = None,
+        seccomp_bpf: bytes | None = None,
+        cgroup: Cgroup | None = None,
+        detached: bool = False,
+        preserve_fds: int = 0,
+        keyring: bool = True,
+        pivot: bool = True,
+        timing: bool = False,
+        sources: dict[int, int] | None = None,
+    ) -> None:
+        self.stdio = stdio  # of a process with no terminal; with one, the master comes back as `console_fd`
+        self.seccomp_bpf = seccomp_bpf  # the compiled filter; else it is compiled from the spec
+        self.cgroup = cgroup  # an existing one, with its limits applied; else it is made from the spec
+        self.detached = detached  # init outlives the caller, and another process may start it
+        self.preserve_fds = preserve_fds  # how many descriptors from 3 on init keeps
+        self.keyring = keyring  # a session keyring of its own
+        self.pivot = pivot  # False: move the root over "/" instead
+        self.timing = timing  # measure init's steps
+        self.sources = sources or {}  # index in the spec's mounts → its source as a detached mount, instead of its name
+        self.sibling = False  # init is a child of the caller's parent, which keeps the container (`hand_over`)
+
+
+class Draft:
+    """A container that is planned, with the channel to its init to be, and nothing of which exists yet."""
+
+    __slots__ = ("id", "inherited", "options", "ours", "plan", "spec")
+
+    def __init__(self, spec: Spec, id: str, bundle: str, rootfs: Mounts, options: CreateOptions) -> None:
+        """Raises: InvalidSpec, RuntimeFailure."""
+        self.id = id
+        self.spec = spec
+        self.options = options
+        self.plan = plan = planning.build(spec, id=id, bundle=os.path.abspath(bundle), rootfs=rootfs)
+        if plan.process is None:
+            raise InvalidSpec("process", "required to create a container")
+        plan.pivot_root = options.pivot
+        load_seccomp = _seccomp_loader(spec, options.seccomp_bpf)
+        try:
+            self.ours, theirs = sync.pair()
+        except OSError as error:
+            raise RuntimeFailure.of("create", error) from error
+        self.inherited = inherited = init.Inherited(theirs, options.cgroup)
+        inherited.stdio = None if plan.process.terminal else options.stdio
+        inherited.load_seccomp = load_seccomp
+        inherited.wait_first = plan.user_namespace
+        inherited.join_cgroup = not plan.user_namespace
+        inherited.death_signal = 0 if options.detached else SIGKILL
+        inherited.spare = self.ours if options.detached else None
+        inherited.keyring = options.keyring
+        inherited.preserve_fds = options.preserve_fds
+        inherited.sibling = options.sibling
+        inherited.timing = options.timing
+        inherited.found = options.sources
+
+    def close(self) -> None:
+        self.ours.close()
+        self.inherited.channel.close()
+
+    def container(self, heard: launch.Conversation) -> Container:
+        """Return the container that has come of it."""
+        assert heard.cgroup is not None
+        container = Container(
+            id=self.id,
+            bundle=self.plan.bundle,
+            spec=self.spec,
+            cgroup=heard.cgroup,
+            pid=heard.pid,
+            pidfd=heard.pidfd,
+        )
+        container.console_fd = heard.console_fd
+        container.timing = heard.timing
+        container.keyring = self.options.keyring
+        container._channel = self.ours
+        if self.options.detached:
+            container._gate_fd = self.ours.fd
+            container._gate_inode = os.fstat(self.ours.fd).st_ino
+        return container
+
+
+def create(spec: Spec, *, id: str, bundle: str, rootfs: Mounts = (), options: CreateOptions | None = None) -> Container:
     """Make a container whose init waits at the gate.
 
-    `rootfs` are mounts made in order at root.path inside the container's mount namespace. `sources`: see
-    `create_for_parent`. `stdio` are descriptors for a
-    process with no terminal; with one, the master comes back as `console_fd`. `detached`: init outlives the caller, and
-    another process may start it. `cgroup`: an existing one, with its limits applied; else it is made from the spec.
-
-    `validated`: somebody has called `validate` already. `sibling`: init becomes a child of the caller's parent, which
-    keeps the container (`hand_over`) and with which init dies.
+    `rootfs` are mounts made in order at root.path inside the container's mount namespace.
 
     Raises: InvalidSpec before any side effect; RuntimeFailure with everything undone.
     """
-    if not validated:
-        validate(spec)
-    plan, inherited, ours = _begin(spec, id, bundle, rootfs, stdio, seccomp_bpf, cgroup)
-    theirs = inherited.channel
-    plan.pivot_root = pivot
-    inherited.death_signal = 0 if detached else SIGKILL
-    inherited.spare = ours if detached else None
-    inherited.keyring = keyring
-    inherited.preserve_fds = preserve_fds
-    inherited.sibling = sibling
-    inherited.timing = timing
-    inherited.found = sources or {}
+    validate(spec)
+    return _make(Draft(spec, id, bundle, rootfs, options or CreateOptions()))
+
+
+def _make(draft: Draft) -> Container:
+    plan, inherited, own_cgroup = draft.plan, draft.inherited, draft.options.cgroup is None
     prepared = launch.Prepared()
-    heard = launch.Conversation(cgroup)
-    pid, pidfd = -1, -1
+    heard = launch.Conversation(draft.options.cgroup)
     try:
-        if cgroup is None and not launch.may_defer_cgroup(plan):
+        if own_cgroup and not launch.may_defer_cgroup(plan):
             heard.cgroup = inherited.cgroup = launch.make_cgroup(plan)
         launch.prepare(plan, inherited, prepared)
-        pid, pidfd = launch.spawn(plan, inherited)
-        theirs.close()
-        launch.converse(plan, inherited, ours, pid, heard)
+        heard.pid, heard.pidfd = launch.spawn(plan, inherited)
+        inherited.channel.close()
+        launch.converse(plan, inherited, draft.ours, heard)
     except BaseException as error:
-        ours.close()
-        theirs.close()
-        _undo(pid, pidfd, heard.console_fd, plan.cgroup_path if cgroup is None else None)
+        draft.close()
+        _undo(heard.pid, heard.pidfd, heard.console_fd, plan.cgroup_path if own_cgroup else None)
         if isinstance(error, OSError):
             raise RuntimeFailure.of("create", error) from error
         raise
     finally:
         prepared.close()
-    assert heard.cgroup is not None
-    container = Container(id=id, bundle=plan.bundle, spec=spec, cgroup=heard.cgroup, pid=pid, pidfd=pidfd)
-    container.console_fd = heard.console_fd
-    container.timing = heard.timing
-    container._channel = ours
-    if detached:
-        container._gate_fd = ours.fd
-        container._gate_inode = os.fstat(ours.fd).st_ino
-    return container
+    return draft.container(heard)
 
 
 def create_for_parent(
@@ -386,80 +462,42 @@ def create_for_parent(
     *,
     id: str,
     bundle: str,
-    rootfs: list[Spec],
-    sources: dict[int, int],
-    stdio: tuple[int, int, int] | None,
-    seccomp_bpf: bytes | None,
+    rootfs: Mounts,
+    options: CreateOptions,
     hand_over: Callable[[Spec, list[int]], None],
 ) -> None:
     """Make a container that is the parent's from the start; `hand_over` gets what it gives to `Container.take_over`.
 
-    The spec has been validated. `sources`: index in its mounts → the mount's source as a detached mount, instead of its
-    name. The calling process becomes init, if it can: then this does not return. Otherwise init
+    The spec has been validated. The calling process becomes init, if it can: then this does not return. Otherwise init
     is its sibling, and it returns once init stands at the gate.
 
     Raises: RuntimeFailure, before anything has been handed over, with everything undone.
     """
-    plan, inherited, ours = _begin(spec, id, bundle, rootfs, stdio, seccomp_bpf, None)
+    options.sibling = True
+    draft = Draft(spec, id, bundle, rootfs, options)
+    plan, inherited = draft.plan, draft.inherited
     if not launch.may_move_on(plan):
-        ours.close()
-        inherited.channel.close()
-        container = create(
-            spec,
-            id=id,
-            bundle=bundle,
-            rootfs=rootfs,
-            sources=sources,
-            stdio=stdio,
-            seccomp_bpf=seccomp_bpf,
-            validated=True,
-            sibling=True,
-        )
-        hand_over(*container.hand_over())
+        hand_over(*_make(draft).hand_over())
         return
-    inherited.found = sources
     try:
         launch.prepare(plan, inherited, launch.Prepared())
         if not launch.may_defer_cgroup(plan):
             inherited.cgroup = launch.make_cgroup(plan)
     except OSError as error:
         raise RuntimeFailure.of("create", error) from error
-    hand_over({"id": id, "bundle": plan.bundle, "spec": _kept(spec), "cgroup": plan.cgroup_path}, [ours.fd])
+    hand_over({"id": id, "bundle": plan.bundle, "spec": _kept(spec), "cgroup": plan.cgroup_path}, [draft.ours.fd])
     launch.move_on(plan, inherited)
-
-
-def _begin(
-    spec: Spec,
-    id: str,
-    bundle: str,
-    rootfs: list[Spec] | tuple[Spec, ...],
-    stdio: tuple[int, int, int] | None,
-    seccomp_bpf: bytes | None,
-    cgroup: Cgroup | None,
-) -> tuple[planning.Plan, init.Inherited, sync.Channel]:
-    """Plan, and open the channel to an init to be."""
-    plan = planning.build(spec, id=id, bundle=os.path.abspath(bundle), rootfs=rootfs)
-    if plan.process is None:
-        raise InvalidSpec("process", "required to create a container")
-    load_seccomp = _seccomp_loader(spec, seccomp_bpf)
-    try:
-        ours, theirs = sync.pair()
-    except OSError as error:
-        raise RuntimeFailure.of("create", error) from error
-    inherited = init.Inherited(theirs, cgroup)
-    inherited.stdio = None if plan.process.terminal else stdio
-    inherited.load_seccomp = load_seccomp
-    inherited.wait_first = plan.user_namespace
-    inherited.join_cgroup = not plan.user_namespace
-    return plan, inherited, ours
 
 
 def _kept(spec: Spec) -> Spec:
     """What a container needs of its spec once it has been made; the rest would be memory for nothing in every shim."""
     kept: Spec = {key: spec[key] for key in ("ociVersion", "annotations", "hooks") if key in spec}
-    kept["process"] = {"capabilities": (spec.get("process") or {}).get("capabilities")}
+    process = spec.get("process") or {}
+    kept["process"] = {key: process[key] for key in INHERITED if key in process}
+    if (umask := (process.get("user") or {}).get("umask")) is not None:
+        kept["process"]["user"] = {"umask": umask}
     linux = spec.get("linux") or {}
-    kept["linux"] = {key: linux[key] for key in ("namespaces", "seccomp") if key in linux}
+    kept["linux"] = {key: linux[key] for key in ("namespaces", "personality", "seccomp") if key in linux}
     return kept
 
 

@@ -29,8 +29,10 @@ from sampan.linux.cgroups.interface import Cgroup
 from sampan.runtime import failure, hooks, sync
 from sampan.runtime.plan import Mount, Plan
 from sampan.runtime.process_plan import ProcessPlan
-from sampan.runtime.steps import cgroup_mounts, devices, mounts, paths, rootfs
+from sampan.runtime.steps import cgroup_mounts, devices, mounts, paths, procfs, rootfs
 from sampan.runtime.steps import process as who
+from sampan.runtime.steps.become import Becoming
+from sampan.runtime.steps.become import become as become_user
 
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
@@ -59,6 +61,7 @@ class Inherited:
         "sibling",
         "sources",
         "spare",
+        "staged",
         "stdio",
         "timing",
         "wait_first",
@@ -75,6 +78,7 @@ class Inherited:
         self.keyring = True
         self.preserve_fds = 0
         self.sibling = False  # a child of the cloning process's parent
+        self.staged = False  # born outside of a pid namespace by path; to be born again inside
         self.wait_first = False
         self.join_cgroup = True
         self.cloned_into_cgroup = False
@@ -101,7 +105,17 @@ class Inherited:
 class Init:
     """The state that steps hand to each other."""
 
-    __slots__ = ("cgroup_namespace", "inherited", "plan", "proc_fd", "process", "program", "root_fd", "step")
+    __slots__ = (
+        "cgroup_namespace",
+        "inherited",
+        "plan",
+        "proc_contexts",
+        "proc_fd",
+        "process",
+        "program",
+        "root_fd",
+        "step",
+    )
 
     root_fd: int
     proc_fd: int
@@ -116,6 +130,7 @@ class Init:
         self.root_fd = -1
         self.step = "start"
         self.cgroup_namespace = False
+        self.proc_contexts: list[int] = []  # one for each procfs, when it is to show a pid namespace by path
 
 
 def run(plan: Plan, inherited: Inherited) -> NoReturn:
@@ -183,6 +198,27 @@ def isolate(init: Init) -> None:
     who.close_others(inherited.descriptors())
 
 
+def enter_stage(init: Init) -> None:
+    """With a pid namespace by path: join and unshare everything here, where nobody in there sees this process."""
+    inherited, plan = init.inherited, init.plan
+    if not inherited.staged:
+        return
+    if inherited.join_cgroup:
+        _enter_cgroup(init)
+    elif not inherited.channel.receive()[0]:  # the parent has moved us there
+        os._exit(1)
+    (pid_namespace,) = [fd for fd, flag in inherited.namespace_fds if flag == namespaces.CLONE_NEWPID]
+    init.proc_contexts = [procfs.context(pid_namespace) for mount in plan.mounts if mount.fstype == "proc"]
+    # The user namespace last: the others belong, as a rule, to the one we come from.
+    for fd, flag in sorted(inherited.namespace_fds, key=lambda join: join[1] == namespaces.CLONE_NEWUSER):
+        namespaces.setns(fd, flag)
+        os.close(fd)
+    inherited.namespace_fds.clear()
+    namespaces.unshare(plan.clone_flags)
+    if plan.clone_flags & namespaces.CLONE_NEWUSER:
+        inherited.channel.send(sync.UNSHARED)
+
+
 def wait_for_maps(init: Init) -> None:
     if not init.inherited.wait_first:
         return
@@ -203,18 +239,22 @@ def join_namespaces(init: Init) -> None:
         os.close(fd)
 
 
-def join_cgroup(init: Init) -> None:
+def _enter_cgroup(init: Init) -> None:
     inherited = init.inherited
-    if inherited.join_cgroup:
-        if inherited.cgroup is None:
-            if inherited.make_cgroup:
-                inherited.cgroup = inherited.make_cgroup()
-            else:
-                if not inherited.channel.receive()[0]:
-                    os._exit(1)
-                inherited.cgroup = groups.load(init.plan.cgroup_path)
-        inherited.cgroup.add(0, cloned=inherited.cloned_into_cgroup)
-        inherited.join_cgroup = False
+    if inherited.cgroup is None:
+        if inherited.make_cgroup:
+            inherited.cgroup = inherited.make_cgroup()
+        else:
+            if not inherited.channel.receive()[0]:
+                os._exit(1)
+            inherited.cgroup = groups.load(init.plan.cgroup_path)
+    inherited.cgroup.add(0, cloned=inherited.cloned_into_cgroup)
+    inherited.join_cgroup = False
+
+
+def join_cgroup(init: Init) -> None:
+    if init.inherited.join_cgroup:
+        _enter_cgroup(init)
     if init.plan.unshare_cgroup and not init.cgroup_namespace:
         namespaces.unshare(namespaces.CLONE_NEWCGROUP)
         init.cgroup_namespace = True
@@ -222,7 +262,7 @@ def join_cgroup(init: Init) -> None:
 
 def start_keyring(init: Init) -> None:
     if init.inherited.keyring:
-        who.join_keyring(f"_ses.{init.plan.id}")
+        who.join_keyring(who.keyring_of(init.plan.id), user_namespace=init.plan.user_namespace)
 
 
 def loopback_up(init: Init) -> None:
@@ -252,7 +292,8 @@ def mount_all(init: Init) -> None:
             _remount(init, mount)
             continue
         try:
-            fd = mounts.make(mount, inherited.sources.get(index), inherited.idmaps.get(index))
+            context = init.proc_contexts.pop() if mount.fstype == "proc" and init.proc_contexts else None
+            fd = mounts.make(mount, inherited.sources.get(index), inherited.idmaps.get(index), context)
         except OSError as error:
             fd = _instead(init, mount, error)
         if mount.fstype == "tmpfs":
@@ -318,7 +359,8 @@ def open_console(init: Init) -> None:
     devices.bind_console(init.root_fd, slave)
     init.inherited.channel.send_fd(sync.CONSOLE, master)
     os.close(master)
-    pty.make_controlling(slave)
+    if not init.inherited.staged:  # its end would hang the terminal up
+        pty.make_controlling(slave)
     for number in (0, 1, 2):
         os.dup2(slave, number, inheritable=True)
     os.close(slave)
@@ -350,8 +392,10 @@ def write_kernel_settings(init: Init) -> None:
     if plan.domainname:
         syscalls.setdomainname(plan.domainname)
     needs_proc = plan.sysctl or init.process.apparmor
-    if needs_proc and init.proc_fd < 0:
-        init.proc_fd = mounts.make(Mount(_PROC))
+    if needs_proc and (init.proc_fd < 0 or init.inherited.staged):
+        if init.proc_fd >= 0:
+            os.close(init.proc_fd)
+        init.proc_fd = mounts.make(Mount(_PROC))  # one in which this process is, for apparmor
     if plan.sysctl:
         paths.write_sysctls(init.proc_fd, plan.sysctl)
     if init.process.apparmor:
@@ -368,31 +412,49 @@ def make_root_readonly(init: Init) -> None:
         rootfs.make_readonly(init.root_fd)
 
 
+def enter_pid_namespace(init: Init) -> None:
+    """Be born again in the pid namespace by path, with nothing of the host left; who made all this ends."""
+    inherited = init.inherited
+    if not inherited.staged:
+        return
+    if init.proc_fd >= 0:  # writable
+        os.close(init.proc_fd)
+        init.proc_fd = -1
+    kept = [init.root_fd, inherited.channel.fd, *range(3, 3 + inherited.preserve_fds)]
+    if inherited.spare is not None:
+        kept.append(inherited.spare.fd)
+    who.close_others(kept)
+    pid, _ = namespaces.clone3(namespaces.CLONE_CLEAR_SIGHAND | namespaces.CLONE_PARENT)
+    if pid:
+        inherited.channel.send(sync.PID + b"%d" % pid)
+        os._exit(0)
+    if inherited.death_signal:
+        process.prctl(process.PR_SET_PDEATHSIG, inherited.death_signal)
+    os.setsid()
+    if init.process.terminal:
+        pty.make_controlling(0)
+
+
 def become(init: Init) -> None:
-    plan = init.process
-    who.set_limits(plan)
-    who.set_scheduling(plan)
-    if init.plan.personality:
-        syscalls.personality(PERSONALITIES[init.plan.personality["domain"]])
-    identity = who.identify(plan, init.root_fd)
-    who.own_stdio(identity)
-    os.close(init.root_fd)
     if init.proc_fd >= 0:
         os.close(init.proc_fd)
-    inherited = init.inherited
-    init.program = who.become(
-        plan,
-        plan.capabilities,
-        identity,
-        death_signal=inherited.death_signal,
-        load_seccomp=inherited.load_seccomp,
+    becoming = Becoming(
+        init.process,
+        init.process.capabilities,
+        root_fd=init.root_fd,
+        personality=init.plan.personality,
+        death_signal=init.inherited.death_signal,
+        load_seccomp=init.inherited.load_seccomp,
     )
+    try:
+        init.program = become_user(becoming)
+    finally:
+        init.step = becoming.step
 
-
-PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
 
 STEPS: tuple[tuple[str, Callable[[Init], None]], ...] = (
     ("isolate", isolate),  # non-dumpable and alone before anything of the container can see this process
+    ("namespaces", enter_stage),
     ("user namespace", wait_for_maps),  # ids mean nothing before the maps are there
     ("namespaces", join_namespaces),
     ("keyring", start_keyring),
@@ -409,7 +471,8 @@ STEPS: tuple[tuple[str, Callable[[Init], None]], ...] = (
     ("kernel settings", write_kernel_settings),  # before /proc/sys becomes read-only
     ("restricted paths", restrict_paths),
     ("read-only root", make_root_readonly),
-    ("process", become),
+    ("pid namespace", enter_pid_namespace),  # when root, mounts and descriptors are the container's alone
+    ("process", become),  # the list of steps/become.py, which exec does as well
 )
 
 

@@ -1,13 +1,17 @@
 """Start another process in a running container: what `exec` does.
 
-One clone. The caller lets its children be born in the container's pid namespace (`setns` of CLONE_NEWPID moves only
-children), clones, and takes its own namespace back; the child joins all the others at once through init's pidfd. So the
-new process is the caller's child, and no helper has to be waited for.
+Two clones. The first child, the *stage*, joins the container's cgroup and all its namespaces; of a pid namespace that
+moves its children only, so nobody in the container ever sees it. Then it clones the process itself, as a child of its own
+parent (CLONE_PARENT), says its pid, and ends.
 
-Invariants: non-dumpable before the clone, because in the container's pid namespace others can see it; what is needed of
-the host (cgroup, procfs handle) is opened before the namespaces are joined; nothing is imported after.
+    caller ──clone3──▶ stage: cgroup, limits of the host's, namespaces, keyring, console ──clone3──▶ process: the rest, execve
 
-Source: setns(2), pidfd_open(2), pid_namespaces(7).
+Invariants: the process that is visible in the container holds nothing of the host: root, working directory, namespaces
+and cgroup are the container's, its descriptors are the channel and the standard streams, its program is a sealed copy
+(shim). A container with CAP_SYS_PTRACE looks behind `PR_SET_DUMPABLE`, so that alone would not do. Nothing is imported
+after the first clone.
+
+Source: setns(2), clone3(2), pidfd_open(2), pid_namespaces(7).
 """
 
 from __future__ import annotations
@@ -20,40 +24,53 @@ from typing import Any, NoReturn
 
 from sampan.linux import namespaces, process, pty
 from sampan.linux.cgroups.interface import Cgroup
-from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_NEWPID, TYPES
+from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_PARENT, TYPES
 from sampan.runtime import init, launch, sync
 from sampan.runtime.failure import RuntimeFailure
-from sampan.runtime.process_plan import CapabilitySets, ProcessPlan, build
+from sampan.runtime.process_plan import ProcessPlan, build, inherit
 from sampan.runtime.steps import devices
 from sampan.runtime.steps import process as who
+from sampan.runtime.steps.become import Becoming, become
 
 
 class Joining:
-    """What the parent hands to the child."""
+    """What the parent hands to the stage, and the stage to the process."""
 
     __slots__ = (
-        "caps",
         "cgroup",
         "channel",
+        "cloned_into_cgroup",
         "death_signal",
         "flags",
         "init_pidfd",
+        "keyring",
         "load_seccomp",
+        "personality",
         "plan",
         "preserve_fds",
+        "root_fd",
         "stdio",
+        "step",
     )
 
     plan: ProcessPlan
-    caps: CapabilitySets | None
     cgroup: Cgroup
     channel: sync.Channel
+    cloned_into_cgroup: bool
     death_signal: int
     flags: int
     init_pidfd: int
+    keyring: str  # the container's session keyring; empty: the caller's is kept
     load_seccomp: Callable[[], None] | None
+    personality: str
     preserve_fds: int
+    root_fd: int
+    step: str
     stdio: tuple[int, int, int] | None
+
+    @property
+    def user_namespace(self) -> bool:
+        return bool(self.flags & TYPES["user"][0])
 
 
 def start(
@@ -64,57 +81,76 @@ def start(
     cgroup: Cgroup,
     stdio: tuple[int, int, int] | None,
     seccomp: Callable[[], None] | None,
+    keyring: str,
     detached: bool,
     preserve_fds: int,
 ) -> tuple[int, int, int | None]:
     """Start the process; return (pid, pidfd, console master or None) once it has been executed."""
-    plan = build(process_spec)
-    caps = plan.capabilities
-    if caps is None:
-        inherited_caps = (spec.get("process") or {}).get("capabilities")
-        caps = None if inherited_caps is None else CapabilitySets(inherited_caps)
+    plan = build(inherit(spec.get("process") or {}, process_spec))
     try:
         ours, theirs = sync.pair()
     except OSError as error:
         raise RuntimeFailure.of("exec", error) from error
     joining = Joining()
     joining.plan = plan
-    joining.caps = caps
     joining.cgroup = cgroup
     joining.channel = theirs
+    joining.cloned_into_cgroup = False
     joining.death_signal = 0 if detached else signal.SIGKILL
     joining.flags = _flags(spec)
     joining.init_pidfd = init_pidfd
+    joining.keyring = keyring
     joining.load_seccomp = seccomp
+    joining.personality = ((spec.get("linux") or {}).get("personality") or {}).get("domain") or ""
     joining.preserve_fds = preserve_fds
+    joining.root_fd = -1
+    joining.step = "isolate"
     joining.stdio = None if plan.terminal else stdio
-    console: int | None = None
-    pid, pidfd = -1, -1
     try:
-        pid, pidfd = _clone(joining)
-        theirs.close()
-        while True:
-            packet, fd = ours.receive()
-            if not packet:
-                return pid, pidfd, console
-            if packet == sync.CONSOLE:
-                console = fd
-    except BaseException as error:
-        _undo(pid, pidfd, console)
-        if isinstance(error, OSError):
-            raise RuntimeFailure.of("exec", error) from error
-        raise
+        return _converse(joining, ours)
+    except OSError as error:
+        raise RuntimeFailure.of("exec", error) from error
     finally:
         ours.close()
         if theirs.fd >= 0:
             theirs.close()
 
 
-def _undo(pid: int, pidfd: int, console: int | None) -> None:
-    if pid > 0:
-        process.end(pid, pidfd)
-    if console is not None:
-        os.close(console)
+def _converse(joining: Joining, ours: sync.Channel) -> tuple[int, int, int | None]:
+    """Clone the stage and hear it and the process until the execve. Raises with everything undone."""
+    console: int | None = None
+    pid, pidfd = -1, -1
+    failure: RuntimeFailure | None = None
+    stage, stage_pidfd = _clone(joining)
+    try:
+        joining.channel.close()
+        while True:
+            try:
+                packet, fd = ours.receive()
+            except RuntimeFailure as error:
+                failure = error  # of a process whose pid may stand in the next packet, and which has to be reaped
+                continue
+            if packet == sync.CONSOLE and console is None:
+                console = fd
+                continue
+            if fd is not None:
+                os.close(fd)
+            if packet[:1] == sync.PID and pid < 0:
+                pid, pidfd = sync.child(packet, os.getpid())
+            elif not packet and failure is not None:
+                raise failure
+            elif not packet and pid < 0:
+                raise RuntimeFailure("exec", 0, "the process that joins the container was killed")
+            elif not packet:
+                return pid, pidfd, console
+    except BaseException:
+        if pid > 0:
+            process.end(pid, pidfd)
+        if console is not None:
+            os.close(console)
+        raise
+    finally:
+        process.end(stage, stage_pidfd)
 
 
 def _flags(spec: dict[str, Any]) -> int:
@@ -126,106 +162,145 @@ def _flags(spec: dict[str, Any]) -> int:
 
 
 def _clone(joining: Joining) -> tuple[int, int]:
-    own_pid_namespace = bool(joining.flags & CLONE_NEWPID)
-    process.prctl(process.PR_SET_DUMPABLE, 0)
-    back = -1
     cgroup_fd = joining.cgroup.directory_fd()
     try:
-        if own_pid_namespace:
-            back = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                namespaces.setns(joining.init_pidfd, CLONE_NEWPID)
-            except ProcessLookupError as error:
-                raise RuntimeFailure("exec", error.errno or 0, "cannot exec in a stopped container") from error
-        pid, pidfd = namespaces.clone3(CLONE_CLEAR_SIGHAND, cgroup_fd=cgroup_fd)
-        if pid == 0:
-            _run(joining, cloned_into_cgroup=cgroup_fd is not None)
-        return pid, pidfd
+        stage, pidfd = namespaces.clone3(CLONE_CLEAR_SIGHAND, cgroup_fd=cgroup_fd)
+        if stage == 0:
+            joining.cloned_into_cgroup = cgroup_fd is not None
+            _run(joining)
+        return stage, pidfd
     finally:
-        if back >= 0:
-            namespaces.setns(back, CLONE_NEWPID)
-            os.close(back)
         if cgroup_fd is not None:
             os.close(cgroup_fd)
 
 
-def _run(joining: Joining, *, cloned_into_cgroup: bool) -> NoReturn:
-    """The child: from the clone to the execve."""
-    plan = joining.plan
-    step = "isolate"
+def _run(joining: Joining) -> NoReturn:
+    """The stage and then the process: from the first clone to the execve."""
     try:
         gc.disable()
-        process.prctl(process.PR_SET_DUMPABLE, 0)
-        if joining.death_signal:
-            process.prctl(process.PR_SET_PDEATHSIG, joining.death_signal)
-        who.reset_signals()
-        os.setsid()
-        os.umask(0o022)
-        if joining.stdio is not None:
-            who.set_stdio(joining.stdio)
-        kept = range(3, 3 + joining.preserve_fds)
-        who.close_others([joining.channel.fd, joining.init_pidfd, *kept])
-        step = "cgroup"
-        if plan.affinity[0]:
-            os.sched_setaffinity(0, plan.affinity[0])
-        joining.cgroup.add(0, cloned=cloned_into_cgroup)
-        if plan.affinity[1]:
-            os.sched_setaffinity(0, plan.affinity[1])
-        if plan.oom_score_adj is not None:
-            step = "oom score"
-            launch.set_oom_score(plan.oom_score_adj, int(os.readlink("/proc/self")))
-        step = "namespaces"
-        proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if plan.apparmor else -1
-        host_pid = os.readlink("/proc/self") if plan.apparmor else ""
-        _join(joining)
-        root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        if plan.terminal:
-            step = "console"
-            _open_console(joining, root_fd)
-        if plan.apparmor:
-            step = "apparmor"
-            who.set_apparmor(plan.apparmor, proc_fd, host_pid)
-            os.close(proc_fd)
-        step = "process"
-        who.set_limits(plan)
-        who.set_scheduling(plan)
-        identity = who.identify(plan, root_fd)
-        who.own_stdio(identity)
-        os.close(root_fd)
-        program = who.become(
-            plan, joining.caps, identity, death_signal=joining.death_signal, load_seccomp=joining.load_seccomp
-        )
-        if joining.death_signal and joining.channel.is_abandoned():
-            os._exit(1)  # the parent died before its death could signal us
-        step = "exec"
-        process.close_range(3 + joining.preserve_fds, flags=process.CLOSE_RANGE_CLOEXEC)
-        who.execute(program, plan)
+        for joining.step, function in STAGE:
+            function(joining)
+        pid, _ = namespaces.clone3(CLONE_CLEAR_SIGHAND | CLONE_PARENT)
+        if pid:
+            joining.channel.send(sync.PID + b"%d" % pid)
+            os._exit(0)
+        _become(joining)
     except BaseException as error:
-        init.report(joining.channel, step, error)
+        init.report(joining.channel, joining.step, error)
     finally:
         os._exit(1)
 
 
-def _join(joining: Joining) -> None:
-    """Join everything but the pid namespace, in which this process was born."""
-    flags = joining.flags & ~CLONE_NEWPID
-    namespaces.setns(joining.init_pidfd, flags)
+# ── the stage ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def isolate(joining: Joining) -> None:
+    process.prctl(process.PR_SET_DUMPABLE, 0)
+    if joining.death_signal:
+        process.prctl(process.PR_SET_PDEATHSIG, joining.death_signal)
+    who.reset_signals()
+    os.setsid()
+    os.umask(0o022)
+    if joining.stdio is not None:
+        who.set_stdio(joining.stdio)
+    kept = range(3, 3 + joining.preserve_fds)
+    who.close_others([joining.channel.fd, joining.init_pidfd, *kept])
+
+
+def join_cgroup(joining: Joining) -> None:
+    plan = joining.plan
+    if plan.affinity[0]:
+        os.sched_setaffinity(0, plan.affinity[0])
+    joining.cgroup.add(0, cloned=joining.cloned_into_cgroup)
+    if plan.affinity[1]:
+        os.sched_setaffinity(0, plan.affinity[1])
+
+
+def set_oom_score(joining: Joining) -> None:
+    if joining.plan.oom_score_adj is not None:
+        launch.set_oom_score(joining.plan.oom_score_adj, int(os.readlink("/proc/self")))
+
+
+def set_apparmor(joining: Joining) -> None:
+    if not joining.plan.apparmor:
+        return
+    proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        who.set_apparmor(joining.plan.apparmor, proc_fd, os.readlink("/proc/self"))
+    finally:
+        os.close(proc_fd)
+
+
+def join_namespaces(joining: Joining) -> None:
+    try:
+        namespaces.setns(joining.init_pidfd, joining.flags)
+    except ProcessLookupError as error:
+        raise RuntimeFailure("exec", error.errno or 0, "cannot exec in a stopped container") from error
     os.close(joining.init_pidfd)
-    if flags & TYPES["user"][0]:
+    if joining.user_namespace:
         process.setgroups([])
         process.setresgid(0, 0, 0)
         process.setresuid(0, 0, 0)
         process.prctl(process.PR_SET_DUMPABLE, 0)
+    joining.root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _open_console(joining: Joining, root_fd: int) -> None:
+def join_keyring(joining: Joining) -> None:
+    if joining.keyring:
+        who.join_keyring(joining.keyring, user_namespace=joining.user_namespace)
+
+
+def open_console(joining: Joining) -> None:
     plan = joining.plan
-    master, slave = devices.open_terminal(root_fd)
+    if not plan.terminal:
+        return
+    master, slave = devices.open_terminal(joining.root_fd)
     if plan.console_size is not None:
         pty.set_size(slave, *plan.console_size)
     joining.channel.send_fd(sync.CONSOLE, master)
     os.close(master)
-    pty.make_controlling(slave)
     for number in (0, 1, 2):
         os.dup2(slave, number, inheritable=True)
     os.close(slave)
+
+
+STAGE: tuple[tuple[str, Callable[[Joining], None]], ...] = (
+    ("isolate", isolate),
+    ("cgroup", join_cgroup),  # by the host's paths
+    ("oom score", set_oom_score),  # by the host's procfs; inherited
+    ("apparmor", set_apparmor),  # by the host's procfs; inherited until the execve
+    ("namespaces", join_namespaces),
+    ("keyring", join_keyring),  # keyrings are found by name in the user namespace
+    ("console", open_console),
+)
+
+
+# ── the process ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _become(joining: Joining) -> NoReturn:
+    """What only the process itself can do, and what it needs its rights for until then."""
+    plan = joining.plan
+    joining.step = "process"
+    if joining.death_signal:
+        process.prctl(process.PR_SET_PDEATHSIG, joining.death_signal)
+    os.setsid()
+    if plan.terminal:
+        pty.make_controlling(0)
+    becoming = Becoming(
+        plan,
+        plan.capabilities,
+        root_fd=joining.root_fd,
+        personality=joining.personality,
+        death_signal=joining.death_signal,
+        load_seccomp=joining.load_seccomp,
+    )
+    try:
+        program = become(becoming)
+    finally:
+        joining.step = becoming.step
+    if joining.death_signal and joining.channel.is_abandoned():
+        os._exit(1)  # the parent died before its death could signal us
+    joining.step = "exec"
+    process.close_range(3 + joining.preserve_fds, flags=process.CLOSE_RANGE_CLOEXEC)
+    who.execute(program, plan)

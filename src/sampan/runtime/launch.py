@@ -14,7 +14,7 @@ from typing import NoReturn
 from sampan.linux import idmap, namespaces, process, saferoot
 from sampan.linux.cgroups import groups, hierarchy
 from sampan.linux.cgroups.interface import Cgroup
-from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_PARENT
+from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_PARENT
 from sampan.runtime import hooks, init, sync
 from sampan.runtime.failure import RuntimeFailure, strerror
 from sampan.runtime.plan import Plan
@@ -112,28 +112,18 @@ def _open_cgroup(plan: Plan, inherited: init.Inherited) -> int | None:
 
 def spawn(plan: Plan, inherited: init.Inherited) -> tuple[int, int]:
     """Clone init; return (pid, pidfd). Does not return in the child."""
-    stage = plan.user_namespace and bool(plan.joins)
-    flags = plan.clone_flags | CLONE_CLEAR_SIGHAND
+    inherited.staged = plan.joins_pid_namespace
+    flags = CLONE_CLEAR_SIGHAND if inherited.staged else plan.clone_flags | CLONE_CLEAR_SIGHAND
     if inherited.sibling:
         flags |= CLONE_PARENT
-    pid_join = None
-    if not stage:
-        for fd, flag in list(inherited.namespace_fds):
-            if flag == CLONE_NEWPID:
-                pid_join = fd
-                inherited.namespace_fds.remove((fd, flag))
     restore: list[tuple[int, int]] = []
     cgroup_fd = _open_cgroup(plan, inherited)
     try:
-        if pid_join is not None:
-            process.prctl(process.PR_SET_DUMPABLE, 0)
-            restore.append((os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC), CLONE_NEWPID))
-            namespaces.setns(pid_join, CLONE_NEWPID)
         if plan.unshare_time:
             restore.append((os.open("/proc/self/ns/time", os.O_RDONLY | os.O_CLOEXEC), CLONE_NEWTIME))
             namespaces.unshare(CLONE_NEWTIME)
             _write_time_offsets(plan)
-        if stage:
+        if plan.user_namespace and plan.joins and not inherited.staged:
             return _spawn_staged(plan, inherited, flags)
         pid, pidfd = namespaces.clone3(flags, cgroup_fd=cgroup_fd)
         if pid == 0:
@@ -151,8 +141,7 @@ def spawn(plan: Plan, inherited: init.Inherited) -> tuple[int, int]:
 def may_move_on(plan: Plan) -> bool:
     """Say whether the process that has planned init can become it: not where init needs somebody outside meanwhile."""
     waited_for = "prestart" in plan.hooks or "createRuntime" in plan.hooks
-    joins_pid = any(flag == CLONE_NEWPID for flag, _ in plan.joins)
-    return not (plan.user_namespace or plan.unshare_time or waited_for or joins_pid)
+    return not (plan.user_namespace or plan.unshare_time or waited_for or plan.joins_pid_namespace)
 
 
 def move_on(plan: Plan, inherited: init.Inherited) -> NoReturn:
@@ -219,44 +208,71 @@ def _write_time_offsets(plan: Plan) -> None:
 class Conversation:
     """What the parent has made and heard until the gate."""
 
-    __slots__ = ("cgroup", "console_fd", "timing")
+    __slots__ = ("cgroup", "console_fd", "pid", "pidfd", "timing")
 
     def __init__(self, cgroup: Cgroup | None) -> None:
         self.cgroup = cgroup
+        self.pid = -1
+        self.pidfd = -1
         self.console_fd: int | None = None
         self.timing: dict[str, int] = {}
 
 
-def converse(plan: Plan, inherited: init.Inherited, channel: sync.Channel, pid: int, heard: Conversation) -> None:
-    """Bring init to the gate: maps, cgroup, runtime hooks, console.
+def converse(plan: Plan, inherited: init.Inherited, channel: sync.Channel, heard: Conversation) -> None:
+    """Bring init to the gate: maps, cgroup, runtime hooks, console, and its last pid when it is born a second time.
 
     Raises: RuntimeFailure from init, from a hook, or when init has gone with no word.
     """
     if inherited.wait_first:
         assert heard.cgroup is not None
+        heard.cgroup.add(heard.pid)
+        if inherited.staged:
+            channel.send(sync.GO)
         if plan.clone_flags & CLONE_NEWUSER:
-            namespaces.write_id_maps(pid, plan.uid_map, plan.gid_map)
-        heard.cgroup.add(pid)
+            if inherited.staged and channel.receive()[0] != sync.UNSHARED:
+                raise died(heard.cgroup)
+            namespaces.write_id_maps(heard.pid, plan.uid_map, plan.gid_map)
         channel.send(sync.GO)
     elif heard.cgroup is None:
         heard.cgroup = make_cgroup(plan)
         _send(channel, sync.GO)
-    set_oom_score(plan.process.oom_score_adj if plan.process else None, pid)
-    while True:
-        packet, fd = channel.receive()
+    set_oom_score(plan.process.oom_score_adj if plan.process else None, heard.pid)
+    failure: RuntimeFailure | None = None
+    at_gate = False
+    # A stage and the init that it has cloned speak at once: a gate or a failure may come before the pid that it is of.
+    while inherited.staged or not at_gate:
+        try:
+            packet, fd = channel.receive()
+        except RuntimeFailure as error:
+            if not inherited.staged:
+                raise
+            failure = error
+            continue
         if packet == sync.GATE:
-            return
-        if packet == sync.CONSOLE:
+            at_gate = True
+        elif packet == sync.CONSOLE:
             heard.console_fd = fd
+        elif packet[:1] == sync.PID and inherited.staged:
+            inherited.staged = False
+            _follow(packet, inherited, heard)
+            if failure is not None:
+                raise failure
         elif packet == sync.NAMESPACES:
-            text = init.state(plan, "creating", pid)
+            text = init.state(plan, "creating", heard.pid)
             for kind in ("prestart", "createRuntime"):
                 hooks.run(kind, plan.hooks.get(kind, []), text)
             channel.send(sync.GO)
         elif packet[:1] == sync.TIMING:
             heard.timing = json.loads(packet[1:])
         elif not packet:
-            raise died(heard.cgroup)
+            raise failure or died(heard.cgroup)
+
+
+def _follow(packet: bytes, inherited: init.Inherited, heard: Conversation) -> None:
+    """Take the process that a PID packet names for init, and see the stage that has cloned it off."""
+    stage, stage_pidfd = heard.pid, heard.pidfd
+    heard.pid, heard.pidfd = sync.child(packet, os.getppid() if inherited.sibling else os.getpid())
+    process.end(stage, stage_pidfd)
 
 
 def died(cgroup: Cgroup) -> RuntimeFailure:

@@ -138,7 +138,7 @@ class Plan:
     readonly_paths: list[str]
     sysctl: list[tuple[str, str]]  # (path below /proc/sys, value)
     seccomp: Spec | None
-    personality: Spec | None
+    personality: str
     pivot_root: bool  # False: move the root over "/" instead
     process: ProcessPlan | None
 
@@ -157,6 +157,10 @@ class Plan:
     @property
     def joins_mount_namespace(self) -> bool:
         return any(flag == TYPES["mount"][0] for flag, _ in self.joins)
+
+    @property
+    def joins_pid_namespace(self) -> bool:
+        return any(flag == TYPES["pid"][0] for flag, _ in self.joins)
 
     @property
     def new_network(self) -> bool:
@@ -209,7 +213,7 @@ def build(spec: Spec, *, id: str, bundle: str, rootfs: list[Spec] | tuple[Spec, 
     plan.readonly_paths = linux.get("readonlyPaths") or []
     plan.sysctl = [(key.replace(".", "/") if "/" not in key else key, value) for key, value in _items(linux, "sysctl")]
     plan.seccomp = linux.get("seccomp")
-    plan.personality = linux.get("personality")
+    plan.personality = (linux.get("personality") or {}).get("domain") or ""
     plan.uid_map = linux.get("uidMappings") or []
     plan.gid_map = linux.get("gidMappings") or []
     plan.time_offsets = linux.get("timeOffsets") or {}

@@ -146,6 +146,23 @@ def build(spec: dict[str, Any]) -> ProcessPlan:
     return plan
 
 
+INHERITED = ("capabilities", "ioPriority", "oomScoreAdj", "rlimits", "scheduler")
+
+
+def inherit(own: dict[str, Any], process: dict[str, Any]) -> dict[str, Any]:
+    """Return an exec's `process` with what it leaves open taken from the container's own, as in the reference.
+
+    That is `INHERITED` and the umask.
+    """
+    merged = {key: own[key] for key in INHERITED if own.get(key)}
+    merged |= {key: value for key, value in process.items() if value is not None}
+    umask = (own.get("user") or {}).get("umask")
+    user = process.get("user") or {}
+    if umask is not None and user.get("umask") is None:
+        merged["user"] = {**user, "umask": umask}
+    return merged
+
+
 def cpu_list(text: str) -> set[int]:
     """Return the CPUs of a list such as "0-3,7". Raises: ValueError."""
     cpus: set[int] = set()

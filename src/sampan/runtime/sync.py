@@ -3,7 +3,10 @@
     parent                                   init
       | ------ GO ----------------------------> |  user namespace: maps are written, cgroup is joined;
       |                                         |  else: the cgroup has been made, init joins it
-      | <----- PID ---------------------------- |  only when the process that planned it has become init
+      | <----- UNSHARED ----------------------- |  only when init makes its user namespace itself (a pid namespace by path);
+      |                                         |  then there is a GO before it too, once the cgroup is joined
+      | <----- PID ---------------------------- |  a new process goes on as init: the one that planned it has become
+      |                                         |  init, or init has been born in a pid namespace by path
       | <----- NAMESPACES --------------------- |  only with prestart/createRuntime hooks: they run now
       | ------ GO ----------------------------> |
       | <----- CONSOLE + SCM_RIGHTS ----------- |  only with a terminal: the master
@@ -14,20 +17,25 @@
       | <----- end of file -------------------- |  execve has closed init's end: success
       | <----- {"step", "errno", "message"} --- |  at any time instead: failure, init exits
 
-A missing packet is never waited for after the other side has gone: that is end of file. `exec` speaks the same, with
-no NAMESPACES and no GATE.
+A missing packet is never waited for after the other side has gone: that is end of file. `exec` has PID, CONSOLE, the
+end of file and the failure.
+
+Who says PID may be seen, and so meddled with, by processes of a container: it is taken only for a child (`child`).
 """
 
 from __future__ import annotations
 
 import _socket
 import array
+import errno
 import os
 
+from sampan.linux import process
 from sampan.runtime import failure
 
 GO = b"g"
 PID = b"p"
+UNSHARED = b"u"
 NAMESPACES = b"n"
 CONSOLE = b"c"
 TIMING = b"t"
@@ -89,6 +97,22 @@ def pair() -> tuple[Channel, Channel]:
     """Return two connected ends."""
     a, b = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
     return Channel(a), Channel(b)
+
+
+def child(packet: bytes, parent: int) -> tuple[int, int]:
+    """Return pid and an open pidfd of the process that a PID packet names, a child of `parent`.
+
+    Raises: ChildProcessError when it is none, or none any more.
+    """
+    pid = int(packet[len(PID) :])
+    if parent == os.getpid():
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return pid, process.pidfd_open(pid)
+    pidfd = process.pidfd_open(pid)
+    if process.parent_of(pid) != parent:
+        os.close(pidfd)
+        raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
+    return pid, pidfd
 
 
 def adopt(fd: int) -> Channel:

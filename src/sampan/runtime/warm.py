@@ -14,7 +14,7 @@ import os
 from sampan.linux import saferoot
 from sampan.linux.cgroups import hierarchy
 from sampan.runtime import init, lookup, plan, sync, user
-from sampan.runtime.steps import mounts, process
+from sampan.runtime.steps import become, mounts
 from sampan.runtime.validate import validate
 
 _ROUNDS = 12
@@ -81,7 +81,7 @@ def _round(root: int) -> None:
     mounts.set_attributes(fd, tmpfs.options)
     os.close(saferoot.mkdirs(fd, "/a/b")[0])
     os.close(fd)
-    process.check_cwd()
+    become.check_cwd()
     ours, theirs = sync.pair()
     theirs.send(sync.GATE)
     ours.receive()

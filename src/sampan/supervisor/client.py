@@ -128,7 +128,7 @@ class Supervisor:
         message = pb.CreateRequest(
             id=req.id,
             spec=req.spec,
-            rootfs=msgspec.json.encode(req.rootfs),
+            rootfs=msgspec.json.encode([mount.oci() for mount in req.rootfs]),
             seccomp=req.seccomp,
             terminal=req.terminal,
             stdin=req.stdin,

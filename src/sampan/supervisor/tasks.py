@@ -144,8 +144,8 @@ class Tasks:
     ) -> Task:
         """Make a task from its OCI config.json and the shim's create request.
 
-        sources: a detached mount for each of the request's `sources`; owned, and closed, from the call on. On any failure
-        nothing is left: no process, no cgroup, no directory, no descriptor.
+        sources: a detached mount for each of the request's `sources`; owned, and closed, from the call on. On any
+        failure nothing is left: no process, no cgroup, no directory, no descriptor.
         """
         with contextlib.ExitStack() as owned:
             owned.callback(sources.close)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+
+from sampan.spec.oci_runtime import Mount
 
 
 class TaskKind(StrEnum):
@@ -40,7 +41,7 @@ class TaskRequest:
     id: str
     spec: bytes
     kind: TaskKind = TaskKind.CONTAINER
-    rootfs: list[dict[str, Any]] = field(default_factory=list)
+    rootfs: tuple[Mount, ...] = ()
     seccomp: str = ""
     terminal: bool = False
     stdin: bool = False
@@ -84,7 +85,10 @@ class TaskInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvent:
-    """`kind`: connected, start, exit, exec-start, exec-exit, oom, paused, resumed. `task_kind`: of the task it is about."""
+    """What has happened. `kind`: connected, start, exit, exec-start, exec-exit, oom, paused, resumed.
+
+    `task_kind`: of the task that it is about.
+    """
 
     kind: str
     id: str = ""

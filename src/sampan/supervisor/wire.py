@@ -4,7 +4,7 @@ Control (one connection; the supervisor asks, the shim answers, and tells what h
 length + JSON.
 
     supervisor → shim    {"seq": 7, "op": "kill", …arguments}
-                         {"seq": 1, "op": "create", …, "sources": [index in the spec's mounts, …]} + one descriptor for each
+                         {"seq": 1, "op": "create", …, "sources": [index in the spec's mounts, …]} + a descriptor each
                          {"seq": -1, "op": "told", "exec_id"}: an exec's end has been heard; no answer
     shim → supervisor    {"seq": 7, "ok": …}  |  {"seq": 7, "error": {"kind", "message", "step", "errno"}}
                          {"event": {"kind": "exit", "exec_id": "", …}}

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from sampan.engine import platforms
-from sampan.engine.builder.classic.output import Output as Output_
-from sampan.engine.builder.classic.walk import Voice
+from sampan.engine.builder.classic.output import ClassicOutput as Output_
+from sampan.engine.builder.classic.walk import Voice, dialect
 from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
 from sampan.engine.config import EngineConfig
@@ -266,7 +266,7 @@ def test_squash_leaves_one_layer_over_the_base_with_the_same_files() -> None:
                     squash=squashed,
                     tags=("s:latest",),
                 )
-                await r.engine.builder.build(request, r.client, voice)
+                await r.engine.builder.build(request, r.client, voice, dialect(voice))
                 image = r.engine.images.resolve("s")
                 tree = r.engine.builder.files.layers(image.chain_id)
                 found[squashed] = {

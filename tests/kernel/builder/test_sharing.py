@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sampan.engine.builder.classic.output import Output as Output_
-from sampan.engine.builder.classic.walk import Voice
+from sampan.engine.builder.classic.output import ClassicOutput as Output_
+from sampan.engine.builder.classic.walk import Voice, dialect
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
 from sampan.spec.dockerfile.errors import DockerfileError
 from tests.kernel.builder.bench import failing, mount_points
@@ -136,7 +136,7 @@ def test_a_registry_takes_and_gives_caches_images_and_bases(tmp_path: Path) -> N
             voice = Voice(Output_(said.append, quiet=False, remove=True))
             text = f"FROM {host}/app:1\nENV A=c\n".encode()
             request = BuildRequest(id="c", dialect="classic", dockerfile=text, network="none", tags=("c:1",))
-            await r.engine.builder.build(request, r.client, voice)
+            await r.engine.builder.build(request, r.client, voice, dialect(voice))
             assert {"status": "Pulling from app", "id": "1"} in said
             gone = CacheEnd(type="registry", attrs={"ref": f"{host}/nothing"})
             await r.build(CACHED, cache_from=(gone,))
@@ -158,7 +158,7 @@ def test_a_classic_build_takes_steps_from_an_image_that_it_trusts() -> None:
         request = BuildRequest(
             id="c", dialect="classic", dockerfile=text.encode(), network="none", tags=("c:1",), cache_from=ends
         )
-        return (await r.engine.builder.build(request, r.client, voice)).image_id
+        return (await r.engine.builder.build(request, r.client, voice, dialect(voice))).image_id
 
     async def body() -> None:
         async with rig(base=False) as r:

@@ -15,8 +15,10 @@ import pytest
 from sampan.engine.layers.snapshots import choice
 from sampan.errors import Internal
 from tests.kernel.images.archives import archive, member, stream
-from tests.kernel.images.test_service import collected, directories, emptied, imported, service
+from tests.kernel.images.test_service import collected, directories, emptied, imported
 from tests.support.engine import Engine
+from tests.support.images import discard, prepare
+from tests.support.images import open_images as service
 
 pytestmark = pytest.mark.root
 
@@ -68,9 +70,9 @@ def test_the_record_of_a_removed_image_is_gone_and_its_directory_is_not(tmp_path
     async def before() -> None:
         async with service(root) as images:
             await imported(images)
-            await images.prepare("c", images.resolve("app"))
+            await prepare(images, "c", images.resolve("app"))
             shutil.copytree(root / "snapshots", aside, symlinks=True)
-            await images.remove_snapshot("c")
+            discard(images, "c")
             await images.remove("app")
             assert emptied(root)
 

@@ -22,21 +22,20 @@ import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sampan.engine import platforms
-from sampan.engine.config import EngineConfig
-from sampan.engine.events import Events
 from sampan.engine.images.service import Images
 from sampan.engine.layers import flush
 from sampan.engine.store import Ref, Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import filesystems, mounts, namespaces
 from tests.kernel.images.archives import archive, directory, member, stream, symlink
+from tests.support.images import discard, prepare
+from tests.support.images import open_images as service
 
 pytestmark = pytest.mark.root
 
@@ -44,22 +43,6 @@ ROOTFS = archive(
     directory("./", 0o755), directory("etc"), member("etc/passwd", b"root:x:0:0::/:/bin/sh\n"), directory("bin", 0o755),
     member("bin/sh", b"#!" + bytes(5000), mode=0o755), symlink("sh", "bin/sh"), directory("tmp", 0o1777),
 )  # fmt: skip
-
-
-@asynccontextmanager
-async def service(root: Path) -> AsyncIterator[Images]:
-    """The service on `root`, started and closed."""
-    root.mkdir(mode=0o700, exist_ok=True)
-    store = await Store.open(str(root / "sampan.db"))
-    try:
-        images = Images(EngineConfig(data_root=str(root)), store, Events())
-        try:
-            await images.start()
-            yield images
-        finally:
-            await images.close()
-    finally:
-        await store.close()
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -78,7 +61,7 @@ async def collected(chunks: AsyncIterator[bytes]) -> bytes:
 
 def write(images: Images, container: str, work: Callable[[Path], object]) -> None:
     """Do something in a container's root, through a detached overlay mount."""
-    fd = images.open_root(container, writable=True)
+    fd = images.roots.open_root(container, writable=True)
     try:
         work(Path(f"/proc/self/fd/{fd}"))
     finally:
@@ -146,7 +129,7 @@ def test_cve_2021_41091_nobody_else_walks_the_data_root(tmp_path: Path) -> None:
         try:
             async with service(tmp_path / "d") as images:
                 await imported(images)
-                await images.prepare("c", images.resolve("app"))
+                await prepare(images, "c", images.resolve("app"))
         finally:
             os.umask(before)
         for name in ("", "content", "content/blobs", "content/blobs/sha256", "content/ingest", "snapshots", "trash"):
@@ -177,8 +160,8 @@ def test_a_container_that_changes_while_it_is_read(tmp_path: Path) -> None:
     async def main() -> None:
         async with service(tmp_path / "d") as images:
             await imported(images)
-            await images.prepare("c", images.resolve("app"))
-            upper = next(o for o in images.mounts("c")[0]["options"] if o.startswith("upperdir=")).removeprefix(
+            await prepare(images, "c", images.resolve("app"))
+            upper = next(o for o in images.roots.mounts("c")[0].options if o.startswith("upperdir=")).removeprefix(
                 "upperdir="
             )
             stop = threading.Event()
@@ -195,8 +178,8 @@ def test_a_container_that_changes_while_it_is_read(tmp_path: Path) -> None:
             thread.start()
             try:
                 for turn in range(40):
-                    await images.changes("c")
-                    await images.usage("c")
+                    await images.roots.changes("c")
+                    await images.roots.usage("c")
                     if turn % 4 == 0:
                         await images.commit(
                             "c", config=None, container_config={}, parent=images.resolve("app"), repo=f"k{turn}"
@@ -214,10 +197,10 @@ def test_a_restart_finds_everything(tmp_path: Path) -> None:
     async def main() -> None:
         async with service(tmp_path / "d") as images:
             id = await imported(images)
-            await images.prepare("c1", images.resolve(id))
-            before = images.mounts("c1"), await images.inspect(id), directories(tmp_path / "d")
+            await prepare(images, "c1", images.resolve(id))
+            before = images.roots.mounts("c1"), await images.inspect(id), directories(tmp_path / "d")
         async with service(tmp_path / "d") as images:
-            assert (images.mounts("c1"), await images.inspect(id), directories(tmp_path / "d")) == before
+            assert (images.roots.mounts("c1"), await images.inspect(id), directories(tmp_path / "d")) == before
 
     run(main())
 
@@ -227,15 +210,15 @@ def test_container_snapshots(tmp_path: Path) -> None:
         async with service(tmp_path / "d") as images:
             await imported(images, archive(directory("./", 0o1751, uid=7, gid=8), member("etc/hosts", b"own")))
             image = images.resolve("app")
-            await images.prepare("c1", image)
-            [mount] = images.mounts("c1")
-            assert mount["type"] == "overlay" and mount["destination"] == "/"
-            lower = mount["options"][0].removeprefix("lowerdir=").split(":")
+            await prepare(images, "c1", image)
+            [mount] = images.roots.mounts("c1")
+            assert mount.type == "overlay" and mount.target == "/"
+            lower = mount.options[0].removeprefix("lowerdir=").split(":")
             assert len(lower) == 2 and lower[-1].endswith("/init/fs"), "the stubs lie at the bottom"
-            upper = next(o for o in mount["options"] if o.startswith("upperdir=")).removeprefix("upperdir=")
+            upper = next(o for o in mount.options if o.startswith("upperdir=")).removeprefix("upperdir=")
             status = os.stat(upper)
             assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o1751, 7, 8)
-            fd = images.open_root("c1", writable=False)
+            fd = images.roots.open_root("c1", writable=False)
             root = Path(f"/proc/self/fd/{fd}")
             assert (root / "etc/hosts").read_text() == "own", "a stub never hides what the image has"
             assert (root / "etc/resolv.conf").read_text() == "" and (root / ".dockerenv").exists()
@@ -245,12 +228,12 @@ def test_container_snapshots(tmp_path: Path) -> None:
             os.close(fd)
             with pytest.raises(Conflict, match="container c1 is using its referenced image"):
                 await images.remove("app")
-            await images.remove_snapshot("c1")
-            await images.remove_snapshot("c1")
-            await images.prepare("scratch", None)
-            assert len(images.mounts("scratch")) == 1 and (await images.usage("scratch")) == (0, 0)
+            discard(images, "c1")
+            discard(images, "c1")
+            await prepare(images, "scratch", None)
+            assert len(images.roots.mounts("scratch")) == 1 and (await images.roots.usage("scratch")) == (0, 0)
             with pytest.raises(NotFound):
-                images.mounts("c1")
+                images.roots.mounts("c1")
 
     run(main())
 
@@ -265,13 +248,13 @@ def test_more_than_a_hundred_layers(tmp_path: Path, kernel: str, monkeypatch: py
             await imported(images)
             for n in range(130):
                 image = images.resolve("app")
-                await images.prepare("c", image)
+                await prepare(images, "c", image)
                 write(images, "c", lambda root, n=n: (root / f"file{n}").write_text(str(n)))  # type: ignore[misc]
                 await images.commit("c", config=None, container_config={}, parent=image, repo="app", tag="latest")
-                await images.remove_snapshot("c")
+                discard(images, "c")
             assert len(images.resolve("app").layers) == 131
-            await images.prepare("c", images.resolve("app"))
-            fd = images.open_root("c", writable=True)
+            await prepare(images, "c", images.resolve("app"))
+            fd = images.roots.open_root("c", writable=True)
             try:
                 assert {f"file{n}" for n in range(130)} <= set(os.listdir(f"/proc/self/fd/{fd}"))
             finally:
@@ -301,14 +284,14 @@ def test_changes_commit_export(tmp_path: Path) -> None:
             base = archive(directory("etc"), member("etc/passwd", b"x"), directory("tmp", 0o1777), directory("bin"))
             base = base[:-1024] + archive(member("bin/sh", b"s"), directory("opt"), member("opt/a", b"1"))
             id = await imported(images, base, changes=["ENV A=b", "CMD x"])
-            await images.prepare("c", images.resolve(id))
-            assert await images.changes("c") == []
+            await prepare(images, "c", images.resolve(id))
+            assert await images.roots.changes("c") == []
             write(images, "c", work)
-            assert await images.changes("c") == [
+            assert await images.roots.changes("c") == [
                 (0, "/bin"), (0, "/bin/sh"), (0, "/etc"), (2, "/etc/passwd"), (1, "/new"), (1, "/new/deep"),
                 (1, "/new/deep/file"), (1, "/new/second"), (0, "/opt"), (2, "/opt/a"), (1, "/opt/b"), (0, "/tmp"),
             ]  # fmt: skip
-            size_rw, size_root = await images.usage("c")
+            size_rw, size_root = await images.roots.usage("c")
             assert size_rw == len("hello") + 1 + 1 and size_root == size_rw + images.resolve(id).size
             new = await images.commit(
                 "c", config={"Env": ["Z=1"]},
@@ -320,8 +303,8 @@ def test_changes_commit_export(tmp_path: Path) -> None:
             assert config["config"]["Cmd"] == ["run", "me"] and config["config"]["Labels"] == {"l": "1"}
             assert config["history"][-1]["created_by"] == "run me" and config["author"] == "who"
             assert images.resolve(new).parent == id
-            await images.prepare("c2", images.resolve("app:2"))
-            exported = [await collected(images.export(name)) for name in ("c", "c2")]
+            await prepare(images, "c2", images.resolve("app:2"))
+            exported = [await collected(images.roots.export(name)) for name in ("c", "c2")]
             assert exported[0] == exported[1], "the committed image is what the container saw, to the nanosecond"
             with tarfile.open(fileobj=io.BytesIO(exported[0])) as tar:
                 assert tar.getmember("new/deep/file").mtime == pytest.approx(1_700_000_000.123456789, abs=1e-6)
@@ -336,7 +319,7 @@ def test_an_unchanged_container_commits_no_layer(tmp_path: Path) -> None:
     async def main() -> None:
         async with service(tmp_path / "d") as images:
             id = await imported(images)
-            await images.prepare("c", images.resolve(id))
+            await prepare(images, "c", images.resolve(id))
             new = await images.commit("c", config=None, container_config={}, parent=images.resolve(id))
             assert images.resolve(new).layers == images.resolve(id).layers
             assert images.resolve(new).config["history"][-1]["empty_layer"] is True
@@ -359,19 +342,19 @@ def test_a_container_that_nests_directories_without_end(tmp_path: Path) -> None:
     async def main() -> None:
         async with service(tmp_path / "d") as images:
             await imported(images)
-            await images.prepare("deep", images.resolve("app"))
+            await prepare(images, "deep", images.resolve("app"))
             write(images, "deep", lambda root: nest(root, 390))
-            assert len(await images.changes("deep")) == 391
+            assert len(await images.roots.changes("deep")) == 391
             await images.commit("deep", config=None, container_config={}, parent=images.resolve("app"), repo="deep")
-            await images.prepare("deeper", None)
+            await prepare(images, "deeper", None)
             write(images, "deeper", lambda root: nest(root, 6000))
             with pytest.raises(InvalidArgument, match="nested deeper than 400 levels"):
-                await images.changes("deeper")
+                await images.roots.changes("deeper")
             with pytest.raises(InvalidArgument, match="nested deeper than 400 levels"):
-                await collected(images.export("deeper"))
-            assert await images.usage("deeper") == (0, 0)
+                await collected(images.roots.export("deeper"))
+            assert await images.roots.usage("deeper") == (0, 0)
             for name in ("deep", "deeper"):
-                await images.remove_snapshot(name)
+                discard(images, name)
             await images.remove("deep")
             assert emptied(tmp_path / "d"), "removed all the same"
 
@@ -383,12 +366,12 @@ def test_a_container_that_nests_directories_without_end(tmp_path: Path) -> None:
 
 async def three_images(images: Images) -> list[str]:
     first = await imported(images, repo="one", tag="a", changes=["LABEL n=1"])
-    await images.prepare("c", images.resolve(first))
+    await prepare(images, "c", images.resolve(first))
     write(images, "c", lambda root: (root / "more").write_bytes(os.urandom(3_000_000)))
     second = await images.commit(
         "c", config=None, container_config={}, parent=images.resolve(first), repo="two", tag=""
     )
-    await images.remove_snapshot("c")
+    discard(images, "c")
     await images.tag("two", "registry.example:5000/deep/two", "b")
     third = await imported(images, archive(member("alone", b"1")), repo="")
     return [first, second, third]
@@ -599,7 +582,7 @@ def test_removal_follows_dockers_rules(tmp_path: Path) -> None:
             short = id[7:19]
             await images.tag(id, "app", "2")
             assert await images.remove("app:1") == [{"Untagged": "app:1"}]
-            await images.prepare("container0000", images.resolve(id))
+            await prepare(images, "container0000", images.resolve(id))
             with pytest.raises(
                 Conflict,
                 match=rf'unable to remove repository reference "app:2" \(must force\) - container container000 is '
@@ -621,7 +604,7 @@ def test_removal_follows_dockers_rules(tmp_path: Path) -> None:
             records = await images.remove(id, force=True)
             assert records == [{"Untagged": "app:2"}, {"Deleted": id}], "the layer stays: a container stands on it"
             assert len(directories(tmp_path / "d")) == 2
-            await images.remove_snapshot("container0000")
+            discard(images, "container0000")
             assert directories(tmp_path / "d") == set(), "and goes with the container"
             with pytest.raises(NotFound, match=r"^No such image: app:2$"):
                 await images.remove("app:2")
@@ -732,7 +715,7 @@ def test_a_missing_directory_is_named(tmp_path: Path, caplog: pytest.LogCaptureF
     async def main() -> None:
         async with service(tmp_path / "d") as images:
             await imported(images)
-            await images.prepare("c1", images.resolve("app"))
+            await prepare(images, "c1", images.resolve("app"))
         for name in directories(tmp_path / "d"):
             shutil.rmtree(tmp_path / "d/snapshots" / name)
         async with service(tmp_path / "d") as images:
@@ -740,7 +723,7 @@ def test_a_missing_directory_is_named(tmp_path: Path, caplog: pytest.LogCaptureF
             assert "of layer sha256:" in said and "of container c1 is missing: the container cannot start" in said
             with pytest.raises((SampanError, OSError), match=r"No such file|missing"):
                 await collected(images.save(["app"]))
-            await images.remove_snapshot("c1")
+            discard(images, "c1")
             await images.remove("app")
             assert await imported(images), "and the way out works"
 
@@ -800,7 +783,7 @@ def test_stalled_clients_hold_nobody_up(tmp_path: Path) -> None:
     async def main() -> None:
         async with service(tmp_path / "d") as images:
             id = await imported(images, archive(member("f", os.urandom(30_000_000))))
-            await images.prepare("c", images.resolve(id))
+            await prepare(images, "c", images.resolve(id))
 
             async def first(messages: AsyncIterator[object]) -> object:
                 return await anext(messages)
@@ -810,7 +793,7 @@ def test_stalled_clients_hold_nobody_up(tmp_path: Path) -> None:
             readers = [images.save([id]) for _ in range(10)]
             for reader in readers:
                 await anext(reader)  # and never again
-            await asyncio.wait_for(images.usage("c"), 10)
+            await asyncio.wait_for(images.roots.usage("c"), 10)
             await asyncio.wait_for(imported(images, repo="other"), 10)
             for task in uploads + loads:
                 task.cancel()
@@ -911,10 +894,10 @@ def test_nothing_grows(tmp_path: Path) -> None:
             id = await imported(images)
             for turn in range(3):
                 for n in range(100):
-                    await images.prepare(f"c{n}", images.resolve(id))
-                    os.close(images.open_root(f"c{n}", writable=True))
+                    await prepare(images, f"c{n}", images.resolve(id))
+                    os.close(images.roots.open_root(f"c{n}", writable=True))
                 for n in range(100):
-                    await images.remove_snapshot(f"c{n}")
+                    discard(images, f"c{n}")
                 extra = await imported(images, archive(member("f", b"%d" % turn)), repo="x")
                 await collected(images.save(["x", "app"]))
                 await images.remove(extra, force=True)
@@ -945,12 +928,12 @@ async def main():
             n += 1
             data = archive(*(member(f"f{k}", os.urandom(2000)) for k in range(40)))
             id = await imported(images, data, repo=f"i{n}")
-            await images.prepare(f"c{n}", images.resolve(id))
+            await prepare(images, f"c{n}", images.resolve(id))
             write(images, f"c{n}", lambda root: (root / "x").write_text("1"))
             parent = images.resolve(id)
             made = await images.commit(f"c{n}", config=None, container_config={}, parent=parent, repo=f"k{n}")
             sys.stdout.write(f"k{n} {made}\\n"); sys.stdout.flush()
-            await images.remove_snapshot(f"c{n}")
+            discard(images, f"c{n}")
             if n % 2:
                 await images.remove(f"k{n}")
                 await images.remove(f"i{n}", force=True)
@@ -974,13 +957,13 @@ async def consistent(root: Path, acknowledged: dict[str, str]) -> int:
         for row in everything:
             assert len(await collected(images.save([row["Id"]]))) > 1024, "every visible image is whole"
         wanted = {str(layer.snapshot) for layer in images.layers.all()}
-        wanted |= {str(snapshot.snapshot) for snapshot in images.snapshots.all()}
+        wanted |= {str(snapshot.snapshot) for snapshot in images.roots.all()}
         assert directories(root) == wanted
         used = {layer.id for row in everything for layer in images.layers.records(images.resolve(row["Id"]).chain_id)}
-        used |= {layer.id for s in images.snapshots.all() for layer in images.layers.records(s.chain_id)}
+        used |= {layer.id for s in images.roots.all() for layer in images.layers.records(s.chain_id)}
         assert {layer.id for layer in images.layers.all()} == used, "no layer without a user"
-        await images.retain(())  # as the engine does for containers that it does not know
-        assert images.snapshots.all() == []
+        images.roots.retain((), images.unclaim)  # as the engine does for containers that it does not know
+        assert images.roots.all() == []
         assert os.listdir(root / "content/ingest") == []
         assert len(os.listdir(root / "content/blobs/sha256")) == len(everything)
         return len(everything)
@@ -1013,10 +996,10 @@ async def one_of_each(root: Path, saved: bytes) -> None:
     async with service(root) as images:
         id = await imported(images, repo="a")
         await imported(images, archive(member("f", b"1")), repo="a")
-        await images.prepare("c", images.resolve(id))
+        await prepare(images, "c", images.resolve(id))
         write(images, "c", lambda root: (root / "x").write_text("1"))
         await images.commit("c", config=None, container_config={}, parent=images.resolve(id), repo="k")
-        await images.remove_snapshot("c")
+        discard(images, "c")
         [message async for message in images.load(stream(saved))]
         await images.remove("k")
         await images.remove("loaded", force=True)

@@ -129,8 +129,14 @@ class Bench:
                 path.write_text(text)
                 path.chmod(0o755)
         spec["linux"].setdefault("cgroupsPath", f"{CGROUP}/{self.count}")
-        options.setdefault("rootfs", rootfs)
-        made = container.create(spec, id=f"test{self.count}", bundle=bundle, **options)
+        mounts = options.pop("rootfs", rootfs)
+        made = container.create(
+            spec,
+            id=f"test{self.count}",
+            bundle=bundle,
+            rootfs=mounts,
+            options=container.CreateOptions(**options),
+        )
         self.containers.append(made)
         return made
 

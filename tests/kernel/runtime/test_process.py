@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from sampan.runtime import container
 from sampan.runtime.container import RuntimeFailure
+from sampan.runtime.process_plan import inherit
 from tests.kernel.runtime.harness import Bench, Spec, default_spec, reap
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1001::/home/bob:/bin/sh\nbig:x:4294967297:0::/:\n"
@@ -326,3 +328,47 @@ def test_exec_affinity(bench: Bench) -> None:
     made.start()
     result = bench.exec(made, ["grep", "Cpus_allowed_list", "/proc/self/status"], execCPUAffinity={"final": "0"})
     assert result.out.split()[1] == "0"
+
+
+EVERYTHING: Spec = {
+    "user": {"uid": 1000, "gid": 1001, "additionalGids": [7], "umask": 0o027},
+    "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 123, "hard": 456}],
+    "oomScoreAdj": 321,
+    "scheduler": {"policy": "SCHED_BATCH", "nice": 3},
+    "ioPriority": {"class": "IOPRIO_CLASS_IDLE"},
+    "noNewPrivileges": True,
+    "capabilities": {"bounding": ["CAP_CHOWN", "CAP_KILL"], "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"]},
+}
+# policy and nice of stat's fields 41 and 19, and what else of the process document shows
+SHOW = (
+    "id; umask; ulimit -n; ulimit -Hn; cat /proc/self/oom_score_adj; cut -d')' -f2 /proc/self/stat | cut -d' ' "
+    "-f18,40; "
+    "ionice -p $$; grep -E 'NoNewPrivs|Seccomp:|Cap' /proc/self/status; uname -m"
+)
+SECCOMP = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["sync"], "action": "SCMP_ACT_ERRNO"}]}
+
+
+def whole_process(*args: str) -> Spec:
+    spec = default_spec(list(args), **EVERYTHING)
+    spec["linux"].update(personality={"domain": "LINUX32"}, seccomp=SECCOMP)
+    return spec
+
+
+def test_exec_gets_everything_that_init_gets(bench: Bench) -> None:
+    init = bench.run(whole_process("sh", "-c", SHOW))
+    assert "uid=1000 gid=1001" in init.out
+    assert {"0027", "123", "456", "321", "3 3", "idle"} <= set(init.out.splitlines())
+    assert "i686" in init.out or os.uname().machine != "x86_64"
+    made = bench.create(whole_process("sleep", "100"))
+    made.start()
+    assert bench.exec(made, ["sh", "-c", SHOW], **EVERYTHING).out == init.out
+
+
+def test_exec_takes_from_the_container_what_its_process_leaves_open(bench: Bench) -> None:
+    """Limits, scheduling, capabilities and the umask, as runc does; whoever keeps the container keeps no more of it."""
+    made = bench.create(whole_process("sleep", "100"))
+    made.start()
+    out = bench.exec(made, ["sh", "-c", SHOW], user={"uid": 0, "gid": 0}).out
+    assert {"0027", "123", "456", "321", "3 3", "idle"} <= set(out.splitlines())
+    kept = container._kept(made.spec)
+    assert inherit(kept["process"], {"args": ["x"]}) == inherit(made.spec["process"], {"args": ["x"]})

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.linux.cgroups import groups
+from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import Attachment, Supervisor, TaskEvent, TaskInfo, TaskRequest
 from tests.support.machine import processes
 
@@ -99,7 +100,7 @@ class Bench:
         return TaskRequest(
             id=id,
             spec=json.dumps(spec).encode(),
-            rootfs=[{"type": "overlay", "source": "overlay", "destination": "/", "options": overlay}],
+            rootfs=(Mount("overlay", "overlay", "/", tuple(overlay)),),
             log_path=str(self.directory / f"{id}-json.log"),
             **options,
         )

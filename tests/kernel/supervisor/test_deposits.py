@@ -1,6 +1,4 @@
-"""Mount sources that are descriptors: from the caller past gRPC to the mount in the container, and nothing of
-them stays.
-"""
+"""Mount sources that are descriptors: past gRPC to the mount in the container, and nothing of them stays."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 from sampan.spec.dockerfile import config, stages
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError, Range, excerpt
-from sampan.spec.dockerfile.mounts import Mount
+from sampan.spec.dockerfile.mounts import MountFlag
 from sampan.spec.dockerfile.words import Variables
 
 
@@ -70,7 +70,7 @@ def test_a_mount_with_every_option() -> None:
         S="/s", N="1"
     )  # fmt: skip
     assert run.mounts == (
-        Mount(
+        MountFlag(
             text="type=cache,from=s,source=$S,dst=/c,ro=false,id=i$N,sharing=Locked,mode=0750,uid=1,gid=2",
             type="cache", from_="s", source="/s", target="/c", readonly=False, id="i1", sharing="locked", mode=0o750,
             uid=1, gid=2,
@@ -188,7 +188,7 @@ def test_health_and_shell() -> None:
 def test_a_trigger_is_read_when_it_is_used() -> None:
     onbuild = one("ONBUILD COPY <<EOF /a\nhi\nEOF")
     trigger = stages.parse_trigger(onbuild.expression, Range(3, 3))
-    assert isinstance(trigger, i.Copy)
+    assert isinstance(trigger, i.CopyInstruction)
     assert (trigger.heredocs[0].content, trigger.range) == ("hi\n", Range(3, 3))
 
 

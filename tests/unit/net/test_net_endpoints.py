@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
-from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.networks import defaults, endpoints, inspect
+from sampan.engine.networks import endpoints, inspect
+from sampan.engine.networks.drivers import bridge_default
 from sampan.engine.networks.records import BindingRecord, EndpointRecord, NetworkRecord, SubnetRecord
 from sampan.errors import InvalidArgument
+from sampan.spec.engine_api.network import EndpointIPAMConfig, EndpointSettings
 
 
 def endpoint(network: str, gateway: str, *, priority: int = 0, interface: str = "eth0") -> EndpointRecord:
-    settings = {"GwPriority": priority}
+    settings = EndpointSettings(gw_priority=priority)
     return EndpointRecord(
         id=network, network_id=network, network=network, interface=interface, gateway4=gateway, settings=settings
     )
@@ -23,15 +25,19 @@ def endpoint(network: str, gateway: str, *, priority: int = 0, interface: str = 
 def test_the_default_route_goes_by_priority_then_name() -> None:
     b, a = endpoint("b", "10.0.1.1"), endpoint("a", "10.0.2.1", interface="eth1")
     assert endpoints.gateways([b, a]) == (("eth1", ip_address("10.0.2.1")),)
-    b.settings["GwPriority"] = 1
+    b = replace(b, settings=EndpointSettings(gw_priority=1))
     assert endpoints.gateways([b, a]) == (("eth0", ip_address("10.0.1.1")),)
     assert endpoints.gateways([endpoint("inner", "")]) == ()
 
 
 def test_interface_names() -> None:
-    assert endpoints.interface_name("eth", {}, []) == "eth0"
-    assert endpoints.interface_name("eth", {}, ["eth0", "eth2"]) == "eth1"
-    assert endpoints.interface_name("eth", {"DriverOpts": {endpoints.IFNAME_OPTION: "lan"}}, ["eth0"]) == "lan"
+    own = NetworkRecord(id="2", name="own", driver="bridge", created="")
+    asked = EndpointSettings(driver_opts={endpoints.IFNAME_OPTION: "lan"})
+    assert endpoints.interface_name(own, EndpointSettings(), []) == "eth0"
+    assert endpoints.interface_name(own, EndpointSettings(), ["eth0", "eth2"]) == "eth1"
+    assert endpoints.interface_name(own, asked, ["eth0"]) == "lan"
+    named = replace(own, options={endpoints.PREFIX_OPTION: "net"})
+    assert endpoints.interface_name(named, EndpointSettings(), ["eth0"]) == "net0"
 
 
 def test_mac_addresses() -> None:
@@ -43,13 +49,26 @@ def test_mac_addresses() -> None:
             endpoints.mac_address(bad, None)
 
 
+def test_what_a_container_answers_to() -> None:
+    """Each name once, in Docker's order; a predefined network has no names until a rename gives it some."""
+    id = "0123456789abcdef"
+    asked = EndpointSettings(aliases=["al", "web"], dns_names=["kept"])
+    own = NetworkRecord(id="2", name="own", driver="bridge", created="")
+    default = NetworkRecord(id="1", name="bridge", driver="bridge", created="")
+    made = endpoints.new(own, asked, container_id=id, name="web", hostname="0123456789ab")
+    assert made.dns_names == ["web", "al", "0123456789ab"]
+    assert (made.network, made.network_id, made.settings) == ("own", "2", EndpointSettings(aliases=["al", "web"]))
+    for given, names in ((EndpointSettings(), None), (EndpointSettings(dns_names=["kept"]), ["kept"])):
+        assert endpoints.new(default, given, container_id=id, name="web", hostname="h").dns_names == names
+
+
 def test_problems_in_dockers_words() -> None:
     bridge = NetworkRecord(id="1", name="bridge", driver="bridge", created="")
-    static: dict[str, Any] = {"IPAMConfig": {"IPv4Address": "172.17.0.77"}}
+    static = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="172.17.0.77"))
     assert len(endpoints.problems(bridge, static)) == 2
     own = NetworkRecord(id="2", name="own", driver="bridge", created="", user_subnets=True)
-    assert endpoints.problems(own, static | {"Aliases": ["a"]}) == []
-    assert endpoints.problems(bridge, {"Aliases": ["a"]}) == [
+    assert endpoints.problems(own, replace(static, aliases=["a"])) == []
+    assert endpoints.problems(bridge, EndpointSettings(aliases=["a"])) == [
         "network-scoped alias is supported only for containers in user defined networks"
     ]
 
@@ -66,14 +85,11 @@ def test_ports_as_shown() -> None:
 
 
 def default_bridge(config: EngineConfig, old: NetworkRecord | None = None, *, used: str = "10.0.0.0/8") -> SubnetRecord:
-    record = defaults.bridge(
-        config,
-        old,
-        link_subnets=[ip_network("10.8.0.0/24")],
-        host_subnets=[ip_network(used)],
-        choose=lambda version: SubnetRecord(subnet="172.30.0.0/16", gateway="172.30.0.1"),
-        name="sampan0",
+    seen = bridge_default.Seen(
+        name="sampan0", link_subnets=(ip_network("10.8.0.0/24"),), host_subnets=(ip_network(used),)
     )
+    chosen = SubnetRecord(subnet="172.30.0.0/16", gateway="172.30.0.1")
+    record = bridge_default.network(config, old, "bridge", seen, lambda version: chosen)
     return record.subnets[0]
 
 

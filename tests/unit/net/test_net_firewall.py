@@ -16,14 +16,14 @@ GOLDEN = Path(__file__).parent / "firewall.golden.nft"
 RULES = Ruleset(
     table="sampan0",
     networks=(
-        NetworkRules(bridge="sampan0", subnet4="172.18.0.0/16", gateway4="172.18.0.1"),
+        NetworkRules(interface="sampan0", subnet4="172.18.0.0/16", gateway4="172.18.0.1"),
         NetworkRules(
-            bridge="br-six", subnet4="10.9.0.0/24", gateway4="10.9.0.1", subnet6="fd00:9::/64", gateway6="fd00:9::1",
+            interface="br-six", subnet4="10.9.0.0/24", gateway4="10.9.0.1", subnet6="fd00:9::/64", gateway6="fd00:9::1",
             icc=False, source4="192.0.2.1",
         ),
-        NetworkRules(bridge="br-inner", subnet4="10.8.0.0/24", gateway4="10.8.0.1", internal=True),
-        NetworkRules(bridge="br-open", subnet4="10.7.0.0/24", gateway4="10.7.0.1", mode4="nat-unprotected",
-                     masquerade=False),
+        NetworkRules(interface="br-inner", subnet4="10.8.0.0/24", gateway4="10.8.0.1", internal=True),
+        NetworkRules(interface="br-open", subnet4="10.7.0.0/24", gateway4="10.7.0.1", mode4="nat-unprotected",
+        masquerade=False),
     ),
     published=(
         Published(proto="tcp", host_ip="0.0.0.0", host_port=8080, address="172.18.0.2", port=80),

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from sampan.engine.networks.ports import Ports, Request, parse_port, requests
+from sampan.engine.networks.ports import Ports, parse_port, published
+from sampan.engine.networks.records import PublishedPort
 from sampan.errors import Internal, InvalidArgument
+from sampan.spec.engine_api.container import PortBinding
 
 
 def test_only_exposed_ports_are_published() -> None:
-    bindings: dict[str, list[dict[str, str]] | None] = {
-        "80/tcp": [{"HostPort": "8080"}],
-        "81/tcp": [{"HostPort": "8081"}],
-    }
-    assert requests(bindings, exposed=["80/tcp"], publish_all=False) == [
-        Request(port=80, proto="tcp", first=8080, last=8080)
-    ]
+    bindings = {"80/tcp": [PortBinding(host_port="8080")], "81/tcp": [PortBinding(host_port="8081")], "": None}
+    assert published(bindings, exposed=["80/tcp"], publish_all=False) == (
+        PublishedPort(port=80, proto="tcp", first=8080, last=8080),
+    )
 
 
 def test_publish_all_takes_random_ports_for_the_rest() -> None:
-    found = requests(
-        {"80/tcp": [{"HostPort": "1"}], "82/udp": None}, exposed=["80/tcp", "81/tcp", "82/udp"], publish_all=True
+    found = published(
+        {"80/tcp": [PortBinding(host_port="1")], "82/udp": None},
+        exposed=["80/tcp", "81/tcp", "82/udp"],
+        publish_all=True,
     )
     assert [(r.port, r.proto, r.first, r.last) for r in found] == [
         (80, "tcp", 1, 1),
@@ -32,21 +33,21 @@ def test_publish_all_takes_random_ports_for_the_rest() -> None:
 @pytest.mark.parametrize(
     ("binding", "expected"),
     [
-        ({"HostIp": "127.0.0.1", "HostPort": "1-3"}, ("127.0.0.1", 1, 3)),
-        ({"HostIp": "::1", "HostPort": "0"}, ("::1", 0, 0)),
-        ({"HostIp": "300.1.1.1", "HostPort": "9"}, ("", 9, 9)),
-        ({}, ("", 0, 0)),
+        (PortBinding(host_ip="127.0.0.1", host_port="1-3"), ("127.0.0.1", 1, 3)),
+        (PortBinding(host_ip="::1", host_port="0"), ("::1", 0, 0)),
+        (PortBinding(host_ip="300.1.1.1", host_port="9"), ("", 9, 9)),
+        (PortBinding(), ("", 0, 0)),
     ],
 )
-def test_bindings(binding: dict[str, str], expected: tuple[str, int, int]) -> None:
-    [found] = requests({"80": [binding]}, exposed=["80/tcp"], publish_all=False)
+def test_bindings(binding: PortBinding, expected: tuple[str, int, int]) -> None:
+    [found] = published({"80": [binding]}, exposed=["80/tcp"], publish_all=False)
     assert (found.host_ip, found.first, found.last) == expected
 
 
 @pytest.mark.parametrize("text", ["abc", "99999", "3-1", "-1", "1-", "1 2"])
 def test_bad_host_ports(text: str) -> None:
     with pytest.raises(InvalidArgument, match=f'^invalid port specification: "{text}"$'):
-        requests({"80/tcp": [{"HostPort": text}]}, exposed=["80/tcp"], publish_all=False)
+        published({"80/tcp": [PortBinding(host_port=text)]}, exposed=["80/tcp"], publish_all=False)
 
 
 def test_bad_container_ports() -> None:
@@ -58,13 +59,17 @@ def test_bad_container_ports() -> None:
 
 def test_grants_conflict_by_address() -> None:
     ports = Ports(ipv6=False)
-    one = ports.grant(Request(port=80, proto="tcp", host_ip="127.0.0.1"), "172.18.0.2", "")[0]
+    one = ports.grant(PublishedPort(port=80, proto="tcp", host_ip="127.0.0.1"), "172.18.0.2", "")[0]
     number = one.published.host_port
-    asked = Request(port=80, proto="tcp", first=number, last=number)
+    asked = PublishedPort(port=80, proto="tcp", first=number, last=number)
     with pytest.raises(Internal, match=f"^Bind for 0.0.0.0:{number} failed: port is already allocated$"):
         ports.grant(asked, "172.18.0.2", "")
-    other = ports.grant(Request(port=80, proto="tcp", host_ip="127.0.0.2", first=number, last=number), "172.18.0.2", "")
-    udp = ports.grant(Request(port=80, proto="udp", host_ip="127.0.0.1", first=number, last=number), "172.18.0.2", "")
+    other = ports.grant(
+        PublishedPort(port=80, proto="tcp", host_ip="127.0.0.2", first=number, last=number), "172.18.0.2", ""
+    )
+    udp = ports.grant(
+        PublishedPort(port=80, proto="udp", host_ip="127.0.0.1", first=number, last=number), "172.18.0.2", ""
+    )
     for grant in [one, *other, *udp]:
         ports.release(grant)
         ports.release(grant)

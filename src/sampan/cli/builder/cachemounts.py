@@ -1,6 +1,7 @@
 """`--cache-mount-export` and `-import`: what RUN --mount=type=cache keeps, as one archive a mount in a directory.
 
-So a CI machine that is new each time begins with the caches of the last one. File names are the mounts' ids, `/` as %2F.
+So a CI machine that is new each time begins with the caches of the last one. File names are the mounts' ids, `/` as
+%2F.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A build's context as an archive: a directory without what its ignore file excludes, in order of names.
 
-Owners are 0:0 and names are relative, as docker sends them; times and modes are the files'. Equal directories give equal
-bytes. What is excluded is not read, and a directory that can hold no exception is not even listed.
+Owners are 0:0 and names are relative, as docker sends them; times and modes are the files'. Equal directories give
+equal bytes. What is excluded is not read, and a directory that can hold no exception is not even listed.
 
 Source: docker's build context as observed; POSIX.1-2001 pax for what ustar cannot say.
 """
@@ -25,7 +25,9 @@ PIECE_BYTES = 1 << 20
 
 
 def ignored(directory: str, dockerfile: str, own: bytes | None = None) -> ignore.Ignore:
-    """The patterns of `<Dockerfile>.dockerignore`, else of `.dockerignore`. Dockerfile and ignore file are always sent.
+    """Return the patterns of `<Dockerfile>.dockerignore`, else of `.dockerignore`.
+
+    Dockerfile and ignore file are always sent.
 
     own: what stands beside a Dockerfile that lies outside the context.
     """
@@ -44,7 +46,7 @@ def ignored(directory: str, dockerfile: str, own: bytes | None = None) -> ignore
 
 
 def pieces(directory: str, patterns: ignore.Ignore, *, extra: dict[str, bytes] | None = None) -> Iterator[bytes]:
-    """The archive, in pieces. extra: files of the client's own, by name; they come first."""
+    """Yield the archive, in pieces. extra: files of the client's own, by name; they come first."""
     out = bytearray()
     for piece in list(packed(extra or {}))[:-1]:
         out += piece
@@ -60,7 +62,7 @@ def pieces(directory: str, patterns: ignore.Ignore, *, extra: dict[str, bytes] |
 
 
 def packed(files: dict[str, bytes]) -> Iterator[bytes]:
-    """An archive of nothing but these files."""
+    """Yield an archive of nothing but these files."""
     for name, data in sorted(files.items()):
         yield header(name, b"0", 0o644, len(data), 0, "") + data + ustar.padding(len(data))
     yield ustar.END
@@ -69,7 +71,7 @@ def packed(files: dict[str, bytes]) -> Iterator[bytes]:
 def walk(
     directory: str, below: str, excludes: Callable[[str], bool], may_hold_exceptions: Callable[[str], bool]
 ) -> Iterator[tuple[str, os.stat_result]]:
-    """(path, status) of everything that is sent, parents first. Raises: CommandError for what cannot be read."""
+    """Yield (path, status) of everything that is sent, parents first. Raises: CommandError for what cannot be read."""
     try:
         with os.scandir(os.path.join(directory, below)) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -118,7 +120,7 @@ def _head(directory: str, path: str, found: os.stat_result, links: dict[tuple[in
 def header(
     name: str, kind: bytes, mode: int, size: int, mtime_ns: int, target: str, device: tuple[int, int] = (0, 0)
 ) -> bytes:
-    """The header of one member, with a pax header before it where ustar has no room."""
+    """Return the header of one member, with a pax header before it where ustar has no room."""
     raw, link = os.fsencode(name), os.fsencode(target)
     seconds, rest = divmod(mtime_ns, 10**9)
     records = {}

@@ -61,7 +61,7 @@ class Bases:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def image(self, ref: str, platform: Platform, *, pull: bool) -> Resolved:
-        """The image of a full name, `docker-image://name` or id. Raises: NotFound, what a pull raises."""
+        """Return the image of a full name, `docker-image://name` or id. Raises: NotFound, what a pull raises."""
         for scheme in _SCHEMES:
             ref = ref.removeprefix(scheme)
         if reference.is_digest(ref):
@@ -120,7 +120,7 @@ class Bases:
                 step.part(str(message.get("id")), started_ns=begun, done=True)
 
     async def credentials(self, domain: str) -> Credentials:
-        """What the request or the session knows for a registry; anonymous else."""
+        """Return what the request or the session knows for a registry; anonymous else."""
         host = INDEX_SERVER if domain == DEFAULT_DOMAIN else domain
         for name in (host, domain, f"https://{domain}", f"http://{domain}"):
             if name in self._auth:

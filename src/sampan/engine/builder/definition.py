@@ -1,4 +1,7 @@
-"""The Dockerfile of a build and the ignore patterns of its contexts, read from the client if the door did not bring them."""
+"""The Dockerfile of a build and the ignore patterns of its contexts.
+
+Both are read from the client, unless they came with the request.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class Definition:
 
 
 async def text(request: BuildRequest, session: Narrowed, progress: Progress) -> tuple[bytes, bytes | None]:
-    """(the Dockerfile, the ignore file beside it or None). Raises: Internal when there is none."""
+    """Return (the Dockerfile, the ignore file beside it or None). Raises: Internal when there is none."""
     if request.dockerfile is not None:
         return request.dockerfile, request.ignore
     name = posixpath.normpath(request.filename).lstrip("/")
@@ -101,7 +104,10 @@ async def _ignore(
 
 
 def read(tree: Tree, path: str) -> bytes | None:
-    """A small file of a tree, None if it is not there. Blocking. Raises: InvalidArgument when it is too large."""
+    """Return a small file of a tree, None if it is not there.
+
+    Blocking. Raises: InvalidArgument when it is too large.
+    """
     try:
         with tree.open(path) as file:
             data = file.read(LIMIT_BYTES + 1)

@@ -1,4 +1,4 @@
-"""What the builder may ask of the client that started a build: files, secrets, keys, credentials, and where to put results.
+"""What the builder may ask of the client that started a build: files, secrets, keys, credentials, room for results.
 
     GrpcSession (clients/sessions.py)   a client that is connected
     Uploaded    (uploaded.py)           a context that came with the request, and perhaps such a client beside it

@@ -27,13 +27,14 @@ from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
 from sampan.engine.store import Ref
 from sampan.engine.tasks import devices, host
 from sampan.engine.tasks import limits as task_limits
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, UpdateConfig
-from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
+from sampan.spec.engine_api.network import NetworkingConfig
 from sampan.supervisor.client import Supervisor
 
 _UPDATABLE = [
@@ -63,6 +64,7 @@ class Maker:
         supervisor: Supervisor,
         events: Events,
         images: Images,
+        roots: Roots,
         volumes: Volumes,
         host_paths: HostPaths,
     ) -> None:
@@ -72,6 +74,7 @@ class Maker:
         self._supervisor = supervisor
         self._events = events
         self._images = images
+        self._roots = roots
         self._volumes = volumes
         self._host_paths = host_paths
         self._machine = host.probe()
@@ -199,8 +202,11 @@ class Maker:
 
     async def _make(self, c: Container, image: Image | None) -> None:
         async with AsyncExitStack() as undo:
-            await self._images.prepare(c.id, image)
-            undo.push_async_callback(self._images.remove_snapshot, c.id)
+            if image is not None:
+                await self._roots.prepare(c.id, image.chain_id, partial(self._images.claim, c.id, image))
+            else:
+                await self._roots.prepare(c.id, "")
+            undo.callback(lambda: self._roots.remove(c.id, self._images.unclaim(c.id)))
             directory = self._launcher.directory(c.id)
             os.makedirs(directory, mode=0o700)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
@@ -248,7 +254,7 @@ class Maker:
             await self._volumes.remove(name, force=True)
 
     async def _fill_volumes(self, c: Container, fill: list[MountPoint]) -> None:
-        root = self._images.open_root(c.id, writable=False)
+        root = self._roots.open_root(c.id, writable=False)
         try:
             for m in fill:
                 await self._volumes.fill(m.name, c.id, root, m.destination, subpath=m.subpath)
@@ -270,24 +276,11 @@ class Maker:
             try:
                 with self._table.reserve(new_name if new_name.startswith("/") else "/" + new_name) as reserved:
                     old = c.name
-                    c = replace(c, name=reserved)
-                    if c.active:  # names it answers to on its networks
-                        names = [reserved, c.id[:12]]
-                        c = replace(c, endpoints={n: replace(e, dns_names=names) for n, e in c.endpoints.items()})
-                    c = await self._table.save(c, durable=True)
+                    answers = self._launcher.renaming(c.id, reserved)  # on its networks, while it runs
+                    c = await self._table.save(replace(c, name=reserved), *answers, durable=True)
             except (InvalidArgument, Conflict) as e:
                 raise type(e)(f"Error when allocating new name: {e.message}") from None
         publish(self._events, c, "rename", oldName="/" + old)
-
-    async def set_endpoint(self, ref: str, network: str, settings: EndpointSettings | None) -> None:
-        """Remember a connection to a network for the next start; None forgets it."""
-        id = self._table.get(ref).id
-        async with self._table.live.lock(id):
-            c = self._table.get(id)
-            endpoints = {n: e for n, e in c.endpoints.items() if n != network}
-            if settings is not None:
-                endpoints[network] = settings
-            await self._table.save(replace(c, endpoints=endpoints))
 
     async def update(self, ref: str, asked: UpdateConfig) -> list[str] | None:
         """Change limits and the restart policy. Returns warnings, None when there are none."""

@@ -15,6 +15,7 @@ from sampan.engine.containers.states import State
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
 from sampan.errors import Conflict, SampanError
 from sampan.spec.engine_api.container import ContainerConfig
 from sampan.spec.reference import parse, with_tag
@@ -23,9 +24,12 @@ from sampan.spec.reference import parse, with_tag
 class Exports:
     """What leaves a container as an archive or an image."""
 
-    def __init__(self, table: ContainerTable, images: Images, events: Events, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, table: ContainerTable, images: Images, roots: Roots, events: Events, lifecycle: Lifecycle
+    ) -> None:
         self._table = table
         self._images = images
+        self._roots = roots
         self._events = events
         self._lifecycle = lifecycle
 
@@ -34,14 +38,14 @@ class Exports:
         c = self._table.get(ref)
         if c.status.state in (State.REMOVING, State.DEAD):
             raise Conflict(f"You cannot export container {c.id} which is {c.status.state.value}")
-        chunks = self._images.export(c.id)
+        chunks = self._roots.export(c.id)
         publish(self._events, c, "export")
         return chunks
 
     async def changes(self, ref: str) -> list[dict[str, Any]] | None:
         """Return what the container changed, None when nothing."""
         c = self._table.get(ref)
-        found = await self._images.changes(c.id)
+        found = await self._roots.changes(c.id)
         return [{"Path": path, "Kind": kind} for kind, path in found] or None
 
     async def commit(

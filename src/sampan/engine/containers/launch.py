@@ -24,8 +24,11 @@ from sampan.engine.containers.records import Container, MountPoint
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
-from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
+from sampan.engine.networks import ports
+from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
+from sampan.engine.store import Op
 from sampan.engine.tasks import devices, etcfiles, failures, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.engine.tasks.options import ProcessOptions, TaskOptions
@@ -34,8 +37,8 @@ from sampan.engine.tasks.spec import Provisions
 from sampan.engine.volumes.service import MountedVolume, Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_, words
 from sampan.linux import mounts as kernel
-from sampan.spec import codec
 from sampan.spec.engine_api.network import EndpointSettings
+from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import MountSource, Supervisor, TaskFailed, TaskInfo, TaskRequest
 from sampan.supervisor.logs import options as log_options
 
@@ -61,7 +64,7 @@ class Launcher:
         table: ContainerTable,
         supervisor: Supervisor,
         events: Events,
-        images: Images,
+        roots: Roots,
         networks: Networks,
         volumes: Volumes,
         host_paths: HostPaths,
@@ -71,7 +74,7 @@ class Launcher:
         self._table = table
         self._supervisor = supervisor
         self._events = events
-        self._images = images
+        self._roots = roots
         self._networks = networks
         self._volumes = volumes
         self._host_paths = host_paths
@@ -107,7 +110,7 @@ class Launcher:
         else:
             found = devices.look(options)
         async with AsyncExitStack() as undo:
-            rootfs = self._images.mounts(c.id)
+            rootfs = self._roots.mounts(c.id)
             await self._make_sources(missing)
             volumes = await self._mount_volumes(c, undo, opened)
             shm = await self._shm(c, joined.get("ipc_shm", ""), undo)
@@ -127,9 +130,7 @@ class Launcher:
             sources = _sources(document["mounts"], volumes)
             request = await self._request(c, document, options.process, rootfs, sources, runtime, log)
             try:
-                attached = self._pending.any(
-                    c.id
-                )  # they may give up while the task is made; it is started all the same
+                attached = self._pending.any(c.id)  # whoever gives up meanwhile does not keep it from running
                 task = await self._supervisor.create(request, start=not attached)
                 if attached:
                     task = await self._start_attached(c, undo)
@@ -145,7 +146,7 @@ class Launcher:
         c: Container,
         document: dict[str, Any],
         process: ProcessOptions,
-        rootfs: list[dict[str, Any]],
+        rootfs: tuple[Mount, ...],
         sources: tuple[MountSource, ...],
         runtime: tuple[str, tuple[str, ...]],
         log: LogSettings,
@@ -189,13 +190,15 @@ class Launcher:
             return c.endpoints
         kept: dict[str, EndpointSettings] = {}
         for name, settings in c.endpoints.items():
-            shown = sandbox.endpoints.get(name, {})
-            kept[name] = replace(
-                settings,
-                network_id=shown.get("NetworkID", settings.network_id),
-                dns_names=settings.dns_names or shown.get("DNSNames"),
-            )
+            shown = sandbox.endpoints.get(name)
+            if shown is not None:
+                settings = replace(settings, network_id=shown.network_id, dns_names=shown.dns_names)
+            kept[name] = settings
         return kept
+
+    def renaming(self, id: str, name: str) -> list[Op]:
+        """Return the changes by which a container that has a network answers to another name there."""
+        return self._networks.renaming(id, name)
 
     async def take_down(self, c: Container) -> None:
         """Give back what a task that has ended used: network, shared memory, volumes. Idempotent.
@@ -340,17 +343,18 @@ class Launcher:
         h = c.host_config
         if h.network_mode.startswith("container:"):
             return None
-        sandbox = await self._networks.attach(
-            c.id,
+        exposed = tuple(p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit())
+        request = SandboxRequest(
+            id=c.id,
             mode="none" if c.config.network_disabled else h.network_mode,
-            hostname=c.config.hostname,
-            endpoints={name: codec.to_json(e) for name, e in c.endpoints.items()},
-            ports={p: [codec.to_json(b) for b in bs or ()] for p, bs in (h.port_bindings or {}).items() if p},
-            publish_all=h.publish_all_ports,
-            exposed=[p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit()],
-            mac=c.config.mac_address,
             name=c.name,
+            hostname=c.config.hostname,
+            endpoints=c.endpoints,
+            ports=ports.published(h.port_bindings, exposed=exposed, publish_all=h.publish_all_ports),
+            exposed=exposed,
+            mac=c.config.mac_address,
         )
+        sandbox = await self._networks.attach(request)
         undo.push_async_callback(self._networks.detach, c.id)
         return sandbox
 

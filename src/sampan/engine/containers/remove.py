@@ -22,6 +22,7 @@ from sampan.engine.containers.table import ContainerTable, next_state
 from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
 from sampan.engine.store import Ref
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, NotFound, SampanError
@@ -37,6 +38,7 @@ class ContainerRemover:
         launcher: Launcher,
         events: Events,
         images: Images,
+        roots: Roots,
         volumes: Volumes,
         execs: Execs,
         stopper: Stopper,
@@ -48,6 +50,7 @@ class ContainerRemover:
         self._launcher = launcher
         self._events = events
         self._images = images
+        self._roots = roots
         self._volumes = volumes
         self._execs = execs
         self._stopper = stopper
@@ -94,7 +97,7 @@ class ContainerRemover:
 
     async def _unmake(self, c: Container, *, volumes: bool) -> None:
         _to_trash(self._config.data_root, self._launcher.directory(c.id), c.id)
-        await self._images.remove_snapshot(c.id)  # wakes the one who empties the trash
+        self._roots.remove(c.id, self._images.unclaim(c.id))  # wakes the one who empties the trash
         store = self._table.store
         self._execs.forget(c.id)
         await self._table.delete(c, store.release(Ref("container", c.id)))
@@ -123,7 +126,7 @@ class ContainerRemover:
         Its directory goes first, then its snapshot, then its record; the disk may keep what came later and lose what
         came before, as the record is in a database and the others are names in directories.
         """
-        return not os.path.isdir(self._launcher.directory(c.id)) and self._images.is_lost(c.id)
+        return not os.path.isdir(self._launcher.directory(c.id)) and self._roots.is_lost(c.id)
 
     async def resume_removal(self, c: Container) -> None:
         """Finish a removal that a crash interrupted."""

@@ -31,6 +31,7 @@ from sampan.engine.containers.archive import Archive
 from sampan.engine.containers.attach import PendingSessions
 from sampan.engine.containers.attaching import Attaching
 from sampan.engine.containers.backoff import BackOff
+from sampan.engine.containers.connections import Connections
 from sampan.engine.containers.create import Maker
 from sampan.engine.containers.exec import Execs
 from sampan.engine.containers.export import Exports
@@ -51,6 +52,7 @@ from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.engine.volumes.service import Volumes
@@ -69,28 +71,30 @@ class Containers:
         store: Store,
         events: Events,
         images: Images,
+        roots: Roots,
         networks: Networks,
         volumes: Volumes,
         supervisor: Supervisor,
         host_paths: HostPaths,
     ) -> None:
-        self._images = images
+        self._roots = roots
         self._events = events
         self._supervisor = supervisor
         self._background = Background()
+        self._inside = HostPaths()  # for looks into containers: what hangs there keeps no other container from starting
         table = self._table = ContainerTable(store, images.driver.name)
         waiting = ExitWaiters(table)
         pending = PendingSessions()
         back_off = BackOff(table.live, self._background)
         self._launcher = launcher = Launcher(
-            config, table, supervisor, events, images, networks, volumes, host_paths, pending
+            config, table, supervisor, events, roots, networks, volumes, host_paths, pending
         )
-        execs = Execs(table, launcher, supervisor, events, config)
+        execs = Execs(table, launcher, supervisor, events, config, self._inside)
         self._health = Healthchecks(table, execs, supervisor, events)
         self._stopper = stopper = Stopper(table, supervisor, events, waiting, back_off)
-        self._maker = Maker(config, table, launcher, supervisor, events, images, volumes, host_paths)
+        self._maker = Maker(config, table, launcher, supervisor, events, images, roots, volumes, host_paths)
         self._remover = remover = ContainerRemover(
-            config, table, launcher, events, images, volumes, execs, stopper, waiting, pending
+            config, table, launcher, events, images, roots, volumes, execs, stopper, waiting, pending
         )
         lifecycle = Lifecycle(
             table, launcher, supervisor, events, stopper, remover, waiting, pending, back_off, self._background
@@ -99,15 +103,16 @@ class Containers:
             table, launcher, supervisor, events, lifecycle, remover, execs, networks, self._background
         )
         logs = Logs(table, waiting, config.data_root)
-        views = ContainerViews(table, launcher, images, networks, execs, self._health)
+        views = ContainerViews(table, launcher, images, roots, networks, execs, self._health)
         self._bind_streams(Attaching(table, supervisor, events, pending, logs), logs, execs)
-        self._bind_files(Archive(table, images, events), Exports(table, images, events, lifecycle))
+        self._bind_views(views, Top(table, supervisor, events), Stats(table, supervisor))
+        exports = Exports(table, images, roots, events, lifecycle)
+        self._bind_files(Archive(table, roots, events, self._inside), exports)
         # The verbs, each where it is done.
         self.get = table.get
         self.create = self._maker.create
         self.rename = self._maker.rename
         self.update = self._maker.update
-        self.set_endpoint = self._maker.set_endpoint
         self.remove = remover.remove
         self.start = lifecycle.start
         self.restart = lifecycle.restart
@@ -116,10 +121,6 @@ class Containers:
         self.kill = stopper.kill
         self.stop = stopper.stop
         self.wait = waiting.wait
-        self.inspect = views.inspect
-        self.list = views.list
-        self.top = Top(table, supervisor, events).top
-        self.stats = Stats(table, supervisor).stream
 
     def _bind_streams(self, attaching: Attaching, logs: Logs, execs: Execs) -> None:
         """Take over the verbs on what processes read and write, and on further processes."""
@@ -129,6 +130,18 @@ class Containers:
         self.exec_start = execs.start
         self.exec_inspect = execs.inspect
         self.exec_resize = execs.resize
+
+    def _bind_networks(self, connections: Connections) -> None:
+        """Take over the verbs on the networks of a container."""
+        self.connect = connections.connect
+        self.disconnect = connections.disconnect
+
+    def _bind_views(self, views: ContainerViews, top: Top, stats: Stats) -> None:
+        """Take over the verbs that only show."""
+        self.inspect = views.inspect
+        self.list = views.list
+        self.top = top.top
+        self.stats = stats.stream
 
     def _bind_files(self, archive: Archive, exports: Exports) -> None:
         """Take over the verbs on the files of containers."""
@@ -152,6 +165,7 @@ class Containers:
             await self._stopper.stop_all(timeout_s)
         await self._health.close()
         await self._background.close()
+        self._inside.close()
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new values for what is made from now on."""
@@ -178,7 +192,7 @@ class Containers:
             if c.status.state not in (State.CREATED, State.EXITED, State.DEAD) or not listing.passes(c, tests):
                 continue
             try:
-                rw, _ = await self._images.usage(c.id)
+                rw, _ = await self._roots.usage(c.id)
                 await self._remover.remove(c.id)
             except SampanError as e:
                 log.warning("container %s: not pruned: %s", c.id, e.message)

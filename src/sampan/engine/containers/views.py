@@ -16,6 +16,8 @@ from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import ACTIVE, WITH_TASK
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.images.service import Images
+from sampan.engine.layers.roots import Roots
+from sampan.engine.networks import inspect as network_inspect
 from sampan.engine.networks.service import Networks
 from sampan.errors import SampanError
 from sampan.spec import codec
@@ -29,6 +31,7 @@ class ContainerViews:
         table: ContainerTable,
         launcher: Launcher,
         images: Images,
+        roots: Roots,
         networks: Networks,
         execs: Execs,
         health: Healthchecks,
@@ -36,6 +39,7 @@ class ContainerViews:
         self._table = table
         self._launcher = launcher
         self._images = images
+        self._roots = roots
         self._networks = networks
         self._execs = execs
         self._health = health
@@ -44,12 +48,12 @@ class ContainerViews:
     async def inspect(self, ref: str, *, size: bool = False, version: tuple[int, int] = (1, 51)) -> dict[str, Any]:
         """Describe a container."""
         c = self._table.get(ref)
-        sizes = await self._images.usage(c.id) if size else None
+        sizes = await self._roots.usage(c.id) if size else None
         return inspect.inspect(
             c,
             directory=self._launcher.directory(c.id),
             driver=c.driver,
-            graph={"ID": c.id, **self._images.graph_driver(c.id)},
+            graph={"ID": c.id, **self._roots.graph_driver(c.id)},
             network_settings=self._network_settings(c),
             exec_ids=self._execs.ids(c.id),
             health=self._health.shown(c),
@@ -60,7 +64,10 @@ class ContainerViews:
         sandbox = self._networks.sandbox(c.id)
         if sandbox is not None and c.status.state in WITH_TASK:
             return inspect.network_settings(
-                sandbox.endpoints, sandbox.ports, sandbox_id=sandbox.id, sandbox_key=sandbox.key
+                network_inspect.endpoints(sandbox.endpoints.values()),
+                network_inspect.ports(sandbox.exposed, sandbox.bindings),
+                sandbox_id=sandbox.id,
+                sandbox_key=sandbox.key,
             )
         endpoints = {name: codec.to_json(e) for name, e in c.endpoints.items()}
         return inspect.network_settings(endpoints, {}, sandbox_id="", sandbox_key="", mac=c.config.mac_address)
@@ -95,7 +102,7 @@ class ContainerViews:
         rows = [self._row(c, names) for c in chosen]
         if size:
             for c, row in zip(chosen, rows):
-                rw, root_fs = await self._images.usage(c.id)
+                rw, root_fs = await self._roots.usage(c.id)
                 row |= {k: v for k, v in (("SizeRw", rw), ("SizeRootFs", root_fs)) if v}
         return rows
 
@@ -111,8 +118,9 @@ class ContainerViews:
             endpoints = {name: codec.to_json(e) for name, e in c.endpoints.items()}
             ports: list[dict[str, Any]] = []
         else:
-            endpoints = sandbox.endpoints
-            ports = inspect.published(c.config.exposed_ports, sandbox.ports)
+            endpoints = network_inspect.endpoints(sandbox.endpoints.values())
+            published = network_inspect.ports(sandbox.exposed, sandbox.bindings)
+            ports = inspect.published(c.config.exposed_ports, published)
         row = inspect.row(c, image=names[key], endpoints=endpoints, ports=ports, health=self._health.word(c))
         if sandbox is None:
             self._rows[c.id] = (c, row)
@@ -145,5 +153,5 @@ class ContainerViews:
         sandbox = self._networks.sandbox(c.id)
         if sandbox is not None:
             for name, endpoint in sandbox.endpoints.items():
-                names |= {name, str(endpoint.get("NetworkID", ""))}
+                names |= {name, endpoint.network_id}
         return names

@@ -92,7 +92,7 @@ class Disk:
         root, images = self._config.data_root, self._images
         own = {id: f"{root}/containers/{id}" for id in self._containers.ids() | self._containers.hidden}
         directories = {id: [path] for id, path in own.items()}
-        for snapshot in images.snapshots.all():
+        for snapshot in images.roots.all():
             directories.setdefault(snapshot.id, []).append(images.driver.path(snapshot.snapshot))
         return DataRootPlaces(
             data_root=root,
@@ -175,7 +175,7 @@ class Disk:
         images = self._images
         driver = images.driver
         owners = {str(layer.snapshot): ("layer", layer.id) for layer in images.layers.all()}
-        owners |= {str(s.snapshot): ("snapshot", s.id) for s in images.snapshots.all()}
+        owners |= {str(s.snapshot): ("snapshot", s.id) for s in images.roots.all()}
         there = {str(n): driver.path(n) for n in driver.numbers()}
         held = {str(n) for n in driver.fresh}
         found = findings.strays("snapshot", there, owners.keys() | held, "moved to the trash")
@@ -219,7 +219,7 @@ class Disk:
         known = self._containers.ids()
         kept = known | self._containers.making | self._containers.hidden
         found = findings.strays("container", there, kept, "moved to the trash")
-        stray = {s.id: self._images.driver.path(s.snapshot) for s in self._images.snapshots.all()}
+        stray = {s.id: self._images.driver.path(s.snapshot) for s in self._images.roots.all()}
         found += findings.strays("snapshot", stray, known | self._containers.making, "moved to the trash")
         for id in sorted(known - there.keys() - self._containers.leaving()):
             found.append(
@@ -293,7 +293,7 @@ class Disk:
         nouns: Mapping[str, Callable[[str], bool]] = {
             "image": lambda id: id in images.catalog.images,
             "layer": lambda id: id in images.layers,
-            "snapshot": lambda id: id in images.snapshots,
+            "snapshot": lambda id: id in images.roots,
             "container": lambda id: id in known or id in containers.making,
             "volume": lambda id: self._volumes.get(id) is not None,
             "blob": images.content.has,
@@ -323,8 +323,8 @@ class Disk:
                 case "reference":
                     holder = Ref.parse(finding.id.partition(" → ")[0])
                     self._store.apply_now(self._store.release(holder), images.store.release(holder))
-                case "snapshot" if finding.id in images.snapshots:
-                    images.drop_snapshot(finding.id)
+                case "snapshot" if finding.id in images.roots:
+                    images.roots.remove(finding.id, images.unclaim(finding.id))
                 case "trash":
                     pass  # `retry` does it for all
                 case _:

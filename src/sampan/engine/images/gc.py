@@ -95,7 +95,7 @@ def _directories(images: Images) -> list[str]:
     problems = []
     there = images.driver.numbers()
     wanted = {layer.snapshot: f"layer {layer.id}" for layer in images.layers.all()}
-    wanted |= {snapshot.snapshot: f"container {snapshot.id}" for snapshot in images.snapshots.all()}
+    wanted |= {snapshot.snapshot: f"container {snapshot.id}" for snapshot in images.roots.all()}
     for number in there - wanted.keys():
         images.driver.remove(number)
     for number, owner in sorted(wanted.items()):

@@ -1,7 +1,7 @@
 """Images: what containers are made of. The one object that the rest of the engine and the API talk to.
 
-It owns the content store, the layers, the catalogue of names, the containers' snapshots and the worker threads for
-everything that blocks. Not here: running containers, the wire format of the API, registries' protocol.
+It owns the content store and the catalogue of names. Not here: layers and containers' roots (engine/layers), the wire
+format of the API, registries' protocol.
 
 Invariants: an image is visible only when its config and all its layers are on the disk; whatever fails or is
 interrupted before that leaves no trace after the next start (gc.py).
@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,12 +29,10 @@ from sampan.engine.images.records import Image, ImageRecord
 from sampan.engine.images.registries import Registries
 from sampan.engine.images.removal import Remover
 from sampan.engine.images.views import Filters, Objects, Views
-from sampan.engine.layers import diff, unpack
-from sampan.engine.layers.layers import Layers, Staged
-from sampan.engine.layers.records import SnapshotRecord
-from sampan.engine.layers.snapshots import choice
+from sampan.engine.layers.layers import Staged
+from sampan.engine.layers.storage import Storage
 from sampan.engine.platforms import Platform
-from sampan.engine.store import Op, Ref, Store
+from sampan.engine.store import Op, Ref
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
 from sampan.spec import codec, oci_image, reference, times
 from sampan.spec.engine_api.wire import Wire
@@ -44,8 +40,6 @@ from sampan.spec.reference import Reference
 
 log = logging.getLogger("sampan.images")
 
-WORKERS = 4  # for work that waits for the disk only
-STREAMS = 64  # for work that waits for a client as well: a slow one must not hold up the others
 ENGINE_VERSION = "28.5.2"  # what image configurations name as docker_version
 
 T = TypeVar("T")
@@ -55,21 +49,14 @@ Records = list[dict[str, str]]
 class Images:
     """The image service of one engine. Use on the event loop's thread."""
 
-    def __init__(self, config: EngineConfig, store: Store, events: Events) -> None:
+    def __init__(self, config: EngineConfig, storage: Storage, events: Events) -> None:
         self.config = config
-        self.store = store
         self.events = events
-        adopt = unpack.adopt_thread
-        self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="images", initializer=adopt)
-        self.streaming = ThreadPoolExecutor(STREAMS, thread_name_prefix="images", initializer=adopt)
-        self.driver = choice.open_driver(config.storage_driver, config.data_root, config.storage_opts)
-        if self.driver.name != choice.DEFAULT:
-            self.store = store = store.scope(self.driver.name)
-        home = choice.home(config.data_root, self.driver.name)
-        self.content = ContentStore(os.path.join(home, "content"))
-        self.layers = Layers(store, self.driver, self.streaming)
+        self.store = store = storage.store
+        self.pool, self.streaming = storage.pool, storage.streaming
+        self.driver, self.layers, self.roots = storage.driver, storage.layers, storage.roots
+        self.content = ContentStore(f"{storage.home}/content")
         self.catalog = Catalog(store, self.content, self.layers)
-        self.snapshots = store.table("snapshots", SnapshotRecord)
         self.views = Views(self.catalog, self.layers, store)
         self.registries = Registries(config, store, self.layers)
         self._remover = Remover(store, self.catalog, self.layers, self.content, self.publish_event)
@@ -85,11 +72,8 @@ class Images:
             log.error("%s", problem)
 
     async def close(self) -> None:
-        """End transfers, wait for other work under way, then stop the threads."""
+        """End transfers."""
         await self.registries.close()
-        for pool in (self.streaming, self.pool):
-            await asyncio.get_running_loop().run_in_executor(None, pool.shutdown)
-        self.driver.close()
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new values (SIGHUP); they count for what begins from now on."""
@@ -210,138 +194,24 @@ class Images:
             self.store.apply_now(self.catalog.images.put(changed))
             self.catalog.changed(image_id)
 
-    # -- containers' snapshots ----------------------------------------------------------------------------------
+    # -- containers -------------------------------------------------------------------------------------------
 
-    async def prepare(self, container_id: str, image: Image | None) -> None:
-        """Make the writable snapshot of a container: directories and a record, nothing is mounted.
+    def claim(self, container_id: str, image: Image) -> list[Op]:
+        """The operations by which a container begins to hold an image; apply at once.
 
-        The record is durable with the next durable write, which is the container's own.
+        Raises: NoSuchImage when it was removed since the caller looked.
         """
-        if image is not None and image.id not in self.catalog.images:  # removed since the caller looked
+        known = self.catalog.images.get(image.id)
+        if known is None:
             raise NoSuchImage(image.id)
-        chain_id = image.chain_id if image is not None else ""
-        lowers = self.layers.numbers(chain_id)
-        if self.driver.instant:
-            number = self.driver.new_container(lowers)
-        else:
-            holder = self.layers.hold(chain_id)
-            try:
-                number = await self._in_thread(self.driver.new_container, lowers)
-            finally:
-                self.layers.let_go(holder)
-            if image is not None and image.id not in self.catalog.images:
-                self.driver.remove(number)
-                raise NoSuchImage(image.id)
-        ops = [self.snapshots.put(SnapshotRecord(id=container_id, snapshot=number, chain_id=chain_id))]
-        if chain_id:
-            ops.append(self.store.reference(Ref("snapshot", container_id), Ref("layer", chain_id)))
-        if image is not None:
-            ops.append(self.store.reference(Ref("container", container_id), Ref("image", image.id)))
-            if (known := self.catalog.images.get(image.id)) is not None:
-                ops.append(self.catalog.images.put(replace(known, used_at=times.now())))
-        try:
-            self.store.apply_now(*ops)
-        except BaseException:
-            self.driver.remove(number)
-            raise
+        holds = self.store.reference(Ref("container", container_id), Ref("image", image.id))
+        return [holds, self.catalog.images.put(replace(known, used_at=times.now()))]
 
-    def mounts(self, container_id: str) -> list[dict[str, Any]]:
-        """The OCI mounts that make the container's root file system."""
-        record = self._snapshot(container_id)
-        return self.driver.mounts(record.snapshot, self.layers.numbers(record.chain_id))
-
-    def graph_driver(self, container_id: str) -> Mapping[str, str]:
-        """GraphDriver.Data of the container for inspect."""
-        record = self._snapshot(container_id)
-        return self.driver.data(record.snapshot, self.layers.numbers(record.chain_id), container=True) or {}
-
-    async def remove_snapshot(self, container_id: str) -> None:
-        """Throw the container's writable layer away; what is not there is already so."""
-        self.drop_snapshot(container_id)
-
-    def drop_snapshot(self, container_id: str) -> None:
-        """The same for callers that cannot await.
-
-        Releases the container's hold on its image, and drops layers that nothing needs any more.
-        """
-        record = self.snapshots.get(container_id)
-        if record is None:
-            return
-        holder = Ref("snapshot", container_id)
-        unused = self.layers.unused_after(record.chain_id, holder)
-        ops = [self.snapshots.delete(container_id), self.store.release(holder), *self.layers.forget(unused)]
-        for target in self.store.targets(Ref("container", container_id)):
-            if target.noun == "image":
-                ops.append(self.store.release(Ref("container", container_id), target))
-        self.store.apply_now(*ops)
-        self.driver.remove(record.snapshot)
-        self.layers.discard(unused)
-
-    def is_lost(self, container_id: str) -> bool:
-        """Whether a container's writable directory is not there, whatever its record says."""
-        record = self.snapshots.get(container_id)
-        return record is not None and not os.path.isdir(self.driver.path(record.snapshot))
-
-    async def retain(self, container_ids: Collection[str]) -> None:
-        """Throw away the snapshots of all other containers: creations and removals that a crash interrupted."""
-        for record in self.snapshots.all():
-            if record.id not in container_ids:
-                log.info("removing the snapshot of container %s, which does not exist", record.id)
-                await self.remove_snapshot(record.id)
-
-    def open_root(self, container_id: str, *, writable: bool) -> int:
-        """A detached mount of a stopped container's root: a descriptor that the caller closes. Raises: NotFound, OSError."""
-        record = self._snapshot(container_id)
-        return self.driver.open_root(record.snapshot, self.layers.numbers(record.chain_id), writable=writable)
-
-    def _snapshot(self, container_id: str) -> SnapshotRecord:
-        record = self.snapshots.get(container_id)
-        if record is None:
-            raise NotFound(f"container {container_id} has no snapshot")
-        return record
-
-    async def usage(self, container_id: str) -> tuple[int, int]:
-        """(SizeRw, SizeRootFs) in bytes."""
-        record = self._snapshot(container_id)
-        lowers = self.layers.numbers(record.chain_id)
-
-        def work() -> int:
-            try:
-                with self.driver.changed(record.snapshot, lowers) as fd:
-                    return _upper_size(fd)
-            except InvalidArgument:  # nested too deep to be told apart: then all that it can write to counts
-                fd = os.open(self.driver.path(record.snapshot), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    return _upper_size(fd)
-                finally:
-                    os.close(fd)
-
-        size = await self._in_thread(work)
-        return size, size + self.layers.size_bytes(record.chain_id)
-
-    async def changes(self, container_id: str) -> list[tuple[int, str]]:
-        """(0 modified, 1 added, 2 deleted; path) of everything that the container changed, sorted by path."""
-        record = self._snapshot(container_id)
-        lowers = self.layers.numbers(record.chain_id)
-
-        def work() -> list[tuple[int, str]]:
-            lower_fd = self.driver.open_lower(lowers)
-            try:
-                with self.driver.changed(record.snapshot, lowers) as upper_fd:
-                    return diff.changes(upper_fd, lower_fd)
-            finally:
-                os.close(lower_fd)
-
-        return await self._in_thread(work)
-
-    async def export(self, container_id: str) -> AsyncIterator[bytes]:
-        """The container's whole file system as a tar archive; the container may run."""
-        root_fd = self.open_root(container_id, writable=False)
-        try:
-            async for chunk in streams.drain(tar_writer.tree(root_fd), self.streaming):
-                yield chunk
-        finally:
-            os.close(root_fd)
+    def unclaim(self, container_id: str) -> list[Op]:
+        """The operations by which a container lets its image go."""
+        holder = Ref("container", container_id)
+        held = [target for target in self.store.targets(holder) if target.noun == "image"]
+        return [self.store.release(holder, target) for target in held]
 
     # -- making images --------------------------------------------------------------------------------------------
 
@@ -365,12 +235,9 @@ class Images:
         name = parse_target(repo, tag) if repo else None
         own = _as_dict(container_config)
         merged = commit.image_config(_as_dict(config), changes, own)
-        record = self._snapshot(container_id)
-        changed = self.driver.changed(record.snapshot, self.layers.numbers(record.chain_id))
-        upper_fd = await self._in_thread(changed.__enter__)
-        try:
-            archive_ = partial(tar_writer.tree, upper_fd, overlay=True)
-            async with self.layers.unpacking(archive_, parent=record.chain_id) as staged:
+        async with self.roots.changed(container_id) as (changed_fd, below):
+            archive_ = partial(tar_writer.tree, changed_fd, overlay=True)
+            async with self.layers.unpacking(archive_, parent=below) as staged:
                 document = commit.image_document(
                     parent.config if parent is not None else None,
                     config=merged,
@@ -388,8 +255,6 @@ class Images:
                     parent=parent.id if parent is not None else "",
                     names=[name] if name else [],
                 )
-        finally:
-            await self._in_thread(changed.__exit__, None, None, None)
         self.publish_event("create", image_id, image_id)
         if name:
             self.publish_event("tag", image_id, name.familiar())
@@ -594,14 +459,6 @@ def _as_dict(config: Wire | Mapping[str, Any] | None) -> dict[str, Any]:
     if config is None:
         return {}
     return codec.to_json(config) if isinstance(config, Wire) else dict(config)
-
-
-def _upper_size(directory_fd: int) -> int:
-    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
-    try:
-        return unpack.tree_size(fd)
-    finally:
-        os.close(fd)
 
 
 def parse_target(repo: str, tag: str) -> Reference:

@@ -1,4 +1,4 @@
-"""What an endpoint is given: name, MAC, veth, DNS names, and the plan of a whole sandbox. Pure but for random names.
+"""What an endpoint is given: interface name, MAC, DNS names, default routes. Pure but for random names.
 
 Source: Engine API 1.51 EndpointSettings; Docker Engine 28.5, what its containers show.
 """
@@ -7,65 +7,78 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import ip_address, ip_interface
-from typing import Any
+from ipaddress import ip_address
 
-from sampan.engine.networks.drivers.bridge import Bridge
-from sampan.engine.networks.plumbing import Address, InterfacePlan, SandboxPlan
-from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
-from sampan.engine.networks.registry import Registry
+from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
+from sampan.engine.networks.ipam import Address
+from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord, new_id
 from sampan.errors import InvalidArgument
+from sampan.spec.engine_api.network import EndpointSettings
 
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
-_SHOWN_SETTINGS = ("IPAMConfig", "Links", "Aliases", "DriverOpts", "GwPriority")
+PREFIX_OPTION = "com.docker.network.container_iface_prefix"
 
-Settings = Mapping[str, Any]
+Asked = Mapping[str, EndpointSettings]
 
 
-def wanted(registry: Registry, mode: str, asked: Mapping[str, Settings | None]) -> list[tuple[NetworkRecord, Settings]]:
-    """The networks a container joins, its network mode's first and the others by name. Raises: NotFound.
+def wanted(catalogue: Catalogue, mode: str, asked: Asked) -> list[tuple[NetworkRecord, EndpointSettings]]:
+    """Return the networks a container joins, its network mode's first and the others by name. Raises: NotFound.
 
     The mode's network counts when nothing is asked for, or when it is among what is: a container may have been
     disconnected from it.
     """
-    main = registry.find("bridge" if mode in ("", "default") else mode)
-    found: dict[str, tuple[NetworkRecord, Settings]] = {} if asked else {main.name: (main, {})}
+    main = catalogue.find(DEFAULT_NETWORK if mode in ("", "default") else mode)
+    found: dict[str, tuple[NetworkRecord, EndpointSettings]] = {} if asked else {main.name: (main, EndpointSettings())}
     for ref, given in asked.items():
-        network = registry.find("bridge" if ref == "default" else ref)
-        found[network.name] = (network, given or {})
+        network = catalogue.find(DEFAULT_NETWORK if ref == "default" else ref)
+        found[network.name] = (network, given)
     return sorted(found.values(), key=lambda pair: (pair[0].id != main.id, pair[0].name))
 
 
-def new(network: NetworkRecord, settings: Settings, sandbox: SandboxRecord) -> EndpointRecord:
-    """An endpoint without addresses yet."""
-    kept = {key: settings[key] for key in _SHOWN_SETTINGS if settings.get(key) is not None}
+def new(
+    network: NetworkRecord, settings: EndpointSettings, *, container_id: str, name: str, hostname: str
+) -> EndpointRecord:
+    """Return an endpoint without addresses yet."""
+    if network.name in PREDEFINED:
+        names = settings.dns_names  # none, unless a rename has given it some (see `renamed`)
+    else:
+        names = dns_names(name, settings.aliases, container_id=container_id, hostname=hostname)
     return EndpointRecord(
-        id=os.urandom(32).hex(),
+        id=new_id(),
         network_id=network.id,
         network=network.name,
-        veth=f"veth{os.urandom(4).hex()[:7]}" if network.driver == "bridge" else "",
-        settings=kept,
-        dns_names=None if network.name in ("bridge", "host", "none") else _dns_names(sandbox, settings),
+        settings=EndpointSettings(
+            ipam_config=settings.ipam_config,
+            links=settings.links,
+            aliases=settings.aliases,
+            driver_opts=settings.driver_opts,
+            gw_priority=settings.gw_priority,
+        ),
+        dns_names=names,
     )
 
 
-def _dns_names(sandbox: SandboxRecord, settings: Settings) -> list[str]:
-    names = [sandbox.name, *(settings.get("Aliases") or []), sandbox.id[:12], sandbox.hostname]
+def dns_names(name: str, aliases: Sequence[str] | None, *, container_id: str, hostname: str) -> list[str]:
+    """Return what a container answers to on one network: its name, aliases, short id and host name, each once."""
+    names = [name, *(aliases or ()), container_id[:12], hostname]
     return list(dict.fromkeys(name for name in names if name))
 
 
-def interface_name(prefix: str, settings: Settings, taken: Iterable[str]) -> str:
-    """The name inside the container: as asked for, or the first free of eth0, eth1, …"""
-    asked = (settings.get("DriverOpts") or {}).get(IFNAME_OPTION)
+def interface_name(network: NetworkRecord, settings: EndpointSettings, taken: Iterable[str]) -> str:
+    """Return the name inside the container: as asked for, or the first free of eth0, eth1, …"""
+    asked = (settings.driver_opts or {}).get(IFNAME_OPTION)
     if asked:
-        return str(asked)
-    used = set(taken)
+        return asked
+    used, prefix = set(taken), network.options.get(PREFIX_OPTION, "eth")
     return next(name for n in range(len(used) + 1) if (name := f"{prefix}{n}") not in used)
 
 
 def mac_address(asked: str, address: Address | None) -> str:
-    """The MAC asked for, else one derived from the IPv4 address: whoever had the address before had the MAC too, so no
-    neighbour cache on the bridge can be out of date. Raises: InvalidArgument."""
+    """Return the MAC asked for, else one derived from the IPv4 address.
+
+    Whoever had the address before had the MAC too, so no neighbour cache on the network can be out of date.
+    Raises: InvalidArgument.
+    """
     if asked:
         try:
             raw = bytes.fromhex(asked.replace(":", "").replace("-", ""))
@@ -79,9 +92,10 @@ def mac_address(asked: str, address: Address | None) -> str:
     return (b"\x02" + os.urandom(5)).hex(":")
 
 
-def requested(settings: Settings, version: int) -> Address | None:
-    """The static address asked for. Raises: InvalidArgument."""
-    text = (settings.get("IPAMConfig") or {}).get(f"IPv{version}Address")
+def requested(settings: EndpointSettings, version: int) -> Address | None:
+    """Return the static address asked for. Raises: InvalidArgument."""
+    config = settings.ipam_config
+    text = "" if config is None else config.ipv4_address if version == 4 else config.ipv6_address
     if not text:
         return None
     try:
@@ -90,29 +104,14 @@ def requested(settings: Settings, version: int) -> Address | None:
         raise InvalidArgument(f"invalid IPv{version} address: {text}") from error
 
 
-def interface(endpoint: EndpointRecord, bridge: Bridge, index: int, *, bridged_filter: bool) -> InterfacePlan:
-    parsed = [ip_interface(text) for text in (endpoint.ipv4, endpoint.ipv6) if text]
-    return InterfacePlan(
-        veth=endpoint.veth,
-        name=endpoint.interface,
-        bridge=index,
-        mac=endpoint.mac,
-        mtu=bridge.mtu,
-        addresses=tuple((i.ip, i.network.prefixlen) for i in parsed),
-        # where bridged packets pass the IP hooks, the forward chain keeps containers apart, and knows published ports
-        isolated=not bridge.icc and not bridged_filter,
-        hairpin=bridged_filter,
-    )
-
-
-def gateway_endpoint(endpoints: Sequence[EndpointRecord], version: int) -> EndpointRecord | None:
-    """Whose gateway the default route goes to: the highest GwPriority, then the first network by name."""
+def gateway_endpoint(endpoints: Iterable[EndpointRecord], version: int) -> EndpointRecord | None:
+    """Return whose gateway the default route goes to: the highest GwPriority, then the first network by name."""
     having = [e for e in endpoints if (e.gateway4 if version == 4 else e.gateway6)]
-    return min(having, key=lambda e: (-int(e.settings.get("GwPriority") or 0), e.network), default=None)
+    return min(having, key=lambda e: (-e.settings.gw_priority, e.network), default=None)
 
 
 def gateways(endpoints: Sequence[EndpointRecord]) -> tuple[tuple[str, Address], ...]:
-    """(interface, gateway) of the default routes."""
+    """Return (interface, gateway) of the default routes."""
     found = []
     for version in (4, 6):
         endpoint = gateway_endpoint(endpoints, version)
@@ -121,21 +120,25 @@ def gateways(endpoints: Sequence[EndpointRecord]) -> tuple[tuple[str, Address], 
     return tuple(found)
 
 
-def plan(interfaces: Iterable[InterfacePlan], endpoints: Sequence[EndpointRecord]) -> SandboxPlan:
-    return SandboxPlan(interfaces=tuple(interfaces), gateways=gateways(endpoints))
+def check(network: NetworkRecord, settings: EndpointSettings) -> None:
+    """Check that the network can give what is asked for. Raises: InvalidArgument in Docker's words."""
+    found = problems(network, settings)
+    if found:
+        listed = found[0] if len(found) == 1 else "* " + "\n* ".join(found)
+        raise InvalidArgument(f"invalid endpoint settings:\n{listed}")
 
 
-def problems(network: NetworkRecord, settings: Settings) -> list[str]:
-    """What Docker says of endpoint settings that this network cannot fulfil; empty when it can."""
+def problems(network: NetworkRecord, settings: EndpointSettings) -> list[str]:
+    """Return what Docker says of endpoint settings that this network cannot fulfil; empty when it can."""
     found = []
     asked = any(requested(settings, version) is not None for version in (4, 6))
-    predefined = network.name in ("bridge", "host", "none")
+    predefined = network.name in PREDEFINED
     if asked and predefined:
         found.append("user specified IP address is supported on user defined networks only")
     if asked and not network.user_subnets:
         found.append(
             "user specified IP address is supported only when connecting to networks with user configured subnets"
         )
-    if settings.get("Aliases") and predefined:
+    if settings.aliases and predefined:
         found.append("network-scoped alias is supported only for containers in user defined networks")
     return found

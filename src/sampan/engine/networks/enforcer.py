@@ -1,7 +1,7 @@
-"""Keeps the firewall as decided: applies rulesets, notices when another program flushes them, and gets past forward chains
-of other programs that drop by policy (Docker's, ufw's).
+"""Keeps the firewall as decided: applies rulesets, and notices when another program flushes them.
 
-The accept rules in those foreign chains carry the comment `sampan:<table>:…` and go away with their bridge or the engine.
+Forward chains of other programs that drop by policy (Docker's, ufw's) get rules that accept what is ours. The accept
+rules in those foreign chains carry the comment `sampan:<table>:…` and go away with their network or the engine.
 
 Invariants: blocking, runs in the namespace thread; `apply` is idempotent.
 Source: nft(8), libnftables-json(5); docs.docker.com/engine/network/packet-filtering-firewalls.
@@ -40,10 +40,10 @@ class Enforcer:
         self._standing = ""
 
     def apply(self, rules: Ruleset) -> None:
-        """Make the kernel's rules these, atomically, then let the bridges through foreign forward chains."""
+        """Make the kernel's rules these, atomically, then let the networks through foreign forward chains."""
         self._plumbing.nft(firewall.render(rules))
         self._standing = self._listing()
-        self.pass_foreign({n.bridge for n in rules.networks})
+        self.pass_foreign({n.interface for n in rules.networks})
 
     def publish(self, ports: Iterable[Published]) -> None:
         """Add ports. Raises: OSError when the table is not as it was left: then `apply` is due."""
@@ -54,7 +54,7 @@ class Enforcer:
         self._plumbing.delete_elements(self._table, firewall.elements(ports))
 
     def intact(self) -> bool:
-        """Whether our table still stands with the chains and rules that `apply` left; elements are not looked at."""
+        """Return whether our table stands with the chains and rules that `apply` left; elements are not looked at."""
         return self._listing() == self._standing
 
     def _listing(self) -> str:
@@ -72,22 +72,22 @@ class Enforcer:
 
     # ── foreign forward chains ──────────────────────────────────────────────────────────────────────────────────
 
-    def pass_foreign(self, bridges: set[str]) -> None:
+    def pass_foreign(self, links: set[str]) -> None:
         listed = self._chains()
         wanted: set[tuple[Chain, str, str]] = set()
         for chain in dropping(listed, self._table):
-            wanted |= {(chain, way, bridge) for way in ("iifname", "oifname") for bridge in bridges}
+            wanted |= {(chain, way, link) for way in ("iifname", "oifname") for link in links}
         commands = []
         present: set[tuple[Chain, str, str]] = set()
-        for chain, handle, way, bridge in self._ours(sorted(set(_candidates(listed)))):
-            if (chain, way, bridge) in wanted and (chain, way, bridge) not in present:
-                present.add((chain, way, bridge))
+        for chain, handle, way, link in self._ours(sorted(set(_candidates(listed)))):
+            if (chain, way, link) in wanted and (chain, way, link) not in present:
+                present.add((chain, way, link))
             else:
                 commands.append(f"delete rule {chain.family} {chain.table} {chain.name} handle {handle}")
-        for chain, way, bridge in sorted(wanted - present):
-            comment = f"sampan:{self._table}:{way}:{bridge}"
+        for chain, way, link in sorted(wanted - present):
+            comment = f"sampan:{self._table}:{way}:{link}"
             where = f"{chain.family} {chain.table} {chain.name}"
-            commands.append(f'insert rule {where} {way} "{bridge}" counter accept comment "{comment}"')
+            commands.append(f'insert rule {where} {way} "{link}" counter accept comment "{comment}"')
         if commands:
             self._plumbing.nft("\n".join(commands) + "\n")
 
@@ -96,18 +96,18 @@ class Enforcer:
         return [item["chain"] for item in listed.get("nftables", []) if "chain" in item]
 
     def _ours(self, chains: Iterable[Chain]) -> Iterator[tuple[Chain, int, str, str]]:
-        """Rules of ours in these chains: (chain, handle, iifname or oifname, bridge)."""
+        """Return rules of ours in these chains: (chain, handle, iifname or oifname, link)."""
         for chain in chains:
             text = self._plumbing.nft(f"list chain {chain.family} {chain.table} {chain.name}", flags=OUTPUT_HANDLE)
             for line in text.splitlines():
                 _, found, rest = line.partition(f'comment "sampan:{self._table}:')
                 if found:
-                    way, _, bridge = rest.partition('"')[0].partition(":")
-                    yield chain, int(rest.rpartition("# handle ")[2]), way, bridge
+                    way, _, link = rest.partition('"')[0].partition(":")
+                    yield chain, int(rest.rpartition("# handle ")[2]), way, link
 
 
 def _candidates(chains: list[dict[str, Any]]) -> Iterator[Chain]:
-    """Chains that may hold rules of ours: forward base chains of iptables' tables, and DOCKER-USER."""
+    """Return chains that may hold rules of ours: forward base chains of iptables' tables, and DOCKER-USER."""
     for chain in chains:
         if chain["family"] in ("ip", "ip6", "inet") and (
             chain.get("hook") == "forward" or chain["name"] == _USER_CHAIN
@@ -116,7 +116,10 @@ def _candidates(chains: list[dict[str, Any]]) -> Iterator[Chain]:
 
 
 def dropping(chains: list[dict[str, Any]], own_table: str) -> Iterator[Chain]:
-    """Where to accept, for each foreign forward chain that drops by policy: the users' chain of its table, or itself."""
+    """Return where to accept, for each foreign forward chain that drops by policy.
+
+    That is the users' chain of its table, or the chain itself.
+    """
     names = {(c["family"], c["table"], c["name"]) for c in chains}
     for chain in chains:
         if chain.get("hook") != "forward" or chain.get("policy") != "drop" or chain["table"] == own_table:

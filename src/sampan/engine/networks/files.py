@@ -33,7 +33,7 @@ def hosts_file(
     extra_hosts: Iterable[tuple[str, str]] = (),
     ipv6: bool = True,
 ) -> str:
-    """Text of /etc/hosts: localhost, then (name, address) of --add-host and links, then this container's addresses."""
+    """Return /etc/hosts: localhost, then (name, address) of --add-host and links, then this container's addresses."""
     lines = [_LOCAL4, _LOCAL6 if ipv6 else ""]
     lines += [f"{address}\t{name}\n" for name, address in extra_hosts]
     full = f"{hostname}.{domainname}" if domainname else hostname
@@ -43,7 +43,7 @@ def hosts_file(
 
 
 def host_hosts_file(text: str, extra_hosts: Iterable[tuple[str, str]] = ()) -> str:
-    """Text of /etc/hosts for network mode host: the host's own; with --add-host, as in Docker, the usual one instead."""
+    """Return /etc/hosts for network mode host: the host's own; with --add-host, as in Docker, the usual one."""
     extra = list(extra_hosts)
     if not extra:
         return text
@@ -79,7 +79,7 @@ def parse(text: str) -> ResolvConf:
 
 
 def host_path(etc_resolv_conf: str) -> str:
-    """Where the host's real resolvers are named: systemd-resolved's own file when /etc has only its stub."""
+    """Return where the host's real resolvers are named: systemd-resolved's own file when /etc has only its stub."""
     return SYSTEMD_RESOLV_CONF if parse(etc_resolv_conf).nameservers == [SYSTEMD_STUB] else HOST_RESOLV_CONF
 
 
@@ -100,8 +100,11 @@ def resolv_conf(
     ipv6: bool = False,
     host_network: bool = False,
 ) -> str:
-    """Text of /etc/resolv.conf: the host's, with what the user gave instead, and without resolvers on the host's
-    loopback, which a container cannot reach (then public ones, as Docker does). `search` of "." means none."""
+    """Return /etc/resolv.conf: the host's, with what the user gave instead.
+
+    Resolvers on the host's loopback, which a container cannot reach, are left out (then public ones take their place,
+    as in Docker). `search` of "." means none.
+    """
     conf = parse(host_text)
     overrides: list[str] = []
     comments: list[str] = []

@@ -8,8 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from sampan.engine.networks.records import NetworkRecord
-from sampan.engine.networks.registry import PREDEFINED
+from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec import times
 
@@ -20,7 +19,7 @@ Filters = Mapping[str, Iterable[str]]
 
 
 def matches(network: NetworkRecord, given: Filters, *, used: bool) -> bool:
-    """Whether a network passes every filter; of one filter's values any will do, of labels all must."""
+    """Return whether a network passes every filter; of one filter's values any will do, of labels all must."""
     for name, values in given.items():
         wanted = list(values)
         if not wanted:
@@ -63,7 +62,7 @@ def _label(network: NetworkRecord, wanted: str) -> bool:
 
 
 def prunable(network: NetworkRecord, given: Filters) -> bool:
-    """Whether prune may remove it by these filters."""
+    """Return whether prune may remove it by these filters."""
     if not all(_label(network, value) for value in given.get("label", ())):
         return False
     if any(_label(network, value) for value in given.get("label!", ())):

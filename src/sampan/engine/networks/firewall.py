@@ -5,13 +5,14 @@ another program's forward policy drops). Published ports are elements of maps, s
 
     raw     nothing from outside reaches a container's address, or a port published on 127.0.0.1, directly
     dnat    host address . protocol . port → container address . port; packets of the host itself too
-    forward replies and published ports in, everything out, between bridges nothing
+    forward replies and published ports in, everything out, between networks nothing
     snat    masquerade for what leaves, and for containers that come back in through a published port
     input   containers do not reach the engine's own API
 
 The verdicts of all tables count: our accept overrules nobody's drop, our drop is final.
 
-Source: nft(8); Docker Engine 28 packet filtering, as its rules on a host show; CVE-2020-8558, CVE-2025-54388, CVE-2025-9074.
+Source: nft(8); Docker Engine 28 packet filtering, as its rules on a host show; CVE-2020-8558, CVE-2025-54388,
+CVE-2025-9074.
 """
 
 from __future__ import annotations
@@ -31,9 +32,14 @@ def _service(port: int) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRules:
-    """What the rules need to know of one bridge network. Subnets are CIDR text, empty when the network has none."""
+    """What the ruleset needs to know of one network that lies behind an interface of the host.
 
-    bridge: str
+    Subnets are CIDR text, empty when the network has none. source4: what outgoing packets carry as their address
+    (option com.docker.network.host_ipv4). mode4, mode6: nat, or nat-unprotected (all of a container's ports are
+    open).
+    """
+
+    interface: str
     subnet4: str = ""
     gateway4: str = ""
     subnet6: str = ""
@@ -41,8 +47,8 @@ class NetworkRules:
     icc: bool = True
     masquerade: bool = True
     internal: bool = False
-    source4: str = ""  # com.docker.network.host_ipv4: outgoing packets carry this address
-    mode4: str = "nat"  # com.docker.network.bridge.gateway_mode_ipv4: nat or nat-unprotected
+    source4: str = ""
+    mode4: str = "nat"
     mode6: str = "nat"
 
 
@@ -57,7 +63,7 @@ class Published:
     port: int
 
     def element(self) -> tuple[str, str, str]:
-        """The map it lives in, its key and its value; only between addresses of one IP version."""
+        """Return the map it lives in, its key and its value; only between addresses of one IP version."""
         six = ":" in self.address
         wildcard = ip_address(self.host_ip).is_unspecified
         name = ("published" if wildcard else "published_at") + ("6" if six else "4")
@@ -65,7 +71,7 @@ class Published:
         return name, key if wildcard else f"{self.host_ip} . {key}", f"{self.address} . {self.port}"
 
     def wire(self) -> Element:
-        """The same element as the kernel keeps it."""
+        """Return the element of `element` as the kernel keeps it."""
         name, _, _ = self.element()
         key = bytes([IP_PROTOCOLS[self.proto], 0, 0, 0]) + _service(self.host_port)
         if not ip_address(self.host_ip).is_unspecified:
@@ -85,13 +91,16 @@ class Ruleset:
 
 
 def translatable(port: Published) -> bool:
-    """Whether nftables can do it: not from IPv6 to IPv4, and not from ::1, which no packet may leave the host with."""
+    """Return whether nftables can do it.
+
+    It cannot from IPv6 to IPv4, nor from ::1, which no packet may leave the host with.
+    """
     six = ":" in port.host_ip
     return six == (":" in port.address) and port.host_ip != "::1"
 
 
 def elements(ports: Iterable[Published]) -> list[Element]:
-    """The map elements of published ports: one more port is one more element."""
+    """Return the map elements of published ports: one more port is one more element."""
     return [port.wire() for port in ports if translatable(port)]
 
 
@@ -105,12 +114,12 @@ def _publish(table: str, ports: Iterable[Published]) -> str:
 
 
 def remove(table: str) -> str:
-    """Remove the table, whether it is there or not."""
+    """Return what removes the table, whether it is there or not."""
     return f"add table inet {table}\ndelete table inet {table}\n"
 
 
 def render(rules: Ruleset) -> str:
-    """The whole ruleset as one atomic transaction that replaces what was there."""
+    """Return the whole ruleset as one atomic transaction that replaces what was there."""
     body = [*_sets(rules), *_raw(rules), *_dnat(), *_forward(rules), *_snat(rules), *_input(rules)]
     text = "".join(f"\t{line}\n" for line in body)
     return remove(rules.table) + f"table inet {rules.table} {{\n{text}}}\n" + _publish(rules.table, rules.published)
@@ -127,7 +136,7 @@ def _set(name: str, head: str, elements: Iterable[str]) -> list[str]:
 
 def _sets(rules: Ruleset) -> list[str]:
     nets = rules.networks
-    lines = _set("bridges", "type ifname;", [f'"{n.bridge}"' for n in nets])
+    lines = _set("links", "type ifname;", [f'"{n.interface}"' for n in nets])
     lines += _set("subnets4", "type ipv4_addr; flags interval;", [n.subnet4 for n in nets if n.subnet4])
     lines += _set("subnets6", "type ipv6_addr; flags interval;", [n.subnet6 for n in nets if n.subnet6])
     for version in "46":
@@ -138,11 +147,14 @@ def _sets(rules: Ruleset) -> list[str]:
 
 
 def _raw(rules: Ruleset) -> list[str]:
-    """Before connection tracking, so before any translation: what is addressed to a container here came by a direct route."""
+    """Return what comes before connection tracking, so before any translation.
+
+    What is addressed to a container here came by a direct route.
+    """
     lines = [
-        # route_localnet opens 127.0.0.0/8 to the bridges: close it again, whoever sends
-        "iifname @bridges ip daddr 127.0.0.0/8 drop",
-        "iifname @bridges ip saddr 127.0.0.0/8 drop",
+        # route_localnet opens 127.0.0.0/8 to the networks: close it again, whoever sends
+        "iifname @links ip daddr 127.0.0.0/8 drop",
+        "iifname @links ip saddr 127.0.0.0/8 drop",
     ]
     for n in rules.networks:
         for family, subnet, gateway, mode in (
@@ -151,7 +163,7 @@ def _raw(rules: Ruleset) -> list[str]:
         ):
             if subnet and mode == "nat":
                 except_gateway = f" {family} daddr != {gateway}" if gateway else ""
-                lines.append(f'iifname != {{ "lo", "{n.bridge}" }} {family} daddr {subnet}{except_gateway} drop')
+                lines.append(f'iifname != {{ "lo", "{n.interface}" }} {family} daddr {subnet}{except_gateway} drop')
     return _chain("raw", "type filter hook prerouting priority raw; policy accept;", lines)
 
 
@@ -180,43 +192,43 @@ def _forward(rules: Ruleset) -> list[str]:
     lines = [
         # A port published on 127.0.0.1 is translated for whoever sends; what did not come from this host ends here. (In
         # the raw chain it takes a lookup in the map as in a set, which kernels up to 6.1 refuse.)
-        "oifname @bridges ct original ip daddr 127.0.0.0/8 drop",
-        "oifname @bridges ct state established,related accept",
+        "oifname @links ct original ip daddr 127.0.0.0/8 drop",
+        "oifname @links ct state established,related accept",
     ]
     for n in sorted(rules.networks, key=lambda n: not n.internal):  # an internal network's drops come before any accept
-        inside = f'iifname "{n.bridge}" oifname "{n.bridge}"'
+        inside = f'iifname "{n.interface}" oifname "{n.interface}"'
         if n.internal:
             lines += [
                 f"{inside} {'accept' if n.icc else 'drop'}",
-                f'iifname "{n.bridge}" drop',
-                f'oifname "{n.bridge}" drop',
+                f'iifname "{n.interface}" drop',
+                f'oifname "{n.interface}" drop',
             ]
             continue
-        lines.append(f'oifname "{n.bridge}" ct status dnat accept')
+        lines.append(f'oifname "{n.interface}" ct status dnat accept')
         lines.append(f"{inside} {'accept' if n.icc else 'drop'}")
         for family, mode in (("ipv4", n.mode4), ("ipv6", n.mode6)):
             if mode == "nat-unprotected":
-                lines.append(f'meta nfproto {family} iifname != @bridges oifname "{n.bridge}" accept')
-        lines.append(f'oifname "{n.bridge}" drop')
-    # drops first, for all bridges: only then may a bridge's own packets out
-    lines += [f'iifname "{n.bridge}" accept' for n in rules.networks if not n.internal]
+                lines.append(f'meta nfproto {family} iifname != @links oifname "{n.interface}" accept')
+        lines.append(f'oifname "{n.interface}" drop')
+    # drops first, for all networks: only then may a network's own packets out
+    lines += [f'iifname "{n.interface}" accept' for n in rules.networks if not n.internal]
     return _chain("forward", "type filter hook forward priority filter; policy accept;", lines)
 
 
 def _snat(rules: Ruleset) -> list[str]:
     lines = [
-        "oifname @bridges ip saddr 127.0.0.0/8 ct status dnat masquerade",
+        "oifname @links ip saddr 127.0.0.0/8 ct status dnat masquerade",
         # a container that uses a published port: the reply must come back through the host
-        "ip saddr @subnets4 oifname @bridges ct status dnat masquerade",
-        "ip6 saddr @subnets6 oifname @bridges ct status dnat masquerade",
+        "ip saddr @subnets4 oifname @links ct status dnat masquerade",
+        "ip6 saddr @subnets6 oifname @links ct status dnat masquerade",
     ]
     for n in rules.networks:
         if n.masquerade and not n.internal:
             if n.subnet4:
                 action = f"snat ip to {n.source4}" if n.source4 else "masquerade"
-                lines.append(f'ip saddr {n.subnet4} oifname != "{n.bridge}" {action}')
+                lines.append(f'ip saddr {n.subnet4} oifname != "{n.interface}" {action}')
             if n.subnet6:
-                lines.append(f'ip6 saddr {n.subnet6} oifname != "{n.bridge}" masquerade')
+                lines.append(f'ip6 saddr {n.subnet6} oifname != "{n.interface}" masquerade')
     return _chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;", lines)
 
 
@@ -224,5 +236,5 @@ def _input(rules: Ruleset) -> list[str]:
     lines = []
     for address, port in rules.api:
         where = f"ip{'6' if ':' in address else ''} daddr {address} " if address else ""
-        lines.append(f"iifname @bridges {where}tcp dport {port} drop")
+        lines.append(f"iifname @links {where}tcp dport {port} drop")
     return _chain("input", "type filter hook input priority filter; policy accept;", lines)

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec.structs import replace
+
 from sampan.engine.networks.records import BindingRecord, EndpointRecord, NetworkRecord, SandboxRecord
+from sampan.spec import codec
 
 
 def network(record: NetworkRecord, sandboxes: Iterable[SandboxRecord]) -> dict[str, Any]:
-    """`sandboxes` are those with an endpoint on this network; none for a list."""
+    """Return a network. sandboxes: those with an endpoint on it; none for a list."""
     config: list[dict[str, Any]] = []
     for subnet in record.subnets:
         entry: dict[str, Any] = {"Subnet": subnet.subnet}
@@ -34,7 +37,7 @@ def network(record: NetworkRecord, sandboxes: Iterable[SandboxRecord]) -> dict[s
         "IPAM": {
             "Driver": record.ipam_driver,
             "Options": record.ipam_options,
-            "Config": config if record.driver == "bridge" else None,
+            "Config": config or None,
         },
         "Internal": record.internal,
         "Attachable": record.attachable,
@@ -62,32 +65,32 @@ def _container(sandbox: SandboxRecord, endpoint: EndpointRecord) -> dict[str, st
     }
 
 
+def endpoints(records: Iterable[EndpointRecord]) -> dict[str, dict[str, Any]]:
+    """Return NetworkSettings.Networks."""
+    return {record.network: endpoint(record) for record in records}
+
+
 def endpoint(record: EndpointRecord) -> dict[str, Any]:
-    """An endpoint as NetworkSettings.Networks shows it."""
-    settings = record.settings
-    address4, _, length4 = record.ipv4.partition("/")
-    address6, _, length6 = record.ipv6.partition("/")
-    return {
-        "IPAMConfig": settings.get("IPAMConfig"),
-        "Links": settings.get("Links"),
-        "Aliases": settings.get("Aliases"),
-        "MacAddress": record.mac,
-        "DriverOpts": settings.get("DriverOpts"),
-        "GwPriority": settings.get("GwPriority") or 0,
-        "NetworkID": record.network_id,
-        "EndpointID": record.id,
-        "Gateway": record.gateway4,
-        "IPAddress": address4,
-        "IPPrefixLen": int(length4 or 0),
-        "IPv6Gateway": record.gateway6,
-        "GlobalIPv6Address": address6,
-        "GlobalIPv6PrefixLen": int(length6 or 0),
-        "DNSNames": record.dns_names,
-    }
+    """Return an endpoint as NetworkSettings.Networks shows it."""
+    return codec.to_json(
+        replace(
+            record.settings,
+            mac_address=record.mac,
+            network_id=record.network_id,
+            endpoint_id=record.id,
+            gateway=record.gateway4,
+            ip_address=record.address4,
+            ip_prefix_len=int(record.ipv4.partition("/")[2] or 0),
+            ipv6_gateway=record.gateway6,
+            global_ipv6_address=record.address6,
+            global_ipv6_prefix_len=int(record.ipv6.partition("/")[2] or 0),
+            dns_names=record.dns_names,
+        )
+    )
 
 
 def ports(exposed: Iterable[str], bindings: Iterable[BindingRecord]) -> dict[str, list[dict[str, str]] | None]:
-    """NetworkSettings.Ports: every exposed port, with where it is published or null."""
+    """Return NetworkSettings.Ports: every exposed port, with where it is published or null."""
     shown: dict[str, list[dict[str, str]] | None] = {}
     for text in exposed:
         number, _, proto = text.partition("/")

@@ -1,8 +1,8 @@
 """IP address management: which subnet a network gets and which address an endpoint. Pure: no kernel, no store.
 
-`Pool` is one subnet with what is taken in it; it hands out the lowest free address, as Docker does. `choose_subnet` finds
-the first of the configured pools that overlaps nothing in use. An address is free again only after `release`, which the
-service calls when the link that carried it is gone.
+`Pool` is one subnet with what is taken in it; it hands out the lowest free address, as Docker does. `choose_subnet`
+finds the first of the configured pools that overlaps nothing in use. An address is free again only after `release`,
+which the service calls when the link that carried it is gone.
 
 Source: docs.docker.com/engine/network (default address pools), moby libnetwork/ipam (behaviour).
 """
@@ -55,6 +55,15 @@ def overlaps(subnet: Subnet, taken: Iterable[Subnet]) -> bool:
     return any(other.version == subnet.version and other.overlaps(subnet) for other in taken)
 
 
+def within(inner: Subnet, outer: Subnet) -> bool:
+    """Return whether a subnet lies in another one of the same IP version."""
+    if isinstance(inner, IPv4Network) and isinstance(outer, IPv4Network):
+        return inner.subnet_of(outer)
+    if isinstance(inner, IPv6Network) and isinstance(outer, IPv6Network):
+        return inner.subnet_of(outer)
+    return False
+
+
 def choose_subnet(pools: Iterable[AddressPool], taken: Iterable[Subnet], *, version: int = 4) -> Subnet:
     """Return the first subnet of the pools that overlaps nothing taken.
 
@@ -97,8 +106,7 @@ class Pool:
             candidate += 1
         if candidate > self._last:
             self._lowest = candidate
-            raise Conflict("no available IPv4 addresses on this network's address pools" if self.subnet.version == 4
-                           else "no available IPv6 addresses on this network's address pools")  # fmt: skip
+            raise Conflict(f"no available IPv{self.subnet.version} addresses on this network's address pools")
         self._taken.add(candidate)
         self._lowest = candidate + 1
         return _address(candidate, self.subnet.version)
@@ -124,5 +132,5 @@ def _address(number: int, version: int) -> Address:
 
 
 def first_host(subnet: Subnet) -> Address:
-    """The address a bridge takes when none is asked for."""
+    """Return the address of the gateway when none is asked for."""
     return subnet.network_address if subnet.num_addresses <= 1 else ip_address(int(subnet.network_address) + 1)

@@ -1,8 +1,8 @@
-"""The hands of the networks service: namespaces, links, addresses, rules. Blocking, without policy: it does what plans say.
+"""Does what plans say: namespaces, links, addresses, rules. Blocking, without policy.
 
 Everything here runs in one thread, the namespace thread, which alone calls setns and unshare; the service gives it work
-and waits. The host's netlink socket and the nftables context were opened in the host's namespace and stay there whatever
-the thread has joined.
+and waits. The host's netlink socket and the nftables context were opened in the host's namespace and stay there
+whatever the thread has joined.
 
 Invariants: the thread is back in the host's namespace after every call; a sandbox is given out by descriptor only and
 mounted nowhere, so that it dies with its last user.
@@ -16,51 +16,19 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
 
+from sampan.engine.networks.ipam import Address
+from sampan.engine.networks.plans import MOVED, VETH, InterfacePlan, SandboxPlan
 from sampan.linux import netlink
 from sampan.linux.namespaces import setns, unshare
 from sampan.linux.netlink import Message, Netlink
 from sampan.linux.nftables import Element, Elements, Nftables
 
 CLONE_NEWNET = 0x40000000
-Address = IPv4Address | IPv6Address
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InterfacePlan:
-    """One veth pair: `veth` is a port of `bridge` (an index) on the host, `name` is the container's end."""
-
-    veth: str
-    name: str
-    bridge: int
-    mac: str
-    mtu: int
-    addresses: tuple[tuple[Address, int], ...]
-    isolated: bool = False
-    hairpin: bool = False
-
-    @property
-    def ipv6(self) -> bool:
-        return any(address.version == 6 for address, _ in self.addresses)
-
-    def describe(self) -> str:
-        addresses = " ".join(f"{address}/{length}" for address, length in self.addresses)
-        return f"veth {self.veth} on bridge {self.bridge} -> {self.name} {self.mac} {addresses}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxPlan:
-    """What a container's namespace shall hold: its interfaces and where its default routes go."""
-
-    interfaces: tuple[InterfacePlan, ...] = ()
-    gateways: tuple[tuple[str, Address], ...] = ()  # (interface, gateway)
-    sysctls: dict[str, str] = field(default_factory=dict)  # of the namespace: `net.…` keys with their values
 
 
 class Plumbing:
-    """Owns the host's netlink socket, the nftables context (None without firewall) and the host namespace's descriptor."""
+    """The host's netlink socket, the nftables context (None without firewall) and the host namespace's descriptor."""
 
     def __init__(self, *, firewall: bool) -> None:
         self._host_ns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -77,7 +45,10 @@ class Plumbing:
             self._elements.close()
 
     def lock_host(self) -> None:
-        """Wait for, and hold, the lock that all engines of this network namespace share; the kernel frees it at our end."""
+        """Wait for, and hold, the lock that all engines of this network namespace share.
+
+        The kernel frees it when this process ends.
+        """
         fcntl.flock(self._host_ns, fcntl.LOCK_EX)
 
     def unlock_host(self) -> None:
@@ -132,62 +103,84 @@ class Plumbing:
 
     def _add_interfaces(self, namespace: int, inside: Netlink, plan: SandboxPlan, *, fresh: bool) -> None:
         requests: list[Message] = []
+        first: list[int] = []  # of each interface: the request that brings it in
         for i in plan.interfaces:
-            requests.append(
-                netlink.add_veth(
-                    i.veth, i.name, peer_namespace=namespace, master=i.bridge, up=True, mtu=i.mtu, peer_address=i.mac
-                )
-            )
-            if i.isolated or i.hairpin:
-                requests.append(netlink.set_bridge_port(i.veth, hairpin=i.hairpin, isolated=i.isolated))
-            # whoever had the address before may have had another MAC, and a cache remembers for half a minute
-            requests += [netlink.set_neighbour(i.bridge, address, i.mac) for address, _ in i.addresses]
+            first.append(len(requests))
+            requests += self._making(i, namespace)
+        errors = self.host.attempt(requests).errors
+        made = [i for i, number in zip(plan.interfaces, first) if errors[number] is None]
         try:
-            self.host.batch(requests)
+            for error in errors:
+                if error is not None:
+                    raise error
             for i in plan.interfaces:  # before the pair has a carrier, so before the kernel can autoconfigure
-                write_sysctl(f"net/ipv6/conf/{i.veth}/disable_ipv6", "1")
-            setns(namespace, CLONE_NEWNET)
-            try:
-                self._write_sysctls(plan)
-            finally:
-                setns(self._host_ns, CLONE_NEWNET)
-            self._configure(inside, plan, fresh=fresh)
+                if i.kind == VETH:
+                    write_sysctl(f"net/ipv6/conf/{i.host_name}/disable_ipv6", "1")
+            with self.inside(namespace):
+                _write_settings(plan)
+            _configure(inside, plan, fresh=fresh)
         except BaseException:
-            self.host.attempt([netlink.delete_link(i.veth) for i in plan.interfaces])
+            self._withdraw(inside, made)  # not a link that was there before and has the name
             raise
 
-    def _write_sysctls(self, plan: SandboxPlan) -> None:
-        for i in plan.interfaces:
-            if i.ipv6:
-                write_sysctl(f"net/ipv6/conf/{i.name}/accept_ra", "0")
-                write_sysctl(f"net/ipv6/conf/{i.name}/disable_ipv6", "0")
-            else:
-                write_sysctl(f"net/ipv6/conf/{i.name}/disable_ipv6", "1")
-        for key, value in plan.sysctls.items():
-            write_sysctl(key.replace(".", "/"), value)
+    def _making(self, i: InterfacePlan, namespace: int) -> Iterator[Message]:
+        """The requests to the host that bring an interface into a namespace."""
+        if i.kind == VETH:
+            yield netlink.add_veth(
+                i.host_name, i.name, peer_namespace=namespace, master=i.master, up=True, mtu=i.mtu, peer_address=i.mac
+            )
+            if i.isolated or i.hairpin:
+                yield netlink.set_bridge_port(i.host_name, hairpin=i.hairpin, isolated=i.isolated)
+        elif i.kind == MOVED:
+            yield netlink.set_link(_index(self.host, i.host_name), namespace=namespace, name=i.name)
+        else:
+            yield netlink.add_link(i.name, i.kind, parent=i.parent, namespace=namespace, data=i.attributes)
+        for n in i.neighbours:
+            yield netlink.set_neighbour(n.index, n.address, n.mac)
 
-    def _configure(self, inside: Netlink, plan: SandboxPlan, *, fresh: bool) -> None:
-        links = inside.batch(
-            [*([netlink.set_link(1, up=True)] if fresh else []), *(netlink.get_link(i.name) for i in plan.interfaces)]
-        )
-        index = {link.name: link.ifindex for link in map(netlink.parse_link, links)}
-        requests: list[Message] = []
-        for i in plan.interfaces:
-            for address, length in i.addresses:
-                requests.append(netlink.add_address(index[i.name], address, length))
-            requests.append(netlink.set_link(index[i.name], up=True))
-        for name, gateway in plan.gateways:
-            requests.append(netlink.add_route(None, 0, index=index.get(name) or _index(inside, name), gateway=gateway))
-        inside.batch(requests)
+    def withdraw(self, namespace: int, interfaces: Sequence[InterfacePlan]) -> None:
+        """Take interfaces out of a namespace: delete what was made, move back what was moved in. What is gone is fine.
+
+        Raises: OSError of the first that cannot be taken out, after all were tried.
+        """
+        with self.inside(namespace):
+            inside = Netlink()
+        with inside:
+            for error in self._withdraw(inside, interfaces):
+                raise error
+
+    def _withdraw(self, inside: Netlink, interfaces: Sequence[InterfacePlan]) -> list[OSError]:
+        errors = self.host.attempt([netlink.delete_link(i.host_name) for i in interfaces if i.kind == VETH]).errors
+        for i in interfaces:
+            link = inside.link(i.name) if i.inside or i.kind == MOVED else None
+            if link is None:
+                continue
+            if i.kind == MOVED:
+                back = netlink.set_link(link.ifindex, up=False, namespace=self._host_ns, name=i.host_name)
+                errors = errors + inside.attempt([back]).errors
+            else:
+                errors = errors + inside.attempt([netlink.delete_link(link.ifindex)]).errors
+        return [error for error in errors if error is not None and error.errno != errno.ENODEV]
 
     def default_gateways(self, namespace: int, remove: Iterable[Address], add: Sequence[tuple[str, Address]]) -> None:
-        """Change the default routes of a namespace; one that is missing is fine."""
+        """Change the default routes of a namespace; one to remove that is missing is fine."""
         with self.inside(namespace):
             inside = Netlink()
         with inside:
             old = [netlink.delete_default_route(_family(gateway), gateway) for gateway in remove]
             inside.attempt(old)
             inside.batch([netlink.add_route(None, 0, index=_index(inside, name), gateway=g) for name, g in add])
+
+    def mend_gateways(self, namespace: int, wanted: Sequence[tuple[str, Address]]) -> None:
+        """Make the default routes of a namespace exactly these, (interface, gateway), whatever they are."""
+        with self.inside(namespace):
+            inside = Netlink()
+        with inside:
+            named = {(_index(inside, name), gateway) for name, gateway in wanted}
+            routes = [r for r in inside.routes() if r.destination is None and r.table == netlink.RT_TABLE_MAIN]
+            have = {(r.ifindex, r.gateway) for r in routes if r.gateway is not None}
+            inside.attempt([netlink.delete_default_route(_family(g), g) for _, g in have - named])
+            inside.batch([netlink.add_route(None, 0, index=index, gateway=g) for index, g in named - have])
 
     # ── host ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -196,6 +189,37 @@ class Plumbing:
         for error in self.host.attempt([netlink.delete_link(name) for name in names]).errors:
             if error is not None and error.errno != errno.ENODEV:
                 raise error
+
+
+def _write_settings(plan: SandboxPlan) -> None:
+    for i in plan.interfaces:
+        for path, value in i.settings:
+            write_sysctl(path, value)
+    for key, value in plan.sysctls.items():
+        write_sysctl(key.replace(".", "/"), value)
+
+
+def _configure(inside: Netlink, plan: SandboxPlan, *, fresh: bool) -> None:
+    """Give the interfaces their addresses, set them up, and make the routes."""
+    links = inside.batch(
+        [*([netlink.set_link(1, up=True)] if fresh else []), *(netlink.get_link(i.name) for i in plan.interfaces)]
+    )
+    index = {link.name: link.ifindex for link in map(netlink.parse_link, links)}
+    requests: list[Message] = []
+    for i in plan.interfaces:
+        if i.kind != VETH and (i.mac or i.mtu):
+            requests.append(netlink.set_link(index[i.name], address=i.mac, mtu=i.mtu))
+        requests += [netlink.add_address(index[i.name], address, length) for address, length in i.addresses]
+        requests.append(netlink.set_link(index[i.name], up=True))
+        requests += [
+            netlink.add_route(
+                r.destination.network_address, r.destination.prefixlen, index=index[i.name], gateway=r.gateway
+            )
+            for r in i.routes
+        ]
+    for name, gateway in plan.gateways:
+        requests.append(netlink.add_route(None, 0, index=index.get(name) or _index(inside, name), gateway=gateway))
+    inside.batch(requests)
 
 
 def _index(inside: Netlink, name: str) -> int:

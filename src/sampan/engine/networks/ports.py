@@ -1,8 +1,8 @@
 """Published ports: what was asked for (parsed), and which host ports are whose (reserved with real sockets).
 
-`requests` reads Docker's port bindings. `Ports` grants them: a port is taken by binding (and, for TCP, listening on) a
-socket, so that a program of the host which has it, or wants it, gets the kernel's own answer. The sockets also carry the
-relay (relay.py) for what nftables cannot translate. Kernel sockets only; no rules are made here.
+`published` reads Docker's port bindings. `Ports` grants them: a port is taken by binding (and, for TCP, listening on) a
+socket, so that a program of the host which has it, or wants it, gets the kernel's own answer. The sockets also carry
+the relay (relay.py) for what nftables cannot translate. Kernel sockets only; no rules are made here.
 
 Source: Engine API 1.51 PortMap; ip_local_port_range (ip-sysctl); messages as Docker Engine 28.5 gives them.
 """
@@ -13,12 +13,14 @@ import errno
 import itertools
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from sampan.engine.networks.firewall import IP_PROTOCOLS, Published
+from sampan.engine.networks.records import PublishedPort
 from sampan.errors import Internal, InvalidArgument, words
+from sampan.spec.engine_api.container import PortBinding
 
 _KINDS = {
     "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
@@ -29,17 +31,6 @@ _LISTEN_BACKLOG = 4096
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One port to publish: a container port, and the host ports that will do (0, 0: any)."""
-
-    port: int
-    proto: str
-    host_ip: str = ""
-    first: int = 0
-    last: int = 0
-
-
 def parse_port(text: str) -> tuple[int, str]:
     """Read `80/tcp`; the protocol defaults to tcp. Raises: InvalidArgument in Docker's words."""
     number, _, proto = text.partition("/")
@@ -48,24 +39,29 @@ def parse_port(text: str) -> tuple[int, str]:
     return int(number), (proto or "tcp").lower()
 
 
-def requests(
-    bindings: Mapping[str, list[dict[str, str]] | None], *, exposed: Iterable[str], publish_all: bool
-) -> list[Request]:
-    """What to publish. As in Docker, a binding counts only for a port that is exposed (its client sees to that)."""
-    wanted: dict[tuple[int, str], list[dict[str, str]]] = {}
-    for text, given in bindings.items():
-        wanted.setdefault(parse_port(text), []).extend(given or [])
+def published(
+    bindings: Mapping[str, Sequence[PortBinding] | None] | None, *, exposed: Iterable[str], publish_all: bool
+) -> tuple[PublishedPort, ...]:
+    """Return what a container publishes. As in Docker, a binding counts only for a port that is exposed.
+
+    bindings: HostConfig.PortBindings; a key may be empty and means nothing. publish_all: an exposed port without
+    binding gets any host port. Raises: InvalidArgument in Docker's words.
+    """
+    wanted: dict[tuple[int, str], list[PortBinding]] = {}
+    for text, given in (bindings or {}).items():
+        if text:
+            wanted.setdefault(parse_port(text), []).extend(given or [])
     found = []
     for port, proto in sorted({parse_port(text) for text in exposed}):
-        given = wanted.get((port, proto)) or ([{}] if publish_all else [])
-        for binding in given:
-            first, last = _host_ports(binding.get("HostPort") or "")
-            found.append(Request(port=port, proto=proto, host_ip=_host_ip(binding), first=first, last=last))
-    return found
+        for binding in wanted.get((port, proto)) or ([PortBinding()] if publish_all else []):
+            first, last = _host_ports(binding.host_port)
+            found.append(
+                PublishedPort(port=port, proto=proto, host_ip=_host_ip(binding.host_ip), first=first, last=last)
+            )
+    return tuple(found)
 
 
-def _host_ip(binding: dict[str, str]) -> str:
-    text = binding.get("HostIp") or binding.get("HostIP") or ""
+def _host_ip(text: str) -> str:
     try:
         return str(ip_address(text))
     except ValueError:
@@ -104,38 +100,42 @@ class Ports:
     _taken: dict[tuple[str, int], list[str]] = field(default_factory=dict)
     _next: int = 0
 
-    def grant(self, request: Request, address4: str, address6: str, *, default_ip: str = "0.0.0.0") -> list[Grant]:
-        """Take a host port for one request: on IPv4 and IPv6 alike when no address was asked for, unless `default_ip`
-        (of the daemon, or of the network) says otherwise.
+    def grant(self, asked: PublishedPort, address4: str, address6: str, *, default_ip: str = "0.0.0.0") -> list[Grant]:
+        """Take a host port for one published port.
 
+        Without an address asked for, it is taken on IPv4 and IPv6 alike, unless `default_ip` (of the daemon, or of the
+        network) says otherwise.
         Raises: Internal in Docker's words when no port can be had; then nothing is taken.
         """
-        if request.proto not in IP_PROTOCOLS:
+        if asked.proto not in IP_PROTOCOLS:
             raise Internal("unknown protocol")
-        host_ips = self._host_ips(request, default_ip, address4, address6)
+        host_ips = self._host_ips(asked, default_ip, address4, address6)
         if not host_ips:
             return []
-        several = request.first == 0 or request.last > request.first
-        for port in self._candidates(request):
-            holder = next((h for ip in host_ips if (h := self._holder(request.proto, ip, port))), "")
+        several = asked.first == 0 or asked.last > asked.first
+        for port in self._candidates(asked):
+            holder = next((h for ip in host_ips if (h := self._holder(asked.proto, ip, port))), "")
             if holder:
                 if several:
                     continue
                 raise Internal(f"Bind for {holder}:{port} failed: port is already allocated")
             try:
-                return self._bind(request, host_ips, port, address4, address6)
+                return self._bind(asked, host_ips, port, address4, address6)
             except OSError as error:
                 if several and error.errno == errno.EADDRINUSE:
                     continue
                 ip = host_ips[0]
                 shown = f"[{ip}]" if ":" in ip else ip
                 target = address4 or f"[{address6}]"
-                where = f"{shown}:{port}:{target}:{request.port}/{request.proto}"
+                where = f"{shown}:{port}:{target}:{asked.port}/{asked.proto}"
                 raise Internal(f"failed to bind host port for {where}: {words(error)}") from error
         raise Internal("all ports are allocated")
 
     def adopt(self, published: Published) -> Grant:
-        """Take a port that a container of an earlier daemon has already; the socket may be missing when another has it."""
+        """Take a port that a container of an earlier daemon has already.
+
+        The socket is missing when another program has the port.
+        """
         self._take(published)
         try:
             return Grant(published, _reserve(published.proto, published.host_ip, published.host_port))
@@ -150,18 +150,18 @@ class Ports:
             if not held:
                 del self._taken[(grant.published.proto, grant.published.host_port)]
 
-    def _host_ips(self, request: Request, default_ip: str, address4: str, address6: str) -> list[str]:
-        if request.host_ip:
-            reachable = address6 if ":" in request.host_ip and not address4 else address4 or address6
-            return [request.host_ip] if reachable else []
+    def _host_ips(self, asked: PublishedPort, default_ip: str, address4: str, address6: str) -> list[str]:
+        if asked.host_ip:
+            reachable = address6 if ":" in asked.host_ip and not address4 else address4 or address6
+            return [asked.host_ip] if reachable else []
         ips = [default_ip] if address4 or address6 else []
         if default_ip == "0.0.0.0" and self.ipv6 and ips:
             ips.append("::")
         return ips
 
-    def _candidates(self, request: Request) -> Iterator[int]:
-        if request.first:
-            yield from range(request.first, request.last + 1)
+    def _candidates(self, asked: PublishedPort) -> Iterator[int]:
+        if asked.first:
+            yield from range(asked.first, asked.last + 1)
             return
         low, high = _ephemeral()
         start = self._next if low <= self._next <= high else low
@@ -179,15 +179,13 @@ class Ports:
                     return ip
         return ""
 
-    def _bind(self, request: Request, host_ips: list[str], port: int, address4: str, address6: str) -> list[Grant]:
+    def _bind(self, asked: PublishedPort, host_ips: list[str], port: int, address4: str, address6: str) -> list[Grant]:
         grants: list[Grant] = []
         try:
             for ip in host_ips:
                 target = address6 if (":" in ip and address6) else address4 or address6
-                published = Published(
-                    proto=request.proto, host_ip=ip, host_port=port, address=target, port=request.port
-                )
-                grants.append(Grant(published, _reserve(request.proto, ip, port)))
+                published = Published(proto=asked.proto, host_ip=ip, host_port=port, address=target, port=asked.port)
+                grants.append(Grant(published, _reserve(asked.proto, ip, port)))
         except BaseException:
             for grant in grants:
                 grant.close()

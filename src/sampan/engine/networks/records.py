@@ -2,15 +2,26 @@
 
 A sandbox record exists exactly while its container has a network namespace of ours: written before the process starts,
 deleted by detach. After a crash of the daemon the records say what to adopt and what to sweep up.
+
+Records are frozen in use: change one by `msgspec.structs.replace` and a store put.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
 
 import msgspec
 
 from sampan.engine.store import Record
+from sampan.spec.engine_api.network import EndpointSettings
+
+PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}
+"""The networks that every engine has: Docker's name → its driver."""
+
+
+def new_id() -> str:
+    """Return a fresh id of a network, a sandbox or an endpoint."""
+    return os.urandom(32).hex()
 
 
 class SubnetRecord(msgspec.Struct, kw_only=True):
@@ -23,6 +34,8 @@ class SubnetRecord(msgspec.Struct, kw_only=True):
 
 
 class NetworkRecord(Record, kw_only=True):
+    """One network. `options` are the driver's: whatever a driver has to remember of its network stands there."""
+
     name: str
     driver: str
     created: str
@@ -37,16 +50,19 @@ class NetworkRecord(Record, kw_only=True):
     subnets: list[SubnetRecord] = []
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
-    bridge: str = ""
     user_subnets: bool = False  # the user named the subnet: then static addresses may be asked for
 
     def subnet(self, version: int) -> SubnetRecord | None:
-        """The network's subnet of IP version 4 or 6."""
+        """Return the network's subnet of IP version 4 or 6."""
         return next((s for s in self.subnets if (":" in s.subnet) == (version == 6)), None)
 
 
-class EndpointRecord(msgspec.Struct, kw_only=True):
-    """One interface of a container on one network. Addresses are `address/length`; settings is what the user asked for."""
+class EndpointRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """One interface of a container on one network. `ipv4`, `ipv6`: `address/length`, empty when it has none.
+
+    veth: the end on the host of the interface's pair; empty for an interface that is no pair. settings: what the user
+    asked for, and nothing else. dns_names: what the endpoint answers to; None on the predefined networks.
+    """
 
     id: str
     network_id: str
@@ -58,8 +74,28 @@ class EndpointRecord(msgspec.Struct, kw_only=True):
     ipv6: str = ""
     gateway4: str = ""
     gateway6: str = ""
-    settings: dict[str, Any] = {}
+    settings: EndpointSettings = msgspec.field(default_factory=EndpointSettings)
     dns_names: list[str] | None = None
+
+    @property
+    def address4(self) -> str:
+        """The IPv4 address without its length."""
+        return self.ipv4.partition("/")[0]
+
+    @property
+    def address6(self) -> str:
+        """The IPv6 address without its length."""
+        return self.ipv6.partition("/")[0]
+
+
+class PublishedPort(msgspec.Struct, kw_only=True, frozen=True):
+    """A port to publish, as asked for: the container's port, and the host ports that will do (0 to 0: any)."""
+
+    port: int
+    proto: str
+    host_ip: str = ""
+    first: int = 0
+    last: int = 0
 
 
 class BindingRecord(msgspec.Struct, kw_only=True, frozen=True):
@@ -73,7 +109,12 @@ class BindingRecord(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class SandboxRecord(Record, kw_only=True):
-    """The network sandbox of one container; `id` is the container's."""
+    """The network sandbox of one container; `id` is the container's.
+
+    exposed: ports that are shown, published or not (`80/tcp`). ports: what is to be published, on whichever endpoint
+    has the default route. changing: an endpoint that is being added or taken away (see changes.py); None nearly
+    always.
+    """
 
     sandbox_id: str
     key: str
@@ -84,5 +125,5 @@ class SandboxRecord(Record, kw_only=True):
     endpoints: list[EndpointRecord] = []
     bindings: list[BindingRecord] = []
     exposed: list[str] = []
-    requested: dict[str, list[dict[str, str]] | None] = {}
-    publish_all: bool = False
+    ports: list[PublishedPort] = []
+    changing: EndpointRecord | None = None

@@ -1,8 +1,8 @@
 """The userland relay: published ports that nftables cannot translate, carried by this process.
 
-That is [::]:port to a container without IPv6, ::1, and every published port when the daemon runs with `iptables: false`.
-It sits on the very sockets that reserve the ports (ports.py). Its connections end with the daemon; what nftables carries
-does not. The container sees the bridge's address as the peer, as with docker-proxy.
+That is [::]:port to a container without IPv6, ::1, and every published port when the daemon runs with `iptables:
+false`. It sits on the very sockets that reserve the ports (ports.py). Its connections end with the daemon; what
+nftables carries does not. The container sees the bridge's address as the peer, as with docker-proxy.
 
 Invariants: bounded memory (each direction stops reading while its peer does not take more; a bounded number of UDP
 peers); a connection's two halves close together, half-close included.
@@ -17,6 +17,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import cast
 
+from sampan.engine.background import Background
 from sampan.engine.networks.firewall import Published
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Relay:
     """All relayed ports of one engine. Used on the event loop's thread only."""
 
     def __init__(self) -> None:
+        self._carrying = Background()
         self._listening: dict[int, set[asyncio.Task[None]]] = {}  # descriptor → its connections
         self._udp: dict[int, _UdpPeers] = {}
 
@@ -137,7 +139,7 @@ class Relay:
                 self._forget(peers, client)
 
     async def stop(self) -> None:
-        open_ = [task for connections in self._listening.values() for task in connections]
+        """Stop serving every port and end all connections."""
         for fd in self._listening:
             asyncio.get_running_loop().remove_reader(fd)
         self._listening.clear()
@@ -145,9 +147,7 @@ class Relay:
             for client in list(peers.sockets):
                 self._forget(peers, client)
         self._udp.clear()
-        for task in open_:
-            task.cancel()
-        await asyncio.gather(*open_, return_exceptions=True)
+        await self._carrying.close()
         await asyncio.sleep(0)  # for the transports that were aborted to go
 
     # ── TCP ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -164,7 +164,10 @@ class Relay:
                     log.warning("relay: cannot accept: %s", error)
                 return
             connection.setblocking(False)
-            task = asyncio.get_running_loop().create_task(_carry(connection, target))
+            task = self._carrying.spawn(_carry(connection, target), f"relay to {target[0]} port {target[1]}")
+            if task is None:  # closed meanwhile
+                connection.close()
+                return
             connections.add(task)
             task.add_done_callback(connections.discard)
 

@@ -12,8 +12,8 @@ import signal
 def open_root(pid: int, id: str) -> int:
     """Open the root directory of a process of the task `id`, with O_PATH.
 
-    The cgroup says whose process it is, and a pidfd that it was one process all the time. Raises: OSError, ESRCH when the
-    process has gone or the pid is another's.
+    The cgroup says whose process it is, and a pidfd that it was one process all the time. Raises: OSError, ESRCH when
+    the process has gone or the pid is another's.
     """
     pidfd = os.pidfd_open(pid)
     try:

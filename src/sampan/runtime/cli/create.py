@@ -87,11 +87,13 @@ def _make(call: Invocation, *, detach: bool) -> tuple[ContainerStore, Container,
             spec,
             id=id,
             bundle=bundle,
-            stdio=(0, 1, 2),
-            detached=True,
-            preserve_fds=preserve,
-            keyring=not flags.get("no-new-keyring"),
-            pivot=not flags.get("no-pivot"),
+            options=runtime.CreateOptions(
+                stdio=(0, 1, 2),
+                detached=True,
+                preserve_fds=preserve,
+                keyring=not flags.get("no-new-keyring"),
+                pivot=not flags.get("no-pivot"),
+            ),
         )
     except BaseException:
         store.forget(id)

@@ -22,10 +22,11 @@ from sampan.runtime.plan import Mount
 from sampan.runtime.validate import PROC_FILES
 
 
-def make(mount: Mount, source_fd: int | None = None, idmap_fd: int | None = None) -> int:
+def make(mount: Mount, source_fd: int | None = None, idmap_fd: int | None = None, context: int | None = None) -> int:
     """Make one detached mount with all its attributes but those of a late read-only; return its descriptor.
 
-    `source_fd` is this mount, made already by the parent; `idmap_fd` a user namespace that describes the id mapping.
+    `source_fd` is this mount, made already by the parent; `idmap_fd` a user namespace that describes the id mapping;
+    `context` a file system context that has been opened already, and is closed here.
     """
     options = mount.options
     if source_fd is not None:
@@ -33,7 +34,7 @@ def make(mount: Mount, source_fd: int | None = None, idmap_fd: int | None = None
     if options.bind:
         fd = m.open_tree(AT_FDCWD, mount.source, m.OPEN_TREE_CLONE | (AT_RECURSIVE if options.recursive else 0))
     else:
-        fd = _new_filesystem(mount)
+        fd = _new_filesystem(mount, context)
     return dress(mount, fd, idmap_fd)
 
 
@@ -76,9 +77,10 @@ def _setattr(fd: int, attr_set: int, attr_clear: int, *, recursive: bool) -> Non
     m.mount_setattr(fd, b"", flags, attr_set=attr_set, attr_clr=attr_clear)
 
 
-def _new_filesystem(mount: Mount) -> int:
+def _new_filesystem(mount: Mount, context: int | None) -> int:
     options = mount.options
-    context = m.fsopen(mount.fstype)
+    if context is None:
+        context = m.fsopen(mount.fstype)
     try:
         if mount.source:
             try:

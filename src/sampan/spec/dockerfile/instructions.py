@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol, Self
 
 from sampan.spec.dockerfile.errors import NOWHERE, DockerfileError, Range
 from sampan.spec.dockerfile.heredocs import Heredoc, is_heredoc
-from sampan.spec.dockerfile.mounts import Mount
+from sampan.spec.dockerfile.mounts import MountFlag
 
 SCRIPTS = "/dev/pipes"  # where a RUN finds the heredoc that is a script
 
@@ -22,18 +22,21 @@ class Expander(Protocol):
     """Replaces variables; `words.Variables` is the one implementation."""
 
     def word(self, text: str) -> str:
-        """`text` with variables replaced and quotes taken away. Raises: DockerfileError."""
+        """Return `text` with variables replaced and quotes taken away. Raises: DockerfileError."""
 
     def words(self, text: str) -> list[str]:
-        """The same, split at blanks that were not quoted, variables' blanks included. Raises: DockerfileError."""
+        """Return the same, split at blanks that were not quoted, variables' blanks included.
+
+        Raises: DockerfileError.
+        """
 
     def document(self, text: str) -> str:
-        """The text of a heredoc: variables and escapes are replaced, quotes stay. Raises: DockerfileError."""
+        """Return the text of a heredoc: variables and escapes are replaced, quotes stay. Raises: DockerfileError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruction:
-    """`source` is the instruction on one line (continuations joined, without heredocs), `range` covers all its lines."""
+    """`source` is the instruction on one line (continuations joined, no heredocs), `range` covers all its lines."""
 
     keyword: ClassVar[str] = ""
     source: str = ""
@@ -42,7 +45,7 @@ class Instruction:
     written: str = ""  # the keyword as it was typed
 
     def expanded(self, expander: Expander) -> Self:
-        """This instruction with its variables replaced. Raises: DockerfileError at its lines."""
+        """Return this instruction with its variables replaced. Raises: DockerfileError at its lines."""
         try:
             return self._replaced(expander)
         except DockerfileError as e:
@@ -90,13 +93,13 @@ class Run(Instruction):
     keyword: ClassVar[str] = "RUN"
     command: Command
     heredocs: tuple[Heredoc, ...] = ()
-    mounts: tuple[Mount, ...] = ()
+    mounts: tuple[MountFlag, ...] = ()
     network: str = "default"  # default, none, host
     security: str = "sandbox"  # sandbox, insecure
     devices: tuple[str, ...] = ()  # --device is known by name only
 
     def program(self) -> tuple[Command, Heredoc | None]:
-        """What to run, heredocs put in: the command, and the heredoc that is a script of its own (it begins with `#!`).
+        """Return what to run, heredocs put in: the command, and the heredoc that is a script (it begins with `#!`).
 
         The script is to be a file of mode 0755 at SCRIPTS/<its name>, and the command has just its path.
         """
@@ -170,7 +173,7 @@ class Expose(Instruction):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Files(Instruction):
+class FilesInstruction(Instruction):
     """What ADD and COPY share. `sources` without heredocs; those are files in `heredocs`, by their names."""
 
     sources: tuple[str, ...]
@@ -201,25 +204,25 @@ class Files(Instruction):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Add(Files):
+class Add(FilesInstruction):
     keyword: ClassVar[str] = "ADD"
     checksum: str = ""
     keep_git_dir: bool = False
     unpack: bool | None = None  # None: unpack local archives, keep remote ones
 
     def _replaced(self, expander: Expander) -> Self:
-        return replace(Files._replaced(self, expander), checksum=expander.word(self.checksum))
+        return replace(FilesInstruction._replaced(self, expander), checksum=expander.word(self.checksum))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Copy(Files):
+class CopyInstruction(FilesInstruction):
     keyword: ClassVar[str] = "COPY"
     from_: str = ""  # a stage's name or number, an image, or a named context
     parents: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Volume(Instruction):
+class VolumeInstruction(Instruction):
     keyword: ClassVar[str] = "VOLUME"
     paths: tuple[str, ...]
 
@@ -289,7 +292,10 @@ class Stopsignal(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Healthcheck(Instruction):
-    """HEALTHCHECK; `test` begins with NONE, CMD or CMD-SHELL as in the image's configuration. Times in ns, 0: default."""
+    """HEALTHCHECK; `test` begins with NONE, CMD or CMD-SHELL as in the image's configuration.
+
+    Times in ns, 0: default.
+    """
 
     keyword: ClassVar[str] = "HEALTHCHECK"
     test: tuple[str, ...]

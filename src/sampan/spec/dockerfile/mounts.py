@@ -31,7 +31,7 @@ class _Expander(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
+class MountFlag:
     """One mount. Only `text`, `type` without variables, and `from_` are there until `expanded`."""
 
     text: str  # the option as written
@@ -49,12 +49,12 @@ class Mount:
     size_bytes: int = 0
     env: str | None = None  # secret: the variable to set
 
-    def expanded(self, expander: _Expander) -> Mount:
-        """The mount with variables replaced and everything checked. Raises: DockerfileError."""
+    def expanded(self, expander: _Expander) -> MountFlag:
+        """Return the mount with variables replaced and everything checked. Raises: DockerfileError."""
         return _read(self.text, expander)
 
 
-def parse(text: str) -> Mount:
+def parse(text: str) -> MountFlag:
     """Read the option without its variables. Raises: DockerfileError."""
     found: dict[str, str] = {}
     for field in _fields(text):
@@ -64,7 +64,7 @@ def parse(text: str) -> Mount:
             raise DockerfileError(f"'{key}' doesn't support variable expansion, define alias stage instead")
         if key == "from" or (key == "type" and value.lower() in _TYPES):
             found[key] = value
-    return Mount(text=text, type=found.get("type", "bind").lower(), from_=found.get("from", ""))
+    return MountFlag(text=text, type=found.get("type", "bind").lower(), from_=found.get("from", ""))
 
 
 def _fields(text: str) -> list[str]:
@@ -74,7 +74,7 @@ def _fields(text: str) -> list[str]:
         raise DockerfileError(f"failed to parse csv mounts: {e}") from None
 
 
-def _read(text: str, expander: _Expander) -> Mount:
+def _read(text: str, expander: _Expander) -> MountFlag:
     """All options, in their order: what is wrong first is what is said."""
     found: dict[str, Any] = {"type": "bind"}
     for field in _fields(text):
@@ -89,7 +89,7 @@ def _read(text: str, expander: _Expander) -> Mount:
                 continue
             raise DockerfileError(f"invalid field '{field}' must be a key=value pair")
         _option(found, key, expander.word(value), field)
-    return _checked(Mount(text=text, **{"readonly": found["type"] not in ("cache", "tmpfs"), **found}))
+    return _checked(MountFlag(text=text, **{"readonly": found["type"] not in ("cache", "tmpfs"), **found}))
 
 
 def _option(found: dict[str, Any], key: str, value: str, field: str) -> None:
@@ -147,7 +147,7 @@ def _size(value: str) -> int:
     return int(float(match[1]) * _FACTORS[match[2].lower()])
 
 
-def _checked(mount: Mount) -> Mount:
+def _checked(mount: MountFlag) -> MountFlag:
     """What does not fit together. Raises: DockerfileError."""
     for name, value in (("mode", mount.mode), ("uid", mount.uid), ("gid", mount.gid)):
         if value is not None and mount.type not in ("secret", "ssh", "cache"):

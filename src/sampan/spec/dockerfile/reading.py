@@ -25,7 +25,7 @@ _SECURITY = ("sandbox", "insecure")
 
 
 def instruction(node: Node) -> i.Instruction:
-    """Raises: DockerfileError at the node's lines."""
+    """Read one instruction. Raises: DockerfileError at the node's lines."""
     keyword = node.keyword.upper()
     try:
         if keyword not in _READERS:
@@ -200,7 +200,7 @@ def _copy(node: Node) -> i.Instruction:
     _two(node)
     flags = Flags(node.flags, text=("chown", "from", "chmod"), many=("exclude",), switch=("link", "parents"))
     sources, destination, documents = _files(node)
-    return i.Copy(
+    return i.CopyInstruction(
         sources=sources,
         destination=destination,
         heredocs=documents,
@@ -220,7 +220,7 @@ def _volume(node: Node) -> i.Instruction:
     paths = tuple(word.strip(SPACE) for word in words)
     if not all(paths):
         raise DockerfileError("VOLUME specified can not be an empty string")
-    return i.Volume(paths=paths)
+    return i.VolumeInstruction(paths=paths)
 
 
 def _user(node: Node) -> i.Instruction:
@@ -255,7 +255,7 @@ def _onbuild(node: Node) -> i.Instruction:
 
 
 def refuse_trigger(keyword: str) -> None:
-    """What ONBUILD may not hold. Raises: DockerfileError."""
+    """Refuse what ONBUILD may not hold. Raises: DockerfileError."""
     if keyword.upper() == "ONBUILD":
         raise DockerfileError("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
     if keyword.upper() in ("MAINTAINER", "FROM"):

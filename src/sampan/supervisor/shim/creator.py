@@ -11,8 +11,8 @@ left clears the cgroup that shim.json names.
 
 On a pair of stream sockets, one of each (frames as in wire.py, descriptors beside them):
 
-    shim ──▶ creator    {"id", "rootfs", "seccomp", "sources"} + the process's stdio, none with a terminal, and a detached
-                        mount for each of `sources`, which are indices in the spec's mounts
+    shim ──▶ creator    {"id", "rootfs", "seccomp", "sources"} + the process's stdio, none with a terminal, and
+                        a detached mount for each of `sources`, which are indices in the spec's mounts
     creator ──▶ shim    {"ok": Container.hand_over()} + its descriptors  |  {"error": …}
 
 Source: clone(2) "CLONE_PARENT", prctl(2) "PR_SET_PDEATHSIG".
@@ -160,9 +160,11 @@ def _serve(exec_root: str, peer: _socket.socket) -> None:
             id=request["id"],
             bundle=directory,
             rootfs=request["rootfs"],
-            sources=dict(zip(request["sources"], sources, strict=True)),
-            stdio=(stdio[0], stdio[1], stdio[2]) if stdio else None,
-            seccomp_bpf=layout.read_filter(request["seccomp"]),
+            options=runtime.CreateOptions(
+                stdio=(stdio[0], stdio[1], stdio[2]) if stdio else None,
+                seccomp_bpf=layout.read_filter(request["seccomp"]),
+                sources=dict(zip(request["sources"], sources, strict=True)),
+            ),
             hand_over=lambda values, fds: _send(peer, {"ok": values}, fds),
         )
     except RuntimeFailure as e:

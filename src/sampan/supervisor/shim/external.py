@@ -141,7 +141,7 @@ class External:
         return plain
 
     def _named(self, spec_mounts: list[Spec], sources: dict[int, int]) -> list[Spec]:
-        """Give sources that are descriptors names of the bundle, in the mount namespace that only the runtime will see."""
+        """Give sources that are descriptors names in the bundle, in the mount namespace that only the runtime sees."""
         found = [*spec_mounts]
         for index, fd in sources.items():
             place = f"{self._bundle}/source-{index}"

@@ -50,7 +50,10 @@ class Server:
         return self._task is None or self._task.status in ("creating", "failed")
 
     def create(self, request: dict[str, Any], sources: dict[int, int]) -> None:
-        """Become the shim of a task, and make it. sources: index in the spec's mounts → detached mount, the caller's."""
+        """Become the shim of a task, and make it.
+
+        sources: index in the spec's mounts → detached mount, the caller's.
+        """
         if self._task is not None:
             raise Conflict(f"the shim has task {self._task.id} already")
         directory = layout.task_dir(self._exec_root, request["id"])

@@ -109,7 +109,7 @@ def actions(text: str, source: Vertex, *, classic: bool = False) -> list[Copy | 
             cwd = os.path.join(cwd, instruction.path)
             found.append(Mkdir(path=cwd, owner=Owner(user=user) if user else None))
         else:
-            assert isinstance(instruction, instructions.Files)
+            assert isinstance(instruction, instructions.FilesInstruction)
             who = instruction.chown.partition(":")
             owner = Owner(user=who[0], group=who[2], classic=classic) if instruction.chown else None
             dest = instruction.destination

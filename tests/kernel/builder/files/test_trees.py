@@ -25,11 +25,11 @@ from sampan.engine.builder.files.layertree import Digests, LayerTree
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Owner, ScratchOp
 from sampan.engine.builder.solver.layers import Work
-from sampan.engine.builder.state import State
+from sampan.engine.builder.state import LayerChain
 from sampan.engine.builder.trees import Tree
 from sampan.errors import InvalidArgument
 from sampan.linux import mounts
-from tests.kernel.images.test_service import service
+from tests.support.images import open_images as service
 
 pytestmark = pytest.mark.root
 S = LocalOp(context="context")
@@ -282,7 +282,7 @@ def test_layers_are_read_as_overlayfs_shows_them(tmp_path: Path, root: None) -> 
     async def body() -> None:
         async with service(tmp_path / "root") as images:
             holder = images.layers.hold("")
-            state = State()
+            state = LayerChain()
             for script in scripts:
                 async with Work(images, state, holder) as work:
                     command = f"cd /proc/{os.getpid()}/fd/{work.root_fd} && {script}"
@@ -328,7 +328,7 @@ def test_directories_below_keep_their_times_on_overlayfs(source: Path, tmp_path:
     async def body() -> None:
         async with service(tmp_path / "root") as images:
             holder = images.layers.hold("")
-            async with Work(images, State(), holder) as work:
+            async with Work(images, LayerChain(), holder) as work:
                 os.makedirs(f"/proc/self/fd/{work.root_fd}/have/dir")
                 for name in ("have/dir", "have"):
                     os.utime(name, (T, T), dir_fd=work.root_fd)
@@ -383,7 +383,7 @@ def test_large_files_go_into_an_overlay(source: Path, tmp_path: Path) -> None:
         async with service(tmp_path / "root") as images:
             holder = images.layers.hold("")
             for tree in (DirTree(str(source)), TarTree.open_file(str(archive), str(tmp_path))):
-                async with Work(images, State(), holder) as work:
+                async with Work(images, LayerChain(), holder) as work:
                     os.mkdir("base", dir_fd=work.root_fd)
                     state = (await work.commit()).state
                 async with Work(images, state, holder) as work:

@@ -18,7 +18,7 @@ from sampan.engine.builder.buildkit.protos import ops_pb2
 from sampan.engine.builder.checking import Checked
 from sampan.engine.builder.failures import BuildFailure, StepFailed
 from sampan.engine.builder.ops import ImageOp, Limits, ScratchOp
-from sampan.engine.builder.progress import Warning_
+from sampan.engine.builder.progress import BuildWarning
 from sampan.engine.builder.request import CacheEnd
 from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument, NotImplemented_
@@ -220,7 +220,7 @@ def test_a_reference_means_that_build_alone() -> None:
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-WARNING = Warning_(
+WARNING = BuildWarning(
     key="k",
     rule="FromAsCasing",
     message="'as' and 'FROM' keywords' casing do not match",

@@ -21,7 +21,6 @@ from sampan.engine.builder.ops import (
     GitOp,
     HttpOp,
     ImageOp,
-    Label,
     LocalOp,
     Mkdir,
     Mkfile,
@@ -29,9 +28,10 @@ from sampan.engine.builder.ops import (
     RunOp,
     ScratchOp,
     Vertex,
+    VertexLabel,
 )
 from sampan.engine.builder.request import BuildRequest
-from sampan.engine.builder.state import Solved, State
+from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.platforms import HOST, Platform
 from sampan.errors import InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
@@ -380,13 +380,13 @@ def test_times_are_those_of_the_input() -> None:
         },
     )  # fmt: skip
     image = ImageOp(ref="r", image_id="i", platform=HOST)
-    old = FileOp(base=image, actions=(), label=Label(name="old"))
-    new = FileOp(base=old, actions=(), label=Label(name="new"))
+    old = FileOp(base=image, actions=(), label=VertexLabel(name="old"))
+    new = FileOp(base=old, actions=(), label=VertexLabel(name="new"))
     nothing = RunOp(base=new, args=("true",), env=())
     solved: dict[Vertex, Solved] = {
-        old: Solved(state=State(diff_ids=("sha256:0", "sha256:1")), time_ns=1),
-        new: Solved(state=State(diff_ids=("sha256:0", "sha256:1", "sha256:2")), time_ns=1_700_000_000 * 10**9),
-        nothing: Solved(state=State(diff_ids=("sha256:0", "sha256:1", "sha256:2")), time_ns=0),
+        old: Solved(state=LayerChain(diff_ids=("sha256:0", "sha256:1")), time_ns=1),
+        new: Solved(state=LayerChain(diff_ids=("sha256:0", "sha256:1", "sha256:2")), time_ns=1_700_000_000 * 10**9),
+        nothing: Solved(state=LayerChain(diff_ids=("sha256:0", "sha256:1", "sha256:2")), time_ns=0),
     }
     history = [
         HistoryEntry(created_by="a", vertex=old),

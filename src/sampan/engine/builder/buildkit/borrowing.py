@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sampan.engine.builder.exporters.results import TITLES
-from sampan.engine.builder.progress import Progress, Status, Step, Warning_
+from sampan.engine.builder.progress import BuildWarning, Progress, Step, StepStatus
 from sampan.engine.builder.session import Forwarding, LocalRequest, Session
 from sampan.engine.builder.trees import Tree
 
@@ -40,12 +40,12 @@ class Within:
         else:
             self._progress.step(step)
 
-    def status(self, status: Status) -> None:
+    def status(self, status: StepStatus) -> None:
         if status.key not in self._hidden:
             self._progress.status(status)
 
     def log(self, key: str, stream: int, data: bytes) -> None:
         self._progress.log(key, stream, data)
 
-    def warning(self, warning: Warning_) -> None:
+    def warning(self, warning: BuildWarning) -> None:
         self._progress.warning(warning)

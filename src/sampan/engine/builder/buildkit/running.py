@@ -1,7 +1,7 @@
 """One build from Control.Solve to its answer: wait for what to build, build it, write its history.
 
-Invariants: a build ends with its call (a client that hangs up cancels it) and with nothing of it left: linked results and
-uploaded contexts are gone. History is written for every build that was more than a question.
+Invariants: a build ends with its call (a client that hangs up cancels it) and with nothing of it left: linked results
+and uploaded contexts are gone. History is written for every build that was more than a question.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest, Built, CacheEnd, Output
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
+from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.builder.uploaded import Uploaded
 from sampan.errors import NotImplemented_, SampanError
 from sampan.spec import times
@@ -48,7 +49,7 @@ class Running:
         self._history = history
 
     async def solve(self, request: pb.SolveRequest) -> dict[str, str]:
-        """Raises: SampanError, GRPCError with the client's own status when it gave up."""
+        """Run a build to its end. Raises: SampanError, GRPCError with the client's own status when it gave up."""
         build = self._builds.begin(request.Ref, request.Session)
         build.attrs = dict(request.FrontendAttrs)
         asked: Asked | None = None
@@ -74,7 +75,7 @@ class Running:
                 self._remember(build, request, asked, built, error)
 
     async def answer(self, build: Build, asked: Asked) -> dict[str, bytes]:
-        """The answer to a question about a Dockerfile. Raises: NotImplemented_, DockerfileError, …"""
+        """Return the answer to a question about a Dockerfile. Raises: NotImplemented_, DockerfileError, …"""
         if asked.request_id == questions.DESCRIBE:
             return questions.describe()
         async with AsyncExitStack() as stack:
@@ -88,7 +89,7 @@ class Running:
         raise NotImplemented_(f"unsupported request {asked.request_id}")
 
     def started(self, build: Build, request: pb.SolveRequest | None = None) -> pb.BuildHistoryRecord:
-        """The record of a build that runs."""
+        """Return the record of a build that runs."""
         cached, completed, total = build.log.counts()
         return pb.BuildHistoryRecord(
             Ref=build.ref,
@@ -119,7 +120,7 @@ class Running:
         async with AsyncExitStack() as stack:
             wanted = outputs((one.Type, one.Attrs) for one in _exporters(request))
             made, session = await self._prepare(build, asked, stack, wanted, request)
-            return await self._builder.build(made, session, build.log)
+            return await self._builder.build(made, session, build.log, BUILDKIT)
 
     async def _prepare(
         self,
@@ -129,7 +130,7 @@ class Running:
         wanted: tuple[Output, ...] = (),
         request: pb.SolveRequest | None = None,
     ) -> tuple[BuildRequest, Session]:
-        """The request as the builder takes it, and the session that has its files; what they need goes with the stack."""
+        """The request as the builder takes it, and the session that has its files; what they need goes with `stack`."""
         source = asked.inputs.get("context", "")
         if source.startswith(SCHEME) and not asked.attrs:  # the result of another build, exported again
             asked = self._builds.asked(source.removeprefix(SCHEME))
@@ -161,12 +162,15 @@ class Running:
         return Borrowing(session, lenders) if lenders else session
 
     async def _linked(self, build: Build, value: str, stack: AsyncExitStack) -> str:
-        """Build what an input stands for; returns it as a context that names its image. The image goes with the stack."""
+        """Build what an input stands for; returns it as a context that names its image.
+
+        The image goes with the stack.
+        """
         asked = self._builds.asked(value.removeprefix(SCHEME))
         async with AsyncExitStack() as inner:
             made, session = await self._prepare(build, asked, inner, (Output(type="image"),))
             made = replace(made, id=f"{build.ref}-linked")
-            built = await self._builder.build(made, session, Within(build.log))
+            built = await self._builder.build(made, session, Within(build.log), BUILDKIT)
         stack.push_async_callback(self._drop, built.image_id)
         return f"docker-image://{built.image_id}"
 

@@ -1,7 +1,7 @@
 """A result as an image of this engine: its documents, its names, the events, and `push=true`.
 
-Not here: archives and directories for the client (archive.py, files.py). Invariant: a name never means half of a result:
-of several platforms all images are there before it points to them.
+Not here: archives and directories for the client (archive.py, files.py). Invariant: a name never means half of a
+result: of several platforms all images are there before it points to them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Documents = Mapping[Platform, Mapping[str, Any]]
 
 
 def names(tags: Iterable[str], output: Output) -> list[Reference]:
-    """The names of a result as written: the request's, and the output's `name` (several with commas).
+    """Return the names of a result as written: the request's, and the output's `name` (several with commas).
 
     Raises: InvalidArgument.
     """
@@ -71,7 +71,7 @@ async def send(images: Images, name: Reference, credentials: Credentials, step: 
 
 
 def metadata(output: Output) -> dict[str, str]:
-    """What the client is told beside a file."""
+    """Return what the client is told beside a file."""
     return {key: output.attrs[key] for key in ("dest",) if key in output.attrs}
 
 

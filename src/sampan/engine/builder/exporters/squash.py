@@ -1,4 +1,6 @@
-"""`--squash`: everything that a build added to its base becomes one layer. The steps stay in the history, without layers.
+"""`--squash`: everything that a build added to its base becomes one layer.
+
+The steps stay in the history, without layers.
 
 The layer is the final file system, as far as one of the squashed layers touched it, and whiteouts for what is gone.
 Source: moby's image/squash as documented; history as it writes it (`merge ID to BASE`).
@@ -12,8 +14,8 @@ from typing import Any
 
 from sampan.engine.archives import streams, tar, tar_writer
 from sampan.engine.builder.exporters.files import header
-from sampan.engine.builder.files.service import Files
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.files.service import FileService
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
 from sampan.engine.layers.layers import Layers
@@ -24,7 +26,7 @@ from sampan.spec import oci_image, ustar
 CHUNK = streams.CHUNK
 
 
-async def squash(images: Images, files: Files, image_id: str, base: Image | None) -> str:
+async def squash(images: Images, files: FileService, image_id: str, base: Image | None) -> str:
     """Make the squashed image. Returns its id, `image_id` itself when there is nothing to squash."""
     image = images.resolve(image_id)
     below = base.layers if base is not None else ()
@@ -45,7 +47,7 @@ async def squash(images: Images, files: Files, image_id: str, base: Image | None
 
 
 def document(image: Image, base: Image | None, diff_id: str) -> dict[str, Any]:
-    """The squashed image's configuration document. Pure."""
+    """Return the squashed image's configuration document. Pure."""
     below: Sequence[Any] = (base.config.get("history") or []) if base is not None else []
     own = [{**entry, "empty_layer": True} for entry in (image.config.get("history") or [])[len(below) :]]
     words = f"merge {image.id} to {base.id}" if base is not None else f"create new from {image.id}"
@@ -61,7 +63,7 @@ def document(image: Image, base: Image | None, diff_id: str) -> dict[str, Any]:
 class _Archive:
     """The layer as an archive, made in the thread that reads it."""
 
-    def __init__(self, layers: Layers, files: Files, chain_id: str, added: Sequence[LayerRecord]) -> None:
+    def __init__(self, layers: Layers, files: FileService, chain_id: str, added: Sequence[LayerRecord]) -> None:
         self._layers, self._files = layers, files
         self._chain_id, self._added = chain_id, added
 
@@ -129,21 +131,21 @@ def _members(tree: Tree, touched: set[str], opaque: set[str]) -> Iterator[bytes]
     yield ustar.END
 
 
-def _as_file(entries: Mapping[str, Entry], entry: Entry) -> Entry:
+def _as_file(entries: Mapping[str, TreeEntry], entry: TreeEntry) -> TreeEntry:
     """A hard link with the content that it stands for."""
-    return Entry(
+    return TreeEntry(
         path=entry.path, kind="f", mode=stat.S_IMODE(entry.mode), uid=entry.uid, gid=entry.gid,
         size=entries[entry.hardlink].size, mtime_ns=entry.mtime_ns, xattrs=entry.xattrs,
     )  # fmt: skip
 
 
-def _linked(entry: Entry, to: str) -> Entry:
-    return Entry(
+def _linked(entry: TreeEntry, to: str) -> TreeEntry:
+    return TreeEntry(
         path=entry.path, kind="f", mode=entry.mode, uid=entry.uid, gid=entry.gid, mtime_ns=entry.mtime_ns, hardlink=to
     )
 
 
-def _member(tree: Tree, entry: Entry) -> Iterator[bytes]:
+def _member(tree: Tree, entry: TreeEntry) -> Iterator[bytes]:
     size = entry.size if entry.kind == "f" and not entry.hardlink else 0
     yield header(entry, size)
     left = size

@@ -13,11 +13,11 @@ from collections.abc import Iterable
 
 from sampan.engine.builder.files.selection import Item, select
 from sampan.engine.builder.ops import Copy, ScratchOp
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.trees import Tree, TreeEntry
 
 
 def checksum(tree: Tree, copy: Copy) -> str:
-    """`sha256:…` of the entries that `copy` takes from the tree. Blocking: contents may have to be read.
+    """Return `sha256:…` of the entries that `copy` takes from the tree. Blocking: contents may have to be read.
 
     Raises: MissingSource, InvalidArgument.
     """
@@ -29,7 +29,10 @@ def checksum(tree: Tree, copy: Copy) -> str:
 
 
 def tree_checksum(tree: Tree, path: str = "") -> str:
-    """The same of a directory of a tree with all below it, or of a file: for bind mounts. Raises: MissingSource."""
+    """Return the same of a directory of a tree with all below it, or of a file: for bind mounts.
+
+    Raises: MissingSource.
+    """
     return checksum(tree, Copy(source=ScratchOp(), patterns=(path or "/",), dest="/"))
 
 
@@ -42,17 +45,18 @@ def _item(tree: Tree, item: Item, own: bool, contents_only: bool) -> bytes:
     return b"directory\n" + _lines(tree, item.inside, own)
 
 
-def _lines(tree: Tree, entries: Iterable[tuple[str, Entry]], own: bool) -> bytes:
+def _lines(tree: Tree, entries: Iterable[tuple[str, TreeEntry]], own: bool) -> bytes:
     """One line an entry. Names cannot hold a NUL."""
     content = tree.digest
     return "".join(
         [
             f"{name}\0{e.kind}{e.mode:o} {e.uid if own else 0} {e.gid if own else 0} {e.link}\0"
-            f"{content(e.path) if e.kind == 'f' else e.device if e.kind in 'cb' else ''}{_xattrs(e) if e.xattrs else ''}\n"
+            f"{content(e.path) if e.kind == 'f' else e.device if e.kind in 'cb' else ''}"
+            f"{_xattrs(e) if e.xattrs else ''}\n"
             for name, e in entries
         ]
     ).encode("utf-8", "surrogateescape")
 
 
-def _xattrs(entry: Entry) -> str:
+def _xattrs(entry: TreeEntry) -> str:
     return "".join(f"\0{name}={value.hex()}" for name, value in sorted(entry.xattrs.items()))

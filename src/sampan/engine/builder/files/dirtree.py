@@ -1,7 +1,11 @@
-"""A directory of the host as a tree: a git checkout, an unpacked download. Nothing may change it while the tree is open."""
+"""A directory of the host as a tree: a git checkout, an unpacked download.
+
+Nothing may change it while the tree is open.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -11,9 +15,9 @@ from typing import BinaryIO
 
 from sampan.engine.builder.files import content, inodes
 from sampan.engine.builder.files.target import remove
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.trees import TreeEntry
 from sampan.errors import NotFound, words
-from sampan.linux import saferoot
+from sampan.linux import copying, saferoot
 
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -27,10 +31,10 @@ class DirTree:
         self._owned = owned
         self._keep_owner = keep_owner
         self._root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._entries: dict[str, Entry] | None = None
+        self._entries: dict[str, TreeEntry] | None = None
         self._digests: dict[str, str] = {}
 
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, TreeEntry]:
         if self._entries is None:
             self._entries = {entry.path: entry for entry in self._walk()}
         return self._entries
@@ -61,7 +65,7 @@ class DirTree:
     def _open(self, path: str) -> int:
         return open_file(self._root, path)
 
-    def _walk(self) -> Iterator[Entry]:
+    def _walk(self) -> Iterator[TreeEntry]:
         first: dict[tuple[int, int], str] = {}
         pending = [""]
         while pending:
@@ -85,12 +89,12 @@ class DirTree:
                 os.close(fd)
 
 
-def _roots(entry: Entry) -> Entry:
+def _roots(entry: TreeEntry) -> TreeEntry:
     return replace(entry, uid=0, gid=0)
 
 
 def open_file(root_fd: int, path: str) -> int:
-    """A regular file below a directory, the caller's. Raises: NotFound."""
+    """Return a regular file below a directory, the caller's. Raises: NotFound."""
     try:
         fd = saferoot.open_in_root(root_fd, path, _FILE, xdev=False)
     except OSError as e:
@@ -102,7 +106,7 @@ def open_file(root_fd: int, path: str) -> int:
 
 
 def file_digest(fd: int) -> str:
-    """`sha256:…` of a file's content; closes it."""
+    """Return `sha256:…` of a file's content; closes it."""
     try:
         digest, left = hashlib.sha256(), os.fstat(fd).st_size
         while left > 0 and (data := os.read(fd, min(left, content.CHUNK))):
@@ -117,9 +121,7 @@ def copy_from(source: int, fd: int) -> None:
     """Share or copy a file's content, holes stay holes; closes the source."""
     try:
         status = os.fstat(source)
-        if status.st_size <= content.SMALL_BYTES and status.st_blocks * 512 >= status.st_size:
-            content.write_all(fd, os.read(source, status.st_size + 1)[: status.st_size])
-        else:
-            content.copy_whole(source, fd, status.st_size)
+        if copying.copy_file(source, fd, status) < status.st_size:
+            raise OSError(errno.EIO, "a file is shorter than it was")
     finally:
         os.close(source)

@@ -18,9 +18,9 @@ from sampan.engine import platforms
 from sampan.engine.builder.graph import args, contexts, dispatch, names, reach
 from sampan.engine.builder.graph.args import PREDEFINED, Scope
 from sampan.engine.builder.graph.contexts import Named
-from sampan.engine.builder.graph.stage import Common, Stage, files_of, image_name, lines, with_path
+from sampan.engine.builder.graph.stage import Common, DispatchState, files_of, image_name, lines, with_path
 from sampan.engine.builder.graph.values import ClassicStep, Foreign, Resolved, Resolver, Target
-from sampan.engine.builder.ops import Label, ScratchOp, Vertex
+from sampan.engine.builder.ops import ScratchOp, Vertex, VertexLabel
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.platforms import HOST, Platform
 from sampan.errors import InvalidArgument, SampanError
@@ -41,7 +41,9 @@ async def convert(
     *,
     ignores: Ignores | None = None,
 ) -> dict[Platform, Target]:
-    """The targets of a build. ignores: gives the ignore patterns by name of local context, asked when images are known.
+    """Return the targets of a build.
+
+    ignores: gives the ignore patterns by name of local context, asked when images are known.
 
     Raises: DockerfileError, SampanError.
     """
@@ -173,7 +175,7 @@ class _Conversion:
                     wanted.setdefault((name, self.platform), replace_range(stage, source))
         return wanted
 
-    def _anonymous(self, source: reach.Source, index: int) -> str:
+    def _anonymous(self, source: reach.FromFlag, index: int) -> str:
         """The image that `--from` names, "" when it is something else."""
         if reach.stage_of(self.dockerfile, source, index, classic=self.classic) is not None:
             return ""
@@ -231,7 +233,9 @@ class _Conversion:
             only_stage=states == 1,
         )
 
-    def _stage(self, common: Common, index: int, base: Base, triggers: Sequence[i.Instruction], target: int) -> Stage:
+    def _stage(
+        self, common: Common, index: int, base: Base, triggers: Sequence[i.Instruction], target: int
+    ) -> DispatchState:
         """One stage from its FROM to its end."""
         written = self.dockerfile.stages[index]
         stage = self._begin(common, written, base)
@@ -253,9 +257,9 @@ class _Conversion:
             stage.steps[-1] = replace(stage.steps[-1], stage_end=True)
         return stage
 
-    def _begin(self, common: Common, written: Written, base: Base) -> Stage:
+    def _begin(self, common: Common, written: Written, base: Base) -> DispatchState:
         """The stage right after FROM."""
-        total = sum(isinstance(one, i.Run | i.Files | i.Workdir) for one in written.instructions)
+        total = sum(isinstance(one, i.Run | i.FilesInstruction | i.Workdir) for one in written.instructions)
         begun: dict[str, Any] = {
             "common": common,
             "index": written.index,
@@ -267,7 +271,7 @@ class _Conversion:
             below = common.stages[base.stage.index]
             scope = below.scope.continued(below.config.get("Env") or [])
             begun |= {"state": below.state, "config": dict(below.config), "base": below.base, "author": below.author}
-            return Stage(**begun, scope=scope, history=list(below.history))
+            return DispatchState(**begun, scope=scope, history=list(below.history))
         resolved: Resolved | None = None
         document: Mapping[str, Any] = {}
         if base.image:
@@ -279,13 +283,13 @@ class _Conversion:
         if resolved is None and not document and not self.classic:
             config["WorkingDir"] = "/"
         scope = Scope(config["Env"], self.request.build_args, self.outer, classic=self.classic)
-        stage = Stage(
+        stage = DispatchState(
             **begun, state=ScratchOp(), config=config, scope=scope, base=resolved, author=document.get("author") or ""
         )
         stage.state = self._below(stage, written, base, resolved)
         return stage
 
-    def _below(self, stage: Stage, written: Written, base: Base, resolved: Resolved | None) -> Vertex:
+    def _below(self, stage: DispatchState, written: Written, base: Base, resolved: Resolved | None) -> Vertex:
         """The file system that FROM names."""
         common = stage.common
         if not base.image and base.context is None:
@@ -295,7 +299,7 @@ class _Conversion:
         named = "" if common.only_stage else stage.name or f"stage-{stage.index}"
         shown = f"FROM {resolved.ref}" if resolved is not None else f"FROM {base.text}"
         step = (stage.number, stage.total)
-        label = Label(
+        label = VertexLabel(
             name=names.in_stage(shown, named, step, common.shown_platform),
             text=written.start.source,
             ranges=lines(written.range),
@@ -310,7 +314,7 @@ class _Conversion:
 
     # -- the result -----------------------------------------------------------------------------------------------
 
-    def _target(self, common: Common, stage: Stage, needed: Sequence[int], bases: Mapping[int, Base]) -> Target:
+    def _target(self, common: Common, stage: DispatchState, needed: Sequence[int], bases: Mapping[int, Base]) -> Target:
         request = self.request
         config = dict(stage.config)
         if not self.classic and request.labels:
@@ -355,12 +359,12 @@ class _Conversion:
         return {args.PATH.partition("=")[0]: "", **{name: value for name, _, value in pairs}}
 
 
-def replace_range(stage: Written, source: reach.Source) -> Written:
-    """The stage as it would be if its FROM said what `source` says: for the error that names the line."""
+def replace_range(stage: Written, source: reach.FromFlag) -> Written:
+    """Return the stage as it would be if its FROM said what `source` says: for the error that names the line."""
     return replace(stage, start=replace(stage.start, base=source.name, range=source.range))
 
 
-def _label(stage: Stage) -> None:
+def _label(stage: DispatchState) -> None:
     """`--label`: in the classic dialect steps at the end of the target."""
     if not stage.common.classic:
         return

@@ -49,7 +49,7 @@ def document(
     author: str = "",
     epoch_s: int | None = None,
 ) -> dict[str, Any]:
-    """The document; every vertex of `history` must be in `solved`."""
+    """Return the document; every vertex of `history` must be in `solved`."""
     below: Mapping[str, Any] = base.config if base is not None else {}
     entries = list(below.get("history") or [])
     layers = list((below.get("rootfs") or {}).get("diff_ids") or [])
@@ -84,7 +84,7 @@ def document(
 
 
 def of_target(target: Target, solved: Mapping[Vertex, Solved], *, dialect: str, epoch_s: int | None) -> dict[str, Any]:
-    """The document of a target; layers that no entry made (FROM a context) get one."""
+    """Return the document of a target; layers that no entry made (FROM a context) get one."""
     made = document(
         target.base,
         target.history,
@@ -128,7 +128,7 @@ def _entry(entry: HistoryEntry, created: str, *, empty: bool) -> dict[str, Any]:
 
 
 def run_config(config: Mapping[str, Any], dialect: str) -> dict[str, Any]:
-    """The `config` object as the dialect writes it."""
+    """Return the `config` object as the dialect writes it."""
     if dialect == "classic":
         return oci_image.run_config(dict(config))
     result: dict[str, Any] = {}

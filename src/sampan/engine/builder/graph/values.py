@@ -1,4 +1,7 @@
-"""What the graph gives: a target to solve and the image that comes of it, and for the classic dialect every step. Values only."""
+"""What the graph gives: a target to solve and the image that comes of it, and for the classic dialect every step.
+
+Values only.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from sampan.engine.platforms import Platform
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """An image that a Dockerfile names. config: its whole configuration document; ref: `docker.io/library/busybox:latest`."""
+    """An image that a Dockerfile names.
+
+    config: its whole configuration document; ref: `docker.io/library/busybox:latest`.
+    """
 
     id: str
     config: Mapping[str, Any]
@@ -24,15 +30,15 @@ class Resolver(Protocol):
     """Where base images come from; pulls what is missing, or always with `pull`."""
 
     async def image(self, ref: str, platform: Platform, *, pull: bool) -> Resolved:
-        """Raises: NotFound and what a pull raises."""
+        """Return an image by its name. Raises: NotFound and what a pull raises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
     """One line of an image's history. vertex: what made its layer, None for metadata.
 
-    copied: what a classic COPY or ADD copied; `created_by` then holds `{}` in the place of `file:…`, `dir:…` or `multi:…`,
-    which is known when it was solved (`history.named`).
+    copied: what a classic COPY or ADD copied; `created_by` then holds `{}` in the place of `file:…`, `dir:…` or
+    `multi:…`, which is known when it was solved (`history.named`).
     """
 
     created_by: str
@@ -46,10 +52,10 @@ class HistoryEntry:
 class ClassicStep:
     """One instruction as the classic builder walks: solve `vertex` if there is one, publish an image, say so.
 
-    text: what stands after `Step n/m : `; "" for a trigger of the base image's ONBUILD, which is not counted.
-    config: the run configuration (`config` of the image document) after this step. history: all entries that the stage adds
-    to `base` so far. base: the image that the stage (or the stage it is from) began with, None for scratch.
-    triggers: of a FROM, how many steps follow that its base image brought. stage_end: the last step of its stage.
+    text: what stands after `Step n/m : `; "" for a trigger of the base image's ONBUILD, which is not counted. config:
+    the run configuration (`config` of the image document) after this step. history: all entries that the stage adds to
+    `base` so far. base: the image that the stage (or the stage it is from) began with, None for scratch. triggers: of a
+    FROM, how many steps follow that its base image brought. stage_end: the last step of its stage.
     """
 
     text: str
@@ -84,8 +90,8 @@ class Foreign:
 class Target:
     """The stage to build for one platform. vertex: its file system. config: the `config` object of the image document.
 
-    base: the image below all of it, None for scratch. steps: of all stages, in the order of the file, in the classic dialect.
-    paths: what is used of each local context; "/" is all of it. stages: those it is made from, by number.
+    base: the image below all of it, None for scratch. steps: of all stages, in the order of the file, in the classic
+    dialect. paths: what is used of each local context; "/" is all of it. stages: those it is made from, by number.
     environments: what the base images of stages set, by number of the stage.
     """
 

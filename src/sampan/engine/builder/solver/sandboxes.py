@@ -10,6 +10,7 @@ import logging
 import secrets
 from dataclasses import dataclass
 
+from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.errors import SampanError
 
@@ -24,7 +25,7 @@ class Net:
     sandbox: Sandbox
 
 
-class Sandboxes:
+class SandboxPool:
     """The namespaces of one engine's build steps. `take` and later `give_back`; `drop` when no build is under way."""
 
     def __init__(self, networks: Networks) -> None:
@@ -32,7 +33,10 @@ class Sandboxes:
         self._spare: asyncio.Task[Net] | None = None
 
     async def take(self, mode: str, *, ahead: bool) -> Net:
-        """A namespace on a network (mode as a container's), its id a task's. ahead: more steps like this may follow."""
+        """Return a namespace on a network (mode as a container's), its id a task's.
+
+        ahead: more steps like this may follow.
+        """
         spare = self._spare if mode == "bridge" else None
         if spare is not None:
             self._spare = None
@@ -48,23 +52,14 @@ class Sandboxes:
 
     async def _make(self, mode: str) -> Net:
         id = secrets.token_hex(16)
-        sandbox = await self._networks.attach(
-            id,
-            mode=mode,
-            hostname=id[:12],
-            endpoints={},
-            ports={},
-            publish_all=False,
-            exposed=[],
-            silent=True,
-        )
+        sandbox = await self._networks.attach(SandboxRequest(id=id, mode=mode, hostname=id[:12], silent=True))
         return Net(id=id, sandbox=sandbox)
 
     async def give_back(self, net: Net) -> None:
         await self._networks.detach(net.id)
 
     async def drop(self) -> None:
-        """No step is to come: let go of the spare one."""
+        """Give the spare one back, when no step is to come."""
         if self._spare is None:
             return
         spare, self._spare = self._spare, None

@@ -4,81 +4,43 @@ Both directions speak overlayfs' form of a difference, which all layers are kept
 name, `trusted.overlay.opaque` = y says that a directory hides the one below. Everything goes by descriptors, and no
 symlink is ever followed: what is read may belong to a running container.
 
-Source: kernel Documentation/filesystems/overlayfs.rst; ioctl_ficlone(2), copy_file_range(2).
+Source: kernel Documentation/filesystems/overlayfs.rst.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
-from contextlib import suppress
 
 from sampan.engine.archives.tar_writer import MAX_DEPTH
 from sampan.errors import InvalidArgument
+from sampan.linux import copying
 
 OPAQUE = "trusted.overlay.opaque"
-FICLONE = 0x40049409
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_CHUNK = 64 * 1024 * 1024
-Links = dict[tuple[int, int], str]  # (device, inode) of a file with several names → where its copy is
 
 
 def apply(difference_fd: int, tree_fd: int) -> None:
     """Put a layer onto a tree: the tree then is what overlayfs would show. Raises: OSError, InvalidArgument."""
-    _Applied(difference_fd, tree_fd).directory(difference_fd, tree_fd, "")
+    copying.copy_tree(difference_fd, tree_fd, enter=_begin, admit=_make_way)
 
 
-class _Applied:
-    """One difference on its way onto one tree."""
+def _begin(source: int, target: int, path: str) -> None:
+    check_depth(path)
+    if opaque(source):
+        for name in os.listdir(target):
+            _remove(target, name)
 
-    def __init__(self, source: int, target: int) -> None:
-        self._target = target
-        self._links: Links = {}
 
-    def directory(self, source: int, target: int, path: str) -> None:
-        check_depth(path)
-        if opaque(source):
-            for name in os.listdir(target):
-                _remove(target, name)
-        for name in os.listdir(source):
-            self._entry(source, target, name, f"{path}/{name}")
-        copy_attributes(source, target, os.fstat(source))
-
-    def _entry(self, source: int, target: int, name: str, path: str) -> None:
-        status = os.stat(name, dir_fd=source, follow_symlinks=False)
-        there = _stat(target, name)
-        if is_whiteout(status):
-            if there is not None:
-                _remove(target, name)
-        elif stat.S_ISDIR(status.st_mode):
-            if there is not None and not stat.S_ISDIR(there.st_mode):
-                _remove(target, name)
-                there = None
-            if there is None:
-                os.mkdir(name, 0o700, dir_fd=target)
-            old = os.open(name, _DIRECTORY, dir_fd=source)
-            try:
-                new = os.open(name, _DIRECTORY, dir_fd=target)
-                try:
-                    self.directory(old, new, path)
-                finally:
-                    os.close(new)
-            finally:
-                os.close(old)
-        else:
-            if there is not None:
-                _remove(target, name)
-            key = (status.st_dev, status.st_ino)
-            known = self._links.get(key) if status.st_nlink > 1 else None
-            if known is not None:
-                os.link(known, name, src_dir_fd=self._target, dst_dir_fd=target, follow_symlinks=False)
-                return
-            copy(source, target, name, status)
-            if status.st_nlink > 1:
-                self._links[key] = path[1:]
+def _make_way(target: int, name: str, status: os.stat_result) -> bool:
+    """Remove what an entry replaces or takes away. False: the entry says only that something is gone."""
+    there = _stat(target, name)
+    gone = is_whiteout(status)
+    if there is not None and (gone or not (stat.S_ISDIR(status.st_mode) and stat.S_ISDIR(there.st_mode))):
+        _remove(target, name)
+    return not gone
 
 
 def difference(new_fd: int, old_fd: int, into_fd: int) -> None:
@@ -87,7 +49,7 @@ def difference(new_fd: int, old_fd: int, into_fd: int) -> None:
     Files become links or shared copies, so that this costs names and no data. Raises: OSError, InvalidArgument.
     """
     _differences(new_fd, old_fd, into_fd, "")
-    copy_attributes(new_fd, into_fd, os.fstat(new_fd))
+    copying.copy_attributes(new_fd, into_fd, os.fstat(new_fd))
 
 
 def _differences(new: int, old: int, into: int, path: str) -> bool:
@@ -136,7 +98,7 @@ def _changed_directory(
                 _everything(now, made, path)
                 if before is not None:
                     os.setxattr(made, OPAQUE, b"y")
-            copy_attributes(now, made, status)
+            copying.copy_attributes(now, made, status)
             return True
         finally:
             os.close(made)
@@ -182,7 +144,7 @@ def cleaned(upper_fd: int, into_fd: int, mark: str, path: str = "") -> None:
             _link(upper_fd, into_fd, name, status)
     if opaque(upper_fd):
         os.setxattr(into_fd, OPAQUE, b"y")
-    copy_attributes(upper_fd, into_fd, os.fstat(upper_fd))
+    copying.copy_attributes(upper_fd, into_fd, os.fstat(upper_fd))
 
 
 def _whiteout(directory: int, name: str, mtime_ns: int) -> None:
@@ -200,89 +162,7 @@ def _link(source: int, target: int, name: str, status: os.stat_result) -> None:
     except OSError as e:
         if e.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM):
             raise
-        copy(source, target, name, status)
-
-
-def copy(source: int, target: int, name: str, status: os.stat_result) -> None:
-    """Copy what is no directory, with owner, mode, times and extended attributes; data is shared where that can be."""
-    if stat.S_ISREG(status.st_mode):
-        old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
-        try:
-            new = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
-            try:
-                copy_data(old, new, status)
-                copy_attributes(old, new, status)
-            finally:
-                os.close(new)
-        finally:
-            os.close(old)
-        return
-    if stat.S_ISLNK(status.st_mode):
-        os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-    elif stat.S_ISSOCK(status.st_mode):
-        return
-    else:
-        os.mknod(name, status.st_mode, status.st_rdev, dir_fd=target)
-    os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-    if not stat.S_ISLNK(status.st_mode):
-        os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
-    old_name, new_name = f"/proc/self/fd/{source}/{name}", f"/proc/self/fd/{target}/{name}"
-    for key in os.listxattr(old_name, follow_symlinks=False):
-        with suppress(OSError):
-            os.setxattr(new_name, key, os.getxattr(old_name, key, follow_symlinks=False), follow_symlinks=False)
-    os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)
-
-
-def copy_data(old: int, new: int, status: os.stat_result) -> None:
-    """Share the blocks where the file system can, else copy them; holes stay holes."""
-    try:
-        fcntl.ioctl(new, FICLONE, old)
-        return
-    except OSError as e:
-        if e.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS):
-            raise
-    os.ftruncate(new, status.st_size)
-    at = 0
-    while at < status.st_size:
-        try:
-            start = os.lseek(old, at, os.SEEK_DATA)
-            end = os.lseek(old, start, os.SEEK_HOLE)
-        except OSError as e:
-            if e.errno == errno.ENXIO:  # nothing but a hole from here on
-                return
-            raise
-        at = start
-        while at < end:
-            copied = _copy_piece(old, new, min(_CHUNK, end - at), at)
-            if copied == 0:
-                return  # it was made shorter meanwhile
-            at += copied
-
-
-def _copy_piece(old: int, new: int, size: int, at: int) -> int:
-    """Copy at most `size` bytes at offset `at` inside the kernel; between file systems of two kinds through a pipe."""
-    try:
-        return os.copy_file_range(old, new, size, at, at)
-    except OSError as e:
-        if e.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-    os.lseek(new, at, os.SEEK_SET)
-    return os.sendfile(new, old, at, size)
-
-
-def copy_attributes(old: int, new: int, status: os.stat_result) -> None:
-    """Owner, mode, extended attributes and times of a file or directory; overlayfs' own attributes stay behind."""
-    os.fchown(new, status.st_uid, status.st_gid)
-    os.fchmod(new, stat.S_IMODE(status.st_mode))
-    wanted = {key for key in os.listxattr(old) if not key.startswith("trusted.overlay.")}
-    for key in set(os.listxattr(new)) - wanted:
-        if not key.startswith("trusted.overlay."):
-            with suppress(OSError):
-                os.removexattr(new, key)
-    for key in wanted:
-        with suppress(OSError):  # what the file system cannot hold is left out, as when a layer is unpacked
-            os.setxattr(new, key, os.getxattr(old, key))
-    os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
+        copying.copy_entry(source, target, name)
 
 
 def same(new: int, old: int, name: str, status: os.stat_result, before: os.stat_result) -> bool:

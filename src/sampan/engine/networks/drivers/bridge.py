@@ -1,176 +1,174 @@
-"""The bridge driver: a Linux bridge per network, a veth pair per endpoint. Options are read here, links are made here.
+"""The bridge driver: a Linux bridge per network, a veth pair per endpoint.
 
 A bridge that we made carries `sampan:<network id>` as its alias: another engine's or an administrator's link is never
-taken over or deleted.
+taken over or deleted. The administrator's own (daemon option `bridge`) must exist and is not configured.
 
-Source: docs.docker.com/engine/network/drivers/bridge (options); ip-link(8).
+Source: docs.docker.com/engine/network/drivers/bridge; ip-link(8).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, ip_interface, ip_network
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_interface, ip_network
 
+from msgspec.structs import replace
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.networks import host as hosts
+from sampan.engine.networks.drivers import bridge_default, bridge_options
+from sampan.engine.networks.drivers.bridge_options import Bridge
+from sampan.engine.networks.drivers.driver import MTU, ChooseSubnet, NetworkCapabilities, NetworkDriver
 from sampan.engine.networks.firewall import NetworkRules
-from sampan.engine.networks.ipam import Subnet
+from sampan.engine.networks.host import HostNetwork
+from sampan.engine.networks.plans import VETH, InterfacePlan, NeighbourPlan
 from sampan.engine.networks.plumbing import Plumbing, read_sysctl, write_sysctl
-from sampan.engine.networks.records import NetworkRecord
-from sampan.errors import Forbidden, Internal, InvalidArgument, NotImplemented_
+from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord
+from sampan.errors import Forbidden, Internal, InvalidArgument
 from sampan.linux import netlink
-from sampan.linux.netlink import Netlink
-from sampan.spec import go_values
+from sampan.linux.netlink import Link, Netlink
 
-PREFIX = "com.docker.network.bridge."
-NAME = PREFIX + "name"
-DEFAULT_BRIDGE = PREFIX + "default_bridge"
-ICC = PREFIX + "enable_icc"
-MASQUERADE = PREFIX + "enable_ip_masquerade"
-HOST_BINDING = PREFIX + "host_binding_ipv4"
-INHIBIT_IPV4 = PREFIX + "inhibit_ipv4"
-GATEWAY_MODE4, GATEWAY_MODE6 = PREFIX + "gateway_mode_ipv4", PREFIX + "gateway_mode_ipv6"
-TRUSTED = PREFIX + "trusted_host_interfaces"
-MTU = "com.docker.network.driver.mtu"
-HOST_IPV4 = "com.docker.network.host_ipv4"
-CONTAINER_PREFIX = "com.docker.network.container_iface_prefix"
-
-GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
-MODES_BUILT = ("nat", "nat-unprotected")
-MAX_NAME = 15
+_VETH_NAME = re.compile(r"veth[0-9a-f]{7}")
 
 
-def flag(options: dict[str, str], key: str, default: bool = True) -> bool:
-    """Read a boolean option as Go's ParseBool. Raises: InvalidArgument."""
-    text = options.get(key)
-    if text is None:
-        return default
-    try:
-        return go_values.boolean(text)
-    except ValueError as error:
-        raise InvalidArgument(f"failed to parse {key} value: {text} ({error})") from error
+class BridgeDriver(NetworkDriver):
+    """Remembers the kernel's index of each bridge that is set up."""
 
+    capabilities = NetworkCapabilities(gateway=True, publishes=True)
 
-def validate(options: dict[str, str]) -> None:
-    """Check every option that this driver reads. Raises: InvalidArgument naming it."""
-    for key in (ICC, MASQUERADE, INHIBIT_IPV4, DEFAULT_BRIDGE):
-        flag(options, key)
-    if not options.get(MTU, "0").isdigit():
-        mtu = options[MTU]
-        raise InvalidArgument(f'failed to parse {MTU} value: {mtu} (strconv.Atoi: parsing "{mtu}": invalid syntax)')
-    name = options.get(NAME, "")
-    if len(name) > MAX_NAME:
-        raise Internal("numerical result out of range")
-    if "/" in name or any(c.isspace() for c in name):
-        raise InvalidArgument(f"invalid bridge name: {name}")
-    for key in (GATEWAY_MODE4, GATEWAY_MODE6):
-        if options.get(key, "nat") not in GATEWAY_MODES:
-            raise InvalidArgument(f"unknown gateway mode {options[key]}")
-        if options.get(key, "nat") not in MODES_BUILT:
-            raise NotImplemented_(f"gateway mode {options[key]} is not available yet; use nat or nat-unprotected")
-    if HOST_BINDING in options:
-        try:
-            IPv4Address(options[HOST_BINDING])
-        except ValueError as error:
-            raise InvalidArgument(f"invalid host binding address {options[HOST_BINDING]}") from error
+    def __init__(self) -> None:
+        self._indexes: dict[str, int] = {}
+        self._bridged_filter = False
 
+    # ── pure ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-@dataclass(frozen=True, slots=True)
-class Bridge:
-    """A bridge network as the driver sees it."""
+    def options(self, config: EngineConfig) -> Mapping[str, str]:
+        """Return the MTU of the daemon's configuration, when it is not the usual one."""
+        return {} if config.mtu == bridge_options.DEFAULT_MTU else {MTU: str(config.mtu)}
 
-    network: NetworkRecord
+    def validate(self, network: NetworkRecord, others: Iterable[NetworkRecord]) -> None:
+        """Check the options, and that no other network has this bridge. Raises: InvalidArgument, Forbidden."""
+        bridge_options.validate(network.options)
+        name = Bridge(network).name
+        for other in others:
+            if other.driver == network.driver and Bridge(other).name == name:
+                raise Forbidden(f"conflicts with network {other.id} ({other.name}): networks have same bridge name")
 
-    @property
-    def name(self) -> str:
-        return self.network.bridge
+    def describe(self, network: NetworkRecord) -> str:
+        """Return the bridge with its MTU and addresses."""
+        addresses = [f"{s.gateway}/{ip_network(s.subnet, strict=False).prefixlen}" for s in network.subnets]
+        return " ".join([f"bridge {Bridge(network).name}", f"mtu {Bridge(network).mtu}", *addresses])
 
-    @property
-    def alias(self) -> str:
-        return f"sampan:{self.network.id}"
-
-    @property
-    def mtu(self) -> int:
-        return int(self.network.options.get(MTU, "0")) or 1500
-
-    @property
-    def icc(self) -> bool:
-        return flag(self.network.options, ICC)
-
-    @property
-    def host_binding(self) -> str:
-        """The host address its ports are published on by default; empty: the daemon's."""
-        return self.network.options.get(HOST_BINDING, "")
-
-    @property
-    def interface_prefix(self) -> str:
-        return self.network.options.get(CONTAINER_PREFIX, "eth")
-
-    def rules(self, *, ip6: bool = True) -> NetworkRules:
-        """What the firewall needs to know; without ip6 nothing of IPv6 (daemon option ip6tables)."""
-        n, four, six = self.network, self.network.subnet(4), self.network.subnet(6) if ip6 else None
-        return NetworkRules(
-            bridge=self.name,
-            subnet4=_canonical(four.subnet) if four else "",
-            gateway4=four.gateway if four else "",
-            subnet6=_canonical(six.subnet) if six else "",
-            gateway6=six.gateway if six else "",
-            icc=self.icc,
-            masquerade=flag(n.options, MASQUERADE),
-            internal=n.internal,
-            source4=n.options.get(HOST_IPV4, ""),
-            mode4=n.options.get(GATEWAY_MODE4, "nat"),
-            mode6=n.options.get(GATEWAY_MODE6, "nat"),
+    def interface(self, network: NetworkRecord, endpoint: EndpointRecord) -> InterfacePlan:
+        """Return the veth pair of an endpoint. Raises: Internal when the bridge could not be made at start."""
+        index = self._indexes.get(network.id)
+        if index is None:
+            raise Internal(f"the bridge of network {network.id[:12]} is not there: see the daemon's log of its start")
+        bridge = Bridge(network)
+        parsed = [ip_interface(text) for text in (endpoint.ipv4, endpoint.ipv6) if text]
+        return InterfacePlan(
+            kind=VETH,
+            host_name=endpoint.veth,
+            name=endpoint.interface,
+            master=index,
+            mac=endpoint.mac,
+            mtu=bridge.mtu,
+            addresses=tuple((i.ip, i.network.prefixlen) for i in parsed),
+            # whoever had the address before may have had another MAC, and a cache remembers for half a minute
+            neighbours=tuple(NeighbourPlan(index=index, address=i.ip, mac=endpoint.mac) for i in parsed),
+            # where bridged packets pass the IP hooks, the forward chain keeps containers apart, and knows published
+            # ports
+            isolated=not bridge.icc and not self._bridged_filter,
+            hairpin=self._bridged_filter,
         )
 
+    def rules(self, network: NetworkRecord, *, ip6: bool) -> NetworkRules:
+        """Return what the ruleset shall have for this network."""
+        return Bridge(network).rules(ip6=ip6)
 
-def _canonical(subnet: str) -> str:
-    return str(ip_network(subnet, strict=False))
+    def host_binding(self, network: NetworkRecord) -> str:
+        """Return the network's own address for published ports."""
+        return Bridge(network).host_binding
+
+    def strays(self, links: Sequence[Link], known: frozenset[str]) -> list[str]:
+        """Return the veths on our bridges that belong to nobody."""
+        own = set(self._indexes.values())
+        return [
+            link.name
+            for link in links
+            if link.master in own and link.kind == VETH and _VETH_NAME.fullmatch(link.name) and link.name not in known
+        ]
+
+    # ── done ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def predefined(
+        self, host: HostNetwork, name: str, old: NetworkRecord | None, choose: ChooseSubnet
+    ) -> NetworkRecord | None:
+        """Return the default bridge network; None when the configuration wants none."""
+        if host.config.bridge == bridge_default.NO_BRIDGE:
+            return None
+        seen = await host.run(_look, host.plumbing.host, host.config.bridge, old)
+        return bridge_default.network(host.config, old, name, seen, lambda version: choose(version, seen.host_subnets))
+
+    async def setup(self, host: HostNetwork, network: NetworkRecord) -> None:
+        """Make the bridge what its network says, creating it when it is missing. Raises: OSError, SampanError."""
+        ours = not (network.name in PREDEFINED and host.config.bridge)
+        self._indexes[network.id] = await host.run(self._setup, host.plumbing, Bridge(network), ours=ours)
+
+    def _setup(self, plumbing: Plumbing, bridge: Bridge, *, ours: bool) -> int:
+        # br_netfilter passes bridged packets through the IP hooks: then hairpin ports are needed
+        self._bridged_filter = read_sysctl("net/bridge/bridge-nf-call-iptables") == "1"
+        return _ensure(plumbing.host, bridge) if ours else _foreign(plumbing.host, bridge)
+
+    async def teardown(self, host: HostNetwork, network: NetworkRecord) -> None:
+        """Delete the bridge if it is ours."""
+        self._indexes.pop(network.id, None)
+        await host.run(_delete, host.plumbing, Bridge(network))
+
+    async def attach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
+        """Name the pair's end on the host."""
+        return replace(endpoint, veth=f"veth{os.urandom(4).hex()[:7]}")
 
 
-def owned(host: Netlink, bridge: Bridge) -> bool:
-    """Whether the link of that name exists and is this network's. Raises: Forbidden when it is somebody else's."""
-    link = host.link(bridge.name)
-    if link is None:
-        return False
-    if link.alias == bridge.alias:
-        return True
-    raise Forbidden(f"bridge name {bridge.name} is already in use on this host")
+# ── blocking, in the namespace thread ───────────────────────────────────────────────────────────────────────────
 
 
-def free_name(host: Netlink, prefix: str) -> str:
-    """The first of prefix0, prefix1, … that no link has."""
-    names = {link.name for link in host.links()}
-    return next(name for n in range(1 << 16) if (name := f"{prefix}{n}") not in names)
-
-
-def others(host: Netlink) -> bool:
-    """Whether a bridge of some container engine is there, ours included."""
-    return any(
-        link.kind == "bridge" and (link.alias.startswith("sampan:") or link.name == "docker0") for link in host.links()
+def _look(host: Netlink, given: str, old: NetworkRecord | None) -> bridge_default.Seen:
+    """Look at what the default bridge network depends on. given: an administrator's bridge, empty for none."""
+    links = {link.name: link for link in host.links()}
+    name = given or bridge_default.kept_name(old, links) or hosts.free_name(host, bridge_default.PREFIX)
+    own = [links[name].ifindex] if name in links else []
+    on_link = [p for p in host.addresses() if p.ifindex in own and not p.address.is_link_local]
+    return bridge_default.Seen(
+        name=name,
+        link_subnets=tuple(ip_network((p.address, p.length), strict=False) for p in on_link),
+        host_subnets=tuple(hosts.subnets(host, but=own)),
     )
 
 
-def ensure(plumbing: Plumbing, bridge: Bridge, *, ours: bool = True) -> int:
-    """Make the bridge what its network says, creating it when it is missing; return its index.
-
-    `ours=False`: an administrator's bridge (daemon option `bridge`), which must exist and is not configured.
-    """
-    host = plumbing.host
-    if not ours:
-        link = host.link(bridge.name)
-        if link is None:
-            raise InvalidArgument(f"bridge {bridge.name} does not exist")
-        return link.ifindex
-    if not owned(host, bridge):
-        host.batch([netlink.add_bridge(bridge.name, address=_mac(bridge), mtu=0)])
-        host.batch([netlink.set_link(bridge.name, alias=bridge.alias)])
+def _foreign(host: Netlink, bridge: Bridge) -> int:
     link = host.link(bridge.name)
+    if link is None:
+        raise InvalidArgument(f"bridge {bridge.name} does not exist")
+    return link.ifindex
+
+
+def _ensure(host: Netlink, bridge: Bridge) -> int:
+    """Make the bridge, or make it right; return its index. Raises: Forbidden when the link is somebody else's."""
+    link = host.link(bridge.name)
+    if link is not None and link.alias != bridge.alias:
+        raise Forbidden(f"bridge name {bridge.name} is already in use on this host")
+    if link is None:
+        # in one system call: a bridge without our mark would be nobody's, and in the way of the next start
+        made = netlink.add_bridge(bridge.name, address=bridge.mac, mtu=0)
+        host.batch([made, netlink.set_link(bridge.name, alias=bridge.alias)])
+        link = host.link(bridge.name)
     assert link is not None
     write_sysctl(f"net/ipv6/conf/{bridge.name}/accept_ra", "0")
-    six = bridge.network.subnet(6)
-    write_sysctl(f"net/ipv6/conf/{bridge.name}/disable_ipv6", "0" if six else "1")
+    write_sysctl(f"net/ipv6/conf/{bridge.name}/disable_ipv6", "0" if bridge.network.subnet(6) else "1")
     requests = _address_changes(host, link.ifindex, bridge)
-    if bridge.mtu != 1500 or link.mtu != 1500:
+    if bridge.mtu != bridge_options.DEFAULT_MTU or link.mtu != bridge_options.DEFAULT_MTU:
         requests.append(netlink.set_link(link.ifindex, mtu=bridge.mtu))
     host.batch([*requests, netlink.set_link(link.ifindex, up=True)])
     return link.ifindex
@@ -179,7 +177,7 @@ def ensure(plumbing: Plumbing, bridge: Bridge, *, ours: bool = True) -> int:
 def _address_changes(host: Netlink, index: int, bridge: Bridge) -> list[netlink.Message]:
     wanted = set()
     for subnet in bridge.network.subnets:
-        if subnet.gateway and not (":" not in subnet.subnet and flag(bridge.network.options, INHIBIT_IPV4, False)):
+        if subnet.gateway and (":" in subnet.subnet or bridge.host_address4):
             length = ip_network(subnet.subnet, strict=False).prefixlen
             wanted.add((ip_interface(f"{subnet.gateway}/{length}").ip, length))
     have = {(p.address, p.length) for p in host.addresses() if p.ifindex == index and not p.address.is_link_local}
@@ -187,43 +185,7 @@ def _address_changes(host: Netlink, index: int, bridge: Bridge) -> list[netlink.
     return changes + [netlink.add_address(index, address, length) for address, length in wanted - have]
 
 
-def _mac(bridge: Bridge) -> str:
-    """A fixed address, or the bridge would take its lowest port's and change it with every container."""
-    return "02:42:" + ":".join(bridge.network.id[n : n + 2] for n in range(0, 8, 2))
-
-
-def delete(plumbing: Plumbing, bridge: Bridge) -> None:
-    """Delete the bridge if it is ours; a missing one is fine."""
+def _delete(plumbing: Plumbing, bridge: Bridge) -> None:
     link = plumbing.host.link(bridge.name)
     if link is not None and link.alias == bridge.alias:
         plumbing.delete_links([bridge.name])
-
-
-def allow_loopback(bridge: Bridge) -> None:
-    """Let packets from 127.0.0.1 be translated into the network; only ever with the raw chain's rules in place."""
-    write_sysctl(f"net/ipv4/conf/{bridge.name}/route_localnet", "1")
-
-
-def filters_bridged() -> bool:
-    """Whether the kernel passes bridged packets through the IP hooks (br_netfilter): then hairpin ports are needed."""
-    return read_sysctl("net/bridge/bridge-nf-call-iptables") == "1"
-
-
-def host_subnets(host: Netlink, *, but: Iterable[int] = ()) -> list[Subnet]:
-    """Every subnet the host has an address in or a route to, default routes and the given links left out."""
-    skip = set(but)
-    found: list[Subnet] = []
-    for prefix in host.addresses():
-        if prefix.ifindex not in skip:
-            found.append(ip_network((prefix.address, prefix.length), strict=False))
-    for route in host.routes():
-        if (
-            route.destination is not None
-            and route.length
-            and route.ifindex not in skip
-            and route.type == netlink.RTN_UNICAST
-        ):
-            subnet = ip_network((route.destination, route.length), strict=False)
-            if not (isinstance(subnet, IPv4Network) and subnet.prefixlen < 4):
-                found.append(subnet)
-    return found

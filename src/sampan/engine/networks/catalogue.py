@@ -1,7 +1,8 @@
-"""Which networks exist and which addresses are taken in them. Decides and remembers; touches neither kernel nor firewall.
+"""Which networks exist and which addresses are taken in them.
 
-`find` resolves names, ids and unique prefixes. `new` turns a create request into a record or says, in Docker's words, why
-not. Address pools are rebuilt from the records at start.
+The catalogue decides and remembers; it touches neither kernel nor firewall. `find` resolves names, ids and unique
+prefixes. `new` turns a create request into a record or says, in Docker's words, why not. Address pools are rebuilt
+from the records at start.
 
 Source: Engine API 1.51 NetworkCreate; messages as Docker Engine 28.5 gives them.
 """
@@ -9,40 +10,40 @@ Source: Engine API 1.51 NetworkCreate; messages as Docker Engine 28.5 gives them
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
+from sampan.engine.config import EngineConfig
 from sampan.engine.networks import ipam
-from sampan.engine.networks.drivers import bridge as bridge_driver
+from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.ipam import Address, Pool, Subnet
-from sampan.engine.networks.records import NetworkRecord, SubnetRecord
+from sampan.engine.networks.records import PREDEFINED, NetworkRecord, SubnetRecord, new_id
 from sampan.engine.store import Op, Table
 from sampan.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotImplemented_
 from sampan.spec import times
 from sampan.spec.engine_api.network import IPAMConfig, NetworkCreateRequest
 
-PREDEFINED = ("bridge", "host", "none")
-DRIVERS = ("bridge", "host", "null")
+DEFAULT_DRIVER = DEFAULT_NETWORK = "bridge"
 
 
 @dataclass(slots=True)
-class Registry:
-    """The networks of one engine and the addresses taken in them."""
+class Catalogue:
+    """The networks of one engine, the drivers that make them, and the addresses taken in them."""
 
     table: Table[NetworkRecord]
+    drivers: Mapping[str, NetworkDriver]
     pools: tuple[ipam.AddressPool, ...] = ipam.DEFAULT_POOLS
     _addresses: dict[tuple[str, int], Pool] = field(default_factory=dict)
 
     # ── finding ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def all(self) -> list[NetworkRecord]:
+        """Return every network, oldest first."""
         return self.table.all()
 
-    def bridges(self) -> list[NetworkRecord]:
-        return [n for n in self.table.all() if n.driver == "bridge" and n.bridge]
-
     def named(self, name: str) -> NetworkRecord | None:
+        """Return the network of this name."""
         return next((n for n in self.table.all() if n.name == name), None)
 
     def find(self, ref: str) -> NetworkRecord:
@@ -57,28 +58,28 @@ class Registry:
             raise NotFound(f"network {ref} not found")
         return matching[0]
 
+    def driver(self, network: NetworkRecord) -> NetworkDriver:
+        """Return the driver of a network. Raises: NotFound when this engine has it no more."""
+        driver = self.drivers.get(network.driver)
+        if driver is None:
+            raise NotFound(f'plugin "{network.driver}" not found')
+        return driver
+
     # ── creating ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def new(
-        self,
-        request: NetworkCreateRequest,
-        host_subnets: Iterable[Subnet],
-        defaults: Mapping[str, Mapping[str, str]],
-        mtu: int,
-    ) -> NetworkRecord:
-        """Decide what a create request becomes. `defaults`: daemon option default-network-opts, by driver.
-
-        Raises: what Docker answers when it cannot be.
-        """
-        driver = self._validate(request)
-        host = list(host_subnets)
-        options = {**defaults.get(driver, {}), **(request.options or {})}
-        id_ = os.urandom(32).hex()
+    def new(self, request: NetworkCreateRequest, host_subnets: Iterable[Subnet], config: EngineConfig) -> NetworkRecord:
+        """Decide what a create request becomes. Raises: what Docker answers when it cannot be."""
+        name = self._validate(request)
+        driver = self.drivers[name]
+        options = {**config.default_network_opts.get(name, {}), **(request.options or {})}
+        for key, value in driver.options(config).items():
+            options.setdefault(key, value)
         record = NetworkRecord(
-            id=id_,
+            id=new_id(),
             name=request.name,
-            driver=driver,
+            driver=name,
             created=times.now(),
+            scope=driver.capabilities.scope,
             enable_ipv4=request.enable_ipv4 is not False,
             enable_ipv6=bool(request.enable_ipv6),
             internal=request.internal,
@@ -89,20 +90,15 @@ class Registry:
             options=options,
             labels=dict(request.labels or {}),
         )
-        if driver == "bridge":
-            bridge_driver.validate(options)
-            if mtu != 1500:
-                options.setdefault(bridge_driver.MTU, str(mtu))
-            record.bridge = options.get(bridge_driver.NAME) or f"br-{id_[:12]}"
-            if any(n.bridge == record.bridge for n in self.table.all()):
-                other = next(n for n in self.table.all() if n.bridge == record.bridge)
-                raise Forbidden(f"conflicts with network {other.id} ({other.name}): networks have same bridge name")
+        driver.validate(record, self.table.all())
+        if driver.capabilities.addresses:
             configs = (request.ipam and request.ipam.config) or []
             record.user_subnets = bool(configs)
-            record.subnets = self._subnets(record, configs, host)
+            record.subnets = self._subnets(record, configs, list(host_subnets))
         return record
 
     def _validate(self, request: NetworkCreateRequest) -> str:
+        """Check what needs no driver's knowledge; return the driver's name."""
         if not request.name.strip():
             raise InvalidArgument("invalid name: name is empty")
         if request.name in PREDEFINED or request.name == "default":
@@ -113,37 +109,45 @@ class Registry:
             raise Conflict(f"network with name {request.name} already exists")
         if request.config_only or (request.config_from and request.config_from.network):
             raise NotImplemented_("config-only networks are not available yet")
-        driver = {"": "bridge", "none": "null"}.get(request.driver, request.driver)
+        name = {"": DEFAULT_DRIVER, "none": "null"}.get(request.driver, request.driver)
         problems = [p for c in (request.ipam and request.ipam.config) or [] for p in _problems(c)]
         if problems:
             raise InvalidArgument("invalid network config:\n" + "\n".join(problems))
-        if driver not in DRIVERS:
-            raise NotFound(f'plugin "{driver}" not found')
-        if driver in ("host", "null"):
-            raise Forbidden(f'only one instance of "{driver}" network is allowed')
+        driver = self.drivers.get(name)
+        if driver is None:
+            raise NotFound(f'plugin "{name}" not found')
+        if driver.capabilities.single:
+            raise Forbidden(f'only one instance of "{name}" network is allowed')
         if request.ipam and request.ipam.driver not in ("", "default"):
             raise NotFound(f'plugin "{request.ipam.driver}" not found')
-        return driver
+        if request.enable_ipv6 and not driver.capabilities.ipv6:
+            raise InvalidArgument(f"{name} driver doesn't support IPv6")
+        return name
 
-    def _subnets(self, record: NetworkRecord, configs: list[IPAMConfig], host: list[Subnet]) -> list[SubnetRecord]:
+    def _subnets(
+        self, record: NetworkRecord, configs: Sequence[IPAMConfig], host: Sequence[Subnet]
+    ) -> list[SubnetRecord]:
         found: list[SubnetRecord] = []
         for version, enabled in ((4, record.enable_ipv4), (6, record.enable_ipv6)):
             mine = [c for c in configs if c.subnet and (":" in c.subnet) == (version == 6)]
             if not enabled:
                 continue
             if len(mine) > 1:
-                raise Forbidden("bridge driver doesn't support multiple subnets")
+                raise Forbidden(f"{record.driver} driver doesn't support multiple subnets")
             for config in mine:
                 subnet = ip_network(config.subnet, strict=False)
                 if ipam.overlaps(subnet, self.subnets()):
                     raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
                 found.append(_asked(config, subnet))
             if not mine:
-                found.append(self.choose(version, host, internal=record.internal))
+                found.append(self.choose(version, host))
         return found
 
-    def choose(self, version: int, host: Iterable[Subnet], *, internal: bool = False) -> SubnetRecord:
-        """A subnet that nobody has: from the pools, for IPv6 a random unique local one when the pools have none."""
+    def choose(self, version: int, host: Iterable[Subnet]) -> SubnetRecord:
+        """Return a subnet that nobody has: from the pools, for IPv6 a random unique local one when the pools have none.
+
+        host: the subnets that the host uses. Raises: Forbidden when the pools are used up.
+        """
         taken = [*host, *self.subnets()]
         pools = [p for p in self.pools if p.base.version == version]
         if version == 6 and not pools:
@@ -153,7 +157,7 @@ class Registry:
         return SubnetRecord(subnet=str(subnet), gateway=str(ipam.first_host(subnet)))
 
     def subnets(self) -> Iterator[Subnet]:
-        """The subnets of all our networks."""
+        """Return the subnets of all our networks."""
         for network in self.table.all():
             for subnet in network.subnets:
                 yield ip_network(subnet.subnet, strict=False)
@@ -169,24 +173,28 @@ class Registry:
             self._addresses[(network.id, net.version)] = Pool(net, ip_range=range_, reserved=reserved)
 
     def put(self, network: NetworkRecord) -> Op:
+        """Return the change that keeps a network."""
         return self.table.put(network)
 
     def forget(self, network: NetworkRecord) -> Op:
+        """Close a network's pools and return the change that deletes it."""
         for version in (4, 6):
             self._addresses.pop((network.id, version), None)
         return self.table.delete(network.id)
 
     def pool(self, network_id: str, version: int) -> Pool | None:
+        """Return the addresses of one IP version of a network; None when it has none."""
         return self._addresses.get((network_id, version))
 
     def release(self, network_id: str, address: Address) -> None:
+        """Give an address back; one of a network that is gone is fine."""
         pool = self.pool(network_id, address.version)
         if pool is not None:
             pool.release(address)
 
 
 def _problems(config: IPAMConfig) -> Iterator[str]:
-    """What Docker says of one IPAM configuration, a line each."""
+    """Return what Docker says of one IPAM configuration, a line each."""
     try:
         subnet = ip_network(config.subnet, strict=False)
     except ValueError:
@@ -203,7 +211,7 @@ def _problems(config: IPAMConfig) -> Iterator[str]:
         except ValueError:
             yield f"invalid ip-range {config.ip_range}: invalid CIDR block notation"
         else:
-            if inside.version != subnet.version or not inside.subnet_of(subnet):  # type: ignore[arg-type]
+            if not ipam.within(inside, subnet):
                 yield f"invalid ip-range {config.ip_range}: parent subnet {subnet} doesn't contain ip-range"
     named = [(f"gateway {config.gateway}", config.gateway)] if config.gateway else []
     named += [(f"auxiliary address {name}", a) for name, a in (config.auxiliary_addresses or {}).items()]

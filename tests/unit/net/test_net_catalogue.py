@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from sampan.engine.config import EngineConfig
 from sampan.engine.networks import filters
+from sampan.engine.networks.catalogue import Catalogue
+from sampan.engine.networks.drivers import choice
+from sampan.engine.networks.drivers.bridge_options import Bridge
 from sampan.engine.networks.records import NetworkRecord
-from sampan.engine.networks.registry import Registry
 from sampan.engine.store import Store
 from sampan.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError
 from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
@@ -20,41 +23,41 @@ HOST = [ip_network("172.17.0.0/16"), ip_network("192.0.2.0/24")]
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
+def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
     with asyncio.Runner() as runner:
         store = runner.run(Store.open(str(tmp_path / "db")))
-        yield Registry(store.table("networks", NetworkRecord))
+        yield Catalogue(store.table("networks", NetworkRecord), choice.drivers())
         runner.run(store.close())
 
 
-def new(registry: Registry, name: str = "n", *configs: IPAMConfig, **given: object) -> NetworkRecord:
+def new(catalogue: Catalogue, name: str = "n", *configs: IPAMConfig, **given: object) -> NetworkRecord:
     ipam = IPAM(config=list(configs)) if configs else None
-    return registry.new(NetworkCreateRequest(name=name, ipam=ipam, **given), HOST, {}, 1500)  # type: ignore[arg-type]
+    return catalogue.new(NetworkCreateRequest(name=name, ipam=ipam, **given), HOST, EngineConfig())  # type: ignore[arg-type]
 
 
-def keep(registry: Registry, record: NetworkRecord) -> NetworkRecord:
-    registry.put(record).remember()
-    registry.open_pools(record)
+def keep(catalogue: Catalogue, record: NetworkRecord) -> NetworkRecord:
+    catalogue.put(record).remember()
+    catalogue.open_pools(record)
     return record
 
 
-def test_a_network_gets_the_first_subnet_that_is_free(registry: Registry) -> None:
-    first = keep(registry, new(registry, "one"))
+def test_a_network_gets_the_first_subnet_that_is_free(catalogue: Catalogue) -> None:
+    first = keep(catalogue, new(catalogue, "one"))
     assert (first.subnets[0].subnet, first.subnets[0].gateway) == ("172.18.0.0/16", "172.18.0.1")
-    assert first.bridge == f"br-{first.id[:12]}"
-    assert new(registry, "two").subnets[0].subnet == "172.19.0.0/16"
+    assert Bridge(first).name == f"br-{first.id[:12]}"
+    assert new(catalogue, "two").subnets[0].subnet == "172.19.0.0/16"
 
 
-def test_what_was_asked_for_is_kept(registry: Registry) -> None:
+def test_what_was_asked_for_is_kept(catalogue: Catalogue) -> None:
     asked = IPAMConfig(
         subnet="10.213.0.0/24",
         ip_range="10.213.0.128/25",
         gateway="10.213.0.1",
         auxiliary_addresses={"a": "10.213.0.200"},
     )
-    record = keep(registry, new(registry, "n", asked, options={"com.docker.network.bridge.name": "brn"}))
-    pool = registry.pool(record.id, 4)
-    assert pool is not None and record.bridge == "brn" and record.user_subnets
+    record = keep(catalogue, new(catalogue, "n", asked, options={"com.docker.network.bridge.name": "brn"}))
+    pool = catalogue.pool(record.id, 4)
+    assert pool is not None and Bridge(record).name == "brn" and record.user_subnets
     assert str(pool.allocate()) == "10.213.0.128"
     with pytest.raises(Conflict):
         pool.take(ip_network("10.213.0.200/32").network_address)
@@ -80,9 +83,9 @@ def test_what_was_asked_for_is_kept(registry: Registry) -> None:
         ),
     ],
 )
-def test_bad_addresses(registry: Registry, config: dict[str, object], problem: str) -> None:
+def test_bad_addresses(catalogue: Catalogue, config: dict[str, object], problem: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        new(registry, "n", IPAMConfig(**config))  # type: ignore[arg-type]
+        new(catalogue, "n", IPAMConfig(**config))  # type: ignore[arg-type]
     assert caught.value.message == f"invalid network config:\n{problem}"
 
 
@@ -107,27 +110,27 @@ def test_bad_addresses(registry: Registry, config: dict[str, object], problem: s
         ),
     ],
 )
-def test_refusals(registry: Registry, given: dict[str, object], kind: type[SampanError], message: str) -> None:
+def test_refusals(catalogue: Catalogue, given: dict[str, object], kind: type[SampanError], message: str) -> None:
     with pytest.raises(kind) as caught:
-        new(registry, **({"name": "n"} | given))  # type: ignore[arg-type]
+        new(catalogue, **({"name": "n"} | given))  # type: ignore[arg-type]
     assert caught.value.message == message
 
 
-def test_conflicts(registry: Registry) -> None:
-    one = keep(registry, new(registry, "one", IPAMConfig(subnet="10.1.0.0/16")))
+def test_conflicts(catalogue: Catalogue) -> None:
+    one = keep(catalogue, new(catalogue, "one", IPAMConfig(subnet="10.1.0.0/16")))
     with pytest.raises(Conflict, match=r"^network with name one already exists$"):
-        new(registry, "one")
+        new(catalogue, "one")
     with pytest.raises(Forbidden, match=r"^invalid pool request: Pool overlaps with other one on this address space$"):
-        new(registry, "two", IPAMConfig(subnet="10.1.2.0/24"))
+        new(catalogue, "two", IPAMConfig(subnet="10.1.2.0/24"))
     with pytest.raises(Forbidden, match="multiple subnets"):
-        new(registry, "two", IPAMConfig(subnet="10.2.0.0/24"), IPAMConfig(subnet="10.3.0.0/24"))
-    assert registry.find(one.id[:6]) is registry.find("one") is registry.find(one.id)
+        new(catalogue, "two", IPAMConfig(subnet="10.2.0.0/24"), IPAMConfig(subnet="10.3.0.0/24"))
+    assert catalogue.find(one.id[:6]) is catalogue.find("one") is catalogue.find(one.id)
     with pytest.raises(NotFound, match=r"^network nope not found$"):
-        registry.find("nope")
+        catalogue.find("nope")
 
 
-def test_filters(registry: Registry) -> None:
-    one = new(registry, "one", labels={"a": "b"})
+def test_filters(catalogue: Catalogue) -> None:
+    one = new(catalogue, "one", labels={"a": "b"})
     assert filters.matches(
         one, {"label": ["a=b"], "driver": ["bridge"], "type": ["custom"], "name": ["on"]}, used=False
     )

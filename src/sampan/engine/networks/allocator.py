@@ -1,0 +1,156 @@
+"""Makes endpoints and takes them apart: addresses out of the networks' pools, and what their drivers add.
+
+Not here: how an endpoint comes into the kernel (fabric.py), which endpoints a sandbox has (sandboxes.py).
+
+Invariant: an address is never in two places: it is free only when its link is gone (leases.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from ipaddress import ip_interface, ip_network
+
+from msgspec.structs import replace
+
+from sampan.engine.networks import endpoints
+from sampan.engine.networks.catalogue import Catalogue
+from sampan.engine.networks.drivers.driver import NetworkCapabilities
+from sampan.engine.networks.fabric import Fabric
+from sampan.engine.networks.ipam import Address
+from sampan.engine.networks.plans import InterfacePlan
+from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
+from sampan.errors import Conflict, SampanError
+from sampan.spec.engine_api.network import EndpointSettings
+
+log = logging.getLogger(__name__)
+
+LINK_NAME_LENGTH = 15  # the kernel's limit
+
+
+class Allocator:
+    """The endpoints of one engine."""
+
+    def __init__(self, catalogue: Catalogue, fabric: Fabric) -> None:
+        self._catalogue = catalogue
+        self._fabric = fabric
+
+    def capabilities(self, endpoint: EndpointRecord) -> NetworkCapabilities:
+        """Return what the driver of an endpoint's network can do; the least when network or driver is gone."""
+        network = self._catalogue.table.get(endpoint.network_id)
+        driver = self._catalogue.drivers.get(network.driver) if network is not None else None
+        return driver.capabilities if driver is not None else NetworkCapabilities()
+
+    async def make(
+        self, network: NetworkRecord, settings: EndpointSettings, sandbox: SandboxRecord, mac: str = ""
+    ) -> EndpointRecord:
+        """Return a new endpoint of a sandbox, with its addresses and whatever the driver adds; not in the kernel yet.
+
+        mac: unless the settings name one. Raises: NotFound, InvalidArgument, Conflict, OSError; then nothing is taken.
+        """
+        driver = self._catalogue.driver(network)
+        endpoint = endpoints.new(
+            network, settings, container_id=sandbox.id, name=sandbox.name, hostname=sandbox.hostname
+        )
+        with contextlib.ExitStack() as undo:
+            if driver.capabilities.addresses:
+                taken = [e.interface for e in sandbox.endpoints if e.interface]
+                address4 = await self._take(network, 4, endpoints.requested(settings, 4), undo)
+                address6 = await self._take(network, 6, endpoints.requested(settings, 6), undo)
+                way_out = driver.capabilities.gateway and not network.internal
+                endpoint = replace(
+                    endpoint,
+                    interface=endpoints.interface_name(network, settings, taken),
+                    mac=endpoints.mac_address(settings.mac_address or mac, address4),
+                    ipv4=f"{address4}/{_length(network, 4)}" if address4 is not None else "",
+                    ipv6=f"{address6}/{_length(network, 6)}" if address6 is not None else "",
+                    gateway4=_gateway(network, 4) if way_out else "",
+                    gateway6=_gateway(network, 6) if way_out else "",
+                )
+            endpoint = await self._fabric.attach(driver, network, endpoint)
+            undo.pop_all()
+        return endpoint
+
+    async def _take(
+        self, network: NetworkRecord, version: int, asked: Address | None, undo: contextlib.ExitStack
+    ) -> Address | None:
+        pool = self._catalogue.pool(network.id, version)
+        if pool is None:
+            return None
+        if asked is not None:
+            await self._fabric.leases.settle_address(network.id, asked)
+            pool.take(asked)
+            address = asked
+        else:
+            try:
+                address = pool.allocate()
+            except Conflict:
+                await self._fabric.leases.settle()
+                address = pool.allocate()
+        undo.callback(self._catalogue.release, network.id, address)
+        return address
+
+    def adopt(self, endpoint: EndpointRecord) -> None:
+        """Take the addresses of an endpoint that an earlier daemon made."""
+        for network_id, address in _addresses(endpoint):
+            pool = self._catalogue.pool(network_id, address.version)
+            if pool is not None and not pool.taken(address):
+                pool.take(address)
+
+    def interfaces(self, made: Iterable[EndpointRecord]) -> list[InterfacePlan]:
+        """Return what endpoints get in their sandbox. Raises: Internal when a network could not be set up."""
+        found = []
+        for endpoint in made:
+            network = self._catalogue.find(endpoint.network_id)
+            plan = self._catalogue.driver(network).interface(network, endpoint)
+            if plan is not None:
+                found.append(plan)
+        return found
+
+    def host_binding(self, endpoint: EndpointRecord) -> str:
+        """Return where ports that lead to this endpoint are published when nothing is asked for; empty: everywhere."""
+        network = self._catalogue.find(endpoint.network_id)
+        return self._catalogue.driver(network).host_binding(network)
+
+    async def give_back(self, gone: Iterable[EndpointRecord], *, linked: bool = True) -> None:
+        """Take endpoints apart.
+
+        linked: their links may still be there, in a namespace that is dying; then the addresses are free when the
+        kernel tells of the link's end, or after a while when it has no end on the host. Else they are free at once.
+        """
+        for endpoint in gone:
+            held = _addresses(endpoint)
+            if linked and held:
+                self._fabric.leases.doom(endpoint.veth or endpoint.id[:LINK_NAME_LENGTH], held)
+            await self._detach(endpoint)
+            if not linked:
+                for network_id, address in held:
+                    self._catalogue.release(network_id, address)
+
+    async def _detach(self, endpoint: EndpointRecord) -> None:
+        """Tell the driver; what it cannot do now, nobody can: it is logged, and the engine goes on."""
+        network = self._catalogue.table.get(endpoint.network_id)
+        driver = self._catalogue.drivers.get(network.driver) if network is not None else None
+        if network is None or driver is None:
+            return
+        try:
+            await self._fabric.detach(driver, network, endpoint)
+        except (OSError, SampanError) as error:
+            log.error("network %s: endpoint %s is left behind: %s", network.name, endpoint.id[:12], error)
+
+
+def _addresses(endpoint: EndpointRecord) -> list[tuple[str, Address]]:
+    return [(endpoint.network_id, ip_interface(text).ip) for text in (endpoint.ipv4, endpoint.ipv6) if text]
+
+
+def _length(network: NetworkRecord, version: int) -> int:
+    subnet = network.subnet(version)
+    return ip_network(subnet.subnet, strict=False).prefixlen if subnet else 0
+
+
+def _gateway(network: NetworkRecord, version: int) -> str:
+    subnet = network.subnet(version)
+    if subnet is None:
+        return ""
+    return subnet.auxiliary.get(f"DefaultGatewayIPv{version}") or subnet.gateway

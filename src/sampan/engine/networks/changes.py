@@ -1,0 +1,157 @@
+"""Endpoints that a running container gets and loses, and what it is called, in steps that a crash may part.
+
+    connecting      note the endpoint in `changing` │ kernel │ one transaction: endpoint, and what the caller keeps
+    disconnecting   one transaction: no endpoint, `changing`, what the caller keeps │ kernel │ clear `changing`
+
+So whatever stands in a record's `changing` is what the namespace may have and must not have: `mend` takes it away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+
+from msgspec.structs import replace
+
+from sampan.engine.networks import endpoints
+from sampan.engine.networks.allocator import Allocator
+from sampan.engine.networks.fabric import Fabric, namespace_of
+from sampan.engine.networks.ipam import Address
+from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
+from sampan.engine.networks.publishing import Publisher
+from sampan.engine.networks.records import EndpointRecord, NetworkRecord
+from sampan.engine.store import Op
+from sampan.errors import Forbidden, SampanError
+from sampan.spec.engine_api.network import EndpointSettings
+
+log = logging.getLogger(__name__)
+
+
+class Changes:
+    """Changes of running sandboxes. Of one sandbox one at a time: the caller sees to that."""
+
+    def __init__(self, table: SandboxTable, fabric: Fabric, allocator: Allocator, publisher: Publisher) -> None:
+        self._table = table
+        self._fabric = fabric
+        self._allocator = allocator
+        self._publisher = publisher
+
+    @contextlib.asynccontextmanager
+    async def connecting(
+        self, live: LiveSandbox, network: NetworkRecord, settings: EndpointSettings
+    ) -> AsyncIterator[list[Op]]:
+        """Add an endpoint; yield the change that the block has to write. When the block fails, all is undone.
+
+        Raises: Forbidden when there is an endpoint on this network; InvalidArgument for bad settings; Internal.
+        """
+        before = live.record
+        if any(e.network_id == network.id for e in before.endpoints):
+            raise Forbidden(f"endpoint with name {before.name} already exists in network {network.name}")
+        async with contextlib.AsyncExitStack() as undo:
+            with failing(f"failed to connect container to network {network.name}", also_ours=False):
+                made = await self._allocator.make(network, settings, before)
+                undo.push_async_callback(self._take_away, live, made)
+                self._table.save(live, changing=made)
+                await self._fabric.extend_sandbox(before.pid, self._allocator.interfaces([made]))
+                undo.callback(_restore, live, before.endpoints)
+                live.record = replace(live.record, endpoints=[*before.endpoints, made])
+                self.hold(live)
+                await self._reroute(live, endpoints.gateways(before.endpoints))
+            yield self._table.saving(live)
+            undo.pop_all()
+
+    @contextlib.asynccontextmanager
+    async def disconnecting(self, live: LiveSandbox, endpoint: EndpointRecord) -> AsyncIterator[list[Op]]:
+        """Yield the change that takes an endpoint away, for the block to write; then make the kernel follow.
+
+        Raises: Internal when the kernel refuses; the records say then that the container is off the network.
+        """
+        before = endpoints.gateways(live.record.endpoints)
+        left = [e for e in live.record.endpoints if e is not endpoint]
+        yield self._table.saving(live, endpoints=left, changing=endpoint)
+        with failing(f"failed to disconnect container from network {endpoint.network}", also_ours=False):
+            await self._withdraw(live, endpoint)
+            self.hold(live)
+            await self._reroute(live, before)
+        self._table.save(live)
+
+    def renaming(self, live: LiveSandbox, name: str) -> list[Op]:
+        """Return the change by which a container answers to another name.
+
+        As in Docker, it has names on the predefined networks from then on.
+        """
+        record = live.record
+        renamed = [
+            replace(
+                e,
+                dns_names=endpoints.dns_names(
+                    name, e.settings.aliases, container_id=record.id, hostname=record.hostname
+                ),
+            )
+            for e in record.endpoints
+        ]
+        return self._table.saving(live, name=name, endpoints=renamed, changing=record.changing)
+
+    async def mend(self, live: LiveSandbox) -> None:
+        """End what a crash has interrupted: the endpoint in `changing` goes."""
+        if live.record.changing is not None:
+            await self._take_away(live, live.record.changing)
+
+    def hold(self, live: LiveSandbox) -> None:
+        """Hold the namespace of a running container while it has links that are only inside."""
+        try:
+            needed = any(i.inside for i in self._allocator.interfaces(live.record.endpoints))
+            if needed and live.held < 0:
+                live.held = os.open(f"/proc/{live.record.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            elif not needed and live.held >= 0:
+                os.close(live.held)
+                live.held = -1
+        except (OSError, SampanError) as error:
+            log.warning("container %s: its network cannot be looked at: %s", live.record.id[:12], error)
+
+    async def _take_away(self, live: LiveSandbox, endpoint: EndpointRecord) -> None:
+        """Take an endpoint that is not in the record out of the namespace.
+
+        Then make routes and ports as the record says. What cannot be done is logged; the endpoint stays in `changing`
+        for the next start.
+        """
+        try:
+            await self._withdraw(live, endpoint)
+            await self._fabric.mend_routes(live.record.pid, endpoints.gateways(live.record.endpoints))
+            if not self._publisher.fits(live.record, live.grants):
+                await self._publish_again(live)
+        except (OSError, SampanError) as error:
+            log.error("container %s: its network cannot be mended: %s", live.record.id[:12], error)
+        else:
+            self._table.save(live)
+
+    async def _withdraw(self, live: LiveSandbox, endpoint: EndpointRecord) -> None:
+        """Take an endpoint out of a running container's namespace, and give it back."""
+        interfaces = self._allocator.interfaces([endpoint])
+        with namespace_of(live.record.pid) as namespace:
+            await self._fabric.withdraw(namespace, interfaces)
+        await self._allocator.give_back([endpoint], linked=False)
+
+    async def _reroute(self, live: LiveSandbox, before: Sequence[tuple[str, Address]]) -> None:
+        """Move default routes, and the published ports after them, to the endpoint that has them now."""
+        after = endpoints.gateways(live.record.endpoints)
+        if after == before:
+            return
+        old = [gateway for name, gateway in before if (name, gateway) not in after]
+        new = [pair for pair in after if pair not in before]
+        await self._fabric.reroute(live.record.pid, old, new)
+        await self._publish_again(live)
+
+    async def _publish_again(self, live: LiveSandbox) -> None:
+        """Publish the ports of a sandbox to the endpoint that has the default route now."""
+        await self._fabric.unpublish(live.grants)
+        live.grants = []
+        grants = self._publisher.grant(live.record)
+        await self._fabric.publish(grants)
+        live.grants = grants
+
+
+def _restore(live: LiveSandbox, before: list[EndpointRecord]) -> None:
+    live.record = replace(live.record, endpoints=before)

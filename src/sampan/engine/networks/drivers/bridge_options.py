@@ -1,0 +1,129 @@
+"""The options of bridge networks: their names, what is allowed, and what they say. Pure.
+
+Source: docs.docker.com/engine/network/drivers/bridge (options); messages as Docker Engine 28.5 gives them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_network
+
+from sampan.engine.networks.drivers.driver import MTU
+from sampan.engine.networks.firewall import NetworkRules
+from sampan.engine.networks.host import MARK
+from sampan.engine.networks.records import NetworkRecord
+from sampan.errors import Internal, InvalidArgument, NotImplemented_
+from sampan.spec import go_values
+
+PREFIX = "com.docker.network.bridge."
+NAME = PREFIX + "name"
+DEFAULT_BRIDGE = PREFIX + "default_bridge"
+ICC = PREFIX + "enable_icc"
+MASQUERADE = PREFIX + "enable_ip_masquerade"
+HOST_BINDING = PREFIX + "host_binding_ipv4"
+INHIBIT_IPV4 = PREFIX + "inhibit_ipv4"
+GATEWAY_MODE4, GATEWAY_MODE6 = PREFIX + "gateway_mode_ipv4", PREFIX + "gateway_mode_ipv6"
+TRUSTED = PREFIX + "trusted_host_interfaces"
+HOST_IPV4 = "com.docker.network.host_ipv4"
+
+GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
+MODES_BUILT = ("nat", "nat-unprotected")
+MAX_NAME = 15
+DEFAULT_MTU = 1500
+
+
+def flag(options: dict[str, str], key: str, default: bool = True) -> bool:
+    """Read a boolean option as Go's ParseBool. Raises: InvalidArgument."""
+    text = options.get(key)
+    if text is None:
+        return default
+    try:
+        return go_values.boolean(text)
+    except ValueError as error:
+        raise InvalidArgument(f"failed to parse {key} value: {text} ({error})") from error
+
+
+def validate(options: dict[str, str]) -> None:
+    """Check every option that the bridge driver reads. Raises: InvalidArgument naming it."""
+    for key in (ICC, MASQUERADE, INHIBIT_IPV4, DEFAULT_BRIDGE):
+        flag(options, key)
+    if not options.get(MTU, "0").isdigit():
+        mtu = options[MTU]
+        raise InvalidArgument(f'failed to parse {MTU} value: {mtu} (strconv.Atoi: parsing "{mtu}": invalid syntax)')
+    name = options.get(NAME, "")
+    if len(name) > MAX_NAME:
+        raise Internal("numerical result out of range")
+    if "/" in name or any(c.isspace() for c in name):
+        raise InvalidArgument(f"invalid bridge name: {name}")
+    for key in (GATEWAY_MODE4, GATEWAY_MODE6):
+        if options.get(key, "nat") not in GATEWAY_MODES:
+            raise InvalidArgument(f"unknown gateway mode {options[key]}")
+        if options.get(key, "nat") not in MODES_BUILT:
+            raise NotImplemented_(f"gateway mode {options[key]} is not available yet; use nat or nat-unprotected")
+    if HOST_BINDING in options:
+        try:
+            IPv4Address(options[HOST_BINDING])
+        except ValueError as error:
+            raise InvalidArgument(f"invalid host binding address {options[HOST_BINDING]}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A network as the bridge driver sees it: what its record and options say."""
+
+    network: NetworkRecord
+
+    @property
+    def name(self) -> str:
+        """The name of the link on the host."""
+        return self.network.options.get(NAME) or f"br-{self.network.id[:12]}"
+
+    @property
+    def alias(self) -> str:
+        """What the link is marked with, so that nobody else's is taken over or deleted."""
+        return f"{MARK}{self.network.id}"
+
+    @property
+    def mtu(self) -> int:
+        return int(self.network.options.get(MTU, "0")) or DEFAULT_MTU
+
+    @property
+    def icc(self) -> bool:
+        """True when its containers reach each other."""
+        return flag(self.network.options, ICC)
+
+    @property
+    def host_address4(self) -> bool:
+        """True when the link carries the IPv4 gateway's address on the host."""
+        return not flag(self.network.options, INHIBIT_IPV4, False)
+
+    @property
+    def host_binding(self) -> str:
+        """The host address its ports are published on by default; empty: the daemon's."""
+        return self.network.options.get(HOST_BINDING, "")
+
+    @property
+    def mac(self) -> str:
+        """A fixed address, or the link would take its lowest port's and change it with every container."""
+        return "02:42:" + ":".join(self.network.id[n : n + 2] for n in range(0, 8, 2))
+
+    def rules(self, *, ip6: bool = True) -> NetworkRules:
+        """Return what the firewall needs to know; without ip6 nothing of IPv6 (daemon option ip6tables)."""
+        n, four, six = self.network, self.network.subnet(4), self.network.subnet(6) if ip6 else None
+        return NetworkRules(
+            interface=self.name,
+            subnet4=_canonical(four.subnet) if four else "",
+            gateway4=four.gateway if four else "",
+            subnet6=_canonical(six.subnet) if six else "",
+            gateway6=six.gateway if six else "",
+            icc=self.icc,
+            masquerade=flag(n.options, MASQUERADE),
+            internal=n.internal,
+            source4=n.options.get(HOST_IPV4, ""),
+            mode4=n.options.get(GATEWAY_MODE4, "nat"),
+            mode6=n.options.get(GATEWAY_MODE6, "nat"),
+        )
+
+
+def _canonical(subnet: str) -> str:
+    return str(ip_network(subnet, strict=False))

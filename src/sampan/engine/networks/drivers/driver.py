@@ -1,0 +1,131 @@
+"""What a network driver is: the seam between the engine's networks and the ways in which kernel or plugin make them.
+
+    validate ─▶ setup ──▶ (attach ─▶ interface … detach)* ──▶ teardown
+    pure        network    endpoints, one by one               network
+
+A network is validated before anything is done, then set up; every endpoint is attached, and its interface is made by
+plumbing.py as the driver's plan says. `setup`, `teardown` and `detach` are idempotent: after a crash they are called
+again. A driver takes decisions of its network and nothing else: names, addresses, ports, the default route and the
+records are the engine's. Its methods that have no body worth writing are inherited from here.
+
+`attach`, `detach`, `setup` and `teardown` may wait for another program (a plugin, a peer): whoever calls them bounds
+them.
+
+Source: Container Network Model, moby libnetwork/driverapi; netavark network/driver.rs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.networks.firewall import NetworkRules
+from sampan.engine.networks.host import HostNetwork
+from sampan.engine.networks.ipam import Subnet
+from sampan.engine.networks.plans import InterfacePlan
+from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SubnetRecord
+from sampan.linux.netlink import Link
+
+MTU = "com.docker.network.driver.mtu"  # an option that several drivers read
+
+ChooseSubnet = Callable[[int, Iterable[Subnet]], SubnetRecord]
+"""Choose a free subnet: (IP version, what the host uses) → subnet with gateway.
+
+Raises: Forbidden when there is none.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkCapabilities:
+    """What networks of a driver are like.
+
+    scope: who knows of a network, `local` (this engine) or `global` (every engine of a cluster). single: there is only
+    the network that every engine has. namespace: a container gets a network namespace of its own. addresses: networks
+    have subnets, endpoints have addresses in them. ipv6: subnets may be IPv6.
+    gateway: a network leads out through its gateway, unless it is internal. publishes: ports can be published.
+    """
+
+    scope: str = "local"
+    single: bool = False
+    namespace: bool = True
+    addresses: bool = True
+    ipv6: bool = True
+    gateway: bool = False
+    publishes: bool = False
+
+
+class NetworkDriver(Protocol):
+    """One way of making networks. An engine has one object of each driver; it may keep what it found in the kernel."""
+
+    capabilities: NetworkCapabilities
+
+    # ── pure ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def options(self, config: EngineConfig) -> Mapping[str, str]:
+        """Return the options that a network gets unless others are asked for."""
+        return {}
+
+    def validate(self, network: NetworkRecord, others: Iterable[NetworkRecord]) -> None:
+        """Check a network that is to be made, its options above all, against the engine's other networks.
+
+        Raises: SampanError in Docker's words; unknown options are nobody's and pass.
+        """
+        return None
+
+    def describe(self, network: NetworkRecord) -> str:
+        """Return one line for people: what the network is, the same as long as its record is the same."""
+        ...
+
+    def interface(self, network: NetworkRecord, endpoint: EndpointRecord) -> InterfacePlan | None:
+        """Return what an attached endpoint gets in its sandbox; None: nothing.
+
+        Raises: Internal when the network could not be set up.
+        """
+        return None
+
+    def rules(self, network: NetworkRecord, *, ip6: bool) -> NetworkRules | None:
+        """Return what the engine's ruleset shall have for a network that is set up; without ip6 nothing of IPv6."""
+        return None
+
+    def host_binding(self, network: NetworkRecord) -> str:
+        """Return the host address on which ports are published when none is asked for; empty: the engine's."""
+        return ""
+
+    def strays(self, links: Sequence[Link], known: frozenset[str]) -> list[str]:
+        """Return the names of those links of the host that are endpoints of this driver, but not `known`.
+
+        links: all of the host. known: the host's ends of all recorded endpoints.
+        """
+        return []
+
+    # ── done ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def predefined(
+        self, host: HostNetwork, name: str, old: NetworkRecord | None, choose: ChooseSubnet
+    ) -> NetworkRecord | None:
+        """Return the network of this driver that every engine has, as the configuration wants it now; None: none.
+
+        It looks at the host and changes nothing. name: what it is called. old: what it was before this start.
+        """
+        return None
+
+    async def setup(self, host: HostNetwork, network: NetworkRecord) -> None:
+        """Make the network, or make what is there as its record says. Raises: OSError, SampanError."""
+        return None
+
+    async def teardown(self, host: HostNetwork, network: NetworkRecord) -> None:
+        """Take the network out of the kernel; one that is not there, or only in part, is fine. Raises: OSError."""
+        return None
+
+    async def attach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
+        """Prepare an endpoint, which has its addresses; return it with what the driver adds.
+
+        Raises: OSError, SampanError.
+        """
+        return endpoint
+
+    async def detach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> None:
+        """Forget an endpoint; one that is unknown is fine. Its interface is gone, or goes with its namespace."""
+        return None

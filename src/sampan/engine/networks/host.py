@@ -1,0 +1,102 @@
+"""The host's network, and the one thread that touches it.
+
+Namespace work is blocking and changes the thread that does it (setns, unshare), so all of it is done in one thread that
+belongs to this object. Drivers and the fabric give it work with `run` and wait.
+
+Invariant: the thread runs one piece of work at a time, in the order in which it was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Network, ip_network
+from typing import ParamSpec, TypeVar
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.networks.ipam import Subnet
+from sampan.engine.networks.plumbing import Plumbing
+from sampan.errors import Internal
+from sampan.linux import netlink
+from sampan.linux.netlink import Netlink
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MARK = "sampan:"  # how the alias of a link of ours begins; the id of what it belongs to follows
+
+
+class HostNetwork:
+    """`open` it in the host's namespace; then `plumbing` and `run` are there for drivers."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="namespaces")
+        self._plumbing: Plumbing | None = None
+
+    async def open(self) -> None:
+        """Open what talks to the kernel. Raises: Internal; `close` is due all the same."""
+        try:
+            self._plumbing = await self.run(lambda: Plumbing(firewall=self.config.iptables))
+        except OSError as error:
+            hint = "install libnftables1, or set iptables to false in daemon.json"
+            raise Internal(f"the firewall cannot be set up: {error} ({hint})") from error
+
+    async def close(self) -> None:
+        """Close the sockets and end the thread; what is in the kernel stays."""
+        if self._plumbing is not None:
+            await self.run(self._plumbing.close)
+        self._thread.shutdown()
+
+    @property
+    def plumbing(self) -> Plumbing:
+        """Return the blocking operations, for use inside `run` only."""
+        if self._plumbing is None:
+            raise Internal("the host's network is not open")
+        return self._plumbing
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do blocking work in the namespace thread. Who is cancelled while waiting does not know whether it was done."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+
+    def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Give the namespace thread work that is done whether its answer is waited for or not."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+# ── looking around: blocking, in the namespace thread ───────────────────────────────────────────────────────────
+
+
+def free_name(host: Netlink, prefix: str) -> str:
+    """Return the first of prefix0, prefix1, … that no link has."""
+    names = {link.name for link in host.links()}
+    return next(name for n in range(1 << 16) if (name := f"{prefix}{n}") not in names)
+
+
+def engines(host: Netlink) -> bool:
+    """Return whether a link of some container engine is there, ours included."""
+    return any(link.alias.startswith(MARK) or link.name == "docker0" for link in host.links())
+
+
+def subnets(host: Netlink, *, but: Iterable[int] = ()) -> list[Subnet]:
+    """Return every subnet that the host has an address in or a route to, default routes left out.
+
+    but: indexes of links that do not count.
+    """
+    skip = set(but)
+    found: list[Subnet] = []
+    for prefix in host.addresses():
+        if prefix.ifindex not in skip:
+            found.append(ip_network((prefix.address, prefix.length), strict=False))
+    for route in host.routes():
+        if (
+            route.destination is not None
+            and route.length
+            and route.ifindex not in skip
+            and route.type == netlink.RTN_UNICAST
+        ):
+            subnet = ip_network((route.destination, route.length), strict=False)
+            if not (isinstance(subnet, IPv4Network) and subnet.prefixlen < 4):
+                found.append(subnet)
+    return found

@@ -1,0 +1,78 @@
+"""Which ports of a sandbox are published, and to which of its endpoints: the one that has the default route.
+
+Not here: what a port is on the host (ports.py), how it gets into the kernel (fabric.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sampan.engine.networks import endpoints
+from sampan.engine.networks.allocator import Allocator
+from sampan.engine.networks.fabric import Fabric
+from sampan.engine.networks.firewall import Published
+from sampan.engine.networks.ports import Grant
+from sampan.engine.networks.records import BindingRecord, EndpointRecord, SandboxRecord
+from sampan.errors import Internal, SampanError
+
+
+class Publisher:
+    """The published ports of one engine's sandboxes. default_ip: where they are published when nothing else is said."""
+
+    def __init__(self, allocator: Allocator, fabric: Fabric, default_ip: str) -> None:
+        self._allocator = allocator
+        self._fabric = fabric
+        self._default_ip = default_ip
+
+    def grant(self, record: SandboxRecord) -> list[Grant]:
+        """Reserve the host ports of a sandbox; nothing is in the kernel's rules yet.
+
+        Raises: Internal in Docker's words when one cannot be had; then none is taken.
+        """
+        endpoint = self._endpoint(record)
+        if endpoint is None or not record.ports:
+            return []
+        granted: list[Grant] = []
+        default_ip = self._allocator.host_binding(endpoint) or self._default_ip
+        try:
+            for asked in record.ports:
+                granted += self._fabric.ports.grant(asked, endpoint.address4, endpoint.address6, default_ip=default_ip)
+        except SampanError as error:
+            for grant in granted:
+                self._fabric.ports.release(grant)
+            what = f"driver failed programming external connectivity on endpoint {record.name} ({endpoint.id})"
+            raise Internal(f"{what}: {error.message}") from error
+        return granted
+
+    def adopt(self, record: SandboxRecord) -> list[Grant]:
+        """Take the ports that a sandbox of an earlier daemon has; the next `Fabric.apply` puts them in."""
+        granted = [
+            self._fabric.ports.adopt(
+                Published(proto=b.proto, host_ip=b.host_ip, host_port=b.host_port, address=b.address, port=b.port)
+            )
+            for b in record.bindings
+        ]
+        self._fabric.adopt(granted)
+        return granted
+
+    def fits(self, record: SandboxRecord, granted: Iterable[Grant]) -> bool:
+        """Return whether granted ports lead to the endpoint that they should lead to."""
+        endpoint = self._endpoint(record)
+        addresses = (endpoint.address4, endpoint.address6) if endpoint is not None else ()
+        return all(grant.published.address in addresses for grant in granted)
+
+    def shows(self, record: SandboxRecord) -> bool:
+        """Return whether the ports of a sandbox are shown: not on networks that never publish any."""
+        return not record.endpoints or any(self._allocator.capabilities(e).publishes for e in record.endpoints)
+
+    def _endpoint(self, record: SandboxRecord) -> EndpointRecord | None:
+        able = [e for e in record.endpoints if self._allocator.capabilities(e).publishes]
+        return endpoints.gateway_endpoint(able, 4) or endpoints.gateway_endpoint(able, 6)
+
+
+def bindings(granted: Sequence[Grant]) -> list[BindingRecord]:
+    """Return granted ports as they are kept."""
+    return [
+        BindingRecord(proto=p.proto, host_ip=p.host_ip, host_port=p.host_port, address=p.address, port=p.port)
+        for p in (grant.published for grant in granted)
+    ]

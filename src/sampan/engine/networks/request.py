@@ -1,0 +1,34 @@
+"""What the networks service is asked for: one sandbox. Data only.
+
+Source: Engine API 1.51, HostConfig.NetworkMode and NetworkingConfig.EndpointsConfig.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sampan.engine.networks.records import PublishedPort
+from sampan.spec.engine_api.network import EndpointSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxRequest:
+    """The network sandbox of one container, or of another task.
+
+    id: whose it is. mode: NetworkMode (bridge, default, host, none, a network's name or id). name, hostname: what it
+    answers to. endpoints: network → what is asked for there. ports: to be published (`ports.published`). exposed:
+    ports to be shown, published or not (`80/tcp`). mac: for the endpoint on mode's network. sysctls: `net.…` keys of
+    the namespace. silent: no events, for what is no container.
+    """
+
+    id: str
+    mode: str
+    name: str = ""
+    hostname: str = ""
+    endpoints: Mapping[str, EndpointSettings] = field(default_factory=dict)
+    ports: tuple[PublishedPort, ...] = ()
+    exposed: tuple[str, ...] = ()
+    mac: str = ""
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    silent: bool = False
