@@ -271,6 +271,7 @@ def test_one_home_for_what_is_called(word: str, homes: set[str], pending: set[st
     [
         ("0001-01-01T00:00:00Z", {"spec.times"}, set()),
         ("strconv.ParseBool: parsing ", {"spec.go_values"}, set()),
+        ("invalid suffix: ", {"spec.go_values"}, set()),
         ("TRUE", {"spec.go_values"}, set()),  # of ParseBool's spellings this one stands for nothing else
         ("time: invalid duration ", {"spec.go_values"}, {"engine.builder.solver.cache"}),
         ('": extraneous or missing " in quoted-field', {"spec.go_values"}, set()),
