@@ -1,4 +1,6 @@
-"""One suite for every storage driver: a container sees its layers, what it changes comes out, removal leaves nothing.
+"""One suite for every storage driver, and for one that only tests have.
+
+A container sees its layers, what it changes comes out, removal leaves nothing.
 
 btrfs gets a file system of its own in a loop-mounted file; fuse-overlayfs is skipped by name where it is not installed.
 """
@@ -11,6 +13,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
@@ -21,13 +24,14 @@ from typing import Any
 import pytest
 
 from sampan.engine.images.service import Images
-from sampan.engine.layers.snapshots.choice import DRIVERS
+from sampan.engine.layers.snapshots.table import DRIVERS
 from sampan.errors import Conflict, Internal, NotFound
 from tests.conftest import lacks
 from tests.kernel.images.archives import archive, directory, hardlink, member, stream, symlink
 from tests.kernel.images.test_service import die_at
 from tests.support.engine import Engine, until
 from tests.support.images import discard, open_images, prepare
+from tests.support.storage_driver import TestCopies
 
 pytestmark = pytest.mark.root
 
@@ -39,10 +43,13 @@ BASE = archive(
 )  # fmt: skip
 
 
-@pytest.fixture(params=sorted(DRIVERS))
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+@pytest.fixture(params=[*sorted(DRIVERS), TestCopies.name])
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Path]]:
     """(driver, a directory on which it works)."""
     name: str = request.param
+    monkeypatch.setitem(DRIVERS, TestCopies.name, TestCopies)
     if name == "fuse-overlayfs" and shutil.which("fuse-overlayfs") is None:
         lacks("fuse-overlayfs is not installed")
     if name != "btrfs":
@@ -334,6 +341,8 @@ def test_containers_run_on_every_driver(place: tuple[str, Path]) -> None:
     driver, base = place
     own = Path(tempfile.mkdtemp(prefix="sampan-driver-", dir=base))
     engine = Engine(own, "--storage-driver", driver)
+    if driver == TestCopies.name:
+        engine.program = [sys.executable, "-m", "tests.support.sampand_with_driver"]
     engine.start()
     try:
         engine.import_busybox()

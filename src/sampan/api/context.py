@@ -7,14 +7,13 @@ Source: moby 28.5 api/server/httputils (form.go, httputils.go), api/types/filter
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
 from sampan.api.versions import CURRENT, Version
 from sampan.errors import Internal, InvalidArgument, SampanError
-from sampan.spec import codec
+from sampan.spec import codec, go_values
 
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
@@ -28,7 +27,6 @@ HEADERS: web.AppKey[dict[str, str]] = web.AppKey("headers")
 VERSION: web.RequestKey[Version] = web.RequestKey("version", tuple)
 """The API version of a request; present as soon as the request has found its route."""
 _FALSE = frozenset({"", "0", "no", "false", "none"})
-_INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
 def engine(request: web.Request) -> Engine:
@@ -60,13 +58,11 @@ def integer(request: web.Request, name: str, default: int = 0, *, call: str = "P
 
 
 def parse_integer(text: str, *, call: str = "ParseInt", error: type[SampanError] = Internal) -> int:
-    """Parse as Go's strconv does, 64 bits."""
-    if not _INTEGER.fullmatch(text):
-        raise error(f'strconv.{call}: parsing "{text}": invalid syntax')
-    value = int(text)
-    if not -(2**63) <= value < 2**63:
-        raise error(f'strconv.{call}: parsing "{text}": value out of range')
-    return value
+    """Parse as Go's strconv does, 64 bits. Raises: `error` in Go's words."""
+    try:
+        return go_values.integer(text, call=call)
+    except ValueError as e:
+        raise error(str(e)) from e
 
 
 def filters(request: web.Request) -> Filters:

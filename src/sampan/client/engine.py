@@ -7,7 +7,7 @@ nobody answered.
     engine = Engine(Address("unix:///run/sampan/sampan.sock"))
     engine.get("/containers/json", all="1") → decoded JSON
     engine.open("GET", "/events") → Response, to be read as a stream
-    engine.hijack("/containers/x/attach", query) → Hijacked
+    engine.hijack("/containers/x/attach", query) → UpgradedStream
 
 Source: Docker Engine API 1.24 to 1.51; moby's version negotiation (the lower of both sides, never below 1.24).
 """

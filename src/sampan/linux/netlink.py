@@ -204,9 +204,7 @@ def set_link(
 
 
 def set_bridge_port(name: str, *, hairpin: bool = False, isolated: bool = False) -> Message:
-    """Set flags of a bridge port. Hairpin: frames may leave by the port they came in; isolated: not to another
-    isolated port.
-    """
+    """Set flags of a bridge port. hairpin: frames may leave where they came in; isolated: to no other isolated port."""
     options = attribute(IFLA_BRPORT_MODE, bytes([hairpin])) + attribute(IFLA_BRPORT_ISOLATED, bytes([isolated]))
     info = attribute(IFLA_INFO_SLAVE_KIND, b"bridge") + attribute(IFLA_INFO_SLAVE_DATA, options)
     body = _IFINFO.pack(0, 0, 0, 0, 0) + _text(IFLA_IFNAME, name) + attribute(IFLA_LINKINFO, info)
@@ -346,9 +344,7 @@ def messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def _failure(flags: int, body: bytes) -> OSError | None:
-    """Return the error of an NLMSG_ERROR body, or None when it acknowledges. The extended ack follows the
-    (capped) request.
-    """
+    """Return the error of an NLMSG_ERROR body, None when it acknowledges. The extended ack follows the request."""
     (code,) = struct.unpack_from("=i", body)
     if code == 0:
         return None

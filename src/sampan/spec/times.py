@@ -122,21 +122,20 @@ def unix(text: str) -> int:
 
     Returns nanoseconds. Raises: ValueError in the words of Go's strconv.
     """
+    from sampan.spec import go_values
+
     whole, point, fraction = text.partition(".")
     for part in (whole, fraction) if point else (whole,):
-        if not _digits(part[1:] if part[:1] in ("+", "-") else part):
-            raise ValueError(f'strconv.ParseInt: parsing "{part}": invalid syntax')
-        if abs(int(part)) >= 2**63:
-            raise ValueError(f'strconv.ParseInt: parsing "{part}": value out of range')
+        go_values.integer(part)
     return int(whole) * _BILLION + (int(f"{fraction:0<9.9}") if point else 0)
 
 
 def _civil(moment: time.struct_time) -> str:
     """Write date and clock."""
     text = time.strftime("%Y-%m-%dT%H:%M:%S", moment)
-    return (
-        text if moment.tm_year > 999 else f"{moment.tm_year:04d}{text[text.index('-') :]}"
-    )  # the C library writes `1`
+    if moment.tm_year > 999:
+        return text
+    return f"{moment.tm_year:04d}{text[text.index('-') :]}"  # the C library writes the year 1 as `1`
 
 
 def _zone(moment: time.struct_time) -> str:

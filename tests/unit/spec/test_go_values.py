@@ -137,3 +137,71 @@ def test_what_is_no_record(line: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         go_values.fields(line)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "value"),
+    [
+        ("0", 10, 0), ("-7", 10, -7), ("+7", 10, 7), ("007", 10, 7), ("9223372036854775807", 10, 2**63 - 1),
+        ("-9223372036854775808", 10, -(2**63)),
+        ("0x1F", 0, 31), ("0b11", 0, 3), ("0o17", 0, 15), ("017", 0, 15), ("-0x10", 0, -16), ("1_000", 0, 1000),
+        ("0", 0, 0),
+    ],
+)  # fmt: skip
+def test_integers(text: str, base: int, value: int) -> None:
+    assert go_values.integer(text, base=base) == value
+
+
+@pytest.mark.parametrize("text", ["", "+", "-", "--1", "1.5", "1 ", " 1", "x", "0x1", "1_000", "\u0661"])
+def test_what_is_no_integer(text: str) -> None:
+    for call in ("ParseInt", "Atoi"):
+        with pytest.raises(ValueError) as caught:
+            go_values.integer(text, call=call)
+        assert str(caught.value) == f'strconv.{call}: parsing "{text}": invalid syntax'
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"), [("9223372036854775808", 64), ("-129", 8), ("128", 8), ("1" * 5000, 64), ("-" + "1" * 5000, 64)]
+)
+def test_integers_out_of_range(text: str, bits: int) -> None:
+    with pytest.raises(ValueError) as caught:
+        go_values.integer(text, bits=bits)
+    assert str(caught.value) == f'strconv.ParseInt: parsing "{text}": value out of range'
+
+
+def test_unsigned_integers() -> None:
+    assert go_values.unsigned("65535", bits=16) == 65535 and go_values.unsigned("0xff", base=0) == 255
+    for text, reason in (("-1", "invalid syntax"), ("+1", "invalid syntax"), ("65536", "value out of range")):
+        with pytest.raises(ValueError) as caught:
+            go_values.unsigned(text, bits=16)
+        assert str(caught.value) == f'strconv.ParseUint: parsing "{text}": {reason}'
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "size"),
+    [
+        ("64m", 1024, 64 << 20), ("1.5GiB", 1024, 3 << 29), ("512", 1024, 512), ("5 kb", 1024, 5120), ("7b", 1000, 7),
+        ("10m", 1000, 10**7),
+        ("2T", 1024, 2 << 40), ("1p", 1000, 10**15), ("1.5 GB", 1000, 1_500_000_000), ("3 ", 1024, 3),
+    ],
+)  # fmt: skip
+def test_sizes(text: str, unit: int, size: int) -> None:
+    assert go_values.size_bytes(text, unit=unit) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "invalid size: ''"),
+        ("x", "invalid size: 'x'"),
+        ("-1", "invalid size: '-1'"),
+        ("1x", "invalid suffix: 'x'"),
+        ("1kbb", "invalid suffix: 'kbb'"),
+        ("1.2.3", 'strconv.ParseFloat: parsing "1.2.3": invalid syntax'),
+        (" k", 'strconv.ParseFloat: parsing "": invalid syntax'),
+    ],
+)
+def test_what_is_no_size(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        go_values.size_bytes(text)
+    assert str(caught.value) == message

@@ -8,10 +8,10 @@ from sampan.engine import findings
 from sampan.engine.findings import Finding
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.roots import Roots
-from sampan.engine.layers.snapshots.driver import Driver
+from sampan.engine.layers.snapshots.driver import SnapshotDriver
 
 
-def check(driver: Driver, layers: Layers, roots: Roots) -> list[Finding]:
+def check(driver: SnapshotDriver, layers: Layers, roots: Roots) -> list[Finding]:
     """Directories without a record, by number, and records without their directory. Blocking.
 
     A directory that work under way has made and no record names yet is no finding.

@@ -72,6 +72,7 @@ class Fabric:
         await self.firewall.stop()
         await self.relay.stop()
         await self._opened.aclose()
+        self.firewall.close()
 
     # ── host ────────────────────────────────────────────────────────────────────────────────────────────────────
 

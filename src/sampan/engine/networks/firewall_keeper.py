@@ -72,6 +72,9 @@ class FirewallKeeper:
         if self._reapplying is not None:
             self._reapplying.cancel()
             await asyncio.gather(self._reapplying, return_exceptions=True)
+
+    def close(self) -> None:
+        """End the thread that forgets flows: no port comes or goes any more. Idempotent."""
         self._forgetting.shutdown()
 
     async def remove(self) -> None:

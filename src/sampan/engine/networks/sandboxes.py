@@ -30,7 +30,7 @@ from sampan.engine.networks.changes import Changes
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
 from sampan.engine.networks.plans import SandboxPlan
-from sampan.engine.networks.publishing import Publisher
+from sampan.engine.networks.publishing import PortPublisher
 from sampan.engine.networks.records import BindingRecord, EndpointRecord, NetworkRecord, SandboxRecord, new_id
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.store import Op, Store
@@ -74,7 +74,7 @@ class Sandboxes:
         self._catalogue = catalogue
         self._fabric = fabric
         self._allocator = Allocator(catalogue, fabric)
-        self._publisher = Publisher(self._allocator, fabric, config.ip)
+        self._publisher = PortPublisher(self._allocator, fabric, config.ip)
         self._table = SandboxTable(store)
         self._changes = Changes(self._table, fabric, self._allocator, self._publisher)
         self._live: dict[str, LiveSandbox] = {}
@@ -137,7 +137,7 @@ class Sandboxes:
                     live.record = replace(live.record, key=f"{self._exec_root}/netns/default")
                 else:
                     grants = self._publisher.grant(live.record)
-                    plan = self._plan(live.record.endpoints, request.sysctls)
+                    plan = self._plan(live.record.endpoints)
                     if log.isEnabledFor(logging.DEBUG):
                         log.debug("container %s: its network:\n%s", request.id[:12], plan.describe())
                     live.namespace = await self._fabric.create_sandbox(plan, grants)
@@ -176,11 +176,10 @@ class Sandboxes:
             ports=list(request.ports),
         )
 
-    def _plan(self, made: Sequence[EndpointRecord], sysctls: Mapping[str, str]) -> SandboxPlan:
+    def _plan(self, made: Sequence[EndpointRecord]) -> SandboxPlan:
         return SandboxPlan(
             interfaces=tuple(self._allocator.interfaces(made)),
             gateways=endpoints.gateways(made),
-            sysctls=dict(sysctls),
         )
 
     def _on_host(self, record: SandboxRecord) -> bool:
