@@ -157,8 +157,9 @@ class Volumes:
         return found
 
     def path(self, name: str) -> str:
-        """Return the directory that holds the volume's data. Raises NotFound."""
-        return self.lookup(name).mountpoint
+        """Return where the volume's data is as far as is known without asking, or "". Raises NotFound."""
+        volume = self.lookup(name)
+        return self._driver_of("get", volume).path(volume)
 
     def inspect(self, volume: Volume) -> dict[str, Any]:
         """Return Docker's JSON of a volume, from its record alone."""
@@ -370,7 +371,7 @@ class Volumes:
             if self._is_measured(volume) and not volume.options and not subpath:
                 fd = clone(source, "", recursive)
             else:  # a file system that is not ours may not answer
-                fd = await self._host_paths.run(source, partial(clone, source, subpath, recursive))
+                fd = await self._host_paths.run(source, partial(clone, source, subpath, recursive), os.close)
         except OSError as e:
             raise Internal(f"error while mounting volume '{volume.mountpoint}': {words(e)}") from e
         return MountedVolume(path=os.path.join(source, subpath) if subpath else source, fd=fd)
