@@ -1,10 +1,12 @@
-"""What sampand costs to start and to hold: from exec to the first answered ping, and the memory of everything it starts.
+"""What sampand costs to start and to hold: from exec to the first answered ping, and the memory of everything it
+starts.
 
     python -m bench.start [--rounds 20] [--source DIR]… [--buildx /path/of/docker-buildx]
 
 A start is that of a new engine on an empty directory, supervisor and zygote with it; `again` is the same engine's next
-one, on its data root. --source: another checkout's `src`, measured in turns with this one. Memory is proportional (PSS): idle,
-then after a build of one RUN and one COPY through POST /build, and, where buildx is given, after one through buildx.
+one, on its data root. --source: another checkout's `src`, measured in turns with this one. Memory is proportional
+(PSS): idle, then after a build of one RUN and one COPY through POST /build, and, where buildx is given, after one
+through buildx.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.run import tar
 from tests.support import machine
 from tests.support.engine import Engine
+from tests.support.tars import tar_of
 
 SOURCE = str(Path(__file__).resolve().parent.parent / "src")
 DOCKERFILE = "FROM busybox\nRUN echo one > /one\nCOPY Dockerfile /\n"
@@ -93,7 +95,7 @@ def memory(source: str, buildx: str) -> None:
         time.sleep(SETTLE_S)
         _held(f"{source} idle", engine)
         engine.import_busybox()
-        answer = engine.request("POST", "/build", tar({"Dockerfile": DOCKERFILE.encode()}), t="bench")
+        answer = engine.request("POST", "/build", tar_of({"Dockerfile": DOCKERFILE.encode()}), t="bench")
         assert b"errorDetail" not in answer.raw, answer.raw
         time.sleep(SETTLE_S)
         _held("after a build by POST /build", engine)

@@ -6,15 +6,14 @@ often it is asked; ids are masked. The engine needs busybox:latest; what a case 
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import sys
-import tarfile
 import urllib.parse
 from typing import Any
 
 from tests.support.engine import UnixConnection
+from tests.support.tars import tar_of
 
 Case = dict[str, Any]
 Files = dict[str, str]
@@ -32,9 +31,12 @@ def df(*lines: str, **files: str) -> Files:
 
 RUN = df("FROM busybox", "RUN echo x")
 EVERY = df(
-    "FROM busybox", "ARG Z=\"1 2\"", "ENV A=\"x y\" B=2", "ENV C d e", "LABEL a=\"b c\" d=e", "WORKDIR rel", "COPY --chown=1:2 f /x/",
-    "ADD f g dir/", "RUN echo $Z $A", "RUN [\"echo\", \"x y\"]", "RUN echo a \\", "  && echo b", "EXPOSE 80 81/udp", "VOLUME [\"/a\", \"/b\"]",
-    "USER a:b", "STOPSIGNAL TERM", "HEALTHCHECK --interval=1s --retries=2 CMD true", "ONBUILD RUN x", "MAINTAINER joe", "SHELL [\"a\", \"b\"]",
+    "FROM busybox", "ARG Z=\"1 2\"", "ENV A=\"x y\" B=2", "ENV C d e", "LABEL a=\"b c\" d=e", "WORKDIR rel",
+    "COPY --chown=1:2 f /x/",
+    "ADD f g dir/", "RUN echo $Z $A", "RUN [\"echo\", \"x y\"]", "RUN echo a \\", "  && echo b", "EXPOSE 80 81/udp",
+    "VOLUME [\"/a\", \"/b\"]",
+    "USER a:b", "STOPSIGNAL TERM", "HEALTHCHECK --interval=1s --retries=2 CMD true", "ONBUILD RUN x", "MAINTAINER joe",
+    "SHELL [\"a\", \"b\"]",
     "ENTRYPOINT [\"e\"]", "CMD echo \"q\"", f="1", g="2",
 )  # fmt: skip
 STAGES = df(
@@ -142,13 +144,7 @@ MASKS = (
 
 
 def archive(files: Files) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mtime = len(text.encode()), MTIME
-            tar.addfile(entry, io.BytesIO(text.encode()))
-    return out.getvalue()
+    return tar_of(files, mtime=MTIME)
 
 
 def ask(socket: str, case: Case) -> dict[str, Any]:

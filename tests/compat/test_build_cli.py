@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
@@ -17,10 +16,11 @@ from typing import Any
 import pytest
 
 from sampan.cli.builder.session import ClientSession
-from sampan.cli.builder.wants import Output
-from sampan.client.engine import Engine as Client
+from sampan.cli.builder.wants import OutputFlag
+from sampan.client.engine import EngineClient as Client
 from sampan.client.transport import Address
 from tests.support.engine import Engine, until
+from tests.support.tars import tar_of
 
 pytestmark = pytest.mark.root
 
@@ -35,14 +35,10 @@ def build(shared_engine: Engine) -> Callable[..., bytes]:
         secrets: Mapping[str, Callable[[], bytes]] | None = None,
         ssh: Mapping[str, str] | None = None,
         contexts: Mapping[str, str] | None = None,
-        outputs: Mapping[int, Output] | None = None,
+        outputs: Mapping[int, OutputFlag] | None = None,
         auth: Callable[[str], tuple[str, str]] = lambda host: ("", ""),
     ) -> bytes:
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as tar:
-            info = tarfile.TarInfo("Dockerfile")
-            info.size = len(dockerfile)
-            tar.addfile(info, io.BytesIO(dockerfile.encode()))
+        packed = tar_of({"Dockerfile": dockerfile})
         query: dict[str, Any] = {"version": "2", "nocache": "1"}
         if outputs:
             listed = [{"Type": one.type, "Attrs": one.attrs} for _, one in sorted(outputs.items())]
@@ -60,7 +56,7 @@ def build(shared_engine: Engine) -> Callable[..., bytes]:
         ) as session:
             path = "/build?" + urllib.parse.urlencode({**query, "session": session.id})
             headers = {"Content-Type": "application/x-tar"}
-            answer = shared_engine.request("POST", path, packed.getvalue(), headers=headers)
+            answer = shared_engine.request("POST", path, packed, headers=headers)
             assert answer.status == 200, answer.raw
             return answer.raw
 
@@ -79,15 +75,19 @@ def test_a_secret(build: Any) -> None:
 
 def test_an_archive_and_a_directory(build: Any, tmp_path: Path) -> None:
     dockerfile = (
-        "FROM busybox AS made\nRUN mkdir -p /out/deep/er && cd /out && echo hello > deep/er/file && chmod 4750 deep/er/file"
-        " && ln deep/er/file hard && ln -s deep/er soft && touch -d '2020-01-02 03:04:05' deep/er deep/er/file && : > empty"
+        "FROM busybox AS made\nRUN mkdir -p /out/deep/er && cd /out && echo hello > deep/er/file && chmod 4750"
+        " deep/er/file"
+        " && ln deep/er/file hard && ln -s deep/er soft && touch -d '2020-01-02 03:04:05' deep/er deep/er/file"
+        " && : > empty"
         " && head -c 3000000 /dev/zero > big && chmod 500 deep\nFROM scratch\nCOPY --from=made /out /\n"
     )
     there = tmp_path / "there"
     (there / "deep").mkdir(parents=True)
     (there / "kept").write_text("kept")
     os.link(there / "kept", there / "empty")
-    said = build(dockerfile, outputs={0: Output("local", {}, str(there)), 1: Output("tar", {}, str(tmp_path / "tar"))})
+    said = build(
+        dockerfile, outputs={0: OutputFlag("local", {}, str(there)), 1: OutputFlag("tar", {}, str(tmp_path / "tar"))}
+    )
     assert b"errorDetail" not in said, said
     file = there / "deep/er/file"
     assert file.read_text() == "hello\n" and stat.S_IMODE(file.stat().st_mode) == 0o4750
@@ -110,10 +110,10 @@ def test_a_directory_is_not_left(build: Any, tmp_path: Path) -> None:
     dockerfile = (
         "FROM busybox AS made\nRUN mkdir -p /out/deep && : > /out/deep/file\nFROM scratch\nCOPY --from=made /out /\n"
     )
-    said = build(dockerfile, outputs={0: Output("local", {}, str(there))})
+    said = build(dockerfile, outputs={0: OutputFlag("local", {}, str(there))})
     assert b"errorDetail" not in said, said
     assert not list(outside.iterdir()) and not (there / "deep").is_symlink() and (there / "deep/file").exists()
-    said = build(dockerfile, outputs={0: Output("tar", {}, str(tmp_path / "none/tar"))})
+    said = build(dockerfile, outputs={0: OutputFlag("tar", {}, str(tmp_path / "none/tar"))})
     assert b"no such file or directory" in said
 
 
@@ -126,7 +126,7 @@ def test_named_directories(build: Any, tmp_path: Path) -> None:
     os.link(more / "sub/file", more / "zhard")
     (more / ".dockerignore").write_text("**/*.out\n")
     there = tmp_path / "there"
-    local = {0: Output("local", {}, str(there))}
+    local = {0: OutputFlag("local", {}, str(there))}
     said = build("FROM scratch\nCOPY --from=more . /more/\n", contexts={"more": str(more)}, outputs=local)
     assert b"errorDetail" not in said, said
     found = sorted(str(path.relative_to(there / "more")) for path in (there / "more").rglob("*"))

@@ -5,7 +5,6 @@ Set SAMPAN_TEST_SOCKET to a Docker Engine with busybox:latest to prove these tes
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -19,6 +18,7 @@ import pytest
 
 from tests.support import clients
 from tests.support.engine import Engine, until
+from tests.support.tars import tar_of
 
 pytestmark = [pytest.mark.root]
 
@@ -138,13 +138,10 @@ def test_only_what_changed_is_sent_again(docker: Run, tmp_path: Path) -> None:
 def test_contexts_on_standard_input(docker: Run) -> None:
     alone = docker("buildx", "build", "--progress=plain", "--no-cache", "-", stdin=b"FROM busybox\nRUN echo al''one\n")
     assert "alone" in alone.stderr
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, text in (("D", b"FROM busybox\nCOPY f /\nRUN cat /f\n"), ("f", b"from the archive\n")):
-            member = tarfile.TarInfo(name)
-            member.size = len(text)
-            archive.addfile(member, io.BytesIO(text))
-    packed = docker("buildx", "build", "--progress=plain", "--no-cache", "-f", "D", "-", stdin=buffer.getvalue())
+    files = {"D": "FROM busybox\nCOPY f /\nRUN cat /f\n", "f": "from the archive\n"}
+    packed = docker(
+        "buildx", "build", "--progress=plain", "--no-cache", "-f", "D", "-", stdin=tar_of(files, compression="gz")
+    )
     assert "from the archive" in packed.stderr
 
 
@@ -268,7 +265,10 @@ def _sleeping(mark: str) -> bool:
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-QUESTIONABLE = "ARG BASE=busybox\nFROM $BASE as build\nRUN --mount=type=secret,id=tok true\n# final the end\nFROM build AS final\nCMD echo hi\n"
+QUESTIONABLE = (
+    "ARG BASE=busybox\nFROM $BASE as build\nRUN --mount=type=secret,id=tok true\n# final the end\n"
+    "FROM build AS final\nCMD echo hi\n"
+)
 
 
 def test_check(docker: Run, tmp_path: Path) -> None:
@@ -373,7 +373,8 @@ def _untagged(engine: Engine) -> set[str]:
 def test_compose_build(docker: Run, context: Path, tmp_path: Path) -> None:
     clients.configured(tmp_path / "client", compose=clients.compose())
     (tmp_path / "compose.yaml").write_text(
-        f"services:\n  web:\n    image: door/composed\n    build:\n      context: {context}\n      args: {{WHO: compose}}\n"
+        f"services:\n  web:\n    image: door/composed\n    build:\n      context: {context}\n"
+        f"      args: {{WHO: compose}}\n"
     )
     done = docker("compose", "-p", "door", "-f", tmp_path / "compose.yaml", "build", "--no-cache")
     assert "error" not in done.stderr.lower()

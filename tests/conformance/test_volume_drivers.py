@@ -1,5 +1,6 @@
-"""One suite for every volume driver: those of the engine's table, and one that exists only here, which proves that a new
-driver is one file and one line of the table.
+"""One suite for every volume driver: those of the engine's table, and one that exists only here.
+
+That one proves that a new driver is one file and one line of the table.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.store import Store
+from sampan.engine.volumes.drivers.choice import DRIVERS, DriverFactory
 from sampan.engine.volumes.drivers.driver import Capabilities, VolumeDriver
-from sampan.engine.volumes.drivers.table import DRIVERS, DriverFactory
 from sampan.engine.volumes.records import Volume
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, Unavailable
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
 
 
 class ElsewhereDriver:
-    """A driver as a plugin would be: its data is not below volumes/, is reachable only while mounted, and it may hang."""
+    """A driver as a plugin would be: its data is elsewhere, has a place only while mounted, and it may hang."""
 
     capabilities = Capabilities(scope="global")
 

@@ -27,6 +27,7 @@ from sampan.engine.platforms import Platform
 from sampan.engine.store import Op, Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import NotFound
+from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import Exit, TaskEvent, TaskFailed, TaskInfo, TaskRequest
 
 BUSYBOX = Image(
@@ -70,8 +71,8 @@ class FakeRoots:
     async def prepare(self, id: str, chain_id: str, beside: Callable[[], list[Op]] = list) -> None:
         self.ids.add(id)
 
-    def mounts(self, id: str) -> list[dict[str, Any]]:
-        return [{"type": "overlay", "source": "overlay", "destination": "/", "options": []}]
+    def mounts(self, id: str) -> tuple[Mount, ...]:
+        return (Mount("overlay", "overlay", "/"),)
 
     def remove(self, id: str, beside: Iterable[Op] = ()) -> None:
         self.ids.discard(id)
@@ -94,7 +95,7 @@ class FakeNetworks:
     async def attach(self, request: SandboxRequest) -> Sandbox:
         if request.mode == "nope":
             raise NotFound("failed to set up container networking: network nope not found")
-        self.attached[request.id] = Sandbox(id="s" * 64, key="/run/netns/x", netns="/proc/1/fd/9")
+        self.attached[request.id] = Sandbox(id="s" * 64, key="/run/netns/x", netns=f"/proc/{os.getpid()}/ns/net")
         return self.attached[request.id]
 
     def renaming(self, id: str, name: str) -> list[Op]:

@@ -1,6 +1,7 @@
 """A real engine for tests: own data root, exec root, pidfile and socket; gone without a trace at the end.
 
-Source: the flags are dockerd's; the HTTP client is the standard library's, so that a test shares no code with the engine.
+Source: the flags are dockerd's; the HTTP client is the standard library's, so that a test shares no code with the
+engine.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Engine:
         self.socket, self.pidfile = self.directory / "s", self.directory / "pid"
         self.log = self.directory / "sampand.log"
         self.flags = flags
+        self.program = [str(BIN / "sampand")]
         self.wrapper: list[str] = []  # a command that ends by exec'ing the one behind it
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -96,7 +98,7 @@ class Engine:
         roots = ["--data-root", str(self.data_root), "--exec-root", str(self.exec_root)]
         return [
             *self.wrapper,
-            str(BIN / "sampand"),
+            *self.program,
             "--config-file",
             str(config),
             *roots,
@@ -216,7 +218,9 @@ class Engine:
         return machine.processes(str(self.exec_root))
 
     def pid_of(self, title: str) -> int:
-        """Return the pid of the process whose title starts so: sampand, sampan-supervisor, sampan-zygote, sampan-shim."""
+        """Return the pid of the process whose title starts so: sampand, sampan-supervisor, sampan-zygote,
+        sampan-shim.
+        """
         found = [pid for pid, line in self.pids().items() if line.startswith(title)]
         assert found, f"no process is titled {title}"
         return min(found)  # a fork bears its parent's title for a moment

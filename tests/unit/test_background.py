@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from sampan.engine.background import Background, beside
+from sampan.engine.background import Background, beside, first_failure, until_first
 
 
 async def fail() -> None:
@@ -89,3 +89,41 @@ async def test_what_does_not_end_in_time_is_cut() -> None:
     background.spawn(forever(), "x", finish=True)
     await background.close(0.01)
     assert background.spawn(forever(), "x") is None
+
+
+def test_the_first_leaf_is_found_however_deep_and_an_error_is_itself() -> None:
+    first, second = ValueError("first"), KeyError("second")
+    assert first_failure(ExceptionGroup("", [ExceptionGroup("", [first]), second])) is first
+    assert first_failure(BaseExceptionGroup("", [KeyboardInterrupt(), second])).__class__ is KeyboardInterrupt
+    assert first_failure(second) is second
+
+
+@pytest.mark.asyncio
+async def test_the_first_to_end_ends_the_others_and_a_failure_is_raised() -> None:
+    ended: list[str] = []
+
+    async def held() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("held")
+
+    await until_first(held(), asyncio.sleep(0))
+    assert ended == ["held"]
+    with pytest.raises(ValueError, match="broken"):
+        await until_first(held(), fail())
+    assert ended == ["held", "held"]
+
+
+@pytest.mark.asyncio
+async def test_a_failure_is_told_once_and_a_cancelled_owner_starts_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    background = Background()
+    task = background.spawn(fail(), "a thing that cannot be done")
+    assert task is not None
+    await asyncio.wait([task])
+    assert [record.getMessage() for record in caplog.records] == ["a thing that cannot be done: broken"]
+    hanging = background.spawn(forever(), "a wait")
+    background.cancel()
+    assert background.spawn(fail(), "too late") is None
+    await background.close()
+    assert hanging is not None and hanging.cancelled()

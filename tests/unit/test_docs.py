@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCES = ROOT / "src/sampan"
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 TOP = {"src", "tests", "docs", "bench", "examples", "packaging", "tools"}
@@ -75,6 +75,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_path_named_exists(page: Path) -> None:
     names = {name for name in code(page.read_text()) if "\n" not in name}
     assert not {name for name in names if is_missing(name)}
+
+
+@each_page
+def test_every_class_is_in_the_file_named_with_it(page: Path) -> None:
+    for name, path in re.findall(r"`([A-Z]\w+)` in `(src/[\w./]+\.py)`", page.read_text()):
+        assert re.search(rf"^class {name}\b", (ROOT / path).read_text(), re.MULTILINE), (name, path)
 
 
 @each_page

@@ -58,3 +58,36 @@ async def test_a_timeout_of_the_look_itself_is_passed_on() -> None:
     with pytest.raises(TimeoutError, match="of the file system"):
         await looks.run("/x", late)
     looks.close()
+
+
+@pytest.mark.asyncio
+async def test_what_is_found_too_late_is_dropped() -> None:
+    looks = HostPaths(patience_s=0.02)
+    answers, dropped = threading.Event(), threading.Event()
+    found: list[bool] = []
+
+    def drop(result: bool) -> None:
+        found.append(result)
+        dropped.set()
+
+    with pytest.raises(Unavailable):
+        await looks.run("/nfs", answers.wait, drop)
+    answers.set()
+    assert dropped.wait(10) and found == [True]
+    assert await looks.run("/x", lambda: False, drop) is False and found == [True]
+    with pytest.raises(FileNotFoundError):
+        await looks.run("/nowhere", fail)
+    looks.close()
+
+
+@pytest.mark.asyncio
+async def test_what_is_found_for_a_caller_that_has_gone_is_dropped() -> None:
+    looks = HostPaths()
+    answers, dropped = threading.Event(), threading.Event()
+    request = asyncio.create_task(looks.run("/x", answers.wait, lambda _: dropped.set()))
+    await asyncio.sleep(0.01)
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    answers.set()
+    assert dropped.wait(10)
+    looks.close()

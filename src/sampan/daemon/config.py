@@ -30,7 +30,6 @@ from sampan.spec import codec
 DEFAULT_FILE = "/etc/sampan/daemon.json"
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 LOG_DRIVERS = ("json-file", "local", "none")
-STORAGE_DRIVERS = ("", "overlay2", "vfs", "btrfs", "fuse-overlayfs")
 PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 
 
@@ -66,7 +65,7 @@ class DaemonConfig:
 
 
 def load(flags: Mapping[str, Any]) -> DaemonConfig:
-    """Build the configuration from parsed flags and the file they name. Raises ConfigError."""
+    """Build the configuration from parsed flags and the file they name. Raises: ConfigError."""
     path = flags.get("config-file", DEFAULT_FILE)
     try:
         file = read_file(path, required="config-file" in flags)
@@ -81,7 +80,7 @@ def load(flags: Mapping[str, Any]) -> DaemonConfig:
 
 
 def read_file(path: str, *, required: bool) -> dict[str, Any]:
-    """Read daemon.json into values by key; a missing default file is empty. Raises ConfigError."""
+    """Read daemon.json into values by key; a missing default file is empty. Raises: ConfigError."""
     try:
         with open(path, "rb") as f:
             raw = f.read()
@@ -113,7 +112,7 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 
 def typed(parsed: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the keys and JSON types of a parsed daemon.json. Raises ConfigError. Null means: not given."""
+    """Check the keys and JSON types of a parsed daemon.json. Raises: ConfigError. Null means: not given."""
     flat = {k: v for k, v in parsed.items() if k != "proxies"}
     proxies = parsed.get("proxies")
     if proxies is not None:
@@ -179,7 +178,7 @@ def _typed_value(key: str, kind: Kind, value: Any) -> Any:
 
 
 def merge(flags: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay flags and file over the defaults. Raises ConfigError naming every option that both give."""
+    """Lay flags and file over the defaults. Raises: ConfigError naming every option that both give."""
     values = {o.key: o.default for o in OPTIONS if o.key}
     conflicts = []
     for name, value in sorted(flags.items()):
@@ -215,7 +214,7 @@ _DOMAIN = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}
 
 
 def validate(v: Mapping[str, Any]) -> None:
-    """Refuse bad values. Raises ConfigError; touches nothing."""
+    """Refuse bad values. Raises: ConfigError; touches nothing."""
     for check in (_validate_daemon, _validate_limits, _validate_lists, _validate_containers, _validate_networks):
         check(v)
 
@@ -242,7 +241,7 @@ def _validate_daemon(v: Mapping[str, Any]) -> None:
 
 
 def check_host(host: str) -> tuple[str, str]:
-    """Split -H into (protocol, address). Raises ConfigError `invalid bind address`."""
+    """Split -H into (protocol, address). Raises: ConfigError `invalid bind address`."""
     protocol, separator, address = host.partition("://")
     if not separator:
         protocol, address = ("unix", host) if host.startswith("/") else ("tcp", host)
@@ -318,7 +317,7 @@ _REGISTRY_KEYS = {"mirrors": list, "rewrite": dict, "insecure": bool}
 
 
 def _validate_registry(domain: str, row: Mapping[str, Any]) -> None:
-    """One row of `registries`: a domain with mirrors, rewrites of repository names at them, and trust."""
+    """Check one row of `registries`: a domain with mirrors, rewrites of repository names at them, and trust."""
     where = f"invalid registries: {domain!r}"
     if not domain or "/" in domain or domain != domain.strip():
         raise ConfigError(f"{where}: a key must be a registry's host, such as docker.io or registry.example:5000")
@@ -349,8 +348,11 @@ def _validate_containers(v: Mapping[str, Any]) -> None:
         raise ConfigError(f'invalid default cgroup namespace ({v["default-cgroupns-mode"]}): use "host" or "private"')
     if v["log-driver"] not in LOG_DRIVERS:
         raise ConfigError(f"logger: no log driver named '{v['log-driver']}' is registered")
-    if v["storage-driver"] not in STORAGE_DRIVERS:
-        raise ConfigError(f"driver not supported: {v['storage-driver']}")
+    if v["storage-driver"]:
+        from sampan.engine.layers.snapshots.table import DRIVERS  # not before it is asked for: the start waits for it
+
+        if v["storage-driver"] not in DRIVERS:
+            raise ConfigError(f"driver not supported: {v['storage-driver']}")
     for name, runtime in v["runtimes"].items():
         if name == "runc":
             raise ConfigError("runtime name 'runc' is reserved")

@@ -67,6 +67,12 @@ class Background:
         self._tasks.discard(task)
         self._finishing.discard(task)
 
+    def cancel(self) -> None:
+        """Cancel everything and start nothing more; for an owner that cannot wait for the end."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
     async def close(self, patience_s: float = PATIENCE_S) -> None:
         """Let finish what must (within `patience_s`), cancel the rest and wait for it."""
         with contextlib.suppress(TimeoutError):
@@ -118,3 +124,17 @@ def first_failure(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+async def until_first(*works: Coroutine[Any, Any, None]) -> None:
+    """Run these side by side until one of them ends, and cancel the others. Raises: what the first failed one raised."""
+    tasks = [asyncio.get_running_loop().create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, Exception):
+            raise one

@@ -14,6 +14,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import TypeVar
 
 from sampan.errors import Unavailable
@@ -35,9 +36,10 @@ class HostPaths:
         self._threads = 0
         self._unfinished = 0  # looks that wait for a thread or have one
 
-    async def run(self, path: str, look: Callable[[], T]) -> T:
+    async def run(self, path: str, look: Callable[[], T], drop: Callable[[T], object] = lambda result: None) -> T:
         """Return what `look` returns, called in a thread. path: what it looks at, for the message.
 
+        drop: closes a result that comes when nobody waits for it any more.
         Raises: what `look` raises; Unavailable when it does not return in time.
         """
         answer: Future[T] = Future()
@@ -49,11 +51,13 @@ class HostPaths:
         if missing:
             threading.Thread(target=self._serve, name="host-paths", daemon=True).start()
         self._work.put(lambda: _settle(answer, look))
+        waiting = asyncio.wrap_future(answer)
         try:
-            async with asyncio.timeout(self._patience_s):
-                return await asyncio.wrap_future(answer)
-        except TimeoutError:
-            if not answer.done() or answer.cancelled():
+            async with asyncio.timeout(self._patience_s) as limit:
+                return await waiting
+        except BaseException as e:
+            answer.add_done_callback(partial(_discard, drop))  # the limit or a cancellation may come before a result
+            if isinstance(e, TimeoutError) and limit.expired():
                 raise Unavailable(f"cannot look at {path}: its file system does not answer") from None
             raise
 
@@ -80,3 +84,8 @@ def _settle(answer: Future[T], look: Callable[[], T]) -> None:
         answer.set_result(look())
     except BaseException as e:
         answer.set_exception(e)
+
+
+def _discard(drop: Callable[[T], object], answer: Future[T]) -> None:
+    if not answer.cancelled() and answer.exception() is None:
+        drop(answer.result())

@@ -48,7 +48,7 @@ ANONYMOUS = Credentials()
 
 
 def scope(path: str, *actions: str) -> str:
-    """`repository:library/busybox:pull`."""
+    """Write `repository:library/busybox:pull`."""
     return f"repository:{path}:{','.join(actions)}"
 
 
@@ -70,7 +70,9 @@ class Authorizer:
         self._asking = asyncio.Lock()  # many layers that need the same token ask for it once
 
     def challenged(self, answer: aiohttp.ClientResponse) -> bool:
-        """Note what an answer of 401 asks for; False when it is nothing we can do. The token that it refused is void."""
+        """Note what an answer of 401 asks for; False when it is nothing we can do. The token that it refused is
+        void.
+        """
         found = challenges.parse(answer.headers.getall("WWW-Authenticate", []))
         self._challenges = [c for c in found if c.scheme in ("basic", "bearer")]
         refused = answer.request_info.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -78,7 +80,7 @@ class Authorizer:
         return bool(self._challenges)
 
     async def header(self, scopes: Iterable[str]) -> str:
-        """The Authorization for these scopes, "" when nothing was asked for.
+        """Return the Authorization for these scopes, "" when nothing was asked for.
 
         Raises: NoCredentials, Refused by the token service, Internal when that does not answer.
         """
@@ -113,7 +115,7 @@ class Authorizer:
         return _Token(text, time.monotonic() + lifetime_s - min(MARGIN_S, lifetime_s / 2))
 
     async def ask(self, challenge: Challenge, scopes: tuple[str, ...], *, offline: bool = False) -> dict[str, object]:
-        """One conversation with the token service; offline: ask for a refresh token as well."""
+        """Have one conversation with the token service; offline: ask for a refresh token as well."""
         realm = challenge.parameters.get("realm", "")
         place = self._service(realm)
         service = challenge.parameters.get("service", "")

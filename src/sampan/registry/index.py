@@ -25,7 +25,7 @@ DEFAULT_LIMIT = 25
 async def search(
     transport_: Transport, settings: Settings, term: str, limit: int, credentials: Credentials
 ) -> list[dict[str, Any]]:
-    """The index's results for a term `[host/]words`, in its order. limit: 0 for the default.
+    """Return the index's results for a term `[host/]words`, in its order. limit: 0 for the default.
 
     Raises: InvalidArgument (term, limit, an index that does not answer), Internal.
     """
@@ -43,7 +43,7 @@ async def search(
 
 
 def split(term: str) -> tuple[str, str]:
-    """(domain of the index, words to look for). Pure."""
+    """Return (domain of the index, words to look for). Pure."""
     first, slash, rest = term.partition("/")
     domain = first if slash and (any(c in first for c in ".:") or first == "localhost") else ""
     if domain not in ("", DEFAULT_DOMAIN, LEGACY_DOMAIN):
@@ -52,7 +52,7 @@ def split(term: str) -> tuple[str, str]:
 
 
 async def _answering(transport_: Transport, schemes: Sequence[Endpoint]) -> Endpoint:
-    """The first of `schemes` where anybody answers at all. Raises: InvalidArgument in Docker's words."""
+    """Return the first of `schemes` where anybody answers at all. Raises: InvalidArgument in Docker's words."""
     failures = []
     for place in schemes:
         try:
@@ -66,8 +66,10 @@ async def _answering(transport_: Transport, schemes: Sequence[Endpoint]) -> Endp
             f'invalid registry endpoint "{last.base}/v1/". HTTPS attempt: {failures[0]}. HTTP attempt: {failures[1]}'
         )
     raise InvalidArgument(
-        f"invalid registry endpoint {last.base}/v1/: {failures[0]}. If this private registry supports only HTTP or HTTPS "
-        f"with an unknown CA certificate, please add `--insecure-registry {last.host}` to the daemon's arguments. In the "
+        f"invalid registry endpoint {last.base}/v1/: {failures[0]}. If this private registry supports only HTTP or "
+        f"HTTPS "
+        f"with an unknown CA certificate, please add `--insecure-registry {last.host}` to the daemon's arguments. In "
+        f"the "
         "case of HTTPS, if you have access to the registry's CA certificate, no need for the flag; simply place the CA "
         f"certificate at {endpoints.CERTIFICATES[-1]}/{last.host}/ca.crt"
     )
@@ -95,7 +97,7 @@ async def _ask(transport_: Transport, place: Endpoint, url: str, authorization: 
 
 
 def _result(item: dict[str, Any]) -> dict[str, Any]:
-    """One result in the API's shape. What an index says about automation is not believed, as in Docker."""
+    """Return one result in the API's shape. What an index says about automation is not believed, as in Docker."""
     stars = item.get("star_count")
     return {
         "star_count": stars if isinstance(stars, int) else 0,

@@ -76,7 +76,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IndexEntry:
     """One image of an index. Platform fields are "" when the index does not say."""
 
     descriptor: Descriptor
@@ -88,7 +88,7 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Index:
     media_type: str
-    entries: tuple[Entry, ...]  # without attestations
+    entries: tuple[IndexEntry, ...]  # without attestations
 
 
 def parse(raw: bytes, content_type: str, name: str) -> Manifest | Index:
@@ -115,7 +115,7 @@ def parse(raw: bytes, content_type: str, name: str) -> Manifest | Index:
 
 
 def _kind(document: Mapping[str, Any], content_type: str, name: str) -> str:
-    """The one media type of a document: header, field and content agree. Raises: InvalidArgument."""
+    """Return the one media type of a document: header, field and content agree. Raises: InvalidArgument."""
     own = document.get("mediaType") or ""
     known = MANIFESTS | INDEXES
     if content_type in known and own and own != content_type:
@@ -155,7 +155,7 @@ def _class(media_type: str) -> str:
     return "plugin" if media_type == "application/vnd.docker.plugin.v1+json" else "unknown"
 
 
-def _entries(document: Mapping[str, Any], name: str) -> list[Entry]:
+def _entries(document: Mapping[str, Any], name: str) -> list[IndexEntry]:
     listed = document.get("manifests") or []
     if not isinstance(listed, list):
         raise InvalidArgument(f"invalid manifest of {name}: manifests is no list")
@@ -171,7 +171,7 @@ def _entries(document: Mapping[str, Any], name: str) -> list[Entry]:
         words = [platform.get(key) or "" for key in ("os", "architecture", "variant")]
         if not all(isinstance(word, str) for word in words):
             raise InvalidArgument(f"invalid manifest of {name}: a platform's field is no string")
-        found.append(Entry(descriptor, *words))
+        found.append(IndexEntry(descriptor, *words))
     return found
 
 
@@ -189,7 +189,7 @@ def _descriptor(value: Any, name: str) -> Descriptor:
 
 
 def write(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
-    """The schema 2 manifest that Docker pushes for these, to the byte."""
+    """Return the schema 2 manifest that Docker pushes for these, to the byte."""
     document = {
         "schemaVersion": 2,
         "mediaType": oci_image.DOCKER_MANIFEST,
@@ -200,7 +200,7 @@ def write(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
 
 
 def write_list(entries: list[dict[str, Any]]) -> bytes:
-    """The manifest list over some manifests: entries with mediaType, digest, size and platform."""
+    """Return the manifest list over some manifests: entries with mediaType, digest, size and platform."""
     document = {"schemaVersion": 2, "mediaType": oci_image.DOCKER_LIST, "manifests": entries}
     return msgspec.json.format(codec.encode(document)[:-1], indent=3)
 
@@ -210,5 +210,5 @@ def _object(descriptor: Descriptor) -> dict[str, Any]:
 
 
 def is_digest(text: str) -> bool:
-    """Whether a text is a digest that we can verify while streaming."""
+    """Return whether a text is a digest that we can verify while streaming."""
     return reference.is_digest(text) and text.startswith("sha256:")

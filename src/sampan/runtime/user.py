@@ -1,7 +1,6 @@
-"""Docker's `--user` syntax, resolved against a root's /etc/passwd and /etc/group by a parser of our own.
+"""Docker's `--user` syntax, resolved against a root's /etc/passwd and /etc/group as linux/accounts.py reads them.
 
-Nothing of the root is executed or loaded: no NSS module, no `pwd`, no locale. The files are opened below the root's
-descriptor, must be regular, and are read up to a limit. `resolve` and the parsers are pure; `read_file` is not.
+`resolve` is pure; `read_file` is not.
 
 Source: passwd(5), group(5); the rules and words are the reference engine's.
 """
@@ -9,14 +8,12 @@ Source: passwd(5), group(5); the rules and words are the reference engine's.
 from __future__ import annotations
 
 import errno
-import os
-import stat
 
-from sampan.linux.saferoot import open_in_root
+from sampan.linux import accounts
+from sampan.linux.accounts import GroupEntry, parse_group, parse_passwd
 from sampan.runtime.failure import RuntimeFailure
 
 ID_LIMIT = 2**31 - 1
-FILE_LIMIT = 16 << 20
 
 
 class Identity:
@@ -31,71 +28,17 @@ class Identity:
         self.home = home
 
 
-class PasswdEntry:
-    __slots__ = ("gid", "home", "name", "uid")
-
-    def __init__(self, name: str, uid: int, gid: int, home: str) -> None:
-        self.name = name
-        self.uid = uid
-        self.gid = gid
-        self.home = home
-
-
-class GroupEntry:
-    __slots__ = ("gid", "members", "name")
-
-    def __init__(self, name: str, gid: int, members: list[str]) -> None:
-        self.name = name
-        self.gid = gid
-        self.members = members
-
-
 def read_file(root_fd: int, path: str) -> str:
     """Return a regular file's text from inside the root, "" when there is none.
 
     Raises: RuntimeFailure when it is larger than 16 MiB; OSError when it cannot be read.
     """
     try:
-        fd = open_in_root(root_fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        return accounts.read_file(root_fd, path)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES):
-            return ""
+        if error.errno == errno.EFBIG:
+            raise RuntimeFailure("user", errno.EFBIG, f"{path}: file too large") from error
         raise
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            return ""
-        if status.st_size > FILE_LIMIT:
-            raise RuntimeFailure("user", errno.EFBIG, f"{path}: file too large")
-        # Latin-1 knows every byte and needs no codec from anywhere.
-        return os.read(fd, FILE_LIMIT).decode("latin-1")
-    finally:
-        os.close(fd)
-
-
-def parse_passwd(text: str) -> list[PasswdEntry]:
-    """Entries of passwd; lines that are comments, too short, or have no numeric ids count as ids 0, as in the reference."""
-    entries = []
-    for line in text.split("\n"):
-        fields = line.strip().split(":")
-        if fields[0] and not fields[0].startswith("#"):
-            fields += [""] * (7 - len(fields))
-            entries.append(PasswdEntry(fields[0], _number(fields[2]), _number(fields[3]), fields[5]))
-    return entries
-
-
-def parse_group(text: str) -> list[GroupEntry]:
-    entries = []
-    for line in text.split("\n"):
-        fields = line.strip().split(":")
-        if fields[0] and not fields[0].startswith("#"):
-            fields += [""] * (4 - len(fields))
-            entries.append(GroupEntry(fields[0], _number(fields[2]), fields[3].split(",")))
-    return entries
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
 
 
 def _id(text: str) -> int | None:

@@ -6,7 +6,7 @@
       seccomp/<sha256>.bpf  compiled filters
       tasks/<id>/           0700, the OCI bundle of one task
         config.json         the OCI spec as received
-        shim.json           {"version", "boot_id", "cgroup", "kind"}: written before anything exists that would have to be cleaned up
+        shim.json           {"version", "boot_id", "cgroup", "kind"}: written before there is anything to clean up
         state.json          the runtime's state, once created
         shim.sock           control, attach, exec
         exit.json           {"status", "exited_at_ns", "oom_killed"}: the last word; written before anybody is told

@@ -70,7 +70,7 @@ class ShimLink(asyncio.Protocol):
     async def call(self, op: str, *, fds: Sequence[int] = (), **arguments: Any) -> Any:
         """Ask the shim. Raises what the shim raised, or ShimLost.
 
-        fds: go with the question, and are sent when the first `await` inside is reached; only a first call may have some.
+        fds: go with the question, and are sent when the first `await` inside is reached; only for a first call.
         """
         if self._transport is None:
             raise ShimLost(f"{op}: the shim is gone")

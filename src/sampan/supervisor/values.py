@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+
+from sampan.spec.oci_runtime import Mount
 
 
 class TaskKind(StrEnum):
@@ -28,6 +29,25 @@ class MountSource:
     index: int
     fd: int
 
+    @property
+    def place(self) -> str:
+        return f"mounts/{self.index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceSource:
+    """A namespace of the spec that exists already: it is joined by `fd`, the caller's as above, and not by its path.
+
+    type: as in the spec's `linux.namespaces`.
+    """
+
+    type: str
+    fd: int
+
+    @property
+    def place(self) -> str:
+        return f"namespaces/{self.type}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRequest:
@@ -40,7 +60,7 @@ class TaskRequest:
     id: str
     spec: bytes
     kind: TaskKind = TaskKind.CONTAINER
-    rootfs: list[dict[str, Any]] = field(default_factory=list)
+    rootfs: tuple[Mount, ...] = ()
     seccomp: str = ""
     terminal: bool = False
     stdin: bool = False
@@ -51,7 +71,7 @@ class TaskRequest:
     log_attrs: dict[str, str] = field(default_factory=dict)
     runtime: str = ""
     runtime_args: tuple[str, ...] = ()
-    sources: tuple[MountSource, ...] = ()
+    sources: tuple[MountSource | NamespaceSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +104,10 @@ class TaskInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvent:
-    """`kind`: connected, start, exit, exec-start, exec-exit, oom, paused, resumed. `task_kind`: of the task it is about."""
+    """What has happened. `kind`: connected, start, exit, exec-start, exec-exit, oom, paused, resumed.
+
+    `task_kind`: of the task that it is about.
+    """
 
     kind: str
     id: str = ""

@@ -16,11 +16,11 @@ import pytest
 from sampan.engine import platforms
 from sampan.engine.builder.failures import BuildFailure
 from sampan.engine.builder.files.dirtree import DirTree
-from sampan.engine.builder.ops import FileOp, ImageOp, Label, RunOp, Vertex
+from sampan.engine.builder.ops import FileOp, ImageOp, RunOp, Vertex, VertexLabel
 from sampan.engine.builder.progress import Quiet, Step
 from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.solver.solver import Solver
-from sampan.engine.builder.state import State
+from sampan.engine.builder.state import LayerChain
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
 from sampan.engine.engine import Engine
@@ -100,13 +100,13 @@ class Bench:
             base=base or self.base,
             args=("/bin/sh", "-c", script),
             env=ENV,
-            label=Label(name=f"RUN {script}", text=f"RUN {script}"),
+            label=VertexLabel(name=f"RUN {script}", text=f"RUN {script}"),
             **fields,
         )
 
     async def solve(
         self, *vertices: Vertex, client: Client | None = None, release: bool = True, **options: Any
-    ) -> tuple[list[State], Watch]:
+    ) -> tuple[list[LayerChain], Watch]:
         """Solve on a session of its own."""
         watch = Watch()
         session = client or Client()
@@ -115,9 +115,9 @@ class Bench:
         finally:
             if release:
                 await self.solver.release(session)
-        return [solved[vertex].state or State() for vertex in vertices], watch
+        return [solved[vertex].state or LayerChain() for vertex in vertices], watch
 
-    def names(self, state: State) -> list[str]:
+    def names(self, state: LayerChain) -> list[str]:
         """The members of a state's top layer."""
         import io
         import tarfile
@@ -151,7 +151,7 @@ async def bench(root: Path | None = None, **config: Any) -> AsyncIterator[Bench]
     root = root or Path(tempfile.mkdtemp(prefix="sampan-builder-"))
     try:
         async with engine_and_solver(root, **config) as (engine, solver):
-            async for _ in engine.images.import_(_tar(), repo="base"):
+            async for _ in engine.images.transfer.import_(_tar(), repo="base"):
                 pass
             image = engine.images.resolve("base")
             base = ImageOp(ref="base", image_id=image.id, platform=platforms.HOST)

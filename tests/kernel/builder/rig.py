@@ -14,9 +14,10 @@ from typing import Any
 
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.files.filtered import Filtered
-from sampan.engine.builder.progress import Quiet, Step, Warning_
+from sampan.engine.builder.progress import BuildWarning, Quiet, Step
 from sampan.engine.builder.request import BuildRequest, Built, Output
 from sampan.engine.builder.session import LocalRequest
+from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
 from sampan.engine.engine import Engine
@@ -68,7 +69,7 @@ class Client:
 class Watch(Quiet):
     def __init__(self) -> None:
         self.steps: list[Step] = []
-        self.warnings: list[Warning_] = []
+        self.warnings: list[BuildWarning] = []
         self.begun = asyncio.Event()
 
     def step(self, step: Step) -> None:
@@ -77,7 +78,7 @@ class Watch(Quiet):
     def log(self, key: str, stream: int, data: bytes) -> None:
         self.begun.set()
 
-    def warning(self, warning: Warning_) -> None:
+    def warning(self, warning: BuildWarning) -> None:
         self.warnings.append(warning)
 
     def names(self) -> list[str]:
@@ -105,11 +106,10 @@ class Rig:
         (self.context / "Dockerfile").write_text(dockerfile)
         self.watch = Watch()
         self._number += 1
-        more.setdefault("dialect", "buildkit")
         if outputs:
             more["outputs"] = outputs
-        request = BuildRequest(id=f"build{self._number}", network="none", **more)
-        return await self.engine.builder.build(request, self.client, self.watch)
+        request = BuildRequest(id=f"build{self._number}", dialect="buildkit", network="none", **more)
+        return await self.engine.builder.build(request, self.client, self.watch, BUILDKIT)
 
     def config(self, name: str) -> dict[str, Any]:
         return self.engine.images.resolve(name).config
@@ -127,7 +127,7 @@ async def rig(*, base: bool = True) -> AsyncIterator[Rig]:
                 yield busybox.root_tar()
 
             if base:
-                async for _ in engine.images.import_(archive(), repo="busybox"):
+                async for _ in engine.images.transfer.import_(archive(), repo="busybox"):
                     pass
             yield Rig(engine, root)
         finally:

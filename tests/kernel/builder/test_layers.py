@@ -1,4 +1,4 @@
-"""A build step's snapshot becomes a layer: in place, the same for the same files, and nothing is left of what is not."""
+"""A build step's snapshot becomes a layer in place, equal for equal files; nothing is left of one that does not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sampan.engine.builder.solver.cache import Cache
 from sampan.engine.builder.solver.cachemounts import CacheMounts
 from sampan.engine.builder.solver.layers import Work, empty_layer
 from sampan.engine.builder.solver.records import CacheRecord
-from sampan.engine.builder.state import State
+from sampan.engine.builder.state import LayerChain
 from sampan.engine.images.service import Images
 from sampan.engine.store import Ref
 from sampan.spec import oci_image
@@ -39,8 +39,8 @@ def put(root_fd: int, path: str, data: bytes, mtime_s: int = T0) -> None:
     os.utime(path, (mtime_s, mtime_s), dir_fd=root_fd)
 
 
-async def first(images: Images, holder: Ref, extra: bytes = b"") -> State:
-    async with Work(images, State(), holder) as work:
+async def first(images: Images, holder: Ref, extra: bytes = b"") -> LayerChain:
+    async with Work(images, LayerChain(), holder) as work:
         os.mkdir("etc", 0o755, dir_fd=work.root_fd)
         put(work.root_fd, "etc/a", b"aaa")
         put(work.root_fd, "etc/b", b"b" * 3_000_000 + extra)
@@ -127,7 +127,7 @@ def test_what_is_not_committed_is_gone_and_releases_its_base(tmp_path: Path) -> 
 def test_no_file_is_younger_than_the_epoch(tmp_path: Path) -> None:
     async def body() -> None:
         async with service(tmp_path / "root") as images:
-            async with Work(images, State()) as work:
+            async with Work(images, LayerChain()) as work:
                 put(work.root_fd, "old", b"1", T0 - 5)
                 put(work.root_fd, "young", b"1", T0 + 5)
                 done = await work.commit(epoch_s=T0)
@@ -203,7 +203,7 @@ def test_a_pruned_record_lets_its_layers_go_and_a_shared_one_stays(tmp_path: Pat
             for key, state in (("one", one), ("two", two)):
                 cache.put(key, state, empty=False, time_ns=1, description=key, size_bytes=5, parents=())
             document = {"rootfs": {"type": "layers", "diff_ids": list(two.diff_ids)}, "config": {}}
-            await images.publish_image(oci_image.encode(document), durable=False)
+            await images.publisher.publish_image(oci_image.encode(document), durable=False)
             images.layers.let_go(holder)
             assert {row["Description"]: row["Shared"] for row in await cache.disk_usage()} == {
                 "one": False,

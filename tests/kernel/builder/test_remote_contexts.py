@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from sampan.engine.builder.buildkit.builds import Builds
+from sampan.engine.builder.buildkit.options import Asked
+from sampan.engine.builder.buildkit.reading import Reading
+from sampan.engine.builder.clients.sessions import SessionInfo
 from sampan.engine.builder.request import Output
 from sampan.errors import SampanError
 from tests.kernel.builder.bench import mount_points
@@ -95,5 +99,25 @@ def test_a_context_may_be_a_git_repository(repositories: tuple[Path, str]) -> No
             assert r.client.trees[0] == {"sub": b"x"}
             await r.build(f"FROM scratch\nADD {where}#main:sub /got/\n", Output(type="local"))
             assert r.client.trees[0]["got/f"] == b"x"
+
+    run(body())
+
+
+def test_files_of_a_source_are_read_as_often_as_a_client_asks(served: tuple[Path, str]) -> None:
+    directory, url = served
+    (directory / "plain").write_text("read")
+
+    async def body() -> None:
+        async with rig(base=False) as r:
+            builder = r.engine.builder
+            builder.sessions.add(SessionInfo(id="s"))
+            builds = Builds()
+            reading = Reading(builder, builder.sessions, builds)
+            build = builds.begin("r", "s")
+            ref, _ = builds.note(Asked(session="s", inputs={"context": f"{url}/plain"}))
+            for _ in range(2):
+                assert await reading.file(build, ref, "context") == b"read"
+                assert [one.path for one in await reading.directory(build, ref, "", "")] == ["context"]
+                assert (await reading.stat(build, ref, "/context")).size == 4
 
     run(body())

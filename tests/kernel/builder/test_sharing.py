@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sampan.engine.builder.classic.output import Output as Output_
-from sampan.engine.builder.classic.walk import Voice
+from sampan.engine.builder.classic.output import ClassicOutput as Output_
+from sampan.engine.builder.classic.walk import Voice, dialect
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
 from sampan.spec.dockerfile.errors import DockerfileError
 from tests.kernel.builder.bench import failing, mount_points
@@ -28,7 +28,10 @@ def nothing_left() -> Iterator[None]:
     assert not [path for path in mount_points() if PREFIX in path]
 
 
-CACHED = "FROM scratch AS base\nADD root.tar /\nFROM base AS tool\nRUN echo $RANDOM > /t && true\nFROM base\nRUN echo $RANDOM > /made\nRUN true\nCOPY --from=tool /t /\n"
+CACHED = (
+    "FROM scratch AS base\nADD root.tar /\nFROM base AS tool\nRUN echo $RANDOM > /t && true\nFROM base\n"
+    "RUN echo $RANDOM > /made\nRUN true\nCOPY --from=tool /t /\n"
+)
 
 
 def ran(r: Rig) -> set[str]:
@@ -79,7 +82,7 @@ def test_a_cache_travels_inside_the_image() -> None:
             async def chunks() -> AsyncIterator[bytes]:
                 yield archive
 
-            async for _ in r.engine.images.load(chunks()):
+            async for _ in r.engine.images.transfer.load(chunks()):
                 pass
             await r.build(CACHED, cache_from=(CacheEnd(type="registry", attrs={"ref": "app"}),))
             assert ran(r) == {"RUN echo $RANDOM > /t && true"}
@@ -133,7 +136,7 @@ def test_a_registry_takes_and_gives_caches_images_and_bases(tmp_path: Path) -> N
             voice = Voice(Output_(said.append, quiet=False, remove=True))
             text = f"FROM {host}/app:1\nENV A=c\n".encode()
             request = BuildRequest(id="c", dialect="classic", dockerfile=text, network="none", tags=("c:1",))
-            await r.engine.builder.build(request, r.client, voice)
+            await r.engine.builder.build(request, r.client, voice, dialect(voice))
             assert {"status": "Pulling from app", "id": "1"} in said
             gone = CacheEnd(type="registry", attrs={"ref": f"{host}/nothing"})
             await r.build(CACHED, cache_from=(gone,))
@@ -155,7 +158,7 @@ def test_a_classic_build_takes_steps_from_an_image_that_it_trusts() -> None:
         request = BuildRequest(
             id="c", dialect="classic", dockerfile=text.encode(), network="none", tags=("c:1",), cache_from=ends
         )
-        return (await r.engine.builder.build(request, r.client, voice)).image_id
+        return (await r.engine.builder.build(request, r.client, voice, dialect(voice))).image_id
 
     async def body() -> None:
         async with rig(base=False) as r:
@@ -163,7 +166,7 @@ def test_a_classic_build_takes_steps_from_an_image_that_it_trusts() -> None:
             r.write(f="content")
             os.utime(r.context / "f", (1_600_000_000, 1_600_000_000))
             first = await build(r)
-            saved = b"".join([chunk async for chunk in r.engine.images.save(["c:1"])])
+            saved = b"".join([chunk async for chunk in r.engine.images.transfer.save(["c:1"])])
         async with rig(base=False) as r:
             with_root(r)
             r.write(f="content")
@@ -172,7 +175,7 @@ def test_a_classic_build_takes_steps_from_an_image_that_it_trusts() -> None:
             async def chunks() -> AsyncIterator[bytes]:
                 yield saved
 
-            async for _ in r.engine.images.load(chunks()):
+            async for _ in r.engine.images.transfer.load(chunks()):
                 pass
             await r.engine.images.tag("c:1", "trusted", "")
             assert await build(r, "trusted", "nothing:here") == first

@@ -1,4 +1,6 @@
-"""The tar format in memory: what we write others read, what others write we read, and rubbish is an error, never a crash."""
+"""The tar format in memory: what we write others read, what others write we read, and rubbish is an error, never a
+crash.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from sampan.engine.archives import tar, tar_writer
 from sampan.errors import InvalidArgument
+from sampan.spec import ustar
 
 
 class Source:
@@ -52,7 +55,7 @@ def test_written_headers_read_back(
         name.encode(), mode=mode, uid=uid, gid=uid // 2, mtime_ns=mtime_ns, size_bytes=len(data),
         xattrs={"user.x": value},
     )  # fmt: skip
-    archive = raw + data + bytes(-len(data) % 512) + tar_writer.END
+    archive = raw + data + bytes(-len(data) % 512) + ustar.END
     [(entry, content)] = entries(archive, step)
     assert (entry.name, entry.mode, entry.uid, entry.gid, content) == (name, mode, uid, uid // 2, data)
     assert entry.xattrs == {"user.x": value}

@@ -8,15 +8,15 @@ import json
 import pytest
 
 from sampan.engine.builder import cacheconfig
-from sampan.engine.builder.cacheconfig import Blob, CacheConfig, Kept
+from sampan.engine.builder.cacheconfig import Blob, CacheConfig, ConfigRecord
 from sampan.errors import InvalidArgument
 from sampan.registry.manifests import Descriptor
 
 ONE, TWO = Descriptor("layer", "sha256:1", 11), Descriptor("layer", "sha256:2", 22)
 CONFIG = CacheConfig(
     records=(
-        Kept(key="sha256:a", layer=1, time_ns=1_700_000_000_123_456_789, description="RUN x"),
-        Kept(key="sha256:b", layer=-1, time_ns=5, empty=True),
+        ConfigRecord(key="sha256:a", layer=1, time_ns=1_700_000_000_123_456_789, description="RUN x"),
+        ConfigRecord(key="sha256:b", layer=-1, time_ns=5, empty=True),
     ),
     layers=(Blob(diff_id="d1", parent=-1, descriptor=ONE), Blob(diff_id="d2", parent=0, descriptor=TWO)),
 )

@@ -75,7 +75,7 @@ def test_what_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "z").symlink_to("z")
 
     def sent(**fields: list[str]) -> list[str]:
-        wanted = transfer.Wanted(Fields({key.replace("_", "-"): value for key, value in fields.items()}))
+        wanted = transfer.DirectoryRequest(Fields({key.replace("_", "-"): value for key, value in fields.items()}))
         return [path for path, _ in wanted.entries(str(tmp_path))]
 
     everything = ["a", "a/b", "a/b/c", "a/b/d", "a/m", "a/x.out", "e", "e/f", "g", "l", "z"]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from sampan.cli.container import archive, copying
-from sampan.cli.container.copying import CopyRefused, Destination, Source
+from sampan.cli.container.copying import CopyRefused, CopySource, Destination
+from tests.support.tars import member, tar
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,11 @@ def test_cleaning_keeps_what_the_end_says(path: str, cleaned: str) -> None:
     assert copying.clean(path) == cleaned
 
 
-FILE, TREE, CONTENTS = Source("/s/f", is_dir=False), Source("/s/d", is_dir=True), Source("/s/d/.", is_dir=True)
+FILE, TREE, CONTENTS = (
+    CopySource("/s/f", is_dir=False),
+    CopySource("/s/d", is_dir=True),
+    CopySource("/s/d/.", is_dir=True),
+)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,7 @@ FILE, TREE, CONTENTS = Source("/s/f", is_dir=False), Source("/s/d", is_dir=True)
         (CONTENTS, Destination("/t/new"), ("/t", ".", "new")),
     ],
 )
-def test_places(source: Source, destination: Destination, placed: tuple[str, str, str]) -> None:
+def test_places(source: CopySource, destination: Destination, placed: tuple[str, str, str]) -> None:
     assert copying.place(source, destination) == placed
 
 
@@ -67,7 +72,8 @@ def test_refusals() -> None:
 
 @pytest.mark.parametrize(
     ("entry", "old", "new", "name"),
-    [("d/x", "d", "n", "n/x"), ("d", "d", "n", "n"), ("dx", "d", "n", "dx"), (".", ".", "n", "n"), ("./x", ".", "n", "n/x"), ("x", "", "", "x")],
+    [("d/x", "d", "n", "n/x"), ("d", "d", "n", "n"), ("dx", "d", "n", "dx"), (".", ".", "n", "n"),
+     ("./x", ".", "n", "n/x"), ("x", "", "", "x")],
 )  # fmt: skip
 def test_renaming(entry: str, old: str, new: str, name: str) -> None:
     assert copying.renamed(entry, old, new) == name
@@ -112,13 +118,7 @@ def test_a_file_that_shrinks_while_it_is_packed_keeps_the_archive_whole(tmp_path
 
 def _tar(*members: tuple[str, bytes, str, bytes]) -> bytes:
     """(name, type, link target, contents) → archive."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, kind, link, contents in members:
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname, info.size, info.mode = kind, link, len(contents), 0o755
-            tar.addfile(info, io.BytesIO(contents))
-    return out.getvalue()
+    return tar(*(member(name, data, kind=kind, link=link, mode=0o755) for name, kind, link, data in members))
 
 
 REG, DIR, SYM, LNK = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE

@@ -1,4 +1,4 @@
-"""The configuration that a stage's instructions make, with the language alone: what the builder's graph does, in small."""
+"""The configuration that a stage's instructions make, by the language alone, without the builder's graph."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 from sampan.spec.dockerfile import config
 from sampan.spec.dockerfile import instructions as i
-from sampan.spec.dockerfile.config import Dialect
+from sampan.spec.dockerfile.config import DialectName
 from sampan.spec.dockerfile.stages import Dockerfile
 from sampan.spec.dockerfile.words import Variables
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def configuration(dockerfile: Dockerfile, dialect: Dialect, build_args: dict[str, str]) -> dict[str, Any]:
+def configuration(dockerfile: Dockerfile, dialect: DialectName, build_args: dict[str, str]) -> dict[str, Any]:
     """The last stage's configuration, on a base that has a PATH and a shell as CMD. Only for a single stage."""
     made: dict[str, Any] = {"Env": [f"PATH={PATH}"], "Cmd": ["/bin/sh"]}
     arguments: dict[str, str] = {}

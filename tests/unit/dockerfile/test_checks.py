@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sampan.spec.dockerfile import checks, stages
+from sampan.spec.dockerfile import checkrules, checks, stages
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.ignore import Ignore
 
@@ -43,13 +43,13 @@ def test_the_same_is_found(case: dict[str, Any]) -> None:
 
 def test_every_rule_was_found_somewhere() -> None:
     seen = {warning["rule"] for case in RECORDED for warning in case["warnings"]}
-    assert seen == set(checks.RULES) - NEED_MORE_THAN_TEXT
+    assert seen == set(checkrules.RULES) - NEED_MORE_THAN_TEXT
 
 
 def test_a_finding_fails_the_build_where_the_file_says_so() -> None:
     dockerfile = stages.parse("# check=error=true\nFROM x as y\nCMD z\n")
-    assert checks.options(dockerfile).error
-    error = checks.failure(checks.check(dockerfile))
+    assert checkrules.options(dockerfile).error
+    error = checkrules.failure(checks.check(dockerfile))
     assert error.message == "lint violation found for rules: FromAsCasing, JSONArgsRecommended"
 
 
@@ -72,7 +72,7 @@ def test_ignored_sources_are_found_when_asked_for() -> None:
 
 
 def test_a_finding_for_whoever_knows_the_images() -> None:
-    warning = checks.warning("InvalidBaseImagePlatform", [], "busybox", "linux/arm64", "linux/amd64")
+    warning = checkrules.warning("InvalidBaseImagePlatform", [], "busybox", "linux/arm64", "linux/amd64")
     assert warning.short() == (
         'InvalidBaseImagePlatform: Base image busybox was pulled with platform "linux/arm64",'
         ' expected "linux/amd64" for current build'

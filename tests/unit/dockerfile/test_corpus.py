@@ -1,4 +1,4 @@
-"""The corpus, as far as text goes: what is wrong with a Dockerfile and where, and the configuration that a good one makes."""
+"""The corpus as text: what is wrong with a Dockerfile and where, and the configuration that a good one makes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile import stages
-from sampan.spec.dockerfile.config import Dialect
+from sampan.spec.dockerfile.config import DialectName
 from sampan.spec.dockerfile.errors import DockerfileError, excerpt
 from tests.builder.entries import Entry, entries
 from tests.unit.dockerfile.evaluate import configuration
 
 WRONG_TEXTS = [entry for entry in entries("wrong") if entry.answer["phase"] == "parse"]
 OTHERS = [*entries("good"), *(entry for entry in entries("wrong") if entry.answer["phase"] == "solve")]
-MAKES_FILES = (i.Run, i.Files, i.Workdir)
+MAKES_FILES = (i.Run, i.FilesInstruction, i.Workdir)
 
 
 def name(entry: Entry) -> str:
@@ -61,7 +61,7 @@ CONFIGURED = [(entry, door) for entry in entries("good") if configures(entry) fo
 
 
 @pytest.mark.parametrize(("entry", "dialect"), CONFIGURED, ids=[f"{entry.name}-{door}" for entry, door in CONFIGURED])
-def test_a_configuration_is_the_same(entry: Entry, dialect: Dialect) -> None:
+def test_a_configuration_is_the_same(entry: Entry, dialect: DialectName) -> None:
     made = configuration(stages.parse(entry.text), dialect, entry.options.get("build_args", {}))
     assert made == entry.answer[dialect]["config"]
 

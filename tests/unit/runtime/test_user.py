@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sampan.linux.accounts import parse_group, parse_passwd
 from sampan.runtime.failure import RuntimeFailure
-from sampan.runtime.user import home_of, parse_group, parse_passwd, resolve
+from sampan.runtime.user import home_of, resolve
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/sh

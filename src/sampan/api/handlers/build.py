@@ -1,7 +1,7 @@
 """/build*: the classic door to the builder: a context archive in, the classic builder's lines out.
 
-`version=2` is ours: BuildKit's dialect, told as data (classic/trace.py). It takes what Docker's own parameters cannot say,
-named as BuildKit's attributes: `contexts`, `nocachefilter`, `cacheto`, `allow`, `call`, and `onerror`.
+`version=2` is ours: BuildKit's dialect, told as data (classic/trace.py). It takes what Docker's own parameters cannot
+say, named as BuildKit's attributes: `contexts`, `nocachefilter`, `cacheto`, `allow`, `call`, and `onerror`.
 
 Source: Engine API 1.51 "ImageBuild", "BuildPrune"; parameter rules as Docker Engine 28.5.2 answers them.
 """
@@ -37,6 +37,7 @@ from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument
 from sampan.registry.auth import Credentials
 from sampan.spec import codec, reference
+from sampan.spec.dockerfile.config import DialectName
 from sampan.spec.engine_api.container import Ulimit
 from sampan.spec.engine_api.registry import AuthConfig
 
@@ -49,7 +50,7 @@ _BUILDERS = ("", "1", "2")
 async def build(request: web.Request) -> web.StreamResponse:
     """POST /build."""
     asked = _request(request)
-    options = door.Options(
+    options = door.ClassicOptions(
         remote=query(request, "remote"),
         quiet=flag(request, "q"),
         remove=flag(request, "rm", default=True),
@@ -71,7 +72,7 @@ def _request(request: web.Request) -> BuildRequest:
     if isolation not in ("", "default"):
         raise InvalidArgument(f'unsupported isolation: "{isolation}"')
     arguments = _map(request, "buildargs", "build args")
-    dialect = "buildkit" if query(request, "version") == "2" else "classic"
+    dialect: DialectName = "buildkit" if query(request, "version") == "2" else "classic"
     return BuildRequest(
         id=query(request, "buildid") or os.urandom(16).hex(),
         dialect=dialect,
@@ -134,7 +135,8 @@ def _call(request: web.Request, asked: BuildRequest) -> str:
 
 def _contexts(request: web.Request) -> dict[str, str]:
     """The main context is what the request brings; `contexts` has the others by name."""
-    return {**_map(request, "contexts", "contexts"), "context": "local:context"}  # type: ignore[dict-item]
+    named = {name: value or "" for name, value in _map(request, "contexts", "contexts").items()}
+    return {**named, "context": "local:context"}
 
 
 def _cache_ends(request: web.Request, name: str, what: str) -> tuple[CacheEnd, ...]:

@@ -22,8 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
     from sampan.client.http import Response
 
 USAGE = "[OPTIONS] PATH | URL | -"
@@ -40,7 +40,8 @@ FLAGS = """
       --cache-mount-export string      Write the contents of the build's cache mounts to this directory
       --cache-mount-import string      Fill the build's cache mounts from this directory first
       --cache-to list                  Where to keep the results for other builds ("image", "type=local,dest=dir")
-      --call string                    What to do with the Dockerfile ("build", "check", "outline", "targets") (default "build")
+      --call string                    What to do with the Dockerfile ("build", "check", "outline", "targets")\
+ (default "build")
       --cgroup-parent string           Parent cgroup of the steps
       --check                          Only check the Dockerfile; the same as --call=check
       --compress                       Compress the context with gzip
@@ -62,10 +63,13 @@ FLAGS = """
       --network string                 Network of the steps (default "default")
       --no-cache                       Run every step again
       --no-cache-filter list           Run every step of these stages again
-      --on-error string                What becomes of a failed step's files: "commit" makes an image of them, "shell" enters them
-  -o, --output list                    Where the result goes ("dir", "type=local,dest=dir", "type=tar,dest=file", "type=oci,dest=file")
+      --on-error string                What becomes of a failed step's files: "commit" makes an image of them,\
+ "shell" enters them
+  -o, --output list                    Where the result goes ("dir", "type=local,dest=dir", "type=tar,dest=file",\
+ "type=oci,dest=file")
       --platform list                  Platform of the image
-      --progress string                How progress is shown ("auto", "plain", "tty", "rawjson", "quiet", "none", "classic") (default "auto")
+      --progress string                How progress is shown ("auto", "plain", "tty", "rawjson", "quiet", "none",\
+ "classic") (default "auto")
       --provenance string              The same as --attest=type=provenance
       --pull                           Look for newer base images in the registry
       --push                           The same as --output=type=registry
@@ -84,10 +88,10 @@ FLAGS = """
 _URLS = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
-    source = Source(args[0], opts.text("file"))
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
+    source = ContextSource(args[0], opts.text("file"))
     classic = opts.text("progress") == "classic" or os.environ.get("DOCKER_BUILDKIT") == "0"
-    wanted = Wanted(opts)
+    wanted = BuildFlags(opts)
     if classic:
         if wanted.session or opts.text("on-error") or wanted.call != "build":
             raise CommandError("the classic builder takes no secrets, keys, outputs, further contexts or questions")
@@ -118,10 +122,10 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-class Wanted:
+class BuildFlags:
     """What the flags ask of the client itself, and say to the engine beside Docker's own parameters."""
 
-    def __init__(self, opts: Options) -> None:
+    def __init__(self, opts: FlagValues) -> None:
         self.call = "check" if opts.flag("check") else opts.text("call").partition(",")[0]
         self._secrets = wants.secrets(opts.many("secret"))
         self._ssh = wants.ssh(opts.many("ssh"))
@@ -132,7 +136,7 @@ class Wanted:
         come_from, read = wants.cache_ends(opts.many("cache-from"), importing=True)
         go_to, written = wants.cache_ends(opts.many("cache-to"), importing=False)
         self._contexts |= read
-        self._outputs |= {int(n): wants.Output("local", {}, path) for n, path in written.items()}
+        self._outputs |= {int(n): wants.OutputFlag("local", {}, path) for n, path in written.items()}
         told = {name: f"local:{name}" if name in self._contexts else value for name, value in named.items()}
         self.session = bool(self._secrets or self._ssh or self._contexts or self._outputs)
         self.query: dict[str, object] = {
@@ -147,7 +151,7 @@ class Wanted:
         }
 
     @contextmanager
-    def opened(self, cli: Session) -> Iterator[str]:
+    def opened(self, cli: Cli) -> Iterator[str]:
         """A session for as long as the build runs; its id, "" when nothing needs one."""
         if not self.session:
             yield ""
@@ -179,12 +183,12 @@ def _reader(place: str) -> Callable[[], bytes]:
     return read
 
 
-def _ask(cli: Session, query: dict[str, object], source: Source) -> Response:
+def _ask(cli: Cli, query: dict[str, object], source: ContextSource) -> Response:
     headers = [("Content-Type", "application/x-tar"), *credentials.all_header(cli.config)]
     return cli.engine.open("POST", "/build", query, headers=headers, raw=source.pieces())
 
 
-def _classic(cli: Session, opts: Options, source: Source) -> int:
+def _classic(cli: Cli, opts: FlagValues, source: ContextSource) -> int:
     """The classic builder, whose lines come as they are."""
     ids: list[str] = []
     response = _ask(cli, parameters(opts, source) | {"version": "1", "q": opts.flag("quiet") or None}, source)
@@ -197,7 +201,7 @@ def _classic(cli: Session, opts: Options, source: Source) -> int:
     return 0
 
 
-def _answered(cli: Session, call: str, answer: dict[str, str]) -> int:
+def _answered(cli: Cli, call: str, answer: dict[str, str]) -> int:
     """What a question about the Dockerfile gave; findings of the checks are a failure."""
     cli.out(answer.get("result.txt", ""))
     if call == "check" and answer.get("result.statuscode", "0") == "0":
@@ -211,7 +215,7 @@ def _on_error(value: str) -> str | None:
     return "commit" if value else None
 
 
-class Source:
+class ContextSource:
     """Where context and Dockerfile come from. file: the --file flag."""
 
     def __init__(self, argument: str, file: str) -> None:
@@ -238,17 +242,13 @@ class Source:
         elif file:
             self._place(file)
         elif not os.path.exists(os.path.join(self._directory, "Dockerfile")):
-            raise CommandError(
-                f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {os.path.join(self._directory, 'Dockerfile')}: no such file or directory"
-            )
+            raise _no_dockerfile(os.path.join(self._directory, "Dockerfile"))
 
     def _place(self, file: str) -> None:
         """A Dockerfile inside the context goes by its path there, one outside is sent along under a name of its own."""
         path = os.path.realpath(file)
         if not os.path.exists(path):
-            raise CommandError(
-                f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {path}: no such file or directory"
-            )
+            raise _no_dockerfile(path)
         inside = os.path.relpath(path, self._directory)
         if not inside.startswith(".."):
             self.dockerfile = inside
@@ -262,7 +262,7 @@ class Source:
                 continue
 
     def pieces(self) -> Iterator[bytes]:
-        """The context as an archive."""
+        """Return the context as an archive."""
         if self.remote:
             return iter(())
         if self._stdin:
@@ -274,8 +274,8 @@ class Source:
         return context.pieces(self._directory, patterns, extra=self._extra)
 
 
-def parameters(opts: Options, source: Source) -> dict[str, object]:
-    """The query of POST /build. Raises: CommandError."""
+def parameters(opts: FlagValues, source: ContextSource) -> dict[str, object]:
+    """Return the query of POST /build. Raises: CommandError."""
     args = {}
     for text in opts.many("build-arg"):
         name, given, value = text.partition("=")
@@ -319,3 +319,8 @@ def _write(path: str, text: str) -> None:
             file.write(text)
     except OSError as e:
         raise CommandError(f"open {path}: {words(e)}") from e
+
+
+def _no_dockerfile(path: str) -> CommandError:
+    reason = f"lstat {path}: no such file or directory"
+    return CommandError(f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: {reason}")

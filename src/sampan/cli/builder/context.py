@@ -1,7 +1,7 @@
 """A build's context as an archive: a directory without what its ignore file excludes, in order of names.
 
-Owners are 0:0 and names are relative, as docker sends them; times and modes are the files'. Equal directories give equal
-bytes. What is excluded is not read, and a directory that can hold no exception is not even listed.
+Owners are 0:0 and names are relative, as docker sends them; times and modes are the files'. Equal directories give
+equal bytes. What is excluded is not read, and a directory that can hold no exception is not even listed.
 
 Source: docker's build context as observed; POSIX.1-2001 pax for what ustar cannot say.
 """
@@ -14,27 +14,20 @@ from errno import ENOENT
 
 from sampan.cli.session import CommandError
 from sampan.errors import words
+from sampan.spec import ustar
 from sampan.spec.dockerfile import ignore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-BLOCK = 512
 PIECE_BYTES = 1 << 20
-_KINDS = {
-    stat.S_IFREG: b"0",
-    stat.S_IFLNK: b"2",
-    stat.S_IFCHR: b"3",
-    stat.S_IFBLK: b"4",
-    stat.S_IFDIR: b"5",
-    stat.S_IFIFO: b"6",
-}
-_NAME_BYTES, _OCTAL_MAX = 100, 0o77777777777
 
 
 def ignored(directory: str, dockerfile: str, own: bytes | None = None) -> ignore.Ignore:
-    """The patterns of `<Dockerfile>.dockerignore`, else of `.dockerignore`. Dockerfile and ignore file are always sent.
+    """Return the patterns of `<Dockerfile>.dockerignore`, else of `.dockerignore`.
+
+    Dockerfile and ignore file are always sent.
 
     own: what stands beside a Dockerfile that lies outside the context.
     """
@@ -53,7 +46,7 @@ def ignored(directory: str, dockerfile: str, own: bytes | None = None) -> ignore
 
 
 def pieces(directory: str, patterns: ignore.Ignore, *, extra: dict[str, bytes] | None = None) -> Iterator[bytes]:
-    """The archive, in pieces. extra: files of the client's own, by name; they come first."""
+    """Yield the archive, in pieces. extra: files of the client's own, by name; they come first."""
     out = bytearray()
     for piece in list(packed(extra or {}))[:-1]:
         out += piece
@@ -65,20 +58,20 @@ def pieces(directory: str, patterns: ignore.Ignore, *, extra: dict[str, bytes] |
             out.clear()
         if stat.S_ISREG(found.st_mode) and found.st_size and links.get((found.st_dev, found.st_ino), path) == path:
             yield from _contents(os.path.join(directory, path), found.st_size, out)
-    yield bytes(out) + bytes(2 * BLOCK)
+    yield bytes(out) + ustar.END
 
 
 def packed(files: dict[str, bytes]) -> Iterator[bytes]:
-    """An archive of nothing but these files."""
+    """Yield an archive of nothing but these files."""
     for name, data in sorted(files.items()):
-        yield header(name, b"0", 0o644, len(data), 0, "") + data + bytes(-len(data) % BLOCK)
-    yield bytes(2 * BLOCK)
+        yield header(name, b"0", 0o644, len(data), 0, "") + data + ustar.padding(len(data))
+    yield ustar.END
 
 
 def walk(
     directory: str, below: str, excludes: Callable[[str], bool], may_hold_exceptions: Callable[[str], bool]
 ) -> Iterator[tuple[str, os.stat_result]]:
-    """(path, status) of everything that is sent, parents first. Raises: CommandError for what cannot be read."""
+    """Yield (path, status) of everything that is sent, parents first. Raises: CommandError for what cannot be read."""
     try:
         with os.scandir(os.path.join(directory, below)) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -106,7 +99,7 @@ def walk(
 
 
 def _head(directory: str, path: str, found: os.stat_result, links: dict[tuple[int, int], str]) -> bytes:
-    kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+    kind = ustar.KINDS.get(stat.S_IFMT(found.st_mode))
     if kind is None:
         return b""  # a socket
     mode, target, size = stat.S_IMODE(found.st_mode), "", 0
@@ -127,56 +120,32 @@ def _head(directory: str, path: str, found: os.stat_result, links: dict[tuple[in
 def header(
     name: str, kind: bytes, mode: int, size: int, mtime_ns: int, target: str, device: tuple[int, int] = (0, 0)
 ) -> bytes:
-    """The header of one member, with a pax header before it where ustar has no room."""
+    """Return the header of one member, with a pax header before it where ustar has no room."""
     raw, link = os.fsencode(name), os.fsencode(target)
     seconds, rest = divmod(mtime_ns, 10**9)
     records = {}
-    if len(raw) > _NAME_BYTES or not raw.isascii():
+    if len(raw) > ustar.NAME_BYTES or not raw.isascii():
         records["path"] = raw
-    if len(link) > _NAME_BYTES or not link.isascii():
+    if len(link) > ustar.NAME_BYTES or not link.isascii():
         records["linkpath"] = link
-    if size > _OCTAL_MAX:
+    if size >= ustar.LONG_LIMIT:
         records["size"] = str(size).encode()
     if rest or seconds < 0:
         records["mtime"] = f"{seconds}.{rest:09d}".encode() if seconds >= 0 else str(seconds).encode()
-    block = _block(raw, kind, mode, min(size, _OCTAL_MAX), max(0, seconds), link, device)
+    block = ustar.block(
+        raw[: ustar.NAME_BYTES],
+        kind=kind,
+        mode=mode,
+        size_bytes=min(size, ustar.LONG_LIMIT - 1),
+        mtime_s=max(0, seconds),
+        link=link[: ustar.NAME_BYTES],
+        device=device,
+    )
     if not records:
         return block
-    text = b"".join(_record(key, value) for key, value in records.items())
-    return (
-        _block(b"PaxHeaders.0/" + raw[-80:], b"x", 0o644, len(text), 0, b"", (0, 0))
-        + text
-        + bytes(-len(text) % BLOCK)
-        + block
-    )
-
-
-def _block(name: bytes, kind: bytes, mode: int, size: int, mtime: int, link: bytes, device: tuple[int, int]) -> bytes:
-    block = b"%-.100b%b%07o\0%07o\0%07o\0%011o\0%011o\0        %b%b%bustar\x0000%b%07o\0%07o\0%b" % (
-        name[:_NAME_BYTES],
-        bytes(_NAME_BYTES - len(name[:_NAME_BYTES])),
-        mode,
-        0,
-        0,
-        size,
-        mtime,
-        kind,
-        link[:_NAME_BYTES],
-        bytes(_NAME_BYTES - len(link[:_NAME_BYTES])),
-        bytes(64),
-        *device,
-        bytes(167),
-    )
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
-
-
-def _record(key: str, value: bytes) -> bytes:
-    """One pax record; its length counts itself."""
-    body = b" " + key.encode() + b"=" + value + b"\n"
-    size = len(body) + len(str(len(body)))
-    if len(str(size)) > len(str(len(body))):
-        size += 1
-    return str(size).encode() + body
+    text = b"".join(ustar.pax_record(key.encode(), value) for key, value in records.items())
+    extended = ustar.block(b"PaxHeaders.0/" + raw[-80:], kind=b"x", mode=0o644, size_bytes=len(text))
+    return extended + text + ustar.padding(len(text)) + block
 
 
 def _contents(path: str, size: int, out: bytearray) -> Iterator[bytes]:
@@ -196,6 +165,6 @@ def _contents(path: str, size: int, out: bytearray) -> Iterator[bytes]:
             if len(out) >= PIECE_BYTES:
                 yield bytes(out)
                 out.clear()
-        out += bytes(-size % BLOCK)
+        out += ustar.padding(size)
     finally:
         os.close(fd)

@@ -30,7 +30,7 @@ REDRAW_S = 0.1
 SLOWEST = 3
 
 
-class Step:
+class DisplayedStep:
     """What is known of one step. Times in ns since the epoch, 0 for not yet."""
 
     def __init__(self, number: int, value: dict[str, Any]) -> None:
@@ -70,7 +70,7 @@ class Display:
 
     def __init__(self, out: TextIO) -> None:
         self.out = out
-        self.steps: dict[str, Step] = {}
+        self.steps: dict[str, DisplayedStep] = {}
         self.failure: dict[
             str, Any
         ] = {}  # key, lines, source and filename of what failed; ID of the files that were kept
@@ -78,7 +78,7 @@ class Display:
     def step(self, value: dict[str, Any]) -> None:
         found = self.steps.get(value["key"])
         if found is None:
-            found = self.steps[value["key"]] = Step(len(self.steps) + 1, value)
+            found = self.steps[value["key"]] = DisplayedStep(len(self.steps) + 1, value)
             self.changed(found, new=True)
         else:
             found.take(value)
@@ -93,11 +93,11 @@ class Display:
         if (found := self.steps.get(value["key"])) is not None:
             self.printed(found, found.output(value["text"]))
 
-    def changed(self, step: Step, *, new: bool) -> None: ...
+    def changed(self, step: DisplayedStep, *, new: bool) -> None: ...
 
-    def part(self, step: Step, value: dict[str, Any]) -> None: ...
+    def part(self, step: DisplayedStep, value: dict[str, Any]) -> None: ...
 
-    def printed(self, step: Step, lines: list[str]) -> None: ...
+    def printed(self, step: DisplayedStep, lines: list[str]) -> None: ...
 
     def warning(self, value: dict[str, Any]) -> None: ...
 
@@ -110,7 +110,7 @@ class Plain(Display):
         self._shown: set[str] = set()
         self._warnings: list[str] = []
 
-    def changed(self, step: Step, *, new: bool) -> None:
+    def changed(self, step: DisplayedStep, *, new: bool) -> None:
         if step.started and step.name not in self._shown:
             self._shown.add(step.name)
             self._say(step, step.name)
@@ -124,12 +124,12 @@ class Plain(Display):
             self._say(step, "CACHED" if step.cached else f"DONE {step.seconds():.1f}s")
         self.out.write("\n")
 
-    def part(self, step: Step, value: dict[str, Any]) -> None:
+    def part(self, step: DisplayedStep, value: dict[str, Any]) -> None:
         if value["completed_ns"]:
             took = max(0, value["completed_ns"] - value["started_ns"]) / 1e9
             self._say(step, f"{value['id']} {took:.1f}s done")
 
-    def printed(self, step: Step, lines: list[str]) -> None:
+    def printed(self, step: DisplayedStep, lines: list[str]) -> None:
         since = max(0, time.time_ns() - step.started) / 1e9
         for line in lines:
             self._say(step, f"{since:.3f} {line}")
@@ -154,16 +154,16 @@ class Plain(Display):
             self.out.write(summary(list(self.steps.values())))
         self.out.flush()
 
-    def _tail(self, step: Step) -> None:
+    def _tail(self, step: DisplayedStep) -> None:
         self.out.write(f"------\n > {step.name}:\n")
         self.out.write("".join(f"{line}\n" for line in step.lines[-TAIL_LINES:]) + "------\n")
 
-    def _say(self, step: Step, text: str) -> None:
+    def _say(self, step: DisplayedStep, text: str) -> None:
         self.out.write(f"#{step.number} {text}\n")
         self.out.flush()
 
 
-class Live(Plain):
+class TerminalDisplay(Plain):
     """The terminal's picture: one line for each step, under a running one its last output. Redrawn in place."""
 
     def __init__(self, out: TextIO) -> None:
@@ -172,13 +172,13 @@ class Live(Plain):
         self._next_s = 0.0
         self._since_ns = time.time_ns()
 
-    def changed(self, step: Step, *, new: bool) -> None:
+    def changed(self, step: DisplayedStep, *, new: bool) -> None:
         self._draw(at_once=bool(step.completed))
 
-    def part(self, step: Step, value: dict[str, Any]) -> None:
+    def part(self, step: DisplayedStep, value: dict[str, Any]) -> None:
         self._draw()
 
-    def printed(self, step: Step, lines: list[str]) -> None:
+    def printed(self, step: DisplayedStep, lines: list[str]) -> None:
         self._draw()
 
     def end(self, error: str) -> None:
@@ -223,21 +223,21 @@ class RawJson(Display):
 
 
 class Silent(Display):
-    def changed(self, step: Step, *, new: bool) -> None:
+    def changed(self, step: DisplayedStep, *, new: bool) -> None:
         return None
 
 
 def chosen(name: str, out: TextIO) -> Display:
-    """The display of a --progress value. Raises: ProgressError for an unknown one."""
+    """Return the display of a --progress value. Raises: ProgressError for an unknown one."""
     if name in ("", "auto"):
         name = "tty" if out.isatty() else "plain"
-    kinds = {"plain": Plain, "tty": Live, "rawjson": RawJson, "quiet": Silent, "none": Silent}
+    kinds = {"plain": Plain, "tty": TerminalDisplay, "rawjson": RawJson, "quiet": Silent, "none": Silent}
     if name not in kinds:
         raise ProgressError(f"invalid progress type {name!r}: use auto, plain, tty, rawjson, quiet, none or classic")
     return kinds[name](out)
 
 
-class Result:
+class BuildResult:
     """What came of it. image: its id; said: what the exporters said; answer: of a question about the Dockerfile."""
 
     def __init__(self) -> None:
@@ -246,9 +246,9 @@ class Result:
         self.answer: dict[str, str] = {}
 
 
-def show(response: Response, display: Display) -> Result:
+def show(response: Response, display: Display) -> BuildResult:
     """Draw the whole stream. Raises: ProgressError; `display.failure` has what is known of it."""
-    result = Result()
+    result = BuildResult()
     for message in jsontext.stream(response.chunks()):
         failure = message.get("errorDetail") or message.get("error")
         if failure is not None:
@@ -274,8 +274,8 @@ def show(response: Response, display: Display) -> Result:
     return result
 
 
-def summary(steps: list[Step]) -> str:
-    """Where the time went: the wall clock, what the steps took together, the slowest of them."""
+def summary(steps: list[DisplayedStep]) -> str:
+    """Return where the time went: the wall clock, what the steps took together, the slowest of them."""
     done = [step for step in steps if step.completed and step.started]
     if not done:
         return ""
@@ -284,13 +284,13 @@ def summary(steps: list[Step]) -> str:
     cached = sum(step.cached for step in done)
     gain = f", {spent - wall:.1f}s saved by running in parallel" if spent - wall > 0.05 else ""
     lines = [f"\n{len(done)} steps in {wall:.1f}s, {cached} cached{gain}\n"]
-    slowest = sorted((step for step in done if not step.cached), key=Step.seconds, reverse=True)[:SLOWEST]
+    slowest = sorted((step for step in done if not step.cached), key=DisplayedStep.seconds, reverse=True)[:SLOWEST]
     lines += [f"  {step.seconds():6.1f}s  {step.name}\n" for step in slowest if step.seconds() >= 0.05]
     return "".join(lines)
 
 
 def excerpt(failure: dict[str, Any]) -> str:
-    """The lines of the Dockerfile that a failure is about, with `>>>` before them; "" when it is about none."""
+    """Return the lines of the Dockerfile that a failure is about, with `>>>` before them; "" when it is about none."""
     lines = str(failure.get("source") or "").split("\n")
     marked = {n for first, last in failure.get("lines") or () for n in range(first, max(first, last) + 1)}
     if not marked or not lines:
@@ -301,7 +301,7 @@ def excerpt(failure: dict[str, Any]) -> str:
     return "\n".join([f"{failure.get('filename') or 'Dockerfile'}:{min(marked)}", rule, *shown, rule, ""])
 
 
-def _transfers(step: Step) -> list[str]:
+def _transfers(step: DisplayedStep) -> list[str]:
     """The parts of a step that are under way."""
     shown = []
     for value in step.statuses.values():

@@ -1,7 +1,7 @@
 """A directory that takes what an engine sends, and nothing outside of it.
 
-Every name is resolved from the directory's own descriptor, component by component, without following a symbolic link.
-A file is written under a name of its own and put in place by a rename when it is complete; what stood there before under
+Every name is resolved from the directory's own descriptor, component by component, without following a symbolic link. A
+file is written under a name of its own and put in place by a rename when it is complete; what stood there before under
 another hard link is untouched. Owners are the user's own, as docker leaves them.
 
 Source: openat(2) O_NOFOLLOW; Go's os.FileMode.
@@ -35,7 +35,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def kind(entry: Stat) -> int:
-    """An entry's type as in st_mode. Raises: CommandError for one that no directory can take."""
+    """Return an entry's type as in st_mode. Raises: CommandError for one that no directory can take."""
     found = _TYPES.get(entry.mode & _TYPE_MASK)
     if found is None:
         raise CommandError(f"{entry.path}: not a type of file that can be received")
@@ -66,7 +66,7 @@ class Place:
         os.close(self._root)
 
     def make(self, entry: Stat) -> None:
-        """A directory (until `finish`, one that its owner may write), symbolic link, fifo or device."""
+        """Make a directory (its owner may write to it until `finish`), a symbolic link, a fifo or a device."""
         above, name = self._parent(entry.path)
         what = kind(entry)
         if what == stat.S_IFDIR:
@@ -101,7 +101,7 @@ class Place:
         os.close(fd)
 
     def link(self, entry: Stat) -> None:
-        """A further name of a file that has been received."""
+        """Give a file that has been received a further name."""
         first = entry.linkname.lstrip("/")
         source, source_name = self._parent(first)
         held = os.dup(source)
@@ -116,7 +116,7 @@ class Place:
             os.close(held)
 
     def finish(self, entry: Stat) -> None:
-        """A directory's mode and time, once nothing more is put into it."""
+        """Set a directory's mode and time, once nothing more is put into it."""
         above, name = self._parent(entry.path)
         fd = os.open(name, _DIRECTORY, dir_fd=above)
         try:
@@ -126,7 +126,10 @@ class Place:
             os.close(fd)
 
     def _parent(self, path: str) -> tuple[int, str]:
-        """(descriptor of the directory above, last name). Raises: CommandError for a name that is not clean, OSError."""
+        """(descriptor of the directory above, last name).
+
+        Raises: CommandError for a name that is not clean, OSError.
+        """
         parts = path.split("/")
         if "\0" in path or any(part in ("", ".", "..") for part in parts):
             raise CommandError(f"the engine sent an unclean path {path!r}")

@@ -37,8 +37,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from sampan.cli.builder.wants import Output
-    from sampan.client.engine import Engine
+    from sampan.cli.builder.wants import OutputFlag
+    from sampan.client.engine import EngineClient
     from sampan.client.http import Socket
 
 SECRET, CREDENTIALS = "/moby.buildkit.secrets.v1.Secrets/GetSecret", "/moby.filesync.v1.Auth/Credentials"
@@ -57,13 +57,13 @@ class ClientSession:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: EngineClient,
         *,
         name: str,
         secrets: Mapping[str, Callable[[], bytes]],
         ssh: Mapping[str, str],
         contexts: Mapping[str, str],
-        outputs: Mapping[int, Output],
+        outputs: Mapping[int, OutputFlag],
         auth: Callable[[str], tuple[str, str]],
     ) -> None:
         self.id = os.urandom(16).hex()
@@ -192,7 +192,7 @@ class Offer:
         secrets: Mapping[str, Callable[[], bytes]],
         ssh: Mapping[str, str],
         contexts: Mapping[str, str],
-        outputs: Mapping[int, Output],
+        outputs: Mapping[int, OutputFlag],
         auth: Callable[[str], tuple[str, str]],
     ) -> None:
         self._secrets, self._ssh, self._contexts, self._outputs, self._auth = secrets, ssh, contexts, outputs, auth
@@ -235,16 +235,17 @@ class Offer:
             while data := await reader.read(READ_BYTES):
                 await stream.send_message(pb.BytesMessage(data=data).SerializeToString())
 
-        answering = asyncio.create_task(back())
         try:
-            while (raw := await stream.recv_message()) is not None:
-                writer.write(pb.BytesMessage.FromString(raw).data)
-                await writer.drain()
-            if writer.can_write_eof():
-                writer.write_eof()
-            await answering
+            async with asyncio.TaskGroup() as group:
+                group.create_task(back())
+                while (raw := await stream.recv_message()) is not None:
+                    writer.write(pb.BytesMessage.FromString(raw).data)
+                    await writer.drain()
+                if writer.can_write_eof():
+                    writer.write_eof()
+        except BaseExceptionGroup as e:
+            raise e.exceptions[0] from e
         finally:
-            answering.cancel()
             writer.close()
 
     def _agent(self, id: str) -> str:
@@ -259,7 +260,7 @@ class Offer:
         directory = self._contexts.get(name)
         if directory is None:
             raise GRPCError(Status.NOT_FOUND, f"no access allowed to dir {name!r}")
-        await transfer.send(stream, directory, transfer.Wanted(fields))
+        await transfer.send(stream, directory, transfer.DirectoryRequest(fields))
 
     async def _file_send(self, stream: Any) -> None:
         output = self._outputs.get(int(stream.metadata.get("buildkit-attachable-exporter-id", "0")))

@@ -36,7 +36,7 @@ MOST_LINKS = 255
 
 
 def values(fields: Any, key: str) -> list[str]:
-    """A header field's values; what is not ASCII comes escaped and marked so."""
+    """Return a header field's values; what is not ASCII comes escaped and marked so."""
     found = [str(value) for value in fields.getall(key, [])]
     return [urllib.parse.unquote_plus(value) for value in found] if fields.get(f"{key}-encoded") == "1" else found
 
@@ -44,8 +44,11 @@ def values(fields: Any, key: str) -> list[str]:
 # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Wanted:
-    """What of a directory the engine asks for. Without include patterns and paths to follow: all that is not excluded."""
+class DirectoryRequest:
+    """What of a directory the engine asks for.
+
+    Without include patterns and paths to follow: all that is not excluded.
+    """
 
     def __init__(self, fields: Any) -> None:
         self.exclude = ignore.Ignore(values(fields, "exclude-patterns"))
@@ -53,7 +56,10 @@ class Wanted:
         self.follow = values(fields, "followpaths")
 
     def entries(self, directory: str) -> Iterator[tuple[str, os.stat_result]]:
-        """(path, status) in order, parents first; a directory that is not asked for only when it holds what is."""
+        """Yield (path, status) in order, parents first.
+
+        A directory that is not asked for comes only when it holds what is.
+        """
         found = context.walk(directory, "", self.exclude.excludes, self.exclude.may_hold_exceptions)
         named = followed(directory, self.follow)
         if (not self.include and not self.follow) or "" in named:
@@ -72,7 +78,10 @@ class Wanted:
 
 
 def followed(directory: str, patterns: list[str]) -> set[str]:
-    """The paths that patterns name, with every symbolic link on the way and what it leads to. "" is everything."""
+    """Return the paths that patterns name, every symbolic link on the way, and what it leads to.
+
+    "" means everything.
+    """
     found: set[str] = set()
     todo: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), _parts(text)) for text in patterns]
     links = 0
@@ -116,7 +125,7 @@ def _below(path: str, named: set[str]) -> bool:
     return bool(path)
 
 
-async def send(stream: Any, directory: str, wanted: Wanted) -> None:
+async def send(stream: Any, directory: str, wanted: DirectoryRequest) -> None:
     """Send a directory. Raises: OSError, CommandError."""
     paths: list[str] = []
     links: dict[tuple[int, int], str] = {}
@@ -153,7 +162,10 @@ async def _content(stream: Any, number: int, path: str) -> None:
 
 
 def to_stat(directory: str, path: str, status: os.stat_result, links: dict[tuple[int, int], str]) -> Stat | None:
-    """An entry in fsutil's words, owned by root; None for a socket. links: the first path of each inode with several."""
+    """Return an entry in fsutil's words, owned by root; None for a socket.
+
+    links: the first path of each inode with several.
+    """
     kind = GO_TYPES.get(stat.S_IFMT(status.st_mode))
     if kind is None:
         return None

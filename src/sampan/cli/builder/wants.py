@@ -21,8 +21,11 @@ URLS = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
 OTHERS = ("docker-image://", "oci-layout://", *URLS)
 
 
-class Output:
-    """One --output. type: image docker oci tar local cacheonly; path: where the client puts it, "-" for standard output."""
+class OutputFlag:
+    """One --output.
+
+    type: image docker oci tar local cacheonly; path: where the client puts it, "-" for standard output.
+    """
 
     def __init__(self, type_: str, attrs: Mapping[str, str], path: str = "") -> None:
         self.type = type_
@@ -36,29 +39,29 @@ class Output:
 
 
 def pairs(text: str) -> dict[str, str]:
-    """`a=b,c=d`, quoted as CSV; a word without `=` has no value. Raises: ValueError."""
+    """Return `a=b,c=d`, quoted as CSV; a word without `=` has no value. Raises: ValueError."""
     return {key.strip().lower(): value for key, _, value in (word.partition("=") for word in go_values.fields(text))}
 
 
-def outputs(texts: Iterable[str], *, load: bool, push: bool) -> list[Output]:
-    """Raises: CommandError for what is incomplete or unknown."""
+def outputs(texts: Iterable[str], *, load: bool, push: bool) -> list[OutputFlag]:
+    """Read the --output flags. Raises: CommandError for what is incomplete or unknown."""
     found = [output(text) for text in texts]
     if load and not any(one.type == "image" for one in found):
-        found.append(Output("image", {}))
+        found.append(OutputFlag("image", {}))
     if push:
         image = next((one for one in found if one.type == "image"), None)
         if image is None:
-            found.append(image := Output("image", {}))
+            found.append(image := OutputFlag("image", {}))
         image.attrs["push"] = "true"
     if sum(one.path == "-" for one in found) > 1:
         raise CommandError("ERROR: multiple outputs to stdout is not allowed")
     return found
 
 
-def output(text: str) -> Output:
-    """`dir`, `-` (a tar on standard output), or `type=…,dest=…`."""
+def output(text: str) -> OutputFlag:
+    """Return `dir`, `-` (a tar on standard output), or `type=…,dest=…`."""
     if "=" not in text:
-        return Output("tar", {}, "-") if text == "-" else Output("local", {}, text)
+        return OutputFlag("tar", {}, "-") if text == "-" else OutputFlag("local", {}, text)
     attrs = pairs(text)
     type_, path = attrs.pop("type", ""), attrs.pop("dest", "")
     if not type_:
@@ -73,7 +76,7 @@ def output(text: str) -> Output:
         path = "-"
     if type_ not in ("image", "docker", "oci", "tar", "local", "cacheonly"):
         raise CommandError(f'ERROR: exporter "{type_}" could not be found')
-    made = Output(type_, attrs, path)
+    made = OutputFlag(type_, attrs, path)
     if made.path and made.path != "-" and not made.directory and os.path.isdir(made.path):
         raise CommandError(f'ERROR: destination "{made.path}" is a directory, a file is needed for output {type_}')
     if made.path == "-" and os.isatty(1):
@@ -82,7 +85,7 @@ def output(text: str) -> Output:
 
 
 def secrets(texts: Iterable[str]) -> dict[str, str]:
-    """id → `env:NAME` or a path. Raises: CommandError."""
+    """Read the --secret flags: id → `env:NAME` or a path. Raises: CommandError."""
     found = {}
     for text in texts:
         given = pairs(text)
@@ -106,7 +109,7 @@ def secrets(texts: Iterable[str]) -> dict[str, str]:
 
 
 def ssh(texts: Iterable[str]) -> dict[str, str]:
-    """id → an agent's socket. Raises: CommandError, also for key files: a key is given by an agent that has it."""
+    """Read the --ssh flags: id → an agent's socket. Raises: CommandError, also for key files, which an agent gives."""
     found: dict[str, str] = {}
     for text in texts:
         name, _, path = text.partition("=")
@@ -124,7 +127,7 @@ def ssh(texts: Iterable[str]) -> dict[str, str]:
 
 
 def contexts(texts: Iterable[str]) -> dict[str, str]:
-    """name → what the engine is told: an image, a URL, or the path of a directory. Raises: CommandError."""
+    """Read the --build-context flags: name → an image, a URL, or the path of a directory. Raises: CommandError."""
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -143,7 +146,7 @@ def contexts(texts: Iterable[str]) -> dict[str, str]:
 
 
 def cache_ends(texts: Iterable[str], *, importing: bool) -> tuple[list[dict[str, object]], dict[str, str]]:
-    """What the engine is told of --cache-from or --cache-to, and the client's directories among them by name.
+    """Return what the engine is told of --cache-from or --cache-to, and the client's directories among them by name.
 
     A directory to read is a local source of that name; one to write is an output of that number.
     """

@@ -28,7 +28,7 @@ _OWN = "sampan"  # what our records say beyond BuildKit's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class ConfigRecord:
     """One step. layer: the number of its top layer, -1 for none. empty: the step changed nothing."""
 
     key: str
@@ -49,11 +49,14 @@ class Blob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
-    records: tuple[Kept, ...]
+    records: tuple[ConfigRecord, ...]
     layers: tuple[Blob, ...]
 
     def chain(self, layer: int) -> list[Blob]:
-        """The layers of a state, bottom first. Raises: InvalidArgument for layers that stand on each other in a circle."""
+        """Return the layers of a state, bottom first.
+
+        Raises: InvalidArgument for layers that stand on each other in a circle.
+        """
         found: list[Blob] = []
         while layer >= 0:
             if layer >= len(self.layers) or len(found) > len(self.layers):
@@ -64,7 +67,7 @@ class CacheConfig:
 
 
 def encode(config: CacheConfig) -> bytes:
-    """The document, keys and order fixed."""
+    """Return the document, keys and order fixed."""
     layers = []
     for blob in config.layers:
         assert blob.descriptor is not None
@@ -73,12 +76,12 @@ def encode(config: CacheConfig) -> bytes:
     return codec.encode({"layers": layers, "records": [_record(kept) for kept in config.records]})[:-1]
 
 
-def inline(records: Iterable[Kept]) -> str:
-    """What stands in an image's configuration, as Go writes bytes in JSON."""
+def inline(records: Iterable[ConfigRecord]) -> str:
+    """Return what stands in an image's configuration, as Go writes bytes in JSON."""
     return base64.b64encode(codec.encode([_record(kept) for kept in records])[:-1]).decode()
 
 
-def _record(kept: Kept) -> dict[str, Any]:
+def _record(kept: ConfigRecord) -> dict[str, Any]:
     record: dict[str, Any] = {"digest": kept.key}
     if kept.layer >= 0:
         record = {"layers": [{"layer": kept.layer, "createdAt": times.rfc3339_nano(kept.time_ns)}], **record}
@@ -87,7 +90,7 @@ def _record(kept: Kept) -> dict[str, Any]:
 
 
 def decode(raw: bytes, blobs: Mapping[str, Descriptor]) -> CacheConfig:
-    """The document; blobs: what the manifest lists, by digest. Raises: InvalidArgument."""
+    """Return the document; blobs: what the manifest lists, by digest. Raises: InvalidArgument."""
     document = _parse(raw)
     if not isinstance(document, dict):
         raise InvalidArgument("invalid cache config: not an object")
@@ -105,7 +108,7 @@ def decode(raw: bytes, blobs: Mapping[str, Descriptor]) -> CacheConfig:
 def decode_inline(
     config: Mapping[str, Any], diff_ids: Sequence[str], blobs: Sequence[Descriptor | None]
 ) -> CacheConfig:
-    """The records inside an image's configuration; none when it has none. Raises: InvalidArgument."""
+    """Return the records inside an image's configuration; none when it has none. Raises: InvalidArgument."""
     try:
         raw = base64.b64decode(str(config.get(INLINE) or ""), validate=True)
     except binascii.Error as e:
@@ -131,7 +134,7 @@ def _objects(value: Any) -> list[dict[str, Any]]:
     return list(value or [])
 
 
-def _records(value: Any) -> tuple[Kept, ...]:
+def _records(value: Any) -> tuple[ConfigRecord, ...]:
     found = []
     for item in _objects(value):
         own = item.get(_OWN)
@@ -143,7 +146,7 @@ def _records(value: Any) -> tuple[Kept, ...]:
         if not isinstance(time_ns, int):
             time_ns = times.parse(str(results[0].get("createdAt"))) if results else 0
         found.append(
-            Kept(
+            ConfigRecord(
                 key=item["digest"],
                 layer=layer if isinstance(layer, int) else -1,
                 time_ns=time_ns,

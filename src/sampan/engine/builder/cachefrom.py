@@ -17,18 +17,17 @@ from sampan.engine.archives import streams
 from sampan.engine.background import first_failure
 from sampan.engine.builder import cacheconfig
 from sampan.engine.builder.bases import Bases
-from sampan.engine.builder.cacheconfig import Blob, CacheConfig, Kept
+from sampan.engine.builder.cacheconfig import Blob, CacheConfig
 from sampan.engine.builder.definition import read
-from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.request import CacheEnd
 from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.solver.cache import Cache
-from sampan.engine.builder.solver.records import CacheRecord
-from sampan.engine.builder.state import State
+from sampan.engine.builder.solver.imported import ImportedCache
 from sampan.engine.builder.steps import shown
 from sampan.engine.builder.trees import Tree
-from sampan.engine.images.downloads import Wanted, Watcher
+from sampan.engine.images.downloads import WantedLayer, Watcher
 from sampan.engine.images.pull import choose
 from sampan.engine.images.service import Images
 from sampan.engine.store import Ref
@@ -39,52 +38,19 @@ from sampan.registry.repository import Repository
 from sampan.spec import oci_image, reference
 
 BLOBS = "blobs/sha256/"
-Obtain = Callable[[list[Blob], Ref], Awaitable[None]]
-"""Bring these layers (bottom first) here and have the holder keep them."""
-
-
-class Imported:
-    """One source: implements `solver.CacheSource`. Made of a cache config and a way to get layers."""
-
-    def __init__(self, images: Images, cache: Cache, config: CacheConfig, obtain: Obtain) -> None:
-        self._images, self._cache, self._config, self._obtain = images, cache, config, obtain
-        self._records = {kept.key: kept for kept in config.records}
-
-    async def find(self, key: str) -> CacheRecord | None:
-        """The record of a step, its layers here; None when the source does not have it or cannot give it."""
-        kept = self._records.get(key)
-        if kept is None:
-            return None
-        holder = self._images.layers.hold("")
-        try:
-            return await self._take(kept, holder)
-        except SampanError:
-            return None  # a source that is damaged or gone is no reason to fail: the step is run
-        finally:
-            self._images.layers.let_go(holder)
-
-    async def _take(self, kept: Kept, holder: Ref) -> CacheRecord:
-        blobs = self._config.chain(kept.layer)
-        diff_ids = tuple(blob.diff_id for blob in blobs)
-        chain = oci_image.chain_ids(diff_ids)
-        await self._obtain(blobs, holder)
-        state = State(diff_ids=diff_ids, chain_id=chain[-1] if chain else "")
-        size = self._images.layers.get(state.chain_id).size_bytes if chain and not kept.empty else 0
-        return self._cache.put(
-            kept.key,
-            state,
-            empty=kept.empty,
-            time_ns=kept.time_ns,
-            description=kept.description,
-            size_bytes=size,
-            parents=[State(diff_ids=diff_ids[:-1], chain_id=chain[-2])] if len(chain) > 1 else [],
-        )
 
 
 async def open_source(
-    end: CacheEnd, *, images: Images, cache: Cache, bases: Bases, session: Narrowed, progress: Progress, build: str
-) -> Imported | None:
-    """One --cache-from; None for one that has nothing to give."""
+    end: CacheEnd,
+    *,
+    images: Images,
+    cache: Cache,
+    bases: Bases,
+    session: NarrowedSession,
+    progress: Progress,
+    build: str,
+) -> ImportedCache | None:
+    """Return one --cache-from; None for one that has nothing to give."""
     ref = end.attrs.get("ref") or end.attrs.get("src") or end.attrs.get("context") or ""
     try:
         with shown(progress, build, f"importing cache manifest from {ref}"):
@@ -100,7 +66,7 @@ async def open_source(
 # -- an image of this engine --------------------------------------------------------------------------------------
 
 
-def _here(ref: str, images: Images, cache: Cache) -> Imported | None:
+def _here(ref: str, images: Images, cache: Cache) -> ImportedCache | None:
     """The inline cache of an image that is here already."""
     try:
         image = images.resolve(ref)
@@ -116,13 +82,13 @@ def _here(ref: str, images: Images, cache: Cache) -> Imported | None:
             images.layers.hold_more(holder, chain[-1])
 
     config = cacheconfig.decode_inline(image.config, image.layers, [None] * len(image.layers))
-    return Imported(images, cache, config, obtain)
+    return ImportedCache(images, cache, config, obtain)
 
 
 # -- a registry -----------------------------------------------------------------------------------------------------
 
 
-async def _registry(ref: str, images: Images, cache: Cache, bases: Bases) -> Imported:
+async def _registry(ref: str, images: Images, cache: Cache, bases: Bases) -> ImportedCache:
     """A cache manifest, or an image with an inline cache. Raises: what the registry raises."""
     name = reference.parse(ref).tagged()
     settings = images.registries.settings
@@ -143,7 +109,7 @@ async def _registry(ref: str, images: Images, cache: Cache, bases: Bases) -> Imp
     async def obtain(blobs: list[Blob], holder: Ref) -> None:
         await _download(images, place, name.name, blobs, holder)
 
-    return Imported(images, cache, config, obtain)
+    return ImportedCache(images, cache, config, obtain)
 
 
 async def _config(document: dict[str, Any], blob: Callable[[Descriptor], Awaitable[bytes]]) -> CacheConfig:
@@ -188,7 +154,7 @@ async def _download(images: Images, place: Repository, source: str, blobs: list[
     wanted = []
     for chain_id, blob in zip(chain, blobs):
         assert blob.descriptor is not None
-        wanted.append(Wanted(chain_id=chain_id, diff_id=blob.diff_id, blob=blob.descriptor, source=source))
+        wanted.append(WantedLayer(chain_id=chain_id, diff_id=blob.diff_id, blob=blob.descriptor, source=source))
     watcher = Watcher(images.layers, None)
     try:
         async with asyncio.TaskGroup() as group:
@@ -206,7 +172,7 @@ async def _download(images: Images, place: Repository, source: str, blobs: list[
 # -- a directory of the client ----------------------------------------------------------------------------------------
 
 
-async def _directory(end: CacheEnd, images: Images, cache: Cache, session: Narrowed) -> Imported:
+async def _directory(end: CacheEnd, images: Images, cache: Cache, session: NarrowedSession) -> ImportedCache:
     """An OCI layout; `context` is what the client calls the directory. Raises: NotFound, InvalidArgument."""
     tree = await session.local(LocalRequest(name=end.attrs.get("context", "cache")))
     session.owned.append(tree)
@@ -231,11 +197,14 @@ async def _directory(end: CacheEnd, images: Images, cache: Cache, session: Narro
     async def obtain(blobs: list[Blob], holder: Ref) -> None:
         await _unpack(images, tree, blobs, holder)
 
-    return Imported(images, cache, config, obtain)
+    return ImportedCache(images, cache, config, obtain)
 
 
 async def _unpack(images: Images, tree: Tree, blobs: list[Blob], holder: Ref) -> None:
-    """Unpack the layers that are not here, one on the other. Raises: InvalidArgument when one is not what it should be."""
+    """Unpack the layers that are not here, one on the other.
+
+    Raises: InvalidArgument when one is not what it should be.
+    """
     below = ""
     for blob in blobs:
         assert blob.descriptor is not None

@@ -1,4 +1,6 @@
-"""What can be said of a Dockerfile without building it: the build checks, a target's outline, the list of targets. Pure.
+"""What can be said of a Dockerfile without building it: the build checks, a target's outline, the list of targets.
+
+Pure.
 
 Source: BuildKit's `requests` (outline, targets) as Docker Engine 28.5 answers them; rules in spec/dockerfile/checks.py.
 """
@@ -15,9 +17,9 @@ from sampan.engine.builder.definition import Definition
 from sampan.engine.builder.failures import BuildFailure
 from sampan.engine.builder.graph import contexts, reach
 from sampan.engine.builder.graph.values import Target
-from sampan.engine.builder.progress import Warning_
+from sampan.engine.builder.progress import BuildWarning
 from sampan.engine.builder.request import BuildRequest
-from sampan.spec.dockerfile import checks
+from sampan.spec.dockerfile import checkrules, checks
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError, Range
 from sampan.spec.dockerfile.ignore import Ignore
@@ -29,7 +31,7 @@ from sampan.spec.dockerfile.words import Variables
 class Checked:
     """What `--check` answers. error: why it cannot be built, and where."""
 
-    warnings: Sequence[Warning_] = ()
+    warnings: Sequence[BuildWarning] = ()
     error: BuildFailure | None = None
 
 
@@ -44,12 +46,12 @@ def findings(
     ignores: Mapping[str, tuple[str, ...]] | None = None,
     *,
     everywhere: bool = False,
-) -> list[checks.CheckWarning]:
-    """The findings of the build checks; targets None: the graph could not be made, so less is known.
+) -> list[checkrules.CheckWarning]:
+    """Return the findings of the build checks; targets None: the graph could not be made, so less is known.
 
     everywhere: in all stages, as `--check` has it; a build speaks of the stages that it needs.
     """
-    foreign: dict[checks.CheckWarning, None] = {}
+    foreign: dict[checkrules.CheckWarning, None] = {}
     environments: dict[int, Mapping[str, str]] = {}
     stages: set[int] | None = None
     for target in targets or ():
@@ -65,22 +67,22 @@ def findings(
         ignore=Ignore((ignores or {}).get(main.value, ())),
         override=request.build_args.get(OVERRIDE) or "",
     )
-    wanted = checks.options(found.dockerfile, request.build_args.get(OVERRIDE) or "")
+    wanted = checkrules.options(found.dockerfile, request.build_args.get(OVERRIDE) or "")
     all_ += [one for one in foreign if wanted.counts(one.rule)]
     return [one for one in all_ if targets is not None or one.rule not in _NEEDS_IMAGES]
 
 
-def _foreign(target: Target) -> list[checks.CheckWarning]:
+def _foreign(target: Target) -> list[checkrules.CheckWarning]:
     return [
-        checks.warning("InvalidBaseImagePlatform", [Range(*one.range)], one.ref, str(one.found), str(one.wanted))
+        checkrules.warning("InvalidBaseImagePlatform", [Range(*one.range)], one.ref, str(one.found), str(one.wanted))
         for one in target.foreign
     ]
 
 
-def warnings(found: Definition, seen: Iterable[checks.CheckWarning]) -> list[Warning_]:
-    """Findings as a client is told of them."""
+def warnings(found: Definition, seen: Iterable[checkrules.CheckWarning]) -> list[BuildWarning]:
+    """Return findings as a client is told of them."""
     return [
-        Warning_(
+        BuildWarning(
             key="",
             rule=one.rule,
             message=one.detail,
@@ -94,14 +96,14 @@ def warnings(found: Definition, seen: Iterable[checks.CheckWarning]) -> list[War
     ]
 
 
-def insist(found: Definition, request: BuildRequest, seen: list[checks.CheckWarning]) -> None:
-    """Raises: DockerfileError when there are findings and the Dockerfile wants them to be errors."""
-    if seen and checks.options(found.dockerfile, request.build_args.get(OVERRIDE) or "").error:
-        raise checks.failure(seen)
+def insist(found: Definition, request: BuildRequest, seen: list[checkrules.CheckWarning]) -> None:
+    """End the build when there are findings and the Dockerfile wants them to be errors. Raises: DockerfileError."""
+    if seen and checkrules.options(found.dockerfile, request.build_args.get(OVERRIDE) or "").error:
+        raise checkrules.failure(seen)
 
 
 def outline(found: Definition, request: BuildRequest) -> dict[str, Any]:
-    """What a target takes: arguments, secrets, agents, cache mounts of all stages that it needs."""
+    """Return what a target takes: arguments, secrets, agents, cache mounts of all stages that it needs."""
     dockerfile = found.dockerfile
     target = reach.target_of(dockerfile, request.target, classic=False)
     outer = _outer(found, request)
@@ -194,7 +196,7 @@ def _expanded(text: str, scope: Mapping[str, str], escape: str) -> str:
 
 
 def targets(found: Definition) -> dict[str, Any]:
-    """The stages that can be built."""
+    """Return the stages that can be built."""
     last = len(found.dockerfile.stages) - 1
     listed = []
     for stage in found.dockerfile.stages:

@@ -1,4 +1,7 @@
-"""The Dockerfile of a build and the ignore patterns of its contexts, read from the client if the door did not bring them."""
+"""The Dockerfile of a build and the ignore patterns of its contexts.
+
+Both are read from the client, unless they came with the request.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from sampan.engine.builder.graph import contexts, names
-from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.session import LocalRequest
@@ -32,8 +35,8 @@ class Definition:
     beside: bytes | None = None
 
 
-async def text(request: BuildRequest, session: Narrowed, progress: Progress) -> tuple[bytes, bytes | None]:
-    """(the Dockerfile, the ignore file beside it or None). Raises: Internal when there is none."""
+async def text(request: BuildRequest, session: NarrowedSession, progress: Progress) -> tuple[bytes, bytes | None]:
+    """Return (the Dockerfile, the ignore file beside it or None). Raises: Internal when there is none."""
     if request.dockerfile is not None:
         return request.dockerfile, request.ignore
     name = posixpath.normpath(request.filename).lstrip("/")
@@ -55,7 +58,7 @@ async def text(request: BuildRequest, session: Narrowed, progress: Progress) -> 
 class Ignores:
     """The ignore patterns of a build's local contexts, read once, when they are asked for."""
 
-    def __init__(self, found: Definition, request: BuildRequest, session: Narrowed, progress: Progress) -> None:
+    def __init__(self, found: Definition, request: BuildRequest, session: NarrowedSession, progress: Progress) -> None:
         self._found, self._request, self._session, self._progress = found, request, session, progress
         self._lock = asyncio.Lock()
         self.read: dict[str, tuple[str, ...]] | None = None
@@ -81,7 +84,7 @@ class Ignores:
 
 
 async def _ignore(
-    request: BuildRequest, session: Narrowed, progress: Progress, context: str, *, main: bool
+    request: BuildRequest, session: NarrowedSession, progress: Progress, context: str, *, main: bool
 ) -> bytes | None:
     """The .dockerignore of a context, None without one."""
     if request.dockerfile is not None and main:
@@ -101,7 +104,10 @@ async def _ignore(
 
 
 def read(tree: Tree, path: str) -> bytes | None:
-    """A small file of a tree, None if it is not there. Blocking. Raises: InvalidArgument when it is too large."""
+    """Return a small file of a tree, None if it is not there.
+
+    Blocking. Raises: InvalidArgument when it is too large.
+    """
     try:
         with tree.open(path) as file:
             data = file.read(LIMIT_BYTES + 1)

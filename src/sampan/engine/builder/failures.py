@@ -140,9 +140,5 @@ def in_words(failure: BuildFailure, build: str, progress: Progress) -> BuildFail
 def _show(vertex: FileOp, reason: str, progress: Progress) -> None:
     """Tell of a step that begins and fails."""
     now = time.time_ns()
-    inputs = tuple(needed.digest for needed in vertex.inputs)
-    name, key = vertex.label.name, vertex.digest
-    progress.step(Step(key=key, name=name, inputs=inputs, started_ns=now, vertex=vertex))
-    progress.step(
-        Step(key=key, name=name, inputs=inputs, started_ns=now, completed_ns=now, error=reason, vertex=vertex)
-    )
+    progress.step(Step.of(vertex, started_ns=now))
+    progress.step(Step.of(vertex, started_ns=now, completed_ns=now, error=reason))

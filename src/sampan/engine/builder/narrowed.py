@@ -11,8 +11,11 @@ from sampan.engine.builder.trees import Tree
 ALL = "/"
 
 
-class Narrowed(Forwarding):
-    """A session that knows which paths of each context a build needs. `paths` may grow until the context is asked for."""
+class NarrowedSession(Forwarding):
+    """A session that knows which paths of each context a build needs.
+
+    `paths` may grow until the context is asked for.
+    """
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)

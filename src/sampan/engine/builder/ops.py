@@ -23,7 +23,7 @@ from sampan.engine.platforms import Platform
 
 
 @dataclass(frozen=True, kw_only=True)
-class Label:
+class VertexLabel:
     """How a vertex is shown. ranges: 1-based first and last lines in the Dockerfile; step: (n of m) in its stage."""
 
     name: str = ""  # "[build 2/3] RUN make"
@@ -38,7 +38,7 @@ class Label:
 class Vertex:
     """Base of all vertices. Compared by digest."""
 
-    label: Label = field(default=Label(), metadata={"display": True})
+    label: VertexLabel = field(default=VertexLabel(), metadata={"display": True})
     no_cache: bool = field(default=False, metadata={"display": True})  # run it again even when a record fits
 
     def __post_init__(self) -> None:
@@ -125,10 +125,12 @@ class ArchiveOp(Vertex):
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """uid:gid as written, by name or number; names are resolved in the destination's own passwd. None: as in the source.
+    """uid:gid as written, by name or number; names are resolved in the destination's own passwd.
 
-    classic: as the classic builder: names must be there, a user without a group names its group too, directories made on
-    the way stay root's, and what an archive holds keeps its owners. Else as BuildKit: an unknown name is root.
+    None: as in the source.
+
+    classic: as the classic builder: names must be there, a user without a group names its group too, directories made
+    on the way stay root's, and what an archive holds keeps its owners. Else as BuildKit: an unknown name is root.
     """
 
     user: str = ""
@@ -179,7 +181,10 @@ class Mkfile:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FileOp(Vertex):
-    """File actions in order; one layer. link: the layer is made on nothing and laid over `base`, whatever that holds."""
+    """File actions in order; one layer.
+
+    link: the layer is made on nothing and laid over `base`, whatever that holds.
+    """
 
     base: Vertex
     actions: tuple[Copy | Mkdir | Mkfile, ...]

@@ -15,7 +15,8 @@ from sampan.engine.builder.ops import Vertex
 class Step:
     """The state of a vertex: not begun (started 0), running, ended (completed), perhaps by `error`.
 
-    key: `Vertex.digest`, or any digest-like text for internal steps. result: the chain id that it gave, if it is a State.
+    key: `Vertex.digest`, or any digest-like text for internal steps. result: the chain id that it gave, if it is a
+    State.
     """
 
     key: str
@@ -28,9 +29,33 @@ class Step:
     vertex: Vertex | None = None
     result: str = ""
 
+    @classmethod
+    def of(
+        cls,
+        vertex: Vertex,
+        *,
+        started_ns: int = 0,
+        completed_ns: int = 0,
+        cached: bool = False,
+        error: str = "",
+        result: str = "",
+    ) -> Step:
+        """Return the state of a vertex under its own name."""
+        return cls(
+            key=vertex.digest,
+            name=vertex.label.name or type(vertex).__name__,
+            inputs=tuple(needed.digest for needed in vertex.inputs),
+            started_ns=started_ns,
+            completed_ns=completed_ns,
+            cached=cached,
+            error=error,
+            vertex=vertex,
+            result=result,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class StepStatus:
     """A part of a step that has a progress of its own: a layer's download, an export. total 0: unknown."""
 
     key: str
@@ -42,7 +67,7 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warning_:
+class BuildWarning:
     """A finding of the build checks, or a deprecation. ranges: 1-based lines."""
 
     key: str
@@ -58,12 +83,12 @@ class Warning_:
 class Progress(Protocol):
     def step(self, step: Step) -> None: ...
 
-    def status(self, status: Status) -> None: ...
+    def status(self, status: StepStatus) -> None: ...
 
     def log(self, key: str, stream: int, data: bytes) -> None:
         """Output of a step: stream 1 or 2."""
 
-    def warning(self, warning: Warning_) -> None: ...
+    def warning(self, warning: BuildWarning) -> None: ...
 
 
 class Quiet:
@@ -72,11 +97,11 @@ class Quiet:
     def step(self, step: Step) -> None:
         return None
 
-    def status(self, status: Status) -> None:
+    def status(self, status: StepStatus) -> None:
         return None
 
     def log(self, key: str, stream: int, data: bytes) -> None:
         return None
 
-    def warning(self, warning: Warning_) -> None:
+    def warning(self, warning: BuildWarning) -> None:
         return None

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sampan.engine.builder.checking import Checked
-from sampan.engine.builder.progress import Warning_
+from sampan.engine.builder.progress import BuildWarning
 from sampan.spec.dockerfile.errors import Range, excerpt
 
 DESCRIBE, OUTLINE, TARGETS, LINT = (
@@ -24,14 +24,14 @@ _RESULTS = [{"name": "result.json", "description": ""}, {"name": "result.txt", "
 
 
 def answer(document: Any, text: str, **more: str) -> dict[str, bytes]:
-    """A result's metadata."""
+    """Return a result's metadata."""
     body = json.dumps(document, indent=2, ensure_ascii=False)
     fields = {"result.json": body, "result.txt": text, "version": "1.0.0", **more}
     return {key.replace("_", "."): value.encode() for key, value in fields.items()}
 
 
 def describe() -> dict[str, bytes]:
-    """Which questions can be asked."""
+    """Return which questions can be asked."""
     listed: tuple[tuple[str, str, list[tuple[str, str]] | None], ...] = (
         (OUTLINE, "List all parameters current build target supports", [("target", "Target build stage")]),
         (TARGETS, "List all targets current build supports", []),
@@ -55,7 +55,7 @@ def describe() -> dict[str, bytes]:
 
 
 def lint(checked: Checked) -> dict[str, bytes]:
-    """Findings of the build checks and why it cannot be built; `result.statuscode` 1 when there is any of it."""
+    """Return findings of the build checks and why it cannot be built; `result.statuscode` 1 when there is any of it."""
     warnings, error = checked.warnings, checked.error
     sources: dict[tuple[str, bytes], int] = {}
     listed = []
@@ -87,7 +87,7 @@ def lint(checked: Checked) -> dict[str, bytes]:
 
 
 def outline(document: Mapping[str, Any]) -> dict[str, bytes]:
-    """What a target takes."""
+    """Return what a target takes."""
     parts = [f"TARGET:      {document.get('name') or 'default'}\n"]
     if document.get("description"):
         parts.append(f"DESCRIPTION: {document['description']}\n")
@@ -102,7 +102,7 @@ def outline(document: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def targets(document: Mapping[str, Any]) -> dict[str, bytes]:
-    """The stages that can be built."""
+    """Return the stages that can be built."""
     rows = [
         (one.get("name", "") + (" (default)" if one.get("default") else ""), one.get("description", ""))
         for one in document.get("targets") or ()
@@ -117,7 +117,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], gap: int = 1) -> s
     return "".join("".join(cell.ljust(width) for cell, width in zip(line, widths)) + line[-1] + "\n" for line in lines)
 
 
-def _finding(one: Warning_) -> str:
+def _finding(one: BuildWarning) -> str:
     head = f"WARNING: {one.rule}" + (f" - {one.url}" if one.url else "") + f"\n{one.message}\n"
     return head + _excerpt(one.filename or "Dockerfile", one.source, one.ranges)
 

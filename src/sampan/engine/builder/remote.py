@@ -1,4 +1,4 @@
-"""A main context that is a URL: a git repository, an archive, or a Dockerfile alone, and where its Dockerfile is then."""
+"""A main context that is a URL: a git repository, an archive, or a Dockerfile alone; and the Dockerfile in it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import replace
 from sampan.engine.archives.streams import MAGIC
 from sampan.engine.builder import definition
 from sampan.engine.builder.graph import contexts
-from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.progress import Progress
-from sampan.engine.builder.request import BuildRequest
+from sampan.engine.builder.request import BuildRequest, is_true
 from sampan.engine.builder.solver.solver import Solver
 from sampan.engine.builder.trees import Tree
 from sampan.errors import Internal, SampanError
@@ -20,8 +20,11 @@ _USTAR_AT = 257
 _HEAD_BYTES = 512
 
 
-async def localised(request: BuildRequest, client: Narrowed, progress: Progress, solver: Solver) -> BuildRequest:
-    """The request with the Dockerfile of its remote context, unless it has one. Raises: Internal, what a download raises."""
+async def localised(request: BuildRequest, client: NarrowedSession, progress: Progress, solver: Solver) -> BuildRequest:
+    """Return the request with the Dockerfile of its remote context, unless it has one.
+
+    Raises: Internal, what a download raises.
+    """
     source = contexts.parse(request.contexts.get(contexts.MAIN, "local:context"))
     if source.kind not in ("git", "http"):
         return request
@@ -47,7 +50,7 @@ async def localised(request: BuildRequest, client: Narrowed, progress: Progress,
             return replace(request, contexts=changed, dockerfile=request.dockerfile or text)
     if request.dockerfile is not None:
         return request
-    keep = (request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR") or "").lower() in ("1", "true")
+    keep = is_true(request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR"))
     files = await tree(contexts.remote_tree(source, keep_git_dir=keep))
     text = await asyncio.to_thread(definition.read, files, request.filename)
     if text is None:
@@ -61,6 +64,6 @@ def _head(tree: Tree, name: str) -> bytes:
 
 
 def is_archive(head: bytes) -> bool:
-    """Whether a file that begins so is a tar archive, compressed or not."""
+    """Return whether a file that begins so is a tar archive, compressed or not."""
     compressed = any(head.startswith(magic) for magic in MAGIC.values())
     return compressed or head[_USTAR_AT : _USTAR_AT + 5] == b"ustar"

@@ -8,11 +8,16 @@ from typing import Any
 
 from sampan.engine.builder.ops import Limits, Vertex
 from sampan.engine.platforms import Platform
+from sampan.spec.dockerfile.config import DialectName
+from sampan.spec.go_values import boolean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Where a result goes. type: image (into this engine's images), docker, oci, tar, local, cacheonly. attrs as the client's."""
+    """Where a result goes.
+
+    type: image (into this engine's images), docker, oci, tar, local, cacheonly. attrs as the client's.
+    """
 
     type: str
     attrs: Mapping[str, str] = field(default_factory=dict)
@@ -31,15 +36,15 @@ class CacheEnd:
 class BuildRequest:
     """Everything that a client may say about a build.
 
-    dialect: `classic` (an image per step, history as Docker's classic builder writes it) or `buildkit`.
-    dockerfile: its text, when the door has it; else it is read from the context `dockerfile` as `filename`, and its ignore
-    file beside it. contexts: `--build-context` NAME → `docker-image://…`, URL, `local:NAME`, `oci-layout://…`; the main
-    context is "context": `local:context` or a git or tarball URL.
-    no_cache: None off, () everything, else these stages. build_args: None as value means the client named it without one.
+    dialect: `classic` (an image per step, history as Docker's classic builder writes it) or `buildkit`. dockerfile: its
+    text, when the door has it; else it is read from the context `dockerfile` as `filename`, and its ignore file beside
+    it. contexts: `--build-context` NAME → `docker-image://…`, URL, `local:NAME`, `oci-layout://…`; the main context is
+    "context": `local:context` or a git or tarball URL. no_cache: None off, () everything, else these stages.
+    build_args: None as value means the client named it without one.
     """
 
     id: str
-    dialect: str
+    dialect: DialectName
     dockerfile: bytes | None = None
     ignore: bytes | None = None
     filename: str = "Dockerfile"
@@ -79,3 +84,11 @@ class Built:
     @property
     def image_id(self) -> str:
         return next(iter(self.images.values()), "")
+
+
+def is_true(text: str | None, *, otherwise: bool = False) -> bool:
+    """Read an attribute or a build argument as a truth value. otherwise: for one that is missing or cannot be read."""
+    try:
+        return boolean(text or "")
+    except ValueError:
+        return otherwise

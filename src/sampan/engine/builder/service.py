@@ -13,30 +13,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sampan.engine.builder import cachefrom, checking, definition, failures, remote
+from sampan.engine.builder import checking, definition, failures, remote
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.checking import Checked
-from sampan.engine.builder.classic.walk import Voice, Walk
 from sampan.engine.builder.clients.sessions import Sessions
 from sampan.engine.builder.definition import Definition, Ignores
+from sampan.engine.builder.dialect import ConvertedBuild, Dialect
 from sampan.engine.builder.exporters import results
-from sampan.engine.builder.exporters.results import Result
 from sampan.engine.builder.failures import BuildFailure
-from sampan.engine.builder.files.service import Files
+from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.files.target import remove
 from sampan.engine.builder.graph.convert import convert
-from sampan.engine.builder.graph.values import Resolved, Target
-from sampan.engine.builder.narrowed import Narrowed
-from sampan.engine.builder.progress import Progress, Quiet, Warning_
+from sampan.engine.builder.graph.values import ResolvedImage, Target
+from sampan.engine.builder.narrowed import NarrowedSession
+from sampan.engine.builder.progress import BuildWarning, Progress, Quiet
 from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.session import Session
-from sampan.engine.builder.solver.cache import Kept, Space
-from sampan.engine.builder.solver.solver import CacheSource, Solver
+from sampan.engine.builder.solver.cache import KeptSources, Space
+from sampan.engine.builder.solver.solver import Solver
+from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
@@ -44,7 +44,7 @@ from sampan.engine.networks.service import Networks
 from sampan.engine.platforms import HOST, Platform
 from sampan.engine.store import Store
 from sampan.errors import InvalidArgument
-from sampan.spec.dockerfile.checks import CheckWarning
+from sampan.spec.dockerfile.checkrules import CheckWarning
 from sampan.spec.dockerfile.stages import parse
 from sampan.supervisor.client import Supervisor
 
@@ -70,25 +70,25 @@ class Builder:
         self.scratch = os.path.join(config.data_root, "builder", "tmp")
         os.makedirs(self.scratch, mode=0o700, exist_ok=True)
         self.sessions = Sessions(self.scratch)
-        self.files = Files(config, images, supervisor)
+        self.files = FileService(config, images, supervisor)
         self.solver = Solver(config, store, images, networks, supervisor, self.files)
         self._running: dict[str, asyncio.Task[Any]] = {}
 
         self.solver.cache.kept += [
-            Kept(
+            KeptSources(
                 kind="source.local",
                 description="directories of clients",
                 size_bytes=lambda: self.sessions.packs.bytes,
                 forget=self.sessions.packs.forget,
                 in_thread=False,
             ),
-            Kept(
+            KeptSources(
                 kind="source.git.checkout",
                 description="git repositories",
                 size_bytes=self.files.repositories.size_bytes,
                 forget=self.files.repositories.forget,
             ),
-            Kept(
+            KeptSources(
                 kind="source.http",
                 description="downloads",
                 size_bytes=self.files.downloads.size_bytes,
@@ -116,15 +116,16 @@ class Builder:
 
     # -- building -----------------------------------------------------------------------------------------------
 
-    async def build(self, request: BuildRequest, session: Session, progress: Progress) -> Built:
-        """Build and export. Cancelling the task cancels the build.
+    async def build(self, request: BuildRequest, session: Session, progress: Progress, dialect: Dialect) -> Built:
+        """Build and export. Cancelling the task cancels the build. dialect: the one that the request names.
 
         Raises: BuildFailure for what belongs to a Dockerfile or a step, else SampanError.
         """
-        client = Narrowed(session)
+        client = NarrowedSession(session)
         with self._listed(request.id):
             try:
-                return await self._build(with_epoch(request), client, progress)
+                converted = await self._converted(with_epoch(request), client, progress, dialect)
+                return await dialect.finish(converted)
             finally:
                 await self.solver.release(client)
                 await client.close()
@@ -134,115 +135,47 @@ class Builder:
         task = self._running.get(build_id)
         return task.cancel() if task is not None else False
 
-    async def _build(self, request: BuildRequest, client: Narrowed, progress: Progress) -> Built:
+    async def _converted(
+        self, request: BuildRequest, client: NarrowedSession, progress: Progress, dialect: Dialect
+    ) -> ConvertedBuild:
+        """Read the Dockerfile and make the graph. Raises: BuildFailure, SampanError for what comes before it."""
+        assert request.dialect == dialect.name
         results.validate(request)
         request = await remote.localised(request, client, progress, self.solver)
         text = await definition.text(request, client, progress)
         with failures.located(text[0], request.filename):
             found = Definition(text=text[0], filename=request.filename, dockerfile=parse(text[0]), beside=text[1])
             ignores = Ignores(found, request, client, progress)
-            bases = self._bases(request, client, progress)
-            targets = await self._graph(found, request, bases, ignores, progress)
-            client.paths.update(_paths(targets))
-            if request.dialect == "classic":
-                return await self._classic(targets, request, client, progress)
-            wanted = [target.vertex for target in targets.values()]
-            wanted += [
-                entry.vertex for target in targets.values() for entry in target.history if entry.vertex is not None
-            ]
-            sources = await self._sources(request, bases, client, progress)
-            try:
-                solved = await self.solver.solve(
-                    list(dict.fromkeys(wanted)),
-                    session=client,
-                    progress=progress,
-                    on_error=request.on_error,
-                    entitlements=request.entitlements,
-                    cache_from=sources,
-                )
-            except BuildFailure as e:
-                raise failures.in_words(e, request.id, progress) from e
-        result = Result(
-            images=self.images,
-            files=self.files,
+            bases = self._bases(request, client, progress, dialect)
+            if dialect.checked:
+                targets = await _checked(found, request, bases, ignores, progress.warning)
+            else:
+                targets = await convert(found.dockerfile, request, bases, ignores=ignores)
+        client.paths.update(_paths(targets))
+        return ConvertedBuild(
             request=request,
+            definition=found,
+            targets=targets,
             session=client,
             progress=progress,
             bases=bases,
+            images=self.images,
+            files=self.files,
+            solver=self.solver,
             scratch=self.scratch,
-            targets=targets,
-            solved=solved,
-            made=self.solver.made(client),
         )
-        return await result.export()
 
-    async def _graph(
-        self, found: Definition, request: BuildRequest, bases: Bases, ignores: Ignores, progress: Progress
-    ) -> dict[Platform, Target]:
-        """The targets; tells of findings on the way, also when there is no graph. Raises: DockerfileError."""
-        if request.dialect == "classic":
-            return await convert(found.dockerfile, request, bases, ignores=ignores)
-        targets: dict[Platform, Target] | None = None
-        seen: list[CheckWarning] = []
-        try:
-            targets = await convert(found.dockerfile, request, bases, ignores=ignores)
-        finally:
-            known = targets.values() if targets is not None else None
-            seen = checking.findings(found, request, known, ignores.read)
-            for warning in checking.warnings(found, seen):
-                progress.warning(warning)
-        checking.insist(found, request, seen)
-        return targets
-
-    async def _sources(
-        self, request: BuildRequest, bases: Bases, client: Narrowed, progress: Progress
-    ) -> list[CacheSource]:
-        """What --cache-from offers."""
-        opened = await asyncio.gather(
-            *(
-                cachefrom.open_source(
-                    end,
-                    images=self.images,
-                    cache=self.solver.cache,
-                    bases=bases,
-                    session=client,
-                    progress=progress,
-                    build=request.id,
-                )
-                for end in request.cache_from
-            )
-        )
-        return [source for source in opened if source is not None]
-
-    def _bases(self, request: BuildRequest, session: Session, progress: Progress) -> Bases:
-        told = progress.output.passed_on if isinstance(progress, Voice) else None
-        several = len(request.platforms) > 1
+    def _bases(self, request: BuildRequest, session: Session, progress: Progress, dialect: Dialect) -> Bases:
         return Bases(
             self.images,
             session,
             progress,
             build=request.id,
             auth=request.auth,
-            several=several,
-            lenient=request.dialect == "classic",
-            told=told,
+            several=len(request.platforms) > 1,
+            lenient=dialect.lenient,
+            told=dialect.told,
         )
-
-    async def _classic(
-        self, targets: Mapping[Platform, Target], request: BuildRequest, client: Narrowed, progress: Progress
-    ) -> Built:
-        assert isinstance(progress, Voice)
-        target = next(iter(targets.values()))
-        walk = Walk(
-            target,
-            request,
-            solver=self.solver,
-            files=self.files,
-            images=self.images,
-            session=client,
-            voice=progress,
-        )
-        return await walk.run()
 
     @contextmanager
     def _listed(self, build_id: str) -> Iterator[None]:
@@ -259,7 +192,7 @@ class Builder:
     # -- the cache ----------------------------------------------------------------------------------------------
 
     async def disk_usage(self) -> list[dict[str, Any]]:
-        """BuildCache objects of API 1.51."""
+        """Return BuildCache objects of API 1.51."""
         return await self.solver.disk_usage()
 
     async def prune(
@@ -278,22 +211,17 @@ class Builder:
     # -- asking -------------------------------------------------------------------------------------------------
 
     async def check(self, request: BuildRequest, session: Session, progress: Progress = UNSEEN) -> Checked:
-        """The findings of the build checks and why it could not be built; nothing is (`--check`). Raises: SampanError
-        for what is not the Dockerfile's fault."""
+        """Return the findings of the build checks and why it could not be built; nothing is (`--check`).
+
+        Raises: SampanError for what is not the Dockerfile's fault.
+        """
         request = with_epoch(request)
-        warnings: list[Warning_] = []
+        warnings: list[BuildWarning] = []
         try:
             async with self._reading(request, session, progress) as (found, client):
-                bases, ignores = self._bases(request, client, progress), Ignores(found, request, client, progress)
-                targets: Mapping[Platform, Target] | None = None
-                seen: list[CheckWarning] = []
-                try:
-                    targets = await convert(found.dockerfile, request, bases, ignores=ignores)
-                finally:
-                    known = targets.values() if targets is not None else None
-                    seen = checking.findings(found, request, known, ignores.read, everywhere=True)
-                    warnings = checking.warnings(found, seen)
-                checking.insist(found, request, seen)
+                bases = self._bases(request, client, progress, BUILDKIT)
+                ignores = Ignores(found, request, client, progress)
+                await _checked(found, request, bases, ignores, warnings.append, everywhere=True)
         except BuildFailure as e:
             if e.source is None:
                 raise
@@ -301,21 +229,21 @@ class Builder:
         return Checked(warnings=warnings)
 
     async def outline(self, request: BuildRequest, session: Session, progress: Progress = UNSEEN) -> dict[str, Any]:
-        """What a target takes: arguments, secrets, keys (`--call=outline`)."""
+        """Return what a target takes: arguments, secrets, keys (`--call=outline`)."""
         async with self._reading(request, session, progress) as (found, _):
             return checking.outline(found, request)
 
     async def targets(self, request: BuildRequest, session: Session, progress: Progress = UNSEEN) -> dict[str, Any]:
-        """The stages that can be built (`--call=targets`)."""
+        """Return the stages that can be built (`--call=targets`)."""
         async with self._reading(request, session, progress) as (found, _):
             return checking.targets(found)
 
     @asynccontextmanager
     async def _reading(
         self, request: BuildRequest, session: Session, progress: Progress
-    ) -> AsyncIterator[tuple[Definition, Narrowed]]:
+    ) -> AsyncIterator[tuple[Definition, NarrowedSession]]:
         """The definition of a build that will not be."""
-        client = Narrowed(session)
+        client = NarrowedSession(session)
         try:
             request = await remote.localised(request, client, progress, self.solver)
             text = await definition.text(request, client, progress)
@@ -324,6 +252,7 @@ class Builder:
                 yield found, client
         finally:
             await self.solver.release(client)
+            await client.close()
 
     async def resolve(
         self,
@@ -333,8 +262,8 @@ class Builder:
         *,
         auth: Mapping[str, Any] | None = None,
         pull: bool = False,
-    ) -> Resolved:
-        """The configuration of an image, pulled if need be: for the gateway's ResolveImageConfig."""
+    ) -> ResolvedImage:
+        """Return the configuration of an image, pulled if need be: for the gateway's ResolveImageConfig."""
         bases = Bases(self.images, session, Quiet(), build=ref, auth=auth or {})
         return await bases.image(ref, platform, pull=pull)
 
@@ -346,6 +275,32 @@ def _empty(directory: str) -> None:
             remove(entry.path)
         else:
             os.unlink(entry.path)
+
+
+async def _checked(
+    found: Definition,
+    request: BuildRequest,
+    bases: Bases,
+    ignores: Ignores,
+    tell: Callable[[BuildWarning], None],
+    *,
+    everywhere: bool = False,
+) -> dict[Platform, Target]:
+    """The targets. Tells of findings of the build checks on the way, also when there is no graph.
+
+    everywhere: of findings in all stages, not just those that the targets need. Raises: DockerfileError, SampanError.
+    """
+    targets: dict[Platform, Target] | None = None
+    seen: list[CheckWarning] = []
+    try:
+        targets = await convert(found.dockerfile, request, bases, ignores=ignores)
+    finally:
+        known = targets.values() if targets is not None else None
+        seen = checking.findings(found, request, known, ignores.read, everywhere=everywhere)
+        for warning in checking.warnings(found, seen):
+            tell(warning)
+    checking.insist(found, request, seen)
+    return targets
 
 
 def with_epoch(request: BuildRequest) -> BuildRequest:

@@ -8,7 +8,7 @@ from sampan.engine.builder.trees import Tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class LayerChain:
     """Layers, bottom first, by diff_id; `chain_id` names them all ("" for none) in `images.layers`."""
 
     diff_ids: tuple[str, ...] = ()
@@ -20,7 +20,7 @@ class Solved:
     """The result of one vertex: a state or a tree. time_ns: the newest time that its input had, or when RUN ended;
     what image histories and `created` are made of, so that equal input gives equal images."""
 
-    state: State | None = None
+    state: LayerChain | None = None
     tree: Tree | None = None
     time_ns: int = 0
     cached: bool = False

@@ -1,4 +1,7 @@
-"""Steps of a build that are no vertices: reading the Dockerfile, looking at images, exporting. Shown as BuildKit shows them."""
+"""Steps of a build that are no vertices: reading the Dockerfile, looking at images, exporting.
+
+Shown as BuildKit shows them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sampan.engine.builder.progress import Progress, Status, Step
+from sampan.engine.builder.progress import Progress, Step, StepStatus
 from sampan.errors import SampanError
 
 
@@ -22,7 +25,7 @@ class Shown:
     def part(self, id: str, current: int = 0, total: int = 0, *, started_ns: int, done: bool) -> None:
         ended = time.time_ns() if done else 0
         self.progress.status(
-            Status(key=self.key, id=id, current=current, total=total, started_ns=started_ns, completed_ns=ended)
+            StepStatus(key=self.key, id=id, current=current, total=total, started_ns=started_ns, completed_ns=ended)
         )
 
     @contextmanager
@@ -34,7 +37,7 @@ class Shown:
         self.part(id, started_ns=begun, done=True)
 
     def transfer(self, what: str) -> Callable[[int, bool], None]:
-        """A report of bytes that arrived (and whether that is all), for `session.local`."""
+        """Return a report of bytes that arrived (and whether that is all), for `session.local`."""
         begun = time.time_ns()
 
         def report(count: int, done: bool) -> None:

@@ -3,8 +3,8 @@
 A context is a `Tree`: the client's archive, the files of a session, a git checkout, a download. A file system made of
 layers is one too, for COPY --from. Not here: how each is read (sources/, files/).
 
-Invariants: paths are relative, without leading slash, `.` or `..`; the root is "". Entries never change while the tree is
-open. Nothing outside the tree is ever reached: symbolic links are values, and whoever follows them does it inside.
+Invariants: paths are relative, without leading slash, `.` or `..`; the root is "". Entries never change while the tree
+is open. Nothing outside the tree is ever reached: symbolic links are values, and whoever follows them does it inside.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from typing import BinaryIO, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One file of a tree. mode: permission bits with setuid, setgid, sticky. kind: f d l c b p (as tar and find call them)."""
+class TreeEntry:
+    """One file of a tree.
+
+    mode: permission bits with setuid, setgid, sticky. kind: f d l c b p (as tar and find call them).
+    """
 
     path: str
     kind: str
@@ -34,16 +37,16 @@ class Entry:
 class Tree(Protocol):
     """Blocking; call in a thread. Closed by its owner."""
 
-    def entries(self) -> Mapping[str, Entry]:
-        """Every entry but the root by path, a directory before what it holds."""
+    def entries(self) -> Mapping[str, TreeEntry]:
+        """Return every entry but the root by path, a directory before what it holds."""
 
     def digest(self, path: str) -> str:
-        """`sha256:…` of a regular file's content."""
+        """Return `sha256:…` of a regular file's content."""
 
     def open(self, path: str) -> BinaryIO:
-        """A regular file's content. Raises: NotFound."""
+        """Return a regular file's content. Raises: NotFound."""
 
     def directory(self) -> str:
-        """The tree as a directory of the host, for bind mounts; made on first use, removed by `close`."""
+        """Return the tree as a directory of the host, for bind mounts; made on first use, removed by `close`."""
 
     def close(self) -> None: ...

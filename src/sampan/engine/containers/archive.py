@@ -19,9 +19,9 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sampan.engine.archives import streams, tar_writer
 from sampan.engine.background import beside
@@ -31,6 +31,7 @@ from sampan.engine.containers.records import Container, MountPoint, rfc3339
 from sampan.engine.containers.states import WITH_TASK
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.layers.roots import Roots
 from sampan.engine.tasks import procfs
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
@@ -41,6 +42,7 @@ _GO_MODE_BITS = (
     (stat.S_ISGID, 1 << 22),
     (stat.S_ISVTX, 1 << 20),
 )
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _GO_TYPES = {
     stat.S_IFDIR: 1 << 31,
     stat.S_IFLNK: 1 << 27,
@@ -51,13 +53,15 @@ _GO_TYPES = {
 }
 
 
+T = TypeVar("T")
+
+
 @dataclass(slots=True)
 class Root:
     """A container's root by descriptor, and the path inside it that is meant. Owns the descriptor."""
 
     fd: int
     path: str
-    read_only: bool = False
     name: str = ""  # what the client calls it, where that is not the path's last part: a volume's root
 
     @property
@@ -75,30 +79,39 @@ class Root:
 
 
 class Archive:
-    """Copies between clients and containers."""
+    """Copies between clients and containers.
 
-    def __init__(self, table: ContainerTable, roots: Roots, events: Events) -> None:
+    What is in a container, and what is mounted there, is looked at in `looks`' threads.
+    """
+
+    def __init__(self, table: ContainerTable, roots: Roots, events: Events, looks: HostPaths) -> None:
         self._table = table
         self._roots = roots
         self._events = events
+        self._looks = looks
 
     async def stat(self, ref: str, path: str) -> dict[str, Any]:
         """Describe what is at a path: ContainerPathStat."""
-        c = self._table.get(ref)
-        with self._root(c, path, writable=False) as root, _told(ref, path):
-            return describe(root)
+
+        def look(root: Root) -> dict[str, Any]:
+            with root, _told(ref, path):
+                return describe(root)
+
+        return await self._look(self._table.get(ref), path, look)
 
     async def get(self, ref: str, path: str) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
         """Return (description, tar archive) of what is at a path."""
         c = self._table.get(ref)
-        root = self._root(c, path, writable=False)
-        try:
-            with _told(ref, path):
-                described = describe(root)
-                chunks = pack(root)
-        except BaseException:
-            os.close(root.fd)
-            raise
+
+        def look(root: Root) -> tuple[dict[str, Any], Generator[bytes, None, None]]:
+            try:
+                with _told(ref, path):
+                    return describe(root), pack(root)
+            except BaseException:
+                os.close(root.fd)
+                raise
+
+        described, chunks = await self._look(c, path, look, drop=lambda found: found[1].close())
         publish(self._events, c, "archive-path")
         return described, streams.drain(chunks)
 
@@ -113,20 +126,25 @@ class Archive:
     ) -> None:
         """Unpack a tar archive, compressed or not, into the directory at a path."""
         c = self._table.get(ref)
-        with self._root(c, path, writable=True) as root:
-            with _told(ref, path):
-                target = saferoot.open_in_root(root.fd, root.path, os.O_PATH | os.O_CLOEXEC)
-            try:
-                if not stat.S_ISDIR(os.fstat(target).st_mode):
-                    raise InvalidArgument("extraction point is not a directory")
-                if root.read_only:
-                    raise Forbidden("container rootfs is marked read-only")
-                await self._extract(target, root, body, ExtractOptions(no_overwrite_dir_non_dir, copy_uid_gid))
-            finally:
-                os.close(target)
+        _check_path(path)
+        read_only = _read_only(c, "/" + path.lstrip("/"))
+
+        def look(root: Root) -> int:
+            with root, _told(ref, path):
+                return saferoot.open_in_root(root.fd, root.path, os.O_PATH | os.O_CLOEXEC)
+
+        target = await self._look(c, path, look, writable=True, drop=os.close)
+        try:
+            if not stat.S_ISDIR(os.fstat(target).st_mode):
+                raise InvalidArgument("extraction point is not a directory")
+            if read_only:
+                raise Forbidden("container rootfs is marked read-only")
+            await self._extract(target, body, ExtractOptions(no_overwrite_dir_non_dir, copy_uid_gid))
+        finally:
+            os.close(target)
         publish(self._events, c, "extract-to-dir")
 
-    async def _extract(self, target: int, root: Root, body: AsyncIterator[bytes], options: ExtractOptions) -> None:
+    async def _extract(self, target: int, body: AsyncIterator[bytes], options: ExtractOptions) -> None:
         feed = streams.Feed(body)
         async with beside(feed.pump(), "upload of an archive", quiet=True):
             try:
@@ -135,41 +153,72 @@ class Archive:
                 reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
                 raise Internal(f"Error processing tar file(exit status 1): {reason}") from e
 
-    def _root(self, c: Container, path: str, *, writable: bool) -> Root:
-        """Open the file tree that holds `path`."""
-        if not path:
-            raise InvalidArgument("bad parameter: pathcannot be empty")
+    async def _look(
+        self,
+        c: Container,
+        path: str,
+        look: Callable[[Root], T],
+        *,
+        writable: bool = False,
+        drop: Callable[[T], object] = lambda found: None,
+    ) -> T:
+        """Open the file tree that holds `path` and look at it; `look` takes over the root.
+
+        drop: closes what `look` has found when nobody waits for it any more.
+        """
+        _check_path(path)
         path = "/" + path.lstrip("/")
-        read_only = writable and _read_only(c, path)
         if c.status.state in WITH_TASK and c.status.pid:
-            try:
-                return Root(procfs.open_root(c.status.pid, c.id), path, read_only)
-            except OSError:
-                pass  # it has just ended
-        clean = posixpath.normpath(path)
-        for m in sorted(c.mounts, key=lambda m: -len(m.destination)):
-            if m.type in ("volume", "bind") and (clean + "/").startswith(m.destination.rstrip("/") + "/"):
-                tail = "/." if path.endswith("/.") else "/" if path.endswith("/") else ""
-                return _mounted(m, clean, tail, read_only)
-        return Root(self._roots.open_root(c.id, writable=writable), path, read_only)
+            with contextlib.suppress(_HasEnded):
+                return await self._looks.run(path, lambda: look(_entered(c, path)), drop)
+        if (point := _mount_of(c, path)) is not None:
+            return await self._looks.run(point.source, lambda: look(_mounted(point, path)), drop)
+        return look(Root(self._roots.open_root(c.id, writable=writable), path))
 
 
-def _mounted(m: MountPoint, path: str, tail: str, read_only: bool) -> Root:
-    """Open a volume's or bind's own root; a bound file is reached through its directory."""
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    rest = path[len(m.destination.rstrip("/")) :] or "/"
-    name = posixpath.basename(path)
-    if m.subpath:
-        return _below(m, rest, tail, read_only, name)
+class _HasEnded(Exception):
+    """The container's process has ended since its record was read."""
+
+
+def _entered(c: Container, path: str) -> Root:
+    """Open the root of a running container. Raises: _HasEnded."""
     try:
-        return Root(os.open(m.source, flags), rest + tail, read_only, name)
+        return Root(procfs.open_root(c.status.pid, c.id), path)
+    except OSError as e:
+        raise _HasEnded from e
+
+
+def _check_path(path: str) -> None:
+    if not path:
+        raise InvalidArgument("bad parameter: pathcannot be empty")
+
+
+def _mount_of(c: Container, path: str) -> MountPoint | None:
+    """Return the volume or bind of a stopped container that holds a path, the innermost one."""
+    clean = posixpath.normpath(path) + "/"
+    holding = [
+        m for m in c.mounts if m.type in ("volume", "bind") and clean.startswith(m.destination.rstrip("/") + "/")
+    ]
+    return max(holding, key=lambda m: len(m.destination), default=None)
+
+
+def _mounted(m: MountPoint, path: str) -> Root:
+    """Open a volume's or bind's own root; a bound file is reached through its directory."""
+    clean = posixpath.normpath(path)
+    tail = "/." if path.endswith("/.") else "/" if path.endswith("/") else ""
+    rest = clean[len(m.destination.rstrip("/")) :] or "/"
+    name = posixpath.basename(clean)
+    if m.subpath:
+        return _below(m, rest + tail, name)
+    try:
+        return Root(os.open(m.source, _DIRECTORY), rest + tail, name)
     except NotADirectoryError:
-        return Root(os.open(os.path.dirname(m.source), flags), "/" + os.path.basename(m.source), read_only, name)
+        return Root(os.open(os.path.dirname(m.source), _DIRECTORY), "/" + os.path.basename(m.source), name)
 
 
-def _below(m: MountPoint, rest: str, tail: str, read_only: bool, name: str) -> Root:
+def _below(m: MountPoint, path: str, name: str) -> Root:
     """Open what a volume has at the mount's subpath, resolved inside the volume."""
-    volume = os.open(m.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    volume = os.open(m.source, _DIRECTORY)
     try:
         with _told(name, m.subpath):
             fd = saferoot.open_in_root(volume, m.subpath)
@@ -178,9 +227,9 @@ def _below(m: MountPoint, rest: str, tail: str, read_only: bool, name: str) -> R
         raise
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         os.close(volume)
-        return Root(fd, rest + tail, read_only, name)
+        return Root(fd, path, name)
     os.close(fd)
-    return Root(volume, "/" + m.subpath, read_only, name)
+    return Root(volume, "/" + m.subpath, name)
 
 
 def _read_only(c: Container, path: str) -> bool:
@@ -249,7 +298,7 @@ def go_mode(mode: int) -> int:
     return found
 
 
-def pack(root: Root) -> Iterator[bytes]:
+def pack(root: Root) -> Generator[bytes, None, None]:
     """Return the archive of what is at the path, named by its last part.
 
     Takes over the root's descriptor, unless it raises.
@@ -266,13 +315,13 @@ def pack(root: Root) -> Iterator[bytes]:
     return _begun(_packed(root, parent, name, os.fsencode(root.base)))
 
 
-def _begun(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _begun(chunks: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
     """Enter a generator's `try`: from here on it closes what it owns, also when nobody ever asks for a chunk."""
     next(chunks)
     return chunks
 
 
-def _packed(root: Root, parent: int, name: bytes, path: bytes) -> Iterator[bytes]:
+def _packed(root: Root, parent: int, name: bytes, path: bytes) -> Generator[bytes, None, None]:
     try:
         yield b""
         yield from tar_writer.entry(parent, name, path)

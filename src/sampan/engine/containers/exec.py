@@ -15,6 +15,7 @@ import stat
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sampan.engine.config import EngineConfig
@@ -26,6 +27,7 @@ from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import State
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.tasks import failures, procfs, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
@@ -64,13 +66,20 @@ class Execs:
     """The exec instances of an engine."""
 
     def __init__(
-        self, table: ContainerTable, launcher: Launcher, supervisor: Supervisor, events: Events, engine: EngineConfig
+        self,
+        table: ContainerTable,
+        launcher: Launcher,
+        supervisor: Supervisor,
+        events: Events,
+        engine: EngineConfig,
+        looks: HostPaths,
     ) -> None:
         self._table = table
         self._launcher = launcher
         self._supervisor = supervisor
         self._events = events
         self._engine = engine
+        self._looks = looks
         self._by_id: dict[str, Exec] = {}
         self._of: dict[str, dict[str, Exec]] = table.live.notes({})
 
@@ -94,7 +103,10 @@ class Execs:
             keys = parse_detach_keys(config.detach_keys)
         except InvalidArgument:
             raise Internal(f"Invalid escape keys ({config.detach_keys}) provided") from None
-        _check_user(c, config.user or c.config.user)
+        user = config.user or c.config.user
+        if _needs_files(user):
+            await self._looks.run("/etc/passwd", partial(_check_user, c, user))
+            self._check_running(self._table.get(c.id), ref)
         e = Exec(id=secrets.token_hex(32), container_id=c.id, config=config, detach_keys=keys)
         self._forget_old(c)
         self._by_id[e.id] = e
@@ -269,6 +281,11 @@ def _words(e: Exec) -> str:
 def _refusal(message: str, *, tty: bool) -> bytes:
     body = f"{message}\r\n".encode()
     return body if tty else _FRAME.pack(1, len(body)) + body
+
+
+def _needs_files(user: str) -> bool:
+    """Tell whether a part of `user[:group]` is a name."""
+    return any(text and not text.isdigit() for text in user.split(":", 1))
 
 
 def _check_user(c: Container, user: str) -> None:

@@ -81,6 +81,7 @@ class Containers:
         self._events = events
         self._supervisor = supervisor
         self._background = Background()
+        self._inside = HostPaths()  # for looks into containers: what hangs there keeps no other container from starting
         table = self._table = ContainerTable(store, images.driver.name)
         waiting = ExitWaiters(table)
         pending = PendingSessions()
@@ -88,7 +89,7 @@ class Containers:
         self._launcher = launcher = Launcher(
             config, table, supervisor, events, roots, networks, volumes, host_paths, pending
         )
-        execs = Execs(table, launcher, supervisor, events, config)
+        execs = Execs(table, launcher, supervisor, events, config, self._inside)
         self._health = Healthchecks(table, execs, supervisor, events)
         self._stopper = stopper = Stopper(table, supervisor, events, waiting, back_off)
         self._maker = Maker(config, table, launcher, supervisor, events, images, roots, volumes, host_paths)
@@ -103,11 +104,12 @@ class Containers:
         )
         logs = Logs(table, waiting, config.data_root)
         views = ContainerViews(table, launcher, images, roots, networks, execs, self._health)
-        archive = Archive(table, roots, events)
-        exports = Exports(table, images, roots, events, lifecycle)
         self._bind_streams(Attaching(table, supervisor, events, pending, logs), logs, execs)
         self._bind_networks(Connections(table, networks))
-        self._bind_files(archive, exports)
+        self._bind_networks(Connections(table, networks))
+        self._bind_views(views, Top(table, supervisor, events), Stats(table, supervisor))
+        exports = Exports(table, images, roots, events, lifecycle)
+        self._bind_files(Archive(table, roots, events, self._inside), exports)
         # The verbs, each where it is done.
         self.get = table.get
         self.create = self._maker.create
@@ -121,10 +123,6 @@ class Containers:
         self.kill = stopper.kill
         self.stop = stopper.stop
         self.wait = waiting.wait
-        self.inspect = views.inspect
-        self.list = views.list
-        self.top = Top(table, supervisor, events).top
-        self.stats = Stats(table, supervisor).stream
 
     def _bind_streams(self, attaching: Attaching, logs: Logs, execs: Execs) -> None:
         """Take over the verbs on what processes read and write, and on further processes."""
@@ -139,6 +137,13 @@ class Containers:
         """Take over the verbs on the networks of a container."""
         self.connect = connections.connect
         self.disconnect = connections.disconnect
+
+    def _bind_views(self, views: ContainerViews, top: Top, stats: Stats) -> None:
+        """Take over the verbs that only show."""
+        self.inspect = views.inspect
+        self.list = views.list
+        self.top = top.top
+        self.stats = stats.stream
 
     def _bind_files(self, archive: Archive, exports: Exports) -> None:
         """Take over the verbs on the files of containers."""
@@ -162,6 +167,7 @@ class Containers:
             await self._stopper.stop_all(timeout_s)
         await self._health.close()
         await self._background.close()
+        self._inside.close()
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new values for what is made from now on."""

@@ -24,12 +24,12 @@ from sampan.engine.tasks.options import (
     ResolverOptions,
     ResourceLimits,
     Rlimit,
-    TaskMount,
     TaskOptions,
     cgroup_parent,
 )
 from sampan.errors import Internal
 from sampan.spec.engine_api.container import ExecConfig, HostConfig, Resources, ThrottleDevice, Ulimit
+from sampan.spec.oci_runtime import Mount
 
 
 def task_options(c: Container, engine: EngineConfig, available: Sequence[str]) -> TaskOptions:
@@ -172,20 +172,20 @@ def _mode(text: str) -> NamespaceMode:
     return NamespaceMode.JOINED if text.startswith("container:") else NamespaceMode.OWN
 
 
-def _mounts(c: Container) -> Iterable[TaskMount]:
+def _mounts(c: Container) -> Iterable[Mount]:
     for destination, words in (c.host_config.tmpfs or {}).items():
         yield spec.tmpfs(destination, words.split(",") if words else [])
     for point in c.mounts:
         yield spec.tmpfs(point.destination, list(point.tmpfs_options)) if point.type == "tmpfs" else _bind(point)
 
 
-def _bind(point: MountPoint) -> TaskMount:
+def _bind(point: MountPoint) -> Mount:
     words = ["rbind" if point.recursive else "bind"]
     if not point.rw:
         words.append("rro" if point.read_only_recursive else "ro")
     if point.propagation:
         words.append(point.propagation)
-    return TaskMount("/" + point.destination.lstrip("/"), "bind", point.source, words)
+    return Mount("bind", point.source, "/" + point.destination.lstrip("/"), tuple(words))
 
 
 def _root_propagation(mounts: Iterable[MountPoint]) -> str:

@@ -14,15 +14,16 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import TypeVar, TypeVarTuple, Unpack
 
 from sampan.engine.archives import streams, tar_writer
 from sampan.engine.layers import diff, unpack
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import SnapshotRecord
-from sampan.engine.layers.snapshots.driver import Driver
+from sampan.engine.layers.snapshots.driver import SnapshotDriver
 from sampan.engine.store import Op, Ref, Store
 from sampan.errors import InvalidArgument, NotFound
+from sampan.spec.oci_runtime import Mount
 
 log = logging.getLogger("sampan.layers")
 
@@ -38,7 +39,9 @@ def nothing() -> list[Op]:
 class Roots:
     """The roots of one data root's containers, by container id. Use on the event loop's thread."""
 
-    def __init__(self, store: Store, driver: Driver, layers: Layers, pool: Executor, streaming: Executor) -> None:
+    def __init__(
+        self, store: Store, driver: SnapshotDriver, layers: Layers, pool: Executor, streaming: Executor
+    ) -> None:
         """pool: for work that waits for the disk only; streaming: for work that waits for a client as well."""
         self._store, self._driver, self._layers = store, driver, layers
         self._pool, self._streaming = pool, streaming
@@ -104,7 +107,7 @@ class Roots:
         record = self._table.get(container_id)
         return record is not None and not os.path.isdir(self._driver.path(record.snapshot))
 
-    def mounts(self, container_id: str) -> list[dict[str, Any]]:
+    def mounts(self, container_id: str) -> tuple[Mount, ...]:
         """The OCI mounts that make the container's root file system. Raises: NotFound."""
         record = self._get(container_id)
         return self._driver.mounts(record.snapshot, self._layers.numbers(record.chain_id))

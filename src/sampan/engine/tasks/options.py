@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.tasks.security import SecurityOptions
+from sampan.spec.oci_runtime import Mount
 
 
 class NamespaceMode(StrEnum):
@@ -46,15 +47,6 @@ class Rlimit(NamedTuple):
     type: str
     soft: int
     hard: int
-
-
-class TaskMount(NamedTuple):
-    """One mount of a task beside the usual ones; a field is what the OCI's `mounts` entry has under the same name."""
-
-    destination: str
-    type: str
-    source: str
-    options: list[str]
 
 
 class HostDevice(NamedTuple):
@@ -164,7 +156,7 @@ class TaskOptions:
     init: bool = False
     readonly_root: bool = False
     root_propagation: str = ""
-    mounts: tuple[TaskMount, ...] = ()
+    mounts: tuple[Mount, ...] = ()
     without: frozenset[str] = frozenset()
     etc_options: tuple[str, ...] = ("rbind", "rprivate")
     shm_size_bytes: int | None = 64 * 1024 * 1024

@@ -20,8 +20,9 @@ from typing import Any
 
 from sampan.engine.tasks import limits
 from sampan.engine.tasks.devices import DEFAULT_RULES, HostDevices
-from sampan.engine.tasks.options import NamespaceMode, Namespaces, ProcessOptions, TaskMount, TaskOptions
+from sampan.engine.tasks.options import NamespaceMode, Namespaces, ProcessOptions, TaskOptions
 from sampan.errors import Internal
+from sampan.spec.oci_runtime import Mount, OciMount
 
 INIT_IN_CONTAINER = "/sbin/docker-init"
 _PRIVATE_NET_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
@@ -99,41 +100,41 @@ def _user(options: ProcessOptions) -> dict[str, Any]:
 # --- mounts ----------------------------------------------------------------------------------------------------------
 
 
-def _mounts(options: TaskOptions, provisions: Provisions) -> list[dict[str, Any]]:
+def _mounts(options: TaskOptions, provisions: Provisions) -> list[OciMount]:
     asked = list(options.mounts)
     if options.init:
-        asked.insert(0, TaskMount(INIT_IN_CONTAINER, "bind", provisions.init_path, ["bind", "ro"]))
-    asked = [m._replace(source=provisions.sources.get(m.destination, m.source)) for m in asked]
-    taken = {m.destination for m in asked}
+        asked.insert(0, Mount("bind", provisions.init_path, INIT_IN_CONTAINER, ("bind", "ro")))
+    asked = [m._replace(source=provisions.sources.get(m.target, m.source)) for m in asked]
+    taken = {m.target for m in asked}
     asked += [
-        TaskMount(destination, "bind", source, list(options.etc_options))
+        Mount("bind", source, destination, options.etc_options)
         for destination, source in provisions.files
         if destination not in taken
     ]
     # A mount on /a must come before one on /a/b; sorting by depth alone keeps the order asked for otherwise.
-    asked.sort(key=lambda m: m.destination.rstrip("/").count("/"))
+    asked.sort(key=lambda m: m.target.rstrip("/").count("/"))
     unwanted = taken | options.without
-    defaults = [m for m in _default_mounts(options, provisions) if m.destination not in unwanted]
-    return [m._asdict() for m in (*defaults, *asked)]
+    defaults = [m for m in _default_mounts(options, provisions) if m.target not in unwanted]
+    return [m.oci() for m in (*defaults, *asked)]
 
 
-def _default_mounts(options: TaskOptions, provisions: Provisions) -> list[TaskMount]:
+def _default_mounts(options: TaskOptions, provisions: Provisions) -> list[Mount]:
     """The kernel's file systems and /dev, as every container has them."""
     ro = [] if options.privileged else ["ro"]
     pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
     mounts = [
-        TaskMount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),
-        TaskMount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        TaskMount("/dev/pts", "devpts", "devpts", pts),
-        TaskMount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", *ro]),
-        TaskMount("/sys/fs/cgroup", "cgroup", "cgroup", [*ro, "nosuid", "noexec", "nodev"]),
-        TaskMount("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
+        Mount("proc", "proc", "/proc", ("nosuid", "noexec", "nodev")),
+        Mount("tmpfs", "tmpfs", "/dev", ("nosuid", "strictatime", "mode=755", "size=65536k")),
+        Mount("devpts", "devpts", "/dev/pts", tuple(pts)),
+        Mount("sysfs", "sysfs", "/sys", ("nosuid", "noexec", "nodev", *ro)),
+        Mount("cgroup", "cgroup", "/sys/fs/cgroup", (*ro, "nosuid", "noexec", "nodev")),
+        Mount("mqueue", "mqueue", "/dev/mqueue", ("nosuid", "noexec", "nodev")),
     ]
     if provisions.shm_path:
-        mounts.append(TaskMount("/dev/shm", "bind", provisions.shm_path, ["rbind", "rprivate"]))
+        mounts.append(Mount("bind", provisions.shm_path, "/dev/shm", ("rbind", "rprivate")))
     elif options.shm_size_bytes is not None:
         shm = ["nosuid", "noexec", "nodev", "mode=1777", f"size={options.shm_size_bytes}"]
-        mounts.append(TaskMount("/dev/shm", "tmpfs", "shm", shm))
+        mounts.append(Mount("tmpfs", "shm", "/dev/shm", tuple(shm)))
     return mounts
 
 
@@ -148,7 +149,7 @@ _TMPFS_FLAGS = {
 _TMPFS_KEYS = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"})
 
 
-def tmpfs(destination: str, asked: list[str]) -> TaskMount:
+def tmpfs(destination: str, asked: list[str]) -> Mount:
     """Merge the defaults with what was asked: the later of two that exclude each other stays.
 
     Raises: Internal for an option that tmpfs does not have.
@@ -161,7 +162,7 @@ def tmpfs(destination: str, asked: list[str]) -> TaskMount:
         opposite = _TMPFS_FLAGS.get(word, "")
         words = [w for w in words if w not in (word, opposite) and not (equals and w.startswith(key + "="))]
         words.append(word)
-    return TaskMount(destination, "tmpfs", "tmpfs", words)
+    return Mount("tmpfs", "tmpfs", destination, tuple(words))
 
 
 # --- linux -----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Filling:
-    """One filling: the image's directory and the volume's, by descriptor. Owns both. All methods but `close` may block."""
+    """One filling: the image's directory and the volume's, by descriptor. Owns both. All but `close` may block."""
 
     def __init__(self) -> None:
         self._source = self._target = -1

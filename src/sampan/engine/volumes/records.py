@@ -11,7 +11,7 @@ ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 
 
 class Volume(Record):
-    """`id` is the name. `options` are what the driver was given. `mountpoint` "": it has one only while it is mounted."""
+    """One volume; `id` is its name. `options`: of its driver. `mountpoint` "": it has one only while it is mounted."""
 
     driver: str = "local"
     options: dict[str, str] | None = None

@@ -1,5 +1,6 @@
-"""The volumes of one engine: records, who uses what, and which driver a volume is of. Where the data lies the drivers
-decide (drivers/).
+"""The volumes of one engine: records, who uses what, and which driver a volume is of.
+
+Where the data lies the drivers decide (drivers/).
 
 Who holds a volume is asked of the store (`volume:<name>`) and of the claims of containers that are being made; which
 containers have one mounted right now is kept here.
@@ -34,8 +35,8 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.store import Ref, Store
+from sampan.engine.volumes.drivers.choice import DEFAULT, DRIVERS, DriverFactory
 from sampan.engine.volumes.drivers.driver import VolumeDriver
-from sampan.engine.volumes.drivers.table import DEFAULT, DRIVERS, DriverFactory
 from sampan.engine.volumes.filling import Filling
 from sampan.engine.volumes.records import ANONYMOUS_LABEL, Volume
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, Unavailable, words
@@ -54,7 +55,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountedVolume:
-    """What of a volume goes into a container: `fd` is a detached mount of it, the caller's; `path` names it in messages."""
+    """What of a volume goes into a container: `fd` is a detached mount of it, the caller's; `path` is for messages."""
 
     path: str
     fd: int
@@ -228,8 +229,8 @@ class Volumes:
     ) -> Volume:
         """Return the volume of this name, made if it is missing; an existing one stays as it is.
 
-        name "": a new anonymous volume. claimant: a container that is being made; it holds the volume from here on until
-        `let_go`. Raises InvalidArgument, NotFound (driver), Conflict (of another driver), Internal, Unavailable.
+        name "": a new anonymous volume. claimant: a container that is being made; it holds the volume from here on
+        until `let_go`. Raises InvalidArgument, NotFound (driver), Conflict (of another driver), Internal, Unavailable.
         """
         if not name:
             name, anonymous = secrets.token_hex(32), True
@@ -275,14 +276,20 @@ class Volumes:
         return volume
 
     def let_go(self, name: str, claimant: str) -> None:
-        """End the claim of a container: it is made, and the store says what it holds, or it never will be. Idempotent."""
+        """End the claim of a container. Idempotent.
+
+        It has been made, and the store says what it holds, or it never will be.
+        """
         claims = self._claims.get(name, set())
         claims.discard(claimant)
         if not claims:
             self._claims.pop(name, None)
 
     async def remove(self, name: str, *, force: bool = False) -> None:
-        """Remove a volume that nobody holds. With `force` a missing one is fine. Raises NotFound, Conflict, Unavailable."""
+        """Remove a volume that nobody holds. With `force` a missing one is fine.
+
+        Raises NotFound, Conflict, Internal, Unavailable.
+        """
         async with self._lock(name):
             volume = self._table.get(name)
             if volume is None:
@@ -332,8 +339,8 @@ class Volumes:
     async def mount(self, name: str, container_id: str, *, subpath: str = "", recursive: bool = True) -> MountedVolume:
         """Make a volume ready for a container that starts; return it as a detached mount, to be attached there.
 
-        subpath: a directory or file inside the volume, resolved so that no symlink leads out of it. recursive: with what
-        is mounted below. The caller publishes the event. Raises NotFound, InvalidArgument (subpath), Internal when the
+        subpath: a directory or file inside the volume, resolved so that no symlink leads out of it. recursive: with
+        what is mounted below. The caller publishes the event. Raises NotFound, InvalidArgument (subpath), Internal when the
         filesystem cannot be mounted, Unavailable.
         """
         async with self._lock(name):
@@ -369,7 +376,7 @@ class Volumes:
         return MountedVolume(path=os.path.join(source, subpath) if subpath else source, fd=fd)
 
     async def unmount(self, name: str, container_id: str) -> None:
-        """A container has stopped using a volume; with the last one its driver may put it away. Idempotent."""
+        """Take note that a container has stopped using a volume. Idempotent."""
         async with self._lock(name):
             volume = self._table.get(name)
             if volume is not None and container_id in self._users.get(name, ()):
@@ -391,10 +398,10 @@ class Volumes:
         self._users.setdefault(name, set()).add(container_id)
 
     async def fill(self, name: str, container_id: str, root_fd: int, path: str, *, subpath: str = "") -> None:
-        """Fill a volume that is empty, or an empty directory in it, with what the image has at `path` below an open root.
+        """Fill an empty volume, or an empty directory in it, with what the image has at `path` below an open root.
 
-        Nothing to do: what the image does not have there, and a subpath that the volume does not have. The container uses
-        the volume meanwhile. Raises NotFound, Unavailable, Internal with nothing copied.
+        Nothing to do: what the image does not have there, and a subpath that the volume does not have. The container
+        uses the volume meanwhile. Raises NotFound, Unavailable, Internal with nothing copied.
         """
         async with self._lock(name):
             volume = self.lookup(name)
@@ -425,7 +432,7 @@ class Volumes:
             self._store.apply_now(self._table.put(replace(volume, filling=False)))
 
     async def _to_its_end(self, work: Callable[[], T]) -> T:
-        """Run work that uses descriptors of ours in a thread; a cancellation waits for it, so that nobody closes them under it."""
+        """Run work in a thread, and wait for it also when cancelled: it uses descriptors that the caller will close."""
         running = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             return await asyncio.shield(running)

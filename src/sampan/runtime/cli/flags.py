@@ -21,7 +21,7 @@ class UsageError(Exception):
 
 
 def parse(arguments: list[str], flags: tuple[Flag, ...]) -> tuple[dict[str, Any], list[str]]:
-    """Return ({long name: value} for the flags given, the rest). Raises UsageError."""
+    """Return ({long name: value} for the flags given, the rest). Raises: UsageError."""
     kinds = {name: (names.split()[0], kind) for names, kind, _ in flags for name in names.split()}
     kinds.setdefault("help", ("help", "bool"))
     kinds.setdefault("h", ("help", "bool"))
@@ -71,7 +71,7 @@ def _value(name: str, kind: str, text: str) -> Any:
 
 
 def duration_s(text: str) -> float:
-    """Parse Go's durations ("1h2m", "500ms") to seconds. Raises ValueError."""
+    """Parse Go's durations ("1h2m", "500ms") to seconds. Raises: ValueError."""
     if text == "0":
         return 0.0
     if not re.fullmatch(_DURATION.pattern + "+", text):

@@ -21,7 +21,7 @@ _BLANKS = re.compile(r"[\t\v\f\r ]+")
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """`words` by the keyword's own rule: for ENV and LABEL key, value, key, value, …; for ONBUILD the trigger's keyword."""
+    """`words` by the keyword's rule: key, value, key, value, … for ENV and LABEL, the trigger's keyword for ONBUILD."""
 
     words: tuple[str, ...] = ()
     json: bool = False
@@ -30,7 +30,7 @@ class Arguments:
 
 
 def read(keyword: str, rest: str, escape: str) -> Arguments:
-    """The words of `rest`, as `keyword` has them. Raises: DockerfileError without a place."""
+    """Return the words of `rest`, as `keyword` has them. Raises: DockerfileError without a place."""
     keyword = keyword.upper()
     if keyword in ("RUN", "CMD", "ENTRYPOINT", "SHELL"):
         return _json_or(rest, (rest,) if rest else (), heredocs=keyword == "RUN")
@@ -56,7 +56,7 @@ def read(keyword: str, rest: str, escape: str) -> Arguments:
 
 
 def split(line: str, escape: str) -> tuple[str, tuple[str, ...], str]:
-    """An instruction's line as keyword, flags, and the rest without blanks around it."""
+    """Return an instruction's line as keyword, flags, and the rest without blanks around it."""
     keyword, *after = _BLANKS.split(line.strip(SPACE), maxsplit=1)
     if not after:
         return keyword, (), ""

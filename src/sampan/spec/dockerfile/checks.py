@@ -1,8 +1,8 @@
 """Build checks: what works but probably should not be written so. Pure.
 
-`check` reads a Dockerfile as a build would and returns warnings; `# check=skip=…;error=true` at its top says which count.
-The rules, their texts and the order of findings are BuildKit's. Two need more than the text: CopyIgnoredFile the ignore
-patterns, InvalidBaseImagePlatform the images (`warning` makes one for whoever has them).
+`check` reads a Dockerfile as a build would and returns warnings; `# check=skip=…;error=true` at its top says which
+count. The order of findings is BuildKit's, as are the rules (checkrules.py). Two need more than the text:
+CopyIgnoredFile the ignore patterns, InvalidBaseImagePlatform the images, which a build has.
 
 Source: docs.docker.com/reference/build-checks; corner cases as BuildKit of Docker Engine 28.5 answers them.
 """
@@ -17,14 +17,14 @@ from sampan.errors import InvalidArgument
 from sampan.spec import reference
 from sampan.spec.dockerfile import config
 from sampan.spec.dockerfile import instructions as i
-from sampan.spec.dockerfile.errors import DockerfileError, Range
+from sampan.spec.dockerfile.checkrules import CheckWarning, options, warning
+from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.flags import suggestion
 from sampan.spec.dockerfile.ignore import Ignore
 from sampan.spec.dockerfile.stages import Dockerfile, Stage
 from sampan.spec.dockerfile.words import Variables
-from sampan.spec.go_values import boolean, quote
+from sampan.spec.go_values import quote
 
-_URL = "https://docs.docker.com/go/dockerfile/rule/"
 _SECRET = re.compile(
     r"(?:_|^)(?:apikey|auth|credential|credentials|key|password|pword|passwd|secret|token)(?:_|$)", re.IGNORECASE
 )
@@ -37,170 +37,6 @@ PLATFORM_ARGUMENTS = tuple(
 _INTERNAL = ("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE")  # asked for by name without ARG
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    description: str
-    text: str  # of a finding, with {} for its particulars
-    experimental: bool = False
-
-
-RULES = {
-    "StageNameCasing": Rule("Stage names should be lowercase", "Stage name '{}' should be lowercase"),
-    "FromAsCasing": Rule(
-        "The 'as' keyword should match the case of the 'from' keyword", "'{}' and '{}' keywords' casing do not match"
-    ),
-    "NoEmptyContinuation": Rule(
-        "Empty continuation lines will become errors in a future release", "Empty continuation line"
-    ),
-    "ConsistentInstructionCasing": Rule(
-        "All commands within the Dockerfile should use the same casing (either upper or lower)",
-        "Command '{}' should match the case of the command majority ({})",
-    ),
-    "DuplicateStageName": Rule("Stage names should be unique", "Duplicate stage name {}, stage names should be unique"),
-    "ReservedStageName": Rule(
-        "Reserved words should not be used as stage names",
-        "Stage name should not use the same name as reserved stage {}",
-    ),
-    "JSONArgsRecommended": Rule(
-        "JSON arguments recommended for ENTRYPOINT/CMD to prevent unintended behavior related to OS signals",
-        "JSON arguments recommended for {} to prevent unintended behavior related to OS signals",
-    ),
-    "MaintainerDeprecated": Rule(
-        "The MAINTAINER instruction is deprecated, use a label instead to define an image author",
-        "Maintainer instruction is deprecated in favor of using label",
-    ),
-    "UndefinedArgInFrom": Rule("FROM command must use declared ARGs", "FROM argument '{}' is not declared{}"),
-    "WorkdirRelativePath": Rule(
-        "Relative workdir without an absolute workdir declared within the build can have unexpected results if the base"
-        " image changes",
-        "Relative workdir {} can have unexpected results if the base image changes",
-    ),
-    "UndefinedVar": Rule("Variables should be defined before their use", "Usage of undefined variable '${}'{}"),
-    "MultipleInstructionsDisallowed": Rule(
-        "Multiple instructions of the same type should not be used in the same stage",
-        "Multiple {} instructions should not be used in the same stage because only the last one will be used",
-    ),
-    "LegacyKeyValueFormat": Rule(
-        "Legacy key/value format with whitespace separator should not be used",
-        '"{0} key=value" should be used instead of legacy "{0} key value" format',
-    ),
-    "InvalidBaseImagePlatform": Rule(
-        "Base image platform does not match expected target platform",
-        'Base image {} was pulled with platform "{}", expected "{}" for current build',
-    ),
-    "RedundantTargetPlatform": Rule(
-        "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the default behavior",
-        "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
-    ),
-    "SecretsUsedInArgOrEnv": Rule(
-        "Sensitive data should not be used in the ARG or ENV commands",
-        "Do not use ARG or ENV instructions for sensitive data ({} {})",
-    ),
-    "InvalidDefaultArgInFrom": Rule(
-        "Default value for global ARG results in an empty or invalid base image name",
-        "Default value for ARG {} results in empty or invalid base image name",
-    ),
-    "FromPlatformFlagConstDisallowed": Rule(
-        "FROM --platform flag should not use a constant value",
-        "FROM --platform flag should not use constant value {}",
-    ),
-    "CopyIgnoredFile": Rule(
-        "Attempting to Copy file that is excluded by .dockerignore",
-        "Attempting to {} file {} that is excluded by .dockerignore",
-        experimental=True,
-    ),
-    "InvalidDefinitionDescription": Rule(
-        "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`. If this is"
-        " not intended to be a description comment, add an empty line or comment between the instruction and the"
-        " comment.",
-        "Comment for {} should follow the format: `# {} <description>`",
-        experimental=True,
-    ),
-    "ExposeProtoCasing": Rule(
-        "Protocol in EXPOSE instruction should be lowercase",
-        "Defined protocol '{}' in EXPOSE instruction should be lowercase",
-    ),
-    "ExposeInvalidFormat": Rule(
-        "IP address and host-port mapping should not be used in EXPOSE instruction."
-        " This will become an error in a future release",
-        "EXPOSE instruction should not define an IP address or host-port mapping, found '{}'",
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class CheckWarning:
-    """A finding. `detail` is about this place, `description` about the rule; `ranges` are lines."""
-
-    rule: str
-    description: str
-    url: str
-    detail: str
-    ranges: tuple[Range, ...]
-
-    def short(self) -> str:
-        """`Rule: detail (line n)`, as a build's progress shows it."""
-        line = f" (line {self.ranges[0].start})" if self.ranges else ""
-        return f"{self.rule}: {self.detail}{line}"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """`# check=`: rules that do not count, experimental ones that do, and whether a finding fails the build."""
-
-    skip: frozenset[str] = frozenset()
-    skip_all: bool = False
-    experimental: frozenset[str] = frozenset()
-    experimental_all: bool = False
-    error: bool = False
-
-    def counts(self, rule: str) -> bool:
-        if self.skip_all or rule in self.skip:
-            return False
-        return not RULES[rule].experimental or self.experimental_all or rule in self.experimental
-
-
-def options(dockerfile: Dockerfile, override: str = "") -> Options:
-    """What `# check=` says, or `override` (the build argument BUILDKIT_DOCKERFILE_CHECK). Raises: DockerfileError."""
-    directive = dockerfile.directive("check")
-    text = override or (directive.value.split(" ", 1)[0] if directive else "")
-    found: dict[str, str] = {}
-    for part in text.split(";") if text else ():
-        key, equals, value = part.partition("=")
-        if not equals or key.strip() not in ("skip", "experimental", "error"):
-            shown = key.strip() if equals else part
-            raise DockerfileError(f"failed to parse check options: invalid check option {quote(shown)}")
-        found[key.strip()] = value.strip()
-    return Options(
-        skip=_names(found.get("skip", "")),
-        skip_all=found.get("skip") == "all",
-        experimental=_names(found.get("experimental", "")),
-        experimental_all=found.get("experimental") == "all",
-        error=_error(found.get("error", "false")),
-    )
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(name.strip() for name in text.split(",") if name.strip())
-
-
-def _error(value: str) -> bool:
-    try:
-        return boolean(value)
-    except ValueError as e:
-        raise DockerfileError(
-            f"failed to parse check options: failed to parse check option {quote('error=' + value)}: {e}"
-        ) from None
-
-
-def warning(rule: str, ranges: Iterable[Range], *particulars: str) -> CheckWarning:
-    """A finding of `rule` with its text filled in."""
-    url = _URL + re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", rule).lower() + "/"
-    if rule == "InvalidBaseImagePlatform":
-        url = ""
-    return CheckWarning(rule, RULES[rule].description, url, RULES[rule].text.format(*particulars), tuple(ranges))
-
-
 def check(
     dockerfile: Dockerfile,
     *,
@@ -210,7 +46,7 @@ def check(
     ignore: Ignore | None = None,
     override: str = "",
 ) -> list[CheckWarning]:
-    """All findings that count. A place where a build would stop ends its stage.
+    """Return all findings that count. A place where a build would stop ends its stage.
 
     environments: what the base images of stages (by index) set; where none is given, PATH is taken as set.
     stages: only these, by index, for what is found inside stages; None: all. Raises: DockerfileError for bad options.
@@ -222,12 +58,6 @@ def check(
         *_in_stages(dockerfile, dict(build_args or {}), environments or {}, stages, ignore or Ignore()),
     ]
     return [finding for finding in findings if wanted.counts(finding.rule)]
-
-
-def failure(findings: Iterable[CheckWarning]) -> DockerfileError:
-    """The error of a build whose Dockerfile says `error=true` and has findings."""
-    rules = ", ".join(sorted({finding.rule for finding in findings}))
-    return DockerfileError(f"lint violation found for rules: {rules}")
 
 
 def _in_text(dockerfile: Dockerfile) -> Iterator[CheckWarning]:
@@ -370,14 +200,14 @@ def _in_stages(
         scope = base.begun_on() if base else _Scope(dict(environments.get(stage.index, {"PATH": ""})))
         if stage.name:
             ends[stage.name] = scope
-        findings = _Stage(dockerfile, stage, scope, meta, build_args, ignore).run()
+        findings = _StageChecks(dockerfile, stage, scope, meta, build_args, ignore).run()
         if indices is None or stage.index in indices:
             yield from findings
         else:
             list(findings)  # later stages may stand on this one
 
 
-class _Stage:
+class _StageChecks:
     """One walk through a stage's instructions."""
 
     def __init__(
@@ -430,7 +260,7 @@ class _Stage:
         return instruction
 
     def findings(self, instruction: i.Instruction) -> Iterator[CheckWarning]:
-        """What is to say about an expanded instruction, which then takes effect."""
+        """Yield what is to say about an expanded instruction, which then takes effect."""
         at = [instruction.range]
         match instruction:
             case i.Env():
@@ -453,13 +283,13 @@ class _Stage:
                 self.scope.workdir_set = True
             case i.Expose():
                 yield from _ports(instruction)
-            case i.Add() | i.Copy():
+            case i.Add() | i.CopyInstruction():
                 yield from self.ignored(instruction)
             case _:
                 pass
 
-    def ignored(self, instruction: i.Add | i.Copy) -> Iterator[CheckWarning]:
-        if isinstance(instruction, i.Copy) and instruction.from_:
+    def ignored(self, instruction: i.Add | i.CopyInstruction) -> Iterator[CheckWarning]:
+        if isinstance(instruction, i.CopyInstruction) and instruction.from_:
             return
         for source in instruction.sources:
             path = source.strip("/")

@@ -39,7 +39,7 @@ class DockerfileError(InvalidArgument):
         return self.ranges[0].start if self.ranges else 0
 
     def at(self, *ranges: Range) -> DockerfileError:
-        """The same error at these lines, unless it knows its place already."""
+        """Return the error at these lines; one that has lines already keeps them."""
         return self if self.ranges else DockerfileError(self.message, ranges, classic=self.classic)
 
 
@@ -47,7 +47,10 @@ _RULE = "-" * 20
 
 
 def excerpt(text: str, ranges: Iterable[Range], *, filename: str = "Dockerfile") -> str:
-    """The lines of `text` with `>>>` before those in `ranges`; empty when `ranges` lie outside. No newline at the end."""
+    """Return the lines of `text` with `>>>` before those in `ranges`; empty when `ranges` lie outside.
+
+    No newline at the end.
+    """
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     ranges = [r for r in ranges if 1 <= r.start <= len(lines)]
     if not ranges:

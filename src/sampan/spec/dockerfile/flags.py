@@ -51,6 +51,6 @@ class Flags:
 
 
 def suggestion(word: str, options: Iterable[str]) -> str:
-    """` (did you mean …?)`, or nothing."""
+    """Return ` (did you mean …?)`, or nothing."""
     match = nearest(word, options)
     return f" (did you mean {match}?)" if match else ""

@@ -1,7 +1,9 @@
-"""The patterns of `${V#p}` and `${V/p/r}`: `*`, `?`, `\\*` `\\?` `\\\\`, and nothing else. Pure, and linear in the text.
+"""The patterns of `${V#p}` and `${V/p/r}`: `*`, `?`, `\\*` `\\?` `\\\\`, and nothing else.
 
-A pattern is run as a set of states kept in the bits of one number, so no pattern makes it slow. `*` and `?` do not match
-a newline. Among the matches at one place the longest counts, or the shortest where asked.
+Pure, and linear in the text.
+
+A pattern is run as a set of states kept in the bits of one number, so no pattern makes it slow. `*` and `?` do not
+match a newline. Among the matches at one place the longest counts, or the shortest where asked.
 """
 
 from __future__ import annotations
@@ -86,26 +88,26 @@ def _match(machine: _Machine, text: str, start: int, *, longest: bool) -> int:
 
 
 def without_beginning(pattern: str, text: str, *, longest: bool) -> str:
-    """`${V#p}`, `${V##p}`. Raises: ValueError for a bad escape."""
+    """Return `${V#p}`, `${V##p}`. Raises: ValueError for a bad escape."""
     end = _match(_machine(_parts(pattern)), text, 0, longest=longest)
     return text[end:] if end > 0 else text
 
 
 def without_end(pattern: str, text: str, *, longest: bool) -> str:
-    """`${V%p}`, `${V%%p}`. Raises: ValueError for a bad escape."""
+    """Return `${V%p}`, `${V%%p}`. Raises: ValueError for a bad escape."""
     parts = _parts(reversed_pattern(pattern))
     end = _match(_machine(parts), text[::-1], 0, longest=longest)
     return text[: len(text) - end] if end > 0 else text
 
 
 def reversed_pattern(pattern: str) -> str:
-    """The pattern for the text read backwards: escapes stay before what they escape."""
+    """Return the pattern for the text read backwards: escapes stay before what they escape."""
     units = re.findall(r"\\.|.", pattern, re.DOTALL)
     return "".join(reversed(units))
 
 
 def replace(pattern: str, replacement: str, text: str, *, every: bool) -> str:
-    """`${V/p/r}`, `${V//p/r}`. Raises: ValueError for a bad escape."""
+    """Return `${V/p/r}`, `${V//p/r}`. Raises: ValueError for a bad escape."""
     parts = _parts(pattern)
     machine = _machine(parts)
     starts = _starts(parts, text)

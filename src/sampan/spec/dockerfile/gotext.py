@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """The option most like `word`, '' when none is near. Case does not count; `word` itself is no suggestion."""
+    """Return the option most like `word`, '' when none is near. Case does not count; `word` itself is no suggestion."""
     word = word.lower()
     best, best_distance = "", 3
     for option in options:

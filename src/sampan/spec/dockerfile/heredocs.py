@@ -29,7 +29,10 @@ class Heredoc:
 
 
 def announced(word: str) -> Heredoc | None:
-    """`<<NAME`, `<<-NAME`, `<< NAME`, `3<<"NAME"` as a heredoc without content; None for any other word. Raises: DockerfileError."""
+    """Return `<<NAME`, `<<-NAME`, `<< NAME`, `3<<"NAME"` as a heredoc without content; None for any other word.
+
+    Raises: DockerfileError.
+    """
     match = _WORD.match(word)
     if not match:
         return None
@@ -48,7 +51,7 @@ def announced(word: str) -> Heredoc | None:
 
 
 def in_line(line: str) -> list[Heredoc]:
-    """All that an instruction's line announces. Raises: DockerfileError."""
+    """Return all that an instruction's line announces. Raises: DockerfileError."""
     found = []
     rest = iter(words.raw_words(line))
     for word in rest:

@@ -9,7 +9,8 @@ when they walk a context, which is seen when a later pattern names a directory t
 directory's findings are kept: a path costs one match or two. Where a pattern has several wildcards, all but the last of
 a component match once and for all (atomic groups), so that no pattern makes matching slow.
 
-Source: Dockerfile reference, ".dockerignore file"; Go's filepath.Match and filepath.Clean; corner cases as Docker Engine 28.5.
+Source: Dockerfile reference, ".dockerignore file"; Go's filepath.Match and filepath.Clean; corner cases as Docker
+Engine 28.5.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Ignore:
         return bool(self.patterns)
 
     def excludes(self, path: str) -> bool:
-        """Whether `path` (relative, clean, with slashes) is out, by itself or by a directory above it."""
+        """Return whether `path` (relative, clean, with slashes) is out, by itself or by a directory above it."""
         return self._judge(path, self._above(path))[0]
 
     def _judge(self, path: str, above: int) -> tuple[bool, int]:
@@ -69,18 +70,18 @@ class Ignore:
         return matched
 
     def may_hold_exceptions(self, directory: str) -> bool:
-        """Whether something below an excluded directory may be in after all: if not, it need not be walked."""
+        """Return whether something below an excluded directory may be in after all: if not, it need not be walked."""
         below = directory + "/"
         return any(not fixed or fixed.startswith(below) or below.startswith(fixed) for fixed in self._exceptions)
 
 
 def read(text: bytes | str) -> Ignore:
-    """The patterns of a .dockerignore file. Raises: InvalidArgument."""
+    """Return the patterns of a .dockerignore file. Raises: InvalidArgument."""
     return Ignore(lines(text))
 
 
 def lines(text: bytes | str) -> list[str]:
-    """The patterns as a client sends them: without comments, blank lines, and slashes in front."""
+    """Return the patterns as a client sends them: without comments, blank lines, and slashes in front."""
     decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     found: list[str] = []
     for line in decoded.removeprefix("\ufeff").split("\n"):

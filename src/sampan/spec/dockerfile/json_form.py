@@ -15,7 +15,7 @@ _STRINGS = msgspec.json.Decoder(list[str])
 
 
 def words(rest: str) -> tuple[str, ...] | None:
-    """The array's strings; None when `rest` is not a JSON array. Raises: DockerfileError."""
+    """Return the array's strings; None when `rest` is not a JSON array. Raises: DockerfileError."""
     rest = rest.lstrip(SPACE)
     if not rest.startswith("["):
         return None

@@ -1,8 +1,8 @@
 """A Dockerfile's text as nodes: directives, comments, continued lines, heredocs, and the keyword with its flags. Pure.
 
 One pass over the lines. A node knows its keyword, its flags and its arguments as words; what they mean is in
-`reading.py`. What is wrong already here comes before what is wrong with an instruction of an earlier line, and carries no
-"on line" in its text, both as with Docker.
+`reading.py`. What is wrong already here comes before what is wrong with an instruction of an earlier line, and carries
+no "on line" in its text, both as with Docker.
 
 Source: Dockerfile reference, "Format", "Parser directives", "Here-documents"; corner cases as Docker Engine 28.5.
 """
@@ -66,7 +66,10 @@ class Text:
 
 
 def decoded(text: bytes | str) -> str:
-    """The text without byte order mark; bytes that are no UTF-8 become U+FFFD. Raises: DockerfileError when too large."""
+    """Return the text without byte order mark; bytes that are no UTF-8 become U+FFFD.
+
+    Raises: DockerfileError when too large.
+    """
     if len(text) > LARGEST:
         raise DockerfileError(f"Dockerfile is larger than the maximum of {LARGEST} bytes")
     out = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
@@ -98,7 +101,7 @@ class _Reader:
         self.continued = re.compile(rf"(?:(?<=[^{e}])|^){e}[ \t]*\Z")
 
     def take(self) -> str | None:
-        """The next line without its end; None after the last, and before one that is too long."""
+        """Return the next line without its end; None after the last, and before one that is too long."""
         if self.at >= len(self.lines):
             return None
         line = self.lines[self.at]
@@ -153,7 +156,7 @@ class _Reader:
         return True
 
     def node(self, text: str, comments: tuple[str, ...]) -> Node:
-        """The instruction that begins with `text`, which is the line just taken. Raises: DockerfileError."""
+        """Return the instruction that begins with `text`, which is the line just taken. Raises: DockerfileError."""
         start = self.at
         parts = []
         empty = False
@@ -187,7 +190,7 @@ class _Reader:
         )
 
     def continuation(self) -> Iterator[str]:
-        """The lines that may continue an instruction; comments are skipped, a blank one is ''."""
+        """Yield the lines that may continue an instruction; comments are skipped, a blank one is ''."""
         while (line := self.take()) is not None:
             line = line.rstrip("\r")
             stripped = line.lstrip(SPACE)

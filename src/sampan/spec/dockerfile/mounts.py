@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.flags import suggestion
+from sampan.spec.dockerfile.words import Variables
 from sampan.spec.go_values import boolean, fields, quote
 
 _TYPES = ("bind", "cache", "tmpfs", "secret", "ssh")
@@ -26,12 +27,8 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKmMgGtTpP]?)(?:i?[bB])?$")
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 
 
-class _Expander(Protocol):
-    def word(self, text: str) -> str: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
+class MountFlag:
     """One mount. Only `text`, `type` without variables, and `from_` are there until `expanded`."""
 
     text: str  # the option as written
@@ -49,12 +46,12 @@ class Mount:
     size_bytes: int = 0
     env: str | None = None  # secret: the variable to set
 
-    def expanded(self, expander: _Expander) -> Mount:
-        """The mount with variables replaced and everything checked. Raises: DockerfileError."""
-        return _read(self.text, expander)
+    def expanded(self, variables: Variables) -> MountFlag:
+        """Return the mount with variables replaced and everything checked. Raises: DockerfileError."""
+        return _read(self.text, variables)
 
 
-def parse(text: str) -> Mount:
+def parse(text: str) -> MountFlag:
     """Read the option without its variables. Raises: DockerfileError."""
     found: dict[str, str] = {}
     for field in _fields(text):
@@ -64,7 +61,7 @@ def parse(text: str) -> Mount:
             raise DockerfileError(f"'{key}' doesn't support variable expansion, define alias stage instead")
         if key == "from" or (key == "type" and value.lower() in _TYPES):
             found[key] = value
-    return Mount(text=text, type=found.get("type", "bind").lower(), from_=found.get("from", ""))
+    return MountFlag(text=text, type=found.get("type", "bind").lower(), from_=found.get("from", ""))
 
 
 def _fields(text: str) -> list[str]:
@@ -74,7 +71,7 @@ def _fields(text: str) -> list[str]:
         raise DockerfileError(f"failed to parse csv mounts: {e}") from None
 
 
-def _read(text: str, expander: _Expander) -> Mount:
+def _read(text: str, variables: Variables) -> MountFlag:
     """All options, in their order: what is wrong first is what is said."""
     found: dict[str, Any] = {"type": "bind"}
     for field in _fields(text):
@@ -88,8 +85,8 @@ def _read(text: str, expander: _Expander) -> Mount:
                 found["required"] = _required(found["type"], "true")
                 continue
             raise DockerfileError(f"invalid field '{field}' must be a key=value pair")
-        _option(found, key, expander.word(value), field)
-    return _checked(Mount(text=text, **{"readonly": found["type"] not in ("cache", "tmpfs"), **found}))
+        _option(found, key, variables.word(value), field)
+    return _checked(MountFlag(text=text, **{"readonly": found["type"] not in ("cache", "tmpfs"), **found}))
 
 
 def _option(found: dict[str, Any], key: str, value: str, field: str) -> None:
@@ -147,7 +144,7 @@ def _size(value: str) -> int:
     return int(float(match[1]) * _FACTORS[match[2].lower()])
 
 
-def _checked(mount: Mount) -> Mount:
+def _checked(mount: MountFlag) -> MountFlag:
     """What does not fit together. Raises: DockerfileError."""
     for name, value in (("mode", mount.mode), ("uid", mount.uid), ("gid", mount.gid)):
         if value is not None and mount.type not in ("secret", "ssh", "cache"):

@@ -1,4 +1,4 @@
-"""EXPOSE's ports: `80`, `80/udp`, `8000-8010/tcp`, and what `docker run -p` takes, of which only the container's part counts.
+"""EXPOSE's ports: `80`, `80/udp`, `8000-8010/tcp`. Of what `docker run -p` takes, the container's part counts.
 
 Source: Docker Engine 28.5; its two doors word the same complaints differently.
 """

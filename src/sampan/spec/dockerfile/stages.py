@@ -1,4 +1,7 @@
-"""A Dockerfile's text as stages of instructions: `parse` and, for the text that ONBUILD keeps, `parse_trigger`. Pure."""
+"""A Dockerfile's text as stages of instructions: `parse` and, for the text that ONBUILD keeps, `parse_trigger`.
+
+Pure.
+"""
 
 from __future__ import annotations
 

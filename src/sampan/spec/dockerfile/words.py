@@ -1,4 +1,6 @@
-"""Variables and quoting inside an instruction's words: `$V`, `${V:-w}`, `${V#p}`, `"…"`, `'…'`, the escape character. Pure.
+"""Variables and quoting inside an instruction's words: `$V`, `${V:-w}`, `${V#p}`, `"…"`, `'…'`, the escape character.
+
+Pure.
 
     word        what is special
     …           escape character (takes the next one as it is), quotes, $
@@ -38,26 +40,26 @@ class Variables:
         self.unset: set[str] = set()
 
     def word(self, text: str) -> str:
-        """`text` with variables replaced and quotes taken away. Raises: DockerfileError."""
+        """Return `text` with variables replaced and quotes taken away. Raises: DockerfileError."""
         if "$" not in text and "'" not in text and '"' not in text and self.escape not in text:
             return text
-        return _Scanner(self, text, self.escape).run()[0]
+        return _WordScanner(self, text, self.escape).run()[0]
 
     def shown(self, text: str) -> str:
         """For display: variables replaced, but quotes and what is not set stay as written. Raises: DockerfileError."""
         if "$" not in text and self.escape not in text:
             return text
-        return _Scanner(self, text, self.escape, keep_quotes=True, keep_unset=True).run()[0]
+        return _WordScanner(self, text, self.escape, keep_quotes=True, keep_unset=True).run()[0]
 
     def words(self, text: str) -> list[str]:
-        """The same, split at blanks that are not quoted or escaped. Raises: DockerfileError."""
-        return _Scanner(self, text, self.escape).run()[1]
+        """Return `text` expanded and split at blanks that are not quoted or escaped. Raises: DockerfileError."""
+        return _WordScanner(self, text, self.escape).run()[1]
 
     def document(self, text: str) -> str:
-        """A heredoc's text: variables and escapes, but quotes are just characters. Raises: DockerfileError."""
+        """Return a heredoc's text: variables and escapes, but quotes are just characters. Raises: DockerfileError."""
         if "$" not in text and "\\" not in text:
             return text
-        return _Scanner(self, text, "\\", quotes=False).run()[0]
+        return _WordScanner(self, text, "\\", quotes=False).run()[0]
 
     def get(self, name: str) -> str | None:
         value = self.env.get(name)
@@ -66,16 +68,16 @@ class Variables:
 
 
 def raw_words(text: str) -> list[str]:
-    """The words of a line, quotes, escapes and variables as written; none when a quote is left open."""
+    """Return the words of a line, quotes, escapes and variables as written; none when a quote is left open."""
     try:
-        return _Scanner(Variables({}), text, "\\", keep_quotes=True, raw=True, keep_unset=True).run()[1]
+        return _WordScanner(Variables({}), text, "\\", keep_quotes=True, raw=True, keep_unset=True).run()[1]
     except DockerfileError:
         return []
 
 
 def unquoted_words(text: str, *, keep_quotes: bool = False) -> list[str]:
-    """The words of a line with quotes taken away or kept, variables as written. Raises: DockerfileError."""
-    return _Scanner(Variables({}), text, "\\", keep_quotes=keep_quotes, keep_unset=True).run()[1]
+    """Return the words of a line with quotes taken away or kept, variables as written. Raises: DockerfileError."""
+    return _WordScanner(Variables({}), text, "\\", keep_quotes=keep_quotes, keep_unset=True).run()[1]
 
 
 class _Problem(Exception):
@@ -106,7 +108,7 @@ class _Words:
             self.parts = []
 
 
-class _Scanner:
+class _WordScanner:
     """A text and a position in it; `until` reads one level and calls itself for what `${V:-…}` encloses."""
 
     def __init__(
@@ -218,7 +220,7 @@ class _Scanner:
         raise _Problem("unexpected end of statement while looking for matching double-quote")
 
     def name(self) -> str:
-        """A variable's name: letters, digits and `_`; or only digits; or one of the shell's special parameters."""
+        """Return a variable's name: letters, digits and `_`; digits alone; or one of the shell's special parameters."""
         start = self.at
         first = self.peek()
         if first in _SPECIAL_PARAMETERS and first:
@@ -230,7 +232,7 @@ class _Scanner:
         return self.text[start : self.at]
 
     def dollar(self) -> str:
-        """What stands for the variable here; the sum of all is limited, because values may be made of values."""
+        """Return what stands for the variable here; the sum of all is limited, because values may be made of values."""
         value = self.substitution()
         self.size += len(value)
         if self.size > globs.LARGEST:
@@ -268,7 +270,7 @@ class _Scanner:
         return _modified(name, value, operator, word)
 
     def replacement(self, name: str) -> str:
-        """`${name/pattern/replacement}`, from after the first slash."""
+        """Return `${name/pattern/replacement}`, from after the first slash."""
         every = self.peek() == "/"
         self.at += every
         pattern = self.enclosed("/", raw=True, missing="/' in ${}")

@@ -109,7 +109,7 @@ def actions(text: str, source: Vertex, *, classic: bool = False) -> list[Copy | 
             cwd = os.path.join(cwd, instruction.path)
             found.append(Mkdir(path=cwd, owner=Owner(user=user) if user else None))
         else:
-            assert isinstance(instruction, instructions.Files)
+            assert isinstance(instruction, instructions.FilesInstruction)
             who = instruction.chown.partition(":")
             owner = Owner(user=who[0], group=who[2], classic=classic) if instruction.chown else None
             dest = instruction.destination
@@ -209,7 +209,7 @@ def compare_without_times(
 @pytest.mark.root
 @pytest.mark.parametrize("name", [n for n in CASES if "chown" in n and n not in ("chown_suid", "heredoc_chmod")])
 def test_the_classic_builders_owners(name: str, root_fd: int, context: Tree) -> None:
-    """Names must be there, parents of a directory stay root's, archives keep their owners. (It also loses setuid bits.)"""
+    """Names must be there, parents of a directory stay root's, archives keep their owners; setuid bits are lost."""
     answer = ANSWERS[name].get("classic", ANSWERS[name]["buildkit"])
     op = FileOp(base=ScratchOp(), actions=tuple(actions(CASES[name], CONTEXT, classic=True)))
     if "error" in answer:

@@ -1,4 +1,4 @@
-"""Trees and the copy engine on what no Dockerfile of the reference's shows: layers, attributes, links, times, --parents."""
+"""Trees and copies where the reference shows nothing: layers, attributes, links, times, --parents."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from sampan.engine.builder.files.layertree import Digests, LayerTree
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Owner, ScratchOp
 from sampan.engine.builder.solver.layers import Work
-from sampan.engine.builder.state import State
+from sampan.engine.builder.state import LayerChain
 from sampan.engine.builder.trees import Tree
 from sampan.errors import InvalidArgument
 from sampan.linux import mounts
 from tests.support.images import open_images as service
+from tests.support.tars import member, tar, tar_of
 
 pytestmark = pytest.mark.root
 S = LocalOp(context="context")
@@ -199,13 +200,7 @@ def test_an_archive_never_leads_out(source: Path, target: tuple[Path, int], tmp_
     outside.mkdir()
 
     def add(*members: tuple[str, bytes, str]) -> None:
-        data = io.BytesIO()
-        with tarfile.open(fileobj=data, mode="w") as archive:
-            for name, kind, link in members:
-                member = tarfile.TarInfo(name)
-                member.type, member.linkname = kind, link
-                archive.addfile(member)
-        write(source / "x.tar", data.getvalue())
+        write(source / "x.tar", tar(*(member(name, kind=kind, link=link) for name, kind, link in members)))
         tree = DirTree(str(source))
         try:
             perform(tree, fd, "x.tar", unpack=True)
@@ -280,7 +275,7 @@ def test_layers_are_read_as_overlayfs_shows_them(tmp_path: Path, root: None) -> 
     async def body() -> None:
         async with service(tmp_path / "root") as images:
             holder = images.layers.hold("")
-            state = State()
+            state = LayerChain()
             for script in scripts:
                 async with Work(images, state, holder) as work:
                     command = f"cd /proc/{os.getpid()}/fd/{work.root_fd} && {script}"
@@ -326,7 +321,7 @@ def test_directories_below_keep_their_times_on_overlayfs(source: Path, tmp_path:
     async def body() -> None:
         async with service(tmp_path / "root") as images:
             holder = images.layers.hold("")
-            async with Work(images, State(), holder) as work:
+            async with Work(images, LayerChain(), holder) as work:
                 os.makedirs(f"/proc/self/fd/{work.root_fd}/have/dir")
                 for name in ("have/dir", "have"):
                     os.utime(name, (T, T), dir_fd=work.root_fd)
@@ -345,13 +340,7 @@ def test_a_thousand_directories_cost_no_descriptors(
     source: Path, target: tuple[Path, int], request: pytest.FixtureRequest
 ) -> None:
     """Neither copying nor unpacking holds one a directory."""
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as archive:
-        for number in range(1000):
-            member = tarfile.TarInfo(f"d{number}/implied/f")
-            member.mtime = T
-            archive.addfile(member)
-    write(source / "x.tar", data.getvalue())
+    write(source / "x.tar", tar_of({f"d{number}/implied/f": b"" for number in range(1000)}, mtime=T))
     root, fd = target
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
@@ -381,7 +370,7 @@ def test_large_files_go_into_an_overlay(source: Path, tmp_path: Path) -> None:
         async with service(tmp_path / "root") as images:
             holder = images.layers.hold("")
             for tree in (DirTree(str(source)), TarTree.open_file(str(archive), str(tmp_path))):
-                async with Work(images, State(), holder) as work:
+                async with Work(images, LayerChain(), holder) as work:
                     os.mkdir("base", dir_fd=work.root_fd)
                     state = (await work.commit()).state
                 async with Work(images, state, holder) as work:
@@ -410,12 +399,7 @@ def small(tmp_path: Path, root: None) -> Iterator[Path]:
 
 
 def test_a_full_disk_leaves_nothing_of_a_context(small: Path) -> None:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as archive:
-        member = tarfile.TarInfo("large")
-        member.size = 4 << 20
-        archive.addfile(member, io.BytesIO(os.urandom(4 << 20)))
-    data.seek(0)
+    data = io.BytesIO(tar_of({"large": os.urandom(4 << 20)}))
 
     class Chunks:
         def read(self) -> bytes:

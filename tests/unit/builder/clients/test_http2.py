@@ -12,7 +12,7 @@ import h2.events
 import pytest
 
 from sampan.engine.builder.clients import http2
-from sampan.engine.builder.clients.http2 import Connection, frame, message
+from sampan.engine.builder.clients.http2 import Http2Connection, frame, message
 
 
 class Peer(asyncio.WriteTransport):
@@ -25,7 +25,7 @@ class Peer(asyncio.WriteTransport):
         self.events: list[Any] = []
         self.closed = False
         self.raw: list[bytes] = []
-        self.ours = Connection(lost)
+        self.ours = Http2Connection(lost)
         self.ours.connection_made(self)
         self.answer()
 

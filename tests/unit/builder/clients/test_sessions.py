@@ -13,7 +13,7 @@ import pytest
 
 from sampan.engine.builder.clients import rpc, sessions
 from sampan.engine.builder.clients.http2 import message
-from sampan.engine.builder.clients.sessions import GrpcSession, Offer, Sessions
+from sampan.engine.builder.clients.sessions import GrpcSession, SessionInfo, Sessions
 from sampan.engine.builder.session import LocalRequest
 from sampan.errors import Internal, NotFound, Unavailable
 from sampan.spec.buildkit import session_pb2 as pb
@@ -69,7 +69,7 @@ class ClientSide(Peer):
 def run(test: Callable[[GrpcSession, Sessions], Awaitable[None]], directory: Path) -> None:
     async def body() -> None:
         all_ = Sessions(str(directory))
-        await test(all_.add(Offer(id="s", shared_key="k", methods=METHODS)), all_)
+        await test(all_.add(SessionInfo(id="s", shared_key="k", methods=METHODS)), all_)
         all_.close()
 
     asyncio.run(body())
@@ -100,7 +100,7 @@ def test_credentials_are_asked_for(tmp_path: Path) -> None:
 
 def test_what_is_not_offered_is_not_found(tmp_path: Path) -> None:
     async def test(_: GrpcSession, all_: Sessions) -> None:
-        bare = all_.add(Offer(id="bare"))
+        bare = all_.add(SessionInfo(id="bare"))
         ClientSide(bare, {})
         assert await bare.credentials("registry.example") == ("", "")
         with pytest.raises(NotFound, match="secret x: not found"):
@@ -166,7 +166,7 @@ def test_a_build_may_come_before_its_session(tmp_path: Path) -> None:
     async def test(_: GrpcSession, all_: Sessions) -> None:
         waiting = [asyncio.ensure_future(all_.get("late", 5)) for _ in range(2)]
         await asyncio.sleep(0)
-        late = all_.add(Offer(id="late"))
+        late = all_.add(SessionInfo(id="late"))
         assert [await one for one in waiting] == [late, late]
         with pytest.raises(NotFound, match="no active session for never: context deadline exceeded"):
             await all_.get("never", 0.01)

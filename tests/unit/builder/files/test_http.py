@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from sampan.engine.builder.files.http import Downloads
+from sampan.engine.builder.files.http import HttpDownloads
 from sampan.engine.builder.ops import HttpOp
 from sampan.engine.builder.trees import Tree
 from sampan.errors import Internal, InvalidArgument, NotFound
@@ -74,7 +74,7 @@ class Server:
         return web.Response(status=status, headers=headers, body=b"" if status != 200 else self.body)
 
 
-def serve(directory: Path, work: Callable[[Server, str, Downloads], Awaitable[None]]) -> None:
+def serve(directory: Path, work: Callable[[Server, str, HttpDownloads], Awaitable[None]]) -> None:
     async def body() -> None:
         server = Server()
         app = web.Application()
@@ -85,7 +85,7 @@ def serve(directory: Path, work: Callable[[Server, str, Downloads], Awaitable[No
             await web.TCPSite(runner, host, 0).start()
         server.other = f"http://127.0.0.2:{runner.addresses[1][1]}"
         (directory / "scratch").mkdir()
-        downloads = Downloads(str(directory / "http"), str(directory / "scratch"))
+        downloads = HttpDownloads(str(directory / "http"), str(directory / "scratch"))
         try:
             await work(server, f"http://127.0.0.1:{runner.addresses[0][1]}", downloads)
         finally:
@@ -106,7 +106,7 @@ def content(tree: Tree) -> bytes:
 
 
 def test_a_file_as_the_url_calls_it(tmp_path: Path) -> None:
-    async def work(server: Server, url: str, downloads: Downloads) -> None:
+    async def work(server: Server, url: str, downloads: HttpDownloads) -> None:
         tree = await downloads.fetch(HttpOp(url=f"{url}/dir/plain.txt?x=1"))
         (entry,) = tree.entries().values()
         assert (entry.path, entry.kind, entry.mode, entry.size, entry.mtime_ns) == ("plain.txt", "f", 0o600, 7000, 0)
@@ -121,11 +121,11 @@ def test_a_file_as_the_url_calls_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/marked/file.txt", "/dated", "/moved"])
 def test_what_did_not_change_is_not_sent_again(tmp_path: Path, path: str) -> None:
-    async def work(server: Server, url: str, downloads: Downloads) -> None:
+    async def work(server: Server, url: str, downloads: HttpDownloads) -> None:
         for _ in range(2):
             assert content(await downloads.fetch(HttpOp(url=url + path))) == BODY
         assert [status for asked, status, _ in server.asked if asked != "/moved"] == [200, 304]
-        again = Downloads(str(tmp_path / "http"), str(tmp_path / "scratch"))  # another daemon's life
+        again = HttpDownloads(str(tmp_path / "http"), str(tmp_path / "scratch"))  # another daemon's life
         assert content(await again.fetch(HttpOp(url=url + path))) == BODY
         assert server.asked[-1][1] == 304
         await again.close()
@@ -137,7 +137,7 @@ def test_what_did_not_change_is_not_sent_again(tmp_path: Path, path: str) -> Non
 
 
 def test_what_a_checksum_names_is_not_asked_for_twice(tmp_path: Path) -> None:
-    async def work(server: Server, url: str, downloads: Downloads) -> None:
+    async def work(server: Server, url: str, downloads: HttpDownloads) -> None:
         op = HttpOp(url=f"{url}/marked/x", checksum=DIGEST)
         assert content(await downloads.fetch(op)) == BODY
         assert content(await downloads.fetch(op)) == BODY
@@ -158,7 +158,7 @@ def test_what_a_checksum_names_is_not_asked_for_twice(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_had(tmp_path: Path, path: str, kind: type[Exception], words: str) -> None:
-    async def work(server: Server, url: str, downloads: Downloads) -> None:
+    async def work(server: Server, url: str, downloads: HttpDownloads) -> None:
         with pytest.raises(kind, match=words):
             await downloads.fetch(HttpOp(url=url + path))
         assert os.listdir(tmp_path / "http") == []
@@ -167,7 +167,7 @@ def test_what_cannot_be_had(tmp_path: Path, path: str, kind: type[Exception], wo
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    async def work(server: Server, url: str, downloads: Downloads) -> None:
+    async def work(server: Server, url: str, downloads: HttpDownloads) -> None:
         with pytest.raises(Internal, match="connection refused"):
             await downloads.fetch(HttpOp(url="http://127.0.0.1:1/x"))
 
@@ -175,7 +175,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
 
 def test_authorization_goes_to_its_host_only_and_what_came_with_it_is_not_kept(tmp_path: Path) -> None:
-    async def work(server: Server, url: str, downloads: Downloads) -> None:
+    async def work(server: Server, url: str, downloads: HttpDownloads) -> None:
         host = url.removeprefix("http://")
         session: Any = Secrets({f"HTTP_AUTH_TOKEN_{host}": b"hush\n"})
         assert content(await downloads.fetch(HttpOp(url=f"{url}/marked/x"), session)) == BODY
@@ -192,7 +192,7 @@ def test_authorization_goes_to_its_host_only_and_what_came_with_it_is_not_kept(t
 def test_a_body_is_kept_as_it_is(tmp_path: Path) -> None:
     """A compressed file is not unpacked on the way."""
 
-    async def work(server: Server, url: str, downloads: Downloads) -> None:
+    async def work(server: Server, url: str, downloads: HttpDownloads) -> None:
         server.body = gzip.compress(b"x" * 1000)
         assert content(await downloads.fetch(HttpOp(url=f"{url}/file.tgz"))) == server.body
 
@@ -200,7 +200,7 @@ def test_a_body_is_kept_as_it_is(tmp_path: Path) -> None:
 
 
 def test_the_cache_can_be_forgotten(tmp_path: Path) -> None:
-    async def work(server: Server, url: str, downloads: Downloads) -> None:
+    async def work(server: Server, url: str, downloads: HttpDownloads) -> None:
         for name in ("a", "b", "c"):
             (await downloads.fetch(HttpOp(url=f"{url}/marked/{name}"))).close()
         assert downloads.size_bytes() == 3 * len(BODY)

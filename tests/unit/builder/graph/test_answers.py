@@ -15,11 +15,12 @@ import pytest
 
 from sampan.engine.builder.graph import document
 from sampan.engine.builder.graph.convert import convert
-from sampan.engine.builder.graph.values import Resolved, Target
+from sampan.engine.builder.graph.values import ResolvedImage, Target
 from sampan.engine.builder.ops import FileOp, ImageOp, LocalOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.platforms import HOST, Platform
 from sampan.spec import reference
+from sampan.spec.dockerfile.config import DialectName
 from sampan.spec.dockerfile.stages import parse
 
 ANSWERS = json.loads((Path(__file__).parent / "answers.json").read_text())
@@ -29,18 +30,18 @@ CASES = [(name, dialect) for name, builds in ANSWERS["builds"].items() for diale
 class Recorded:
     """The images of the recorded engine: busybox, and what the other cases built, under `built:<case>`."""
 
-    def __init__(self, dialect: str) -> None:
+    def __init__(self, dialect: DialectName) -> None:
         self._dialect = dialect
 
-    async def image(self, ref: str, platform: Platform, *, pull: bool) -> Resolved:
+    async def image(self, ref: str, platform: Platform, *, pull: bool) -> ResolvedImage:
         name = reference.parse(ref).familiar()
         if name.startswith("built:"):
             config = ANSWERS["builds"][name.removeprefix("built:")][self._dialect]["image"]
-            return Resolved(id="sha256:" + "1" * 64, config=config, ref=ref)
-        return Resolved(id="sha256:" + "2" * 64, config=ANSWERS["busybox"], ref=ref)
+            return ResolvedImage(id="sha256:" + "1" * 64, config=config, ref=ref)
+        return ResolvedImage(id="sha256:" + "2" * 64, config=ANSWERS["busybox"], ref=ref)
 
 
-def converted(name: str, dialect: str) -> tuple[Target, dict[str, Any]]:
+def converted(name: str, dialect: DialectName) -> tuple[Target, dict[str, Any]]:
     answer = ANSWERS["builds"][name][dialect]
     request = BuildRequest(
         id="test",
@@ -66,7 +67,7 @@ def vertices(vertex: Vertex) -> set[Vertex]:
 
 
 @pytest.mark.parametrize(("name", "dialect"), CASES)
-def test_configuration(name: str, dialect: str) -> None:
+def test_configuration(name: str, dialect: DialectName) -> None:
     target, answer = converted(name, dialect)
     ours = document.run_config(target.config, dialect)
     theirs = answer["image"]["config"]
@@ -76,7 +77,7 @@ def test_configuration(name: str, dialect: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "dialect"), CASES)
-def test_history(name: str, dialect: str) -> None:
+def test_history(name: str, dialect: DialectName) -> None:
     target, answer = converted(name, dialect)
     below = len(target.base.config["history"]) if target.base is not None else 0
     ours = [(one.created_by, one.comment, one.author) for one in target.history]

@@ -10,17 +10,17 @@ import pytest
 
 from sampan.engine.builder.ops import Copy, FileOp, Limits, LocalOp, RunMount, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.solver import keys, policy
-from sampan.engine.builder.solver.cache import NO_BOUNDS, Space, Usage, duration_ns, matcher, order
+from sampan.engine.builder.solver.cache import NO_BOUNDS, CacheUsage, Space, duration_ns, matcher, order
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.solver.run import Tail
 from sampan.engine.builder.solver.solver import postorder
-from sampan.engine.builder.state import Solved, State
+from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument
 
 BASE = ScratchOp()
 CONTEXT = LocalOp(context="context")
-SOLVED: dict[Vertex, Solved] = {BASE: Solved(state=State(chain_id="sha256:base")), CONTEXT: Solved()}
+SOLVED: dict[Vertex, Solved] = {BASE: Solved(state=LayerChain(chain_id="sha256:base")), CONTEXT: Solved()}
 HOUR = 3600 * 10**9
 
 
@@ -32,7 +32,7 @@ def run_key(solved: dict[Vertex, Solved] | None = None, **fields: Any) -> str:
 def test_the_key_of_a_run_covers_the_whole_operation_and_its_base() -> None:
     variants = [
         run_key(),
-        run_key({BASE: Solved(state=State(chain_id="sha256:other"))}),
+        run_key({BASE: Solved(state=LayerChain(chain_id="sha256:other"))}),
         run_key(args=("make", "all")),
         run_key(env=("A=2",)),
         run_key(cwd="/src"),
@@ -74,7 +74,7 @@ def test_the_key_of_a_copy_is_what_it_copies_and_where_to() -> None:
     assert key() == key(patterns=("b",)), "the checksum has the names as they land"
     assert len({key(), key("other"), key(dest="/d"), key(chmod="755"), key(unpack=True), key(link=True)}) == 6
     copy = Copy(source=CONTEXT, patterns=("a",), dest="/d/")
-    elsewhere: dict[Vertex, Solved] = {BASE: Solved(state=State(chain_id="sha256:other"))}
+    elsewhere: dict[Vertex, Solved] = {BASE: Solved(state=LayerChain(chain_id="sha256:other"))}
     linked = FileOp(base=BASE, actions=(copy,), link=True)
     assert keys.of_files(linked, elsewhere, lambda _: "sum") == key(link=True), "COPY --link depends on no base"
 
@@ -86,10 +86,10 @@ def test_inputs_come_first_and_once_however_long_the_chain_is() -> None:
     assert postorder([chain[-1], chain[5]]) == chain
 
 
-def usage(id: str, *, used: int = 0, size: int = 10, parents: tuple[str, ...] = (), **fields: Any) -> Usage:
+def usage(id: str, *, used: int = 0, size: int = 10, parents: tuple[str, ...] = (), **fields: Any) -> CacheUsage:
     shared, in_use = fields.pop("shared", False), fields.pop("in_use", False)
     record = CacheRecord(id=id, key=id, used_ns=used * HOUR, parents=parents, **fields)
-    return Usage(record=record, size_bytes=size, in_use=in_use, shared=shared)
+    return CacheUsage(record=record, size_bytes=size, in_use=in_use, shared=shared)
 
 
 def test_the_longest_unused_goes_first_and_no_parent_before_its_children() -> None:

@@ -9,7 +9,8 @@ from sampan.engine.builder.solver.runspec import RunStep, network_mode, task_opt
 from sampan.engine.config import EngineConfig
 from sampan.engine.tasks import security, spec
 from sampan.engine.tasks.capabilities import DEFAULT, permitted
-from sampan.engine.tasks.options import NamespaceMode, Rlimit, TaskMount
+from sampan.engine.tasks.options import NamespaceMode, Rlimit
+from sampan.spec.oci_runtime import Mount
 
 ENGINE = EngineConfig(default_cgroupns_mode="private")
 
@@ -69,7 +70,7 @@ def test_a_steps_network(network: str, bridge: str, mode: str) -> None:
 @pytest.mark.parametrize("classic", [True, False])
 def test_the_two_dialects_differ_in_hostname_and_files(classic: bool) -> None:
     asked = step(classic=classic)
-    options = task_options(asked, ENGINE, [TaskMount("/etc/hosts", "bind", "/mine", ["bind"])], ["S=1"])
+    options = task_options(asked, ENGINE, [Mount("bind", "/mine", "/etc/hosts", ("bind",))], ["S=1"])
     assert ("HOSTNAME=h" in options.process.env) is classic and {"A=1", "S=1"} < set(options.process.env)
     files = tuple((f"/etc/{name}", f"/d/{name}") for name in asked.files)
     found = spec.build(options, spec.Provisions(files=files, namespaces={"network": "/n"}))

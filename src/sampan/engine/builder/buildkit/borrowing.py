@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sampan.engine.builder.exporters.results import TITLES
-from sampan.engine.builder.progress import Progress, Status, Step, Warning_
+from sampan.engine.builder.progress import BuildWarning, Progress, Step, StepStatus
 from sampan.engine.builder.session import Forwarding, LocalRequest, Session
 from sampan.engine.builder.trees import Tree
 
 EXPORTS = frozenset(TITLES.values())
 
 
-class Borrowing(Forwarding):
+class BorrowingSession(Forwarding):
     """A session; `lenders` says which other one has a directory, by the directory's name."""
 
     def __init__(self, session: Session, lenders: Mapping[str, Session]) -> None:
@@ -27,7 +27,7 @@ class Borrowing(Forwarding):
         return await (lender.local(wanted) if lender is not None else super().local(wanted))
 
 
-class Within:
+class InnerProgress:
     """The progress of a build inside another one: its own steps are shown, its exports are not."""
 
     def __init__(self, progress: Progress) -> None:
@@ -40,12 +40,12 @@ class Within:
         else:
             self._progress.step(step)
 
-    def status(self, status: Status) -> None:
+    def status(self, status: StepStatus) -> None:
         if status.key not in self._hidden:
             self._progress.status(status)
 
     def log(self, key: str, stream: int, data: bytes) -> None:
         self._progress.log(key, stream, data)
 
-    def warning(self, warning: Warning_) -> None:
+    def warning(self, warning: BuildWarning) -> None:
         self._progress.warning(warning)

@@ -4,7 +4,8 @@
     gateway Solve        notes what to build and answers a reference to it; nothing runs yet
     gateway Return       says which reference is the result (or that the client has failed); now it runs
 
-References outlive their build for a while: a client may hand one to another build as input (linked targets of a bake file).
+References outlive their build for a while: a client may hand one to another build as input (linked targets of a bake
+file).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import secrets
 import time
 from collections.abc import Mapping
 
-from sampan.engine.builder.buildkit.details import Failed
+from sampan.engine.builder.buildkit.details import ClientFailure
 from sampan.engine.builder.buildkit.options import Asked
 from sampan.engine.builder.buildkit.protos import ops_pb2 as pb
 from sampan.engine.builder.buildkit.status import StatusLog
@@ -32,7 +33,7 @@ _CONTEXTS = ("docker-image://", "oci-layout://", "git://", "http://", "https://"
 
 
 class Build:
-    """One build. `returned` gives what to build, None for nothing, or raises `Failed`."""
+    """One build. `returned` gives what to build, None for nothing, or raises `ClientFailure`."""
 
     def __init__(self, ref: str, session: str) -> None:
         self.ref = ref
@@ -43,12 +44,12 @@ class Build:
         self.returned: asyncio.Future[Asked | None] = asyncio.get_running_loop().create_future()
 
     def give(self, asked: Asked | None) -> None:
-        """The client has said what its result is."""
+        """Take what the client says its result is."""
         if not self.returned.done():
             self.returned.set_result(asked)
 
-    def fail(self, failed: Failed) -> None:
-        """The client has given up."""
+    def fail(self, failed: ClientFailure) -> None:
+        """Take that the client has given up."""
         if not self.returned.done():
             self.returned.set_exception(failed)
 
@@ -63,7 +64,7 @@ class Builds:
         self._asked: dict[str, Asked] = {}
 
     def begin(self, ref: str, session: str) -> Build:
-        """Raises: InvalidArgument when the reference is taken."""
+        """Begin a build under its client's reference. Raises: InvalidArgument when that is taken."""
         if not ref or ref in self._running or ref in self._ended:
             raise InvalidArgument(f"build {ref} already exists")
         build = self._running[ref] = Build(ref, session)
@@ -84,11 +85,11 @@ class Builds:
         return list(self._running.values())
 
     def knows(self, ref: str) -> bool:
-        """Whether the build runs or has just ended."""
+        """Return whether the build runs or has just ended."""
         return ref in self._running or ref in self._ended
 
     async def get(self, ref: str, timeout_s: float = APPEAR_S) -> Build:
-        """A running or just ended build; calls about it may come a moment before it does. Raises: NotFound."""
+        """Return a running or just ended build; calls about it may come a moment before it does. Raises: NotFound."""
         if ref in self._ended:
             return self._ended[ref]
         if ref not in self._running:
@@ -109,7 +110,7 @@ class Builds:
         return id, definition(SCHEME + id)
 
     def asked(self, id: str) -> Asked:
-        """Raises: NotFound."""
+        """Return what a reference stands for. Raises: NotFound."""
         try:
             return self._asked[id]
         except KeyError:
@@ -121,7 +122,7 @@ class Builds:
 
 
 def definition(identifier: str) -> pb.Definition:
-    """A definition of one source."""
+    """Return a definition of one source."""
     op = pb.Op(source=pb.SourceOp(identifier=identifier)).SerializeToString()
     digest = "sha256:" + hashlib.sha256(op).hexdigest()
     made = pb.Definition()
@@ -131,7 +132,7 @@ def definition(identifier: str) -> pb.Definition:
 
 
 def source_of(one: pb.Definition) -> pb.SourceOp:
-    """The source that a definition consists of. Raises: NotImplemented_ for anything but a source."""
+    """Return the source that a definition consists of. Raises: NotImplemented_ for anything but a source."""
     found = None
     for raw in getattr(one, "def"):
         kind = (op := pb.Op.FromString(raw)).WhichOneof("op")
@@ -145,7 +146,7 @@ def source_of(one: pb.Definition) -> pb.SourceOp:
 
 
 def context_of(source: pb.SourceOp) -> str:
-    """A source as a build context. Raises: NotImplemented_."""
+    """Return a source as a build context. Raises: NotImplemented_."""
     identifier = source.identifier
     if identifier.startswith("local://"):
         return "local:" + identifier.removeprefix("local://")

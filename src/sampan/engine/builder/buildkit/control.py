@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 from grpclib.server import Stream
 
+from sampan.engine.background import first_failure
 from sampan.engine.builder.buildkit import worker
 from sampan.engine.builder.buildkit.door import Door
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.engine.builder.buildkit.protos.control_grpc import ControlBase
 from sampan.engine.builder.buildkit.protos.worker_pb2 import BuildkitVersion
 from sampan.engine.builder.buildkit.server import received
-from sampan.engine.builder.clients.sessions import Offer
+from sampan.engine.builder.clients.sessions import SessionInfo
 from sampan.errors import InvalidArgument
 from sampan.spec import times
 
@@ -77,9 +77,9 @@ class ControlService(ControlBase):  # type: ignore[misc]
         await stream.send_message(pb.UpdateBuildHistoryResponse())
 
     async def Session(self, stream: Stream[pb.BytesMessage, pb.BytesMessage]) -> None:
-        """A session inside this connection, for clients that do not upgrade a second one."""
+        """Serve a session inside this connection, for clients that do not upgrade a second one."""
         fields: Any = stream.metadata or {}
-        offer = Offer(
+        offer = SessionInfo(
             id=fields.get("x-docker-expose-session-uuid", ""),
             name=fields.get("x-docker-expose-session-name", ""),
             shared_key=fields.get("x-docker-expose-session-sharedkey", ""),
@@ -91,15 +91,17 @@ class ControlService(ControlBase):  # type: ignore[misc]
         session = self._door.sessions.add(offer)
         tunnel = _Tunnel(stream)
         session.connection.connection_made(tunnel)
-        writing = asyncio.create_task(tunnel.run())
         try:
-            async for part in stream:
-                session.connection.data_received(part.data)
+            async with asyncio.TaskGroup() as group:
+                writing = group.create_task(tunnel.run())
+                async for part in stream:
+                    session.connection.data_received(part.data)
+                writing.cancel()
+        except BaseExceptionGroup as e:
+            if not isinstance(failure := first_failure(e), OSError):
+                raise failure from e
         finally:
             session.connection.connection_lost(None)
-            writing.cancel()
-            with suppress(asyncio.CancelledError, OSError):
-                await writing
 
 
 class _Tunnel(asyncio.WriteTransport):
@@ -122,10 +124,10 @@ class _Tunnel(asyncio.WriteTransport):
 
 
 def filters(texts: Iterable[str]) -> list[str]:
-    """containerd's filters, the empty ones that clients send left out."""
+    """Return containerd's filters without the empty ones that clients send."""
     return [text for text in texts if text]
 
 
 def now() -> dict[str, str]:
-    """What clients measure their clock's difference with."""
+    """Return what clients measure their clock's difference with."""
     return {"buildkit-current-timestamp": times.now()}

@@ -17,7 +17,7 @@ from sampan.engine.builder.buildkit.options import FRONTENDS, Asked
 from sampan.engine.builder.buildkit.protos import control_pb2, gateway_pb2, ops_pb2, worker_pb2
 from sampan.engine.builder.buildkit.reading import Reading
 from sampan.engine.builder.buildkit.running import Running
-from sampan.engine.builder.clients.sessions import GrpcSession, Offer, Sessions
+from sampan.engine.builder.clients.sessions import GrpcSession, SessionInfo, Sessions
 from sampan.engine.builder.request import CacheEnd
 from sampan.engine.builder.service import Builder
 from sampan.engine.config import EngineConfig, engine_id
@@ -50,7 +50,7 @@ class Door:
         if not id:
             raise InvalidArgument("session id header missing")
         return self.sessions.add(
-            Offer(
+            SessionInfo(
                 id=id,
                 name=headers.get("X-Docker-Expose-Session-Name", ""),
                 shared_key=headers.get("X-Docker-Expose-Session-Sharedkey", ""),
@@ -123,7 +123,7 @@ class Door:
         return gateway_pb2.Result(ref=gateway_pb2.Ref(id=id, **{"def": definition}))
 
     def returned(self, result: gateway_pb2.Result) -> Asked | None:
-        """What a client's result stands for; None for nothing. Raises: NotFound."""
+        """Return what a client's result stands for; None for nothing. Raises: NotFound."""
         refs = [result.ref] if result.HasField("ref") else list(result.refs.refs.values())
         ids = [ref.id for ref in refs if ref.id] or ([result.refDeprecated] if result.refDeprecated else [])
         return self.builds.asked(ids[0]) if ids else None
@@ -131,7 +131,7 @@ class Door:
     async def resolve(
         self, build: Build, ref: str, platform: ops_pb2.Platform, *, pull: bool
     ) -> tuple[str, str, bytes]:
-        """(reference, digest, configuration) of an image."""
+        """Return (reference, digest, configuration) of an image."""
         wanted = Platform(platform.OS, platform.Architecture, platform.Variant)
         return await self._reading.resolve(build, ref, wanted if wanted.os else worker.platforms()[0], pull=pull)
 
@@ -153,7 +153,10 @@ class Door:
     async def history_events(
         self, request: control_pb2.BuildHistoryRequest
     ) -> AsyncIterator[control_pb2.BuildHistoryEvent]:
-        """Builds that run and, unless only those are wanted, that have ended; then what happens, unless asked to stop."""
+        """Yield the builds that run, those that have ended unless only the first are wanted, then what happens.
+
+        The stream ends before the last part when the client asks for that.
+        """
         wanted = listing.wanted(request)
         active = [self._running.started(build) for build in self.builds.running()]
         for record in filter(wanted, active):

@@ -1,4 +1,6 @@
-"""Generate the protobuf and grpclib modules of protos/ and spec/buildkit/: `python -m sampan.engine.builder.buildkit.generate`.
+"""Generate the protobuf and grpclib modules of protos/ and spec/buildkit/.
+
+Usage: `python -m sampan.engine.builder.buildkit.generate`.
 
 Needs grpcio-tools and mypy-protobuf (dev).
 """

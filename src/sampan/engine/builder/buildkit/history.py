@@ -1,7 +1,7 @@
 """What was built: one record a build, its status stream, its provenance. Bounded, read back by `docker buildx history`.
 
     store table `build_history`           records
-    data-root/builder/history/<sha256>    blobs by digest: status streams (responses with their length in front), provenance
+    data-root/builder/history/<sha256>    blobs by digest: status streams (responses, each after its length), provenance
 
 Blobs are written first and named by their content; what no record names is removed at start.
 Source: BuildKit's history queue as seen on the wire; its defaults of 50 builds and two days.
@@ -67,7 +67,7 @@ class History:
         return "sha256:" + digest
 
     def blob(self, digest: str) -> bytes:
-        """Raises: NotFound."""
+        """Read a blob. Raises: NotFound."""
         name = digest.removeprefix("sha256:")
         if len(name) != 64 or not name.isalnum():
             raise NotFound(f"content {digest}: not found")
@@ -94,11 +94,11 @@ class History:
         return _read(found) if found is not None else None
 
     def all(self) -> Iterator[pb.BuildHistoryRecord]:
-        """Every finished build, oldest first."""
+        """Return every finished build, oldest first."""
         return map(_read, sorted(self._table.all(), key=lambda record: record.created_ns))
 
     def responses(self, ref: str) -> list[bytes]:
-        """The status stream of a finished build. Raises: NotFound."""
+        """Return the status stream of a finished build. Raises: NotFound."""
         record = self.get(ref)
         if record is None or not record.HasField("logs"):
             raise NotFound(f"no such job {ref}")
@@ -110,7 +110,7 @@ class History:
         return found
 
     def pin(self, ref: str, pinned: bool) -> None:
-        """Raises: NotFound."""
+        """Keep a build's record for ever, or no longer. Raises: NotFound."""
         found = self._table.get(ref)
         if found is None:
             raise NotFound(f"failed to retrieve bucket: record {ref} not found")
@@ -170,5 +170,5 @@ def _read(record: HistoryRecord) -> pb.BuildHistoryRecord:
 
 
 def stream(responses: Iterable[bytes]) -> bytes:
-    """A status stream as one blob."""
+    """Return a status stream as one blob."""
     return b"".join(len(one).to_bytes(4, "big") + one for one in responses)

@@ -1,6 +1,7 @@
 """Which builds of the history a client wants to see: references and filters. Pure.
 
-Source: the filters of `docker buildx history ls` (buildx 0.29): fields ref, status, repository, startedAt, completedAt, duration.
+Source: the filters of `docker buildx history ls` (buildx 0.29): fields ref, status, repository, startedAt, completedAt,
+duration.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Test = Callable[[pb.BuildHistoryRecord], bool]
 
 
 def wanted(request: pb.BuildHistoryRequest) -> Test:
-    """A test for one record: the reference, and one of the filters. Raises: InvalidArgument."""
+    """Return a test for one record: the reference, and one of the filters. Raises: InvalidArgument."""
     filters = [[_condition(part) for part in text.split(",")] for text in request.Filter if text]
 
     def test(record: pb.BuildHistoryRecord) -> bool:

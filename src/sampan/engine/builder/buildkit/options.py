@@ -1,7 +1,7 @@
 """A client's options → `BuildRequest`. Pure.
 
-What is not understood but harmless (attestations, command lines, labels of the client itself) is passed over, as in Docker.
-Source: the options of the frontend dockerfile.v0 as buildx 0.29 sends them; BuildKit docs/reference.
+What is not understood but harmless (attestations, command lines, labels of the client itself) is passed over, as in
+Docker. Source: the options of the frontend dockerfile.v0 as buildx 0.29 sends them; BuildKit docs/reference.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _IMAGES = frozenset({"moby", "image"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a client asked to be built: its options, and the session that has the files. inputs: name → what it stands for."""
+    """What a client asked to be built: its options, and the session that has the files.
+
+    inputs: name → what it stands for.
+    """
 
     session: str
     attrs: Mapping[str, str] = field(default_factory=dict)
@@ -53,7 +56,7 @@ def to_request(
     cache_to: Iterable[CacheEnd] = (),
     entitlements: Iterable[str] = (),
 ) -> BuildRequest:
-    """Raises: InvalidArgument for an option that cannot be read."""
+    """Return the request for what was asked. Raises: InvalidArgument for an option that cannot be read."""
     attrs = asked.attrs
     args = _below(attrs, "build-arg:")
     cgroup = attrs.get("cgroup-parent", "")
@@ -87,7 +90,7 @@ def to_request(
 
 
 def outputs(exporters: Iterable[tuple[str, Mapping[str, str]]]) -> tuple[Output, ...]:
-    """A client's exporters (type, attributes) in its order; the engine's own image store is `moby` or `image`."""
+    """Return a client's exporters (type, attributes) in its order. `moby` and `image` are the engine's own images."""
     made = tuple(
         Output(type="image" if type_ in _IMAGES else type_, attrs=dict(attrs), exporter=number)
         for number, (type_, attrs) in enumerate(exporters)
@@ -96,7 +99,7 @@ def outputs(exporters: Iterable[tuple[str, Mapping[str, str]]]) -> tuple[Output,
 
 
 def names(output: Output) -> list[str]:
-    """The image names that an output asks for."""
+    """Return the image names that an output asks for."""
     if output.type not in ("image", "docker", "oci"):
         return []
     return [name.strip() for name in next(csv.reader([output.attrs.get("name", "")]), []) if name.strip()]

@@ -25,7 +25,7 @@ def predicate(
     finished: str,
     invocation: str,
 ) -> bytes:
-    """The predicate as JSON. attrs: the frontend's options; vertices: every step that ran; times: RFC 3339."""
+    """Return the predicate as JSON. attrs: the frontend's options; vertices: every step that ran; times: RFC 3339."""
     context = attrs.get("context", "")
     source: dict[str, Any] = {"entryPoint": attrs.get("filename") or "Dockerfile"}
     if context and "://" in context:
@@ -61,7 +61,7 @@ def predicate(
 
 
 def materials(vertices: Iterable[Vertex]) -> list[dict[str, Any]]:
-    """Everything that came from elsewhere and was not the client's own files, each once."""
+    """Return everything that came from elsewhere and was not the client's own files, each once."""
     found: dict[str, dict[str, Any]] = {}
     for vertex in vertices:
         if isinstance(vertex, ImageOp):

@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import posixpath
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from sampan.engine.builder.buildkit.builds import Build, Builds
 from sampan.engine.builder.clients.sending import to_stat
 from sampan.engine.builder.clients.sessions import Sessions
+from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.ops import GitOp, HttpOp, Vertex
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import LocalRequest
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.engine.platforms import Platform
 from sampan.errors import Internal, NotFound, NotImplemented_
 from sampan.spec import codec
@@ -33,13 +36,13 @@ class Reading:
         self._builds = builds
 
     async def resolve(self, build: Build, ref: str, platform: Platform, *, pull: bool) -> tuple[str, str, bytes]:
-        """(reference, digest, configuration) of an image, pulled if need be."""
+        """Return (reference, digest, configuration) of an image, pulled if need be."""
         session = await self._sessions.get(build.session)
         found = await self._builder.resolve(ref, platform, session, pull=pull)
         return found.ref, found.digest or found.id, codec.encode(dict(found.config))
 
     async def file(self, build: Build, ref: str, path: str) -> bytes:
-        """Raises: NotFound, Internal when it is too large."""
+        """Read a file of a reference. Raises: NotFound, Internal when it is too large."""
 
         def read(tree: Tree) -> bytes:
             with tree.open(_clean(path)) as file:
@@ -48,13 +51,13 @@ class Reading:
                 raise Internal(f"{path} is larger than {FILE_BYTES} bytes")
             return data
 
-        async with _Source(self, build, ref) as tree:
+        async with self._tree(build, ref) as tree:
             return await asyncio.to_thread(read, tree)
 
     async def directory(self, build: Build, ref: str, path: str, pattern: str) -> list[Stat]:
-        """The entries of a directory whose name matches."""
+        """Return the entries of a directory whose name matches."""
         above = _clean(path)
-        async with _Source(self, build, ref) as tree:
+        async with self._tree(build, ref) as tree:
             entries = await asyncio.to_thread(tree.entries)
             below = [entry for name, entry in entries.items() if posixpath.dirname(name) == above]
             if not below and above and above not in entries:
@@ -63,40 +66,35 @@ class Reading:
             return [_named(entry) for entry in chosen]
 
     async def stat(self, build: Build, ref: str, path: str) -> Stat:
-        async with _Source(self, build, ref) as tree:
+        async with self._tree(build, ref) as tree:
             found = (await asyncio.to_thread(tree.entries)).get(_clean(path))
             if found is None:
                 raise NotFound(f"{path}: no such file or directory")
             return _named(found)
 
-    async def fetch(self, build: Build, ref: str) -> Tree:
-        """The tree of a reference that is a source. Raises: NotImplemented_ for a build's result."""
+    @asynccontextmanager
+    async def _tree(self, build: Build, ref: str) -> AsyncIterator[Tree]:
+        """The tree of a reference that is a source, for the length of a block.
+
+        Raises: NotImplemented_ for a build's result.
+        """
         asked = self._builds.asked(ref)
         source = asked.inputs.get("context", "")
-        session = await self._sessions.get(asked.session)
-        if source.startswith("local:"):
-            return await session.local(LocalRequest(name=source.removeprefix("local:")))
-        vertex = _vertex(source)
-        solved = await self._builder.solver.solve([vertex], session=session, progress=build.log)
-        tree = solved[vertex].tree
-        assert tree is not None
-        return tree
-
-
-class _Source:
-    """The tree of a reference for the length of a block."""
-
-    def __init__(self, reading: Reading, build: Build, ref: str) -> None:
-        self._reading, self._build, self._ref = reading, build, ref
-        self._tree: Tree | None = None
-
-    async def __aenter__(self) -> Tree:
-        self._tree = await self._reading.fetch(self._build, self._ref)
-        return self._tree
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._tree is not None:
-            await asyncio.to_thread(self._tree.close)
+        client = NarrowedSession(await self._sessions.get(asked.session))
+        solver = self._builder.solver
+        try:
+            if source.startswith("local:"):
+                tree = await client.local(LocalRequest(name=source.removeprefix("local:")))
+                client.owned.append(tree)
+                yield tree
+                return
+            vertex = _vertex(source)
+            found = (await solver.solve([vertex], session=client, progress=build.log))[vertex].tree
+            assert found is not None
+            yield found
+        finally:
+            await solver.release(client)
+            await client.close()
 
 
 def _vertex(source: str) -> Vertex:
@@ -114,7 +112,7 @@ def _clean(path: str) -> str:
     return posixpath.normpath(posixpath.join("/", path))[1:]
 
 
-def _named(entry: Entry) -> Stat:
+def _named(entry: TreeEntry) -> Stat:
     stat = to_stat(entry)
     stat.path = posixpath.basename(entry.path)
     return stat

@@ -1,7 +1,7 @@
 """One build from Control.Solve to its answer: wait for what to build, build it, write its history.
 
-Invariants: a build ends with its call (a client that hangs up cancels it) and with nothing of it left: linked results and
-uploaded contexts are gone. History is written for every build that was more than a question.
+Invariants: a build ends with its call (a client that hangs up cancels it) and with nothing of it left: linked results
+and uploaded contexts are gone. History is written for every build that was more than a question.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from grpclib.exceptions import GRPCError
 
 from sampan.engine.builder import questions
 from sampan.engine.builder.buildkit import provenance, worker
-from sampan.engine.builder.buildkit.borrowing import Borrowing, Within
+from sampan.engine.builder.buildkit.borrowing import BorrowingSession, InnerProgress
 from sampan.engine.builder.buildkit.builds import SCHEME, Build, Builds
-from sampan.engine.builder.buildkit.details import Detail, Failed, details_of
+from sampan.engine.builder.buildkit.details import ClientFailure, Detail, details_of
 from sampan.engine.builder.buildkit.history import IMAGE_TYPE, PROVENANCE_TYPE, STATUS_TYPE, History, stream
 from sampan.engine.builder.buildkit.options import FRONTENDS, UPLOADED, Asked, outputs, to_request
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
@@ -31,7 +31,8 @@ from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest, Built, CacheEnd, Output
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
-from sampan.engine.builder.uploaded import Uploaded
+from sampan.engine.builder.solving import BUILDKIT
+from sampan.engine.builder.uploaded import UploadedSession
 from sampan.errors import NotImplemented_, SampanError
 from sampan.spec import times
 
@@ -48,7 +49,7 @@ class Running:
         self._history = history
 
     async def solve(self, request: pb.SolveRequest) -> dict[str, str]:
-        """Raises: SampanError, GRPCError with the client's own status when it gave up."""
+        """Run a build to its end. Raises: SampanError, GRPCError with the client's own status when it gave up."""
         build = self._builds.begin(request.Ref, request.Session)
         build.attrs = dict(request.FrontendAttrs)
         asked: Asked | None = None
@@ -61,7 +62,7 @@ class Running:
                     self._history.announce(pb.STARTED, self.started(build, request))
                 built = await self._build(build, asked, request)
             return dict(built.response)
-        except Failed as e:
+        except ClientFailure as e:
             error = e
             details = [Detail(one.type_url, one.value) for one in e.status.details]
             raise GRPCError(Status(e.status.code), e.status.message, details or None) from e
@@ -74,7 +75,7 @@ class Running:
                 self._remember(build, request, asked, built, error)
 
     async def answer(self, build: Build, asked: Asked) -> dict[str, bytes]:
-        """The answer to a question about a Dockerfile. Raises: NotImplemented_, DockerfileError, …"""
+        """Return the answer to a question about a Dockerfile. Raises: NotImplemented_, DockerfileError, …"""
         if asked.request_id == questions.DESCRIBE:
             return questions.describe()
         async with AsyncExitStack() as stack:
@@ -88,7 +89,7 @@ class Running:
         raise NotImplemented_(f"unsupported request {asked.request_id}")
 
     def started(self, build: Build, request: pb.SolveRequest | None = None) -> pb.BuildHistoryRecord:
-        """The record of a build that runs."""
+        """Return the record of a build that runs."""
         cached, completed, total = build.log.counts()
         return pb.BuildHistoryRecord(
             Ref=build.ref,
@@ -119,7 +120,7 @@ class Running:
         async with AsyncExitStack() as stack:
             wanted = outputs((one.Type, one.Attrs) for one in _exporters(request))
             made, session = await self._prepare(build, asked, stack, wanted, request)
-            return await self._builder.build(made, session, build.log)
+            return await self._builder.build(made, session, build.log, BUILDKIT)
 
     async def _prepare(
         self,
@@ -129,7 +130,7 @@ class Running:
         wanted: tuple[Output, ...] = (),
         request: pb.SolveRequest | None = None,
     ) -> tuple[BuildRequest, Session]:
-        """The request as the builder takes it, and the session that has its files; what they need goes with the stack."""
+        """The request as the builder takes it, and the session that has its files; what they need goes with `stack`."""
         source = asked.inputs.get("context", "")
         if source.startswith(SCHEME) and not asked.attrs:  # the result of another build, exported again
             asked = self._builds.asked(source.removeprefix(SCHEME))
@@ -152,21 +153,24 @@ class Running:
             return made, await self._borrowing(asked, session)
         tree = await TarTree.receive(session.upload("/" + context.removeprefix(UPLOADED)), self._builder.scratch)
         stack.push_async_callback(asyncio.to_thread, tree.close)
-        uploaded = Uploaded(session.id, tree, session)
+        uploaded = UploadedSession(session.id, tree, session)
         return replace(made, contexts={**made.contexts, "context": "local:context"}), uploaded
 
     async def _borrowing(self, asked: Asked, session: GrpcSession) -> Session:
         """The session, with the directories that lie with others."""
         lenders = {name: await self._sessions.get(id) for name, id in asked.lenders.items() if id != session.id}
-        return Borrowing(session, lenders) if lenders else session
+        return BorrowingSession(session, lenders) if lenders else session
 
     async def _linked(self, build: Build, value: str, stack: AsyncExitStack) -> str:
-        """Build what an input stands for; returns it as a context that names its image. The image goes with the stack."""
+        """Build what an input stands for; returns it as a context that names its image.
+
+        The image goes with the stack.
+        """
         asked = self._builds.asked(value.removeprefix(SCHEME))
         async with AsyncExitStack() as inner:
             made, session = await self._prepare(build, asked, inner, (Output(type="image"),))
             made = replace(made, id=f"{build.ref}-linked")
-            built = await self._builder.build(made, session, Within(build.log))
+            built = await self._builder.build(made, session, InnerProgress(build.log), BUILDKIT)
         stack.push_async_callback(self._drop, built.image_id)
         return f"docker-image://{built.image_id}"
 
@@ -195,7 +199,7 @@ class Running:
         attrs = asked.attrs if asked is not None else build.attrs
         record.FrontendAttrs.update(attrs)
         record.ExporterResponse.update(built.response)
-        if isinstance(error, Failed):
+        if isinstance(error, ClientFailure):
             record.error.CopyFrom(error.status)
         elif error is not None:
             text = error.message if isinstance(error, SampanError) else "context canceled"

@@ -37,7 +37,7 @@ class _DetailsCodec(StatusDetailsCodecBase):  # type: ignore[misc]
 
 
 def status_message(code: int, message: str, details: Iterable[Detail]) -> StatusMessage:
-    """A status as a message, for trailers and records."""
+    """Return a status as a message, for trailers and records."""
     made = StatusMessage(code=code, message=message)
     for detail in details:
         made.details.add(type_url=detail.type_url, value=detail.value)

@@ -1,4 +1,6 @@
-"""BuildKit's API of one engine: the door, and the gRPC services that reach it. What the composition root and the API hold.
+"""BuildKit's API of one engine: the door, and the gRPC services that reach it.
+
+What the composition root and the API hold.
 
 POST /session ─▶ attach    ─▶ Sessions                          (the engine is the client on that connection)
 POST /grpc    ─▶ protocol  ─▶ Control, Gateway, Content, Trace  (the engine is the server)

@@ -1,7 +1,7 @@
-"""What a build says, as BuildKit's status stream: `Progress` in, StatusResponses out, from the beginning for every reader.
+"""What a build says, as BuildKit's status stream: `Progress` in, StatusResponses out, all of them for every reader.
 
-Calls come from the loop's thread or from workers; responses are put together for a moment, so that a noisy step costs few
-messages. Nothing is ever dropped while the build runs; its history keeps the same bytes.
+Calls come from the loop's thread or from workers. Responses are gathered for a moment, so that a noisy step costs few
+messages. Nothing is dropped while the build runs, and its history keeps the bytes as they were sent.
 
 Source: the status stream of Docker Engine 28.5.2 as seen on the wire.
 """
@@ -19,7 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.engine.builder.buildkit.protos.ops_pb2 import Position, Range, SourceInfo
-from sampan.engine.builder.progress import Status, Step, Warning_
+from sampan.engine.builder.progress import BuildWarning, Step, StepStatus
 
 GATHER_S = 0.01
 LOG_BYTES = 1024 * 1024
@@ -27,7 +27,7 @@ LOG_BYTES = 1024 * 1024
 
 
 def digest_of(key: str) -> str:
-    """A step's key as the digest that clients parse."""
+    """Return a step's key as the digest that clients parse."""
     if key.startswith("sha256:") and len(key) == 71:
         return key
     return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
@@ -66,7 +66,7 @@ class StatusLog:
         )
         self._say(step, vertex)
 
-    def status(self, status: Status) -> None:
+    def status(self, status: StepStatus) -> None:
         self._say(
             status,
             pb.VertexStatus(
@@ -86,7 +86,7 @@ class StatusLog:
         for at in range(0, len(data), LOG_BYTES):
             self._say(data, pb.VertexLog(vertex=vertex, timestamp=now, stream=stream, msg=data[at : at + LOG_BYTES]))
 
-    def warning(self, warning: Warning_) -> None:
+    def warning(self, warning: BuildWarning) -> None:
         self._say(warning, warning_message(warning))
 
     # ── readers ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -113,7 +113,7 @@ class StatusLog:
         self._wake()
 
     def counts(self) -> tuple[int, int, int]:
-        """(cached, completed, all) steps."""
+        """Return (cached, completed, all) steps."""
         steps = self.steps.values()
         done = [step for step in steps if step.completed_ns]
         return sum(1 for step in done if step.cached), len(done), len(steps)
@@ -159,8 +159,8 @@ class StatusLog:
         self._changed.clear()
 
 
-def warning_message(warning: Warning_) -> pb.VertexWarning:
-    """A finding as clients print it: the rule and where it applies."""
+def warning_message(warning: BuildWarning) -> pb.VertexWarning:
+    """Return a finding as clients print it: the rule and where it applies."""
     return pb.VertexWarning(
         vertex=digest_of(warning.key),
         level=1,
@@ -174,7 +174,7 @@ def warning_message(warning: Warning_) -> pb.VertexWarning:
     )
 
 
-def warning_line(warning: Warning_) -> str:
-    """`Rule: message (line n)`."""
+def warning_line(warning: BuildWarning) -> str:
+    """Return `Rule: message (line n)`."""
     text = f"{warning.rule}: {warning.message}" if warning.rule else warning.message
     return f"{text} (line {warning.ranges[0][0]})" if warning.ranges else text

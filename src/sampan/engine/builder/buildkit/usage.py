@@ -22,7 +22,7 @@ _MUTABLE = frozenset({"source.local", "exec.cachemount"})
 
 
 def record(cache: Mapping[str, Any]) -> pb.UsageRecord:
-    """A BuildCache object of the Engine API as a UsageRecord."""
+    """Return a BuildCache object of the Engine API as a UsageRecord."""
     return pb.UsageRecord(
         ID=cache["ID"],
         Mutable=cache.get("Mutable", cache.get("Type") in _MUTABLE),
@@ -39,7 +39,9 @@ def record(cache: Mapping[str, Any]) -> pb.UsageRecord:
 
 
 def matches(one: pb.UsageRecord, filters: Sequence[str]) -> bool:
-    """Whether one of the filters holds; none means all. Each is a comma separated list of conditions that all hold.
+    """Return whether one of the filters holds; none means all.
+
+    Each is a comma separated list of conditions that all hold.
 
     Conditions: `field==value`, `field!=value`, `field~=text`, or a flag alone. Raises: InvalidArgument.
     """
@@ -72,7 +74,7 @@ def _value(one: pb.UsageRecord, name: str) -> str:
 def prune_arguments(
     request: pb.PruneRequest, filters: Sequence[str], records: Sequence[pb.UsageRecord]
 ) -> dict[str, Any]:
-    """A PruneRequest as arguments of `Solver.prune`; the filters are applied to the `records` that there are."""
+    """Return a PruneRequest as arguments of `Solver.prune`; the filters are applied to the `records` that there are."""
     asked: dict[str, list[str]] = {}
     if filters:
         asked["id"] = [one.ID for one in records if matches(one, filters)]

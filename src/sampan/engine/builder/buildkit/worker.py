@@ -39,7 +39,7 @@ _LLB_DISABLED = ("diffop", "mergeop")
 
 @lru_cache
 def platforms() -> tuple[Platform, ...]:
-    """What can be built for here, best first: the machine's own, its levels, its 32-bit relative."""
+    """Return what can be built for here, best first: the machine's own, its levels, its 32-bit relative."""
     machine = os.uname().machine
     if machine == "aarch64":
         return (Platform("linux", "arm64"),)
@@ -56,7 +56,7 @@ def platforms() -> tuple[Platform, ...]:
 
 
 def record(data_root: str, id: str, host_gateway: str) -> worker_pb2.WorkerRecord:
-    """The one worker. host_gateway: the address of the host on the default bridge, "" for none."""
+    """Return the one worker. host_gateway: the address of the host on the default bridge, "" for none."""
     return worker_pb2.WorkerRecord(
         ID=id,
         Labels={"org.mobyproject.buildkit.worker.moby.host-gateway-ip": host_gateway} if host_gateway else {},
@@ -69,7 +69,7 @@ def record(data_root: str, id: str, host_gateway: str) -> worker_pb2.WorkerRecor
 
 
 def policies(data_root: str) -> list[worker_pb2.GCPolicy]:
-    """How the cache is kept small, most dispensable things first."""
+    """Return how the cache is kept small, most dispensable things first."""
     disk = os.statvfs(data_root)
     total = disk.f_blocks * disk.f_frsize
 
@@ -88,7 +88,7 @@ def policies(data_root: str) -> list[worker_pb2.GCPolicy]:
 
 
 def abilities() -> gateway_pb2.PongResponse:
-    """What a client may ask of the gateway and put into a definition."""
+    """Return what a client may ask of the gateway and put into a definition."""
     cap = gateway_pb2.APICap
     reason = "only enabled with containerd image store backend"
     return gateway_pb2.PongResponse(

@@ -12,18 +12,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from sampan.engine.background import beside
 from sampan.engine.builder import questions
 from sampan.engine.builder.classic.failures import translated
-from sampan.engine.builder.classic.output import Message, Output
+from sampan.engine.builder.classic.output import ClassicOutput, Message
 from sampan.engine.builder.classic.trace import Trace
-from sampan.engine.builder.classic.walk import Voice
+from sampan.engine.builder.classic.walk import Voice, dialect
 from sampan.engine.builder.failures import cause_of
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
+from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.builder.trees import Tree
-from sampan.engine.builder.uploaded import Uploaded
+from sampan.engine.builder.uploaded import UploadedSession
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.ignore import read
@@ -35,10 +37,11 @@ DOCKERFILE_LIMIT_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class ClassicOptions:
     """What the classic door alone knows of a request.
 
-    session: id of a gRPC session for secrets and results. call: what to do with the Dockerfile, `build` or one of CALLS.
+    session: id of a gRPC session for secrets and results. call: what to do with the Dockerfile, `build` or one of
+    CALLS.
     """
 
     remote: str = ""
@@ -49,7 +52,7 @@ class Options:
 
 
 async def build(
-    builder: Builder, request: BuildRequest, options: Options, upload: AsyncIterator[bytes]
+    builder: Builder, request: BuildRequest, options: ClassicOptions, upload: AsyncIterator[bytes]
 ) -> AsyncIterator[Message]:
     """Yield Docker's messages. Raises: SampanError before the first one for a request that is wrong in itself.
 
@@ -65,20 +68,16 @@ async def build(
             if request.dialect == "classic":
                 ignore = _hidden(ignore, path)
             request = replace(request, dockerfile=text, ignore=ignore)
-        beside = await builder.sessions.get(options.session) if options.session else None
-        session = Uploaded(request.id, tree, beside)
+        connected = await builder.sessions.get(options.session) if options.session else None
+        session = UploadedSession(request.id, tree, connected)
         queue: asyncio.Queue[Message | None] = asyncio.Queue()
         run = _traced if request.dialect == "buildkit" else _spoken
-        task = asyncio.create_task(run(builder, request, options, session, queue.put_nowait))
-        task.add_done_callback(lambda _: queue.put_nowait(None))
-        try:
+        work = run(builder, request, options, session, queue.put_nowait)
+        async with beside(work, f"build {request.id}", quiet=True) as task:
+            task.add_done_callback(lambda _: queue.put_nowait(None))
             while (message := await queue.get()) is not None:
                 yield message
             await task
-        finally:
-            task.cancel()
-            with suppress(BaseException):
-                await task
     finally:
         if tree is not None:
             await asyncio.to_thread(tree.close)
@@ -93,11 +92,11 @@ async def _received(upload: AsyncIterator[bytes], scratch: str) -> Tree:
 
 
 async def _spoken(
-    builder: Builder, request: BuildRequest, options: Options, session: Session, send: Callable[[Message], None]
+    builder: Builder, request: BuildRequest, options: ClassicOptions, session: Session, send: Callable[[Message], None]
 ) -> None:
-    voice = Voice(Output(send, quiet=options.quiet, remove=options.remove))
+    voice = Voice(ClassicOutput(send, quiet=options.quiet, remove=options.remove))
     try:
-        await builder.build(request, session, voice)
+        await builder.build(request, session, voice, dialect(voice))
     except SampanError as e:
         cause = cause_of(e)
         if isinstance(cause, DockerfileError) and request.dockerfile:
@@ -109,7 +108,7 @@ async def _spoken(
         raise
 
 
-def _point(output: Output, text: bytes, line: int) -> None:
+def _point(output: ClassicOutput, text: bytes, line: int) -> None:
     """Say which step cannot be done, when the Dockerfile can be read as such.
 
     Docker's classic builder would find out when it comes to that step; here nothing has been run yet.
@@ -125,14 +124,14 @@ def _point(output: Output, text: bytes, line: int) -> None:
 
 
 async def _traced(
-    builder: Builder, request: BuildRequest, options: Options, session: Session, send: Callable[[Message], None]
+    builder: Builder, request: BuildRequest, options: ClassicOptions, session: Session, send: Callable[[Message], None]
 ) -> None:
     trace = Trace(send)
     try:
         if options.call != "build":
             trace.answer(await _answer(builder, request, options.call, session))
             return
-        built = await builder.build(request, session, trace)
+        built = await builder.build(request, session, trace, BUILDKIT)
     except SampanError as e:
         trace.failed(e)
         raise
@@ -149,7 +148,10 @@ async def _answer(builder: Builder, request: BuildRequest, call: str, session: S
 
 
 def _hidden(ignore: bytes, dockerfile: str) -> bytes:
-    """What the classic builder leaves out: it trusts that the client has applied the ignore file, which may name itself."""
+    """What the classic builder leaves out: the ignore file and the Dockerfile, when the ignore file names them.
+
+    All else it trusts the client to have left out.
+    """
     try:
         patterns = read(ignore)
     except InvalidArgument:  # a client that got this far has read it otherwise
@@ -158,7 +160,10 @@ def _hidden(ignore: bytes, dockerfile: str) -> bytes:
 
 
 def _dockerfile(tree: Tree, filename: str) -> tuple[str, bytes, bytes]:
-    """(path, Dockerfile, ignore file). Raises: Internal when it is not in the context, InvalidArgument when it is empty."""
+    """(path, Dockerfile, ignore file).
+
+    Raises: Internal when it is not in the context, InvalidArgument when it is empty.
+    """
     path = posixpath.normpath(posixpath.join("/", filename))[1:]
     if posixpath.normpath(filename).startswith(".."):
         raise Internal(f"forbidden path outside the build context: {filename} ()")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sampan.engine.builder.graph.values import HistoryEntry, Resolved
+from sampan.engine.builder.graph.values import HistoryEntry, ResolvedImage
 from sampan.engine.builder.request import CacheEnd
-from sampan.engine.builder.state import Solved, State
+from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
 from sampan.errors import InvalidArgument, NotFound
@@ -18,7 +18,7 @@ from sampan.spec import oci_image, times
 
 
 def trusted(images: Images, ends: Iterable[CacheEnd]) -> list[Image]:
-    """The images that a request names, as far as they are here."""
+    """Return the images that a request names, as far as they are here."""
     found = []
     for end in ends:
         try:
@@ -28,8 +28,11 @@ def trusted(images: Images, ends: Iterable[CacheEnd]) -> list[Image]:
     return found
 
 
-def find(offered: Iterable[Image], base: Resolved | None, entries: Sequence[HistoryEntry]) -> Solved | None:
-    """The state after these entries (of the stage so far, what was copied named), from the first image that has them."""
+def find(offered: Iterable[Image], base: ResolvedImage | None, entries: Sequence[HistoryEntry]) -> Solved | None:
+    """Return the state after these entries from the first image that has them.
+
+    entries: of the stage so far, with what was copied named.
+    """
     below = base.config if base is not None else {"rootfs": {}}
     layers = oci_image.diff_ids(dict(below))
     before = [entry.get("created_by", "") for entry in below.get("history") or []]
@@ -44,6 +47,6 @@ def find(offered: Iterable[Image], base: Resolved | None, entries: Sequence[Hist
             continue
         chain = oci_image.chain_ids(diff_ids)
         created = history[-1].get("created") or ""
-        state = State(diff_ids=diff_ids, chain_id=chain[-1] if chain else "")
+        state = LayerChain(diff_ids=diff_ids, chain_id=chain[-1] if chain else "")
         return Solved(state=state, time_ns=times.parse(created) if created else 0, cached=True)
     return None

@@ -20,7 +20,7 @@ Message = Mapping[str, Any]
 RED, PLAIN = "\x1b[91m", "\x1b[0m"
 
 
-class Output:
+class ClassicOutput:
     """Sends messages in Docker's order. quiet: nothing but the id, unless the build fails; then all of it at once.
 
     remove: say of every step that its container is gone (`rm`, the default).
@@ -41,14 +41,14 @@ class Output:
         self.line("\n")
 
     def triggers(self, count: int) -> None:
-        """The base image's ONBUILD instructions follow."""
+        """Say that the base image's ONBUILD instructions follow."""
         self.line(f"# Executing {count} build trigger")
         if count > 1:
             self.line("s")
         self.line("\n")
 
     def running(self) -> None:
-        """A step begins; it is named like the container that Docker would have made."""
+        """Say that a step begins; it is named like the container that Docker would have made."""
         self._running = os.urandom(6).hex()
         self.line(f" ---> Running in {self._running}\n")
 
@@ -64,12 +64,12 @@ class Output:
         self.line(f" ---> {short(image_id)}\n")
 
     def output(self, stream: int, data: bytes) -> None:
-        """What a RUN step wrote; standard error is red."""
+        """Pass on what a RUN step wrote; standard error is red."""
         text = data.decode(errors="replace")
         self.line(f"{RED}{text}{PLAIN}" if stream == 2 else text)
 
     def image(self, image_id: str) -> None:
-        """A stage is complete."""
+        """Say which image a complete stage is."""
         self._say({"aux": {"ID": image_id}})
 
     def unused(self, names: list[str]) -> None:
@@ -84,11 +84,11 @@ class Output:
         self.line(f"Successfully tagged {name}\n")
 
     def passed_on(self, message: Message) -> None:
-        """A message of somebody else: the progress of a pull."""
+        """Pass on a message of a pull."""
         self._say(message)
 
     def failed(self) -> None:
-        """Nothing is held back any longer."""
+        """Send all that was held back: the build has failed."""
         for message in self._held:
             self._send(message)
         self._held.clear()

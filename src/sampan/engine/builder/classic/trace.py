@@ -1,8 +1,8 @@
 """Progress as data: what `POST /build?version=2` streams, for clients that draw steps themselves.
 
-Each message is `{"id": "sampan.build.trace", "aux": {"step" | "status" | "log" | "warning": {…}}}`. At the end comes what
-the exporters said (RESULT) and `{"id": "moby.image.id", "aux": {"ID": …}}`, or before the error where it belongs (FAILED);
-a question about the Dockerfile brings nothing but its ANSWER. Times are ns since the epoch, 0 for not yet.
+Each message is `{"id": "sampan.build.trace", "aux": {"step" | "status" | "log" | "warning": {…}}}`. At the end comes
+what the exporters said (RESULT) and `{"id": "moby.image.id", "aux": {"ID": …}}`, or before the error where it belongs
+(FAILED); a question about the Dockerfile brings nothing but its ANSWER. Times are ns since the epoch, 0 for not yet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from sampan.engine.builder.classic.output import Message
 from sampan.engine.builder.failures import BuildFailure, StepFailed
 from sampan.engine.builder.ops import RunOp
-from sampan.engine.builder.progress import Status, Step, Warning_
+from sampan.engine.builder.progress import BuildWarning, Step, StepStatus
 from sampan.engine.builder.request import Built
 from sampan.errors import SampanError
 
@@ -42,27 +42,27 @@ class Trace:
             found["cache_mounts"] = [m.id or m.target for m in step.vertex.mounts if m.kind == "cache"]
         self._tell("step", found)
 
-    def status(self, status: Status) -> None:
+    def status(self, status: StepStatus) -> None:
         self._tell("status", asdict(status))
 
     def log(self, key: str, stream: int, data: bytes) -> None:
         self._tell("log", {"key": key, "stream": stream, "text": data.decode(errors="replace")})
 
-    def warning(self, warning: Warning_) -> None:
+    def warning(self, warning: BuildWarning) -> None:
         self._tell("warning", {**asdict(warning), "source": warning.source.decode(errors="replace")})
 
     def answer(self, metadata: Mapping[str, bytes]) -> None:
-        """What a question about the Dockerfile gave: `result.json`, `result.txt`, …"""
+        """Send what a question about the Dockerfile gave: `result.json`, `result.txt`, …"""
         self._send({"id": ANSWER, "aux": {key: value.decode() for key, value in metadata.items()}})
 
     def result(self, built: Built) -> None:
-        """The end: what exporters said, and the image if there is one."""
+        """Send what the exporters said, and the image if there is one: the end."""
         self._send({"id": RESULT, "aux": dict(built.response)})
         if built.image_id:
             self._send({"id": IMAGE, "aux": {"ID": built.image_id}})
 
     def failed(self, error: SampanError) -> None:
-        """Where it failed. A failed step's file system may have been kept, as an image that can be entered."""
+        """Send where the build failed. ID: an image of the failed step's file system, when that was kept."""
         failure = error if isinstance(error, BuildFailure) else BuildFailure(error)
         found: dict[str, Any] = {
             "ID": failure.cause.image_id if isinstance(failure.cause, StepFailed) else "",

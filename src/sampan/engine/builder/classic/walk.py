@@ -1,8 +1,8 @@
 """The classic builder: one instruction after the other, an image after each.
 
-All stages up to the target are built, used or not, as Docker's classic builder does. What a step gives is an image whose
-parent is the step before: `docker history` shows them, `docker run` enters them. "Using cache" is said when the image
-of a step was there already; steps that make files have the solver's cache besides.
+All stages up to the target are built, used or not, as Docker's classic builder does. What a step gives is an image
+whose parent is the step before: `docker history` shows them, `docker run` enters them. "Using cache" is said when the
+image of a step was there already; steps that make files have the solver's cache besides.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from sampan.engine.builder import failures
 from sampan.engine.builder.classic import fromhistory
-from sampan.engine.builder.classic.output import Output
+from sampan.engine.builder.classic.output import ClassicOutput
+from sampan.engine.builder.dialect import ConvertedBuild, Dialect
 from sampan.engine.builder.exporters.squash import squash
-from sampan.engine.builder.files.service import Files
 from sampan.engine.builder.graph import copied
 from sampan.engine.builder.graph.document import document
-from sampan.engine.builder.graph.values import ClassicStep, HistoryEntry, Target
+from sampan.engine.builder.graph.values import ClassicStep, HistoryEntry
 from sampan.engine.builder.ops import Vertex
-from sampan.engine.builder.progress import Status, Step, Warning_
-from sampan.engine.builder.request import BuildRequest, Built
-from sampan.engine.builder.session import Session
-from sampan.engine.builder.solver.solver import Solver
+from sampan.engine.builder.progress import BuildWarning, Step, StepStatus
+from sampan.engine.builder.request import Built
 from sampan.engine.builder.state import Solved
 from sampan.engine.builder.trees import Tree
-from sampan.engine.images.service import Images
 from sampan.errors import Internal
 from sampan.spec import oci_image, reference
 
@@ -32,7 +30,7 @@ from sampan.spec import oci_image, reference
 class Voice:
     """Progress as the classic builder's lines: of a step's vertex its begin, its output and its cache hit are told."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: ClassicOutput) -> None:
         self.output = output
         self._key = ""
         self._runs = False
@@ -53,43 +51,43 @@ class Voice:
             if self._runs:
                 self.output.running()
 
-    def status(self, status: Status) -> None:
+    def status(self, status: StepStatus) -> None:
         return None
 
     def log(self, key: str, stream: int, data: bytes) -> None:
         if key == self._key:
             self.output.output(stream, data)
 
-    def warning(self, warning: Warning_) -> None:
+    def warning(self, warning: BuildWarning) -> None:
         return None
+
+
+def dialect(voice: Voice) -> Dialect:
+    """Return the classic builder, as a build uses it whose progress is this voice."""
+
+    async def finish(build: ConvertedBuild) -> Built:
+        with failures.located(build.definition.text, build.request.filename):
+            return await Walk(build, voice).run()
+
+    return Dialect(name="classic", finish=finish, lenient=True, told=voice.output.passed_on)
 
 
 class Walk:
     """One build. `run` is called once."""
 
-    def __init__(
-        self,
-        target: Target,
-        request: BuildRequest,
-        *,
-        solver: Solver,
-        files: Files,
-        images: Images,
-        session: Session,
-        voice: Voice,
-    ) -> None:
-        self._target = target
-        self._request = request
-        self._solver = solver
-        self._files = files
-        self._images = images
-        self._session = session
+    def __init__(self, build: ConvertedBuild, voice: Voice) -> None:
+        self._target = next(iter(build.targets.values()))
+        self._request = build.request
+        self._solver = build.solver
+        self._files = build.files
+        self._images = build.images
+        self._session = build.session
         self._voice = voice
         self._say = voice.output
         self._solved: dict[Vertex, Solved] = {}
         self._named: dict[HistoryEntry, HistoryEntry] = {}
         self._ends: dict[int, str] = {}  # the image that each stage has come to
-        self._trusted = fromhistory.trusted(images, request.cache_from)
+        self._trusted = fromhistory.trusted(build.images, build.request.cache_from)
 
     async def run(self) -> Built:
         """Walk the steps, then name the image. Raises: what a step raises; Internal when there is no image at all."""
@@ -117,7 +115,7 @@ class Walk:
                 self._say.image(image_id)
         if not image_id:
             raise Internal("No image was generated. Is your Dockerfile empty?")
-        await self._images.make_durable(image_id)
+        await self._images.publisher.make_durable(image_id)
         if self._target.unused_args:
             self._say.unused(list(self._target.unused_args))
         if self._request.squash:
@@ -126,7 +124,7 @@ class Walk:
         self._say.built(image_id)
         for tag in self._request.tags:
             name = reference.parse(tag)
-            await self._images.tag_image(image_id, name)
+            await self._images.publisher.tag_image(image_id, name)
             self._say.tagged(name.familiar())
         return Built(images={str(self._target.platform): image_id})
 
@@ -154,7 +152,7 @@ class Walk:
                 self._say.running()
         image_id = oci_image.digest(encoded)
         if image_id not in self._images.catalog.images:
-            await self._images.publish_image(
+            await self._images.publisher.publish_image(
                 encoded, parent=parent, durable=False
             )  # the last one brings all to the disk
         self._say.removed()

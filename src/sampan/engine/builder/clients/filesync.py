@@ -5,9 +5,9 @@
     client  DATA(number, bytes)* DATA(number, empty)
     we      FIN        client  FIN
 
-Contents go into one spool file (files/spool.py), hashed while they come in. What an earlier transfer of the same directory
-has left is looked up by the bytes of the STAT packet itself (path, mode, size, mtime, owner, link, xattrs): an unchanged
-tree of 20,000 files costs 20,000 look-ups and no transfer.
+Contents go into one spool file (files/spool.py), hashed while they come in. What an earlier transfer of the same
+directory has left is looked up by the bytes of the STAT packet itself (path, mode, size, mtime, owner, link, xattrs):
+an unchanged tree of 20,000 files costs 20,000 look-ups and no transfer.
 
 Invariants: paths are clean, relative and lie in a directory that came before; a known content is never overwritten.
 Source: the packets of fsutil (types/wire.proto) and Go's os.FileMode, as seen on the wire of buildx 0.29.
@@ -24,11 +24,11 @@ from dataclasses import replace
 from typing import Any
 
 from sampan.engine.builder.clients import rpc
-from sampan.engine.builder.clients.http2 import Connection, Stream, message
+from sampan.engine.builder.clients.http2 import Http2Connection, Stream, message
 from sampan.engine.builder.clients.packs import Known, Pack, Snapshot
-from sampan.engine.builder.files.spool import Place
+from sampan.engine.builder.files.spool import SpoolExtent
 from sampan.engine.builder.session import LocalRequest
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.trees import TreeEntry
 from sampan.errors import Internal, InvalidArgument, Unavailable
 from sampan.spec.buildkit.filesync_pb2 import Packet, Stat
 
@@ -44,7 +44,7 @@ THREAD_BYTES = 64 * 1024
 REPORT_S = 0.1
 
 
-async def receive(connection: Connection, pack: Pack, known: Known, wanted: LocalRequest) -> Snapshot:
+async def receive(connection: Http2Connection, pack: Pack, known: Known, wanted: LocalRequest) -> Snapshot:
     """Transfer one directory into the pack and return what it holds.
 
     Raises: NotFound when the client has no directory of that name, Internal, Unavailable.
@@ -99,10 +99,10 @@ class Receiver:
         self._pack = pack
         self._before = known
         self._known: Known = {}
-        self._entries: dict[str, Entry] = {}
-        self._places: dict[str, Place] = {}
+        self._entries: dict[str, TreeEntry] = {}
+        self._places: dict[str, SpoolExtent] = {}
         self._directories = {""}
-        self._linked: list[Entry] = []
+        self._linked: list[TreeEntry] = []
         self._count = 0
         self._listed = False
         self._waiting: dict[int, _Content] = {}
@@ -147,7 +147,7 @@ class Receiver:
                 self._entries[entry.path] = replace(entry, size=place.size)
         return Snapshot(self._pack, self._entries, self._places, self._known)
 
-    def _add(self, raw: bytes, parent: str, entry: Entry, place: Place | None) -> None:
+    def _add(self, raw: bytes, parent: str, entry: TreeEntry, place: SpoolExtent | None) -> None:
         path = entry.path
         if parent not in self._directories or path in self._entries:
             raise InvalidArgument(f"the client sent {path!r} out of order")
@@ -173,7 +173,7 @@ class Receiver:
                     raise InvalidArgument(f"the client sent a hard link {entry.path!r} to nothing")
             self._add(raw, parent, entry, None)
         elif not entry.size:
-            self._add(raw, parent, entry, Place(0, 0, EMPTY))
+            self._add(raw, parent, entry, SpoolExtent(0, 0, EMPTY))
         else:
             self._add(raw, parent, entry, None)
             self._waiting[number] = _Content(raw, parent, entry)
@@ -203,7 +203,7 @@ class _Content:
 
     __slots__ = ("_at", "_chunks", "_digest", "_end", "_size", "entry", "parent", "raw")
 
-    def __init__(self, raw: bytes, parent: str, entry: Entry) -> None:
+    def __init__(self, raw: bytes, parent: str, entry: TreeEntry) -> None:
         self.raw, self.parent, self.entry = raw, parent, entry
         self._chunks: list[bytes] = []
         self._digest: Any = None
@@ -232,23 +232,23 @@ class _Content:
         pack.write_at(self._at + self._size, data)
         self._size += len(data)
 
-    def finish(self, pack: Pack) -> Place:
+    def finish(self, pack: Pack) -> SpoolExtent:
         if self._digest is not None:
-            return Place(self._at, self._size, "sha256:" + self._digest.hexdigest())
+            return SpoolExtent(self._at, self._size, "sha256:" + self._digest.hexdigest())
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        return Place(pack.append(data), len(data), "sha256:" + hashlib.sha256(data).hexdigest())
+        return SpoolExtent(pack.append(data), len(data), "sha256:" + hashlib.sha256(data).hexdigest())
 
 
 EMPTY = "sha256:" + hashlib.sha256(b"").hexdigest()
 
 
 def request(number: int) -> bytes:
-    """The framed REQ packet for an entry."""
+    """Return the framed REQ packet for an entry."""
     return message(Packet(type=Packet.PACKET_REQ, ID=number).SerializeToString())
 
 
-def replace_size(entry: Entry, size: int) -> Entry:
-    return Entry(
+def replace_size(entry: TreeEntry, size: int) -> TreeEntry:
+    return TreeEntry(
         path=entry.path,
         kind="f",
         mode=entry.mode,
@@ -260,8 +260,8 @@ def replace_size(entry: Entry, size: int) -> Entry:
     )
 
 
-def read_stat(stat: Stat) -> Entry | None:
-    """One entry of the client's directory; None for a socket, which no tree holds. Raises: InvalidArgument."""
+def read_stat(stat: Stat) -> TreeEntry | None:
+    """Return one entry of the client's directory; None for a socket, which no tree holds. Raises: InvalidArgument."""
     path, mode = stat.path, stat.mode
     parts = path.split("/")
     if not path or len(path) > 4096 or "\0" in path or "" in parts or "." in parts or ".." in parts:
@@ -273,7 +273,7 @@ def read_stat(stat: Stat) -> Entry | None:
     if mode & (SETUID | SETGID | STICKY):
         bits |= (mode & SETUID and 0o4000) | (mode & SETGID and 0o2000) | (mode & STICKY and 0o1000)
     link = stat.linkname
-    return Entry(
+    return TreeEntry(
         path=path,
         kind=kind,
         mode=bits,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import hpack
 
@@ -55,7 +56,7 @@ def message(payload: bytes) -> bytes:
 class Stream:
     """One request. `headers` and `trailers` are filled in as they arrive."""
 
-    def __init__(self, connection: Connection, id: int, window: int) -> None:
+    def __init__(self, connection: Http2Connection, id: int, window: int) -> None:
         self.id = id
         self.headers: dict[str, str] = {}
         self.trailers: dict[str, str] = {}
@@ -75,7 +76,10 @@ class Stream:
     # ── for the caller ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def batch(self) -> list[bytes]:
-        """Wait for messages and return all there are; [] when the other side has ended the stream. Raises: ConnectionError."""
+        """Wait for messages and return all there are; [] when the other side has ended the stream.
+
+        Raises: ConnectionError.
+        """
         while not self._messages:
             if self._error is not None:
                 raise self._error
@@ -159,7 +163,7 @@ class Stream:
         self._release()
 
     def finish(self) -> None:
-        """The other side has ended the stream."""
+        """Take that the other side has ended the stream."""
         self._ended = True
         self._connection.streams.pop(self.id, None)
         self._release()
@@ -194,7 +198,7 @@ class Stream:
             self._drained.set_result(None)
 
 
-class Connection(asyncio.Protocol):
+class Http2Connection(asyncio.Protocol):
     """The client role on an established transport. `lost` is called once when the connection has ended."""
 
     def __init__(self, lost: Callable[[], None]) -> None:
@@ -255,8 +259,7 @@ class Connection(asyncio.Protocol):
     # ── asyncio's protocol ───────────────────────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport) or hasattr(transport, "write")
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are of no class of asyncio's
         ours = ((ENABLE_PUSH, 0), (INITIAL_WINDOW_SIZE, WINDOW_BYTES), (MAX_FRAME_SIZE, FRAME_BYTES))
         settings = b"".join(key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in ours)
         widen = (MAX_WINDOW_BYTES - DEFAULT_WINDOW_BYTES).to_bytes(4, "big")

@@ -1,10 +1,10 @@
-"""What was received of a client's directories, kept for the next build: contents in one nameless file, and how they were.
+"""What was received of clients' directories, kept for their next builds: contents in one nameless file, and entries.
 
-A pack only grows: trees that are open read regions that never change, whatever a later transfer adds. What is kept lives
-as long as the process; nothing of it has a name on disk, so a crash, a reboot or a full disk leaves nothing.
+A pack only grows: a tree that is open reads regions that never change, whatever a later transfer adds. What is kept
+lives as long as the process; nothing of it has a name on disk, so a crash, a reboot or a full disk leaves nothing.
 
-Bounded: least recently used directories are forgotten beyond `LIMIT_BYTES`, `LIMIT_COUNT` or `LIMIT_ENTRIES`, and all of
-them on request.
+Bounded: the least recently used directories are forgotten beyond `LIMIT_BYTES`, `LIMIT_COUNT` or `LIMIT_ENTRIES`, and
+all of them on request.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
-from sampan.engine.builder.files.spool import Place, SpooledTree, nameless
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.files.spool import SpooledTree, SpoolExtent, nameless
+from sampan.engine.builder.trees import TreeEntry
 from sampan.linux import copying
 
 LIMIT_BYTES = 4 * 1024**3
@@ -25,7 +25,7 @@ LIMIT_ENTRIES = 200_000  # of all directories; each takes about half a KiB of me
 BUFFER_BYTES = 1024 * 1024
 WASTE_BYTES = 64 * 1024 * 1024
 
-Known = dict[bytes, tuple[str, Entry, Place | None]]
+Known = dict[bytes, tuple[str, TreeEntry, SpoolExtent | None]]
 """STAT packet → parent directory, entry, where its content lies (None: it has none)."""
 
 
@@ -50,7 +50,7 @@ class Pack:
         return at
 
     def flush(self) -> None:
-        """Raises: OSError (ENOSPC, …)."""
+        """Write what is buffered. Raises: OSError (ENOSPC, …)."""
         if self._buffer:
             data, at = b"".join(self._buffer), self.size - self._buffered
             self._buffer, self._buffered = [], 0
@@ -84,17 +84,17 @@ class Snapshot:
     """One transfer's result."""
 
     pack: Pack
-    entries: Mapping[str, Entry]
-    places: dict[str, Place]
+    entries: Mapping[str, TreeEntry]
+    places: dict[str, SpoolExtent]
     known: Known
 
     def tree(self) -> SpooledTree:
-        """A tree of its own: the pack may be forgotten while it is open."""
+        """Return a tree of its own: the pack may be forgotten while it is open."""
         return SpooledTree(self.pack.directory, os.dup(self.pack.fd), self.entries, self.places)
 
 
 @dataclass(slots=True)
-class Kept:
+class KeptDirectory:
     """One directory of one client. `lock`: one transfer at a time."""
 
     pack: Pack | None = None
@@ -113,22 +113,22 @@ class Packs:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._kept: dict[Hashable, Kept] = {}
+        self._kept: dict[Hashable, KeptDirectory] = {}
 
-    def get(self, key: Hashable) -> Kept:
-        """What is kept under the key; the caller takes its lock and calls `begin`."""
-        kept = self._kept.pop(key, None) or Kept()
+    def get(self, key: Hashable) -> KeptDirectory:
+        """Return what is kept under the key; the caller takes its lock and calls `begin`."""
+        kept = self._kept.pop(key, None) or KeptDirectory()
         self._kept[key] = kept
         kept.used = time.monotonic()
         return kept
 
-    def begin(self, kept: Kept) -> Pack:
+    def begin(self, kept: KeptDirectory) -> Pack:
         if kept.pack is None:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
             kept.pack = Pack(self._directory)
         return kept.pack
 
-    def keep(self, kept: Kept, snapshot: Snapshot) -> None:
+    def keep(self, kept: KeptDirectory, snapshot: Snapshot) -> None:
         """Remember a transfer; drop a pack that is mostly waste, and the oldest beyond the limits."""
         kept.known = snapshot.known
         live = sum(place.size for place in snapshot.places.values())

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Protocol, Self, TypeVar
 from urllib.parse import quote_plus, unquote
 
-from sampan.engine.builder.clients.http2 import Connection, Stream, message
+from sampan.engine.builder.clients.http2 import Http2Connection, Stream, message
 from sampan.errors import Internal, NotFound, SampanError, Unauthorized, Unavailable
 
 UNKNOWN, NOT_FOUND, PERMISSION_DENIED, UNIMPLEMENTED, UNAVAILABLE, UNAUTHENTICATED = 2, 5, 7, 12, 14, 16
 CALL_TIMEOUT_S = 60.0
 
 
-class Message(Protocol):
+class ProtobufMessage(Protocol):
     """What protobuf's generated classes have in common."""
 
     def SerializeToString(self) -> bytes: ...
@@ -26,7 +26,7 @@ class Message(Protocol):
     def FromString(cls, data: bytes) -> Self: ...
 
 
-T = TypeVar("T", bound=Message)
+T = TypeVar("T", bound=ProtobufMessage)
 
 
 def check(stream: Stream) -> None:
@@ -37,7 +37,7 @@ def check(stream: Stream) -> None:
 
 
 def error(status: int, text: str) -> SampanError:
-    """The engine's error for a gRPC status."""
+    """Return the engine's error for a gRPC status."""
     kinds = {
         NOT_FOUND: NotFound,
         UNIMPLEMENTED: NotFound,
@@ -49,9 +49,17 @@ def error(status: int, text: str) -> SampanError:
 
 
 async def unary(
-    connection: Connection, path: str, request: Message, answer: type[T], *, timeout_s: float = CALL_TIMEOUT_S
+    connection: Http2Connection,
+    path: str,
+    request: ProtobufMessage,
+    answer: type[T],
+    *,
+    timeout_s: float = CALL_TIMEOUT_S,
 ) -> T:
-    """Call a method with one message each way. Raises: NotFound, Unavailable, Internal, … as the client's status says."""
+    """Call a method with one message each way.
+
+    Raises: NotFound, Unavailable, Internal, … as the client's status says.
+    """
     try:
         stream = connection.request(path)
     except ConnectionError as e:
@@ -74,7 +82,7 @@ async def unary(
 
 
 def metadata(**lists: Sequence[str]) -> list[tuple[str, str]]:
-    """Header fields of the session's services; values that are not ASCII are escaped and marked so.
+    """Return header fields of the session's services; values that are not ASCII are escaped and marked so.
 
     Keyword `a_b` becomes `a-b`. Source: BuildKit session/filesync, the key with `-encoded`.
     """

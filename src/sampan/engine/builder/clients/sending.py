@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from sampan.engine.builder.clients import rpc
 from sampan.engine.builder.clients.filesync import FIN, TYPES
 from sampan.engine.builder.clients.http2 import Stream, message
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.errors import Internal, Unavailable
 from sampan.spec.buildkit import session_pb2
 from sampan.spec.buildkit.filesync_pb2 import Packet, Stat
@@ -26,7 +26,7 @@ _KINDS = {kind: bits for bits, kind in TYPES.items()}
 
 
 def fields(metadata: Mapping[str, str], exporter: int) -> list[tuple[str, str]]:
-    """Header fields: what the file is, and which of the client's outputs it is for."""
+    """Return header fields: what the file is, and which of the client's outputs it is for."""
     described = [(f"exporter-md-{key}", value) for key, value in metadata.items() if value.isascii()]
     return [*described, ("buildkit-attachable-exporter-id", str(exporter))]
 
@@ -82,7 +82,7 @@ async def send_tree(stream: Stream, tree: Tree) -> None:
         stream.cancel()
 
 
-async def _content(stream: Stream, tree: Tree, number: int, entry: Entry) -> None:
+async def _content(stream: Stream, tree: Tree, number: int, entry: TreeEntry) -> None:
     file = await asyncio.to_thread(tree.open, entry.hardlink or entry.path)
     try:
         while data := await asyncio.to_thread(file.read, QUEUED_BYTES):
@@ -98,8 +98,8 @@ async def _content(stream: Stream, tree: Tree, number: int, entry: Entry) -> Non
     stream.write(message(Packet(type=Packet.PACKET_DATA, ID=number).SerializeToString()))
 
 
-def to_stat(entry: Entry) -> Stat:
-    """An entry in fsutil's words."""
+def to_stat(entry: TreeEntry) -> Stat:
+    """Return an entry in fsutil's words."""
     bits = entry.mode & 0o777 | _KINDS.get(entry.kind, 0)
     bits |= (entry.mode & 0o4000) << 12 | (entry.mode & 0o2000) << 12 | (entry.mode & 0o1000) << 11
     return Stat(

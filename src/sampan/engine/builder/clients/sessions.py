@@ -1,7 +1,7 @@
 """The clients that are connected: each a `Session` on an HTTP/2 connection of which we are the client side.
 
-A session appears when a client upgrades `POST /session` (or opens Control.Session) and is gone with its connection. Builds
-name it by id and may come a moment earlier than it.
+A session appears when a client upgrades `POST /session` (or opens Control.Session) and is gone with its connection.
+Builds name it by id and may come a moment earlier than it.
 
 Source: the services that buildx 0.29 offers on its session: filesync, auth, secrets, sshforward, upload.
 """
@@ -12,12 +12,12 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
+from sampan.engine.background import Background
 from sampan.engine.builder.clients import filesync, rpc, sending
 from sampan.engine.builder.clients.arrivals import Arrivals
-from sampan.engine.builder.clients.http2 import Connection, Stream, message
+from sampan.engine.builder.clients.http2 import Http2Connection, Stream, message
 from sampan.engine.builder.clients.packs import Packs
 from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.trees import Tree
@@ -33,8 +33,11 @@ UPLOAD = "/moby.upload.v1.Upload/Pull"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """What a client says of itself. shared_key: the same for its later builds of the same directory. methods: paths."""
+class SessionInfo:
+    """What a client says of itself.
+
+    shared_key: names its directories over several builds, "" for none. methods: paths of the gRPC calls that it serves.
+    """
 
     id: str
     name: str = ""
@@ -45,12 +48,12 @@ class Offer:
 class GrpcSession:
     """One connected client: implements `engine.builder.session.Session`."""
 
-    def __init__(self, offer: Offer, packs: Packs, lost: Callable[[], None]) -> None:
+    def __init__(self, offer: SessionInfo, packs: Packs, lost: Callable[[], None]) -> None:
         self.id = offer.id
         self.offer = offer
-        self.connection = Connection(lost)
+        self.connection = Http2Connection(lost)
         self._packs = packs
-        self._pumps: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     async def local(self, wanted: LocalRequest) -> Tree:
         """Transfer a directory. Raises: NotFound, Internal, Unavailable."""
@@ -95,9 +98,11 @@ class GrpcSession:
             ours.close()
             theirs.close()
             raise
-        task = asyncio.create_task(_pump(stream, *inner))
-        self._pumps.add(task)
-        task.add_done_callback(self._pumps.discard)
+        what = "the connection of a build step to its client's agent"
+        if self._background.spawn(_pump(stream, *inner), what) is None:
+            inner[1].close()
+            outer[1].close()
+            raise Unavailable("the client has gone")
         return outer
 
     async def credentials(self, host: str) -> tuple[str, str]:
@@ -114,7 +119,7 @@ class GrpcSession:
         await sending.send_file(self._open(sending.METHOD, sending.fields(metadata, exporter)), chunks)
 
     async def upload(self, path: str) -> AsyncIterator[bytes]:
-        """What the client offers at `http://buildkit-session/PATH`: a Dockerfile or an archive on its standard input."""
+        """Yield what the client has at `http://buildkit-session/PATH`: a Dockerfile or an archive on standard input."""
         stream = self._open(UPLOAD, [("urlpath", path), ("urlhost", "buildkit-session")])
         try:
             while batch := await stream.batch():
@@ -127,11 +132,10 @@ class GrpcSession:
             stream.cancel()
 
     def close(self) -> None:
-        for task in self._pumps:
-            task.cancel()
+        self._background.cancel()
         self.connection.close()
 
-    async def _call(self, path: str, request: rpc.Message, answer: type[rpc.T]) -> rpc.T:
+    async def _call(self, path: str, request: rpc.ProtobufMessage, answer: type[rpc.T]) -> rpc.T:
         if path not in self.offer.methods:
             raise NotFound(f"the client does not offer {path}")
         return await rpc.unary(self.connection, path, request, answer)
@@ -160,14 +164,12 @@ async def _pump(stream: Stream, reader: asyncio.StreamReader, writer: asyncio.St
             await writer.drain()
 
     try:
-        with suppress(ConnectionError):
-            sending_up = asyncio.create_task(up())
-            try:
-                await down()
-            finally:
-                sending_up.cancel()
-                with suppress(asyncio.CancelledError, ConnectionError):
-                    await sending_up
+        async with asyncio.TaskGroup() as group:
+            sending_up = group.create_task(up())
+            await down()
+            sending_up.cancel()
+    except* ConnectionError:
+        pass  # either side has gone
     finally:
         stream.cancel()
         writer.close()
@@ -181,8 +183,11 @@ class Sessions:
         self._sessions: dict[str, GrpcSession] = {}
         self._arrivals = Arrivals()
 
-    def add(self, offer: Offer, lost: Callable[[], None] | None = None) -> GrpcSession:
-        """Register a client; its `connection` is the protocol of its transport. Another one of that id ends the first."""
+    def add(self, offer: SessionInfo, lost: Callable[[], None] | None = None) -> GrpcSession:
+        """Register a client; its `connection` is the protocol of its transport.
+
+        Another one of that id ends the first.
+        """
         before = self._sessions.pop(offer.id, None)
         if before is not None:
             before.close()

@@ -10,7 +10,7 @@ from sampan.engine.archives import streams
 from sampan.engine.builder.exporters import image
 from sampan.engine.builder.exporters.layout import Layout, as_object
 from sampan.engine.builder.files.dirtree import DirTree
-from sampan.engine.builder.request import Output
+from sampan.engine.builder.request import Output, is_true
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.steps import Shown
 from sampan.engine.images import archive
@@ -31,7 +31,7 @@ async def docker(
     made = _image(only)
     config = oci_image.encode(dict(made.config))
     layers = tuple(reversed(images.layers.records(made.chain_id)))
-    wanted = archive.Wanted(image=made, config=config, names=tuple(names), layers=layers)
+    wanted = archive.SavedImage(image=made, config=config, names=tuple(names), layers=layers)
     created = image.newest_ns([made.config])
     with step.doing("sending tarball"):
         chunks = streams.drain(archive.write(archive.plan([wanted]), images.layers, created), images.streaming)
@@ -81,7 +81,7 @@ async def oci(
             digest = await asyncio.get_running_loop().run_in_executor(
                 images.streaming, _fill, layout, images, documents, names, output, indexed
             )
-        if output.attrs.get("tar", "true").lower() in ("false", "0"):
+        if not is_true(output.attrs.get("tar"), otherwise=True):
             tree = DirTree(layout.path)
             try:
                 with step.doing("copying files"):
@@ -144,7 +144,10 @@ def _manifest(
 
 
 def annotated(output: Output, kind: str, platform: Platform | None = None) -> dict[str, Any]:
-    """`annotation.KEY`, `annotation-index.KEY`, `annotation[linux/amd64].KEY` of an output, for one kind of document."""
+    """Return the annotations that an output asks for, for one kind of document.
+
+    They are attributes: `annotation.KEY`, `annotation-index.KEY`, `annotation[linux/amd64].KEY`.
+    """
     prefixes = {"annotation", "annotation-manifest"} if kind == "manifest" else {f"annotation-{kind}"}
     found: dict[str, str] = {}
     for key, value in output.attrs.items():

@@ -12,7 +12,7 @@ from typing import Any
 
 from sampan.engine.builder import cacheconfig
 from sampan.engine.builder.bases import Bases
-from sampan.engine.builder.cacheconfig import Blob, CacheConfig, Kept
+from sampan.engine.builder.cacheconfig import Blob, CacheConfig, ConfigRecord
 from sampan.engine.builder.exporters.layout import Layout, as_object
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.ops import Vertex
@@ -32,22 +32,29 @@ Made = Mapping[Vertex, CacheRecord]
 
 
 def inline(made: Made, diff_ids: Iterable[str]) -> dict[str, str]:
-    """The field of an image's configuration that holds its records."""
+    """Return the field of an image's configuration that holds its records."""
     numbers = {chain_id: number for number, chain_id in enumerate(oci_image.chain_ids(diff_ids))}
     kept = [_kept(record, numbers[record.chain_id]) for record in _ordered(made) if record.chain_id in numbers]
     return {cacheconfig.INLINE: cacheconfig.inline(kept)}
 
 
-def _kept(record: CacheRecord, layer: int) -> Kept:
-    return Kept(key=record.key, layer=layer, time_ns=record.time_ns, empty=record.empty, description=record.description)
+def _kept(record: CacheRecord, layer: int) -> ConfigRecord:
+    return ConfigRecord(
+        key=record.key, layer=layer, time_ns=record.time_ns, empty=record.empty, description=record.description
+    )
 
 
 def _ordered(made: Made) -> list[CacheRecord]:
     return sorted({record.key: record for record in made.values()}.values(), key=lambda record: record.key)
 
 
-def collect(images: Images, made: Made, chains: Iterable[str], mode: str) -> tuple[list[Kept], list[LayerRecord]]:
-    """The records and the layers that they need, each after the one below. chains: all chain ids of the result."""
+def collect(
+    images: Images, made: Made, chains: Iterable[str], mode: str
+) -> tuple[list[ConfigRecord], list[LayerRecord]]:
+    """Return the records and the layers that they need, each after the one below.
+
+    chains: all chain ids of the result.
+    """
     wanted = set(chains)
     records = [record for record in _ordered(made) if mode == "max" or record.chain_id in wanted]
     numbers: dict[str, int] = {"": -1}
@@ -60,8 +67,8 @@ def collect(images: Images, made: Made, chains: Iterable[str], mode: str) -> tup
     return [_kept(record, numbers[record.chain_id]) for record in records], layers
 
 
-def config_of(kept: list[Kept], layers: list[LayerRecord], blobs: list[Descriptor]) -> CacheConfig:
-    """The document of an export."""
+def config_of(kept: list[ConfigRecord], layers: list[LayerRecord], blobs: list[Descriptor]) -> CacheConfig:
+    """Return the document of an export."""
     numbers = {"": -1, **{layer.id: number for number, layer in enumerate(layers)}}
     listed = [
         Blob(diff_id=layer.diff_id, parent=numbers[layer.parent], descriptor=blob)
@@ -93,7 +100,7 @@ async def to_registry(
     for layer in layers:
         with step.doing(f"writing layer {layer.diff_id}"):
             async with images.registries.uploads.slot():
-                blob = await Upload(images, place, layer, Report()).run()
+                blob = await Upload(images.layers, images.streaming, place, layer, Report()).run()
         blobs.append(Descriptor(oci_image.MEDIA_LAYER + "+gzip", blob.digest, blob.size))
     raw = cacheconfig.encode(config_of(kept, layers, blobs))
     config = Descriptor(cacheconfig.MEDIA_CONFIG, oci_image.digest(raw), len(raw))

@@ -12,13 +12,14 @@ from typing import BinaryIO
 
 from sampan.engine.archives import streams, tar_writer
 from sampan.engine.builder.exporters import image
-from sampan.engine.builder.request import Output
+from sampan.engine.builder.request import Output, is_true
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.steps import Shown
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.engine.images.service import Images
 from sampan.engine.platforms import Platform
 from sampan.errors import NotFound
+from sampan.spec import ustar
 
 CHUNK = 1024 * 1024
 _KINDS = {"f": b"0", "l": b"2", "c": b"3", "b": b"4", "d": b"5", "p": b"6"}
@@ -30,16 +31,16 @@ class Exported:
     def __init__(self, trees: Mapping[str, Tree], epoch_s: int | None) -> None:
         self._trees = trees
         self._limit_ns = None if epoch_s is None else epoch_s * 10**9
-        self._entries: dict[str, Entry] | None = None
+        self._entries: dict[str, TreeEntry] | None = None
 
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, TreeEntry]:
         if self._entries is None:
             self._entries = {
                 entry.path: entry for name, tree in self._trees.items() for entry in self._below(name, tree)
             }
         return self._entries
 
-    def _below(self, name: str, tree: Tree) -> Iterator[Entry]:
+    def _below(self, name: str, tree: Tree) -> Iterator[TreeEntry]:
         inside = f"{name}/" if name else ""
         newest = 0
         listed = []
@@ -49,7 +50,7 @@ class Exported:
             hardlink = inside + entry.hardlink if entry.hardlink else ""
             listed.append(replace(entry, path=inside + entry.path, hardlink=hardlink, mtime_ns=mtime_ns))
         if name:
-            yield Entry(path=name, kind="d", mode=0o755, mtime_ns=newest)
+            yield TreeEntry(path=name, kind="d", mode=0o755, mtime_ns=newest)
         yield from listed
 
     def _of(self, path: str) -> tuple[Tree, str]:
@@ -93,7 +94,7 @@ async def tar(images: Images, tree: Tree, output: Output, session: Session, step
 
 
 def archive(tree: Tree) -> Iterator[bytes]:
-    """A tree as a tar archive. Blocking."""
+    """Yield a tree as a tar archive. Blocking."""
     for entry in tree.entries().values():
         size = entry.size if entry.kind == "f" and not entry.hardlink else 0
         yield header(entry, size)
@@ -104,12 +105,12 @@ def archive(tree: Tree) -> Iterator[bytes]:
             while left and (chunk := file.read(min(CHUNK, left))):
                 left -= len(chunk)
                 yield chunk
-        yield bytes(left + -size % tar_writer.BLOCK)
-    yield tar_writer.END
+        yield bytes(left + -size % ustar.BLOCK)
+    yield ustar.END
 
 
-def header(entry: Entry, size: int) -> bytes:
-    """The header of one entry."""
+def header(entry: TreeEntry, size: int) -> bytes:
+    """Return the header of one entry."""
     name = entry.path.encode("utf-8", "surrogateescape") + (b"/" if entry.kind == "d" else b"")
     link = entry.hardlink or (entry.link if entry.kind == "l" else "")
     return tar_writer.header(
@@ -127,6 +128,6 @@ def header(entry: Entry, size: int) -> bytes:
 
 
 def directory_names(platforms: list[Platform], output: Output, *, several: bool) -> list[str]:
-    """Which directory each platform's files go to; `platform-split` decides, several platforms do else."""
-    split = output.attrs.get("platform-split", str(several)).lower() in ("1", "true")
+    """Return which directory each platform's files go to; `platform-split` decides, several platforms do else."""
+    split = is_true(output.attrs.get("platform-split"), otherwise=several)
     return [str(platform).replace("/", "_") if split else "" for platform in platforms]

@@ -1,7 +1,7 @@
 """A result as an image of this engine: its documents, its names, the events, and `push=true`.
 
-Not here: archives and directories for the client (archive.py, files.py). Invariant: a name never means half of a result:
-of several platforms all images are there before it points to them.
+Not here: archives and directories for the client (archive.py, files.py). Invariant: a name never means half of a
+result: of several platforms all images are there before it points to them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Documents = Mapping[Platform, Mapping[str, Any]]
 
 
 def names(tags: Iterable[str], output: Output) -> list[Reference]:
-    """The names of a result as written: the request's, and the output's `name` (several with commas).
+    """Return the names of a result as written: the request's, and the output's `name` (several with commas).
 
     Raises: InvalidArgument.
     """
@@ -51,27 +51,27 @@ async def publish(
             if platform is last:
                 beside = [ids[other] for other in others]
                 named = [name.tagged() for name in wanted]
-                await images.publish_image(encoded[platform], names=named, beside=beside)
+                await images.publisher.publish_image(encoded[platform], names=named, beside=beside)
             else:
-                await images.publish_image(encoded[platform])
+                await images.publisher.publish_image(encoded[platform])
     for name in wanted:
         with step.doing(f"naming to {name}"):
-            images.publish_event("tag", ids[last], name.tagged().familiar())
+            images.publisher.publish_event("tag", ids[last], name.tagged().familiar())
     for image_id in ids.values():
-        images.publish_event("create", image_id, image_id)
+        images.publisher.publish_event("create", image_id, image_id)
     return ids
 
 
 async def send(images: Images, name: Reference, credentials: Credentials, step: Shown) -> None:
     """Push one name. Raises: what a push raises."""
     with step.doing(f"pushing {name}"):
-        wanted = push.request(images, name.familiar_name(), name.tag, None)
-        async for _ in push.push(images, wanted, credentials):
+        wanted = push.request(images.catalog, name.familiar_name(), name.tag, None)
+        async for _ in images.transfer.push(wanted, credentials):
             pass
 
 
 def metadata(output: Output) -> dict[str, str]:
-    """What the client is told beside a file."""
+    """Return what the client is told beside a file."""
     return {key: output.attrs[key] for key in ("dest",) if key in output.attrs}
 
 

@@ -1,4 +1,6 @@
-"""An OCI image layout as a directory: `blobs/sha256/…`, index.json, oci-layout. For `type=oci`, and for exported caches.
+"""An OCI image layout as a directory: `blobs/sha256/…`, index.json, oci-layout.
+
+For `type=oci`, and for exported caches.
 
 Blobs go to files as they come; sizes and digests are known before the first is sent. Equal content gives equal bytes.
 Source: OCI image-spec 1.1 image-layout.md.
@@ -21,7 +23,7 @@ from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import LayerRecord
 from sampan.errors import InvalidArgument
 from sampan.registry.manifests import Descriptor
-from sampan.spec import codec, oci_image
+from sampan.spec import codec, oci_image, ustar
 
 BLOBS = "blobs/sha256"
 CHUNK = 1024 * 1024
@@ -75,7 +77,7 @@ class Layout:
         os.chmod(path, 0o644)
 
     def tar(self) -> Iterator[bytes]:
-        """The layout as an archive, in order, without times."""
+        """Yield the layout as an archive, in order, without times."""
         for directory in ("blobs/", f"{BLOBS}/"):
             yield tar_writer.header(directory.encode(), kind=b"5", mode=0o755)
         names = [f"{BLOBS}/{name}" for name in sorted(os.listdir(os.path.join(self.path, BLOBS)))]
@@ -86,18 +88,18 @@ class Layout:
             with open(path, "rb") as file:
                 while chunk := file.read(CHUNK):
                     yield chunk
-            yield bytes(-size % tar_writer.BLOCK)
-        yield tar_writer.END
+            yield ustar.padding(size)
+        yield ustar.END
 
 
 def check_compression(compression: str) -> None:
-    """Raises: InvalidArgument."""
+    """Refuse a compression that is none. Raises: InvalidArgument."""
     if compression not in _SUFFIX:
         raise InvalidArgument(f'unsupported layer compression type: "{compression}"')
 
 
 def compressed(chunks: Iterator[bytes], compression: str) -> Iterator[bytes]:
-    """An archive, compressed. Raises: InvalidArgument."""
+    """Yield an archive, compressed. Raises: InvalidArgument."""
     check_compression(compression)
     if compression == "gzip":
         yield from gzipped(chunks)
@@ -112,5 +114,5 @@ def compressed(chunks: Iterator[bytes], compression: str) -> Iterator[bytes]:
 
 
 def as_object(descriptor: Descriptor, **more: Any) -> dict[str, Any]:
-    """A descriptor as JSON."""
+    """Return a descriptor as JSON."""
     return {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size, **more}

@@ -9,12 +9,12 @@ from typing import Any
 
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.exporters import archive, cache, files, image, layout
-from sampan.engine.builder.files.service import Files
+from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.graph import document
 from sampan.engine.builder.graph.values import Target
 from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.progress import Progress
-from sampan.engine.builder.request import BuildRequest, Built, CacheEnd, Output
+from sampan.engine.builder.request import BuildRequest, Built, CacheEnd, Output, is_true
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.state import Solved
@@ -39,7 +39,7 @@ def validate(request: BuildRequest) -> None:
         if output.type != "cacheonly" and output.type not in TITLES:
             raise InvalidArgument(f'exporter "{output.type}" could not be found')
         image.names(request.tags, output)
-        if output.type == "image" and output.attrs.get("push-by-digest", "").lower() in ("1", "true"):
+        if output.type == "image" and is_true(output.attrs.get("push-by-digest")):
             raise InvalidArgument("push-by-digest is not supported: a push needs a name with a tag")
         if output.type == "docker" and len(request.platforms) > 1:
             raise InvalidArgument("docker exporter does not currently support exporting manifest lists")
@@ -56,7 +56,7 @@ class Result:
     """What was built. documents: the image document of each platform."""
 
     images: Images
-    files: Files
+    files: FileService
     request: BuildRequest
     session: Session
     progress: Progress
@@ -88,13 +88,13 @@ class Result:
 
     def _several(self) -> bool:
         """Whether the result is for several platforms, or shall look as if it were."""
-        asked = (self.request.build_args.get("BUILDKIT_MULTI_PLATFORM") or "").lower() in ("1", "true")
+        asked = is_true(self.request.build_args.get("BUILDKIT_MULTI_PLATFORM"))
         return asked or len(self.targets) > 1
 
     def _inline(self) -> bool:
         """Whether the image shall hold its cache."""
         asked = any(end.type == "inline" for end in self.request.cache_to)
-        return asked or (self.request.build_args.get("BUILDKIT_INLINE_CACHE") or "").lower() in ("1", "true")
+        return asked or is_true(self.request.build_args.get("BUILDKIT_INLINE_CACHE"))
 
     async def _cache(self, number: int, end: CacheEnd) -> None:
         """One --cache-to. Raises: what the registry or the client raises."""
@@ -109,7 +109,7 @@ class Result:
                     scratch = self.scratch
                     await cache.to_directory(self.images, self.made, chains, end, self.session, step, scratch=scratch)
         except SampanError:
-            if end.attrs.get("ignore-error", "").lower() not in ("1", "true"):
+            if not is_true(end.attrs.get("ignore-error")):
                 raise
 
     async def _one(self, output: Output, step: Shown) -> None:
@@ -120,7 +120,7 @@ class Result:
                 ids = await image.publish(self.images, self.documents, written, step)
                 self.ids |= {str(platform): image_id for platform, image_id in ids.items()}
                 self._answer(next(iter(ids.values())), next(iter(ids.values())))
-                if output.attrs.get("push", "").lower() in ("1", "true"):
+                if is_true(output.attrs.get("push")):
                     for name in named:
                         await image.send(self.images, name, await self.bases.credentials(name.domain), step)
             case "docker":

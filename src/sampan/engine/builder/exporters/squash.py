@@ -1,4 +1,6 @@
-"""`--squash`: everything that a build added to its base becomes one layer. The steps stay in the history, without layers.
+"""`--squash`: everything that a build added to its base becomes one layer.
+
+The steps stay in the history, without layers.
 
 The layer is the final file system, as far as one of the squashed layers touched it, and whiteouts for what is gone.
 Source: moby's image/squash as documented; history as it writes it (`merge ID to BASE`).
@@ -12,19 +14,19 @@ from typing import Any
 
 from sampan.engine.archives import streams, tar, tar_writer
 from sampan.engine.builder.exporters.files import header
-from sampan.engine.builder.files.service import Files
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.files.service import FileService
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import LayerRecord
 from sampan.engine.layers.unpack import OPAQUE, WHITEOUT, clean
-from sampan.spec import oci_image
+from sampan.spec import oci_image, ustar
 
 CHUNK = streams.CHUNK
 
 
-async def squash(images: Images, files: Files, image_id: str, base: Image | None) -> str:
+async def squash(images: Images, files: FileService, image_id: str, base: Image | None) -> str:
     """Make the squashed image. Returns its id, `image_id` itself when there is nothing to squash."""
     image = images.resolve(image_id)
     below = base.layers if base is not None else ()
@@ -37,7 +39,7 @@ async def squash(images: Images, files: Files, image_id: str, base: Image | None
         parent = base.chain_id if base is not None else ""
         async with images.layers.unpacking(archive, parent=parent) as staged:
             found = document(image, base, staged.unpacked.diff_id)
-            return await images.publish_image(
+            return await images.publisher.publish_image(
                 oci_image.encode(found), staged=[staged], parent=base.id if base is not None else ""
             )
     finally:
@@ -45,7 +47,7 @@ async def squash(images: Images, files: Files, image_id: str, base: Image | None
 
 
 def document(image: Image, base: Image | None, diff_id: str) -> dict[str, Any]:
-    """The squashed image's configuration document. Pure."""
+    """Return the squashed image's configuration document. Pure."""
     below: Sequence[Any] = (base.config.get("history") or []) if base is not None else []
     own = [{**entry, "empty_layer": True} for entry in (image.config.get("history") or [])[len(below) :]]
     words = f"merge {image.id} to {base.id}" if base is not None else f"create new from {image.id}"
@@ -61,7 +63,7 @@ def document(image: Image, base: Image | None, diff_id: str) -> dict[str, Any]:
 class _Archive:
     """The layer as an archive, made in the thread that reads it."""
 
-    def __init__(self, layers: Layers, files: Files, chain_id: str, added: Sequence[LayerRecord]) -> None:
+    def __init__(self, layers: Layers, files: FileService, chain_id: str, added: Sequence[LayerRecord]) -> None:
         self._layers, self._files = layers, files
         self._chain_id, self._added = chain_id, added
 
@@ -126,24 +128,24 @@ def _members(tree: Tree, touched: set[str], opaque: set[str]) -> Iterator[bytes]
             gone = f"{directory}/{WHITEOUT}{name}".lstrip("/")
             if not directory or directory in entries:
                 yield tar_writer.header(gone.encode("utf-8", "surrogateescape"), mode=0o600)
-    yield tar_writer.END
+    yield ustar.END
 
 
-def _as_file(entries: Mapping[str, Entry], entry: Entry) -> Entry:
+def _as_file(entries: Mapping[str, TreeEntry], entry: TreeEntry) -> TreeEntry:
     """A hard link with the content that it stands for."""
-    return Entry(
+    return TreeEntry(
         path=entry.path, kind="f", mode=stat.S_IMODE(entry.mode), uid=entry.uid, gid=entry.gid,
         size=entries[entry.hardlink].size, mtime_ns=entry.mtime_ns, xattrs=entry.xattrs,
     )  # fmt: skip
 
 
-def _linked(entry: Entry, to: str) -> Entry:
-    return Entry(
+def _linked(entry: TreeEntry, to: str) -> TreeEntry:
+    return TreeEntry(
         path=entry.path, kind="f", mode=entry.mode, uid=entry.uid, gid=entry.gid, mtime_ns=entry.mtime_ns, hardlink=to
     )
 
 
-def _member(tree: Tree, entry: Entry) -> Iterator[bytes]:
+def _member(tree: Tree, entry: TreeEntry) -> Iterator[bytes]:
     size = entry.size if entry.kind == "f" and not entry.hardlink else 0
     yield header(entry, size)
     left = size
@@ -152,4 +154,4 @@ def _member(tree: Tree, entry: Entry) -> Iterator[bytes]:
             while left and (chunk := file.read(min(CHUNK, left))):
                 left -= len(chunk)
                 yield chunk
-        yield bytes(left + -size % tar_writer.BLOCK)
+        yield bytes(left + -size % ustar.BLOCK)

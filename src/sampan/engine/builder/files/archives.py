@@ -1,10 +1,10 @@
 """ADD of an archive: its entries are written below the destination, as unpacking it there would.
 
-An archive is a regular file that is a tar, plain or compressed (gzip, bzip2, xz, zstd), told by its content and not by its
-name. What is there already is merged: directories become one, anything else is replaced by what the archive has.
+An archive is a regular file that is a tar, plain or compressed (gzip, bzip2, xz, zstd), told by its content and not by
+its name. What is there already is merged: directories become one, anything else is replaced by what the archive has.
 
-Every entry's parent is resolved by openat2 inside the destination, its name is never followed (CVE-2014-9356, zip slip);
-names that lead out by `..` are refused. What an archive may expand to is bounded (CVE-2017-14992).
+Every entry's parent is resolved by openat2 inside the destination, its name is never followed (CVE-2014-9356, zip
+slip); names that lead out by `..` are refused. What an archive may expand to is bounded (CVE-2017-14992).
 
 Source: POSIX.1-2017 pax; measured on the reference engine.
 """
@@ -20,26 +20,19 @@ from typing import BinaryIO
 
 from sampan.engine.archives import tar
 from sampan.engine.archives.streams import Source, decompressed
+from sampan.engine.builder.files import ustar
 from sampan.engine.builder.files.content import CHUNK, write_all
-from sampan.engine.builder.files.target import Target
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.files.target import RootWriter
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.engine.layers.unpack import ID_MAX, MTIME_MAX_NS, clean
 from sampan.errors import InvalidArgument, words
 from sampan.linux import saferoot
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_KINDS = {
-    tar.REGULAR: "f",
-    tar.DIRECTORY: "d",
-    tar.SYMLINK: "l",
-    tar.CHARACTER: "c",
-    tar.BLOCK_DEVICE: "b",
-    tar.FIFO: "p",
-}
 
 
 def is_archive(tree: Tree, path: str, root_fd: int) -> bool:
-    """Whether the file begins as an archive does."""
+    """Return whether the file begins as an archive does."""
     with tree.open(path) as file:
         try:
             return tar.Reader(tar.Input(_plain(file, root_fd))).next() is not None
@@ -47,7 +40,7 @@ def is_archive(tree: Tree, path: str, root_fd: int) -> bool:
             return False
 
 
-def unpack(tree: Tree, path: str, target: Target, dest_fd: int) -> None:
+def unpack(tree: Tree, path: str, target: RootWriter, dest_fd: int) -> None:
     """Write the archive's entries below `dest_fd`, the root of `target`. Raises: InvalidArgument, OSError."""
     with tree.open(path) as file:
         unpacking = _Unpacking(tar.Reader(tar.Input(_plain(file, dest_fd))), target, dest_fd)
@@ -73,12 +66,12 @@ def _plain(file: BinaryIO, fd: int) -> Source:
 
 
 class _Unpacking:
-    def __init__(self, reader: tar.Reader, target: Target, root_fd: int) -> None:
+    def __init__(self, reader: tar.Reader, target: RootWriter, root_fd: int) -> None:
         self._reader = reader
         self._target = target
         self._root = root_fd
         self._parent: tuple[str, int] | None = None
-        self._directories: dict[str, Entry] = {}
+        self._directories: dict[str, TreeEntry] = {}
 
     def run(self) -> None:
         input = self._reader.input
@@ -113,7 +106,7 @@ class _Unpacking:
         if header.type == tar.HARDLINK:
             self._hardlink(header, above, name)
             return
-        kind = _KINDS.get(header.type)
+        kind = ustar.KINDS.get(header.type)
         if kind is None:
             raise InvalidArgument(f'unhandled tar header type {header.type[0]} of "{header.name}"')
         entry = _entry(header, kind, path)
@@ -190,8 +183,8 @@ class _Unpacking:
             shutil.rmtree(name, dir_fd=parent)
 
 
-def _entry(header: tar.Entry, kind: str, path: str) -> Entry:
-    return Entry(
+def _entry(header: tar.Entry, kind: str, path: str) -> TreeEntry:
+    return TreeEntry(
         path=path,
         kind=kind,
         mode=header.mode & 0o7777,

@@ -12,12 +12,12 @@ import hashlib
 from collections.abc import Iterable
 
 from sampan.engine.builder.files.selection import Item, select
-from sampan.engine.builder.ops import Copy, ScratchOp
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.ops import Copy
+from sampan.engine.builder.trees import Tree, TreeEntry
 
 
 def checksum(tree: Tree, copy: Copy) -> str:
-    """`sha256:…` of the entries that `copy` takes from the tree. Blocking: contents may have to be read.
+    """Return `sha256:…` of the entries that `copy` takes from the tree. Blocking: contents may have to be read.
 
     Raises: MissingSource, InvalidArgument.
     """
@@ -26,11 +26,6 @@ def checksum(tree: Tree, copy: Copy) -> str:
     for item in select(tree, copy):
         digest.update(_item(tree, item, own, copy.contents_only))
     return "sha256:" + digest.hexdigest()
-
-
-def tree_checksum(tree: Tree, path: str = "") -> str:
-    """The same of a directory of a tree with all below it, or of a file: for bind mounts. Raises: MissingSource."""
-    return checksum(tree, Copy(source=ScratchOp(), patterns=(path or "/",), dest="/"))
 
 
 def _item(tree: Tree, item: Item, own: bool, contents_only: bool) -> bytes:
@@ -42,17 +37,18 @@ def _item(tree: Tree, item: Item, own: bool, contents_only: bool) -> bytes:
     return b"directory\n" + _lines(tree, item.inside, own)
 
 
-def _lines(tree: Tree, entries: Iterable[tuple[str, Entry]], own: bool) -> bytes:
+def _lines(tree: Tree, entries: Iterable[tuple[str, TreeEntry]], own: bool) -> bytes:
     """One line an entry. Names cannot hold a NUL."""
     content = tree.digest
     return "".join(
         [
             f"{name}\0{e.kind}{e.mode:o} {e.uid if own else 0} {e.gid if own else 0} {e.link}\0"
-            f"{content(e.path) if e.kind == 'f' else e.device if e.kind in 'cb' else ''}{_xattrs(e) if e.xattrs else ''}\n"
+            f"{content(e.path) if e.kind == 'f' else e.device if e.kind in 'cb' else ''}"
+            f"{_xattrs(e) if e.xattrs else ''}\n"
             for name, e in entries
         ]
     ).encode("utf-8", "surrogateescape")
 
 
-def _xattrs(entry: Entry) -> str:
+def _xattrs(entry: TreeEntry) -> str:
     return "".join(f"\0{name}={value.hex()}" for name, value in sorted(entry.xattrs.items()))

@@ -19,7 +19,7 @@ class Copying(Protocol):
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Raises: OSError (ENOSPC, …)."""
+    """Write all of it, however often that takes. Raises: OSError (ENOSPC, …)."""
     written = os.write(fd, data)
     while written < len(data):
         written += os.write(fd, data[written:])

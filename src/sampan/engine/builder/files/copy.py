@@ -27,9 +27,9 @@ from collections.abc import Mapping
 
 from sampan.engine.builder.files import archives, content, modes, owners
 from sampan.engine.builder.files.selection import Item, select
-from sampan.engine.builder.files.target import MADE_MODE, Look, Merge, Target
+from sampan.engine.builder.files.target import MADE_MODE, Look, Merge, RootWriter
 from sampan.engine.builder.ops import Copy, FileOp, Mkdir, Mkfile, Vertex
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.errors import InvalidArgument, words
 from sampan.linux import saferoot
 
@@ -63,14 +63,14 @@ def _execute(
     owner = None if action.owner is None else owners.resolve(root_fd, action.owner)
     if isinstance(action, Mkdir):
         look = Look(owner=owner, latest_ns=latest_ns)
-        target = Target(root_fd, look, action.mode & 0o7777)
+        target = RootWriter(root_fd, look, action.mode & 0o7777)
         os.close(_directory(target, action.path))
         return target.finish(time_ns)
     change = modes.parse(action.chmod) if action.chmod else None
     mode = None if change is None else lambda entry: change(entry.mode, entry.kind == "d")
     look = Look(owner=owner, mode=mode, latest_ns=latest_ns)
     implied = change(MADE_MODE, True) if change is not None and action.chmod.isdigit() else MADE_MODE
-    target = Target(root_fd, look, implied)
+    target = RootWriter(root_fd, look, implied)
     if isinstance(action, Mkfile):
         _make_file(target, root_fd, action, time_ns)
     else:
@@ -87,7 +87,7 @@ def _clean(path: str) -> str:
     return cleaned if cleaned == "/" or not path.endswith(("/", "/.")) else cleaned + "/"
 
 
-def _directory(target: Target, path: str, owner: tuple[int, int] | None = None) -> int:
+def _directory(target: RootWriter, path: str, owner: tuple[int, int] | None = None) -> int:
     """Raises: InvalidArgument when something else is there."""
     try:
         return target.directory(path, owner)
@@ -95,7 +95,7 @@ def _directory(target: Target, path: str, owner: tuple[int, int] | None = None) 
         raise InvalidArgument(f"mkdir {path.rstrip('/')}: not a directory") from None
 
 
-def _copy(target: Target, root_fd: int, tree: Tree, item: Item, action: Copy) -> None:
+def _copy(target: RootWriter, root_fd: int, tree: Tree, item: Item, action: Copy) -> None:
     dest = _clean(action.dest)
     if item.directory and action.owner is not None and action.owner.classic:
         os.close(_directory(target, posixpath.dirname(dest.rstrip("/")) or "/", (0, 0)))
@@ -119,7 +119,7 @@ def _copy(target: Target, root_fd: int, tree: Tree, item: Item, action: Copy) ->
         os.close(fd)
 
 
-def _whole(target: Target, tree: Tree, item: Item, dest: str, *, exists: bool) -> None:
+def _whole(target: RootWriter, tree: Tree, item: Item, dest: str, *, exists: bool) -> None:
     """Copy a directory itself: into a destination that is there, else as the destination."""
     assert item.entry is not None
     above, name = (dest, item.name) if exists else posixpath.split(dest.rstrip("/"))
@@ -131,7 +131,7 @@ def _whole(target: Target, tree: Tree, item: Item, dest: str, *, exists: bool) -
         os.close(fd)
 
 
-def _put(target: Target, root_fd: int, tree: Tree, entry: Entry, dest: str, name: str) -> None:
+def _put(target: RootWriter, root_fd: int, tree: Tree, entry: TreeEntry, dest: str, name: str) -> None:
     """Copy what is no directory to `dest`, or into it."""
     if _kind(root_fd, dest) == "d":
         parent, base = dest, name
@@ -148,8 +148,8 @@ def _put(target: Target, root_fd: int, tree: Tree, entry: Entry, dest: str, name
         os.close(fd)
 
 
-def _make_file(target: Target, root_fd: int, action: Mkfile, time_ns: int) -> None:
-    entry = Entry(path="", kind="f", mode=0o644, size=len(action.data), mtime_ns=time_ns)
+def _make_file(target: RootWriter, root_fd: int, action: Mkfile, time_ns: int) -> None:
+    entry = TreeEntry(path="", kind="f", mode=0o644, size=len(action.data), mtime_ns=time_ns)
     dest = _clean(action.path)
     os.close(_directory(target, dest if dest.endswith("/") else posixpath.dirname(dest)))
     if _kind(root_fd, dest) == "d":
@@ -199,7 +199,7 @@ def _final(root_fd: int, path: str) -> tuple[str, str]:
     raise InvalidArgument("too many links")
 
 
-def _unpack(target: Target, root_fd: int, tree: Tree, item: Item, action: Copy, look: Look) -> bool:
+def _unpack(target: RootWriter, root_fd: int, tree: Tree, item: Item, action: Copy, look: Look) -> bool:
     """ADD: unpack a source that is an archive. False: it is none."""
     if item.directory or item.entry is None or item.entry.kind != "f":
         return False
@@ -207,10 +207,10 @@ def _unpack(target: Target, root_fd: int, tree: Tree, item: Item, action: Copy, 
         return False
     classic = action.owner is not None and action.owner.classic
     look = Look(owner=None if classic else look.owner, latest_ns=look.latest_ns)
-    outside = Target(root_fd, look)
+    outside = RootWriter(root_fd, look)
     fd = _directory(outside, _clean(action.dest))
     try:
-        inside = Target(fd, look, implied_owner=(0, 0))
+        inside = RootWriter(fd, look, implied_owner=(0, 0))
         archives.unpack(tree, item.path, inside, fd)
         outside.wrote(inside.finish(item.entry.mtime_ns))
     finally:

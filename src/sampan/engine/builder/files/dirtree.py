@@ -1,4 +1,7 @@
-"""A directory of the host as a tree: a git checkout, an unpacked download. Nothing may change it while the tree is open."""
+"""A directory of the host as a tree: a git checkout, an unpacked download.
+
+Nothing may change it while the tree is open.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import BinaryIO
 
 from sampan.engine.builder.files import content, inodes
 from sampan.engine.builder.files.target import remove
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.trees import TreeEntry
 from sampan.errors import NotFound, words
 from sampan.linux import copying, saferoot
 
@@ -28,10 +31,10 @@ class DirTree:
         self._owned = owned
         self._keep_owner = keep_owner
         self._root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._entries: dict[str, Entry] | None = None
+        self._entries: dict[str, TreeEntry] | None = None
         self._digests: dict[str, str] = {}
 
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, TreeEntry]:
         if self._entries is None:
             self._entries = {entry.path: entry for entry in self._walk()}
         return self._entries
@@ -62,7 +65,7 @@ class DirTree:
     def _open(self, path: str) -> int:
         return open_file(self._root, path)
 
-    def _walk(self) -> Iterator[Entry]:
+    def _walk(self) -> Iterator[TreeEntry]:
         first: dict[tuple[int, int], str] = {}
         pending = [""]
         while pending:
@@ -86,12 +89,12 @@ class DirTree:
                 os.close(fd)
 
 
-def _roots(entry: Entry) -> Entry:
+def _roots(entry: TreeEntry) -> TreeEntry:
     return replace(entry, uid=0, gid=0)
 
 
 def open_file(root_fd: int, path: str) -> int:
-    """A regular file below a directory, the caller's. Raises: NotFound."""
+    """Return a regular file below a directory, the caller's. Raises: NotFound."""
     try:
         fd = saferoot.open_in_root(root_fd, path, _FILE, xdev=False)
     except OSError as e:
@@ -103,7 +106,7 @@ def open_file(root_fd: int, path: str) -> int:
 
 
 def file_digest(fd: int) -> str:
-    """`sha256:…` of a file's content; closes it."""
+    """Return `sha256:…` of a file's content; closes it."""
     try:
         digest, left = hashlib.sha256(), os.fstat(fd).st_size
         while left > 0 and (data := os.read(fd, min(left, content.CHUNK))):

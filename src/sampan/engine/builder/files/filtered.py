@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from sampan.engine.builder.files import content
 from sampan.engine.builder.files.target import remove, unfold
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.errors import NotFound
 from sampan.spec.dockerfile.ignore import Ignore
 
@@ -33,10 +33,10 @@ class Filtered:
         self._scratch = scratch
         self._include = Ignore(include) if include else None
         self._exclude = Ignore(exclude) if exclude else None
-        self._entries: Mapping[str, Entry] | None = None
+        self._entries: Mapping[str, TreeEntry] | None = None
         self._unfolded = ""
 
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, TreeEntry]:
         if self._entries is None:
             self._entries = self._filter(self._tree.entries())
         return self._entries
@@ -70,7 +70,7 @@ class Filtered:
             raise NotFound(f"{path}: no such file")
         return path
 
-    def _filter(self, entries: Mapping[str, Entry]) -> Mapping[str, Entry]:
+    def _filter(self, entries: Mapping[str, TreeEntry]) -> Mapping[str, TreeEntry]:
         include, exclude = self._include, self._exclude
         if include is None and exclude is None:
             return entries

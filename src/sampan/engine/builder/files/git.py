@@ -3,11 +3,12 @@
     address   what a URL says: remote, ref, subdirectory, checksum (pure)
     Git       resolve → fetch what is missing into a repository kept by remote → check out → tree
 
-git itself does the work, with one script, in a task that sees nothing of the host but the programs (hosttask.py): what a
-remote sends is read by nobody else. No hook, helper, editor or configuration of the host is used; only http, https, git
-and ssh are spoken; `file` and `ext` are not, neither by submodules (CVE-2022-39253, CVE-2017-1000117).
+git itself does the work, with one script, in a task that sees nothing of the host but the programs (hosttask.py): what
+a remote sends is read by nobody else. No hook, helper, editor or configuration of the host is used; only http, https,
+git and ssh are spoken; `file` and `ext` are not, neither by submodules (CVE-2022-39253, CVE-2017-1000117).
 
-Secrets of the client: GIT_AUTH_HEADER[.host], GIT_AUTH_TOKEN[.host] (http), its agent (ssh); never kept, never in arguments.
+Secrets of the client: GIT_AUTH_HEADER[.host], GIT_AUTH_TOKEN[.host] (http), its agent (ssh); never kept, never in
+arguments.
 
 Source: git-fetch(1), git-config(1); Docker's documentation, "Git repositories" and "Build secrets".
 """
@@ -59,7 +60,10 @@ else
   everything
   found=$(git -C "$REPO" rev-parse --verify -q "$REF^{commit}") || { cat "$TMPDIR/why" >&2; exit 128; }
 fi
-commit=$(git -C "$REPO" rev-parse --verify -q "$found^{commit}") || { echo "fatal: couldn't find commit $found" >&2; exit 128; }
+commit=$(git -C "$REPO" rev-parse --verify -q "$found^{commit}") || {
+  echo "fatal: couldn't find commit $found" >&2
+  exit 128
+}
 
 cd "$OUT"
 git init -q .
@@ -73,7 +77,7 @@ if [ -z "$KEEP" ]; then find . -name .git -prune -exec rm -rf {} +; fi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
+class CommandResult:
     status: int
     stdout: bytes
     stderr: bytes
@@ -84,8 +88,8 @@ class Commands(Protocol):
 
     async def run(
         self, script: str, env: Mapping[str, str], writable: Mapping[str, str], session: Session | None
-    ) -> Ran:
-        """writable: variable → directory that the script may write to; the variable holds its path there.
+    ) -> CommandResult:
+        """Run a script. writable: variable → directory that the script may write to; the variable holds its path there.
 
         session: whose ssh agent the script may use. Raises: NotFound when a program is missing, Internal.
         """
@@ -103,7 +107,10 @@ class Git:
         os.makedirs(directory, mode=0o700, exist_ok=True)
 
     async def checkout(self, op: GitOp, session: Session | None = None) -> DirTree:
-        """The tree of a commit. Raises: InvalidArgument (address, checksum, subdirectory), Internal in git's words."""
+        """Return the tree of a commit.
+
+        Raises: InvalidArgument (address, checksum, subdirectory), Internal in git's words.
+        """
         op = address(op)
         name = hashlib.sha256(op.remote.encode()).hexdigest()
         repository = f"{self._directory}/{name}"
@@ -123,7 +130,7 @@ class Git:
                 raise
 
     def size_bytes(self) -> int:
-        """What is kept. Blocking."""
+        """Return what is kept. Blocking."""
         return sum(
             os.lstat(f"{directory}/{name}").st_size
             for directory, _, names in os.walk(self._directory)
@@ -162,7 +169,9 @@ class Git:
 
 
 def address(op: GitOp) -> GitOp:
-    """The operation with what its URL's query says: `?ref=&tag=&branch=&subdir=&checksum=&commit=&keep-git-dir=`. Pure.
+    """Return the operation with what its URL's query says. Pure.
+
+    Its keys: ref, tag, branch, subdir, checksum, commit, keep-git-dir.
 
     Raises: InvalidArgument for an address that is none, unknown keys, `#` beside a query.
     """
@@ -219,7 +228,7 @@ async def _authorization(remote: str, session: Session | None) -> dict[str, str]
 
 
 def _finish(out: str, subdir: str, time_s: int) -> str:
-    """Thread: everything is root's and as old as the commit; the path of the subdirectory, found inside the checkout."""
+    """Thread: make everything root's and as old as the commit; returns the subdirectory, found inside the checkout."""
     for directory, names, files, fd in os.fwalk(out, topdown=False):
         for name in (*names, *files):
             os.chown(name, 0, 0, dir_fd=fd, follow_symlinks=False)

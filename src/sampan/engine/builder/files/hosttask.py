@@ -20,9 +20,9 @@ from functools import partial
 
 import msgspec
 
-from sampan.engine.builder.files.git import Ran
+from sampan.engine.builder import sshagent
+from sampan.engine.builder.files.git import CommandResult
 from sampan.engine.builder.session import Session
-from sampan.engine.builder.solver.mounting import Forwarder
 from sampan.engine.config import EngineConfig
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.tasks import security, spec
@@ -30,12 +30,12 @@ from sampan.engine.tasks.options import (
     NamespaceMode,
     Namespaces,
     ProcessOptions,
-    TaskMount,
     TaskOptions,
     cgroup_parent,
 )
 from sampan.engine.tasks.seccomp import Filters
 from sampan.errors import Internal, NotFound
+from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import Attachment, Supervisor, TaskFailed, TaskKind, TaskRequest
 
 NOBODY = 65534
@@ -54,7 +54,7 @@ ETC = (
     "gai.conf",
     "alternatives",
 )
-_READ_ONLY = ["rbind", "ro", "nosuid", "nodev", "rprivate"]
+_READ_ONLY = ("rbind", "ro", "nosuid", "nodev", "rprivate")
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -68,8 +68,8 @@ class HostTask:
 
     async def run(
         self, script: str, env: Mapping[str, str], writable: Mapping[str, str], session: Session | None
-    ) -> Ran:
-        """See `git.Commands`. Cancelled: the task is killed."""
+    ) -> CommandResult:
+        """Run a script as `git.Commands` says. When this is cancelled, the task is killed."""
         if shutil.which("git", path=PATH) is None:
             raise NotFound("git is not installed on this host: git repositories cannot be read")
         id = secrets.token_hex(16)
@@ -88,28 +88,21 @@ class HostTask:
             )
             return await self._execute(id, directory, script, variables, mounts)
 
-    async def _forward(self, session: Session, directory: str, mounts: list[TaskMount], undo: AsyncExitStack) -> bool:
+    async def _forward(self, session: Session, directory: str, mounts: list[Mount], undo: AsyncExitStack) -> bool:
         """Give the task a socket that leads to the client's agent. False: it has none."""
         try:
             _, writer = await session.ssh_agent("default")
         except NotFound:
             return False
         writer.close()
-        forwarder = Forwarder(session, "default")
-        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:  # by descriptor: a socket's path holds 108 bytes
-            server = await asyncio.start_unix_server(forwarder.serve, f"/proc/self/fd/{fd}/agent")
-        finally:
-            os.close(fd)
-        undo.push_async_callback(forwarder.close)
-        undo.callback(server.close)
-        os.chown(f"{directory}/agent", NOBODY, NOBODY)
-        mounts.append(TaskMount("/run/agent", "bind", f"{directory}/agent", ["bind", "rprivate"]))
+        path = await undo.enter_async_context(sshagent.listening(session, "default", directory, "agent"))
+        os.chown(path, NOBODY, NOBODY)
+        mounts.append(Mount("bind", path, "/run/agent", ("bind", "rprivate")))
         return True
 
     async def _execute(
-        self, id: str, directory: str, script: str, env: Mapping[str, str], mounts: list[TaskMount]
-    ) -> Ran:
+        self, id: str, directory: str, script: str, env: Mapping[str, str], mounts: list[Mount]
+    ) -> CommandResult:
         host = NamespaceMode.HOST
         options = TaskOptions(
             id=id,
@@ -127,13 +120,13 @@ class HostTask:
             cgroup_parent=cgroup_parent("", self._config),
         )
         document = spec.build(options, spec.Provisions())
-        root = {"type": "bind", "source": f"{directory}/root", "destination": "/", "options": ["bind", "rw"]}
+        root = Mount("bind", f"{directory}/root", "/", ("bind", "rw"))
         seccomp = await self._filters.path(self._supervisor, options.process)
         request = TaskRequest(
             id=id,
             kind=TaskKind.HOST_TASK,
             spec=_ENCODER.encode(document),
-            rootfs=[root],
+            rootfs=(root,),
             seccomp=seccomp,
             log_driver="none",
         )
@@ -146,7 +139,7 @@ class HostTask:
             finally:
                 attachment.writer.close()
             ended = await self._supervisor.wait(id)
-            return Ran(status=ended.status, stdout=stdout, stderr=stderr)
+            return CommandResult(status=ended.status, stdout=stdout, stderr=stderr)
         except TaskFailed as e:
             raise Internal(f"git cannot be run: {e.message}") from e
         finally:
@@ -166,17 +159,17 @@ async def _read(attachment: Attachment) -> tuple[bytes, bytes]:
     return bytes(texts[1]), bytes(texts[2])
 
 
-def _prepare(root: str, writable: Mapping[str, str]) -> list[TaskMount]:
+def _prepare(root: str, writable: Mapping[str, str]) -> list[Mount]:
     """Make the root's mount points; the mounts that belong to them."""
     for name in ("", "usr", "etc", "dev", "proc", "tmp", "run", "work"):
         _directory(f"{root}/{name}" if name else root)
-    mounts = [TaskMount("/usr", "bind", "/usr", _READ_ONLY)]
+    mounts = [Mount("bind", "/usr", "/usr", _READ_ONLY)]
     for name in TOP:
         if os.path.islink(f"/{name}"):
             os.symlink(os.readlink(f"/{name}"), f"{root}/{name}")
         elif os.path.isdir(f"/{name}"):
             _directory(f"{root}/{name}")
-            mounts.append(TaskMount(f"/{name}", "bind", f"/{name}", _READ_ONLY))
+            mounts.append(Mount("bind", f"/{name}", f"/{name}", _READ_ONLY))
     for name in ETC:
         source = os.path.realpath(f"/etc/{name}")
         if os.path.isdir(source):
@@ -185,11 +178,11 @@ def _prepare(root: str, writable: Mapping[str, str]) -> list[TaskMount]:
             _write(f"{root}/etc/{name}", "")
         else:
             continue
-        mounts.append(TaskMount(f"/etc/{name}", "bind", source, _READ_ONLY))
+        mounts.append(Mount("bind", source, f"/etc/{name}", _READ_ONLY))
     _write(f"{root}/etc/passwd", f"nobody:x:{NOBODY}:{NOBODY}:nobody:/tmp:{SHELL}\n")
     _write(f"{root}/etc/group", f"nogroup:x:{NOBODY}:\n")
     _write(f"{root}/run/agent", "")
-    mounts.append(TaskMount("/tmp", "tmpfs", "tmpfs", ["nosuid", "nodev", "mode=1777", "size=64m"]))
+    mounts.append(Mount("tmpfs", "tmpfs", "/tmp", ("nosuid", "nodev", "mode=1777", "size=64m")))
     for name, source in writable.items():
         _directory(f"{root}/work/{name}")
         for directory, names, files, fd in os.fwalk(source):
@@ -197,7 +190,7 @@ def _prepare(root: str, writable: Mapping[str, str]) -> list[TaskMount]:
             for inner in files:
                 os.chown(inner, NOBODY, NOBODY, dir_fd=fd, follow_symlinks=False)
             del directory, names
-        mounts.append(TaskMount(f"/work/{name}", "bind", source, ["rbind", "rw", "nosuid", "nodev", "rprivate"]))
+        mounts.append(Mount("bind", source, f"/work/{name}", ("rbind", "rw", "nosuid", "nodev", "rprivate")))
     return mounts
 
 

@@ -1,14 +1,14 @@
 """Downloads: ADD of a URL and contexts at one. A downloaded file is a tree of one entry.
 
-What a server marks (ETag, Last-Modified) is kept by URL and asked for again with conditions, so that a second build costs
-one short answer; what a checksum names is not asked for at all. The copies are a cache: at most `MAX_KEPT_BYTES`, the
-longest unused go first, and anything of it may be deleted at any time.
+What a server marks (ETag, Last-Modified) is kept by URL and asked for again with conditions, so that a second build
+costs one short answer; what a checksum names is not asked for at all. The copies are a cache: at most `MAX_KEPT_BYTES`,
+the longest unused go first, and anything of it may be deleted at any time.
 
     <directory>/<sha256 of the URL>.json    what the server said, and the digest
     <directory>/<sha256 of the URL>.data    the content
 
-Authorization: what the client's secrets HTTP_AUTH_HEADER_<host> (whole header) or HTTP_AUTH_TOKEN_<host> (bearer) say, or
-the URL's own user and password; sent to that host only. What came with one is not kept.
+Authorization: what the client's secrets HTTP_AUTH_HEADER_<host> (whole header) or HTTP_AUTH_TOKEN_<host> (bearer) say,
+or the URL's own user and password; sent to that host only. What came with one is not kept.
 
 Source: RFC 9110 (conditional requests), RFC 6266 (Content-Disposition); the reference engine's words.
 """
@@ -30,10 +30,10 @@ import aiohttp
 import msgspec
 
 from sampan.engine.builder.files.content import write_all
-from sampan.engine.builder.files.spool import Place, SpooledTree
+from sampan.engine.builder.files.spool import SpooledTree, SpoolExtent
 from sampan.engine.builder.ops import HttpOp
 from sampan.engine.builder.session import Session
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.trees import TreeEntry
 from sampan.errors import Internal, InvalidArgument, NotFound
 from sampan.registry import transport
 
@@ -45,7 +45,7 @@ MAX_KEPT_BYTES = 2 * 1024**3
 MODE = 0o600
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class KeptDownload(msgspec.Struct, frozen=True, kw_only=True):
     """A download that may be used again."""
 
     url: str
@@ -56,7 +56,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
 
 
-class Downloads:
+class HttpDownloads:
     """The downloads of one engine. On the loop's thread; `close` at the end."""
 
     def __init__(self, directory: str, scratch: str) -> None:
@@ -75,7 +75,7 @@ class Downloads:
             self._session = None
 
     def size_bytes(self) -> int:
-        """What the cache takes."""
+        """Return what the cache takes."""
         return sum(size for _, size, _ in self._held())
 
     def forget(self, keep_bytes: int = 0) -> int:
@@ -94,7 +94,10 @@ class Downloads:
         return given - total
 
     async def fetch(self, op: HttpOp, session: Session | None = None) -> SpooledTree:
-        """The file at a URL. Raises: InvalidArgument (status, checksum), Internal (no answer), OSError (ENOSPC, …)."""
+        """Return the file at a URL.
+
+        Raises: InvalidArgument (status, checksum), Internal (no answer), OSError (ENOSPC, …).
+        """
         url, authorization = await _authorization(op.url, session)
         kept, held = (None, -1) if authorization else self._kept(url)
         if kept is not None and op.checksum and kept.digest == op.checksum:
@@ -136,7 +139,7 @@ class Downloads:
             self._session = aiohttp.ClientSession(timeout=timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
         return self._session
 
-    async def _receive(self, url: str, answer: aiohttp.ClientResponse, *, keep: bool) -> tuple[Kept, int]:
+    async def _receive(self, url: str, answer: aiohttp.ClientResponse, *, keep: bool) -> tuple[KeptDownload, int]:
         """Write the body to the cache; a descriptor of it. The name goes at once when it is not to be kept."""
         path = f"{self._directory}/{secrets.token_hex(8)}.part"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -145,7 +148,7 @@ class Downloads:
             async for chunk in answer.content.iter_chunked(READ_BYTES):
                 await asyncio.to_thread(_store, fd, chunk, digest)
                 size += len(chunk)
-            found = Kept(
+            found = KeptDownload(
                 url=url,
                 etag=answer.headers.get("ETag", ""),
                 last_modified=answer.headers.get("Last-Modified", ""),
@@ -166,16 +169,16 @@ class Downloads:
                 pass
             raise
 
-    def _tree(self, op: HttpOp, found: Kept, fd: int) -> SpooledTree:
+    def _tree(self, op: HttpOp, found: KeptDownload, fd: int) -> SpooledTree:
         name = op.filename or file_name(op.url, found.disposition)
-        entry = Entry(
+        entry = TreeEntry(
             path=name,
             kind="f",
             mode=MODE if op.mode is None else op.mode,
             size=found.size_bytes,
             mtime_ns=_time_ns(found.last_modified),
         )
-        place = Place(0, found.size_bytes, found.digest)
+        place = SpoolExtent(0, found.size_bytes, found.digest)
         return SpooledTree(self._scratch, fd, {name: entry}, {name: place})
 
     # -- what is kept -------------------------------------------------------------------------------------------------
@@ -183,12 +186,12 @@ class Downloads:
     def _base(self, url: str) -> str:
         return f"{self._directory}/{hashlib.sha256(url.encode()).hexdigest()}"
 
-    def _kept(self, url: str) -> tuple[Kept | None, int]:
+    def _kept(self, url: str) -> tuple[KeptDownload | None, int]:
         """What is kept of a URL, and a descriptor of its content: it may be forgotten meanwhile."""
         base = self._base(url)
         try:
             with open(f"{base}.json", "rb") as file:
-                kept = msgspec.json.decode(file.read(), type=Kept)
+                kept = msgspec.json.decode(file.read(), type=KeptDownload)
             fd = os.open(f"{base}.data", os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, msgspec.MsgspecError):
             return None, -1
@@ -198,7 +201,7 @@ class Downloads:
         os.utime(fd)
         return kept, fd
 
-    def _keep(self, found: Kept, path: str) -> None:
+    def _keep(self, found: KeptDownload, path: str) -> None:
         base = self._base(found.url)
         try:
             os.unlink(f"{base}.json")  # never beside data of another answer
@@ -226,7 +229,7 @@ def _store(fd: int, chunk: bytes, digest: Any) -> None:
 
 
 def file_name(url: str, disposition: str) -> str:
-    """What a download is called: by the server's Content-Disposition, else by the URL's path. Pure."""
+    """Return what a download is called: by the server's Content-Disposition, else by the URL's path. Pure."""
     if disposition:
         message = Message()
         message["Content-Disposition"] = disposition

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.trees import TreeEntry
 
 _KINDS = {
     stat.S_IFREG: "f",
@@ -19,12 +19,12 @@ _KINDS = {
 _KEPT = ("user.", "security.capability")  # what an image keeps of extended attributes
 
 
-def entry(path: str, status: os.stat_result, directory_fd: int, name: str, hardlink: str = "") -> Entry | None:
-    """The entry of `name` in a directory; None for what no tree has: sockets."""
+def entry(path: str, status: os.stat_result, directory_fd: int, name: str, hardlink: str = "") -> TreeEntry | None:
+    """Return the entry of `name` in a directory; None for what no tree has: sockets."""
     kind = _KINDS.get(stat.S_IFMT(status.st_mode))
     if kind is None:
         return None
-    return Entry(
+    return TreeEntry(
         path=path,
         kind=kind,
         mode=stat.S_IMODE(status.st_mode),

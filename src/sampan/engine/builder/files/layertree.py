@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from sampan.engine.builder.files import dirtree, inodes
 from sampan.engine.builder.files.target import remove, unfold
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.trees import TreeEntry
 from sampan.engine.layers.snapshots.trees import is_whiteout, opaque
 from sampan.errors import NotFound
 from sampan.linux import saferoot
@@ -53,7 +53,7 @@ class LayerTree:
         self._roots: list[int] = []
         self._scratch = scratch
         self._digests = Digests() if digests is None else digests
-        self._held: dict[str, dict[str, Entry]] = {}  # directory → its entries by path
+        self._held: dict[str, dict[str, TreeEntry]] = {}  # directory → its entries by path
         self._parts: dict[str, tuple[int, ...]] = {"": tuple(range(len(layers)))}  # directory → layers that make it
         self._layer: dict[str, int] = {}  # file → the layer that has it
         self._links: dict[tuple[int, int], str] = {}
@@ -61,11 +61,11 @@ class LayerTree:
         for _, path in layers:
             self._roots.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, TreeEntry]:
         return _Lazy(self)
 
-    def find(self, path: str) -> Entry | None:
-        """One entry, without listing more than the directories above it."""
+    def find(self, path: str) -> TreeEntry | None:
+        """Return one entry, without listing more than the directories above it."""
         above = ""
         for index, _ in enumerate(parts := path.split("/")):
             inside = self._listed(above)
@@ -78,8 +78,8 @@ class LayerTree:
             above = here
         return None
 
-    def walk(self, directory: str) -> Iterator[tuple[str, Entry]]:
-        """Everything below a directory, by path, a directory before what it holds."""
+    def walk(self, directory: str) -> Iterator[tuple[str, TreeEntry]]:
+        """Yield everything below a directory, by path, a directory before what it holds."""
         pending = [directory]
         while pending:
             for path, entry in self._listed(pending.pop()).items():
@@ -123,16 +123,16 @@ class LayerTree:
             raise NotFound(f"{path}: not a regular file")
         return layer
 
-    def _listed(self, directory: str) -> dict[str, Entry]:
+    def _listed(self, directory: str) -> dict[str, TreeEntry]:
         """The entries of one directory, whose own parents are listed."""
         known = self._held.get(directory)
         if known is None:
             known = self._held[directory] = self._list(directory)
         return known
 
-    def _list(self, directory: str) -> dict[str, Entry]:
+    def _list(self, directory: str) -> dict[str, TreeEntry]:
         hidden: set[str] = set()
-        found: dict[str, Entry] = {}
+        found: dict[str, TreeEntry] = {}
         merged: dict[str, list[int]] = {}  # directories that lower layers may add to
         for layer in self._parts.get(directory, ()):
             try:
@@ -157,7 +157,7 @@ class LayerTree:
         fd: int,
         directory: str,
         hidden: set[str],
-        found: dict[str, Entry],
+        found: dict[str, TreeEntry],
         merged: dict[str, list[int]],
     ) -> None:
         for name in os.listdir(fd):
@@ -185,13 +185,13 @@ class LayerTree:
                     self._parts[path] = tuple(merged.pop(path))  # something else lies below: nothing more shows
 
 
-class _Lazy(Mapping[str, Entry]):
+class _Lazy(Mapping[str, TreeEntry]):
     """All entries of a tree, each found when it is asked for."""
 
     def __init__(self, tree: LayerTree) -> None:
         self._tree = tree
 
-    def __getitem__(self, path: str) -> Entry:
+    def __getitem__(self, path: str) -> TreeEntry:
         entry = self._tree.find(path) if path else None
         if entry is None:
             raise KeyError(path)

@@ -32,7 +32,7 @@ Change = Callable[[int, bool], int]  # (mode, is it a directory) → mode
 
 
 def parse(text: str) -> Change:
-    """Raises: InvalidArgument."""
+    """Return what a mode as written does to a file's mode. Raises: InvalidArgument."""
     if re.fullmatch(r"[0-7]+", text) and int(text, 8) <= 0o7777:
         fixed = int(text, 8)
         return lambda mode, directory: fixed

@@ -21,12 +21,12 @@ from typing import Protocol, runtime_checkable
 from sampan.engine.builder.failures import MissingSource
 from sampan.engine.builder.files import wildcards
 from sampan.engine.builder.ops import Copy
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.errors import InvalidArgument
 from sampan.spec.dockerfile.ignore import Ignore
 
 _LINKS = 255
-Below = tuple[str, Entry]  # path below the item, what is there
+Below = tuple[str, TreeEntry]  # path below the item, what is there
 
 
 @runtime_checkable
@@ -34,7 +34,7 @@ class Walking(Protocol):
     """A tree that can list a part of itself."""
 
     def walk(self, directory: str) -> Iterator[Below]:
-        """Everything below a directory, by its path in the tree."""
+        """Return everything below a directory, by its path in the tree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +43,14 @@ class Item:
 
     path: str
     name: str
-    entry: Entry | None
+    entry: TreeEntry | None
     directory: bool
     inside: Sequence[Below] = ()
     chosen: bool = False  # only a part of the directory: --parents
 
 
 def select(tree: Tree, copy: Copy) -> list[Item]:
-    """The sources of a copy, in the order in which they are copied.
+    """Return the sources of a copy, in the order in which they are copied.
 
     A plain name must be there; wildcards may match nothing, but a required copy must copy something.
     Raises: MissingSource, InvalidArgument (a loop of links, a malformed pattern).

@@ -10,7 +10,7 @@ from sampan.engine.builder.files import checksum, copy
 from sampan.engine.builder.files.archives import FileReader
 from sampan.engine.builder.files.git import Git
 from sampan.engine.builder.files.hosttask import HostTask
-from sampan.engine.builder.files.http import Downloads
+from sampan.engine.builder.files.http import HttpDownloads
 from sampan.engine.builder.files.layertree import Digests, LayerTree
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.ops import ArchiveOp, Copy, FileOp, GitOp, HttpOp, Vertex
@@ -21,7 +21,7 @@ from sampan.engine.images.service import Images
 from sampan.supervisor.client import Supervisor
 
 
-class Files:
+class FileService:
     """One for an engine. Blocking methods are for threads; trees belong to whoever gets them."""
 
     def __init__(self, config: EngineConfig, images: Images, supervisor: Supervisor) -> None:
@@ -29,7 +29,7 @@ class Files:
         self._scratch = os.path.join(config.data_root, "builder", "tmp")
         os.makedirs(self._scratch, mode=0o700, exist_ok=True)
         self._digests = Digests()
-        self.downloads = Downloads(os.path.join(config.data_root, "builder", "http"), self._scratch)
+        self.downloads = HttpDownloads(os.path.join(config.data_root, "builder", "http"), self._scratch)
         self.repositories = Git(
             HostTask(config, supervisor), os.path.join(config.data_root, "builder", "git"), self._scratch
         )
@@ -38,29 +38,32 @@ class Files:
         await self.downloads.close()
 
     def checksum(self, tree: Tree, action: Copy) -> str:
-        """What a copy would copy, as a digest. Blocking. Raises: MissingSource, InvalidArgument."""
+        """Return what a copy would copy, as a digest. Blocking. Raises: MissingSource, InvalidArgument."""
         return checksum.checksum(tree, action)
 
     def execute(self, op: FileOp, base_root_fd: int, trees: Mapping[Vertex, Tree], time_ns: int = 0) -> int:
-        """See `copy.execute`. Blocking."""
+        """Carry out file actions below a root (copy.py). Blocking."""
         return copy.execute(op, base_root_fd, trees, time_ns)
 
     def layers(self, chain_id: str) -> Tree:
-        """The file system of a chain of layers, which the caller keeps. Blocking."""
+        """Return the file system of a chain of layers, which the caller keeps. Blocking."""
         layers = self._images.layers
         parts = [(record.id, f"{self._images.driver.path(record.snapshot)}/fs") for record in layers.records(chain_id)]
         return LayerTree(parts, self._scratch, self._digests)
 
     async def http(self, op: HttpOp, session: Session) -> Tree:
-        """See `http.Downloads.fetch`."""
+        """Download a file (http.py)."""
         return await self.downloads.fetch(op, session)
 
     async def git(self, op: GitOp, session: Session) -> Tree:
-        """See `git.Git.checkout`."""
+        """Check a repository out (git.py)."""
         return await self.repositories.checkout(op, session)
 
     async def archive(self, op: ArchiveOp, session: Session) -> Tree:
-        """What a downloaded archive holds, with its owners. Raises: as `http`, InvalidArgument for no archive."""
+        """Return what a downloaded archive holds, with its owners.
+
+        Raises: as `http`, InvalidArgument for no archive.
+        """
         download = await self.downloads.fetch(op.source, session)
         try:
             return await asyncio.to_thread(self._read_archive, download)

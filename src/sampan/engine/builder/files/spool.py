@@ -15,19 +15,22 @@ import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from sampan.engine.builder.files import content
 from sampan.engine.builder.files.target import remove, unfold
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.trees import TreeEntry
 from sampan.errors import NotFound
 from sampan.linux import copying
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CHUNK = 1024 * 1024
 Region = tuple[int, int]  # where in the file, how long
 
 
-class Place(NamedTuple):
+class SpoolExtent(NamedTuple):
     """Where a content lies in the spool. regions: a sparse file's stored parts, which lie there one after the other."""
 
     offset: int
@@ -36,7 +39,7 @@ class Place(NamedTuple):
     regions: tuple[Region, ...] | None = None
 
     def parts(self) -> Iterator[tuple[int, int, int]]:
-        """(offset in the file, offset in the spool, length) of what is stored."""
+        """Yield (offset in the file, offset in the spool, length) of what is stored."""
         if self.regions is None:
             if self.size:
                 yield 0, self.offset, self.size
@@ -48,7 +51,10 @@ class Place(NamedTuple):
 
 
 def nameless(directory: str) -> int:
-    """A file for contents below `directory`: read and write, without a name. Owned by the caller. Raises: OSError."""
+    """Return a file for contents below `directory`: read and write, without a name.
+
+    Owned by the caller. Raises: OSError.
+    """
     try:
         return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as e:
@@ -62,14 +68,16 @@ def nameless(directory: str) -> int:
 class SpooledTree:
     """A `Tree` over a spool. Owns the descriptor."""
 
-    def __init__(self, directory: str, fd: int, entries: Mapping[str, Entry], places: dict[str, Place]) -> None:
+    def __init__(
+        self, directory: str, fd: int, entries: Mapping[str, TreeEntry], places: dict[str, SpoolExtent]
+    ) -> None:
         self._scratch = directory
         self._fd = fd
         self._entries = entries
         self._places = places
         self._directory = ""
 
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, TreeEntry]:
         return self._entries
 
     def digest(self, path: str) -> str:
@@ -79,7 +87,7 @@ class SpooledTree:
         return place.digest
 
     def open(self, path: str) -> BinaryIO:
-        return io.BufferedReader(_Reader(self._fd, self._place(path)), CHUNK)
+        return io.BufferedReader(_SpoolReader(self._fd, self._place(path)), CHUNK)
 
     def copy_to(self, path: str, fd: int) -> None:
         """Write a regular file's content to the empty file `fd`; holes stay holes. Raises: NotFound, OSError."""
@@ -108,7 +116,7 @@ class SpooledTree:
             remove(self._directory)
             self._directory = ""
 
-    def _place(self, path: str) -> Place:
+    def _place(self, path: str) -> SpoolExtent:
         place = self._places.get(path)
         if place is None:
             raise NotFound(f"{path}: no such file")
@@ -122,10 +130,10 @@ class SpooledTree:
         return "sha256:" + digest.hexdigest()
 
 
-class _Reader(io.RawIOBase):
+class _SpoolReader(io.RawIOBase):
     """One content of the spool, holes as zeros."""
 
-    def __init__(self, fd: int, place: Place) -> None:
+    def __init__(self, fd: int, place: SpoolExtent) -> None:
         self._fd = fd
         self._size = place.size
         self._parts = list(place.parts())
@@ -143,8 +151,8 @@ class _Reader(io.RawIOBase):
         self._at = max(0, base + offset)
         return self._at
 
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
         wanted = min(len(view), self._size - self._at)
         if wanted <= 0:
             return 0

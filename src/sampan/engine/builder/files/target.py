@@ -3,8 +3,9 @@
 A directory is resolved by openat2 in the root; what is made in it is made by name on its descriptor and never followed.
 So no path of a source, and no symbolic link of the destination, leads out (CVE-2014-9356, zip slip).
 
-Times: what is copied keeps its own. A directory that was there and only got something new keeps the time that it had, one
-that was made on the way gets the newest time of what was written. So nothing is "now", and equal input gives equal layers.
+Times: what is copied keeps its own. A directory that was there and only got something new keeps the time that it had,
+one that was made on the way gets the newest time of what was written. So nothing is "now", and equal input gives equal
+layers.
 
 Source: openat2(2), utimensat(2), capabilities(7) "chown clears".
 """
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from sampan.engine.builder.files import content
-from sampan.engine.builder.trees import Entry, Tree
+from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.errors import InvalidArgument
 from sampan.linux import saferoot
 
@@ -38,7 +39,7 @@ class Look:
     """What the written entries look like. owner None: their own. mode: a function of an entry, None: their own."""
 
     owner: tuple[int, int] | None = None
-    mode: Callable[[Entry], int] | None = None
+    mode: Callable[[TreeEntry], int] | None = None
     latest_ns: int | None = None  # nothing is younger
 
     def time(self, mtime_ns: int) -> int:
@@ -50,7 +51,7 @@ def _inode(status: os.stat_result) -> Inode:
 
 
 def thread_umask() -> int:
-    """The calling thread's umask, without changing it."""
+    """Return the calling thread's umask, without changing it."""
     with open("/proc/thread-self/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("Umask:"):
@@ -58,7 +59,7 @@ def thread_umask() -> int:
     return 0o777
 
 
-class Target:
+class RootWriter:
     """Writes entries below `root_fd` (not owned). Use it within one thread; `finish` sets what must come last."""
 
     def __init__(
@@ -79,7 +80,7 @@ class Target:
     # -- directories ----------------------------------------------------------------------------------------------
 
     def directory(self, path: str, owner: tuple[int, int] | None = None, depth: int = 0) -> int:
-        """The directory at `path`, made with its parents where missing: a descriptor for reading, the caller's.
+        """Return the directory at `path`, made with its parents where missing: a descriptor for reading, the caller's.
 
         owner: of what is made, if not the one for implied directories. Raises: NotADirectoryError.
         """
@@ -125,14 +126,14 @@ class Target:
         return fd
 
     def touch(self, path: str, fd: int) -> None:
-        """Something will be made in the directory `fd`, which is at `path`; remember its times."""
+        """Remember the times of the directory `fd`, at `path`: something will be made in it."""
         status = os.fstat(fd)
         key = _inode(status)
         if key not in self._kept and key not in self._made:
             self._kept[key] = (path, status.st_mtime_ns)
 
     def retime(self, path: str, fd: int, mtime_ns: int) -> None:
-        """The directory `fd` gets this time in the end."""
+        """Have the directory `fd` get this time in the end."""
         mtime_ns = self._look.time(mtime_ns)
         key = _inode(os.fstat(fd))
         self._made.pop(key, None)
@@ -140,12 +141,15 @@ class Target:
         self.wrote(mtime_ns)
 
     def wrote(self, mtime_ns: int) -> None:
-        """Something of this time was written."""
+        """Note that something of this time was written."""
         if self.newest_ns is None or mtime_ns > self.newest_ns:
             self.newest_ns = mtime_ns
 
     def finish(self, otherwise_ns: int = 0) -> int:
-        """Set the times of directories that were touched or made; the newest time that was written, or `otherwise_ns`."""
+        """Set the times of directories that were touched or made.
+
+        Returns the newest time that was written, `otherwise_ns` when nothing was.
+        """
         newest = self._look.time(otherwise_ns) if self.newest_ns is None else self.newest_ns
         for key, path in self._made.items():
             self._set_time(key, path, newest)
@@ -169,7 +173,9 @@ class Target:
 
     # -- one entry ------------------------------------------------------------------------------------------------
 
-    def put(self, entry: Entry, parent_fd: int, name: str, fill: Callable[[int], None] | None, *, over: bool) -> None:
+    def put(
+        self, entry: TreeEntry, parent_fd: int, name: str, fill: Callable[[int], None] | None, *, over: bool
+    ) -> None:
         """Make what is no directory. fill: writes a regular file's content. over: something may be in its place.
 
         Raises: IsADirectoryError when a directory is; OSError.
@@ -183,7 +189,7 @@ class Target:
             os.unlink(name, dir_fd=parent_fd)
             make(entry, parent_fd, name, fill)
 
-    def _file(self, entry: Entry, parent_fd: int, name: str, fill: Callable[[int], None] | None) -> None:
+    def _file(self, entry: TreeEntry, parent_fd: int, name: str, fill: Callable[[int], None] | None) -> None:
         look = self._look
         mode = entry.mode if look.mode is None else look.mode(entry)
         uid, gid = look.owner or (entry.uid, entry.gid)
@@ -203,7 +209,7 @@ class Target:
             os.close(fd)
         self.wrote(mtime_ns)
 
-    def _special(self, entry: Entry, parent_fd: int, name: str, fill: Callable[[int], None] | None) -> None:
+    def _special(self, entry: TreeEntry, parent_fd: int, name: str, fill: Callable[[int], None] | None) -> None:
         look = self._look
         mode = entry.mode if look.mode is None else look.mode(entry)
         uid, gid = look.owner or (entry.uid, entry.gid)
@@ -224,7 +230,7 @@ class Target:
         self.wrote(mtime_ns)
 
     def link(self, source_fd: int, source: str, parent_fd: int, name: str, *, over: bool) -> None:
-        """A second name for what was just written at `source` below `source_fd`, a path without links."""
+        """Give what was just written at `source` below `source_fd`, a path without links, a second name."""
         try:
             os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
         except FileExistsError:
@@ -233,8 +239,8 @@ class Target:
             os.unlink(name, dir_fd=parent_fd)
             os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
 
-    def redress(self, entry: Entry, parent_fd: int, name: str) -> None:
-        """Owner, mode and time of a file that is there; never of what a link names."""
+    def redress(self, entry: TreeEntry, parent_fd: int, name: str) -> None:
+        """Set owner, mode and time of a file that is there; never of what a link names."""
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent_fd)
         try:
             self.dress(entry, fd)
@@ -251,8 +257,8 @@ class Target:
             return False
         return True
 
-    def dress(self, entry: Entry, fd: int) -> None:
-        """Owner, mode, attributes and times; of a directory after everything in it was made."""
+    def dress(self, entry: TreeEntry, fd: int) -> None:
+        """Set owner, mode, attributes and times; of a directory after everything in it was made."""
         look = self._look
         uid, gid = look.owner or (entry.uid, entry.gid)
         mtime_ns = look.time(entry.mtime_ns)
@@ -269,7 +275,7 @@ class Target:
 
 
 def set_xattrs(target: int | str, xattrs: Mapping[str, bytes]) -> None:
-    """What the file system cannot hold is left out, as when a layer is unpacked; overlayfs' own are never set."""
+    """Set extended attributes, but for what the file system cannot hold and for those of overlayfs itself."""
     for name, value in xattrs.items():
         if name.startswith(_FOREIGN_XATTRS):
             continue
@@ -283,7 +289,7 @@ def set_xattrs(target: int | str, xattrs: Mapping[str, bytes]) -> None:
 class Merge:
     """Puts a part of a tree over a directory: directories become one, anything else replaces what is there."""
 
-    def __init__(self, target: Target, tree: Tree, base_fd: int, *, name: str = "") -> None:
+    def __init__(self, target: RootWriter, tree: Tree, base_fd: int, *, name: str = "") -> None:
         """base_fd: the directory (not owned). name: how an error calls it."""
         self._target = target
         self._tree = tree
@@ -296,16 +302,18 @@ class Merge:
     def _by_open(self, path: str, fd: int) -> None:
         content.write(self._tree, path, fd)
 
-    def run(self, entries: Iterable[tuple[str, Entry]], *, fresh: bool) -> None:
-        """entries: (path below the base, what to put there), parents first. fresh: the base is new and empty.
+    def run(self, entries: Iterable[tuple[str, TreeEntry]], *, fresh: bool) -> None:
+        """Put these entries below the base.
+
+        entries: (path, what to put there), parents first. fresh: the base is empty.
 
         Raises: InvalidArgument when a file would replace a directory or the other way; OSError.
         """
-        held: dict[str, list[tuple[str, Entry]]] = {}
+        held: dict[str, list[tuple[str, TreeEntry]]] = {}
         for path, entry in entries:
             held.setdefault(path.rpartition("/")[0], []).append((path, entry))
         new = {""} if fresh else set()
-        own: dict[str, Entry] = {}
+        own: dict[str, TreeEntry] = {}
         pending = [""]
         while pending:
             path = pending.pop()
@@ -324,7 +332,7 @@ class Merge:
             finally:
                 os.close(fd)
 
-    def _put(self, path: str, entry: Entry, fd: int, over: bool, own: dict[str, Entry], new: set[str]) -> None:
+    def _put(self, path: str, entry: TreeEntry, fd: int, over: bool, own: dict[str, TreeEntry], new: set[str]) -> None:
         name = path.rpartition("/")[2]
         if entry.kind == "d":
             try:
@@ -354,13 +362,16 @@ def remove(path: str) -> None:
 
 
 def unfold(tree: Tree, scratch: str | None) -> str:
-    """A tree as a new directory below `scratch` (None: the system's place for temporary files); its path. Nothing is left when it fails."""
+    """Return a tree as a new directory below `scratch` (None: the system's place for temporary files); its path.
+
+    Nothing is left when it fails.
+    """
     path = tempfile.mkdtemp(prefix="tree-", dir=scratch)
     try:
         os.chmod(path, 0o755)
         fd = os.open(path, _DIRECTORY)
         try:
-            target = Target(fd, Look())
+            target = RootWriter(fd, Look())
             Merge(target, tree, fd).run(sorted(tree.entries().items()), fresh=True)
             target.finish()
         finally:

@@ -7,8 +7,8 @@ Nothing is unpacked: a build that finds everything in its cache has made no file
 unpacking it into an empty directory would give: later entries replace earlier ones, names that lead through a symbolic
 link land where it leads inside the context, missing parents are made.
 
-Most headers are plain ustar blocks without any extension; `_Index.plain` reads these in a few operations. Everything else
-goes to images/tar.py, which knows the whole format. Both raise the same errors.
+Most headers are plain ustar blocks without any extension; ustar.py reads these in a few operations. Everything else
+goes to archives/tar.py, which knows the whole format. Both raise the same errors.
 
 Source: POSIX.1-2017 pax; CVE-2014-9356 (names), CVE-2017-14992 (bombs).
 """
@@ -18,9 +18,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
-import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -35,9 +33,11 @@ from sampan.engine.archives.streams import (
     Truncated,
     decompressed,
 )
+from sampan.engine.background import beside
+from sampan.engine.builder.files import ustar
 from sampan.engine.builder.files.content import write_all
-from sampan.engine.builder.files.spool import Place, SpooledTree, nameless
-from sampan.engine.builder.trees import Entry
+from sampan.engine.builder.files.spool import SpooledTree, SpoolExtent, nameless
+from sampan.engine.builder.trees import TreeEntry
 from sampan.engine.layers.unpack import ID_MAX, IMPLIED_MODE, MTIME_MAX_NS, clean
 from sampan.errors import Internal, InvalidArgument
 
@@ -47,18 +47,6 @@ MAX_REPLACED_TREES = 1024
 MAX_ENTRIES = 10_000_000
 _LINKS = 40
 _PIECE = 1024 * 1024
-_POSIX, _GNU = b"ustar\0", b"ustar "  # they agree as long as there is no prefix
-
-_KINDS = {
-    tar.REGULAR: "f",
-    tar.DIRECTORY: "d",
-    tar.SYMLINK: "l",
-    tar.CHARACTER: "c",
-    tar.BLOCK_DEVICE: "b",
-    tar.FIFO: "p",
-}
-_IS_CLEAN = re.compile(r"(?!\.{0,2}(/|$))[^/]+(/(?!\.{0,2}(/|$))[^/]+)*\Z").match  # no empty part, no `.`, no `..`
-_PLAIN = {ord("0"): "f", 0: "f", ord("5"): "d", ord("2"): "l"}  # what `plain` reads by itself
 
 
 class TarTree(SpooledTree):
@@ -72,29 +60,28 @@ class TarTree(SpooledTree):
         Raises: Internal for a bad archive, OSError (ENOSPC, …), what `chunks` raises; nothing remains then.
         """
         feed = Feed(chunks)
-        pump = asyncio.create_task(feed.pump())
-        own = ThreadPoolExecutor(1, "builder-context")  # it waits for a client: no thread that others need
-        work = asyncio.get_running_loop().run_in_executor(own, cls.read, feed, directory, keep_owner)
-        own.shutdown(wait=False)
-        try:
-            return await asyncio.shield(work)
-        except InvalidArgument as e:
-            words = tar.InvalidHeader().message if isinstance(e, tar.InvalidHeader) else e.message
-            raise Internal(words) from e  # status and words of the reference
-        except BaseException:
-            pump.cancel()
-            feed.end()
-            with suppress(BaseException):  # the thread ends with its stream
-                (await work).close()
-            raise
-        finally:
-            pump.cancel()
-            with suppress(BaseException):
-                await pump
+        async with beside(feed.pump(), "upload of a build's context", quiet=True) as pump:
+            own = ThreadPoolExecutor(1, "builder-context")  # it waits for a client: no thread that others need
+            work = asyncio.get_running_loop().run_in_executor(own, cls.read, feed, directory, keep_owner)
+            own.shutdown(wait=False)
+            try:
+                return await asyncio.shield(work)
+            except InvalidArgument as e:
+                words = tar.InvalidHeader().message if isinstance(e, tar.InvalidHeader) else e.message
+                raise Internal(words) from e  # status and words of the reference
+            except BaseException:
+                pump.cancel()
+                feed.end()
+                with suppress(BaseException):  # the thread ends with its stream
+                    (await work).close()
+                raise
 
     @classmethod
     def read(cls, source: Source, directory: str, keep_owner: bool = False) -> TarTree:
-        """The same from a blocking source, in the calling thread. Raises: InvalidArgument for a bad archive, OSError."""
+        """Read an archive from a blocking source, in the calling thread.
+
+        Raises: InvalidArgument for a bad archive, OSError.
+        """
         fd = nameless(directory)
         try:
             disk = os.fstatvfs(fd)
@@ -108,7 +95,7 @@ class TarTree(SpooledTree):
 
     @classmethod
     def open_file(cls, path: str, directory: str, *, keep_owner: bool = False) -> TarTree:
-        """The same from a file of the host."""
+        """Read an archive that is a file of the host. Raises: as `read`."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return cls.read(FileSource(fd), directory, keep_owner)
@@ -149,6 +136,19 @@ class _Window(tar.Input):
         self.at = min(start + size, len(self.data))
         return self.data[start : self.at]
 
+    def hold(self, size: int) -> None:
+        """Have so many bytes at hand. Raises: Truncated."""
+        while len(self.data) - self.at < size:
+            if not self.more():
+                raise Truncated()
+
+    def skip(self, size: int) -> None:
+        """Pass over so many bytes; padding at the stream's end may be missing."""
+        end = self.at + size
+        self.at = min(end, len(self.data))
+        if end > self.at:
+            self.take(end - self.at)
+
     def piece(self, size: int) -> memoryview:
         if self.at >= len(self.data) and not self.more():
             raise Truncated()
@@ -179,8 +179,8 @@ class _Index:
         self._implied: set[str] = set()
         self._directories = {""}
         self._linked: dict[str, None] = {}  # every path that took part in a hard link
-        self.entries: dict[str, Entry] = {}
-        self.places: dict[str, Place] = {}
+        self.entries: dict[str, TreeEntry] = {}
+        self.places: dict[str, SpoolExtent] = {}
 
     def run(self) -> None:
         """Read everything. Raises: InvalidArgument, OSError."""
@@ -197,76 +197,53 @@ class _Index:
     # -- plain headers --------------------------------------------------------------------------------------------
 
     def plain(self) -> bool:
-        """Read entries as long as their headers are plain ustar blocks with nothing unusual; False at the stream's end.
+        """Read entries as long as their headers are plain and say nothing unusual; False at the stream's end.
 
         The block that stops it is left in the window, untouched.
         """
-        window, entries, places, directories = self._window, self.entries, self.places, self._directories
-        sha256, adler32, make, keep_owner = hashlib.sha256, zlib.adler32, Entry, self._keep_owner
+        window, entries, directories, keep_owner = self._window, self.entries, self._directories, self._keep_owner
+        read, block, make = ustar.read, ustar.BLOCK, TreeEntry  # this loop runs once for each file of a context
         while True:
             data, at = window.data, window.at
-            if len(data) - at < 512:
+            if len(data) - at < block:
                 if window.more():
                     continue
                 return len(data) > at
-            block = data[at : at + 512]
-            kind = _PLAIN.get(block[156])
-            magic = block[257:263]
-            if kind is None or (magic != _POSIX and (magic != _GNU or block[345])):
+            header = read(data[at : at + block], keep_owner)
+            if header is None:
                 return True
-            try:
-                mode, size = int(block[100:107], 8), int(block[124:135], 8)
-                mtime, total = int(block[136:147], 8), int(block[148:154], 8)
-            except ValueError:
+            path, kind, mode, uid, gid, size, mtime_ns, link = header
+            if path in entries or path.rpartition("/")[0] not in directories:
                 return True
-            # adler32's lower half is one more than the sum of all bytes, modulo 65521
-            if (total - 256 + sum(block[148:156]) - (adler32(block) & 0xFFFF) + 1) % 65521 or size < 0 or mtime < 0:
-                return True
-            path = block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape")
-            if block[345]:
-                path = block[345:500].partition(b"\0")[0].decode("utf-8", "surrogateescape") + "/" + path
-            if path[-1:] == "/":
-                path, kind = path[:-1], "d" if kind == "f" else kind
-            if path[:2] == "./":
-                path = path[2:]
-            if path in entries or not _IS_CLEAN(path):
-                return True
-            if path.rpartition("/")[0] not in directories:
-                return True
-            uid = gid = 0
-            if keep_owner:
-                try:
-                    uid, gid = int(block[108:115], 8), int(block[116:123], 8)
-                except ValueError:
-                    return True
             if kind == "f":
-                start = at + 512
-                end = start + size
-                if end > len(data):
-                    if size > _PIECE:
-                        return True
-                    if window.more():
-                        continue
-                    raise Truncated()
-                digest = sha256(memoryview(data)[start:end]).hexdigest()
-                places[path] = Place(window.base + start, size, "sha256:" + digest)
-                entries[path] = make(
-                    path=path, kind="f", mode=mode & 0o7777, uid=uid, gid=gid, size=size, mtime_ns=mtime * 1_000_000_000
-                )
-                padded = end + (-size & 511)
-                window.at = padded if padded <= len(data) else len(data)
-                if padded > len(data):
-                    window.take(padded - len(data))
-                continue
-            link = ""
-            if kind == "d":
-                directories.add(path)
+                if not self._plain_content(path, size):
+                    return True
             else:
-                link = block[157:257].partition(b"\0")[0].decode("utf-8", "surrogateescape")
-            window.at = at + 512
+                size, window.at = 0, at + block
+                if kind == "d":
+                    directories.add(path)
             entries[path] = make(
-                path=path, kind=kind, mode=mode & 0o7777, uid=uid, gid=gid, mtime_ns=mtime * 1_000_000_000, link=link
+                path=path, kind=kind, mode=mode, uid=uid, gid=gid, size=size, mtime_ns=mtime_ns, link=link
             )
+
+    def _plain_content(self, path: str, size: int) -> bool:
+        """Hash the content behind the header in the window, and pass over both; False when it is too large for that.
+
+        Raises: Truncated.
+        """
+        window = self._window
+        if ustar.BLOCK + size > len(window.data) - window.at:
+            if size > _PIECE:
+                return False
+            window.hold(ustar.BLOCK + size)
+        start = window.at + ustar.BLOCK
+        end = start + size
+        digest = hashlib.sha256(memoryview(window.data)[start:end]).hexdigest()
+        self.places[path] = SpoolExtent(window.base + start, size, "sha256:" + digest)
+        window.at = end
+        if padding := -size & 511:
+            window.skip(padding)
+        return True
 
     # -- everything else ------------------------------------------------------------------------------------------
 
@@ -277,7 +254,7 @@ class _Index:
         if header.type == tar.HARDLINK:
             self._hardlink(header, path)
             return
-        kind = _KINDS.get(header.type)
+        kind = ustar.KINDS.get(header.type)
         if kind is None:
             raise InvalidArgument(f'unhandled tar header type {header.type[0]} of "{header.name}"')
         if not path:
@@ -291,7 +268,7 @@ class _Index:
         if kind == "d":
             self._directories.add(path)
             self._implied.discard(path)
-        self.entries[path] = Entry(
+        self.entries[path] = TreeEntry(
             path=path,
             kind=kind,
             mode=header.mode & 0o7777,
@@ -304,7 +281,7 @@ class _Index:
             xattrs=header.xattrs,
         )
 
-    def _content(self, header: tar.Entry) -> Place:
+    def _content(self, header: tar.Entry) -> SpoolExtent:
         """Hash a payload on its way to the spool."""
         window, digest = self._window, hashlib.sha256()
         offset = window.offset
@@ -324,13 +301,13 @@ class _Index:
             _zeros(header.size_bytes - at, digest.update)
         self._reader.skip_padding(header.stored_bytes)
         regions = None if header.regions is None else tuple(header.regions)
-        return Place(offset, header.size_bytes, "sha256:" + digest.hexdigest(), regions)
+        return SpoolExtent(offset, header.size_bytes, "sha256:" + digest.hexdigest(), regions)
 
-    def _hash(self, left: int, update: object) -> None:
+    def _hash(self, left: int, update: Callable[[bytes | memoryview], object]) -> None:
         while left:
             piece = self._window.piece(min(left, _PIECE))
             left -= len(piece)
-            update(piece)  # type: ignore[operator]
+            update(piece)
 
     def _hardlink(self, header: tar.Entry, path: str) -> None:
         """Another name of a content; of a symbolic link or a device, a second one like it."""
@@ -375,7 +352,7 @@ class _Index:
             if found is None:
                 if not make:
                     return "/".join([here, *todo[::-1]])
-                self.entries[here] = Entry(path=here, kind="d", mode=IMPLIED_MODE)
+                self.entries[here] = TreeEntry(path=here, kind="d", mode=IMPLIED_MODE)
                 self._implied.add(here)
                 self._directories.add(here)
             elif found.kind == "l":
@@ -446,8 +423,8 @@ def _check(header: tar.Entry, owner: bool) -> None:
         raise tar.InvalidHeader("a time out of range")
 
 
-def _zeros(count: int, update: object) -> None:
+def _zeros(count: int, update: Callable[[bytes | memoryview], object]) -> None:
     block = bytes(min(count, _PIECE))
     while count > 0:
-        update(block[:count])  # type: ignore[operator]
+        update(block[:count])
         count -= len(block)

@@ -10,13 +10,13 @@ from functools import lru_cache
 
 
 def has_wildcard(name: str) -> bool:
-    """Whether an unescaped `*`, `?` or `[` is in the name."""
+    """Return whether an unescaped `*`, `?` or `[` is in the name."""
     return re.search(r"^(?:[^\\*?\[]|\\.)*[*?\[]", name, re.DOTALL) is not None
 
 
 @lru_cache(maxsize=512)
 def compiled(pattern: str) -> re.Pattern[str] | None:
-    """The pattern as a regular expression for a whole path, None when it is malformed."""
+    """Return the pattern as a regular expression for a whole path, None when it is malformed."""
     out: list[str] = []
     at = 0
     while at < len(pattern):
@@ -78,6 +78,6 @@ def _member(pattern: str, at: int) -> tuple[str | None, int]:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether the whole path matches; False for a malformed pattern."""
+    """Return whether the whole path matches; False for a malformed pattern."""
     expression = compiled(pattern)
     return expression is not None and expression.match(path) is not None

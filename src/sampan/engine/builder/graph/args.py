@@ -37,7 +37,7 @@ def platform_args(build: Platform, target: Platform, stage: str) -> dict[str, st
 def global_scope(
     meta: Sequence[Arg], given: BuildArgs, target: Platform, stage: str, *, escape: str, build: Platform = HOST
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """(what FROM may use, what the ARG lines before it set). Raises: DockerfileError."""
+    """Return (what FROM may use, what the ARG lines before it set). Raises: DockerfileError."""
     scope = platform_args(build, target, stage)
     scope |= {name: value for name, value in given.items() if name in scope and value is not None}
     own: dict[str, str] = {}
@@ -69,7 +69,7 @@ class Scope:
         self._classic = classic
 
     def continued(self, env: Sequence[str]) -> Scope:
-        """The scope of a stage that begins where this one ended."""
+        """Return the scope of a stage that begins where this one ended."""
         scope = Scope(env, self._given, self._outer, classic=self._classic)
         if not self._classic:
             scope.args = dict(self.args)
@@ -77,7 +77,7 @@ class Scope:
         return scope
 
     def variables(self) -> dict[str, str]:
-        """What `$NAME` means now."""
+        """Return what `$NAME` means now."""
         if not self._classic:
             return self.env
         given = {name: value for name, value in self._given.items() if name in PREDEFINED and value is not None}
@@ -85,11 +85,11 @@ class Scope:
         return {**given, **declared, **self.env}
 
     def set(self, name: str, value: str) -> None:
-        """ENV."""
+        """Set a variable: ENV."""
         self.env[name] = value
 
     def declare(self, line: Arg) -> str:
-        """ARG, already expanded. Returns its text for the history."""
+        """Declare the arguments of an expanded ARG. Returns its text for the history."""
         shown = []
         for argument in line.arguments:
             name, written = argument.key, argument.value
@@ -105,12 +105,12 @@ class Scope:
         return "ARG " + " ".join(shown)
 
     def run_env(self) -> list[str]:
-        """What a RUN's process gets."""
+        """Return what a RUN's process gets."""
         env = self.env if not self._classic else {**self.env, **self._visible()}
         return [f"{name}={value}" for name, value in env.items()]
 
     def run_prefix(self) -> list[str]:
-        """`|2 A=1 B=2`, which stands before a RUN's command in the history, as words; [] for none."""
+        """Return `|2 A=1 B=2`, which stands before a RUN's command in the history, as words; [] for none."""
         if self._classic:
             predefined = any(name in PREDEFINED and value is not None for name, value in self._given.items())
             pairs = sorted(f"{name}={value}" for name, value in self._visible().items())

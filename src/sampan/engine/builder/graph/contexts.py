@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sampan.engine.builder.ops import ArchiveOp, GitOp, HttpOp, Label, Vertex
+from sampan.engine.builder.ops import ArchiveOp, GitOp, HttpOp, Vertex, VertexLabel
 from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument
 from sampan.spec import reference
@@ -24,28 +24,28 @@ _GIT_SCP = re.compile(r"[\w.-]+@[\w.-]+:(?!//).+")
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedContext:
     """A context's kind (docker-image oci-layout local input git http http-file) and its value."""
 
     kind: str
     value: str
 
 
-def parse(text: str) -> Named:
-    """Raises: InvalidArgument for a scheme that is none of ours."""
+def parse(text: str) -> NamedContext:
+    """Read what a context is. Raises: InvalidArgument for a scheme that is not known."""
     for kind in (*IMAGES, "local", "input", "http-file"):
         for mark in (f"{kind}://", f"{kind}:"):
             if text.startswith(mark):
-                return Named(kind, text.removeprefix(mark))
+                return NamedContext(kind, text.removeprefix(mark))
     if is_git(text):
-        return Named("git", text)
+        return NamedContext("git", text)
     if text.startswith(("http://", "https://")):
-        return Named("http", text)
+        return NamedContext("http", text)
     raise InvalidArgument(f"unsupported context source {text.partition(':')[0]} for {text}")
 
 
-def find(contexts: Mapping[str, str], name: str, platform: Platform | None = None) -> Named | None:
-    """The context that stands in the place of a stage's or an image's name; one for the platform alone goes before."""
+def find(contexts: Mapping[str, str], name: str, platform: Platform | None = None) -> NamedContext | None:
+    """Return the context that stands in the place of a stage's or an image's name, one for the platform first."""
     names = [name]
     try:
         parsed = reference.parse(name)
@@ -62,7 +62,7 @@ def find(contexts: Mapping[str, str], name: str, platform: Platform | None = Non
 
 
 def is_git(text: str) -> bool:
-    """Whether a source is a git repository: by scheme, by `.git`, or as `user@host:path`."""
+    """Return whether a source is a git repository: by scheme, by `.git`, or as `user@host:path`."""
     if text.startswith(("git://", "ssh://", "github.com/")):
         return True
     return bool(_GIT_HTTP.fullmatch(text) or _GIT_SCP.fullmatch(text))
@@ -73,26 +73,26 @@ def is_url(text: str) -> bool:
 
 
 def git(text: str, *, keep_git_dir: bool = False, checksum: str = "", name: str = "") -> GitOp:
-    """`remote#ref:subdir` as a vertex."""
+    """Return `remote#ref:subdir` as a vertex."""
     remote, _, fragment = text.partition("#")
     ref, _, subdir = fragment.partition(":")
     if remote.startswith("github.com/"):
         remote = f"https://{remote}"
-    label = Label(name=name or f"[internal] load git source {text}", internal=not name)
+    label = VertexLabel(name=name or f"[internal] load git source {text}", internal=not name)
     return GitOp(remote=remote, ref=ref, subdir=subdir, keep_git_dir=keep_git_dir, checksum=checksum, label=label)
 
 
 def http(text: str, *, checksum: str = "", name: str = "") -> HttpOp:
-    """A URL as a vertex; the file is called as the URL's path ends."""
+    """Return a URL as a vertex; the file is called as the URL's path ends."""
     path = re.split(r"[?#]", text.partition("://")[2])[0].partition("/")[2]
-    label = Label(name=name or f"[internal] load remote build context {text}", internal=not name)
+    label = VertexLabel(name=name or f"[internal] load remote build context {text}", internal=not name)
     return HttpOp(url=text, checksum=checksum, filename=path.rpartition("/")[2] or UNNAMED, label=label)
 
 
-def remote_tree(source: Named, *, keep_git_dir: bool = False) -> Vertex:
-    """A checkout, the unpacked tree of an archive, or (`http-file`) a download as it is."""
+def remote_tree(source: NamedContext, *, keep_git_dir: bool = False) -> Vertex:
+    """Return a checkout, the unpacked tree of an archive, or (`http-file`) a download as it is."""
     if source.kind == "git":
         return git(source.value, keep_git_dir=keep_git_dir)
     if source.kind == "http-file":
         return http(source.value)
-    return ArchiveOp(source=http(source.value), label=Label(name=f"extract {source.value}", internal=True))
+    return ArchiveOp(source=http(source.value), label=VertexLabel(name=f"extract {source.value}", internal=True))

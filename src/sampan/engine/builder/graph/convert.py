@@ -17,10 +17,10 @@ from typing import Any
 from sampan.engine import platforms
 from sampan.engine.builder.graph import args, contexts, dispatch, names, reach
 from sampan.engine.builder.graph.args import PREDEFINED, Scope
-from sampan.engine.builder.graph.contexts import Named
-from sampan.engine.builder.graph.stage import Common, Stage, files_of, image_name, lines, with_path
-from sampan.engine.builder.graph.values import ClassicStep, Foreign, Resolved, Resolver, Target
-from sampan.engine.builder.ops import Label, ScratchOp, Vertex
+from sampan.engine.builder.graph.contexts import NamedContext
+from sampan.engine.builder.graph.stage import Common, DispatchState, files_of, image_name, lines, with_path
+from sampan.engine.builder.graph.values import ClassicStep, ForeignBase, ResolvedImage, Resolver, Target
+from sampan.engine.builder.ops import ScratchOp, Vertex, VertexLabel
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.platforms import HOST, Platform
 from sampan.errors import InvalidArgument, SampanError
@@ -41,7 +41,9 @@ async def convert(
     *,
     ignores: Ignores | None = None,
 ) -> dict[Platform, Target]:
-    """The targets of a build. ignores: gives the ignore patterns by name of local context, asked when images are known.
+    """Return the targets of a build.
+
+    ignores: gives the ignore patterns by name of local context, asked when images are known.
 
     Raises: DockerfileError, SampanError.
     """
@@ -57,7 +59,7 @@ class Base:
     platform: Platform
     text: str
     stage: Written | None = None
-    context: Named | None = None
+    context: NamedContext | None = None
     image: str = ""
 
 
@@ -70,7 +72,7 @@ class _Conversion:
     resolver: Resolver
     ignores: Ignores | None
     platform: Platform
-    images: dict[tuple[str, Platform], Resolved] = field(default_factory=dict)
+    images: dict[tuple[str, Platform], ResolvedImage] = field(default_factory=dict)
     outer: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -130,7 +132,7 @@ class _Conversion:
             raise DockerfileError(f"failed to parse platform {text}: {reason}", [stage.range]) from e
 
     @staticmethod
-    def _context(named: Named, text: str, platform: Platform) -> Base:
+    def _context(named: NamedContext, text: str, platform: Platform) -> Base:
         image = f"{named.kind}://{named.value}" if named.kind in contexts.IMAGES else ""
         return Base(platform=platform, text=text, context=named, image=image)
 
@@ -173,7 +175,7 @@ class _Conversion:
                     wanted.setdefault((name, self.platform), replace_range(stage, source))
         return wanted
 
-    def _anonymous(self, source: reach.Source, index: int) -> str:
+    def _anonymous(self, source: reach.FromFlag, index: int) -> str:
         """The image that `--from` names, "" when it is something else."""
         if reach.stage_of(self.dockerfile, source, index, classic=self.classic) is not None:
             return ""
@@ -182,7 +184,7 @@ class _Conversion:
             return f"{named.kind}://{named.value}" if named.kind in contexts.IMAGES else ""
         return "" if source.name == reach.SCRATCH else image_name(source.name, source.range, classic=self.classic)
 
-    async def _image(self, name: str, platform: Platform, stage: Written) -> Resolved:
+    async def _image(self, name: str, platform: Platform, stage: Written) -> ResolvedImage:
         """Ask the resolver. Raises: DockerfileError at the line that names the image, in the dialect's words."""
         try:
             return await self.resolver.image(name, platform, pull=self.request.pull)
@@ -231,7 +233,9 @@ class _Conversion:
             only_stage=states == 1,
         )
 
-    def _stage(self, common: Common, index: int, base: Base, triggers: Sequence[i.Instruction], target: int) -> Stage:
+    def _stage(
+        self, common: Common, index: int, base: Base, triggers: Sequence[i.Instruction], target: int
+    ) -> DispatchState:
         """One stage from its FROM to its end."""
         written = self.dockerfile.stages[index]
         stage = self._begin(common, written, base)
@@ -253,9 +257,9 @@ class _Conversion:
             stage.steps[-1] = replace(stage.steps[-1], stage_end=True)
         return stage
 
-    def _begin(self, common: Common, written: Written, base: Base) -> Stage:
+    def _begin(self, common: Common, written: Written, base: Base) -> DispatchState:
         """The stage right after FROM."""
-        total = sum(isinstance(one, i.Run | i.Files | i.Workdir) for one in written.instructions)
+        total = sum(isinstance(one, i.Run | i.FilesInstruction | i.Workdir) for one in written.instructions)
         begun: dict[str, Any] = {
             "common": common,
             "index": written.index,
@@ -267,8 +271,8 @@ class _Conversion:
             below = common.stages[base.stage.index]
             scope = below.scope.continued(below.config.get("Env") or [])
             begun |= {"state": below.state, "config": dict(below.config), "base": below.base, "author": below.author}
-            return Stage(**begun, scope=scope, history=list(below.history))
-        resolved: Resolved | None = None
+            return DispatchState(**begun, scope=scope, history=list(below.history))
+        resolved: ResolvedImage | None = None
         document: Mapping[str, Any] = {}
         if base.image:
             resolved = self.images[base.image, base.platform]
@@ -279,13 +283,13 @@ class _Conversion:
         if resolved is None and not document and not self.classic:
             config["WorkingDir"] = "/"
         scope = Scope(config["Env"], self.request.build_args, self.outer, classic=self.classic)
-        stage = Stage(
+        stage = DispatchState(
             **begun, state=ScratchOp(), config=config, scope=scope, base=resolved, author=document.get("author") or ""
         )
         stage.state = self._below(stage, written, base, resolved)
         return stage
 
-    def _below(self, stage: Stage, written: Written, base: Base, resolved: Resolved | None) -> Vertex:
+    def _below(self, stage: DispatchState, written: Written, base: Base, resolved: ResolvedImage | None) -> Vertex:
         """The file system that FROM names."""
         common = stage.common
         if not base.image and base.context is None:
@@ -295,7 +299,7 @@ class _Conversion:
         named = "" if common.only_stage else stage.name or f"stage-{stage.index}"
         shown = f"FROM {resolved.ref}" if resolved is not None else f"FROM {base.text}"
         step = (stage.number, stage.total)
-        label = Label(
+        label = VertexLabel(
             name=names.in_stage(shown, named, step, common.shown_platform),
             text=written.start.source,
             ranges=lines(written.range),
@@ -310,7 +314,7 @@ class _Conversion:
 
     # -- the result -----------------------------------------------------------------------------------------------
 
-    def _target(self, common: Common, stage: Stage, needed: Sequence[int], bases: Mapping[int, Base]) -> Target:
+    def _target(self, common: Common, stage: DispatchState, needed: Sequence[int], bases: Mapping[int, Base]) -> Target:
         request = self.request
         config = dict(stage.config)
         if not self.classic and request.labels:
@@ -336,7 +340,7 @@ class _Conversion:
             foreign=tuple(self._foreign(needed, bases)),
         )
 
-    def _foreign(self, needed: Sequence[int], bases: Mapping[int, Base]) -> Iterator[Foreign]:
+    def _foreign(self, needed: Sequence[int], bases: Mapping[int, Base]) -> Iterator[ForeignBase]:
         """Bases that a registry had for another platform only."""
         for index in needed:
             base = bases[index]
@@ -346,7 +350,7 @@ class _Conversion:
             own = platforms.of(found.config)
             if own.architecture and not base.platform.runs(own):
                 range_ = self.dockerfile.stages[index].range
-                yield Foreign(ref=found.ref, found=own, wanted=base.platform, range=(range_.start, range_.end))
+                yield ForeignBase(ref=found.ref, found=own, wanted=base.platform, range=(range_.start, range_.end))
 
     def _environment(self, base: Base) -> dict[str, str]:
         """What the image of a base sets."""
@@ -355,12 +359,12 @@ class _Conversion:
         return {args.PATH.partition("=")[0]: "", **{name: value for name, _, value in pairs}}
 
 
-def replace_range(stage: Written, source: reach.Source) -> Written:
-    """The stage as it would be if its FROM said what `source` says: for the error that names the line."""
+def replace_range(stage: Written, source: reach.FromFlag) -> Written:
+    """Return the stage as it would be if its FROM said what `source` says: for the error that names the line."""
     return replace(stage, start=replace(stage.start, base=source.name, range=source.range))
 
 
-def _label(stage: Stage) -> None:
+def _label(stage: DispatchState) -> None:
     """`--label`: in the classic dialect steps at the end of the target."""
     if not stage.common.classic:
         return

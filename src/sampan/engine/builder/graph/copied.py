@@ -1,4 +1,7 @@
-"""What a classic COPY or ADD says it copied: `file:HASH`, `dir:HASH`, `multi:HASH`. Blocking: it hashes what it names."""
+"""What a classic COPY or ADD says it copied: `file:HASH`, `dir:HASH`, `multi:HASH`.
+
+Blocking: it hashes what it names.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from sampan.engine.builder.trees import Tree
 
 
 def named(entry: HistoryEntry, trees: Mapping[Vertex, Tree]) -> HistoryEntry:
-    """A classic COPY or ADD with `file:…`, `dir:…` or `multi:…` in its text. Blocking: it hashes what is copied."""
+    """Return a classic COPY or ADD with `file:…`, `dir:…` or `multi:…` in its text.
+
+    Blocking: it hashes what is copied.
+    """
     if "{}" not in entry.created_by or not entry.copied:
         return entry
     kinds, sums = [], []

@@ -14,7 +14,7 @@ import posixpath
 from collections.abc import Iterator
 
 from sampan.engine.builder.graph import contexts, history, reach
-from sampan.engine.builder.graph.stage import Stage
+from sampan.engine.builder.graph.stage import DispatchState
 from sampan.engine.builder.graph.values import HistoryEntry
 from sampan.engine.builder.ops import Copy, FileOp, Mkfile, Owner, Vertex
 from sampan.errors import InvalidArgument
@@ -22,7 +22,7 @@ from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError
 
 
-def copy(stage: Stage, instruction: i.Files) -> None:
+def copy(stage: DispatchState, instruction: i.FilesInstruction) -> None:
     classic = stage.common.classic
     label = stage.label(instruction)
     copies = list(_copies(stage, instruction, label.name))
@@ -44,7 +44,7 @@ def copy(stage: Stage, instruction: i.Files) -> None:
     stage.did(instruction, HistoryEntry(created_by=" ".join(words), vertex=vertex, copied=tuple(copies)), words)
 
 
-def _copies(stage: Stage, instruction: i.Files, name: str) -> Iterator[Copy]:
+def _copies(stage: DispatchState, instruction: i.FilesInstruction, name: str) -> Iterator[Copy]:
     """The copies: sources of one tree together, as far as their order allows. Raises: DockerfileError."""
     remote = [contexts.is_git(source) or contexts.is_url(source) for source in instruction.sources]
     if isinstance(instruction, i.Add) and instruction.checksum and not all(remote):
@@ -72,13 +72,13 @@ def _is_pattern(source: str) -> bool:
     return any(char in source for char in "*?[")
 
 
-def _local(stage: Stage, instruction: i.Files, sources: list[str], *, required: bool = True) -> Copy:
+def _local(stage: DispatchState, instruction: i.FilesInstruction, sources: list[str], *, required: bool = True) -> Copy:
     """A copy from the context or from what --from names."""
     tree: Vertex | None = None
     for source in sources:
         path = _used(source)
-        if isinstance(instruction, i.Copy) and instruction.from_:
-            wanted = reach.Source(instruction.from_, instruction.range, True)
+        if isinstance(instruction, i.CopyInstruction) and instruction.from_:
+            wanted = reach.FromFlag(instruction.from_, instruction.range, True)
             tree = stage.common.source(wanted, stage.index, path)
         else:
             tree = stage.common.main(path)
@@ -91,7 +91,7 @@ def _local(stage: Stage, instruction: i.Files, sources: list[str], *, required: 
         owner=owner(instruction.chown, classic=stage.common.classic),
         chmod=instruction.chmod,
         unpack=unpack,
-        parents=isinstance(instruction, i.Copy) and instruction.parents,
+        parents=isinstance(instruction, i.CopyInstruction) and instruction.parents,
         exclude=instruction.exclude,
         required=required,
     )
@@ -107,7 +107,7 @@ def _used(source: str) -> str:
     return "/".join(used)
 
 
-def _remote(stage: Stage, instruction: i.Add, source: str, name: str) -> Copy:
+def _remote(stage: DispatchState, instruction: i.Add, source: str, name: str) -> Copy:
     """A copy from a checkout or a download, which is called as the step is. Raises: DockerfileError."""
     tree: Vertex
     if contexts.is_git(source):
@@ -130,7 +130,7 @@ def _remote(stage: Stage, instruction: i.Add, source: str, name: str) -> Copy:
     )
 
 
-def _documents(stage: Stage, instruction: i.Files) -> list[Mkfile]:
+def _documents(stage: DispatchState, instruction: i.FilesInstruction) -> list[Mkfile]:
     return [
         Mkfile(
             path=destination(stage, instruction),
@@ -143,8 +143,8 @@ def _documents(stage: Stage, instruction: i.Files) -> list[Mkfile]:
     ]
 
 
-def destination(stage: Stage, instruction: i.Files) -> str:
-    """The absolute destination; one that ends in `/` or is `.` means a directory.
+def destination(stage: DispatchState, instruction: i.FilesInstruction) -> str:
+    """Return the absolute destination; one that ends in `/` or is `.` means a directory.
 
     Raises: DockerfileError in the classic dialect, where a directory must be written as one.
     """
@@ -166,7 +166,7 @@ def _is_directory(written: str) -> bool:
 
 
 def owner(text: str, *, classic: bool = False) -> Owner | None:
-    """`--chown`. Raises: InvalidArgument."""
+    """Return `--chown`. Raises: InvalidArgument."""
     if not text:
         return None
     user, colon, group = text.partition(":")

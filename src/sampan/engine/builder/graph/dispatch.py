@@ -14,7 +14,7 @@ from typing import Any
 from sampan.engine.builder.graph import history
 from sampan.engine.builder.graph.copying import copy
 from sampan.engine.builder.graph.running import run
-from sampan.engine.builder.graph.stage import Stage
+from sampan.engine.builder.graph.stage import DispatchState
 from sampan.engine.builder.graph.values import HistoryEntry
 from sampan.engine.builder.ops import FileOp, Mkdir, Owner
 from sampan.errors import InvalidArgument
@@ -25,7 +25,7 @@ from sampan.spec.dockerfile.errors import DockerfileError
 _INHERITED = ("Test", "Interval", "Timeout", "StartPeriod", "StartInterval", "Retries")
 
 
-def dispatch(stage: Stage, instruction: i.Instruction) -> None:
+def dispatch(stage: DispatchState, instruction: i.Instruction) -> None:
     """Do one instruction. Raises: DockerfileError with its lines."""
     if isinstance(instruction, i.Expose):
         instruction = replace(instruction, ports=tuple(sorted(instruction.ports)))
@@ -43,10 +43,10 @@ def dispatch(stage: Stage, instruction: i.Instruction) -> None:
         raise DockerfileError(e.message, [instruction.range]) from e
 
 
-def configure(stage: Stage, instruction: i.Instruction) -> None:
-    """ENV, LABEL, CMD and all others that touch the configuration only."""
+def configure(stage: DispatchState, instruction: i.Instruction) -> None:
+    """Do ENV, LABEL, CMD or another instruction that touches the configuration only."""
     before = stage.config
-    dialect: config.Dialect = "classic" if stage.common.classic else "buildkit"
+    dialect: config.DialectName = "classic" if stage.common.classic else "buildkit"
     after = config.apply(before, instruction, dialect=dialect, cmd_set=stage.cmd_set)
     if isinstance(instruction, i.Cmd):
         stage.cmd_set = True
@@ -67,7 +67,7 @@ def _health(new: Any, old: Any) -> Any:
     return {key: value for key, value in merged.items() if value}
 
 
-def _note(stage: Stage, instruction: i.Instruction, text: str) -> None:
+def _note(stage: DispatchState, instruction: i.Instruction, text: str) -> None:
     if stage.common.classic:
         words = [*stage.shell, history.NOP, text]
         stage.did(instruction, HistoryEntry(created_by=" ".join(words)), words)
@@ -75,7 +75,7 @@ def _note(stage: Stage, instruction: i.Instruction, text: str) -> None:
         stage.did(instruction, history.buildkit(text))
 
 
-def _args(stage: Stage, instruction: i.Arg) -> None:
+def _args(stage: DispatchState, instruction: i.Arg) -> None:
     """BuildKit's ARG: each of a line sees those left of it."""
     shown = []
     for argument in instruction.arguments:
@@ -84,13 +84,13 @@ def _args(stage: Stage, instruction: i.Arg) -> None:
     _note(stage, instruction, "ARG " + " ".join(shown))
 
 
-def _arg(stage: Stage, instruction: i.Arg) -> None:
+def _arg(stage: DispatchState, instruction: i.Arg) -> None:
     text = stage.scope.declare(instruction)
     stage.common.consumed |= stage.scope.used
     _note(stage, instruction, text)
 
 
-def _workdir(stage: Stage, instruction: i.Workdir) -> None:
+def _workdir(stage: DispatchState, instruction: i.Workdir) -> None:
     """A directory, owned by the stage's user in the buildkit dialect; `/` is there already."""
     classic = stage.common.classic
     path = config.working_directory(stage.cwd, instruction.path, "classic" if classic else "buildkit")
@@ -116,11 +116,11 @@ def _workdir(stage: Stage, instruction: i.Workdir) -> None:
         stage.did(instruction, history.buildkit(f"WORKDIR {path}", vertex))
 
 
-_DO: dict[type[i.Instruction], Callable[[Stage, Any], None]] = {
+_DO: dict[type[i.Instruction], Callable[[DispatchState, Any], None]] = {
     i.Add: copy,
     i.Arg: _arg,
     i.Cmd: configure,
-    i.Copy: copy,
+    i.CopyInstruction: copy,
     i.Entrypoint: configure,
     i.Env: configure,
     i.Expose: configure,
@@ -132,6 +132,6 @@ _DO: dict[type[i.Instruction], Callable[[Stage, Any], None]] = {
     i.Shell: configure,
     i.Stopsignal: configure,
     i.User: configure,
-    i.Volume: configure,
+    i.VolumeInstruction: configure,
     i.Workdir: _workdir,
 }

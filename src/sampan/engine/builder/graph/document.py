@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sampan.engine.builder.graph.values import HistoryEntry, Resolved, Target
+from sampan.engine.builder.graph.values import HistoryEntry, ResolvedImage, Target
 from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.state import Solved
-from sampan.engine.images.service import ENGINE_VERSION
+from sampan.engine.images.records import ENGINE_VERSION
 from sampan.engine.platforms import Platform
 from sampan.spec import oci_image, times
 
@@ -39,7 +39,7 @@ _INHERITED = ("os.version", "os.features", "variant")
 
 
 def document(
-    base: Resolved | None,
+    base: ResolvedImage | None,
     history: Sequence[HistoryEntry],
     config: Mapping[str, Any],
     solved: Mapping[Vertex, Solved],
@@ -49,7 +49,7 @@ def document(
     author: str = "",
     epoch_s: int | None = None,
 ) -> dict[str, Any]:
-    """The document; every vertex of `history` must be in `solved`."""
+    """Return the document; every vertex of `history` must be in `solved`."""
     below: Mapping[str, Any] = base.config if base is not None else {}
     entries = list(below.get("history") or [])
     layers = list((below.get("rootfs") or {}).get("diff_ids") or [])
@@ -84,7 +84,7 @@ def document(
 
 
 def of_target(target: Target, solved: Mapping[Vertex, Solved], *, dialect: str, epoch_s: int | None) -> dict[str, Any]:
-    """The document of a target; layers that no entry made (FROM a context) get one."""
+    """Return the document of a target; layers that no entry made (FROM a context) get one."""
     made = document(
         target.base,
         target.history,
@@ -128,7 +128,7 @@ def _entry(entry: HistoryEntry, created: str, *, empty: bool) -> dict[str, Any]:
 
 
 def run_config(config: Mapping[str, Any], dialect: str) -> dict[str, Any]:
-    """The `config` object as the dialect writes it."""
+    """Return the `config` object as the dialect writes it."""
     if dialect == "classic":
         return oci_image.run_config(dict(config))
     result: dict[str, Any] = {}

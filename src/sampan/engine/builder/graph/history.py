@@ -23,7 +23,7 @@ NOP = "#(nop) "
 
 
 def text(instruction: i.Instruction, config: Mapping[str, Any], *, classic: bool) -> str:
-    """The text for an expanded instruction that changes the configuration only. config: what it has become."""
+    """Return the text for an expanded instruction that changes the configuration only. config: what it has become."""
     match instruction:
         case i.Env(pairs=pairs) | i.Label(pairs=pairs):
             return f"{instruction.keyword} " + " ".join(f"{pair.key}={pair.value}" for pair in pairs)
@@ -32,7 +32,7 @@ def text(instruction: i.Instruction, config: Mapping[str, Any], *, classic: bool
             return f"{instruction.keyword} {_quoted_list(words)}"
         case i.Expose(ports=ports):
             return f"EXPOSE {' '.join(ports)}" if classic else f"EXPOSE [{' '.join(_numbered(ports))}]"
-        case i.Volume(paths=paths):
+        case i.VolumeInstruction(paths=paths):
             return f"VOLUME [{' '.join(paths)}]"
         case i.User(user=user):
             return f"USER {user}"
@@ -83,7 +83,7 @@ def _quoted_rune(code: int) -> str:
 
 
 def duration(ns: int) -> str:
-    """Go's time.Duration as text: `1m0s`, `1.5s`, `20ms`."""
+    """Return Go's time.Duration as text: `1m0s`, `1.5s`, `20ms`."""
     if ns == 0:
         return "0s"
     if ns < 1_000_000_000:
@@ -108,8 +108,8 @@ def buildkit(created_by: str, vertex: Vertex | None = None) -> HistoryEntry:
     return HistoryEntry(created_by=created_by, comment=COMMENT, vertex=vertex)
 
 
-def files_text(instruction: i.Files) -> str:
-    """COPY and ADD in the buildkit dialect: the flags that it names, sources, heredocs, destination."""
+def files_text(instruction: i.FilesInstruction) -> str:
+    """Return COPY or ADD in BuildKit's words: the flags that it names, sources, heredocs, destination."""
     words = [instruction.keyword]
     if instruction.chown:
         words.append(f"--chown={instruction.chown}")
@@ -120,7 +120,7 @@ def files_text(instruction: i.Files) -> str:
     return " ".join([*words, instruction.destination, "# buildkit"])
 
 
-def classic_files_text(instruction: i.Files) -> str:
-    """COPY and ADD in the classic dialect; `{}` is for what is known when the files are."""
+def classic_files_text(instruction: i.FilesInstruction) -> str:
+    """Return COPY or ADD in the classic builder's words; `{}` is for what is known when the files are."""
     chown = f"--chown={instruction.chown} " if instruction.chown else ""
     return f"{NOP}{instruction.keyword} {chown}{{}} in {instruction.destination} "

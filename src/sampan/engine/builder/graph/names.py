@@ -28,7 +28,7 @@ def metadata(ref: str, platform: Platform | None = None) -> str:
 
 
 def in_stage(text: str, stage: str, step: tuple[int, int], platform: Platform | None) -> str:
-    """`[linux/arm64 build 2/13] text`; platform: when several are built. A total of 0: no brackets."""
+    """Return `[linux/arm64 build 2/13] text`; platform: when several are built. A total of 0: no brackets."""
     number, total = step
     if not total:
         return text
@@ -38,7 +38,10 @@ def in_stage(text: str, stage: str, step: tuple[int, int], platform: Platform | 
 
 
 def shown(instruction: i.Instruction, env: Mapping[str, str], escape: str) -> str:
-    """An instruction with its variables filled in, as a vertex is called. RUN keeps quotes and what is not set."""
+    """Return an instruction with its variables filled in, as a vertex is called.
+
+    RUN keeps quotes and what is not set.
+    """
     text = instruction.source
     try:
         variables = Variables(env, escape)
@@ -52,7 +55,7 @@ def shown(instruction: i.Instruction, env: Mapping[str, str], escape: str) -> st
 
 
 def is_plain(run: i.Run) -> bool:
-    """Whether the command is one heredoc and nothing else: then its content is the command."""
+    """Return whether the command is one heredoc and nothing else: then its content is the command."""
     return len(run.command.words) == 1 and run.command.shell and _only_heredoc(run.command.words[0])
 
 
@@ -62,6 +65,6 @@ def _only_heredoc(text: str) -> bool:
 
 
 def summary(document: str) -> str:
-    """The first line of a heredoc, for its name."""
+    """Return the first line of a heredoc, for its name."""
     first, more, _ = document.strip().replace("\r\n", "\n").partition("\n")
     return first + ("..." if more else "")

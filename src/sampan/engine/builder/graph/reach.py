@@ -21,7 +21,7 @@ SCRATCH = "scratch"
 
 
 def target_of(dockerfile: Dockerfile, name: str, *, classic: bool) -> Stage:
-    """The stage to build, by name; the last one for "". Raises: InvalidArgument in Docker's words."""
+    """Return the stage to build, by name; the last one for "". Raises: InvalidArgument in Docker's words."""
     if not name:
         return dockerfile.stages[-1]
     stage = earlier(dockerfile, name, len(dockerfile.stages), numbers=False)
@@ -33,7 +33,7 @@ def target_of(dockerfile: Dockerfile, name: str, *, classic: bool) -> Stage:
 
 
 def earlier(dockerfile: Dockerfile, name: str, index: int, *, numbers: bool) -> Stage | None:
-    """The stage that `name` means inside stage `index`. numbers: `0` is one, too (COPY --from, not FROM)."""
+    """Return the stage that `name` means inside stage `index`. numbers: `0` is one, too (COPY --from, not FROM)."""
     for stage in reversed(dockerfile.stages[:index]):
         if stage.name and stage.name == name.lower():
             return stage
@@ -43,7 +43,7 @@ def earlier(dockerfile: Dockerfile, name: str, index: int, *, numbers: bool) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class FromFlag:
     """One `from` of COPY or RUN --mount. number: a number may mean a stage (COPY only)."""
 
     name: str
@@ -51,19 +51,19 @@ class Source:
     number: bool
 
 
-def sources(instructions: Iterable[i.Instruction]) -> list[Source]:
-    """Every `from`, in order."""
+def sources(instructions: Iterable[i.Instruction]) -> list[FromFlag]:
+    """Return every `from`, in order."""
     found = []
     for instruction in instructions:
-        if isinstance(instruction, i.Copy) and instruction.from_:
-            found.append(Source(instruction.from_, instruction.range, True))
+        if isinstance(instruction, i.CopyInstruction) and instruction.from_:
+            found.append(FromFlag(instruction.from_, instruction.range, True))
         elif isinstance(instruction, i.Run):
-            found += [Source(mount.from_, instruction.range, False) for mount in instruction.mounts if mount.from_]
+            found += [FromFlag(mount.from_, instruction.range, False) for mount in instruction.mounts if mount.from_]
     return found
 
 
-def stage_of(dockerfile: Dockerfile, source: Source, index: int, *, classic: bool) -> Stage | None:
-    """The stage that a `from` inside stage `index` means, None for an image or a context.
+def stage_of(dockerfile: Dockerfile, source: FromFlag, index: int, *, classic: bool) -> Stage | None:
+    """Return the stage that a `from` inside stage `index` means, None for an image or a context.
 
     Raises: DockerfileError for a number that no stage has, and for a stage that would need itself.
     """
@@ -91,9 +91,10 @@ def stage_of(dockerfile: Dockerfile, source: Source, index: int, *, classic: boo
 def needed(
     dockerfile: Dockerfile, target: Stage, bases: Mapping[int, str], triggers: Mapping[int, Sequence[i.Instruction]]
 ) -> list[int]:
-    """The stages that the target is made from, itself included, in the order of the file.
+    """Return the stages that the target is made from, itself included, in the order of the file.
 
-    bases: what each FROM says, expanded. triggers: the ONBUILD instructions that each stage begins with, as far as known.
+    bases: what each FROM says, expanded. triggers: the ONBUILD instructions that each stage begins with, as far as
+    known.
     """
     found: set[int] = set()
     waiting = [target.index]

@@ -13,19 +13,19 @@ import posixpath
 
 from sampan.engine.builder.failures import NotAllowed
 from sampan.engine.builder.graph import args, history, names, reach
-from sampan.engine.builder.graph.stage import Stage
+from sampan.engine.builder.graph.stage import DispatchState
 from sampan.engine.builder.graph.values import HistoryEntry
-from sampan.engine.builder.ops import FileOp, Label, Mkfile, RunMount, RunOp, ScratchOp, Vertex
+from sampan.engine.builder.ops import FileOp, Mkfile, RunMount, RunOp, ScratchOp, Vertex, VertexLabel
 from sampan.spec.dockerfile import config
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError
-from sampan.spec.dockerfile.mounts import Mount
+from sampan.spec.dockerfile.mounts import MountFlag
 
 PIPES = "/dev/pipes"
 SSH_SOCKET = "/run/buildkit/ssh_agent."
 
 
-def run(stage: Stage, instruction: i.Run) -> None:
+def run(stage: DispatchState, instruction: i.Run) -> None:
     request = stage.common.request
     words, script = command(stage, instruction)
     mounts = [mount(stage, instruction, one, number) for number, one in enumerate(instruction.mounts)]
@@ -59,22 +59,22 @@ def run(stage: Stage, instruction: i.Run) -> None:
     stage.did(instruction, entry, seen)
 
 
-def command(stage: Stage, instruction: i.Run) -> tuple[list[str], list[RunMount]]:
-    """The arguments, and the mount that holds a script if the heredoc is one. Raises: DockerfileError."""
+def command(stage: DispatchState, instruction: i.Run) -> tuple[list[str], list[RunMount]]:
+    """Return the arguments, and the mount that holds a script if the heredoc is one. Raises: DockerfileError."""
     program, script = instruction.program()
-    dialect: config.Dialect = "classic" if stage.common.classic else "buildkit"
+    dialect: config.DialectName = "classic" if stage.common.classic else "buildkit"
     words = config.command_line(program, stage.config, dialect)
     if not words:
         raise DockerfileError("failed to marshal LLB definition: arguments are required")
     if script is None:
         return words, []
     made = Mkfile(path="/", name=script.name, data=script.text().encode(), chmod="0755")
-    file = FileOp(base=ScratchOp(), actions=(made,), label=Label(name=names.INLINE, internal=True))
+    file = FileOp(base=ScratchOp(), actions=(made,), label=VertexLabel(name=names.INLINE, internal=True))
     return words, [RunMount(kind="bind", target=PIPES, source=file, path="/")]
 
 
-def mount(stage: Stage, instruction: i.Run, wanted: Mount, number: int) -> RunMount:
-    """One --mount. Raises: DockerfileError."""
+def mount(stage: DispatchState, instruction: i.Run, wanted: MountFlag, number: int) -> RunMount:
+    """Return one --mount. Raises: DockerfileError."""
     target = posixpath.normpath(posixpath.join(stage.cwd, wanted.target)) if wanted.target else ""
     if target in ("/", "//"):
         raise DockerfileError('invalid mount target "/"', [instruction.range])
@@ -130,15 +130,15 @@ def mount(stage: Stage, instruction: i.Run, wanted: Mount, number: int) -> RunMo
     raise DockerfileError(f'unsupported mount type "{wanted.type}"', [instruction.range])
 
 
-def source(stage: Stage, instruction: i.Run, wanted: Mount) -> Vertex:
-    """The vertex behind `from=`, or the build context."""
+def source(stage: DispatchState, instruction: i.Run, wanted: MountFlag) -> Vertex:
+    """Return the vertex behind `from=`, or the build context."""
     path = wanted.source or "/"
     if not wanted.from_:
         return stage.common.main(path)
-    return stage.common.source(reach.Source(wanted.from_, instruction.range, False), stage.index, path)
+    return stage.common.source(reach.FromFlag(wanted.from_, instruction.range, False), stage.index, path)
 
 
-def network(stage: Stage, instruction: i.Run) -> str:
+def network(stage: DispatchState, instruction: i.Run) -> str:
     """RUN's own network before the build's. Raises: NotAllowed without the entitlement (buildkit dialect)."""
     request = stage.common.request
     if instruction.network not in ("", "default"):
@@ -148,12 +148,12 @@ def network(stage: Stage, instruction: i.Run) -> str:
     return request.network or "default"
 
 
-def security(stage: Stage, instruction: i.Run) -> str:
+def security(stage: DispatchState, instruction: i.Run) -> str:
     if instruction.security == "insecure":
         _entitled(stage, instruction, "security.insecure")
     return instruction.security
 
 
-def _entitled(stage: Stage, instruction: i.Run, name: str) -> None:
+def _entitled(stage: DispatchState, instruction: i.Run, name: str) -> None:
     if name not in stage.common.request.entitlements:
         raise NotAllowed(f"failed to load LLB: {name} is not allowed")

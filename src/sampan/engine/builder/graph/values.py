@@ -1,4 +1,7 @@
-"""What the graph gives: a target to solve and the image that comes of it, and for the classic dialect every step. Values only."""
+"""What the graph gives: a target to solve and the image that comes of it, and for the classic dialect every step.
+
+Values only.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from sampan.engine.platforms import Platform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
-    """An image that a Dockerfile names. config: its whole configuration document; ref: `docker.io/library/busybox:latest`."""
+class ResolvedImage:
+    """An image that a Dockerfile names.
+
+    config: its whole configuration document; ref: `docker.io/library/busybox:latest`.
+    """
 
     id: str
     config: Mapping[str, Any]
@@ -23,16 +29,16 @@ class Resolved:
 class Resolver(Protocol):
     """Where base images come from; pulls what is missing, or always with `pull`."""
 
-    async def image(self, ref: str, platform: Platform, *, pull: bool) -> Resolved:
-        """Raises: NotFound and what a pull raises."""
+    async def image(self, ref: str, platform: Platform, *, pull: bool) -> ResolvedImage:
+        """Return an image by its name. Raises: NotFound and what a pull raises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
     """One line of an image's history. vertex: what made its layer, None for metadata.
 
-    copied: what a classic COPY or ADD copied; `created_by` then holds `{}` in the place of `file:…`, `dir:…` or `multi:…`,
-    which is known when it was solved (`history.named`).
+    copied: what a classic COPY or ADD copied; `created_by` then holds `{}` in the place of `file:…`, `dir:…` or
+    `multi:…`, which is known when it was solved (`history.named`).
     """
 
     created_by: str
@@ -46,17 +52,17 @@ class HistoryEntry:
 class ClassicStep:
     """One instruction as the classic builder walks: solve `vertex` if there is one, publish an image, say so.
 
-    text: what stands after `Step n/m : `; "" for a trigger of the base image's ONBUILD, which is not counted.
-    config: the run configuration (`config` of the image document) after this step. history: all entries that the stage adds
-    to `base` so far. base: the image that the stage (or the stage it is from) began with, None for scratch.
-    triggers: of a FROM, how many steps follow that its base image brought. stage_end: the last step of its stage.
+    text: what stands after `Step n/m : `; "" for a trigger of the base image's ONBUILD, which is not counted. config:
+    the run configuration (`config` of the image document) after this step. history: all entries that the stage adds to
+    `base` so far. base: the image that the stage (or the stage it is from) began with, None for scratch. triggers: of a
+    FROM, how many steps follow that its base image brought. stage_end: the last step of its stage.
     """
 
     text: str
     keyword: str
     stage: int
     range: tuple[int, int]
-    base: Resolved | None
+    base: ResolvedImage | None
     parent_stage: int | None = None  # of a FROM: the earlier stage that it continues
     config: Mapping[str, Any]
     history: tuple[HistoryEntry, ...] = ()
@@ -71,7 +77,7 @@ class ClassicStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Foreign:
+class ForeignBase:
     """A base image that is for another platform than the one asked for. range: of its FROM."""
 
     ref: str
@@ -84,15 +90,15 @@ class Foreign:
 class Target:
     """The stage to build for one platform. vertex: its file system. config: the `config` object of the image document.
 
-    base: the image below all of it, None for scratch. steps: of all stages, in the order of the file, in the classic dialect.
-    paths: what is used of each local context; "/" is all of it. stages: those it is made from, by number.
+    base: the image below all of it, None for scratch. steps: of all stages, in the order of the file, in the classic
+    dialect. paths: what is used of each local context; "/" is all of it. stages: those it is made from, by number.
     environments: what the base images of stages set, by number of the stage.
     """
 
     vertex: Vertex
     platform: Platform
     config: Mapping[str, Any]
-    base: Resolved | None = None
+    base: ResolvedImage | None = None
     history: tuple[HistoryEntry, ...] = ()
     author: str = ""
     steps: tuple[ClassicStep, ...] = ()
@@ -100,4 +106,4 @@ class Target:
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stages: tuple[int, ...] = ()
     environments: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
-    foreign: tuple[Foreign, ...] = ()
+    foreign: tuple[ForeignBase, ...] = ()

@@ -1,8 +1,8 @@
 """The build cache: which step gave which layers, how much that takes, and what may go.
 
-Records live in the store's table `build_cache`; each keeps its layers by a reference `build:<id>` → `layer:<chain id>`, so
-removing images never breaks the cache, and pruning the cache never breaks images. What a running build has been given
-is held by that build besides.
+Records live in the store's table `build_cache`; each keeps its layers by a reference `build:<id>` → `layer:<chain id>`,
+so removing images never breaks the cache, and pruning the cache never breaks images. What a running build has been
+given is held by that build besides.
 
 Source: Engine API 1.51, BuildCache; BuildKit's cache manager for what a prune takes (parents after their children, the
 longest unused first) and its default policy.
@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from sampan.engine.builder.solver.cachemounts import CacheMounts, new_id, sizes
 from sampan.engine.builder.solver.records import CACHE_MOUNT, REGULAR, CacheRecord
-from sampan.engine.builder.state import State
+from sampan.engine.builder.state import LayerChain
 from sampan.engine.images.service import Images
 from sampan.engine.store import Ref, Store, Table
 from sampan.errors import InvalidArgument
@@ -46,7 +46,7 @@ class Space:
     min_free_bytes: int = 0  # of the file system
 
     def keep_bytes(self, total: int, free: int) -> int:
-        """How much of `total` stays; 0 without bounds."""
+        """Return how much of `total` stays; 0 without bounds."""
         if not (self.reserved_bytes or self.max_used_bytes or self.min_free_bytes):
             return 0
         keep = self.max_used_bytes
@@ -59,7 +59,7 @@ NO_BOUNDS = Space()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class CacheUsage:
     """One record as du and prune see it."""
 
     record: CacheRecord
@@ -69,7 +69,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class GcPolicy:
     """One rule of garbage collection."""
 
     filters: Filters = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class KeptSources:
     """Files of clients, downloads, repositories that a service keeps for the next build. Both functions block."""
 
     kind: str
@@ -103,7 +103,7 @@ class Cache:
         self._by_key: dict[str, str] = {}
         self._held: dict[str, set[str]] = {}  # record → running builds that were given it
         self._pruning = asyncio.Lock()
-        self.kept: list[Kept] = []
+        self.kept: list[KeptSources] = []
         self._ended_ns = time.time_ns()  # the last build
 
     def start(self) -> None:
@@ -124,7 +124,7 @@ class Cache:
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def find(self, key: str) -> CacheRecord | None:
-        """What an equal step gave before."""
+        """Return what an equal step gave before."""
         record = self._table.get(self._by_key.get(key, ""))
         if record is not None and record.chain_id and record.chain_id not in self._images.layers:
             self._remove(record)  # a weak one, whose images are gone
@@ -132,7 +132,10 @@ class Cache:
         return record
 
     def used(self, record: CacheRecord, build: str, *, keep: bool) -> None:
-        """Note that a running build was given this; `let_go` when it ends. keep: the record holds its layers from now on."""
+        """Note that a running build was given this; `let_go` when it ends.
+
+        keep: the record holds its layers from now on.
+        """
         self._held.setdefault(record.id, set()).add(build)
         weak = record.weak and not keep
         ops = [self._table.put(replace(record, used_ns=time.time_ns(), uses=record.uses + 1, weak=weak))]
@@ -150,17 +153,20 @@ class Cache:
     def put(
         self,
         key: str,
-        state: State,
+        state: LayerChain,
         *,
         empty: bool,
         time_ns: int,
         description: str,
         size_bytes: int,
-        parents: Collection[State],
+        parents: Collection[LayerChain],
         kind: str = REGULAR,
         weak: bool = False,
     ) -> CacheRecord:
-        """Record what a step gave, in the place of what an equal one gave before. Its layers must be held by the caller."""
+        """Record what a step gave, in the place of what an equal one gave before.
+
+        Its layers must be held by the caller.
+        """
         old = self._table.get(self._by_key.get(key, ""))
         now = time.time_ns()
         record = CacheRecord(
@@ -189,15 +195,15 @@ class Cache:
         self._by_key[key] = record.id
         return record
 
-    def _makers(self, states: Collection[State]) -> tuple[str, ...]:
+    def _makers(self, states: Collection[LayerChain]) -> tuple[str, ...]:
         """The records whose results these states are."""
         chains = {state.chain_id for state in states if state.chain_id}
         return tuple(r.id for r in self._table.all() if r.chain_id in chains and not r.empty)
 
-    def state(self, record: CacheRecord) -> State:
-        """The state that a record stands for."""
+    def state(self, record: CacheRecord) -> LayerChain:
+        """Return the state that a record stands for."""
         layers = self._images.layers.records(record.chain_id)
-        return State(diff_ids=tuple(layer.diff_id for layer in reversed(layers)), chain_id=record.chain_id)
+        return LayerChain(diff_ids=tuple(layer.diff_id for layer in reversed(layers)), chain_id=record.chain_id)
 
     def _drop_layer(self, holder: Ref, chain_id: str) -> None:
         layers, store = self._images.layers, self._images.store
@@ -220,8 +226,8 @@ class Cache:
 
     # -- disk ---------------------------------------------------------------------------------------------------------
 
-    async def usages(self) -> list[Usage]:
-        """Every record with what it takes; weak ones take nothing."""
+    async def usages(self) -> list[CacheUsage]:
+        """Return every record with what it takes; weak ones take nothing."""
         mounts = [(r.id, self.mounts.path(r.id)) for r in self._table.all() if r.kind == CACHE_MOUNT]
         measured = await asyncio.to_thread(sizes, iter(mounts)) if mounts else {}
         found = [self._usage(record, measured) for record in self._table.all() if not record.weak]
@@ -231,18 +237,18 @@ class Cache:
                     id=kept.id, key="", kind=kept.kind, description=kept.description, used_ns=self._ended_ns,
                     created_ns=self._ended_ns,
                 )  # fmt: skip
-                found.append(Usage(record=record, size_bytes=size, in_use=bool(self._held), shared=False))
+                found.append(CacheUsage(record=record, size_bytes=size, in_use=bool(self._held), shared=False))
         return found
 
-    def _usage(self, record: CacheRecord, measured: Mapping[str, int]) -> Usage:
+    def _usage(self, record: CacheRecord, measured: Mapping[str, int]) -> CacheUsage:
         if record.kind == CACHE_MOUNT:
-            return Usage(
+            return CacheUsage(
                 record=record,
                 size_bytes=measured.get(record.id, 0),
                 in_use=self.mounts.in_use(record.id),
                 shared=False,
             )
-        return Usage(
+        return CacheUsage(
             record=record,
             size_bytes=0 if record.empty else record.size_bytes,
             in_use=record.id in self._held,
@@ -261,7 +267,7 @@ class Cache:
         return False
 
     async def disk_usage(self) -> list[dict[str, Any]]:
-        """BuildCache objects of API 1.51, the last used first."""
+        """Return BuildCache objects of API 1.51, the last used first."""
         found = sorted(await self.usages(), key=lambda usage: usage.record.used_ns, reverse=True)
         return [_shown(usage) for usage in found]
 
@@ -307,25 +313,25 @@ class Cache:
         disk = os.statvfs(self.mounts.root)
         return disk.f_bavail * disk.f_frsize
 
-    async def collect(self, policies: Sequence[Policy]) -> None:
-        """One round of garbage collection."""
+    async def collect(self, policies: Sequence[GcPolicy]) -> None:
+        """Do one round of garbage collection."""
         for policy in policies:
             await self.prune(policy.filters, all=policy.all, space=policy.space)
 
 
-async def _call(kept: Kept, function: Callable[[], T]) -> T:
+async def _call(kept: KeptSources, function: Callable[[], T]) -> T:
     return await asyncio.to_thread(function) if kept.in_thread else function()
 
 
-def order(candidates: Sequence[Usage], everything: Sequence[Usage]) -> list[Usage]:
-    """What goes first: the longest unused; a parent never before its children. Pure."""
+def order(candidates: Sequence[CacheUsage], everything: Sequence[CacheUsage]) -> list[CacheUsage]:
+    """Return what goes first: the longest unused; a parent never before its children. Pure."""
     left = sorted(candidates, key=lambda usage: (usage.record.used_ns, usage.record.id))
     there = {usage.record.id: set(usage.record.parents) for usage in everything}
     children: dict[str, int] = {}
     for parents in there.values():
         for parent in parents:
             children[parent] = children.get(parent, 0) + 1
-    found: list[Usage] = []
+    found: list[CacheUsage] = []
     while left:
         ready = next((usage for usage in left if not children.get(usage.record.id)), None)
         if ready is None:
@@ -337,18 +343,18 @@ def order(candidates: Sequence[Usage], everything: Sequence[Usage]) -> list[Usag
     return found
 
 
-def matcher(filters: Filters) -> Callable[[Usage, int], bool]:
-    """Whether a record passes all filters: f(usage, now_ns). Values of one key are alternatives.
+def matcher(filters: Filters) -> Callable[[CacheUsage, int], bool]:
+    """Return whether a record passes all filters: f(usage, now_ns). Values of one key are alternatives.
 
     Raises: InvalidArgument.
     """
-    tests: list[Callable[[Usage, int], bool]] = []
+    tests: list[Callable[[CacheUsage, int], bool]] = []
     for key, values in filters.items():
         tests.append(_test(key, [str(value) for value in values]))
     return lambda usage, now: all(test(usage, now) for test in tests)
 
 
-def _test(key: str, values: list[str]) -> Callable[[Usage, int], bool]:
+def _test(key: str, values: list[str]) -> Callable[[CacheUsage, int], bool]:
     match key:
         case "until" | "unused-for":
             if len(values) != 1:
@@ -378,7 +384,7 @@ def _truth(values: list[str]) -> bool:
 
 
 def duration_ns(text: str) -> int:
-    """Go's durations (`24h`, `1h30m`), also with days, or seconds without a unit. Raises: InvalidArgument."""
+    """Return Go's durations (`24h`, `1h30m`), also with days, or seconds without a unit. Raises: InvalidArgument."""
     if text.isdigit():
         return int(text) * 10**9
     parts = _DURATION.findall(text)
@@ -387,7 +393,7 @@ def duration_ns(text: str) -> int:
     return int(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
 
-def _shown(usage: Usage) -> dict[str, Any]:
+def _shown(usage: CacheUsage) -> dict[str, Any]:
     record = usage.record
     shown: dict[str, Any] = {
         "ID": record.id,

@@ -25,6 +25,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from sampan.engine.archives import streams, tar_writer
+from sampan.engine.background import beside
 from sampan.engine.builder.ops import RunMount
 from sampan.engine.builder.solver.records import CACHE_MOUNT, CacheRecord
 from sampan.engine.images.service import Images
@@ -131,11 +132,11 @@ class CacheMounts:
     # -- carrying them between machines ---------------------------------------------------------------------------
 
     def named(self) -> list[str]:
-        """The ids under which Dockerfiles know the cache mounts, sorted."""
+        """Return the ids under which Dockerfiles know the cache mounts, sorted."""
         return sorted({record.key for record in self._mounts()})
 
     async def export(self, name: str) -> AsyncIterator[bytes]:
-        """The content of one as a tar archive. Raises: NotFound."""
+        """Yield the content of one as a tar archive. Raises: NotFound."""
         record = next((record for record in self._mounts() if record.key == name), None)
         if record is None:
             raise NotFound(f"no cache mount {name}")
@@ -166,14 +167,10 @@ async def _unpack(chunks: AsyncIterator[bytes], path: str, images: Images) -> No
     number = images.driver.new_layer(None)
     try:
         feed = streams.Feed(chunks)
-        pump = asyncio.create_task(feed.pump())
-        try:
+        async with beside(feed.pump(), "upload of a cache mount", quiet=True):
             await asyncio.get_running_loop().run_in_executor(
                 images.streaming, _unpack_to, images.driver.path(number), feed
             )
-        finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
         os.rmdir(path)
         os.rename(f"{images.driver.path(number)}/fs", path)
     finally:
@@ -200,7 +197,7 @@ def new_id() -> str:
 
 
 def origin_of(*parts: Any) -> str:
-    """A short name for a first content."""
+    """Return a short name for a first content."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
 
 

@@ -40,7 +40,7 @@ class Flight:
         listener = (progress, vertex)
         self._listeners.append(listener)
         if self._started:
-            progress.step(_step(vertex, self._started))
+            progress.step(Step.of(vertex, started_ns=self._started))
             for stream, data in self._said:
                 progress.log(vertex.digest, stream, data)
         error = ""
@@ -58,11 +58,13 @@ class Flight:
         finally:
             now = time.time_ns()
             result = "" if error else record.chain_id
-            progress.step(_step(vertex, self._started or now, completed=now, error=error, result=result))
+            progress.step(
+                Step.of(vertex, started_ns=self._started or now, completed_ns=now, error=error, result=result)
+            )
         return record
 
     def leave(self) -> None:
-        """The build has what it wanted."""
+        """Take that the build has what it wanted."""
         self._waiting -= 1
         if not self._waiting:
             self._landed()
@@ -83,10 +85,10 @@ class Flight:
     # -- for the step -------------------------------------------------------------------------------------------------
 
     def begun(self) -> None:
-        """The work itself begins now: it has waited for its turn."""
+        """Tell that the work itself begins: it has waited for its turn until now."""
         self._started = time.time_ns()
         for progress, vertex in self._listeners:
-            progress.step(_step(vertex, self._started))
+            progress.step(Step.of(vertex, started_ns=self._started))
 
     def output(self, stream: int, data: bytes) -> None:
         self._said.append((stream, data))
@@ -95,16 +97,3 @@ class Flight:
             self._said_bytes -= len(self._said.popleft()[1])
         for progress, vertex in self._listeners:
             progress.log(vertex.digest, stream, data)
-
-
-def _step(vertex: Vertex, started: int, *, completed: int = 0, error: str = "", result: str = "") -> Step:
-    return Step(
-        key=vertex.digest,
-        name=vertex.label.name or type(vertex).__name__,
-        inputs=tuple(needed.digest for needed in vertex.inputs),
-        started_ns=started,
-        completed_ns=completed,
-        error=error,
-        vertex=vertex,
-        result=result,
-    )

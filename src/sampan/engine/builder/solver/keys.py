@@ -2,9 +2,9 @@
 
     key = sha256(the operation, with each input replaced by what it *is*: a state's chain id, a tree's checksum)
 
-So equal content hits, whatever made it: another Dockerfile, another base with the same layers, a file with another time.
-The whole operation is in it, its platform too, never an image's history (CVE-2024-24557). Not in it: what is display
-only, limits, proxies, and what secrets and agents hold.
+So equal content hits, whatever made it: another Dockerfile, another base with the same layers, a file with another
+time. The whole operation is in it, its platform too, never an image's history (CVE-2024-24557). Not in it: what is
+display only, limits, proxies, and what secrets and agents hold.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Checksum = Callable[[Copy], str]
 
 
 def of_run(op: RunOp, solved: Mapping[Vertex, Solved], digests: Mapping[Vertex, str]) -> str:
-    """The key of a RUN step. digests: of the trees that it mounts."""
+    """Return the key of a RUN step. digests: of the trees that it mounts."""
 
     def identity(vertex: Vertex) -> str:
         found = solved[vertex]
@@ -34,7 +34,7 @@ def of_run(op: RunOp, solved: Mapping[Vertex, Solved], digests: Mapping[Vertex, 
 
 
 def of_files(op: FileOp, solved: Mapping[Vertex, Solved], checksum: Checksum) -> str:
-    """The key of file actions. checksum: of what a copy takes; the patterns that name it do not matter then."""
+    """Return the key of file actions. checksum: of what a copy takes; the patterns that name it do not matter then."""
     found = solved[op.base]
     base = "" if op.link or found.state is None else found.state.chain_id
     actions = []

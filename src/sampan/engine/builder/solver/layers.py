@@ -4,11 +4,11 @@
         … write below work.root_fd, or give work.mounts() to a task …
         done = await work.commit()
 
-With overlay2 the upper directory *becomes* the layer: it is described in place (images/recording.py), no file is copied.
-Other drivers compare and unpack. Nothing is synced here; an image that is published is (Layers.sync).
+With overlay2 the upper directory *becomes* the layer: it is described in place (images/recording.py), no file is
+copied. Other drivers compare and unpack. Nothing is synced here; an image that is published is (Layers.sync).
 
-Invariants: while it is open, a Work keeps the layers below it; what it committed stays as long as the holder it was given
-does, or the Work; whatever is not committed is gone after `__aexit__`, and after a crash at the next start.
+Invariants: while it is open, a Work keeps the layers below it; what it committed stays as long as the holder it was
+given does, or the Work; whatever is not committed is gone after `__aexit__`, and after a crash at the next start.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from typing import Any, Self, TypeVar
 from sampan.engine.archives import tar_writer
 from sampan.engine.builder.solver import stubs
 from sampan.engine.builder.solver.stubs import Stub
-from sampan.engine.builder.state import State
+from sampan.engine.builder.state import LayerChain
 from sampan.engine.images.service import Images
 from sampan.engine.layers.layers import Staged
 from sampan.engine.store import Ref
 from sampan.spec import oci_image
+from sampan.spec.oci_runtime import Mount
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ class Committed:
     (`empty_layer` below).
     """
 
-    state: State
+    state: LayerChain
     empty: bool = False
     size_bytes: int = 0
 
@@ -49,7 +50,7 @@ class Committed:
 class Work:
     """A writable file system on a state. One user at a time: a task, or whoever writes below `root_fd`."""
 
-    def __init__(self, images: Images, base: State, holder: Ref | None = None) -> None:
+    def __init__(self, images: Images, base: LayerChain, holder: Ref | None = None) -> None:
         """holder: from `images.layers.hold`; it keeps what is committed. Without one, it is the Work that does."""
         self._images = images
         self.base = base
@@ -95,8 +96,8 @@ class Work:
             os.close(self._root_fd)
             self._root_fd = -1
 
-    def mounts(self, *, container: bool) -> list[dict[str, Any]]:
-        """The OCI mounts that make the root for a task, with a container's stubs or a step's; no `root_fd` is open."""
+    def mounts(self, *, container: bool) -> tuple[Mount, ...]:
+        """Return the OCI mounts that make a task's root, while no `root_fd` is open. container: with its stubs."""
         return self._driver.work_mounts(self._number, self._lowers, container=container)
 
     def clear_stubs(self, made: Sequence[Stub]) -> None:
@@ -142,7 +143,7 @@ class Work:
         self._layers.keep(staged, holder)
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Run blocking work to its end, also when the build is cancelled meanwhile: it uses what `__aexit__` takes away."""
+        """Run blocking work to its end, also when the build is cancelled: it uses what `__aexit__` takes away."""
         future = asyncio.get_running_loop().run_in_executor(self._images.pool, work, *arguments)
         try:
             return await asyncio.shield(future)
@@ -151,12 +152,12 @@ class Work:
             raise
 
 
-async def empty_layer(images: Images, base: State, holder: Ref) -> State:
-    """`base` with a layer that holds nothing on top, as BuildKit makes of a step without changes."""
+async def empty_layer(images: Images, base: LayerChain, holder: Ref) -> LayerChain:
+    """Return `base` with a layer that holds nothing on top, as BuildKit makes of a step without changes."""
     chain_id = oci_image.chain_id(base.chain_id, oci_image.EMPTY_LAYER_DIFF_ID)
     if chain_id in images.layers:
         images.layers.hold_more(holder, chain_id)
-        return State(diff_ids=(*base.diff_ids, oci_image.EMPTY_LAYER_DIFF_ID), chain_id=chain_id)
+        return LayerChain(diff_ids=(*base.diff_ids, oci_image.EMPTY_LAYER_DIFF_ID), chain_id=chain_id)
     parent = images.layers.get(base.chain_id).snapshot if base.chain_id else None
     number = images.driver.new_layer(parent)
     kept = False
@@ -170,9 +171,9 @@ async def empty_layer(images: Images, base: State, holder: Ref) -> State:
     return on_top(base, staged)
 
 
-def on_top(base: State, staged: Staged) -> State:
-    """The state that a new layer gives."""
-    return State(diff_ids=(*base.diff_ids, staged.unpacked.diff_id), chain_id=staged.chain_id)
+def on_top(base: LayerChain, staged: Staged) -> LayerChain:
+    """Return the state that a new layer gives."""
+    return LayerChain(diff_ids=(*base.diff_ids, staged.unpacked.diff_id), chain_id=staged.chain_id)
 
 
 def _prepare(path: str, epoch_s: int | None) -> bool:

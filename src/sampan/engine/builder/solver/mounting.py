@@ -20,17 +20,18 @@ import stat
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 
+from sampan.engine.builder import sshagent
 from sampan.engine.builder.ops import RunMount, RunOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.cachemounts import CacheMounts, Seed, origin_of
 from sampan.engine.builder.solver.layers import Work
-from sampan.engine.builder.state import Solved, State
+from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.images.service import Images
-from sampan.engine.tasks.options import TaskMount
 from sampan.errors import InvalidArgument, NotFound
 from sampan.linux import copying, saferoot
 from sampan.linux import mounts as kernel
 from sampan.linux.syscalls import fstatfs_type
+from sampan.spec.oci_runtime import Mount
 
 TMPFS_MAGIC = 0x01021994
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -54,7 +55,7 @@ class Mounting:
         self._directory, self._secrets = directory, secrets
         self._undo = undo
         self._count = 0
-        self.mounts: list[TaskMount] = []
+        self.mounts: list[Mount] = []
         self.env: list[str] = []
         self.targets: list[tuple[str, bool]] = []  # (path, whether it is a directory)
 
@@ -79,7 +80,7 @@ class Mounting:
 
     def _add(self, target: str, type_: str, source: str, options: list[str], *, directory: bool = True) -> None:
         path = os.path.normpath("/" + target.lstrip("/"))
-        self.mounts.append(TaskMount(path, type_, source, options))
+        self.mounts.append(Mount(type_, source, path, tuple(options)))
         self.targets.append((path, directory))
 
     # -- bind ---------------------------------------------------------------------------------------------------------
@@ -94,12 +95,12 @@ class Mounting:
             if mount.writable:
                 source = await self._discarded(source)
         else:
-            root = await self._mounted(solved.state or State())
+            root = await self._mounted(solved.state or LayerChain())
             source = _inside(root, mount.path)
         access = "rw" if mount.writable else "ro"
         self._add(mount.target, "bind", source, ["rbind", access, "rprivate"], directory=os.path.isdir(source))
 
-    async def _mounted(self, state: State) -> str:
+    async def _mounted(self, state: LayerChain) -> str:
         """A state's file system as a directory of the host; what is written to it is thrown away."""
         work = await self._undo.enter_async_context(Work(self._images, state))
         place = f"{self._directory}/mount-{self._count}"
@@ -141,7 +142,7 @@ class Mounting:
             if solved.tree is not None:
                 root = await asyncio.to_thread(solved.tree.directory)
             else:
-                root = await self._mounted(solved.state or State())
+                root = await self._mounted(solved.state or LayerChain())
             await asyncio.to_thread(_copy_tree, _inside(root, path), directory)
 
         return fill
@@ -180,15 +181,10 @@ class Mounting:
                 ) from None
             return
         writer.close()
-        path = f"{self._directory}/ssh-{self._count}"
-        forwarder = Forwarder(self._session, mount.id or "default")
-        directory_fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:  # by descriptor: a socket's path holds 108 bytes
-            server = await asyncio.start_unix_server(forwarder.serve, f"/proc/self/fd/{directory_fd}/ssh-{self._count}")
-        finally:
-            os.close(directory_fd)
-        self._undo.push_async_callback(forwarder.close)
-        self._undo.callback(server.close)
+        name = f"ssh-{self._count}"
+        path = await self._undo.enter_async_context(
+            sshagent.listening(self._session, mount.id or "default", self._directory, name)
+        )
         os.chown(path, mount.uid, mount.gid)
         os.chmod(path, 0o600 if mount.mode is None else mount.mode)
         target = mount.target or f"/run/buildkit/ssh_agent.{self._ssh_number()}"
@@ -199,54 +195,8 @@ class Mounting:
         return sum(1 for path, _ in self.targets if path.startswith("/run/buildkit/ssh_agent."))
 
 
-class Forwarder:
-    """Joins every connection to the socket with one to the client's agent."""
-
-    def __init__(self, session: Session, id: str) -> None:
-        self._session, self._id = session, id
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            with suppress(NotFound, OSError, asyncio.CancelledError):
-                await self._join(reader, writer)
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        agent_reader, agent_writer = await self._session.ssh_agent(self._id)
-        try:
-            pumps = [
-                asyncio.create_task(_pump(reader, agent_writer)),
-                asyncio.create_task(_pump(agent_reader, writer)),
-            ]
-            try:
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for pump in pumps:
-                    pump.cancel()
-                await asyncio.gather(*pumps, return_exceptions=True)
-        finally:
-            agent_writer.close()
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(64 * 1024):
-        writer.write(data)
-        await writer.drain()
-
-
 def secret_place(exec_root: str) -> str:
-    """A directory on tmpfs for secrets, made when missing. Blocking, cheap."""
+    """Return a directory on tmpfs for secrets, made when missing. Blocking, cheap."""
     path = f"{exec_root}/builder/secrets"
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     os.makedirs(path, mode=0o700, exist_ok=True)

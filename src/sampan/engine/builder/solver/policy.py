@@ -10,18 +10,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sampan.engine.builder.solver.cache import Policy, Space
+from sampan.engine.builder.solver.cache import GcPolicy, Space
 from sampan.errors import InvalidArgument
-
-__all__ = ["Policy", "of"]
 
 GB = 10**9
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
 _TEMPORARY = {"type": ("source.local", "exec.cachemount", "source.git.checkout"), "unused-for": ("48h",)}
 
 
-def of(builder: Mapping[str, Any], data_root: str) -> list[Policy]:
-    """The policies in order; [] when collection is off. Raises: InvalidArgument for sizes that are none."""
+def of(builder: Mapping[str, Any], data_root: str) -> list[GcPolicy]:
+    """Return the policies in order; [] when collection is off. Raises: InvalidArgument for sizes that are none."""
     asked = builder.get("gc") or {}
     if not asked.get("enabled", True):
         return []
@@ -35,15 +33,15 @@ def of(builder: Mapping[str, Any], data_root: str) -> list[Policy]:
     if asked.get("policy"):
         return [_policy(rule, total) for rule in asked["policy"]]
     return [
-        Policy(filters=_TEMPORARY, space=Space(max_used_bytes=512 * 1024 * 1024)),
-        Policy(filters={"unused-for": ("1440h",)}, space=space),
-        Policy(space=space),
-        Policy(space=space, all=True),
+        GcPolicy(filters=_TEMPORARY, space=Space(max_used_bytes=512 * 1024 * 1024)),
+        GcPolicy(filters={"unused-for": ("1440h",)}, space=space),
+        GcPolicy(space=space),
+        GcPolicy(space=space, all=True),
     ]
 
 
-def _policy(rule: Mapping[str, Any], total: int) -> Policy:
-    return Policy(
+def _policy(rule: Mapping[str, Any], total: int) -> GcPolicy:
+    return GcPolicy(
         filters=_filters(rule.get("filter") or ()),
         all=bool(rule.get("all")),
         space=Space(

@@ -13,9 +13,10 @@ REGULAR, LOCAL, GIT, CACHE_MOUNT = "regular", "source.local", "source.git.checko
 class CacheRecord(Record, kw_only=True):
     """One step's result, or a cache mount. Times are ns since the epoch.
 
-    key: what the step was made of (keys.py); for a cache mount what it is called. chain_id: the state after the step; with
-    `empty` the step changed nothing and it is the state before. weak: the record does not keep its layers, the images of
-    the classic builder do: as with Docker, removing those frees the disk, and what stays of the record is worth nothing.
+    key: what the step was made of (keys.py); for a cache mount what it is called. chain_id: the state after the step;
+    with `empty` the step changed nothing and it is the state before. weak: the record does not keep its layers, the
+    images of the classic builder do: as with Docker, removing those frees the disk, and what stays of the record is
+    worth nothing.
     """
 
     key: str

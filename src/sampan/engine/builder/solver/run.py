@@ -4,8 +4,8 @@
     mounts ──┼─▶ spec ─▶ create · attach · start ─▶ output … exit ─▶ delete
     files ───┘
 
-The two dialects differ as they do in Docker: the classic builder's step is a container (hostname and /etc/hosts with its
-own address, HOSTNAME set), BuildKit's has the hostname `buildkitsandbox` and a fixed /etc/hosts.
+The two dialects differ as they do in Docker: the classic builder's step is a container (hostname and /etc/hosts with
+its own address, HOSTNAME set), BuildKit's has the hostname `buildkitsandbox` and a fixed /etc/hosts.
 
 Invariant: whatever happens, nothing of the step is left but the Work that it wrote to: no task, network, mount, socket,
 secret. What a killed daemon leaves, `recover` and containers/recovery.py take away at the next start.
@@ -14,18 +14,18 @@ secret. What a killed daemon leaves, `recover` and containers/recovery.py take a
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import msgspec
 
+from sampan.engine.background import Background, beside
 from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.ops import RunOp, Vertex
 from sampan.engine.builder.session import Session
@@ -34,21 +34,21 @@ from sampan.engine.builder.solver.cachemounts import CacheMounts
 from sampan.engine.builder.solver.layers import Work
 from sampan.engine.builder.solver.mounting import Mounting, secret_place, unmount
 from sampan.engine.builder.solver.runspec import RunStep
-from sampan.engine.builder.solver.sandboxes import Net, Sandboxes
+from sampan.engine.builder.solver.sandboxes import Net, SandboxPool
 from sampan.engine.builder.state import Solved
 from sampan.engine.config import EngineConfig
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
-from sampan.engine.tasks import devices, etcfiles, failures, spec
+from sampan.engine.tasks import devices, etcfiles, failures, namespaces, spec
+from sampan.engine.tasks.namespaces import HeldNamespace
 from sampan.engine.tasks.options import TaskOptions
 from sampan.engine.tasks.seccomp import Filters
 from sampan.supervisor.client import Exit, Supervisor, TaskFailed, TaskKind, TaskRequest
 
-log = logging.getLogger("sampan.builder")
-
 SANDBOX_HOSTNAME = "buildkitsandbox"
 TAIL_LINES = 20
+ENDING_S = 60.0  # so long `close` waits for what the last steps used
 TAIL_BYTES = 16 * 1024
 _SPEC = msgspec.json.Encoder()
 
@@ -84,8 +84,8 @@ class Runner:
         self._images, self._supervisor, self._caches = images, supervisor, caches
         self._filters = Filters(HostPaths())
         self._root = f"{config.exec_root}/builder"
-        self._ending: set[asyncio.Task[Any]] = set()
-        self._sandboxes = Sandboxes(networks)
+        self._background = Background()
+        self._sandboxes = SandboxPool(networks)
 
     def recover(self) -> None:
         """Take away what steps of an earlier daemon left on the host. Its tasks are containers/recovery.py's."""
@@ -102,11 +102,11 @@ class Runner:
     async def close(self) -> None:
         """Wait until the last steps are cleared away."""
         await self.idle()
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await self._background.close(ENDING_S)
         self.recover()
 
     async def idle(self) -> None:
-        """No build is under way: give back what was made ahead."""
+        """Give back what was made ahead, when no build is under way."""
         await self._sandboxes.drop()
 
     async def run(
@@ -121,7 +121,8 @@ class Runner:
     ) -> None:
         """Run the step on `work`. output: called with (1 stdout or 2 stderr, bytes) as they come.
 
-        Raises: StepFailed for a command that failed or could not be run, SampanError for what it needs and is not there.
+        Raises: StepFailed for a command that failed or could not be run, SampanError for what it needs and is not
+        there.
         """
         async with AsyncExitStack() as undo:
             net = await self._sandboxes.take(runspec.network_mode(op, self._config), ahead=True)
@@ -141,30 +142,28 @@ class Runner:
             options = runspec.task_options(step, self._config, mounting.mounts, mounting.env)
             self._write_files(step, options, net, directory)
             found = await asyncio.to_thread(devices.look, options) if devices.waits(options) else devices.look(options)
+            joined = {}
+            if net.sandbox.netns:
+                opened = undo.enter_context(ExitStack())
+                joined["network"] = HeldNamespace.by_path(net.sandbox.netns, opened)
             provisions = spec.Provisions(
-                namespaces={"network": net.sandbox.netns},
+                namespaces=namespaces.paths(joined),
                 files=tuple((f"/etc/{name}", f"{directory}/{name}") for name in step.files),
                 devices=found,
             )
             try:
-                await self._execute(step, options, provisions, work, output, unmounted=bool(made))
+                await self._execute(step, options, provisions, joined, work, output, unmounted=bool(made))
             finally:
                 if made:
                     await asyncio.shield(asyncio.to_thread(work.clear_stubs, made))
 
     # -- what surrounds it --------------------------------------------------------------------------------------------
 
-    def _later(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def _later(self, work: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
         """Let go of something that nobody has to wait for: with its process a task's every writer is dead."""
-        task = asyncio.create_task(work)
-        self._ending.add(task)
-        task.add_done_callback(self._ended)
+        task = self._background.spawn(work, "what a build step used cannot be cleared away", finish=True)
+        assert task is not None  # it is closed when every step has ended
         return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._ending.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("what a build step used cannot be cleared away: %s", error)
 
     def _write_files(self, step: RunStep, options: TaskOptions, net: Net, directory: str) -> None:
         etcfiles.write(directory, options, net.sandbox, self._config)
@@ -188,6 +187,7 @@ class Runner:
         step: RunStep,
         options: TaskOptions,
         provisions: spec.Provisions,
+        joined: Mapping[str, HeldNamespace],
         work: Work,
         output: Output,
         *,
@@ -203,13 +203,13 @@ class Runner:
             rootfs=work.mounts(container=step.classic),
             seccomp=seccomp,
             log_driver="none",
+            sources=namespaces.sources(joined),
         )
         tail = Tail.new()
         ended: Exit | None = None
         try:
             await self._supervisor.create(request, start=False)
-            exit_ = asyncio.create_task(self._supervisor.wait(id, begun=False))
-            try:
+            async with beside(self._supervisor.wait(id, begun=False), "the end of a build step", quiet=True) as exit_:
                 attachment = await self._supervisor.attach(id)
                 try:
                     await self._supervisor.start(id)
@@ -217,8 +217,6 @@ class Runner:
                     ended = await exit_
                 finally:
                     attachment.writer.close()
-            finally:
-                exit_.cancel()
         except TaskFailed as e:
             refusal = failures.of_start(e.step, e.errno, e.message).error.message
             raise StepFailed(args, -1, refusal=refusal if step.classic else e.message) from e

@@ -19,10 +19,10 @@ from sampan.engine.tasks.options import (
     ProcessOptions,
     ResolverOptions,
     ResourceLimits,
-    TaskMount,
     TaskOptions,
     cgroup_parent,
 )
+from sampan.spec.oci_runtime import Mount
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _READ_ONLY = ("rbind", "ro", "nosuid", "nodev", "noexec", "rprivate")
@@ -50,7 +50,7 @@ def network_mode(op: RunOp, config: EngineConfig) -> str:
 
 
 def task_options(
-    step: RunStep, config: EngineConfig, mounts: Sequence[TaskMount] = (), env: Sequence[str] = ()
+    step: RunStep, config: EngineConfig, mounts: Sequence[Mount] = (), env: Sequence[str] = ()
 ) -> TaskOptions:
     """Return what the step asks for: no privilege unless it is insecure. mounts, env: what `--mount` comes to.
 

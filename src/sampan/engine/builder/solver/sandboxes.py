@@ -25,7 +25,7 @@ class Net:
     sandbox: Sandbox
 
 
-class Sandboxes:
+class SandboxPool:
     """The namespaces of one engine's build steps. `take` and later `give_back`; `drop` when no build is under way."""
 
     def __init__(self, networks: Networks) -> None:
@@ -33,7 +33,10 @@ class Sandboxes:
         self._spare: asyncio.Task[Net] | None = None
 
     async def take(self, mode: str, *, ahead: bool) -> Net:
-        """A namespace on a network (mode as a container's), its id a task's. ahead: more steps like this may follow."""
+        """Return a namespace on a network (mode as a container's), its id a task's.
+
+        ahead: more steps like this may follow.
+        """
         spare = self._spare if mode == "bridge" else None
         if spare is not None:
             self._spare = None
@@ -56,7 +59,7 @@ class Sandboxes:
         await self._networks.detach(net.id)
 
     async def drop(self) -> None:
-        """No step is to come: let go of the spare one."""
+        """Give the spare one back, when no step is to come."""
         if self._spare is None:
             return
         spare, self._spare = self._spare, None

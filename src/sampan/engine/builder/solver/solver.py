@@ -2,10 +2,11 @@
 
     solve ─▶ every vertex when its inputs are there ─▶ source   an image's layers, the client's files, a download
                                                      └▶ step     key ─▶ record? ─▶ "cached"
-                                                                       └▶ flight: one run for all builds that want it now
+                                                                       └▶ flight: one run for all that want it now
 
 What a build was given is kept, layers and trees, until `release`; so it may be solved piece by piece, and nothing runs
-twice for it. Two dialects: `serial` is the classic builder (one step after the other, no empty layers), else BuildKit's.
+twice for it. Two dialects: `serial` is the classic builder (one step after the other, no empty layers), else
+BuildKit's.
 
 Invariants: a step of a running build is never pruned; a step nobody waits for any more is killed; what failed or was
 cancelled leaves no layer, no record and nothing that runs.
@@ -17,12 +18,12 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
-from sampan.engine.background import first_failure
+from sampan.engine.background import Background, first_failure
 from sampan.engine.builder.failures import BuildFailure, NotAllowed
+from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.ops import (
     ArchiveOp,
     Copy,
@@ -35,22 +36,24 @@ from sampan.engine.builder.ops import (
     ScratchOp,
     Vertex,
 )
-from sampan.engine.builder.progress import Progress, Status, Step
+from sampan.engine.builder.progress import Progress, Step, StepStatus
 from sampan.engine.builder.session import LocalRequest, Session
 from sampan.engine.builder.solver import policy
-from sampan.engine.builder.solver.cache import NO_BOUNDS, Cache, Filters, Space
+from sampan.engine.builder.solver.cache import NO_BOUNDS, Cache, Filters, GcPolicy, Space
 from sampan.engine.builder.solver.cachemounts import CacheMounts
 from sampan.engine.builder.solver.flights import Flight
+from sampan.engine.builder.solver.imported import ImportedCache
+from sampan.engine.builder.solver.jobs import Job
 from sampan.engine.builder.solver.layers import empty_layer
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.solver.run import Runner
 from sampan.engine.builder.solver.steps import Steps
-from sampan.engine.builder.state import Solved, State
+from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
-from sampan.engine.store import Ref, Store
+from sampan.engine.store import Store
 from sampan.errors import Internal, SampanError, words
 from sampan.supervisor.client import Supervisor
 
@@ -58,45 +61,6 @@ log = logging.getLogger("sampan.builder")
 
 GC_EVERY_S = 60.0
 SOURCES = (ScratchOp, ImageOp, LocalOp, HttpOp, GitOp, ArchiveOp)
-
-
-class Files(Protocol):
-    """Reading and copying files (engine/builder/files). Trees are closed by whoever got them."""
-
-    def checksum(self, tree: Tree, copy: Copy) -> str: ...
-
-    def execute(self, op: FileOp, base_root_fd: int, trees: Mapping[Vertex, Tree], time_ns: int = 0) -> int: ...
-
-    def layers(self, chain_id: str) -> Tree: ...
-
-    async def http(self, op: HttpOp, session: Session) -> Tree: ...
-
-    async def git(self, op: GitOp, session: Session) -> Tree: ...
-
-    async def archive(self, op: ArchiveOp, session: Session) -> Tree: ...
-
-
-class CacheSource(Protocol):
-    """Steps that another engine has done (`--cache-from`)."""
-
-    async def find(self, key: str) -> CacheRecord | None:
-        """The record of a step, brought here with its layers; None when there is none."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Build:
-    """What one session was given so far."""
-
-    id: str
-    session: Session
-    holder: Ref  # of layers
-    solved: dict[Vertex, Solved] = field(default_factory=dict)
-    trees: dict[Vertex, Tree] = field(default_factory=dict)  # to be closed, also those of states
-    made: dict[Vertex, CacheRecord] = field(default_factory=dict)
-    serial: bool = False
-    on_error: str = ""
-    entitlements: frozenset[str] = frozenset()
-    cache_from: Sequence[CacheSource] = ()
 
 
 class Solver:
@@ -109,7 +73,7 @@ class Solver:
         images: Images,
         networks: Networks,
         supervisor: Supervisor,
-        files: Files,
+        files: FileService,
     ) -> None:
         self._config = config
         self._images, self._files = images, files
@@ -118,10 +82,11 @@ class Solver:
         self.cache = Cache(images.store, table, images, self.mounts)
         self._runner = Runner(config, images, networks, supervisor, self.mounts)
         self._steps = Steps(images, files, self._runner, self.cache)
-        self._builds: dict[int, Build] = {}
+        self._jobs: dict[Session, Job] = {}
         self._numbers = itertools.count(1)
         self._flights: dict[str, Flight] = {}
-        self._gc: asyncio.Task[None] | None = None
+        self._background = Background()
+        self._gc: asyncio.Task[Any] | None = None
         self._collected = 0.0
 
     def start(self) -> None:
@@ -132,13 +97,11 @@ class Solver:
 
     async def close(self) -> None:
         """End everything under way."""
-        if self._gc is not None:
-            self._gc.cancel()
-            await asyncio.wait([self._gc])
+        await self._background.close()
         for flight in list(self._flights.values()):
             await flight.end()
-        for build in list(self._builds.values()):
-            await self.release(build.session)
+        for job in list(self._jobs.values()):
+            await self.release(job.session)
         await self._runner.close()
 
     # -- solving ------------------------------------------------------------------------------------------------------
@@ -152,38 +115,38 @@ class Solver:
         serial: bool = False,
         on_error: str = "",
         entitlements: Collection[str] = frozenset(),
-        cache_from: Sequence[CacheSource] = (),
+        cache_from: Sequence[ImportedCache] = (),
     ) -> dict[Vertex, Solved]:
         """Run what is needed for these vertices; returns them and all that they needed.
 
         on_error: "keep" or "commit" makes an image of a failed step's file system (`StepFailed.image_id`).
         Raises: BuildFailure, whose cause is StepFailed, NotAllowed, or what sources and copies raise.
         """
-        build = self._build(session)
-        build.serial, build.on_error, build.entitlements = serial, on_error, frozenset(entitlements)
-        build.cache_from = cache_from or build.cache_from
+        job = self._job(session)
+        job.serial, job.on_error, job.entitlements = serial, on_error, frozenset(entitlements)
+        job.cache_from = cache_from or job.cache_from
         ordered = postorder(vertices)
-        todo = [vertex for vertex in ordered if vertex not in build.solved]
+        todo = [vertex for vertex in ordered if vertex not in job.solved]
         for vertex in todo:
-            self._allow(build, vertex)
+            self._allow(job, vertex)
         if not serial:
             for vertex in todo:
-                progress.step(_step(vertex))
+                progress.step(Step.of(vertex))
         if serial:
             for vertex in todo:
-                build.solved[vertex] = await self._solved(build, vertex, progress)
+                job.solved[vertex] = await self._solved(job, vertex, progress)
         else:
-            await self._in_parallel(build, todo, progress)
-        return {vertex: build.solved[vertex] for vertex in ordered}
+            await self._in_parallel(job, todo, progress)
+        return {vertex: job.solved[vertex] for vertex in ordered}
 
-    async def _in_parallel(self, build: Build, todo: Sequence[Vertex], progress: Progress) -> None:
+    async def _in_parallel(self, job: Job, todo: Sequence[Vertex], progress: Progress) -> None:
         ready = {vertex: asyncio.Event() for vertex in todo}
 
         async def one(vertex: Vertex) -> None:
             for needed in vertex.inputs:
                 if needed in ready:
                     await ready[needed].wait()
-            build.solved[vertex] = await self._solved(build, vertex, progress)
+            job.solved[vertex] = await self._solved(job, vertex, progress)
             ready[vertex].set()
 
         try:
@@ -195,49 +158,50 @@ class Solver:
 
     def give(self, session: Session, vertex: Vertex, solved: Solved) -> None:
         """Let a build take this for what a vertex gives: its layers are here, from an image that the client trusts."""
-        build = self._build(session)
+        job = self._job(session)
         if solved.state is not None:
-            self._hold(build, solved.state.chain_id)
-        build.solved[vertex] = solved
+            self._hold(job, solved.state.chain_id)
+        job.solved[vertex] = solved
 
     def made(self, session: Session) -> Mapping[Vertex, CacheRecord]:
-        """The record of every step that this build was given so far: what an export of its cache holds."""
-        build = self._builds.get(id(session))
-        return dict(build.made) if build is not None else {}
+        """Return the record of every step that this build was given so far: what an export of its cache holds."""
+        job = self._jobs.get(session)
+        return dict(job.made) if job is not None else {}
 
-    def _build(self, session: Session) -> Build:
-        build = self._builds.get(id(session))
-        if build is None:
+    def _job(self, session: Session) -> Job:
+        """Return the job of a session, a new one with its first call."""
+        job = self._jobs.get(session)
+        if job is None:
             number = str(next(self._numbers))
-            build = Build(id=number, session=session, holder=self._images.layers.hold(""))
-            self._builds[id(session)] = build
-        return build
+            job = Job(id=number, session=session, holder=self._images.layers.hold(""))
+            self._jobs[session] = job
+        return job
 
     async def release(self, session: Session) -> None:
-        """The build of this session has ended: let go of its layers and trees."""
-        build = self._builds.pop(id(session), None)
-        if build is None:
+        """Let go of a session's layers and trees, when its build has ended."""
+        job = self._jobs.pop(session, None)
+        if job is None:
             return
-        self.cache.let_go(build.id)
-        self._images.layers.let_go(build.holder)
-        for tree in build.trees.values():
+        self.cache.let_go(job.id)
+        self._images.layers.let_go(job.holder)
+        for tree in job.trees.values():
             await asyncio.to_thread(tree.close)
-        if not self._builds:
+        if not self._jobs:
             await self._runner.idle()
         self._collect_soon()
 
-    def _allow(self, build: Build, vertex: Vertex) -> None:
-        """Raises: BuildFailure of NotAllowed for what client and daemon.json (`builder.entitlements`) do not both allow.
+    def _allow(self, job: Job, vertex: Vertex) -> None:
+        """Refuse what client and daemon.json (`builder.entitlements`) do not both allow.
 
-        The classic builder has always had the host's network.
+        The classic builder has always had the host's network. Raises: BuildFailure of NotAllowed.
         """
         if not isinstance(vertex, RunOp):
             return
         wanted = ["security.insecure"] if vertex.security == "insecure" else []
-        wanted += ["network.host"] if vertex.network == "host" and not build.serial else []
+        wanted += ["network.host"] if vertex.network == "host" and not job.serial else []
         daemon = {"network-host": True, **(self._config.builder.get("entitlements") or {})}
         for entitlement in wanted:
-            if entitlement not in build.entitlements:
+            if entitlement not in job.entitlements:
                 error = NotAllowed(f"{entitlement} is not allowed")
             elif not daemon.get(entitlement.replace(".", "-")):
                 error = NotAllowed(f"granting entitlement {entitlement} is not allowed by build daemon configuration")
@@ -245,40 +209,40 @@ class Solver:
                 continue
             raise BuildFailure(error, vertex=vertex, lines=vertex.label.ranges)
 
-    async def _solved(self, build: Build, vertex: Vertex, progress: Progress) -> Solved:
+    async def _solved(self, job: Job, vertex: Vertex, progress: Progress) -> Solved:
         """One vertex whose inputs are solved; failures say which it was."""
         try:
             if isinstance(vertex, SOURCES):
-                return await self._source(build, vertex, progress)
-            return await self._step(build, vertex, progress)
+                return await self._source(job, vertex, progress)
+            return await self._step(job, vertex, progress)
         except (SampanError, OSError) as e:
             error = e if isinstance(e, SampanError) else Internal(_words(e))
             raise BuildFailure(error, vertex=vertex, lines=vertex.label.ranges) from e
 
     # -- sources ------------------------------------------------------------------------------------------------------
 
-    async def _source(self, build: Build, vertex: Vertex, progress: Progress) -> Solved:
+    async def _source(self, job: Job, vertex: Vertex, progress: Progress) -> Solved:
         if isinstance(vertex, ScratchOp):
-            return Solved(state=State())
+            return Solved(state=LayerChain())
         if isinstance(vertex, ImageOp):
             image = self._images.resolve(vertex.image_id)
-            self._hold(build, image.chain_id)
+            self._hold(job, image.chain_id)
             now = time.time_ns()
-            progress.step(_step(vertex, started=now, completed=now, cached=True, result=image.chain_id))
-            return Solved(state=State(diff_ids=image.layers, chain_id=image.chain_id), cached=True)
+            progress.step(Step.of(vertex, started_ns=now, completed_ns=now, cached=True, result=image.chain_id))
+            return Solved(state=LayerChain(diff_ids=image.layers, chain_id=image.chain_id), cached=True)
         began = time.time_ns()
-        progress.step(_step(vertex, started=began))
+        progress.step(Step.of(vertex, started_ns=began))
         try:
-            tree = await self._tree(build, vertex, progress)
+            tree = await self._tree(job, vertex, progress)
         except BaseException as e:
-            progress.step(_step(vertex, started=began, completed=time.time_ns(), error=_reason(e)))
+            progress.step(Step.of(vertex, started_ns=began, completed_ns=time.time_ns(), error=_reason(e)))
             raise
-        build.trees[vertex] = tree
-        progress.step(_step(vertex, started=began, completed=time.time_ns()))
+        job.trees[vertex] = tree
+        progress.step(Step.of(vertex, started_ns=began, completed_ns=time.time_ns()))
         return Solved(tree=tree)
 
-    async def _tree(self, build: Build, vertex: Vertex, progress: Progress) -> Tree:
-        session = build.session
+    async def _tree(self, job: Job, vertex: Vertex, progress: Progress) -> Tree:
+        session = job.session
         match vertex:
             case LocalOp():
                 return await session.local(
@@ -298,55 +262,55 @@ class Solver:
                 return await self._files.archive(vertex, session)
         raise Internal(f"no such source: {type(vertex).__name__}")
 
-    def _hold(self, build: Build, chain_id: str) -> None:
+    def _hold(self, job: Job, chain_id: str) -> None:
         if chain_id:
-            self._images.layers.hold_more(build.holder, chain_id)
+            self._images.layers.hold_more(job.holder, chain_id)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
-    async def _step(self, build: Build, vertex: Vertex, progress: Progress) -> Solved:
-        trees = await self._trees_of_states(build, vertex)
-        key = await self._steps.key(vertex, build.solved, trees)
-        if not vertex.no_cache and (record := await self._known(build, key)) is not None:
-            self.cache.used(record, build.id, keep=not build.serial)
-            self._hold(build, record.chain_id)
-            solved = await self._result(build, vertex, record, cached=True)
+    async def _step(self, job: Job, vertex: Vertex, progress: Progress) -> Solved:
+        trees = await self._trees_of_states(job, vertex)
+        key = await self._steps.key(vertex, job.solved, trees)
+        if not vertex.no_cache and (record := await self._known(job, key)) is not None:
+            self.cache.used(record, job.id, keep=not job.serial)
+            self._hold(job, record.chain_id)
+            solved = await self._result(job, vertex, record, cached=True)
             now = time.time_ns()
-            progress.step(_step(vertex, started=now, completed=now, cached=True, result=_chain(solved)))
+            progress.step(Step.of(vertex, started_ns=now, completed_ns=now, cached=True, result=_chain(solved)))
             return solved
         flight = None if vertex.no_cache else self._flights.get(key)
         if flight is None or flight.doomed:
-            flight = self._take_off(build, vertex, key, trees)
+            flight = self._take_off(job, vertex, key, trees)
         record = await flight.join(progress, vertex)
         try:
-            self.cache.used(record, build.id, keep=not build.serial)
-            self._hold(build, record.chain_id)
+            self.cache.used(record, job.id, keep=not job.serial)
+            self._hold(job, record.chain_id)
         finally:
             flight.leave()
-        return await self._result(build, vertex, record, cached=False)
+        return await self._result(job, vertex, record, cached=False)
 
-    async def _known(self, build: Build, key: str) -> CacheRecord | None:
+    async def _known(self, job: Job, key: str) -> CacheRecord | None:
         """What an equal step gave before, here or where the build may take it from."""
         record = self.cache.find(key)
-        for source in build.cache_from if record is None else ():
+        for source in job.cache_from if record is None else ():
             if (record := await source.find(key)) is not None:
                 break
         return record
 
-    def _take_off(self, build: Build, vertex: Vertex, key: str, trees: Mapping[Vertex, Tree]) -> Flight:
-        """Begin a step; whoever wants the same meanwhile joins."""
-        name = key if not vertex.no_cache else f"{key}#{build.id}"
+    def _take_off(self, job: Job, vertex: Vertex, key: str, trees: Mapping[Vertex, Tree]) -> Flight:
+        """Begin a step. Another build that wants an equal one meanwhile joins it."""
+        name = key if not vertex.no_cache else f"{key}#{job.id}"
         holder = self._images.layers.hold("")
 
         def work(flight: Flight) -> Awaitable[CacheRecord]:
             return self._steps.run(
                 vertex,
                 key,
-                solved=dict(build.solved),
+                solved=dict(job.solved),
                 trees=trees,
-                session=build.session,
-                classic=build.serial,
-                on_error=build.on_error,
+                session=job.session,
+                classic=job.serial,
+                on_error=job.on_error,
                 holder=holder,
                 flight=flight,
             )
@@ -360,40 +324,38 @@ class Solver:
         self._flights[name] = flight
         return flight
 
-    async def _trees_of_states(self, build: Build, vertex: Vertex) -> dict[Vertex, Tree]:
+    async def _trees_of_states(self, job: Job, vertex: Vertex) -> dict[Vertex, Tree]:
         """The trees that a vertex copies from or mounts, those of file systems made of layers included."""
         found: dict[Vertex, Tree] = {}
         wanted: Iterable[Vertex] = ()
         if isinstance(vertex, FileOp):
             wanted = [action.source for action in vertex.actions if isinstance(action, Copy)]
         elif isinstance(vertex, RunOp):
-            wanted = [
-                m.source for m in vertex.mounts if m.source is not None and build.solved[m.source].tree is not None
-            ]
+            wanted = [m.source for m in vertex.mounts if m.source is not None and job.solved[m.source].tree is not None]
         for source in wanted:
-            solved = build.solved[source]
-            tree = solved.tree if solved.tree is not None else build.trees.get(source)
+            solved = job.solved[source]
+            tree = solved.tree if solved.tree is not None else job.trees.get(source)
             if tree is None:
                 chain_id = solved.state.chain_id if solved.state is not None else ""
-                tree = build.trees[source] = await asyncio.to_thread(self._files.layers, chain_id)
+                tree = job.trees[source] = await asyncio.to_thread(self._files.layers, chain_id)
             found[source] = tree
         return found
 
-    async def _result(self, build: Build, vertex: Vertex, record: CacheRecord, *, cached: bool) -> Solved:
+    async def _result(self, job: Job, vertex: Vertex, record: CacheRecord, *, cached: bool) -> Solved:
         """What a record means for this build: BuildKit's builds get an empty layer for a step that changed nothing."""
-        build.made[vertex] = record
+        job.made[vertex] = record
         state = self.cache.state(record)
         if isinstance(vertex, FileOp) and vertex.link:
-            base = build.solved[vertex.base].state or State()
-            state = await self._steps.lay_over(base, state, build.holder)
-        elif record.empty and not build.serial:
-            state = await empty_layer(self._images, state, build.holder)
+            base = job.solved[vertex.base].state or LayerChain()
+            state = await self._steps.lay_over(base, state, job.holder)
+        elif record.empty and not job.serial:
+            state = await empty_layer(self._images, state, job.holder)
         return Solved(state=state, time_ns=record.time_ns, cached=cached)
 
     # -- what lasts ---------------------------------------------------------------------------------------------------
 
     async def disk_usage(self) -> list[dict[str, Any]]:
-        """BuildCache objects of API 1.51."""
+        """Return BuildCache objects of API 1.51."""
         return await self.cache.disk_usage()
 
     async def prune(
@@ -409,25 +371,17 @@ class Solver:
         if time.monotonic() - self._collected < GC_EVERY_S:
             return
         self._collected = time.monotonic()
-        self._gc = asyncio.create_task(self._collect(policies))
+        self._gc = self._background.spawn(self._collect(policies), "garbage collection of the build cache")
 
-    async def _collect(self, policies: Sequence[policy.Policy]) -> None:
+    async def _collect(self, policies: Sequence[GcPolicy]) -> None:
         try:
             await self.cache.collect(policies)
         except (SampanError, OSError) as e:
             log.warning("the build cache cannot be collected: %s", e)
 
-    def export_cache_mount(self, id: str) -> AsyncIterator[bytes]:
-        """The content of a cache mount as a tar archive, by the id that Dockerfiles use. Raises: NotFound."""
-        return self.mounts.export(id)
-
-    async def import_cache_mount(self, id: str, chunks: AsyncIterator[bytes]) -> None:
-        """Give a cache mount this content. Raises: InvalidArgument, OSError."""
-        await self.mounts.import_(id, chunks)
-
 
 def postorder(vertices: Sequence[Vertex]) -> list[Vertex]:
-    """All vertices that these need, inputs first, each once. Not recursive: Dockerfiles may be long. Pure."""
+    """Return all vertices that these need, inputs first, each once. Not recursive: Dockerfiles may be long. Pure."""
     found: dict[Vertex, None] = {}
     stack: list[tuple[Vertex, bool]] = [(vertex, False) for vertex in reversed(vertices)]
     while stack:
@@ -442,22 +396,6 @@ def postorder(vertices: Sequence[Vertex]) -> list[Vertex]:
     return list(found)
 
 
-def _step(
-    vertex: Vertex, *, started: int = 0, completed: int = 0, cached: bool = False, error: str = "", result: str = ""
-) -> Step:
-    return Step(
-        key=vertex.digest,
-        name=vertex.label.name or type(vertex).__name__,
-        inputs=tuple(needed.digest for needed in vertex.inputs),
-        started_ns=started,
-        completed_ns=completed,
-        cached=cached,
-        error=error,
-        vertex=vertex,
-        result=result,
-    )
-
-
 def _report(vertex: LocalOp, progress: Progress) -> Callable[[int, bool], None]:
     """Tell how much of a directory has come."""
     began = time.time_ns()
@@ -465,7 +403,7 @@ def _report(vertex: LocalOp, progress: Progress) -> Callable[[int, bool], None]:
 
     def report(count: int, complete: bool) -> None:
         ended = time.time_ns() if complete else 0
-        progress.status(Status(key=vertex.digest, id=what, current=count, started_ns=began, completed_ns=ended))
+        progress.status(StepStatus(key=vertex.digest, id=what, current=count, started_ns=began, completed_ns=ended))
 
     return report
 

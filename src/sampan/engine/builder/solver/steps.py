@@ -7,10 +7,10 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from sampan.engine import platforms
 from sampan.engine.builder.failures import StepFailed
+from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.ops import Copy, FileOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import keys
@@ -19,16 +19,13 @@ from sampan.engine.builder.solver.flights import Flight
 from sampan.engine.builder.solver.layers import Committed, Work, empty_layer, on_top
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.solver.run import Runner
-from sampan.engine.builder.state import Solved, State
+from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.builder.trees import Tree
 from sampan.engine.images.service import Images
 from sampan.engine.layers import tarsplit
 from sampan.engine.store import Ref
 from sampan.errors import Internal
 from sampan.spec import oci_image, times
-
-if TYPE_CHECKING:
-    from sampan.engine.builder.solver.solver import Files
 
 RUNS_AT_ONCE = 2 * (os.cpu_count() or 1)
 COPIES_AT_ONCE = 4
@@ -37,7 +34,7 @@ COPIES_AT_ONCE = 4
 class Steps:
     """The steps of one engine."""
 
-    def __init__(self, images: Images, files: Files, runner: Runner, cache: Cache) -> None:
+    def __init__(self, images: Images, files: FileService, runner: Runner, cache: Cache) -> None:
         self._images, self._files, self._runner, self._cache = images, files, runner, cache
         self._runs = asyncio.Semaphore(RUNS_AT_ONCE)
         self._copies = asyncio.Semaphore(COPIES_AT_ONCE)
@@ -45,7 +42,10 @@ class Steps:
     # -- keys ---------------------------------------------------------------------------------------------------------
 
     async def key(self, vertex: Vertex, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree]) -> str:
-        """The cache key of a step whose inputs are solved. Raises: what a checksum raises, for missing sources."""
+        """Return the cache key of a step whose inputs are solved.
+
+        Raises: what a checksum raises, for missing sources.
+        """
         if isinstance(vertex, RunOp):
             digests: dict[Vertex, str] = {}
             for source, path in sorted({(m.source, m.path) for m in vertex.mounts if m.source in trees}, key=str):
@@ -110,7 +110,7 @@ class Steps:
         holder: Ref,
         flight: Flight,
     ) -> tuple[Committed, int]:
-        async with Work(self._images, solved[op.base].state or State(), holder) as work:
+        async with Work(self._images, solved[op.base].state or LayerChain(), holder) as work:
             try:
                 await self._runner.run(op, work, solved=solved, session=session, output=flight.output, classic=classic)
             except StepFailed as failed:
@@ -122,7 +122,7 @@ class Steps:
     async def _copy(
         self, op: FileOp, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree], holder: Ref
     ) -> tuple[Committed, int]:
-        base = State() if op.link else solved[op.base].state or State()
+        base = LayerChain() if op.link else solved[op.base].state or LayerChain()
         async with Work(self._images, base, holder) as work:
             time_ns = await work.in_thread(
                 self._files.execute, op, work.root_fd, trees, 0 if op.link else solved[op.base].time_ns
@@ -142,12 +142,12 @@ class Steps:
             "os": platform.os,
             "rootfs": {"type": "layers", "diff_ids": list(done.state.diff_ids)},
         }
-        return await self._images.publish_image(oci_image.encode(document), durable=False)
+        return await self._images.publisher.publish_image(oci_image.encode(document), durable=False)
 
     # -- COPY --link --------------------------------------------------------------------------------------------------
 
-    async def lay_over(self, base: State, layer: State, holder: Ref) -> State:
-        """The one layer of `layer` on top of `base`, without a copy of its files."""
+    async def lay_over(self, base: LayerChain, layer: LayerChain, holder: Ref) -> LayerChain:
+        """Return the one layer of `layer` on top of `base`, without a copy of its files."""
         layers, driver = self._images.layers, self._images.driver
         if not layer.diff_ids:
             return await empty_layer(self._images, base, holder)
@@ -157,7 +157,7 @@ class Steps:
         chain_id = oci_image.chain_id(base.chain_id, diff_id)
         if chain_id in layers:
             layers.hold_more(holder, chain_id)
-            return State(diff_ids=(*base.diff_ids, diff_id), chain_id=chain_id)
+            return LayerChain(diff_ids=(*base.diff_ids, diff_id), chain_id=chain_id)
         source = driver.path(layers.get(layer.chain_id).snapshot)
         number = driver.new_layer(layers.get(base.chain_id).snapshot)
         kept = False

@@ -1,8 +1,8 @@
 """Mount points of a RUN step that the file system does not have: made before it, taken away after it.
 
-A mount needs something to be mounted on, and that must not become part of the layer. Only what was made here is removed,
-recognised by its inode, only inside the root (saferoot: CVE-2024-23652), and only while it is empty. Directories above
-keep the times that they had; those that overlayfs copied up just for that leave the layer again.
+A mount needs something to be mounted on, and that must not become part of the layer. Only what was made here is
+removed, recognised by its inode, only inside the root (saferoot: CVE-2024-23652), and only while it is empty.
+Directories above keep the times that they had; those that overlayfs copied up just for that leave the layer again.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from sampan.engine.layers.snapshots import trees
 from sampan.engine.layers.snapshots.directories import INIT, Directories
 from sampan.errors import Internal, words
 from sampan.linux import btrfs, mounts, syscalls
+from sampan.spec.oci_runtime import Mount
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -68,8 +69,8 @@ class Vfs(Directories):
             raise
         return number
 
-    def mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
-        return [{"type": "bind", "source": f"{self.path(number)}/fs", "destination": "/", "options": ["bind", "rw"]}]
+    def mounts(self, number: int, lowers: Sequence[int]) -> tuple[Mount, ...]:
+        return (Mount("bind", f"{self.path(number)}/fs", "/", ("bind", "rw")),)
 
     def data(self, number: int, lowers: Sequence[int], *, container: bool) -> Mapping[str, str] | None:
         return None
@@ -80,7 +81,7 @@ class Vfs(Directories):
     def open_work(self, number: int, lowers: Sequence[int]) -> int:
         return self.open_root(number, lowers, writable=True)
 
-    def work_mounts(self, number: int, lowers: Sequence[int], *, container: bool) -> list[dict[str, Any]]:
+    def work_mounts(self, number: int, lowers: Sequence[int], *, container: bool) -> tuple[Mount, ...]:
         return self.mounts(number, lowers)
 
     def open_lower(self, lowers: Sequence[int]) -> int:

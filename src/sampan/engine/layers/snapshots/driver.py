@@ -15,14 +15,15 @@ stubs below them; what it writes is in `changed` in overlayfs' form, nothing els
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 from sampan.engine.layers.snapshots.trash import Trash
+from sampan.spec.oci_runtime import Mount
 
 
-class Driver(Protocol):
+class SnapshotDriver(Protocol):
     """A storage driver on its directory. Blocking; `instant` says whether making a container costs nothing to speak of."""
 
     name: str
@@ -61,10 +62,10 @@ class Driver(Protocol):
     def remove(self, number: int) -> None:
         """Out of sight at once, off the disk later. A missing one is already so."""
 
-    def mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
+    def mounts(self, number: int, lowers: Sequence[int]) -> tuple[Mount, ...]:
         """The OCI mounts of a container's root."""
 
-    def work_mounts(self, number: int, lowers: Sequence[int], *, container: bool) -> list[dict[str, Any]]:
+    def work_mounts(self, number: int, lowers: Sequence[int], *, container: bool) -> tuple[Mount, ...]:
         """The same for a step of a build: the end of the mount waits for no disk. container: with a container's stubs;
         else with those that a mere step needs, where the driver can tell them apart."""
 
@@ -83,6 +84,3 @@ class Driver(Protocol):
 
     def changed(self, number: int, lowers: Sequence[int]) -> AbstractContextManager[int]:
         """A descriptor of the directory that holds what a container changed, in overlayfs' form."""
-
-
-Open = Callable[[str, str, Sequence[str]], Driver]

@@ -14,13 +14,13 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from sampan.engine.layers.snapshots import trees
 from sampan.engine.layers.snapshots.directories import INIT
 from sampan.engine.layers.snapshots.overlay2 import Overlay2, escape
 from sampan.errors import Internal
 from sampan.linux import mounts, syscalls
+from sampan.spec.oci_runtime import Mount
 
 PROGRAM = "fuse-overlayfs"
 OPAQUE_MARK = ".wh..wh..opq"
@@ -57,9 +57,9 @@ class FuseOverlayfs(Overlay2):
             mounts.umount2(f"{self.root}/{number}/merged", mounts.MNT_DETACH)
         super().remove(number)
 
-    def mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
+    def mounts(self, number: int, lowers: Sequence[int]) -> tuple[Mount, ...]:
         source = self._serve(number, lowers)
-        return [{"type": "bind", "source": source, "destination": "/", "options": ["bind", "rw"]}]
+        return (Mount("bind", source, "/", ("bind", "rw")),)
 
     def open_root(self, number: int, lowers: Sequence[int], *, writable: bool) -> int:
         source = self._serve(number, lowers)
@@ -68,7 +68,7 @@ class FuseOverlayfs(Overlay2):
     def open_work(self, number: int, lowers: Sequence[int]) -> int:
         return self.open_root(number, lowers, writable=True)
 
-    def work_mounts(self, number: int, lowers: Sequence[int], *, container: bool) -> list[dict[str, Any]]:
+    def work_mounts(self, number: int, lowers: Sequence[int], *, container: bool) -> tuple[Mount, ...]:
         return self.mounts(number, lowers)
 
     @contextmanager

@@ -16,11 +16,11 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from sampan.engine.layers.snapshots.directories import INIT, STEP, Directories
 from sampan.errors import Internal, words
 from sampan.linux import mounts, namespaces, syscalls
+from sampan.spec.oci_runtime import Mount
 
 # the upper directory holds everything a diff needs: no redirects, no metadata-only copies, no index of file handles
 OPTIONS = ("index=off", "metacopy=off", "redirect_dir=off")
@@ -55,13 +55,13 @@ class Overlay2(Directories):
             ["userxattr", "false"],
         ]
 
-    def mounts(self, number: int, lowers: Sequence[int]) -> list[dict[str, Any]]:
+    def mounts(self, number: int, lowers: Sequence[int]) -> tuple[Mount, ...]:
         """The OCI mounts of a container's root. `lowers`: its layers, top first."""
         lower = [f"{self.root}/{n}/fs" for n in lowers] + [f"{self.root}/{INIT}/fs"]
         upper = f"{self.root}/{number}/fs"
         options = ["lowerdir=" + ":".join(escape(path) for path in lower), *OPTIONS]
         options += [f"upperdir={upper}", f"workdir={self.root}/{number}/work"]
-        return [{"type": "overlay", "source": "overlay", "destination": "/", "options": options}]
+        return (Mount("overlay", "overlay", "/", tuple(options)),)
 
     def data(self, number: int, lowers: Sequence[int], *, container: bool) -> dict[str, str]:
         """GraphDriver.Data as inspect shows it."""
@@ -89,14 +89,14 @@ class Overlay2(Directories):
         self.forget_volatile(number)
         return self._mount([f"{self.root}/{n}/fs" for n in lowers], number, volatile=True)
 
-    def work_mounts(self, number: int, lowers: Sequence[int], *, container: bool) -> list[dict[str, Any]]:
+    def work_mounts(self, number: int, lowers: Sequence[int], *, container: bool) -> tuple[Mount, ...]:
         self.forget_volatile(number)
         (mount,) = self.mounts(number, lowers)
-        options = [*mount["options"], VOLATILE]
+        options = [*mount.options, VOLATILE]
         if not container:
             lower = [f"{self.root}/{n}/fs" for n in (*lowers, STEP)]
             options[0] = "lowerdir=" + ":".join(escape(path) for path in lower)
-        return [{**mount, "options": options}]
+        return (mount._replace(options=tuple(options)),)
 
     def forget_volatile(self, number: int) -> None:
         """Overlayfs marks the work directory of a volatile mount and refuses the next one: a crash may have lost data.

@@ -1,8 +1,8 @@
 """What a volume driver does: it makes volumes and brings them to a directory of the host while containers use them.
 
-A driver decides where the data is. It keeps no records, knows no containers beside the names of its users, and answers
-for one volume at a time: the service calls it with the volume's lock held, gives it a limit of time for each answer, and
-counts the users. An answer that comes too late, or never, must leave the driver as usable as before.
+A driver decides where the data is. It keeps no records and knows no containers beside the names of its users. The
+service calls it with the volume's lock held, gives it a limit of time for each answer, and counts the users. An answer
+that comes too late, or never, must leave the driver as usable as before.
 
 Drivers raise SampanError kinds in Docker's words, or OSError, which the service translates.
 
@@ -22,8 +22,8 @@ from sampan.engine.volumes.records import Volume
 class Capabilities:
     """`scope`: "local", or "global" for volumes that every machine of a cluster sees.
 
-    `measured`: the data is in a directory of this machine that nobody but the engine makes and removes, and its size may
-    be added up.
+    `measured`: the data is in a directory of this machine that nobody but the engine makes and removes, and its size
+    may be added up.
     """
 
     scope: str = "local"
@@ -31,7 +31,7 @@ class Capabilities:
 
 
 class VolumeDriver(Protocol):
-    """Implementations stand in table.py; tests/conformance/test_volume_drivers.py runs on every one of them."""
+    """Implementations stand in choice.py; tests/conformance/test_volume_drivers.py runs on every one of them."""
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -40,14 +40,15 @@ class VolumeDriver(Protocol):
         """Refuse a name or options that can make no volume. Pure. Raises: InvalidArgument."""
 
     async def start(self, volumes: Sequence[Volume]) -> None:
-        """Make ready, once, before all other calls; `volumes` are all that are known. What has lost its place gets one anew."""
+        """Make ready, before all other calls; `volumes` are all that are known. What has lost its place gets one anew."""
 
     async def close(self) -> None:
         """Finish or drop work that nobody waits for."""
 
     async def create(self, volume: Volume) -> str:
-        """Make a volume that does not exist; what is there already stays. Returns its mountpoint, "" if it has one only
-        while it is mounted.
+        """Make a volume that does not exist; what is there already stays.
+
+        Returns its mountpoint, "" if it has one only while it is mounted.
         """
 
     async def remove(self, volume: Volume) -> None:

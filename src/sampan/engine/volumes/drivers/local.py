@@ -219,7 +219,10 @@ def is_mounted(path: str) -> bool:
 
 
 def mount(path: str, options: Mapping[str, str]) -> None:
-    """Mount the volume's filesystem on `path`; mounted already is fine. May block. Raises Internal in Docker's words."""
+    """Mount the volume's filesystem on `path`; mounted already is fine. May block.
+
+    Raises: Internal in Docker's words.
+    """
     if is_mounted(path):
         return
     text = options.get("o", "")

@@ -1,4 +1,7 @@
-"""The volume drivers of this engine, by the name that `docker volume create --driver` takes. A new one is a line here."""
+"""The volume drivers of this engine, by the name that `docker volume create --driver` takes.
+
+A new driver is one line here, and one file.
+"""
 
 from __future__ import annotations
 
