@@ -22,11 +22,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.run import Peer, ms, tar
+from bench.run import Peer, ms
 from sampan.engine.builder.files import checksum, copy
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.ops import Copy, FileOp, LocalOp, ScratchOp
 from tests.support.engine import Engine
+from tests.support.tars import tar_of
 
 LABEL = "sampan-bench-build"
 COLD = f"""\
@@ -106,7 +107,7 @@ class Side:
 
     def cold(self) -> float:
         """POST /build of seven steps without cache."""
-        raw = tar({"Dockerfile": COLD.encode(), "a.txt": b"x" * 1000})
+        raw = tar_of({"Dockerfile": COLD.encode(), "a.txt": b"x" * 1000})
         headers = {"Content-Type": "application/x-tar"}
         answers: list[bytes] = []
         call = lambda: answers.append(self.peer.call("POST", "/build", raw, headers=headers, nocache="1", rm="1"))  # noqa: E731

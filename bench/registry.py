@@ -32,9 +32,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.run import Peer, ms, tar
+from bench.run import Peer, ms
 from tests.support.engine import Engine
 from tests.support.registry import Debian
+from tests.support.tars import tar_of
 
 PAUSE_S = 0.5
 TARGETS = {"load": 0.5, "save": 0.5, "push": 0.5, "pull": 0.5, "import": 0.33}  # of Docker's time
@@ -60,7 +61,7 @@ def docker_archive(name: str, layers: list[bytes]) -> bytes:
     config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode()
     files = {f"{d}/layer.tar": layer for d, layer in zip(digests, layers)}
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": list(files)}]
-    return tar({**files, "config.json": config, "manifest.json": json.dumps(manifest).encode()})
+    return tar_of({**files, "config.json": config, "manifest.json": json.dumps(manifest).encode()})
 
 
 def load(peer: Peer, raw: bytes) -> None:
@@ -186,7 +187,7 @@ def resident_kib(pid: int, field: str) -> int:
 def memory(engine: Engine) -> None:
     """Print how far the resident memory of a daemon that has just started rises while it pulls 1 GiB in four layers."""
     peer = Peer(str(engine.socket))
-    layers = [tar({"blob": os.urandom(1 << 20) * 256 + bytes([i])}) for i in range(4)]
+    layers = [tar_of({"blob": os.urandom(1 << 20) * 256 + bytes([i])}) for i in range(4)]
     load(peer, docker_archive("big:latest", layers))
     del layers
     with registry() as server:
@@ -242,7 +243,7 @@ def parts(raw: bytes, count: int) -> list[bytes]:
 def files_layer() -> bytes:
     """125 MiB in 4,000 files."""
     blob = os.urandom(32 * 1024 - 8)
-    return tar({f"d{i % 40}/f{i}": blob + i.to_bytes(8, "big") for i in range(4000)})
+    return tar_of({f"d{i % 40}/f{i}": blob + i.to_bytes(8, "big") for i in range(4000)})
 
 
 def main() -> int:
@@ -259,8 +260,8 @@ def main() -> int:
         peers = [Peer(str(engine.socket))] + ([Peer(options.vs)] if options.vs else [])
         table = Table(peers, options.rounds, options.cases.split(","))
         images: dict[str, Callable[[], list[bytes]]] = {
-            "twenty": lambda: [tar({f"f{i}": os.urandom(2 << 20)}) for i in range(20)],
-            "many": lambda: [tar({f"f{i}": os.urandom(64 << 10)}) for i in range(120)],
+            "twenty": lambda: [tar_of({f"f{i}": os.urandom(2 << 20)}) for i in range(20)],
+            "many": lambda: [tar_of({f"f{i}": os.urandom(64 << 10)}) for i in range(120)],
             "root": lambda: [root_layer(options.root)],
             "parts": lambda: parts(root_layer(options.root), 20),
             "files": lambda: [files_layer()],

@@ -9,12 +9,10 @@ ratio A/B of one interleaved run. Both engines need busybox:latest; the engine o
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import statistics
 import sys
-import tarfile
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -26,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.support import machine
 from tests.support.engine import Engine, UnixConnection
+from tests.support.tars import tar_of
 
 LABEL = "sampan-bench"
 LINE = "the quick brown fox jumps over the lazy dog 0123456789 abcdefghij"
@@ -189,16 +188,6 @@ def logs_mb_s(peer: Peer) -> float:
     return rate(LOG_BYTES, lambda: peer.call("GET", f"/containers/{container}/logs", stdout="1"))
 
 
-def tar(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
-
-
 def load_tar(peer: Peer, raw: bytes, name: str) -> None:
     answer = peer.call(
         "POST", "/images/create", raw, headers={"Content-Type": "application/x-tar"}, fromSrc="-", repo=name, tag="x"
@@ -209,7 +198,7 @@ def load_tar(peer: Peer, raw: bytes, name: str) -> None:
 def import_mb_s(peer: Peer) -> float:
     """import of a 125 MiB tar of 4,000 files"""
     blob = os.urandom(32 * 1024 - 8)
-    raw = peer.keep("tar", lambda: tar({f"d{i % 40}/f{i}": blob + i.to_bytes(8, "big") for i in range(4000)}))
+    raw = peer.keep("tar", lambda: tar_of({f"d{i % 40}/f{i}": blob + i.to_bytes(8, "big") for i in range(4000)}))
     speed = rate(len(raw), lambda: load_tar(peer, raw, "sampan-bench-import"))
     peer.call("DELETE", "/images/sampan-bench-import:x", force="1")
     return speed
@@ -218,7 +207,7 @@ def import_mb_s(peer: Peer) -> float:
 def save_mb_s(peer: Peer) -> float:
     """save of an image with one layer of 128 MiB"""
     size = 128 << 20
-    peer.keep("save", lambda: load_tar(peer, tar({"blob": os.urandom(size)}), "sampan-bench-save"))
+    peer.keep("save", lambda: load_tar(peer, tar_of({"blob": os.urandom(size)}), "sampan-bench-save"))
     return rate(size, lambda: peer.call("GET", "/images/sampan-bench-save:x/get"))
 
 

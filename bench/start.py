@@ -22,9 +22,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.run import tar
 from tests.support import machine
 from tests.support.engine import Engine
+from tests.support.tars import tar_of
 
 SOURCE = str(Path(__file__).resolve().parent.parent / "src")
 DOCKERFILE = "FROM busybox\nRUN echo one > /one\nCOPY Dockerfile /\n"
@@ -95,7 +95,7 @@ def memory(source: str, buildx: str) -> None:
         time.sleep(SETTLE_S)
         _held(f"{source} idle", engine)
         engine.import_busybox()
-        answer = engine.request("POST", "/build", tar({"Dockerfile": DOCKERFILE.encode()}), t="bench")
+        answer = engine.request("POST", "/build", tar_of({"Dockerfile": DOCKERFILE.encode()}), t="bench")
         assert b"errorDetail" not in answer.raw, answer.raw
         time.sleep(SETTLE_S)
         _held("after a build by POST /build", engine)

@@ -6,15 +6,14 @@ often it is asked; ids are masked. The engine needs busybox:latest; what a case 
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import sys
-import tarfile
 import urllib.parse
 from typing import Any
 
 from tests.support.engine import UnixConnection
+from tests.support.tars import tar_of
 
 Case = dict[str, Any]
 Files = dict[str, str]
@@ -145,13 +144,7 @@ MASKS = (
 
 
 def archive(files: Files) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mtime = len(text.encode()), MTIME
-            tar.addfile(entry, io.BytesIO(text.encode()))
-    return out.getvalue()
+    return tar_of(files, mtime=MTIME)
 
 
 def ask(socket: str, case: Case) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
@@ -21,6 +20,7 @@ from sampan.cli.builder.wants import OutputFlag
 from sampan.client.engine import EngineClient as Client
 from sampan.client.transport import Address
 from tests.support.engine import Engine, until
+from tests.support.tars import tar_of
 
 pytestmark = pytest.mark.root
 
@@ -38,11 +38,7 @@ def build(shared_engine: Engine) -> Callable[..., bytes]:
         outputs: Mapping[int, OutputFlag] | None = None,
         auth: Callable[[str], tuple[str, str]] = lambda host: ("", ""),
     ) -> bytes:
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as tar:
-            info = tarfile.TarInfo("Dockerfile")
-            info.size = len(dockerfile)
-            tar.addfile(info, io.BytesIO(dockerfile.encode()))
+        packed = tar_of({"Dockerfile": dockerfile})
         query: dict[str, Any] = {"version": "2", "nocache": "1"}
         if outputs:
             listed = [{"Type": one.type, "Attrs": one.attrs} for _, one in sorted(outputs.items())]
@@ -60,7 +56,7 @@ def build(shared_engine: Engine) -> Callable[..., bytes]:
         ) as session:
             path = "/build?" + urllib.parse.urlencode({**query, "session": session.id})
             headers = {"Content-Type": "application/x-tar"}
-            answer = shared_engine.request("POST", path, packed.getvalue(), headers=headers)
+            answer = shared_engine.request("POST", path, packed, headers=headers)
             assert answer.status == 200, answer.raw
             return answer.raw
 
@@ -79,10 +75,10 @@ def test_a_secret(build: Any) -> None:
 
 def test_an_archive_and_a_directory(build: Any, tmp_path: Path) -> None:
     dockerfile = (
-        "FROM busybox AS made\nRUN mkdir -p /out/deep/er && cd /out && echo hello > deep/er/file && chmod 4750 "
-        "deep/er/file"
-        " && ln deep/er/file hard && ln -s deep/er soft && touch -d '2020-01-02 03:04:05' deep/er deep/er/file && : > "
-        "empty"
+        "FROM busybox AS made\nRUN mkdir -p /out/deep/er && cd /out && echo hello > deep/er/file && chmod 4750"
+        " deep/er/file"
+        " && ln deep/er/file hard && ln -s deep/er soft && touch -d '2020-01-02 03:04:05' deep/er deep/er/file"
+        " && : > empty"
         " && head -c 3000000 /dev/zero > big && chmod 500 deep\nFROM scratch\nCOPY --from=made /out /\n"
     )
     there = tmp_path / "there"

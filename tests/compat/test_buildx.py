@@ -5,7 +5,6 @@ Set SAMPAN_TEST_SOCKET to a Docker Engine with busybox:latest to prove these tes
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -19,6 +18,7 @@ import pytest
 
 from tests.support import clients
 from tests.support.engine import Engine, until
+from tests.support.tars import tar_of
 
 pytestmark = [pytest.mark.root]
 
@@ -138,13 +138,10 @@ def test_only_what_changed_is_sent_again(docker: Run, tmp_path: Path) -> None:
 def test_contexts_on_standard_input(docker: Run) -> None:
     alone = docker("buildx", "build", "--progress=plain", "--no-cache", "-", stdin=b"FROM busybox\nRUN echo al''one\n")
     assert "alone" in alone.stderr
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, text in (("D", b"FROM busybox\nCOPY f /\nRUN cat /f\n"), ("f", b"from the archive\n")):
-            member = tarfile.TarInfo(name)
-            member.size = len(text)
-            archive.addfile(member, io.BytesIO(text))
-    packed = docker("buildx", "build", "--progress=plain", "--no-cache", "-f", "D", "-", stdin=buffer.getvalue())
+    files = {"D": "FROM busybox\nCOPY f /\nRUN cat /f\n", "f": "from the archive\n"}
+    packed = docker(
+        "buildx", "build", "--progress=plain", "--no-cache", "-f", "D", "-", stdin=tar_of(files, compression="gz")
+    )
     assert "from the archive" in packed.stderr
 
 

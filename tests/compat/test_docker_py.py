@@ -15,6 +15,7 @@ import pytest
 from docker.errors import APIError, ContainerError, ImageNotFound, NotFound
 
 from tests.support.engine import Engine
+from tests.support.tars import tar_of
 
 # docker-py leaves sockets of streams to the garbage collector.
 pytestmark = [
@@ -82,12 +83,7 @@ def test_life_of_a_container(client: Any) -> None:
 
 def test_archives_go_in_and_out(client: Any, tmp_path: Path) -> None:
     container = client.containers.create("busybox", ["true"])
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as tar:
-        entry = tarfile.TarInfo("f")
-        entry.size = 5
-        tar.addfile(entry, io.BytesIO(b"inner"))
-    assert container.put_archive("/tmp", data.getvalue())
+    assert container.put_archive("/tmp", tar_of({"f": b"inner"}))
     chunks, about = container.get_archive("/tmp/f")
     assert about["size"] == 5
     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:

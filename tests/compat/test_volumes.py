@@ -17,8 +17,8 @@ dd if=/dev/urandom of=/etc/large bs=1024 count=3000 2>/dev/null; chown 12:34 /et
 dd if=/dev/zero of=/etc/holes bs=1 count=1 seek=20000000 2>/dev/null; touch -d '2001-02-03 04:05:06' /etc/conf.d/one
 """
 LOOK = (
-    "cd /etc; find . -type f -o -type l | grep -v -e hosts -e hostname -e resolv.conf | sort | xargs ls -ln; "
-    "sha256sum large"
+    "cd /etc; find . -type f -o -type l | grep -v -e hosts -e hostname -e resolv.conf | sort | xargs ls -ln;"
+    " sha256sum large"
 )
 
 

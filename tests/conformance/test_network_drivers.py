@@ -386,6 +386,9 @@ async def test_a_driver_that_hangs_stops_nobody_else(host: Host) -> None:
         assert not waiting.done()
         with pytest.raises(Unavailable, match="network driver hanging did not answer within"):
             await waiting
+        both = {"bridge": EndpointSettings(), network.name: EndpointSettings()}
+        with pytest.raises(Unavailable, match="failed to set up container networking: network under-test: "):
+            await attach(networks, "stuck", endpoints=both)
         await networks.detach(container_id("web"))
         await host.unserve()
         await settled(host, before)

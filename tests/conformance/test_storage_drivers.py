@@ -1,4 +1,6 @@
-"""One suite for every storage driver: a container sees its layers, what it changes comes out, removal leaves nothing.
+"""One suite for every storage driver, and for one that only tests have.
+
+A container sees its layers, what it changes comes out, removal leaves nothing.
 
 btrfs gets a file system of its own in a loop-mounted file; fuse-overlayfs is skipped by name where it is not installed.
 """
@@ -11,6 +13,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
@@ -21,13 +24,14 @@ from typing import Any
 import pytest
 
 from sampan.engine.images.service import Images
-from sampan.engine.layers.snapshots.choice import DRIVERS
+from sampan.engine.layers.snapshots.table import DRIVERS
 from sampan.errors import Conflict, Internal, NotFound
 from tests.conftest import lacks
 from tests.kernel.images.archives import archive, directory, hardlink, member, stream, symlink
 from tests.kernel.images.test_service import die_at
 from tests.support.engine import Engine, until
 from tests.support.images import discard, open_images, prepare
+from tests.support.storage_driver import TestCopies
 
 pytestmark = pytest.mark.root
 
@@ -39,10 +43,13 @@ BASE = archive(
 )  # fmt: skip
 
 
-@pytest.fixture(params=sorted(DRIVERS))
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+@pytest.fixture(params=[*sorted(DRIVERS), TestCopies.name])
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Path]]:
     """(driver, a directory on which it works)."""
     name: str = request.param
+    monkeypatch.setitem(DRIVERS, TestCopies.name, TestCopies)
     if name == "fuse-overlayfs" and shutil.which("fuse-overlayfs") is None:
         lacks("fuse-overlayfs is not installed")
     if name != "btrfs":
@@ -81,7 +88,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 async def imported(images: Images, data: bytes = BASE, repo: str = "app") -> str:
-    return str([m async for m in images.import_(stream(data), repo=repo)][-1]["status"])
+    return str([m async for m in images.transfer.import_(stream(data), repo=repo)][-1]["status"])
 
 
 def write(images: Images, container: str, work: Callable[[Path], object]) -> None:
@@ -202,7 +209,7 @@ def test_what_is_saved_is_the_same_on_every_driver(place: tuple[str, Path], tmp_
     driver, base = place
 
     async def saved(images: Images, name: str) -> dict[str, bytes]:
-        data = b"".join([bytes(chunk) async for chunk in images.save([name])])
+        data = b"".join([bytes(chunk) async for chunk in images.transfer.save([name])])
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             return {m.name: f.read() for m in tar if m.name.startswith("blobs/") and (f := tar.extractfile(m))}
 
@@ -213,8 +220,8 @@ def test_what_is_saved_is_the_same_on_every_driver(place: tuple[str, Path], tmp_
             await prepare(images, "c", images.resolve("app"))
             write(images, "c", change)
             await images.commit("c", config=None, container_config={}, parent=images.resolve("app"), repo="made")
-            data = b"".join([bytes(chunk) async for chunk in images.save(["made"])])
-            [_ async for _ in reference.load(stream(data))]
+            data = b"".join([bytes(chunk) async for chunk in images.transfer.save(["made"])])
+            [_ async for _ in reference.transfer.load(stream(data))]
             assert reference.resolve("made").id == images.resolve("made").id
             assert await saved(images, "made") == await saved(reference, "made")
             await prepare(reference, "c", reference.resolve("made"))
@@ -255,7 +262,7 @@ def test_images_of_another_driver_are_hidden_and_untouched(tmp_path: Path) -> No
                 images.resolve("other")
             with pytest.raises(Conflict):
                 await images.remove("mine")
-            assert len(b"".join([bytes(chunk) async for chunk in images.save(["mine"])])) > 5000
+            assert len(b"".join([bytes(chunk) async for chunk in images.transfer.save(["mine"])])) > 5000
 
     run(main())
 
@@ -280,7 +287,7 @@ async def after_the_crash(driver: str, root: Path) -> int:
     async with service(driver, root) as images:
         everything = await images.list(all=True)
         for row in everything:
-            assert [chunk async for chunk in images.save([row["Id"]])], "every visible image is whole"
+            assert [chunk async for chunk in images.transfer.save([row["Id"]])], "every visible image is whole"
         wanted = {str(layer.snapshot) for layer in images.layers.all()}
         wanted |= {str(snapshot.snapshot) for snapshot in images.roots.all()}
         assert set(os.listdir(images.driver.root)) == wanted | {"init", "step"}
@@ -334,6 +341,8 @@ def test_containers_run_on_every_driver(place: tuple[str, Path]) -> None:
     driver, base = place
     own = Path(tempfile.mkdtemp(prefix="sampan-driver-", dir=base))
     engine = Engine(own, "--storage-driver", driver)
+    if driver == TestCopies.name:
+        engine.program = [sys.executable, "-m", "tests.support.sampand_with_driver"]
     engine.start()
     try:
         engine.import_busybox()

@@ -1,6 +1,4 @@
-"""Builds from elsewhere, through a whole engine: a repository as context, ADD of a repository and of a URL, a tarball's
-URL.
-"""
+"""Builds from elsewhere, through a whole engine: a repository or a tarball as context, ADD of a repository or a URL."""
 
 from __future__ import annotations
 
@@ -18,6 +16,7 @@ import pytest
 
 from tests.kernel.builder.files.test_git import TIME, commit, git, served  # noqa: F401
 from tests.support.engine import Engine
+from tests.support.tars import tar_of
 
 pytestmark = pytest.mark.root
 
@@ -42,12 +41,7 @@ def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def context(dockerfile: str) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        member = tarfile.TarInfo("Dockerfile")
-        member.size = len(dockerfile)
-        tar.addfile(member, io.BytesIO(dockerfile.encode()))
-    return out.getvalue()
+    return tar_of({"Dockerfile": dockerfile})
 
 
 def build(engine: Engine, body: bytes | None, **query: str) -> tuple[str, list[dict[str, Any]]]:

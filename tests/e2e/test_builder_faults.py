@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.engine import Answer, Engine, UnixConnection, until
+from tests.support.tars import tar_of
 
 pytestmark = pytest.mark.root
 
@@ -30,13 +29,7 @@ def engine() -> Iterator[Engine]:
 
 
 def context(dockerfile: str, **files: bytes) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in {"Dockerfile": dockerfile.encode(), **files}.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
+    return tar_of({"Dockerfile": dockerfile, **files})
 
 
 def build(engine: Engine, dockerfile: str, **query: Any) -> tuple[Answer, list[dict[str, Any]]]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,18 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.engine import Engine, UnixConnection, until
+from tests.support.tars import tar_of
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
-
-
-def tar_of(size: int) -> bytes:
-    """A tar with one file of `size` bytes."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        entry = tarfile.TarInfo("blob")
-        entry.size = size
-        tar.addfile(entry, io.BytesIO(os.urandom(size)))
-    return out.getvalue()
 
 
 @pytest.fixture
@@ -69,7 +58,9 @@ def fill(directory: Path) -> Path:
 
 
 def test_import_that_does_not_fit_leaves_no_image(small_disk: Engine) -> None:
-    answer = small_disk.request("POST", "/images/create", tar_of(64 << 20), fromSrc="-", repo="big", tag="1")
+    answer = small_disk.request(
+        "POST", "/images/create", tar_of({"blob": os.urandom(64 << 20)}), fromSrc="-", repo="big", tag="1"
+    )
     assert b"no space left on device" in answer.raw.lower()
     assert small_disk.request("GET", "/images/big:1/json").status == 404
     # What was unpacked is deleted behind the answer: there is room again within a moment.
@@ -79,7 +70,9 @@ def test_import_that_does_not_fit_leaves_no_image(small_disk: Engine) -> None:
 def test_full_disk_is_said_and_gets_better(small_disk: Engine) -> None:
     talker = small_disk.run("sh", "-c", "while :; do echo line; usleep 1000; done", NetworkMode="none")
     filler = fill(inside(small_disk))
-    answer = small_disk.request("POST", "/images/create", tar_of(1 << 20), fromSrc="-", repo="big", tag="1")
+    answer = small_disk.request(
+        "POST", "/images/create", tar_of({"blob": os.urandom(1 << 20)}), fromSrc="-", repo="big", tag="1"
+    )
     assert b"no space left on device" in answer.raw.lower()
     time.sleep(0.2)
     assert small_disk.inspect(talker)["State"]["Running"], "a log that cannot be written stops no container"
@@ -150,7 +143,7 @@ def test_unreadable_database_is_named_and_kept(engine: Engine) -> None:
 
 
 def test_missing_layer_is_named_and_the_rest_works(engine: Engine) -> None:
-    engine.request("POST", "/images/create", tar_of(1 << 20), fromSrc="-", repo="hurt", tag="1")
+    engine.request("POST", "/images/create", tar_of({"blob": os.urandom(1 << 20)}), fromSrc="-", repo="hurt", tag="1")
     layer = engine.call("GET", "/images/hurt:1/json")["GraphDriver"]["Data"]["UpperDir"]
     engine.stop()
     shutil.rmtree(Path(layer).parent)

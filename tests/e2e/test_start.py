@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.run import tar
 from tests.support import machine
 from tests.support.engine import Engine, until
+from tests.support.tars import tar_of
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
 
@@ -50,7 +50,7 @@ def test_an_engine_that_never_builds_has_no_builder(tmp_path: Path) -> None:
 
 def test_one_that_has_built_recovers_its_builder_at_the_start(engine: Engine) -> None:
     assert not (engine.data_root / "builder").exists()
-    context = tar({"Dockerfile": b"FROM busybox\nRUN echo one > /one\n"})
+    context = tar_of({"Dockerfile": b"FROM busybox\nRUN echo one > /one\n"})
     answer = engine.request("POST", "/build", context, t="first")
     assert b"errorDetail" not in answer.raw, answer.raw
     (engine.data_root / "builder" / "tmp" / "half").write_bytes(b"received before the power went")

@@ -8,7 +8,6 @@ the container while copying), zip slip.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import tarfile
@@ -20,7 +19,9 @@ from sampan.engine.containers import archive
 from sampan.engine.containers.extract import ExtractOptions, extract
 from sampan.engine.tasks import procfs
 from sampan.errors import InvalidArgument
+from tests.support import tars
 from tests.support.races import exchanging
+from tests.support.tars import Member
 
 SECRET = b"the host's secret"
 
@@ -38,21 +39,12 @@ class Bytes:
         return data
 
 
-def tar(*members: tuple[tarfile.TarInfo, bytes]) -> Bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as t:
-        for info, data in members:
-            info.size = len(data)
-            t.addfile(info, io.BytesIO(data))
-    return Bytes(out.getvalue())
+def tar(*members: Member) -> Bytes:
+    return Bytes(tars.tar(*members))
 
 
-def member(
-    name: str, data: bytes = b"", type_: bytes = tarfile.REGTYPE, link: str = ""
-) -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.mode = type_, link, 0o644
-    return info, data
+def member(name: str, data: bytes = b"", type_: bytes = tarfile.REGTYPE, link: str = "") -> Member:
+    return tars.member(name, data, kind=type_, link=link)
 
 
 def root_at(path: Path, inside: str) -> archive.Root:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
-import tarfile
 from functools import cache
 from pathlib import Path
+
+from tests.support.tars import directory, member, symlink, tar
 
 BUSYBOX = Path("/bin/busybox")
 DIRECTORIES = ("bin", "etc", "tmp", "root", "proc", "sys", "dev", "var", "home", "usr/bin")
@@ -18,24 +18,10 @@ GROUP = "root:x:0:\nnogroup:x:65534:\n"
 def root_tar() -> bytes:
     """Return the uncompressed tar of a busybox root: every applet is a symlink to /bin/busybox."""
     applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name in DIRECTORIES:
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
-            tar.addfile(entry)
-        _add(tar, "bin/busybox", BUSYBOX.read_bytes(), 0o755)
-        _add(tar, "etc/passwd", PASSWD.encode(), 0o644)
-        _add(tar, "etc/group", GROUP.encode(), 0o644)
-        for applet in applets:
-            if applet != "busybox":
-                entry = tarfile.TarInfo(f"bin/{applet}")
-                entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
-                tar.addfile(entry)
-    return out.getvalue()
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(data), mode
-    tar.addfile(entry, io.BytesIO(data))
+    return tar(
+        *(directory(name, 0o1777 if name == "tmp" else 0o755) for name in DIRECTORIES),
+        member("bin/busybox", BUSYBOX.read_bytes(), mode=0o755),
+        member("etc/passwd", PASSWD.encode()),
+        member("etc/group", GROUP.encode()),
+        *(symlink(f"bin/{applet}", "busybox") for applet in applets if applet != "busybox"),
+    )

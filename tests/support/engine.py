@@ -76,6 +76,7 @@ class Engine:
         self.socket, self.pidfile = self.directory / "s", self.directory / "pid"
         self.log = self.directory / "sampand.log"
         self.flags = flags
+        self.program = [str(BIN / "sampand")]
         self.wrapper: list[str] = []  # a command that ends by exec'ing the one behind it
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -97,7 +98,7 @@ class Engine:
         roots = ["--data-root", str(self.data_root), "--exec-root", str(self.exec_root)]
         return [
             *self.wrapper,
-            str(BIN / "sampand"),
+            *self.program,
             "--config-file",
             str(config),
             *roots,

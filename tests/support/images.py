@@ -11,12 +11,15 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
+from sampan.engine.images.verifying import Verifier
 from sampan.engine.layers.storage import Storage
 from sampan.engine.store import Store
 
 
 @asynccontextmanager
-async def open_images(root: Path, driver: str = "", *options: str) -> AsyncIterator[Images]:
+async def open_images(
+    root: Path, driver: str = "", *options: str, verifier: Verifier | None = None
+) -> AsyncIterator[Images]:
     """The service on `root`, started and closed."""
     root.mkdir(mode=0o700, exist_ok=True)
     config = EngineConfig(data_root=str(root), storage_driver=driver, storage_opts=options)
@@ -25,7 +28,7 @@ async def open_images(root: Path, driver: str = "", *options: str) -> AsyncItera
         stack.push_async_callback(store.close)
         storage = Storage(config, store)
         stack.push_async_callback(storage.close)
-        images = Images(config, storage, Events())
+        images = Images(config, storage, Events(), verifier)
         stack.push_async_callback(images.close)
         await images.start()
         yield images

@@ -9,12 +9,10 @@ import base64
 import gzip
 import hashlib
 import http.server
-import io
 import json
 import socket
 import ssl
 import subprocess
-import tarfile
 import threading
 import time
 import urllib.parse
@@ -28,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tests.api import certificates
+from tests.support.tars import tar_of
 
 PROGRAM = "docker-registry"
 USER, PASSWORD = "bob", "correct horse"
@@ -339,13 +338,7 @@ def digest(raw: bytes) -> str:
 
 def layer(files: dict[str, bytes]) -> bytes:
     """The plain tar of a layer with these files."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
+    return tar_of(files)
 
 
 class Image:

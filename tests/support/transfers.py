@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import random
 import tarfile
@@ -13,6 +12,7 @@ from typing import IO, Any, BinaryIO
 
 from tests.support import registry
 from tests.support.engine import Answer, Engine, UnixConnection
+from tests.support.tars import tar_of
 
 TAR = {"Content-Type": "application/x-tar"}
 TIMEOUT_S = 120
@@ -130,9 +130,4 @@ def docker_archive(image: registry.Image, name: str, path: Path) -> None:
     """What `docker save` would write of an image, as far as `load` needs it."""
     layers = [f"{number}/layer.tar" for number in range(len(image.tars))]
     manifest = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": layers}]).encode()
-    with tarfile.open(path, "w") as tar:
-        members = {**dict(zip(layers, image.tars)), "config.json": image.config, "manifest.json": manifest}
-        for member, raw in members.items():
-            entry = tarfile.TarInfo(member)
-            entry.size = len(raw)
-            tar.addfile(entry, io.BytesIO(raw))
+    path.write_bytes(tar_of({**dict(zip(layers, image.tars)), "config.json": image.config, "manifest.json": manifest}))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sampan.engine.disk import findings, usage
+from sampan.engine import findings
+from sampan.engine.disk import usage
 from sampan.engine.disk.budget import Candidate, choose
-from sampan.engine.disk.findings import Problem
+from sampan.engine.findings import Problem
 from sampan.engine.store import Ref
 
 

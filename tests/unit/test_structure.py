@@ -28,23 +28,50 @@ MOST_PUBLIC_METHODS = 20
 _CIRCLES = {
     frozenset({"supervisor.shim.attacher", "supervisor.shim.stdio"}),
     frozenset({"engine.images.gc", "engine.images.loading", "engine.images.service"}),
+    frozenset({"engine.builder.solver.solver", "engine.builder.solver.steps"}),
 }
 
 SHARED_NAMES = {
     "Container": "the runtime's running container and the engine's record of it: one noun seen from two processes",
 }
 _SHARED_NAMES = {
+    "Build",
+    "Connection",
+    "Copy",
+    "Downloads",
+    "Entry",
+    "Files",
     "Flight",
+    "Kept",
+    "Label",
     "Member",
+    "Message",
     "Mount",
+    "Offer",
+    "Options",
     "Output",
+    "Place",
     "Plan",
     "Process",
     "Record",
+    "Registry",
     "Request",
+    "Result",
+    "Sandboxes",
+    "Source",
+    "Stage",
+    "State",
+    "Status",
+    "Step",
+    "Target",
     "Task",
+    "Usage",
+    "Volume",
     "Wanted",
     "_Layer",
+    "_Reader",
+    "_Source",
+    "_Stage",
 }
 
 _MANY_METHODS = {
@@ -72,13 +99,21 @@ TASK_OWNERS = {
     "supervisor.starter": "reaps the supervisor that it has started; `stop` cancels it",
 }
 _TASKS = {
+    "cli.builder.session",
+    "engine.builder.buildkit.control",
+    "engine.builder.clients.sessions",
+    "engine.builder.classic.door",
+    "engine.builder.files.tartree",
+    "engine.builder.solver.cachemounts",
     "engine.builder.solver.flights",
+    "engine.builder.solver.mounting",
+    "engine.builder.solver.run",
     "engine.builder.solver.sandboxes",
+    "engine.builder.solver.solver",
     "engine.images.downloads",
     "engine.images.loading",
     "engine.images.reports",
     "engine.layers.layers",
-    "engine.volumes.service",
     "supervisor.client",
     "supervisor.logs.reader",
     "supervisor.nursery",
@@ -271,7 +306,6 @@ def test_one_home_for_what_is_called(word: str, homes: set[str], pending: set[st
     [
         ("0001-01-01T00:00:00Z", {"spec.times"}, set()),
         ("strconv.ParseBool: parsing ", {"spec.go_values"}, set()),
-        ("invalid suffix: ", {"spec.go_values"}, set()),
         ("TRUE", {"spec.go_values"}, set()),  # of ParseBool's spellings this one stands for nothing else
         ("time: invalid duration ", {"spec.go_values"}, {"engine.builder.solver.cache"}),
         ('": extraneous or missing " in quoted-field', {"spec.go_values"}, set()),

@@ -353,7 +353,7 @@ class CreateOptions:
         keyring: bool = True,
         pivot: bool = True,
         timing: bool = False,
-        sources: dict[int, int] | None = None,
+        sources: dict[str, int] | None = None,
     ) -> None:
         self.stdio = stdio  # of a process with no terminal; with one, the master comes back as `console_fd`
         self.seccomp_bpf = seccomp_bpf  # the compiled filter; else it is compiled from the spec
@@ -363,7 +363,7 @@ class CreateOptions:
         self.keyring = keyring  # a session keyring of its own
         self.pivot = pivot  # False: move the root over "/" instead
         self.timing = timing  # measure init's steps
-        self.sources = sources or {}  # index in the spec's mounts → its source as a detached mount, instead of its name
+        self.sources = sources or {}  # place in the spec → descriptor instead of a name: see launch.prepare
         self.sibling = False  # init is a child of the caller's parent, which keeps the container (`hand_over`)
 
 

@@ -84,7 +84,9 @@ class Inherited:
         self.cloned_into_cgroup = False
         self.namespace_fds: list[tuple[int, int]] = []
         self.root_source: int | None = None
-        self.found: dict[int, int] = {}  # index in plan.mounts → detached mount of the caller's that is its source
+        self.found: dict[
+            str, int
+        ] = {}  # "mounts/<index>", "namespaces/<type>" → what the caller has found: see prepare
         self.sources: dict[int, int] = {}  # index in plan.mounts → detached mount, ready to be attached
         self.idmaps: dict[int, int] = {}  # index in plan.mounts → user namespace
         self.devices: dict[str, int] = {}  # path → detached clone of the host's node

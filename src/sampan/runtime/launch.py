@@ -14,7 +14,7 @@ from typing import NoReturn
 from sampan.linux import idmap, namespaces, process, saferoot
 from sampan.linux.cgroups import groups, hierarchy
 from sampan.linux.cgroups.interface import Cgroup
-from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_PARENT
+from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_PARENT, TYPES
 from sampan.runtime import hooks, init, sync
 from sampan.runtime.failure import RuntimeFailure, strerror
 from sampan.runtime.plan import Plan
@@ -40,8 +40,15 @@ class Prepared:
 
 
 def prepare(plan: Plan, inherited: init.Inherited, prepared: Prepared) -> None:
-    """Open what only the parent may open: namespaces by path, id maps, and for a user namespace all sources."""
+    """Open what only the parent may open: namespaces by path, id maps, and for a user namespace all sources.
+
+    What the caller has found (`inherited.found`) is used instead: namespaces, and mounts' sources as detached mounts.
+    """
+    found = {TYPES[place[11:]][0]: fd for place, fd in inherited.found.items() if place.startswith("namespaces/")}
     for flag, path in plan.joins:
+        if flag in found:
+            inherited.namespace_fds.append((prepared.own(found[flag]), flag))
+            continue
         try:
             inherited.namespace_fds.append((prepared.own(os.open(path, os.O_RDONLY | os.O_CLOEXEC)), flag))
         except OSError as error:
@@ -51,7 +58,8 @@ def prepare(plan: Plan, inherited: init.Inherited, prepared: Prepared) -> None:
         if mount.options.idmap or mount.uid_map:
             maps = (mount.uid_map or plan.uid_map, mount.gid_map or plan.gid_map)
             inherited.idmaps[index] = prepared.own(idmap.open_userns(*maps))
-    for index, fd in inherited.found.items():
+    sources = {int(place[7:]): fd for place, fd in inherited.found.items() if place.startswith("mounts/")}
+    for index, fd in sources.items():
         mount = plan.mounts[index]
         try:
             mounts.detach_propagation(fd, plan.root_propagation)

@@ -151,7 +151,7 @@ async def bench(root: Path | None = None, **config: Any) -> AsyncIterator[Bench]
     root = root or Path(tempfile.mkdtemp(prefix="sampan-builder-"))
     try:
         async with engine_and_solver(root, **config) as (engine, solver):
-            async for _ in engine.images.import_(_tar(), repo="base"):
+            async for _ in engine.images.transfer.import_(_tar(), repo="base"):
                 pass
             image = engine.images.resolve("base")
             base = ImageOp(ref="base", image_id=image.id, platform=platforms.HOST)

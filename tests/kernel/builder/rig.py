@@ -127,7 +127,7 @@ async def rig(*, base: bool = True) -> AsyncIterator[Rig]:
                 yield busybox.root_tar()
 
             if base:
-                async for _ in engine.images.import_(archive(), repo="busybox"):
+                async for _ in engine.images.transfer.import_(archive(), repo="busybox"):
                     pass
             yield Rig(engine, root)
         finally:

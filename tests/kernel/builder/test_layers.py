@@ -1,6 +1,4 @@
-"""A build step's snapshot becomes a layer: in place, the same for the same files, and nothing is left of what
-is not.
-"""
+"""A build step's snapshot becomes a layer in place, equal for equal files; nothing is left of one that does not."""
 
 from __future__ import annotations
 
@@ -205,7 +203,7 @@ def test_a_pruned_record_lets_its_layers_go_and_a_shared_one_stays(tmp_path: Pat
             for key, state in (("one", one), ("two", two)):
                 cache.put(key, state, empty=False, time_ns=1, description=key, size_bytes=5, parents=())
             document = {"rootfs": {"type": "layers", "diff_ids": list(two.diff_ids)}, "config": {}}
-            await images.publish_image(oci_image.encode(document), durable=False)
+            await images.publisher.publish_image(oci_image.encode(document), durable=False)
             images.layers.let_go(holder)
             assert {row["Description"]: row["Shared"] for row in await cache.disk_usage()} == {
                 "one": False,

@@ -82,7 +82,7 @@ def test_a_cache_travels_inside_the_image() -> None:
             async def chunks() -> AsyncIterator[bytes]:
                 yield archive
 
-            async for _ in r.engine.images.load(chunks()):
+            async for _ in r.engine.images.transfer.load(chunks()):
                 pass
             await r.build(CACHED, cache_from=(CacheEnd(type="registry", attrs={"ref": "app"}),))
             assert ran(r) == {"RUN echo $RANDOM > /t && true"}
@@ -166,7 +166,7 @@ def test_a_classic_build_takes_steps_from_an_image_that_it_trusts() -> None:
             r.write(f="content")
             os.utime(r.context / "f", (1_600_000_000, 1_600_000_000))
             first = await build(r)
-            saved = b"".join([chunk async for chunk in r.engine.images.save(["c:1"])])
+            saved = b"".join([chunk async for chunk in r.engine.images.transfer.save(["c:1"])])
         async with rig(base=False) as r:
             with_root(r)
             r.write(f="content")
@@ -175,7 +175,7 @@ def test_a_classic_build_takes_steps_from_an_image_that_it_trusts() -> None:
             async def chunks() -> AsyncIterator[bytes]:
                 yield saved
 
-            async for _ in r.engine.images.load(chunks()):
+            async for _ in r.engine.images.transfer.load(chunks()):
                 pass
             await r.engine.images.tag("c:1", "trusted", "")
             assert await build(r, "trusted", "nothing:here") == first

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import tarfile
 from collections.abc import AsyncIterator
@@ -15,6 +14,7 @@ from sampan.engine.archives import tar_writer
 from sampan.engine.archives.streams import decompressed
 from sampan.engine.layers import unpack
 from sampan.spec import ustar
+from tests.support import tars
 
 
 class Bytes:
@@ -72,10 +72,4 @@ async def stream(data: bytes, step: int = 50_000) -> AsyncIterator[bytes]:
 
 def python_tar(*, format: int = tarfile.PAX_FORMAT, **files: bytes) -> bytes:
     """An archive written by somebody else's program."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=format) as tar:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mtime = len(data), 1_700_000_000
-            tar.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
+    return tars.tar(*(tars.member(name, data, mtime=1_700_000_000) for name, data in files.items()), format=format)

@@ -57,7 +57,7 @@ def test_the_directory_of_a_layer_is_gone_and_its_record_is_not(tmp_path: Path) 
         async with service(root) as images:
             assert images.layers.all() == [] and directories(root) == set()
             await imported(images, archive(member("f", b"1")))
-            assert await collected(images.save(["app"])), "the layer is whole"
+            assert await collected(images.transfer.save(["app"])), "the layer is whole"
 
     asyncio.run(before())
     put_back(root, kept)

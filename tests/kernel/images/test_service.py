@@ -51,7 +51,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 async def imported(images: Images, data: bytes = ROOTFS, repo: str = "app", **options: Any) -> str:
     """Import an archive; the image's id."""
-    messages = [m async for m in images.import_(stream(data), repo=repo, **options)]
+    messages = [m async for m in images.transfer.import_(stream(data), repo=repo, **options)]
     return str(messages[-1]["status"])
 
 
@@ -188,7 +188,7 @@ def test_a_container_that_changes_while_it_is_read(tmp_path: Path) -> None:
                 stop.set()
                 thread.join()
             for turn in range(0, 40, 4):
-                assert len(await collected(images.save([f"k{turn}"]))) > 1024
+                assert len(await collected(images.transfer.save([f"k{turn}"]))) > 1024
 
     run(main())
 
@@ -382,7 +382,7 @@ def test_save_and_load_round_trip(tmp_path: Path) -> None:
         async with service(tmp_path / "d") as images:
             ids = await three_images(images)
             names = ["one:a", "two", "registry.example:5000/deep/two:b", ids[2]]
-            saved = await collected(images.save(names))
+            saved = await collected(images.transfer.save(names))
             inspected = [await images.inspect(id) for id in ids]
         with tarfile.open(fileobj=io.BytesIO(saved)) as tar:
             files = {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
@@ -401,7 +401,7 @@ def test_save_and_load_round_trip(tmp_path: Path) -> None:
             if name.startswith("blobs/sha256/"):
                 assert hashlib.sha256(data).hexdigest() == name.rpartition("/")[2]
         async with service(tmp_path / "e") as images:
-            messages = [m async for m in images.load(stream(saved), quiet=False)]
+            messages = [m async for m in images.transfer.load(stream(saved), quiet=False)]
             said = [m["stream"] for m in messages if "stream" in m]
             assert said == [
                 "Loaded image: one:a\n", "Loaded image: two:latest\n",
@@ -413,11 +413,11 @@ def test_save_and_load_round_trip(tmp_path: Path) -> None:
                 after = await images.inspect(id)
                 for key in ("Id", "RepoTags", "Parent", "Size", "RootFS", "Config", "Created"):
                     assert after[key] == before[key], key
-            assert await collected(images.save(names)) is not None
+            assert await collected(images.transfer.save(names)) is not None
             # the OCI layout alone does as well
             oci = archive(*(member(n, d) for n, d in files.items() if n not in ("manifest.json", "repositories")))
         async with service(tmp_path / "f") as images:
-            assert [m async for m in images.load(stream(oci))]
+            assert [m async for m in images.transfer.load(stream(oci))]
             assert images.resolve("registry.example:5000/deep/two:b").id == ids[1]
             assert images.resolve(ids[2]).repo_tags == ()
 
@@ -464,18 +464,20 @@ def test_an_image_for_several_platforms_loads_the_one_that_suits(tmp_path: Path)
 
     async def main() -> None:
         async with service(tmp_path / "d") as images:
-            [_ async for _ in images.load(stream(data))]
+            [_ async for _ in images.transfer.load(stream(data))]
             loaded = images.resolve("multi:1")
             assert (loaded.os, loaded.architecture) == ("linux", platforms.HOST.architecture), "this machine's"
             assert len(await images.list(all=True)) == 1, "and no attestation"
             for asked, variant in (("linux/arm/v7", "v7"), ("linux/arm/v6", "v6"), ("linux/arm64", "")):
-                [_ async for _ in images.load(stream(data), platform=platforms.parse(asked))]
+                [_ async for _ in images.transfer.load(stream(data), platform=platforms.parse(asked))]
                 config = images.resolve("multi:1").config
                 assert config["architecture"] == asked.split("/")[1] and config.get("variant", "") == variant
-            assert [m async for m in images.load(stream(data), platform=platforms.parse("linux/s390x"))] == [{}]
+            assert [m async for m in images.transfer.load(stream(data), platform=platforms.parse("linux/s390x"))] == [
+                {}
+            ]
             with pytest.raises(Internal, match="no suitable export target found for platform linux/amd64"):
-                await collected(images.save(["multi:1"], platform=platforms.parse("linux/amd64")))
-            saved = await collected(images.save(["multi:1"], platform=platforms.parse("linux/arm64")))
+                await collected(images.transfer.save(["multi:1"], platform=platforms.parse("linux/amd64")))
+            saved = await collected(images.transfer.save(["multi:1"], platform=platforms.parse("linux/arm64")))
             assert b"linux-arm64" in saved
 
     run(main())
@@ -485,15 +487,15 @@ def test_load_moves_a_name_and_says_so(tmp_path: Path) -> None:
     async def main() -> None:
         async with service(tmp_path / "d") as images:
             await imported(images)
-            saved = await collected(images.save(["app"]))
+            saved = await collected(images.transfer.save(["app"]))
             await images.remove("app")
             other = await imported(images, archive(member("f", b"1")))
-            said = [m["stream"] async for m in images.load(stream(saved))]
+            said = [m["stream"] async for m in images.transfer.load(stream(saved))]
             assert said[0] == (
                 f"The image app:latest already exists, renaming the old one with ID {other} to empty string\n"
             )
             with pytest.raises(NotFound, match=r"^No such image: nope$"):
-                await collected(images.save(["app", "nope"]))
+                await collected(images.transfer.save(["app", "nope"]))
 
     run(main())
 
@@ -524,7 +526,7 @@ def test_many_layers_are_put_on_the_disk_at_once(tmp_path: Path, monkeypatch: py
 
             monkeypatch.setattr(filesystems, "syncfs", counted)
             monkeypatch.setattr(flush, "commits_in_order", lambda fd: False)
-            [m async for m in images.load(stream(data))]
+            [m async for m in images.transfer.load(stream(data))]
             assert len(calls) == 1
             assert [record.unsynced for record in images.layers.all()] == [""] * 5
 
@@ -564,7 +566,7 @@ def test_a_bad_archive_is_named_and_leaves_nothing(tmp_path: Path, data: bytes, 
     async def main() -> None:
         async with service(tmp_path / "d") as images:
             with pytest.raises(InvalidArgument, match=message.replace("[", r"\[")):
-                [m async for m in images.load(stream(data))]
+                [m async for m in images.transfer.load(stream(data))]
             assert await images.list() == [] and images.layers.all() == []
             assert directories(tmp_path / "d") == set() and os.listdir(tmp_path / "d/content/ingest") == []
             assert os.listdir(tmp_path / "d/content/blobs/sha256") == [] and emptied(tmp_path / "d")
@@ -616,7 +618,7 @@ def test_an_image_that_is_made_while_it_is_removed_is_whole(tmp_path: Path) -> N
     async def main() -> None:
         async with service(tmp_path / "d") as images:
             await imported(images)
-            saved = await collected(images.save(["app"]))
+            saved = await collected(images.transfer.save(["app"]))
             real, taken = images.content.put, 0
 
             def put(data: bytes, *, durable: bool = True) -> str:
@@ -628,16 +630,16 @@ def test_an_image_that_is_made_while_it_is_removed_is_whole(tmp_path: Path) -> N
                 return digest
 
             images.content.put = put  # type: ignore[method-assign]
-            [_ async for _ in images.load(stream(saved))]
-            assert taken and await collected(images.save(["app"]))
+            [_ async for _ in images.transfer.load(stream(saved))]
+            assert taken and await collected(images.transfer.save(["app"]))
             for _ in range(5):
-                loading = asyncio.create_task(anext_all(images.load(stream(saved))))
+                loading = asyncio.create_task(anext_all(images.transfer.load(stream(saved))))
                 await asyncio.gather(images.remove("app"), return_exceptions=True)
                 await loading
-                [_ async for _ in images.load(stream(saved))]
-                assert await collected(images.save(["app"]))
+                [_ async for _ in images.transfer.load(stream(saved))]
+                assert await collected(images.transfer.save(["app"]))
         async with service(tmp_path / "d") as images:
-            assert await collected(images.save(["app"])) and len(directories(tmp_path / "d")) == 1
+            assert await collected(images.transfer.save(["app"])) and len(directories(tmp_path / "d")) == 1
 
     run(main())
 
@@ -722,7 +724,7 @@ def test_a_missing_directory_is_named(tmp_path: Path, caplog: pytest.LogCaptureF
             said = " ".join(r.getMessage() for r in caplog.records)
             assert "of layer sha256:" in said and "of container c1 is missing: the container cannot start" in said
             with pytest.raises((SampanError, OSError), match=r"No such file|missing"):
-                await collected(images.save(["app"]))
+                await collected(images.transfer.save(["app"]))
             discard(images, "c1")
             await images.remove("app")
             assert await imported(images), "and the way out works"
@@ -737,7 +739,7 @@ def test_a_damaged_layer_is_found_when_saved(tmp_path: Path) -> None:
             [number] = directories(tmp_path / "d")
             (tmp_path / "d/snapshots" / number / "fs/etc/passwd").write_bytes(b"r00t:x:0:0::/:/bin/sh\n")
             with pytest.raises(Internal, match=r"layer sha256:\w+ is damaged: its files in .* give sha256:\w+, not"):
-                await collected(images.save(["app"]))
+                await collected(images.transfer.save(["app"]))
 
     run(main())
 
@@ -757,10 +759,10 @@ def test_a_client_that_hangs_up_leaves_no_trace(tmp_path: Path) -> None:
     async def main() -> None:
         async with service(tmp_path / "d") as images:
             with pytest.raises(ConnectionResetError):
-                [m async for m in images.import_(broken(), repo="app")]
+                [m async for m in images.transfer.import_(broken(), repo="app")]
 
             async def consume() -> None:
-                [m async for m in images.import_(endless(), repo="app")]
+                [m async for m in images.transfer.import_(endless(), repo="app")]
 
             task = asyncio.create_task(consume())
             await asyncio.sleep(0.05)
@@ -788,16 +790,16 @@ def test_stalled_clients_hold_nobody_up(tmp_path: Path) -> None:
             async def first(messages: AsyncIterator[object]) -> object:
                 return await anext(messages)
 
-            uploads = [asyncio.create_task(first(images.import_(stalled(), repo="x"))) for _ in range(10)]
-            loads = [asyncio.create_task(first(images.load(stalled()))) for _ in range(10)]
-            readers = [images.save([id]) for _ in range(10)]
+            uploads = [asyncio.create_task(first(images.transfer.import_(stalled(), repo="x"))) for _ in range(10)]
+            loads = [asyncio.create_task(first(images.transfer.load(stalled()))) for _ in range(10)]
+            readers = [images.transfer.save([id]) for _ in range(10)]
             for reader in readers:
                 await anext(reader)  # and never again
             await asyncio.wait_for(images.roots.usage("c"), 10)
             await asyncio.wait_for(imported(images, repo="other"), 10)
             for task in uploads + loads:
                 task.cancel()
-            cancelled = [asyncio.create_task(first(images.import_(stalled(), repo="x"))) for _ in range(5)]
+            cancelled = [asyncio.create_task(first(images.transfer.import_(stalled(), repo="x"))) for _ in range(5)]
             for task in cancelled:
                 task.cancel()  # before its first step
             results = await asyncio.wait_for(asyncio.gather(*uploads, *loads, *cancelled, return_exceptions=True), 20)
@@ -899,7 +901,7 @@ def test_nothing_grows(tmp_path: Path) -> None:
                 for n in range(100):
                     discard(images, f"c{n}")
                 extra = await imported(images, archive(member("f", b"%d" % turn)), repo="x")
-                await collected(images.save(["x", "app"]))
+                await collected(images.transfer.save(["x", "app"]))
                 await images.remove(extra, force=True)
                 assert emptied(tmp_path / "d"), "the reaper is done, and holds nothing open"
                 now = (
@@ -955,7 +957,7 @@ async def consistent(root: Path, acknowledged: dict[str, str]) -> int:
                 assert images.resolve(name).id == id
         everything = await images.list(all=True)
         for row in everything:
-            assert len(await collected(images.save([row["Id"]]))) > 1024, "every visible image is whole"
+            assert len(await collected(images.transfer.save([row["Id"]]))) > 1024, "every visible image is whole"
         wanted = {str(layer.snapshot) for layer in images.layers.all()}
         wanted |= {str(snapshot.snapshot) for snapshot in images.roots.all()}
         assert directories(root) == wanted
@@ -1000,7 +1002,7 @@ async def one_of_each(root: Path, saved: bytes) -> None:
         write(images, "c", lambda root: (root / "x").write_text("1"))
         await images.commit("c", config=None, container_config={}, parent=images.resolve(id), repo="k")
         discard(images, "c")
-        [message async for message in images.load(stream(saved))]
+        [message async for message in images.transfer.load(stream(saved))]
         await images.remove("k")
         await images.remove("loaded", force=True)
         await images.prune()
@@ -1055,7 +1057,7 @@ def test_kill_9_at_every_step_leaves_the_object_or_no_trace(tmp_path: Path) -> N
     async def prepared() -> bytes:
         async with service(tmp_path / "source") as images:
             await imported(images, archive(directory("d"), member("d/f", b"1" * 3000)), repo="loaded")
-            return await collected(images.save(["loaded"]))
+            return await collected(images.transfer.save(["loaded"]))
 
     saved = asyncio.run(prepared())
     step, seen = 1, set()

@@ -7,13 +7,12 @@ test_vm.py boots it twice on one disk and cuts the power in between, as soon as 
 from __future__ import annotations
 
 import hashlib
-import io
 import sys
-import tarfile
 import time
 from pathlib import Path
 
 from tests.support.engine import Engine, until
+from tests.support.tars import tar_of
 
 ACKNOWLEDGED = "everything is acknowledged"
 DATA = Path("/mnt/engine")  # survives; the exec root is on a tmpfs and does not, as on every machine
@@ -28,14 +27,7 @@ def make_engine() -> Engine:
 
 def files() -> bytes:
     """An archive of four hundred files, always the same."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for i in range(400):
-            entry = tarfile.TarInfo(f"d{i % 7}/{i}")
-            data = hashlib.sha256(b"%d" % i).digest() * (i * 3)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
+    return tar_of({f"d{i % 7}/{i}": hashlib.sha256(b"%d" % i).digest() * (i * 3) for i in range(400)})
 
 
 def before() -> None:

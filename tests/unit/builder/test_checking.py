@@ -20,13 +20,14 @@ FROM busybox AS base
 # X an arg for x
 ARG X=5
 ARG G
-RUN --mount=type=secret,id=s1,required=true --mount=type=secret,id=s2 --mount=type=ssh --mount=type=cache,target=/c,id=cc true
+RUN --mount=type=secret,id=s1,required=true --mount=type=secret,id=s2 --mount=type=ssh \
+--mount=type=cache,target=/c,id=cc true
 FROM busybox
 ARG UNUSED
 FROM base AS final
 ARG Y
 RUN --mount=type=cache,target=/d true
-"""  # noqa: E501 - a Dockerfile, whose lines are looked at
+"""
 FOUND = Definition(text=TEXT, filename="Dockerfile", dockerfile=parse(TEXT))
 SOURCES = [base64.b64encode(TEXT).decode()]
 

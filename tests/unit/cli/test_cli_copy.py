@@ -13,6 +13,7 @@ import pytest
 
 from sampan.cli.container import archive, copying
 from sampan.cli.container.copying import CopyRefused, CopySource, Destination
+from tests.support.tars import member, tar
 
 
 @pytest.mark.parametrize(
@@ -117,13 +118,7 @@ def test_a_file_that_shrinks_while_it_is_packed_keeps_the_archive_whole(tmp_path
 
 def _tar(*members: tuple[str, bytes, str, bytes]) -> bytes:
     """(name, type, link target, contents) → archive."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, kind, link, contents in members:
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname, info.size, info.mode = kind, link, len(contents), 0o755
-            tar.addfile(info, io.BytesIO(contents))
-    return out.getvalue()
+    return tar(*(member(name, data, kind=kind, link=link, mode=0o755) for name, kind, link, data in members))
 
 
 REG, DIR, SYM, LNK = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE

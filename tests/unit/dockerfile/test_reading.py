@@ -72,8 +72,8 @@ def test_a_mount_with_every_option() -> None:
     assert run.mounts == (
         MountFlag(
             text="type=cache,from=s,source=$S,dst=/c,ro=false,id=i$N,sharing=Locked,mode=0750,uid=1,gid=2",
-            type="cache", from_="s", source="/s", target="/c", readonly=False, id="i1", sharing="locked", mode=0o750,
-            uid=1, gid=2,
+            type="cache", from_="s", source="/s", target="/c", readonly=False, id="i1", sharing="locked",
+            mode=0o750, uid=1, gid=2,
         ),
     )  # fmt: skip
 

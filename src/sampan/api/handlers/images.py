@@ -160,14 +160,16 @@ async def save(request: web.Request) -> web.StreamResponse:
     name = request.match_info.get("name")
     names = [name] if name is not None else request.query.getall("names", [])
     platform = _platform(request, since=(1, 48))
-    chunks = engine(request).images.save(names, platform=platform)
+    chunks = engine(request).images.transfer.save(names, platform=platform)
     return await streams.raw(request, chunks, content_type="application/x-tar")
 
 
 async def load(request: web.Request) -> web.StreamResponse:
     """POST /images/load: every failure is a line of the stream, as in Docker."""
     platform = _platform(request, since=(1, 48))
-    messages = engine(request).images.load(_body(request), quiet=flag(request, "quiet", True), platform=platform)
+    messages = engine(request).images.transfer.load(
+        _body(request), quiet=flag(request, "quiet", True), platform=platform
+    )
     return await streams.progress(request, _with_errors(messages))
 
 
@@ -182,13 +184,9 @@ async def create(request: web.Request) -> web.StreamResponse:
             platform=query(request, "platform"),
             credentials=registry_auth(request),
         )
-        return await streams.progress(request, pull.pull(images, wanted))
-    body = _body(request)
-    if source != "-":
-        source = source if "://" in source else f"http://{source}"
-        body = await _begun(remote.download(source))
-    messages = images.import_(
-        body,
+        return await streams.progress(request, images.transfer.pull(wanted))
+    messages = images.transfer.import_(
+        _body(request) if source == "-" else None,
         repo=query(request, "repo"),
         tag=query(request, "tag"),
         message=query(request, "message"),
@@ -196,37 +194,15 @@ async def create(request: web.Request) -> web.StreamResponse:
         platform=query(request, "platform"),
         source=source,
     )
-    if source != "-":
-        messages = _after({"status": f"Downloading from {source}"}, messages)
     return await streams.progress(request, messages)
-
-
-async def _begun(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same stream, of which the first chunk has come: failures to begin are raised here."""
-    first = await anext(chunks, b"")
-
-    async def whole() -> AsyncIterator[bytes]:
-        yield first
-        async for chunk in chunks:
-            yield chunk
-
-    return whole()
-
-
-async def _after(
-    message: Mapping[str, Any], messages: AsyncIterator[Mapping[str, Any]]
-) -> AsyncIterator[Mapping[str, Any]]:
-    yield message
-    async for later in messages:
-        yield later
 
 
 async def push(request: web.Request) -> web.StreamResponse:
     """POST /images/{name}/push."""
     images = engine(request).images
     platform = _platform(request, since=(1, 46))
-    wanted = push_.request(images, request.match_info["name"], query(request, "tag"), platform)
-    return await streams.progress(request, push_.push(images, wanted, registry_auth(request)))
+    wanted = push_.request(images.catalog, request.match_info["name"], query(request, "tag"), platform)
+    return await streams.progress(request, images.transfer.push(wanted, registry_auth(request)))
 
 
 async def search(request: web.Request) -> web.StreamResponse:
@@ -237,14 +213,14 @@ async def search(request: web.Request) -> web.StreamResponse:
     except ValueError:
         raise InvalidArgument(f'invalid limit specified: strconv.Atoi: parsing "{text}": invalid syntax') from None
     chosen = accept_filters(filters(request), remote.SEARCH_FILTERS)
-    registries, term = engine(request).images.registries, query(request, "term")
-    return json_response(await remote.search(registries, term, limit, registry_auth(request), chosen))
+    transfer, term = engine(request).images.transfer, query(request, "term")
+    return json_response(await transfer.search(term, limit, registry_auth(request), chosen))
 
 
 async def distribution(request: web.Request) -> web.StreamResponse:
     """GET /distribution/{name}/json."""
-    registries = engine(request).images.registries
-    return json_response(await remote.inspect(registries, request.match_info["name"], registry_auth(request)))
+    transfer = engine(request).images.transfer
+    return json_response(await transfer.distribution(request.match_info["name"], registry_auth(request)))
 
 
 async def _body(request: web.Request) -> AsyncIterator[bytes]:

@@ -17,14 +17,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sampan.engine import findings
 from sampan.engine.background import Background
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.service import Containers
-from sampan.engine.disk import budget, findings
-from sampan.engine.disk.findings import Finding, Problem
+from sampan.engine.disk import budget
 from sampan.engine.disk.usage import DataRootPlaces, Usage, allocated, measure
 from sampan.engine.events import Events
+from sampan.engine.findings import Finding, Problem
+from sampan.engine.images import checking as images_checking
 from sampan.engine.images.service import Images
+from sampan.engine.layers import checking as layers_checking
 from sampan.engine.store import Ref, Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, words
@@ -137,9 +140,10 @@ class Disk:
         ]
 
     def _findings(self) -> list[Finding]:
+        images = self._images
         return [
-            *self._check_snapshots(),
-            *self._check_images(),
+            *layers_checking.check(images.driver, images.layers, images.roots),
+            *images_checking.check(images.catalog, images.content, images.layers),
             *self._check_containers(),
             *self._check_volumes(),
             *self._check_cache_mounts(),
@@ -171,48 +175,6 @@ class Disk:
                 layers.let_go(holder)
         return found
 
-    def _check_snapshots(self) -> list[Finding]:
-        images = self._images
-        driver = images.driver
-        owners = {str(layer.snapshot): ("layer", layer.id) for layer in images.layers.all()}
-        owners |= {str(s.snapshot): ("snapshot", s.id) for s in images.roots.all()}
-        there = {str(n): driver.path(n) for n in driver.numbers()}
-        held = {str(n) for n in driver.fresh}
-        found = findings.strays("snapshot", there, owners.keys() | held, "moved to the trash")
-        for number, (kind, id) in owners.items():
-            if number not in there or not os.path.isdir(f"{there[number]}/fs"):
-                remedy = (
-                    "remove the images that use it, then import, load or pull them again"
-                    if kind == "layer"
-                    else "the container cannot start any more: remove it"
-                )
-                found.append(self._missing(kind, id, driver.path(int(number)), remedy))
-        return found
-
-    def _check_images(self) -> list[Finding]:
-        images = self._images
-        catalog, content = images.catalog, images.content
-        found = findings.strays("blob", content.all(), images.wanted_blobs() | content.fresh, "removed")
-        for record in catalog.images.all():
-            path = content.path(record.id)
-            try:
-                content.get(record.id)
-                images.layers.records(catalog.get(record.id).chain_id)
-            except (Internal, InvalidArgument) as e:
-                problem = Problem.DAMAGED if os.path.exists(path) else Problem.MISSING
-                remedy = f"{e.message}: remove the image, then import, load or pull it again"
-                found.append(
-                    Finding(kind="image", id=record.id, problem=problem, path=path, remedy=remedy, repairable=False)
-                )
-        for tag in catalog.tags.all():
-            if tag.image not in catalog.images:
-                found.append(
-                    Finding(
-                        kind="tag", id=tag.id, problem=Problem.MISSING, remedy=f"dropped: {tag.image} does not exist"
-                    )
-                )
-        return found
-
     def _check_containers(self) -> list[Finding]:
         root = f"{self._config.data_root}/containers"
         there = {name: f"{root}/{name}" for name in _names(root)}
@@ -223,7 +185,7 @@ class Disk:
         found += findings.strays("snapshot", stray, known | self._containers.making, "moved to the trash")
         for id in sorted(known - there.keys() - self._containers.leaving()):
             found.append(
-                self._missing("container", id, f"{root}/{id}", "its logs are lost; it is made anew at a start")
+                findings.missing("container", id, f"{root}/{id}", "its logs are lost; it is made anew at a start")
             )
         return found
 
@@ -254,7 +216,7 @@ class Disk:
             )
         for name, path in sorted(known.items()):
             if not os.path.isdir(path):
-                found.append(self._missing("volume", name, path, "its data is lost: remove it, or restore a copy"))
+                found.append(findings.missing("volume", name, path, "its data is lost: remove it, or restore a copy"))
         return found
 
     def _check_cache_mounts(self) -> list[Finding]:
@@ -262,7 +224,7 @@ class Disk:
         there = {name: f"{mounts.root}/{name}" for name in _names(mounts.root)}
         found = findings.strays("cache mount", there, mounts.ids() | mounts.making, "moved to the trash")
         for id in sorted(mounts.ids() - there.keys()):
-            found.append(self._missing("cache mount", id, mounts.path(id), "it is made anew when a build needs it"))
+            found.append(findings.missing("cache mount", id, mounts.path(id), "it is made anew when a build needs it"))
         return found
 
     def _check_leftovers(self) -> list[Finding]:
@@ -307,9 +269,6 @@ class Disk:
 
         return exists
 
-    def _missing(self, kind: str, id: str, path: str, remedy: str) -> Finding:
-        return Finding(kind=kind, id=id, problem=Problem.MISSING, path=path, remedy=remedy, repairable=False)
-
     def _repair(self, finding: Finding) -> bool:
         """Take away one thing that nobody needs. True: done. A failure is logged and named again by the next check."""
         images = self._images
@@ -318,8 +277,10 @@ class Disk:
                 case "blob":
                     images.content.remove(finding.id)
                 case "tag":
-                    images.store.apply_now(images.catalog.tags.delete(finding.id))
-                    images.catalog.changed()
+                    if (tag := images.catalog.tags.get(finding.id)) is not None:
+                        lost = images.catalog.lost_members(tag)
+                        images.store.apply_now(images.catalog.without(tag, *lost))
+                        images.catalog.changed()
                 case "reference":
                     holder = Ref.parse(finding.id.partition(" → ")[0])
                     self._store.apply_now(self._store.release(holder), images.store.release(holder))

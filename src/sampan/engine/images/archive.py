@@ -36,6 +36,7 @@ from sampan.engine.layers.records import LayerRecord
 from sampan.engine.layers.unpack import clean
 from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument
+from sampan.registry.manifests import Descriptor
 from sampan.spec import codec, oci_image, times, ustar
 from sampan.spec.reference import Reference
 
@@ -50,7 +51,7 @@ _DOCUMENTS = ("index.json", "manifest.json", "oci-layout", "repositories")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class SavedImage:
     """One image of an archive, under which names, and the ancestor that is in the archive too."""
 
     image: Image
@@ -58,7 +59,7 @@ class Wanted:
     names: tuple[Reference, ...]
     layers: tuple[LayerRecord, ...]  # base first
     parent: str = ""
-    others: tuple[Wanted, ...] = ()  # what its names hold for other platforms
+    others: tuple[SavedImage, ...] = ()  # what its names hold for other platforms
 
     @property
     def member(self) -> Member:
@@ -66,7 +67,7 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class Plan:
+class ArchivePlan:
     """Everything an archive will hold: names → bytes or a layer, with its time. Pure until `members` reads layers."""
 
     documents: dict[str, tuple[bytes, int]] = field(default_factory=dict)
@@ -78,9 +79,9 @@ class Plan:
         return digest
 
 
-def plan(wanted: list[Wanted]) -> Plan:
+def plan(wanted: list[SavedImage]) -> ArchivePlan:
     """Decide the whole archive."""
-    result = Plan()
+    result = ArchivePlan()
     manifests: list[dict[str, Any]] = []
     index: list[dict[str, Any]] = []
     repositories: dict[str, dict[str, str]] = {}
@@ -108,7 +109,7 @@ def plan(wanted: list[Wanted]) -> Plan:
     return result
 
 
-def _docker_manifest(one: Wanted) -> dict[str, Any]:
+def _docker_manifest(one: SavedImage) -> dict[str, Any]:
     manifest: dict[str, Any] = {
         "Config": BLOBS + one.image.id.removeprefix("sha256:"),
         "RepoTags": [name.familiar() for name in one.names] or None,
@@ -126,7 +127,7 @@ def _descriptor(media_type: str, layer: LayerRecord) -> dict[str, Any]:
     return {"mediaType": media_type, "size": layer.tar_bytes, "digest": layer.diff_id}
 
 
-def _oci_entries(result: Plan, one: Wanted) -> list[dict[str, Any]]:
+def _oci_entries(result: ArchivePlan, one: SavedImage) -> list[dict[str, Any]]:
     """Store the OCI manifest; one index entry a name, or one without annotations."""
     raw, media_type = indexes.manifest(one.member), oci_image.MEDIA_MANIFEST
     if one.others:  # docker-archive has no place for them: that shows the first alone
@@ -142,7 +143,7 @@ def _oci_entries(result: Plan, one: Wanted) -> list[dict[str, Any]]:
     return [{**entry, **annotations} for annotations in annotated] or [entry]
 
 
-def _v1_documents(result: Plan, one: Wanted, created_ns: int) -> None:
+def _v1_documents(result: ArchivePlan, one: SavedImage, created_ns: int) -> None:
     """The description that Docker 1.9 wrote beside each layer; the top one carries the image's configuration."""
     parent = ""
     chain = oci_image.chain_ids(layer.diff_id for layer in one.layers)
@@ -162,7 +163,7 @@ def _v1_documents(result: Plan, one: Wanted, created_ns: int) -> None:
         parent = own
 
 
-def write(plan_: Plan, layers: Layers, now_ns: int) -> Iterator[bytes]:
+def write(plan_: ArchivePlan, layers: Layers, now_ns: int) -> Iterator[bytes]:
     """The archive in chunks. Blocking. Raises: Internal when a layer is damaged or missing."""
     blobs = sorted({*plan_.layers, *(name for name in plan_.documents if name.startswith(BLOBS))})
     if blobs:
@@ -200,6 +201,8 @@ class Offered:
     """One image that an archive offers: its config, its layers as files, its names."""
 
     config: bytes
+    descriptor: Descriptor  # of `manifest`
+    manifest: bytes  # the configuration where the archive has no manifests
     layers: tuple[str, ...]  # members of the archive, base first
     names: tuple[str, ...]
     parent: str = ""
@@ -321,8 +324,11 @@ class Spooled:
         if not isinstance(config, str) or not _strings(layers) or not _strings(names):
             raise InvalidArgument("invalid manifest.json: Config, Layers or RepoTags has the wrong type")
         parent = item.get("Parent")
+        raw = self.document(config)
         return Offered(
-            config=self.document(config),
+            config=raw,
+            descriptor=Descriptor(oci_image.MEDIA_CONFIG, oci_image.digest(raw), len(raw)),
+            manifest=raw,
             layers=tuple(layers),
             names=tuple(names),
             parent=parent if isinstance(parent, str) else "",
@@ -380,7 +386,10 @@ class Spooled:
         raw = self.document(config)
         if oci_image.digest(raw) != manifest["config"]["digest"]:
             raise InvalidArgument(f"invalid config {manifest['config']['digest']}: its content has another digest")
-        return Offered(config=raw, layers=layers, names=names, index=index)
+        text = self.document(self._blob(digest))
+        media_type = str(manifest.get("mediaType") or oci_image.MEDIA_MANIFEST)
+        descriptor = Descriptor(media_type, digest, len(text))
+        return Offered(config=raw, descriptor=descriptor, manifest=text, layers=layers, names=names, index=index)
 
     def _object(self, name: str) -> dict[str, Any]:
         raw = self.document(name)

@@ -15,7 +15,7 @@ from sampan.engine.images.records import Image, ImageRecord, TagRecord
 from sampan.engine.layers.layers import Layers
 from sampan.engine.platforms import Platform
 from sampan.engine.store import Op, Store
-from sampan.errors import NotFound
+from sampan.errors import InvalidArgument, NotFound
 from sampan.spec import oci_image, reference
 from sampan.spec.reference import Reference
 
@@ -28,10 +28,21 @@ class NoSuchImage(NotFound):
         super().__init__(f"No such image: {shown}")
 
 
+def parse_target(repo: str, tag: str) -> Reference:
+    """The reference that `repo` and `tag` parameters name; a digest is refused. Raises: InvalidArgument."""
+    name = reference.parse(repo)
+    if name.digest:
+        raise InvalidArgument("cannot import digest reference")
+    if tag:
+        name = reference.with_tag(name, tag)
+    return name.tagged()
+
+
 class Catalog:
     """Records of images and tags, and the decoded images made from them."""
 
     def __init__(self, store: Store, content: ContentStore, layers: Layers) -> None:
+        self._store = store
         self._content = content
         self._layers = layers
         self.images = store.table("images", ImageRecord)
@@ -52,6 +63,16 @@ class Catalog:
                 raise NoSuchImage(image_id)
             image = self._decoded[image_id] = self._decode(record)
         return image
+
+    def reread(self, image_id: str) -> Image:
+        """The image of a full id, from the disk whatever is known of it. Raises: NoSuchImage, MissingBlob."""
+        image, config = self._decoded.pop(image_id, None), self._configs.pop(image_id, None)
+        try:
+            return self.get(image_id)
+        except BaseException:
+            if image is not None and config is not None:
+                self._decoded[image_id], self._configs[image_id] = image, config
+            raise
 
     def resolve(self, name: str, platform: Platform | None = None) -> Image:
         """The image of a name, a digest reference, an id or the beginning of one; for a platform, if given.
@@ -115,6 +136,15 @@ class Catalog:
                 found.update(dict.fromkeys(tag.others))
         return list(found)
 
+    def lost_members(self, tag: TagRecord) -> tuple[str, ...]:
+        """The images of a name that do not exist."""
+        return tuple(member for member in tag.members if member not in self.images)
+
+    def wanted_blobs(self) -> set[str]:
+        """The digests of all blobs that a record names: configurations, and the targets of references to blobs."""
+        named = {record.id for record in self.images.all()}
+        return named | {target.id for _, target in self._store.references() if target.noun == "blob"}
+
     def children(self, image_id: str) -> list[str]:
         """The images that were made from this one."""
         return self._children.get(image_id, [])
@@ -136,9 +166,9 @@ class Catalog:
         image = newest_first.pop(first)
         return TagRecord(id=name, image=image, others=tuple(newest_first))
 
-    def without(self, tag: TagRecord, image_id: str) -> Op:
-        """Take one image away from a name; the name goes with the last."""
-        left = [member for member in tag.members if member != image_id]
+    def without(self, tag: TagRecord, *image_ids: str) -> Op:
+        """Take images away from a name; the name goes with the last."""
+        left = [member for member in tag.members if member not in image_ids]
         return self.tags.put(self.tag_of(tag.id, left)) if left else self.tags.delete(tag.id)
 
     def changed(self, *image_ids: str) -> None:

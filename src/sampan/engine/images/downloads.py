@@ -1,6 +1,6 @@
 """Layers on their way in: each is fetched once, however many pulls want it, and unpacked while it arrives.
 
-    join ──▶ Flight (one a chain id): wait for a slot ─▶ stream ─▶ verify, decompress, unpack ─▶ the layer below ─▶ record
+    join ──▶ LayerDownload (one a chain id): wait for a slot ─▶ stream ─▶ verify, decompress, unpack ─▶ the layer below ─▶ record
                  ▲ joined by every pull that wants the layer; ends early when the last one leaves
 
 Not here: which layers an image has (pull.py), HTTP (sampan.registry). Invariants: a layer gets its record only when its
@@ -78,7 +78,7 @@ class Slots:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class WantedLayer:
     """A layer that an image needs: what it is here, and what the registry calls it."""
 
     chain_id: str
@@ -100,10 +100,10 @@ class Watcher:
         self.report = report
 
 
-class Flight:
+class LayerDownload:
     """One layer under way. `task` ends when the layer has its record, or cannot have one."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: WantedLayer) -> None:
         self.wanted = wanted
         self.watchers: set[Watcher] = set()
         self.task: asyncio.Task[None] | None = None
@@ -126,7 +126,7 @@ class Downloads:
     def __init__(self, layers: Layers, known: KnownBlobs, concurrency: int) -> None:
         self._layers = layers
         self._known = known
-        self._flights: dict[str, Flight] = {}  # by chain id
+        self._flights: dict[str, LayerDownload] = {}  # by chain id
         self.slots = Slots(concurrency)
 
     async def close(self) -> None:
@@ -136,7 +136,9 @@ class Downloads:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def obtain(self, wanted: Wanted, repository: Repository, watcher: Watcher, below: Wanted | None) -> None:
+    async def obtain(
+        self, wanted: WantedLayer, repository: Repository, watcher: Watcher, below: WantedLayer | None
+    ) -> None:
         """Return when the layer is here, held by the watcher. Raises what its fetch raised."""
         for attempt in range(ATTEMPTS):
             if wanted.chain_id in self._layers:
@@ -157,18 +159,18 @@ class Downloads:
             if (own and not isinstance(flight.failure, _BelowFailed)) or attempt == ATTEMPTS - 1:
                 raise flight.failure or asyncio.CancelledError()
 
-    def _leave(self, flight: Flight, watcher: Watcher) -> None:
+    def _leave(self, flight: LayerDownload, watcher: Watcher) -> None:
         flight.watchers.discard(watcher)
         if not flight.watchers and flight.task is not None and not flight.task.done():
             self._flights.pop(flight.wanted.chain_id, None)  # who comes now begins anew
             flight.task.cancel()
 
-    def _start(self, wanted: Wanted, repository: Repository, below: Wanted | None) -> Flight:
-        flight = self._flights[wanted.chain_id] = Flight(wanted)
+    def _start(self, wanted: WantedLayer, repository: Repository, below: WantedLayer | None) -> LayerDownload:
+        flight = self._flights[wanted.chain_id] = LayerDownload(wanted)
         flight.task = asyncio.create_task(self._fly(flight, repository, below))
         return flight
 
-    async def _fly(self, flight: Flight, repository: Repository, below: Wanted | None) -> None:
+    async def _fly(self, flight: LayerDownload, repository: Repository, below: WantedLayer | None) -> None:
         """The task of a flight; its failure is kept, not raised: whoever waits looks."""
         own = Watcher(self._layers, None)  # holds the layer until everybody who waits does
         under = asyncio.create_task(self._below(below, own))
@@ -184,7 +186,7 @@ class Downloads:
                 await under
             self._layers.let_go(own.holder)
 
-    async def _below(self, below: Wanted | None, watcher: Watcher) -> str:
+    async def _below(self, below: WantedLayer | None, watcher: Watcher) -> str:
         """The chain id of the layer below, once it is here."""
         if below is None:
             return ""
@@ -200,7 +202,9 @@ class Downloads:
         self._layers.hold_more(watcher.holder, below.chain_id)
         return below.chain_id
 
-    async def _land(self, flight: Flight, repository: Repository, under: asyncio.Task[str], own: Watcher) -> None:
+    async def _land(
+        self, flight: LayerDownload, repository: Repository, under: asyncio.Task[str], own: Watcher
+    ) -> None:
         """Fetch and unpack; where the same content stands on another layer already, copy it from there."""
         wanted = flight.wanted
         twin = self._earlier(flight)
@@ -224,7 +228,7 @@ class Downloads:
             raise
         self._known.note(wanted.diff_id, wanted.blob, wanted.source)
 
-    def _earlier(self, flight: Flight) -> asyncio.Task[None] | None:
+    def _earlier(self, flight: LayerDownload) -> asyncio.Task[None] | None:
         """A flight with the same blob that began before this one; only earlier ones, so that none wait in a circle."""
         for other in self._flights.values():
             if other is flight:
@@ -233,7 +237,7 @@ class Downloads:
                 return other.task
         return None
 
-    def _keep(self, flight: Flight, staged: Staged, own: Watcher) -> None:
+    def _keep(self, flight: LayerDownload, staged: Staged, own: Watcher) -> None:
         if staged.unpacked.diff_id != flight.wanted.diff_id:
             raise Internal(
                 f"layers from manifest don't match image configuration: layer {flight.wanted.blob.digest} is "
@@ -254,7 +258,7 @@ class _BelowFailed(SampanError):
 class _Arriving:
     """The blob of a flight as a stream that reports itself; it has a slot from its first byte to its last."""
 
-    def __init__(self, flight: Flight, repository: Repository, slots: Slots) -> None:
+    def __init__(self, flight: LayerDownload, repository: Repository, slots: Slots) -> None:
         self._flight = flight
         self._repository = repository
         self._slots = slots

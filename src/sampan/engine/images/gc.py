@@ -9,33 +9,41 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING
 
-from sampan.engine.store import Ref
-from sampan.errors import Internal, InvalidArgument
+from sampan.engine.findings import Finding, Problem
+from sampan.engine.images import checking as images_checking
+from sampan.engine.images.catalog import Catalog
+from sampan.engine.images.content import ContentStore
+from sampan.engine.layers import checking as layers_checking
+from sampan.engine.layers.layers import Layers
+from sampan.engine.layers.storage import Storage
+from sampan.engine.store import Ref, Store
 
-if TYPE_CHECKING:
-    from sampan.engine.images.service import Images
 
-
-def check(images: Images) -> list[str]:
-    """Repair, and return what could not be: one sentence a problem. Blocking; before any other use of the service."""
-    problems: list[str] = []
-    _power_loss(images)
-    _end_old_work(images)
-    problems += _images(images)
-    problems += _directories(images)
-    _content(images)
+def recover(storage: Storage, catalog: Catalog, content: ContentStore) -> list[str]:
+    """Repair, and return what could not be: one sentence a problem. Blocking; before any other use of the services."""
+    store, layers, driver = storage.store, storage.layers, storage.driver
+    _power_loss(store, layers, catalog)
+    _end_old_work(store, layers)
+    problems = _images(store, catalog, images_checking.check(catalog, content, layers))
+    if problems:
+        _end_old_work(store, layers)
+    for finding in layers_checking.check(driver, layers, storage.roots):
+        if finding.problem is Problem.UNREFERENCED:
+            driver.remove(int(finding.id))
+        else:
+            owner = f"{'container' if finding.kind == 'snapshot' else finding.kind} {finding.id}"
+            problems.append(f"the directory {finding.path} of {owner} is missing: {finding.remedy}")
+    _content(catalog, content)
     return problems
 
 
-def _power_loss(images: Images) -> None:
-    """Layers that were not on the disk when the machine went down, with the nameless images made of them."""
-    lost = images.layers.lost()
+def _power_loss(store: Store, layers: Layers, catalog: Catalog) -> None:
+    """Drop layers that were not on the disk when the machine went down, with the nameless images made of them."""
+    lost = layers.lost()
     if not lost:
         return
     gone = {layer.id for layer in lost}
-    store, catalog = images.store, images.catalog
     for layer in lost:
         for holder in store.holders(Ref("layer", layer.id)):
             if holder.noun == "image" and not any(holder.id in tag.members for tag in catalog.tags.all()):
@@ -43,13 +51,12 @@ def _power_loss(images: Images) -> None:
                 catalog.changed(holder.id)
             elif holder.noun != "layer" or holder.id not in gone:
                 store.apply_now(store.release(holder, Ref("layer", layer.id)))
-    store.apply_now(*images.layers.forget(lost))
-    images.layers.discard(lost)
+    store.apply_now(*layers.forget(lost))
+    layers.discard(lost)
 
 
-def _end_old_work(images: Images) -> None:
-    """Holders `work:<n>` belong to a process that is gone; layers that only they held go too."""
-    store, layers = images.store, images.layers
+def _end_old_work(store: Store, layers: Layers) -> None:
+    """Release holders `work:<n>`, which belong to a process that is gone; layers that only they held go too."""
     stale = {h for layer in layers.all() for h in store.holders(Ref("layer", layer.id)) if h.noun == "work"}
     store.apply_now(*(store.release(holder) for holder in stale))
     for layer in layers.all():
@@ -59,58 +66,31 @@ def _end_old_work(images: Images) -> None:
             layers.discard(unused)
 
 
-def _images(images: Images) -> list[str]:
-    """Images whose config cannot be read are dropped from the catalogue, with their names."""
+def _images(store: Store, catalog: Catalog, found: list[Finding]) -> list[str]:
+    """Drop images that cannot be read, with their names, and names of images that do not exist."""
     problems = []
-    catalog, store = images.catalog, images.store
-    for record in catalog.images.all():
-        try:
-            chain_id = catalog.get(record.id).chain_id
-            images.layers.records(chain_id)
-        except (Internal, InvalidArgument) as e:
-            tags = [tag for tag in catalog.tags.all() if record.id in tag.members]
-            names = [tag.id for tag in tags]
+    for finding in found:
+        if finding.kind == "image":
+            tags = [tag for tag in catalog.tags.all() if finding.id in tag.members]
+            names = ", ".join(tag.id for tag in tags) or "no name"
+            reason = finding.remedy.partition(": remove the image")[0]
             problems.append(
-                f"image {record.id} ({', '.join(names) or 'no name'}) cannot be read: {e.message}; "
-                f"it is dropped: import, load or pull it again"
+                f"image {finding.id} ({names}) cannot be read: {reason}; it is dropped: import, load or pull it again"
             )
             store.apply_now(
-                catalog.images.delete(record.id),
-                store.release(Ref("image", record.id)),
-                *(catalog.without(tag, record.id) for tag in tags),
+                catalog.images.delete(finding.id),
+                store.release(Ref("image", finding.id)),
+                *(catalog.without(tag, finding.id) for tag in tags),
             )
-            catalog.changed(record.id)
+            catalog.changed(finding.id)
     for tag in catalog.tags.all():
-        for member in tag.members:
-            if member not in catalog.images and (known := catalog.tags.get(tag.id)) is not None:
-                store.apply_now(catalog.without(known, member))
+        if lost := catalog.lost_members(tag):
+            store.apply_now(catalog.without(tag, *lost))
     catalog.changed()
-    if problems:
-        _end_old_work(images)
     return problems
 
 
-def _directories(images: Images) -> list[str]:
-    """Snapshots without a record go to the trash; records without a snapshot are named."""
-    problems = []
-    there = images.driver.numbers()
-    wanted = {layer.snapshot: f"layer {layer.id}" for layer in images.layers.all()}
-    wanted |= {snapshot.snapshot: f"container {snapshot.id}" for snapshot in images.roots.all()}
-    for number in there - wanted.keys():
-        images.driver.remove(number)
-    for number, owner in sorted(wanted.items()):
-        if number not in there or not os.path.isdir(f"{images.driver.path(number)}/fs"):
-            problems.append(f"the directory {images.driver.path(number)} of {owner} is missing: {_remedy(owner)}")
-    return problems
-
-
-def _remedy(owner: str) -> str:
-    if owner.startswith("container"):
-        return "the container cannot start any more; remove it"
-    return "remove the images that use it, then import, load or pull them again"
-
-
-def _content(images: Images) -> None:
-    images.content.sweep(images.wanted_blobs())
-    for name in os.listdir(images.content.ingest):
-        shutil.rmtree(os.path.join(images.content.ingest, name), ignore_errors=True)
+def _content(catalog: Catalog, content: ContentStore) -> None:
+    content.sweep(catalog.wanted_blobs())
+    for name in os.listdir(content.ingest):
+        shutil.rmtree(os.path.join(content.ingest, name), ignore_errors=True)

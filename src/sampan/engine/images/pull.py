@@ -11,29 +11,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from sampan.engine import platforms
-from sampan.engine.images.downloads import Wanted, Watcher
+from sampan.engine.background import first_failure
+from sampan.engine.events import Events
+from sampan.engine.images.catalog import Catalog
+from sampan.engine.images.content import ContentStore
+from sampan.engine.images.downloads import WantedLayer, Watcher
+from sampan.engine.images.publishing import Publisher
+from sampan.engine.images.registries import Registries
 from sampan.engine.images.reports import Message, Report
+from sampan.engine.images.verifying import Verifier
+from sampan.engine.layers.layers import Layers
 from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.registry import endpoints, manifests, refusals, repository
 from sampan.registry.auth import Credentials
-from sampan.registry.manifests import Index, IndexEntry, Manifest
+from sampan.registry.manifests import Descriptor, Index, IndexEntry, Manifest
 from sampan.registry.refusals import Refused
 from sampan.registry.repository import Found, Repository
 from sampan.spec import oci_image, reference
 from sampan.spec.reference import Reference
 
-if TYPE_CHECKING:
-    from sampan.engine.images.service import Images
-
 MAX_DEPTH = 3  # of indexes inside indexes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class PullRequest:
     """What to pull. `every`: all tags of the repository."""
 
     name: Reference
@@ -42,7 +46,7 @@ class Request:
     every: bool = False
 
 
-def request(name: str, tag: str, *, platform: str, credentials: Credentials) -> Request:
+def request(name: str, tag: str, *, platform: str, credentials: Credentials) -> PullRequest:
     """The request that the API's parameters make. Raises: InvalidArgument, Internal for no name at all."""
     target = platforms.parse(platform) if platform else None
     if not name:
@@ -58,40 +62,57 @@ def request(name: str, tag: str, *, platform: str, credentials: Credentials) -> 
     if wanted.digest and not manifests.is_digest(wanted.digest):
         raise InvalidArgument("unsupported digest algorithm")
     every = not (wanted.tag or wanted.digest)
-    return Request(name=wanted, platform=target, credentials=credentials, every=every)
+    return PullRequest(name=wanted, platform=target, credentials=credentials, every=every)
 
 
-async def pull(images: Images, wanted: Request) -> AsyncIterator[Message]:
-    """Yields Docker's messages. Raises: NotFound, Unauthorized kinds, Internal; the first failure before any message
-    is an HTTP error."""
-    report = Report()
-    async for message in report.during(_pull(images, wanted, report)):
-        yield message
+class Puller:
+    """Fetches images from registries."""
 
+    def __init__(
+        self,
+        *,
+        registries: Registries,
+        catalog: Catalog,
+        content: ContentStore,
+        layers: Layers,
+        publisher: Publisher,
+        events: Events,
+        verifier: Verifier,
+    ) -> None:
+        self.registries, self.catalog, self.content, self.layers = registries, catalog, content, layers
+        self.publisher, self.events, self.verifier = publisher, events, verifier
 
-async def _pull(images: Images, wanted: Request, report: Report) -> None:
-    """Ask one place after the other; the registry itself has the last word."""
-    settings = images.registries.settings
-    failure: SampanError | None = None
-    for schemes in endpoints.candidates(wanted.name, settings):
-        try:
-            place = await repository.connect(images.registries.transport, schemes, wanted.credentials, settings)
-            await _Pull(images, wanted, place, report).run()
-        except SampanError as e:
-            failure = e
-            continue
-        return
-    assert failure is not None
-    if isinstance(failure, Refused):
-        raise refusals.not_found(failure, wanted.name.familiar(), wanted.name.familiar_name()) from failure
-    raise failure
+    async def pull(self, wanted: PullRequest) -> AsyncIterator[Message]:
+        """Yields Docker's messages. Raises: NotFound, Unauthorized kinds, Internal, what the verifier raises; the
+        first failure before any message is an HTTP error.
+        """
+        report = Report()
+        async for message in report.during(self._pull(wanted, report)):
+            yield message
+
+    async def _pull(self, wanted: PullRequest, report: Report) -> None:
+        """Ask one place after the other; the registry itself has the last word."""
+        settings = self.registries.settings
+        failure: SampanError | None = None
+        for schemes in endpoints.candidates(wanted.name, settings):
+            try:
+                place = await repository.connect(self.registries.transport, schemes, wanted.credentials, settings)
+                await _Pull(self, wanted, place, report).run()
+            except SampanError as e:
+                failure = e
+                continue
+            return
+        assert failure is not None
+        if isinstance(failure, Refused):
+            raise refusals.not_found(failure, wanted.name.familiar(), wanted.name.familiar_name()) from failure
+        raise failure
 
 
 class _Pull:
     """One pull from one place."""
 
-    def __init__(self, images: Images, wanted: Request, place: Repository, report: Report) -> None:
-        self._images = images
+    def __init__(self, here: Puller, wanted: PullRequest, place: Repository, report: Report) -> None:
+        self._here = here
         self._wanted = wanted
         self._place = place
         self._report = report
@@ -111,12 +132,12 @@ class _Pull:
         self._finish(name)
 
     def _finish(self, name: Reference) -> None:
-        images = self._images
+        here = self._here
         words = "Downloaded newer image" if self._newer else "Image is up to date"
         self._report.say({"status": f"Status: {words} for {name.familiar()}"})
         attributes: dict[str, str] = {}
         if not self._wanted.every:
-            image = images.catalog.get(self._last)
+            image = here.catalog.get(self._last)
             attributes.update((image.config.get("config") or {}).get("Labels") or {})
             own = platforms.of(image.config)
             if self._wanted.platform is not None and not self._wanted.platform.accepts(own):
@@ -127,18 +148,20 @@ class _Pull:
                     }
                 )
         attributes["name"] = name.familiar_name()
-        images.events.publish("image", "pull", name.familiar(), dict(sorted(attributes.items())))
+        here.events.publish("image", "pull", name.familiar(), dict(sorted(attributes.items())))
 
     async def _one(self, name: Reference) -> None:
         """One tag or digest."""
         digest = await self._unchanged(name)
         if digest:
             self._pulling(name)
-            self._last = self._images.resolve(str(name)).id
+            self._last = self._here.catalog.resolve(str(name)).id
             self._report.say({"status": f"Digest: {digest}"})
             return
         found = await self._place.manifest(name.digest or name.tag, digest=name.digest)
         manifest = manifests.parse(found.raw, found.media_type, str(name))
+        descriptor = Descriptor(manifest.media_type, found.digest, len(found.raw))
+        await self._here.verifier.verify(name, descriptor, found.raw)
         self._pulling(name)
         if isinstance(manifest, Index):
             manifest = await self._choose(manifest, name)
@@ -152,7 +175,7 @@ class _Pull:
 
     async def _unchanged(self, name: Reference) -> str:
         """The digest of a tag that we have as the registry has it; "" when it must be fetched. HEAD costs no quota."""
-        catalog = self._images.catalog
+        catalog = self._here.catalog
         here = catalog.find_tag(name) if name.tag and not name.digest and self._wanted.platform is None else None
         if here is None or not any(n.digest and n.name == name.name for n in catalog.references(here.image)):
             return ""
@@ -179,9 +202,9 @@ class _Pull:
 
     async def _image(self, manifest: Manifest, name: Reference) -> str:
         """The image of a manifest, here; fetched if need be. Returns its id."""
-        images = self._images
+        here = self._here
         image_id = manifest.config.digest
-        if image_id in images.catalog.images:
+        if image_id in here.catalog.images:
             return image_id
         config = await self._place.small_blob(manifest.config)
         diff_ids = oci_image.diff_ids(oci_image.decode(config))
@@ -191,23 +214,23 @@ class _Pull:
             if not isinstance(diff_id, str) or not manifests.is_digest(diff_id):
                 raise InvalidArgument(f"invalid image configuration: diff_id {diff_id!r}")
         wanted = [
-            Wanted(chain_id=chain_id, diff_id=diff_id, blob=blob, source=name.name)
+            WantedLayer(chain_id=chain_id, diff_id=diff_id, blob=blob, source=name.name)
             for chain_id, diff_id, blob in zip(oci_image.chain_ids(diff_ids), diff_ids, manifest.layers)
         ]
-        watcher = Watcher(images.layers, self._report)
+        watcher = Watcher(here.layers, self._report)
         try:
             await self._layers(wanted, watcher)
-            await images.publish_image(config)
+            await here.publisher.publish_image(config)
         finally:
-            images.layers.let_go(watcher.holder)
+            here.layers.let_go(watcher.holder)
         self._newer = True
         return image_id
 
-    async def _layers(self, wanted: Sequence[Wanted], watcher: Watcher) -> None:
+    async def _layers(self, wanted: Sequence[WantedLayer], watcher: Watcher) -> None:
         """All layers at once; the first failure ends the others and is the one that is raised."""
-        downloads = self._images.registries.downloads
+        downloads = self._here.registries.downloads
         for layer in wanted:
-            here = layer.chain_id in self._images.layers
+            here = layer.chain_id in self._here.layers
             self._report.line(layer.id, "Already exists" if here else "Pulling fs layer")
         try:
             async with asyncio.TaskGroup() as group:
@@ -215,11 +238,11 @@ class _Pull:
                     below = wanted[position - 1] if position else None
                     group.create_task(downloads.obtain(layer, self._place, watcher, below))
         except BaseExceptionGroup as e:
-            raise _first(e) from None
+            raise first_failure(e) from None
 
     async def _name(self, name: Reference, found: Found, image_id: str) -> None:
         """Point the tag and the digest at the image; what the same index gave for other platforms stays beside it."""
-        catalog = self._images.catalog
+        catalog = self._here.catalog
         by_digest = Reference(name.domain, name.path, "", found.digest)
         known = catalog.find_tag(by_digest)
         beside = known.members if known is not None else ()
@@ -231,7 +254,7 @@ class _Pull:
         self._last = image_id
         self._newer = self._newer or bool(new)
         if new:
-            await self._images.publish_image(self._images.content.get(image_id), names=new, beside=beside)
+            await self._here.publisher.publish_image(self._here.content.get(image_id), names=new, beside=beside)
 
 
 def choose(entries: Sequence[IndexEntry], target: Platform) -> IndexEntry | None:
@@ -242,11 +265,3 @@ def choose(entries: Sequence[IndexEntry], target: Platform) -> IndexEntry | None
         if rank is not None:
             ranked.append((rank, position))
     return entries[min(ranked)[1]] if ranked else None
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first failure of a group, however it is nested."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

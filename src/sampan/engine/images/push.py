@@ -11,17 +11,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sampan.engine import platforms
+from sampan.engine.background import first_failure
+from sampan.engine.events import Events
 from sampan.engine.images import indexes, known
+from sampan.engine.images.catalog import Catalog
+from sampan.engine.images.content import ContentStore
 from sampan.engine.images.records import Image
+from sampan.engine.images.registries import Registries
 from sampan.engine.images.reports import Message, Report
 from sampan.engine.images.uploads import Upload
+from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import LayerRecord
 from sampan.engine.platforms import Platform
+from sampan.engine.store import Store
 from sampan.errors import NotFound, SampanError
 from sampan.registry import endpoints, manifests, repository
 from sampan.registry.auth import Credentials
@@ -31,71 +38,81 @@ from sampan.registry.repository import Repository
 from sampan.spec import oci_image, reference
 from sampan.spec.reference import Reference
 
-if TYPE_CHECKING:
-    from sampan.engine.images.service import Images
-
 MOUNTS = 3  # attempts at other repositories
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class PushRequest:
     """What to push: one tag, or without a tag all of the repository; of names that hold several platforms, which."""
 
     name: Reference
     platform: Platform | None
 
 
-def request(images: Images, name: str, tag: str, platform: Platform | None) -> Request:
+def request(catalog: Catalog, name: str, tag: str, platform: Platform | None) -> PushRequest:
     """The request that the API's parameters make. Raises: InvalidArgument, NotFound."""
     wanted = reference.parse(name)
     if tag:
         wanted = reference.with_tag(wanted, tag)
     if platform is not None:
-        images.resolve(wanted.familiar(), platform)
-    return Request(name=wanted, platform=platform)
+        catalog.resolve(wanted.familiar(), platform)
+    return PushRequest(name=wanted, platform=platform)
 
 
-async def push(images: Images, wanted: Request, credentials: Credentials) -> AsyncIterator[Message]:
-    """Yields Docker's messages; every failure comes after the first of them."""
-    report = Report()
-    report.say({"status": f"The push refers to repository [{wanted.name.name}]"})
-    async for message in report.during(_push(images, wanted, credentials, report)):
-        yield message
+class Pusher:
+    """Sends images to registries."""
 
+    def __init__(
+        self,
+        *,
+        registries: Registries,
+        catalog: Catalog,
+        content: ContentStore,
+        layers: Layers,
+        store: Store,
+        events: Events,
+        streaming: Executor,
+    ) -> None:
+        self.registries, self.catalog, self.content, self.layers = registries, catalog, content, layers
+        self.store, self.streaming = store, streaming
+        self._events = events
 
-async def _push(images: Images, request: Request, credentials: Credentials, report: Report) -> None:
-    wanted = request.name
-    names = _names(images, wanted)
-    if not names:
-        raise NotFound(f"An image does not exist locally with the tag: {wanted.familiar_name()}")
-    schemes = endpoints.own(wanted.domain, wanted.path, images.registries.settings)
-    place = await repository.connect(
-        images.registries.transport, schemes, credentials, images.registries.settings, push=True
-    )
-    for name in names:
-        await _Push(images, place, name, report).run(request.platform)
-    shown = wanted.familiar()
-    images.events.publish("image", "push", shown, {"name": wanted.familiar_name()})
+    async def push(self, wanted: PushRequest, credentials: Credentials) -> AsyncIterator[Message]:
+        """Yields Docker's messages; every failure comes after the first of them."""
+        report = Report()
+        report.say({"status": f"The push refers to repository [{wanted.name.name}]"})
+        async for message in report.during(self._push(wanted, credentials, report)):
+            yield message
 
+    async def _push(self, request: PushRequest, credentials: Credentials, report: Report) -> None:
+        wanted, settings = request.name, self.registries.settings
+        names = self._names(wanted)
+        if not names:
+            raise NotFound(f"An image does not exist locally with the tag: {wanted.familiar_name()}")
+        schemes = endpoints.own(wanted.domain, wanted.path, settings)
+        place = await repository.connect(self.registries.transport, schemes, credentials, settings, push=True)
+        for name in names:
+            await _Push(self, place, name, report).run(request.platform)
+        self._events.publish("image", "push", wanted.familiar(), {"name": wanted.familiar_name()})
 
-def _names(images: Images, wanted: Reference) -> list[Reference]:
-    if wanted.tag:
-        return [wanted] if images.catalog.find_tag(wanted) is not None else []
-    found = [reference.parse(tag.id) for tag in images.catalog.tags.all() if tag.id.startswith(f"{wanted.name}:")]
-    return sorted((name for name in found if not name.digest), key=str)
+    def _names(self, wanted: Reference) -> list[Reference]:
+        if wanted.tag:
+            return [wanted] if self.catalog.find_tag(wanted) is not None else []
+        found = [reference.parse(tag.id) for tag in self.catalog.tags.all() if tag.id.startswith(f"{wanted.name}:")]
+        return sorted((name for name in found if not name.digest), key=str)
 
 
 class _Push:
     """One name: its image, or its images for several platforms and the index over them."""
 
-    def __init__(self, images: Images, place: Repository, name: Reference, report: Report) -> None:
-        self._images = images
+    def __init__(self, here: Pusher, place: Repository, name: Reference, report: Report) -> None:
+        self._here = here
         self._place = place
         self._name = name
         self._report = report
 
     async def run(self, platform: Platform | None = None) -> None:
-        catalog = self._images.catalog
+        catalog = self._here.catalog
         tag = catalog.find_tag(self._name)
         if tag is None:
             raise NotFound(f"An image does not exist locally with the tag: {self._name.familiar_name()}")
@@ -115,14 +132,14 @@ class _Push:
 
     async def _image(self, image: Image) -> bytes:
         """Have the registry hold an image's layers and configuration. Returns its manifest, which is not there yet."""
-        images = self._images
-        holder = images.layers.hold(image.chain_id)
+        here = self._here
+        holder = here.layers.hold(image.chain_id)
         try:
-            records = images.layers.records(image.chain_id)  # top first, as the messages are
+            records = here.layers.records(image.chain_id)  # top first, as the messages are
             blobs = tuple(reversed(await self._layers(records)))
         finally:
-            images.layers.let_go(holder)
-        config = images.content.get(image.id)
+            here.layers.let_go(holder)
+        config = here.content.get(image.id)
         if await self._place.has_blob(image.id) is None:
             await self._place.put_blob(config, image.id)
         return manifests.write(Descriptor(manifests.DOCKER_CONFIG, image.id, len(config)), blobs)
@@ -138,29 +155,26 @@ class _Push:
                     if record.diff_id not in tasks:  # the same content twice is sent once
                         tasks[record.diff_id] = group.create_task(self._layer(record))
         except BaseExceptionGroup as e:
-            error: BaseException = e
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            raise error from None
+            raise first_failure(e) from None
         return [tasks[record.diff_id].result() for record in records]
 
     async def _layer(self, record: LayerRecord) -> Descriptor:
-        uploads = self._images.registries.uploads
+        uploads = self._here.registries.uploads
         if not uploads.free:
             self._report.line(_id(record), "Waiting")
-        lock = self._images.registries.upload_lock(self._name.name, record.diff_id)
+        lock = self._here.registries.upload_lock(self._name.name, record.diff_id)
         async with uploads.slot(), lock:
             blob = await self._there(record) or await self._mounted(record)
             if blob is None:
-                blob = await Upload(self._images, self._place, record, self._report).run()
-            self._images.registries.known.note(record.diff_id, blob, self._name.name)
+                blob = await Upload(self._here.layers, self._here.streaming, self._place, record, self._report).run()
+            self._here.registries.known.note(record.diff_id, blob, self._name.name)
             return blob
 
     async def _there(self, record: LayerRecord) -> Descriptor | None:
         """The layer as a blob that the repository has already."""
         domain = self._name.domain
         notes = [
-            note for note in self._images.registries.known.notes(record.diff_id) if note.source.startswith(f"{domain}/")
+            note for note in self._here.registries.known.notes(record.diff_id) if note.source.startswith(f"{domain}/")
         ]
         for note in sorted(notes, key=lambda note: note.source != self._name.name)[:MOUNTS]:
             if await self._place.has_blob(note.digest) in (note.size, -1):
@@ -171,7 +185,7 @@ class _Push:
     async def _mounted(self, record: LayerRecord) -> Descriptor | None:
         """The layer as a blob taken over from another repository of the same registry."""
         prefix = f"{self._name.domain}/"
-        notes = self._images.registries.known.notes(record.diff_id)
+        notes = self._here.registries.known.notes(record.diff_id)
         others = [note for note in notes if note.source.startswith(prefix) and note.source != self._name.name]
         for note in others[:MOUNTS]:
             source = note.source.removeprefix(prefix)
@@ -188,13 +202,13 @@ class _Push:
 
     def _finish(self, raw: bytes, members: tuple[str, ...]) -> None:
         """Note the digest under which the images are there now, and say so."""
-        images = self._images
+        here = self._here
         digest = oci_image.digest(raw)
         by_digest = Reference(self._name.domain, self._name.path, "", digest)
-        known_digest = images.catalog.find_tag(by_digest)
+        known_digest = here.catalog.find_tag(by_digest)
         if known_digest is None or set(known_digest.members) != set(members):
-            images.store.apply_now(images.catalog.put_tag(by_digest, *reversed(members)))
-            images.catalog.changed(*members)
+            here.store.apply_now(here.catalog.put_tag(by_digest, *reversed(members)))
+            here.catalog.changed(*members)
         self._report.say({"status": f"{self._name.tag}: digest: {digest} size: {len(raw)}"})
         self._report.say({"progressDetail": {}, "aux": {"Tag": self._name.tag, "Digest": digest, "Size": len(raw)}})
 

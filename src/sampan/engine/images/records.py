@@ -11,6 +11,8 @@ from typing import Any
 
 from sampan.engine.store import Record
 
+ENGINE_VERSION = "28.5.2"  # what image configurations name as docker_version
+
 
 class ImageRecord(Record, kw_only=True):
     """`id` is the digest of the config; the config itself is a blob of the content store."""

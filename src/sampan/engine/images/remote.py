@@ -80,6 +80,18 @@ def _platform(os: str, architecture: str, variant: str) -> dict[str, str]:
     return {"architecture": architecture, "os": os, **({"variant": variant} if variant else {})}
 
 
+async def begun(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The stream, of which the first chunk has come: raises what it raises before that."""
+    first = await anext(chunks, b"")
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return whole()
+
+
 async def download(url: str) -> AsyncIterator[bytes]:
     """The bytes behind a URL, for `import`. Raises: Internal."""
     try:

@@ -9,57 +9,60 @@ interrupted before that leaves no trace after the next start (gc.py).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec.structs import replace
 
-from sampan.engine import platforms
-from sampan.engine.archives import streams, tar_writer
+from sampan.engine.archives import tar_writer
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.images import archive, commit, gc, instructions, loading
-from sampan.engine.images.catalog import Catalog, NoSuchImage
+from sampan.engine.images import commit, gc
+from sampan.engine.images.catalog import Catalog, NoSuchImage, parse_target
 from sampan.engine.images.content import ContentStore
-from sampan.engine.images.records import Image, ImageRecord
+from sampan.engine.images.publishing import Publisher
+from sampan.engine.images.records import ENGINE_VERSION, Image
 from sampan.engine.images.registries import Registries
 from sampan.engine.images.removal import Remover
+from sampan.engine.images.transfer import Transfer
+from sampan.engine.images.verifying import AnyManifest, Verifier
 from sampan.engine.images.views import Filters, Objects, Views
-from sampan.engine.layers.layers import Staged
 from sampan.engine.layers.storage import Storage
 from sampan.engine.platforms import Platform
 from sampan.engine.store import Op, Ref
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
-from sampan.spec import codec, oci_image, reference, times
+from sampan.errors import Conflict
+from sampan.spec import codec, oci_image, times
 from sampan.spec.engine_api.wire import Wire
-from sampan.spec.reference import Reference
 
 log = logging.getLogger("sampan.images")
 
-ENGINE_VERSION = "28.5.2"  # what image configurations name as docker_version
-
-T = TypeVar("T")
 Records = list[dict[str, str]]
 
 
 class Images:
     """The image service of one engine. Use on the event loop's thread."""
 
-    def __init__(self, config: EngineConfig, storage: Storage, events: Events) -> None:
-        self.config = config
-        self.events = events
+    def __init__(
+        self, config: EngineConfig, storage: Storage, events: Events, verifier: Verifier | None = None
+    ) -> None:
+        """verifier: asked before a name is given to what a registry or an archive offers; without one all may be."""
+        self._storage = storage
+        self._events = events
         self.store = store = storage.store
         self.pool, self.streaming = storage.pool, storage.streaming
         self.driver, self.layers, self.roots = storage.driver, storage.layers, storage.roots
         self.content = ContentStore(f"{storage.home}/content")
         self.catalog = Catalog(store, self.content, self.layers)
         self.views = Views(self.catalog, self.layers, store)
+        self.publisher = Publisher(store, events, self.catalog, self.content, self.layers, self.pool)
         self.registries = Registries(config, store, self.layers)
-        self._remover = Remover(store, self.catalog, self.layers, self.content, self.publish_event)
+        self.transfer = Transfer(
+            storage, events, self.catalog, self.content, self.publisher, self.registries, verifier or AnyManifest()
+        )
+        self._remover = Remover(store, self.catalog, self.layers, self.content, self.publisher.publish_event)
         self._pruning = False
 
     async def start(self) -> None:
@@ -68,7 +71,7 @@ class Images:
         Raises: Internal when the data root cannot hold snapshots.
         """
         self.driver.probe()
-        for problem in gc.check(self):
+        for problem in gc.recover(self._storage, self.catalog, self.content):
             log.error("%s", problem)
 
     async def close(self) -> None:
@@ -77,7 +80,6 @@ class Images:
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new values (SIGHUP); they count for what begins from now on."""
-        self.config = config
         self.registries.reconfigure(config)
 
     # -- images -----------------------------------------------------------------------------------------------
@@ -89,110 +91,12 @@ class Images:
         """
         return self.catalog.resolve(ref, platform)
 
-    async def publish_image(
-        self,
-        config: bytes,
-        *,
-        staged: Iterable[Staged] = (),
-        parent: str = "",
-        names: Iterable[Reference] = (),
-        beside: Sequence[str] = (),
-        durable: bool = True,
-    ) -> str:
-        """Make an image visible: its config, layers that were just unpacked, and names, in one transaction.
-
-        A name that pointed elsewhere moves. beside: images for other platforms that the names hold too. durable: False for the nameless images between a build's steps, which
-        power loss may take. Returns the image's id.
-        """
-        staged = list(staged)
-        chain = oci_image.chain_ids(oci_image.diff_ids(oci_image.decode(config)))
-        made = {layer.chain_id for layer in staged}
-        below = [chain_id for chain_id in chain if chain_id not in made and chain_id in self.layers]
-        if durable and below:
-            await self.layers.sync(below[-1])
-        chain = oci_image.chain_ids(oci_image.diff_ids(oci_image.decode(config)))
-        made = {layer.chain_id for layer in staged}
-        below = [chain_id for chain_id in chain if chain_id not in made and chain_id in self.layers]
-        if durable and below:
-            await self.layers.sync(below[-1])
-        put = partial(self.content.put, config, durable=durable)
-        image_id = await self._in_thread(put)
-        while not self.content.has(image_id):  # a removal of the same image has just taken it; no await after this
-            await self._in_thread(put)
-        ops: list[Op] = []
-        for layer in staged:
-            if layer.chain_id in chain:  # an empty layer is no part of the image that a commit makes
-                ops += self.layers.adopt(layer)
-        if chain:
-            ops.append(self.store.reference(Ref("image", image_id), Ref("layer", chain[-1])))
-        names = list(names)
-        known = self.catalog.images.get(image_id)
-        record = known or ImageRecord(id=image_id, parent=parent)
-        if names:
-            record = replace(record, tagged_at=times.now())
-        ops.append(self.catalog.images.put(record))
-        moved = [tag.image for name in names if (tag := self.catalog.find_tag(name)) is not None]
-        ops += [self.catalog.put_tag(name, *beside, image_id) for name in names]
-        self.store.apply_now(*ops)
-        self.catalog.changed(image_id, *moved)
-        if durable:
-            await self.store.flushed()
-        return image_id
-
-    async def make_durable(self, image_id: str) -> None:
-        """Bring an image and those that it was made from to the disk, when they were published otherwise."""
-        chain_id, line = self.catalog.get(image_id).chain_id, []
-        while (record := self.catalog.images.get(image_id)) is not None:
-            line.append(image_id)
-            image_id = record.parent
-        if waiting := self.content.unsynced(line):
-            await self._in_thread(self.content.sync, *waiting)
-        await self.layers.sync(chain_id)
-        await self.store.flushed()
-
-    def publish_event(self, action: str, image_id: str, name: str) -> None:
-        """One event of type image, with the image's labels as attributes where it still exists."""
-        attributes: dict[str, str] = {}
-        if image_id in self.catalog.images:
-            attributes.update((self.catalog.get(image_id).config.get("config") or {}).get("Labels") or {})
-        attributes["name"] = name
-        self.events.publish("image", action, image_id, dict(sorted(attributes.items())))
-
     async def tag(self, ref: str, repo: str, tag: str) -> None:
         """Give an image one more name. Without `repo` nothing happens. Raises: NotFound, InvalidArgument."""
         image_id, *others = self.catalog.members(ref)
         if not repo:
             return
-        await self.tag_image(image_id, parse_target(repo, tag), beside=others)
-
-    async def tag_image(self, image_id: str, name: Reference, *, beside: Sequence[str] = ()) -> None:
-        """Give an image a name, taking it from another one if need be. beside: what it holds for other platforms."""
-        if image_id in self.catalog.images:
-            await self.make_durable(image_id)
-        old = self.catalog.find_tag(name)
-        record = self.catalog.images.get(image_id)
-        if record is None:
-            raise Internal(f"image {image_id} has no record")
-        self.store.apply_now(
-            self.catalog.put_tag(name, *beside, image_id),
-            self.catalog.images.put(replace(record, tagged_at=times.now())),
-        )
-        self.catalog.changed(image_id, *([old.image] if old else []))
-        self.publish_event("tag", image_id, name.familiar())
-        await self.store.flushed()
-
-    def wanted_blobs(self) -> set[str]:
-        """The digests of all blobs that a record names: configurations, and the targets `blob:<digest>` of references."""
-        named = {record.id for record in self.catalog.images.all()}
-        return named | {target.id for _, target in self.store.references() if target.noun == "blob"}
-
-    def set_parent(self, image_id: str, parent_id: str) -> None:
-        """Record what an image was made from; durable with the next durable write."""
-        record = self.catalog.images.get(image_id)
-        if record is not None:
-            changed = replace(record, parent=parent_id)
-            self.store.apply_now(self.catalog.images.put(changed))
-            self.catalog.changed(image_id)
+        await self.publisher.tag_image(image_id, parse_target(repo, tag), beside=others)
 
     # -- containers -------------------------------------------------------------------------------------------
 
@@ -249,139 +153,16 @@ class Images:
                     docker_version=ENGINE_VERSION,
                     diff_id=staged.unpacked.diff_id,
                 )
-                image_id = await self.publish_image(
+                image_id = await self.publisher.publish_image(
                     oci_image.encode(document),
                     staged=[staged],
                     parent=parent.id if parent is not None else "",
                     names=[name] if name else [],
                 )
-        self.publish_event("create", image_id, image_id)
+        self.publisher.publish_event("create", image_id, image_id)
         if name:
-            self.publish_event("tag", image_id, name.familiar())
+            self.publisher.publish_event("tag", image_id, name.familiar())
         return image_id
-
-    async def import_(
-        self,
-        stream: AsyncIterator[bytes],
-        *,
-        repo: str = "",
-        tag: str = "",
-        message: str = "",
-        changes: Iterable[str] = (),
-        platform: str = "",
-        source: str = "-",
-    ) -> AsyncIterator[Mapping[str, Any]]:
-        """Make an image of one layer out of an archive of files. Yields Docker's progress messages; the last is the id.
-
-        Raises: InvalidArgument (reference, platform, change, archive), OSError.
-        """
-        name = parse_target(repo, tag) if repo else None
-        target = platforms.parse(platform) if platform else platforms.HOST
-        config = instructions.apply({}, changes)
-        comment = message or f"Imported from {source}"
-        async with self.layers.unpacking(stream) as staged:
-            created = times.now()
-            document: dict[str, Any] = {
-                "architecture": target.architecture,
-                "comment": comment,
-                "config": config,
-                "container_config": oci_image.run_config({}),
-                "created": created,
-                "docker_version": ENGINE_VERSION,
-                "history": [{"created": created, "comment": comment}],
-                "os": target.os,
-                "rootfs": {"type": "layers", "diff_ids": [staged.unpacked.diff_id]},
-            }
-            if target.variant:
-                document["variant"] = target.variant
-            image_id = await self.publish_image(
-                oci_image.encode(document), staged=[staged], names=[name] if name else []
-            )
-        if name:
-            self.publish_event("tag", image_id, name.familiar())
-        self.publish_event("import", image_id, image_id)
-        yield {"status": image_id}
-
-    # -- archives -------------------------------------------------------------------------------------------------
-
-    async def save(self, refs: Iterable[str], *, platform: Platform | None = None) -> AsyncIterator[bytes]:
-        """Images as one archive, docker-archive and OCI layout. Raises: NotFound, Internal for a damaged layer."""
-        wanted: dict[str, list[Reference]] = {}
-        others: dict[str, list[str]] = {}  # for other platforms, by the image that their name means by itself
-        for ref in refs:
-            for members, names in self._named(ref):
-                image_id, *rest = self._of_platform(members, platform)
-                known = wanted.setdefault(image_id, [])
-                known += [name for name in names if name not in known]
-                others.setdefault(image_id, []).extend(rest)
-        plan = archive.plan([self._wanted(id, names, wanted, others[id]) for id, names in wanted.items()])
-        held = {*wanted, *(member for members in others.values() for member in members)}
-        holders = [self.layers.hold(self.catalog.get(image_id).chain_id) for image_id in held]
-        try:
-            for image_id in wanted:
-                self.publish_event("save", image_id, image_id)
-            async for chunk in streams.drain(archive.write(plan, self.layers, time.time_ns()), self.streaming):
-                yield chunk
-        finally:
-            for holder in holders:
-                self.layers.let_go(holder)
-
-    def _of_platform(self, members: tuple[str, ...], platform: Platform | None) -> tuple[str, ...]:
-        """Those of a name's images that a platform asks for: all without one. Raises: Internal in Docker's words."""
-        if platform is None:
-            return members
-        for member in members:
-            if platform.accepts(platforms.of(self.catalog.get(member).config)):
-                return (member,)
-        raise Internal(f"no suitable export target found for platform {platform}")
-
-    def _named(self, ref: str) -> list[tuple[tuple[str, ...], list[Reference]]]:
-        """What `save` writes for one argument, (images, names): a repository alone means all its tags.
-
-        Raises: NotFound in the reference's words, which differ from those of other commands.
-        """
-        parsed = reference.parse_any(ref)
-        if isinstance(parsed, str):
-            return [((self.resolve(ref).id,), [])]
-        if parsed.tag or parsed.digest:
-            tag = self.catalog.find_tag(parsed)
-            if tag is None and self.catalog.by_prefix(ref) is None:
-                raise NotFound("reference does not exist")
-            return [(self.catalog.members(ref), [parsed] if parsed.tag else [])]
-        tags = [tag for tag in self.catalog.tags.all() if tag.id.startswith(f"{parsed.name}:")]
-        if tags:
-            return [(tag.members, [reference.parse(tag.id)]) for tag in tags]
-        image_id = self.catalog.by_prefix(ref)
-        if image_id is None:
-            raise NotFound(f"No such image: {ref}")
-        return [((image_id,), [])]
-
-    def _wanted(
-        self, image_id: str, names: list[Reference], among: Collection[str], others: Sequence[str] = ()
-    ) -> archive.Wanted:
-        image = self.catalog.get(image_id)
-        parent = image.parent
-        while parent and parent not in among:
-            record = self.catalog.images.get(parent)
-            parent = record.parent if record is not None else ""
-        return archive.Wanted(
-            image=image,
-            config=self.content.get(image_id),
-            names=tuple(names),
-            layers=tuple(reversed(self.layers.records(image.chain_id))),
-            parent=parent,
-            others=tuple(self._wanted(other, [], among) for other in dict.fromkeys(others)),
-        )
-
-    async def load(
-        self, stream: AsyncIterator[bytes], *, quiet: bool = True, platform: Platform | None = None
-    ) -> AsyncIterator[Mapping[str, Any]]:
-        """Take in the images of an archive, of one platform only if given. Yields Docker's messages.
-
-        Raises: InvalidArgument, OSError.
-        """
-        async for message in loading.load(self, stream, quiet=quiet, platform=platform):
-            yield message
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -398,10 +179,6 @@ class Images:
         for summary in found if manifests else ():
             summary.update(self.views.platforms(summary["Id"]))
         return found
-
-    async def layers_size(self) -> int:
-        """Bytes of all layers, each once."""
-        return sum(layer.size_bytes for layer in self.layers.all())
 
     async def inspect(self, ref: str, platform: Platform | None = None, *, manifests: bool = False) -> dict[str, Any]:
         """ImageInspect of API 1.51, with all of the config. Raises: NotFound, InvalidArgument."""
@@ -448,24 +225,11 @@ class Images:
             )
         finally:
             self._pruning = False
-        self.events.publish("image", "prune", "", {"reclaimed": str(report["SpaceReclaimed"])})
+        self._events.publish("image", "prune", "", {"reclaimed": str(report["SpaceReclaimed"])})
         return report
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, work, *arguments)
 
 
 def _as_dict(config: Wire | Mapping[str, Any] | None) -> dict[str, Any]:
     if config is None:
         return {}
     return codec.to_json(config) if isinstance(config, Wire) else dict(config)
-
-
-def parse_target(repo: str, tag: str) -> Reference:
-    """The reference that `repo` and `tag` parameters name; a digest is refused. Raises: InvalidArgument."""
-    name = reference.parse(repo)
-    if name.digest:
-        raise InvalidArgument("cannot import digest reference")
-    if tag:
-        name = reference.with_tag(name, tag)
-    return name.tagged()

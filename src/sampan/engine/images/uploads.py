@@ -12,13 +12,14 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sampan.engine.archives.gzipped import gzipped
 from sampan.engine.archives.streams import DEPTH, Digest
 from sampan.engine.images.reports import INTERVAL_S, Report, retry_words
+from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import LayerRecord
 from sampan.errors import Internal
 from sampan.registry import manifests, transport
@@ -26,9 +27,6 @@ from sampan.registry.manifests import Descriptor
 from sampan.registry.refusals import Refused
 from sampan.registry.repository import Repository, count_down
 from sampan.spec import oci_image
-
-if TYPE_CHECKING:
-    from sampan.engine.images.service import Images
 
 SMALL_BYTES = 4 * 1024 * 1024  # a layer of this size is compressed in memory and sent by one request
 ATTEMPTS = 5
@@ -46,8 +44,10 @@ class Whole:
 class Upload:
     """One layer to one repository."""
 
-    def __init__(self, images: Images, place: Repository, record: LayerRecord, report: Report) -> None:
-        self._images = images
+    def __init__(
+        self, layers: Layers, streaming: Executor, place: Repository, record: LayerRecord, report: Report
+    ) -> None:
+        self._layers, self._streaming = layers, streaming
         self._place = place
         self._record = record
         self._report = report
@@ -65,10 +65,10 @@ class Upload:
         """For a small layer."""
 
         def make() -> tuple[bytes, Whole]:
-            raw = b"".join(gzipped(self._images.layers.replay(self._record)))
+            raw = b"".join(gzipped(self._layers.replay(self._record)))
             return raw, Whole(oci_image.digest(raw), len(raw))
 
-        raw, whole = await self._loop.run_in_executor(self._images.streaming, make)
+        raw, whole = await self._loop.run_in_executor(self._streaming, make)
         self._bar(self._record.tar_bytes)
         await self._place.put_blob(raw, whole.digest)
         return whole
@@ -78,7 +78,7 @@ class Upload:
         at, failures = 0, 0
         whole: Whole | None = None
         while True:
-            making = _Pass(self._images, self._record, at)
+            making = _Pass(self._layers, self._streaming, self._record, at)
             try:
                 size = whole.size - at if whole is not None else None
                 upload = await self._place.append(upload, self._shown(making), at=at, size=size)
@@ -94,7 +94,7 @@ class Upload:
                 await making.close()
             await count_down(BACKOFF_S * 2 ** (failures - 1), self._retrying)
             if whole is None:
-                whole = await self._loop.run_in_executor(self._images.streaming, self._measure)
+                whole = await self._loop.run_in_executor(self._streaming, self._measure)
             at, upload = await self._where(upload, whole)
             if at == whole.size:
                 break
@@ -105,7 +105,7 @@ class Upload:
         """Thread: the compressed layer, made for its size and digest only: a resumed upload says how much is to come."""
         digest = Digest()
         try:
-            for chunk in gzipped(self._images.layers.replay(self._record)):
+            for chunk in gzipped(self._layers.replay(self._record)):
                 digest.update(chunk)
             return Whole(digest.finish(), digest.size_bytes)
         finally:
@@ -139,8 +139,8 @@ class Upload:
 class _Pass:
     """The compressed layer from byte `at` on, made once, by a thread, a few chunks ahead of who takes them."""
 
-    def __init__(self, images: Images, record: LayerRecord, at: int) -> None:
-        self._plain = images.layers.replay(record)
+    def __init__(self, layers: Layers, streaming: Executor, record: LayerRecord, at: int) -> None:
+        self._plain = layers.replay(record)
         self._skip = at
         self._loop = asyncio.get_running_loop()
         self._made: asyncio.Queue[bytes | memoryview | None] = asyncio.Queue()
@@ -149,7 +149,7 @@ class _Pass:
         self._taken = False
         self.read = 0  # bytes of the layer's archive
         self.failure: BaseException | None = None
-        self._work = self._loop.run_in_executor(images.streaming, self._make)
+        self._work = self._loop.run_in_executor(streaming, self._make)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Ends with the layer, or when the pass is closed: the HTTP client may hold on to this after its request failed."""

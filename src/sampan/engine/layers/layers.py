@@ -23,7 +23,7 @@ from sampan.engine.archives import buffers
 from sampan.engine.archives.streams import Digest, Feed, Source, decompressed
 from sampan.engine.layers import recording, tarsplit, unpack
 from sampan.engine.layers.records import LayerRecord
-from sampan.engine.layers.snapshots.driver import Driver
+from sampan.engine.layers.snapshots.driver import SnapshotDriver
 from sampan.engine.store import Op, Ref, Store
 from sampan.errors import Internal
 from sampan.linux import filesystems
@@ -44,7 +44,7 @@ class Staged:
 class Layers:
     """The layers of one data root. Methods on the loop's thread; unpacking, which waits for its stream, in `executor`."""
 
-    def __init__(self, store: Store, driver: Driver, executor: Executor) -> None:
+    def __init__(self, store: Store, driver: SnapshotDriver, executor: Executor) -> None:
         self._store = store
         self._driver = driver
         self._executor = executor

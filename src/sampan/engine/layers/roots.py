@@ -20,7 +20,7 @@ from sampan.engine.archives import streams, tar_writer
 from sampan.engine.layers import diff, unpack
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import SnapshotRecord
-from sampan.engine.layers.snapshots.driver import Driver
+from sampan.engine.layers.snapshots.driver import SnapshotDriver
 from sampan.engine.store import Op, Ref, Store
 from sampan.errors import InvalidArgument, NotFound
 from sampan.spec.oci_runtime import Mount
@@ -39,7 +39,9 @@ def nothing() -> list[Op]:
 class Roots:
     """The roots of one data root's containers, by container id. Use on the event loop's thread."""
 
-    def __init__(self, store: Store, driver: Driver, layers: Layers, pool: Executor, streaming: Executor) -> None:
+    def __init__(
+        self, store: Store, driver: SnapshotDriver, layers: Layers, pool: Executor, streaming: Executor
+    ) -> None:
         """pool: for work that waits for the disk only; streaming: for work that waits for a client as well."""
         self._store, self._driver, self._layers = store, driver, layers
         self._pool, self._streaming = pool, streaming

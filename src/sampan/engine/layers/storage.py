@@ -13,6 +13,7 @@ from sampan.engine.layers import unpack
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.roots import Roots
 from sampan.engine.layers.snapshots import choice
+from sampan.engine.layers.snapshots.table import DEFAULT
 from sampan.engine.store import Store
 
 WORKERS = 4  # for work that waits for the disk only
@@ -28,7 +29,7 @@ class Storage:
         self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="images", initializer=adopt)
         self.streaming = ThreadPoolExecutor(STREAMS, thread_name_prefix="images", initializer=adopt)
         self.driver = choice.open_driver(config.storage_driver, config.data_root, config.storage_opts)
-        self.store = store if self.driver.name == choice.DEFAULT else store.scope(self.driver.name)
+        self.store = store if self.driver.name == DEFAULT else store.scope(self.driver.name)
         self.home = choice.home(config.data_root, self.driver.name)  # has `snapshots` and `content`
         self.layers = Layers(self.store, self.driver, self.streaming)
         self.roots = Roots(self.store, self.driver, self.layers, self.pool, self.streaming)

@@ -35,8 +35,8 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.store import Ref, Store
+from sampan.engine.volumes.drivers.choice import DEFAULT, DRIVERS, DriverFactory
 from sampan.engine.volumes.drivers.driver import VolumeDriver
-from sampan.engine.volumes.drivers.table import DEFAULT, DRIVERS, DriverFactory
 from sampan.engine.volumes.filling import Filling
 from sampan.engine.volumes.records import ANONYMOUS_LABEL, Volume
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, Unavailable, words

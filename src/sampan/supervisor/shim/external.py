@@ -61,7 +61,7 @@ class External:
         id: str,
         bundle: str,
         rootfs: list[Spec],
-        sources: dict[int, int],
+        sources: dict[str, int],
         stdio: tuple[int, int, int] | None,
     ) -> External:
         """Raises RuntimeFailure with the runtime's own words, everything undone."""
@@ -122,7 +122,7 @@ class External:
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _prepare(self, spec: Spec, rootfs_mounts: list[Spec], sources: dict[int, int]) -> Spec:
+    def _prepare(self, spec: Spec, rootfs_mounts: list[Spec], sources: dict[str, int]) -> Spec:
         """Mount the root in a mount namespace of our own; give the runtime a config.json in plain OCI."""
         plan = planning.build({**spec, "process": None}, id=self.id, bundle=self._bundle, rootfs=rootfs_mounts)
         namespaces.unshare(namespaces.CLONE_NEWNS)
@@ -136,14 +136,22 @@ class External:
         self._root_path = plan.root_path
         plain = {**spec, "process": self._resolved(spec["process"])}
         if sources:
-            plain["mounts"] = self._named(spec["mounts"], sources)
+            plain |= self._named(spec, sources)
         layout.write_json(f"{self._bundle}/config.json", plain)
         return plain
 
-    def _named(self, spec_mounts: list[Spec], sources: dict[int, int]) -> list[Spec]:
-        """Give sources that are descriptors names in the bundle, in the mount namespace that only the runtime sees."""
-        found = [*spec_mounts]
-        for index, fd in sources.items():
+    def _named(self, spec: Spec, sources: dict[str, int]) -> Spec:
+        """Return `mounts` and `linux` of a spec with names for what is a descriptor.
+
+        A mount's source gets one in the bundle, in the mount namespace that only the runtime sees; a namespace is named
+        by our descriptor, which is open for as long as the runtime creates the container.
+        """
+        linux = {**spec["linux"], "namespaces": [*spec["linux"].get("namespaces", ())]}
+        for at, namespace in enumerate(linux["namespaces"]):
+            if (fd := sources.get(f"namespaces/{namespace['type']}")) is not None:
+                linux["namespaces"][at] = {**namespace, "path": f"/proc/{os.getpid()}/fd/{fd}"}
+        found = [*spec.get("mounts", ())]
+        for index, fd in [(int(p[7:]), fd) for p, fd in sources.items() if p.startswith("mounts/")]:
             place = f"{self._bundle}/source-{index}"
             if stat.S_ISDIR(os.fstat(fd).st_mode):
                 os.mkdir(place, 0o700)
@@ -156,7 +164,7 @@ class External:
                 os.close(target)
             mounts.mount_setattr(fd, b"", AT_EMPTY_PATH | AT_RECURSIVE, propagation=mounts.MS_SLAVE)
             found[index] = {**found[index], "source": place}
-        return found
+        return {"mounts": found, "linux": linux}
 
     def _resolved(self, process: Spec) -> Spec:
         """The process with its user as numbers; Docker's `--user` names are looked up inside the root."""

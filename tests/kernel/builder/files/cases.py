@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import gzip
-import io
 import os
 import tarfile
 from pathlib import Path
 from typing import Any
+
+from tests.support.tars import member, tar
 
 T = 1577934245  # when everything in the context was written, unless it says otherwise
 PASSWD = "root:x:0:0::/:/bin/sh\njoe:x:1234:555::/:/bin/sh\n"
@@ -270,7 +271,7 @@ def make_context(root: Path) -> None:
         (root / name).symlink_to(target)
         os.utime(root / name, (T, T), follow_symlinks=False)
     (root / "hl/2").hardlink_to(root / "hl/1")
-    for name, how in (("x.tar", "w"), ("x.tgz", "w:gz"), ("x.tar.bz2", "w:bz2"), ("x.tar.xz", "w:xz")):
+    for name, how in (("x.tar", ""), ("x.tgz", "gz"), ("x.tar.bz2", "bz2"), ("x.tar.xz", "xz")):
         (root / name).write_bytes(archive(MEMBERS, how))
     (root / "evil.tar").write_bytes(archive(EVIL))
     (root / "over.tar").write_bytes(archive(OVER))
@@ -285,21 +286,17 @@ def make_context(root: Path) -> None:
         os.utime(directory, (T - 10, T - 10))
 
 
-def archive(members: list[Member], mode: str = "w") -> bytes:
+def archive(members: list[Member], compression: str = "") -> bytes:
     """A tar of (name, kind, content or target, attributes)."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode, format=tarfile.GNU_FORMAT) as tar:  # type: ignore[call-overload]
-        for name, kind, content, attributes in members:
-            member = tarfile.TarInfo(name)
-            member.mtime, member.mode = T - 5000, 0o640
-            member.type = {"f": tarfile.REGTYPE, "d": tarfile.DIRTYPE, "l": tarfile.SYMTYPE, "h": tarfile.LNKTYPE}[kind]
-            if kind == "d":
-                member.mode = 0o750
-            for key, value in attributes.items():
-                setattr(member, key, value)
-            if kind in "lh":
-                member.linkname = content
-            if kind == "f":
-                member.size = len(content)
-            tar.addfile(member, io.BytesIO(content.encode()) if kind == "f" else None)
-    return out.getvalue()
+    kinds = {"f": tarfile.REGTYPE, "d": tarfile.DIRTYPE, "l": tarfile.SYMTYPE, "h": tarfile.LNKTYPE}
+    made = (
+        member(
+            name,
+            content.encode() if kind == "f" else b"",
+            kind=kinds[kind],
+            link=content if kind in "lh" else "",
+            **{"mtime": T - 5000, "mode": 0o750 if kind == "d" else 0o640, **attributes},
+        )
+        for name, kind, content, attributes in members
+    )
+    return tar(*made, format=tarfile.GNU_FORMAT, compression=compression)

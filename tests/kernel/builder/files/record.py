@@ -1,5 +1,6 @@
-"""Ask Docker Engine what the cases give, through both doors: `python -m tests.kernel.builder.files.record SOCKET
-BUILDX`.
+"""Ask Docker Engine what the cases give, through both doors.
+
+Usage: `python -m tests.kernel.builder.files.record SOCKET BUILDX`.
 
 BUILDX: path of the docker-buildx plugin. Writes copies.json: for each case what is new or different in the image's file
 system, and what is gone; or the error. Times are seconds relative to `T`, null where they are the time of the build.
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.kernel.builder.files.cases import BASE, CASES, STAGES, T, make_context
+from tests.support.tars import member, tar
 
 HERE = Path(__file__).parent
 IMAGE = "sampan-copies"
@@ -41,18 +43,23 @@ class Recorder:
 
     def make_base(self) -> None:
         """An image of BASE on busybox, whose own files the answers leave out."""
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w") as tar:
-            for path, (kind, mode, uid, gid, content, time) in BASE.items():
-                member = tarfile.TarInfo(path)
-                member.mode, member.uid, member.gid, member.mtime = mode, uid, gid, T if time is None else time
-                member.type = {"f": tarfile.REGTYPE, "d": tarfile.DIRTYPE, "l": tarfile.SYMTYPE}[kind]
-                member.linkname = content if kind == "l" else ""
-                member.size = len(content) if kind == "f" else 0
-                tar.addfile(member, io.BytesIO(content.encode()))
+        kinds = {"f": tarfile.REGTYPE, "d": tarfile.DIRTYPE, "l": tarfile.SYMTYPE}
+        members = [
+            member(
+                path,
+                content.encode() if kind == "f" else b"",
+                kind=kinds[kind],
+                link=content if kind == "l" else "",
+                mode=mode,
+                uid=uid,
+                gid=gid,
+                mtime=T if time is None else time,
+            )
+            for path, (kind, mode, uid, gid, content, time) in BASE.items()
+        ]
         directory = self.context.parent / "base"
         directory.mkdir(exist_ok=True)
-        (directory / "base.tar").write_bytes(out.getvalue())
+        (directory / "base.tar").write_bytes(tar(*members))
         (directory / "Dockerfile").write_text("FROM busybox\nADD base.tar /\n")
         self.run(
             self.buildx, "build", "-q", "--provenance=false", "-t", f"{IMAGE}:base", str(directory)

@@ -1,6 +1,4 @@
-"""Trees and the copy engine on what no Dockerfile of the reference's shows: layers, attributes, links, times,
---parents.
-"""
+"""Trees and copies where the reference shows nothing: layers, attributes, links, times, --parents."""
 
 from __future__ import annotations
 
@@ -30,6 +28,7 @@ from sampan.engine.builder.trees import Tree
 from sampan.errors import InvalidArgument
 from sampan.linux import mounts
 from tests.support.images import open_images as service
+from tests.support.tars import member, tar, tar_of
 
 pytestmark = pytest.mark.root
 S = LocalOp(context="context")
@@ -201,13 +200,7 @@ def test_an_archive_never_leads_out(source: Path, target: tuple[Path, int], tmp_
     outside.mkdir()
 
     def add(*members: tuple[str, bytes, str]) -> None:
-        data = io.BytesIO()
-        with tarfile.open(fileobj=data, mode="w") as archive:
-            for name, kind, link in members:
-                member = tarfile.TarInfo(name)
-                member.type, member.linkname = kind, link
-                archive.addfile(member)
-        write(source / "x.tar", data.getvalue())
+        write(source / "x.tar", tar(*(member(name, kind=kind, link=link) for name, kind, link in members)))
         tree = DirTree(str(source))
         try:
             perform(tree, fd, "x.tar", unpack=True)
@@ -347,13 +340,7 @@ def test_a_thousand_directories_cost_no_descriptors(
     source: Path, target: tuple[Path, int], request: pytest.FixtureRequest
 ) -> None:
     """Neither copying nor unpacking holds one a directory."""
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as archive:
-        for number in range(1000):
-            member = tarfile.TarInfo(f"d{number}/implied/f")
-            member.mtime = T
-            archive.addfile(member)
-    write(source / "x.tar", data.getvalue())
+    write(source / "x.tar", tar_of({f"d{number}/implied/f": b"" for number in range(1000)}, mtime=T))
     root, fd = target
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
@@ -412,12 +399,7 @@ def small(tmp_path: Path, root: None) -> Iterator[Path]:
 
 
 def test_a_full_disk_leaves_nothing_of_a_context(small: Path) -> None:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as archive:
-        member = tarfile.TarInfo("large")
-        member.size = 4 << 20
-        archive.addfile(member, io.BytesIO(os.urandom(4 << 20)))
-    data.seek(0)
+    data = io.BytesIO(tar_of({"large": os.urandom(4 << 20)}))
 
     class Chunks:
         def read(self) -> bytes:

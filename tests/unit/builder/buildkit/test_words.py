@@ -1,6 +1,4 @@
-"""The pure parts of BuildKit's door: options, usage records and filters, history filters, answers to questions,
-errors.
-"""
+"""The pure parts of BuildKit's door: options, usage records, filters, answers to questions, errors."""
 
 from __future__ import annotations
 

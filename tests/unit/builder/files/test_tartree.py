@@ -20,6 +20,7 @@ import zstandard
 from sampan.engine.archives import streams, tar, tar_writer
 from sampan.engine.builder.files.tartree import TarTree, _Index
 from sampan.errors import Internal, InvalidArgument, NotFound
+from tests.support import tars
 
 KINDS = {
     "f": tarfile.REGTYPE,
@@ -33,18 +34,17 @@ KINDS = {
 
 def archive(*members: tuple[Any, ...], format: int = tarfile.PAX_FORMAT) -> bytes:
     """(name, kind, content or target, attributes…)."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=format) as tar:
-        for name, kind, content, *rest in members:
-            member = tarfile.TarInfo(name)
-            member.type, member.mtime = KINDS[kind], 1_600_000_000
-            member.linkname = content if kind in "lh" else ""
-            member.size = len(content) if kind == "f" else 0
-            for key, value in (rest[0] if rest else {}).items():
-                setattr(member, key, value)
-            lies = bool(rest) and "size" in rest[0]
-            tar.addfile(member, io.BytesIO(content.encode()) if kind == "f" and not lies else None)
-    return out.getvalue()
+    made = (
+        tars.member(
+            name,
+            content.encode() if kind == "f" else b"",
+            kind=KINDS[kind],
+            link=content if kind in "lh" else "",
+            **{"mtime": 1_600_000_000, **(rest[0] if rest else {})},
+        )
+        for name, kind, content, *rest in members
+    )
+    return tars.tar(*made, format=format)
 
 
 class Chunks:

@@ -13,7 +13,7 @@ from sampan.engine.builder.graph import contexts, document
 from sampan.engine.builder.graph.args import global_scope, proxy_env
 from sampan.engine.builder.graph.convert import convert
 from sampan.engine.builder.graph.history import duration
-from sampan.engine.builder.graph.values import HistoryEntry, Resolved, Target
+from sampan.engine.builder.graph.values import HistoryEntry, ResolvedImage, Target
 from sampan.engine.builder.ops import (
     ArchiveOp,
     Copy,
@@ -47,13 +47,13 @@ class Known:
         self.configs = configs
         self.asked: list[tuple[str, Platform, bool]] = []
 
-    async def image(self, ref: str, platform: Platform, *, pull: bool) -> Resolved:
+    async def image(self, ref: str, platform: Platform, *, pull: bool) -> ResolvedImage:
         self.asked.append((ref, platform, pull))
         if "nope" in ref:
             raise NotFound("pull access denied")
         name = ref.rpartition("/")[2].partition(":")[0]
         config = {"config": self.configs.get(name, {}), "rootfs": {"type": "layers", "diff_ids": []}}
-        return Resolved(id=f"sha256:{name}", config=config, ref=ref)
+        return ResolvedImage(id=f"sha256:{name}", config=config, ref=ref)
 
 
 def build(text: str, known: Known | None = None, **more: Any) -> Target:
@@ -370,7 +370,7 @@ def test_durations_are_gos(ns: int, text: str) -> None:
 
 
 def test_times_are_those_of_the_input() -> None:
-    base = Resolved(
+    base = ResolvedImage(
         id="i",
         ref="r",
         config={

@@ -69,10 +69,10 @@ class Door:
         if self._config.host_gateway_ips:
             return self._config.host_gateway_ips[0]
         try:
-            pools = self._networks.inspect("bridge")["IPAM"]["Config"]
+            subnets = self._networks.find("bridge").subnets
         except NotFound:
             return ""
-        return next((str(pool["Gateway"]) for pool in pools or () if pool.get("Gateway")), "")
+        return next((s.gateway for s in subnets if s.gateway), "")
 
     async def disk_usage(self, filters: Sequence[str]) -> list[control_pb2.UsageRecord]:
         records = map(usage.record, await self._builder.solver.disk_usage())

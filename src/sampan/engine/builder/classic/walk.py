@@ -13,7 +13,7 @@ from typing import Any
 from sampan.engine.builder import failures
 from sampan.engine.builder.classic import fromhistory
 from sampan.engine.builder.classic.output import ClassicOutput
-from sampan.engine.builder.dialect import Converted, Dialect
+from sampan.engine.builder.dialect import ConvertedBuild, Dialect
 from sampan.engine.builder.exporters.squash import squash
 from sampan.engine.builder.graph import copied
 from sampan.engine.builder.graph.document import document
@@ -65,7 +65,7 @@ class Voice:
 def dialect(voice: Voice) -> Dialect:
     """Return the classic builder, as a build uses it whose progress is this voice."""
 
-    async def finish(build: Converted) -> Built:
+    async def finish(build: ConvertedBuild) -> Built:
         with failures.located(build.definition.text, build.request.filename):
             return await Walk(build, voice).run()
 
@@ -75,7 +75,7 @@ def dialect(voice: Voice) -> Dialect:
 class Walk:
     """One build. `run` is called once."""
 
-    def __init__(self, build: Converted, voice: Voice) -> None:
+    def __init__(self, build: ConvertedBuild, voice: Voice) -> None:
         self._target = next(iter(build.targets.values()))
         self._request = build.request
         self._solver = build.solver
@@ -115,7 +115,7 @@ class Walk:
                 self._say.image(image_id)
         if not image_id:
             raise Internal("No image was generated. Is your Dockerfile empty?")
-        await self._images.make_durable(image_id)
+        await self._images.publisher.make_durable(image_id)
         if self._target.unused_args:
             self._say.unused(list(self._target.unused_args))
         if self._request.squash:
@@ -124,7 +124,7 @@ class Walk:
         self._say.built(image_id)
         for tag in self._request.tags:
             name = reference.parse(tag)
-            await self._images.tag_image(image_id, name)
+            await self._images.publisher.tag_image(image_id, name)
             self._say.tagged(name.familiar())
         return Built(images={str(self._target.platform): image_id})
 
@@ -152,7 +152,7 @@ class Walk:
                 self._say.running()
         image_id = oci_image.digest(encoded)
         if image_id not in self._images.catalog.images:
-            await self._images.publish_image(
+            await self._images.publisher.publish_image(
                 encoded, parent=parent, durable=False
             )  # the last one brings all to the disk
         self._say.removed()

@@ -31,7 +31,7 @@ async def docker(
     made = _image(only)
     config = oci_image.encode(dict(made.config))
     layers = tuple(reversed(images.layers.records(made.chain_id)))
-    wanted = archive.Wanted(image=made, config=config, names=tuple(names), layers=layers)
+    wanted = archive.SavedImage(image=made, config=config, names=tuple(names), layers=layers)
     created = image.newest_ns([made.config])
     with step.doing("sending tarball"):
         chunks = streams.drain(archive.write(archive.plan([wanted]), images.layers, created), images.streaming)

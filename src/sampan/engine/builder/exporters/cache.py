@@ -100,7 +100,7 @@ async def to_registry(
     for layer in layers:
         with step.doing(f"writing layer {layer.diff_id}"):
             async with images.registries.uploads.slot():
-                blob = await Upload(images, place, layer, Report()).run()
+                blob = await Upload(images.layers, images.streaming, place, layer, Report()).run()
         blobs.append(Descriptor(oci_image.MEDIA_LAYER + "+gzip", blob.digest, blob.size))
     raw = cacheconfig.encode(config_of(kept, layers, blobs))
     config = Descriptor(cacheconfig.MEDIA_CONFIG, oci_image.digest(raw), len(raw))

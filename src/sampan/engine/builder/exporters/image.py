@@ -51,22 +51,22 @@ async def publish(
             if platform is last:
                 beside = [ids[other] for other in others]
                 named = [name.tagged() for name in wanted]
-                await images.publish_image(encoded[platform], names=named, beside=beside)
+                await images.publisher.publish_image(encoded[platform], names=named, beside=beside)
             else:
-                await images.publish_image(encoded[platform])
+                await images.publisher.publish_image(encoded[platform])
     for name in wanted:
         with step.doing(f"naming to {name}"):
-            images.publish_event("tag", ids[last], name.tagged().familiar())
+            images.publisher.publish_event("tag", ids[last], name.tagged().familiar())
     for image_id in ids.values():
-        images.publish_event("create", image_id, image_id)
+        images.publisher.publish_event("create", image_id, image_id)
     return ids
 
 
 async def send(images: Images, name: Reference, credentials: Credentials, step: Shown) -> None:
     """Push one name. Raises: what a push raises."""
     with step.doing(f"pushing {name}"):
-        wanted = push.request(images, name.familiar_name(), name.tag, None)
-        async for _ in push.push(images, wanted, credentials):
+        wanted = push.request(images.catalog, name.familiar_name(), name.tag, None)
+        async for _ in images.transfer.push(wanted, credentials):
             pass
 
 

@@ -39,7 +39,7 @@ async def squash(images: Images, files: FileService, image_id: str, base: Image 
         parent = base.chain_id if base is not None else ""
         async with images.layers.unpacking(archive, parent=parent) as staged:
             found = document(image, base, staged.unpacked.diff_id)
-            return await images.publish_image(
+            return await images.publisher.publish_image(
                 oci_image.encode(found), staged=[staged], parent=base.id if base is not None else ""
             )
     finally:

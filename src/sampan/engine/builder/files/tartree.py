@@ -78,7 +78,7 @@ class TarTree(SpooledTree):
 
     @classmethod
     def read(cls, source: Source, directory: str, keep_owner: bool = False) -> TarTree:
-        """Return the same from a blocking source, in the calling thread.
+        """Read an archive from a blocking source, in the calling thread.
 
         Raises: InvalidArgument for a bad archive, OSError.
         """
@@ -95,7 +95,7 @@ class TarTree(SpooledTree):
 
     @classmethod
     def open_file(cls, path: str, directory: str, *, keep_owner: bool = False) -> TarTree:
-        """Return the same from a file of the host."""
+        """Read an archive that is a file of the host. Raises: as `read`."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return cls.read(FileSource(fd), directory, keep_owner)

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sampan.engine.builder.graph.values import HistoryEntry, Resolved, Target
+from sampan.engine.builder.graph.values import HistoryEntry, ResolvedImage, Target
 from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.state import Solved
-from sampan.engine.images.service import ENGINE_VERSION
+from sampan.engine.images.records import ENGINE_VERSION
 from sampan.engine.platforms import Platform
 from sampan.spec import oci_image, times
 
@@ -39,7 +39,7 @@ _INHERITED = ("os.version", "os.features", "variant")
 
 
 def document(
-    base: Resolved | None,
+    base: ResolvedImage | None,
     history: Sequence[HistoryEntry],
     config: Mapping[str, Any],
     solved: Mapping[Vertex, Solved],

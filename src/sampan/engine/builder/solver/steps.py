@@ -142,7 +142,7 @@ class Steps:
             "os": platform.os,
             "rootfs": {"type": "layers", "diff_ids": list(done.state.diff_ids)},
         }
-        return await self._images.publish_image(oci_image.encode(document), durable=False)
+        return await self._images.publisher.publish_image(oci_image.encode(document), durable=False)
 
     # -- COPY --link --------------------------------------------------------------------------------------------------
 

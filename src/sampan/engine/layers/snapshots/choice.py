@@ -8,18 +8,11 @@ one is chosen. Where none is chosen, the data root's earlier one is taken, as do
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from sampan.engine.layers.snapshots.copies import Btrfs, Vfs
-from sampan.engine.layers.snapshots.driver import Driver
-from sampan.engine.layers.snapshots.fuse import FuseOverlayfs
-from sampan.engine.layers.snapshots.overlay2 import Overlay2
+from sampan.engine.layers.snapshots.driver import SnapshotDriver
+from sampan.engine.layers.snapshots.table import DEFAULT, DRIVERS, NEVER_GUESSED
 from sampan.errors import Internal
-
-DEFAULT = Overlay2.name
-DRIVERS: dict[str, Callable[[str, str, Sequence[str]], Driver]] = {
-    driver.name: driver for driver in (Overlay2, Vfs, Btrfs, FuseOverlayfs)
-}
 
 
 def home(data_root: str, name: str) -> str:
@@ -28,10 +21,8 @@ def home(data_root: str, name: str) -> str:
 
 
 def _earlier(data_root: str) -> str:
-    """The one driver whose layers are here; the default when there are none. vfs is never guessed, as in dockerd."""
-    found = sorted(
-        name for name in DRIVERS if name != Vfs.name and _used(os.path.join(home(data_root, name), "snapshots"))
-    )
+    """The one driver whose layers are here; the default when there are none. Raises: Internal when there are several."""
+    found = sorted(name for name in DRIVERS.keys() - NEVER_GUESSED if _used(f"{home(data_root, name)}/snapshots"))
     if len(found) > 1:
         raise Internal(
             f"{data_root} contains several valid graphdrivers: {', '.join(found)}; cleanup or explicitly choose storage "
@@ -47,7 +38,7 @@ def _used(snapshots: str) -> bool:
         return False
 
 
-def open_driver(name: str, data_root: str, options: Sequence[str]) -> Driver:
+def open_driver(name: str, data_root: str, options: Sequence[str]) -> SnapshotDriver:
     """The driver called `name`, "" for the one that the data root was used with, else the default.
 
     Raises: Internal for an unknown one, for bad options, and when several could be meant.

@@ -15,7 +15,7 @@ stubs below them; what it writes is in `changed` in overlayfs' form, nothing els
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from sampan.engine.layers.snapshots.trash import Trash
 from sampan.spec.oci_runtime import Mount
 
 
-class Driver(Protocol):
+class SnapshotDriver(Protocol):
     """A storage driver on its directory. Blocking; `instant` says whether making a container costs nothing to speak of."""
 
     name: str
@@ -84,6 +84,3 @@ class Driver(Protocol):
 
     def changed(self, number: int, lowers: Sequence[int]) -> AbstractContextManager[int]:
         """A descriptor of the directory that holds what a container changed, in overlayfs' form."""
-
-
-Open = Callable[[str, str, Sequence[str]], Driver]

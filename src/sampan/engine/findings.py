@@ -41,6 +41,11 @@ def strays(kind: str, there: Mapping[str, str], wanted: Collection[str], remedy:
     ]
 
 
+def missing(kind: str, id: str, path: str, remedy: str) -> Finding:
+    """What a record names and is not there."""
+    return Finding(kind=kind, id=id, problem=Problem.MISSING, path=path, remedy=remedy, repairable=False)
+
+
 def references(refs: Iterable[tuple[Ref, Ref]], exists: Callable[[Ref], bool | None]) -> list[Finding]:
     """Return the references whose holder or target is gone. `exists` is None for a noun it does not know."""
     found = []
