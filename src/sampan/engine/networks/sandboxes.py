@@ -30,7 +30,7 @@ from sampan.engine.networks.changes import Changes
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
 from sampan.engine.networks.plans import SandboxPlan
-from sampan.engine.networks.publishing import Publisher
+from sampan.engine.networks.publishing import PortPublisher
 from sampan.engine.networks.records import BindingRecord, EndpointRecord, NetworkRecord, SandboxRecord, new_id
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.store import Op, Store
@@ -74,7 +74,7 @@ class Sandboxes:
         self._catalogue = catalogue
         self._fabric = fabric
         self._allocator = Allocator(catalogue, fabric)
-        self._publisher = Publisher(self._allocator, fabric, config.ip)
+        self._publisher = PortPublisher(self._allocator, fabric, config.ip)
         self._table = SandboxTable(store)
         self._changes = Changes(self._table, fabric, self._allocator, self._publisher)
         self._live: dict[str, LiveSandbox] = {}

@@ -195,7 +195,7 @@ def _prepare(root: str, writable: Mapping[str, str]) -> list[Mount]:
 
 
 def _directory(path: str) -> None:
-    """One that nobody's user may enter, whatever the daemon's umask."""
+    """Make a directory that any user may enter, whatever the daemon's umask is."""
     os.mkdir(path)
     os.chmod(path, 0o755)
 
