@@ -3,8 +3,8 @@
     mmdebstrap bookworm root.tar
     python -m bench.registry --vs /path/of/docker.sock [--root root.tar] [--rounds 3] [--cases pull,push] [--memory]
 
-Images: `root` is the given tar as one layer, `parts` its files in twenty; `files` has 4,000 in one layer of 125 MiB, `twenty`
-twenty layers of 2 MiB, `many` 120 of 64 KiB; what these three hold does not compress.
+Images: `root` is the given tar as one layer, `parts` its files in twenty; `files` has 4,000 in one layer of 125 MiB,
+`twenty` twenty layers of 2 MiB, `many` 120 of 64 KiB; what these three hold does not compress.
 
 The registry is Debian's docker-registry on loopback. Each push goes to an empty one; each pull, load and import
 follows the removal of the image, and a pause: what an engine does behind its answers is not billed to the other.

@@ -1,10 +1,11 @@
-"""What sampand costs to start and to hold: from exec to the first answered ping, and the memory of everything it starts.
+"""What sampand costs to start and to hold: from exec to the first answered ping; the memory of everything it starts.
 
     python -m bench.start [--rounds 20] [--source DIR]… [--buildx /path/of/docker-buildx]
 
 A start is that of a new engine on an empty directory, supervisor and zygote with it; `again` is the same engine's next
-one, on its data root. --source: another checkout's `src`, measured in turns with this one. Memory is proportional (PSS): idle,
-then after a build of one RUN and one COPY through POST /build, and, where buildx is given, after one through buildx.
+one, on its data root. --source: another checkout's `src`, measured in turns with this one. Memory is proportional
+(PSS): idle, then after a build of one RUN and one COPY through POST /build, and, where buildx is given, after one
+through buildx.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from sampan.errors import InvalidArgument
 from sampan.registry import challenges, endpoints, manifests, refusals, transport
 from sampan.registry.auth import ANONYMOUS
 from sampan.registry.endpoints import Rule, Settings
-from sampan.registry.manifests import Descriptor, Entry, Index, Manifest
+from sampan.registry.manifests import Descriptor, Index, IndexEntry, Manifest
 from sampan.spec import oci_image, reference
 
 HUB = "https://registry-1.docker.io"
@@ -97,7 +97,10 @@ def test_a_bad_table_is_refused(tmp_path: Any, registries: dict[str, Any], words
 
 
 def test_challenges() -> None:
-    header = 'Bearer realm="https://a.example/token?x=1,2",service="s \\"q\\"",scope="repository:a:pull,push", Basic realm="b"'
+    header = (
+        'Bearer realm="https://a.example/token?x=1,2",service="s \\"q\\"",scope="repository:a:pull,push", '
+        'Basic realm="b"'
+    )
     bearer, basic = challenges.parse([header])
     assert (bearer.scheme, basic.scheme) == ("bearer", "basic")
     assert bearer.parameters["realm"] == "https://a.example/token?x=1,2"
@@ -185,7 +188,12 @@ def test_the_manifest_of_a_push_is_dockers_to_the_byte() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "words", "code"),
     [
-        (404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}', "manifest unknown: manifest unknown", 404),
+        (
+            404,
+            b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}',
+            "manifest unknown: manifest unknown",
+            404,
+        ),
         (401, b"", "unauthorized: authentication required", 401),
         (403, b'{"errors":[{"code":"DENIED","message":"no"}]}', "denied: no", 403),
         (429, b'{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}', "toomanyrequests: slow down", 429),
@@ -207,8 +215,8 @@ def test_what_may_pass() -> None:
     assert refusals.read(503, b"", retry_after="Wed, 21 Oct 2015 07:28:00 GMT").retry_after_s is None
 
 
-def _entry(architecture: str, variant: str = "", os: str = "linux") -> Entry:
-    return Entry(Descriptor("", DIGEST, 1), os, architecture, variant)
+def _entry(architecture: str, variant: str = "", os: str = "linux") -> IndexEntry:
+    return IndexEntry(Descriptor("", DIGEST, 1), os, architecture, variant)
 
 
 @pytest.mark.parametrize(

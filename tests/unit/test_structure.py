@@ -27,7 +27,6 @@ MOST_PUBLIC_METHODS = 20
 
 _CIRCLES = {
     frozenset({"supervisor.shim.attacher", "supervisor.shim.stdio"}),
-    frozenset({"engine.images.gc", "engine.images.loading", "engine.images.service"}),
     frozenset({"engine.builder.solver.solver", "engine.builder.solver.steps"}),
     frozenset(
         {
@@ -98,12 +97,12 @@ _SHARED_NAMES = {
     "_Stream",
 }
 
-_MANY_METHODS = {"supervisor.client.Supervisor", "engine.images.service.Images", "engine.layers.layers.Layers"}
+_MANY_METHODS = {"supervisor.client.Supervisor"}
 _LONG_FUNCTIONS = {
     "runtime.container.create",
     "engine.builder.files.tartree.plain",
 }
-_LONG_FILES = {"engine.images.service", "engine.store", "runtime.container", "spec.dockerfile.checks"}
+_LONG_FILES = {"engine.store", "runtime.container", "spec.dockerfile.checks"}
 _FULL_INITS = {"linux.cgroups"}
 
 TASK_OWNERS = {

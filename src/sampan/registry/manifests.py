@@ -76,7 +76,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IndexEntry:
     """One image of an index. Platform fields are "" when the index does not say."""
 
     descriptor: Descriptor
@@ -88,7 +88,7 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Index:
     media_type: str
-    entries: tuple[Entry, ...]  # without attestations
+    entries: tuple[IndexEntry, ...]  # without attestations
 
 
 def parse(raw: bytes, content_type: str, name: str) -> Manifest | Index:
@@ -155,7 +155,7 @@ def _class(media_type: str) -> str:
     return "plugin" if media_type == "application/vnd.docker.plugin.v1+json" else "unknown"
 
 
-def _entries(document: Mapping[str, Any], name: str) -> list[Entry]:
+def _entries(document: Mapping[str, Any], name: str) -> list[IndexEntry]:
     listed = document.get("manifests") or []
     if not isinstance(listed, list):
         raise InvalidArgument(f"invalid manifest of {name}: manifests is no list")
@@ -171,7 +171,7 @@ def _entries(document: Mapping[str, Any], name: str) -> list[Entry]:
         words = [platform.get(key) or "" for key in ("os", "architecture", "variant")]
         if not all(isinstance(word, str) for word in words):
             raise InvalidArgument(f"invalid manifest of {name}: a platform's field is no string")
-        found.append(Entry(descriptor, *words))
+        found.append(IndexEntry(descriptor, *words))
     return found
 
 

@@ -1,6 +1,7 @@
 """Records in the database, directories in the file system: power loss may keep the one and lose the other.
 
-Shown by putting the database back as it was before (its last writes were not flushed), or a directory (its rename was not).
+Shown by putting the database back as it was before (its last writes were not flushed), or a directory (its rename was
+not).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def put_back(root: Path, kept: Path) -> None:
 
 
 def test_the_directory_of_a_layer_is_gone_and_its_record_is_not(tmp_path: Path) -> None:
-    """A load that failed lets its layers go; the disk kept the renames and lost the notes. The same layer comes anew."""
+    """A load that failed lets its layers go; the disk kept the renames and lost the notes. The layer comes anew."""
     root, kept = tmp_path / "d", tmp_path / "kept"
 
     async def before() -> None:

@@ -19,7 +19,7 @@ HEX = "0123456789abcdef" * 4
         ("docker.io/busybox", "docker.io/library/busybox", "busybox"),
         ("index.docker.io/library/busybox", "docker.io/library/busybox", "busybox"),
         ("localhost/app", "localhost/app", "localhost/app"),
-        ("registry.example:5000/a/b/c:T_1.x-y", "registry.example:5000/a/b/c:T_1.x-y", "registry.example:5000/a/b/c:T_1.x-y"),
+        ("a.example:5000/a/b/c:T_1.x-y", "a.example:5000/a/b/c:T_1.x-y", "a.example:5000/a/b/c:T_1.x-y"),
         ("[::1]:5000/app", "[::1]:5000/app", "[::1]:5000/app"),
         ("Host/app", "Host/app", "Host/app"),
         (f"app@sha256:{HEX}", f"docker.io/library/app@sha256:{HEX}", f"app@sha256:{HEX}"),

@@ -18,7 +18,7 @@ from sampan.engine.events import Events
 from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.content import ContentStore
 from sampan.engine.images.downloads import WantedLayer, Watcher
-from sampan.engine.images.publishing import Publisher
+from sampan.engine.images.publishing import ImagePublisher
 from sampan.engine.images.registries import Registries
 from sampan.engine.images.reports import Message, Report
 from sampan.engine.images.verifying import Verifier
@@ -27,7 +27,7 @@ from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.registry import endpoints, manifests, refusals, repository
 from sampan.registry.auth import Credentials
-from sampan.registry.manifests import Descriptor, Entry, Index, Manifest
+from sampan.registry.manifests import Descriptor, Index, IndexEntry, Manifest
 from sampan.registry.refusals import Refused
 from sampan.registry.repository import Found, Repository
 from sampan.spec import oci_image, reference
@@ -75,7 +75,7 @@ class Puller:
         catalog: Catalog,
         content: ContentStore,
         layers: Layers,
-        publisher: Publisher,
+        publisher: ImagePublisher,
         events: Events,
         verifier: Verifier,
     ) -> None:
@@ -257,7 +257,7 @@ class _Pull:
             await self._here.publisher.publish_image(self._here.content.get(image_id), names=new, beside=beside)
 
 
-def choose(entries: Sequence[Entry], target: Platform) -> Entry | None:
+def choose(entries: Sequence[IndexEntry], target: Platform) -> IndexEntry | None:
     """The entry that suits a platform best; of equals the first. Pure."""
     ranked = []
     for position, entry in enumerate(entries):

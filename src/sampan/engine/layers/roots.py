@@ -55,10 +55,11 @@ class Roots:
         return container_id in self._table
 
     async def prepare(self, container_id: str, chain_id: str, beside: Callable[[], Iterable[Op]] = nothing) -> None:
-        """Make the root of a container over a chain of layers, "" for none: directories and a record, nothing is mounted.
+        """Make the root of a container over a chain of layers, "" for none: directories and a record.
 
+        Nothing is mounted. The record is durable with the next durable write, which is the container's own.
         beside: gives what is written in the same transaction. It is asked before anything is made and again when it
-        was, and refuses by raising. The record is durable with the next durable write, which is the container's own.
+        was, and refuses by raising.
         Raises: OSError, what `beside` raises.
         """
         beside()

@@ -325,7 +325,10 @@ class _Layer:
         self._size += entry.size_bytes
 
     def _sparse(self, entry: tar.Entry, fd: int, reader: tar.Reader) -> None:
-        """Write the regions, leave holes between. The stored form is kept in the recording: it differs from the file's."""
+        """Write the regions, leave holes between.
+
+        The stored form is kept in the recording: it differs from the file's.
+        """
         os.ftruncate(fd, entry.size_bytes)
         for offset, length in entry.regions or ():
             while length:
@@ -410,7 +413,10 @@ class _Layer:
         self._finish_special(entry, parent_fd, base)
 
     def _whiteout(self, entry: tar.Entry, parent_fd: int, base: str, reader: tar.Reader) -> None:
-        """`.wh.NAME` hides NAME of the layers below, `.wh..wh..opq` all of them; other `.wh..wh.` names mean nothing here."""
+        """Write what `.wh.NAME` (hides NAME of the layers below) and `.wh..wh..opq` (hides all of them) mean.
+
+        Other `.wh..wh.` names mean nothing here.
+        """
         if entry.stored_bytes:
             left = entry.stored_bytes
             while left:

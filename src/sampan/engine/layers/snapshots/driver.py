@@ -9,8 +9,8 @@ What differs is how a container's root comes out of them.
     btrfs           the same with subvolumes: the copy is a snapshot and costs nothing
     fuse-overlayfs  overlay2 by a file system in user space, mounted on the host while the container exists
 
-Invariants, checked by tests/conformance/test_storage_drivers.py on each: a container sees its layers, top first, and the
-stubs below them; what it writes is in `changed` in overlayfs' form, nothing else is; removal is one rename.
+Invariants, checked by tests/conformance/test_storage_drivers.py on each: a container sees its layers, top first, and
+the stubs below them; what it writes is in `changed` in overlayfs' form, nothing else is; removal is one rename.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from sampan.spec.oci_runtime import Mount
 
 
 class SnapshotDriver(Protocol):
-    """A storage driver on its directory. Blocking; `instant` says whether making a container costs nothing to speak of."""
+    """A storage driver on its directory.
+
+    Blocking; `instant` says whether making a container costs nothing to speak of.
+    """
 
     name: str
     instant: bool

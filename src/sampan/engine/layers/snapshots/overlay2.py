@@ -190,7 +190,8 @@ class Overlay2(Directories):
         except OSError as e:
             raise Internal(
                 f"overlay2 does not work on {self.root}: {words(e)}; the kernel needs overlayfs, and the file "
-                f"system extended attributes and d_type (ext4, xfs, btrfs; not another overlay): choose another --data-root"
+                "system extended attributes and d_type (ext4, xfs, btrfs; not another overlay): "
+                "choose another --data-root"
             ) from e
         finally:
             self.remove(number)
@@ -214,7 +215,7 @@ def escape(path: str) -> str:
 
 
 def _set_directory(fs: int, key: str, path: str) -> None:
-    """Give overlayfs a directory of any length: values of fsconfig end at 255 bytes, so long ones go by descriptor's name."""
+    """Give overlayfs a directory of any length: fsconfig's values end at 255 bytes, so long ones go by descriptor."""
     if len(os.fsencode(path)) <= mounts.FSCONFIG_STRING_LIMIT:
         mounts.fsconfig(fs, mounts.FSCONFIG_SET_STRING, key, path)
         return
