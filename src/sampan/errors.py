@@ -81,6 +81,8 @@ def from_status(status: int, message: str) -> SampanError:
 
 
 def words(error: OSError) -> str:
-    """Say what failed as Go does: the C library's text of the errno, beginning with a small letter; without the path."""
+    """Say what failed as Go does: the C library's text of the errno, beginning with a small letter; without the
+    path.
+    """
     text = error.strerror or str(error)
     return text if text[1:2].isupper() else text[:1].lower() + text[1:]  # "RFS specific error" keeps its capitals

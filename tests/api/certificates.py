@@ -25,7 +25,11 @@ def make(directory: Path) -> None:
     """Write ca, server and client certificates and keys (`NAME.pem`, `NAME-key.pem`)."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
-    for name, usage in (("ca", None), ("server", ExtendedKeyUsageOID.SERVER_AUTH), ("client", ExtendedKeyUsageOID.CLIENT_AUTH)):  # fmt: skip
+    for name, usage in (
+        ("ca", None),
+        ("server", ExtendedKeyUsageOID.SERVER_AUTH),
+        ("client", ExtendedKeyUsageOID.CLIENT_AUTH),
+    ):
         key = ca_key if usage is None else ec.generate_private_key(ec.SECP256R1())
         subject = ca_name if usage is None else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = (

@@ -1,4 +1,5 @@
-"""Record what an engine answers to bad (and some good) input: `python -m tests.api.record SOCKET > tests/api/answers.json`.
+"""Record what an engine answers to bad (and some good) input: `python -m tests.api.record SOCKET >
+tests/api/answers.json`.
 
 The answers in the repository are those of Docker Engine 28.5.2. A case is data; add one, record again. No case may
 change anything: what could succeed is aimed at things that do not exist.
@@ -30,7 +31,8 @@ IMAGE = '{"Image":"busybox",'
 CASES: list[Case] = [
     # malformed JSON
     *bad_json(CREATE, "{", "[]", '"x"', "5", "null", "nul", "{Image}", '{"a":tru}', '{"a":01}', '{"a":-}', '{"a":1.}',
-              '{"a":1e}', '{"a":"\\x"}', '{"a":"\n"}', '{"a":[1,]}', '{"a":[1 2]}', '{"a":"\\u12g4"}', '{"Image":"nope"} x',
+              '{"a":1e}', '{"a":"\\x"}', '{"a":"\n"}', '{"a":[1,]}', '{"a":[1 2]}', '{"a":"\\u12g4"}',
+              '{"Image":"nope"} x',
               '{"Image":"nope",}', '{"Image" "nope"}', "", "@nested", "@garbage", "@xs", "\ufeff{}"),
     # wrong types
     *bad_json(CREATE, '{"Image":5}', '{"Tty":"x"}', '{"Cmd":5}', '{"Cmd":[5]}', '{"Entrypoint":{}}', '{"Labels":[]}',
@@ -63,12 +65,14 @@ CASES: list[Case] = [
         '{"MemorySwappiness":101}', '{"ShmSize":-1}', '{"OomScoreAdj":2000}', '{"IpcMode":"nope"}',
         '{"PidMode":"nope"}', '{"UTSMode":"nope"}', '{"CgroupnsMode":"nope"}',
         '{"Isolation":"nope"}', '{"Runtime":"nope"}', '{"CapAdd":["NOPE"]}', '{"LogConfig":{"Type":"nope"}}',
-        '{"Binds":["rel/path:/x"]}', '{"Binds":["/tmp:x"]}', '{"Binds":["/tmp:/x:nope"]}', '{"Binds":["/tmp:/x","/var:/x"]}',
+        '{"Binds":["rel/path:/x"]}', '{"Binds":["/tmp:x"]}', '{"Binds":["/tmp:/x:nope"]}',
+        '{"Binds":["/tmp:/x","/var:/x"]}',
         '{"Mounts":[{"Type":"nope","Target":"/x"}]}', '{"Mounts":[{"Type":"bind","Target":"/x"}]}',
         '{"Mounts":[{"Type":"bind","Source":"/nope-nope","Target":"/x"}]}',
         '{"PortBindings":{"80/tcp":[{"HostPort":"99999"}]}}', '{"CpusetCpus":"x"}',
         '{"ExtraHosts":["x"]}', '{"Links":["nope:x"]}'))),
-    *bad_json(CREATE, "{}", '{"HostConfig":{}}', '{"Image":"nope"}', '{"Image":"NOPE:bad:bad"}', IMAGE + '"WorkingDir":"rel"}',
+    *bad_json(CREATE, "{}", '{"HostConfig":{}}', '{"Image":"nope"}', '{"Image":"NOPE:bad:bad"}',
+              IMAGE + '"WorkingDir":"rel"}',
               IMAGE + '"StopSignal":"NOPE"}', IMAGE + '"Env":["=x"]}',
               IMAGE + '"Healthcheck":{"Interval":1}}',
               IMAGE + '"MacAddress":"zz"}'),
@@ -89,7 +93,8 @@ CASES: list[Case] = [
            '/volumes?filters={"nope":["x"]}', '/volumes?filters={"dangling":["x"]}', "/volumes/nope", "/networks/nope",
            "/images/nope/json", "/images/json?filters=x", "/plugins", "/plugins/nope/json", "/swarm", "/services",
            "/nodes", "/tasks", "/secrets", "/configs"),
-    *plain("POST", "/containers/nope/start", "/containers/nope/stop?t=x", "/containers/nope/stop", "/containers/nope/kill",
+    *plain("POST", "/containers/nope/start", "/containers/nope/stop?t=x", "/containers/nope/stop",
+           "/containers/nope/kill",
            "/containers/nope/kill?signal=99", "/containers/nope/restart", "/containers/nope/pause",
            "/containers/nope/unpause", "/containers/nope/wait", "/containers/nope/wait?condition=nope",
            "/containers/nope/resize?h=x&w=1", "/containers/nope/resize?h=1", "/containers/nope/resize?h=-1&w=1",

@@ -31,9 +31,12 @@ def df(*lines: str, **files: str) -> Files:
 
 RUN = df("FROM busybox", "RUN echo x")
 EVERY = df(
-    "FROM busybox", "ARG Z=\"1 2\"", "ENV A=\"x y\" B=2", "ENV C d e", "LABEL a=\"b c\" d=e", "WORKDIR rel", "COPY --chown=1:2 f /x/",
-    "ADD f g dir/", "RUN echo $Z $A", "RUN [\"echo\", \"x y\"]", "RUN echo a \\", "  && echo b", "EXPOSE 80 81/udp", "VOLUME [\"/a\", \"/b\"]",
-    "USER a:b", "STOPSIGNAL TERM", "HEALTHCHECK --interval=1s --retries=2 CMD true", "ONBUILD RUN x", "MAINTAINER joe", "SHELL [\"a\", \"b\"]",
+    "FROM busybox", "ARG Z=\"1 2\"", "ENV A=\"x y\" B=2", "ENV C d e", "LABEL a=\"b c\" d=e", "WORKDIR rel",
+    "COPY --chown=1:2 f /x/",
+    "ADD f g dir/", "RUN echo $Z $A", "RUN [\"echo\", \"x y\"]", "RUN echo a \\", "  && echo b", "EXPOSE 80 81/udp",
+    "VOLUME [\"/a\", \"/b\"]",
+    "USER a:b", "STOPSIGNAL TERM", "HEALTHCHECK --interval=1s --retries=2 CMD true", "ONBUILD RUN x", "MAINTAINER joe",
+    "SHELL [\"a\", \"b\"]",
     "ENTRYPOINT [\"e\"]", "CMD echo \"q\"", f="1", g="2",
 )  # fmt: skip
 STAGES = df(

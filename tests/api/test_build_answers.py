@@ -1,6 +1,7 @@
 """The classic builder says, line for line, what Docker Engine 28.5 says.
 
-`build_answers.json` was recorded from the reference by `record_build.py`. SAMPAN_TEST_SOCKET runs this on another engine.
+`build_answers.json` was recorded from the reference by `record_build.py`. SAMPAN_TEST_SOCKET runs this on another
+engine.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
     corpus/good/NAME/     Dockerfile, the files of its context, answer.json; options.json when the build has options
     corpus/wrong/NAME/    the same, for a Dockerfile that cannot be built
 
-    options.json   build_args, target, file (the Dockerfile's name), doors (only these), message: false (compare lines only),
-                   phase (where it is not what the classic door answers by its status: `answered`)
-    answer.json    by door: {"error", "lines"} or {"config", "tree", "deleted"}; "phase": parse or solve, of what is wrong
+    options.json   build_args, target, file (the Dockerfile's name), doors (only these), message: false (compare lines
+                   only), phase (where it is not what the classic door answers by its status: `answered`)
+    answer.json    by door: {"error", "lines"} or {"config", "tree", "deleted"}; "phase": parse or solve, of what is
+                   wrong
 
 `record.py` writes the answers: what Docker Engine said and made. A tree is compared with the base image taken away, and
 without times. Both engines have the same base image, `corpus:base`.
@@ -107,7 +108,9 @@ def archive(context: Path) -> bytes:
 
 
 def build_classic(engine: Engine, entry: Entry, context: Path, tag: str) -> tuple[str, str]:
-    """POST /build. The error, or "" when it built; and the phase it arose in: the text is refused before anything runs."""
+    """POST /build. The error, or "" when it built; and the phase it arose in: the text is refused before
+    anything runs.
+    """
     query: dict[str, Any] = {"t": tag, "networkmode": "none", "forcerm": "1", "dockerfile": entry.file}
     if "build_args" in entry.options:
         query["buildargs"] = json.dumps(entry.options["build_args"])

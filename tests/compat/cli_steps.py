@@ -90,7 +90,7 @@ network ls -f type=builtin --format '{{.Name}} {{.Driver}} {{.Scope}}'
 images busybox --format '{{.Repository}}:{{.Tag}}'
 version -f '{{.Client.Context}} {{.Server.Os}}'
 info -f '{{.OSType}} {{json .Swarm.LocalNodeState}}'
-""",
+""",  # noqa: E501 - command lines, as they were recorded
     "images": """
 create --name cli-e busybox sleep 1
 commit -m message -c 'ENV A=b' cli-e cli-image:1

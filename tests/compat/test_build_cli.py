@@ -17,7 +17,7 @@ import pytest
 
 from sampan.cli.builder.session import ClientSession
 from sampan.cli.builder.wants import OutputFlag
-from sampan.client.engine import Engine as Client
+from sampan.client.engine import EngineClient as Client
 from sampan.client.transport import Address
 from tests.support.engine import Engine, until
 from tests.support.tars import tar_of
@@ -75,8 +75,10 @@ def test_a_secret(build: Any) -> None:
 
 def test_an_archive_and_a_directory(build: Any, tmp_path: Path) -> None:
     dockerfile = (
-        "FROM busybox AS made\nRUN mkdir -p /out/deep/er && cd /out && echo hello > deep/er/file && chmod 4750 deep/er/file"
-        " && ln deep/er/file hard && ln -s deep/er soft && touch -d '2020-01-02 03:04:05' deep/er deep/er/file && : > empty"
+        "FROM busybox AS made\nRUN mkdir -p /out/deep/er && cd /out && echo hello > deep/er/file && chmod 4750"
+        " deep/er/file"
+        " && ln deep/er/file hard && ln -s deep/er soft && touch -d '2020-01-02 03:04:05' deep/er deep/er/file"
+        " && : > empty"
         " && head -c 3000000 /dev/zero > big && chmod 500 deep\nFROM scratch\nCOPY --from=made /out /\n"
     )
     there = tmp_path / "there"

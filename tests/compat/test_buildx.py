@@ -265,7 +265,10 @@ def _sleeping(mark: str) -> bool:
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-QUESTIONABLE = "ARG BASE=busybox\nFROM $BASE as build\nRUN --mount=type=secret,id=tok true\n# final the end\nFROM build AS final\nCMD echo hi\n"
+QUESTIONABLE = (
+    "ARG BASE=busybox\nFROM $BASE as build\nRUN --mount=type=secret,id=tok true\n# final the end\n"
+    "FROM build AS final\nCMD echo hi\n"
+)
 
 
 def test_check(docker: Run, tmp_path: Path) -> None:
@@ -370,7 +373,8 @@ def _untagged(engine: Engine) -> set[str]:
 def test_compose_build(docker: Run, context: Path, tmp_path: Path) -> None:
     clients.configured(tmp_path / "client", compose=clients.compose())
     (tmp_path / "compose.yaml").write_text(
-        f"services:\n  web:\n    image: door/composed\n    build:\n      context: {context}\n      args: {{WHO: compose}}\n"
+        f"services:\n  web:\n    image: door/composed\n    build:\n      context: {context}\n"
+        f"      args: {{WHO: compose}}\n"
     )
     done = docker("compose", "-p", "door", "-f", tmp_path / "compose.yaml", "build", "--no-cache")
     assert "error" not in done.stderr.lower()

@@ -250,7 +250,8 @@ def test_ssh_reaches_the_engine(shared_engine: Engine, cli: Run, tmp_path: Path)
     """`ssh` is a script here that runs the remote command at once; everything behind it is real."""
     fake = tmp_path / "ssh"
     fake.write_text(
-        f'#!/bin/sh\nfor last; do :; done\nexport PATH="{BIN}:$PATH"\nexport DOCKER_HOST={shared_engine.host}\nexec sh -c "$last"\n'
+        f'#!/bin/sh\nfor last; do :; done\nexport PATH="{BIN}:$PATH"\nexport DOCKER_HOST={shared_engine.host}\n'
+        f'exec sh -c "$last"\n'
     )
     fake.chmod(0o755)
     environment = {

@@ -135,7 +135,8 @@ def test_cache_mounts_travel(sampan: Any, engine: Engine, context: Path, tmp_pat
     write(
         context,
         "FROM busybox",
-        "RUN --mount=type=cache,target=/c --mount=type=cache,id=a/b,target=/d cat /c/f /d/f 2>/dev/null; echo carried > /c/f; echo too > /d/f",
+        "RUN --mount=type=cache,target=/c --mount=type=cache,id=a/b,target=/d cat /c/f /d/f 2>/dev/null; echo"
+        " carried > /c/f; echo too > /d/f",
     )
     assert sampan("build", "--no-cache", "--cache-mount-export", tmp_path / "mounts", context).returncode == 0
     other = client(engine)

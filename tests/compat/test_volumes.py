@@ -16,7 +16,10 @@ mkdir -p /etc/conf.d /etc/opt; echo one > /etc/conf.d/one; ln /etc/conf.d/one /e
 dd if=/dev/urandom of=/etc/large bs=1024 count=3000 2>/dev/null; chown 12:34 /etc/large; chmod 640 /etc/large
 dd if=/dev/zero of=/etc/holes bs=1 count=1 seek=20000000 2>/dev/null; touch -d '2001-02-03 04:05:06' /etc/conf.d/one
 """
-LOOK = "cd /etc; find . -type f -o -type l | grep -v -e hosts -e hostname -e resolv.conf | sort | xargs ls -ln; sha256sum large"
+LOOK = (
+    "cd /etc; find . -type f -o -type l | grep -v -e hosts -e hostname -e resolv.conf | sort | xargs ls -ln;"
+    " sha256sum large"
+)
 
 
 def test_a_volume_over_a_directory_of_the_image_has_its_files(cli: Run, shared_engine: Engine) -> None:

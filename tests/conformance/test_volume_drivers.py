@@ -18,8 +18,8 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.store import Store
+from sampan.engine.volumes.drivers.choice import DRIVERS, DriverFactory
 from sampan.engine.volumes.drivers.driver import Capabilities, VolumeDriver
-from sampan.engine.volumes.drivers.table import DRIVERS, DriverFactory
 from sampan.engine.volumes.records import Volume
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, Unavailable
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
 
 
 class ElsewhereDriver:
-    """A driver as a plugin would be: its data is not below volumes/, has a place only while mounted, and it may hang."""
+    """A driver as a plugin would be: its data is elsewhere, has a place only while mounted, and it may hang."""
 
     capabilities = Capabilities(scope="global")
 

@@ -1,4 +1,4 @@
-"""Builds from elsewhere, through a whole engine: a repository as context, ADD of a repository and of a URL, a tarball's URL."""
+"""Builds from elsewhere, through a whole engine: a repository or a tarball as context, ADD of a repository or a URL."""
 
 from __future__ import annotations
 

@@ -33,7 +33,10 @@ class Hijacked:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(30)
         self.socket.connect(str(engine.socket))
-        head = f"POST /v1.51{path} HTTP/1.1\r\nHost: d\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nContent-Type: application/json\r\n"
+        head = (
+            f"POST /v1.51{path} HTTP/1.1\r\nHost: d\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n"
+            f"Content-Type: application/json\r\n"
+        )
         self.socket.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         received = b""
         while b"\r\n\r\n" not in received:
@@ -156,7 +159,9 @@ def test_copies_go_through_volumes_of_a_stopped_container(shared_engine: Engine,
 
 @pytest.mark.slow
 def test_a_daemon_killed_at_any_moment_converges(engine: Engine) -> None:
-    """Clients create, start, pause, kill and remove while the daemon dies again and again; afterwards all can be removed."""
+    """Clients create, start, pause, kill and remove while the daemon dies again and again; afterwards all can be
+    removed.
+    """
     stop = threading.Event()
 
     def client() -> None:

@@ -1,8 +1,9 @@
-"""Every Dockerfile of the corpus through both doors of a whole engine: the image, or the error, that Docker Engine gives.
+"""Every Dockerfile of the corpus through both doors of a whole engine: the image, or the error, that Docker Engine
+gives.
 
 Compared are the configuration, the tree (types, modes, owners, sizes, digests, links) and what is gone from the base;
-of a wrong one the message, and at BuildKit's door the lines it points at. What Docker's classic builder refuses for want
-of BuildKit, ours builds: the image is BuildKit's then.
+of a wrong one the message, and at BuildKit's door the lines it points at. What Docker's classic builder refuses for
+want of BuildKit, ours builds: the image is BuildKit's then.
 """
 
 from __future__ import annotations

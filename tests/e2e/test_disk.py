@@ -1,4 +1,6 @@
-"""The disk comes back: `system df` is what `du` says, `system fsck` finds what is left over and lost, a budget is kept."""
+"""The disk comes back: `system df` is what `du` says, `system fsck` finds what is left over and lost, a budget
+is kept.
+"""
 
 from __future__ import annotations
 

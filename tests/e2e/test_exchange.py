@@ -1,7 +1,7 @@
 """The same image here and elsewhere: real inputs through a registry and through files, to other engines and back.
 
-The inputs are a Debian root (170 MB, one layer of 8,700 files) and an image of 120 layers with whiteouts. "Elsewhere" is
-another engine of ours, skopeo, and Docker Engine.
+The inputs are a Debian root (170 MB, one layer of 8,700 files) and an image of 120 layers with whiteouts. "Elsewhere"
+is another engine of ours, skopeo, and Docker Engine.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A bind source on a file system that does not answer, as of an NFS server that is gone: only its own container waits.
 
-The file system is FUSE without a server: the kernel waits for an answer to the first request until the device is closed.
+The file system is FUSE without a server: the kernel waits for an answer to the first request until the device is
+closed.
 """
 
 from __future__ import annotations

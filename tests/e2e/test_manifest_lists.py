@@ -1,4 +1,6 @@
-"""`manifest create, annotate, inspect, push, rm`: our client and docker's, each on lists of its own, then on each other's."""
+"""`manifest create, annotate, inspect, push, rm`: our client and docker's, each on lists of its own, then on each
+other's.
+"""
 
 from __future__ import annotations
 

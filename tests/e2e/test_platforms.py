@@ -1,7 +1,8 @@
-"""Several platforms under one name: pulled one after the other, chosen by `platform`, saved, loaded, pushed and removed.
+"""Several platforms under one name: pulled one after the other, chosen by `platform`, saved, loaded, pushed and
+removed.
 
-Docker Engine with its containerd store is the model; its classic store holds one platform a name, and answers about names
-that hold one are the same in both.
+Docker Engine with its containerd store is the model; its classic store holds one platform a name, and answers about
+names that hold one are the same in both.
 """
 
 from __future__ import annotations

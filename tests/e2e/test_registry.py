@@ -198,7 +198,8 @@ def test_tokens(ours: Engine, tmp_path: Path) -> None:
         refused = pull(ours, f"{server.host}/private/app")
         assert refused.status == 404
         assert refused.message.startswith(
-            f"pull access denied for {server.host}/private/app, repository does not exist or may require 'docker login': "
+            f"pull access denied for {server.host}/private/app, repository does not exist or may require 'docker "
+            f"login': "
         )
         states(pull(ours, f"{server.host}/public/app"))
         forget(ours, made)
@@ -408,7 +409,8 @@ def test_an_index_gives_the_platform_and_no_attestation(ours: Engine, liar: Liar
     liar.images["app"] = wanted = image(17)
     host = {"os": "linux", "architecture": "amd64"}
     entries = [
-        {"platform": {"os": "unknown", "architecture": "unknown"}, "annotations": {"vnd.docker.reference.type": "attestation-manifest"}},
+        {"platform": {"os": "unknown", "architecture": "unknown"},
+         "annotations": {"vnd.docker.reference.type": "attestation-manifest"}},
         {"platform": {"os": "linux", "architecture": "s390x"}},
         {"platform": host},
     ]  # fmt: skip
@@ -485,8 +487,8 @@ def test_a_push_that_never_gets_through(ours: Engine) -> None:
 
 
 def test_mirrors(root: None, liar: Liar) -> None:
-    """A mirror of the table is asked first, under the rewritten name and without credentials; a dead one is passed over;
-    a reload changes the table."""
+    """A mirror of the table is asked first, under the rewritten name and without credentials; a dead one is passed
+    over; a reload changes the table."""
     mirror = Liar()
     engine = Engine()
     try:

@@ -1,4 +1,6 @@
-"""`search`: an index on loopback through the API and both clients; words and filters are those of Docker Engine 28.5."""
+"""`search`: an index on loopback through the API and both clients; words and filters are those of Docker Engine
+28.5.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""SIGHUP: registries and the disk budget change while the engine runs; a file that cannot be accepted changes nothing."""
+"""SIGHUP: registries and the disk budget change while the engine runs; a file that cannot be accepted changes
+nothing.
+"""
 
 from __future__ import annotations
 

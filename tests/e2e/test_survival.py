@@ -147,7 +147,9 @@ def test_kill_everything_but_the_shims(engine: Engine, fleet: Fleet) -> None:
 
 
 def test_a_policy_starts_again_after_everything_was_lost(engine: Engine) -> None:
-    """As after a power cut. It is a start of the daemon's, no restart of the policy's: nothing is counted, as in Docker."""
+    """As after a power cut. It is a start of the daemon's, no restart of the policy's: nothing is counted, as in
+    Docker.
+    """
     container = engine.run("sleep", "3600", NetworkMode="none", RestartPolicy={"Name": "always"})
     before = engine.inspect(container)["State"]["Pid"]
     engine.kill()

@@ -1,4 +1,6 @@
-"""Control groups on the real kernel: made, joined, limited, frozen, killed, measured, removed. Runs on v1, hybrid and v2."""
+"""Control groups on the real kernel: made, joined, limited, frozen, killed, measured, removed. Runs on v1, hybrid and
+v2.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from sampan.linux import bpf, cgroups, namespaces
-from sampan.linux.cgroups import Cgroup, devices
+from sampan.linux import bpf, namespaces
+from sampan.linux.cgroups import devices, groups
+from sampan.linux.cgroups.interface import Cgroup
 from tests.conformance.runtime.driver import until
 from tests.conftest import lacks
 
@@ -28,7 +31,7 @@ def make(root: None) -> Iterator[Callable[..., Cgroup]]:
     made: list[Cgroup] = []
 
     def create(resources: dict[str, Any] | None = None) -> Cgroup:
-        made.append(cgroups.create(f"{PARENT}/c{len(made)}", resources))
+        made.append(groups.create(f"{PARENT}/c{len(made)}", resources))
         return made[-1]
 
     try:
@@ -37,7 +40,7 @@ def make(root: None) -> Iterator[Callable[..., Cgroup]]:
         for cgroup in made:
             cgroup.kill()
             cgroup.delete()
-        cgroups.load(PARENT).delete()
+        groups.load(PARENT).delete()
         assert not left()
 
 
@@ -152,7 +155,7 @@ def test_freeze_stops_and_thaw_goes_on(make: Callable[..., Cgroup]) -> None:
 def test_kill_reaches_the_frozen_and_the_nested(make: Callable[..., Cgroup]) -> None:
     cgroup = make(ALL)
     first = sleeper(cgroup)
-    nested = cgroups.create(f"{PARENT}/c0/nested", ALL)
+    nested = groups.create(f"{PARENT}/c0/nested", ALL)
     second = sleeper(nested)
     assert sorted(cgroup.pids()) == sorted([first, second])
     cgroup.freeze()
@@ -230,7 +233,9 @@ def test_devices(make: Callable[..., Cgroup]) -> None:
 
 
 def test_the_device_filter_of_v2(root: None, make: Callable[..., Cgroup]) -> None:
-    """The eBPF program is checked by the kernel's verifier and holds, on a hybrid machine too; a new one takes its place."""
+    """The eBPF program is checked by the kernel's verifier and holds, on a hybrid machine too; a new one takes its
+    place.
+    """
     cgroup = make(ALL)
     directory = cgroup.paths.get("")
     if directory is None:
@@ -255,7 +260,7 @@ def test_the_device_filter_of_v2(root: None, make: Callable[..., Cgroup]) -> Non
 
 
 def test_a_controller_that_is_missing_is_named_and_nothing_stays(root: None) -> None:
-    missing = {"hugetlb", "rdma"} - cgroups.controllers()
+    missing = {"hugetlb", "rdma"} - groups.controllers()
     if not missing:
         pytest.skip("this machine has every controller")  # no lack: the other machine's run covers it
     wanted: dict[str, dict[str, Any]] = {
@@ -264,9 +269,9 @@ def test_a_controller_that_is_missing_is_named_and_nothing_stays(root: None) -> 
     }
     for name in missing:
         with pytest.raises(OSError, match=f"cannot set {name} limit: the {name} cgroup controller is not available"):
-            cgroups.create(f"{PARENT}/missing", wanted[name])
+            groups.create(f"{PARENT}/missing", wanted[name])
         assert not left("/missing")
-    cgroups.load(PARENT).delete()
+    groups.load(PARENT).delete()
 
 
 def test_programs_in_the_container_may_read_their_limits(make: Callable[..., Cgroup]) -> None:
@@ -283,7 +288,7 @@ def test_a_round_costs_little(make: Callable[..., Cgroup]) -> None:
     best = 1.0
     for index in range(10):
         begin = time.perf_counter()
-        cgroup = cgroups.create(f"{PARENT}/speed{index}", ALL)
+        cgroup = groups.create(f"{PARENT}/speed{index}", ALL)
         made = time.perf_counter()
         assert status(inside(cgroup, lambda: None)) == 0
         joined = time.perf_counter()

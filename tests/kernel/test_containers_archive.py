@@ -1,4 +1,5 @@
-"""`docker cp` against hostile containers: whatever a container does with its names, no byte outside of its root is read or written.
+"""`docker cp` against hostile containers: whatever a container does with its names, no byte outside of its root is read
+or written.
 
 The rows of SECURITY.md: CVE-2018-15664 and GHSA-rg2x-37c3-w2rh (symlink exchange), CVE-2019-14271 (code loaded from
 the container while copying), zip slip.

@@ -43,7 +43,7 @@ from tests.kernel.net_host import (
 STATIC = EndpointIPAMConfig(ipv4_address="10.213.0.140")
 
 
-def look(host: Host, sandbox: Sandbox) -> tuple[dict[str, netlink.Link], list[netlink.Prefix], list[netlink.Route]]:
+def look(host: Host, sandbox: Sandbox) -> tuple[dict[str, netlink.Link], list[netlink.Prefix], list[netlink.IpRoute]]:
     with host.inside(sandbox.netns):
         rtnl = Netlink()
     with rtnl:

@@ -1,7 +1,8 @@
-"""Docker's newer clients, buildx and compose, as programs: what the machine has, else Debian's packages, unpacked in the cache.
+"""Docker's newer clients, buildx and compose, as programs: what the machine has, else Debian's packages, unpacked in
+the cache.
 
-Debian 12 has neither; the packages of Debian's unstable distribution run on it. They are fetched once, with apt and into
-the tests' cache only: nothing is installed. DOCKER_BUILDX and DOCKER_COMPOSE name other programs.
+Debian 12 has neither; the packages of Debian's unstable distribution run on it. They are fetched once, with apt and
+into the tests' cache only: nothing is installed. DOCKER_BUILDX and DOCKER_COMPOSE name other programs.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class FakeNetworks:
     async def attach(self, request: SandboxRequest) -> Sandbox:
         if request.mode == "nope":
             raise NotFound("failed to set up container networking: network nope not found")
-        self.attached[request.id] = Sandbox(id="s" * 64, key="/run/netns/x", netns="/proc/1/fd/9")
+        self.attached[request.id] = Sandbox(id="s" * 64, key="/run/netns/x", netns=f"/proc/{os.getpid()}/ns/net")
         return self.attached[request.id]
 
     def renaming(self, id: str, name: str) -> list[Op]:

@@ -1,6 +1,7 @@
 """A real engine for tests: own data root, exec root, pidfile and socket; gone without a trace at the end.
 
-Source: the flags are dockerd's; the HTTP client is the standard library's, so that a test shares no code with the engine.
+Source: the flags are dockerd's; the HTTP client is the standard library's, so that a test shares no code with the
+engine.
 """
 
 from __future__ import annotations
@@ -217,7 +218,9 @@ class Engine:
         return machine.processes(str(self.exec_root))
 
     def pid_of(self, title: str) -> int:
-        """Return the pid of the process whose title starts so: sampand, sampan-supervisor, sampan-zygote, sampan-shim."""
+        """Return the pid of the process whose title starts so: sampand, sampan-supervisor, sampan-zygote,
+        sampan-shim.
+        """
         found = [pid for pid, line in self.pids().items() if line.startswith(title)]
         assert found, f"no process is titled {title}"
         return min(found)  # a fork bears its parent's title for a moment

@@ -1,10 +1,11 @@
 """The attack: a program that runs inside a container with CAP_SYS_PTRACE and looks for anything of the host.
 
-Executed as a file, not imported: `python3 hunter.py SECONDS HOST`. It looks at every process that it can see, but itself
-and its pid 1, over and over: where its root, its working directory, its program and its descriptors lie, in which
-namespaces and cgroup it is. HOST says what would be the host's: {"secret": path of a file that only the host has,
-"namespaces": {name: inode}, "cgroup": what a container's cgroup path begins with, "programs": whether a program that lies
-outside counts}. In the end it prints {"seen": processes, "looks": rounds, "hits": {kind: count}, "examples": {kind: text}}.
+Executed as a file, not imported: `python3 hunter.py SECONDS HOST`. It looks at every process that it can see, but
+itself and its pid 1, over and over: where its root, its working directory, its program and its descriptors lie, in
+which namespaces and cgroup it is. HOST says what would be the host's: {"secret": path of a file that only the host
+has, "namespaces": {name: inode}, "cgroup": what a container's cgroup path begins with, "programs": whether a program
+that lies outside counts}. In the end it prints {"seen": processes, "looks": rounds, "hits": {kind: count},
+"examples": {kind: text}}.
 
 A place is the container's when its mount is in the container's own /proc/self/mountinfo, or in that of the process
 looked at once nothing of the host is in there (a second container in the same pid namespace has mounts of its own).

@@ -59,7 +59,9 @@ def _below(root: Path, parent: str) -> Iterator[Path]:
 
 @contextmanager
 def leaves_nothing(*, within_s: float = 5.0) -> Iterator[None]:
-    """Fail when the block leaves a mount, link, cgroup or nft table behind (the kernel may take `within_s` to let go)."""
+    """Fail when the block leaves a mount, link, cgroup or nft table behind (the kernel may take `within_s` to
+    let go).
+    """
     before = census()
     yield
     deadline = time.monotonic() + within_s

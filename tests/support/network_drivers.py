@@ -135,7 +135,14 @@ class RoutedDriver(NetworkDriver):
 
 
 class HangingDriver(LanDriver):
-    """A plugin that never answers."""
+    """A plugin that stops answering: it still makes its network, but after `deaf` not even that."""
+
+    deaf = False
+
+    async def setup(self, host: HostNetwork, network: NetworkRecord) -> None:
+        if self.deaf:
+            await asyncio.Event().wait()
+        await super().setup(host, network)
 
     async def attach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
         await asyncio.Event().wait()

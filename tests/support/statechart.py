@@ -1,7 +1,7 @@
 """Charts of a state table `{(state, trigger): state}`: as text for a docstring, as Mermaid for a page.
 
-A test compares them with what is written there, so that no chart tells another story than its table. A state whose value
-is "" is the end.
+A test compares them with what is written there, so that no chart tells another story than its table. A state whose
+value is "" is the end.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def test_mountinfo_gives_every_controller_its_first_mount() -> None:
         "name=systemd": "/sys/fs/cgroup/systemd",
     }
     assert v2 == "/sys/fs/cgroup/unified"
-    layout = hierarchy.Layout(mounts=v1, v2_root=v2, v2_controllers=frozenset({"hugetlb"}))
+    layout = hierarchy.CgroupLayout(mounts=v1, v2_root=v2, v2_controllers=frozenset({"hugetlb"}))
     assert layout.mode == "hybrid"
     assert layout.roots == ("/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/my mem", "/sys/fs/cgroup/systemd")
     assert layout.controllers() == {"cpu", "cpuacct", "memory"}
@@ -138,10 +138,13 @@ def test_cpu_weight(shares: int, weight: int) -> None:
         ),
         ({"cpu": {"quota": -1}}, False, [("cpu", "cpu.max", "max 100000")]),
         ({"cpu": {"idle": 1, "shares": 512}}, True, [("cpu", "cpu.idle", "1")]),
-        ({"memory": {"limit": 100, "swap": 100}}, True, [("memory", "memory.swap.max", "0"), ("memory", "memory.max", "100")]),
-        ({"memory": {"limit": 100, "swap": 300}}, True, [("memory", "memory.swap.max", "200"), ("memory", "memory.max", "100")]),
+        ({"memory": {"limit": 100, "swap": 100}}, True,
+         [("memory", "memory.swap.max", "0"), ("memory", "memory.max", "100")]),
+        ({"memory": {"limit": 100, "swap": 300}}, True,
+         [("memory", "memory.swap.max", "200"), ("memory", "memory.max", "100")]),
         ({"memory": {"limit": -1}}, False, [("memory", "memory.swap.max", "max"), ("memory", "memory.max", "max")]),
-        ({"memory": {"limit": 8, "reservation": 5}}, True, [("memory", "memory.max", "8"), ("memory", "memory.low", "5")]),
+        ({"memory": {"limit": 8, "reservation": 5}}, True,
+         [("memory", "memory.max", "8"), ("memory", "memory.low", "5")]),
         ({"pids": {"limit": 10}}, True, [("pids", "pids.max", "10")]),
         (
             {
@@ -190,7 +193,7 @@ def fake_v2(root: Path, *, offered: str = "cpu memory pids") -> CgroupV2:
         (directory / "cgroup.subtree_control").write_text(offered)
     for name in ("memory.max", "memory.current", "pids.max", "cpu.max", "cgroup.procs"):
         (root / "sampan/c1" / name).write_text("0")
-    layout = hierarchy.Layout(mounts={}, v2_root=str(root), v2_controllers=frozenset(offered.split()))
+    layout = hierarchy.CgroupLayout(mounts={}, v2_root=str(root), v2_controllers=frozenset(offered.split()))
     return CgroupV2("/sampan/c1", layout)
 
 
@@ -255,14 +258,14 @@ def test_device_rules_fold_into_a_state() -> None:
 
 def test_device_transition_changes_no_more_than_it_must() -> None:
     now = devices.parse_list("c 1:3 rwm\nc 1:5 r\n")
-    to = devices.State(False, {NULL: "r", ("b", -1, -1): "m"})
+    to = devices.DeviceAccess(False, {NULL: "r", ("b", -1, -1): "m"})
     assert devices.transition(now, to, fresh=False) == [
         ("devices.allow", "b *:* m"),
         ("devices.deny", "c 1:3 wm"),
         ("devices.deny", "c 1:5 r"),
     ]
     assert devices.transition(to, to, fresh=False) == []
-    assert devices.transition(devices.State(True), devices.State(True), fresh=True) == []
+    assert devices.transition(devices.DeviceAccess(True), devices.DeviceAccess(True), fresh=True) == []
 
 
 @pytest.mark.parametrize("bad", [{"allow": True, "type": "x"}, {"allow": True, "access": "rx"}])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sampan.errors import InvalidArgument
 from sampan.spec import codec, go_syntax
 from sampan.spec.engine_api.container import ContainerConfig, CreateRequest, HostConfig, UpdateConfig
-from sampan.spec.engine_api.mount import Mount, TmpfsOptions
+from sampan.spec.engine_api.mount import MountSpec, TmpfsOptions
 
 
 def refusal(type_: type, raw: bytes) -> str:
@@ -30,7 +30,7 @@ def test_keys_match_whatever_their_case_and_the_last_one_wins() -> None:
 def test_null_is_the_zero_value_and_unknown_keys_are_ignored() -> None:
     raw = b'{"Memory":null,"Binds":null,"LogConfig":null,"Mounts":[null],"Nope":{"a":[1,2]},"ConsoleSize":[5]}'
     got = codec.decode(HostConfig, raw)
-    assert (got.memory, got.binds, got.mounts) == (0, None, [Mount()])
+    assert (got.memory, got.binds, got.mounts) == (0, None, [MountSpec()])
     assert got.log_config.type == "" and got.console_size == (5, 0)
 
 
@@ -78,13 +78,13 @@ def test_output_is_escaped_for_html_and_ends_in_a_newline() -> None:
 def test_fields_docker_leaves_out_are_left_out() -> None:
     assert "Healthcheck" not in codec.to_json(ContainerConfig())
     assert codec.to_json(ContainerConfig(stop_timeout=0))["StopTimeout"] == 0
-    shown = codec.to_json(HostConfig(init=False, kernel_memory=0, mounts=[Mount(type="tmpfs", target="/t")]))
+    shown = codec.to_json(HostConfig(init=False, kernel_memory=0, mounts=[MountSpec(type="tmpfs", target="/t")]))
     assert shown["Init"] is False and "KernelMemory" not in shown
     assert shown["Mounts"] == [{"Type": "tmpfs", "Target": "/t"}] and shown["Binds"] is None
 
 
 def test_what_is_written_can_be_read_back() -> None:
-    host = HostConfig(memory=5, binds=["a:/b"], mounts=[Mount(tmpfs_options=TmpfsOptions(size_bytes=1))], init=True)
+    host = HostConfig(memory=5, binds=["a:/b"], mounts=[MountSpec(tmpfs_options=TmpfsOptions(size_bytes=1))], init=True)
     assert codec.decode(HostConfig, codec.encode(host)) == host
 
 

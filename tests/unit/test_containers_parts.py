@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from sampan.api.handlers import containers as handlers
 from sampan.engine.background import Background
 from sampan.engine.containers import restart
 from sampan.engine.containers.attach import AttachSession, PendingSessions
@@ -212,3 +214,17 @@ def test_what_is_noted_of_a_container_goes_with_its_record() -> None:
     assert live.lock("a") is lock
     live.forget("a")
     assert notes == {"b": 2} and live.lock("a") is not lock
+
+
+# --- the service -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_the_service_has_every_verb_that_the_api_calls(room: Room) -> None:
+    called = {
+        verb
+        for path in Path(handlers.__file__).parent.glob("*.py")
+        for verb in re.findall(r"\bcontainers\.(\w+)\(", path.read_text())
+    }
+    assert len(called) > 30
+    assert not [verb for verb in sorted(called) if not callable(getattr(room.containers, verb, None))]

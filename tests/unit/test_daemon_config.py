@@ -57,7 +57,7 @@ def test_flags_are_read_by_dockers_rules() -> None:
     ],
 )
 def test_bad_command_lines(argv: list[str], words: str) -> None:
-    with pytest.raises(flags.UsageError) as caught:
+    with pytest.raises(flags.CommandLineError) as caught:
         flags.parse(argv)
     assert str(caught.value) == words
 
@@ -67,9 +67,11 @@ def test_bad_command_lines(argv: list[str], words: str) -> None:
     [
         ({"nope": 1, "also": 2}, [], "the following directives don't match any configuration option: also, nope"),
         ({"Debug": True}, [], "the following directives don't match any configuration option: Debug"),
-        ({"debug": "x"}, [], "invalid JSON: json: cannot unmarshal string into Go struct field Config.debug of type bool"),
+        ({"debug": "x"}, [], "invalid JSON: json: cannot unmarshal string into Go struct field Config.debug of type "
+                             "bool"),
         ({"mtu": True}, [], "invalid JSON: json: cannot unmarshal bool into Go struct field Config.mtu of type int"),
-        ({"log-opts": {"a": 1}}, [], "invalid JSON: json: cannot unmarshal number into Go struct field Config.log-opts.a of type string"),
+        ({"log-opts": {"a": 1}}, [], "invalid JSON: json: cannot unmarshal number into Go struct field "
+                                     "Config.log-opts.a of type string"),
         ({"dns": ["x"]}, [], "invalid JSON: invalid IP address: x"),
         ("{", [], "invalid JSON: unexpected end of JSON input"),
         ("[]", [], "invalid JSON: json: cannot unmarshal array into Go value of type map[string]interface {}"),
@@ -80,7 +82,8 @@ def test_bad_command_lines(argv: list[str], words: str) -> None:
             "the following directives are specified both as a flag and in the configuration file: "
             "debug: (from flag: true, from file: true), labels: (from flag: [c=d], from file: [a=b])",
         ),
-        ({"graph": "/a", "data-root": "/b"}, [], "the following directives mean the same and are both given: data-root, data-root"),
+        ({"graph": "/a", "data-root": "/b"}, [], "the following directives mean the same and are both given: "
+                                                 "data-root, data-root"),
     ],
 )  # fmt: skip
 def test_bad_files(tmp_path: Path, file: Any, argv: list[str], words: str) -> None:
@@ -97,7 +100,8 @@ def test_bad_files(tmp_path: Path, file: Any, argv: list[str], words: str) -> No
         ),
         (
             {"authorization-plugins": ["x"]},
-            "authorization-plugins is not supported by this version: refusing to run without the protection it asks for",
+            "authorization-plugins is not supported by this version: refusing to run without the protection it asks "
+            "for",
         ),
         ({"log-level": "nope"}, "invalid logging level: nope"),
         ({"log-format": "nope"}, "invalid log format: nope"),
@@ -114,7 +118,8 @@ def test_bad_files(tmp_path: Path, file: Any, argv: list[str], words: str) -> No
         ({"max-concurrent-downloads": -1}, "invalid max concurrent downloads: -1"),
         ({"storage-driver": "zfs"}, "driver not supported: zfs"),
         ({"oom-score-adjust": 5000}, "invalid oom-score-adjust: 5000: must be between -1000 and 1000"),
-        ({"default-address-pools": [{"base": "10.0.0.0/8", "size": 4}]}, "invalid default address pool 10.0.0.0/8: invalid size 4"),
+        ({"default-address-pools": [{"base": "10.0.0.0/8", "size": 4}]}, "invalid default address pool 10.0.0.0/8: "
+                                                                         "invalid size 4"),
     ],
 )  # fmt: skip
 def test_bad_values(tmp_path: Path, file: Any, words: str) -> None:

@@ -17,7 +17,7 @@ from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument
 from sampan.registry import challenges, endpoints, manifests, refusals, transport
 from sampan.registry.auth import ANONYMOUS
-from sampan.registry.endpoints import Rule, Settings
+from sampan.registry.endpoints import RegistryRule, Settings
 from sampan.registry.manifests import Descriptor, Index, IndexEntry, Manifest
 from sampan.spec import oci_image, reference
 
@@ -68,7 +68,7 @@ def test_a_rule_has_mirrors_and_rewrites_of_its_own() -> None:
         "r.example": {"mirrors": ["https://m.example/prefix"], "rewrite": {"^team/(.*)$": "proxy/$1"}, "insecure": True}
     }
     settings = Settings(rules=endpoints.rules(table))
-    assert settings.rules["r.example"] == Rule(
+    assert settings.rules["r.example"] == RegistryRule(
         mirrors=("https://m.example/prefix",), rewrite=(("^team/(.*)$", "proxy/$1"),), insecure=True
     )
     assert _bases("r.example/team/app", settings) == [

@@ -1,4 +1,6 @@
-"""The registry client's connections: certificates, certs.d, redirects, tokens that end. On loopback, against plain servers."""
+"""The registry client's connections: certificates, certs.d, redirects, tokens that end. On loopback, against plain
+servers.
+"""
 
 from __future__ import annotations
 

@@ -117,7 +117,8 @@ def test_cpu_lists() -> None:
         ({"pids": {"limit": True}}, "linux.resources.pids.limit: must be an integer, not a boolean"),
         ({"hugepageLimits": [{"limit": 1}]}, "linux.resources.hugepageLimits[0].pageSize: required"),
         ({"devices": [{"access": "r"}]}, "linux.resources.devices[0].allow: required"),
-        ({"blockIO": {"throttleReadBpsDevice": [{"major": 1, "minor": 2}]}}, "linux.resources.blockIO.throttleReadBpsDevice[0].rate: required"),
+        ({"blockIO": {"throttleReadBpsDevice": [{"major": 1, "minor": 2}]}},
+         "linux.resources.blockIO.throttleReadBpsDevice[0].rate: required"),
         ({"unified": {"a/b": "1"}}, "linux.resources.unified.a/b: must be a file name (no slashes)"),
     ],
 )  # fmt: skip
@@ -134,7 +135,10 @@ def test_good_limits_pass() -> None:
 
 
 def test_features_needs_no_privilege_and_no_library_of_the_daemon() -> None:
-    script = "import sys, json; from sampan.runtime.__main__ import main; main(['features']); print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    script = (
+        "import sys, json; from sampan.runtime.__main__ import main; main(['features']); "
+        "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["ociVersionMin"] == "1.0.0"
     assert not {"asyncio", "argparse", "logging", "msgspec", "aiohttp", "subprocess"} & set(json.loads(done.stderr))

@@ -151,7 +151,10 @@ def test_flags_travel_with_the_program() -> None:
         ({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["PDP11"]}, "string PDP11 is not a valid arch"),
         ({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["X"]}, "seccomp flag X is not known"),
         (
-            {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 1, "op": "?"}]}]},
+            {"defaultAction": "SCMP_ACT_ALLOW",
+             "syscalls": [
+                 {"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 1, "op": "?"}]}
+             ]},
             "string . is not a valid operator",
         ),
     ],

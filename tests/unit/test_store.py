@@ -148,7 +148,8 @@ async def main():
     things = store.table("things", Thing)
     n = len(things)
     while True:
-        await store.apply(things.put(Thing(id=str(n), name="n" * 300)), store.reference(Ref("h", str(n)), Ref("t", "")), durable=n % 7 == 0)
+        ops = things.put(Thing(id=str(n), name="n" * 300)), store.reference(Ref("h", str(n)), Ref("t", ""))
+        await store.apply(*ops, durable=n % 7 == 0)
         sys.stdout.write(f"{n}\\n"); sys.stdout.flush()
         n += 1
 asyncio.run(main())

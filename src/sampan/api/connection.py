@@ -69,7 +69,7 @@ class Connection(web.RequestHandler):
         return data[:length]
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """An end of input means that the client has gone, unless it may be the end of what a takeover is fed with."""
+        """Take the end of input as the client's going, unless it may be the end of what a takeover is fed with."""
         if self._behind is None or self._idle():
             return False
         self.half_closed = True

@@ -7,14 +7,13 @@ Source: moby 28.5 api/server/httputils (form.go, httputils.go), api/types/filter
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
 from sampan.api.versions import CURRENT, Version
 from sampan.errors import Internal, InvalidArgument, SampanError
-from sampan.spec import codec
+from sampan.spec import codec, go_values
 
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
@@ -28,7 +27,6 @@ HEADERS: web.AppKey[dict[str, str]] = web.AppKey("headers")
 VERSION: web.RequestKey[Version] = web.RequestKey("version", tuple)
 """The API version of a request; present as soon as the request has found its route."""
 _FALSE = frozenset({"", "0", "no", "false", "none"})
-_INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
 def engine(request: web.Request) -> Engine:
@@ -54,23 +52,21 @@ def flag(request: web.Request, name: str, default: bool = False) -> bool:
 
 
 def integer(request: web.Request, name: str, default: int = 0, *, call: str = "ParseInt") -> int:
-    """Read an integer; absent or empty is `default`. Raises Internal in strconv's words (Docker answers 500 here)."""
+    """Read an integer; absent or empty is `default`. Raises: Internal in strconv's words (Docker answers 500 here)."""
     text = request.query.get(name, "")
     return parse_integer(text, call=call) if text else default
 
 
 def parse_integer(text: str, *, call: str = "ParseInt", error: type[SampanError] = Internal) -> int:
-    """Parse as Go's strconv does, 64 bits."""
-    if not _INTEGER.fullmatch(text):
-        raise error(f'strconv.{call}: parsing "{text}": invalid syntax')
-    value = int(text)
-    if not -(2**63) <= value < 2**63:
-        raise error(f'strconv.{call}: parsing "{text}": value out of range')
-    return value
+    """Parse as Go's strconv does, 64 bits. Raises: `error` in Go's words."""
+    try:
+        return go_values.integer(text, call=call)
+    except ValueError as e:
+        raise error(str(e)) from e
 
 
 def filters(request: web.Request) -> Filters:
-    """Read `filters`: {"name": ["a"]} or {"name": {"a": true}}. Raises InvalidArgument `invalid filter`."""
+    """Read `filters`: {"name": ["a"]} or {"name": {"a": true}}. Raises: InvalidArgument `invalid filter`."""
     text = request.query.get("filters", "")
     return parse_filters(text) if text else {}
 
@@ -97,7 +93,7 @@ def parse_filters(text: str) -> Filters:
 
 
 def accept_filters(given: Filters, accepted: frozenset[str]) -> Filters:
-    """Refuse a filter that the endpoint does not know. Raises InvalidArgument `invalid filter 'nope'`."""
+    """Refuse a filter that the endpoint does not know. Raises: InvalidArgument `invalid filter 'nope'`."""
     for name in given:
         if name not in accepted:
             raise InvalidArgument(f"invalid filter '{name}'")
@@ -105,7 +101,7 @@ def accept_filters(given: Filters, accepted: frozenset[str]) -> Filters:
 
 
 async def body(request: web.Request, type_: type[T], *, optional: bool = False) -> T:
-    """Decode the JSON body. `optional`: no body at all is the zero value. Raises InvalidArgument."""
+    """Decode the JSON body. `optional`: no body at all is the zero value. Raises: InvalidArgument."""
     raw = await request.read()
     content_type = request.headers.get("Content-Type", "")
     if raw or content_type:

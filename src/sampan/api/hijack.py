@@ -63,8 +63,8 @@ async def hijack(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Answer the request and take its connection over.
 
-    `upgrade_content_type` is the content type of the 101 answer; the plain answer always says raw-stream.
-    The caller writes, closes the writer, and returns `Hijacked()`. Raises ConnectionResetError when the client is gone.
+    `upgrade_content_type` is the content type of the 101 answer; the plain answer always says raw-stream. The caller
+    writes, closes the writer, and returns `Hijacked()`. Raises: ConnectionResetError when the client is gone.
     """
     http, transport = request.protocol, request.transport
     assert isinstance(http, Connection)

@@ -19,7 +19,7 @@ HEADER = "X-Registry-Auth"
 
 
 def registry_auth(request: web.Request) -> Credentials:
-    """The credentials of a request; anonymous when there are none that can be read, as in the reference."""
+    """Return the credentials of a request; anonymous when there are none that can be read, as in the reference."""
     text = request.headers.get(HEADER, "")
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_")

@@ -1,9 +1,9 @@
 """The one table of routes: method, path, handler.
 
 `{name}` matches anything, slashes included, as in moby; the first row that matches wins, so the order within a noun
-matters. Handlers are named by `module.function` below `sampan.api.handlers` and imported when the server starts, those of
-the builder (`LATE`) when they are first asked for.
-Rows marked `DETACHED` change something: they run to their end even when the client hangs up.
+matters. Handlers are named by `module.function` below `sampan.api.handlers` and imported when the server starts, those
+of the builder (`LATE`) when they are first asked for. Rows marked `DETACHED` change something: they run to their end
+even when the client hangs up.
 
 Source: moby 28.5 api/server/router; Engine API 1.51.
 """
@@ -160,7 +160,7 @@ class Router:
 
 @functools.cache
 def _pattern(path: str) -> re.Pattern[str]:
-    """A row's path as a regular expression; made when it is first compared, as a hundred of them take 8 ms."""
+    """Return a row's path as a regular expression, made when it is first compared, as a hundred of them take 8 ms."""
     return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>.*)", path.replace(".", r"\.")), re.DOTALL)
 
 
@@ -180,7 +180,7 @@ def load(name: str) -> Handler:
 
 
 def late(name: str) -> Handler:
-    """A handler that is imported by its first request."""
+    """Return a handler that is imported by its first request."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         return await load(name)(request)

@@ -44,7 +44,7 @@ class TlsProtocol(asyncio.Protocol):
         self.advance()
 
     def eof_received(self) -> bool:
-        """The peer's TCP half-close, with or without close_notify: an end of input."""
+        """Take the peer's TCP half-close, with or without close_notify: an end of input."""
         self._incoming.write_eof()
         if self.app is None:
             return False

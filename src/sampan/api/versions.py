@@ -37,7 +37,7 @@ def split(path: str) -> tuple[str, str]:
 
 
 def check(text: str) -> Version:
-    """Return the version a request speaks. Raises TooOld or InvalidArgument in Docker's words."""
+    """Return the version a request speaks. Raises: TooOld or InvalidArgument in Docker's words."""
     if text == MAXIMUM or not text:
         return CURRENT
     version = parse(text)

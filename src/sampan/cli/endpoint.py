@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sampan.cli.config import Config
-    from sampan.cli.flags import Options
+    from sampan.cli.flags import FlagValues
 
 SAMPAN_SOCKET = "/run/sampan/sampan.sock"
 DOCKER_SOCKET = "/var/run/docker.sock"
@@ -39,8 +39,8 @@ class EngineEndpoint:
         self.tls = tls
 
 
-def context_name(options: Options, config: Config) -> str:
-    """The name of the context in use; "default" is the one that flags and environment make."""
+def context_name(options: FlagValues, config: Config) -> str:
+    """Return the name of the context in use; "default" is the one that flags and environment make."""
     if options.many("host"):
         return DEFAULT_CONTEXT
     if named := options.text("context") or "":
@@ -50,7 +50,7 @@ def context_name(options: Options, config: Config) -> str:
     return os.environ.get("DOCKER_CONTEXT") or config.text("currentContext") or DEFAULT_CONTEXT
 
 
-def resolve(options: Options, config: Config) -> EngineEndpoint:
+def resolve(options: FlagValues, config: Config) -> EngineEndpoint:
     """Decide which engine to talk to. Raises: ContextError."""
     hosts = options.many("host")
     if len(hosts) > 1:
@@ -73,7 +73,7 @@ def resolve(options: Options, config: Config) -> EngineEndpoint:
 
 
 def default_host(hosts: list[str], tls: bool) -> str:
-    """The address of the default context."""
+    """Return the address of the default context."""
     named = (hosts[0] if hosts else "") or os.environ.get("SAMPAN_HOST") or os.environ.get("DOCKER_HOST") or ""
     named = named.strip()
     if not named:
@@ -87,7 +87,7 @@ def default_host(hosts: list[str], tls: bool) -> str:
     return named
 
 
-def described(options: Options, config: Config, name: str) -> dict[str, Any]:
+def described(options: FlagValues, config: Config, name: str) -> dict[str, Any]:
     """Show a context as `context inspect` does, the default one included. Raises: ContextError."""
     from sampan.cli.context import store
 
@@ -96,7 +96,7 @@ def described(options: Options, config: Config, name: str) -> dict[str, Any]:
     return store.described(config.directory, name)
 
 
-def _tls(options: Options, config: Config) -> Tls | None:
+def _tls(options: FlagValues, config: Config) -> Tls | None:
     verify = options.flag("tlsverify") if options.changed("tlsverify") else bool(os.environ.get("DOCKER_TLS_VERIFY"))
     wanted = verify or options.flag("tls") or os.environ.get("DOCKER_TLS", "") != ""
     if not (wanted or options.changed("tlscacert") or options.changed("tlscert") or options.changed("tlskey")):

@@ -31,7 +31,9 @@ EMPTY_DEFAULTS = frozenset(("map[]", "[]", "0s", "0", ""))
 
 
 def _boolean(text: str) -> bool:
-    """A flag without a value has "true". Only another value needs Go's rules, and then their module is loaded."""
+    """Read a truth value. A flag without a value has "true". Only another value needs Go's rules, and then
+    their module is loaded.
+    """
     if text == "true":
         return True
     from sampan.spec import go_values
@@ -46,7 +48,7 @@ def _duration_ns(text: str) -> int:
 
 
 def _fields(text: str) -> list[str]:
-    """The values of a flag that takes several at once; an empty text has none."""
+    """Return the values of a flag that takes several at once; an empty text has none."""
     if not text:
         return []
 
@@ -97,7 +99,7 @@ class Flag:
         return f"-{self.short}, --{self.name}" if self.short else f"--{self.name}"
 
 
-class Options:
+class FlagValues:
     """Parsed flags by name: typed getters, and which of them the user gave."""
 
     __slots__ = ("_values", "given")
@@ -126,7 +128,7 @@ class Options:
         return self._values[name]
 
     def mapping(self, name: str) -> dict[str, str]:
-        """A list of key=value as a dict; a bare key gets an empty value."""
+        """Return a list of key=value as a dict; a bare key gets an empty value."""
         return {key: value for key, _, value in (item.partition("=") for item in self.many(name))}
 
     def changed(self, name: str) -> bool:
@@ -159,7 +161,7 @@ def parse(
     *,
     interspersed: bool = True,
     parsers: Mapping[str, Callable[[str], Any]] | None = None,
-) -> tuple[Options, list[str]]:
+) -> tuple[FlagValues, list[str]]:
     """Split argv into options and arguments. `parsers` overrides, by flag name, how a value is read."""
     return _Parse(flags, parsers or {}).run(argv, interspersed)
 
@@ -174,7 +176,7 @@ class _Parse:
         }
         self.given: set[str] = set()
 
-    def run(self, argv: list[str], interspersed: bool) -> tuple[Options, list[str]]:
+    def run(self, argv: list[str], interspersed: bool) -> tuple[FlagValues, list[str]]:
         rest: list[str] = []
         queue = list(reversed(argv))
         while queue:
@@ -191,7 +193,7 @@ class _Parse:
                 if not interspersed:
                     rest += reversed(queue)
                     break
-        return Options(self.values, self.given), rest
+        return FlagValues(self.values, self.given), rest
 
     def _long(self, word: str, queue: list[str]) -> None:
         name, equals, text = word[2:].partition("=")

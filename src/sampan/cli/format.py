@@ -37,7 +37,8 @@ class Row:
             from sampan.cli.template import TemplateError
 
             raise TemplateError(
-                f'template: :1:2: executing "" at <.{name}>: can\'t evaluate field {name} in type *formatter.{self._kind}'
+                f'template: :1:2: executing "" at <.{name}>: can\'t evaluate field {name} in type '
+                f"*formatter.{self._kind}"
             )
         return entry[1](self._data, *arguments)
 
@@ -66,7 +67,7 @@ class _Headings:
 
 
 def show(fields: Fields, rows: Iterable[Any], template: str, *, kind: str) -> str:
-    """All rows as text. Raises TemplateError."""
+    """Write all rows as text. Raises: TemplateError."""
     if template == "json":
         template = "{{json .}}"
     wanted = [Row(fields, data, kind) for data in rows]
@@ -94,7 +95,7 @@ def show(fields: Fields, rows: Iterable[Any], template: str, *, kind: str) -> st
 
 
 def columns(fields: Fields, rows: Iterable[Any], names: str) -> str:
-    """The default table of some columns. No template is parsed: this is the path of every plain listing."""
+    """Write the default table of some columns. No template is parsed: this is the path of every plain listing."""
     wanted = names.split()
     lines = ["\t".join([fields[name][0] for name in wanted])]
     lines += ["\t".join([str(fields[name][1](data)) for name in wanted]) for data in rows]

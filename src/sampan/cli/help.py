@@ -23,7 +23,7 @@ def usage_line(path: str, module: ModuleType) -> str:
 
 
 def command(path: str, canonical: str, module: ModuleType) -> str:
-    """Help of one command."""
+    """Return the help of one command."""
     parts = [usage_line(path, module), getattr(module, "ABOUT", "") or table.COMMANDS[canonical][1]]
     names = table.names_of(canonical)
     if len(names) > 1:
@@ -34,17 +34,20 @@ def command(path: str, canonical: str, module: ModuleType) -> str:
 
 
 def group(name: str) -> str:
-    """Help of a group such as `container`."""
+    """Return the help of a group such as `container`."""
     listed = [
         (path.split(" ")[1], entry[1]) for path, entry in sorted(table.COMMANDS.items()) if path.startswith(name + " ")
     ]
     lines = "\n".join(f"  {verb:<11} {about}" for verb, about in listed if about)
     more = MORE.format(f"{table.PROGRAM} {name} COMMAND")
-    return f"Usage:  {table.PROGRAM} {name} COMMAND\n\n{table.GROUPS[name]}\n\nCommands:\n{lines}\n\n{more} on a command.\n"
+    return (
+        f"Usage:  {table.PROGRAM} {name} COMMAND\n\n{table.GROUPS[name]}\n\nCommands:\n{lines}\n\n"
+        f"{more} on a command.\n"
+    )
 
 
 def top() -> str:
-    """Help of the program."""
+    """Return the help of the program."""
 
     def section(title: str, names: list[tuple[str, str]]) -> str:
         return f"{title}:\n" + "\n".join(f"  {name:<11} {about}" for name, about in names)
@@ -75,7 +78,7 @@ def columns() -> int:
 
 
 def flag_lines(declared: list[flags.Flag], width: int) -> str:
-    """The option table, wrapped to `width`."""
+    """Write the option table, wrapped to `width`."""
     visible = sorted((f for f in declared if not f.hidden), key=lambda f: f.name)
     heads = [f"  {'-' + f.short + ',' if f.short else '   '} --{f.name} {f.kind}".rstrip() for f in visible]
     indent = max((len(h) for h in heads), default=0) + 3

@@ -13,20 +13,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from sampan.cli.session import Session
+    from sampan.cli.session import Cli
 
 SLICES = (
-    "Env Cmd Entrypoint OnBuild Shell Binds VolumesFrom CapAdd CapDrop Dns DnsOptions DnsSearch ExtraHosts GroupAdd Links "
-    "SecurityOpt Devices DeviceRequests DeviceCgroupRules Ulimits BlkioWeightDevice BlkioDeviceReadBps BlkioDeviceWriteBps "
-    "BlkioDeviceReadIOps BlkioDeviceWriteIOps MaskedPaths ReadonlyPaths Mounts Aliases DNSNames RepoTags RepoDigests Layers "
+    "Env Cmd Entrypoint OnBuild Shell Binds VolumesFrom CapAdd CapDrop Dns DnsOptions DnsSearch ExtraHosts GroupAdd "
+    "Links "
+    "SecurityOpt Devices DeviceRequests DeviceCgroupRules Ulimits BlkioWeightDevice BlkioDeviceReadBps "
+    "BlkioDeviceWriteBps "
+    "BlkioDeviceReadIOps BlkioDeviceWriteIOps MaskedPaths ReadonlyPaths Mounts Aliases DNSNames RepoTags RepoDigests "
+    "Layers "
     "ExecIDs Peers"
 )
 MAPS = (
-    "Volumes Labels Options Tmpfs StorageOpt Sysctls Annotations ExposedPorts PortBindings Ports DriverOpts Status Services "
+    "Volumes Labels Options Tmpfs StorageOpt Sysctls Annotations ExposedPorts PortBindings Ports DriverOpts Status "
+    "Services "
     "AuxiliaryAddresses Containers"
 )
 POINTERS = (
-    "Health Init Healthcheck StopTimeout SizeRw SizeRootFs UsageData ClusterVolume PidsLimit MemorySwappiness OomKillDisable "
+    "Health Init Healthcheck StopTimeout SizeRw SizeRootFs UsageData ClusterVolume PidsLimit MemorySwappiness "
+    "OomKillDisable "
     "IPAMConfig"
 )
 TEXTS = (
@@ -48,14 +53,15 @@ ZERO: dict[str, Any] = {
 GO_NAMES = {
     "ID": "Id", "APIVersion": "ApiVersion", "NanoCPUs": "NanoCpus", "CPUShares": "CpuShares", "CPUPeriod": "CpuPeriod",
     "CPUQuota": "CpuQuota", "CPURealtimePeriod": "CpuRealtimePeriod", "CPURealtimeRuntime": "CpuRealtimeRuntime",
-    "CPUCount": "CpuCount", "CPUPercent": "CpuPercent", "DNS": "Dns", "DNSOptions": "DnsOptions", "DNSSearch": "DnsSearch",
+    "CPUCount": "CpuCount", "CPUPercent": "CpuPercent", "DNS": "Dns", "DNSOptions": "DnsOptions",
+    "DNSSearch": "DnsSearch",
     "HostIP": "HostIp", "CPUCfsPeriod": "CpuCfsPeriod", "CPUCfsQuota": "CpuCfsQuota", "OSVersion": "OsVersion",
     "OSFeatures": "OsFeatures",
 }  # fmt: skip
 
 
 def rendered(template: str, value: Any) -> str:
-    """One object through a template. Raises CommandError."""
+    """Write one object by a template. Raises: CommandError."""
     if template == "json":
         template = "{{json .}}"
     if template == "{{json .}}":
@@ -80,9 +86,9 @@ def rendered(template: str, value: Any) -> str:
 
 
 def inspect(
-    cli: Session, names: Iterable[str], template: str, find: Callable[[str], Any], *, escape_html: bool = False
+    cli: Cli, names: Iterable[str], template: str, find: Callable[[str], Any], *, escape_html: bool = False
 ) -> int:
-    """Print all that `find` finds. It raises CommandError for what it does not; then the exit code is 1."""
+    """Print all that `find` finds. It Raises: CommandError for what it does not; then the exit code is 1."""
     found: list[Any] = []
     failed: list[str] = []
     for name in names:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from sampan.cli.session import Session
+    from sampan.cli.session import Cli
 
 _KINDS = """Print with a Go template:
                         'table':            a table with headings (default)
@@ -24,7 +24,7 @@ INSPECT_HELP = """Print with a Go template:
 
 
 def filters(items: Iterable[str]) -> dict[str, dict[str, bool]] | None:
-    """`["label=a", "label=b"]` → {"label": {"a": true, "b": true}}, None when there are none."""
+    """Read filters: `["label=a", "label=b"]` → {"label": {"a": true, "b": true}}, None when there are none."""
     out: dict[str, dict[str, bool]] = {}
     for item in items:
         key, _, value = item.partition("=")
@@ -33,7 +33,7 @@ def filters(items: Iterable[str]) -> dict[str, dict[str, bool]] | None:
 
 
 def print_list(
-    cli: Session,
+    cli: Cli,
     fields: format_.Fields,
     rows: Sequence[Any],
     template: str,
@@ -60,7 +60,7 @@ def print_list(
 
 
 def templated(fields: format_.Fields, rows: Iterable[Any], template: str, *, kind: str) -> str:
-    """Rows through a template; a bad one is the command's error."""
+    """Write rows by a template. Raises: CommandError for a bad one."""
     from sampan.cli.template import TemplateError
 
     try:

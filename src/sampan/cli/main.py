@@ -13,8 +13,8 @@ import sys
 
 from sampan import errors
 from sampan.cli import flags, table
-from sampan.cli.session import CommandError, Session, describe
-from sampan.client.http import ProtocolError
+from sampan.cli.session import Cli, CommandError, describe
+from sampan.client.http import MalformedResponse
 from sampan.client.jsontext import Malformed
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ MANY_ARGUMENTS = 1 << 30
 
 
 def main() -> None:
-    """The console entry point. Leaves by `_exit`: nothing is worth the interpreter's own tidying up."""
+    """Run the program, and leave by `_exit`: the interpreter's own clearing up would take time and change nothing."""
     _open_standard_streams()
     try:
         code = _outcome()
@@ -39,14 +39,14 @@ def main() -> None:
 
 
 def _outcome() -> int:
-    """Run, and say on standard error why it failed. The exit code."""
+    """Run, and say on standard error why it failed. Returns the exit code."""
     try:
         return dispatch(sys.argv[1:])
     except CommandError as e:
         message, code = e.message, e.code
     except errors.SampanError as e:
         message, code = describe(e), 1
-    except (ProtocolError, Malformed) as e:
+    except (MalformedResponse, Malformed) as e:
         message, code = str(e), 1
     except BrokenPipeError:
         raise
@@ -63,7 +63,7 @@ def _outcome() -> int:
 
 
 def _open_standard_streams() -> None:
-    """Whoever closed 0, 1 or 2 gets /dev/null there, lest a socket take the number and be written to."""
+    """Open /dev/null in place of a closed 0, 1 or 2: else a socket would get the number and be written to."""
     if sys.stdin is not None and sys.stdout is not None and sys.stderr is not None:
         return
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -98,7 +98,7 @@ def dispatch(argv: list[str]) -> int:
 
 
 def find(words: list[str]) -> tuple[str, str, list[str]]:
-    """(path as typed, canonical path or "", the words after it)."""
+    """Return (path as typed, canonical path or "", the words after it)."""
     first = words[0]
     if first in table.GROUPS and len(words) > 1:
         two = f"{first} {words[1]}"
@@ -119,7 +119,7 @@ def load(canonical: str) -> ModuleType:
     return sys.modules[name]
 
 
-def run(typed: str, canonical: str, words: list[str], options: flags.Options) -> int:
+def run(typed: str, canonical: str, words: list[str], options: flags.FlagValues) -> int:
     """Import, parse, check the number of arguments, run."""
     module = load(canonical)
     try:
@@ -146,7 +146,7 @@ def run(typed: str, canonical: str, words: list[str], options: flags.Options) ->
     if config.warning:
         sys.stderr.write(config.warning + "\n")
     try:
-        code: int = module.run(Session(options, config, typed), chosen, arguments)
+        code: int = module.run(Cli(options, config, typed), chosen, arguments)
     except ContextError as e:
         raise CommandError(str(e)) from e
     return code
@@ -195,7 +195,7 @@ def _help(words: list[str]) -> int:
 
 
 def _group(words: list[str], rest: list[str]) -> int:
-    """A group without a verb of its own: its help, or what is wrong."""
+    """Answer a group that was named without a verb: with its help, or with what is wrong."""
     name = words[0]
     if name in table.GROUPS:
         if not rest or rest[0] in ("--help", "-h", "help"):
@@ -204,7 +204,8 @@ def _group(words: list[str], rest: list[str]) -> int:
         if rest[0].startswith("-"):
             raise CommandError(_usage_error(f"unknown flag: {rest[0]}", "COMMAND", name), 125)
         raise CommandError(
-            f"{table.PROGRAM}: unknown command: {full} {rest[0]}\n\nUsage:  {full}\n\nRun '{full} --help' for more information"
+            f"{table.PROGRAM}: unknown command: {full} {rest[0]}\n\nUsage:  {full}\n\n"
+            f"Run '{full} --help' for more information"
         )
     from sampan.cli import plugins
 

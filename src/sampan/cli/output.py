@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def refuse_terminal(path: str, what: str) -> None:
-    """Binary data does not belong on a terminal; a path must be writable before anything is asked of the engine."""
+    """Refuse to write binary data to a terminal, or to a path that cannot be written, before the engine is asked."""
     if not path:
         if os.isatty(1):
             raise CommandError("cowardly refusing to save to a terminal. Use the -o flag or redirect")

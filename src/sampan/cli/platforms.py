@@ -16,7 +16,7 @@ _ARCHITECTURES = {
 
 
 def platform_json(text: str) -> str | None:
-    """JSON of the platform, None for ""."""
+    """Return the JSON of the platform, None for ""."""
     if not text:
         return None
     parts = [part.lower() for part in text.split("/")]

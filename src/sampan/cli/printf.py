@@ -35,7 +35,7 @@ class Nil:
 
 
 def sprint(value: Any) -> str:
-    """One value as Go's %v shows it."""
+    """Write one value as Go's %v does."""
     if isinstance(value, str):
         return value
     if value is True:
@@ -56,7 +56,7 @@ def sprint(value: Any) -> str:
 
 
 def sprintf(template: str, *arguments: Any) -> str:
-    """Go's Sprintf with flags, width, precision and the verbs v s q d x X o b c t f g e %."""
+    """Write as Go's Sprintf does, with flags, width, precision and the verbs v s q d x X o b c t f g e %."""
     out: list[str] = []
     queue = list(arguments)
     position = 0

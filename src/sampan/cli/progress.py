@@ -37,7 +37,7 @@ class ProgressError(Exception):
 def show(
     response: Response, out: TextIO | None, *, terminal: bool = False, on_aux: Callable[[Any], None] | None = None
 ) -> None:
-    """Render the whole stream to `out` (None: only watch for errors). Raises ProgressError."""
+    """Render the whole stream to `out` (None: only watch for errors). Raises: ProgressError."""
     lines: dict[str, int] = {}
     for message in jsontext.stream(response.chunks()):
         if (failure := message.get("errorDetail") or message.get("error")) is not None:
@@ -84,7 +84,7 @@ def _text(message: dict[str, Any], end: str = "\n") -> str:
 
 
 def _bar(message: dict[str, Any], *, wide: bool = False) -> str:
-    """`[====>    ]  1.2MB/3.4MB` where there is room for it, or only the amounts."""
+    """Draw `[====>    ]  1.2MB/3.4MB` where there is room for it, or only the amounts."""
     detail = message.get("progressDetail") or {}
     current, total = int(detail.get("current") or 0), int(detail.get("total") or 0)
     if current <= 0 and total <= 0:

@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
     Pruned = tuple[int, str]
 
@@ -26,7 +26,7 @@ IMAGES = {False: "all dangling images", True: "all images without at least one c
 """Which images go, without and with `--all`."""
 
 
-def ask_and_prune(cli: Session, opts: Options, question: str, pruners: Iterable[Callable[[], Pruned]]) -> int:
+def ask_and_prune(cli: Cli, opts: FlagValues, question: str, pruners: Iterable[Callable[[], Pruned]]) -> int:
     """Do a prune command: ask, unless `--force` was given, prune, and report what was freed."""
     if not opts.flag("force") and not cli.confirm(question):
         return 0
@@ -41,33 +41,33 @@ def ask_and_prune(cli: Session, opts: Options, question: str, pruners: Iterable[
 
 
 def warning(which: str) -> str:
-    """The question about one kind of object."""
+    """Word the question about one kind of object."""
     return f"WARNING! This will remove {which}.\n{SURE}"
 
 
-def _filters(cli: Session, wanted: list[str]) -> dict[str, dict[str, bool]] | None:
-    """What the user asked for, and the configuration's pruneFilters."""
+def _filters(cli: Cli, wanted: list[str]) -> dict[str, dict[str, bool]] | None:
+    """Return what the user asked for, and the configuration's pruneFilters."""
     configured = cli.config.data.get("pruneFilters") or []
     return filters([*wanted, *configured])
 
 
-def containers(cli: Session, wanted: list[str]) -> Pruned:
+def containers(cli: Cli, wanted: list[str]) -> Pruned:
     answer = cli.engine.post("/containers/prune", filters=_filters(cli, wanted))
     removed = answer.get("ContainersDeleted") or ()
     return answer.get("SpaceReclaimed") or 0, _listed("Deleted Containers:", removed)
 
 
-def volumes(cli: Session, wanted: list[str]) -> Pruned:
+def volumes(cli: Cli, wanted: list[str]) -> Pruned:
     answer = cli.engine.post("/volumes/prune", filters=_filters(cli, wanted))
     return answer.get("SpaceReclaimed") or 0, _listed("Deleted Volumes:", answer.get("VolumesDeleted") or ())
 
 
-def networks(cli: Session, wanted: list[str]) -> Pruned:
+def networks(cli: Cli, wanted: list[str]) -> Pruned:
     answer = cli.engine.post("/networks/prune", filters=_filters(cli, wanted))
     return 0, _listed("Deleted Networks:", answer.get("NetworksDeleted") or ())
 
 
-def images(cli: Session, wanted: list[str], *, all_: bool) -> Pruned:
+def images(cli: Cli, wanted: list[str], *, all_: bool) -> Pruned:
     dangling = f"dangling={'false' if all_ else 'true'}"
     answer = cli.engine.post("/images/prune", filters=_filters(cli, [*wanted, dangling]))
     lines = []
@@ -76,7 +76,7 @@ def images(cli: Session, wanted: list[str], *, all_: bool) -> Pruned:
     return answer.get("SpaceReclaimed") or 0, _listed("Deleted Images:", lines)
 
 
-def build_cache(cli: Session, wanted: list[str], *, all_: bool, space: Mapping[str, object] | None = None) -> Pruned:
+def build_cache(cli: Cli, wanted: list[str], *, all_: bool, space: Mapping[str, object] | None = None) -> Pruned:
     query = {"all": all_, "filters": _filters(cli, wanted), **(space or {})}
     answer = cli.engine.call("POST", "/build/prune", query)
     removed = answer.get("CachesDeleted") or ()

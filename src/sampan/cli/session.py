@@ -10,7 +10,7 @@ import os
 import sys
 
 from sampan.cli import endpoint
-from sampan.client.engine import ConnectionFailed, Engine
+from sampan.client.engine import ConnectionFailed, EngineClient
 from sampan.errors import SampanError
 
 TYPE_CHECKING = False
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from sampan.cli.config import Config
-    from sampan.cli.flags import Options
+    from sampan.cli.flags import FlagValues
 
 
 class CommandError(Exception):
@@ -34,14 +34,14 @@ class Skipped(Exception):
     """An action of `for_each` found nothing to do: the name is not printed, and it is no failure."""
 
 
-class Session:
+class Cli:
     """One run of the program."""
 
-    def __init__(self, options: Options, config: Config, path: str) -> None:
+    def __init__(self, options: FlagValues, config: Config, path: str) -> None:
         self.options = options
         self.config = config
         self.path = path  # the command as typed, for hints: "run", "container run"
-        self._engine: Engine | None = None
+        self._engine: EngineClient | None = None
         self._endpoint: endpoint.EngineEndpoint | None = None
 
     @property
@@ -51,17 +51,17 @@ class Session:
         return self._endpoint
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> EngineClient:
         if self._engine is None:
             self._engine = self.new_engine()
         return self._engine
 
-    def new_engine(self) -> Engine:
-        """Another engine client, with its own connections."""
+    def new_engine(self) -> EngineClient:
+        """Return another client of the engine, with its own connections."""
         headers = {name: str(value) for name, value in self.config.table("HttpHeaders").items()}
         where = self.endpoint
         version = os.environ.get("DOCKER_API_VERSION", "").removeprefix("v")
-        return Engine(where.address, tls=where.tls, headers=headers, api_version=version)
+        return EngineClient(where.address, tls=where.tls, headers=headers, api_version=version)
 
     # -- output -----------------------------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ class Session:
         sys.stdout.flush()
 
     def warn(self, text: str) -> None:
-        """One line on standard error, after what was printed before it."""
+        """Write one line to standard error, after what was printed before it."""
         sys.stdout.flush()
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
@@ -83,7 +83,9 @@ class Session:
     # -- the shapes that many commands have -------------------------------------------------------------------------
 
     def for_each(self, names: Iterable[str], action: Callable[[str], object], *, echo: bool = True) -> int:
-        """Do `action` to each name: print the names that worked; errors follow on standard error. Exit code 1 if any."""
+        """Do `action` to each name: print the names that worked; errors follow on standard error. Returns 0. Raises:
+        CommandError with all that failed.
+        """
         failed = []
         for name in names:
             try:
@@ -107,5 +109,5 @@ class Session:
 
 
 def describe(error: SampanError) -> str:
-    """An engine's error, as the user sees it."""
+    """Word an engine's error as the user sees it."""
     return error.message if isinstance(error, ConnectionFailed) else f"Error response from daemon: {error.message}"

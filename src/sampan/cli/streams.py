@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sampan.cli.tty import DetachKeys, Signals
-    from sampan.client.engine import Hijacked
+    from sampan.client.engine import UpgradedStream
     from sampan.client.http import Socket
 
 READ_BYTES = 1 << 18
@@ -37,7 +37,7 @@ class Demultiplexer:
         self._left = 0
 
     def feed(self, data: bytes) -> None:
-        """Write what `data` holds. Raises ValueError on a frame of no known stream."""
+        """Write what `data` holds. Raises: ValueError on a frame of no known stream."""
         if self._raw:
             write_all(self._stdout, data)
             return
@@ -74,7 +74,7 @@ def write_all(fd: int | None, data: bytes) -> None:
 
 
 def copy(
-    stream: Hijacked,
+    stream: UpgradedStream,
     output: Demultiplexer,
     *,
     stdin: int | None = None,
@@ -153,7 +153,7 @@ class _Inward:
         return None
 
     def go_on(self) -> None:
-        """The socket takes more: send the rest, then read again."""
+        """Send the rest, now that the socket takes more; then read input again."""
         if not self._pending:
             return
         self._pending = _send(self._sock, self._pending)
@@ -162,7 +162,7 @@ class _Inward:
             self._read_on()
 
     def _read_on(self) -> None:
-        """Everything was sent: wait for more input, or tell the container that no more comes."""
+        """After everything was sent, wait for more input, or tell the container that no more comes."""
         if not self._ended and self._stdin is not None:
             self._poll.register(self._stdin, select.POLLIN)
         elif self._ended:

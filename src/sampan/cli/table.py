@@ -151,11 +151,11 @@ GLOBAL_FLAGS = """
       --tlskey string      TLS key file
       --tlsverify          Use TLS and verify the engine
   -v, --version            Print the version and exit
-"""
+"""  # noqa: E501 - a line is a flag
 
 
 def names_of(canonical: str) -> list[str]:
-    """All paths of one command, the canonical first, in the order in which help lists them."""
+    """Return all paths of one command, the canonical first, in the order in which help lists them."""
     return [
         canonical,
         *(alias for alias, target in ALIASES.items() if target == canonical),

@@ -418,7 +418,7 @@ class _Parser:
 
 
 def truth(value: Any) -> bool:
-    """Go's idea of an empty value."""
+    """Return whether Go's templates take a value as true: it is not zero and not empty."""
     return value is not NO_VALUE and bool(value)
 
 

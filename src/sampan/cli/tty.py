@@ -83,7 +83,7 @@ class Signals:
         return self
 
     def take(self) -> bytes:
-        """The numbers that have arrived, one byte each."""
+        """Return the numbers that have arrived, one byte each."""
         try:
             return os.read(self.fd, 64)
         except BlockingIOError:
@@ -98,7 +98,7 @@ class Signals:
 
 
 def size(fd: int = 1) -> tuple[int, int]:
-    """(rows, columns) of a terminal, (0, 0) when it is none."""
+    """Return (rows, columns) of a terminal, (0, 0) when it is none."""
     try:
         columns, rows = os.get_terminal_size(fd)
     except OSError:
@@ -107,7 +107,7 @@ def size(fd: int = 1) -> tuple[int, int]:
 
 
 def parse_keys(text: str) -> bytes:
-    """`ctrl-p,ctrl-q` → the bytes they send. Raises ValueError."""
+    """Turn `ctrl-p,ctrl-q` into the bytes they send. Raises: ValueError."""
     out = b""
     for key in text.split(","):
         if len(key) == 1:
@@ -127,7 +127,7 @@ class DetachKeys:
         self._held = b""
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
-        """(bytes to send on, whether the sequence is complete)."""
+        """Return (bytes to send on, whether the sequence is complete)."""
         out = bytearray()
         for byte in data:
             self._held += bytes([byte])

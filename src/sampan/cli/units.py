@@ -12,12 +12,12 @@ BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB")
 
 
 def human_size(size: float, digits: int = 4) -> str:
-    """Powers of 1000 with `digits` significant digits: 1984512 → "1.985MB"."""
+    """Write a size in powers of 1000, with `digits` significant digits: 1984512 → "1.985MB"."""
     return _scaled(size, 1000.0, DECIMAL, digits)
 
 
 def bytes_size(size: float, digits: int = 4) -> str:
-    """Powers of 1024: 2048 → "2KiB"."""
+    """Write a size in powers of 1024: 2048 → "2KiB"."""
     return _scaled(size, 1024.0, BINARY, digits)
 
 
@@ -31,7 +31,7 @@ def _scaled(size: float, base: float, names: tuple[str, ...], digits: int) -> st
 
 
 def human_duration(seconds: float) -> str:
-    """About how long: "5 minutes", "About an hour"."""
+    """Say about how long it is: "5 minutes", "About an hour"."""
     whole = int(seconds)
     if whole < 1:
         return "Less than a second"
@@ -50,26 +50,26 @@ def human_duration(seconds: float) -> str:
 
 
 def ago(unix_s: float) -> str:
-    """How long ago that was: "5 minutes ago"."""
+    """Say how long ago that was: "5 minutes ago"."""
     return human_duration(time.time() - unix_s) + " ago"
 
 
 def ago_text(text: str) -> str:
-    """How long ago an RFC 3339 time was. Raises: ValueError."""
+    """Say how long ago an RFC 3339 time was. Raises: ValueError."""
     from sampan.spec import times
 
     return ago(times.parse(text) / 1e9)
 
 
 def local_time(unix_s: int) -> str:
-    """`2026-01-02 03:04:05 +0000 UTC`, in the local zone."""
+    """Write `2026-01-02 03:04:05 +0000 UTC`, in the local zone."""
     from sampan.spec import times
 
     return times.go_string(unix_s * 10**9)
 
 
 def rfc3339_local(unix_s: int) -> str:
-    """`2026-01-02T03:04:05Z`, in the local zone."""
+    """Write `2026-01-02T03:04:05Z`, in the local zone."""
     from sampan.spec import times
 
     return times.rfc3339(unix_s * 10**9, local=True)

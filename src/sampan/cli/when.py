@@ -11,7 +11,7 @@ from sampan.cli.session import CommandError
 
 
 def api_time(text: str) -> str | None:
-    """`42m`, `2026-01-02T03:04:05Z`, `1700000000.5` → "seconds.nanoseconds"; "" → None. Raises CommandError."""
+    """Read `42m`, `2026-01-02T03:04:05Z`, `1700000000.5` → "seconds.nanoseconds"; "" → None. Raises: CommandError."""
     if not text:
         return None
     from sampan.spec import go_values, times  # most command lines hold no time

@@ -7,7 +7,7 @@ nobody answered.
     engine = Engine(Address("unix:///run/sampan/sampan.sock"))
     engine.get("/containers/json", all="1") → decoded JSON
     engine.open("GET", "/events") → Response, to be read as a stream
-    engine.hijack("/containers/x/attach", query) → Hijacked
+    engine.hijack("/containers/x/attach", query) → UpgradedStream
 
 Source: Docker Engine API 1.24 to 1.51; moby's version negotiation (the lower of both sides, never below 1.24).
 """
@@ -15,7 +15,7 @@ Source: Docker Engine API 1.24 to 1.51; moby's version negotiation (the lower of
 from __future__ import annotations
 
 from sampan.client import jsontext
-from sampan.client.http import Connection, ConnectionClosed, ProtocolError, Response
+from sampan.client.http import ConnectionClosed, HttpConnection, MalformedResponse, Response
 from sampan.errors import SampanError, from_status
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ class ConnectionFailed(SampanError):
     status = 503
 
 
-class Hijacked:
+class UpgradedStream:
     """A raw two-way stream after an upgrade: `sock`, `rest` (bytes read too far), `multiplexed` (stdcopy frames)."""
 
     def __init__(self, response: Response) -> None:
@@ -49,7 +49,7 @@ class Hijacked:
         self.sock.close()
 
 
-class Engine:
+class EngineClient:
     """One engine, by address. Not thread-safe; a second stream opens a second connection by itself."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Engine:
         self.address = address
         self.tls = tls
         self.ping_headers: dict[str, str] = {}
-        self._idle: list[Connection] = []
+        self._idle: list[HttpConnection] = []
         self._fixed = api_version
         self._version = api_version
         host = "api.moby.localhost" if address.scheme in ("unix", "ssh") else address.target
@@ -83,7 +83,7 @@ class Engine:
         return self._version
 
     def ping(self) -> None:
-        """HEAD /_ping: its headers say version, OS, builder."""
+        """Ask HEAD /_ping, whose headers say version, OS and builder."""
         response = self._exchange("HEAD", self.address.base_path + "/_ping", [], None)
         self.ping_headers = response.headers
         self._keep(response)
@@ -100,7 +100,7 @@ class Engine:
         return self.call("DELETE", path, query)
 
     def call(self, method: str, path: str, query: Mapping[str, object], body: object = None) -> Any:
-        """One request, its answer decoded (None when empty)."""
+        """Make one request; return its answer, decoded (None when empty)."""
         response = self.open(method, path, query, body)
         value = response.json()
         self._keep(response)
@@ -135,11 +135,11 @@ class Engine:
         """Give the connection of a response that was read to its end back for the next call."""
         self._keep(response)
 
-    def hijack(self, path: str, query: Mapping[str, object] | None = None, body: object = None) -> Hijacked:
-        """POST with `Upgrade: tcp`; the connection is the caller's afterwards."""
+    def hijack(self, path: str, query: Mapping[str, object] | None = None, body: object = None) -> UpgradedStream:
+        """Ask POST with `Upgrade: tcp`; the connection is the caller's afterwards."""
         extra = [("Connection", "Upgrade"), ("Upgrade", "tcp")]
         response = self.open("POST", path, query, {} if body is None else body, headers=extra)
-        return Hijacked(response)
+        return UpgradedStream(response)
 
     def close(self) -> None:
         """Close the idle connections; the next call opens another."""
@@ -166,17 +166,18 @@ class Engine:
                 if reused and not (payload is not None and not isinstance(payload, bytes)):
                     continue  # the server had closed an idle connection: nothing was processed
                 raise ConnectionFailed(f"error during connect: {method} {target}: EOF") from None
-            except (ProtocolError, OSError) as e:
+            except (MalformedResponse, OSError) as e:
                 connection.close()
                 raise ConnectionFailed(f"error during connect: {method} {target}: {e}") from e
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> HttpConnection:
         url = self.address.url
         try:
-            return Connection(self.address.connect(self.tls))
+            return HttpConnection(self.address.connect(self.tls))
         except PermissionError as e:
             raise ConnectionFailed(
-                f"permission denied while trying to connect to the Docker daemon socket at {url}: connect: permission denied"
+                f"permission denied while trying to connect to the Docker daemon socket at {url}: connect: permission "
+                f"denied"
             ) from e
         except (FileNotFoundError, ConnectionRefusedError) as e:
             raise ConnectionFailed(
@@ -196,7 +197,7 @@ class Engine:
     def _error(self, response: Response) -> SampanError:
         try:
             body = response.read()
-        except (ProtocolError, OSError):
+        except (MalformedResponse, OSError):
             body = b""
         self._keep(response)
         message = body.decode("utf-8", "replace").strip()
@@ -210,7 +211,7 @@ class Engine:
 
 
 def query_string(query: Mapping[str, object]) -> str:
-    """`?a=b&…`: booleans as 1 (false is left out, like None), lists repeated, dicts (filters) as JSON."""
+    """Write `?a=b&…`: booleans as 1 (false is left out, like None), lists repeated, dicts (filters) as JSON."""
     pairs = []
     for key, value in query.items():
         if value is None or value is False:

@@ -35,15 +35,15 @@ MAX_HEAD_BYTES = 1 << 20
 READ_BYTES = 1 << 18
 
 
-class ProtocolError(Exception):
+class MalformedResponse(Exception):
     """The peer does not speak HTTP/1.1, or stopped in the middle."""
 
 
-class ConnectionClosed(ProtocolError):
+class ConnectionClosed(MalformedResponse):
     """The peer closed before it sent a byte of the response: a kept-alive connection had gone stale."""
 
 
-class Connection:
+class HttpConnection:
     """One connection and its read buffer. Owns the socket until it is hijacked."""
 
     def __init__(self, sock: Socket) -> None:
@@ -88,7 +88,7 @@ class Connection:
             first, *rest = head.decode("latin-1").split("\r\n")
             words = first.split(" ", 2)
             if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
-                raise ProtocolError(f"malformed HTTP response {first!r}")
+                raise MalformedResponse(f"malformed HTTP response {first!r}")
             status = int(words[1])
             if status == 101 or status >= 200:
                 break
@@ -111,13 +111,13 @@ class Connection:
         return bool(data)
 
     def _until(self, mark: bytes) -> bytes:
-        """What comes before `mark`, which is consumed too. Raises ProtocolError."""
+        """Return what comes before `mark`, which is consumed too. Raises: MalformedResponse."""
         while (end := self._buffer.find(mark, self._at)) < 0:
             unread = len(self._buffer) - self._at
             if unread > MAX_HEAD_BYTES:
-                raise ProtocolError("response headers are too long")
+                raise MalformedResponse("response headers are too long")
             if not self._fill():
-                raise ProtocolError("unexpected EOF")
+                raise MalformedResponse("unexpected EOF")
         data = self._buffer[self._at : end]
         self._at = end + len(mark)
         return data
@@ -132,7 +132,7 @@ class Connection:
         return self._until(b"\r\n\r\n")
 
     def _some(self, limit: int) -> bytes:
-        """At most `limit` bytes, at least one; b"" only at EOF."""
+        """Return at most `limit` bytes, and at least one; b"" only at EOF."""
         if self._at == len(self._buffer):
             return self.sock.recv(min(limit, READ_BYTES))
         data = self._buffer[self._at : self._at + limit]
@@ -150,7 +150,7 @@ class Connection:
 class Response:
     """One response. Its body may be read once, by `chunks`, `read` or `json`."""
 
-    def __init__(self, connection: Connection, method: str, status: int, headers: dict[str, str]) -> None:
+    def __init__(self, connection: HttpConnection, method: str, status: int, headers: dict[str, str]) -> None:
         self.connection = connection
         self.status = status
         self.headers = headers
@@ -170,7 +170,7 @@ class Response:
         return self.headers.get("transfer-encoding", "").lower() == "chunked"
 
     def chunks(self) -> Iterator[bytes]:
-        """The body's bytes as they arrive. Raises ProtocolError when it stops short."""
+        """Return the body's bytes as they arrive. Raises: MalformedResponse when it stops short."""
         if self.done:
             return
         if self._chunked:
@@ -180,7 +180,7 @@ class Response:
             while left:
                 data = self.connection._some(left)
                 if not data:
-                    raise ProtocolError("unexpected EOF")
+                    raise MalformedResponse("unexpected EOF")
                 left -= len(data)
                 yield data
         else:
@@ -199,7 +199,7 @@ class Response:
             while size:
                 data = conn._some(size)
                 if not data:
-                    raise ProtocolError("unexpected EOF")
+                    raise MalformedResponse("unexpected EOF")
                 size -= len(data)
                 yield data
             conn._line()
@@ -212,7 +212,7 @@ class Response:
         try:
             return jsontext.loads(body) if body.strip() else None
         except ValueError as e:
-            raise ProtocolError(f"malformed JSON in the response: {e}") from e
+            raise MalformedResponse(f"malformed JSON in the response: {e}") from e
 
     def hijack(self) -> tuple[Socket, bytes]:
         """Take the raw connection: the socket, and what had been read beyond the head. The caller owns it now."""

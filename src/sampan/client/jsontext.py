@@ -40,7 +40,7 @@ _scan: Any = make_scanner(_rules)
 
 
 def loads(data: bytes | str) -> Any:
-    """Decode one JSON value. Raises Malformed on anything else than exactly one."""
+    """Decode one JSON value. Raises: Malformed on anything else than exactly one."""
     text = data if isinstance(data, str) else bytes(data).decode("utf-8", "replace")
     value, end = _scan_from(text, _skip(text, 0))
     if _skip(text, end) != len(text):
@@ -75,12 +75,12 @@ def stream(chunks: Iterable[bytes]) -> Iterator[Any]:
 
 
 def dumps(value: Any) -> str:
-    """Compact JSON in insertion order, without HTML escaping."""
+    """Write compact JSON in insertion order, without HTML escaping."""
     return "".join(_write(value, "", "", ":", ","))
 
 
 def indented(value: Any, indent: str = "    ") -> str:
-    """JSON as Go's `json.Indent` lays it out; empty objects and lists stay on one line."""
+    """Write JSON as Go's `json.Indent` lays it out; empty objects and lists stay on one line."""
     return "".join(_write(value, "\n", indent, ": ", ","))
 
 
@@ -136,5 +136,5 @@ def _write(value: Any, newline: str, indent: str, colon: str, comma: str) -> Ite
 
 
 def number(value: float) -> str:
-    """A float as Go prints it: whole numbers without a point."""
+    """Write a float as Go does: whole numbers without a point."""
     return str(int(value)) if value == int(value) and abs(value) < 1e21 else repr(value)

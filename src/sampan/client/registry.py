@@ -1,7 +1,8 @@
 """A registry as a client sees it directly: manifests and mounts, for the `manifest` commands, which no engine serves.
 
-Blocking, on the standard library. Invariants: credentials go to the registry's own host and to the token service that it
-names, never to a host that a redirect leads to, never over plain http unless asked for; digests are of the bytes as they came.
+Blocking, on the standard library. Invariants: credentials go to the registry's own host and to the token service that
+it names, never to a host that a redirect leads to, never over plain http unless asked for; digests are of the bytes as
+they came.
 
 Source: OCI distribution-spec 1.1; distribution token authentication; the words are docker 28.2's.
 """
@@ -66,7 +67,7 @@ class Registry:
         return self._insecure or self._base.startswith("https:")
 
     def manifest(self, path: str, target: str) -> tuple[bytes, str, str]:
-        """(bytes, media type, digest) of a tag or digest. Raises: Missing, RegistryError."""
+        """Return (bytes, media type, digest) of a tag or digest. Raises: Missing, RegistryError."""
         answer = self._ask("GET", f"/v2/{path}/manifests/{target}", path, headers={"Accept": ACCEPT})
         digest = f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
         if target.startswith("sha256:") and digest != target:
@@ -94,7 +95,7 @@ class Registry:
     # -- requests ---------------------------------------------------------------------------------------------------
 
     def _answering(self) -> str:
-        """scheme://host where the registry answers. Raises: RegistryError in docker's words."""
+        """Return scheme://host where the registry answers. Raises: RegistryError in docker's words."""
         failures = []
         for scheme in ("https", "http"):
             base = f"{scheme}://{self._host}"
@@ -118,7 +119,9 @@ class Registry:
         push: bool = False,
         source: str = "",
     ) -> Answer:
-        """A request that was not refused: authorised, once more after a 401, redirected without credentials."""
+        """Make a request that is not refused: authorise it, once more after a 401; follow redirects without
+        credentials.
+        """
         scopes = [f"repository:{path}:{'pull,push' if push else 'pull'}"]
         if source:
             scopes.append(f"repository:{source}:pull")
@@ -173,7 +176,7 @@ class Registry:
     # -- who we are -------------------------------------------------------------------------------------------------
 
     def _learn(self, answer: Answer) -> None:
-        """What a 401 asks for."""
+        """Note what a 401 asks for."""
         if answer.status == 401:
             scheme, _, rest = answer.headers.get("www-authenticate", "").partition(" ")
             self._challenge = (scheme.lower(), dict(_PARAMETER.findall(rest)))
@@ -216,7 +219,7 @@ class Registry:
 
 
 def _refusal(answer: Answer) -> str:
-    """What a registry says with an answer of 400 or more, in docker's words."""
+    """Say what a registry says with an answer of 400 or more, in docker's words."""
     words = []
     if answer.status == 401 and 'error="insufficient_scope"' in answer.headers.get("www-authenticate", ""):
         words.append("denied: requested access to the resource is denied")

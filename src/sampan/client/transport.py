@@ -63,7 +63,7 @@ class Address:
 
 
 def split_host_port(target: str, default_port: int) -> tuple[str, int]:
-    """`host[:port]` with `[v6]:port`, as in URLs."""
+    """Split `host[:port]` with `[v6]:port`, as in URLs."""
     host, port = target, ""
     if target.startswith("["):
         host, _, rest = target[1:].partition("]")

@@ -65,7 +65,7 @@ class DaemonConfig:
 
 
 def load(flags: Mapping[str, Any]) -> DaemonConfig:
-    """Build the configuration from parsed flags and the file they name. Raises ConfigError."""
+    """Build the configuration from parsed flags and the file they name. Raises: ConfigError."""
     path = flags.get("config-file", DEFAULT_FILE)
     try:
         file = read_file(path, required="config-file" in flags)
@@ -80,7 +80,7 @@ def load(flags: Mapping[str, Any]) -> DaemonConfig:
 
 
 def read_file(path: str, *, required: bool) -> dict[str, Any]:
-    """Read daemon.json into values by key; a missing default file is empty. Raises ConfigError."""
+    """Read daemon.json into values by key; a missing default file is empty. Raises: ConfigError."""
     try:
         with open(path, "rb") as f:
             raw = f.read()
@@ -112,7 +112,7 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 
 def typed(parsed: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the keys and JSON types of a parsed daemon.json. Raises ConfigError. Null means: not given."""
+    """Check the keys and JSON types of a parsed daemon.json. Raises: ConfigError. Null means: not given."""
     flat = {k: v for k, v in parsed.items() if k != "proxies"}
     proxies = parsed.get("proxies")
     if proxies is not None:
@@ -178,7 +178,7 @@ def _typed_value(key: str, kind: Kind, value: Any) -> Any:
 
 
 def merge(flags: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay flags and file over the defaults. Raises ConfigError naming every option that both give."""
+    """Lay flags and file over the defaults. Raises: ConfigError naming every option that both give."""
     values = {o.key: o.default for o in OPTIONS if o.key}
     conflicts = []
     for name, value in sorted(flags.items()):
@@ -214,7 +214,7 @@ _DOMAIN = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}
 
 
 def validate(v: Mapping[str, Any]) -> None:
-    """Refuse bad values. Raises ConfigError; touches nothing."""
+    """Refuse bad values. Raises: ConfigError; touches nothing."""
     for check in (_validate_daemon, _validate_limits, _validate_lists, _validate_containers, _validate_networks):
         check(v)
 
@@ -241,7 +241,7 @@ def _validate_daemon(v: Mapping[str, Any]) -> None:
 
 
 def check_host(host: str) -> tuple[str, str]:
-    """Split -H into (protocol, address). Raises ConfigError `invalid bind address`."""
+    """Split -H into (protocol, address). Raises: ConfigError `invalid bind address`."""
     protocol, separator, address = host.partition("://")
     if not separator:
         protocol, address = ("unix", host) if host.startswith("/") else ("tcp", host)
@@ -317,7 +317,7 @@ _REGISTRY_KEYS = {"mirrors": list, "rewrite": dict, "insecure": bool}
 
 
 def _validate_registry(domain: str, row: Mapping[str, Any]) -> None:
-    """One row of `registries`: a domain with mirrors, rewrites of repository names at them, and trust."""
+    """Check one row of `registries`: a domain with mirrors, rewrites of repository names at them, and trust."""
     where = f"invalid registries: {domain!r}"
     if not domain or "/" in domain or domain != domain.strip():
         raise ConfigError(f"{where}: a key must be a registry's host, such as docker.io or registry.example:5000")

@@ -13,12 +13,12 @@ from typing import Any
 from sampan.daemon.options import BOOL, BY_FLAG, BY_SHORT, OPTIONS, BadValue, Option
 
 
-class UsageError(Exception):
+class CommandLineError(Exception):
     """A command line that cannot be read; the text is what dockerd prints."""
 
 
 def parse(argv: Sequence[str]) -> dict[str, Any]:
-    """Return the flags given, by flag name; repeated ones as lists or dicts. Raises UsageError."""
+    """Return the flags given, by flag name; repeated ones as lists or dicts. Raises: CommandLineError."""
     given: dict[str, Any] = {}
     rest = list(argv)
     while rest:
@@ -29,12 +29,12 @@ def parse(argv: Sequence[str]) -> dict[str, Any]:
             name, equals, value = word[2:].partition("=")
             option = BY_FLAG.get(name)
             if option is None:
-                raise UsageError(f"unknown flag: --{name}")
+                raise CommandLineError(f"unknown flag: --{name}")
             if not equals:
                 if option.kind is BOOL:
                     value = "true"
                 elif not rest:
-                    raise UsageError(f"flag needs an argument: --{name}")
+                    raise CommandLineError(f"flag needs an argument: --{name}")
                 else:
                     value = rest.pop(0)
             _store(given, option, value)
@@ -44,7 +44,9 @@ def parse(argv: Sequence[str]) -> dict[str, Any]:
             rest.insert(0, word)
             break
     if rest:
-        raise UsageError(f"\"sampand\" accepts no arguments.\nSee 'sampand --help'.\n\nunexpected argument: {rest[0]}")
+        raise CommandLineError(
+            f"\"sampand\" accepts no arguments.\nSee 'sampand --help'.\n\nunexpected argument: {rest[0]}"
+        )
     return given
 
 
@@ -54,7 +56,7 @@ def _short(given: dict[str, Any], letters: str, rest: list[str]) -> None:
         letter, letters = letters[0], letters[1:]
         option = BY_SHORT.get(letter)
         if option is None:
-            raise UsageError(f"unknown shorthand flag: '{letter}' in -{cluster}")
+            raise CommandLineError(f"unknown shorthand flag: '{letter}' in -{cluster}")
         if letters.startswith("="):
             value, letters = letters[1:], ""
         elif option.kind is BOOL:
@@ -64,7 +66,7 @@ def _short(given: dict[str, Any], letters: str, rest: list[str]) -> None:
         elif rest:
             value = rest.pop(0)
         else:
-            raise UsageError(f"flag needs an argument: '{letter}' in -{cluster}")
+            raise CommandLineError(f"flag needs an argument: '{letter}' in -{cluster}")
         _store(given, option, value)
 
 
@@ -74,7 +76,7 @@ def _store(given: dict[str, Any], option: Option, text: str) -> None:
         value = kind.parse(text)
     except BadValue as e:
         name = f"-{option.short}, --{option.flag}" if option.short else f"--{option.flag}"
-        raise UsageError(f'invalid argument "{text}" for "{name}" flag: {e}') from None
+        raise CommandLineError(f'invalid argument "{text}" for "{name}" flag: {e}') from None
     if kind.keyed:
         key, item = value
         known = given.setdefault(option.flag, {})

@@ -45,7 +45,7 @@ class Bound:
 
 
 def bind(config: DaemonConfig) -> list[Bound]:
-    """Bind every -H; all or nothing. Raises ConfigError."""
+    """Bind every -H; all or nothing. Raises: ConfigError."""
     hosts = config.hosts or (sockets.DEFAULT_HOST,)
     bound: list[Bound] = []
     try:

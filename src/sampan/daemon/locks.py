@@ -19,7 +19,7 @@ from sampan.errors import words
 
 
 def prepare_directories(config: EngineConfig) -> None:
-    """Make data root (0700) and exec root (0711: the sockets below have their own modes). Raises ConfigError."""
+    """Make data root (0700) and exec root (0711: the sockets below have their own modes). Raises: ConfigError."""
     for path, mode in ((config.data_root, 0o700), (config.exec_root, 0o711)):
         try:
             os.makedirs(path, mode=mode, exist_ok=True)
@@ -30,7 +30,7 @@ def prepare_directories(config: EngineConfig) -> None:
 
 @contextmanager
 def hold_data_root(data_root: str) -> Iterator[None]:
-    """Hold the lock of a data root. Raises ConfigError when another daemon has it."""
+    """Hold the lock of a data root. Raises: ConfigError when another daemon has it."""
     fd = os.open(os.path.join(data_root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -47,7 +47,7 @@ def hold_data_root(data_root: str) -> Iterator[None]:
 
 @contextmanager
 def hold_pidfile(path: str) -> Iterator[None]:
-    """Write the pidfile, remove it at the end. Raises ConfigError when its process still runs."""
+    """Write the pidfile, remove it at the end. Raises: ConfigError when its process still runs."""
     if not path:
         yield
         return

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; return the exit status: 0 stopped as asked, 1 could not start, 125 wrong command line."""
     try:
         given = flags.parse(sys.argv[1:] if argv is None else argv)
-    except flags.UsageError as e:
+    except flags.CommandLineError as e:
         print(f"{e}\nSee 'sampand --help'.\n\nUsage:\tsampand [OPTIONS]", file=sys.stderr)
         return 125
     if given.get("help"):
@@ -103,7 +103,9 @@ def run(config: DaemonConfig, given: dict[str, object]) -> int:
 
 
 async def serve(config: DaemonConfig, given: dict[str, object]) -> None:
-    """Start the supervisor and run until a signal. It boots while this process imports its engine, which saves 0.1 s."""
+    """Start the supervisor and run until a signal. It boots while this process imports its engine, which saves
+    0.1 s.
+    """
     from sampan.supervisor import starter
 
     gc.disable()  # imports leave next to no garbage: looking for it takes a tenth of the start

@@ -46,9 +46,10 @@ def _bool(text: str) -> bool:
 
 
 def _int(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]+", text):
-        raise BadValue(f'strconv.ParseInt: parsing "{text}": invalid syntax')
-    return int(text)
+    try:
+        return go_values.integer(text, base=0)
+    except ValueError as e:
+        raise BadValue(str(e)) from e
 
 
 def _ip(text: str) -> str:
@@ -58,15 +59,12 @@ def _ip(text: str) -> str:
         raise BadValue(f"invalid string being converted to IP address: {text}") from None
 
 
-_SUFFIXES = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-
-
 def parse_bytes(text: str) -> int:
-    """Read a size: "64m", "64MiB", "1.5g". Raises BadValue `invalid size: 'x'`."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)(?:i?b)?", text.strip().lower())
-    if not match:
-        raise BadValue(f"invalid size: '{text}'")
-    return int(float(match[1]) * 1024 ** _SUFFIXES[match[2]])
+    """Read a size: "64m", "64MiB", "1.5g". Raises: BadValue."""
+    try:
+        return go_values.size_bytes(text)
+    except ValueError as e:
+        raise BadValue(str(e)) from e
 
 
 def _label(text: str) -> str:

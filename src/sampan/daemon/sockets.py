@@ -41,7 +41,7 @@ class Listener:
 
 
 def listen(host: str, *, group: str, group_required: bool, tls: bool) -> list[Listener]:
-    """Bind one -H value. Raises ConfigError naming it."""
+    """Bind one -H value. Raises: ConfigError naming it."""
     protocol, address = check_host(host)
     try:
         if protocol == "fd":
@@ -54,7 +54,7 @@ def listen(host: str, *, group: str, group_required: bool, tls: bool) -> list[Li
 
 
 def activated(name: str) -> list[Listener]:
-    """Take the sockets that systemd passes: all, or those of one name or number. Raises ConfigError."""
+    """Take the sockets that systemd passes: all, or those of one name or number. Raises: ConfigError."""
     count = int(os.environ.get("LISTEN_FDS", "0")) if os.environ.get("LISTEN_PID") == str(os.getpid()) else 0
     if not count:
         raise ConfigError("no sockets found via socket activation: make sure the service was started by systemd")

@@ -12,7 +12,7 @@ from sampan.errors import words
 
 
 def context(config: DaemonConfig) -> ssl.SSLContext | None:
-    """Return the context of a configuration, None without TLS. Raises ConfigError naming the file."""
+    """Return the context of a configuration, None without TLS. Raises: ConfigError naming the file."""
     if not config.tls:
         return None
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

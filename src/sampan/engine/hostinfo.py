@@ -12,7 +12,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from sampan.linux import cgroups
+from sampan.linux.cgroups import groups
 
 _GOARCH = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
 
@@ -70,8 +70,8 @@ def backing_filesystem(path: str) -> str:
 
 def limits() -> dict[str, Any]:
     """Report which resource limits the host's cgroups can enforce."""
-    controllers = cgroups.controllers()
-    v2 = cgroups.mode() == "unified"
+    controllers = groups.controllers()
+    v2 = groups.mode() == "unified"
     memory, cpu = "memory" in controllers, "cpu" in controllers
     found: dict[str, Any] = {
         "CgroupDriver": "cgroupfs",

@@ -2,7 +2,8 @@
 
 The program sees `struct bpf_cgroup_dev_ctx {u32 access_type; u32 major; u32 minor}`, where access_type holds the device
 type in its low half and the access bits in its high half, and answers 1 (allow) or 0 (EPERM). It walks OCI's rules
-backwards, because the last one that matches wins, bit by bit: an open for reading and writing is one request with two bits.
+backwards, because the last one that matches wins, bit by bit: an open for reading and writing is one request with two
+bits.
 
 Not here: maps, BTF, tracing, a loader for compiled objects.
 
@@ -39,15 +40,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _insn(op: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
-    """One `struct bpf_insn`: u8 code, u4 dst, u4 src, s16 off, s32 imm."""
+    """Pack one `struct bpf_insn`: u8 code, u4 dst, u4 src, s16 off, s32 imm."""
     return struct.pack("<BBhi", op, dst | src << 4, off, imm if imm < 1 << 31 else imm - (1 << 32))
 
 
 def device_program(rules: Sequence[Rule]) -> bytes:
     """Assemble the filter for `rules` (see cgroups.devices); what no rule matches is denied.
 
-    Register ACC holds the access bits that are still undecided. An allow rule takes its bits out; a deny rule that meets
-    one of them ends the walk with 0; no bit left ends it with 1.
+    Register ACC holds the access bits that are still undecided. An allow rule takes its bits out; a deny rule that
+    meets one of them ends the walk with 0; no bit left ends it with 1.
     """
     code = [
         _insn(_LDX_W, _TYPE, _R1, 0),
@@ -100,7 +101,7 @@ def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
 
 
 def prog_load(program: bytes, *, verbose: bool = False) -> int:
-    """BPF_PROG_LOAD of a cgroup device program; return its descriptor (close-on-exec by the kernel).
+    """Load a cgroup device program (BPF_PROG_LOAD). Returns its descriptor (close-on-exec by the kernel).
 
     Raises:
         OSError: with `verbose` the verifier's log is part of the message.
@@ -128,7 +129,7 @@ def prog_load(program: bytes, *, verbose: bool = False) -> int:
 
 
 def prog_query(cgroup_fd: int) -> list[int]:
-    """BPF_PROG_QUERY: ids of the device programs attached to this very cgroup."""
+    """Return the ids of the device programs attached to this very cgroup (BPF_PROG_QUERY)."""
     ids = (ctypes.c_uint32 * 64)()
     attributes = struct.pack("<IIIIQII", cgroup_fd, _CGROUP_DEVICE, 0, 0, ctypes.addressof(ids), len(ids), 0)
     _, reply = _bpf(_PROG_QUERY, attributes)
@@ -136,18 +137,18 @@ def prog_query(cgroup_fd: int) -> list[int]:
 
 
 def prog_fd_by_id(program_id: int) -> int:
-    """BPF_PROG_GET_FD_BY_ID."""
+    """Open a program by its id (BPF_PROG_GET_FD_BY_ID)."""
     return _bpf(_PROG_GET_FD_BY_ID, struct.pack("<III", program_id, 0, 0))[0]
 
 
 def prog_attach(cgroup_fd: int, program_fd: int, *, replace_fd: int = -1) -> None:
-    """BPF_PROG_ATTACH beside others (BPF_F_ALLOW_MULTI), or in the place of `replace_fd`."""
+    """Attach a program (BPF_PROG_ATTACH) beside others (BPF_F_ALLOW_MULTI), or in the place of `replace_fd`."""
     flags = _F_ALLOW_MULTI | (_F_REPLACE if replace_fd >= 0 else 0)
     _bpf(_PROG_ATTACH, struct.pack("<IIIII", cgroup_fd, program_fd, _CGROUP_DEVICE, flags, max(replace_fd, 0)))
 
 
 def prog_detach(cgroup_fd: int, program_fd: int) -> None:
-    """BPF_PROG_DETACH."""
+    """Detach a program (BPF_PROG_DETACH)."""
     _bpf(_PROG_DETACH, struct.pack("<III", cgroup_fd, program_fd, _CGROUP_DEVICE))
 
 

@@ -40,12 +40,12 @@ def snap_destroy(directory_fd: int, name: str) -> None:
 
 
 def is_subvolume(status: os.stat_result) -> bool:
-    """Whether an inode of a btrfs is the root of a subvolume."""
+    """Return whether an inode of a btrfs is the root of a subvolume."""
     return status.st_ino == FIRST_FREE_OBJECTID
 
 
 def _arguments(name: str) -> bytearray:
-    """struct btrfs_ioctl_vol_args; mutable, as fcntl takes no constant of this size."""
+    """Pack struct btrfs_ioctl_vol_args; mutable, as fcntl takes no constant of this size."""
     encoded = os.fsencode(name)
     if len(encoded) > _NAME_BYTES:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)

@@ -1,9 +1,10 @@
 """Connection tracking: forget flows by their original destination port. One purpose, one function.
 
-A UDP "connection" is what conntrack remembers of it: a client that goes on sending to a port keeps the translation (or the
-lack of one) that its first packet got, whatever the rules say since.
+A UDP "connection" is what conntrack remembers of it: a client that goes on sending to a port keeps the translation (or
+the lack of one) that its first packet got, whatever the rules say since.
 
-Source: linux/netfilter/nfnetlink_conntrack.h; ctnetlink has no deletion by port, so flows are listed and deleted singly.
+Source: linux/netfilter/nfnetlink_conntrack.h; ctnetlink has no deletion by port, so flows are listed and deleted
+singly.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def forget(protocol: int, ports: Collection[int]) -> int:
 
 
 def _flows(sock: socket.socket) -> list[tuple[int, bytes]]:
-    """Family and original tuple of all flows. The kernel walks its whole table: some milliseconds, even when it is empty."""
+    """Return family and original tuple of all flows. The kernel walks its whole table: some milliseconds, even when it
+    is empty.
+    """
     _send(sock, _GET, NLM_F_REQUEST | NLM_F_DUMP, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0))
     found: list[tuple[int, bytes]] = []
     while True:

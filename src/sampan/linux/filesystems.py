@@ -20,7 +20,9 @@ _sync_file_range = bind_libc("sync_file_range", INT, ctypes.c_int64, ctypes.c_in
 
 
 def syncfs(fd: int) -> None:
-    """Write everything dirty of the file system that `fd` is on; raises OSError when a write failed since the last time."""
+    """Write everything dirty of the file system that `fd` is on; Raises: OSError when a write failed since the
+    last time.
+    """
     if _syncfs(fd) < 0:
         fail()
 

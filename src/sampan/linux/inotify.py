@@ -1,7 +1,8 @@
-"""inotify: init, add_watch, rm_watch and the decoding of events. For readers that follow files; no recursion, no policy.
+"""inotify: init, add_watch, rm_watch and the decoding of events. For readers that follow files; no recursion, no
+policy.
 
-Invariants: `Inotify` owns its descriptor, which is non-blocking and close-on-exec, so that an event loop can wait for it.
-Source: inotify(7).
+Invariants: `Inotify` owns its descriptor, which is non-blocking and close-on-exec, so that an event loop can wait for
+it. Source: inotify(7).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR = 0x4000, 0x8000, 0x1000000
 _EVENT = struct.Struct("=iIII")
 
 
-class Event(NamedTuple):
+class InotifyEvent(NamedTuple):
     watch: int
     mask: int
     cookie: int
@@ -74,7 +75,7 @@ class Inotify:
     def rm_watch(self, watch: int) -> None:
         _checked(_libc().inotify_rm_watch(self._fd, watch))
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[InotifyEvent]:
         """Decode what is pending; an empty list when nothing is."""
         try:
             data = os.read(self._fd, 65536)
@@ -84,6 +85,6 @@ class Inotify:
         while offset < len(data):
             watch, mask, cookie, length = _EVENT.unpack_from(data, offset)
             name = data[offset + 16 : offset + 16 + length].rstrip(b"\0")
-            events.append(Event(watch, mask, cookie, os.fsdecode(name)))
+            events.append(InotifyEvent(watch, mask, cookie, os.fsdecode(name)))
             offset += 16 + length
         return events

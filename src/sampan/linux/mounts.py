@@ -1,7 +1,8 @@
 """The mount calls: the new file-descriptor interface (5.2 and later, 5.12 for attributes), and the two old calls.
 
 A mount is made detached (`fsopen` … `fsmount`, or `open_tree` with OPEN_TREE_CLONE), gets its attributes
-(`mount_setattr`), and is attached with `move_mount` at a target that is itself a descriptor: no path is looked up twice.
+(`mount_setattr`), and is attached with `move_mount` at a target that is itself a descriptor: no path is looked up
+twice.
 
 Source: fsopen(2), fsconfig(2), fsmount(2), move_mount(2), open_tree(2), mount_setattr(2), mount(2), pivot_root(2).
 """
@@ -105,7 +106,9 @@ _mount_setattr = bind(442, INT, STR, UINT, STR, SIZE)
 
 
 def mount(source: Path | None, target: Path, fstype: str | None, flags: int, data: Path | None = None) -> None:
-    """mount(2). Raises OSError, E2BIG for data of more than a page: the kernel would cut it there, and mount that."""
+    """Mount (mount(2)). Raises: OSError, E2BIG for data of more than a page: the kernel would cut it there, and
+    mount that.
+    """
     if data is not None and len(raw(data)) >= os.sysconf("SC_PAGE_SIZE"):
         raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), os.fsdecode(target))
     s = None if source is None else raw(source)
@@ -176,7 +179,7 @@ def overlay_takes_layers() -> bool:
     """Tell whether fsconfig gives overlayfs its layers one by one, as `lowerdir+` (Linux 6.8).
 
     Before 6.5 a context takes every key and refuses what it does not know only at the end, with a line in the kernel's
-    log: so a key that no kernel knows is tried first. Raises OSError, ENODEV without overlayfs.
+    log: so a key that no kernel knows is tried first. Raises: OSError, ENODEV without overlayfs.
     """
     context = fsopen("overlay")
     try:

@@ -1,13 +1,14 @@
 """rtnetlink: links, addresses, routes and neighbours, batched.
 
-A message is built by a pure function named after what it does (`add_veth`, `set_link`, `add_route`, …) and is plain bytes
-without a sequence number. `Netlink.batch` stamps a list of them, sends them in one datagram and reads every answer: the
-kernel handles the list in order, so a namespace costs two system calls instead of twenty.
+A message is built by a pure function named after what it does (`add_veth`, `set_link`, `add_route`, …) and is plain
+bytes without a sequence number. `Netlink.batch` stamps a list of them, sends them in one datagram and reads every
+answer: the kernel handles the list in order, so a namespace costs two system calls instead of twenty.
 
 Not here: policy (which names, which addresses), other netlink families (nftables.py), generic netlink.
 
-Invariants: a socket belongs to the network namespace it was opened in, for ever: open it inside, keep it, and use it from
-any thread (one at a time). Every error is an `OSError` whose text carries the kernel's extended ack when it gives one.
+Invariants: a socket belongs to the network namespace it was opened in, for ever: open it inside, keep it, and use it
+from any thread (one at a time). Every error is an `OSError` whose text carries the kernel's extended ack when it gives
+one.
 
 Source: rtnetlink(7), linux/{netlink,rtnetlink,if_link,if_addr,neighbour}.h, kernel 6.1.
 """
@@ -91,7 +92,7 @@ class Prefix(NamedTuple):
     length: int
 
 
-class Route(NamedTuple):
+class IpRoute(NamedTuple):
     """A route; `destination` is None for the default route, `ifindex` the outgoing link (0 when there is none)."""
 
     destination: Address | None
@@ -203,7 +204,7 @@ def set_link(
 
 
 def set_bridge_port(name: str, *, hairpin: bool = False, isolated: bool = False) -> Message:
-    """Set flags of a bridge port. Hairpin: frames may leave by the port they came in; isolated: not to another isolated port."""
+    """Set flags of a bridge port. hairpin: frames may leave where they came in; isolated: to no other isolated port."""
     options = attribute(IFLA_BRPORT_MODE, bytes([hairpin])) + attribute(IFLA_BRPORT_ISOLATED, bytes([isolated]))
     info = attribute(IFLA_INFO_SLAVE_KIND, b"bridge") + attribute(IFLA_INFO_SLAVE_DATA, options)
     body = _IFINFO.pack(0, 0, 0, 0, 0) + _text(IFLA_IFNAME, name) + attribute(IFLA_LINKINFO, info)
@@ -320,10 +321,10 @@ def parse_address(body: bytes) -> Prefix | None:
     return Prefix(index, ip_address(raw), length) if raw else None
 
 
-def parse_route(body: bytes) -> Route:
+def parse_route(body: bytes) -> IpRoute:
     _, length, _, _, table, _, _, type_, _ = _RTMSG.unpack_from(body)
     a = attributes(body, _RTMSG.size)
-    return Route(
+    return IpRoute(
         destination=ip_address(a[RTA_DST]) if RTA_DST in a else None,
         length=length,
         gateway=ip_address(a[RTA_GATEWAY]) if RTA_GATEWAY in a else None,
@@ -343,7 +344,7 @@ def messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def _failure(flags: int, body: bytes) -> OSError | None:
-    """The error of an NLMSG_ERROR body, or None when it acknowledges. The extended ack follows the (capped) request."""
+    """Return the error of an NLMSG_ERROR body, None when it acknowledges. The extended ack follows the request."""
     (code,) = struct.unpack_from("=i", body)
     if code == 0:
         return None
@@ -461,7 +462,7 @@ class Netlink:
         return [parse_link(body) for body in self._dump(RTM_GETLINK, _IFINFO.pack(0, 0, 0, 0, 0))]
 
     def link(self, link: int | str) -> Link | None:
-        """One link by index or name; None when there is none."""
+        """Return one link by index or name; None when there is none."""
         outcome = self.attempt([get_link(link)])
         error = outcome.errors[0]
         if error is not None:
@@ -474,11 +475,12 @@ class Netlink:
         bodies: Iterable[bytes] = self._dump(RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0))
         return [prefix for body in bodies if (prefix := parse_address(body)) is not None]
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[IpRoute]:
         return [parse_route(body) for body in self._dump(RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))]
 
     def gone(self) -> list[str]:
-        """Read what a socket of group RTMGRP_LINK has pending, without waiting: names of links that were deleted or moved away.
+        """Read what a socket of group RTMGRP_LINK has pending, without waiting: names of links that were deleted or
+        moved away.
 
         Raises: OSError ENOBUFS when notifications were lost: then the caller looks for itself.
         """

@@ -1,9 +1,9 @@
 """nftables through libnftables, in this process: no `nft` or `iptables` is started.
 
-`Nftables.run` takes a text in nft's language and is atomic: all of it happens or nothing. `Elements` adds and deletes map
-elements by netlink directly: libnftables first reads every table of the host, which costs 0.2 ms on an empty host and 1.5 ms
-beside a few container engines; the message itself costs 0.05 ms. `Monitor` tells when somebody changed rules. Not here: what
-the rules are (`engine/networks/firewall.py`).
+`Nftables.run` takes a text in nft's language and is atomic: all of it happens or nothing. `Elements` adds and deletes
+map elements by netlink directly: libnftables first reads every table of the host, which costs 0.2 ms on an empty host
+and 1.5 ms beside a few container engines; the message itself costs 0.05 ms. `Monitor` tells when somebody changed
+rules. Not here: what the rules are (`engine/networks/firewall.py`).
 
 Invariants: one context per engine, used by one thread at a time; its socket stays in the network namespace of its
 opening. Source: libnftables(3), linux/netfilter/{nfnetlink,nf_tables}.h.
@@ -105,7 +105,9 @@ class Nftables:
 
 
 def _errno_of(message: str) -> int:
-    """libnftables prints the kernel's reason at the end of the message and does not keep errno."""
+    """Find the errno in a message: libnftables prints the kernel's reason at the end of the message and does
+    not keep errno.
+    """
     for number in (errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSPC, errno.ENOMEM):
         if os.strerror(number) in message:
             return number
@@ -131,7 +133,9 @@ class Elements:
         self._socket.close()
 
     def add(self, table: str, elements: Iterable[Element]) -> None:
-        """Add elements to maps of an inet table, all or none. Raises: OSError EEXIST, ENOENT (no such table or map), …"""
+        """Add elements to maps of an inet table, all or none. Raises: OSError EEXIST, ENOENT (no such table or
+        map), …
+        """
         flags = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
         self._batch(table, NFT_MSG_NEWSETELEM, flags, [(e.map, _element(e.key, e.value)) for e in elements])
 
@@ -165,7 +169,7 @@ class Elements:
 
 
 def _bodies(table: str, elements: Sequence[tuple[str, bytes]]) -> Iterator[bytes]:
-    """Message bodies of at most `_ELEMENTS_A_MESSAGE` elements of one map each (an attribute ends at 64 KiB)."""
+    """Yield message bodies of at most `_ELEMENTS_A_MESSAGE` elements of one map each (an attribute ends at 64 KiB)."""
     by_map: dict[str, list[bytes]] = {}
     for map_, element in elements:
         by_map.setdefault(map_, []).append(element)
@@ -189,8 +193,8 @@ def _element(key: bytes, value: bytes = b"") -> bytes:
 class Monitor:
     """A socket that becomes readable when anybody changes the rules of this network namespace.
 
-    Other programs change theirs all the time: what counts is a loss in `table`, a table that is gone, a chain at a hook that
-    came, went or changed its policy, and a rule taken out of one of `chains` of other tables.
+    Other programs change theirs all the time: what counts is a loss in `table`, a table that is gone, a chain at a hook
+    that came, went or changed its policy, and a rule taken out of one of `chains` of other tables.
     """
 
     def __init__(self, table: str, chains: Collection[str]) -> None:
@@ -222,7 +226,9 @@ class Monitor:
             suspicious |= self._foreign_loss(datagram)
 
     def _foreign_loss(self, datagram: bytes) -> bool:
-        """Follow transactions: what they change comes first, then the message that closes them and names the process."""
+        """Follow transactions: what they change comes first, then the message that closes them and names the
+        process.
+        """
         foreign = False
         for type_, _, _, body in netlink.messages(datagram):
             kind = type_ & 0xFF
@@ -243,5 +249,5 @@ class Monitor:
 
 
 def _is_own(task: int) -> bool:
-    """Whether a task is a thread of this process: the kernel names the thread, not the process."""
+    """Return whether a task is a thread of this process: the kernel names the thread, not the process."""
     return os.path.exists(f"/proc/self/task/{task}")

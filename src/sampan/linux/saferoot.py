@@ -44,8 +44,8 @@ def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH, mode: int = 0,
 def open_or_make(root_fd: int, path: str, *, directory: bool, mode: int = 0o755) -> tuple[int, bool]:
     """Open `path` with O_PATH, making it (and its parents) as directory or empty file when it is missing.
 
-    Returns (descriptor, made). Dangling symlinks are followed inside the root: what they name is made.
-    Raises: OSError ELOOP on too many links, ENOTDIR when a parent is no directory, EINVAL on `..` below what is missing.
+    Returns (descriptor, made). Dangling symlinks are followed inside the root: what they name is made. Raises: OSError
+    ELOOP on too many links, ENOTDIR when a parent is no directory, EINVAL on `..` below what is missing.
     """
     try:
         return open_in_root(root_fd, path), False

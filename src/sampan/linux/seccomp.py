@@ -6,9 +6,9 @@
 
 A program is an array of `struct sock_filter`; when the profile asks for flags of seccomp(2), their u32 follows it.
 
-In front of libseccomp's code stands a prologue of ours. It answers ENOSYS, not the profile's EPERM, to system calls newer
-than every one the profile names, so that a C library falls back (as runc does); and it knows the calls that the installed
-libseccomp is too old to name.
+In front of libseccomp's code stands a prologue of ours. It answers ENOSYS, not the profile's EPERM, to system calls
+newer than every one the profile names, so that a C library falls back (as runc does); and it knows the calls that the
+installed libseccomp is too old to name.
 
 Source: seccomp(2); seccomp_rule_add(3); OCI runtime-spec 1.2 config-linux.md "Seccomp"; arch/x86/entry/syscalls/.
 """
@@ -124,7 +124,7 @@ class _ArgCmp(ctypes.Structure):
 
 @cache
 def _library() -> ctypes.CDLL:
-    """libseccomp with its prototypes bound. Raises OSError when it is not installed."""
+    """Return libseccomp with its prototypes bound. Raises: OSError when it is not installed."""
     library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     pointer, u32, i32 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int
     for name, result, arguments in (
@@ -199,7 +199,7 @@ def _architecture(name: str) -> tuple[str, int]:
 
 
 def filter_flags(profile: Profile) -> int:
-    """Return the seccomp(2) flags of a profile. Raises OSError EINVAL for an unknown one."""
+    """Return the seccomp(2) flags of a profile. Raises: OSError EINVAL for an unknown one."""
     value = 0
     for name in profile.get("flags") or ():
         if name not in FLAGS:
@@ -253,7 +253,7 @@ def _export(library: ctypes.CDLL, context: int) -> bytes:
 
 
 def _insn(code: int, k: int, jt: int = 0, jf: int = 0) -> bytes:
-    """One `struct sock_filter`: u16 code, u8 jt, u8 jf, u32 k."""
+    """Pack one `struct sock_filter`: u16 code, u8 jt, u8 jf, u32 k."""
     return struct.pack("<HBBI", code, jt, jf, k)
 
 
@@ -285,7 +285,7 @@ def _prologue(library: ctypes.CDLL, profile: Profile, recent: dict[str, int]) ->
 
 
 def _block(word: str, audit: int, answers: dict[int, int], highest: int | None) -> bytes:
-    """One architecture's tests; falls through to what follows when none of them decides."""
+    """Assemble one architecture's tests; falls through to what follows when none of them decides."""
     body: list[bytes] = []
     for number, action in sorted(answers.items()):
         body += [_insn(_JEQ, number, 0, 1), _insn(_RETURN, action)]
@@ -339,7 +339,7 @@ _SYS_SECCOMP = {"x86_64": 317, "i686": 354, "armv7l": 383, "s390x": 348, "ppc64l
 
 
 def load(program: bytes, flags: int = 0) -> int:
-    """seccomp(SECCOMP_SET_MODE_FILTER) for the calling thread. Needs CAP_SYS_ADMIN or no_new_privs.
+    """Load a filter into the calling thread (SECCOMP_SET_MODE_FILTER). Needs CAP_SYS_ADMIN or no_new_privs.
 
     Returns the listener's descriptor when SECCOMP_FILTER_FLAG_NEW_LISTENER is set, else 0.
 

@@ -48,7 +48,7 @@ ANONYMOUS = Credentials()
 
 
 def scope(path: str, *actions: str) -> str:
-    """`repository:library/busybox:pull`."""
+    """Write `repository:library/busybox:pull`."""
     return f"repository:{path}:{','.join(actions)}"
 
 
@@ -78,7 +78,7 @@ class Authorizer:
         return bool(self._challenges)
 
     async def header(self, scopes: Iterable[str]) -> str:
-        """The Authorization for these scopes, "" when nothing was asked for.
+        """Return the Authorization for these scopes, "" when nothing was asked for.
 
         Raises: NoCredentials, Refused by the token service, Internal when that does not answer.
         """
@@ -113,7 +113,7 @@ class Authorizer:
         return _Token(text, time.monotonic() + lifetime_s - min(MARGIN_S, lifetime_s / 2))
 
     async def ask(self, challenge: Challenge, scopes: tuple[str, ...], *, offline: bool = False) -> dict[str, object]:
-        """One conversation with the token service; offline: ask for a refresh token as well."""
+        """Have one conversation with the token service; offline: ask for a refresh token as well."""
         realm = challenge.parameters.get("realm", "")
         place = self._service(realm)
         service = challenge.parameters.get("service", "")

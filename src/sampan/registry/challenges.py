@@ -23,7 +23,7 @@ class Challenge:
 
 
 def parse(headers: Iterable[str]) -> list[Challenge]:
-    """All challenges of all such headers, in order. What cannot be understood ends its header."""
+    """Return all challenges of all such headers, in order. What cannot be understood ends its header."""
     found: list[Challenge] = []
     for text in headers:
         text = text[:HEADER_MAX]

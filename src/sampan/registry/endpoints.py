@@ -22,7 +22,7 @@ CERTIFICATES = ("/etc/sampan/certs.d", "/etc/docker/certs.d")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class RegistryRule:
     """One row of the `registries` table. `rewrite`: (pattern, replacement with $1) for repositories at its mirrors."""
 
     mirrors: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Settings:
 
     mirrors: tuple[str, ...] = ()  # of Docker Hub
     insecure: tuple[str, ...] = ()
-    rules: Mapping[str, Rule] = field(default_factory=dict)  # by domain
+    rules: Mapping[str, RegistryRule] = field(default_factory=dict)  # by domain
     certificates: tuple[str, ...] = CERTIFICATES
     attempts: int = 5  # for one request or blob without progress
 
@@ -59,14 +59,14 @@ class Endpoint:
         return f"{self.base}/v2/"
 
     def url(self, rest: str) -> str:
-        """The URL of something in the repository: `manifests/latest`, `blobs/sha256:…`."""
+        """Return the URL of something in the repository: `manifests/latest`, `blobs/sha256:…`."""
         return f"{self.base}/v2/{self.path}/{rest}"
 
 
-def rules(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Rule]:
-    """The `registries` table of a checked configuration as values."""
+def rules(table: Mapping[str, Mapping[str, Any]]) -> dict[str, RegistryRule]:
+    """Return the `registries` table of a checked configuration as values."""
     return {
-        domain: Rule(
+        domain: RegistryRule(
             mirrors=tuple(mirror.rstrip("/") for mirror in row.get("mirrors") or ()),
             rewrite=tuple((row.get("rewrite") or {}).items()),
             insecure=bool(row.get("insecure")),
@@ -76,12 +76,14 @@ def rules(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Rule]:
 
 
 def host_of(domain: str) -> str:
-    """The host that serves a reference's domain."""
+    """Return the host that serves a reference's domain."""
     return DEFAULT_HOST if domain == DEFAULT_DOMAIN else domain
 
 
 def is_insecure(host: str, insecure: Collection[str]) -> bool:
-    """Whether a host may go unverified, or plain: loopback, and what the configuration says. Names are not resolved."""
+    """Return whether a host may go unverified, or plain: loopback, and what the configuration says. Names are
+    not resolved.
+    """
     name = urlsplit(f"//{host}").hostname or ""
     if host in insecure or name in insecure or name == "localhost":
         return True
@@ -103,8 +105,8 @@ def _networks(insecure: Collection[str]) -> list[ipaddress.IPv4Network | ipaddre
 
 
 def candidates(wanted: Reference, settings: Settings, *, push: bool = False) -> list[list[Endpoint]]:
-    """The places to ask, in order; each as its schemes, in order: an insecure one may be https or http."""
-    rule = settings.rules.get(wanted.domain, Rule())
+    """Return the places to ask, in order; each as its schemes, in order: an insecure one may be https or http."""
+    rule = settings.rules.get(wanted.domain, RegistryRule())
     found: list[list[Endpoint]] = []
     if not push:
         hub = settings.mirrors if wanted.domain == DEFAULT_DOMAIN else ()
@@ -116,9 +118,9 @@ def candidates(wanted: Reference, settings: Settings, *, push: bool = False) -> 
 
 
 def own(domain: str, path: str, settings: Settings) -> list[Endpoint]:
-    """The registry of a domain itself."""
+    """Return the registry of a domain itself."""
     host = host_of(domain)
-    rule = settings.rules.get(domain, Rule())
+    rule = settings.rules.get(domain, RegistryRule())
     if rule.insecure or is_insecure(host, settings.insecure):
         return [Endpoint(base=f"{scheme}://{host}", path=path, insecure=True) for scheme in ("https", "http")]
     return [Endpoint(base=f"https://{host}", path=path)]
@@ -130,7 +132,7 @@ def _mirror(base: str, path: str, settings: Settings) -> Endpoint:
 
 
 def rewritten(path: str, rewrite: Sequence[tuple[str, str]]) -> str:
-    """The repository's name at a mirror: the first pattern that matches decides."""
+    """Return the repository's name at a mirror: the first pattern that matches decides."""
     for pattern, replacement in rewrite:
         if re.search(pattern, path) is not None:
             return re.sub(pattern, re.sub(r"\$(\d)", r"\\g<\1>", replacement), path, count=1)

@@ -25,7 +25,7 @@ DEFAULT_LIMIT = 25
 async def search(
     transport_: Transport, settings: Settings, term: str, limit: int, credentials: Credentials
 ) -> list[dict[str, Any]]:
-    """The index's results for a term `[host/]words`, in its order. limit: 0 for the default.
+    """Return the index's results for a term `[host/]words`, in its order. limit: 0 for the default.
 
     Raises: InvalidArgument (term, limit, an index that does not answer), Internal.
     """
@@ -43,7 +43,7 @@ async def search(
 
 
 def split(term: str) -> tuple[str, str]:
-    """(domain of the index, words to look for). Pure."""
+    """Return (domain of the index, words to look for). Pure."""
     first, slash, rest = term.partition("/")
     domain = first if slash and (any(c in first for c in ".:") or first == "localhost") else ""
     if domain not in ("", DEFAULT_DOMAIN, LEGACY_DOMAIN):
@@ -52,7 +52,7 @@ def split(term: str) -> tuple[str, str]:
 
 
 async def _answering(transport_: Transport, schemes: Sequence[Endpoint]) -> Endpoint:
-    """The first of `schemes` where anybody answers at all. Raises: InvalidArgument in Docker's words."""
+    """Return the first of `schemes` where anybody answers at all. Raises: InvalidArgument in Docker's words."""
     failures = []
     for place in schemes:
         try:
@@ -95,7 +95,7 @@ async def _ask(transport_: Transport, place: Endpoint, url: str, authorization: 
 
 
 def _result(item: dict[str, Any]) -> dict[str, Any]:
-    """One result in the API's shape. What an index says about automation is not believed, as in Docker."""
+    """Return one result in the API's shape. What an index says about automation is not believed, as in Docker."""
     stars = item.get("star_count")
     return {
         "star_count": stars if isinstance(stars, int) else 0,

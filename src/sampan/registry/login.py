@@ -19,7 +19,9 @@ _DEFAULT_NAMES = frozenset({"", "docker.io", "index.docker.io", "https://index.d
 
 
 async def login(transport: Transport, settings: Settings, server: str, credentials: Credentials) -> tuple[str, str]:
-    """(status text, identity token). Raises: Unauthorized, Internal, InvalidArgument in Docker's words."""
+    """Log in. Returns (status text, identity token). Raises: Unauthorized, Internal, InvalidArgument in
+    Docker's words.
+    """
     domain = (
         DEFAULT_DOMAIN if server in _DEFAULT_NAMES else urlsplit(server if "//" in server else f"//{server}").netloc
     )

@@ -115,7 +115,7 @@ def parse(raw: bytes, content_type: str, name: str) -> Manifest | Index:
 
 
 def _kind(document: Mapping[str, Any], content_type: str, name: str) -> str:
-    """The one media type of a document: header, field and content agree. Raises: InvalidArgument."""
+    """Return the one media type of a document: header, field and content agree. Raises: InvalidArgument."""
     own = document.get("mediaType") or ""
     known = MANIFESTS | INDEXES
     if content_type in known and own and own != content_type:
@@ -189,7 +189,7 @@ def _descriptor(value: Any, name: str) -> Descriptor:
 
 
 def write(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
-    """The schema 2 manifest that Docker pushes for these, to the byte."""
+    """Return the schema 2 manifest that Docker pushes for these, to the byte."""
     document = {
         "schemaVersion": 2,
         "mediaType": oci_image.DOCKER_MANIFEST,
@@ -200,7 +200,7 @@ def write(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
 
 
 def write_list(entries: list[dict[str, Any]]) -> bytes:
-    """The manifest list over some manifests: entries with mediaType, digest, size and platform."""
+    """Return the manifest list over some manifests: entries with mediaType, digest, size and platform."""
     document = {"schemaVersion": 2, "mediaType": oci_image.DOCKER_LIST, "manifests": entries}
     return msgspec.json.format(codec.encode(document)[:-1], indent=3)
 
@@ -210,5 +210,5 @@ def _object(descriptor: Descriptor) -> dict[str, Any]:
 
 
 def is_digest(text: str) -> bool:
-    """Whether a text is a digest that we can verify while streaming."""
+    """Return whether a text is a digest that we can verify while streaming."""
     return reference.is_digest(text) and text.startswith("sha256:")

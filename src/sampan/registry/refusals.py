@@ -65,7 +65,7 @@ class Unverified(Internal):
 
 
 def read(status: int, raw: bytes, *, retry_after: str = "") -> Refused:
-    """The refusal that an answer of `status` with the body `raw` is."""
+    """Return the refusal that an answer of `status` with the body `raw` is."""
     after = _seconds(retry_after)
     if 400 <= status < 500:
         try:
@@ -100,12 +100,12 @@ def _unexpected(status: int) -> str:
 
 
 def _seconds(text: str) -> float | None:
-    """Retry-After in seconds; dates are not understood and mean nothing."""
+    """Return Retry-After in seconds; dates are not understood and mean nothing."""
     return float(text) if text.strip().isdigit() and len(text) < 10 else None
 
 
 def not_found(refused: Refused, name: str, repository: str) -> SampanError:
-    """What a pull says of a refusal. name: as the user wrote it; repository: without tag. Others pass unchanged."""
+    """Say what a pull says of a refusal. name: as the user wrote it; repository: without tag. Others pass unchanged."""
     if refused.code == "DENIED":
         return NotFound(
             f"pull access denied for {repository}, repository does not exist or may require 'docker login': "

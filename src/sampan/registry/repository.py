@@ -58,7 +58,9 @@ async def connect(
     *,
     push: bool = False,
 ) -> Repository:
-    """The repository at the first of `schemes` (https before http) that answers. Raises: Internal of the last one."""
+    """Return the repository at the first of `schemes` (https before http) that answers. Raises: Internal of the
+    last one.
+    """
     failure: Internal | None = None
     for endpoint in schemes:
         repository = Repository(transport_, endpoint, credentials, settings, push=push)
@@ -91,7 +93,7 @@ class Repository:
         self._scope = auth.scope(endpoint.path, "pull", "push") if push else auth.scope(endpoint.path, "pull")
 
     async def ping(self) -> None:
-        """GET /v2/: is it a registry, and what does it ask for? Raises: Internal when nobody answers."""
+        """Ask GET /v2/: is it a registry, and what does it ask for? Raises: Internal when nobody answers."""
         url = self.endpoint.root
         async with self._transport.request("GET", url, self.endpoint) as answer:
             if answer.status == 401:
@@ -102,7 +104,9 @@ class Repository:
     # -- manifests ------------------------------------------------------------------------------------------------
 
     async def manifest(self, target: str, *, digest: str = "") -> Found:
-        """The manifest of a tag or digest, at most `manifests.MAX_BYTES`. digest: what it must have, "" for any."""
+        """Return the manifest of a tag or digest, at most `manifests.MAX_BYTES`. digest: what it must have, ""
+        for any.
+        """
         url = self.endpoint.url(f"manifests/{target}")
         async with self._asked("GET", url, headers={"Accept": manifests.ACCEPT}) as answer:
             raw = await _whole(answer, manifests.MAX_BYTES)
@@ -117,7 +121,7 @@ class Repository:
         return Found(raw, media_type, found)
 
     async def manifest_digest(self, target: str) -> str:
-        """What the registry says a tag is, without fetching it; "" when it does not say."""
+        """Return what the registry says a tag is, without fetching it; "" when it does not say."""
         url = self.endpoint.url(f"manifests/{target}")
         async with self._asked("HEAD", url, headers={"Accept": manifests.ACCEPT}) as answer:
             digest = answer.headers.get("Docker-Content-Digest", "")
@@ -129,7 +133,7 @@ class Repository:
             pass
 
     async def tags(self) -> list[str]:
-        """Every tag of the repository, as the registry orders them."""
+        """Yield every tag of the repository, as the registry orders them."""
         found: list[str] = []
         url = self.endpoint.url("tags/list")
         while url:
@@ -149,12 +153,12 @@ class Repository:
     # -- blobs ----------------------------------------------------------------------------------------------------
 
     async def small_blob(self, wanted: Descriptor) -> bytes:
-        """A blob that fits in memory, verified."""
+        """Return a blob that fits in memory, verified."""
         parts = [chunk async for chunk in self.blob(wanted)]
         return b"".join(parts)
 
     async def blob(self, wanted: Descriptor, retrying: Retrying | None = None) -> AsyncGenerator[bytes, None]:
-        """The bytes of a blob as they come, resumed where a connection broke. Verified when the iteration ends.
+        """Yield the bytes of a blob as they come, resumed where a connection broke. Verified when the iteration ends.
 
         Raises: Unverified (wrong digest or size), Refused, Internal when it broke too often.
         """
@@ -180,7 +184,7 @@ class Repository:
     async def _blob_from(
         self, url: str, offset: int, wanted: Descriptor, retrying: Retrying | None
     ) -> AsyncGenerator[bytes, None]:
-        """The blob from `offset` to its end; whether the server knows ranges or not."""
+        """Yield the blob from `offset` to its end; whether the server knows ranges or not."""
         if wanted.size == offset and offset:
             return
         headers = {"Range": f"bytes={offset}-"} if offset else {}
@@ -206,7 +210,7 @@ class Repository:
                 raise _Broken("unexpected EOF")
 
     async def has_blob(self, digest: str) -> int | None:
-        """The size of a blob that the repository has, else None."""
+        """Return the size of a blob that the repository has, else None."""
         try:
             async with self._asked("HEAD", self.endpoint.url(f"blobs/{digest}")) as answer:
                 return answer.content_length if answer.content_length is not None else -1
@@ -224,7 +228,7 @@ class Repository:
             return "" if answer.status == 201 else _location(answer)
 
     async def begin_upload(self) -> str:
-        """The URL of a new upload."""
+        """Begin an upload. Returns its URL."""
         async with self._asked("POST", self.endpoint.url("blobs/uploads/")) as answer:
             return _location(answer)
 
@@ -248,7 +252,7 @@ class Repository:
             return _location(answer)
 
     async def uploaded(self, upload: str) -> tuple[int, str]:
-        """(bytes that the registry has of an upload, where it goes on)."""
+        """Return (bytes that the registry has of an upload, where it goes on)."""
         async with self._asked("GET", upload) as answer:
             match = re.fullmatch(r"(?:bytes=)?0-(\d+)", answer.headers.get("Range", ""))
             last = int(match[1]) if match else -1
@@ -283,7 +287,7 @@ class Repository:
         scopes: tuple[str, ...] = (),
         retrying: Retrying | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A request that was not refused: authorised, repeated while it may pass."""
+        """Make a request that is not refused: authorise it, and repeat it while it may pass."""
         reached = False
         failures, renewed = 0, False
         while True:
@@ -327,7 +331,9 @@ class Repository:
         return await self._authorizer.header((self._scope, *scopes))
 
     def _own(self, answer: aiohttp.ClientResponse) -> bool:
-        """Whether an answer is the endpoint's own: after a redirect elsewhere, nobody else's challenge counts."""
+        """Return whether an answer is the endpoint's own: after a redirect elsewhere, nobody else's challenge
+        counts.
+        """
         return transport.origin(str(answer.url)) == transport.origin(self.endpoint.base)
 
     async def _refuse(self, answer: aiohttp.ClientResponse) -> None:
@@ -373,7 +379,7 @@ async def _some(answer: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 async def _whole(answer: aiohttp.ClientResponse, limit: int) -> bytes:
-    """A whole body. Raises: Internal when it is larger, or broke."""
+    """Return a whole body. Raises: Internal when it is larger, or broke."""
     try:
         raw = await _some(answer, limit + 1)
     except transport.FAILURES as e:

@@ -60,7 +60,7 @@ class Transport:
         data: Any = None,
         stall_s: float = STALL_S,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request; GET and HEAD follow redirects. `authorization` is sent to `url`'s own origin only.
+        """Make one request; GET and HEAD follow redirects. `authorization` is sent to `url`'s own origin only.
 
         Raises: Internal in Go's words when there is no answer; aiohttp's errors while the body is read.
         """
@@ -112,7 +112,7 @@ class Transport:
         return self._session
 
     def _context(self, host: str, insecure: bool) -> ssl.SSLContext:
-        """The TLS settings of a host, read again when its certs.d directory has changed."""
+        """Return the TLS settings of a host, read again when its certs.d directory has changed."""
         state = [_listing(os.path.join(base, host)) for base in self._certificates]
         found = self._contexts.get((host, insecure))
         if found is None or found[0] != state:
@@ -121,13 +121,13 @@ class Transport:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """(scheme, host, port) of a URL."""
+    """Return (scheme, host, port) of a URL."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _target(url: str, location: str, endpoint: Endpoint) -> str:
-    """Where a redirect leads. Raises: Internal."""
+    """Return where a redirect leads. Raises: Internal."""
     target = urljoin(url, location)
     scheme = urlsplit(target).scheme
     if scheme not in ("http", "https") or not urlsplit(target).hostname:
@@ -138,7 +138,7 @@ def _target(url: str, location: str, endpoint: Endpoint) -> str:
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy of the environment for a URL; never for the loopback, as in Go."""
+    """Return the proxy of the environment for a URL; never for the loopback, as in Go."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     proxies = getproxies()
@@ -165,7 +165,7 @@ def _listing(directory: str) -> list[tuple[str, int]]:
 
 
 def _tls(host: str, insecure: bool, bases: tuple[str, ...]) -> ssl.SSLContext:
-    """`<base>/<host:port>/`: *.crt are authorities, *.cert with *.key are ours to show. Raises: Internal."""
+    """Load `<base>/<host:port>/`: *.crt are authorities, *.cert with *.key are ours to show. Raises: Internal."""
     if not insecure:
         context = ssl.create_default_context()
     else:  # without the system's authorities, whose loading takes 20 ms
@@ -239,7 +239,7 @@ def _certificate_words(error: Exception, host: str) -> str:
 
 
 async def _address(host: str, port: int) -> str:
-    """The address that a dial error shows."""
+    """Return the address that a dial error shows."""
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         host = str(infos[0][4][0])
@@ -249,7 +249,7 @@ async def _address(host: str, port: int) -> str:
 
 
 def _nameserver() -> str:
-    """` on 10.0.0.1:53`, of the first name server."""
+    """Return ` on 10.0.0.1:53`, of the first name server."""
     try:
         with open("/etc/resolv.conf") as file:
             for line in file:

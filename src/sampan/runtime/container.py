@@ -16,8 +16,9 @@ from collections.abc import Callable
 from signal import SIGKILL
 from typing import Any
 
-from sampan.linux import cgroups, process
-from sampan.linux.cgroups import Cgroup
+from sampan.linux import process
+from sampan.linux.cgroups import groups
+from sampan.linux.cgroups.interface import Cgroup
 from sampan.runtime import hooks, init, joiner, launch, sync
 from sampan.runtime import plan as planning
 from sampan.runtime.failure import InvalidSpec, RuntimeFailure
@@ -238,7 +239,7 @@ class Container:
             pid, pidfd, console = values["pid"], fds[1], fds[2] if len(fds) > 2 else None
         else:
             pid, pidfd, console = _await_gate(channel, values["cgroup"])
-        cgroup = cgroups.load(values["cgroup"])
+        cgroup = groups.load(values["cgroup"])
         id, bundle, spec = values["id"], values["bundle"], values["spec"]
         container = cls(id=id, bundle=bundle, spec=spec, cgroup=cgroup, pid=pid, pidfd=pidfd)
         container._channel = channel
@@ -270,7 +271,7 @@ class Container:
             id=state["id"],
             bundle=state["bundle"],
             spec=state["spec"],
-            cgroup=cgroups.load(state["cgroup"]),
+            cgroup=groups.load(state["cgroup"]),
             pid=state["pid"],
             pidfd=_open_same(state["pid"], state["start_time"]),
         )
@@ -352,7 +353,7 @@ class CreateOptions:
         keyring: bool = True,
         pivot: bool = True,
         timing: bool = False,
-        sources: dict[int, int] | None = None,
+        sources: dict[str, int] | None = None,
     ) -> None:
         self.stdio = stdio  # of a process with no terminal; with one, the master comes back as `console_fd`
         self.seccomp_bpf = seccomp_bpf  # the compiled filter; else it is compiled from the spec
@@ -362,7 +363,7 @@ class CreateOptions:
         self.keyring = keyring  # a session keyring of its own
         self.pivot = pivot  # False: move the root over "/" instead
         self.timing = timing  # measure init's steps
-        self.sources = sources or {}  # index in the spec's mounts → its source as a detached mount, instead of its name
+        self.sources = sources or {}  # place in the spec → descriptor instead of a name: see launch.prepare
         self.sibling = False  # init is a child of the caller's parent, which keeps the container (`hand_over`)
 
 
@@ -517,7 +518,7 @@ def _await_gate(channel: sync.Channel, cgroup_path: str) -> tuple[int, int, int 
             elif packet == sync.CONSOLE:
                 console = fd
             elif not packet:
-                raise launch.died(cgroups.load(cgroup_path))
+                raise launch.died(groups.load(cgroup_path))
     except BaseException as error:
         channel.close()
         _undo(pid, pidfd, console, cgroup_path)
@@ -533,7 +534,7 @@ def _undo(pid: int, pidfd: int, console_fd: int | None, cgroup_path: str | None)
     if console_fd is not None:
         os.close(console_fd)
     if cgroup_path is not None:
-        cgroup = cgroups.load(cgroup_path)
+        cgroup = groups.load(cgroup_path)
         cgroup.kill()
         cgroup.delete()
 

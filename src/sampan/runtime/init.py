@@ -22,9 +22,10 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from sampan.linux import cgroups, namespaces, process, pty, syscalls
 from sampan.linux import mounts as m
-from sampan.linux.cgroups import Cgroup
+from sampan.linux import namespaces, process, pty, syscalls
+from sampan.linux.cgroups import groups
+from sampan.linux.cgroups.interface import Cgroup
 from sampan.runtime import failure, hooks, sync
 from sampan.runtime.plan import Mount, Plan
 from sampan.runtime.process_plan import ProcessPlan
@@ -83,7 +84,9 @@ class Inherited:
         self.cloned_into_cgroup = False
         self.namespace_fds: list[tuple[int, int]] = []
         self.root_source: int | None = None
-        self.found: dict[int, int] = {}  # index in plan.mounts → detached mount of the caller's that is its source
+        self.found: dict[
+            str, int
+        ] = {}  # "mounts/<index>", "namespaces/<type>" → what the caller has found: see prepare
         self.sources: dict[int, int] = {}  # index in plan.mounts → detached mount, ready to be attached
         self.idmaps: dict[int, int] = {}  # index in plan.mounts → user namespace
         self.devices: dict[str, int] = {}  # path → detached clone of the host's node
@@ -246,7 +249,7 @@ def _enter_cgroup(init: Init) -> None:
         else:
             if not inherited.channel.receive()[0]:
                 os._exit(1)
-            inherited.cgroup = cgroups.load(init.plan.cgroup_path)
+            inherited.cgroup = groups.load(init.plan.cgroup_path)
     inherited.cgroup.add(0, cloned=inherited.cloned_into_cgroup)
     inherited.join_cgroup = False
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from sampan.linux import namespaces, process, pty
-from sampan.linux.cgroups import Cgroup
+from sampan.linux.cgroups.interface import Cgroup
 from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_PARENT, TYPES
 from sampan.runtime import init, launch, sync
 from sampan.runtime.failure import RuntimeFailure

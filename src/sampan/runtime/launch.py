@@ -11,9 +11,10 @@ import json
 import os
 from typing import NoReturn
 
-from sampan.linux import cgroups, idmap, namespaces, process, saferoot
-from sampan.linux.cgroups import Cgroup
-from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_PARENT
+from sampan.linux import idmap, namespaces, process, saferoot
+from sampan.linux.cgroups import groups, hierarchy
+from sampan.linux.cgroups.interface import Cgroup
+from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_PARENT, TYPES
 from sampan.runtime import hooks, init, sync
 from sampan.runtime.failure import RuntimeFailure, strerror
 from sampan.runtime.plan import Plan
@@ -39,8 +40,15 @@ class Prepared:
 
 
 def prepare(plan: Plan, inherited: init.Inherited, prepared: Prepared) -> None:
-    """Open what only the parent may open: namespaces by path, id maps, and for a user namespace all sources."""
+    """Open what only the parent may open: namespaces by path, id maps, and for a user namespace all sources.
+
+    What the caller has found (`inherited.found`) is used instead: namespaces, and mounts' sources as detached mounts.
+    """
+    found = {TYPES[place[11:]][0]: fd for place, fd in inherited.found.items() if place.startswith("namespaces/")}
     for flag, path in plan.joins:
+        if flag in found:
+            inherited.namespace_fds.append((prepared.own(found[flag]), flag))
+            continue
         try:
             inherited.namespace_fds.append((prepared.own(os.open(path, os.O_RDONLY | os.O_CLOEXEC)), flag))
         except OSError as error:
@@ -50,7 +58,8 @@ def prepare(plan: Plan, inherited: init.Inherited, prepared: Prepared) -> None:
         if mount.options.idmap or mount.uid_map:
             maps = (mount.uid_map or plan.uid_map, mount.gid_map or plan.gid_map)
             inherited.idmaps[index] = prepared.own(idmap.open_userns(*maps))
-    for index, fd in inherited.found.items():
+    sources = {int(place[7:]): fd for place, fd in inherited.found.items() if place.startswith("mounts/")}
+    for index, fd in sources.items():
         mount = plan.mounts[index]
         try:
             mounts.detach_propagation(fd, plan.root_propagation)
@@ -77,13 +86,13 @@ def may_defer_cgroup(plan: Plan) -> bool:
     moves it (user namespaces), or where its path cannot be told later (relative ones, a mount namespace by path).
     """
     absolute = plan.cgroup_path.startswith("/")
-    return absolute and not plan.user_namespace and not plan.joins_mount_namespace and cgroups.mode() != "unified"
+    return absolute and not plan.user_namespace and not plan.joins_mount_namespace and groups.mode() != "unified"
 
 
 def make_cgroup(plan: Plan) -> Cgroup:
     """Make the plan's cgroup with its limits. Raises: RuntimeFailure(step "cgroup")."""
     try:
-        return cgroups.create(plan.cgroup_path, plan.resources)
+        return groups.create(plan.cgroup_path, plan.resources)
     except OSError as error:
         if error.filename:
             message = f"unable to apply cgroup configuration: {error.filename}: {error.strerror}"
@@ -100,7 +109,7 @@ def _open_cgroup(plan: Plan, inherited: init.Inherited) -> int | None:
         return None
     if inherited.cgroup is not None:
         return inherited.cgroup.directory_fd()
-    root = cgroups.layout().v2_root
+    root = hierarchy.layout().v2_root
     if not root:
         return None
     umask = os.umask(0o022)

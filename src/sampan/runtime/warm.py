@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 
-from sampan.linux import cgroups, saferoot
+from sampan.linux import saferoot
+from sampan.linux.cgroups import hierarchy
 from sampan.runtime import init, lookup, plan, sync, user
 from sampan.runtime.steps import become, mounts
 from sampan.runtime.validate import validate
@@ -50,7 +51,7 @@ _GROUP = "root:x:0:\nwheel:x:10:root\n"
 
 def warm() -> None:
     """Call what can be called; leaves no descriptor and no mount. Failures do not matter: a start would report them."""
-    cgroups.layout()
+    hierarchy.layout()
     for _ in range(_ROUNDS):
         validate(_SPEC)
         once()

@@ -51,7 +51,10 @@ class _Mismatch(Exception):
         if self.bare or not self.path:
             return f"json: cannot unmarshal {self.value} into Go value of type {self.go}"
         where = f"{root}.{'.'.join(reversed(self.path))}"
-        return f"json: cannot unmarshal {self.value} into {'' if self.in_array else 'Go struct field '}{where} of type {self.go}"
+        return (
+            f"json: cannot unmarshal {self.value} into {'' if self.in_array else 'Go struct field '}{where} of type "
+            f"{self.go}"
+        )
 
 
 def kind(value: Any) -> str:
@@ -100,7 +103,7 @@ def _empty_struct(value: Any) -> dict[str, Any]:
 
 
 def _str_slice(value: Any) -> list[str]:
-    """Docker's strslice: a list of strings, or one string for a list of one."""
+    """Read Docker's strslice: a list of strings, or one string for a list of one."""
     if type(value) is str:
         return [value]
     if isinstance(value, list) and all(item is None or type(item) is str for item in value):
@@ -124,7 +127,7 @@ def _list(item: _Converter, zero: Callable[[], Any], go: str) -> _Converter:
 
 
 def _array(item: _Converter, size: int, go: str) -> _Converter:
-    """A Go array: what is missing is zero, what is too much is dropped."""
+    """Read a Go array: what is missing is zero, what is too much is dropped."""
     as_list = _list(item, int, go)
     return lambda value: tuple((as_list(value) + [0] * size)[:size])
 
@@ -235,7 +238,9 @@ _parse = msgspec.json.Decoder(float_hook=_Number).decode
 
 
 def parse(raw: bytes) -> Any:
-    """Parse one JSON value; a number with a fraction or exponent comes as its text. Raises ValueError in Go's words."""
+    """Parse one JSON value; a number with a fraction or exponent comes as its text. Raises: ValueError in Go's
+    words.
+    """
     try:
         return _parse(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -243,7 +248,7 @@ def parse(raw: bytes) -> Any:
 
 
 def convert(type_: type[T], value: Any) -> T:
-    """Make `type_` of a parsed value. Raises ValueError in Go's words."""
+    """Make `type_` of a parsed value. Raises: ValueError in Go's words."""
     if value is None:
         return type_()
     compiled = _compiled.get(type_)
@@ -257,7 +262,7 @@ def convert(type_: type[T], value: Any) -> T:
 
 
 def decode(type_: type[T], raw: bytes) -> T:
-    """Decode a request body. Raises InvalidArgument `invalid JSON: …`, or `unexpected content after JSON`."""
+    """Decode a request body. Raises: InvalidArgument `invalid JSON: …`, or `unexpected content after JSON`."""
     if not raw:
         raise InvalidArgument("invalid JSON: got EOF while reading request body")
     try:

@@ -50,10 +50,10 @@ def parse(raw: bytes, number: Callable[[str], Any]) -> Any:
     Raises: ValueError in Go's words; TrailingContent.
     """
     text = raw.decode("utf-8", "surrogateescape")
-    return _Scanner(text, number).document()
+    return _JsonScanner(text, number).document()
 
 
-class _Scanner:
+class _JsonScanner:
     """The text, a position, and an explicit stack of open containers: depth costs no Python recursion."""
 
     def __init__(self, text: str, number: Callable[[str], Any]) -> None:
@@ -117,7 +117,9 @@ class _Scanner:
                 return value
 
     def more(self, container: Any) -> bool:
-        """After an element: True when a comma says another follows, False when the container closes."""
+        """Step over what follows an element: True when a comma says another follows, False when the container
+        closes.
+        """
         is_object = isinstance(container, dict)
         char = self.need()
         if char == ",":

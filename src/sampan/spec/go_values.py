@@ -1,9 +1,11 @@
-"""Values as Go's standard library reads and writes them. Pure; no regular expression, for the command line loads it too.
+"""Values as Go's standard library reads and writes them. Pure; no regular expression, for the command line loads it
+too.
 
 What Docker reads with Go is read here, and refused in Go's words, wherever the text came from: a flag, a Dockerfile,
 daemon.json or a request.
 
-Source: Go's strconv.ParseBool, strconv.Quote and Unquote, time.ParseDuration, encoding/csv.
+Source: Go's strconv (ParseBool, ParseInt, ParseUint, Quote, Unquote), time.ParseDuration, encoding/csv;
+docker/go-units.
 """
 
 from __future__ import annotations
@@ -43,6 +45,69 @@ def boolean(text: str) -> bool:
     if text in _FALSE:
         return False
     raise ValueError(f"strconv.ParseBool: parsing {quote(text)}: invalid syntax")
+
+
+def integer(text: str, *, bits: int = 64, base: int = 10, call: str = "ParseInt") -> int:
+    """Read a whole number (strconv.ParseInt; `call` is "Atoi" where Docker uses that).
+
+    base: 10, or 0 for Go's prefixes: 0x, 0o, 0b, and a leading 0 for octal.
+
+    Raises: ValueError in Go's words.
+    """
+    value = _number(text[1:] if text[:1] in ("+", "-") else text, base)
+    if value is None:
+        raise ValueError(f"strconv.{call}: parsing {quote(text)}: invalid syntax")
+    value = -value if text[0] == "-" else value
+    if not -(1 << bits - 1) <= value < 1 << bits - 1:
+        raise ValueError(f"strconv.{call}: parsing {quote(text)}: value out of range")
+    return value
+
+
+def unsigned(text: str, *, bits: int = 64, base: int = 10) -> int:
+    """Read a whole number without a sign (strconv.ParseUint). Raises: ValueError in Go's words."""
+    value = _number(text, base)
+    if value is None:
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: invalid syntax")
+    if value >= 1 << bits:
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: value out of range")
+    return value
+
+
+def _number(digits: str, base: int) -> int | None:
+    """The value of digits without a sign, None when they are none. What is absurdly long is some large number."""
+    if not digits.isascii() or not (digits[:1] if base == 0 else digits).isdigit() or digits != digits.strip():
+        return None
+    if base == 0 and digits.isdigit() and digits[0] == "0":
+        base = 8
+    if digits.isdigit() and len(digits) > 100:
+        digits = "1" + "0" * 100
+    try:
+        return int(digits, base)
+    except ValueError:
+        return None
+
+
+def size_bytes(text: str, *, unit: int = 1024) -> int:
+    """Read a size as go-units does: `64m`, `1.5GiB`, `512`. unit: 1024 (RAMInBytes) or 1000 (FromHumanSize).
+
+    Raises: ValueError in the words of go-units and Go.
+    """
+    cut = max((i for i, c in enumerate(text) if c in "0123456789. "), default=-1)
+    if cut < 0:
+        raise ValueError(f"invalid size: '{text}'")
+    number, suffix = (text[:cut] if text[cut] == " " else text[: cut + 1]), text[cut + 1 :].lower()
+    try:
+        value = float(number)
+    except ValueError:
+        raise ValueError(f"strconv.ParseFloat: parsing {quote(number)}: invalid syntax") from None
+    if value < 0:
+        raise ValueError(f"invalid size: '{text}'")
+    if suffix in ("", "b"):
+        return int(value)
+    power = "kmgtp".find(suffix[0]) + 1
+    if not power or suffix[1:] not in ("", "b", "ib"):
+        raise ValueError(f"invalid suffix: '{suffix}'")
+    return int(value * unit**power)
 
 
 def quote(text: str) -> str:
@@ -94,7 +159,7 @@ def unquote(text: str) -> str:
 
 
 def _unescape(body: str, at: int, mark: str) -> tuple[bytes, int]:
-    """The bytes that the escape with its letter at `at` stands for, and where it ends. Raises: ValueError."""
+    """Return the bytes that the escape with its letter at `at` stands for, and where it ends. Raises: ValueError."""
     letter = body[at : at + 1]
     if letter == mark or (letter in _UNESCAPES and letter != '"'):
         return _UNESCAPES.get(letter, letter).encode(), at + 1
@@ -113,7 +178,9 @@ def _unescape(body: str, at: int, mark: str) -> tuple[bytes, int]:
 
 
 def duration_ns(text: str) -> int:
-    """Read a duration (time.ParseDuration) as nanoseconds: `1h30m`, `250ms`, `-1.5s`. Raises: ValueError in Go's words."""
+    """Read a duration (time.ParseDuration) as nanoseconds: `1h30m`, `250ms`, `-1.5s`. Raises: ValueError in
+    Go's words.
+    """
     body = text[1:] if text[:1] in ("+", "-") else text
     if body == "0":
         return 0
@@ -143,7 +210,7 @@ def duration_ns(text: str) -> int:
 
 
 def _unit(text: str) -> tuple[str, str]:
-    """What stands before the next number, and what follows."""
+    """Return what stands before the next number, and what follows."""
     at = 0
     while at < len(text) and text[at] not in ".0123456789":
         at += 1
@@ -178,7 +245,7 @@ def fields(line: str) -> list[str]:
 
 
 def _quoted_field(line: str, at: int) -> tuple[str, int]:
-    """The field whose opening quote stands before `at`, and where it ends."""
+    """Return the field whose opening quote stands before `at`, and where it ends."""
     parts: list[str] = []
     while True:
         end = line.find('"', at)

@@ -56,7 +56,7 @@ _CONFIG_FIELDS: tuple[tuple[str, Any, bool], ...] = (
 
 
 def run_config(values: dict[str, Any] | None) -> dict[str, Any]:
-    """The `config` object with every key that Docker writes, in its order."""
+    """Return the `config` object with every key that Docker writes, in its order."""
     values = values or {}
     out: dict[str, Any] = {}
     for key, zero, omit in _CONFIG_FIELDS:
@@ -70,7 +70,7 @@ def run_config(values: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def encode(config: dict[str, Any]) -> bytes:
-    """The bytes of a configuration: their sha256 is the image's id."""
+    """Return the bytes of a configuration: their sha256 is the image's id."""
     return codec.encode(dict(sorted(config.items())))[:-1]
 
 
@@ -91,7 +91,7 @@ def decode(raw: bytes) -> dict[str, Any]:
 
 
 def diff_ids(config: dict[str, Any]) -> tuple[str, ...]:
-    """The layers' digests, base first."""
+    """Return the layers' digests, base first."""
     return tuple(config["rootfs"].get("diff_ids") or ())
 
 
@@ -100,12 +100,12 @@ def digest(raw: bytes) -> str:
 
 
 def chain_id(parent: str, diff_id: str) -> str:
-    """The id of a layer on top of the layer `parent` ("" for the base)."""
+    """Return the id of a layer on top of the layer `parent` ("" for the base)."""
     return digest(f"{parent} {diff_id}".encode()) if parent else diff_id
 
 
 def chain_ids(layers: Iterable[str]) -> list[str]:
-    """The chain id of every layer, base first."""
+    """Return the chain id of every layer, base first."""
     chain: list[str] = []
     for layer in layers:
         chain.append(chain_id(chain[-1] if chain else "", layer))

@@ -50,7 +50,7 @@ class Reference:
         return f"{self.domain}/{self.path}"
 
     def familiar_name(self) -> str:
-        """`busybox`, `user/app`, `registry.example/app`."""
+        """Return `busybox`, `user/app`, `registry.example/app`."""
         if self.domain != DEFAULT_DOMAIN:
             return self.name
         if self.path.startswith(OFFICIAL) and "/" not in self.path[len(OFFICIAL) :]:
@@ -58,11 +58,11 @@ class Reference:
         return self.path
 
     def familiar(self) -> str:
-        """The short form with its tag and digest, as users see it."""
+        """Return the short form with its tag and digest, as users see it."""
         return self.familiar_name() + self._suffix()
 
     def tagged(self) -> Reference:
-        """With the tag `latest` when there is neither tag nor digest."""
+        """Return the reference with the tag `latest` when there is neither tag nor digest."""
         return self if self.tag or self.digest else replace(self, tag=DEFAULT_TAG)
 
     def _suffix(self) -> str:
@@ -95,7 +95,7 @@ def parse(text: str) -> Reference:
 
 
 def parse_any(text: str) -> Reference | str:
-    """A name, or a digest string `sha256:<64 hex>` when `text` is an image id or a digest.
+    """Return a name, or a digest string `sha256:<64 hex>` when `text` is an image id or a digest.
 
     Raises: InvalidArgument.
     """
@@ -114,13 +114,13 @@ def with_tag(reference: Reference, tag: str) -> Reference:
 
 
 def is_digest(text: str) -> bool:
-    """Whether `text` is `<algorithm>:<hex>` of a known algorithm, with the right length."""
+    """Return whether `text` is `<algorithm>:<hex>` of a known algorithm, with the right length."""
     algorithm, _, hexadecimal = text.partition(":")
     return _DIGEST_LENGTHS.get(algorithm) == len(hexadecimal) and re.fullmatch(r"[a-f0-9]+", hexadecimal) is not None
 
 
 def check_digest(digest: str) -> None:
-    """Raises: InvalidArgument unless `digest` is well formed and of an algorithm that we can verify."""
+    """Check a digest. Raises: InvalidArgument unless `digest` is well formed and of an algorithm that we can verify."""
     algorithm, _, hexadecimal = digest.partition(":")
     if algorithm not in _DIGEST_LENGTHS:
         raise InvalidArgument("unsupported digest algorithm")
@@ -131,7 +131,7 @@ def check_digest(digest: str) -> None:
 
 
 def _split_domain(text: str) -> tuple[str, str]:
-    """Which part is the registry: the first component, if it looks like a host; Docker Hub otherwise."""
+    """Split off the registry: the first component, if it looks like a host; Docker Hub otherwise."""
     first, slash, rest = text.partition("/")
     if not slash or not (any(c in first for c in ".:") or first == "localhost" or first.lower() != first):
         domain, remainder = DEFAULT_DOMAIN, text

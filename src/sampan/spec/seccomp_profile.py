@@ -73,7 +73,8 @@ def resolve(
     granted = frozenset(capabilities)
     if profile.get("architectures") and profile.get("archMap"):
         raise InvalidProfile(
-            "both 'architectures' and 'archMap' are specified in the seccomp profile, use either 'architectures' or 'archMap'"
+            "both 'architectures' and 'archMap' are specified in the seccomp profile, use either 'architectures' or "
+            "'archMap'"
         )
     result: Profile = {"defaultAction": profile.get("defaultAction", "")}
     for key in ("defaultErrnoRet", "architectures", "flags", "listenerPath", "listenerMetadata"):

@@ -1,7 +1,7 @@
 """Points in time as text, in the layouts of Go's `time` package. Inside Sampan a time is nanoseconds since 1970.
 
-Everything that Sampan writes or reads as RFC 3339 goes through here. Only `time` is imported, and no regular expression:
-the command line, the OCI runtime and the shim load this module too.
+Everything that Sampan writes or reads as RFC 3339 goes through here. Only `time` is imported, and no regular
+expression: the command line, the OCI runtime and the shim load this module too.
 
 Source: RFC 3339; the layouts of Go's `time`; Docker's api/types/time (the times of `since`, `until` and of filters).
 """
@@ -39,7 +39,9 @@ def rfc3339_nano(ns: int) -> str:
 
 
 def rfc3339_nano_fixed(ns: int, *, local: bool = False) -> str:
-    """Write nine decimals always, in UTC or in the local zone: `2026-01-02T03:04:05.060000000Z`. Texts of UTC sort by time."""
+    """Write nine decimals always, in UTC or in the local zone: `2026-01-02T03:04:05.060000000Z`. Texts of UTC
+    sort by time.
+    """
     seconds, fraction = divmod(ns, _BILLION)
     if not local:
         return f"{_civil(time.gmtime(seconds))}.{fraction:09d}Z"
@@ -73,7 +75,8 @@ def parse(text: str) -> int:
 
 
 def parse_partial(text: str, *, local: bool = False) -> int:
-    """Read an RFC 3339 time whose zone, seconds, minutes or whole clock may be missing: `2026-01-02T03:04`, `2026-01-02`.
+    """Read an RFC 3339 time whose zone, seconds, minutes or whole clock may be missing: `2026-01-02T03:04`,
+    `2026-01-02`.
 
     Without a zone it is meant in UTC, or in the local zone. Returns nanoseconds since 1970.
 
@@ -119,21 +122,20 @@ def unix(text: str) -> int:
 
     Returns nanoseconds. Raises: ValueError in the words of Go's strconv.
     """
+    from sampan.spec import go_values
+
     whole, point, fraction = text.partition(".")
     for part in (whole, fraction) if point else (whole,):
-        if not _digits(part[1:] if part[:1] in ("+", "-") else part):
-            raise ValueError(f'strconv.ParseInt: parsing "{part}": invalid syntax')
-        if abs(int(part)) >= 2**63:
-            raise ValueError(f'strconv.ParseInt: parsing "{part}": value out of range')
+        go_values.integer(part)
     return int(whole) * _BILLION + (int(f"{fraction:0<9.9}") if point else 0)
 
 
 def _civil(moment: time.struct_time) -> str:
     """Write date and clock."""
     text = time.strftime("%Y-%m-%dT%H:%M:%S", moment)
-    return (
-        text if moment.tm_year > 999 else f"{moment.tm_year:04d}{text[text.index('-') :]}"
-    )  # the C library writes `1`
+    if moment.tm_year > 999:
+        return text
+    return f"{moment.tm_year:04d}{text[text.index('-') :]}"  # the C library writes the year 1 as `1`
 
 
 def _zone(moment: time.struct_time) -> str:
@@ -144,7 +146,9 @@ def _zone(moment: time.struct_time) -> str:
 
 
 def _ns(text: str, clock: str, offset_s: int) -> int:
-    """Nanoseconds of `2026-01-02T03:04:05.06`, `offset_s` east of UTC; `text` is the whole, for the refusal."""
+    """Return the nanoseconds of `2026-01-02T03:04:05.06`, `offset_s` east of UTC; `text` is the whole, for the
+    refusal.
+    """
     whole, point, fraction = clock.partition(".")
     parts = (whole[:4], whole[5:7], whole[8:10], whole[11:13], whole[14:16], whole[17:])
     between = whole[4:5] + whole[7:8] + whole[10:11].upper() + whole[13:14] + whole[16:17]
@@ -169,7 +173,7 @@ def _days_in(year: int, month: int) -> int:
 
 
 def _days_from_civil(year: int, month: int, day: int) -> int:
-    """Days since 1970-01-01 in the proleptic Gregorian calendar; the year is taken to begin in March.
+    """Return the days since 1970-01-01 in the proleptic Gregorian calendar; the year is taken to begin in March.
 
     Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
     """

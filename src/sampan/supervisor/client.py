@@ -32,6 +32,7 @@ from sampan.supervisor.values import (
     ExecInfo,
     Exit,
     MountSource,
+    NamespaceSource,
     TaskEvent,
     TaskInfo,
     TaskKind,
@@ -44,6 +45,7 @@ __all__ = [
     "ExecInfo",
     "Exit",
     "MountSource",
+    "NamespaceSource",
     "Supervisor",
     "TaskEvent",
     "TaskFailed",
@@ -137,7 +139,7 @@ class Supervisor:
             runtime=req.runtime,
             runtime_args=req.runtime_args,
             start=start,
-            sources=[source.index for source in req.sources],
+            sources=[source.place for source in req.sources],
             kind=pb.TaskKind.Value(req.kind.name),
         )
         fds = [source.fd for source in req.sources]
@@ -160,7 +162,7 @@ class Supervisor:
             with deposits.left(self._exec_root, fds) as message.deposit:
                 return await self._once(lambda s: s.Create(message))
         except BlockingIOError as e:
-            raise errors.Unavailable("the supervisor is too busy to take mount sources") from e
+            raise errors.Unavailable("the supervisor is too busy to take descriptors") from e
 
     async def start(self, id: str) -> TaskInfo:
         try:

@@ -1,7 +1,7 @@
 """Descriptors on their way from a caller to the supervisor. gRPC carries bytes only, so they go beside it:
 
     caller ──▶ <exec_root>/deposits.sock   packets of token + descriptors (SCM_RIGHTS), as many as it takes
-    caller ──▶ supervisor.sock             Create {deposit: token, sources: [index in the spec's mounts, …]}
+    caller ──▶ supervisor.sock             Create {deposit: token, sources: [place in the spec, …]}
 
 A connection is one deposit and its owner: what has not been taken when it ends is closed. The caller sends first and
 calls then, so what a request names lies in the socket already: `Deposits.take` reads it there and never waits.

@@ -206,15 +206,15 @@ class CreateRequest(_message.Message):
     """path of an external OCI runtime; "" = built in"""
     start: _builtins.bool
     deposit: _builtins.str
-    """token of a deposit of descriptors, the sources of bind mounts as detached mounts; "" = none"""
+    """Token of a deposit of descriptors, which stand in the places of names in the spec: sources of bind mounts (detached mounts), namespaces. "" = none."""
     kind: Global___TaskKind.ValueType
     @_builtins.property
     def logging(self) -> Global___Logging: ...
     @_builtins.property
     def runtime_args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
-    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """for each descriptor of the deposit, in order: the index in spec.mounts of the mount whose source it is"""
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For each descriptor of the deposit, in order, its place in the spec: "mounts/<index>" or "namespaces/<type>"."""
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ class CreateRequest(_message.Message):
         runtime_args: _abc.Iterable[_builtins.str] | None = ...,
         start: _builtins.bool = ...,
         deposit: _builtins.str = ...,
-        sources: _abc.Iterable[_builtins.int] | None = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
         kind: Global___TaskKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logging", b"logging"]  # noqa: Y015

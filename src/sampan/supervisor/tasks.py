@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
-from sampan.linux import cgroups
+from sampan.linux.cgroups import groups
 from sampan.runtime.failure import InvalidSpec
 from sampan.runtime.validate import validate
 from sampan.supervisor import layout, wire
@@ -144,7 +144,7 @@ class Tasks:
     ) -> Task:
         """Make a task from its OCI config.json and the shim's create request.
 
-        sources: a detached mount for each of the request's `sources`; owned, and closed, from the call on. On any
+        sources: a descriptor for each of the request's `sources`; owned, and closed, from the call on. On any
         failure nothing is left: no process, no cgroup, no directory, no descriptor.
         """
         with contextlib.ExitStack() as owned:
@@ -300,7 +300,7 @@ class Tasks:
         """Kill everything inside and remove it; a cgroup that is not there is fine."""
 
         def clear() -> None:
-            cgroup = cgroups.load(path)
+            cgroup = groups.load(path)
             cgroup.kill()
             cgroup.delete()
 
@@ -364,14 +364,25 @@ def _check(spec: Any) -> None:
         raise wire.TaskFailed(e.step, e.errno, e.message) from e
 
 
-def _check_sources(spec: Any, indices: list[int], count: int) -> None:
-    """Make sure that each descriptor is the source of one bind mount. Raises: InvalidArgument."""
-    if len(indices) != count or len(set(indices)) != count:
-        raise InvalidArgument(f"{len(set(indices))} mounts for {count} descriptors of mount sources")
-    if not indices:
-        return
+def _check_sources(spec: Any, places: list[str], count: int) -> None:
+    """Make sure that each descriptor has a place of its own in the spec. Raises: InvalidArgument."""
+    if len(places) != count or len(set(places)) != count:
+        raise InvalidArgument(f"{len(set(places))} places in the spec for {count} descriptors")
+    for place in places:
+        kind, _, name = place.partition("/")
+        if not ((kind == "mounts" and _is_bind(spec, name)) or (kind == "namespaces" and _is_joined(spec, name))):
+            raise InvalidArgument(f"{place} of the spec takes no descriptor: it is no bind mount or namespace by path")
+
+
+def _is_bind(spec: Any, index: str) -> bool:
     mounts = spec.get("mounts") if isinstance(spec, dict) else None
-    for index in indices:
-        mount = mounts[index] if isinstance(mounts, list) and index < len(mounts) else None
-        if not isinstance(mount, dict) or not {"bind", "rbind"} & {*(mount.get("options") or ())}:
-            raise InvalidArgument(f"mount {index} of the spec is no bind mount: its source is no descriptor")
+    if not index.isdigit() or not isinstance(mounts, list) or int(index) >= len(mounts):
+        return False
+    mount = mounts[int(index)]
+    return isinstance(mount, dict) and bool({"bind", "rbind"} & {*(mount.get("options") or ())})
+
+
+def _is_joined(spec: Any, type_: str) -> bool:
+    linux = spec.get("linux") if isinstance(spec, dict) else None
+    found = linux.get("namespaces") if isinstance(linux, dict) else None
+    return any(isinstance(n, dict) and n.get("type") == type_ and n.get("path") for n in found or ())

@@ -29,6 +29,25 @@ class MountSource:
     index: int
     fd: int
 
+    @property
+    def place(self) -> str:
+        return f"mounts/{self.index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceSource:
+    """A namespace of the spec that exists already: it is joined by `fd`, the caller's as above, and not by its path.
+
+    type: as in the spec's `linux.namespaces`.
+    """
+
+    type: str
+    fd: int
+
+    @property
+    def place(self) -> str:
+        return f"namespaces/{self.type}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRequest:
@@ -52,7 +71,7 @@ class TaskRequest:
     log_attrs: dict[str, str] = field(default_factory=dict)
     runtime: str = ""
     runtime_args: tuple[str, ...] = ()
-    sources: tuple[MountSource, ...] = ()
+    sources: tuple[MountSource | NamespaceSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

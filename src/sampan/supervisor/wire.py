@@ -4,12 +4,15 @@ Control (one connection; the supervisor asks, the shim answers, and tells what h
 length + JSON.
 
     supervisor → shim    {"seq": 7, "op": "kill", …arguments}
-                         {"seq": 1, "op": "create", …, "sources": [index in the spec's mounts, …]} + a descriptor each
+                         {"seq": 1, "op": "create", …, "sources": [place, …]} + a descriptor each
                          {"seq": -1, "op": "told", "exec_id"}: an exec's end has been heard; no answer
     shim → supervisor    {"seq": 7, "ok": …}  |  {"seq": 7, "error": {"kind", "message", "step", "errno"}}
                          {"event": {"kind": "exit", "exec_id": "", …}}
                          {"hello": true, "report": …}, first on every connection
                          an answer that changes the task's state carries "report" too: it is applied in order with the events
+
+A place says whose name in the spec a descriptor replaces: "mounts/<index>", its source as a detached mount, or
+"namespaces/<type>".
 
 shim.sock: one line of JSON says what the connection is to be; attach and exec are answered with one line, then bytes
 flow.

@@ -1,4 +1,6 @@
-"""What the container may see of the machine: namespaces, mounts and their options, devices, masked and read-only paths."""
+"""What the container may see of the machine: namespaces, mounts and their options, devices, masked and
+read-only paths.
+"""
 
 from __future__ import annotations
 
@@ -223,7 +225,10 @@ DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "ur
 
 
 def test_default_devices_and_links(runtime: Runtime) -> None:
-    script = "for d in null zero full random urandom tty; do stat -c '%n %t %T %a' /dev/$d; done; readlink /dev/fd; readlink /dev/ptmx"
+    script = (
+        "for d in null zero full random urandom tty; do stat -c '%n %t %T %a' /dev/$d; done; readlink /dev/fd; "
+        "readlink /dev/ptmx"
+    )
     *nodes, fd, ptmx = runtime.shell(runtime.spec(), script).splitlines()
     found = {
         name.removeprefix("/dev/"): (int(major, 16), int(minor, 16), mode)

@@ -1,4 +1,6 @@
-"""create, start, state, kill, delete, list, ps, pause: what OCI calls the lifecycle, and runc's command line around it."""
+"""create, start, state, kill, delete, list, ps, pause: what OCI calls the lifecycle, and runc's command line
+around it.
+"""
 
 from __future__ import annotations
 

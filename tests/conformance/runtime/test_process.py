@@ -1,4 +1,6 @@
-"""What the user's process finds itself to be: identity, capabilities, limits, environment, terminal; the same for exec."""
+"""What the user's process finds itself to be: identity, capabilities, limits, environment, terminal; the same
+for exec.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Limits: what the spec and `update` ask for is in the kernel's files, and holds. cgroup v1; v2 has its own test machine."""
+"""Limits: what the spec and `update` ask for is in the kernel's files, and holds. cgroup v1; v2 has its own test
+machine.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sampan.linux import cgroups
+from sampan.linux.cgroups import groups
 from tests.conformance.runtime.driver import Runtime, Spec
 from tests.conftest import lacks
 
@@ -29,7 +31,7 @@ V1 = {
 
 @pytest.fixture(autouse=True)
 def legacy() -> None:
-    if cgroups.mode() == "unified":
+    if groups.mode() == "unified":
         lacks("cgroup v1")
 
 
@@ -80,7 +82,7 @@ def test_the_memory_limit_holds(runtime: Runtime) -> None:
 
 
 def test_a_limit_without_its_controller_is_named(runtime: Runtime) -> None:
-    if "hugetlb" in cgroups.controllers():
+    if "hugetlb" in groups.controllers():
         lacks("a controller that is missing")
     message = runtime.create(limited(runtime, hugepageLimits=[{"pageSize": "2MB", "limit": 1 << 21}]), status=1)
     assert "cannot set hugetlb limit" in message

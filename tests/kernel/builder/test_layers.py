@@ -1,4 +1,4 @@
-"""A build step's snapshot becomes a layer: in place, the same for the same files, and nothing is left of what is not."""
+"""A build step's snapshot becomes a layer in place, equal for equal files; nothing is left of one that does not."""
 
 from __future__ import annotations
 

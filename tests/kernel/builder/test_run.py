@@ -175,16 +175,16 @@ def test_a_cache_mount_travels_as_an_archive() -> None:
         async with bench() as b:
             mount = RunMount(kind="cache", target="/c", id="k")
             await b.solve(b.run("echo kept > /c/f; ln -s f /c/l", mounts=(mount,)))
-            data = b"".join([chunk async for chunk in b.solver.export_cache_mount("k")])
+            data = b"".join([chunk async for chunk in b.solver.mounts.export("k")])
 
             async def chunks() -> Any:
                 yield data
 
-            await b.solver.import_cache_mount("other", chunks())
+            await b.solver.mounts.import_("other", chunks())
             other = RunMount(kind="cache", target="/c", id="other")
             assert await output(b, "cat /c/l", mounts=(other,)) == "kept\n"
             with pytest.raises(NotFound):
-                _ = [chunk async for chunk in b.solver.export_cache_mount("nope")]
+                _ = [chunk async for chunk in b.solver.mounts.export("nope")]
 
     run(body())
 

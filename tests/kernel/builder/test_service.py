@@ -1,4 +1,4 @@
-"""Whole builds on a real engine in this process: from a Dockerfile in a directory to images, archives and directories."""
+"""Whole builds on a real engine in this process: from a Dockerfile to images, archives and directories."""
 
 from __future__ import annotations
 
@@ -246,8 +246,10 @@ def test_squash_leaves_one_layer_over_the_base_with_the_same_files() -> None:
         async with rig() as r:
             r.write(d__a="a", d__b="b")
             text = (
-                "FROM busybox\nCOPY d /d\nRUN rm /d/a && ln /d/b /hard && rm /bin/true && mkdir -m 700 /d/deep && rm -r /home"
-                " && mkdir /home && echo n > /home/new\nENV A=b\nRUN chmod 600 /d/b; rm -r /d/deep; echo later > /later\n"
+                "FROM busybox\nCOPY d /d\nRUN rm /d/a && ln /d/b /hard && rm /bin/true && mkdir -m 700 /d/deep"
+                " && rm -r /home"
+                " && mkdir /home && echo n > /home/new\nENV A=b\n"
+                "RUN chmod 600 /d/b; rm -r /d/deep; echo later > /later\n"
             )
             (r.context / "Dockerfile").write_text(text)
             lines: list[Any] = []

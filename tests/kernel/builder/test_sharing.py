@@ -28,7 +28,10 @@ def nothing_left() -> Iterator[None]:
     assert not [path for path in mount_points() if PREFIX in path]
 
 
-CACHED = "FROM scratch AS base\nADD root.tar /\nFROM base AS tool\nRUN echo $RANDOM > /t && true\nFROM base\nRUN echo $RANDOM > /made\nRUN true\nCOPY --from=tool /t /\n"
+CACHED = (
+    "FROM scratch AS base\nADD root.tar /\nFROM base AS tool\nRUN echo $RANDOM > /t && true\nFROM base\n"
+    "RUN echo $RANDOM > /made\nRUN true\nCOPY --from=tool /t /\n"
+)
 
 
 def ran(r: Rig) -> set[str]:

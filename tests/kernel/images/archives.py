@@ -13,6 +13,7 @@ from typing import Any
 from sampan.engine.archives import tar_writer
 from sampan.engine.archives.streams import decompressed
 from sampan.engine.layers import unpack
+from sampan.spec import ustar
 from tests.support import tars
 
 
@@ -47,7 +48,7 @@ def hardlink(name: str, target: str) -> bytes:
 
 
 def archive(*members: bytes) -> bytes:
-    return b"".join(members) + tar_writer.END
+    return b"".join(members) + ustar.END
 
 
 def unpack_into(layer: Path, data: bytes, *, limit_bytes: int = 1 << 40, step: int = 10_000) -> unpack.Unpacked:

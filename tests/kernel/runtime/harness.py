@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from sampan.linux.cgroups import layout
+from sampan.linux.cgroups.hierarchy import layout
 from sampan.runtime import container
 from sampan.runtime.container import Container
 from tests.support import busybox

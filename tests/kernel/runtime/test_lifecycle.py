@@ -155,7 +155,10 @@ def test_resizing_the_terminal_reaches_the_process(bench: Bench) -> None:
 def test_exec_joins_everything(bench: Bench) -> None:
     made = bench.create(default_spec(["sleep", "100"]))
     made.start()
-    script = "for n in mnt pid net ipc uts; do readlink /proc/self/ns/$n; readlink /proc/1/ns/$n; done; cat /proc/1/cgroup; echo; cat /proc/self/cgroup; echo $PPID"
+    script = (
+        "for n in mnt pid net ipc uts; do readlink /proc/self/ns/$n; readlink /proc/1/ns/$n; done; cat "
+        "/proc/1/cgroup; echo; cat /proc/self/cgroup; echo $PPID"
+    )
     result = bench.exec(made, ["sh", "-c", script])
     lines = result.out.splitlines()
     assert result.status == 0

@@ -11,7 +11,7 @@ import pytest
 
 from sampan.linux import mounts as m
 from sampan.linux import namespaces
-from sampan.linux.cgroups import layout
+from sampan.linux.cgroups.hierarchy import layout
 from sampan.runtime.container import RuntimeFailure
 from sampan.runtime.plan import Mount
 from sampan.runtime.steps import rootfs
@@ -224,7 +224,9 @@ def test_overlay_of_more_than_a_hundred_layers(bench: Bench, lower: Path, tmp_pa
 
 
 def test_overlay_as_kernels_before_6_8_want_it(root: None, tmp_path: Path) -> None:
-    """mount(2) takes one page of data: a hundred layers fit only as short relative paths. In a mount namespace of its own."""
+    """mount(2) takes one page of data: a hundred layers fit only as short relative paths. In a mount namespace of its
+    own.
+    """
     names = [f"snapshots/{number}/fs" for number in range(100)]
     for name in [*names, "snapshots/up/fs", "snapshots/up/work"]:
         (tmp_path / name).mkdir(parents=True)

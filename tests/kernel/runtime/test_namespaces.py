@@ -74,7 +74,10 @@ def test_the_hosts_namespace(bench: Bench, kind: str, name: str) -> None:
 
 def test_a_user_namespace(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("content")
-    script = "cat /proc/self/uid_map; id -u; stat -Lc %u /proc/self; cat /b; ls -l /dev/null; echo > /dev/null; grep CapEff /proc/self/status; cat /proc/keys; mount | wc -l"
+    script = (
+        "cat /proc/self/uid_map; id -u; stat -Lc %u /proc/self; cat /b; ls -l /dev/null; echo > /dev/null; grep "
+        "CapEff /proc/self/status; cat /proc/keys; mount | wc -l"
+    )
     spec = with_user(default_spec(["sh", "-c", script]))
     spec["mounts"].append(
         {"type": "bind", "source": str(tmp_path / "f"), "destination": "/b", "options": ["bind", "ro"]}

@@ -341,7 +341,8 @@ EVERYTHING: Spec = {
 }
 # policy and nice of stat's fields 41 and 19, and what else of the process document shows
 SHOW = (
-    "id; umask; ulimit -n; ulimit -Hn; cat /proc/self/oom_score_adj; cut -d')' -f2 /proc/self/stat | cut -d' ' -f18,40; "
+    "id; umask; ulimit -n; ulimit -Hn; cat /proc/self/oom_score_adj; "
+    "cut -d')' -f2 /proc/self/stat | cut -d' ' -f18,40; "
     "ionice -p $$; grep -E 'NoNewPrivs|Seccomp:|Cap' /proc/self/status; uname -m"
 )
 SECCOMP = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["sync"], "action": "SCMP_ACT_ERRNO"}]}

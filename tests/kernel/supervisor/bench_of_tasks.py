@@ -1,4 +1,6 @@
-"""A supervisor of the tests' own with busybox tasks: what every test here stands on. It proves at its end that nothing is left."""
+"""A supervisor of the tests' own with busybox tasks: what every test here stands on. It proves at its end that nothing
+is left.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sampan.linux import cgroups
+from sampan.linux.cgroups import groups
 from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import Attachment, Supervisor, TaskEvent, TaskInfo, TaskRequest
 from tests.support.machine import processes
@@ -149,8 +151,8 @@ async def bench(directory: Path) -> AsyncIterator[Bench]:
     finally:
         for task in await self.supervisor.list():
             await self.supervisor.delete(task.id)
-        left = cgroups.load(self.cgroup_parent).pids()
-        cgroups.load(self.cgroup_parent).delete()
+        left = groups.load(self.cgroup_parent).pids()
+        groups.load(self.cgroup_parent).delete()
         assert await self.supervisor.shutdown_if_idle()
         await self.supervisor.close()
         await gone(str(self.exec_root))

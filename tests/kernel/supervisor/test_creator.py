@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sampan.errors import SampanError
-from sampan.linux import cgroups
+from sampan.linux.cgroups import groups
 from tests.kernel.supervisor.bench_of_tasks import Bench
 from tests.support.engine import until
 from tests.support.machine import processes
@@ -83,7 +83,7 @@ async def test_whoever_dies_while_a_container_is_made_nothing_is_left(bench: Ben
             await making
     finally:
         os.close(hold)
-    until(lambda: not cgroups.load(f"{bench.cgroup_parent}/{request.id}").paths, 5, "the cgroup is gone")
+    until(lambda: not groups.load(f"{bench.cgroup_parent}/{request.id}").paths, 5, "the cgroup is gone")
     until(lambda: request.id[:12] not in str(processes(str(bench.exec_root))), 5, "no process is left")
 
 

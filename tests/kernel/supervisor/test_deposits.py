@@ -18,7 +18,7 @@ from sampan.errors import InvalidArgument
 from sampan.linux import mounts
 from sampan.linux.syscalls import AT_EMPTY_PATH, AT_RECURSIVE
 from sampan.supervisor import deposits, layout
-from sampan.supervisor.client import MountSource, TaskFailed, TaskRequest
+from sampan.supervisor.client import MountSource, NamespaceSource, TaskFailed, TaskRequest
 from sampan.supervisor.deposits import MAX_DEPOSITS, MAX_DESCRIPTORS, Deposits, UnknownDeposit
 from tests.kernel.supervisor.bench_of_tasks import Bench
 from tests.support.engine import until
@@ -106,6 +106,28 @@ async def test_a_source_is_no_peer_of_the_hosts_mount(
         mounts.umount2(str(place), mounts.MNT_DETACH)
 
 
+@pytest.mark.parametrize("runtime", ["", pytest.param(RUNC, marks=needs_runc)])
+async def test_a_namespace_is_joined_by_descriptor_whatever_its_path_leads_to(bench: Bench, runtime: str) -> None:
+    """A pid, or a descriptor's number, may have another owner by the time that it is looked at."""
+    _, first = await bench.run("sleep", "1000")
+    look = ("sh", "-c", "ls -l /proc/self/ns/net /proc/self/ns/ipc")
+    request = bench.request(*look, namespaces=("pid", "mount", "uts"), runtime=runtime)
+    spec = json.loads(request.spec)
+    hosts = {"type": "network", "path": "/proc/self/ns/net"}, {"type": "ipc", "path": "/proc/1/ns/ipc"}
+    spec["linux"]["namespaces"] += hosts
+    wanted = [os.readlink(f"/proc/{first.pid}/ns/{name}") for name in ("ipc", "net")]
+    with ExitStack() as opened:
+        sources = []
+        for type_, name in (("network", "net"), ("ipc", "ipc")):
+            fd = os.open(f"/proc/{first.pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            opened.callback(os.close, fd)
+            sources.append(NamespaceSource(type=type_, fd=fd))
+        joining = replace(request, spec=json.dumps(spec).encode(), sources=tuple(sources))
+        await bench.supervisor.create(joining, start=True)
+    assert (await bench.supervisor.wait(request.id)).status == 0
+    assert [line.split()[-1] for line in bench.lines(request)] == wanted
+
+
 async def test_more_sources_than_one_packet_takes(bench: Bench, data: Path) -> None:
     request = bench.request("sh", "-c", "ls /many | wc -l; cat /many/299/inside")
     with bound(request, {f"/many/{n}": data for n in range(300)}) as with_sources:
@@ -125,11 +147,14 @@ async def test_nothing_stays_open_whatever_becomes_of_the_request(bench: Bench, 
     with bound(request, {"/m": data}) as good:
         info = await bench.supervisor.create(good, start=True)
         assert not [n for n in os.listdir(f"/proc/{info.shim_pid}/fd") if _is_mount(info.shim_pid, n, data)]
-        with pytest.raises(InvalidArgument, match="mounts for"):
+        with pytest.raises(InvalidArgument, match="1 places in the spec for 2 descriptors"):
             await bench.supervisor.create(replace(good, id="a" * 64, sources=good.sources * 2), start=True)
-        wrong = replace(good, id="b" * 64, sources=(replace(good.sources[0], index=0),))
-        with pytest.raises(InvalidArgument, match="mount 0 of the spec is no bind mount"):
-            await bench.supervisor.create(wrong, start=True)
+        fd = good.sources[0].fd
+        nowhere: list[MountSource | NamespaceSource] = [MountSource(index=n, fd=fd) for n in (0, 99)]
+        nowhere += [NamespaceSource(type=t, fd=fd) for t in ("network", "nope")]
+        for source in nowhere:
+            with pytest.raises(InvalidArgument, match=f"{source.place} of the spec takes no descriptor"):
+                await bench.supervisor.create(replace(good, id="b" * 64, sources=(source,)), start=True)
         spec = json.loads(good.spec)
         refused = replace(
             good, id="c" * 64, spec=json.dumps({**spec, "process": {**spec["process"], "cwd": "x"}}).encode()

@@ -1,4 +1,6 @@
-"""What must not pass between host and container, or between users, on the supervisor's side. Each test names the row of SECURITY.md it stands for."""
+"""What must not pass between host and container, or between users, on the supervisor's side. Each test names the row of
+SECURITY.md it stands for.
+"""
 
 from __future__ import annotations
 

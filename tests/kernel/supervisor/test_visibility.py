@@ -1,4 +1,7 @@
-"""The attack on a whole engine's exec: what a container with CAP_SYS_PTRACE sees of a shim's child (see runtime/test_visibility)."""
+"""The attack on a whole engine's exec: what a container with CAP_SYS_PTRACE sees of a shim's child.
+
+See also runtime/test_visibility.py.
+"""
 
 from __future__ import annotations
 

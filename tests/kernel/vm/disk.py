@@ -1,8 +1,9 @@
-"""The disk of the test machine: an ext4 image with Python, this checkout, the programs its tests call, and nothing more.
+"""The disk of the test machine: an ext4 image with Python, this checkout, the programs its tests call, and nothing
+more.
 
 Made without root and without mounting: a staging tree of hard links (copies where the file system differs) handed to
-mke2fs. What a program needs besides itself is asked of ldd. 9p would spare the image, but Python over 9p takes ten times as
-long, and overlay refuses it as an upper directory.
+mke2fs. What a program needs besides itself is asked of ldd. 9p would spare the image, but Python over 9p takes ten
+times as long, and overlay refuses it as an upper directory.
 
 Source: mke2fs(8) -d.
 """

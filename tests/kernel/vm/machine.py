@@ -1,13 +1,14 @@
 """A machine of the tests' own: Debian's cloud kernel in qemu, cgroup v2 alone, this checkout on its disk.
 
-For what the kernel at hand cannot show: control groups v2 with their controllers (the host may have v1), and the loss of
-power. Software emulation, so it runs everywhere and slowly: a boot takes some four seconds, Python a tenth of its speed.
+For what the kernel at hand cannot show: control groups v2 with their controllers (the host may have v1), and the loss
+of power. Software emulation, so it runs everywhere and slowly: a boot takes some four seconds, Python a tenth of its
+speed.
 
     python -m tests.kernel.vm.machine .venv/bin/python -m pytest -q tests/kernel/test_cgroups.py
 
-The kernel package is downloaded and unpacked into a cache directory, never installed; SAMPAN_VM_KERNEL names a directory
-where that has been done (`dpkg-deb -x`). The machine's disk is thrown away, unless `data` names an image to keep: that is
-its second disk, mounted at /mnt.
+The kernel package is downloaded and unpacked into a cache directory, never installed; SAMPAN_VM_KERNEL names a
+directory where that has been done (`dpkg-deb -x`). The machine's disk is thrown away, unless `data` names an image to
+keep: that is its second disk, mounted at /mnt.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The loss of power, from inside the machine: `before` it an engine acknowledges, `after` it another one must know all that.
+"""The loss of power, from inside the machine: `before` it an engine acknowledges, `after` it another one must know all
+that.
 
 test_vm.py boots it twice on one disk and cuts the power in between, as soon as ACKNOWLEDGED stands on the console.
 """

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sampan.engine.archives import tar, tar_writer
 from sampan.errors import InvalidArgument
+from sampan.spec import ustar
 
 
 class Source:
@@ -52,7 +53,7 @@ def test_written_headers_read_back(
         name.encode(), mode=mode, uid=uid, gid=uid // 2, mtime_ns=mtime_ns, size_bytes=len(data),
         xattrs={"user.x": value},
     )  # fmt: skip
-    archive = raw + data + bytes(-len(data) % 512) + tar_writer.END
+    archive = raw + data + bytes(-len(data) % 512) + ustar.END
     [(entry, content)] = entries(archive, step)
     assert (entry.name, entry.mode, entry.uid, entry.gid, content) == (name, mode, uid, uid // 2, data)
     assert entry.xattrs == {"user.x": value}

@@ -20,7 +20,8 @@ FROM busybox AS base
 # X an arg for x
 ARG X=5
 ARG G
-RUN --mount=type=secret,id=s1,required=true --mount=type=secret,id=s2 --mount=type=ssh --mount=type=cache,target=/c,id=cc true
+RUN --mount=type=secret,id=s1,required=true --mount=type=secret,id=s2 --mount=type=ssh \
+--mount=type=cache,target=/c,id=cc true
 FROM busybox
 ARG UNUSED
 FROM base AS final

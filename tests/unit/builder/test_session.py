@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sampan.engine.builder.buildkit.borrowing import Borrowing
+from sampan.engine.builder.buildkit.borrowing import BorrowingSession
 from sampan.engine.builder.files.dirtree import DirTree
-from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.session import Forwarding, LocalRequest, Session
 from sampan.engine.builder.trees import Tree
-from sampan.engine.builder.uploaded import Unconnected, Uploaded
+from sampan.engine.builder.uploaded import UnconnectedSession, UploadedSession
 from sampan.errors import InvalidArgument, NotFound
 
 
@@ -69,9 +69,9 @@ async def names(session: Session, wanted: LocalRequest) -> list[str]:
 
 FORWARDING: dict[str, Callable[[Session], Session]] = {
     "forwarding": Forwarding,
-    "narrowed": Narrowed,
-    "borrowing": lambda client: Borrowing(client, {}),
-    "uploaded": lambda client: Uploaded("uploaded", None, client),
+    "narrowed": NarrowedSession,
+    "borrowing": lambda client: BorrowingSession(client, {}),
+    "uploaded": lambda client: UploadedSession("uploaded", None, client),
 }
 
 
@@ -106,7 +106,7 @@ def test_a_session_that_forwards_gives_what_its_client_gives(kind: str, context:
 
 def test_a_client_that_is_not_connected_has_nothing(context: Path) -> None:
     async def body() -> None:
-        for session in (Unconnected("none"), Uploaded("none", None)):
+        for session in (UnconnectedSession("none"), UploadedSession("none", None)):
             with pytest.raises(NotFound, match="the client has no context named context"):
                 await session.local(LocalRequest(name="context"))
             with pytest.raises(NotFound, match="secret s: not found: the build has no session to ask"):
@@ -132,7 +132,7 @@ def test_an_uploaded_context_is_the_main_one_and_stays_open(context: Path) -> No
     async def body() -> None:
         own = DirTree(str(context))
         client = Client("client", context=context.parent, more=context)
-        session = Uploaded("id", own, client)
+        session = UploadedSession("id", own, client)
         for name in ("context", "dockerfile"):
             assert await names(session, LocalRequest(name=name, exclude=("other",))) == ["file"]
         assert not client.asked
@@ -146,7 +146,7 @@ def test_an_uploaded_context_is_the_main_one_and_stays_open(context: Path) -> No
 def test_a_build_asks_for_what_it_uses(context: Path) -> None:
     async def body() -> None:
         client = Client("client", context=context, whole=context)
-        session = Narrowed(client)
+        session = NarrowedSession(client)
         session.paths = {"context": ("/file", "/sub/dir"), "whole": ("/", "/file")}
         for wanted in (
             LocalRequest(name="context"),
@@ -166,7 +166,7 @@ def test_a_build_asks_for_what_it_uses(context: Path) -> None:
 def test_a_directory_is_borrowed_from_the_session_that_has_it(context: Path) -> None:
     async def body() -> None:
         own, other = Client("own", context=context), Client("other", shared=context)
-        session = Borrowing(own, {"shared": other})
+        session = BorrowingSession(own, {"shared": other})
         (await session.local(LocalRequest(name="shared"))).close()
         (await session.local(LocalRequest(name="context"))).close()
         assert [one.name for one in own.asked] == ["context"] and [one.name for one in other.asked] == ["shared"]

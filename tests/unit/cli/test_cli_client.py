@@ -13,12 +13,12 @@ import pytest
 from sampan.cli import endpoint, flags, streams, table, tty
 from sampan.cli.config import Config, ContextError
 from sampan.cli.context import store
-from sampan.client.engine import ConnectionFailed, Engine, Hijacked, query_string
-from sampan.client.http import Connection, ConnectionClosed, ProtocolError, Response
+from sampan.client.engine import ConnectionFailed, EngineClient, UpgradedStream, query_string
+from sampan.client.http import ConnectionClosed, HttpConnection, MalformedResponse, Response
 from sampan.client.transport import Address, split_host_port
 from sampan.errors import Conflict, NotFound
 
-Serve = Callable[..., Engine]
+Serve = Callable[..., EngineClient]
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     listener.bind(path)
     listener.listen()
     asked: list[bytes] = []
-    engines: list[Engine] = []
+    engines: list[EngineClient] = []
 
-    def start(*connections: list[bytes]) -> Engine:
+    def start(*connections: list[bytes]) -> EngineClient:
         def work() -> None:
             for answers in connections:
                 with listener.accept()[0] as sock:
@@ -44,7 +44,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        engine = Engine(Address(f"unix://{path}"), api_version="1.51")
+        engine = EngineClient(Address(f"unix://{path}"), api_version="1.51")
         engine.asked = asked  # type: ignore[attr-defined]
         engines.append(engine)
         return engine
@@ -94,7 +94,7 @@ def test_errors_carry_the_engines_words(serve: Serve) -> None:
 def test_nobody_answers(tmp_path: Path) -> None:
     url = f"unix://{tmp_path}/nothing"
     with pytest.raises(ConnectionFailed) as caught:
-        Engine(Address(url)).get("/x")
+        EngineClient(Address(url)).get("/x")
     assert caught.value.message == f"Cannot connect to the Docker daemon at {url}. Is the docker daemon running?"
 
 
@@ -113,26 +113,26 @@ def test_a_response_that_stops_short_is_an_error() -> None:
         ours, theirs = socket.socketpair()
         theirs.sendall(raw)
         theirs.close()
-        with pytest.raises(ProtocolError):
-            Connection(ours).response().read()
+        with pytest.raises(MalformedResponse):
+            HttpConnection(ours).response().read()
         ours.close()
 
 
 def test_garbage_is_no_response() -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(b"SSH-2.0-OpenSSH\r\n\r\n")
-    with pytest.raises(ProtocolError, match="malformed HTTP response"):
-        Connection(ours).response()
+    with pytest.raises(MalformedResponse, match="malformed HTTP response"):
+        HttpConnection(ours).response()
     theirs.close()
     with pytest.raises(ConnectionClosed):
-        Connection(ours).response()
+        HttpConnection(ours).response()
     ours.close()
 
 
 def test_a_header_cannot_be_smuggled() -> None:
     ours, theirs = socket.socketpair()
     with pytest.raises(ValueError, match="line break in header"):
-        Connection(ours).request("GET", "/", [("X", "a\r\nY: b")])
+        HttpConnection(ours).request("GET", "/", [("X", "a\r\nY: b")])
     ours.close()
     theirs.close()
 
@@ -218,7 +218,7 @@ def test_much_input_against_much_output_does_not_lock_up() -> None:
     workers = [threading.Thread(target=work) for work in (echo, feed, lambda: received.append(read_all(stdout[0])))]
     for worker in workers:
         worker.start()
-    stream = Hijacked(Response(Connection(ours), "GET", 101, {}))
+    stream = UpgradedStream(Response(HttpConnection(ours), "GET", 101, {}))
     assert not streams.copy(stream, streams.Demultiplexer(raw=True, stdout=stdout[1]), stdin=stdin[0])
     os.close(stdout[1])
     for worker in workers:
@@ -232,7 +232,7 @@ def test_detach_keys_end_the_copy_and_are_not_sent() -> None:
     ours, theirs = socket.socketpair()
     stdin = os.pipe()
     os.write(stdin[1], b"ab\x10c\x10\x11d")
-    stream = Hijacked(Response(Connection(ours), "GET", 101, {}))
+    stream = UpgradedStream(Response(HttpConnection(ours), "GET", 101, {}))
     keys = tty.DetachKeys(tty.parse_keys(tty.DEFAULT_DETACH))
     out = streams.Demultiplexer(raw=True, stdout=None)
     assert streams.copy(stream, out, stdin=stdin[0], detach=keys)
@@ -258,7 +258,7 @@ def test_signals_are_handed_on_while_the_copy_waits() -> None:
 
     with tty.Signals([signal.SIGUSR1]) as signals:
         os.kill(os.getpid(), signal.SIGUSR1)
-        stream = Hijacked(Response(Connection(ours), "GET", 101, {}))
+        stream = UpgradedStream(Response(HttpConnection(ours), "GET", 101, {}))
         out = streams.Demultiplexer(raw=True, stdout=None)
         assert not streams.copy(stream, out, signals=signals, on_signal=on_signal)
         stream.close()
@@ -269,7 +269,7 @@ def test_the_copy_ends_when_nobody_reads_what_it_writes() -> None:
     ours, theirs = socket.socketpair()
     out = os.pipe()
     os.close(out[0])
-    stream = Hijacked(Response(Connection(ours), "GET", 101, {}))
+    stream = UpgradedStream(Response(HttpConnection(ours), "GET", 101, {}))
     assert not streams.copy(stream, streams.Demultiplexer(raw=True, stdout=None), stop_with=out[1])
     stream.close()
     theirs.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sampan.cli.container import archive, copying
-from sampan.cli.container.copying import CopyRefused, Destination, Source
+from sampan.cli.container.copying import CopyRefused, CopySource, Destination
 from tests.support.tars import member, tar
 
 
@@ -39,7 +39,11 @@ def test_cleaning_keeps_what_the_end_says(path: str, cleaned: str) -> None:
     assert copying.clean(path) == cleaned
 
 
-FILE, TREE, CONTENTS = Source("/s/f", is_dir=False), Source("/s/d", is_dir=True), Source("/s/d/.", is_dir=True)
+FILE, TREE, CONTENTS = (
+    CopySource("/s/f", is_dir=False),
+    CopySource("/s/d", is_dir=True),
+    CopySource("/s/d/.", is_dir=True),
+)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,7 @@ FILE, TREE, CONTENTS = Source("/s/f", is_dir=False), Source("/s/d", is_dir=True)
         (CONTENTS, Destination("/t/new"), ("/t", ".", "new")),
     ],
 )
-def test_places(source: Source, destination: Destination, placed: tuple[str, str, str]) -> None:
+def test_places(source: CopySource, destination: Destination, placed: tuple[str, str, str]) -> None:
     assert copying.place(source, destination) == placed
 
 
@@ -68,7 +72,8 @@ def test_refusals() -> None:
 
 @pytest.mark.parametrize(
     ("entry", "old", "new", "name"),
-    [("d/x", "d", "n", "n/x"), ("d", "d", "n", "n"), ("dx", "d", "n", "dx"), (".", ".", "n", "n"), ("./x", ".", "n", "n/x"), ("x", "", "", "x")],
+    [("d/x", "d", "n", "n/x"), ("d", "d", "n", "n"), ("dx", "d", "n", "dx"), (".", ".", "n", "n"),
+     ("./x", ".", "n", "n/x"), ("x", "", "", "x")],
 )  # fmt: skip
 def test_renaming(entry: str, old: str, new: str, name: str) -> None:
     assert copying.renamed(entry, old, new) == name

@@ -26,7 +26,7 @@ DECLARED = """
 """
 
 
-def parse(*argv: str, interspersed: bool = True) -> tuple[flags.Options, list[str]]:
+def parse(*argv: str, interspersed: bool = True) -> tuple[flags.FlagValues, list[str]]:
     return flags.parse(flags.declared(DECLARED), list(argv), interspersed=interspersed)
 
 
@@ -105,7 +105,8 @@ def test_a_hidden_name_sets_the_flag_it_stands_for() -> None:
         (["---x"], "bad flag syntax: ---x"),
         (["--memory", "abc"], "invalid argument \"abc\" for \"--memory\" flag: invalid size: 'abc'"),
         (["-n", "x"], 'invalid argument "x" for "-n, --last" flag: strconv.ParseInt: parsing "x": invalid syntax'),
-        (["--detach=foo"], 'invalid argument "foo" for "-d, --detach" flag: strconv.ParseBool: parsing "foo": invalid syntax'),
+        (["--detach=foo"], 'invalid argument "foo" for "-d, --detach" flag: strconv.ParseBool: parsing "foo": invalid '
+                           'syntax'),
     ],
 )  # fmt: skip
 def test_errors_are_in_pflags_words(argv: list[str], message: str) -> None:
@@ -148,7 +149,10 @@ def test_flags_that_take_several_values_at_once() -> None:
     assert options.many("alias") == ["a", "b,c", "d"]
     with pytest.raises(flags.FlagError) as caught:
         flags.parse(declared, ["--alias", '"a'])
-    expected = r'invalid argument "\"a" for "--alias" flag: parse error on line 1, column 3: extraneous or missing " in quoted-field'
+    expected = (
+        r'invalid argument "\"a" for "--alias" flag: parse error on line 1, column 3: extraneous or missing " in '
+        r"quoted-field"
+    )
     assert str(caught.value) == expected
 
 

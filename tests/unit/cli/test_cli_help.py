@@ -22,7 +22,8 @@ def test_a_command() -> None:
 def test_two_usages() -> None:
     text = help.command("cp", "container cp", main.load("container cp"))
     assert text.startswith(
-        "Usage:  sampan cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n\tsampan cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH\n"
+        "Usage:  sampan cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n"
+        "\tsampan cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH\n"
     )
 
 

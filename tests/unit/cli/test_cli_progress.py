@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sampan.cli import progress
-from sampan.client.http import Connection, Response
+from sampan.client.http import HttpConnection, Response
 
 MESSAGES: list[dict[str, Any]] = [
     {"status": "Pulling from library/x", "id": "latest"},
@@ -44,7 +44,7 @@ def response(messages: list[dict[str, Any]]) -> tuple[Response, socket.socket]:
     body = "".join(json.dumps(m) + "\r\n" for m in messages).encode()
     theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
     theirs.close()
-    return Connection(ours).response(), ours
+    return HttpConnection(ours).response(), ours
 
 
 def test_plain_lines_have_no_bars() -> None:

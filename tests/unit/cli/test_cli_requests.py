@@ -13,8 +13,8 @@ import pytest
 from sampan.cli import flags, main, table
 from sampan.cli.config import Config
 from sampan.cli.container import config, options
-from sampan.cli.session import CommandError, Session
-from sampan.client.engine import Engine
+from sampan.cli.session import Cli, CommandError
+from sampan.client.engine import EngineClient
 from sampan.client.http import Response
 from sampan.client.transport import Address
 from sampan.errors import NotFound
@@ -54,7 +54,7 @@ def test_create_sends_what_docker_sends(recorded: dict[str, Any], environment: P
     assert ours == theirs
 
 
-class _Recorder(Engine):
+class _Recorder(EngineClient):
     """An engine that records what is asked of it and knows nothing: every answer is 404."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ def test_other_commands_ask_what_docker_asks(recorded: dict[str, Any], tmp_path:
         parsers=getattr(module, "PARSERS", None),
     )
     globals_, _ = flags.parse(flags.declared(table.GLOBAL_FLAGS), [])
-    session = Session(globals_, Config(str(tmp_path)), typed)
+    session = Cli(globals_, Config(str(tmp_path)), typed)
     engine = _Recorder()
     session._engine = engine
     try:

@@ -12,21 +12,55 @@ import sampan
 from sampan.cli import launcher
 
 SOURCE = str(Path(sampan.__file__).parents[1])
-HEAVY = {"re", "enum", "json", "socket", "ssl", "typing", "argparse", "logging", "subprocess", "datetime", "signal", "asyncio", "dataclasses", "tarfile", "threading", "inspect"}  # fmt: skip
+HEAVY = {
+    "re",
+    "enum",
+    "json",
+    "socket",
+    "ssl",
+    "typing",
+    "argparse",
+    "logging",
+    "subprocess",
+    "datetime",
+    "signal",
+    "asyncio",
+    "dataclasses",
+    "tarfile",
+    "threading",
+    "inspect",
+}
 RARE = {"sampan.spec.go_values", "sampan.spec.times"}  # loaded by the flag or the column that needs them
-HOT = ["container.ls", "container.run", "container.exec", "container.inspect", "container.logs", "container.stop", "container.rm", "image.ls", "system.version", "network.ls"]  # fmt: skip
+HOT = [
+    "container.ls",
+    "container.run",
+    "container.exec",
+    "container.inspect",
+    "container.logs",
+    "container.stop",
+    "container.rm",
+    "image.ls",
+    "system.version",
+    "network.ls",
+]
 
 
 @pytest.mark.parametrize("module", HOT)
 def test_hot_commands_import_nothing_heavy(module: str) -> None:
-    code = f"import sys; sys.path.append({SOURCE!r}); import sampan.cli.main, sampan.cli.config, sampan.cli.{module}; print(*sys.modules)"
+    code = (
+        f"import sys; sys.path.append({SOURCE!r}); import sampan.cli.main, sampan.cli.config, sampan.cli.{module}; "
+        f"print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stdout.split())
     assert not RARE & set(done.stdout.split())
 
 
 def test_one_command_does_not_load_another() -> None:
-    code = f"import sys; sys.path.append({SOURCE!r}); import sampan.cli.main; sampan.cli.main.load('container ls'); print(*sys.modules)"
+    code = (
+        f"import sys; sys.path.append({SOURCE!r}); import sampan.cli.main; sampan.cli.main.load('container ls'); "
+        f"print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True)
     loaded = {name for name in done.stdout.split() if name.startswith(("sampan.cli.container.", "sampan.cli.image."))}
     assert loaded == {"sampan.cli.container.ls"}

@@ -30,9 +30,11 @@ VALUE: dict[str, Any] = {
     ("source", "text"),
     [
         ("{{.Name}}", "/web"),
-        ("{{json .Env}} {{json .Ports}}", '["a=1","b=2"] {"80/tcp":[{"HostIp":"0.0.0.0","HostPort":"8080"}],"90/tcp":null}'),
+        ("{{json .Env}} {{json .Ports}}", '["a=1","b=2"] '
+                                          '{"80/tcp":[{"HostIp":"0.0.0.0","HostPort":"8080"}],"90/tcp":null}'),
         ('{{(index (index .Ports "80/tcp") 0).HostPort}}', "8080"),
-        ('{{range $k, $v := .Ports}}{{$k}}={{if $v}}{{(index $v 0).HostPort}}{{else}}-{{end}};{{end}}', "80/tcp=8080;90/tcp=-;"),
+        ('{{range $k, $v := .Ports}}{{$k}}={{if $v}}{{(index $v '
+         '0).HostPort}}{{else}}-{{end}};{{end}}', "80/tcp=8080;90/tcp=-;"),
         ("{{range .Env}}{{println .}}{{end}}", "a=1\nb=2\n"),
         ("{{range $i, $e := .Env}}{{if $i}}, {{end}}{{$e}}{{end}}", "a=1, b=2"),
         ("{{range .Empty}}x{{else}}none{{end}}", "none"),
@@ -40,11 +42,13 @@ VALUE: dict[str, Any] = {
         ("{{with .Empty}}yes{{else}}no{{end}}{{with .Nested}}{{.Deep.Leaf}}{{end}}", "nox"),
         ("{{if eq .Count 4}}a{{else if eq .Count 3 9}}b{{else}}c{{end}}", "b"),
         ("{{if and .On (gt .Count 2) (not .Empty)}}y{{end}}{{or .Empty .Name}}", "y/web"),
-        ('{{.Name | printf "%-6s|"}}{{printf "%05d %q %v %.1f" .Count .Name .On .Ratio}}', '/web  |00003 "/web" true 1.5'),
+        ('{{.Name | printf "%-6s|"}}{{printf "%05d %q %v %.1f" .Count .Name .On '
+         '.Ratio}}', '/web  |00003 "/web" true 1.5'),
         ("a {{- .Count -}} b", "a3b"),
         ("{{/* nothing */}}x{{- /* trim */ -}} y", "xy"),
         ("{{$x := .Count}}{{$x}}{{$x = 4}}{{$x}}", "34"),
-        ('{{join .Env ","}} {{upper .Name}} {{len .Env}} {{split "a-b" "-"}} {{truncate .Name 2}}', "a=1,b=2 /WEB 2 [a b] /w"),
+        ('{{join .Env ","}} {{upper .Name}} {{len .Env}} {{split "a-b" "-"}} {{truncate .Name '
+         '2}}', "a=1,b=2 /WEB 2 [a b] /w"),
         ('{{slice .Name 1}} {{slice .Name 1 2}} {{title "ab cd"}} {{pad "x" 1 2}}|', "web w Ab Cd  x  |"),
         ("{{.Env}} {{.Empty}} {{.On}} {{.Ratio}} {{.Nested}}", "[a=1 b=2] map[] true 1.5 map[Deep:map[Leaf:x]]"),
         ('{{"lit"}} {{`raw\\n`}} {{true}} {{ne 1 2}} {{lt 1 2}} {{print "a" 1}}', "lit raw\\n true true true a1"),

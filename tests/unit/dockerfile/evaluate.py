@@ -1,4 +1,4 @@
-"""The configuration that a stage's instructions make, with the language alone: what the builder's graph does, in small."""
+"""The configuration that a stage's instructions make, by the language alone, without the builder's graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The corpus, as far as text goes: what is wrong with a Dockerfile and where, and the configuration that a good one makes."""
+"""The corpus as text: what is wrong with a Dockerfile and where, and the configuration that a good one makes."""
 
 from __future__ import annotations
 

@@ -18,10 +18,14 @@ from sampan.spec.dockerfile.ignore import Ignore, lines
 from sampan.spec.dockerfile.words import Variables
 
 PIECES = [
-    *i.KEYWORDS, *[keyword.lower() for keyword in i.KEYWORDS], "FROM x\n", "FROM x AS y\n", " AS ", "\n", "\\\n", "\\", "`",
-    " ", "\t", "\r\n", "#", "# escape=`\n", "# check=skip=all\n", "<<EOF", "<<-'E F'", "EOF\n", "--", "--mount=type=cache,",
-    "--from=", "--chown=", "--interval=", "--network=", "target=/x", "$", "${", "}", ":-", "#", "%", "/", "//", "?", "'", '"',
-    "[", "]", '["a"]', ",", "=", "A", "A=1", "$A", "${A:-x}", "CMD", "NONE", "80/tcp", "1-99999", "\x00", "\ufeff", "é", "\U0001f980",
+    *i.KEYWORDS, *[keyword.lower() for keyword in i.KEYWORDS], "FROM x\n", "FROM x AS y\n", " AS ", "\n", "\\\n",
+    "\\", "`",
+    " ", "\t", "\r\n", "#", "# escape=`\n", "# check=skip=all\n", "<<EOF", "<<-'E F'", "EOF\n", "--",
+    "--mount=type=cache,",
+    "--from=", "--chown=", "--interval=", "--network=", "target=/x", "$", "${", "}", ":-", "#", "%", "/", "//", "?",
+    "'", '"',
+    "[", "]", '["a"]', ",", "=", "A", "A=1", "$A", "${A:-x}", "CMD", "NONE", "80/tcp", "1-99999", "\x00", "\ufeff",
+    "é", "\U0001f980",
     "1h", "-1", "\u2028", "\x85",
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=30).map("".join)

@@ -39,12 +39,16 @@ def test_enough_contexts_are_compared() -> None:
 @pytest.mark.parametrize(
     ("pattern", "path"),
     [
-        ("**", "dir/file"), ("**/**", "dir/file"), ("dir/**", "dir/sub/file"), ("**/dir", "dir"), ("**/dir", "a/dir/file"),
-        ("**/dir2/*", "dir/dir2/file"), ("**/dir2/**", "dir/dir2/dir3/file"), ("**file", "dir/myfile"), ("**/file*", "d/e/file.txt"),
-        ("**/*.txt", "file.txt"), ("**/**/*.txt", "d/e/file.txt"), ("a**/*.txt", "a/d/e/file.txt"), ("a/*.txt**", "a/file.txt"),
+        ("**", "dir/file"), ("**/**", "dir/file"), ("dir/**", "dir/sub/file"), ("**/dir", "dir"),
+        ("**/dir", "a/dir/file"),
+        ("**/dir2/*", "dir/dir2/file"), ("**/dir2/**", "dir/dir2/dir3/file"), ("**file", "dir/myfile"),
+        ("**/file*", "d/e/file.txt"),
+        ("**/*.txt", "file.txt"), ("**/**/*.txt", "d/e/file.txt"), ("a**/*.txt", "a/d/e/file.txt"),
+        ("a/*.txt**", "a/file.txt"),
         ("a[b-d]e", "ace"), ("a[^b-d]e", "aze"), (".*", ".foo"), ("abc?def", "abcZdef"), ("abc/**", "abc/def/ghi"),
         ("a(b)c/def", "a(b)c/def"), ("a.|)$(}+{bc", "a.|)$(}+{bc"), ("a\\\\", "a\\"), ("a\\*b", "a*b"), ("a*", "ab/c"),
-        ("a*b*c*d*e*/f", "axbxcxdxexxx/f"), ("a*b?c*x", "abxbbxdbxebxczzx"), ("a?b", "a☺b"), ("[a-ζ]*", "α"), ("[\\]a]", "]"),
+        ("a*b*c*d*e*/f", "axbxcxdxexxx/f"), ("a*b?c*x", "abxbbxdbxebxczzx"), ("a?b", "a☺b"), ("[a-ζ]*", "α"),
+        ("[\\]a]", "]"),
         ("[\\-]", "-"), ("*x", "xxx"), ("x*a**b", "xaab"), ("a/**/b/**/c", "a/b/b/x/c"), ("**/a/**/b*c*d", "x/a/bcd/e"),
         ("docs/", "docs/x"), ("./docs", "docs"), ("a/../b", "b"), (" spaced ", "spaced"),
     ],
@@ -56,9 +60,12 @@ def test_excluded(pattern: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "path"),
     [
-        ("**/**/*.txt2", "dir/dir/file.txt"), ("a/*.txt", "a/dir/file.txt"), ("a[b-d]e", "ae"), (".*", "foo"), ("abc.def", "abcZdef"),
-        ("abc/**", "abc"), ("**/.foo", "bar.foo"), ("a*/b", "a/c/b"), ("a*b*c*d*e*/f", "axbxcxdxe/xxx/f"), ("ab[^b-d]", "abc"),
-        ("a*b?c*x", "abxbbxdbxebxczzy"), ("a???b", "a☺b"), ("a*b", "a/b"), ("a/**/b/**/c", "a/c/b"), ("/docs", "docs"), ("dir", "dirt"),
+        ("**/**/*.txt2", "dir/dir/file.txt"), ("a/*.txt", "a/dir/file.txt"), ("a[b-d]e", "ae"), (".*", "foo"),
+        ("abc.def", "abcZdef"),
+        ("abc/**", "abc"), ("**/.foo", "bar.foo"), ("a*/b", "a/c/b"), ("a*b*c*d*e*/f", "axbxcxdxe/xxx/f"),
+        ("ab[^b-d]", "abc"),
+        ("a*b?c*x", "abxbbxdbxebxczzy"), ("a???b", "a☺b"), ("a*b", "a/b"), ("a/**/b/**/c", "a/c/b"),
+        ("/docs", "docs"), ("dir", "dirt"),
     ],
 )  # fmt: skip
 def test_not_excluded(pattern: str, path: str) -> None:

@@ -66,12 +66,14 @@ def test_run_with_all_its_flags() -> None:
 
 def test_a_mount_with_every_option() -> None:
     run = expanded(
-        "RUN --mount=type=cache,from=s,source=$S,dst=/c,ro=false,id=i$N,sharing=Locked,mode=0750,uid=1,gid=2 true", S="/s", N="1"
+        "RUN --mount=type=cache,from=s,source=$S,dst=/c,ro=false,id=i$N,sharing=Locked,mode=0750,uid=1,gid=2 true",
+        S="/s", N="1"
     )  # fmt: skip
     assert run.mounts == (
         MountFlag(
             text="type=cache,from=s,source=$S,dst=/c,ro=false,id=i$N,sharing=Locked,mode=0750,uid=1,gid=2",
-            type="cache", from_="s", source="/s", target="/c", readonly=False, id="i1", sharing="locked", mode=0o750, uid=1, gid=2,
+            type="cache", from_="s", source="/s", target="/c", readonly=False, id="i1", sharing="locked",
+            mode=0o750, uid=1, gid=2,
         ),
     )  # fmt: skip
 
@@ -79,7 +81,8 @@ def test_a_mount_with_every_option() -> None:
 @pytest.mark.parametrize(
     ("text", "readonly"),
     [
-        ("target=/x", True), ("type=cache,target=/x", False), ("type=tmpfs,target=/x", False), ("type=secret,id=s", True),
+        ("target=/x", True), ("type=cache,target=/x", False), ("type=tmpfs,target=/x", False),
+        ("type=secret,id=s", True),
         ("target=/x,rw", False), ("target=/x,readwrite=false", True), ("type=cache,target=/x,readonly", True),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 
 from sampan.errors import NotImplemented_
 from sampan.supervisor.logs.drivers import open_writer
-from sampan.supervisor.logs.reader import read
+from sampan.supervisor.logs.reader import Query, read
 from sampan.supervisor.logs.record import LogWriter
 
 pytestmark = pytest.mark.asyncio
@@ -27,7 +27,7 @@ def writer(path: Path, driver: str = "json-file", **log_options: str) -> LogWrit
 
 async def frames(path: Path, driver: str = "json-file", **query: Any) -> list[tuple[int, bytes]]:
     """The stdcopy frames that a query yields."""
-    data = b"".join([chunk async for chunk in read(driver, str(path), {}, **query)])
+    data = b"".join([chunk async for chunk in read(driver, str(path), Query(**query))])
     found = []
     while data:
         length = int.from_bytes(data[4:8], "big")
@@ -45,7 +45,7 @@ def numbered(first: int, last: int) -> list[str]:
 
 
 async def collect(path: Path, driver: str, seen: list[bytes], stopped: asyncio.Event, **query: Any) -> None:
-    async for chunk in read(driver, str(path), {}, follow=True, stopped=stopped, raw=True, **query):
+    async for chunk in read(driver, str(path), Query(follow=True, raw=True, **query), stopped=stopped):
         seen.append(chunk)
 
 
@@ -76,7 +76,7 @@ async def test_raw_has_no_headers(tmp_path: Path) -> None:
     w = writer(tmp_path / "log")
     w.write("stdout", b"a\r\nb")
     w.close()
-    assert b"".join([c async for c in read("json-file", str(tmp_path / "log"), {}, raw=True)]) == b"a\r\nb"
+    assert b"".join([c async for c in read("json-file", str(tmp_path / "log"), Query(raw=True))]) == b"a\r\nb"
 
 
 @pytest.mark.parametrize("driver", ["json-file", "local"])

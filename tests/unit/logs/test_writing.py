@@ -1,4 +1,6 @@
-"""What the log drivers write: Docker's lines, cut where Docker cuts them, in files that rotate where Docker rotates them."""
+"""What the log drivers write: Docker's lines, cut where Docker cuts them, in files that rotate where Docker rotates
+them.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from sampan.engine.networks.records import PREDEFINED
 
 ROOM = Path(next(iter(sampan.engine.networks.__path__)))
 ITS_OWN = {"drivers/bridge.py", "drivers/bridge_options.py", "drivers/bridge_default.py"}
-# The kernel's word for the flags of a link's port; the table's line; and Docker's name of the default network and driver.
+# The kernel's word for the flags of a link's port; the table's line; Docker's name of the default network and driver.
 NAMES = {"plumbing.py": {"set_bridge_port"}, "drivers/choice.py": {"bridge", "BridgeDriver"}}
 DOCKERS_WORD = "bridge"
 TEXT = {tokenize.NAME, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}

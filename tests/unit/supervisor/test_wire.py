@@ -79,9 +79,12 @@ def test_records_on_disk(tmp_path: Path) -> None:
 def test_interface_counters() -> None:
     text = (
         "Inter-|   Receive                                                |  Transmit\n"
-        " face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n"
-        "    lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0\n"
-        "  eth0:    1296      16    1    2    0     0          0         0      126       3    4    5    0     0       0          0\n"
+        " face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls "
+        "carrier compressed\n"
+        "    lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0      "
+        " 0          0\n"
+        "  eth0:    1296      16    1    2    0     0          0         0      126       3    4    5    0     0      "
+        " 0          0\n"
     )
     assert network_counters.parse(text) == {
         "eth0": {

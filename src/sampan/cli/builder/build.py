@@ -22,8 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
     from sampan.client.http import Response
 
 USAGE = "[OPTIONS] PATH | URL | -"
@@ -88,7 +88,7 @@ FLAGS = """
 _URLS = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     source = ContextSource(args[0], opts.text("file"))
     classic = opts.text("progress") == "classic" or os.environ.get("DOCKER_BUILDKIT") == "0"
     wanted = BuildFlags(opts)
@@ -125,7 +125,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
 class BuildFlags:
     """What the flags ask of the client itself, and say to the engine beside Docker's own parameters."""
 
-    def __init__(self, opts: Options) -> None:
+    def __init__(self, opts: FlagValues) -> None:
         self.call = "check" if opts.flag("check") else opts.text("call").partition(",")[0]
         self._secrets = wants.secrets(opts.many("secret"))
         self._ssh = wants.ssh(opts.many("ssh"))
@@ -151,7 +151,7 @@ class BuildFlags:
         }
 
     @contextmanager
-    def opened(self, cli: Session) -> Iterator[str]:
+    def opened(self, cli: Cli) -> Iterator[str]:
         """A session for as long as the build runs; its id, "" when nothing needs one."""
         if not self.session:
             yield ""
@@ -183,12 +183,12 @@ def _reader(place: str) -> Callable[[], bytes]:
     return read
 
 
-def _ask(cli: Session, query: dict[str, object], source: ContextSource) -> Response:
+def _ask(cli: Cli, query: dict[str, object], source: ContextSource) -> Response:
     headers = [("Content-Type", "application/x-tar"), *credentials.all_header(cli.config)]
     return cli.engine.open("POST", "/build", query, headers=headers, raw=source.pieces())
 
 
-def _classic(cli: Session, opts: Options, source: ContextSource) -> int:
+def _classic(cli: Cli, opts: FlagValues, source: ContextSource) -> int:
     """The classic builder, whose lines come as they are."""
     ids: list[str] = []
     response = _ask(cli, parameters(opts, source) | {"version": "1", "q": opts.flag("quiet") or None}, source)
@@ -201,7 +201,7 @@ def _classic(cli: Session, opts: Options, source: ContextSource) -> int:
     return 0
 
 
-def _answered(cli: Session, call: str, answer: dict[str, str]) -> int:
+def _answered(cli: Cli, call: str, answer: dict[str, str]) -> int:
     """What a question about the Dockerfile gave; findings of the checks are a failure."""
     cli.out(answer.get("result.txt", ""))
     if call == "check" and answer.get("result.statuscode", "0") == "0":
@@ -274,7 +274,7 @@ class ContextSource:
         return context.pieces(self._directory, patterns, extra=self._extra)
 
 
-def parameters(opts: Options, source: ContextSource) -> dict[str, object]:
+def parameters(opts: FlagValues, source: ContextSource) -> dict[str, object]:
     """Return the query of POST /build. Raises: CommandError."""
     args = {}
     for text in opts.many("build-arg"):

@@ -14,13 +14,13 @@ from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.client.engine import Engine
+    from sampan.client.engine import EngineClient
 
 SUFFIX = ".tar"
 ARCHIVE = "/build/cache-mounts/archive"
 
 
-def take(engine: Engine, directory: str) -> None:
+def take(engine: EngineClient, directory: str) -> None:
     """Write every cache mount of the engine. A file is there whole or not at all."""
     try:
         os.makedirs(directory, exist_ok=True)
@@ -36,7 +36,7 @@ def take(engine: Engine, directory: str) -> None:
         raise CommandError(f"cannot write the cache mounts: {e.filename}: {words(e)}") from e
 
 
-def bring(engine: Engine, directory: str) -> None:
+def bring(engine: EngineClient, directory: str) -> None:
     """Fill cache mounts from a directory; one that does not exist has nothing to give."""
     if not os.path.isdir(directory):
         return

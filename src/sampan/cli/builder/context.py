@@ -14,23 +14,14 @@ from errno import ENOENT
 
 from sampan.cli.session import CommandError
 from sampan.errors import words
+from sampan.spec import ustar
 from sampan.spec.dockerfile import ignore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-BLOCK = 512
 PIECE_BYTES = 1 << 20
-_KINDS = {
-    stat.S_IFREG: b"0",
-    stat.S_IFLNK: b"2",
-    stat.S_IFCHR: b"3",
-    stat.S_IFBLK: b"4",
-    stat.S_IFDIR: b"5",
-    stat.S_IFIFO: b"6",
-}
-_NAME_BYTES, _OCTAL_MAX = 100, 0o77777777777
 
 
 def ignored(directory: str, dockerfile: str, own: bytes | None = None) -> ignore.Ignore:
@@ -67,14 +58,14 @@ def pieces(directory: str, patterns: ignore.Ignore, *, extra: dict[str, bytes] |
             out.clear()
         if stat.S_ISREG(found.st_mode) and found.st_size and links.get((found.st_dev, found.st_ino), path) == path:
             yield from _contents(os.path.join(directory, path), found.st_size, out)
-    yield bytes(out) + bytes(2 * BLOCK)
+    yield bytes(out) + ustar.END
 
 
 def packed(files: dict[str, bytes]) -> Iterator[bytes]:
     """Yield an archive of nothing but these files."""
     for name, data in sorted(files.items()):
-        yield header(name, b"0", 0o644, len(data), 0, "") + data + bytes(-len(data) % BLOCK)
-    yield bytes(2 * BLOCK)
+        yield header(name, b"0", 0o644, len(data), 0, "") + data + ustar.padding(len(data))
+    yield ustar.END
 
 
 def walk(
@@ -108,7 +99,7 @@ def walk(
 
 
 def _head(directory: str, path: str, found: os.stat_result, links: dict[tuple[int, int], str]) -> bytes:
-    kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+    kind = ustar.KINDS.get(stat.S_IFMT(found.st_mode))
     if kind is None:
         return b""  # a socket
     mode, target, size = stat.S_IMODE(found.st_mode), "", 0
@@ -133,52 +124,28 @@ def header(
     raw, link = os.fsencode(name), os.fsencode(target)
     seconds, rest = divmod(mtime_ns, 10**9)
     records = {}
-    if len(raw) > _NAME_BYTES or not raw.isascii():
+    if len(raw) > ustar.NAME_BYTES or not raw.isascii():
         records["path"] = raw
-    if len(link) > _NAME_BYTES or not link.isascii():
+    if len(link) > ustar.NAME_BYTES or not link.isascii():
         records["linkpath"] = link
-    if size > _OCTAL_MAX:
+    if size >= ustar.LONG_LIMIT:
         records["size"] = str(size).encode()
     if rest or seconds < 0:
         records["mtime"] = f"{seconds}.{rest:09d}".encode() if seconds >= 0 else str(seconds).encode()
-    block = _block(raw, kind, mode, min(size, _OCTAL_MAX), max(0, seconds), link, device)
+    block = ustar.block(
+        raw[: ustar.NAME_BYTES],
+        kind=kind,
+        mode=mode,
+        size_bytes=min(size, ustar.LONG_LIMIT - 1),
+        mtime_s=max(0, seconds),
+        link=link[: ustar.NAME_BYTES],
+        device=device,
+    )
     if not records:
         return block
-    text = b"".join(_record(key, value) for key, value in records.items())
-    return (
-        _block(b"PaxHeaders.0/" + raw[-80:], b"x", 0o644, len(text), 0, b"", (0, 0))
-        + text
-        + bytes(-len(text) % BLOCK)
-        + block
-    )
-
-
-def _block(name: bytes, kind: bytes, mode: int, size: int, mtime: int, link: bytes, device: tuple[int, int]) -> bytes:
-    block = b"%-.100b%b%07o\0%07o\0%07o\0%011o\0%011o\0        %b%b%bustar\x0000%b%07o\0%07o\0%b" % (
-        name[:_NAME_BYTES],
-        bytes(_NAME_BYTES - len(name[:_NAME_BYTES])),
-        mode,
-        0,
-        0,
-        size,
-        mtime,
-        kind,
-        link[:_NAME_BYTES],
-        bytes(_NAME_BYTES - len(link[:_NAME_BYTES])),
-        bytes(64),
-        *device,
-        bytes(167),
-    )
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
-
-
-def _record(key: str, value: bytes) -> bytes:
-    """One pax record; its length counts itself."""
-    body = b" " + key.encode() + b"=" + value + b"\n"
-    size = len(body) + len(str(len(body)))
-    if len(str(size)) > len(str(len(body))):
-        size += 1
-    return str(size).encode() + body
+    text = b"".join(ustar.pax_record(key.encode(), value) for key, value in records.items())
+    extended = ustar.block(b"PaxHeaders.0/" + raw[-80:], kind=b"x", mode=0o644, size_bytes=len(text))
+    return extended + text + ustar.padding(len(text)) + block
 
 
 def _contents(path: str, size: int, out: bytearray) -> Iterator[bytes]:
@@ -198,6 +165,6 @@ def _contents(path: str, size: int, out: bytearray) -> Iterator[bytes]:
             if len(out) >= PIECE_BYTES:
                 yield bytes(out)
                 out.clear()
-        out += bytes(-size % BLOCK)
+        out += ustar.padding(size)
     finally:
         os.close(fd)

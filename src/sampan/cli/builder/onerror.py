@@ -12,10 +12,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.session import Session
+    from sampan.cli.session import Cli
 
 
-def enter(cli: Session, failure: dict[str, Any], wanted: str, message: str) -> int:
+def enter(cli: Cli, failure: dict[str, Any], wanted: str, message: str) -> int:
     """Offer what a failed step left. Returns 1: the build has failed all the same."""
     image = str(failure["ID"])
     cli.warn(f"ERROR: failed to build: {message}")

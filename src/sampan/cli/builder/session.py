@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from sampan.cli.builder.wants import OutputFlag
-    from sampan.client.engine import Engine
+    from sampan.client.engine import EngineClient
     from sampan.client.http import Socket
 
 SECRET, CREDENTIALS = "/moby.buildkit.secrets.v1.Secrets/GetSecret", "/moby.filesync.v1.Auth/Credentials"
@@ -57,7 +57,7 @@ class ClientSession:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: EngineClient,
         *,
         name: str,
         secrets: Mapping[str, Callable[[], bytes]],

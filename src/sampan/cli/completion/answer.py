@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "WORD..."
 ARGS = (0, None)
@@ -67,7 +67,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 }
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     words, current = args[:-1], args[-1] if args else ""
     for candidate in candidates(cli, words, current):
         if candidate.startswith(current):
@@ -75,8 +75,8 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-def candidates(cli: Session, words: list[str], current: str) -> Iterable[str]:
-    """All that could stand where `current` is typed."""
+def candidates(cli: Cli, words: list[str], current: str) -> Iterable[str]:
+    """Return all that could stand where `current` is typed."""
     declared = flags.declared(table.GLOBAL_FLAGS)
     if (open_flag := _open_flag(declared, words)) is not None:
         return _values(cli, open_flag)
@@ -114,12 +114,12 @@ def candidates(cli: Session, words: list[str], current: str) -> Iterable[str]:
 
 
 def _unjudged(declared: list[flags.Flag]) -> dict[str, Callable[[str], object]]:
-    """Value parsers that accept whatever is there: completion judges nothing."""
+    """Return parsers of values that accept whatever is there: completion refuses nothing."""
     return {flag.name: str for flag in declared if flag.kind}
 
 
 def _open_flag(declared: list[flags.Flag], words: list[str]) -> flags.Flag | None:
-    """The flag whose value is being typed, when the last word is one that wants a value."""
+    """Return the flag whose value is being typed, when the last word is one that wants a value."""
     last = words[-1] if words else ""
     for flag in declared:
         if flag.kind and (last == f"--{flag.name}" or (flag.short and last == f"-{flag.short}")):
@@ -136,7 +136,7 @@ def _spelled(declared: list[flags.Flag]) -> list[str]:
 
 
 def _names(group: str) -> list[str]:
-    """Verbs of a group, or everything that may come first."""
+    """Return the verbs of a group, or everything that may come first."""
     if group:
         return [
             path.split(" ")[1] for path, (_, about) in table.COMMANDS.items() if path.startswith(group + " ") and about
@@ -145,15 +145,15 @@ def _names(group: str) -> list[str]:
     return sorted([*table.GROUPS, *table.SHORTCUTS, *single])
 
 
-def _values(cli: Session, flag: flags.Flag) -> list[str]:
+def _values(cli: Cli, flag: flags.Flag) -> list[str]:
     out: list[str] = []
     for value in VALUES.get(flag.alias or flag.name, ()):
         out += named(cli, value) if value in (ANY, NETWORK, CONTEXT) else [value]
     return out
 
 
-def named(cli: Session, kind: str) -> list[str]:
-    """Names of what exists."""
+def named(cli: Cli, kind: str) -> list[str]:
+    """Return the names of what exists."""
     try:
         if kind == CONTEXT:
             from sampan.cli.context import store

@@ -28,7 +28,7 @@ def is_ip(text: str) -> bool:
 
 
 def is_mac(text: str) -> bool:
-    """Six, eight or twenty bytes, as Go's net.ParseMAC takes them."""
+    """Return whether a text is six, eight or twenty bytes, as Go's net.ParseMAC takes them."""
     parts = text.replace("-", ":").split(":")
     return len(parts) in (6, 8, 20) and all(len(p) == 2 and set(p.lower()) <= set("0123456789abcdef") for p in parts)
 
@@ -49,7 +49,7 @@ def dns_search(text: str) -> str:
 
 
 def extra_host(text: str) -> str:
-    """`host:ip` or `host=ip`; `host-gateway` stands for the engine's own address."""
+    """Check `host:ip` or `host=ip`; `host-gateway` stands for the engine's own address."""
     if "=" in text:
         host, _, address = text.partition("=")
     else:
@@ -89,7 +89,7 @@ def device_rule(text: str) -> str:
 
 
 def network(text: str) -> dict[str, Any]:
-    """`name`, or `name=N,alias=A,ip=…,ip6=…,mac-address=…,driver-opt=k=v,link-local-ip=…,gw-priority=1`."""
+    """Read `name`, or `name=N,alias=A,ip=…,ip6=…,mac-address=…,driver-opt=k=v,link-local-ip=…,gw-priority=1`."""
     if "=" not in text:
         return {"Target": text}
     from sampan.spec import go_values
@@ -134,7 +134,7 @@ def network(text: str) -> dict[str, Any]:
 
 
 def publish(text: str) -> list[str]:
-    """The long form `target=80,published=8080,protocol=tcp` as short specs; a short one as it is."""
+    """Turn the long form `target=80,published=8080,protocol=tcp` as short specs; a short one as it is."""
     if "=" not in text:
         return [text]
     from sampan.spec import go_values
@@ -151,7 +151,7 @@ def publish(text: str) -> list[str]:
 
 
 def ports(specs: list[str]) -> dict[str, list[dict[str, str]]]:
-    """All `-p` values → {"80/tcp": [{"HostIp", "HostPort"}]}."""
+    """Turn all `-p` values into {"80/tcp": [{"HostIp", "HostPort"}]}."""
     bindings: dict[str, list[dict[str, str]]] = {}
     for spec in [short for text in specs for short in publish(text)]:
         for port, binding in _port_spec(spec):
@@ -192,7 +192,7 @@ def _port_spec(spec: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def exposed(texts: list[str]) -> list[str]:
-    """All `--expose` values → ["80/tcp", …]."""
+    """Turn all `--expose` values into ["80/tcp", …]."""
     out = []
     for text in texts:
         if ":" in text:

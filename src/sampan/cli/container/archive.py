@@ -35,7 +35,7 @@ class UnsafeArchive(Exception):
 
 
 def pack(path: str, name: str) -> Iterator[bytes]:
-    """The tree at `path` as tar; its entries begin with `name` (`.` for contents without a name)."""
+    """Pack the tree at `path` as tar; its entries begin with `name` (`.` for contents without a name)."""
     links: dict[tuple[int, int], str] = {}
     for found, entry in _walk(path, name):
         yield from _member(found, entry, links)
@@ -79,7 +79,7 @@ def _member(path: str, name: str, links: dict[tuple[int, int], str]) -> Iterator
 
 
 def _contents(path: str, size: int) -> Iterator[bytes]:
-    """Exactly `size` bytes of a file, padded to a block, even when it shrinks meanwhile."""
+    """Yield exactly `size` bytes of a file, padded to a block, even when it shrinks meanwhile."""
     left = size
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
@@ -94,7 +94,7 @@ def _contents(path: str, size: int) -> Iterator[bytes]:
 # -- extracting ------------------------------------------------------------------------------------------------------
 
 
-class _Stream:
+class _ChunkFile:
     """Chunks as a file to read from, and how many bytes went by."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
@@ -116,9 +116,9 @@ class _Stream:
 def extract(chunks: Iterable[bytes], directory: str, *, old: str = "", new: str = "") -> int:
     """Extract below `directory`, renaming the first element `old` to `new`. Returns how many bytes were read.
 
-    Raises UnsafeArchive, tarfile.TarError, OSError.
+    Raises: UnsafeArchive, tarfile.TarError, OSError.
     """
-    stream = _Stream(chunks)
+    stream = _ChunkFile(chunks)
     root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     late: list[tuple[tuple[str, ...], tarfile.TarInfo]] = []
     try:
@@ -149,7 +149,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _descend(root: int, parts: tuple[str, ...], *, create: bool) -> int:
-    """A descriptor of the directory, every step without following links. The caller closes it."""
+    """Open a descriptor of the directory, every step without following links. The caller closes it."""
     fd = os.dup(root)
     for part in parts:
         try:

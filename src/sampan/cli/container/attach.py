@@ -9,8 +9,8 @@ from sampan.client.engine import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] CONTAINER"
 ARGS = (1, 1)
@@ -21,7 +21,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     resource = f"/containers/{quoted(args[0])}"
     container = cli.engine.get(f"{resource}/json")
     state, config = container["State"], container["Config"]

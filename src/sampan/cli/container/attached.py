@@ -16,12 +16,12 @@ from sampan.errors import SampanError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.session import Session
-    from sampan.client.engine import Hijacked
+    from sampan.cli.session import Cli
+    from sampan.client.engine import UpgradedStream
 
 
-def detach_keys(cli: Session, given: str) -> tuple[str, bytes]:
-    """The sequence in use, as text for the engine and as bytes to watch for."""
+def detach_keys(cli: Cli, given: str) -> tuple[str, bytes]:
+    """Return the sequence in use, as text for the engine and as bytes to watch for."""
     text = given or cli.config.text("detachKeys")
     try:
         return text, tty.parse_keys(text or tty.DEFAULT_DETACH)
@@ -39,9 +39,9 @@ class Attached:
 
     def __init__(
         self,
-        cli: Session,
+        cli: Cli,
         resource: str,
-        stream: Hijacked,
+        stream: UpgradedStream,
         *,
         terminal: bool,
         stdin: bool,

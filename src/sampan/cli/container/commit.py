@@ -4,8 +4,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]"
 ARGS = (1, 2)
@@ -17,7 +17,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     from sampan.cli.image.names import check, split
     from sampan.cli.registry.credentials import full_name
 

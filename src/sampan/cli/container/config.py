@@ -16,11 +16,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
+    from sampan.cli.flags import FlagValues
 
 
-def build(opts: Options, image: str, command: list[str], *, detach: bool = False) -> dict[str, Any]:
-    """The whole request body."""
+def build(opts: FlagValues, image: str, command: list[str], *, detach: bool = False) -> dict[str, Any]:
+    """Return the whole request body. Raises: ValueError."""
     bindings = addresses.ports(opts.many("publish"))
     body = _container(opts, image, command, bindings, detach=detach)
     body["HostConfig"] = _host(opts, bindings)
@@ -29,7 +29,7 @@ def build(opts: Options, image: str, command: list[str], *, detach: bool = False
 
 
 def _container(
-    opts: Options, image: str, command: list[str], bindings: dict[str, Any], *, detach: bool
+    opts: FlagValues, image: str, command: list[str], bindings: dict[str, Any], *, detach: bool
 ) -> dict[str, Any]:
     attach = opts.many("attach")
     interactive = opts.flag("interactive")
@@ -68,7 +68,7 @@ def _container(
     return body
 
 
-def _host(opts: Options, bindings: dict[str, Any]) -> dict[str, Any]:
+def _host(opts: FlagValues, bindings: dict[str, Any]) -> dict[str, Any]:
     restart = restart_policy(opts.text("restart"))
     if opts.flag("rm") and restart["Name"] not in ("", "no"):
         raise ValueError("conflicting options: cannot specify both --restart and --rm")
@@ -133,7 +133,7 @@ def _host(opts: Options, bindings: dict[str, Any]) -> dict[str, Any]:
 # -- labels, and other pairs -----------------------------------------------------------------------------------------
 
 
-def _labels(opts: Options) -> dict[str, str]:
+def _labels(opts: FlagValues) -> dict[str, str]:
     lines = [line for path in opts.many("label-file") for line in environment.file_lines(path) if "=" in line]
     return {key: value for key, _, value in (item.partition("=") for item in [*lines, *opts.many("label")])}
 
@@ -152,12 +152,12 @@ def _pairs(items: list[str], complaint: str) -> dict[str, str]:
 
 
 def capabilities(names: list[str]) -> list[str] | None:
-    """`net_admin` → `CAP_NET_ADMIN`, each once, sorted; ALL stays ALL."""
+    """Turn `net_admin` into → `CAP_NET_ADMIN`, each once, sorted; ALL stays ALL."""
     upper = [name.strip().upper() for name in names]
     return sorted({n if n == "ALL" or n.startswith("CAP_") else f"CAP_{n}" for n in upper}) or None
 
 
-def _mode(opts: Options, name: str, allowed: tuple[str, ...], word: str, *, container: bool = False) -> str:
+def _mode(opts: FlagValues, name: str, allowed: tuple[str, ...], word: str, *, container: bool = False) -> str:
     value = opts.text(name)
     if value not in allowed and not (container and value.startswith("container:") and len(value) > len("container:")):
         raise ValueError(f"--{name}: invalid {word} mode")
@@ -176,7 +176,7 @@ def restart_policy(text: str) -> dict[str, Any]:
     return {"Name": name, "MaximumRetryCount": retries}
 
 
-def _log(opts: Options) -> dict[str, Any]:
+def _log(opts: FlagValues) -> dict[str, Any]:
     driver = opts.text("log-driver")
     settings = opts.mapping("log-opt")
     if driver == "none" and settings:
@@ -184,7 +184,7 @@ def _log(opts: Options) -> dict[str, Any]:
     return {"Type": driver, "Config": settings}
 
 
-def _healthcheck(opts: Options) -> dict[str, Any] | None:
+def _healthcheck(opts: FlagValues) -> dict[str, Any] | None:
     durations = {
         "Interval": "health-interval",
         "Timeout": "health-timeout",
@@ -215,7 +215,7 @@ def _healthcheck(opts: Options) -> dict[str, Any] | None:
 
 
 def _security(texts: list[str]) -> tuple[list[str], bool]:
-    """(options with a seccomp file replaced by its contents, whether system paths are left unmasked)."""
+    """Return (options with a seccomp file replaced by its contents, whether system paths are left unmasked)."""
     out = []
     unmasked = False
     for text in texts:
@@ -243,7 +243,7 @@ def _security(texts: list[str]) -> tuple[list[str], bool]:
 # -- networks --------------------------------------------------------------------------------------------------------
 
 
-def _endpoints(opts: Options) -> dict[str, Any]:
+def _endpoints(opts: FlagValues) -> dict[str, Any]:
     if (mac := opts.text("mac-address")) and not addresses.is_mac(mac):
         raise ValueError(f"{mac} is not a valid mac address")
     networks: list[dict[str, Any]] = opts.value("network")
@@ -267,8 +267,8 @@ def _is_user_defined(target: str) -> bool:
     return target not in ("default", "bridge", "host", "none") and not target.startswith("container:")
 
 
-def _with_flags(attachment: dict[str, Any], opts: Options) -> dict[str, Any]:
-    """The first network takes --network-alias, --ip and the like; the same thing said twice is an error."""
+def _with_flags(attachment: dict[str, Any], opts: FlagValues) -> dict[str, Any]:
+    """Give the first network --network-alias, --ip and the like; the same thing said twice is an error."""
     out = dict(attachment)
     links = opts.many("link") if _is_user_defined(out["Target"]) else []
     for key, flag, value in (
@@ -291,7 +291,7 @@ def _with_flags(attachment: dict[str, Any], opts: Options) -> dict[str, Any]:
 
 
 def endpoint(attachment: dict[str, Any]) -> dict[str, Any]:
-    """The API's EndpointSettings."""
+    """Return the API's EndpointSettings."""
     ipam = {key: attachment[key] for key in ("IPv4Address", "IPv6Address", "LinkLocalIPs") if attachment.get(key)}
     return {
         "IPAMConfig": ipam or None,

@@ -24,7 +24,7 @@ class CopyRefused(Exception):
     """The rules say no; the message is docker's."""
 
 
-class Source:
+class CopySource:
     """What is copied: its path, whether it is a directory, and the name its entries are to have instead."""
 
     def __init__(self, path: str, *, is_dir: bool, rebase: str = "") -> None:
@@ -43,7 +43,7 @@ class Destination:
 
 
 def split_argument(text: str) -> tuple[str, str]:
-    """`container:path` → (container, path); a local path has no container. `./a:b` and `/a:b` are local."""
+    """Split `container:path` → (container, path); a local path has no container. `./a:b` and `/a:b` are local."""
     if os.path.isabs(text):
         return "", text
     container, colon, path = text.partition(":")
@@ -53,7 +53,7 @@ def split_argument(text: str) -> tuple[str, str]:
 
 
 def clean(path: str) -> str:
-    """`normpath` that keeps what the end of a path says: a trailing slash or `/.`."""
+    """Normalise a path, but keep what the end of a path says: a trailing slash or `/.`."""
     out = os.path.normpath(path)
     if path.endswith("/.") or path == ".":
         return out + "/." if not out.endswith("/") else out + "."
@@ -63,7 +63,7 @@ def clean(path: str) -> str:
 
 
 def split(path: str) -> tuple[str, str]:
-    """(directory, last element); the last element of `a/.` is `.`."""
+    """Return (directory, last element); the last element of `a/.` is `.`."""
     if path.endswith("/."):
         return os.path.normpath(path[:-2] or "/"), "."
     whole = os.path.normpath(path)
@@ -74,8 +74,8 @@ def asserts_directory(path: str) -> bool:
     return path.endswith(("/", "/.")) or path == "."
 
 
-def place(source: Source, destination: Destination) -> tuple[str, str, str]:
-    """(directory to extract in, name the entries have, name they are to get). Raises CopyRefused."""
+def place(source: CopySource, destination: Destination) -> tuple[str, str, str]:
+    """Return (directory to extract in, name the entries have, name they are to get). Raises: CopyRefused."""
     name = source.rebase or split(source.path)[1]
     if destination.exists and destination.is_dir:
         return destination.path, "", ""
@@ -88,7 +88,7 @@ def place(source: Source, destination: Destination) -> tuple[str, str, str]:
 
 
 def renamed(entry: str, old: str, new: str) -> str:
-    """An entry's name after the change of its first element."""
+    """Return an entry's name after the change of its first element."""
     if not old or old == new:
         return entry
     if old == "/":

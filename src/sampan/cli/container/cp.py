@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from sampan.cli.container import copying
-from sampan.cli.container.copying import Destination, Source
+from sampan.cli.container.copying import CopySource, Destination
 from sampan.cli.session import CommandError
 from sampan.cli.units import human_size
 from sampan.client import jsontext
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
     from sampan.client.http import Response
 
 USAGE = "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n[OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
@@ -36,7 +36,7 @@ FLAGS = """
 READ_BYTES = 1 << 20
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if not args[0]:
         raise CommandError("source can not be empty")
     if not args[1]:
@@ -63,14 +63,14 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
 
 
 def _stat_of(response: Response) -> dict[str, Any]:
-    """The decoded X-Docker-Container-Path-Stat header."""
+    """Return the decoded X-Docker-Container-Path-Stat header."""
     import binascii
 
     stat: dict[str, Any] = jsontext.loads(binascii.a2b_base64(response.headers["x-docker-container-path-stat"]))
     return stat
 
 
-def _stat(cli: Session, container: str, path: str) -> dict[str, Any] | None:
+def _stat(cli: Cli, container: str, path: str) -> dict[str, Any] | None:
     try:
         response = cli.engine.open("HEAD", f"/containers/{quoted(container)}/archive", {"path": path})
     except SampanError:
@@ -82,7 +82,7 @@ def _stat(cli: Session, container: str, path: str) -> dict[str, Any] | None:
 # -- out of the container --------------------------------------------------------------------------------------------
 
 
-def _from_container(cli: Session, opts: Options, container: str, path: str, target: str) -> str:
+def _from_container(cli: Cli, opts: FlagValues, container: str, path: str, target: str) -> str:
     from sampan.cli.container import archive
 
     rebase = ""
@@ -104,7 +104,7 @@ def _from_container(cli: Session, opts: Options, container: str, path: str, targ
         return ""
     is_dir = bool(_stat_of(response)["mode"] & copying.GO_DIR)
     name = copying.split(path)[1]
-    source = Source(path, is_dir=is_dir, rebase=rebase)
+    source = CopySource(path, is_dir=is_dir, rebase=rebase)
     destination = _local_destination(target)
     directory, _, new = copying.place(source, destination)
     if not os.path.isdir(directory):
@@ -118,7 +118,7 @@ def _from_container(cli: Session, opts: Options, container: str, path: str, targ
 
 
 def _local_destination(path: str) -> Destination:
-    """What is at a local path; a link is followed, and a file must be a plain one."""
+    """Look what is at a local path; a link is followed, and a file must be a plain one."""
     import stat
 
     absolute = copying.clean(os.path.join(os.getcwd(), path))
@@ -137,7 +137,7 @@ def _local_destination(path: str) -> Destination:
 # -- into the container ----------------------------------------------------------------------------------------------
 
 
-def _to_container(cli: Session, opts: Options, path: str, container: str, target: str) -> str:
+def _to_container(cli: Cli, opts: FlagValues, path: str, container: str, target: str) -> str:
     destination = _container_destination(cli, container, target)
     query: dict[str, object] = {"noOverwriteDirNonDir": "true", "copyUIDGID": "true" if opts.flag("archive") else None}
     if path == "-":
@@ -151,12 +151,12 @@ def _to_container(cli: Session, opts: Options, path: str, container: str, target
     directory, old, new = copying.place(source, destination)
     from sampan.cli.container import archive
 
-    counted = _Counted(archive.pack(source.path, copying.renamed(name, old, new) if old else name))
+    counted = _CountedChunks(archive.pack(source.path, copying.renamed(name, old, new) if old else name))
     _send(cli, container, {"path": directory, **query}, counted)
     return f"Successfully copied {human_size(counted.count, 3)} to {container}:{target}"
 
 
-class _Counted:
+class _CountedChunks:
     """Passes chunks on and counts their bytes."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
@@ -169,7 +169,7 @@ class _Counted:
             yield chunk
 
 
-def _send(cli: Session, container: str, query: dict[str, object], body: Iterable[bytes]) -> None:
+def _send(cli: Cli, container: str, query: dict[str, object], body: Iterable[bytes]) -> None:
     response = cli.engine.open(
         "PUT",
         f"/containers/{quoted(container)}/archive",
@@ -181,7 +181,7 @@ def _send(cli: Session, container: str, query: dict[str, object], body: Iterable
     cli.engine.finish(response)
 
 
-def _container_destination(cli: Session, container: str, path: str) -> Destination:
+def _container_destination(cli: Cli, container: str, path: str) -> Destination:
     stat = _stat(cli, container, path)
     if stat is not None and stat["mode"] & copying.GO_SYMLINK:
         link: str = stat["linkTarget"]
@@ -195,8 +195,8 @@ def _container_destination(cli: Session, container: str, path: str) -> Destinati
     return Destination(path, exists=True, is_dir=is_dir)
 
 
-def _local_source(path: str, *, follow: bool) -> tuple[Source, str]:
-    """(what to pack, the name its entries begin with)."""
+def _local_source(path: str, *, follow: bool) -> tuple[CopySource, str]:
+    """Return (what to pack, the name its entries begin with)."""
     absolute = copying.clean(os.path.join(os.getcwd(), path))
     name = copying.split(absolute)[1]
     if copying.asserts_directory(absolute) or follow:
@@ -209,4 +209,4 @@ def _local_source(path: str, *, follow: bool) -> tuple[Source, str]:
     is_dir = os.path.isdir(real) and not os.path.islink(real)
     if copying.asserts_directory(path) and not is_dir:
         raise copying.CopyRefused("not a directory")
-    return Source(real, is_dir=is_dir, rebase=name), name
+    return CopySource(real, is_dir=is_dir, rebase=name), name

@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"
 ARGS = (1, None)
@@ -29,7 +29,7 @@ class CreateRefused(Exception):
     """The container was not created; the message says why, in full. `create` and `run` dress it differently."""
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     body = request(cli, opts, args)
     try:
         cli.line(create(cli, opts, body))
@@ -38,21 +38,21 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-def request(cli: Session, opts: Options, args: list[str], *, detach: bool = False) -> dict[str, Any]:
-    """The create request that flags and arguments ask for."""
+def request(cli: Cli, opts: FlagValues, args: list[str], *, detach: bool = False) -> dict[str, Any]:
+    """Return the create request that flags and arguments ask for."""
     try:
         return config.build(opts, args[0], args[1:], detach=detach)
     except ValueError as e:
         raise usage_error(cli, str(e)) from e
 
 
-def usage_error(cli: Session, message: str) -> CommandError:
-    """What is wrong with the command line, with the hint below."""
+def usage_error(cli: Cli, message: str) -> CommandError:
+    """Say what is wrong with the command line, with the hint below."""
     return CommandError(f"sampan: {message}\n\nRun 'sampan {cli.path} --help' for more information", 125)
 
 
-def create(cli: Session, opts: Options, body: dict[str, Any]) -> str:
-    """Create it, pulling as `--pull` says. Returns the id; warnings go to standard error. Raises CreateRefused."""
+def create(cli: Cli, opts: FlagValues, body: dict[str, Any]) -> str:
+    """Create it, pulling as `--pull` says. Returns the id; warnings go to standard error. Raises: CreateRefused."""
     if (when := opts.text("pull")) not in ("always", "missing", "never"):
         raise usage_error(cli, f'invalid pull option: \'{when}\': must be one of "always", "missing" or "never"')
     if wrong := problem(body["Image"]):
@@ -82,7 +82,7 @@ def create(cli: Session, opts: Options, body: dict[str, Any]) -> str:
 
 
 def _open_cidfile(path: str) -> int:
-    """The file is made before the container, so that none is created whose id could not be kept."""
+    """Make the file before the container, so that none is created whose id could not be kept."""
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except FileExistsError:
@@ -94,7 +94,7 @@ def _open_cidfile(path: str) -> int:
         raise CreateRefused(f"failed to create the container ID file: open {path}: {reason}") from e
 
 
-def _created(cli: Session, opts: Options, body: dict[str, Any], when: str, platform: str) -> str:
+def _created(cli: Cli, opts: FlagValues, body: dict[str, Any], when: str, platform: str) -> str:
     query = {"name": opts.text("name") or None, "platform": platform or None}
     if when == "always":
         pull(cli, opts, body["Image"])
@@ -113,8 +113,8 @@ def _created(cli: Session, opts: Options, body: dict[str, Any], when: str, platf
     return identifier
 
 
-def pull(cli: Session, opts: Options, image: str) -> None:
-    """Pull `image` with progress on standard error. Raises ProgressError."""
+def pull(cli: Cli, opts: FlagValues, image: str) -> None:
+    """Pull `image` with progress on standard error. Raises: ProgressError."""
     from sampan.cli.image import pull as image_pull
 
     quiet = opts.flag("quiet")
@@ -122,17 +122,17 @@ def pull(cli: Session, opts: Options, image: str) -> None:
     image_pull.pull(cli, image, platform=platform_of(opts), out=out, terminal=os.isatty(2))
 
 
-def platform_of(opts: Options) -> str:
+def platform_of(opts: FlagValues) -> str:
     return opts.text("platform") or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
 
 
 def familiar(image: str) -> str:
-    """`busybox` → `busybox:latest`, as messages name it."""
+    """Turn `busybox` → `busybox:latest`, as messages name it."""
     return image if "@" in image or ":" in image.rpartition("/")[2] else image + ":latest"
 
 
-def _proxies(cli: Session, body: dict[str, Any]) -> None:
-    """Proxy settings of config.json become environment variables that the user has not set."""
+def _proxies(cli: Cli, body: dict[str, Any]) -> None:
+    """Turn the proxy settings of config.json into environment variables, where the user has set none."""
     table = cli.config.table("proxies")
     if not table:
         return

@@ -11,10 +11,10 @@ from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
+    from sampan.cli.flags import FlagValues
 
 
-def of(opts: Options) -> list[str]:
+def of(opts: FlagValues) -> list[str]:
     """Return the variables that `--env-file` and `-e` ask for, files first.
 
     A bare name takes the client's own value. Where there is none, a line of a file drops out, and `-e NAME` goes to the

@@ -8,8 +8,8 @@ from sampan.client.engine import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] CONTAINER"
 ARGS = (1, 1)
@@ -18,7 +18,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     path = opts.text("output")
     output.refuse_terminal(path, "failed to export container")
     response = cli.engine.open("GET", f"/containers/{quoted(args[0])}/export")

@@ -10,8 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
@@ -26,12 +26,13 @@ FLAGS = f"""
   -s, --size            Show how much disk the containers use
 """
 RAW_FORMAT = (
-    "container_id=ID image=Image command=Command created_at=CreatedAt state=State status=Status names=Names labels=Labels "
+    "container_id=ID image=Image command=Command created_at=CreatedAt state=State status=Status names=Names "
+    "labels=Labels "
     "ports=Ports"
 )
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     template = opts.text("format")
     last = 1 if opts.flag("latest") and opts.number("last") == -1 else opts.number("last")
     with_size = opts.flag("size") or ".Size" in template
@@ -92,7 +93,7 @@ def _local_volumes(c: dict[str, Any]) -> str:
 
 
 def ports(items: list[dict[str, Any]] | None) -> str:
-    """`0.0.0.0:8080->80/tcp, 443/tcp`; runs of neighbours become a range."""
+    """Write `0.0.0.0:8080->80/tcp, 443/tcp`; runs of neighbours become a range."""
     groups: dict[tuple[str, str], list[tuple[int, int]]] = {}
     plain: list[str] = []
 

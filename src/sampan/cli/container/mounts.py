@@ -17,7 +17,7 @@ _FLAGS = ("readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-s
 
 
 def parse_mount(text: str) -> dict[str, Any]:
-    """`type=bind,source=/a,target=/b,readonly` → the API's Mount."""
+    """Read `type=bind,source=/a,target=/b,readonly` → the API's Mount."""
     from sampan.spec import go_values  # few command lines hold a --mount
 
     mount: dict[str, Any] = {"Type": "volume"}
@@ -48,7 +48,7 @@ def parse_mount(text: str) -> dict[str, Any]:
 
 
 def _check_recursion(mount: dict[str, Any]) -> None:
-    """A read-only bind says of its submounts either that they stay writable, or that they must be read-only too."""
+    """Check what a read-only bind says of its submounts: that they stay writable, or must be read-only too."""
     bind = mount.get("BindOptions") or {}
     for option, key in (("writable", "ReadOnlyNonRecursive"), ("readonly", "ReadOnlyForceRecursive")):
         if not bind.get(key):
@@ -125,13 +125,13 @@ def _boolean(key: str, value: str) -> bool:
 
 
 def is_cdi(text: str) -> bool:
-    """True for a device by its CDI name, `vendor.com/class=name`."""
+    """Return whether a device is named by CDI: `vendor.com/class=name`."""
     kind, equals, _ = text.partition("=")
     return bool(equals) and "/" in kind and not kind.startswith("/")
 
 
 def parse_device(text: str) -> dict[str, str]:
-    """`host[:container][:rwm]` → the API's DeviceMapping."""
+    """Read `host[:container][:rwm]` → the API's DeviceMapping."""
     source, _, rest = text.partition(":")
     target, permissions = source, "rwm"
     if rest:
@@ -155,7 +155,7 @@ def _is_permission(text: str) -> bool:
 
 
 def bind(text: str) -> str | None:
-    """One `-v` value: as a bind (its relative source made absolute), or None for an anonymous volume."""
+    """Read one `-v` value: as a bind (its relative source made absolute), or None for an anonymous volume."""
     source, colon, rest = text.partition(":")
     if not colon:
         return None

@@ -7,15 +7,15 @@ from sampan.client.engine import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "CONTAINER [PRIVATE_PORT[/PROTO]]"
 ARGS = (1, 2)
 FLAGS = ""
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     container = cli.engine.get(f"/containers/{quoted(args[0])}/json")
     bound: dict[str, list[dict[str, str]] | None] = container["NetworkSettings"]["Ports"] or {}
     if len(args) > 1:

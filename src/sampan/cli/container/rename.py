@@ -8,15 +8,15 @@ from sampan.errors import SampanError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "CONTAINER NEW_NAME"
 ARGS = (2, 2)
 FLAGS = ""
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     old, new = (name.strip() for name in args)
     if not old or not new:
         raise CommandError("Error: Neither old nor new names may be empty")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from sampan.cli.flags import Options
+    from sampan.cli.flags import FlagValues
 
 FLAGS = """
       --blkio-weight uint16              Relative block IO weight between 10 and 1000; 0 disables it (default 0)
@@ -63,12 +63,15 @@ _NUMBERS = {
     "MemorySwap": "memory-swap",
     "NanoCpus": "cpus",
 }
-_BYTES = "The correct format is <device-path>:<number>[<unit>]. Number must be a positive integer. Unit is optional and can be kb, mb, or gb"
+_BYTES = (
+    "The correct format is <device-path>:<number>[<unit>]. Number must be a positive integer. Unit is optional and "
+    "can be kb, mb, or gb"
+)
 _COUNT = "The correct format is <device-path>:<number>. Number must be a positive integer"
 
 
-def limits(opts: Options) -> dict[str, Any]:
-    """The limits of `FLAGS`; 0 and "" are none. `PidsLimit` is left to the caller: it tells 0 from not given."""
+def limits(opts: FlagValues) -> dict[str, Any]:
+    """Return the limits of `FLAGS`; 0 and "" are none. `PidsLimit` is left to the caller: it tells 0 from not given."""
     return {
         **{field: opts.number(flag) for field, flag in _NUMBERS.items()},
         "CpusetCpus": opts.text("cpuset-cpus"),
@@ -76,8 +79,8 @@ def limits(opts: Options) -> dict[str, Any]:
     }
 
 
-def requested(opts: Options) -> dict[str, Any]:
-    """All that a new container may use, as HostConfig holds it. Raises: ValueError in docker's words."""
+def requested(opts: FlagValues) -> dict[str, Any]:
+    """Return all that a new container may use, as HostConfig holds it. Raises: ValueError in docker's words."""
     swappiness = opts.number("memory-swappiness")
     if swappiness != -1 and not 0 <= swappiness <= 100:
         raise ValueError(f"invalid value: {swappiness}. Valid memory swappiness range is 0-100")
@@ -103,8 +106,8 @@ def requested(opts: Options) -> dict[str, Any]:
     }
 
 
-def _device_requests(opts: Options) -> list[dict[str, Any]]:
-    """GPUs, and devices that CDI names."""
+def _device_requests(opts: FlagValues) -> list[dict[str, Any]]:
+    """Return the requests for GPUs, and for devices that CDI names."""
     requests: list[dict[str, Any]] = list(opts.value("gpus"))
     if names := [d for d in opts.many("device") if mounts.is_cdi(d)]:
         requests.append({"Driver": "cdi", "Count": 0, "DeviceIDs": names, "Capabilities": None, "Options": None})
@@ -112,7 +115,7 @@ def _device_requests(opts: Options) -> list[dict[str, Any]]:
 
 
 def ulimit(text: str) -> dict[str, object]:
-    """`nofile=1024[:2048]` → {"Name", "Soft", "Hard"}."""
+    """Read `nofile=1024[:2048]` → {"Name", "Soft", "Hard"}."""
     name, separator, limits = text.partition("=")
     if not separator:
         raise ValueError(f"invalid ulimit argument: {text}")

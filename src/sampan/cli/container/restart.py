@@ -8,13 +8,13 @@ from sampan.client.engine import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] CONTAINER [CONTAINER...]"
 ARGS = (1, None)
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     query = stop_query(opts)
     return cli.for_each(args, lambda name: cli.engine.call("POST", f"/containers/{quoted(name)}/restart", query))

@@ -8,8 +8,8 @@ from sampan.errors import NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] CONTAINER [CONTAINER...]"
 ARGS = (1, None)
@@ -20,7 +20,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     query = {"v": opts.flag("volumes"), "link": opts.flag("link"), "force": opts.flag("force")}
 
     def remove(name: str) -> None:

@@ -10,15 +10,15 @@ from sampan.cli.container import create, options
 from sampan.cli.container.attached import Attached, check_terminal, detach_keys
 from sampan.cli.session import CommandError, describe
 from sampan.client.engine import quoted
-from sampan.client.http import ProtocolError
+from sampan.client.http import MalformedResponse
 from sampan.errors import SampanError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
     from sampan.client.http import Response
 
 USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"
@@ -35,7 +35,7 @@ FLAGS = (
 )
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if opts.flag("detach") and opts.many("attach"):
         raise CommandError("conflicting options: cannot specify both --attach and --detach")
     body = create.request(cli, opts, args, detach=opts.flag("detach"))
@@ -72,7 +72,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return exit_status(waiting)
 
 
-def _start(cli: Session, resource: str, removed: Response | None) -> None:
+def _start(cli: Cli, resource: str, removed: Response | None) -> None:
     try:
         cli.engine.post(f"{resource}/start")
     except SampanError as e:
@@ -81,14 +81,14 @@ def _start(cli: Session, resource: str, removed: Response | None) -> None:
         raise _failure(cli, describe(e)) from e
 
 
-def _failure(cli: Session, message: str) -> CommandError:
+def _failure(cli: Cli, message: str) -> CommandError:
     hint = f"Run 'sampan {cli.path} --help' for more information"
     return CommandError(f"sampan: {message}\n\n{hint}", failure_code(message))
 
 
 def failure_code(message: str) -> int:
-    """127 when the command was not found, 126 when it may not be run, else 125: docker's rule, which knows no other
-    sign of it than the engine's words."""
+    """Return 127 when the command was not found, 126 when it may not be run, else 125: docker's rule, which knows no
+    other sign of it than the engine's words."""
     if any(words in message for words in ("executable file not found", "no such file or directory")):
         return 127
     if any(words in message for words in ("permission denied", "is a directory")):
@@ -97,10 +97,10 @@ def failure_code(message: str) -> int:
 
 
 def exit_status(waiting: Response) -> int:
-    """The exit code out of the answer to wait."""
+    """Return the exit code out of the answer to wait."""
     try:
         answer: dict[str, Any] = waiting.json() or {}
-    except (ProtocolError, OSError) as e:
+    except (MalformedResponse, OSError) as e:
         raise CommandError(f"error waiting for container: {e}", 125) from e
     if error := (answer.get("Error") or {}).get("Message"):
         raise CommandError(f"Error waiting for container: {error}", 125)

@@ -10,8 +10,8 @@ from sampan.errors import SampanError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] CONTAINER [CONTAINER...]"
 ARGS = (1, None)
@@ -24,7 +24,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if opts.flag("attach") or opts.flag("interactive"):
         if len(args) > 1:
             raise CommandError("you cannot start and attach multiple containers at once")
@@ -47,7 +47,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-def _attached(cli: Session, opts: Options, name: str) -> int:
+def _attached(cli: Cli, opts: FlagValues, name: str) -> int:
     container = cli.engine.get(f"/containers/{quoted(name)}/json")
     resource, config = f"/containers/{container['Id']}", container["Config"]
     stdin = opts.flag("interactive") and config["OpenStdin"]

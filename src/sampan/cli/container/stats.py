@@ -21,8 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] [CONTAINER...]"
 ARGS = (0, None)
@@ -39,7 +39,7 @@ PERIOD_S = 0.5
 class Board:
     """The rows in the order of their appearance, filled by reader threads."""
 
-    def __init__(self, cli: Session, *, once: bool, whole: bool) -> None:
+    def __init__(self, cli: Cli, *, once: bool, whole: bool) -> None:
         self._cli = cli
         self._once = once
         self._whole = whole
@@ -79,7 +79,7 @@ class Board:
             self.drop(name)
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     once = opts.flag("no-stream")
     board = Board(cli, once=once, whole=opts.flag("no-trunc"))
     if args:
@@ -100,7 +100,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return _live(cli, board, template, bool(args))
 
 
-def _follow(cli: Session, board: Board, everything: bool, whole: bool) -> None:
+def _follow(cli: Cli, board: Board, everything: bool, whole: bool) -> None:
     """Watch for containers that come and go."""
     import threading
 
@@ -121,7 +121,7 @@ def _follow(cli: Session, board: Board, everything: bool, whole: bool) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _live(cli: Session, board: Board, template: str, named: bool) -> int:
+def _live(cli: Cli, board: Board, template: str, named: bool) -> int:
     time.sleep(PERIOD_S)
     while True:
         if board.errors and named and not board.rows:
@@ -152,7 +152,7 @@ def cpu_percent(stats: dict[str, Any]) -> float:
 
 
 def memory_used(stats: dict[str, Any]) -> int:
-    """Usage without the inactive page cache (cgroup v1 and v2 name it differently)."""
+    """Return the usage without the inactive page cache (cgroup v1 and v2 name it differently)."""
     memory = stats.get("memory_stats") or {}
     usage: int = memory.get("usage") or 0
     details = memory.get("stats") or {}

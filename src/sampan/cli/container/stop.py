@@ -6,8 +6,8 @@ from sampan.client.engine import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] CONTAINER [CONTAINER...]"
 ARGS = (1, None)
@@ -18,12 +18,12 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     query = stop_query(opts)
     return cli.for_each(args, lambda name: cli.engine.call("POST", f"/containers/{quoted(name)}/stop", query))
 
 
-def stop_query(opts: Options) -> dict[str, object]:
-    """Signal and time as the API's query; `restart` has the same."""
+def stop_query(opts: FlagValues) -> dict[str, object]:
+    """Return signal and time as the query of the API, for `stop` and `restart`."""
     timeout = opts.number("timeout") if opts.changed("timeout") else None
     return {"signal": opts.text("signal") or None, "t": timeout}

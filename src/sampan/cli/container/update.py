@@ -8,8 +8,8 @@ from sampan.client.engine import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] CONTAINER [CONTAINER...]"
 ARGS = (1, None)
@@ -23,7 +23,7 @@ FLAGS = (
 )
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if not opts.given:
         raise CommandError("you must provide one or more flags when using this command")
     body = resources.limits(opts)

@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] CONTEXT"
 ABOUT = """Create a context
@@ -43,7 +43,7 @@ FLAGS = """
 KEYS = ("from", "host", "ca", "cert", "key", "skip-tls-verify")
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     name, directory = args[0], cli.config.directory
     store.check_name(name)
     if name in store.names(directory):
@@ -65,8 +65,8 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-def docker_settings(opts: Options) -> dict[str, str]:
-    """The key=value pairs of `--docker`."""
+def docker_settings(opts: FlagValues) -> dict[str, str]:
+    """Return the key=value pairs of `--docker`."""
     settings: dict[str, str] = {}
     for text in opts.many("docker"):
         for field in go_values.fields(text):
@@ -77,8 +77,8 @@ def docker_settings(opts: Options) -> dict[str, str]:
     return settings
 
 
-def endpoint_of(cli: Session, settings: dict[str, str]) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """(endpoint metadata, TLS files by name)."""
+def endpoint_of(cli: Cli, settings: dict[str, str]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return (endpoint metadata, TLS files by name)."""
     if source := settings.get("from"):
         try:
             docker = endpoint.described(cli.options, cli.config, source)["Endpoints"]["docker"]
@@ -96,7 +96,8 @@ def endpoint_of(cli: Session, settings: dict[str, str]) -> tuple[dict[str, Any],
     host = settings.get("host", "")
     if host and "://" not in host:
         raise CommandError(
-            f"unable to create docker endpoint config: unable to apply docker endpoint options: unable to parse docker host `{host}`"
+            f"unable to create docker endpoint config: unable to apply docker endpoint options: unable to parse "
+            f"docker host `{host}`"
         )
     return {"Host": host, "SkipTLSVerify": skip}, tls
 

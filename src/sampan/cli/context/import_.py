@@ -15,8 +15,8 @@ from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "CONTEXT FILE|-"
 ARGS = (2, 2)
@@ -25,7 +25,7 @@ MAX_BYTES = 10 << 20
 WANTED = {"meta.json": "", **{f"tls/docker/{kind}.pem": f"{kind}.pem" for kind in store.FILES}}
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     name, source = args
     store.check_name(name)
     if name in store.names(cli.config.directory):

@@ -9,8 +9,8 @@ from sampan.cli.session import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "CONTEXT [CONTEXT...]"
 ARGS = (1, None)
@@ -19,7 +19,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     failed = []
     current = endpoint.context_name(cli.options, cli.config)
     for name in args:
@@ -34,7 +34,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-def _remove(cli: Session, name: str, current: str, force: bool) -> None:
+def _remove(cli: Cli, name: str, current: str, force: bool) -> None:
     if name == DEFAULT_CONTEXT:
         raise ContextError('context "default" cannot be removed')
     if name not in store.names(cli.config.directory):

@@ -24,7 +24,7 @@ FILES = ("ca", "cert", "key")
 
 
 def check_name(name: str) -> None:
-    """Raises ContextError when a context cannot be called so."""
+    """Check that a context can have this name. Raises: ContextError."""
     if not name:
         raise ContextError("context name cannot be empty")
     if name == DEFAULT_CONTEXT:
@@ -51,7 +51,7 @@ def tls_directory(directory: str, name: str) -> str:
 
 
 def load(directory: str, name: str) -> dict[str, Any]:
-    """The metadata of one context. Raises ContextError."""
+    """Return the metadata of one context. Raises: ContextError."""
     path = os.path.join(meta_directory(directory, name), "meta.json")
     try:
         with open(path, "rb") as f:
@@ -65,7 +65,7 @@ def load(directory: str, name: str) -> dict[str, Any]:
 
 
 def names(directory: str) -> list[str]:
-    """All stored contexts, sorted."""
+    """Return all stored contexts, sorted."""
     top = os.path.join(directory, "contexts", "meta")
     found = []
     try:
@@ -108,14 +108,14 @@ def remove(directory: str, name: str) -> None:
 
 
 def tls_files(directory: str, name: str) -> dict[str, str]:
-    """{"ca": path, …} of the files that exist."""
+    """Return {"ca": path, …} of the files that exist."""
     top = os.path.join(tls_directory(directory, name), "docker")
     paths = {kind: os.path.join(top, f"{kind}.pem") for kind in FILES}
     return {kind: path for kind, path in paths.items() if os.path.exists(path)}
 
 
 def endpoint(directory: str, name: str) -> tuple[Address, Tls | None]:
-    """Where a context's engine is, and what TLS takes. Raises: ContextError."""
+    """Return where a context's engine is, and what TLS takes. Raises: ContextError."""
     docker = load(directory, name).get("Endpoints", {}).get("docker") or {}
     if not docker.get("Host"):
         raise ContextError(f'context "{name}": no docker endpoint')
@@ -130,7 +130,7 @@ def endpoint(directory: str, name: str) -> tuple[Address, Tls | None]:
 
 
 def described_default(host: str) -> dict[str, Any]:
-    """The context "default" as `inspect` shows it; `host` is what flags and environment say."""
+    """Show the context "default" as `inspect` shows it; `host` is what flags and environment say."""
     return {
         "Name": DEFAULT_CONTEXT,
         "Metadata": {},
@@ -141,7 +141,7 @@ def described_default(host: str) -> dict[str, Any]:
 
 
 def described(directory: str, name: str) -> dict[str, Any]:
-    """A stored context as `inspect` shows it. Raises: ContextError."""
+    """Show a stored context as `inspect` shows it. Raises: ContextError."""
     meta = load(directory, name)
     files = tls_files(directory, name)
     return {

@@ -6,8 +6,8 @@ from sampan.cli.context import create, store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] CONTEXT"
 ABOUT = create.ABOUT.replace("Create a context", "Update a context").replace("context create", "context update")
@@ -18,7 +18,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     name, directory = args[0], cli.config.directory
     store.check_name(name)
     meta = store.load(directory, name)

@@ -9,15 +9,15 @@ from sampan.cli.context import store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "CONTEXT"
 ARGS = (1, 1)
 FLAGS = ""
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     name = args[0]
     if name != DEFAULT_CONTEXT:
         store.check_name(name)

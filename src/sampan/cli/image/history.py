@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] IMAGE"
 ARGS = (1, 1)
@@ -26,7 +26,7 @@ FLAGS = f"""
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     platform = platform_json(opts.text("platform"))
     layers = cli.engine.get(f"/images/{quoted(args[0])}/history", platform=platform)
     for layer in layers:

@@ -11,8 +11,8 @@ from sampan.cli.session import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] file|URL|- [REPOSITORY[:TAG]]"
 ARGS = (1, None)
@@ -23,7 +23,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     source = args[0]
     remote = source.startswith(("http://", "https://"))
     body = None

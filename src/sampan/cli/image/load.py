@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
@@ -27,7 +27,7 @@ FLAGS = """
 READ_BYTES = 1 << 20
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     fd = 0
     if path := opts.text("input"):
         fd = opened(path)
@@ -49,7 +49,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
 
 
 def opened(path: str) -> int:
-    """A file to read, by descriptor."""
+    """Open a file to read; yield its descriptor."""
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as e:
@@ -57,6 +57,6 @@ def opened(path: str) -> int:
 
 
 def pieces(fd: int) -> Iterator[bytes]:
-    """What a descriptor holds, to its end."""
+    """Read a descriptor to its end."""
     while data := os.read(fd, READ_BYTES):
         yield data

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] [REPOSITORY[:TAG]]"
 ARGS = (0, 1)
@@ -28,7 +28,7 @@ FLAGS = f"""
 RAW_FORMAT = "repository=Repository tag=Tag image_id=ID created_at=CreatedAt virtual_size=Size"
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     wanted = opts.many("filter") + [f"reference={name}" for name in args]
     if opts.flag("tree"):
         from sampan.cli.image import tree
@@ -49,7 +49,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
 
 
 def named(image: dict[str, Any], whole: bool, digests: bool) -> Iterator[dict[str, Any]]:
-    """One row per name of an image: each tag, or each digest without a tag, or `<none>`."""
+    """Yield one row per name of an image: each tag, or each digest without a tag, or `<none>`."""
     tags: dict[str, list[str]] = {}
     for reference in image.get("RepoTags") or ():
         repository, _, tag = reference.rpartition(":")

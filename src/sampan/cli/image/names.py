@@ -12,7 +12,7 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 
 
 def split(name: str) -> tuple[str, str]:
-    """`host:5000/a/b:tag` → ("host:5000/a/b", "tag"); a colon before the last slash is a port's."""
+    """Split `host:5000/a/b:tag` → ("host:5000/a/b", "tag"); a colon before the last slash is a port's."""
     repository, colon, tag = name.rpartition(":")
     if not colon or "/" in tag:
         return name, ""
@@ -20,7 +20,7 @@ def split(name: str) -> tuple[str, str]:
 
 
 def problem(name: str) -> str:
-    """What is wrong with a name, "" when nothing is."""
+    """Say what is wrong with a name, "" when nothing is."""
     if len(name) < 128 and all(word and _PLAIN.issuperset(word) for word in split(name)[0].split("/")):
         tag = split(name)[1]
         if not tag or _PLAIN.issuperset(tag.replace(".", "0").replace("-", "0")):
@@ -35,6 +35,6 @@ def problem(name: str) -> str:
 
 
 def check(name: str) -> None:
-    """Raises CommandError for a name that cannot be one."""
+    """Check a name. Raises: CommandError for one that cannot be."""
     if wrong := problem(name):
         raise CommandError(wrong)

@@ -6,8 +6,8 @@ from sampan.cli import pruning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
@@ -19,7 +19,7 @@ FLAGS = (
 )
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     everything = opts.flag("all")
     question = pruning.warning(pruning.IMAGES[everything])
     return pruning.ask_and_prune(

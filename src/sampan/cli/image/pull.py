@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] NAME[:TAG|@DIGEST]"
 ARGS = (1, 1)
@@ -27,7 +27,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     name = args[0]
     check(name)
     everything = opts.flag("all-tags")
@@ -50,10 +50,8 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-def pull(
-    cli: Session, name: str, *, platform: str, out: TextIO | None, terminal: bool, everything: bool = False
-) -> None:
-    """Have the engine pull `name` and show how it goes. Raises ProgressError."""
+def pull(cli: Cli, name: str, *, platform: str, out: TextIO | None, terminal: bool, everything: bool = False) -> None:
+    """Have the engine pull `name` and show how it goes. Raises: ProgressError."""
     repository, tag = split(name) if "@" not in name else (name.partition("@")[0], name.partition("@")[2])
     response = cli.engine.open(
         "POST",

@@ -8,8 +8,8 @@ from sampan.cli.session import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] IMAGE [IMAGE...]"
 ARGS = (1, None)
@@ -19,7 +19,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     path = opts.text("output")
     output.refuse_terminal(path, "failed to save image")
     query = {"names": args, "platform": platform_json(opts.text("platform"))}

@@ -9,15 +9,15 @@ from sampan.client.engine import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]"
 ARGS = (2, 2)
 FLAGS = ""
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if wrong := problem(args[1]):
         raise CommandError(f'Error parsing reference: "{args[1]}" is not a valid repository/tag: {wrong}')
     repository, tag = split(args[1])

@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 WARNING = "WARNING: This is an experimental feature. The output may change and shouldn't be depended on."
 SPACING = 3
@@ -26,8 +26,8 @@ RESET, PLAIN, BOLD, NAME = "\x1b[0m", "\x1b[39m", "\x1b[39m\x1b[1m", "\x1b[34m\x
 BADGE = "\x1b[38;5;0m\x1b[48;5;14m"
 
 
-def refuse(opts: Options) -> None:
-    """Flags that make no sense beside --tree. Raises CommandError."""
+def refuse(opts: FlagValues) -> None:
+    """Refuse flags that make no sense beside --tree. Raises: CommandError."""
     for flag, shown in (("quiet", "quiet"), ("no-trunc", "no-trunc"), ("digests", "show-digest")):
         if opts.flag(flag):
             raise CommandError(f"--{shown} is not yet supported with --tree")
@@ -35,7 +35,7 @@ def refuse(opts: Options) -> None:
         raise CommandError("--format is not yet supported with --tree")
 
 
-def show(cli: Session, images: list[dict[str, Any]], *, all_: bool) -> None:
+def show(cli: Cli, images: list[dict[str, Any]], *, all_: bool) -> None:
     """Print the tree. images: ImageSummary objects with their Manifests."""
     terminal = os.isatty(1)
     width = (tty.size(1)[1] or DEFAULT_WIDTH) if terminal else DEFAULT_WIDTH
@@ -54,7 +54,7 @@ def show(cli: Session, images: list[dict[str, Any]], *, all_: bool) -> None:
 
 
 def _rows(image: dict[str, Any], all_: bool) -> list[dict[str, Any]]:
-    """The lines of one image: a line a name, the last with the figures; then one a platform."""
+    """Return the lines of one image: a line a name, the last with the figures; then one a platform."""
     children = [m for m in image.get("Manifests") or () if m.get("Kind") == "image"]
     names = [name for name in image.get("RepoTags") or () if name != "<none>:<none>"]
     if not names:
@@ -86,7 +86,7 @@ def _cells(identifier: str, size: int, content: int, used: bool) -> list[str]:
 
 
 def _columns(width: int, widest: int) -> tuple[int, list[tuple[str, int, str]]]:
-    """(width of the first column, the others that there is room for)."""
+    """Return (width of the first column, the others that there is room for)."""
     kept = []
     for column in COLUMNS:
         taken = column[1] + SPACING

@@ -8,8 +8,8 @@ from sampan.cli.session import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] MANIFEST_LIST MANIFEST"
 ARGS = (2, 2)
@@ -33,7 +33,7 @@ KNOWN = {
 }
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     target = lists.named(args[0], f"annotate: error parsing name for manifest list {args[0]}")
     name = lists.named(args[1], f"annotate: error parsing name for manifest {args[1]}")
     mine = Lists(cli)

@@ -8,8 +8,8 @@ from sampan.cli.session import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "MANIFEST_LIST MANIFEST [MANIFEST...]"
 ARGS = (2, None)
@@ -19,7 +19,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     target = lists.named(args[0], f"error parsing name for manifest list {args[0]}")
     mine = Lists(cli)
     if mine.all(target) and not opts.flag("amend"):

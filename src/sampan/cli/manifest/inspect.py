@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
     from sampan.spec.reference import Reference
 
 USAGE = "[OPTIONS] [MANIFEST_LIST] MANIFEST"
@@ -24,7 +24,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     verbose = opts.flag("verbose")
     name = lists.named(args[-1], "")
     if len(args) == 2:
@@ -58,13 +58,13 @@ def _member(place: Any, name: Reference, raw: bytes, kind: str, digest: str, ent
     return lists.image(place, name, f"{name}@{digest}", raw, kind, digest, platform=entry.get("platform") or {})
 
 
-def _list(cli: Session, documents: list[dict[str, Any]], verbose: bool) -> int:
+def _list(cli: Cli, documents: list[dict[str, Any]], verbose: bool) -> int:
     if verbose:
         return _show(cli, documents)
     cli.line(lists.list_bytes([document["Descriptor"] for document in documents]).decode())
     return 0
 
 
-def _show(cli: Session, value: Any) -> int:
+def _show(cli: Cli, value: Any) -> int:
     cli.line(jsontext.indented(value, "\t"))
     return 0

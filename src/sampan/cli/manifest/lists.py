@@ -24,14 +24,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.session import Session
+    from sampan.cli.session import Cli
 
 LISTS = (registries.LIST, registries.OCI_INDEX)
 _PLATFORM = ("architecture", "os", "os.version", "os.features", "variant")
 
 
 def named(text: str, what: str) -> Reference:
-    """A full reference, with `latest` where nothing is said. Raises: CommandError."""
+    """Return a full reference, with `latest` where nothing is said. Raises: CommandError."""
     try:
         return reference.parse(text).tagged()
     except InvalidArgument as e:
@@ -41,14 +41,14 @@ def named(text: str, what: str) -> Reference:
 class Lists:
     """The lists of one user."""
 
-    def __init__(self, cli: Session) -> None:
+    def __init__(self, cli: Cli) -> None:
         self._root = os.path.join(cli.config.directory, "manifests")
 
     def _directory(self, name: Reference) -> str:
         return os.path.join(self._root, _safe(str(name)))
 
     def all(self, name: Reference) -> list[dict[str, Any]]:
-        """The manifests of a list, in the order of their names; [] for none."""
+        """Return the manifests of a list, in the order of their names; [] for none."""
         try:
             files = sorted(os.listdir(self._directory(name)))
         except FileNotFoundError:
@@ -64,7 +64,7 @@ class Lists:
         write_atomically(os.path.join(self._directory(name), _safe(str(manifest))), jsontext.dumps(document).encode())
 
     def remove(self, name: Reference) -> bool:
-        """False when there is none."""
+        """Remove a list. Returns False when there is none."""
         directory = self._directory(name)
         if not os.path.isdir(directory):
             return False
@@ -87,8 +87,8 @@ def _safe(name: str) -> str:
 # -- from a registry ------------------------------------------------------------------------------------------------
 
 
-def connect(cli: Session, name: Reference, *, insecure: bool) -> Registry:
-    """The registry of a name. Raises: CommandError in docker's words."""
+def connect(cli: Cli, name: Reference, *, insecure: bool) -> Registry:
+    """Return the registry of a name. Raises: CommandError in docker's words."""
     key = credentials.HUB_KEY if name.domain == credentials.HUB else name.domain
     try:
         found = Registry(name.domain, credentials.lookup(cli.config, key), insecure=insecure)
@@ -99,8 +99,8 @@ def connect(cli: Session, name: Reference, *, insecure: bool) -> Registry:
     return found
 
 
-def fetch(cli: Session, name: Reference, *, insecure: bool) -> tuple[Registry, bytes, str, str]:
-    """(registry, bytes, media type, digest) of what a name is. Raises: CommandError."""
+def fetch(cli: Cli, name: Reference, *, insecure: bool) -> tuple[Registry, bytes, str, str]:
+    """Return (registry, bytes, media type, digest) of what a name is. Raises: CommandError."""
     place = connect(cli, name, insecure=insecure)
     try:
         return place, *place.manifest(name.path, name.digest or name.tag)
@@ -113,7 +113,7 @@ def fetch(cli: Session, name: Reference, *, insecure: bool) -> tuple[Registry, b
 def image(
     place: Registry, name: Reference, ref: str, raw: bytes, media_type: str, digest: str, platform: Any = None
 ) -> dict[str, Any]:
-    """The document of one image. platform: what a list says of it; else its configuration is asked."""
+    """Return the document of one image. platform: what a list says of it; else its configuration is asked."""
     manifest = jsontext.loads(raw)
     if platform is None:
         try:
@@ -128,7 +128,7 @@ def image(
 
 
 def ordered(platform: dict[str, Any]) -> dict[str, Any]:
-    """A platform's fields as docker writes them."""
+    """Return a platform's fields as docker writes them."""
     return {key: platform[key] for key in _PLATFORM if platform.get(key)}
 
 
@@ -153,7 +153,7 @@ def manifest_of(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def list_bytes(descriptors: list[dict[str, Any]]) -> bytes:
-    """The manifest list over some images, to docker's byte."""
+    """Return the manifest list over some images, to docker's byte."""
     entries = [
         {**{key: one[key] for key in ("mediaType", "size", "digest")}, "platform": ordered(one["platform"])}
         for one in descriptors

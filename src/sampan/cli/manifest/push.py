@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
     from sampan.spec.reference import Reference
 
 USAGE = "[OPTIONS] MANIFEST_LIST"
@@ -26,7 +26,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     target = lists.named(args[0], "")
     mine = Lists(cli)
     documents = mine.all(target)
@@ -53,17 +53,16 @@ def _check(document: dict[str, Any], target: Reference) -> None:
     source = lists.named(document["Ref"], "")
     if source.domain != target.domain:
         raise CommandError(
-            f"cannot use source images from a different registry than the target image: {source.domain} != {target.domain}"
+            f"cannot use source images from a different registry than the target image: {source.domain} != "
+            f"{target.domain}"
         )
     platform = document["Descriptor"].get("platform") or {}
     if not platform.get("os") or not platform.get("architecture"):
         raise CommandError(f"manifest {document['Ref']} must have an OS and Architecture to be pushed to a registry")
 
 
-def _copy(
-    cli: Session, place: registry.Registry, document: dict[str, Any], source: Reference, target: Reference
-) -> None:
-    """An image of another repository: its blobs are mounted, its manifest is put by digest."""
+def _copy(cli: Cli, place: registry.Registry, document: dict[str, Any], source: Reference, target: Reference) -> None:
+    """Copy an image of another repository: mount its blobs, put its manifest by digest."""
     manifest, descriptor = lists.manifest_of(document), document["Descriptor"]
     for digest in dict.fromkeys(blob["digest"] for blob in (manifest["config"], *manifest["layers"])):
         place.mount(target.path, digest, source.path)

@@ -8,15 +8,15 @@ from sampan.cli.session import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "MANIFEST_LIST [MANIFEST_LIST...]"
 ARGS = (1, None)
 FLAGS = ""
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     mine = Lists(cli)
     missing = [text for text in args if not mine.remove(lists.named(text, ""))]
     if missing:

@@ -8,8 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] NETWORK"
 ARGS = (1, 1)
@@ -34,7 +34,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     body: dict[str, Any] = {
         "Name": args[0],
         "Driver": opts.text("driver"),
@@ -58,8 +58,8 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-def _ipam(opts: Options) -> list[dict[str, Any]]:
-    """One pool per subnet; ranges, gateways and auxiliary addresses go to the subnet that holds them."""
+def _ipam(opts: FlagValues) -> list[dict[str, Any]]:
+    """Return one pool per subnet; ranges, gateways and auxiliary addresses go to the subnet that holds them."""
     import ipaddress
 
     def parsed(make: Any, text: str) -> Any:

@@ -8,8 +8,8 @@ from sampan.cli.listing import FORMAT_HELP, filters, print_list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
@@ -22,7 +22,7 @@ FLAGS = f"""
 RAW_FORMAT = "network_id=ID name=Name driver=Driver scope=Scope"
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     rows = cli.engine.get("/networks", filters=filters(opts.many("filter")))
     rows.sort(key=lambda row: row["Name"])
     for row in rows:
@@ -60,6 +60,6 @@ FIELDS: format_.Fields = {
 
 
 def created(text: str) -> str:
-    """An RFC 3339 time as Go prints a time: with its fraction, in the zone it came in."""
+    """Write an RFC 3339 time as Go prints a time: with its fraction, in the zone it came in."""
     date, _, clock = text.rstrip("Z").partition("T")
     return f"{date} {clock} +0000 UTC"

@@ -6,8 +6,8 @@ from sampan.cli import pruning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
@@ -15,7 +15,7 @@ FLAGS = pruning.FLAGS
 QUESTION = pruning.warning("all custom networks not used by at least one container")
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if not opts.flag("force") and not cli.confirm(QUESTION):
         return 0
     _, text = pruning.networks(cli, opts.many("filter"))

@@ -8,8 +8,8 @@ from sampan.errors import NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "NETWORK [NETWORK...]"
 ARGS = (1, None)
@@ -18,7 +18,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     def remove(name: str) -> None:
         try:
             cli.engine.delete(f"/networks/{quoted(name)}")

@@ -23,33 +23,33 @@ HUB_KEY = "https://index.docker.io/v1/"
 
 
 def domain(name: str) -> str:
-    """The registry that an image's name points to."""
+    """Return the registry that an image's name points to."""
     first, slash, _ = name.partition("/")
     return first if slash and ("." in first or ":" in first or first == "localhost") else HUB
 
 
 def full_name(name: str) -> str:
-    """`busybox` → `docker.io/library/busybox`."""
+    """Turn `busybox` → `docker.io/library/busybox`."""
     if domain(name) != HUB or name.startswith(HUB + "/"):
         return name
     return f"{HUB}/{name}" if "/" in name else f"{HUB}/library/{name}"
 
 
 def header(config: Config, name: str) -> list[tuple[str, str]]:
-    """The header for the registry of `name`; an empty object when nothing is known about it."""
+    """Return the header for the registry of `name`; an empty object when nothing is known about it."""
     registry = domain(name)
     found = lookup(config, HUB_KEY if registry == HUB else registry)
     return [("X-Registry-Auth", encoded(found))]
 
 
 def encoded(auth: Mapping[str, object]) -> str:
-    """URL-safe base64 of the JSON."""
+    """Return the URL-safe base64 of the JSON."""
     text = binascii.b2a_base64(jsontext.dumps(auth).encode(), newline=False).decode("ascii")
     return text.replace("+", "-").replace("/", "_")
 
 
 def lookup(config: Config, key: str) -> dict[str, str]:
-    """What is stored for a registry, as the API's AuthConfig; {} when nothing is."""
+    """Return what is stored for a registry, as the API's AuthConfig; {} when nothing is."""
     if helper := helper_for(config, key):
         return _ask(helper, key)
     auths = config.table("auths")
@@ -131,7 +131,9 @@ def _run(helper: str, action: str, text: str) -> str | None:
 
 
 def all_header(config: Config) -> list[tuple[str, str]]:
-    """X-Registry-Config: what the client's configuration knows of every registry, for a build that may need any."""
+    """Return X-Registry-Config: what the client's configuration knows of every registry, for a build that may
+    need any.
+    """
     keys = (*config.table("auths"), *config.table("credHelpers"))
     known = {key: found for key in dict.fromkeys(keys) if (found := lookup(config, key))}
     return [("X-Registry-Config", encoded(known))] if known else []

@@ -6,15 +6,15 @@ from sampan.cli.registry import credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[SERVER]"
 ARGS = (0, 1)
 FLAGS = ""
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     server = args[0] if args else ""
     key = credentials.HUB_KEY if server in ("", credentials.HUB) else server
     cli.line(f"Removing login credentials for {key}")

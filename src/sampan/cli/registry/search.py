@@ -11,8 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] TERM"
 ARGS = (1, 1)
@@ -25,11 +25,12 @@ FLAGS = """
 DESCRIPTION_COLUMNS = 45
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     wanted = filters(opts.many("filter"))
     if wanted and "is-automated" in wanted:
         cli.warn(
-            'WARNING: the "is-automated" filter is deprecated, and searching for "is-automated=true" will not yield any '
+            'WARNING: the "is-automated" filter is deprecated, and searching for "is-automated=true" will not yield '
+            "any "
             "results in future."
         )
     query = {"term": args[0], "limit": opts.number("limit") or None, "filters": wanted}

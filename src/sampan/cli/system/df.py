@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
@@ -25,7 +25,7 @@ FLAGS = f"""
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     usage = cli.engine.get("/system/df")
     if opts.flag("verbose"):
         if opts.text("format") not in ("", "json", "{{json .}}"):
@@ -123,7 +123,7 @@ def _rows(usage: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for image in usage.get("Images") or () for row in images.named(image, False, False)]
 
 
-def _verbose(cli: Session, usage: dict[str, Any]) -> int:
+def _verbose(cli: Cli, usage: dict[str, Any]) -> int:
     cli.out("Images space usage:\n\n")
     cli.out(
         format_.columns(IMAGES, _rows(usage), "Repository Tag ID CreatedSince Size SharedSize UniqueSize Containers")
@@ -143,7 +143,7 @@ def _verbose(cli: Session, usage: dict[str, Any]) -> int:
     return 0
 
 
-def _verbose_json(cli: Session, usage: dict[str, Any]) -> int:
+def _verbose_json(cli: Cli, usage: dict[str, Any]) -> int:
     parts = []
     for name, fields, rows in (
         ("Images", IMAGES, _rows(usage)),

@@ -6,21 +6,21 @@ The far end of `ssh://`. A half-closed side is handed on; it ends when the engin
 from __future__ import annotations
 
 from sampan.cli import streams
-from sampan.client.engine import Hijacked
-from sampan.client.http import Connection, Response
+from sampan.client.engine import UpgradedStream
+from sampan.client.http import HttpConnection, Response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = ""
 ARGS = (0, 0)
 FLAGS = ""
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
-    connection = Connection(cli.endpoint.address.connect(cli.endpoint.tls))
-    stream = Hijacked(Response(connection, "GET", 101, {}))
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
+    connection = HttpConnection(cli.endpoint.address.connect(cli.endpoint.tls))
+    stream = UpgradedStream(Response(connection, "GET", 101, {}))
     streams.copy(stream, streams.Demultiplexer(raw=True), stdin=0, stop_with=1)
     return 0

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
@@ -26,7 +26,7 @@ FLAGS = f"""
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     template = opts.text("format")
     response = cli.engine.open(
         "GET",
@@ -55,7 +55,7 @@ NAMES = {"Status": "status", "ID": "id", "From": "from", "Scope": "scope", "Time
 
 
 def _compiled(template: str) -> Callable[[dict[str, Any]], str]:
-    """A template over events by the names of Go's fields. Raises CommandError, now or with the first event."""
+    """Compile a template over events by the names of Go's fields. Raises: CommandError, now or with the first event."""
     from sampan.cli.template import Template, TemplateError
 
     def missing(name: str, holder: dict[str, Any]) -> Any:
@@ -78,7 +78,7 @@ def _compiled(template: str) -> Callable[[dict[str, Any]], str]:
 
 
 def text(event: dict[str, Any]) -> str:
-    """`2026-01-02T03:04:05.000000006Z container start <id> (image=busybox, name=x)`."""
+    """Write `2026-01-02T03:04:05.000000006Z container start <id> (image=busybox, name=x)`."""
     nanoseconds = event.get("timeNano") or event["time"] * 10**9
     stamp = times.rfc3339_nano_fixed(nanoseconds, local=True)
     actor = event["Actor"]

@@ -8,8 +8,8 @@ from sampan.cli.listing import FORMAT_HELP, print_list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
@@ -30,8 +30,8 @@ FIELDS: format_.Fields = {
 }
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
-    """0: nothing was found, or all of it is repaired; 1: something is left."""
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
+    """Return 0: nothing was found, or all of it is repaired; 1: something is left."""
     asked = {name: "1" if opts.flag(name) else "0" for name in ("repair", "verify")}
     answer = cli.engine.post("/system/fsck", **asked)
     found = answer["Findings"]

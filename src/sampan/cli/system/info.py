@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
@@ -24,7 +24,7 @@ FLAGS = f"""
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     failure = ""
     server: dict[str, Any] = {}
     try:
@@ -59,7 +59,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
 
 
 def server_lines(i: dict[str, Any]) -> Iterator[str]:
-    """What docker shows of `/info`, in its order."""
+    """Return what docker shows of `/info`, in its order."""
     yield f" Containers: {i['Containers']}"
     yield f"  Running: {i['ContainersRunning']}"
     yield f"  Paused: {i['ContainersPaused']}"

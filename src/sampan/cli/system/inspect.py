@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] NAME|ID [NAME|ID...]"
 ARGS = (1, None)
@@ -38,7 +38,7 @@ PATHS = {
 SWARM = ("service", "task", "node", "secret", "config")
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     kind = opts.text("type")
     if kind and kind not in PATHS:
         known = ", ".join(f'"{name}"' for name in sorted(PATHS))

@@ -10,8 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
@@ -23,7 +23,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     wanted = opts.many("filter")
     everything, volumes = opts.flag("all"), opts.flag("volumes")
     if volumes and any(item.startswith("until=") for item in wanted):
@@ -39,7 +39,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return pruning.ask_and_prune(cli, opts, _question(wanted, everything, volumes), pruners)
 
 
-def _cache(cli: Session, wanted: list[str], everything: bool) -> pruning.Pruned:
+def _cache(cli: Cli, wanted: list[str], everything: bool) -> pruning.Pruned:
     try:
         return pruning.build_cache(cli, wanted, all_=everything)
     except (NotFound, NotImplemented_):  # an engine without a builder has no cache to prune

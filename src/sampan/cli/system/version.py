@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS]"
 ARGS = (0, 0)
@@ -22,12 +22,13 @@ FLAGS = f"""
   -f, --format string   {INSPECT_HELP}
 """
 NAMES = (
-    ("Version", "Version:"), ("ApiVersion", "API version:"), ("GoVersion", "Go version:"), ("PythonVersion", "Python version:"),
+    ("Version", "Version:"), ("ApiVersion", "API version:"), ("GoVersion", "Go version:"),
+    ("PythonVersion", "Python version:"),
     ("GitCommit", "Git commit:"), ("BuildTime", "Built:"), ("Arch", "OS/Arch:"), ("Experimental", "Experimental:"),
 )  # fmt: skip
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     failure: ConnectionFailed | None = None
     server: dict[str, Any] | None = None
     try:
@@ -48,7 +49,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-def _client(cli: Session, *, connected: bool) -> dict[str, Any]:
+def _client(cli: Cli, *, connected: bool) -> dict[str, Any]:
     newest = f"{MAX_API[0]}.{MAX_API[1]}"
     return {
         "Version": VERSION,

@@ -8,8 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] [VOLUME]"
 ARGS = (0, 1)
@@ -35,7 +35,7 @@ CLUSTER = (
 )  # fmt: skip
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     name = args[0] if args else opts.text("name")
     if args and opts.text("name"):
         raise CommandError(
@@ -54,7 +54,7 @@ def run(cli: Session, opts: Options, args: list[str]) -> int:
     return 0
 
 
-def _cluster(opts: Options) -> dict[str, Any]:
+def _cluster(opts: FlagValues) -> dict[str, Any]:
     topologies = {
         key: [{"Segments": dict(s.partition("=")[::2] for s in text.split(","))} for text in opts.many(flag)]
         for key, flag in (("Requisite", "topology-required"), ("Preferred", "topology-preferred"))

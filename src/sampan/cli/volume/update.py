@@ -7,8 +7,8 @@ from sampan.client.engine import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sampan.cli.flags import Options
-    from sampan.cli.session import Session
+    from sampan.cli.flags import FlagValues
+    from sampan.cli.session import Cli
 
 USAGE = "[OPTIONS] [VOLUME]"
 ARGS = (1, 1)
@@ -17,7 +17,7 @@ FLAGS = """
 """
 
 
-def run(cli: Session, opts: Options, args: list[str]) -> int:
+def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     volume = cli.engine.get(f"/volumes/{quoted(args[0])}")
     if not volume.get("ClusterVolume"):
         raise CommandError("Can only update cluster volumes")

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 from sampan.engine.archives.streams import Source, Truncated
 from sampan.errors import InvalidArgument
+from sampan.spec.ustar import BLOCK
 
-BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
 MAX_SPECIAL_BYTES = 1024 * 1024
 MAX_SPARSE_REGIONS = 100_000

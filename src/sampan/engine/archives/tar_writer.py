@@ -20,20 +20,11 @@ from typing import Any
 
 from sampan.engine.archives.streams import CHUNK
 from sampan.errors import InvalidArgument
+from sampan.spec import ustar
 
-BLOCK = 512
 MAX_DEPTH = 400  # one descriptor a level
-END = bytes(2 * BLOCK)
 _OPAQUE = "trusted.overlay.opaque"
 _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
-_TYPES = {
-    stat.S_IFREG: b"0",
-    stat.S_IFLNK: b"2",
-    stat.S_IFCHR: b"3",
-    stat.S_IFBLK: b"4",
-    stat.S_IFDIR: b"5",
-    stat.S_IFIFO: b"6",
-}
 
 
 def header(
@@ -54,26 +45,39 @@ def header(
     prefix, short = _ustar_name(name)
     if short is None:
         records.append((b"path", name))
-        short = name[:100]
-    if len(link) > 100:
+        short = name[: ustar.NAME_BYTES]
+    if len(link) > ustar.NAME_BYTES:
         records.append((b"linkpath", link))
     seconds, fraction = divmod(mtime_ns, 10**9)
-    if fraction or not 0 <= seconds < 8**11:
+    if fraction or not 0 <= seconds < ustar.LONG_LIMIT:
         records.append((b"mtime", _decimal_time(mtime_ns)))
-    for key, value, limit in ((b"uid", uid, 8**7), (b"gid", gid, 8**7), (b"size", size_bytes, 8**11)):
+    for key, value, limit in (
+        (b"uid", uid, ustar.SHORT_LIMIT),
+        (b"gid", gid, ustar.SHORT_LIMIT),
+        (b"size", size_bytes, ustar.LONG_LIMIT),
+    ):
         if value >= limit:
             records.append((key, b"%d" % value))
     for xattr, data in sorted((xattrs or {}).items()):
         records.append((b"SCHILY.xattr." + os.fsencode(xattr), data))
-    block = _block(
-        short, kind, mode, uid if uid < 8**7 else 0, gid if gid < 8**7 else 0, size_bytes if size_bytes < 8**11 else 0,
-        seconds if 0 <= seconds < 8**11 else 0, link[:100], device, prefix,
-    )  # fmt: skip
+    header_block = ustar.block(
+        short,
+        kind=kind,
+        mode=mode,
+        uid=uid if uid < ustar.SHORT_LIMIT else 0,
+        gid=gid if gid < ustar.SHORT_LIMIT else 0,
+        size_bytes=size_bytes if size_bytes < ustar.LONG_LIMIT else 0,
+        mtime_s=seconds if 0 <= seconds < ustar.LONG_LIMIT else 0,
+        link=link[: ustar.NAME_BYTES],
+        device=device,
+        prefix=prefix,
+    )
     if not records:
-        return block
-    body = b"".join(_pax_record(key, value) for key, value in sorted(records))
-    extended = _block(b"PaxHeaders.0/" + short[-80:].lstrip(b"/"), b"x", 0o644, 0, 0, len(body), 0, b"", (0, 0), b"")
-    return extended + body + bytes(-len(body) % BLOCK) + block
+        return header_block
+    body = b"".join(ustar.pax_record(key, value) for key, value in sorted(records))
+    name = b"PaxHeaders.0/" + short[-80:].lstrip(b"/")
+    extended = ustar.block(name, kind=b"x", mode=0o644, size_bytes=len(body))
+    return extended + body + ustar.padding(len(body)) + header_block
 
 
 def _ustar_name(name: bytes) -> tuple[bytes, bytes | None]:
@@ -85,27 +89,6 @@ def _ustar_name(name: bytes) -> tuple[bytes, bytes | None]:
             if name[cut : cut + 1] == b"/" and len(name) - cut - 1 <= 100 and name[cut + 1 :]:
                 return name[:cut], name[cut + 1 :]
     return b"", None
-
-
-def _block(
-    name: bytes, kind: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, link: bytes,
-    device: tuple[int, int], prefix: bytes,
-) -> bytes:  # fmt: skip
-    fields = b"%s%07o\0%07o\0%07o\0%011o\0%011o\0        %s%s" % (
-        name.ljust(100, b"\0"), mode, uid, gid, size, mtime, kind, link.ljust(100, b"\0"),
-    )  # fmt: skip
-    tail = b"ustar\00000%s%07o\0%07o\0%s" % (bytes(64), device[0], device[1], prefix.ljust(155, b"\0"))
-    block = (fields + tail).ljust(BLOCK, b"\0")
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
-
-
-def _pax_record(key: bytes, value: bytes) -> bytes:
-    """`<length> key=value\\n`, where the length counts itself."""
-    rest = len(key) + len(value) + 3
-    length = rest + len(str(rest))
-    if len(str(length)) != len(str(rest)):
-        length = rest + len(str(length))
-    return b"%d %s=%s\n" % (length, key, value)
 
 
 def _decimal_time(ns: int) -> bytes:
@@ -194,7 +177,7 @@ def entry(parent_fd: int, name: bytes, path: bytes) -> Iterator[bytes]:
 
 def _end(out: ChunkBuffer) -> bytes:
     """The end of an archive, with what is still held."""
-    out.add(END)
+    out.add(ustar.END)
     return out.take()
 
 
@@ -224,7 +207,7 @@ def _member(
     links: dict[tuple[int, int], bytes], path: bytes, parent_fd: int, name: bytes, status: os.stat_result, overlay: bool
 ) -> Iterator[Member]:
     """One member, or none: for a socket, which no archive format has, and for what is gone."""
-    kind = _TYPES.get(stat.S_IFMT(status.st_mode))
+    kind = ustar.KINDS.get(stat.S_IFMT(status.st_mode))
     if kind is None:
         return
     common: dict[str, Any] = {
@@ -276,8 +259,8 @@ def _write(out: ChunkBuffer, member: Member) -> Iterator[bytes]:
         out.add(data)
         if out.full():
             yield out.take()
-    if member.size_bytes % BLOCK:
-        out.add(bytes(-member.size_bytes % BLOCK))
+    if member.size_bytes % ustar.BLOCK:
+        out.add(ustar.padding(member.size_bytes))
     if out.full():
         yield out.take()
 

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from sampan.engine import platforms
 from sampan.engine.builder.graph import names
-from sampan.engine.builder.graph.values import Resolved
+from sampan.engine.builder.graph.values import ResolvedImage
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.steps import Shown, shown
@@ -60,7 +60,7 @@ class Bases:
         self._told = told
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def image(self, ref: str, platform: Platform, *, pull: bool) -> Resolved:
+    async def image(self, ref: str, platform: Platform, *, pull: bool) -> ResolvedImage:
         """Return the image of a full name, `docker-image://name` or id. Raises: NotFound, what a pull raises."""
         for scheme in _SCHEMES:
             ref = ref.removeprefix(scheme)
@@ -100,9 +100,9 @@ class Bases:
         except NotFound:
             return self._images.resolve(ref)
 
-    def _resolved(self, image: Image, ref: str) -> Resolved:
+    def _resolved(self, image: Image, ref: str) -> ResolvedImage:
         digest = next((name.partition("@")[2] for name in image.repo_digests), "")
-        return Resolved(id=image.id, config=image.config, ref=ref, digest=digest)
+        return ResolvedImage(id=image.id, config=image.config, ref=ref, digest=digest)
 
     async def _pull(self, ref: str, platform: Platform, step: Shown) -> None:
         domain = reference.parse(ref).domain

@@ -19,7 +19,7 @@ from sampan.engine.builder import cacheconfig
 from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.cacheconfig import Blob, CacheConfig
 from sampan.engine.builder.definition import read
-from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.request import CacheEnd
 from sampan.engine.builder.session import LocalRequest
@@ -41,7 +41,14 @@ BLOBS = "blobs/sha256/"
 
 
 async def open_source(
-    end: CacheEnd, *, images: Images, cache: Cache, bases: Bases, session: Narrowed, progress: Progress, build: str
+    end: CacheEnd,
+    *,
+    images: Images,
+    cache: Cache,
+    bases: Bases,
+    session: NarrowedSession,
+    progress: Progress,
+    build: str,
 ) -> ImportedCache | None:
     """Return one --cache-from; None for one that has nothing to give."""
     ref = end.attrs.get("ref") or end.attrs.get("src") or end.attrs.get("context") or ""
@@ -165,7 +172,7 @@ async def _download(images: Images, place: Repository, source: str, blobs: list[
 # -- a directory of the client ----------------------------------------------------------------------------------------
 
 
-async def _directory(end: CacheEnd, images: Images, cache: Cache, session: Narrowed) -> ImportedCache:
+async def _directory(end: CacheEnd, images: Images, cache: Cache, session: NarrowedSession) -> ImportedCache:
     """An OCI layout; `context` is what the client calls the directory. Raises: NotFound, InvalidArgument."""
     tree = await session.local(LocalRequest(name=end.attrs.get("context", "cache")))
     session.owned.append(tree)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from sampan.engine.builder.graph import contexts, names
-from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.session import LocalRequest
@@ -35,7 +35,7 @@ class Definition:
     beside: bytes | None = None
 
 
-async def text(request: BuildRequest, session: Narrowed, progress: Progress) -> tuple[bytes, bytes | None]:
+async def text(request: BuildRequest, session: NarrowedSession, progress: Progress) -> tuple[bytes, bytes | None]:
     """Return (the Dockerfile, the ignore file beside it or None). Raises: Internal when there is none."""
     if request.dockerfile is not None:
         return request.dockerfile, request.ignore
@@ -58,7 +58,7 @@ async def text(request: BuildRequest, session: Narrowed, progress: Progress) -> 
 class Ignores:
     """The ignore patterns of a build's local contexts, read once, when they are asked for."""
 
-    def __init__(self, found: Definition, request: BuildRequest, session: Narrowed, progress: Progress) -> None:
+    def __init__(self, found: Definition, request: BuildRequest, session: NarrowedSession, progress: Progress) -> None:
         self._found, self._request, self._session, self._progress = found, request, session, progress
         self._lock = asyncio.Lock()
         self.read: dict[str, tuple[str, ...]] | None = None
@@ -84,7 +84,7 @@ class Ignores:
 
 
 async def _ignore(
-    request: BuildRequest, session: Narrowed, progress: Progress, context: str, *, main: bool
+    request: BuildRequest, session: NarrowedSession, progress: Progress, context: str, *, main: bool
 ) -> bytes | None:
     """The .dockerignore of a context, None without one."""
     if request.dockerfile is not None and main:

@@ -16,7 +16,7 @@ from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.definition import Definition
 from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.graph.values import Target
-from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.solver.solver import Solver
@@ -26,13 +26,13 @@ from sampan.spec.dockerfile.config import DialectName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Converted:
+class ConvertedBuild:
     """A build whose graph is known, and what it takes to finish it. scratch: a directory for what is under way."""
 
     request: BuildRequest
     definition: Definition
     targets: Mapping[Platform, Target]
-    session: Narrowed
+    session: NarrowedSession
     progress: Progress
     bases: Bases
     images: Images
@@ -52,7 +52,7 @@ class Dialect:
     """
 
     name: DialectName
-    finish: Callable[[Converted], Awaitable[Built]]
+    finish: Callable[[ConvertedBuild], Awaitable[Built]]
     checked: bool = False
     lenient: bool = False
     told: Callable[[Mapping[str, Any]], None] | None = None

@@ -11,7 +11,7 @@ from sampan.engine.builder.trees import Tree
 ALL = "/"
 
 
-class Narrowed(Forwarding):
+class NarrowedSession(Forwarding):
     """A session that knows which paths of each context a build needs.
 
     `paths` may grow until the context is asked for.

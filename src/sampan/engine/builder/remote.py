@@ -8,7 +8,7 @@ from dataclasses import replace
 from sampan.engine.archives.streams import MAGIC
 from sampan.engine.builder import definition
 from sampan.engine.builder.graph import contexts
-from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.progress import Progress
 from sampan.engine.builder.request import BuildRequest, is_true
@@ -20,7 +20,7 @@ _USTAR_AT = 257
 _HEAD_BYTES = 512
 
 
-async def localised(request: BuildRequest, client: Narrowed, progress: Progress, solver: Solver) -> BuildRequest:
+async def localised(request: BuildRequest, client: NarrowedSession, progress: Progress, solver: Solver) -> BuildRequest:
     """Return the request with the Dockerfile of its remote context, unless it has one.
 
     Raises: Internal, what a download raises.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,14 +23,14 @@ from sampan.engine.builder.bases import Bases
 from sampan.engine.builder.checking import Checked
 from sampan.engine.builder.clients.sessions import Sessions
 from sampan.engine.builder.definition import Definition, Ignores
-from sampan.engine.builder.dialect import Converted, Dialect
+from sampan.engine.builder.dialect import ConvertedBuild, Dialect
 from sampan.engine.builder.exporters import results
 from sampan.engine.builder.failures import BuildFailure
 from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.files.target import remove
 from sampan.engine.builder.graph.convert import convert
-from sampan.engine.builder.graph.values import Resolved, Target
-from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.graph.values import ResolvedImage, Target
+from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.progress import BuildWarning, Progress, Quiet
 from sampan.engine.builder.request import BuildRequest, Built
 from sampan.engine.builder.session import Session
@@ -97,7 +97,7 @@ class Builder:
         ]
 
     def start(self) -> None:
-        """Recover the cache after whatever ended the last run; what that left half received or half written goes.
+        """Recover the cache after the end of the last run, and delete what that run left unfinished.
 
         Blocking, where there is something of the last run: that is at the engine's start, before it serves anybody.
         """
@@ -121,7 +121,7 @@ class Builder:
 
         Raises: BuildFailure for what belongs to a Dockerfile or a step, else SampanError.
         """
-        client = Narrowed(session)
+        client = NarrowedSession(session)
         with self._listed(request.id):
             try:
                 converted = await self._converted(with_epoch(request), client, progress, dialect)
@@ -136,8 +136,8 @@ class Builder:
         return task.cancel() if task is not None else False
 
     async def _converted(
-        self, request: BuildRequest, client: Narrowed, progress: Progress, dialect: Dialect
-    ) -> Converted:
+        self, request: BuildRequest, client: NarrowedSession, progress: Progress, dialect: Dialect
+    ) -> ConvertedBuild:
         """Read the Dockerfile and make the graph. Raises: BuildFailure, SampanError for what comes before it."""
         assert request.dialect == dialect.name
         results.validate(request)
@@ -148,11 +148,11 @@ class Builder:
             ignores = Ignores(found, request, client, progress)
             bases = self._bases(request, client, progress, dialect)
             if dialect.checked:
-                targets = await self._checked(found, request, bases, ignores, progress)
+                targets = await _checked(found, request, bases, ignores, progress.warning)
             else:
                 targets = await convert(found.dockerfile, request, bases, ignores=ignores)
         client.paths.update(_paths(targets))
-        return Converted(
+        return ConvertedBuild(
             request=request,
             definition=found,
             targets=targets,
@@ -164,22 +164,6 @@ class Builder:
             solver=self.solver,
             scratch=self.scratch,
         )
-
-    async def _checked(
-        self, found: Definition, request: BuildRequest, bases: Bases, ignores: Ignores, progress: Progress
-    ) -> dict[Platform, Target]:
-        """Return the targets, and tell of findings on the way, also when there is no graph. Raises: DockerfileError."""
-        targets: dict[Platform, Target] | None = None
-        seen: list[CheckWarning] = []
-        try:
-            targets = await convert(found.dockerfile, request, bases, ignores=ignores)
-        finally:
-            known = targets.values() if targets is not None else None
-            seen = checking.findings(found, request, known, ignores.read)
-            for warning in checking.warnings(found, seen):
-                progress.warning(warning)
-        checking.insist(found, request, seen)
-        return targets
 
     def _bases(self, request: BuildRequest, session: Session, progress: Progress, dialect: Dialect) -> Bases:
         return Bases(
@@ -227,7 +211,7 @@ class Builder:
     # -- asking -------------------------------------------------------------------------------------------------
 
     async def check(self, request: BuildRequest, session: Session, progress: Progress = UNSEEN) -> Checked:
-        """Return the findings of the build checks and why it could not be built; nothing is (`--check`).
+        """Return the findings of the build checks, and why the Dockerfile cannot be built; builds nothing (`--check`).
 
         Raises: SampanError for what is not the Dockerfile's fault.
         """
@@ -237,15 +221,7 @@ class Builder:
             async with self._reading(request, session, progress) as (found, client):
                 bases = self._bases(request, client, progress, BUILDKIT)
                 ignores = Ignores(found, request, client, progress)
-                targets: Mapping[Platform, Target] | None = None
-                seen: list[CheckWarning] = []
-                try:
-                    targets = await convert(found.dockerfile, request, bases, ignores=ignores)
-                finally:
-                    known = targets.values() if targets is not None else None
-                    seen = checking.findings(found, request, known, ignores.read, everywhere=True)
-                    warnings = checking.warnings(found, seen)
-                checking.insist(found, request, seen)
+                await _checked(found, request, bases, ignores, warnings.append, everywhere=True)
         except BuildFailure as e:
             if e.source is None:
                 raise
@@ -265,9 +241,9 @@ class Builder:
     @asynccontextmanager
     async def _reading(
         self, request: BuildRequest, session: Session, progress: Progress
-    ) -> AsyncIterator[tuple[Definition, Narrowed]]:
+    ) -> AsyncIterator[tuple[Definition, NarrowedSession]]:
         """The definition of a build that will not be."""
-        client = Narrowed(session)
+        client = NarrowedSession(session)
         try:
             request = await remote.localised(request, client, progress, self.solver)
             text = await definition.text(request, client, progress)
@@ -276,6 +252,7 @@ class Builder:
                 yield found, client
         finally:
             await self.solver.release(client)
+            await client.close()
 
     async def resolve(
         self,
@@ -285,7 +262,7 @@ class Builder:
         *,
         auth: Mapping[str, Any] | None = None,
         pull: bool = False,
-    ) -> Resolved:
+    ) -> ResolvedImage:
         """Return the configuration of an image, pulled if need be: for the gateway's ResolveImageConfig."""
         bases = Bases(self.images, session, Quiet(), build=ref, auth=auth or {})
         return await bases.image(ref, platform, pull=pull)
@@ -298,6 +275,32 @@ def _empty(directory: str) -> None:
             remove(entry.path)
         else:
             os.unlink(entry.path)
+
+
+async def _checked(
+    found: Definition,
+    request: BuildRequest,
+    bases: Bases,
+    ignores: Ignores,
+    tell: Callable[[BuildWarning], None],
+    *,
+    everywhere: bool = False,
+) -> dict[Platform, Target]:
+    """The targets. Tells of findings of the build checks on the way, also when there is no graph.
+
+    everywhere: of findings in all stages, not just those that the targets need. Raises: DockerfileError, SampanError.
+    """
+    targets: dict[Platform, Target] | None = None
+    seen: list[CheckWarning] = []
+    try:
+        targets = await convert(found.dockerfile, request, bases, ignores=ignores)
+    finally:
+        known = targets.values() if targets is not None else None
+        seen = checking.findings(found, request, known, ignores.read, everywhere=everywhere)
+        for warning in checking.warnings(found, seen):
+            tell(warning)
+    checking.insist(found, request, seen)
+    return targets
 
 
 def with_epoch(request: BuildRequest) -> BuildRequest:

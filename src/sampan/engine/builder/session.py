@@ -1,9 +1,9 @@
 """What the builder may ask of the client that started a build: files, secrets, keys, credentials, room for results.
 
-    GrpcSession (clients/sessions.py)   a client that is connected
-    Uploaded    (uploaded.py)           a context that came with the request, and perhaps such a client beside it
-    Narrowed    (narrowed.py)           one build's client: of its directories only what the build uses
-    Borrowing   (buildkit/borrowing.py) directories that lie with other sessions
+    GrpcSession       a client that is connected                                            clients/sessions.py
+    UploadedSession   a context that came with the request, and perhaps such a client too   uploaded.py
+    NarrowedSession   one build's client: of its directories only what the build uses       narrowed.py
+    BorrowingSession  directories that other sessions have                                  buildkit/borrowing.py
 
 What a client cannot give raises NotFound; nothing of what it gives is ever written to a cache key, a log or an image's
 history, and no secret to a layer.

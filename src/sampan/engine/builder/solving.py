@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sampan.engine.builder import cachefrom, failures
-from sampan.engine.builder.dialect import Converted, Dialect
+from sampan.engine.builder.dialect import ConvertedBuild, Dialect
 from sampan.engine.builder.exporters.results import Result
 from sampan.engine.builder.failures import BuildFailure
 from sampan.engine.builder.ops import Vertex
@@ -14,7 +14,7 @@ from sampan.engine.builder.solver.imported import ImportedCache
 from sampan.engine.builder.state import Solved
 
 
-async def finish(build: Converted) -> Built:
+async def finish(build: ConvertedBuild) -> Built:
     """Solve and export. Raises: BuildFailure for what belongs to the Dockerfile or a step, what exporters raise."""
     with failures.located(build.definition.text, build.request.filename):
         solved = await _solve(build)
@@ -36,7 +36,7 @@ async def finish(build: Converted) -> Built:
 BUILDKIT = Dialect(name="buildkit", finish=finish, checked=True)
 
 
-async def _solve(build: Converted) -> dict[Vertex, Solved]:
+async def _solve(build: ConvertedBuild) -> dict[Vertex, Solved]:
     """Solve what the targets and their histories consist of."""
     targets, request = build.targets.values(), build.request
     wanted = [target.vertex for target in targets]
@@ -55,7 +55,7 @@ async def _solve(build: Converted) -> dict[Vertex, Solved]:
         raise failures.in_words(e, request.id, build.progress) from e
 
 
-async def _sources(build: Converted) -> list[ImportedCache]:
+async def _sources(build: ConvertedBuild) -> list[ImportedCache]:
     """Open what --cache-from names; a source that has nothing to offer is left out."""
     opened = await asyncio.gather(
         *(

@@ -14,12 +14,12 @@ from sampan.engine.builder.trees import Tree
 from sampan.errors import InvalidArgument, NotFound
 
 
-class Uploaded(Forwarding):
+class UploadedSession(Forwarding):
     """One received context. The tree's owner is the caller; what `local` gives are views of it."""
 
     def __init__(self, id: str, tree: Tree | None, beside: Session | None = None) -> None:
         """tree: None when the context is elsewhere. beside: the client that is connected, if there is one."""
-        super().__init__(beside if beside is not None else Unconnected(id))
+        super().__init__(beside if beside is not None else UnconnectedSession(id))
         self.id = id
         self._tree = tree
 
@@ -29,7 +29,7 @@ class Uploaded(Forwarding):
         return await super().local(wanted)
 
 
-class Unconnected:
+class UnconnectedSession:
     """The session of a client that cannot be asked for anything."""
 
     def __init__(self, id: str) -> None:

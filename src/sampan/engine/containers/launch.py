@@ -1,14 +1,15 @@
 """From a record to a running task, and back to nothing when a step fails.
 
-One `AsyncExitStack` is the undo log: each step that takes something pushes what gives it back; success pops it all.
-The order is ARCHITECTURE.md §4: root file system · mounts · network · spec · task. Nothing here knows states,
-restart policies or clients.
+What is wrong with the request is found first. Then one `AsyncExitStack` is the undo log: each step that takes something
+pushes what gives it back; success pops it all. The order: directories on the host · volumes · shared memory · network ·
+files · spec · task. Nothing here knows states, restart policies or clients.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +30,9 @@ from sampan.engine.networks import ports
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.engine.store import Op
-from sampan.engine.tasks import devices, etcfiles, failures, spec
+from sampan.engine.tasks import devices, etcfiles, failures, namespaces, spec
 from sampan.engine.tasks.capabilities import permitted
+from sampan.engine.tasks.namespaces import HeldNamespace
 from sampan.engine.tasks.options import ProcessOptions, TaskOptions
 from sampan.engine.tasks.seccomp import Filters
 from sampan.engine.tasks.spec import Provisions
@@ -39,7 +41,7 @@ from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImpl
 from sampan.linux import mounts as kernel
 from sampan.spec.engine_api.network import EndpointSettings
 from sampan.spec.oci_runtime import Mount
-from sampan.supervisor.client import MountSource, Supervisor, TaskFailed, TaskInfo, TaskRequest
+from sampan.supervisor.client import MountSource, NamespaceSource, Supervisor, TaskFailed, TaskInfo, TaskRequest
 from sampan.supervisor.logs import options as log_options
 
 _SPEC = msgspec.json.Encoder()
@@ -102,7 +104,8 @@ class Launcher:
         log = self._log_settings(c)
         runtime = self._runtime(c)
         options = specgen.task_options(c, self._config, permitted())
-        joined = self._joined_paths(c)
+        owners = self._owners(c)
+        joined = _hold(owners, opened)
         init_path = self._init_path() if options.init else ""
         missing = await self._missing_sources(c)
         if devices.waits(options):
@@ -113,13 +116,12 @@ class Launcher:
             rootfs = self._roots.mounts(c.id)
             await self._make_sources(missing)
             volumes = await self._mount_volumes(c, undo, opened)
-            shm = await self._shm(c, joined.get("ipc_shm", ""), undo)
+            shm = await self._shm(c, owners["ipc"].shm_path if "ipc" in owners else "", undo)
             sandbox = await self._attach_network(c, undo)
-            namespaces = {kind: path for kind, path in joined.items() if kind in ("network", "pid", "ipc")}
-            if sandbox is not None:
-                namespaces["network"] = sandbox.netns
+            if sandbox is not None and sandbox.netns:
+                joined["network"] = HeldNamespace.by_path(sandbox.netns, opened)
             provisions = Provisions(
-                namespaces=namespaces,
+                namespaces=namespaces.paths(joined),
                 files=self._write_files(c, options, sandbox),
                 sources={destination: volume.path for destination, volume in volumes.items()},
                 shm_path=shm,
@@ -127,8 +129,8 @@ class Launcher:
                 devices=found,
             )
             document = spec.build(options, provisions)
-            sources = _sources(document["mounts"], volumes)
-            request = await self._request(c, document, options.process, rootfs, sources, runtime, log)
+            held = _held(document["mounts"], volumes, joined)
+            request = await self._request(c, document, options.process, rootfs, held, runtime, log)
             try:
                 attached = self._pending.any(c.id)  # whoever gives up meanwhile does not keep it from running
                 task = await self._supervisor.create(request, start=not attached)
@@ -147,7 +149,7 @@ class Launcher:
         document: dict[str, Any],
         process: ProcessOptions,
         rootfs: tuple[Mount, ...],
-        sources: tuple[MountSource, ...],
+        sources: tuple[MountSource | NamespaceSource, ...],
         runtime: tuple[str, tuple[str, ...]],
         log: LogSettings,
     ) -> TaskRequest:
@@ -267,22 +269,19 @@ class Launcher:
                     f"error while creating mount source path '{path}': mkdir {e.filename}: {words(e)}"
                 ) from e
 
-    def _joined_paths(self, c: Container) -> dict[str, str]:
-        """Find the namespaces of other containers that this one joins."""
-        found: dict[str, str] = {}
+    def _owners(self, c: Container) -> dict[str, Container]:
+        """Find the containers whose namespaces this one joins, by the namespace's type."""
+        found: dict[str, Container] = {}
         h = c.host_config
         if h.network_mode.startswith("container:"):
-            found["network"] = f"/proc/{self._network_owner(h.network_mode.partition(':')[2]).status.pid}/ns/net"
+            found["network"] = self._network_owner(h.network_mode.partition(":")[2])
         if h.pid_mode.startswith("container:"):
             try:
-                owner = self._running(h.pid_mode.partition(":")[2])
+                found["pid"] = self._running(h.pid_mode.partition(":")[2])
             except Conflict as e:
                 raise Internal(f"failed to join PID namespace: {e.message}") from None
-            found["pid"] = f"/proc/{owner.status.pid}/ns/pid"
         if h.ipc_mode.startswith("container:"):
-            owner = self._ipc_owner(h.ipc_mode.partition(":")[2])
-            found["ipc"] = f"/proc/{owner.status.pid}/ns/ipc"
-            found["ipc_shm"] = owner.shm_path
+            found["ipc"] = self._ipc_owner(h.ipc_mode.partition(":")[2])
         return found
 
     def _network_owner(self, ref: str) -> Container:
@@ -438,12 +437,26 @@ class StartFailed(Internal):
         self.failure = failure
 
 
-def _sources(mounts: list[dict[str, Any]], volumes: dict[str, MountedVolume]) -> tuple[MountSource, ...]:
+def _hold(owners: Mapping[str, Container], opened: ExitStack) -> dict[str, HeldNamespace]:
+    """Open the namespaces that are joined, by type. Raises: Conflict for a container that has ended meanwhile."""
+    found: dict[str, HeldNamespace] = {}
+    for kind, owner in owners.items():
+        try:
+            found[kind] = HeldNamespace.of_task(owner.status.pid, owner.id, kind, opened)
+        except OSError as e:
+            raise Conflict(f"container {owner.id} is not running") from e
+    return found
+
+
+def _held(
+    mounts: list[dict[str, Any]], volumes: dict[str, MountedVolume], joined: dict[str, HeldNamespace]
+) -> tuple[MountSource | NamespaceSource, ...]:
     """Match what is held by descriptor with the mounts of a spec. Raises: Internal, rather than have a name opened."""
     places = {m["destination"]: index for index, m in enumerate(mounts)}
     if missing := volumes.keys() - places.keys():
         raise Internal(f"volumes without a mount: {', '.join(sorted(missing))}")
-    return tuple(MountSource(index=places[destination], fd=v.fd) for destination, v in volumes.items())
+    sources = [MountSource(index=places[destination], fd=v.fd) for destination, v in volumes.items()]
+    return (*sources, *namespaces.sources(joined))
 
 
 def _check_read_only(point: MountPoint) -> None:

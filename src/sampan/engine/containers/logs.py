@@ -17,7 +17,7 @@ from sampan.engine.containers.table import ContainerTable
 from sampan.engine.containers.waiting import ExitWaiters
 from sampan.errors import Internal, InvalidArgument, NotImplemented_
 from sampan.spec import times
-from sampan.supervisor.logs.reader import read
+from sampan.supervisor.logs.reader import Query, read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,69 +70,33 @@ class Logs:
         driver = c.host_config.log_config.type
         if driver == "none":
             raise NotImplemented_("configured logging driver does not support reading")
-        chunks = self._read(
-            c,
+        query = Query(
             stdout=stdout,
             stderr=stderr,
             since_ns=since_ns,
             until_ns=until_ns,
-            timestamps=timestamps,
             tail=parse_tail(tail),
             follow=follow,
+            timestamps=timestamps,
             details=details,
+            raw=c.config.tty,
         )
+        chunks = self._read(c, query)
         return LogStream(tty=c.config.tty, chunks=chunks)
 
     def history(self, c: Container, *, stdout: bool, stderr: bool, before_ns: int) -> AsyncIterator[bytes]:
         """Return what was logged before a client joined; later lines reach it by the stream. before_ns 0: all."""
         if c.host_config.log_config.type == "none":
             raise NotImplemented_("configured logging driver does not support reading")
-        return self._read(
-            c,
-            stdout=stdout,
-            stderr=stderr,
-            since_ns=0,
-            until_ns=before_ns,
-            timestamps=False,
-            tail=None,
-            follow=False,
-            details=False,
-        )
+        return self._read(c, Query(stdout=stdout, stderr=stderr, until_ns=before_ns, raw=c.config.tty))
 
-    async def _read(
-        self,
-        c: Container,
-        *,
-        stdout: bool,
-        stderr: bool,
-        since_ns: int,
-        until_ns: int,
-        timestamps: bool,
-        tail: int | None,
-        follow: bool,
-        details: bool,
-    ) -> AsyncIterator[bytes]:
+    async def _read(self, c: Container, query: Query) -> AsyncIterator[bytes]:
         stopped = asyncio.Event()
-        ends = beside(self._wait_for_end(c, stopped), f"end of {c.id[:12]}") if follow else nullcontext()
-        log = c.host_config.log_config
+        ends = beside(self._wait_for_end(c, stopped), f"end of {c.id[:12]}") if query.follow else nullcontext()
         path = f"{self._data_root}/containers/{c.id}/{c.id}-json.log"
         try:
             async with ends:
-                async for chunk in read(
-                    log.type,
-                    path,
-                    log.config or {},
-                    stdout=stdout,
-                    stderr=stderr,
-                    since_ns=since_ns,
-                    until_ns=until_ns,
-                    tail=tail,
-                    follow=follow,
-                    stopped=stopped,
-                    timestamps=timestamps,
-                    details=details,
-                    raw=c.config.tty,
-                ):
+                async for chunk in read(c.host_config.log_config.type, path, query, stopped=stopped):
                     yield chunk
         except FileNotFoundError:
             return  # never started: an empty log

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from sampan.engine.containers.records import Container, MountPoint
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig
-from sampan.spec.engine_api.mount import Mount
+from sampan.spec.engine_api.mount import MountSpec
 
 PROPAGATIONS = frozenset({"private", "rprivate", "slave", "rslave", "shared", "rshared"})
 _FLAG_GROUPS = (
@@ -169,7 +169,7 @@ def _propagation(source: str, asked: str, data_root: str) -> str:
     return asked or ("rslave" if inside else "rprivate")
 
 
-def parse_mount(m: Mount, *, data_root: str) -> MountPoint:
+def parse_mount(m: MountSpec, *, data_root: str) -> MountPoint:
     """Parse one entry of HostConfig.Mounts that `check_mount` has passed. Raises: InvalidArgument."""
     destination = _clean(m.target)
     if m.type == "bind":
@@ -211,7 +211,7 @@ def parse_mount(m: Mount, *, data_root: str) -> MountPoint:
     return MountPoint(type="tmpfs", destination=destination, rw=not m.read_only, tmpfs_options=_tmpfs_options(m))
 
 
-def _tmpfs_options(m: Mount) -> tuple[str, ...]:
+def _tmpfs_options(m: MountSpec) -> tuple[str, ...]:
     o = m.tmpfs_options
     words: list[str] = []
     if m.read_only:
@@ -236,7 +236,7 @@ def needed_sources(host: HostConfig) -> list[str]:
     ]
 
 
-def check_mount(m: Mount, missing: Collection[str] = ()) -> None:
+def check_mount(m: MountSpec, missing: Collection[str] = ()) -> None:
     """Validate the fields of a Mount against its type. missing: those of the `needed_sources` that do not exist."""
     options = {
         "BindOptions": (m.bind_options, "bind"),
@@ -261,7 +261,7 @@ def check_mount(m: Mount, missing: Collection[str] = ()) -> None:
         raise InvalidArgument(refusal + e.message) from None
 
 
-def _check_bind(m: Mount) -> None:
+def _check_bind(m: MountSpec) -> None:
     if not m.source:
         raise InvalidArgument("field Source must not be empty")
     options = m.bind_options
@@ -271,7 +271,7 @@ def _check_bind(m: Mount) -> None:
         raise InvalidArgument(f"invalid mount path: '{m.source}' mount path must be absolute")
 
 
-def _check_volume(m: Mount) -> None:
+def _check_volume(m: MountSpec) -> None:
     if m.volume_options is not None and m.volume_options.subpath:
         if not m.source:
             raise InvalidArgument("must not set Subpath when using anonymous volumes")
@@ -282,12 +282,12 @@ def _check_volume(m: Mount) -> None:
         check_volume_name(m.source)
 
 
-def _check_tmpfs(m: Mount) -> None:
+def _check_tmpfs(m: MountSpec) -> None:
     if m.source:
         raise InvalidArgument("field Source must not be specified")
 
 
-def _check_image(m: Mount) -> None:
+def _check_image(m: MountSpec) -> None:
     if not m.source:
         raise InvalidArgument("field Source must not be empty")
     if m.image_options is not None and m.image_options.subpath:

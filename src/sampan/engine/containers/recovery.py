@@ -14,8 +14,6 @@ depends on which process died.
     removing           -                   the removal is finished
     anything           nothing             and nothing of it is on the disk: its removal outlived its record; finished
     no record          anything            delete the task; a build's, only when it is of an earlier daemon
-
-Source: ARCHITECTURE.md §5.
 """
 
 from __future__ import annotations

@@ -105,9 +105,10 @@ class Containers:
         logs = Logs(table, waiting, config.data_root)
         views = ContainerViews(table, launcher, images, roots, networks, execs, self._health)
         self._bind_streams(Attaching(table, supervisor, events, pending, logs), logs, execs)
+        self._bind_networks(Connections(table, networks))
         self._bind_views(views, Top(table, supervisor, events), Stats(table, supervisor))
         exports = Exports(table, images, roots, events, lifecycle)
-        self._bind_files(Archive(table, roots, events, self._inside), exports)
+        self._bind_files(Archive(table, roots, events, self._inside, volumes), exports)
         # The verbs, each where it is done.
         self.get = table.get
         self.create = self._maker.create

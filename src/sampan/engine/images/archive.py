@@ -37,7 +37,7 @@ from sampan.engine.layers.unpack import clean
 from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument
 from sampan.registry.manifests import Descriptor
-from sampan.spec import codec, oci_image, times
+from sampan.spec import codec, oci_image, times, ustar
 from sampan.spec.reference import Reference
 
 BLOBS = "blobs/sha256/"
@@ -184,9 +184,9 @@ def write(plan_: ArchivePlan, layers: Layers, now_ns: int) -> Iterator[bytes]:
                 yield chunk
             if sent != size:
                 raise Internal(f"layer {record.id} is damaged: it has {sent} bytes instead of {size}")
-        if size % tar_writer.BLOCK:
-            yield bytes(-size % tar_writer.BLOCK)
-    yield tar_writer.END
+        if size % ustar.BLOCK:
+            yield ustar.padding(size)
+    yield ustar.END
 
 
 def _whole(ns: int) -> int:

@@ -14,6 +14,7 @@ from sampan.engine.archives import tar_writer
 from sampan.engine.archives.streams import CHUNK
 from sampan.engine.layers.tarsplit import Recorder
 from sampan.engine.layers.unpack import Unpacked
+from sampan.spec import ustar
 
 
 def record(layer_fd: int) -> Unpacked:
@@ -35,14 +36,14 @@ def record(layer_fd: int) -> Unpacked:
                 if member.size_bytes:
                     recorder.payload(raw, member.size_bytes, "fs/" + os.fsdecode(member.path))
                     _hash(digest, member.fd, member.size_bytes, buffer)
-                    padding = bytes(-member.size_bytes % tar_writer.BLOCK)
+                    padding = ustar.padding(member.size_bytes)
                     raw += padding
                     digest.update(padding)
                 size += member.size_bytes + member.link_bytes
         finally:
             os.close(root_fd)
-        raw += tar_writer.END
-        digest.update(tar_writer.END)
+        raw += ustar.END
+        digest.update(ustar.END)
         tar_bytes = recorder.finish(raw)
     finally:
         recorder.abandon()

@@ -42,10 +42,10 @@ class Allocator:
         driver = self._catalogue.drivers.get(network.driver) if network is not None else None
         return driver.capabilities if driver is not None else NetworkCapabilities()
 
-    async def make(
+    async def reserve(
         self, network: NetworkRecord, settings: EndpointSettings, sandbox: SandboxRecord, mac: str = ""
     ) -> EndpointRecord:
-        """Return a new endpoint of a sandbox, with its addresses and whatever the driver adds; not in the kernel yet.
+        """Return a new endpoint of a sandbox with its addresses; its driver knows nothing of it yet.
 
         mac: unless the settings name one. Raises: NotFound, InvalidArgument, Conflict, OSError; then nothing is taken.
         """
@@ -53,24 +53,41 @@ class Allocator:
         endpoint = endpoints.new(
             network, settings, container_id=sandbox.id, name=sandbox.name, hostname=sandbox.hostname
         )
+        if not driver.capabilities.addresses:
+            return endpoint
         with contextlib.ExitStack() as undo:
-            if driver.capabilities.addresses:
-                taken = [e.interface for e in sandbox.endpoints if e.interface]
-                address4 = await self._take(network, 4, endpoints.requested(settings, 4), undo)
-                address6 = await self._take(network, 6, endpoints.requested(settings, 6), undo)
-                way_out = driver.capabilities.gateway and not network.internal
-                endpoint = replace(
-                    endpoint,
-                    interface=endpoints.interface_name(network, settings, taken),
-                    mac=endpoints.mac_address(settings.mac_address or mac, address4),
-                    ipv4=f"{address4}/{_length(network, 4)}" if address4 is not None else "",
-                    ipv6=f"{address6}/{_length(network, 6)}" if address6 is not None else "",
-                    gateway4=_gateway(network, 4) if way_out else "",
-                    gateway6=_gateway(network, 6) if way_out else "",
-                )
-            endpoint = await self._fabric.attach(driver, network, endpoint)
+            taken = [e.interface for e in sandbox.endpoints if e.interface]
+            address4 = await self._take(network, 4, endpoints.requested(settings, 4), undo)
+            address6 = await self._take(network, 6, endpoints.requested(settings, 6), undo)
+            way_out = driver.capabilities.gateway and not network.internal
+            endpoint = replace(
+                endpoint,
+                interface=endpoints.interface_name(network, settings, taken),
+                mac=endpoints.mac_address(settings.mac_address or mac, address4),
+                ipv4=f"{address4}/{_length(network, 4)}" if address4 is not None else "",
+                ipv6=f"{address6}/{_length(network, 6)}" if address6 is not None else "",
+                gateway4=_gateway(network, 4) if way_out else "",
+                gateway6=_gateway(network, 6) if way_out else "",
+            )
             undo.pop_all()
         return endpoint
+
+    async def attach(self, reserved: EndpointRecord) -> EndpointRecord:
+        """Have the driver prepare a reserved endpoint; return it with what the driver adds.
+
+        Raises: OSError, SampanError; the endpoint is still reserved then.
+        """
+        network = self._catalogue.find(reserved.network_id)
+        return await self._fabric.attach(self._catalogue.driver(network), network, reserved)
+
+    async def make(self, network: NetworkRecord, settings: EndpointSettings, sandbox: SandboxRecord) -> EndpointRecord:
+        """Reserve and attach an endpoint. Raises: as both; then nothing is taken."""
+        reserved = await self.reserve(network, settings, sandbox)
+        try:
+            return await self.attach(reserved)
+        except BaseException:
+            await self.give_back([reserved], linked=False)
+            raise
 
     async def _take(
         self, network: NetworkRecord, version: int, asked: Address | None, undo: contextlib.ExitStack

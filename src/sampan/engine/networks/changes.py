@@ -20,7 +20,7 @@ from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.fabric import Fabric, namespace_of
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
-from sampan.engine.networks.publishing import Publisher
+from sampan.engine.networks.publishing import PortPublisher
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord
 from sampan.engine.store import Op
 from sampan.errors import Forbidden, SampanError
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class Changes:
     """Changes of running sandboxes. Of one sandbox one at a time: the caller sees to that."""
 
-    def __init__(self, table: SandboxTable, fabric: Fabric, allocator: Allocator, publisher: Publisher) -> None:
+    def __init__(self, table: SandboxTable, fabric: Fabric, allocator: Allocator, publisher: PortPublisher) -> None:
         self._table = table
         self._fabric = fabric
         self._allocator = allocator

@@ -72,6 +72,7 @@ class Fabric:
         await self.firewall.stop()
         await self.relay.stop()
         await self._opened.aclose()
+        self.firewall.close()
 
     # ── host ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -192,7 +193,10 @@ class Fabric:
         await self.firewall.add([g.published for g in grants])
 
     async def unpublish(self, grants: Sequence[Grant]) -> None:
-        """Take ports back: rules first, then the sockets that reserve them. Raises: OSError, the ports are free then too."""
+        """Take ports back: rules first, then the sockets that reserve them.
+
+        Raises: OSError; the ports are free then too.
+        """
         published = [g.published for g in grants]
         self.firewall.drop(published)
         try:

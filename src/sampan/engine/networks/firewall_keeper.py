@@ -1,4 +1,4 @@
-"""The engine's firewall, kept in force: all rules of networks and published ports, applied again when others flush them.
+"""The engine's firewall, kept in force: when another program flushes our rules, they are applied again.
 
 What the rules are is decided by firewall.py and the drivers; enforcer.py puts them into the kernel. Here is when.
 
@@ -72,6 +72,9 @@ class FirewallKeeper:
         if self._reapplying is not None:
             self._reapplying.cancel()
             await asyncio.gather(self._reapplying, return_exceptions=True)
+
+    def close(self) -> None:
+        """End the thread that forgets flows: no port comes or goes any more. Idempotent."""
         self._forgetting.shutdown()
 
     async def remove(self) -> None:

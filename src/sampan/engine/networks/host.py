@@ -57,7 +57,7 @@ class HostNetwork:
         return self._plumbing
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do blocking work in the namespace thread. Who is cancelled while waiting does not know whether it was done."""
+        """Do blocking work in the namespace thread. Who is cancelled does not know whether it was done."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:

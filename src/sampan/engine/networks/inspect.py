@@ -13,12 +13,14 @@ from msgspec.structs import replace
 from sampan.engine.networks.records import BindingRecord, EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.spec import codec
 
+JSON = dict[str, Any]
 
-def network(record: NetworkRecord, sandboxes: Iterable[SandboxRecord]) -> dict[str, Any]:
+
+def network(record: NetworkRecord, sandboxes: Iterable[SandboxRecord]) -> JSON:
     """Return a network. sandboxes: those with an endpoint on it; none for a list."""
-    config: list[dict[str, Any]] = []
+    config: list[JSON] = []
     for subnet in record.subnets:
-        entry: dict[str, Any] = {"Subnet": subnet.subnet}
+        entry: JSON = {"Subnet": subnet.subnet}
         if subnet.ip_range:
             entry["IPRange"] = subnet.ip_range
         if subnet.gateway:
@@ -65,12 +67,12 @@ def _container(sandbox: SandboxRecord, endpoint: EndpointRecord) -> dict[str, st
     }
 
 
-def endpoints(records: Iterable[EndpointRecord]) -> dict[str, dict[str, Any]]:
+def endpoints(records: Iterable[EndpointRecord]) -> dict[str, JSON]:
     """Return NetworkSettings.Networks."""
     return {record.network: endpoint(record) for record in records}
 
 
-def endpoint(record: EndpointRecord) -> dict[str, Any]:
+def endpoint(record: EndpointRecord) -> JSON:
     """Return an endpoint as NetworkSettings.Networks shows it."""
     return codec.to_json(
         replace(

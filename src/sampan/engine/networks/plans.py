@@ -7,7 +7,7 @@ Source: rtnetlink(7); ip-sysctl (accept_ra, disable_ipv6).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sampan.engine.networks.ipam import Address, Subnet
 
@@ -88,17 +88,15 @@ class InterfacePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxPlan:
-    """What a container's namespace shall hold: its interfaces, where its default routes go, and settings of its own.
+    """What a container's namespace shall hold: its interfaces, and where its default routes go.
 
-    gateways: (interface, gateway), one for each IP version. sysctls: `net.…` keys with their values.
+    gateways: (interface, gateway), one for each IP version.
     """
 
     interfaces: tuple[InterfacePlan, ...] = ()
     gateways: tuple[tuple[str, Address], ...] = ()
-    sysctls: dict[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """Return a line for each interface, default route and setting."""
+        """Return a line for each interface and default route."""
         lines = [interface.describe() for interface in self.interfaces]
-        lines += [f"default via {gateway} by {name}" for name, gateway in self.gateways]
-        return "\n".join(lines + [f"{key} = {value}" for key, value in self.sysctls.items()])
+        return "\n".join(lines + [f"default via {gateway} by {name}" for name, gateway in self.gateways])

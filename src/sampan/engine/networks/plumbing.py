@@ -195,8 +195,6 @@ def _write_settings(plan: SandboxPlan) -> None:
     for i in plan.interfaces:
         for path, value in i.settings:
             write_sysctl(path, value)
-    for key, value in plan.sysctls.items():
-        write_sysctl(key.replace(".", "/"), value)
 
 
 def _configure(inside: Netlink, plan: SandboxPlan, *, fresh: bool) -> None:

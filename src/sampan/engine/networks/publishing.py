@@ -16,7 +16,7 @@ from sampan.engine.networks.records import BindingRecord, EndpointRecord, Sandbo
 from sampan.errors import Internal, SampanError
 
 
-class Publisher:
+class PortPublisher:
     """The published ports of one engine's sandboxes. default_ip: where they are published when nothing else is said."""
 
     def __init__(self, allocator: Allocator, fabric: Fabric, default_ip: str) -> None:

@@ -18,8 +18,8 @@ class SandboxRequest:
 
     id: whose it is. mode: NetworkMode (bridge, default, host, none, a network's name or id). name, hostname: what it
     answers to. endpoints: network → what is asked for there. ports: to be published (`ports.published`). exposed:
-    ports to be shown, published or not (`80/tcp`). mac: for the endpoint on mode's network. sysctls: `net.…` keys of
-    the namespace. silent: no events, for what is no container.
+    ports to be shown, published or not (`80/tcp`). mac: for the endpoint on mode's network.
+    silent: no events, for what is no container.
     """
 
     id: str
@@ -30,5 +30,4 @@ class SandboxRequest:
     ports: tuple[PublishedPort, ...] = ()
     exposed: tuple[str, ...] = ()
     mac: str = ""
-    sysctls: Mapping[str, str] = field(default_factory=dict)
     silent: bool = False

@@ -30,7 +30,7 @@ from sampan.engine.networks.changes import Changes
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
 from sampan.engine.networks.plans import SandboxPlan
-from sampan.engine.networks.publishing import Publisher
+from sampan.engine.networks.publishing import PortPublisher
 from sampan.engine.networks.records import BindingRecord, EndpointRecord, NetworkRecord, SandboxRecord, new_id
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.store import Op, Store
@@ -74,7 +74,7 @@ class Sandboxes:
         self._catalogue = catalogue
         self._fabric = fabric
         self._allocator = Allocator(catalogue, fabric)
-        self._publisher = Publisher(self._allocator, fabric, config.ip)
+        self._publisher = PortPublisher(self._allocator, fabric, config.ip)
         self._table = SandboxTable(store)
         self._changes = Changes(self._table, fabric, self._allocator, self._publisher)
         self._live: dict[str, LiveSandbox] = {}
@@ -129,19 +129,15 @@ class Sandboxes:
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._undo_attach, live)
             with failing("failed to set up container networking"):
-                for network, settings in endpoints.wanted(self._catalogue, request.mode, request.endpoints):
-                    first = not live.record.endpoints
-                    made = await self._allocator.make(network, settings, live.record, request.mac if first else "")
-                    live.record = replace(
-                        live.record,
-                        endpoints=[*live.record.endpoints, made],
-                        mode=network.name if first else live.record.mode,
-                    )
+                await self._reserve(live, request)
+                for n, reserved in enumerate(live.record.endpoints):
+                    # one by one into the record: what a driver has added must be there when a later one fails
+                    live.record.endpoints[n] = await self._allocator.attach(reserved)
                 if self._on_host(live.record):
                     live.record = replace(live.record, key=f"{self._exec_root}/netns/default")
                 else:
                     grants = self._publisher.grant(live.record)
-                    plan = self._plan(live.record.endpoints, request.sysctls)
+                    plan = self._plan(live.record.endpoints)
                     if log.isEnabledFor(logging.DEBUG):
                         log.debug("container %s: its network:\n%s", request.id[:12], plan.describe())
                     live.namespace = await self._fabric.create_sandbox(plan, grants)
@@ -156,6 +152,17 @@ class Sandboxes:
                 self._tell("connect", endpoint, request.id)
         return self._shown(live)
 
+    async def _reserve(self, live: LiveSandbox, request: SandboxRequest) -> None:
+        """Decide all endpoints before any driver hears of one; they stand in the record as soon as they are taken."""
+        for network, settings in endpoints.wanted(self._catalogue, request.mode, request.endpoints):
+            first = not live.record.endpoints
+            made = await self._allocator.reserve(network, settings, live.record, request.mac if first else "")
+            live.record = replace(
+                live.record,
+                endpoints=[*live.record.endpoints, made],
+                mode=network.name if first else live.record.mode,
+            )
+
     def _new_record(self, request: SandboxRequest) -> SandboxRecord:
         sandbox_id = new_id()
         return SandboxRecord(
@@ -169,11 +176,10 @@ class Sandboxes:
             ports=list(request.ports),
         )
 
-    def _plan(self, made: Sequence[EndpointRecord], sysctls: Mapping[str, str]) -> SandboxPlan:
+    def _plan(self, made: Sequence[EndpointRecord]) -> SandboxPlan:
         return SandboxPlan(
             interfaces=tuple(self._allocator.interfaces(made)),
             gateways=endpoints.gateways(made),
-            sysctls=dict(sysctls),
         )
 
     def _on_host(self, record: SandboxRecord) -> bool:

@@ -8,10 +8,11 @@ Source: Engine API 1.51, Network; messages as Docker Engine 28.5 gives them.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -65,6 +66,10 @@ class Networks:
         self.renaming = self._sandboxes.renaming
         self.disconnecting = self._sandboxes.disconnecting
 
+    def driver_names(self) -> Sequence[str]:
+        """Return the names of the drivers that networks may be made with."""
+        return sorted(self._catalogue.drivers)
+
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
@@ -106,7 +111,11 @@ class Networks:
         await self._store.apply(*(self._catalogue.put(r) for r in records.values()))
         await self._fabric.firewall.begin(self._table(records))
         for network in self._catalogue.all():
-            await self._start_network(network)
+            if network.name in PREDEFINED:
+                await self._start_network(network)
+        # together: a driver that waits for another program holds nobody else up
+        others = [n for n in self._catalogue.all() if n.name not in PREDEFINED]
+        await asyncio.gather(*(self._start_network(n) for n in others))
 
     async def _start_network(self, network: NetworkRecord) -> None:
         """Set up one network; another than the predefined may fail, and is then there without being usable."""

@@ -35,8 +35,8 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.store import Ref, Store
+from sampan.engine.volumes.drivers.choice import DEFAULT, DRIVERS, DriverFactory
 from sampan.engine.volumes.drivers.driver import VolumeDriver
-from sampan.engine.volumes.drivers.table import DEFAULT, DRIVERS, DriverFactory
 from sampan.engine.volumes.filling import Filling
 from sampan.engine.volumes.records import ANONYMOUS_LABEL, Volume
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, Unavailable, words
@@ -157,8 +157,9 @@ class Volumes:
         return found
 
     def path(self, name: str) -> str:
-        """Return the directory that holds the volume's data. Raises NotFound."""
-        return self.lookup(name).mountpoint
+        """Return where the volume's data is as far as is known without asking, or "". Raises NotFound."""
+        volume = self.lookup(name)
+        return self._driver_of("get", volume).path(volume)
 
     def inspect(self, volume: Volume) -> dict[str, Any]:
         """Return Docker's JSON of a volume, from its record alone."""
@@ -370,7 +371,7 @@ class Volumes:
             if self._is_measured(volume) and not volume.options and not subpath:
                 fd = clone(source, "", recursive)
             else:  # a file system that is not ours may not answer
-                fd = await self._host_paths.run(source, partial(clone, source, subpath, recursive))
+                fd = await self._host_paths.run(source, partial(clone, source, subpath, recursive), os.close)
         except OSError as e:
             raise Internal(f"error while mounting volume '{volume.mountpoint}': {words(e)}") from e
         return MountedVolume(path=os.path.join(source, subpath) if subpath else source, fd=fd)

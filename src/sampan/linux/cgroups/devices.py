@@ -1,8 +1,8 @@
 """Device rules: OCI `linux.resources.devices` → v1 `devices.allow`/`devices.deny` lines, or an eBPF program (v2). Pure.
 
-In OCI's list the last rule that matches a request wins. v1 cannot express all of that: it keeps one default and a set of
-exceptions, and removes an exception only by its exact name. `State` is that model; `transition` goes from one to another
-without a moment at which less is allowed than both would allow.
+In OCI's list the last rule that matches a request wins. v1 cannot express all of that: it keeps one default and a set
+of exceptions, and removes an exception only by its exact name. `DeviceAccess` is that model; `transition` goes from one
+to another without a moment at which less is allowed than both would allow.
 
 Source: OCI runtime-spec 1.2 config-linux.md "Allowed Device list"; Documentation/admin-guide/cgroup-v1/devices.rst.
 """
@@ -55,7 +55,7 @@ def rules(devices: list[dict[str, Any]]) -> list[Rule]:
     return result
 
 
-class State:
+class DeviceAccess:
     """What a v1 devices cgroup holds: a default, and per device the accesses that are the other way round."""
 
     __slots__ = ("allow", "exceptions")
@@ -81,27 +81,27 @@ class State:
             self.exceptions.pop(device, None)
 
 
-def wanted(rule_list: list[Rule]) -> State:
+def wanted(rule_list: list[Rule]) -> DeviceAccess:
     """Fold rules into a state; before the first rule everything is denied."""
-    state = State(False)
+    state = DeviceAccess(False)
     for rule in rule_list:
         state.apply(rule)
     return state
 
 
-def parse_list(text: str) -> State:
+def parse_list(text: str) -> DeviceAccess:
     """Read `devices.list`. A cgroup that allows by default prints "a *:* rwm" and hides its exceptions."""
     exceptions: dict[Device, str] = {}
     for line in text.splitlines():
         kind, number, access = line.split()
         if kind == "a":
-            return State(True)
+            return DeviceAccess(True)
         major, minor = (-1 if part == "*" else int(part) for part in number.split(":"))
         exceptions[(kind, major, minor)] = access
-    return State(False, exceptions)
+    return DeviceAccess(False, exceptions)
 
 
-def transition(now: State, to: State, *, fresh: bool) -> list[tuple[str, str]]:
+def transition(now: DeviceAccess, to: DeviceAccess, *, fresh: bool) -> list[tuple[str, str]]:
     """List (file, line) writes that lead from `now` to `to`; nothing when both are the same.
 
     `fresh`: `now` was read from a cgroup just made, so an allow-all state hides no exceptions.

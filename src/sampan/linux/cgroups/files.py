@@ -30,7 +30,7 @@ def write(directory: str, file: str, value: str) -> None:
 
 
 def read(directory: str, file: str) -> str:
-    """Return a control file's text. Raises OSError."""
+    """Return a control file's text. Raises: OSError."""
     fd = os.open(f"{directory}/{file}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = os.read(fd, 65536)
@@ -88,7 +88,9 @@ def collect_pids(directory: str, file: str = "cgroup.procs") -> list[int]:
 
 
 def remove_trees(directories: list[str], *, patience_s: float = 0.5) -> None:
-    """Remove cgroup directories, bottom up. EBUSY (a process is still dying) is tried again until `patience_s` is over."""
+    """Remove cgroup directories, bottom up. EBUSY (a process is still dying) is tried again until `patience_s`
+    is over.
+    """
     left = [directory for directory in directories if not _remove(directory)]
     deadline, pause_s = time.monotonic() + patience_s, 0.001
     while left:
@@ -130,7 +132,7 @@ def _remove(directory: str) -> bool:
 
 
 def make_directory(directory: str) -> None:
-    """mkdir with parents; existing is fine. The common case, where the parent exists, is one syscall."""
+    """Make a directory with its parents; existing is fine. The common case, where the parent exists, is one syscall."""
     try:
         os.mkdir(directory, 0o755)
     except FileExistsError:

@@ -19,7 +19,7 @@ Mode = Literal["legacy", "hybrid", "unified"]
 _FLAGS = frozenset({"rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods", "none"})
 
 
-class Layout:
+class CgroupLayout:
     """The mounts of one machine.
 
     `mounts` maps a v1 controller to its mount point, in mount order; co-mounted controllers share one. `v2_root` is the
@@ -36,7 +36,9 @@ class Layout:
         self.mode: Mode = "unified" if not mounts else "hybrid" if v2_root else "legacy"
 
     def controllers(self) -> frozenset[str]:
-        """Return the resource controllers that hold limits here, without named hierarchies; of one kind, never mixed."""
+        """Return the resource controllers that hold limits here, without named hierarchies; of one kind, never
+        mixed.
+        """
         if self.mode == "unified":
             return self.v2_controllers | {"devices", "freezer"}  # both are part of every v2 cgroup
         return frozenset(name for name in self.mounts if not name.startswith("name="))
@@ -68,7 +70,7 @@ def _unescape(path: str) -> str:
     return path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 
 
-def probe() -> Layout:
+def probe() -> CgroupLayout:
     """Read the machine's layout.
 
     Raises:
@@ -84,13 +86,13 @@ def probe() -> Layout:
     if v2_root:
         with open(v2_root + "/cgroup.controllers", encoding="ascii") as file:
             v2_controllers = frozenset(file.read().split())
-    return Layout(mounts=mounts, v2_root=v2_root, v2_controllers=v2_controllers)
+    return CgroupLayout(mounts=mounts, v2_root=v2_root, v2_controllers=v2_controllers)
 
 
-_layout: Layout | None = None
+_layout: CgroupLayout | None = None
 
 
-def layout() -> Layout:
+def layout() -> CgroupLayout:
     """Return the machine's layout, probed at the first call and kept for the life of the process and its forks."""
     global _layout
     if _layout is None:
@@ -99,7 +101,9 @@ def layout() -> Layout:
 
 
 def own_paths() -> dict[str, str]:
-    """Return the caller's own cgroup per v1 controller, and under "" the v2 one; paths as /proc/self/cgroup shows them."""
+    """Return the caller's own cgroup per v1 controller, and under "" the v2 one; paths as /proc/self/cgroup
+    shows them.
+    """
     paths: dict[str, str] = {}
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:

@@ -1,8 +1,8 @@
 """The one interface to a container's control groups, whatever the machine's layout.
 
 A `Cgroup` is a path that exists in every hierarchy. It owns no descriptor except the OOM one, so it can be rebuilt from
-its path by any process (`load`) and crosses a fork. Limits are OCI `linux.resources`; a limit whose controller the machine
-lacks is an error that names the controller, a missing controller nobody asks for is not.
+its path by any process (`load`) and crosses a fork. Limits are OCI `linux.resources`; a limit whose controller the
+machine lacks is an error that names the controller, a missing controller nobody asks for is not.
 
 Not here: policy (what a container gets), systemd's slices, delegation.
 
@@ -25,7 +25,7 @@ class Cgroup(ABC):
 
     __slots__ = ("_oom", "layout", "path", "paths")
 
-    def __init__(self, path: str, paths: dict[str, str], layout: hierarchy.Layout) -> None:
+    def __init__(self, path: str, paths: dict[str, str], layout: hierarchy.CgroupLayout) -> None:
         self.path = path
         self.paths = paths
         self.layout = layout
@@ -65,7 +65,9 @@ class Cgroup(ABC):
 
     @abstractmethod
     def apply_fresh(self, resources: Resources) -> None:
-        """`apply` to a cgroup just made: what the kernel has by default is not written; device rules always are."""
+        """Apply limits to a cgroup just made: what the kernel has by default is not written; device rules
+        always are.
+        """
 
     @abstractmethod
     def freeze(self) -> None:
@@ -83,11 +85,13 @@ class Cgroup(ABC):
 
     @abstractmethod
     def kill(self) -> None:
-        """SIGKILL everything inside, frozen or not. Does not wait for the deaths."""
+        """Kill everything inside, frozen or not. Does not wait for the deaths."""
 
     @abstractmethod
     def stats(self) -> dict[str, Any]:
-        """Return usage: {"version", "cpu", "memory", "pids", "blkio", "hugetlb", "rdma"}; times in ns, sizes in bytes."""
+        """Return usage: {"version", "cpu", "memory", "pids", "blkio", "hugetlb", "rdma"}; times in ns, sizes in
+        bytes.
+        """
 
     @abstractmethod
     def oom_fd(self) -> int:

@@ -1,7 +1,7 @@
 """OCI `linux.resources` → what to write into which v1 control file. Pure: nothing here touches the machine.
 
-A write is (controller, file, value). The order is the order in which the kernel accepts them. Devices are in `devices.py`.
-`fresh` says that the cgroup was just made: then values that the kernel has by default are left out.
+A write is (controller, file, value). The order is the order in which the kernel accepts them. Devices are in
+`devices.py`. `fresh` says that the cgroup was just made: then values that the kernel has by default are left out.
 
 Source: OCI runtime-spec 1.2 config-linux.md "Control groups"; Documentation/admin-guide/cgroup-v1/.
 """
@@ -50,7 +50,7 @@ def cpuset(values: dict[str, Any]) -> list[Write]:
 
 
 def cpu(values: dict[str, Any], *, fresh: bool) -> list[Write]:
-    """cpu.rt_* come first: a realtime budget must exist before a realtime process may join."""
+    """Plan cpu.*. cpu.rt_* come first: a realtime budget must exist before a realtime process may join."""
     writes: list[Write] = []
 
     def add(key: str, file: str, *defaults: int) -> None:
@@ -78,7 +78,9 @@ def cpu(values: dict[str, Any], *, fresh: bool) -> list[Write]:
 
 
 def memory(values: dict[str, Any], *, fresh: bool, limit_now: int | None) -> list[Write]:
-    """limit <= limit+swap must hold after each single write, so a growing limit is written last, a shrinking one first."""
+    """Plan memory.*. limit <= limit+swap must hold after each single write, so a growing limit is written last, a
+    shrinking one first.
+    """
     limit = values.get("limit") or 0
     swap = values.get("swap") or 0
     if limit == -1 and swap == 0 and not fresh:
@@ -141,7 +143,7 @@ def network(values: dict[str, Any]) -> list[Write]:
 
 
 def rdma_lines(values: dict[str, Any]) -> list[str]:
-    """`rdma.max` lines, one per device; the same in v1 and v2."""
+    """Return the lines of `rdma.max`, one per device, as both v1 and v2 take them."""
     lines = []
     for device, limit in values.items():
         words = [device]

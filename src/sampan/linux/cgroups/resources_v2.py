@@ -50,7 +50,9 @@ def plan(resources: dict[str, Any], *, fresh: bool, bfq: bool = False) -> list[W
 
 
 def cpu_weight(shares: int) -> int:
-    """cpu.shares 2…262144 → cpu.weight 1…10000; a quadratic in log2 that maps 2 → 1, 1024 → 100 and 262144 → 10000."""
+    """Turn cpu.shares 2…262144 into cpu.weight 1…10000; a quadratic in log2 that maps 2 → 1, 1024 → 100 and
+    262144 → 10000.
+    """
     if shares <= 2:
         return 1
     if shares >= 262144:
@@ -76,7 +78,9 @@ def cpu(values: dict[str, Any], *, fresh: bool) -> list[Write]:
 
 
 def swap_max(limit: int, swap: int) -> int:
-    """OCI memory+swap → v2 swap alone, in bytes; 0 leaves it as it is, -1 is unlimited. Equal values: see `memory`."""
+    """Turn OCI's memory+swap into v2's swap alone, in bytes; 0 leaves it as it is, -1 is unlimited. Equal
+    values: see `memory`.
+    """
     if limit == -1 and swap == 0:
         return -1
     if swap in (0, -1):
@@ -91,7 +95,9 @@ def swap_max(limit: int, swap: int) -> int:
 
 
 def memory(values: dict[str, Any], *, fresh: bool) -> list[Write]:
-    """disableOOMKiller, swappiness and kernel limits have no counterpart in v2 and are left out, as runc does."""
+    """Plan memory.*. disableOOMKiller, swappiness and kernel limits have no counterpart in v2 and are left out,
+    as runc does.
+    """
     limit, swap = values.get("limit") or 0, values.get("swap") or 0
     writes: list[Write] = []
     swap_value = swap_max(limit, swap)
@@ -107,7 +113,9 @@ def memory(values: dict[str, Any], *, fresh: bool) -> list[Write]:
 
 
 def check_usage(values: dict[str, Any], usage: int) -> None:
-    """Refuse limits at or below the present usage, when `checkBeforeUpdate` asks for it: v2 would OOM-kill instead of EBUSY."""
+    """Refuse limits at or below the present usage, when `checkBeforeUpdate` asks for it: v2 would OOM-kill
+    instead of EBUSY.
+    """
     limit, swap = values.get("limit") or 0, values.get("swap") or 0
     if not values.get("checkBeforeUpdate"):
         return
@@ -118,7 +126,7 @@ def check_usage(values: dict[str, Any], usage: int) -> None:
 
 
 def io_weight(weight: int) -> int:
-    """blkio weight 10…1000 → io.weight 1…10000."""
+    """Turn blkio weight 10…1000 into io.weight 1…10000."""
     return 1 + (weight - 10) * 9999 // 990
 
 

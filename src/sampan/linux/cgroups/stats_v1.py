@@ -72,7 +72,7 @@ def _counter(directory: str, prefix: str) -> dict[str, int]:
 
 
 def _blkio(directory: str) -> dict[str, Any]:
-    """The scheduler's own counters when it has any, else those of the throttling layer, which always count."""
+    """Return the scheduler's own counters when it has any, else those of the throttling layer, which always count."""
     serviced = _lines(directory, _BFQ + "io_serviced_recursive")
     prefix = _BFQ if serviced else _THROTTLE
     return {

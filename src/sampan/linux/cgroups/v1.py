@@ -24,7 +24,7 @@ from sampan.linux.cgroups.interface import Cgroup, Resources
 class CgroupV1(Cgroup):
     __slots__ = ()
 
-    def __init__(self, path: str, layout: hierarchy.Layout) -> None:
+    def __init__(self, path: str, layout: hierarchy.CgroupLayout) -> None:
         if path.startswith("/"):
             own: dict[str, str] = dict.fromkeys((*layout.mounts, ""), "")
         else:

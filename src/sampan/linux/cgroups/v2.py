@@ -1,7 +1,8 @@
 """Control groups v2: one directory in one tree; also the operations a hybrid v1 layout borrows from its v2 tree.
 
-Controllers are switched on from the root down, one by one, because the kernel takes a list only whole; only those that the
-limits or the statistics of a container need. No process may live in an inner cgroup, so a container's parents stay empty.
+Controllers are switched on from the root down, one by one, because the kernel takes a list only whole; only those that
+the limits or the statistics of a container need. No process may live in an inner cgroup, so a container's parents stay
+empty.
 
 Source: Documentation/admin-guide/cgroup-v2.rst.
 """
@@ -23,7 +24,7 @@ from sampan.linux.inotify import IN_MODIFY, Inotify
 class CgroupV2(Cgroup):
     __slots__ = ("directory",)
 
-    def __init__(self, path: str, layout: hierarchy.Layout) -> None:
+    def __init__(self, path: str, layout: hierarchy.CgroupLayout) -> None:
         own = "" if path.startswith("/") else hierarchy.own_paths()[""].rstrip("/")
         self.directory = layout.v2_root + own + "/" + path.strip("/")
         super().__init__(path, {"": self.directory}, layout)
@@ -53,8 +54,8 @@ class CgroupV2(Cgroup):
     def _enable_controllers(self) -> None:
         """Switch every controller on, from the root to the parent. One that refuses stays off: a limit will name it.
 
-        A cgroup with processes of its own is left alone, and so is what lies below it: the kernel would take the threaded
-        controllers there (cpu, cpuset, pids) and make every child invalid for whole processes.
+        A cgroup with processes of its own is left alone, and so is what lies below it: the kernel would take the
+        threaded controllers there (cpu, cpuset, pids) and make every child invalid for whole processes.
         """
         relative = os.path.relpath(os.path.dirname(self.directory), self.layout.v2_root)
         here = self.layout.v2_root
@@ -169,7 +170,7 @@ def tree_frozen(directory: str) -> bool:
 
 
 def kill_tree(directory: str) -> bool:
-    """SIGKILL a whole tree at once; False when the kernel has no cgroup.kill (before 5.14)."""
+    """Kill a whole tree at once; False when the kernel has no cgroup.kill (before 5.14)."""
     try:
         files.write(directory, "cgroup.kill", "1")
     except FileNotFoundError:

@@ -14,7 +14,7 @@ import shutil
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli.create import load
 from sampan.runtime.cli.output import CommandFailure
-from sampan.runtime.cli.store import Entry
+from sampan.runtime.cli.store import StoredContainer
 
 _PASSED = ("tcp-established", "ext-unix-sk", "shell-job", "file-locks", "auto-dedup", "lazy-pages")
 
@@ -36,7 +36,7 @@ def checkpoint(call: Invocation) -> int:
     return 0
 
 
-def _dump_arguments(call: Invocation, entry: Entry, images: str) -> list[str]:
+def _dump_arguments(call: Invocation, entry: StoredContainer, images: str) -> list[str]:
     flags = call.flags
     arguments = ["pre-dump" if flags.get("pre-dump") else "dump", "--tree", str(entry.container.pid)]
     arguments += ["--images-dir", images, "--manage-cgroups=" + (flags.get("manage-cgroups-mode") or "soft")]

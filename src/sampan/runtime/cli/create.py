@@ -14,7 +14,7 @@ from sampan.runtime import container as runtime
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli import foreground
 from sampan.runtime.cli.output import CommandFailure
-from sampan.runtime.cli.store import Entry, Store, new_record
+from sampan.runtime.cli.store import ContainerStore, StoredContainer, new_record
 from sampan.runtime.container import Container, InvalidSpec, RuntimeFailure
 from sampan.runtime.failure import strerror
 
@@ -60,7 +60,7 @@ def reason(error: CommandFailure | RuntimeFailure, *, joining: bool = False) -> 
     return f"unable to start container process: error during container init: {error.message}"
 
 
-def _make(call: Invocation, *, detach: bool) -> tuple[Store, Container, dict[str, Any], int | None]:
+def _make(call: Invocation, *, detach: bool) -> tuple[ContainerStore, Container, dict[str, Any], int | None]:
     """Create the container, hand its terminal out, write its pid; everything is undone when a step fails."""
     flags = call.flags
     bundle = flags.get("bundle", "")
@@ -79,7 +79,7 @@ def _make(call: Invocation, *, detach: bool) -> tuple[Store, Container, dict[str
         raise CommandFailure("systemd not running on this host, cannot use systemd cgroups manager")
     preserve = preserved(spec.get("process") or {}, flags.get("preserve-fds", 0))
     tty_fd = foreground.own_terminal() if terminal and not detach else None
-    store = Store(call.root)
+    store = ContainerStore(call.root)
     (id,) = call.arguments
     store.reserve(id)
     try:
@@ -111,7 +111,7 @@ def _make(call: Invocation, *, detach: bool) -> tuple[Store, Container, dict[str
     return store, container, record, tty_fd
 
 
-def _discard(store: Store, container: Container) -> None:
+def _discard(store: ContainerStore, container: Container) -> None:
     container.delete()
     try:
         os.waitpid(container.pid, os.WNOHANG)
@@ -121,7 +121,7 @@ def _discard(store: Store, container: Container) -> None:
 
 
 def load_spec() -> Spec:
-    """Read config.json in the current directory. Raises CommandFailure in runc's words."""
+    """Read config.json in the current directory. Raises: CommandFailure in runc's words."""
     try:
         with open("config.json", encoding="utf-8") as file:
             spec = json.load(file)
@@ -166,6 +166,6 @@ def write_pid(path: str, pid: int) -> None:
     os.rename(temporary, path)
 
 
-def load(call: Invocation) -> Entry:
+def load(call: Invocation) -> StoredContainer:
     """Return the container that the command names."""
-    return Store(call.root).load(call.arguments[0])
+    return ContainerStore(call.root).load(call.arguments[0])

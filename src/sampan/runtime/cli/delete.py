@@ -8,13 +8,13 @@ import signal
 
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli.output import CommandFailure
-from sampan.runtime.cli.store import NOT_THERE, Entry, Store
+from sampan.runtime.cli.store import NOT_THERE, ContainerStore, StoredContainer
 
 _PATIENCE_S = 10
 
 
 def delete(call: Invocation) -> int:
-    store = Store(call.root)
+    store = ContainerStore(call.root)
     (id,) = call.arguments
     force = bool(call.flags.get("force"))
     try:
@@ -36,7 +36,7 @@ def delete(call: Invocation) -> int:
     return 0
 
 
-def _end(entry: Entry) -> None:
+def _end(entry: StoredContainer) -> None:
     """Kill everything inside and wait until init has gone."""
     container = entry.container
     container.close_gate()

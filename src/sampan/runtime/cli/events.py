@@ -8,7 +8,7 @@ import select
 import time
 from typing import Any
 
-from sampan.linux.cgroups import Cgroup
+from sampan.linux.cgroups.interface import Cgroup
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli.create import load
 from sampan.runtime.cli.output import CommandFailure, print_out

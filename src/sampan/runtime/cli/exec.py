@@ -6,13 +6,13 @@ import json
 import os
 from typing import Any
 
-from sampan.linux import cgroups
-from sampan.linux.cgroups import Cgroup
+from sampan.linux.cgroups import groups
+from sampan.linux.cgroups.interface import Cgroup
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli import foreground
 from sampan.runtime.cli.create import check_console, load, preserved, reason, write_pid
 from sampan.runtime.cli.output import CommandFailure
-from sampan.runtime.cli.store import Entry
+from sampan.runtime.cli.store import StoredContainer
 from sampan.runtime.container import Process, RuntimeFailure
 from sampan.runtime.failure import strerror
 
@@ -63,7 +63,7 @@ def _start(call: Invocation) -> tuple[Process, int | None]:
     return process, tty_fd
 
 
-def _process(call: Invocation, entry: Entry) -> Spec:
+def _process(call: Invocation, entry: StoredContainer) -> Spec:
     """Return the process: from --process as it is, or the container's own with the flags on top."""
     flags = call.flags
     arguments = call.arguments[1:]
@@ -125,7 +125,7 @@ def _sub_cgroup(base: Cgroup, wanted: list[str]) -> Cgroup | None:
     """Return the container's cgroup with some hierarchies pointing below it; None when --cgroup is not given."""
     if not wanted:
         return None
-    sub = cgroups.load(base.path)
+    sub = groups.load(base.path)
     for entry in wanted:
         names, colon, path = entry.rpartition(":")
         for name in names.split(",") if colon else list(sub.paths):

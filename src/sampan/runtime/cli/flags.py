@@ -10,7 +10,6 @@ import re
 from typing import Any
 
 from sampan.runtime.cli.table import Flag
-from sampan.spec import go_values
 
 _DURATION = re.compile(r"(?:(\d+\.?\d*|\.\d+)(ns|us|ms|s|m|h))")
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -21,7 +20,7 @@ class UsageError(Exception):
 
 
 def parse(arguments: list[str], flags: tuple[Flag, ...]) -> tuple[dict[str, Any], list[str]]:
-    """Return ({long name: value} for the flags given, the rest). Raises UsageError."""
+    """Return ({long name: value} for the flags given, the rest). Raises: UsageError."""
     kinds = {name: (names.split()[0], kind) for names, kind, _ in flags for name in names.split()}
     kinds.setdefault("help", ("help", "bool"))
     kinds.setdefault("h", ("help", "bool"))
@@ -57,7 +56,7 @@ def _value(name: str, kind: str, text: str) -> Any:
     """Convert one value. `size` is a number that runc keeps as text: an int here, or the text's error later."""
     try:
         if kind == "bool":
-            return text == "true" or go_values.boolean(text)
+            return text == "true" or _boolean(text)
         if kind == "int":
             return int(text, 0)
         if kind == "size":
@@ -70,8 +69,14 @@ def _value(name: str, kind: str, text: str) -> Any:
     return text
 
 
+def _boolean(text: str) -> bool:
+    from sampan.spec import go_values  # hardly any caller writes a value to a flag that is one
+
+    return go_values.boolean(text)
+
+
 def duration_s(text: str) -> float:
-    """Parse Go's durations ("1h2m", "500ms") to seconds. Raises ValueError."""
+    """Parse Go's durations ("1h2m", "500ms") to seconds. Raises: ValueError."""
     if text == "0":
         return 0.0
     if not re.fullmatch(_DURATION.pattern + "+", text):

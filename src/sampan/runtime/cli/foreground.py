@@ -42,7 +42,7 @@ def prepare() -> None:
 
 
 def _noted(number: int, frame: object) -> None:
-    """The number is in the wake-up pipe."""
+    """Do nothing: the number is in the wake-up pipe."""
 
 
 def own_terminal() -> int:
@@ -57,7 +57,9 @@ def own_terminal() -> int:
 
 
 def attend(pid: int, console_fd: int | None, tty_fd: int | None = None) -> int:
-    """Wait for a child of ours; return its status, 128+n after signal n. `tty_fd`: of `own_terminal`, closed at the end."""
+    """Wait for a child of ours; return its status, 128+n after signal n. `tty_fd`: of `own_terminal`, closed at
+    the end.
+    """
     terminal = Terminal(console_fd, tty_fd) if console_fd is not None and tty_fd is not None else None
     pidfd = pidfd_open(pid)
     poll = select.poll()

@@ -26,12 +26,12 @@ def kill(call: Invocation) -> int:
 
 
 def _named(call: Invocation) -> bool:
-    """A container that does not exist is reported before a signal that does not."""
+    """Load the container first: that it does not exist is reported before a signal that does not."""
     return load(call) is not None
 
 
 def parse_signal(text: str) -> int:
-    """Return a signal's number from "9", "KILL" or "SIGKILL". Raises CommandFailure."""
+    """Return a signal's number from "9", "KILL" or "SIGKILL". Raises: CommandFailure."""
     if text.lstrip("+-").isdigit():
         return int(text)
     name = text.upper().removeprefix("SIG")

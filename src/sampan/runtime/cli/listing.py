@@ -9,7 +9,7 @@ from typing import Any
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli.create import load
 from sampan.runtime.cli.output import CommandFailure, print_out
-from sampan.runtime.cli.store import Store
+from sampan.runtime.cli.store import ContainerStore
 
 _COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
 
@@ -20,7 +20,7 @@ def state(call: Invocation) -> int:
 
 
 def list_(call: Invocation) -> int:
-    store = Store(call.root)
+    store = ContainerStore(call.root)
     states = []
     for id in store.ids():
         try:

@@ -17,16 +17,15 @@ from typing import Any
 
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.container import Container
-from sampan.spec import times
 
 _ID = re.compile(r"[\w+\-.]+", re.ASCII)
 NOT_THERE = "container does not exist"
 
 
-class Entry:
+class StoredContainer:
     """One container on disk, with its live half."""
 
-    def __init__(self, store: Store, record: dict[str, Any]) -> None:
+    def __init__(self, store: ContainerStore, record: dict[str, Any]) -> None:
         self.store = store
         self.record = record
         self.container = Container.from_state(record["container"])
@@ -62,14 +61,14 @@ class Entry:
         self.store.save(self.container, self.record)
 
 
-class Store:
+class ContainerStore:
     """The directory of all containers of one --root."""
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
 
     def reserve(self, id: str) -> None:
-        """Take an id. Raises CommandFailure when its form is wrong or it is taken."""
+        """Take an id. Raises: CommandFailure when its form is wrong or it is taken."""
         check_id(id)
         os.makedirs(self.root, 0o711, exist_ok=True)
         try:
@@ -84,12 +83,12 @@ class Store:
             file.write(json.dumps(record, separators=(",", ":")))  # dumps is in C, dump is not
         os.rename(path + ".tmp", path)
 
-    def load(self, id: str) -> Entry:
-        """Return a container. Raises CommandFailure when there is none."""
+    def load(self, id: str) -> StoredContainer:
+        """Return a container. Raises: CommandFailure when there is none."""
         check_id(id)
         try:
             with open(f"{self.root}/{id}/state.json", encoding="utf-8") as file:
-                return Entry(self, json.load(file))
+                return StoredContainer(self, json.load(file))
         except FileNotFoundError:
             raise CommandFailure(NOT_THERE) from None
         except ValueError as error:
@@ -113,6 +112,8 @@ class Store:
 
 def new_record(spec: dict[str, Any], bundle: str) -> dict[str, Any]:
     """Return what is kept beside the container's own state."""
+    from sampan.spec import times  # only `create` makes a record
+
     rootfs = os.path.normpath(os.path.join(bundle, (spec.get("root") or {}).get("path") or ""))
     return {"version": 1, "created": times.now(), "rootfs": rootfs}
 
@@ -125,7 +126,7 @@ def check_id(id: str) -> None:
 
 
 def _is_dead(pid: int) -> bool:
-    """A zombie is dead for our purposes: whoever should reap it has not."""
+    """Return whether a process is gone, or a zombie that nobody has reaped."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import Any
 
@@ -12,6 +11,7 @@ from sampan.runtime.cli.create import load
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.failure import InvalidSpec, strerror
 from sampan.runtime.validate_resources import validate_resources
+from sampan.spec import go_values
 
 Resources = dict[str, Any]
 
@@ -30,8 +30,6 @@ _NUMBERS = {
 }
 _SIZES = {"memory": "limit", "memory-reservation": "reservation", "memory-swap": "swap"}
 _GROUPS = ("cpu", "memory", "pids", "blockIO", "hugepageLimits", "network", "rdma", "unified")
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)(?:i?b)?", re.IGNORECASE)
 
 
 def update(call: Invocation) -> int:
@@ -77,13 +75,13 @@ def from_flags(flags: dict[str, Any]) -> Resources:
 
 
 def size(flag: str, text: str) -> int:
-    """Parse "64M" to bytes; -1 is unlimited. Raises CommandFailure."""
+    """Parse "64M" to bytes; -1 is unlimited. Raises: CommandFailure."""
     if text == "-1":
         return -1
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise CommandFailure(f"invalid value for {flag}: invalid size: '{text}'")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    try:
+        return go_values.size_bytes(text)
+    except ValueError as error:
+        raise CommandFailure(f"invalid value for {flag}: {error}") from error
 
 
 def _from_file(path: str) -> Resources:

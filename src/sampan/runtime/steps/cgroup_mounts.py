@@ -14,8 +14,8 @@ import errno
 import os
 
 from sampan.linux import mounts as m
-from sampan.linux.cgroups import Cgroup
 from sampan.linux.cgroups.hierarchy import layout
+from sampan.linux.cgroups.interface import Cgroup
 from sampan.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD
 from sampan.runtime.plan import Mount
 from sampan.runtime.steps import mounts as step

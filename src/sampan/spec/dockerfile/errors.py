@@ -39,7 +39,7 @@ class DockerfileError(InvalidArgument):
         return self.ranges[0].start if self.ranges else 0
 
     def at(self, *ranges: Range) -> DockerfileError:
-        """Return the same error at these lines, unless it knows its place already."""
+        """Return the error at these lines; one that has lines already keeps them."""
         return self if self.ranges else DockerfileError(self.message, ranges, classic=self.classic)
 
 

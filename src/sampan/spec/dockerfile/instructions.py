@@ -9,29 +9,14 @@ Source: Dockerfile reference (docs.docker.com/reference/dockerfile); behaviour o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 from sampan.spec.dockerfile.errors import NOWHERE, DockerfileError, Range
 from sampan.spec.dockerfile.heredocs import Heredoc, is_heredoc
 from sampan.spec.dockerfile.mounts import MountFlag
+from sampan.spec.dockerfile.words import Variables
 
 SCRIPTS = "/dev/pipes"  # where a RUN finds the heredoc that is a script
-
-
-class Expander(Protocol):
-    """Replaces variables; `words.Variables` is the one implementation."""
-
-    def word(self, text: str) -> str:
-        """Return `text` with variables replaced and quotes taken away. Raises: DockerfileError."""
-
-    def words(self, text: str) -> list[str]:
-        """Return the same, split at blanks that were not quoted, variables' blanks included.
-
-        Raises: DockerfileError.
-        """
-
-    def document(self, text: str) -> str:
-        """Return the text of a heredoc: variables and escapes are replaced, quotes stay. Raises: DockerfileError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +29,14 @@ class Instruction:
     flags_used: tuple[str, ...] = ()  # names without dashes, for doors that know fewer flags
     written: str = ""  # the keyword as it was typed
 
-    def expanded(self, expander: Expander) -> Self:
+    def expanded(self, variables: Variables) -> Self:
         """Return this instruction with its variables replaced. Raises: DockerfileError at its lines."""
         try:
-            return self._replaced(expander)
+            return self._replaced(variables)
         except DockerfileError as e:
             raise e.at(self.range) from None
 
-    def _replaced(self, expander: Expander) -> Self:
+    def _replaced(self, variables: Variables) -> Self:
         return self
 
 
@@ -68,8 +53,8 @@ class Pair:
     key: str
     value: str
 
-    def expanded(self, expander: Expander) -> Pair:
-        return Pair(expander.word(self.key), expander.word(self.value))
+    def expanded(self, variables: Variables) -> Pair:
+        return Pair(variables.word(self.key), variables.word(self.value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +98,10 @@ class Run(Instruction):
             return Command((f"{SCRIPTS}/{first.name}",), shell=True), first
         return Command((first.text(),), shell=True), None
 
-    def _replaced(self, expander: Expander) -> Self:
+    def _replaced(self, variables: Variables) -> Self:
         if self.devices:
             raise DockerfileError("device feature is only supported in Dockerfile frontend 1.14.0-labs or later")
-        return replace(self, mounts=tuple(mount.expanded(expander) for mount in self.mounts))
+        return replace(self, mounts=tuple(mount.expanded(variables) for mount in self.mounts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +124,8 @@ class Label(Instruction):
     pairs: tuple[Pair, ...]
     legacy: bool = False
 
-    def _replaced(self, expander: Expander) -> Self:
-        return replace(self, pairs=tuple(pair.expanded(expander) for pair in self.pairs))
+    def _replaced(self, variables: Variables) -> Self:
+        return replace(self, pairs=tuple(pair.expanded(variables) for pair in self.pairs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +136,8 @@ class Env(Instruction):
     pairs: tuple[Pair, ...]
     legacy: bool = False
 
-    def _replaced(self, expander: Expander) -> Self:
-        return replace(self, pairs=tuple(pair.expanded(expander) for pair in self.pairs))
+    def _replaced(self, variables: Variables) -> Self:
+        return replace(self, pairs=tuple(pair.expanded(variables) for pair in self.pairs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +153,8 @@ class Expose(Instruction):
     keyword: ClassVar[str] = "EXPOSE"
     ports: tuple[str, ...]
 
-    def _replaced(self, expander: Expander) -> Self:
-        return replace(self, ports=tuple(word for port in self.ports for word in expander.words(port)))
+    def _replaced(self, variables: Variables) -> Self:
+        return replace(self, ports=tuple(word for port in self.ports for word in variables.words(port)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,22 +169,22 @@ class FilesInstruction(Instruction):
     link: bool = False
     exclude: tuple[str, ...] = ()
 
-    def _replaced(self, expander: Expander) -> Self:
+    def _replaced(self, variables: Variables) -> Self:
         return replace(
             self,
-            sources=tuple(expander.word(source) for source in self.sources),
-            destination=expander.word(self.destination),
+            sources=tuple(variables.word(source) for source in self.sources),
+            destination=variables.word(self.destination),
             heredocs=tuple(
                 replace(
                     doc,
-                    name=expander.word(doc.name),
-                    content=expander.document(doc.text()) if doc.expand else doc.text(),
+                    name=variables.word(doc.name),
+                    content=variables.document(doc.text()) if doc.expand else doc.text(),
                     strip_tabs=False,
                 )
                 for doc in self.heredocs
             ),
-            chown=expander.word(self.chown),
-            chmod=expander.word(self.chmod),
+            chown=variables.word(self.chown),
+            chmod=variables.word(self.chmod),
         )
 
 
@@ -210,8 +195,8 @@ class Add(FilesInstruction):
     keep_git_dir: bool = False
     unpack: bool | None = None  # None: unpack local archives, keep remote ones
 
-    def _replaced(self, expander: Expander) -> Self:
-        return replace(FilesInstruction._replaced(self, expander), checksum=expander.word(self.checksum))
+    def _replaced(self, variables: Variables) -> Self:
+        return replace(FilesInstruction._replaced(self, variables), checksum=variables.word(self.checksum))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,8 +211,8 @@ class VolumeInstruction(Instruction):
     keyword: ClassVar[str] = "VOLUME"
     paths: tuple[str, ...]
 
-    def _replaced(self, expander: Expander) -> Self:
-        return replace(self, paths=tuple(expander.word(path) for path in self.paths))
+    def _replaced(self, variables: Variables) -> Self:
+        return replace(self, paths=tuple(variables.word(path) for path in self.paths))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,8 +220,8 @@ class User(Instruction):
     keyword: ClassVar[str] = "USER"
     user: str
 
-    def _replaced(self, expander: Expander) -> Self:
-        return replace(self, user=expander.word(self.user))
+    def _replaced(self, variables: Variables) -> Self:
+        return replace(self, user=variables.word(self.user))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,8 +229,8 @@ class Workdir(Instruction):
     keyword: ClassVar[str] = "WORKDIR"
     path: str
 
-    def _replaced(self, expander: Expander) -> Self:
-        return replace(self, path=expander.word(self.path))
+    def _replaced(self, variables: Variables) -> Self:
+        return replace(self, path=variables.word(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,11 +248,11 @@ class Arg(Instruction):
     arguments: tuple[Argument, ...]
     misdescribed: str = ""  # as FROM's
 
-    def _replaced(self, expander: Expander) -> Self:
+    def _replaced(self, variables: Variables) -> Self:
         return replace(
             self,
             arguments=tuple(
-                replace(a, key=expander.word(a.key), value=None if a.value is None else expander.word(a.value))
+                replace(a, key=variables.word(a.key), value=None if a.value is None else variables.word(a.value))
                 for a in self.arguments
             ),
         )
@@ -286,8 +271,8 @@ class Stopsignal(Instruction):
     keyword: ClassVar[str] = "STOPSIGNAL"
     signal: str
 
-    def _replaced(self, expander: Expander) -> Self:
-        return replace(self, signal=expander.word(self.signal))
+    def _replaced(self, variables: Variables) -> Self:
+        return replace(self, signal=variables.word(self.signal))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.flags import suggestion
+from sampan.spec.dockerfile.words import Variables
 from sampan.spec.go_values import boolean, fields, quote
 
 _TYPES = ("bind", "cache", "tmpfs", "secret", "ssh")
@@ -24,10 +25,6 @@ _KEYS = (
 )  # fmt: skip
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKmMgGtTpP]?)(?:i?[bB])?$")
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
-
-
-class _Expander(Protocol):
-    def word(self, text: str) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +46,9 @@ class MountFlag:
     size_bytes: int = 0
     env: str | None = None  # secret: the variable to set
 
-    def expanded(self, expander: _Expander) -> MountFlag:
+    def expanded(self, variables: Variables) -> MountFlag:
         """Return the mount with variables replaced and everything checked. Raises: DockerfileError."""
-        return _read(self.text, expander)
+        return _read(self.text, variables)
 
 
 def parse(text: str) -> MountFlag:
@@ -74,7 +71,7 @@ def _fields(text: str) -> list[str]:
         raise DockerfileError(f"failed to parse csv mounts: {e}") from None
 
 
-def _read(text: str, expander: _Expander) -> MountFlag:
+def _read(text: str, variables: Variables) -> MountFlag:
     """All options, in their order: what is wrong first is what is said."""
     found: dict[str, Any] = {"type": "bind"}
     for field in _fields(text):
@@ -88,7 +85,7 @@ def _read(text: str, expander: _Expander) -> MountFlag:
                 found["required"] = _required(found["type"], "true")
                 continue
             raise DockerfileError(f"invalid field '{field}' must be a key=value pair")
-        _option(found, key, expander.word(value), field)
+        _option(found, key, variables.word(value), field)
     return _checked(MountFlag(text=text, **{"readonly": found["type"] not in ("cache", "tmpfs"), **found}))
 
 

@@ -16,7 +16,7 @@ from sampan.spec.dockerfile.flags import Flags, suggestion
 from sampan.spec.dockerfile.gotext import SPACE
 from sampan.spec.dockerfile.heredocs import Heredoc, announced, is_heredoc
 from sampan.spec.dockerfile.lines import Node
-from sampan.spec.go_values import duration_ns, quote
+from sampan.spec.go_values import duration_ns, integer, quote
 
 _STAGE = re.compile(r"[a-z][a-z0-9-_.]*\Z")
 _ONBUILD = re.compile(r"\s*ONBUILD\s*", re.IGNORECASE)
@@ -304,14 +304,13 @@ def _interval(flags: Flags, name: str) -> int:
 def _retries(text: str) -> int:
     if not text:
         return 0
-    digits = text[1:] if text[0] in "+-" else text
-    if not digits or digits.strip("0123456789"):
-        raise DockerfileError(f"strconv.ParseInt: parsing {quote(text)}: invalid syntax")
-    if len(digits.lstrip("0")) > 10 or not -(1 << 31) <= int(text) < 1 << 31:
-        raise DockerfileError(f"strconv.ParseInt: parsing {quote(text)}: value out of range")
-    if int(text) < 0:
-        raise DockerfileError(f"--retries cannot be negative ({int(text)})")
-    return int(text)
+    try:
+        count = integer(text, bits=32)
+    except ValueError as e:
+        raise DockerfileError(str(e)) from e
+    if count < 0:
+        raise DockerfileError(f"--retries cannot be negative ({count})")
+    return count
 
 
 def _shell(node: Node) -> i.Instruction:

@@ -52,7 +52,7 @@ class Variables:
         return _WordScanner(self, text, self.escape, keep_quotes=True, keep_unset=True).run()[0]
 
     def words(self, text: str) -> list[str]:
-        """Return the same, split at blanks that are not quoted or escaped. Raises: DockerfileError."""
+        """Return `text` expanded and split at blanks that are not quoted or escaped. Raises: DockerfileError."""
         return _WordScanner(self, text, self.escape).run()[1]
 
     def document(self, text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import field
 
-from sampan.spec.engine_api.mount import Mount
+from sampan.spec.engine_api.mount import MountSpec
 from sampan.spec.engine_api.network import NetworkingConfig
 from sampan.spec.engine_api.wire import (
     EMBEDDED,
@@ -219,7 +219,7 @@ class HostConfig(Resources):
     sysctls: StringMap = None
     runtime: str = ""
     isolation: Annotated[str, GoType("container.Isolation")] = ""
-    mounts: list[Mount] | None = None
+    mounts: list[MountSpec] | None = None
     masked_paths: Strings = None
     readonly_paths: Strings = None
     init: bool | None = None

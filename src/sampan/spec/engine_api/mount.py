@@ -19,7 +19,7 @@ class BindOptions(Wire, omit_defaults=True):
     read_only_force_recursive: bool = False
 
 
-class Driver(Wire, omit_defaults=True):
+class DriverConfig(Wire, omit_defaults=True):
     GO: ClassVar[str] = "mount.Driver"
     name: str = ""
     options: StringMap = None
@@ -30,7 +30,7 @@ class VolumeOptions(Wire, omit_defaults=True):
     no_copy: bool = False
     labels: StringMap = None
     subpath: str = ""
-    driver_config: Driver | None = None
+    driver_config: DriverConfig | None = None
 
 
 class ImageOptions(Wire, omit_defaults=True):
@@ -49,7 +49,7 @@ class ClusterOptions(Wire, omit_defaults=True):
     GO: ClassVar[str] = "mount.ClusterOptions"
 
 
-class Mount(Wire, omit_defaults=True):
+class MountSpec(Wire, omit_defaults=True):
     """`type` is bind, volume, tmpfs, npipe, cluster or image; which options may be given depends on it."""
 
     GO: ClassVar[str] = "mount.Mount"

@@ -49,9 +49,9 @@ StrSlice = Annotated[list[str] | None, GoType("strslice.StrSlice")]
 class Wire(msgspec.Struct, kw_only=True, rename="pascal"):
     """Base of the wire structs: snake_case attributes, Docker's JSON keys, Docker's zero values as defaults.
 
-    `GO` is the Go type; `ROOT` what Go prints before the first dot of a field's path when this struct is the whole body;
-    `OMIT_EMPTY` the JSON keys that Docker leaves out when they hold Go's zero value (a nil pointer, for pointers);
-    `GO_FIELDS` the Go types of fields whose Python type does not tell (maps and slices of a named type).
+    `GO` is the Go type; `ROOT` what Go prints before the first dot of a field's path when this struct is the whole
+    body; `OMIT_EMPTY` the JSON keys that Docker leaves out when they hold Go's zero value (a nil pointer, for
+    pointers); `GO_FIELDS` the Go types of fields whose Python type does not tell (maps and slices of a named type).
     """
 
     GO: ClassVar[str] = ""

@@ -29,7 +29,7 @@ class Record(msgspec.Struct):
 
 class Decoder(Protocol):
     def whole(self, block: bytes) -> int:
-        """How many bytes at the start of `block` are whole records."""
+        """Return how many bytes at the start of `block` are whole records."""
         ...
 
     def decode(self, block: bytes) -> list[Record]:
@@ -124,8 +124,8 @@ class LocalDecoder:
         return end
 
     def decode(self, block: bytes) -> list[Record]:
-        """Most records are a plain line with a head (stream and time) that many share: those are taken apart at fixed
-        places.
+        """Decode whole records. Most are a plain line with a head (stream and time) that many share: those are taken
+        apart at fixed places.
         """
         records: list[Record] = []
         heads: dict[bytes, tuple[str, str]] = {}
@@ -160,7 +160,7 @@ class LocalDecoder:
 
 
 def decoder(driver: str) -> Decoder:
-    """Raises NotImplemented_ in Docker's words for a driver that cannot be read back."""
+    """Return a driver's decoder. Raises: NotImplemented_ in Docker's words for a driver that cannot be read back."""
     if driver == "json-file":
         return JsonFileDecoder()
     if driver == "local":

@@ -16,7 +16,7 @@ from sampan.supervisor.logs.writer import FileWriter
 def open_writer(driver: str, path: str, options: Mapping[str, str], attrs: Mapping[str, str]) -> LogWriter | None:
     """Open the log that a shim writes; None for the driver `none`.
 
-    Raises InvalidArgument (bad option), OSError (path).
+    Raises: InvalidArgument (bad option), OSError (path).
     """
     if driver in ("none", ""):
         return None

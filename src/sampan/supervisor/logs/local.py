@@ -1,7 +1,7 @@
 """The `local` format: Docker's framed protobuf records, so that either engine's tools read either engine's files.
 
-    u32be size | LogEntry | u32be size          the size stands on both sides: readable backwards
-    LogEntry { 1: string source; 2: int64 time_nano; 3: bytes line; 4: bool partial; 5: { 1: bool last; 2: string id; 3: int32 ordinal } }
+    u32be size | LogEntry | u32be size          the size stands on both sides: readable backwards LogEntry { 1: string
+    source; 2: int64 time_nano; 3: bytes line; 4: bool partial; 5: { 1: bool last; 2: string id; 3: int32 ordinal } }
 
 Source: observed on Docker Engine 28.5 (`local-logs/container.log`); protobuf wire format.
 """

@@ -15,7 +15,6 @@ from sampan.spec import go_values
 _JSON_FILE = frozenset({"max-file", "max-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag"})
 _LOCAL = frozenset({"max-file", "max-size", "compress"})
 _MODE = frozenset({"mode", "max-buffer-size"})
-_UNITS = "kmgtp"
 
 
 class Rotation(NamedTuple):
@@ -27,22 +26,13 @@ class Rotation(NamedTuple):
 
 
 def size_bytes(text: str, *, unit: int) -> int:
-    """Read a size such as `10m`; `unit` is 1000 (json-file) or 1024 (local).
-
-    Raises InvalidArgument in Docker's words.
+    """Read a size such as `10m`; `unit` is 1000 (json-file) or 1024 (local). Raises: InvalidArgument in
+    Docker's words.
     """
-    digits = len(text) - len(text.lstrip("0123456789."))
-    number, suffix = text[:digits], text[digits:].removeprefix(" ").lower()
-    power = 0
-    if suffix and suffix[0] in _UNITS:
-        power = _UNITS.index(suffix[0]) + 1
-        suffix = suffix[1:]
-    if suffix not in ("", "b", "ib"):
-        raise InvalidArgument(f"invalid size: '{text}'")
     try:
-        return int(float(number) * unit**power)
-    except ValueError:
-        raise InvalidArgument(f"invalid size: '{text}'") from None
+        return go_values.size_bytes(text, unit=unit)
+    except ValueError as e:
+        raise InvalidArgument(str(e)) from e
 
 
 def validate(driver: str, options: Mapping[str, str]) -> None:
@@ -75,7 +65,7 @@ def _validate_mode(options: Mapping[str, str]) -> None:
 
 
 def rotation(driver: str, options: Mapping[str, str]) -> Rotation:
-    """Read the rotation options as the driver does at start. Raises InvalidArgument in the driver's words."""
+    """Read the rotation options as the driver does at start. Raises: InvalidArgument in the driver's words."""
     return _json_file_rotation(options) if driver == "json-file" else _local_rotation(options)
 
 
@@ -113,9 +103,10 @@ def _local_rotation(options: Mapping[str, str]) -> Rotation:
 
 
 def _integer(text: str) -> int:
-    if not text.isascii() or not text.lstrip("+-").isdigit() or len(text) - len(text.lstrip("+-")) > 1:
-        raise InvalidArgument(f'strconv.Atoi: parsing "{text}": invalid syntax')
-    return int(text)
+    try:
+        return go_values.integer(text, call="Atoi")
+    except ValueError as e:
+        raise InvalidArgument(str(e)) from e
 
 
 def _boolean(text: str) -> bool:

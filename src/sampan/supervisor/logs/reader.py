@@ -20,7 +20,7 @@ import shutil
 import struct
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from urllib.parse import quote_plus
@@ -37,60 +37,36 @@ _WATCH = inotify.IN_MODIFY | inotify.IN_MOVED_TO | inotify.IN_CREATE | inotify.I
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Which records, in which form.
-
-    `raw` leaves stdcopy headers away (containers with a terminal). 0 for a time means unlimited.
-    """
+    """Which records, in which form, and for how long."""
 
     stdout: bool = True
     stderr: bool = True
-    since_ns: int = 0
+    since_ns: int = 0  # 0: no bound
     until_ns: int = 0
+    tail: int | None = None  # as many records at most, counted before `since` is looked at; None: all
+    follow: bool = False
     timestamps: bool = False
     details: bool = False
-    raw: bool = False
+    raw: bool = False  # without stdcopy headers, for containers with a terminal
 
 
-async def read(
-    driver: str,
-    path: str,
-    options: Mapping[str, str],
-    *,
-    stdout: bool = True,
-    stderr: bool = True,
-    since_ns: int = 0,
-    until_ns: int = 0,
-    tail: int | None = None,
-    follow: bool = False,
-    stopped: asyncio.Event | None = None,
-    timestamps: bool = False,
-    details: bool = False,
-    raw: bool = False,
-) -> AsyncIterator[bytes]:
+async def read(driver: str, path: str, query: Query, *, stopped: asyncio.Event | None = None) -> AsyncIterator[bytes]:
     """Yield the log in big chunks of stdcopy frames, one frame a record (or raw bytes).
 
-    `tail` counts records, None means all. With `follow` it goes on until `stopped` is set (all that is on disk then is
-    still delivered) or `until_ns` has passed. Raises NotImplemented_ for a driver that cannot be read, OSError when the
-    log cannot be opened.
+    A query that follows goes on until `stopped` is set (all that is on disk then is still delivered) or until its
+    `until_ns` has passed.
+
+    Raises: NotImplemented_ for a driver that cannot be read; OSError when the log cannot be opened.
     """
-    query = Query(
-        stdout=stdout,
-        stderr=stderr,
-        since_ns=since_ns,
-        until_ns=until_ns,
-        timestamps=timestamps,
-        details=details,
-        raw=raw,
-    )
     log = _Log(path, decoder(driver), renderer(query))
     with ExitStack() as stack:
-        watch = stack.enter_context(_Watch(path)) if follow else None
+        watch = stack.enter_context(_Watch(path)) if query.follow else None
         files = await log.open_files(stack)
-        async for chunk in log.emit_from(files, tail):
+        async for chunk in log.emit_from(files, query.tail):
             yield chunk
         if watch and not log.past_until:
-            stack.enter_context(watch.woken_by(stopped, until_ns))
-            async for chunk in log.follow(files[-1], watch, stopped, until_ns):
+            stack.enter_context(watch.woken_by(stopped, query.until_ns))
+            async for chunk in log.follow(files[-1], watch, stopped, query.until_ns):
                 yield chunk
 
 
@@ -138,7 +114,7 @@ def renderer(query: Query) -> Callable[[list[Record]], tuple[bytes, bool]]:
 
 
 def _fixed(when: str) -> bytes:
-    """RFC3339 with nine digits of fraction, as Docker prints times in front of lines."""
+    """Write RFC 3339 with nine digits of fraction, as Docker prints times in front of lines."""
     return ((when if "." in when else when + ".").ljust(29, "0") + "Z").encode()
 
 
@@ -147,7 +123,7 @@ def _details(attrs: dict[str, str] | None) -> bytes:
 
 
 @dataclass(slots=True)
-class _File:
+class _LogFile:
     """An open log file and how far it has been read."""
 
     fd: int
@@ -166,7 +142,7 @@ class _Log:
         self._render = render
         self.past_until = False
 
-    async def open_files(self, stack: ExitStack) -> list[_File]:
+    async def open_files(self, stack: ExitStack) -> list[_LogFile]:
         """Open every file of the log, oldest first, the live one last; consistent even while the shim rotates."""
         while True:
             with ExitStack() as attempt:
@@ -174,7 +150,7 @@ class _Log:
                 older = [await self._open_rotated(n, attempt) for n in self._rotated_numbers()]
                 if os.stat(self._path).st_ino == os.fstat(live).st_ino:
                     stack.push(attempt.pop_all())
-                    return [_File(fd) for fd in older if fd is not None] + [_File(live)]
+                    return [_LogFile(fd) for fd in older if fd is not None] + [_LogFile(live)]
 
     def _rotated_numbers(self) -> list[int]:
         directory, name = os.path.split(self._path)
@@ -198,7 +174,7 @@ class _Log:
                 continue
         return None
 
-    async def emit_from(self, files: list[_File], tail: int | None) -> AsyncIterator[bytes]:
+    async def emit_from(self, files: list[_LogFile], tail: int | None) -> AsyncIterator[bytes]:
         first = 0 if tail is None else self._seek_last(files, tail)
         for file in files[first:]:
             async for chunk in self._emit(file):
@@ -206,7 +182,7 @@ class _Log:
             if self.past_until:
                 return
 
-    def _seek_last(self, files: list[_File], count: int) -> int:
+    def _seek_last(self, files: list[_LogFile], count: int) -> int:
         """Set the offsets so that `count` records remain. Returns the index of the first file to read."""
         for index in range(len(files) - 1, -1, -1):
             count -= self._seek_back(files[index], count)
@@ -214,7 +190,7 @@ class _Log:
                 return index
         return 0
 
-    def _seek_back(self, file: _File, count: int) -> int:
+    def _seek_back(self, file: _LogFile, count: int) -> int:
         end = file.size()
         block = b""
         size = 64 * 1024
@@ -231,7 +207,7 @@ class _Log:
         file.offset = end
         return 0
 
-    async def _emit(self, file: _File) -> AsyncIterator[bytes]:
+    async def _emit(self, file: _LogFile) -> AsyncIterator[bytes]:
         """Yield from the file's offset to its present end. An unfinished record at the end stays for the next call."""
         size = _CHUNK_BYTES
         while True:
@@ -251,7 +227,7 @@ class _Log:
             await asyncio.sleep(0)
 
     async def follow(
-        self, file: _File, watch: _Watch, stopped: asyncio.Event | None, until_ns: int
+        self, file: _LogFile, watch: _Watch, stopped: asyncio.Event | None, until_ns: int
     ) -> AsyncIterator[bytes]:
         with ExitStack() as stack:
             while True:
@@ -270,7 +246,7 @@ class _Log:
                     return
                 await watch.wait()
 
-    async def _step(self, rotations: int, watch: _Watch, stack: ExitStack) -> _File:
+    async def _step(self, rotations: int, watch: _Watch, stack: ExitStack) -> _LogFile:
         """Open the file that followed the one just finished: `rotations` back from now, minus one."""
         while True:
             rotations += watch.rotations()
@@ -293,7 +269,7 @@ class _Log:
                 stack.close()
                 stack.push(attempt.pop_all())
                 watch.owe(rotations - 1)
-                return _File(fd)
+                return _LogFile(fd)
 
 
 class _Watch:
@@ -314,7 +290,7 @@ class _Watch:
         self._inotify.close()
 
     def rotations(self) -> int:
-        """How many rotations happened since the last call (plus those still owed)."""
+        """Return how many rotations happened since the last call (plus those still owed)."""
         while events := self._inotify.read():
             self._pending += sum(1 for e in events if e.mask & inotify.IN_MOVED_TO and e.name == self._rotated)
         count, self._pending = self._pending, 0
@@ -350,7 +326,7 @@ def _open(path: str, stack: ExitStack) -> int:
 
 
 def _decompressed(path: str, stack: ExitStack) -> int:
-    """A descriptor of an unlinked temporary file with the content of a .gz."""
+    """Return a descriptor of an unlinked temporary file with the content of a .gz."""
     with gzip.open(path, "rb") as source:
         target = tempfile.TemporaryFile()
         stack.callback(target.close)

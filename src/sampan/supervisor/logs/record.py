@@ -11,7 +11,9 @@ from typing import NamedTuple, Protocol
 
 
 class Partial(NamedTuple):
-    """Where a piece of an over-long line stands: `id` is the same for all pieces of one line, `ordinal` counts from 1."""
+    """Where a piece of an over-long line stands: `id` is the same for all pieces of one line, `ordinal` counts
+    from 1.
+    """
 
     id: str
     ordinal: int
@@ -37,5 +39,5 @@ class Format(Protocol):
 
     def render(self, stream: str, block: bytes, time_ns: int, partial: Partial | None) -> bytes: ...
     def boundary(self, block: bytes, wanted: int) -> int:
-        """Where the record that covers byte `wanted - 1` of rendered records ends."""
+        """Return where the record that covers byte `wanted - 1` of rendered records ends."""
         ...

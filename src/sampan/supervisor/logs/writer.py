@@ -50,7 +50,7 @@ class FileWriter:
         self._file.write(block, self._format.boundary)
 
     def end(self, stream: str) -> None:
-        """The stream has ended: log what came after its last newline, as a piece that ends no line."""
+        """End a stream: log what came after its last newline, as a piece that ends no line."""
         rest = self._rest.pop(stream, b"")
         if rest:
             self._file.write(self._render(stream, rest, False, time.time_ns()), self._format.boundary)

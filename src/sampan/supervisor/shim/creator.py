@@ -12,7 +12,7 @@ left clears the cgroup that shim.json names.
 On a pair of stream sockets, one of each (frames as in wire.py, descriptors beside them):
 
     shim ──▶ creator    {"id", "rootfs", "seccomp", "sources"} + the process's stdio, none with a terminal, and
-                        a detached mount for each of `sources`, which are indices in the spec's mounts
+                        a descriptor for each of `sources`, which are places in the spec (wire.py)
     creator ──▶ shim    {"ok": Container.hand_over()} + its descriptors  |  {"error": …}
 
 Source: clone(2) "CLONE_PARENT", prctl(2) "PR_SET_PDEATHSIG".
@@ -28,7 +28,8 @@ from signal import SIGKILL
 from typing import Any, NoReturn
 
 from sampan.errors import InvalidArgument, SampanError
-from sampan.linux import cgroups, process
+from sampan.linux import process
+from sampan.linux.cgroups import groups
 from sampan.runtime import container as runtime
 from sampan.runtime import warm
 from sampan.runtime.failure import RuntimeFailure
@@ -54,10 +55,10 @@ class Creator:
         theirs.close()
         return ours
 
-    def ask(self, request: dict[str, Any], stdio: tuple[int, int, int] | None, sources: dict[int, int]) -> None:
+    def ask(self, request: dict[str, Any], stdio: tuple[int, int, int] | None, sources: dict[str, int]) -> None:
         """Have the container of tasks/<id>/config.json made; `answer` or `undo` must follow. Raises OSError.
 
-        sources: index in the spec's mounts → detached mount.
+        sources: place in the spec (wire.py) → descriptor.
         """
         message = {key: request[key] for key in ("id", "rootfs", "seccomp")} | {"sources": [*sources]}
         fds = [*(stdio or ()), *sources.values()]
@@ -112,7 +113,7 @@ def _clear(directory: str) -> None:
     """Take away what a creator left that was killed; its init has seen the end of its channel and goes by itself."""
     shim = layout.read_json(f"{directory}/shim.json")
     if shim and shim["cgroup"]:
-        cgroup = cgroups.load(shim["cgroup"])
+        cgroup = groups.load(shim["cgroup"])
         cgroup.kill()
         cgroup.delete()
 

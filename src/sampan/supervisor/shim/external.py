@@ -19,7 +19,9 @@ import socket
 import stat
 from typing import Any
 
-from sampan.linux import cgroups, mounts, namespaces
+from sampan.linux import mounts, namespaces
+from sampan.linux.cgroups import groups
+from sampan.linux.cgroups.interface import Cgroup
 from sampan.linux.syscalls import AT_EMPTY_PATH, AT_RECURSIVE
 from sampan.runtime import plan as planning
 from sampan.runtime import user
@@ -41,7 +43,7 @@ class External:
         self.id = id
         self.pid = 0
         self.console_fd: int | None = None
-        self.cgroup: cgroups.Cgroup
+        self.cgroup: Cgroup
         self._binary = binary
         self._bundle = bundle
         self._log = f"{bundle}/runtime.log"
@@ -59,14 +61,14 @@ class External:
         id: str,
         bundle: str,
         rootfs: list[Spec],
-        sources: dict[int, int],
+        sources: dict[str, int],
         stdio: tuple[int, int, int] | None,
     ) -> External:
         """Raises RuntimeFailure with the runtime's own words, everything undone."""
         self = cls(binary, arguments, id=id, bundle=bundle)
         try:
             self._spec = self._prepare(spec, rootfs, sources)
-            self.cgroup = cgroups.load((spec.get("linux") or {}).get("cgroupsPath") or f"/{id}")
+            self.cgroup = groups.load((spec.get("linux") or {}).get("cgroupsPath") or f"/{id}")
             self.pid, self.console_fd = self._detached(
                 "create", ["--bundle", bundle], stdio, terminal=bool(spec["process"].get("terminal"))
             )
@@ -120,7 +122,7 @@ class External:
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _prepare(self, spec: Spec, rootfs_mounts: list[Spec], sources: dict[int, int]) -> Spec:
+    def _prepare(self, spec: Spec, rootfs_mounts: list[Spec], sources: dict[str, int]) -> Spec:
         """Mount the root in a mount namespace of our own; give the runtime a config.json in plain OCI."""
         plan = planning.build({**spec, "process": None}, id=self.id, bundle=self._bundle, rootfs=rootfs_mounts)
         namespaces.unshare(namespaces.CLONE_NEWNS)
@@ -134,14 +136,22 @@ class External:
         self._root_path = plan.root_path
         plain = {**spec, "process": self._resolved(spec["process"])}
         if sources:
-            plain["mounts"] = self._named(spec["mounts"], sources)
+            plain |= self._named(spec, sources)
         layout.write_json(f"{self._bundle}/config.json", plain)
         return plain
 
-    def _named(self, spec_mounts: list[Spec], sources: dict[int, int]) -> list[Spec]:
-        """Give sources that are descriptors names in the bundle, in the mount namespace that only the runtime sees."""
-        found = [*spec_mounts]
-        for index, fd in sources.items():
+    def _named(self, spec: Spec, sources: dict[str, int]) -> Spec:
+        """Return `mounts` and `linux` of a spec with names for what is a descriptor.
+
+        A mount's source gets one in the bundle, in the mount namespace that only the runtime sees; a namespace is named
+        by our descriptor, which is open for as long as the runtime creates the container.
+        """
+        linux = {**spec["linux"], "namespaces": [*spec["linux"].get("namespaces", ())]}
+        for at, namespace in enumerate(linux["namespaces"]):
+            if (fd := sources.get(f"namespaces/{namespace['type']}")) is not None:
+                linux["namespaces"][at] = {**namespace, "path": f"/proc/{os.getpid()}/fd/{fd}"}
+        found = [*spec.get("mounts", ())]
+        for index, fd in [(int(p[7:]), fd) for p, fd in sources.items() if p.startswith("mounts/")]:
             place = f"{self._bundle}/source-{index}"
             if stat.S_ISDIR(os.fstat(fd).st_mode):
                 os.mkdir(place, 0o700)
@@ -154,7 +164,7 @@ class External:
                 os.close(target)
             mounts.mount_setattr(fd, b"", AT_EMPTY_PATH | AT_RECURSIVE, propagation=mounts.MS_SLAVE)
             found[index] = {**found[index], "source": place}
-        return found
+        return {"mounts": found, "linux": linux}
 
     def _resolved(self, process: Spec) -> Spec:
         """The process with its user as numbers; Docker's `--user` names are looked up inside the root."""

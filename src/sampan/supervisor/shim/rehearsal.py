@@ -55,7 +55,7 @@ class _NoCgroup:
 class _Stage:
     """Stands in for the creator."""
 
-    def ask(self, request: dict[str, Any], stdio: tuple[int, int, int] | None, sources: dict[int, int]) -> None:
+    def ask(self, request: dict[str, Any], stdio: tuple[int, int, int] | None, sources: dict[str, int]) -> None:
         pass
 
     def answer(self, id: str) -> runtime.Container:

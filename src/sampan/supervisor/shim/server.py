@@ -49,10 +49,10 @@ class Server:
         """No container exists: nothing is lost when this shim leaves."""
         return self._task is None or self._task.status in ("creating", "failed")
 
-    def create(self, request: dict[str, Any], sources: dict[int, int]) -> None:
+    def create(self, request: dict[str, Any], sources: dict[str, int]) -> None:
         """Become the shim of a task, and make it.
 
-        sources: index in the spec's mounts → detached mount, the caller's.
+        sources: place in the spec (wire.py) → descriptor, the caller's.
         """
         if self._task is not None:
             raise Conflict(f"the shim has task {self._task.id} already")
@@ -240,7 +240,7 @@ class Control:
         fds, self._fds = self._fds, []
         try:
             if len(fds) != len(request["sources"]):
-                raise InvalidArgument(f"{len(fds)} descriptors for {len(request['sources'])} mount sources")
+                raise InvalidArgument(f"{len(fds)} descriptors for {len(request['sources'])} places")
             self._server.create(request, dict(zip(request["sources"], fds, strict=True)))
         finally:
             for fd in fds:

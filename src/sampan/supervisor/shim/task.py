@@ -56,10 +56,10 @@ class Task:
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def create(self, request: dict[str, Any], sources: dict[int, int], open_door: Callable[[], None]) -> None:
+    def create(self, request: dict[str, Any], sources: dict[str, int], open_door: Callable[[], None]) -> None:
         """Make the container, and start it if the request says so. On failure nothing of it is left.
 
-        `sources`: index in the spec's mounts → detached mount; the descriptors stay the caller's.
+        `sources`: place in the spec (wire.py) → descriptor, which stays the caller's.
         `open_door`: what else there is to do before the answer; it is done while the creator works.
         """
         self.stdin_once = request["stdin_once"]
@@ -87,7 +87,7 @@ class Task:
                 raise
 
     def _make(
-        self, request: dict[str, Any], sources: dict[int, int], stdio: Stdio | None, open_door: Callable[[], None]
+        self, request: dict[str, Any], sources: dict[str, int], stdio: Stdio | None, open_door: Callable[[], None]
     ) -> LogWriter | None:
         """Make `self.container`, and open its log."""
         external = bool(request["runtime"])
@@ -110,7 +110,7 @@ class Task:
             raise
         return log
 
-    def _make_external(self, request: dict[str, Any], sources: dict[int, int], stdio: Stdio | None) -> External:
+    def _make_external(self, request: dict[str, Any], sources: dict[str, int], stdio: Stdio | None) -> External:
         """Here in the shim, because its mount namespace is what the runtime will be executed in until the end."""
         spec = read_spec(self._directory)
         return _made(

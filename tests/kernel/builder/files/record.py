@@ -1,4 +1,6 @@
-"""Ask Docker Engine what the cases give, through both doors: `python -m tests.kernel.builder.files.record SOCKET BUILDX`.
+"""Ask Docker Engine what the cases give, through both doors.
+
+Usage: `python -m tests.kernel.builder.files.record SOCKET BUILDX`.
 
 BUILDX: path of the docker-buildx plugin. Writes copies.json: for each case what is new or different in the image's file
 system, and what is gone; or the error. Times are seconds relative to `T`, null where they are the time of the build.

@@ -209,7 +209,7 @@ def compare_without_times(
 @pytest.mark.root
 @pytest.mark.parametrize("name", [n for n in CASES if "chown" in n and n not in ("chown_suid", "heredoc_chmod")])
 def test_the_classic_builders_owners(name: str, root_fd: int, context: Tree) -> None:
-    """Names must be there, parents of a directory stay root's, archives keep their owners. (It also loses setuid bits.)"""
+    """Names must be there, parents of a directory stay root's, archives keep their owners; setuid bits are lost."""
     answer = ANSWERS[name].get("classic", ANSWERS[name]["buildkit"])
     op = FileOp(base=ScratchOp(), actions=tuple(actions(CASES[name], CONTEXT, classic=True)))
     if "error" in answer:

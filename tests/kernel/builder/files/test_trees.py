@@ -1,4 +1,4 @@
-"""Trees and the copy engine on what no Dockerfile of the reference's shows: layers, attributes, links, times, --parents."""
+"""Trees and copies where the reference shows nothing: layers, attributes, links, times, --parents."""
 
 from __future__ import annotations
 

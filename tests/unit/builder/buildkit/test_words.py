@@ -1,4 +1,4 @@
-"""The pure parts of BuildKit's door: options, usage records and filters, history filters, answers to questions, errors."""
+"""The pure parts of BuildKit's door: options, usage records, filters, answers to questions, errors."""
 
 from __future__ import annotations
 
@@ -242,7 +242,8 @@ def test_lint_answers_json_a_text_and_a_status() -> None:
         .decode()
         .startswith(
             "\nWARNING: FromAsCasing - https://docs.docker.com/go/dockerfile/rule/from-as-casing/\n"
-            "'as' and 'FROM' keywords' casing do not match\nDockerfile:1\n--------------------\n   1 | >>> FROM busybox as x\n"
+            "'as' and 'FROM' keywords' casing do not match\nDockerfile:1\n--------------------\n"
+            "   1 | >>> FROM busybox as x\n"
         )
     )
     assert questions.lint(Checked())["result.statuscode"] == b"0"
@@ -283,7 +284,8 @@ def test_an_outline_as_text() -> None:
         }
     )
     assert found["result.txt"].decode() == (
-        "TARGET:      final\n\nBUILD ARG   VALUE     DESCRIPTION\nBASE        busybox   \n\nSECRET   REQUIRED\ntok      true\n\n"
+        "TARGET:      final\n\nBUILD ARG   VALUE     DESCRIPTION\nBASE        busybox   \n\nSECRET   REQUIRED\n"
+        "tok      true\n\n"
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from sampan.engine.builder.graph import document
 from sampan.engine.builder.graph.convert import convert
-from sampan.engine.builder.graph.values import Resolved, Target
+from sampan.engine.builder.graph.values import ResolvedImage, Target
 from sampan.engine.builder.ops import FileOp, ImageOp, LocalOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.platforms import HOST, Platform
@@ -33,12 +33,12 @@ class Recorded:
     def __init__(self, dialect: DialectName) -> None:
         self._dialect = dialect
 
-    async def image(self, ref: str, platform: Platform, *, pull: bool) -> Resolved:
+    async def image(self, ref: str, platform: Platform, *, pull: bool) -> ResolvedImage:
         name = reference.parse(ref).familiar()
         if name.startswith("built:"):
             config = ANSWERS["builds"][name.removeprefix("built:")][self._dialect]["image"]
-            return Resolved(id="sha256:" + "1" * 64, config=config, ref=ref)
-        return Resolved(id="sha256:" + "2" * 64, config=ANSWERS["busybox"], ref=ref)
+            return ResolvedImage(id="sha256:" + "1" * 64, config=config, ref=ref)
+        return ResolvedImage(id="sha256:" + "2" * 64, config=ANSWERS["busybox"], ref=ref)
 
 
 def converted(name: str, dialect: DialectName) -> tuple[Target, dict[str, Any]]:

@@ -13,7 +13,7 @@ from sampan.engine.builder.graph import contexts, document
 from sampan.engine.builder.graph.args import global_scope, proxy_env
 from sampan.engine.builder.graph.convert import convert
 from sampan.engine.builder.graph.history import duration
-from sampan.engine.builder.graph.values import HistoryEntry, Resolved, Target
+from sampan.engine.builder.graph.values import HistoryEntry, ResolvedImage, Target
 from sampan.engine.builder.ops import (
     ArchiveOp,
     Copy,
@@ -47,13 +47,13 @@ class Known:
         self.configs = configs
         self.asked: list[tuple[str, Platform, bool]] = []
 
-    async def image(self, ref: str, platform: Platform, *, pull: bool) -> Resolved:
+    async def image(self, ref: str, platform: Platform, *, pull: bool) -> ResolvedImage:
         self.asked.append((ref, platform, pull))
         if "nope" in ref:
             raise NotFound("pull access denied")
         name = ref.rpartition("/")[2].partition(":")[0]
         config = {"config": self.configs.get(name, {}), "rootfs": {"type": "layers", "diff_ids": []}}
-        return Resolved(id=f"sha256:{name}", config=config, ref=ref)
+        return ResolvedImage(id=f"sha256:{name}", config=config, ref=ref)
 
 
 def build(text: str, known: Known | None = None, **more: Any) -> Target:
@@ -147,7 +147,8 @@ def test_named_contexts() -> None:
         "docker.io/library/busybox:latest": "docker-image://busybox:fixed",
     }
     text = (
-        "FROM base\nCOPY --from=files d/a.txt /\nCOPY --from=repo /x /\nRUN --mount=from=files,target=/m,source=y true\n"
+        "FROM base\nCOPY --from=files d/a.txt /\nCOPY --from=repo /x /\n"
+        "RUN --mount=from=files,target=/m,source=y true\n"
         "FROM alpine AS stage\nRUN gone\nFROM busybox\nCOPY --from=0 /x /\nCOPY --from=stage / /\n"
     )
     known = Known()
@@ -242,7 +243,8 @@ def test_add_knows_urls_and_repositories() -> None:
     [
         ("https://h.example/a.git", "git"), ("https://h.example/a.git#main:dir", "git"), ("git@h.example:a/b", "git"),
         ("github.com/a/b", "git"), ("ssh://h.example/x", "git"), ("https://h.example/a.tar", "http"),
-        ("local:x", "local"), ("docker-image://x", "docker-image"), ("oci-layout://x", "oci-layout"), ("input:x", "input"),
+        ("local:x", "local"), ("docker-image://x", "docker-image"), ("oci-layout://x", "oci-layout"),
+        ("input:x", "input"),
     ],
 )  # fmt: skip
 def test_context_kinds(text: str, kind: str) -> None:
@@ -368,7 +370,7 @@ def test_durations_are_gos(ns: int, text: str) -> None:
 
 
 def test_times_are_those_of_the_input() -> None:
-    base = Resolved(
+    base = ResolvedImage(
         id="i",
         ref="r",
         config={

@@ -15,7 +15,7 @@ from sampan.engine.builder.trees import Tree
 EXPORTS = frozenset(TITLES.values())
 
 
-class Borrowing(Forwarding):
+class BorrowingSession(Forwarding):
     """A session; `lenders` says which other one has a directory, by the directory's name."""
 
     def __init__(self, session: Session, lenders: Mapping[str, Session]) -> None:
@@ -27,7 +27,7 @@ class Borrowing(Forwarding):
         return await (lender.local(wanted) if lender is not None else super().local(wanted))
 
 
-class Within:
+class InnerProgress:
     """The progress of a build inside another one: its own steps are shown, its exports are not."""
 
     def __init__(self, progress: Progress) -> None:

@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Mapping
 
-from sampan.engine.builder.buildkit.details import Failed
+from sampan.engine.builder.buildkit.details import ClientFailure
 from sampan.engine.builder.buildkit.options import Asked
 from sampan.engine.builder.buildkit.protos import ops_pb2 as pb
 from sampan.engine.builder.buildkit.status import StatusLog
@@ -33,7 +33,7 @@ _CONTEXTS = ("docker-image://", "oci-layout://", "git://", "http://", "https://"
 
 
 class Build:
-    """One build. `returned` gives what to build, None for nothing, or raises `Failed`."""
+    """One build. `returned` gives what to build, None for nothing, or raises `ClientFailure`."""
 
     def __init__(self, ref: str, session: str) -> None:
         self.ref = ref
@@ -48,7 +48,7 @@ class Build:
         if not self.returned.done():
             self.returned.set_result(asked)
 
-    def fail(self, failed: Failed) -> None:
+    def fail(self, failed: ClientFailure) -> None:
         """Take that the client has given up."""
         if not self.returned.done():
             self.returned.set_exception(failed)

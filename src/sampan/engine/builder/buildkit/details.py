@@ -21,7 +21,7 @@ class Detail(NamedTuple):
     value: bytes
 
 
-class Failed(Exception):
+class ClientFailure(Exception):
     """An error with its status already made: what a client sends back with Return, and what Solve then answers."""
 
     def __init__(self, status: Status) -> None:

@@ -69,10 +69,10 @@ class Door:
         if self._config.host_gateway_ips:
             return self._config.host_gateway_ips[0]
         try:
-            pools = self._networks.inspect("bridge")["IPAM"]["Config"]
+            subnets = self._networks.find("bridge").subnets
         except NotFound:
             return ""
-        return next((str(pool["Gateway"]) for pool in pools or () if pool.get("Gateway")), "")
+        return next((s.gateway for s in subnets if s.gateway), "")
 
     async def disk_usage(self, filters: Sequence[str]) -> list[control_pb2.UsageRecord]:
         records = map(usage.record, await self._builder.solver.disk_usage())
@@ -145,7 +145,7 @@ class Door:
         return await self._reading.stat(build, ref, path)
 
     async def evaluate(self, build: Build, ref: str) -> None:
-        """Make sure that a reference can be built: everything of it is known when it is returned."""
+        """Refuse a reference that is not known; a known one is built when the client returns it. Raises: NotFound."""
         self.builds.asked(ref)
 
     # ── history ──────────────────────────────────────────────────────────────────────────────────────────────────────

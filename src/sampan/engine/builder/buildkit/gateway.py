@@ -11,7 +11,7 @@ from grpclib.server import Stream
 
 from sampan.engine.builder.buildkit import worker
 from sampan.engine.builder.buildkit.builds import Build
-from sampan.engine.builder.buildkit.details import Failed
+from sampan.engine.builder.buildkit.details import ClientFailure
 from sampan.engine.builder.buildkit.door import Door
 from sampan.engine.builder.buildkit.protos import gateway_pb2 as pb
 from sampan.engine.builder.buildkit.protos.gateway_grpc import LLBBridgeBase
@@ -43,7 +43,7 @@ class GatewayService(LLBBridgeBase):  # type: ignore[misc]
         request = await received(stream)
         build = await self._build(stream)
         if request.HasField("error") and request.error.code:
-            build.fail(Failed(request.error))
+            build.fail(ClientFailure(request.error))
         else:
             build.give(self._door.returned(request.result))
         await stream.send_message(pb.ReturnResponse())

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from sampan.engine.builder.buildkit.builds import Build, Builds
 from sampan.engine.builder.clients.sending import to_stat
 from sampan.engine.builder.clients.sessions import Sessions
-from sampan.engine.builder.narrowed import Narrowed
+from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.ops import GitOp, HttpOp, Vertex
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import LocalRequest
@@ -28,7 +28,7 @@ FILE_BYTES = 16 * 1024 * 1024
 
 
 class Reading:
-    """Reads for the gateway; every call fetches what is not fetched yet."""
+    """Reads images and sources for the gateway. Every call fetches what it needs, and lets go of it."""
 
     def __init__(self, builder: Builder, sessions: Sessions, builds: Builds) -> None:
         self._builder = builder
@@ -80,7 +80,7 @@ class Reading:
         """
         asked = self._builds.asked(ref)
         source = asked.inputs.get("context", "")
-        client = Narrowed(await self._sessions.get(asked.session))
+        client = NarrowedSession(await self._sessions.get(asked.session))
         solver = self._builder.solver
         try:
             if source.startswith("local:"):

@@ -18,9 +18,9 @@ from grpclib.exceptions import GRPCError
 
 from sampan.engine.builder import questions
 from sampan.engine.builder.buildkit import provenance, worker
-from sampan.engine.builder.buildkit.borrowing import Borrowing, Within
+from sampan.engine.builder.buildkit.borrowing import BorrowingSession, InnerProgress
 from sampan.engine.builder.buildkit.builds import SCHEME, Build, Builds
-from sampan.engine.builder.buildkit.details import Detail, Failed, details_of
+from sampan.engine.builder.buildkit.details import ClientFailure, Detail, details_of
 from sampan.engine.builder.buildkit.history import IMAGE_TYPE, PROVENANCE_TYPE, STATUS_TYPE, History, stream
 from sampan.engine.builder.buildkit.options import FRONTENDS, UPLOADED, Asked, outputs, to_request
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
@@ -32,7 +32,7 @@ from sampan.engine.builder.request import BuildRequest, Built, CacheEnd, Output
 from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solving import BUILDKIT
-from sampan.engine.builder.uploaded import Uploaded
+from sampan.engine.builder.uploaded import UploadedSession
 from sampan.errors import NotImplemented_, SampanError
 from sampan.spec import times
 
@@ -62,7 +62,7 @@ class Running:
                     self._history.announce(pb.STARTED, self.started(build, request))
                 built = await self._build(build, asked, request)
             return dict(built.response)
-        except Failed as e:
+        except ClientFailure as e:
             error = e
             details = [Detail(one.type_url, one.value) for one in e.status.details]
             raise GRPCError(Status(e.status.code), e.status.message, details or None) from e
@@ -153,13 +153,13 @@ class Running:
             return made, await self._borrowing(asked, session)
         tree = await TarTree.receive(session.upload("/" + context.removeprefix(UPLOADED)), self._builder.scratch)
         stack.push_async_callback(asyncio.to_thread, tree.close)
-        uploaded = Uploaded(session.id, tree, session)
+        uploaded = UploadedSession(session.id, tree, session)
         return replace(made, contexts={**made.contexts, "context": "local:context"}), uploaded
 
     async def _borrowing(self, asked: Asked, session: GrpcSession) -> Session:
         """The session, with the directories that lie with others."""
         lenders = {name: await self._sessions.get(id) for name, id in asked.lenders.items() if id != session.id}
-        return Borrowing(session, lenders) if lenders else session
+        return BorrowingSession(session, lenders) if lenders else session
 
     async def _linked(self, build: Build, value: str, stack: AsyncExitStack) -> str:
         """Build what an input stands for; returns it as a context that names its image.
@@ -170,7 +170,7 @@ class Running:
         async with AsyncExitStack() as inner:
             made, session = await self._prepare(build, asked, inner, (Output(type="image"),))
             made = replace(made, id=f"{build.ref}-linked")
-            built = await self._builder.build(made, session, Within(build.log), BUILDKIT)
+            built = await self._builder.build(made, session, InnerProgress(build.log), BUILDKIT)
         stack.push_async_callback(self._drop, built.image_id)
         return f"docker-image://{built.image_id}"
 
@@ -199,7 +199,7 @@ class Running:
         attrs = asked.attrs if asked is not None else build.attrs
         record.FrontendAttrs.update(attrs)
         record.ExporterResponse.update(built.response)
-        if isinstance(error, Failed):
+        if isinstance(error, ClientFailure):
             record.error.CopyFrom(error.status)
         elif error is not None:
             text = error.message if isinstance(error, SampanError) else "context canceled"

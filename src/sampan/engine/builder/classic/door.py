@@ -25,7 +25,7 @@ from sampan.engine.builder.service import Builder
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.builder.trees import Tree
-from sampan.engine.builder.uploaded import Uploaded
+from sampan.engine.builder.uploaded import UploadedSession
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.ignore import read
@@ -69,7 +69,7 @@ async def build(
                 ignore = _hidden(ignore, path)
             request = replace(request, dockerfile=text, ignore=ignore)
         connected = await builder.sessions.get(options.session) if options.session else None
-        session = Uploaded(request.id, tree, connected)
+        session = UploadedSession(request.id, tree, connected)
         queue: asyncio.Queue[Message | None] = asyncio.Queue()
         run = _traced if request.dialect == "buildkit" else _spoken
         work = run(builder, request, options, session, queue.put_nowait)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sampan.engine.builder.graph.values import HistoryEntry, Resolved
+from sampan.engine.builder.graph.values import HistoryEntry, ResolvedImage
 from sampan.engine.builder.request import CacheEnd
 from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.images.records import Image
@@ -28,7 +28,7 @@ def trusted(images: Images, ends: Iterable[CacheEnd]) -> list[Image]:
     return found
 
 
-def find(offered: Iterable[Image], base: Resolved | None, entries: Sequence[HistoryEntry]) -> Solved | None:
+def find(offered: Iterable[Image], base: ResolvedImage | None, entries: Sequence[HistoryEntry]) -> Solved | None:
     """Return the state after these entries from the first image that has them.
 
     entries: of the stage so far, with what was copied named.

@@ -13,7 +13,7 @@ from typing import Any
 from sampan.engine.builder import failures
 from sampan.engine.builder.classic import fromhistory
 from sampan.engine.builder.classic.output import ClassicOutput
-from sampan.engine.builder.dialect import Converted, Dialect
+from sampan.engine.builder.dialect import ConvertedBuild, Dialect
 from sampan.engine.builder.exporters.squash import squash
 from sampan.engine.builder.graph import copied
 from sampan.engine.builder.graph.document import document
@@ -65,7 +65,7 @@ class Voice:
 def dialect(voice: Voice) -> Dialect:
     """Return the classic builder, as a build uses it whose progress is this voice."""
 
-    async def finish(build: Converted) -> Built:
+    async def finish(build: ConvertedBuild) -> Built:
         with failures.located(build.definition.text, build.request.filename):
             return await Walk(build, voice).run()
 
@@ -75,7 +75,7 @@ def dialect(voice: Voice) -> Dialect:
 class Walk:
     """One build. `run` is called once."""
 
-    def __init__(self, build: Converted, voice: Voice) -> None:
+    def __init__(self, build: ConvertedBuild, voice: Voice) -> None:
         self._target = next(iter(build.targets.values()))
         self._request = build.request
         self._solver = build.solver

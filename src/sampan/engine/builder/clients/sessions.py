@@ -34,7 +34,10 @@ UPLOAD = "/moby.upload.v1.Upload/Pull"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionInfo:
-    """What a client says of itself. shared_key: the same for its later builds of the same directory. methods: paths."""
+    """What a client says of itself.
+
+    shared_key: names its directories over several builds, "" for none. methods: paths of the gRPC calls that it serves.
+    """
 
     id: str
     name: str = ""

@@ -19,6 +19,7 @@ from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.engine.images.service import Images
 from sampan.engine.platforms import Platform
 from sampan.errors import NotFound
+from sampan.spec import ustar
 
 CHUNK = 1024 * 1024
 _KINDS = {"f": b"0", "l": b"2", "c": b"3", "b": b"4", "d": b"5", "p": b"6"}
@@ -104,8 +105,8 @@ def archive(tree: Tree) -> Iterator[bytes]:
             while left and (chunk := file.read(min(CHUNK, left))):
                 left -= len(chunk)
                 yield chunk
-        yield bytes(left + -size % tar_writer.BLOCK)
-    yield tar_writer.END
+        yield bytes(left + -size % ustar.BLOCK)
+    yield ustar.END
 
 
 def header(entry: TreeEntry, size: int) -> bytes:

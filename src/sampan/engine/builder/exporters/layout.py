@@ -23,7 +23,7 @@ from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import LayerRecord
 from sampan.errors import InvalidArgument
 from sampan.registry.manifests import Descriptor
-from sampan.spec import codec, oci_image
+from sampan.spec import codec, oci_image, ustar
 
 BLOBS = "blobs/sha256"
 CHUNK = 1024 * 1024
@@ -88,8 +88,8 @@ class Layout:
             with open(path, "rb") as file:
                 while chunk := file.read(CHUNK):
                     yield chunk
-            yield bytes(-size % tar_writer.BLOCK)
-        yield tar_writer.END
+            yield ustar.padding(size)
+        yield ustar.END
 
 
 def check_compression(compression: str) -> None:

@@ -21,7 +21,7 @@ from sampan.engine.images.service import Images
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import LayerRecord
 from sampan.engine.layers.unpack import OPAQUE, WHITEOUT, clean
-from sampan.spec import oci_image
+from sampan.spec import oci_image, ustar
 
 CHUNK = streams.CHUNK
 
@@ -128,7 +128,7 @@ def _members(tree: Tree, touched: set[str], opaque: set[str]) -> Iterator[bytes]
             gone = f"{directory}/{WHITEOUT}{name}".lstrip("/")
             if not directory or directory in entries:
                 yield tar_writer.header(gone.encode("utf-8", "surrogateescape"), mode=0o600)
-    yield tar_writer.END
+    yield ustar.END
 
 
 def _as_file(entries: Mapping[str, TreeEntry], entry: TreeEntry) -> TreeEntry:
@@ -154,4 +154,4 @@ def _member(tree: Tree, entry: TreeEntry) -> Iterator[bytes]:
             while left and (chunk := file.read(min(CHUNK, left))):
                 left -= len(chunk)
                 yield chunk
-        yield bytes(left + -size % tar_writer.BLOCK)
+        yield bytes(left + -size % ustar.BLOCK)

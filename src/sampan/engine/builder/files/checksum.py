@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterable
 
 from sampan.engine.builder.files.selection import Item, select
-from sampan.engine.builder.ops import Copy, ScratchOp
+from sampan.engine.builder.ops import Copy
 from sampan.engine.builder.trees import Tree, TreeEntry
 
 
@@ -26,14 +26,6 @@ def checksum(tree: Tree, copy: Copy) -> str:
     for item in select(tree, copy):
         digest.update(_item(tree, item, own, copy.contents_only))
     return "sha256:" + digest.hexdigest()
-
-
-def tree_checksum(tree: Tree, path: str = "") -> str:
-    """Return the same of a directory of a tree with all below it, or of a file: for bind mounts.
-
-    Raises: MissingSource.
-    """
-    return checksum(tree, Copy(source=ScratchOp(), patterns=(path or "/",), dest="/"))
 
 
 def _item(tree: Tree, item: Item, own: bool, contents_only: bool) -> bytes:

@@ -77,7 +77,7 @@ if [ -z "$KEEP" ]; then find . -name .git -prune -exec rm -rf {} +; fi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
+class CommandResult:
     status: int
     stdout: bytes
     stderr: bytes
@@ -88,7 +88,7 @@ class Commands(Protocol):
 
     async def run(
         self, script: str, env: Mapping[str, str], writable: Mapping[str, str], session: Session | None
-    ) -> Ran:
+    ) -> CommandResult:
         """Run a script. writable: variable → directory that the script may write to; the variable holds its path there.
 
         session: whose ssh agent the script may use. Raises: NotFound when a program is missing, Internal.

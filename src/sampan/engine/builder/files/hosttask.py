@@ -21,7 +21,7 @@ from functools import partial
 import msgspec
 
 from sampan.engine.builder import sshagent
-from sampan.engine.builder.files.git import Ran
+from sampan.engine.builder.files.git import CommandResult
 from sampan.engine.builder.session import Session
 from sampan.engine.config import EngineConfig
 from sampan.engine.hostpaths import HostPaths
@@ -68,7 +68,7 @@ class HostTask:
 
     async def run(
         self, script: str, env: Mapping[str, str], writable: Mapping[str, str], session: Session | None
-    ) -> Ran:
+    ) -> CommandResult:
         """Run a script as `git.Commands` says. When this is cancelled, the task is killed."""
         if shutil.which("git", path=PATH) is None:
             raise NotFound("git is not installed on this host: git repositories cannot be read")
@@ -100,7 +100,9 @@ class HostTask:
         mounts.append(Mount("bind", path, "/run/agent", ("bind", "rprivate")))
         return True
 
-    async def _execute(self, id: str, directory: str, script: str, env: Mapping[str, str], mounts: list[Mount]) -> Ran:
+    async def _execute(
+        self, id: str, directory: str, script: str, env: Mapping[str, str], mounts: list[Mount]
+    ) -> CommandResult:
         host = NamespaceMode.HOST
         options = TaskOptions(
             id=id,
@@ -137,7 +139,7 @@ class HostTask:
             finally:
                 attachment.writer.close()
             ended = await self._supervisor.wait(id)
-            return Ran(status=ended.status, stdout=stdout, stderr=stderr)
+            return CommandResult(status=ended.status, stdout=stdout, stderr=stderr)
         except TaskFailed as e:
             raise Internal(f"git cannot be run: {e.message}") from e
         finally:
@@ -193,7 +195,7 @@ def _prepare(root: str, writable: Mapping[str, str]) -> list[Mount]:
 
 
 def _directory(path: str) -> None:
-    """One that nobody's user may enter, whatever the daemon's umask."""
+    """Make a directory that any user may enter, whatever the daemon's umask is."""
     os.mkdir(path)
     os.chmod(path, 0o755)
 

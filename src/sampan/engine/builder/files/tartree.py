@@ -78,7 +78,7 @@ class TarTree(SpooledTree):
 
     @classmethod
     def read(cls, source: Source, directory: str, keep_owner: bool = False) -> TarTree:
-        """Return the same from a blocking source, in the calling thread.
+        """Read an archive from a blocking source, in the calling thread.
 
         Raises: InvalidArgument for a bad archive, OSError.
         """
@@ -95,7 +95,7 @@ class TarTree(SpooledTree):
 
     @classmethod
     def open_file(cls, path: str, directory: str, *, keep_owner: bool = False) -> TarTree:
-        """Return the same from a file of the host."""
+        """Read an archive that is a file of the host. Raises: as `read`."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return cls.read(FileSource(fd), directory, keep_owner)
@@ -391,7 +391,10 @@ class _Index:
         self._implied.discard(path)
 
     def _finish(self) -> None:
-        """Names of one content refer to its first; directories that nobody described are as old as what they hold."""
+        """Make further names of a content refer to its first, and set the times of directories without an entry.
+
+        Such a directory gets the newest time of what it holds.
+        """
         first: dict[int, str] = {}
         for path in self._linked:
             place = self.places.get(path)

@@ -24,27 +24,27 @@ _GIT_SCP = re.compile(r"[\w.-]+@[\w.-]+:(?!//).+")
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedContext:
     """A context's kind (docker-image oci-layout local input git http http-file) and its value."""
 
     kind: str
     value: str
 
 
-def parse(text: str) -> Named:
+def parse(text: str) -> NamedContext:
     """Read what a context is. Raises: InvalidArgument for a scheme that is not known."""
     for kind in (*IMAGES, "local", "input", "http-file"):
         for mark in (f"{kind}://", f"{kind}:"):
             if text.startswith(mark):
-                return Named(kind, text.removeprefix(mark))
+                return NamedContext(kind, text.removeprefix(mark))
     if is_git(text):
-        return Named("git", text)
+        return NamedContext("git", text)
     if text.startswith(("http://", "https://")):
-        return Named("http", text)
+        return NamedContext("http", text)
     raise InvalidArgument(f"unsupported context source {text.partition(':')[0]} for {text}")
 
 
-def find(contexts: Mapping[str, str], name: str, platform: Platform | None = None) -> Named | None:
+def find(contexts: Mapping[str, str], name: str, platform: Platform | None = None) -> NamedContext | None:
     """Return the context that stands in the place of a stage's or an image's name, one for the platform first."""
     names = [name]
     try:
@@ -89,7 +89,7 @@ def http(text: str, *, checksum: str = "", name: str = "") -> HttpOp:
     return HttpOp(url=text, checksum=checksum, filename=path.rpartition("/")[2] or UNNAMED, label=label)
 
 
-def remote_tree(source: Named, *, keep_git_dir: bool = False) -> Vertex:
+def remote_tree(source: NamedContext, *, keep_git_dir: bool = False) -> Vertex:
     """Return a checkout, the unpacked tree of an archive, or (`http-file`) a download as it is."""
     if source.kind == "git":
         return git(source.value, keep_git_dir=keep_git_dir)

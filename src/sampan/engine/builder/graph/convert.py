@@ -17,9 +17,9 @@ from typing import Any
 from sampan.engine import platforms
 from sampan.engine.builder.graph import args, contexts, dispatch, names, reach
 from sampan.engine.builder.graph.args import PREDEFINED, Scope
-from sampan.engine.builder.graph.contexts import Named
+from sampan.engine.builder.graph.contexts import NamedContext
 from sampan.engine.builder.graph.stage import Common, DispatchState, files_of, image_name, lines, with_path
-from sampan.engine.builder.graph.values import ClassicStep, Foreign, Resolved, Resolver, Target
+from sampan.engine.builder.graph.values import ClassicStep, ForeignBase, ResolvedImage, Resolver, Target
 from sampan.engine.builder.ops import ScratchOp, Vertex, VertexLabel
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.platforms import HOST, Platform
@@ -59,7 +59,7 @@ class Base:
     platform: Platform
     text: str
     stage: Written | None = None
-    context: Named | None = None
+    context: NamedContext | None = None
     image: str = ""
 
 
@@ -72,7 +72,7 @@ class _Conversion:
     resolver: Resolver
     ignores: Ignores | None
     platform: Platform
-    images: dict[tuple[str, Platform], Resolved] = field(default_factory=dict)
+    images: dict[tuple[str, Platform], ResolvedImage] = field(default_factory=dict)
     outer: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -132,7 +132,7 @@ class _Conversion:
             raise DockerfileError(f"failed to parse platform {text}: {reason}", [stage.range]) from e
 
     @staticmethod
-    def _context(named: Named, text: str, platform: Platform) -> Base:
+    def _context(named: NamedContext, text: str, platform: Platform) -> Base:
         image = f"{named.kind}://{named.value}" if named.kind in contexts.IMAGES else ""
         return Base(platform=platform, text=text, context=named, image=image)
 
@@ -184,7 +184,7 @@ class _Conversion:
             return f"{named.kind}://{named.value}" if named.kind in contexts.IMAGES else ""
         return "" if source.name == reach.SCRATCH else image_name(source.name, source.range, classic=self.classic)
 
-    async def _image(self, name: str, platform: Platform, stage: Written) -> Resolved:
+    async def _image(self, name: str, platform: Platform, stage: Written) -> ResolvedImage:
         """Ask the resolver. Raises: DockerfileError at the line that names the image, in the dialect's words."""
         try:
             return await self.resolver.image(name, platform, pull=self.request.pull)
@@ -272,7 +272,7 @@ class _Conversion:
             scope = below.scope.continued(below.config.get("Env") or [])
             begun |= {"state": below.state, "config": dict(below.config), "base": below.base, "author": below.author}
             return DispatchState(**begun, scope=scope, history=list(below.history))
-        resolved: Resolved | None = None
+        resolved: ResolvedImage | None = None
         document: Mapping[str, Any] = {}
         if base.image:
             resolved = self.images[base.image, base.platform]
@@ -289,7 +289,7 @@ class _Conversion:
         stage.state = self._below(stage, written, base, resolved)
         return stage
 
-    def _below(self, stage: DispatchState, written: Written, base: Base, resolved: Resolved | None) -> Vertex:
+    def _below(self, stage: DispatchState, written: Written, base: Base, resolved: ResolvedImage | None) -> Vertex:
         """The file system that FROM names."""
         common = stage.common
         if not base.image and base.context is None:
@@ -340,7 +340,7 @@ class _Conversion:
             foreign=tuple(self._foreign(needed, bases)),
         )
 
-    def _foreign(self, needed: Sequence[int], bases: Mapping[int, Base]) -> Iterator[Foreign]:
+    def _foreign(self, needed: Sequence[int], bases: Mapping[int, Base]) -> Iterator[ForeignBase]:
         """Bases that a registry had for another platform only."""
         for index in needed:
             base = bases[index]
@@ -350,7 +350,7 @@ class _Conversion:
             own = platforms.of(found.config)
             if own.architecture and not base.platform.runs(own):
                 range_ = self.dockerfile.stages[index].range
-                yield Foreign(ref=found.ref, found=own, wanted=base.platform, range=(range_.start, range_.end))
+                yield ForeignBase(ref=found.ref, found=own, wanted=base.platform, range=(range_.start, range_.end))
 
     def _environment(self, base: Base) -> dict[str, str]:
         """What the image of a base sets."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sampan.engine.builder.graph.values import HistoryEntry, Resolved, Target
+from sampan.engine.builder.graph.values import HistoryEntry, ResolvedImage, Target
 from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.state import Solved
 from sampan.engine.images.records import ENGINE_VERSION
@@ -39,7 +39,7 @@ _INHERITED = ("os.version", "os.features", "variant")
 
 
 def document(
-    base: Resolved | None,
+    base: ResolvedImage | None,
     history: Sequence[HistoryEntry],
     config: Mapping[str, Any],
     solved: Mapping[Vertex, Solved],

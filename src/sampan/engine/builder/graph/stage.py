@@ -12,8 +12,8 @@ from typing import Any
 
 from sampan.engine.builder.graph import args, contexts, history, names, reach
 from sampan.engine.builder.graph.args import Scope
-from sampan.engine.builder.graph.contexts import Named
-from sampan.engine.builder.graph.values import ClassicStep, HistoryEntry, Resolved
+from sampan.engine.builder.graph.contexts import NamedContext
+from sampan.engine.builder.graph.values import ClassicStep, HistoryEntry, ResolvedImage
 from sampan.engine.builder.ops import Copy, FileOp, ImageOp, LocalOp, ScratchOp, Vertex, VertexLabel
 from sampan.engine.builder.request import BuildRequest, is_true
 from sampan.engine.platforms import Platform
@@ -24,7 +24,7 @@ from sampan.spec.dockerfile.errors import DockerfileError, Range
 from sampan.spec.dockerfile.stages import Dockerfile
 from sampan.spec.dockerfile.words import Variables
 
-Images = Mapping[tuple[str, Platform], Resolved]
+Images = Mapping[tuple[str, Platform], ResolvedImage]
 
 
 @dataclass(kw_only=True)
@@ -71,7 +71,7 @@ class Common:
         shown = names.CONTEXT if name == contexts.MAIN else f"[context {name}] load from client"
         return LocalOp(context=name, exclude=self.ignores.get(name, ()), label=VertexLabel(name=shown, internal=True))
 
-    def tree(self, source: Named, path: str) -> Vertex:
+    def tree(self, source: NamedContext, path: str) -> Vertex:
         """Return the vertex of a context, an image's file system included."""
         if source.kind == "local":
             return self.local(source.value, path)
@@ -82,7 +82,7 @@ class Common:
             return self.image(name, self.platform, VertexLabel(name=f"[context {source.value}] FROM {source.value}"))
         return contexts.remote_tree(source, keep_git_dir=self._flag("BUILDKIT_CONTEXT_KEEP_GIT_DIR"))
 
-    def input(self, source: Named) -> tuple[Vertex, Mapping[str, Any]]:
+    def input(self, source: NamedContext) -> tuple[Vertex, Mapping[str, Any]]:
         """Another target's file system and configuration document. Raises: NotFound."""
         if source.value not in self.request.inputs:
             raise NotFound(f"the build has no input named {source.value}")
@@ -120,7 +120,7 @@ class DispatchState:
     state: Vertex
     config: dict[str, Any]
     scope: Scope
-    base: Resolved | None = None
+    base: ResolvedImage | None = None
     author: str = ""
     history: list[HistoryEntry] = field(default_factory=list)
     steps: list[ClassicStep] = field(default_factory=list)

@@ -14,7 +14,7 @@ from sampan.engine.platforms import Platform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
+class ResolvedImage:
     """An image that a Dockerfile names.
 
     config: its whole configuration document; ref: `docker.io/library/busybox:latest`.
@@ -29,7 +29,7 @@ class Resolved:
 class Resolver(Protocol):
     """Where base images come from; pulls what is missing, or always with `pull`."""
 
-    async def image(self, ref: str, platform: Platform, *, pull: bool) -> Resolved:
+    async def image(self, ref: str, platform: Platform, *, pull: bool) -> ResolvedImage:
         """Return an image by its name. Raises: NotFound and what a pull raises."""
 
 
@@ -62,7 +62,7 @@ class ClassicStep:
     keyword: str
     stage: int
     range: tuple[int, int]
-    base: Resolved | None
+    base: ResolvedImage | None
     parent_stage: int | None = None  # of a FROM: the earlier stage that it continues
     config: Mapping[str, Any]
     history: tuple[HistoryEntry, ...] = ()
@@ -77,7 +77,7 @@ class ClassicStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Foreign:
+class ForeignBase:
     """A base image that is for another platform than the one asked for. range: of its FROM."""
 
     ref: str
@@ -98,7 +98,7 @@ class Target:
     vertex: Vertex
     platform: Platform
     config: Mapping[str, Any]
-    base: Resolved | None = None
+    base: ResolvedImage | None = None
     history: tuple[HistoryEntry, ...] = ()
     author: str = ""
     steps: tuple[ClassicStep, ...] = ()
@@ -106,4 +106,4 @@ class Target:
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stages: tuple[int, ...] = ()
     environments: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
-    foreign: tuple[Foreign, ...] = ()
+    foreign: tuple[ForeignBase, ...] = ()

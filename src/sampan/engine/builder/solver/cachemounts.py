@@ -125,7 +125,7 @@ class CacheMounts:
         return record
 
     def remove(self, id: str) -> None:
-        """Forget one that nobody uses."""
+        """Delete a cache mount that no step uses."""
         self._store.apply_now(self._table.delete(id))
         self._images.driver.trash.take(f"{self.root}/{id}", "cache-mount")
 

@@ -18,7 +18,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,7 +40,8 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
-from sampan.engine.tasks import devices, etcfiles, failures, spec
+from sampan.engine.tasks import devices, etcfiles, failures, namespaces, spec
+from sampan.engine.tasks.namespaces import HeldNamespace
 from sampan.engine.tasks.options import TaskOptions
 from sampan.engine.tasks.seccomp import Filters
 from sampan.supervisor.client import Exit, Supervisor, TaskFailed, TaskKind, TaskRequest
@@ -56,7 +57,7 @@ Output = Callable[[int, bytes], None]
 
 @dataclass(slots=True)
 class Tail:
-    """The last lines of a step's output, whatever it wrote."""
+    """The last lines of a step's output, at most TAIL_LINES and TAIL_BYTES."""
 
     lines: deque[bytes]
     rest: bytes = b""
@@ -141,13 +142,17 @@ class Runner:
             options = runspec.task_options(step, self._config, mounting.mounts, mounting.env)
             self._write_files(step, options, net, directory)
             found = await asyncio.to_thread(devices.look, options) if devices.waits(options) else devices.look(options)
+            joined = {}
+            if net.sandbox.netns:
+                opened = undo.enter_context(ExitStack())
+                joined["network"] = HeldNamespace.by_path(net.sandbox.netns, opened)
             provisions = spec.Provisions(
-                namespaces={"network": net.sandbox.netns},
+                namespaces=namespaces.paths(joined),
                 files=tuple((f"/etc/{name}", f"{directory}/{name}") for name in step.files),
                 devices=found,
             )
             try:
-                await self._execute(step, options, provisions, work, output, unmounted=bool(made))
+                await self._execute(step, options, provisions, joined, work, output, unmounted=bool(made))
             finally:
                 if made:
                     await asyncio.shield(asyncio.to_thread(work.clear_stubs, made))
@@ -155,7 +160,7 @@ class Runner:
     # -- what surrounds it --------------------------------------------------------------------------------------------
 
     def _later(self, work: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
-        """Let go of something that nobody has to wait for: with its process a task's every writer is dead."""
+        """Let go of something of a step in the background: no step waits for it, for its processes are dead."""
         task = self._background.spawn(work, "what a build step used cannot be cleared away", finish=True)
         assert task is not None  # it is closed when every step has ended
         return task
@@ -182,6 +187,7 @@ class Runner:
         step: RunStep,
         options: TaskOptions,
         provisions: spec.Provisions,
+        joined: Mapping[str, HeldNamespace],
         work: Work,
         output: Output,
         *,
@@ -197,6 +203,7 @@ class Runner:
             rootfs=work.mounts(container=step.classic),
             seccomp=seccomp,
             log_driver="none",
+            sources=namespaces.sources(joined),
         )
         tail = Tail.new()
         ended: Exit | None = None

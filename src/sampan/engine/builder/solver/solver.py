@@ -18,7 +18,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sampan.engine.background import Background, first_failure
@@ -90,7 +90,7 @@ class Solver:
         self._collected = 0.0
 
     def start(self) -> None:
-        """Bring records, directories and mounts together again after whatever ended the last run."""
+        """Recover records, directories and mounts after the end of the last run."""
         self._runner.recover()
         self.mounts.start()
         self.cache.start()
@@ -298,7 +298,7 @@ class Solver:
         return record
 
     def _take_off(self, job: Job, vertex: Vertex, key: str, trees: Mapping[Vertex, Tree]) -> Flight:
-        """Begin a step; whoever wants the same meanwhile joins."""
+        """Begin a step. Another build that wants an equal one meanwhile joins it."""
         name = key if not vertex.no_cache else f"{key}#{job.id}"
         holder = self._images.layers.hold("")
 
@@ -378,14 +378,6 @@ class Solver:
             await self.cache.collect(policies)
         except (SampanError, OSError) as e:
             log.warning("the build cache cannot be collected: %s", e)
-
-    def export_cache_mount(self, id: str) -> AsyncIterator[bytes]:
-        """Return the content of a cache mount as a tar archive, by the id that Dockerfiles use. Raises: NotFound."""
-        return self.mounts.export(id)
-
-    async def import_cache_mount(self, id: str, chunks: AsyncIterator[bytes]) -> None:
-        """Give a cache mount this content. Raises: InvalidArgument, OSError."""
-        await self.mounts.import_(id, chunks)
 
 
 def postorder(vertices: Sequence[Vertex]) -> list[Vertex]:

@@ -31,7 +31,7 @@ class Capabilities:
 
 
 class VolumeDriver(Protocol):
-    """Implementations stand in table.py; tests/conformance/test_volume_drivers.py runs on every one of them."""
+    """Implementations stand in choice.py; tests/conformance/test_volume_drivers.py runs on every one of them."""
 
     @property
     def capabilities(self) -> Capabilities: ...

@@ -1,4 +1,4 @@
-"""Make or find a cgroup: picks the implementation that fits the machine's layout."""
+"""Control groups, v1 (with or without the hybrid v2 tree) and v2, behind one interface: make one, or find it again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from sampan.linux.cgroups.v2 import CgroupV2
 
 
 def mode() -> hierarchy.Mode:
-    """Return the machine's layout: "legacy" (v1), "hybrid" (v1 with a v2 tree that holds no controllers), "unified" (v2)."""
+    """Return the machine's layout: "legacy" (v1), "hybrid" (v1 with a v2 tree that holds no controllers),
+    "unified" (v2).
+    """
     return hierarchy.layout().mode
 
 
@@ -56,7 +58,7 @@ def load(path: str) -> Cgroup:
     return cgroup
 
 
-def _implementation(path: str, layout: hierarchy.Layout) -> Cgroup:
+def _implementation(path: str, layout: hierarchy.CgroupLayout) -> Cgroup:
     if ".." in path.split("/"):
         raise OSError(errno.EINVAL, f'invalid cgroup path "{path}": contains ".."')
     return CgroupV2(path, layout) if layout.mode == "unified" else CgroupV1(path, layout)
