@@ -184,7 +184,7 @@ class _Pass:
             raise Internal("the upload was given up")
 
     def _make(self) -> Whole:
-        """Thread."""
+        """Compress the layer, and give each chunk away as soon as somebody wants it. Blocking."""
         digest = Digest()
         try:
             for chunk in gzipped(self._counted()):

@@ -309,7 +309,7 @@ class _IteratorSource:
 
 
 def _record(path: str, settle: Callable[[int], None], number: int) -> unpack.Unpacked:
-    """Thread: what was only needed while it was written to goes, the rest is described."""
+    """Drop what a snapshot needed only while it was written to, and describe the rest as a layer. Blocking."""
     settle(number)
     layer_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -327,7 +327,7 @@ def _sync(path: str) -> None:
 
 
 def _unpack_to(path: str, source: Source, later: bool) -> unpack.Unpacked:
-    """Thread: unpack below `path`, onto the disk."""
+    """Unpack below `path`, onto the disk. Blocking."""
     layer_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         disk = os.fstatvfs(layer_fd)

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar, TypeVarTuple, Unpack
 
 from sampan.engine.archives import streams, tar_writer
-from sampan.engine.layers import diff, unpack
+from sampan.engine.layers import diff, sizes
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import SnapshotRecord
 from sampan.engine.layers.snapshots.driver import SnapshotDriver
@@ -199,6 +199,6 @@ class Roots:
 def _size(directory_fd: int) -> int:
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
     try:
-        return unpack.tree_size(fd)
+        return sizes.tree_size(fd)
     finally:
         os.close(fd)
