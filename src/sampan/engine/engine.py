@@ -62,7 +62,7 @@ class Engine:
         self.supervisor = supervisor
         self._host_paths = host_paths
         self.disk = Disk(config, store, events, images, containers, volumes, lambda: self.builder)
-        self.system = System(config, id, events, images, containers, volumes, self.disk, lambda: self.builder)
+        self.system = System(config, id, events, images, containers, networks, volumes, self.disk, lambda: self.builder)
         self._builder: Builder | None = None
         self._buildkit: BuildKit | None = None
 

@@ -19,6 +19,7 @@ from sampan.engine.containers.service import Containers
 from sampan.engine.disk.service import Disk
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
+from sampan.engine.networks.service import Networks
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import InvalidArgument
 from sampan.spec import release, times
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
     from sampan.engine.builder.service import Builder  # an engine that never builds does without its modules
 
 DISK_USAGE_TYPES = frozenset({"container", "image", "volume", "build-cache"})
-_DRIVERS = {
-    "Network": ["bridge", "host", "null"],
-    "Authorization": None,
-    "Log": ["json-file", "local"],
-}
 _NO_SWARM = {
     "NodeID": "",
     "NodeAddr": "",
@@ -52,6 +48,7 @@ class System:
         events: Events,
         images: Images,
         containers: Containers,
+        networks: Networks,
         volumes: Volumes,
         disk: Disk,
         builder: Callable[[], Builder],
@@ -61,6 +58,7 @@ class System:
         self._events = events
         self._images = images
         self._containers = containers
+        self._networks = networks
         self._volumes = volumes
         self._disk = disk
         self._builder = builder  # made when it is first asked for
@@ -81,7 +79,12 @@ class System:
                 ["Backing Filesystem", hostinfo.backing_filesystem(config.data_root)],
                 *self._images.driver.status(),
             ],
-            "Plugins": {"Volume": self._volumes.driver_names(), **_DRIVERS},
+            "Plugins": {
+                "Volume": self._volumes.driver_names(),
+                "Network": self._networks.driver_names(),
+                "Authorization": None,
+                "Log": ["json-file", "local"],
+            },
             **hostinfo.limits(),
             **hostinfo.identity(),
             "IPv4Forwarding": hostinfo.ipv4_forwarding(),

@@ -106,13 +106,11 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
     @_answered
     async def Create(self, stream: Stream[pb.CreateRequest, pb.TaskReply]) -> None:
         request = await _request(stream)
-        sources = self._deposited(request.deposit)
         if self.stopping.is_set():
-            sources.close()
             raise errors.Unavailable("the supervisor is about to end")
-        kind = TaskKind[pb.TaskKind.Name(request.kind)]
+        shims, kind = _shims_request(request), _task_kind(request)
         try:
-            task = await self.tasks.create(request.id, request.spec, _shims_request(request), sources, kind)
+            task = await self.tasks.create(request.id, request.spec, shims, self._deposited(request.deposit), kind)
         except wire.TaskFailed as e:
             await stream.send_message(pb.TaskReply(failure=_failure(e)))
             return
@@ -277,6 +275,13 @@ def _json(raw: bytes) -> Any:
         return msgspec.json.decode(raw)
     except msgspec.DecodeError as e:
         raise errors.InvalidArgument(f"invalid JSON: {e}") from e
+
+
+def _task_kind(request: pb.CreateRequest) -> TaskKind:
+    try:
+        return TaskKind[pb.TaskKind.Name(request.kind)]
+    except (KeyError, ValueError) as e:
+        raise errors.InvalidArgument(f"unknown kind of task: {request.kind}") from e
 
 
 def _shims_request(request: pb.CreateRequest) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from sampan.engine.archives import streams, tar_writer
 from sampan.engine.background import beside
 from sampan.engine.containers.extract import ExtractOptions, extract
@@ -34,6 +36,7 @@ from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.layers.roots import Roots
 from sampan.engine.tasks import procfs
+from sampan.engine.volumes.service import Volumes
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
 
@@ -84,7 +87,8 @@ class Archive:
     What is in a container, and what is mounted there, is looked at in `looks`' threads.
     """
 
-    def __init__(self, table: ContainerTable, roots: Roots, events: Events, looks: HostPaths) -> None:
+    def __init__(self, table: ContainerTable, roots: Roots, events: Events, looks: HostPaths, volumes: Volumes) -> None:
+        self._volumes = volumes
         self._table = table
         self._roots = roots
         self._events = events
@@ -171,7 +175,9 @@ class Archive:
         if c.status.state in WITH_TASK and c.status.pid:
             with contextlib.suppress(_HasEnded):
                 return await self._looks.run(path, lambda: look(_entered(c, path)), drop)
-        if (point := _mount_of(c, path)) is not None:
+        if (point := _mount_of(c, path)) is not None and point.type == "volume":
+            point = replace(point, source=self._volumes.path(point.name))
+        if point is not None and point.source:
             return await self._looks.run(point.source, lambda: look(_mounted(point, path)), drop)
         return look(Root(self._roots.open_root(c.id, writable=writable), path))
 

@@ -12,7 +12,7 @@ import asyncio
 import builtins
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -65,6 +65,10 @@ class Networks:
         self.sandbox = self._sandboxes.sandbox
         self.renaming = self._sandboxes.renaming
         self.disconnecting = self._sandboxes.disconnecting
+
+    def driver_names(self) -> Sequence[str]:
+        """Return the names of the drivers that networks may be made with."""
+        return sorted(self._catalogue.drivers)
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────
 
