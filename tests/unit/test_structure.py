@@ -37,7 +37,6 @@ _SHARED_NAMES = {
     "Mount",
     "Output",
     "Process",
-    "Publisher",
     "Record",
     "Task",
 }
@@ -65,7 +64,6 @@ _TASKS = {
     "engine.images.loading",
     "engine.images.reports",
     "engine.layers.layers",
-    "engine.volumes.service",
     "supervisor.client",
     "supervisor.logs.reader",
     "supervisor.nursery",
