@@ -37,7 +37,6 @@ _SHARED_NAMES = {
     "Mount",
     "Output",
     "Process",
-    "Publisher",
     "Record",
     "Task",
 }
@@ -66,7 +65,6 @@ _TASKS = {
     "engine.images.loading",
     "engine.images.reports",
     "engine.layers.layers",
-    "engine.volumes.service",
     "supervisor.client",
     "supervisor.logs.reader",
     "supervisor.nursery",
