@@ -18,6 +18,7 @@ from sampan.engine.builder.classic.output import ClassicOutput as Output_
 from sampan.engine.builder.classic.walk import Voice, dialect
 from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
+from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.config import EngineConfig
 from sampan.engine.engine import Engine
 from sampan.engine.platforms import Platform
@@ -296,5 +297,39 @@ def test_what_a_killed_daemon_had_begun_is_gone_with_the_next_start() -> None:
                 await engine.close(stop_containers=True)
         finally:
             until(lambda: gone(root), 10, f"{root} is gone")
+
+    run(body())
+
+
+@pytest.mark.parametrize("link", ["real/rules", "/real/rules", "real/../real/./second"])
+def test_an_ignore_file_and_a_dockerfile_that_are_links_are_followed(link: str) -> None:
+    """What they hide stays out of the image: also by a link of links, and by an absolute one, inside the context."""
+
+    async def body() -> None:
+        async with rig() as r:
+            r.write(
+                secret="s", kept="k", real__rules="secret\nreal\n", real__text="FROM busybox\nCOPY . /c/\nRUN ls /c\n"
+            )
+            (r.context / "real" / "second").symlink_to("rules")
+            (r.context / ".dockerignore").symlink_to(link)
+            (r.context / "Dockerfile").symlink_to("real/text")
+            request = BuildRequest(
+                id="b", dialect="buildkit", network="none", outputs=(Output(type="tar", exporter=1),)
+            )
+            await r.engine.builder.build(request, r.client, r.watch, BUILDKIT)
+            found = {name for name in members(r.client.files[1]) if name.startswith("c/")}
+            assert "c/kept" in found and not any("secret" in name or "real" in name for name in found)
+
+    run(body())
+
+
+def test_a_loop_of_links_is_no_dockerfile() -> None:
+    async def body() -> None:
+        async with rig() as r:
+            (r.context / "Dockerfile").symlink_to("other")
+            (r.context / "other").symlink_to("Dockerfile")
+            request = BuildRequest(id="b", dialect="buildkit", network="none")
+            with pytest.raises(InvalidArgument, match="too many links"):
+                await r.engine.builder.build(request, r.client, r.watch, BUILDKIT)
 
     run(body())

@@ -19,6 +19,7 @@ from sampan.engine.builder.classic.output import ClassicOutput, Message
 from sampan.engine.builder.classic.trace import Trace
 from sampan.engine.builder.classic.walk import Voice, dialect
 from sampan.engine.builder.failures import cause_of
+from sampan.engine.builder.files import links
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.service import Builder
@@ -183,7 +184,7 @@ def _dockerfile(tree: Tree, filename: str) -> tuple[str, bytes, bytes]:
 
 
 def _read(tree: Tree, path: str) -> bytes:
-    with tree.open(path) as file:
+    with tree.open(links.real(tree.entries(), path)) as file:
         data = file.read(DOCKERFILE_LIMIT_BYTES + 1)
     if len(data) > DOCKERFILE_LIMIT_BYTES:
         raise InvalidArgument(f"{path} is larger than {DOCKERFILE_LIMIT_BYTES} bytes")

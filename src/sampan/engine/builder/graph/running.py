@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import posixpath
 
-from sampan.engine.builder.failures import NotAllowed
+from sampan.engine.builder import privileges
 from sampan.engine.builder.graph import args, history, names, reach
 from sampan.engine.builder.graph.stage import DispatchState
 from sampan.engine.builder.graph.values import HistoryEntry
@@ -139,21 +139,25 @@ def source(stage: DispatchState, instruction: i.Run, wanted: MountFlag) -> Verte
 
 
 def network(stage: DispatchState, instruction: i.Run) -> str:
-    """RUN's own network before the build's. Raises: NotAllowed without the entitlement (buildkit dialect)."""
-    request = stage.common.request
+    """RUN's own network before the build's. Raises: NotAllowed."""
+    _allowed(stage, "network", instruction.network)
     if instruction.network not in ("", "default"):
-        if instruction.network == "host" and not stage.common.classic:
-            _entitled(stage, instruction, "network.host")
         return instruction.network
-    return request.network or "default"
+    return stage.common.request.network or "default"
 
 
 def security(stage: DispatchState, instruction: i.Run) -> str:
-    if instruction.security == "insecure":
-        _entitled(stage, instruction, "security.insecure")
+    """Raises: NotAllowed."""
+    _allowed(stage, "security", instruction.security)
     return instruction.security
 
 
-def _entitled(stage: DispatchState, instruction: i.Run, name: str) -> None:
-    if name not in stage.common.request.entitlements:
-        raise NotAllowed(f"failed to load LLB: {name} is not allowed")
+def _allowed(stage: DispatchState, flag: str, value: str) -> None:
+    request = stage.common.request
+    privileges.check_flag(
+        flag,
+        value,
+        classic=stage.common.classic,
+        network=request.network,
+        entitlements=request.entitlements,
+    )

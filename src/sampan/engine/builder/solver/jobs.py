@@ -30,5 +30,6 @@ class Job:
     made: dict[Vertex, CacheRecord] = field(default_factory=dict)
     serial: bool = False
     on_error: str = ""
+    no_cache: bool = False
     entitlements: frozenset[str] = frozenset()
     cache_from: Sequence[ImportedCache] = ()

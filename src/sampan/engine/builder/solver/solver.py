@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Any
 
 from sampan.engine.background import Background, first_failure
+from sampan.engine.builder import privileges
 from sampan.engine.builder.failures import BuildFailure, NotAllowed
 from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.ops import (
@@ -116,14 +117,17 @@ class Solver:
         on_error: str = "",
         entitlements: Collection[str] = frozenset(),
         cache_from: Sequence[ImportedCache] = (),
+        no_cache: bool = False,
     ) -> dict[Vertex, Solved]:
         """Run what is needed for these vertices; returns them and all that they needed.
 
+        no_cache: run the steps again, whatever they gave before.
         on_error: "keep" or "commit" makes an image of a failed step's file system (`StepFailed.image_id`).
         Raises: BuildFailure, whose cause is StepFailed, NotAllowed, or what sources and copies raise.
         """
         job = self._job(session)
         job.serial, job.on_error, job.entitlements = serial, on_error, frozenset(entitlements)
+        job.no_cache = no_cache
         job.cache_from = cache_from or job.cache_from
         ordered = postorder(vertices)
         todo = [vertex for vertex in ordered if vertex not in job.solved]
@@ -191,23 +195,15 @@ class Solver:
         self._collect_soon()
 
     def _allow(self, job: Job, vertex: Vertex) -> None:
-        """Refuse what client and daemon.json (`builder.entitlements`) do not both allow.
-
-        The classic builder has always had the host's network. Raises: BuildFailure of NotAllowed.
-        """
+        """Refuse a privilege that the build does not have (privileges.py). Raises: BuildFailure of NotAllowed."""
         if not isinstance(vertex, RunOp):
             return
-        wanted = ["security.insecure"] if vertex.security == "insecure" else []
-        wanted += ["network.host"] if vertex.network == "host" and not job.serial else []
-        daemon = {"network-host": True, **(self._config.builder.get("entitlements") or {})}
-        for entitlement in wanted:
-            if entitlement not in job.entitlements:
-                error = NotAllowed(f"{entitlement} is not allowed")
-            elif not daemon.get(entitlement.replace(".", "-")):
-                error = NotAllowed(f"granting entitlement {entitlement} is not allowed by build daemon configuration")
-            else:
-                continue
-            raise BuildFailure(error, vertex=vertex, lines=vertex.label.ranges)
+        try:
+            privileges.check_step(
+                vertex, classic=job.serial, entitlements=job.entitlements, builder=self._config.builder
+            )
+        except NotAllowed as e:
+            raise BuildFailure(e, vertex=vertex, lines=vertex.label.ranges) from e
 
     async def _solved(self, job: Job, vertex: Vertex, progress: Progress) -> Solved:
         """One vertex whose inputs are solved; failures say which it was."""
@@ -270,15 +266,16 @@ class Solver:
 
     async def _step(self, job: Job, vertex: Vertex, progress: Progress) -> Solved:
         trees = await self._trees_of_states(job, vertex)
-        key = await self._steps.key(vertex, job.solved, trees)
-        if not vertex.no_cache and (record := await self._known(job, key)) is not None:
+        key = await self._steps.key(vertex, job.solved, trees, classic=job.serial)
+        no_cache = vertex.no_cache or job.no_cache
+        if not no_cache and (record := await self._known(job, key)) is not None:
             self.cache.used(record, job.id, keep=not job.serial)
             self._hold(job, record.chain_id)
             solved = await self._result(job, vertex, record, cached=True)
             now = time.time_ns()
             progress.step(Step.of(vertex, started_ns=now, completed_ns=now, cached=True, result=_chain(solved)))
             return solved
-        flight = None if vertex.no_cache else self._flights.get(key)
+        flight = None if no_cache else self._flights.get(key)
         if flight is None or flight.doomed:
             flight = self._take_off(job, vertex, key, trees)
         record = await flight.join(progress, vertex)
@@ -299,7 +296,7 @@ class Solver:
 
     def _take_off(self, job: Job, vertex: Vertex, key: str, trees: Mapping[Vertex, Tree]) -> Flight:
         """Begin a step. Another build that wants an equal one meanwhile joins it."""
-        name = key if not vertex.no_cache else f"{key}#{job.id}"
+        name = key if not (vertex.no_cache or job.no_cache) else f"{key}#{job.id}"
         holder = self._images.layers.hold("")
 
         def work(flight: Flight) -> Awaitable[CacheRecord]:

@@ -42,7 +42,9 @@ class Steps:
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 
-    async def key(self, vertex: Vertex, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree]) -> str:
+    async def key(
+        self, vertex: Vertex, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree], *, classic: bool
+    ) -> str:
         """Return the cache key of a step whose inputs are solved.
 
         Raises: what a checksum raises, for missing sources.
@@ -53,7 +55,7 @@ class Steps:
                 assert source is not None
                 found = await asyncio.to_thread(self._files.checksum, trees[source], _whole(path))
                 digests[source] = f"{digests.get(source, '')} {path}={found}"
-            return keys.of_run(vertex, solved, digests)
+            return keys.of_run(vertex, solved, digests, classic=classic)
         if isinstance(vertex, FileOp):
             copies = [action for action in vertex.actions if isinstance(action, Copy)]
             sums: dict[int, str] = {}
