@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import stat
 import subprocess
+import tarfile
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sampan.engine.builder.failures import BuildFailure, NotAllowed, StepFailed
-from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Mkfile, RunMount, RunOp, ScratchOp
+from sampan.engine.builder.files.tartree import TarTree
+from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Mkfile, RunMount, RunOp, ScratchOp, Vertex
+from sampan.engine.builder.session import LocalRequest
+from sampan.engine.builder.state import LayerChain
+from sampan.engine.builder.trees import Tree
+from sampan.engine.builder.uploaded import UploadedSession
 from sampan.errors import NotFound, SampanError
 from sampan.spec import oci_image
 from sampan.spec.engine_api.network import NetworkCreateRequest
@@ -103,6 +110,8 @@ def test_an_empty_step_is_an_empty_layer_for_buildkit_and_none_for_the_classic_b
             (base,), _ = await b.solve(b.base)
             (state,), _ = await b.solve(b.run("true"))
             assert state.diff_ids == (*base.diff_ids, oci_image.EMPTY_LAYER_DIFF_ID)
+            (state,), watch = await b.solve(b.run("true"), serial=True)
+            assert state == base and not watch.cached(), "a RUN of BuildKit's is none of the classic builder's"
             (state,), watch = await b.solve(b.run("true"), serial=True)
             assert state == base and watch.cached()
 
@@ -330,6 +339,91 @@ def test_equal_steps_of_concurrent_builds_run_once() -> None:
             assert all(watch.output == b"said\n" for _, watch in found)
 
     run(body())
+
+
+class TarClient(Client):
+    """A client whose context came as one archive; its descriptor is gone with it."""
+
+    def __init__(self, archive: Path, **more: Any) -> None:
+        super().__init__(**more)
+        self.tree = TarTree.open_file(str(archive), str(archive.parent))
+        self.session = UploadedSession("tar", self.tree)
+
+    async def local(self, wanted: LocalRequest) -> Tree:
+        return await self.session.local(wanted)
+
+
+@pytest.mark.parametrize("clients", [2, 3])
+@pytest.mark.parametrize("kind", ["bind", "copy", "layers", "secret"])
+def test_a_step_goes_on_for_others_when_the_build_that_began_it_gives_up(
+    kind: str, clients: int, tmp_path: Path
+) -> None:
+    """What the step reads is the step's: the first build's trees, layers and session may go at any await."""
+    context = tmp_path / "context"
+    context.mkdir()
+    for number in range(40):
+        (context / f"file{number}").write_text(f"content {number}\n" * 1000)
+    with tarfile.open(tmp_path / "context.tar", "w") as archive:
+        archive.add(context, "")
+    want = sorted(path.name for path in context.iterdir())
+
+    async def body() -> None:
+        async with bench() as b:
+
+            def step(number: int) -> Vertex:
+                local = LocalOp(context="context")
+                if kind == "copy":
+                    return FileOp(base=b.base, actions=(Copy(source=local, patterns=("/",), dest=f"/ctx{number}/"),))
+                if kind == "layers":
+                    made = b.run(f"mkdir -p /d/dir{number}; for i in $(seq 40); do echo x > /d/$i; done")
+                    return FileOp(base=b.base, actions=(Copy(source=made, patterns=("/d",), dest=f"/ctx{number}/"),))
+                if kind == "secret":
+                    mounts = (RunMount(kind="secret", id="s", target="/s", required=True),)
+                    return b.run(f"sleep 0.1; cat /s > /got{number}", mounts=mounts)
+                bind = RunMount(kind="bind", target="/ctx", source=local, path="/")
+                return b.run(f"sleep 0.1; ls /ctx > /got{number}; cat /ctx/* > /dev/null", mounts=(bind,))
+
+            async def build(client: TarClient, vertex: Vertex) -> LayerChain:
+                try:
+                    solved = await b.solver.solve([vertex], session=client, progress=Watch())
+                    return solved[vertex].state or LayerChain()
+                finally:
+                    await b.solver.release(client)
+                    client.tree.close()
+
+            chance = random.Random(clients)
+            for number in range(12):
+                vertex = step(number)
+                tasks = []
+                for _ in range(clients):
+                    client = TarClient(tmp_path / "context.tar", secrets={"s": SECRET})
+                    tasks.append(asyncio.create_task(build(client, vertex)))
+                    await asyncio.sleep(chance.choice([0, 0, 0.001, 0.01, 0.05]))
+                for task in tasks[:-1]:
+                    await asyncio.sleep(chance.choice([0, 0.001, 0.005, 0.02, 0.06]))
+                    task.cancel()
+                *given_up, state = await asyncio.gather(*tasks, return_exceptions=True)
+                assert isinstance(state, LayerChain), state
+                assert all(isinstance(one, LayerChain | asyncio.CancelledError) for one in given_up), given_up
+                names = b.names(state)
+                if kind == "copy":
+                    assert sorted(name.partition("/")[2] for name in names if "/" in name) == want
+                elif kind == "layers":
+                    assert len([name for name in names if "/" in name]) == 41
+                elif kind == "bind":
+                    place = b.engine.images.driver.path(b.engine.images.layers.numbers(state.chain_id)[0])
+                    assert Path(f"{place}/fs/got{number}").read_text().split() == sorted(want)
+            await until_done(lambda: not len(b.solver.trees))
+
+    run(body())
+
+
+async def until_done(condition: Callable[[], bool]) -> None:
+    for _ in range(100):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it is still held")
 
 
 def test_independent_steps_run_at_the_same_time() -> None:

@@ -20,6 +20,7 @@ from sampan.engine.builder.classic.trace import Trace
 from sampan.engine.builder.classic.walk import Voice, dialect
 from sampan.engine.builder.failures import cause_of
 from sampan.engine.builder.files import links
+from sampan.engine.builder.files.spool import SpooledTree
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.service import Builder
@@ -59,7 +60,7 @@ async def build(
 
     Whoever stops listening ends the build: its steps are killed and nothing of it is left.
     """
-    tree: Tree | None = None
+    tree: SpooledTree | None = None
     try:
         if options.remote:
             request = await _remote(request, options.remote, upload)
@@ -84,7 +85,7 @@ async def build(
             await asyncio.to_thread(tree.close)
 
 
-async def _received(upload: AsyncIterator[bytes], scratch: str) -> Tree:
+async def _received(upload: AsyncIterator[bytes], scratch: str) -> SpooledTree:
     """Raises: Internal for an archive that cannot be read, as the reference."""
     try:
         return await TarTree.receive(upload, scratch)

@@ -18,10 +18,10 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sampan.engine.background import Background, first_failure
+from sampan.engine.background import Background, first_failure, thread_to_its_end
 from sampan.engine.builder import privileges
 from sampan.engine.builder.failures import BuildFailure, NotAllowed
 from sampan.engine.builder.files.service import FileService
@@ -43,6 +43,7 @@ from sampan.engine.builder.solver import policy
 from sampan.engine.builder.solver.cache import NO_BOUNDS, Cache, Filters, GcPolicy, Space
 from sampan.engine.builder.solver.cachemounts import CacheMounts
 from sampan.engine.builder.solver.flights import Flight
+from sampan.engine.builder.solver.holding import HeldTrees, JoinedSession, is_personal, used_trees
 from sampan.engine.builder.solver.imported import ImportedCache
 from sampan.engine.builder.solver.jobs import Job
 from sampan.engine.builder.solver.layers import empty_layer
@@ -86,6 +87,7 @@ class Solver:
         self._jobs: dict[Session, Job] = {}
         self._numbers = itertools.count(1)
         self._flights: dict[str, Flight] = {}
+        self.trees = HeldTrees()
         self._background = Background()
         self._gc: asyncio.Task[Any] | None = None
         self._collected = 0.0
@@ -98,11 +100,11 @@ class Solver:
 
     async def close(self) -> None:
         """End everything under way."""
-        await self._background.close()
         for flight in list(self._flights.values()):
             await flight.end()
         for job in list(self._jobs.values()):
             await self.release(job.session)
+        await self._background.close()
         await self._runner.close()
 
     # -- solving ------------------------------------------------------------------------------------------------------
@@ -186,10 +188,12 @@ class Solver:
         job = self._jobs.pop(session, None)
         if job is None:
             return
+        await self._background.finish(self._give_back(job), "what a build held cannot be given back")
+
+    async def _give_back(self, job: Job) -> None:
         self.cache.let_go(job.id)
         self._images.layers.let_go(job.holder)
-        for tree in job.trees.values():
-            await asyncio.to_thread(tree.close)
+        await self.trees.let_go(job.trees.values())
         if not self._jobs:
             await self._runner.idle()
         self._collect_soon()
@@ -233,7 +237,7 @@ class Solver:
         except BaseException as e:
             progress.step(Step.of(vertex, started_ns=began, completed_ns=time.time_ns(), error=_reason(e)))
             raise
-        job.trees[vertex] = tree
+        job.trees[vertex] = self.trees.hold(tree)
         progress.step(Step.of(vertex, started_ns=began, completed_ns=time.time_ns()))
         return Solved(tree=tree)
 
@@ -275,10 +279,10 @@ class Solver:
             now = time.time_ns()
             progress.step(Step.of(vertex, started_ns=now, completed_ns=now, cached=True, result=_chain(solved)))
             return solved
-        flight = None if no_cache else self._flights.get(key)
+        flight = None if no_cache or is_personal(vertex) else self._flights.get(key)
         if flight is None or flight.doomed:
             flight = self._take_off(job, vertex, key, trees)
-        record = await flight.join(progress, vertex)
+        record = await flight.join(progress, vertex, job.session)
         try:
             self.cache.used(record, job.id, keep=not job.serial)
             self._hold(job, record.chain_id)
@@ -296,16 +300,22 @@ class Solver:
 
     def _take_off(self, job: Job, vertex: Vertex, key: str, trees: Mapping[Vertex, Tree]) -> Flight:
         """Begin a step. Another build that wants an equal one meanwhile joins it."""
-        name = key if not (vertex.no_cache or job.no_cache) else f"{key}#{job.id}"
+        alone = vertex.no_cache or job.no_cache or is_personal(vertex)
+        name = f"{key}#{job.id}" if alone else key
         holder = self._images.layers.hold("")
+        solved = {needed: job.solved[needed] for needed in vertex.inputs}
+        for found in solved.values():  # the build that begins the step may end before it
+            if found.state is not None and found.state.chain_id:
+                self._images.layers.hold_more(holder, found.state.chain_id)
+        used = [self.trees.hold(tree) for tree in used_trees(vertex, solved, trees)]
 
-        def work(flight: Flight) -> Awaitable[CacheRecord]:
-            return self._steps.run(
+        async def work(flight: Flight) -> CacheRecord:
+            return await self._steps.run(
                 vertex,
                 key,
-                solved=dict(job.solved),
+                solved=solved,
                 trees=trees,
-                session=job.session,
+                session=JoinedSession(flight.clients),
                 classic=job.serial,
                 on_error=job.on_error,
                 holder=holder,
@@ -313,6 +323,7 @@ class Solver:
             )
 
         def landed() -> None:
+            self._background.spawn(self.trees.let_go(used), "what a build step read cannot be closed", finish=True)
             self._images.layers.let_go(holder)
             if self._flights.get(name) is flight:
                 del self._flights[name]
@@ -331,12 +342,24 @@ class Solver:
             wanted = [m.source for m in vertex.mounts if m.source is not None and job.solved[m.source].tree is not None]
         for source in wanted:
             solved = job.solved[source]
-            tree = solved.tree if solved.tree is not None else job.trees.get(source)
-            if tree is None:
-                chain_id = solved.state.chain_id if solved.state is not None else ""
-                tree = job.trees[source] = await asyncio.to_thread(self._files.layers, chain_id)
-            found[source] = tree
+            found[source] = solved.tree if solved.tree is not None else await self._layers_tree(job, source, solved)
         return found
+
+    async def _layers_tree(self, job: Job, source: Vertex, solved: Solved) -> Tree:
+        """The files of a state, opened once for a build."""
+        known = job.trees.get(source)
+        if known is not None:
+            return known
+        chain_id = solved.state.chain_id if solved.state is not None else ""
+        opened: list[Tree] = []
+        try:
+            await thread_to_its_end(lambda: opened.append(self._files.layers(chain_id)))
+            if source not in job.trees:  # else another step of the build was faster
+                job.trees[source] = self.trees.hold(opened.pop())
+            return job.trees[source]
+        finally:
+            for tree in opened:
+                tree.close()
 
     async def _result(self, job: Job, vertex: Vertex, record: CacheRecord, *, cached: bool) -> Solved:
         """What a record means for this build: BuildKit's builds get an empty layer for a step that changed nothing."""

@@ -7,8 +7,10 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
 from sampan.engine import platforms
+from sampan.engine.background import thread_to_its_end
 from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.ops import Copy, FileOp, RunOp, ScratchOp, Vertex
@@ -53,14 +55,14 @@ class Steps:
             digests: dict[Vertex, str] = {}
             for source, path in sorted({(m.source, m.path) for m in vertex.mounts if m.source in trees}, key=str):
                 assert source is not None
-                found = await asyncio.to_thread(self._files.checksum, trees[source], _whole(path))
+                found = await thread_to_its_end(partial(self._files.checksum, trees[source], _whole(path)))
                 digests[source] = f"{digests.get(source, '')} {path}={found}"
             return keys.of_run(vertex, solved, digests, classic=classic)
         if isinstance(vertex, FileOp):
             copies = [action for action in vertex.actions if isinstance(action, Copy)]
             sums: dict[int, str] = {}
             for copy in copies:
-                sums[id(copy)] = await asyncio.to_thread(self._files.checksum, trees[copy.source], copy)
+                sums[id(copy)] = await thread_to_its_end(partial(self._files.checksum, trees[copy.source], copy))
             return keys.of_files(vertex, solved, lambda copy: sums[id(copy)])
         raise Internal(f"no such step: {type(vertex).__name__}")
 
