@@ -61,6 +61,9 @@ class Voice:
     def warning(self, warning: BuildWarning) -> None:
         return None
 
+    async def room(self) -> None:
+        await self.output.room()
+
 
 def dialect(voice: Voice) -> Dialect:
     """Return the classic builder, as a build uses it whose progress is this voice."""

@@ -97,6 +97,11 @@ class Flight:
         for progress, vertex in self._listeners:
             progress.step(Step.of(vertex, started_ns=self._started))
 
+    async def room(self) -> None:
+        """Wait until those who listen can take more."""
+        for progress, _ in list(self._listeners):
+            await progress.room()
+
     def output(self, stream: int, data: bytes) -> None:
         self._said.append((stream, data))
         self._said_bytes += len(data)

@@ -53,6 +53,7 @@ TAIL_BYTES = 16 * 1024
 _SPEC = msgspec.json.Encoder()
 
 Output = Callable[[int, bytes], None]
+Room = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -117,9 +118,10 @@ class Runner:
         solved: Mapping[Vertex, Solved],
         session: Session,
         output: Output,
+        room: Room,
         classic: bool,
     ) -> None:
-        """Run the step on `work`. output: called with (1 stdout or 2 stderr, bytes) as they come.
+        """Run the step on `work`. output: called with (1 stdout or 2 stderr, bytes) as they come, room: after each.
 
         Raises: StepFailed for a command that failed or could not be run, SampanError for what it needs and is not
         there.
@@ -152,7 +154,7 @@ class Runner:
                 devices=found,
             )
             try:
-                await self._execute(step, options, provisions, joined, work, output, unmounted=bool(made))
+                await self._execute(step, options, provisions, joined, work, output, room, unmounted=bool(made))
             finally:
                 if made:
                     await asyncio.shield(asyncio.to_thread(work.clear_stubs, made))
@@ -190,6 +192,7 @@ class Runner:
         joined: Mapping[str, HeldNamespace],
         work: Work,
         output: Output,
+        room: Room,
         *,
         unmounted: bool,
     ) -> None:
@@ -213,7 +216,7 @@ class Runner:
                 attachment = await self._supervisor.attach(id)
                 try:
                     await self._supervisor.start(id)
-                    await self._pass_on(attachment.reader, output, tail)
+                    await self._pass_on(attachment.reader, output, room, tail)
                     ended = await exit_
                 finally:
                     attachment.writer.close()
@@ -227,7 +230,7 @@ class Runner:
         if ended.status:
             raise StepFailed(args, ended.status, tail=tail.text(), oom_killed=ended.oom_killed)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, output: Output, tail: Tail) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, output: Output, room: Room, tail: Tail) -> None:
         """Pass the output on until its end."""
         while head := await reader.read(8):
             if len(head) < 8:
@@ -240,3 +243,4 @@ class Runner:
                 left -= len(data)
                 tail.add(data)
                 output(stream, data)
+                await room()

@@ -271,15 +271,14 @@ class Solver:
     async def _step(self, job: Job, vertex: Vertex, progress: Progress) -> Solved:
         trees = await self._trees_of_states(job, vertex)
         key = await self._steps.key(vertex, job.solved, trees, classic=job.serial)
-        no_cache = vertex.no_cache or job.no_cache
-        if not no_cache and (record := await self._known(job, key)) is not None:
+        if not (vertex.no_cache or job.no_cache) and (record := await self._known(job, key)) is not None:
             self.cache.used(record, job.id, keep=not job.serial)
             self._hold(job, record.chain_id)
             solved = await self._result(job, vertex, record, cached=True)
             now = time.time_ns()
             progress.step(Step.of(vertex, started_ns=now, completed_ns=now, cached=True, result=_chain(solved)))
             return solved
-        flight = None if no_cache or is_personal(vertex) else self._flights.get(key)
+        flight = None if self._alone(job, vertex) else self._flights.get(key)
         if flight is None or flight.doomed:
             flight = self._take_off(job, vertex, key, trees)
         record = await flight.join(progress, vertex, job.session)
@@ -289,6 +288,10 @@ class Solver:
         finally:
             flight.leave()
         return await self._result(job, vertex, record, cached=False)
+
+    def _alone(self, job: Job, vertex: Vertex) -> bool:
+        """Whether a step is run for this build only: the classic builder's waits for its client to read."""
+        return vertex.no_cache or job.no_cache or job.serial or is_personal(vertex)
 
     async def _known(self, job: Job, key: str) -> CacheRecord | None:
         """What an equal step gave before, here or where the build may take it from."""
@@ -300,8 +303,7 @@ class Solver:
 
     def _take_off(self, job: Job, vertex: Vertex, key: str, trees: Mapping[Vertex, Tree]) -> Flight:
         """Begin a step. Another build that wants an equal one meanwhile joins it."""
-        alone = vertex.no_cache or job.no_cache or is_personal(vertex)
-        name = f"{key}#{job.id}" if alone else key
+        name = f"{key}#{job.id}" if self._alone(job, vertex) else key
         holder = self._images.layers.hold("")
         solved = {needed: job.solved[needed] for needed in vertex.inputs}
         for found in solved.values():  # the build that begins the step may end before it

@@ -17,6 +17,7 @@ from sampan.engine.builder.ops import Copy, FileOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import keys
 from sampan.engine.builder.solver.cache import Cache
+from sampan.engine.builder.solver.clipping import Clipped
 from sampan.engine.builder.solver.flights import Flight
 from sampan.engine.builder.solver.layers import Committed, Work, empty_layer, on_top
 from sampan.engine.builder.solver.records import CacheRecord
@@ -116,8 +117,11 @@ class Steps:
         flight: Flight,
     ) -> tuple[Committed, int]:
         async with Work(self._images, solved[op.base].state or LayerChain(), holder) as work:
+            output = flight.output if classic else Clipped(flight.output)
             try:
-                await self._runner.run(op, work, solved=solved, session=session, output=flight.output, classic=classic)
+                await self._runner.run(
+                    op, work, solved=solved, session=session, output=output, room=flight.room, classic=classic
+                )
             except StepFailed as failed:
                 if on_error in ("keep", "commit"):
                     failed.image_id = await self._keep(op, work)
