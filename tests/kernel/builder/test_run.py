@@ -22,7 +22,7 @@ from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.state import LayerChain
 from sampan.engine.builder.trees import Tree
 from sampan.engine.builder.uploaded import UploadedSession
-from sampan.errors import NotFound, SampanError
+from sampan.errors import InvalidArgument, NotFound, SampanError
 from sampan.spec import oci_image
 from sampan.spec.engine_api.network import NetworkCreateRequest
 from tests.kernel.builder.bench import ENV, Bench, Client, Watch, bench, failing, mount_points
@@ -194,6 +194,78 @@ def test_a_cache_mount_travels_as_an_archive() -> None:
             assert await output(b, "cat /c/l", mounts=(other,)) == "kept\n"
             with pytest.raises(NotFound):
                 _ = [chunk async for chunk in b.solver.mounts.export("nope")]
+
+    run(body())
+
+
+def test_a_cache_mount_with_an_owner_or_a_mode_is_another_cache() -> None:
+    async def body() -> None:
+        async with bench() as b:
+
+            async def said(script: str, **fields: Any) -> str:
+                return await output(b, script, mounts=(RunMount(kind="cache", target="/c", id="i", **fields),))
+
+            assert await said("echo root > /c/f; stat -c '%a %u' /c") == "755 0\n"
+            assert await said("ls /c; stat -c '%a %u' /c; touch /c/g", uid=1000, mode=0o700) == "700 1000\n"
+            assert await said("ls /c; #", uid=1000, mode=0o700) == "g\n"
+            assert await said("cat /c/f") == "root\n"
+            assert "Read-only" in await said("touch /c/x 2>&1; true", read_only=True)
+
+    run(body())
+
+
+def test_what_one_step_has_for_itself_is_nobody_elses() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            mounts = b.solver.mounts
+
+            def mount(sharing: str) -> RunMount:
+                return RunMount(kind="cache", target="/c", id="i", sharing=sharing)
+
+            for exclusive in ("locked", "private"):
+                async with mounts.use(mount(exclusive), "", None) as mine:
+                    async with mounts.use(mount("shared"), "", None) as other:
+                        assert other != mine, f"a {exclusive} directory is not shared"
+                        async with mounts.use(mount("shared"), "", None) as same:
+                            assert same == other
+                    async with mounts.use(mount("private"), "", None) as third:
+                        assert third != mine
+            async with mounts.use(mount("shared"), "", None):
+                async with mounts.use(mount("locked"), "", None):
+                    pass  # another one is free
+
+    run(body())
+
+
+def test_a_build_without_cache_begins_its_cache_mounts_anew_once() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            mount = RunMount(kind="cache", target="/c", id="n")
+
+            def step(name: str, base: Vertex | None = None, *, no_cache: bool = False) -> RunOp:
+                script = f"ls /c; echo .; touch /c/{name}"
+                return b.run(script, base, mounts=(mount,), no_cache=no_cache)
+
+            _, watch = await b.solve(step("1"))
+            _, watch = await b.solve(step("2"))
+            assert watch.output == b"1\n.\n"
+            _, watch = await b.solve(step("4", step("3", no_cache=True), no_cache=True), serial=True)
+            assert watch.output == b".\n3\n.\n", "empty for the first step of the build, kept for the next one"
+            _, watch = await b.solve(step("5"))
+            assert watch.output == b"3\n4\n.\n"
+
+    run(body())
+
+
+@pytest.mark.parametrize("name", [".wh.x", "d/.wh.y", "d/.wh..wh..opq"])
+def test_a_name_that_no_layer_can_hold_is_refused(name: str) -> None:
+    """Docker keeps it until the image is saved and loaded: then it has vanished."""
+
+    async def body() -> None:
+        async with bench() as b:
+            with failing(InvalidArgument, match=rf"/{name}"):
+                await b.solve(b.run(f"mkdir -p /d; echo a > /{name}"))
+            await b.solve(b.run("echo a > /a.wh.x"))
 
     run(body())
 

@@ -314,6 +314,16 @@ def test_privileges_are_asked_for() -> None:
     assert isinstance(vertex, RunOp) and vertex.network == "host"
 
 
+def test_arguments_that_buildkit_itself_reads() -> None:
+    text = "FROM a\nRUN --mount=type=cache,target=/c --mount=type=cache,id=x,target=/d y\n"
+    own: dict[str, str | None] = {"BUILDKIT_SANDBOX_HOSTNAME": "own", "BUILDKIT_CACHE_MOUNT_NS": "ns"}
+    vertex = build(text, build_args=own).vertex
+    assert isinstance(vertex, RunOp) and vertex.hostname == "own"
+    assert [mount.id for mount in vertex.mounts] == ["ns//c", "ns/x"]
+    plain = build(text).vertex
+    assert isinstance(plain, RunOp) and not plain.hostname and [mount.id for mount in plain.mounts] == ["/c", "x"]
+
+
 #: Each privilege through each door: (flag, dialect, what the client says, may it).
 PRIVILEGES: list[tuple[str, DialectName, dict[str, Any], bool]] = [
     ("--network=host", "buildkit", {}, False),

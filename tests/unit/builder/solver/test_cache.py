@@ -88,7 +88,7 @@ ASKED = [
     ("cache", {"uid": 5}, True, True),
     ("cache", {"gid": 5}, True, True),
     ("cache", {"mode": 0o700}, True, True),
-    ("cache", {"writable": True}, True, True),
+    ("cache", {"read_only": True}, True, True),
     ("cache", {"target": "/d"}, True, True),
     ("secret", {"id": "b"}, True, True),
     ("secret", {"mode": 0o444}, True, True),

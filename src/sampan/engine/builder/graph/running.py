@@ -22,6 +22,7 @@ from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.mounts import MountFlag
 
 PIPES = "/dev/pipes"
+SANDBOX_HOSTNAME, CACHE_NAMESPACE = "BUILDKIT_SANDBOX_HOSTNAME", "BUILDKIT_CACHE_MOUNT_NS"
 SSH_SOCKET = "/run/buildkit/ssh_agent."
 
 
@@ -42,7 +43,7 @@ def run(stage: DispatchState, instruction: i.Run) -> None:
         mounts=(*script, *mounts),
         network=network(stage, instruction),
         security=security(stage, instruction),
-        hostname=request.hostname,
+        hostname=_own_argument(stage, SANDBOX_HOSTNAME) or request.hostname,
         extra_hosts=request.extra_hosts,
         epoch_s=request.epoch_s,
         limits=request.limits,
@@ -94,8 +95,8 @@ def mount(stage: DispatchState, instruction: i.Run, wanted: MountFlag, number: i
                 target=target,
                 source=source(stage, instruction, wanted) if wanted.from_ else None,
                 path=wanted.source or "/",
-                writable=not wanted.readonly,
-                id=wanted.id or target,
+                read_only=wanted.readonly,
+                id=_cache_id(stage, wanted.id or target),
                 sharing=wanted.sharing or "shared",
                 mode=wanted.mode,
                 uid=uid,
@@ -128,6 +129,16 @@ def mount(stage: DispatchState, instruction: i.Run, wanted: MountFlag, number: i
                 gid=gid,
             )
     raise DockerfileError(f'unsupported mount type "{wanted.type}"', [instruction.range])
+
+
+def _own_argument(stage: DispatchState, name: str) -> str:
+    """A build argument that BuildKit itself reads; the classic builder does not know it."""
+    return "" if stage.common.classic else stage.common.request.build_args.get(name) or ""
+
+
+def _cache_id(stage: DispatchState, id: str) -> str:
+    namespace = _own_argument(stage, CACHE_NAMESPACE)
+    return f"{namespace}/{id}" if namespace else id
 
 
 def source(stage: DispatchState, instruction: i.Run, wanted: MountFlag) -> Vertex:

@@ -83,6 +83,7 @@ MOUNT: Mapping[str, KeyInput] = {
     "source": _in("the content, by checksum or chain id"),
     "path": _in("which part of the source"),
     "writable": _in("the command may fail or not"),
+    "read_only": _in("the command may fail or not"),
     "id": _in("which secret or agent; of a cache it only names what is different each time", but=("cache",)),
     "sharing": _out("who waits for whom"),
     "required": _in("the command is run or not"),

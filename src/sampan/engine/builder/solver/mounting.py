@@ -49,8 +49,13 @@ class Mounting:
         directory: str,
         secrets: str,
         undo: AsyncExitStack,
+        emptied: set[str] | None = None,
     ) -> None:
-        """directory: the step's own; secrets: one on tmpfs."""
+        """directory: the step's own; secrets: one on tmpfs.
+
+        emptied: of a build that uses no cache, the cache mounts that it has begun anew so far.
+        """
+        self._emptied = emptied
         self._images, self._caches, self._session, self._solved = images, caches, session, solved
         self._directory, self._secrets = directory, secrets
         self._undo = undo
@@ -134,8 +139,10 @@ class Mounting:
             if name:  # nothing at all is what every cache begins with
                 origin = origin_of(name, mount.path)
                 seed = self._seed(solved, mount.path)
-        path = await self._undo.enter_async_context(self._caches.use(mount, origin, seed))
-        self._add(mount.target, "bind", path, ["rbind", "rw", "rprivate"])
+        elif mount.uid or mount.gid or mount.mode is not None:
+            origin = f"{mount.uid}:{mount.gid}:{'' if mount.mode is None else format(mount.mode, 'o')}"
+        path = await self._undo.enter_async_context(self._caches.use(mount, origin, seed, self._emptied))
+        self._add(mount.target, "bind", path, ["rbind", "ro" if mount.read_only else "rw", "rprivate"])
 
     def _seed(self, solved: Solved, path: str) -> Seed:
         async def fill(directory: str) -> None:

@@ -117,11 +117,13 @@ class Runner:
         *,
         solved: Mapping[Vertex, Solved],
         session: Session,
+        emptied: set[str] | None = None,
         output: Output,
         room: Room,
         classic: bool,
     ) -> None:
-        """Run the step on `work`. output: called with (1 stdout or 2 stderr, bytes) as they come, room: after each.
+        """Run the step on `work`. output: called with (1 stdout or 2 stderr, bytes) as they come, room: after each. emptied:
+        see Mounting.
 
         Raises: StepFailed for a command that failed or could not be run, SampanError for what it needs and is not
         there.
@@ -135,7 +137,7 @@ class Runner:
             own_name = net.id[:12] if classic else SANDBOX_HOSTNAME
             step = RunStep(id=net.id, op=op, hostname=op.hostname or own_name, classic=classic)
             place = secret_place(self._config.exec_root) if any(m.kind == "secret" for m in op.mounts) else ""
-            mounting = Mounting(self._images, self._caches, session, solved, directory, place, undo)
+            mounting = Mounting(self._images, self._caches, session, solved, directory, place, undo, emptied)
             await mounting.prepare(op)
             made: list[stubs.Stub] = []
             if mounting.targets:

@@ -318,6 +318,7 @@ class Solver:
                 solved=solved,
                 trees=trees,
                 session=JoinedSession(flight.clients),
+                emptied=job.emptied if vertex.no_cache else None,
                 classic=job.serial,
                 on_error=job.on_error,
                 holder=holder,

@@ -77,16 +77,18 @@ class Steps:
         solved: Mapping[Vertex, Solved],
         trees: Mapping[Vertex, Tree],
         session: Session,
+        emptied: set[str] | None,
         classic: bool,
         on_error: str,
         holder: Ref,
         flight: Flight,
     ) -> CacheRecord:
-        """Do the step and record it. Raises: StepFailed, SampanError, OSError; nothing is left then."""
+        """Do the step and record it. emptied: cache mounts that the build has begun anew, None where it begins none.
+        Raises: StepFailed, SampanError, OSError; nothing is left then."""
         if isinstance(vertex, RunOp):
             async with self._runs:
                 flight.begun()
-                done, time_ns = await self._run(vertex, solved, session, classic, on_error, holder, flight)
+                done, time_ns = await self._run(vertex, solved, session, emptied, classic, on_error, holder, flight)
             inputs = [vertex.base, *(m.source for m in vertex.mounts if m.source is not None)]
         else:
             assert isinstance(vertex, FileOp)
@@ -111,6 +113,7 @@ class Steps:
         op: RunOp,
         solved: Mapping[Vertex, Solved],
         session: Session,
+        emptied: set[str] | None,
         classic: bool,
         on_error: str,
         holder: Ref,
@@ -120,7 +123,14 @@ class Steps:
             output = flight.output if classic else Clipped(flight.output)
             try:
                 await self._runner.run(
-                    op, work, solved=solved, session=session, output=output, room=flight.room, classic=classic
+                    op,
+                    work,
+                    solved=solved,
+                    session=session,
+                    emptied=emptied,
+                    output=output,
+                    room=flight.room,
+                    classic=classic,
                 )
             except StepFailed as failed:
                 if on_error in ("keep", "commit"):
