@@ -333,3 +333,43 @@ def test_a_loop_of_links_is_no_dockerfile() -> None:
                 await r.engine.builder.build(request, r.client, r.watch, BUILDKIT)
 
     run(body())
+
+
+def test_copy_link_leaves_directories_that_are_there_as_they_are() -> None:
+    dockerfile = (
+        "FROM busybox\nRUN mkdir -p /tmp /home/u /sub/x && chmod 1777 /tmp && chmod 700 /home/u "
+        "&& chown 1000:1000 /home/u && chmod 2775 /sub && chown 5:6 /sub\nCOPY --link f /tmp/f\n"
+        "COPY --link --chown=1000 f /home/u/new/f\nCOPY --link d /sub\nCOPY --link --chmod=600 f /sub/x/f\n"
+        "RUN stat -c '%n %a %u:%g' /tmp /home/u /home/u/new /sub /sub/x /sub/x/f > /n\n"
+    )
+    want = (
+        "/tmp 1777 0:0\n/home/u 700 1000:1000\n/home/u/new 755 1000:1000\n/sub 2775 5:6\n/sub/x 755 0:0\n"
+        "/sub/x/f 600 0:0\n"
+    )
+
+    async def body() -> None:
+        async with rig() as r:
+            r.write(f="x", d__g="y")
+            first = await r.build(dockerfile, Output(type="image"), Output(type="tar", exporter=1))
+            assert members(r.client.files[1])["n"].decode() == want
+            again = await r.build(dockerfile)
+            assert again.image_id == first.image_id
+            saved = b"".join([chunk async for chunk in r.engine.images.transfer.save([first.image_id])])
+            assert saved
+
+    run(body())
+
+
+def test_a_classic_copy_of_a_pattern_without_a_match_beside_another_source() -> None:
+    async def body() -> None:
+        async with rig() as r:
+            r.write(**{"a.txt": "a"})
+            voice = Voice(Output_(lambda _: None, quiet=False, remove=True))
+            for sources in ("*.none a.txt", "a.txt *.none"):
+                text = f"FROM busybox\nCOPY {sources} /d/\n".encode()
+                request = BuildRequest(id="c", dialect="classic", dockerfile=text, network="none")
+                built = await r.engine.builder.build(request, r.client, voice, dialect(voice))
+                image = r.engine.images.resolve(built.image_id)
+                assert "COPY file:" in image.config["history"][-1]["created_by"]
+
+    run(body())

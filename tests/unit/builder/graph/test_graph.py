@@ -324,6 +324,24 @@ def test_arguments_that_buildkit_itself_reads() -> None:
     assert isinstance(plain, RunOp) and not plain.hostname and [mount.id for mount in plain.mounts] == ["/c", "x"]
 
 
+def test_sockets_of_agents_are_numbered_among_themselves_and_the_users_variable_stays() -> None:
+    text = "FROM a\nRUN --mount=type=cache,target=/c --mount=type=ssh,id=x --mount=type=ssh,id=y z\n"
+    vertex = build(text).vertex
+    assert isinstance(vertex, RunOp) and "SSH_AUTH_SOCK=/run/buildkit/ssh_agent.0" in vertex.env
+    assert [(m.id, m.target[-1]) for m in vertex.mounts if m.kind == "ssh"] == [("x", "0"), ("y", "1")]
+    own = build("FROM a\nENV SSH_AUTH_SOCK=/own\nRUN --mount=type=ssh z\n").vertex
+    assert isinstance(own, RunOp) and [e for e in own.env if e.startswith("SSH")] == ["SSH_AUTH_SOCK=/own"]
+
+
+def test_a_run_without_a_command() -> None:
+    with pytest.raises(DockerfileError, match="arguments are required"):
+        build("FROM a\nCMD x\nRUN []\n")
+    vertex = build("FROM a\nCMD x\nRUN []\n", dialect="classic").vertex
+    assert isinstance(vertex, RunOp) and vertex.args == ("/bin/sh", "-c", "x"), "what the image would run"
+    with pytest.raises(DockerfileError, match=r"^no command specified$"):
+        build("FROM a\nRUN []\n", dialect="classic")
+
+
 #: Each privilege through each door: (flag, dialect, what the client says, may it).
 PRIVILEGES: list[tuple[str, DialectName, dict[str, Any], bool]] = [
     ("--network=host", "buildkit", {}, False),

@@ -9,6 +9,7 @@ Source: Dockerfile reference, RUN; BuildKit in Docker Engine 28.5 as observed.
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 
 from sampan.engine.builder import privileges
@@ -29,10 +30,11 @@ SSH_SOCKET = "/run/buildkit/ssh_agent."
 def run(stage: DispatchState, instruction: i.Run) -> None:
     request = stage.common.request
     words, script = command(stage, instruction)
-    mounts = [mount(stage, instruction, one, number) for number, one in enumerate(instruction.mounts)]
+    agent = itertools.count()  # sockets are numbered among themselves
+    mounts = [mount(stage, instruction, one, next(agent) if one.type == "ssh" else 0) for one in instruction.mounts]
     env = stage.scope.run_env()
     agents = [one.target for one in mounts if one.kind == "ssh"]
-    if agents:
+    if agents and not any(entry.startswith("SSH_AUTH_SOCK=") for entry in env):
         env.append(f"SSH_AUTH_SOCK={agents[0]}")
     stage.state = vertex = RunOp(
         base=stage.state,
@@ -65,6 +67,10 @@ def command(stage: DispatchState, instruction: i.Run) -> tuple[list[str], list[R
     program, script = instruction.program()
     dialect: config.DialectName = "classic" if stage.common.classic else "buildkit"
     words = config.command_line(program, stage.config, dialect)
+    if not words and stage.common.classic:  # its container runs what the image says
+        words = [*(stage.config.get("Entrypoint") or ()), *(stage.config.get("Cmd") or ())]
+        if not words:
+            raise DockerfileError("no command specified", [instruction.range])
     if not words:
         raise DockerfileError("failed to marshal LLB definition: arguments are required")
     if script is None:
@@ -75,7 +81,7 @@ def command(stage: DispatchState, instruction: i.Run) -> tuple[list[str], list[R
 
 
 def mount(stage: DispatchState, instruction: i.Run, wanted: MountFlag, number: int) -> RunMount:
-    """Return one --mount. Raises: DockerfileError."""
+    """Return one --mount. number: of an agent's socket. Raises: DockerfileError."""
     target = posixpath.normpath(posixpath.join(stage.cwd, wanted.target)) if wanted.target else ""
     if target in ("/", "//"):
         raise DockerfileError('invalid mount target "/"', [instruction.range])

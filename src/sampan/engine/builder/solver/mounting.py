@@ -60,12 +60,14 @@ class Mounting:
         self._directory, self._secrets = directory, secrets
         self._undo = undo
         self._count = 0
+        self._set: tuple[str, ...] = ()  # variables that the step has anyway
         self.mounts: list[Mount] = []
         self.env: list[str] = []
         self.targets: list[tuple[str, bool]] = []  # (path, whether it is a directory)
 
     async def prepare(self, op: RunOp) -> None:
         """Fill `mounts`, `env` and `targets`. Raises: NotFound for what is missing, InvalidArgument."""
+        self._set = op.env
         for mount in op.mounts:
             self._count += 1
             match mount.kind:
@@ -183,9 +185,7 @@ class Mounting:
             _, writer = await self._session.ssh_agent(mount.id or "default")
         except NotFound:
             if mount.required:
-                raise NotFound(
-                    f"unset ssh forward key {mount.id or 'default'}: give the client --ssh {mount.id or 'default'}"
-                ) from None
+                raise NotFound(f"unset ssh forward key {mount.id or 'default'}") from None
             return
         writer.close()
         name = f"ssh-{self._count}"
@@ -195,7 +195,8 @@ class Mounting:
         os.chown(path, mount.uid, mount.gid)
         os.chmod(path, 0o600 if mount.mode is None else mount.mode)
         target = mount.target or f"/run/buildkit/ssh_agent.{self._ssh_number()}"
-        self.env.append(f"SSH_AUTH_SOCK={target}")
+        if not any(entry.startswith("SSH_AUTH_SOCK=") for entry in (*self._set, *self.env)):
+            self.env.append(f"SSH_AUTH_SOCK={target}")
         self._add(target, "bind", path, ["bind", "rprivate"], directory=False)
 
     def _ssh_number(self) -> int:

@@ -47,6 +47,7 @@ from sampan.engine.builder.solver.holding import HeldTrees, JoinedSession, is_pe
 from sampan.engine.builder.solver.imported import ImportedCache
 from sampan.engine.builder.solver.jobs import Job
 from sampan.engine.builder.solver.layers import empty_layer
+from sampan.engine.builder.solver.linking import Linking
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.solver.run import Runner
 from sampan.engine.builder.solver.steps import Steps
@@ -84,6 +85,7 @@ class Solver:
         self.cache = Cache(images.store, table, images, self.mounts)
         self._runner = Runner(config, images, networks, supervisor, self.mounts)
         self._steps = Steps(images, files, self._runner, self.cache)
+        self._linking = Linking(images, files)
         self._jobs: dict[Session, Job] = {}
         self._numbers = itertools.count(1)
         self._flights: dict[str, Flight] = {}
@@ -370,7 +372,7 @@ class Solver:
         state = self.cache.state(record)
         if isinstance(vertex, FileOp) and vertex.link:
             base = job.solved[vertex.base].state or LayerChain()
-            state = await self._steps.lay_over(base, state, job.holder)
+            state = await self._linking.lay_over(vertex, base, state, job.holder)
         elif record.empty and not job.serial:
             state = await empty_layer(self._images, state, job.holder)
         return Solved(state=state, time_ns=record.time_ns, cached=cached)
