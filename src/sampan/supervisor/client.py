@@ -277,11 +277,12 @@ class Supervisor:
         stdin: bool,
         stdout: bool = True,
         stderr: bool = True,
+        raw: bool | None = None,
         seccomp: str = "",
     ) -> tuple[int, Attachment]:
         """Prepare, attach and start in one exchange with the shim: the fast way of `docker exec`.
 
-        Returns (pid, stdio). Raises TaskFailed.
+        raw: whether output comes without frames; None: as the terminal says. Returns (pid, stdio). Raises TaskFailed.
         """
         return await self._visit(
             id,
@@ -293,6 +294,7 @@ class Supervisor:
                 "stdin": stdin,
                 "stdout": stdout,
                 "stderr": stderr,
+                "raw": terminal if raw is None else raw,
                 "seccomp": seccomp,
             },
         )

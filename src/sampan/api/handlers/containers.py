@@ -28,6 +28,7 @@ from sampan.api.context import (
 )
 from sampan.api.hijack import Hijacked, hijack
 from sampan.api.websocket import serve_websocket
+from sampan.engine.background import until_first
 from sampan.engine.containers.attach import AttachSession
 from sampan.engine.containers.attaching import AttachOptions
 from sampan.errors import InvalidArgument
@@ -288,11 +289,12 @@ async def attach(request: web.Request) -> web.StreamResponse:
 async def join(request: web.Request, session: AttachSession) -> web.StreamResponse:
     """Take the connection over and run the session on it; a connection that cannot be taken over gives it up."""
     try:
-        reader, writer = await hijack(request, upgrade_content_type=stream_type(request, session.tty))
+        taken = await hijack(request, upgrade_content_type=stream_type(request, session.tty))
     except BaseException:
         await session.close()
         raise
-    await session.run(reader, writer)
+    await until_first(session.run(taken.reader, taken.writer), taken.gone())
+    await taken.end()
     return Hijacked()
 
 
