@@ -149,7 +149,9 @@ class Hijacked(web.StreamResponse):
 async def hijack(request: web.Request, *, upgrade_content_type: str) -> Taken:
     """Answer the request and take its connection over.
 
-    `upgrade_content_type` is the content type of the 101 answer; the plain answer always says raw-stream. Raises: ConnectionResetError when the client is gone.
+    `upgrade_content_type` is the content type of the 101 answer; the plain answer always says raw-stream.
+
+    Raises: ConnectionResetError when the client is gone.
     """
     http, transport = request.protocol, request.transport
     assert isinstance(http, Connection)
