@@ -212,6 +212,7 @@ class Supervisor:
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def kill(self, id: str, signal: int, *, exec_id: str = "", all: bool = False) -> None:
+        """Send a signal to init or an exec'd process; all: to the whole container, or to the exec'd one's children, too."""
         await self._call(lambda s: s.Kill(pb.KillRequest(id=id, signal=signal, exec_id=exec_id, all=all)))
 
     async def pause(self, id: str) -> None:
