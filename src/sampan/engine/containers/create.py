@@ -231,7 +231,7 @@ class Maker:
         def make() -> None:
             root = self._roots.open_root(c.id, writable=True)
             try:
-                os.close(saferoot.mkdirs(root, path)[0])
+                _make_directories(root, path)
             except NotADirectoryError:
                 raise Internal(f"Cannot mkdir: {path} is not a directory") from None
             finally:
@@ -346,6 +346,18 @@ class Maker:
             except SampanError as e:
                 raise Internal(f"runc did not terminate successfully: exit status 1: {e.message}\n") from e
         return await self._table.save(replace(c, host_config=h), durable=True)
+
+
+def _make_directories(root: int, path: str) -> None:
+    """Make a directory and its parents inside a root, mode 755 whatever the daemon's umask. Raises: NotADirectoryError."""
+    parts = [part for part in path.split("/") if part]
+    for count in range(1, len(parts) + 1):
+        fd, made = saferoot.mkdirs(root, "/".join(parts[:count]))
+        try:
+            if made:
+                os.chmod(f"/proc/self/fd/{fd}", 0o755)
+        finally:
+            os.close(fd)
 
 
 def _check_update(h: HostConfig, asked: UpdateConfig) -> None:
