@@ -5,7 +5,10 @@ Answers marked so were given by Docker Engine 28.5.2 to the same request.
 
 from __future__ import annotations
 
+import base64
 import io
+import json
+import socket
 import tarfile
 import threading
 import time
@@ -93,9 +96,6 @@ def test_a_commit_meets_an_end(shared_engine: Engine) -> None:
 
 def test_who_is_told_of_an_end_can_ask_how_it_was(shared_engine: Engine) -> None:
     """docker compose up inspects a container at its die event, and stops with a panic when it is gone already."""
-    import json
-    import socket
-
     found: list[tuple[int, bool]] = []
     listener = socket.socket(socket.AF_UNIX)
     listener.connect(str(shared_engine.socket))
@@ -173,6 +173,115 @@ def test_a_limit_of_processes_as_docker_shows_it(shared_engine: Engine, asked: o
             assert limit() == then
     finally:
         shared_engine.call("DELETE", "/containers/pids")
+
+
+def test_what_was_given_empty_is_shown_as_docker_shows_it(shared_engine: Engine) -> None:
+    lists = ("Binds", "BlkioWeightDevice", "CapAdd", "Devices", "Dns", "ExtraHosts", "GroupAdd", "Links", "Ulimits")
+    body = {"Env": [], "Entrypoint": [], "Volumes": {}, "OnBuild": [], "HostConfig": {name: [] for name in lists}}
+    create(shared_engine, "empty", "true", **body)
+    create(shared_engine, "absent", "true")
+    try:
+        found = shared_engine.call("GET", "/containers/empty/json")
+        config, host = found["Config"], found["HostConfig"]
+        assert (config["Entrypoint"], config["Volumes"], config["OnBuild"]) == ([], None, [])
+        assert {name: host[name] for name in lists} == {**{name: [] for name in lists}, "Links": None}
+        found = shared_engine.call("GET", "/containers/absent/json")
+        assert {name: found["HostConfig"][name] for name in lists} == dict.fromkeys(lists)
+        assert (found["Config"]["Entrypoint"], found["Config"]["Volumes"], found["Config"]["OnBuild"]) == (None,) * 3
+    finally:
+        for name in ("empty", "absent"):
+            shared_engine.call("DELETE", f"/containers/{name}")
+
+
+def test_whole_answers_are_not_escaped_for_html(shared_engine: Engine) -> None:
+    create(shared_engine, "plain", "echo", "<a>&b", Labels={"x": "<&>"})
+    try:
+        for path in ("/containers/plain/json", "/containers/json?all=1"):
+            raw = shared_engine.request("GET", path).raw
+            assert b"<&>" in raw and b"\\u003c" not in raw
+        missing = shared_engine.request("GET", "/containers/%3Cnope%3E/json").raw
+        assert missing == b'{"message":"No such container: <nope>"}\n'
+    finally:
+        shared_engine.call("DELETE", "/containers/plain")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message"),  # as Docker answered
+    [
+        ("/containers/asked/exec", 400, "No exec command specified"),
+        (
+            "/commit?container=nope&repo=UPPER",
+            400,
+            "invalid reference format: repository name (library/UPPER) must be lowercase",
+        ),
+        (
+            "/containers/create?platform=bogus/x/y/z",
+            400,
+            '"bogus/x/y/z": cannot parse platform specifier: invalid argument',
+        ),
+        ("/containers/create?platform=lin*", 400, '"lin*": wildcards not yet supported: invalid argument'),
+        (
+            "/containers/create?platform=linux/a%20b",
+            400,
+            '"a b" is an invalid component of "linux/a b": platform specifier component must match'
+            ' "^[A-Za-z0-9_.-]+$": invalid argument',
+        ),
+        (
+            "/containers/create?platform=%20",
+            400,
+            '" " is an invalid OS component of " ": OSAndVersion specifier component must match'
+            r' "^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.%-]*)((?:\\+[A-Za-z0-9_.%-]+)*)\\))?$": invalid argument',
+        ),
+    ],
+)
+def test_refusals_in_dockers_words_and_order(shared_engine: Engine, path: str, status: int, message: str) -> None:
+    start(shared_engine, "asked", "sleep", "100")
+    try:
+        body = {"Image": "busybox", "Cmd": ["true"]} if "create" in path else None
+        answer = shared_engine.request("POST", path, body)
+        assert (answer.status, answer.message) == (status, message)
+    finally:
+        shared_engine.call("DELETE", "/containers/asked", force=1)
+
+
+# --- clients that stall ----------------------------------------------------------------------------------------------
+
+
+def test_stalled_archives_stop_nobody(shared_engine: Engine) -> None:
+    start(shared_engine, "stalled", "sh", "-c", "head -c 50000000 /dev/zero >/big; sleep 1000")
+    clients = []
+    try:
+        size = "/containers/stalled/archive?path=/big"
+        until(lambda: b"50000000" in base64.b64decode(stat(shared_engine, size)), 20, "the file")
+        for request in (
+            f"GET {size} HTTP/1.1\r\nHost: d\r\n\r\n",
+            "GET /containers/stalled/export HTTP/1.1\r\nHost: d\r\n\r\n",
+            "PUT /containers/stalled/archive?path=/ HTTP/1.1\r\nHost: d\r\nContent-Length: 100000\r\n\r\n0000",
+        ):
+            for _ in range(16):
+                client = socket.socket(socket.AF_UNIX)
+                client.connect(str(shared_engine.socket))
+                client.sendall(request.encode())
+                clients.append(client)
+        time.sleep(0.5)
+        began = time.monotonic()
+        create(shared_engine, "beside", "true", HostConfig={"Binds": ["stalled-volume:/bin"]})
+        assert shared_engine.request("GET", "/containers/stalled/archive?path=/bin/sh").status == 200
+        archive = io.BytesIO()
+        tarfile.open(fileobj=archive, mode="w").close()
+        put = shared_engine.request("PUT", "/containers/beside/archive?path=/", archive.getvalue())
+        assert put.status == 200
+        assert time.monotonic() - began < 10
+    finally:
+        for client in clients:
+            client.close()
+        for name in ("stalled", "beside"):
+            shared_engine.request("DELETE", f"/containers/{name}", force=1)
+        shared_engine.request("DELETE", "/volumes/stalled-volume")
+
+
+def stat(engine: Engine, path: str) -> str:
+    return engine.request("HEAD", path).headers["X-Docker-Container-Path-Stat"] or ""
 
 
 # --- probes ----------------------------------------------------------------------------------------------------------
