@@ -106,6 +106,8 @@ class Maker:
         wanted = platforms.parse(platform, any_os=True) if platform else None
         image = self._images.resolve(config.image, wanted) if config.image else None
         warnings = validate.create(config, asked, self._config, self._machine, missing)
+        if version < (1, 44):
+            warnings = [w for w in warnings if w != validate.MAC_WARNING]
         settled = merge.host_config(asked, self._config, self._machine)
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})
         validate.logging(settled)

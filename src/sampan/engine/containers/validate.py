@@ -53,9 +53,7 @@ def create(
     if any(m.type == "image" for m in host.mounts or []):
         warnings.insert(0, "Image mount is an experimental feature")
     if config.mac_address:
-        warnings.append(
-            "The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig instead."
-        )
+        warnings.append(MAC_WARNING)
     return warnings
 
 
@@ -71,6 +69,9 @@ def request(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidArgument("cpu real-time runtime cannot be higher than cpu real-time period")
 
 
+MAC_WARNING = (
+    "The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig instead."
+)
 _SYSTEM_AND_VERSION = r"^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.%-]*)((?:\\+[A-Za-z0-9_.%-]+)*)\\))?$"  # as Go quotes it
 _COMPONENT = "^[A-Za-z0-9_.-]+$"
 
