@@ -41,10 +41,11 @@ _SHARED_NAMES = {
     "Task",
 }
 
-_MANY_METHODS = {
-    "supervisor.client.Supervisor",
-    "engine.layers.layers.Layers",
-    "engine.volumes.service.Volumes",
+_MANY_METHODS = {"supervisor.client.Supervisor", "engine.volumes.service.Volumes"}
+_LONG_FUNCTIONS = {
+    "runtime.container.create",
+    "engine.containers.service.__init__",
+    "engine.builder.files.tartree.plain",
 }
 _LONG_FILES = {
     "engine.store",

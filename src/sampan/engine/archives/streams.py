@@ -295,7 +295,7 @@ class _Zstd(_Bounded):
     def __init__(self, source: Source, limit_bytes: int) -> None:
         super().__init__(source, limit_bytes)
         decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
-        self._reader = decompressor.stream_reader(_File(self), read_across_frames=True)  # type: ignore[arg-type]
+        self._reader = decompressor.stream_reader(_BoundedFile(self), read_across_frames=True)  # type: ignore[arg-type]
 
     def read(self) -> bytes:
         try:
@@ -304,7 +304,7 @@ class _Zstd(_Bounded):
             raise InvalidArgument(f"zstd: invalid data: {e}") from e
 
 
-class _File(io.RawIOBase):
+class _BoundedFile(io.RawIOBase):
     """`_Bounded._take` as the file object that zstandard wants: honours the size it asks for."""
 
     def __init__(self, bounded: _Bounded) -> None:

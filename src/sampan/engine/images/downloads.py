@@ -1,6 +1,6 @@
 """Layers on their way in: each is fetched once, however many pulls want it, and unpacked while it arrives.
 
-    join ──▶ LayerDownload (one a chain id): wait for a slot ─▶ stream ─▶ verify, decompress, unpack ─▶ the layer below ─▶ record
+    join ──▶ LayerDownload (one a chain id): wait for a slot ─▶ stream ─▶ verify, unpack ─▶ the layer below ─▶ record
                  ▲ joined by every pull that wants the layer; ends early when the last one leaves
 
 Not here: which layers an image has (pull.py), HTTP (sampan.registry). Invariants: a layer gets its record only when its
@@ -284,7 +284,10 @@ class _Arriving:
         self._flight.line(retry_words(seconds))
 
     async def blame(self) -> None:
-        """Raises: Unverified when the blob is not what its digest says. Reads it again if it was not read to its end."""
+        """Raises: Unverified when the blob is not what its digest says.
+
+        Reads it again if it was not read to its end.
+        """
         if not self._complete:
             async with aclosing(self._repository.blob(self._flight.wanted.blob)) as chunks:
                 async for _ in chunks:

@@ -17,7 +17,7 @@ from sampan.engine import platforms
 from sampan.engine.archives.streams import Feed, FileSource
 from sampan.engine.images import archive
 from sampan.engine.images.catalog import Catalog
-from sampan.engine.images.publishing import Publisher
+from sampan.engine.images.publishing import ImagePublisher
 from sampan.engine.images.verifying import Verifier
 from sampan.engine.layers.layers import Layers
 from sampan.engine.platforms import Platform
@@ -37,7 +37,7 @@ class Loader:
         *,
         catalog: Catalog,
         layers: Layers,
-        publisher: Publisher,
+        publisher: ImagePublisher,
         ingest: str,
         pool: Executor,
         streaming: Executor,
@@ -50,7 +50,10 @@ class Loader:
     async def load(
         self, stream: AsyncIterator[bytes], *, quiet: bool, platform: Platform | None = None
     ) -> AsyncIterator[Mapping[str, Any]]:
-        """Yields Docker's messages: layers under way unless quiet, then one line a name. Raises: InvalidArgument, OSError."""
+        """Yields Docker's messages: layers under way unless quiet, then one line a name.
+
+        Raises: InvalidArgument, OSError.
+        """
         loop = asyncio.get_running_loop()
         spooled = await loop.run_in_executor(self._pool, archive.Spooled, self._ingest)
         try:
@@ -110,8 +113,8 @@ class Loader:
                 old = self._catalog.find_tag(name)
                 if old is not None and old.image not in (oci_image.digest(offer.config), *group):
                     yield {
-                        "stream": f"The image {name.familiar()} already exists, renaming the old one with ID {old.image} "
-                        "to empty string\n"
+                        "stream": f"The image {name.familiar()} already exists, "
+                        f"renaming the old one with ID {old.image} to empty string\n"
                     }
             image_id = await self._publisher.publish_image(offer.config, names=names, beside=group)
         finally:

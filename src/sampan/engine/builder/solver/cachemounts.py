@@ -30,6 +30,7 @@ from sampan.engine.builder.ops import RunMount
 from sampan.engine.builder.solver.records import CACHE_MOUNT, CacheRecord
 from sampan.engine.images.service import Images
 from sampan.engine.layers import unpack
+from sampan.engine.layers.sizes import tree_size
 from sampan.engine.store import Store, Table
 from sampan.errors import NotFound
 
@@ -207,7 +208,7 @@ def sizes(paths: Iterator[tuple[str, str]]) -> dict[str, int]:
     for id, path in paths:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            found[id] = unpack.tree_size(fd)
+            found[id] = tree_size(fd)
         finally:
             os.close(fd)
     return found
