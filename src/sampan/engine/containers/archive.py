@@ -13,7 +13,6 @@ Source: Engine API 1.51, ContainerArchiveInfo, ContainerArchive, PutContainerArc
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -26,7 +25,6 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from sampan.engine.archives import streams, tar_writer
-from sampan.engine.background import beside
 from sampan.engine.containers.extract import ExtractOptions, extract
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint, rfc3339
@@ -137,13 +135,14 @@ class Archive:
         publish(self._events, c, "extract-to-dir")
 
     async def _extract(self, target: int, body: AsyncIterator[bytes], options: ExtractOptions) -> None:
-        feed = streams.Feed(body)
-        async with beside(feed.pump(), "upload of an archive", quiet=True):
-            try:
-                await asyncio.to_thread(extract, feed, target, options)
-            except OSError as e:
-                reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
-                raise Internal(f"Error processing tar file(exit status 1): {reason}") from e
+        def work(source: streams.Source) -> None:
+            extract(source, target, options)
+
+        try:
+            await streams.feed_thread(body, None, work, "upload of an archive")
+        except OSError as e:
+            reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
+            raise Internal(f"Error processing tar file(exit status 1): {reason}") from e
 
     async def _look(
         self,
