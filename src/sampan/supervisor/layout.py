@@ -22,6 +22,7 @@ import functools
 import json
 import os
 import socket
+import sys
 from typing import Any
 
 VERSION = 1
@@ -119,6 +120,12 @@ def connect(directory: str, name: str, kind: socket.SocketKind = socket.SOCK_STR
         return peer
     finally:
         os.close(fd)
+
+
+def peer_pid(peer: socket.socket) -> int:
+    """The pid of the process at the other end, as it was when it connected or listened (SO_PEERCRED)."""
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[:4], sys.byteorder)
 
 
 def peer_uid(peer: socket.socket) -> int:

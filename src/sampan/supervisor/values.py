@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+from sampan.supervisor.states import TaskStatus
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountSource:
@@ -59,11 +61,11 @@ class ExecInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskInfo:
-    """`status`: created, running, paused, stopped. `shim_pid` is 0 when the shim has died."""
+    """`status` is created, running, paused or stopped. `shim_pid` is 0 when the shim has died."""
 
     id: str
     pid: int
-    status: str
+    status: TaskStatus
     started_at_ns: int
     exit: Exit | None
     execs: tuple[ExecInfo, ...] = ()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
+from sampan.supervisor import wire
 from sampan.supervisor.logs.record import LogWriter
 from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.stdio import Stdio
@@ -71,7 +72,7 @@ class Process:
         self.pidfd = -1
         self.console = -1
         self.stdio: Stdio | None = None
-        self.exit: dict[str, Any] | None = None
+        self.exit: wire.ExitRecord | None = None
         self.status = -1  # once reaped
         self.exited_at_ns = 0
         self.waiting: list[Waiting] = []

@@ -24,6 +24,7 @@ from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.server import Server
 
 _ROUNDS = 10
+_TURNS = 6  # of the loop, until the task runs
 _ID = "rehearsal"
 _NO_PID = 1 << 30
 _ALIGNMENT_BYTES = 16
@@ -52,25 +53,48 @@ class _NoCgroup:
         return []
 
 
+class _Handover(runtime.Handover):
+    """One whose container is in no cgroup."""
+
+    def hear(self, *, wait: bool) -> runtime.Container | None:
+        container = super().hear(wait=wait)
+        assert container is not None
+        container.cgroup = cast(Any, _NoCgroup())
+        _made.append(container)
+        return container
+
+
+_made: list[runtime.Container] = []
+
+
 class _Stage:
     """Stands in for the creator."""
 
-    def ask(self, request: dict[str, Any], stdio: tuple[int, int, int] | None, sources: dict[int, int]) -> None:
+    def __init__(self) -> None:
+        self._readable = os.eventfd(1, os.EFD_CLOEXEC)
+
+    def ask(self, request: wire.CreateRequest, stdio: tuple[int, int, int] | None, sources: dict[int, int]) -> None:
         pass
 
-    def answer(self, id: str) -> runtime.Container:
+    def fileno(self) -> int:
+        return self._readable
+
+    def take(self) -> runtime.Handover:
         self.init, ours = sync.pair()
         self.init.socket.shutdown(_socket.SHUT_WR)  # as after its execve
         values = {"id": _ID, "bundle": "", "spec": {}, "cgroup": f"/{_ID}/{os.getpid()}", "pid": _NO_PID}
-        fds = [ours.socket.detach(), os.memfd_create(_ID, os.MFD_CLOEXEC)]
-        self.container = runtime.Container.take_over(values, fds)
-        self.container.cgroup = self.cgroup = cast(Any, _NoCgroup())
-        return self.container
+        return _Handover(values, [ours.socket.detach(), os.memfd_create(_ID, os.MFD_CLOEXEC)])
 
     def dismiss(self) -> None:
+        pass
+
+    def close(self) -> None:
+        os.close(self._readable)
         self.init.close()
-        self.container.close()
-        os.close(self.cgroup.fd)
+        for container in _made:
+            os.close(cast(Any, container.cgroup).fd)
+            container.close()
+        _made.clear()
 
 
 def rehearse(exec_root: str) -> None:
@@ -97,12 +121,13 @@ def _play(root: str) -> None:
     stage: Any = _Stage()
     server = Server(loop, root, control.detach(), stage)
     supervisor.send(wire.frame({"seq": 1, "op": "create", "id": _ID, **_request(root)}))
-    loop.after(0, loop.stop)
-    loop.run()
+    for _ in range(_TURNS):
+        loop.after(0, loop.stop)
+        loop.run()
     server.task.reaped(_NO_PID, 0)
     loop.after(0, loop.stop)
     loop.run()
-    stage.dismiss()
+    stage.close()
     server.close()
     loop.close()
     supervisor.close()
