@@ -16,8 +16,8 @@ from sampan.errors import InvalidArgument, SampanError
 from sampan.runtime import container as runtime
 from sampan.runtime.failure import RuntimeFailure
 from sampan.supervisor import wire
-from sampan.supervisor.logs.drivers import open_writer
-from sampan.supervisor.logs.record import LogWriter
+from sampan.supervisor.logs.drivers import open_sink
+from sampan.supervisor.logs.record import LogSink
 from sampan.supervisor.shim.creator import Creator, clear, read_spec
 from sampan.supervisor.shim.external import External
 from sampan.supervisor.shim.loop import READ, Loop
@@ -50,7 +50,7 @@ class Creation:
         self.request = request
         self.init = Process(loop, "", terminal=request["terminal"], stdin=request["stdin"])
         self.pipes = None if self.init.terminal else Pipes(stdin=self.init.wants_stdin)
-        self.log: LogWriter | None = None
+        self.log: LogSink | None = None
 
     def begin(self, sources: dict[int, int], open_door: Callable[[], None]) -> None:
         """Set it going. `sources`: index in the spec's mounts → detached mount, of the caller's; used at once.
@@ -185,8 +185,8 @@ class Creation:
             self._watched = -1
 
 
-def _open_log(logging: wire.Logging) -> LogWriter | None:
+def _open_log(logging: wire.Logging) -> LogSink:
     try:
-        return open_writer(logging["driver"], logging["path"], logging["options"], logging["attrs"])
+        return open_sink(logging["driver"], logging["path"], logging["options"], logging["attrs"])
     except InvalidArgument as e:
         raise wire.TaskFailed("log", 0, f"failed to initialize logging driver: {e.message}") from e

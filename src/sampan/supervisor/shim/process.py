@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sampan.supervisor import wire
-from sampan.supervisor.logs.record import LogWriter
+from sampan.supervisor.logs.record import LogSink
 from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.stdio import Stdio
 
@@ -76,11 +76,11 @@ class Process:
         self.status = -1  # once reaped
         self.exited_at_ns = 0
         self.waiting: list[Waiting] = []
-        self._log: LogWriter | None = None
+        self._log: LogSink | None = None
         self._on_ended: Callable[[Process], None] | None = None
 
     def open_stdio(
-        self, pipes: Pipes | None, console: int | None, log: LogWriter | None, on_ended: Callable[[Process], None]
+        self, pipes: Pipes | None, console: int | None, log: LogSink | None, on_ended: Callable[[Process], None]
     ) -> None:
         """Take over the descriptors of a process that has just been made; `on_ended` is called once."""
         self._log = log

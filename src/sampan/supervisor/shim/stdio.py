@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from sampan.supervisor.logs.record import LogWriter
+from sampan.supervisor.logs.record import LogSink
 from sampan.supervisor.shim import memory
 from sampan.supervisor.shim.loop import ERROR, HANG_UP, READ, WRITE, Loop
 
@@ -58,7 +58,7 @@ class Stdio:
         stdin: int | None,
         *,
         terminal: bool,
-        log: LogWriter | None,
+        log: LogSink | None,
         on_drained: Callable[[], None],
     ) -> None:
         """`outputs`: stream → descriptor to read (a terminal's master is "stdout").
