@@ -106,16 +106,17 @@ class Task:
         console, container.console_fd = container.console_fd, None  # ours from here on
         init.open_stdio(creation.pipes, console, creation.log, self._init_ended)
         self._change(TaskChange.CREATE)
-        self._loop.after(0, self._settle)  # the answer need not wait for it
         self._loop.after(0, self.reap)
         if creation.request["start"]:
             self.start(lambda value, error: self._started_at_once(error, reply))
         else:
+            self._loop.after(0, self._settle)  # the answer need not wait for it
             reply(None, None)
 
     def _started_at_once(self, error: BaseException | None, reply: Reply) -> None:
         if error is not None and self.status is TaskStatus.CREATED:
             self._roll_back()
+        self._loop.after(0, self._settle)
         reply(None, error)
 
     def _settle(self) -> None:
