@@ -261,7 +261,7 @@ def join_cgroup(init: Init) -> None:
 
 def start_keyring(init: Init) -> None:
     if init.inherited.keyring:
-        who.join_keyring(who.keyring_of(init.plan.id), user_namespace=init.plan.user_namespace)
+        who.start_keyring(who.keyring_of(init.plan.id), user_namespace=init.plan.user_namespace)
 
 
 def loopback_up(init: Init) -> None:

@@ -280,7 +280,7 @@ def join_namespaces(joining: Joining) -> None:
 
 def join_keyring(joining: Joining) -> None:
     if joining.keyring:
-        who.join_keyring(joining.keyring, user_namespace=joining.user_namespace)
+        who.join_keyring(joining.keyring)
 
 
 def open_console(joining: Joining) -> None:
