@@ -22,7 +22,7 @@ from sampan.runtime.failure import RuntimeFailure
 from sampan.supervisor import layout, wire
 from sampan.supervisor.logs.drivers import open_writer
 from sampan.supervisor.logs.record import LogWriter
-from sampan.supervisor.shim import memory, network_counters
+from sampan.supervisor.shim import descendants, memory, network_counters
 from sampan.supervisor.shim.creator import Creator, read_spec
 from sampan.supervisor.shim.external import External
 from sampan.supervisor.shim.loop import READ, Loop
@@ -269,22 +269,33 @@ class Task:
                 process = self.execs.get(request["exec_id"])
                 if not process or not process.running:
                     raise NotFound(f"process {request['exec_id']} of task {self.id} is not running")
-                signal.pidfd_send_signal(process.pidfd, number)
+                if request.get("all"):
+                    descendants.signal_all(process.pid, number)
+                else:
+                    signal.pidfd_send_signal(process.pidfd, number)
             elif request.get("all"):
                 _made(lambda: container.signal(number, all=True))
             elif self.init and self.init.running:
                 _made(lambda: container.signal(number))
+                if number == signal.SIGKILL and self.status == "paused":
+                    self.resume()  # a frozen process does not die (cgroup v1)
             else:
                 raise NotFound(f"task {self.id} is not running")
         except ProcessLookupError as e:
             raise NotFound(f"task {self.id}: process not found") from e
 
     def pause(self) -> None:
+        """Freeze every process; a repeated call, of a caller that lost the answer, has nothing left to do."""
+        if self.status == "paused":
+            return
         _made(self._running().pause)
         self.status = "paused"
         self._event("paused")
 
     def resume(self) -> None:
+        """Let frozen processes go on; a repeated call has nothing left to do."""
+        if self.status == "running":
+            return
         if self.status != "paused":
             raise Conflict(f"task {self.id} is {self.status}, not paused")
         _made(self._container().resume)
