@@ -137,6 +137,11 @@ class FakeSupervisor:
 
         return stream()
 
+    def reconnect(self) -> None:
+        """The supervisor was away and is back."""
+        for queue in self._queues:
+            queue.put_nowait(TaskEvent(kind="connected"))
+
     async def create(self, request: TaskRequest, *, start: bool) -> TaskInfo:
         if self.refuse is not None:
             refused, self.refuse = self.refuse, None
@@ -185,6 +190,9 @@ class FakeSupervisor:
 
     async def list(self) -> list[TaskInfo]:
         return list(self.tasks.values())
+
+    async def status(self, id: str) -> TaskInfo | None:
+        return self.tasks.get(id)
 
     async def compile_seccomp(self, profile: dict[str, Any]) -> str:
         return "/run/x.bpf"

@@ -37,7 +37,6 @@ _SHARED_NAMES = {
     "Mount",
     "Output",
     "Process",
-    "Publisher",
     "Record",
     "Task",
 }
@@ -62,7 +61,6 @@ TASK_OWNERS = {
 _TASKS = {
     "engine.builder.solver.flights",
     "engine.builder.solver.sandboxes",
-    "engine.volumes.service",
     "supervisor.client",
     "supervisor.logs.reader",
     "supervisor.nursery",

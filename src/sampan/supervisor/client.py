@@ -147,7 +147,7 @@ class Supervisor:
             return _task_reply(await self._create(message, fds))
         except _LOST:
             pass
-        info = await self._status(req.id)
+        info = await self.status(req.id)
         if info is None:
             return _task_reply(await self._repeated(lambda: self._create(message, fds)))
         return await self.start(req.id) if start and info.status == "created" else info
@@ -169,7 +169,7 @@ class Supervisor:
             return _task_reply(await self._once(lambda s: s.Start(pb.TaskId(id=id))))
         except _LOST:
             pass
-        info = await self._status(id)
+        info = await self.status(id)
         if info is not None and info.status != "created":
             return info
         return _task_reply(await self._call(lambda s: s.Start(pb.TaskId(id=id))))
@@ -398,7 +398,8 @@ class Supervisor:
             self._ready.clear()
             raise ConnectionResetError("the supervisor went away") from e
 
-    async def _status(self, id: str) -> TaskInfo | None:
+    async def status(self, id: str) -> TaskInfo | None:
+        """Return the task as it is now; None when there is none."""
         try:
             return _task(await self._call(lambda s: s.Status(pb.TaskId(id=id))))
         except errors.NotFound:

@@ -274,17 +274,25 @@ class Task:
                 _made(lambda: container.signal(number, all=True))
             elif self.init and self.init.running:
                 _made(lambda: container.signal(number))
+                if number == signal.SIGKILL and self.status == "paused":
+                    self.resume()  # a frozen process does not die (cgroup v1)
             else:
                 raise NotFound(f"task {self.id} is not running")
         except ProcessLookupError as e:
             raise NotFound(f"task {self.id}: process not found") from e
 
     def pause(self) -> None:
+        """Freeze every process; a repeated call, of a caller that lost the answer, has nothing left to do."""
+        if self.status == "paused":
+            return
         _made(self._running().pause)
         self.status = "paused"
         self._event("paused")
 
     def resume(self) -> None:
+        """Let frozen processes go on; a repeated call has nothing left to do."""
+        if self.status == "running":
+            return
         if self.status != "paused":
             raise Conflict(f"task {self.id} is {self.status}, not paused")
         _made(self._container().resume)
