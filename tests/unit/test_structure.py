@@ -33,9 +33,7 @@ SHARED_NAMES = {
     "Container": "the runtime's running container and the engine's record of it: one noun seen from two processes",
 }
 _SHARED_NAMES = {
-    "Member",
     "Mount",
-    "Output",
     "Process",
     "Record",
     "Task",

@@ -212,6 +212,7 @@ class Supervisor:
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def kill(self, id: str, signal: int, *, exec_id: str = "", all: bool = False) -> None:
+        """Send a signal to init or an exec'd process; all: to the whole container, or to the exec'd one's children, too."""
         await self._call(lambda s: s.Kill(pb.KillRequest(id=id, signal=signal, exec_id=exec_id, all=all)))
 
     async def pause(self, id: str) -> None:
@@ -277,11 +278,12 @@ class Supervisor:
         stdin: bool,
         stdout: bool = True,
         stderr: bool = True,
+        raw: bool | None = None,
         seccomp: str = "",
     ) -> tuple[int, Attachment]:
         """Prepare, attach and start in one exchange with the shim: the fast way of `docker exec`.
 
-        Returns (pid, stdio). Raises TaskFailed.
+        raw: whether output comes without frames; None: as the terminal says. Returns (pid, stdio). Raises TaskFailed.
         """
         return await self._visit(
             id,
@@ -293,6 +295,7 @@ class Supervisor:
                 "stdin": stdin,
                 "stdout": stdout,
                 "stderr": stderr,
+                "raw": terminal if raw is None else raw,
                 "seccomp": seccomp,
             },
         )

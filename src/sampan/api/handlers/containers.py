@@ -28,6 +28,7 @@ from sampan.api.context import (
 )
 from sampan.api.hijack import Hijacked, hijack
 from sampan.api.websocket import serve_websocket
+from sampan.engine.background import until_first
 from sampan.engine.containers.attach import AttachSession
 from sampan.engine.containers.attaching import AttachOptions
 from sampan.errors import InvalidArgument
@@ -35,6 +36,7 @@ from sampan.spec import codec
 from sampan.spec.engine_api.container import ContainerConfig, CreateRequest, UpdateConfig
 
 _TAR = "application/x-tar"
+MAX_IGNORED_BYTES = 7
 _PRUNE_FILTERS = frozenset({"label", "label!", "until"})
 
 
@@ -114,7 +116,8 @@ def _stop_options(request: web.Request) -> tuple[str, int | None]:
 
 async def start(request: web.Request) -> web.StreamResponse:
     """Start a container; one that runs already is 304."""
-    if request.body_exists and await request.read():
+    length = request.content_length  # a few bytes that nobody reads are let pass, as by Docker
+    if (length is None or length > MAX_IGNORED_BYTES) and request.body_exists and await request.read():
         raise InvalidArgument(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
         )
@@ -288,11 +291,12 @@ async def attach(request: web.Request) -> web.StreamResponse:
 async def join(request: web.Request, session: AttachSession) -> web.StreamResponse:
     """Take the connection over and run the session on it; a connection that cannot be taken over gives it up."""
     try:
-        reader, writer = await hijack(request, upgrade_content_type=stream_type(request, session.tty))
+        taken = await hijack(request, upgrade_content_type=stream_type(request, session.tty))
     except BaseException:
         await session.close()
         raise
-    await session.run(reader, writer)
+    await until_first(session.run(taken.reader, taken.writer), taken.gone())
+    await taken.end()
     return Hijacked()
 
 

@@ -37,21 +37,9 @@ from sampan.engine.tasks import procfs
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
+from sampan.spec import go_modes
 
-_GO_MODE_BITS = (
-    (stat.S_ISUID, 1 << 23),
-    (stat.S_ISGID, 1 << 22),
-    (stat.S_ISVTX, 1 << 20),
-)
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_GO_TYPES = {
-    stat.S_IFDIR: 1 << 31,
-    stat.S_IFLNK: 1 << 27,
-    stat.S_IFBLK: 1 << 26,
-    stat.S_IFCHR: 1 << 26 | 1 << 21,
-    stat.S_IFIFO: 1 << 25,
-    stat.S_IFSOCK: 1 << 24,
-}
 
 
 T = TypeVar("T")
@@ -280,7 +268,7 @@ def describe(root: Root) -> dict[str, Any]:
         return {
             "name": root.base,
             "size": st.st_size,
-            "mode": go_mode(st.st_mode),
+            "mode": go_modes.from_unix(st.st_mode),
             "mtime": rfc3339(st.st_mtime_ns),
             "linkTarget": target,
         }
@@ -292,15 +280,6 @@ def _link_target(root: Root, link: str) -> str:
     """Return where a link leads inside the container, as an absolute path; symlinks on the way are followed."""
     path = link if link.startswith("/") else posixpath.join(posixpath.dirname(root.path), link)
     return posixpath.normpath("/" + path.lstrip("/"))
-
-
-def go_mode(mode: int) -> int:
-    """Translate st_mode into Go's os.FileMode."""
-    found = mode & 0o777 | _GO_TYPES.get(stat.S_IFMT(mode), 0)
-    for bit, go in _GO_MODE_BITS:
-        if mode & bit:
-            found |= go
-    return found
 
 
 def pack(root: Root) -> Generator[bytes, None, None]:

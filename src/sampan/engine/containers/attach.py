@@ -147,22 +147,22 @@ class AttachSession:
             with contextlib.suppress(OSError):
                 await writer.drain()
 
-    async def collect(self, limit_bytes: int) -> bytes:
-        """Run without a client: start the process and return the first bytes of its output once it has ended."""
+    async def collect(self, output: bytearray, limit_bytes: int) -> None:
+        """Run without a client: start the process, and return once it has ended.
+
+        The first bytes of its output are in `output` as they come, so that a caller that gives up has them.
+        """
         if self.begin is not None and (refusal := await self.begin(self)):
-            return refusal[8:] if not self.tty else refusal
+            output += refusal[8:] if not self.tty else refusal
+            return
         attachment = await asyncio.shield(self._attachment)
         if attachment is None:
-            return b""
-        output = bytearray()
-        try:
+            return
+        with contextlib.suppress(asyncio.IncompleteReadError):
             while True:
                 head = await attachment.reader.readexactly(8)
                 body = await attachment.reader.readexactly(int.from_bytes(head[4:], "big"))
-                if len(output) < limit_bytes:
-                    output += body
-        except asyncio.IncompleteReadError:
-            return bytes(output[:limit_bytes])
+                output += body[: limit_bytes - len(output)]
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.begin is not None and (refusal := await self.begin(self)):

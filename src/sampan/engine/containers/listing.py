@@ -5,14 +5,13 @@ Source: Engine API 1.51, ContainerList and ContainerPrune filters; Docker Engine
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import State
 from sampan.errors import InvalidArgument, NotFound
-from sampan.spec import times
+from sampan.spec import go_patterns, times
 
 LIST_FILTERS = frozenset(
     {"ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name"}
@@ -98,11 +97,11 @@ def _simple(name: str, values: list[str]) -> Test:
             raise InvalidArgument(f"invalid filter 'exited={values[0]}'") from e
         return lambda c: c.status.exit_status in codes and c.status.state is State.EXITED
     if name == "id":
-        patterns = [re.compile(_safe(v)) for v in values]
-        return lambda c: any(p.search(c.id) if v else True for p, v in zip(patterns, values))
+        matches = go_patterns.any_of(values)
+        return lambda c: matches(c.id)
     if name == "name":
-        patterns = [re.compile(_safe(v)) for v in values]
-        return lambda c: any(p.search(c.name) or p.search("/" + c.name) for p in patterns)
+        matches = go_patterns.any_of(values)
+        return lambda c: matches(c.name) or matches("/" + c.name)
     if name == "label":
         return lambda c: all(has_label(c, v) for v in values)
     if name in ("publish", "expose"):
@@ -115,14 +114,6 @@ def _simple(name: str, values: list[str]) -> Test:
     if name == "is-task":
         return lambda c: "false" in wanted or "0" in wanted
     return lambda c: c.host_config.isolation in wanted or "default" in wanted
-
-
-def _safe(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return re.escape(pattern)
-    return pattern
 
 
 def has_label(c: Container, wanted: str) -> bool:

@@ -6,7 +6,10 @@ Source: see json_file.py and local.py.
 
 from __future__ import annotations
 
+import json
+import re
 import struct
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -36,13 +39,22 @@ class Decoder(Protocol):
         """Decode whole records."""
         ...
 
-    def last(self, block: bytes, count: int) -> tuple[int, int]:
-        """Walk back over whole records at the end of `block`, at most `count`: (how many were found, offset of the
-        first).
+    def back(self, block: bytes, *, at_start: bool) -> list[int]:
+        """Return where the whole records at the end of `block` begin, and last where they end.
+
+        at_start: the block is the beginning of its file; else what stands first in it may be a part of a record.
         """
         ...
 
+    def line_ends(self, block: bytes) -> int:
+        """Count the whole records that end a line, without decoding them."""
+        ...
 
+
+_NEWLINE = re.compile(rb"\n")
+_END = rb'\n","stream":"'
+_ESCAPED_END = b"\\" + _END
+_LINE_END = re.compile(rb'(?<!\\)(?:\\\\)*\\n","stream":"')
 _decoder = msgspec.json.Decoder(Record)
 _DAMAGE = (msgspec.DecodeError, UnicodeDecodeError)
 
@@ -63,15 +75,18 @@ class JsonFileDecoder:
             try:
                 records.append(_decoder.decode(line))
             except _DAMAGE:
-                continue
+                with suppress(ValueError, TypeError):  # msgspec takes no lone surrogate; the standard library does
+                    records.append(msgspec.convert(json.loads(line), Record))
         return records
 
-    def last(self, block: bytes, count: int) -> tuple[int, int]:
-        found, start = 0, self.whole(block)
-        while found < count and start > 0:
-            start = block.rfind(b"\n", 0, start - 1) + 1
-            found += 1
-        return found, start
+    def back(self, block: bytes, *, at_start: bool) -> list[int]:
+        ends = [m.end() for m in _NEWLINE.finditer(block)]
+        return [0, *ends] if at_start and ends else ends
+
+    def line_ends(self, block: bytes) -> int:
+        if _ESCAPED_END in block:  # a backslash before: an escaped one and an n, or a newline after all
+            return len(_LINE_END.findall(block))
+        return block.count(_END)
 
 
 _SIZE = struct.Struct(">I")
@@ -148,15 +163,17 @@ class LocalDecoder:
             heads[block[start : line - 2]] = (record.stream, record.time)
         return records
 
-    def last(self, block: bytes, count: int) -> tuple[int, int]:
-        found, start = 0, len(block)
-        while found < count and start >= 8:
+    def back(self, block: bytes, *, at_start: bool) -> list[int]:
+        found = [len(block)]
+        while (start := found[-1]) >= 8:
             size = _SIZE.unpack_from(block, start - 4)[0] + 8
             if size > start:
                 break
-            start -= size
-            found += 1
-        return found, start
+            found.append(start - size)
+        return found[::-1] if len(found) > 1 else []
+
+    def line_ends(self, block: bytes) -> int:
+        return sum(record.log.endswith("\n") for record in self.decode(block))
 
 
 def decoder(driver: str) -> Decoder:

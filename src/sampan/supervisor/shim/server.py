@@ -360,6 +360,7 @@ class _Attachment:
             streams=frozenset(s for s in ("stdout", "stderr") if self._request[s]),
             end_stdin=self._task.stdin_once or not is_init,
             logged=is_init,
+            raw=self._request.get("raw", process.terminal),
         )
         if is_init or self._request["op"] == "exec":
             attacher.say(wire.line({"ok": {"pid": process.pid, "at_ns": time.time_ns()}}))

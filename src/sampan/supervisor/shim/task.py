@@ -22,7 +22,7 @@ from sampan.runtime.failure import RuntimeFailure
 from sampan.supervisor import layout, wire
 from sampan.supervisor.logs.drivers import open_writer
 from sampan.supervisor.logs.record import LogWriter
-from sampan.supervisor.shim import memory, network_counters
+from sampan.supervisor.shim import descendants, memory, network_counters
 from sampan.supervisor.shim.creator import Creator, read_spec
 from sampan.supervisor.shim.external import External
 from sampan.supervisor.shim.loop import READ, Loop
@@ -269,7 +269,10 @@ class Task:
                 process = self.execs.get(request["exec_id"])
                 if not process or not process.running:
                     raise NotFound(f"process {request['exec_id']} of task {self.id} is not running")
-                signal.pidfd_send_signal(process.pidfd, number)
+                if request.get("all"):
+                    descendants.signal_all(process.pid, number)
+                else:
+                    signal.pidfd_send_signal(process.pidfd, number)
             elif request.get("all"):
                 _made(lambda: container.signal(number, all=True))
             elif self.init and self.init.running:
