@@ -125,3 +125,22 @@ def test_a_volume_is_never_removed_under_a_container_that_is_being_made(shared_e
         stop.set()
         remover.join()
         engine.request("DELETE", "/volumes/contested", force="1")
+
+
+def test_cp_into_a_container_that_never_ran_meets_the_directory_behind_a_volume(
+    shared_engine: Engine, tmp_path: Path
+) -> None:
+    engine = shared_engine
+    device = tmp_path / "device"
+    device.mkdir()
+    options = {"type": "none", "o": "bind", "device": str(device)}
+    engine.call("POST", "/volumes/create", {"Name": "backed", "DriverOpts": options})
+    host = {"Binds": ["backed:/m"]}
+    created = engine.call("POST", "/containers/create", {"Image": "busybox", "HostConfig": host})["Id"]
+    try:
+        (tmp_path / "file").write_text("it")
+        engine.cli("docker", "cp", str(tmp_path / "file"), f"{created}:/m/file")
+        assert (device / "file").read_text() == "it"
+    finally:
+        engine.remove(created)
+        engine.call("DELETE", "/volumes/backed")

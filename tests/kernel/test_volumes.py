@@ -177,7 +177,7 @@ def test_a_bind_volume_is_its_device_and_must_exist(tmp_path: Path) -> None:
             assert await mounted(volumes, "good", "one") == str(tmp_path / "src")
             with pytest.raises(Internal) as caught:
                 await volumes.mount("bad", "one")
-            path = volumes.path("bad")
+            path = volumes.lookup("bad").mountpoint
             assert caught.value.message == (
                 f"error while mounting volume '{path}': failed to mount local volume: "
                 f"mount {tmp_path}/nope:{path}, flags: 0x1000: no such file or directory"

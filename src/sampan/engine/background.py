@@ -3,6 +3,7 @@
 Background        what a service starts on its own: exits to handle, restarts that fell due, removals nobody waits for
 Background.finish a request that must not stop half-way when its client goes away
 beside            what runs beside a block of code and ends with it: the other direction of a stream
+thread_to_its_end work in a thread that its caller must not leave alone, because it uses the caller's descriptors
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -127,7 +128,10 @@ def first_failure(error: BaseException) -> BaseException:
 
 
 async def until_first(*works: Coroutine[Any, Any, None]) -> None:
-    """Run these side by side until one of them ends, and cancel the others. Raises: what the first failed one raised."""
+    """Run these side by side until one of them ends, and cancel the others.
+
+    Raises: what the first failed one raised.
+    """
     tasks = [asyncio.get_running_loop().create_task(work) for work in works]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -138,3 +142,16 @@ async def until_first(*works: Coroutine[Any, Any, None]) -> None:
     for one in ended:
         if isinstance(one, Exception):
             raise one
+
+
+async def thread_to_its_end(work: Callable[[], T]) -> T:
+    """Run `work` in a thread and return what it returns. A cancelled caller waits for its end first.
+
+    Raises: what `work` raised.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise

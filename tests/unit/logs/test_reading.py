@@ -13,16 +13,15 @@ from typing import Any
 import pytest
 
 from sampan.errors import NotImplemented_
-from sampan.supervisor.logs.drivers import open_writer
+from sampan.supervisor.logs.drivers import open_sink
 from sampan.supervisor.logs.reader import Query, read
-from sampan.supervisor.logs.record import LogWriter
+from sampan.supervisor.logs.record import LogSink
 
 pytestmark = pytest.mark.asyncio
 
 
-def writer(path: Path, driver: str = "json-file", **log_options: str) -> LogWriter:
-    opened = open_writer(driver, str(path), {k.replace("_", "-"): v for k, v in log_options.items()}, {})
-    assert opened is not None
+def writer(path: Path, driver: str = "json-file", **log_options: str) -> LogSink:
+    opened = open_sink(driver, str(path), {k.replace("_", "-"): v for k, v in log_options.items()}, {})
     return opened
 
 
@@ -96,7 +95,7 @@ async def test_rotated_and_compressed_files_are_part_of_the_log(tmp_path: Path, 
     w = writer(tmp_path / "log", driver, compress="true", max_file="5", max_size="20k")
     w.write("stdout", "".join(numbered(1, 900)).encode())
     w.close()
-    assert os.path.exists(tmp_path / "log.1.gz")
+    await until(lambda: os.path.exists(tmp_path / "log.1.gz"))
     assert await texts(tmp_path / "log", driver) == numbered(1, 900)
     assert await texts(tmp_path / "log", driver, tail=800) == numbered(101, 900)
 

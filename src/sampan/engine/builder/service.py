@@ -97,7 +97,7 @@ class Builder:
         ]
 
     def start(self) -> None:
-        """Recover the cache after whatever ended the last run; what that left half received or half written goes.
+        """Recover the cache after the end of the last run, and delete what that run left unfinished.
 
         Blocking, where there is something of the last run: that is at the engine's start, before it serves anybody.
         """
@@ -211,7 +211,7 @@ class Builder:
     # -- asking -------------------------------------------------------------------------------------------------
 
     async def check(self, request: BuildRequest, session: Session, progress: Progress = UNSEEN) -> Checked:
-        """Return the findings of the build checks and why it could not be built; nothing is (`--check`).
+        """Return the findings of the build checks, and why the Dockerfile cannot be built; builds nothing (`--check`).
 
         Raises: SampanError for what is not the Dockerfile's fault.
         """

@@ -1,7 +1,7 @@
 """What a builder reads files from: one read-only tree, whatever it came from.
 
 A context is a `Tree`: the client's archive, the files of a session, a git checkout, a download. A file system made of
-layers is one too, for COPY --from. Not here: how each is read (sources/, files/).
+layers is one too, for COPY --from. Not here: how each is read (files/, clients/).
 
 Invariants: paths are relative, without leading slash, `.` or `..`; the root is "". Entries never change while the tree
 is open. Nothing outside the tree is ever reached: symbolic links are values, and whoever follows them does it inside.

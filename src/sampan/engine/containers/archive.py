@@ -13,7 +13,6 @@ Source: Engine API 1.51, ContainerArchiveInfo, ContainerArchive, PutContainerArc
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -24,8 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from sampan.engine.archives import streams, tar_writer
-from sampan.engine.background import beside
 from sampan.engine.containers.extract import ExtractOptions, extract
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint, rfc3339
@@ -35,23 +35,12 @@ from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.layers.roots import Roots
 from sampan.engine.tasks import procfs
+from sampan.engine.volumes.service import Volumes
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
+from sampan.spec import go_modes
 
-_GO_MODE_BITS = (
-    (stat.S_ISUID, 1 << 23),
-    (stat.S_ISGID, 1 << 22),
-    (stat.S_ISVTX, 1 << 20),
-)
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_GO_TYPES = {
-    stat.S_IFDIR: 1 << 31,
-    stat.S_IFLNK: 1 << 27,
-    stat.S_IFBLK: 1 << 26,
-    stat.S_IFCHR: 1 << 26 | 1 << 21,
-    stat.S_IFIFO: 1 << 25,
-    stat.S_IFSOCK: 1 << 24,
-}
 
 
 T = TypeVar("T")
@@ -89,7 +78,8 @@ class Archive:
     What is in a container, and what is mounted there, is looked at in `looks`' threads.
     """
 
-    def __init__(self, table: ContainerTable, roots: Roots, events: Events, looks: HostPaths) -> None:
+    def __init__(self, table: ContainerTable, roots: Roots, events: Events, looks: HostPaths, volumes: Volumes) -> None:
+        self._volumes = volumes
         self._table = table
         self._roots = roots
         self._events = events
@@ -158,13 +148,14 @@ class Archive:
         publish(self._events, c, "extract-to-dir")
 
     async def _extract(self, target: int, body: AsyncIterator[bytes], options: ExtractOptions) -> None:
-        feed = streams.Feed(body)
-        async with beside(feed.pump(), "upload of an archive", quiet=True):
-            try:
-                await asyncio.get_running_loop().run_in_executor(self._unpacking, extract, feed, target, options)
-            except OSError as e:
-                reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
-                raise Internal(f"Error processing tar file(exit status 1): {reason}") from e
+        def work(source: streams.Source) -> None:
+            extract(source, target, options)
+
+        try:
+            await streams.feed_thread(body, self._unpacking, work, "upload of an archive")
+        except OSError as e:
+            reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
+            raise Internal(f"Error processing tar file(exit status 1): {reason}") from e
 
     async def _look(
         self,
@@ -184,7 +175,9 @@ class Archive:
         if c.status.state in WITH_TASK and c.status.pid:
             with contextlib.suppress(_HasEnded):
                 return await self._looks.run(path, lambda: look(_entered(c, path)), drop)
-        if (point := _mount_of(c, path)) is not None:
+        if (point := _mount_of(c, path)) is not None and point.type == "volume":
+            point = replace(point, source=self._volumes.path(point.name))
+        if point is not None and point.source:
             return await self._looks.run(point.source, lambda: look(_mounted(point, path)), drop)
         return look(Root(self._roots.open_root(c.id, writable=writable), path))
 
@@ -288,7 +281,7 @@ def describe(root: Root) -> dict[str, Any]:
         return {
             "name": root.base,
             "size": st.st_size,
-            "mode": go_mode(st.st_mode),
+            "mode": go_modes.from_unix(st.st_mode),
             "mtime": rfc3339(st.st_mtime_ns),
             "linkTarget": target,
         }
@@ -300,15 +293,6 @@ def _link_target(root: Root, link: str) -> str:
     """Return where a link leads inside the container, as an absolute path; symlinks on the way are followed."""
     path = link if link.startswith("/") else posixpath.join(posixpath.dirname(root.path), link)
     return posixpath.normpath("/" + path.lstrip("/"))
-
-
-def go_mode(mode: int) -> int:
-    """Translate st_mode into Go's os.FileMode."""
-    found = mode & 0o777 | _GO_TYPES.get(stat.S_IFMT(mode), 0)
-    for bit, go in _GO_MODE_BITS:
-        if mode & bit:
-            found |= go
-    return found
 
 
 def pack(root: Root) -> Generator[bytes, None, None]:

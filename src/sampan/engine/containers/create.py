@@ -351,7 +351,7 @@ class Maker:
 
 
 def _make_directories(root: int, path: str) -> None:
-    """Make a directory and its parents inside a root, mode 755 whatever the daemon's umask. Raises: NotADirectoryError."""
+    """Make a directory and its parents inside a root, mode 755 whatever the umask. Raises: NotADirectoryError."""
     parts = [part for part in path.split("/") if part]
     for count in range(1, len(parts) + 1):
         fd, made = saferoot.mkdirs(root, "/".join(parts[:count]))

@@ -25,8 +25,8 @@ _HEALTH = ("starting", "healthy", "unhealthy", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
-    """Ports of a running container as `80/tcp`: those of the host, and its own."""
+class ShownPorts:
+    """ShownPorts of a running container as `80/tcp`: those of the host, and its own."""
 
     published: frozenset[str] = frozenset()
     exposed: frozenset[str] = frozenset()
@@ -55,7 +55,7 @@ def tests(
     image_ids: Callable[[str], frozenset[str]],
     health: Callable[[Container], str],
     networks: Callable[[Container], tuple[set[str], set[str]]],
-    ports: Callable[[Container], Ports],
+    ports: Callable[[Container], ShownPorts],
 ) -> list[Test]:
     """Parse the filters into predicates; a container must pass all of them. Raises: InvalidArgument, NotFound.
 
@@ -148,14 +148,14 @@ def has_label(c: Container, wanted: str) -> bool:
     return key in labels and (not equals or labels[key] == value)
 
 
-def ports_of(rows: Mapping[str, Any]) -> Ports:
+def ports_of(rows: Mapping[str, Any]) -> ShownPorts:
     """Return what `NetworkSettings.Ports` says: {"80/tcp": [{"HostIp", "HostPort"}] or None}."""
     published = {
         f"{binding['HostPort']}/{port.partition('/')[2]}"
         for port, bindings in rows.items()
         for binding in bindings or ()
     }
-    return Ports(published=frozenset(published), exposed=frozenset(rows))
+    return ShownPorts(published=frozenset(published), exposed=frozenset(rows))
 
 
 def _is_on(wanted: Iterable[str], names: set[str], ids: set[str]) -> bool:

@@ -42,7 +42,7 @@ from sampan.engine.containers.logs import Logs
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.recovery import Recovery
 from sampan.engine.containers.remove import ContainerRemover
-from sampan.engine.containers.states import WITH_TASK, State
+from sampan.engine.containers.states import ACTIVE, WITH_TASK, State
 from sampan.engine.containers.stats import Stats
 from sampan.engine.containers.stopping import Stopper
 from sampan.engine.containers.table import ContainerTable
@@ -108,7 +108,7 @@ class Containers:
         self._bind_networks(Connections(table, networks))
         self._bind_views(views, Top(table, supervisor, events), Stats(table, supervisor))
         exports = Exports(table, images, roots, events, lifecycle)
-        self._archive = Archive(table, roots, events, self._inside)
+        self._archive = Archive(table, roots, events, self._inside, volumes)
         self._bind_files(self._archive, exports)
         # The verbs, each where it is done.
         self.get = table.get
@@ -207,6 +207,10 @@ class Containers:
     def ids(self) -> frozenset[str]:
         """Return the ids of all containers."""
         return frozenset(c.id for c in self._table.all())
+
+    def running(self) -> frozenset[str]:
+        """Return the ids of the containers that run, paused and restarting ones too."""
+        return frozenset(c.id for c in self._table.all() if c.status.state in ACTIVE)
 
     @property
     def hidden(self) -> frozenset[str]:

@@ -166,6 +166,6 @@ class ContainerViews:
             ids |= {e.network_id for e in sandbox.endpoints.values()}
         return names, ids
 
-    def _ports(self, c: Container) -> listing.Ports:
+    def _ports(self, c: Container) -> listing.ShownPorts:
         sandbox = self._networks.sandbox(c.id) if c.status.state in WITH_TASK else None
         return listing.ports_of(network_inspect.ports(sandbox.exposed, sandbox.bindings) if sandbox else {})

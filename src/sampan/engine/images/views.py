@@ -244,7 +244,7 @@ class Views:
         if len(together) < 2:
             return {}
         members = [
-            indexes.Member(
+            indexes.IndexedImage(
                 image=image,
                 config_bytes=self._catalog.config_bytes(image.id),
                 layers=self._layers.chain(image.chain_id),

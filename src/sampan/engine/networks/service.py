@@ -8,6 +8,7 @@ Source: Engine API 1.51, Network; messages as Docker Engine 28.5 gives them.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import contextlib
 import logging
@@ -110,7 +111,11 @@ class Networks:
         await self._store.apply(*(self._catalogue.put(r) for r in records.values()))
         await self._fabric.firewall.begin(self._table(records))
         for network in self._catalogue.all():
-            await self._start_network(network)
+            if network.name in PREDEFINED:
+                await self._start_network(network)
+        # together: a driver that waits for another program holds nobody else up
+        others = [n for n in self._catalogue.all() if n.name not in PREDEFINED]
+        await asyncio.gather(*(self._start_network(n) for n in others))
 
     async def _start_network(self, network: NetworkRecord) -> None:
         """Set up one network; another than the predefined may fail, and is then there without being usable."""

@@ -23,7 +23,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
+from sampan.engine.background import thread_to_its_end
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
@@ -157,8 +158,9 @@ class Volumes:
         return found
 
     def path(self, name: str) -> str:
-        """Return the directory that holds the volume's data. Raises NotFound."""
-        return self.lookup(name).mountpoint
+        """Return where the volume's data is as far as is known without asking, or "". Raises NotFound."""
+        volume = self.lookup(name)
+        return self._driver_of("get", volume).path(volume)
 
     def inspect(self, volume: Volume) -> dict[str, Any]:
         """Return Docker's JSON of a volume, from its record alone."""
@@ -340,8 +342,8 @@ class Volumes:
         """Make a volume ready for a container that starts; return it as a detached mount, to be attached there.
 
         subpath: a directory or file inside the volume, resolved so that no symlink leads out of it. recursive: with
-        what is mounted below. The caller publishes the event. Raises NotFound, InvalidArgument (subpath), Internal when the
-        filesystem cannot be mounted, Unavailable.
+        what is mounted below. The caller publishes the event. Raises NotFound, InvalidArgument (subpath), Internal when
+        the filesystem cannot be mounted, Unavailable.
         """
         async with self._lock(name):
             volume = self.lookup(name)
@@ -370,7 +372,7 @@ class Volumes:
             if self._is_measured(volume) and not volume.options and not subpath:
                 fd = clone(source, "", recursive)
             else:  # a file system that is not ours may not answer
-                fd = await self._host_paths.run(source, partial(clone, source, subpath, recursive))
+                fd = await self._host_paths.run(source, partial(clone, source, subpath, recursive), os.close)
         except OSError as e:
             raise Internal(f"error while mounting volume '{volume.mountpoint}': {words(e)}") from e
         return MountedVolume(path=os.path.join(source, subpath) if subpath else source, fd=fd)
@@ -407,7 +409,7 @@ class Volumes:
             volume = self.lookup(name)
             with contextlib.closing(Filling()) as filling:
                 try:
-                    if not await self._to_its_end(partial(filling.open_source, root_fd, path)):
+                    if not await thread_to_its_end(partial(filling.open_source, root_fd, path)):
                         return
                     async with self._mounted(volume, container_id) as source:
                         await self._fill(volume, filling, source, subpath)
@@ -422,23 +424,14 @@ class Volumes:
             return
         nobodys = len(self._users[volume.name]) == 1 and not self._store.holders(Ref("volume", volume.name))
         if volume.filling and nobodys:  # the engine was killed in the midst of it
-            await self._to_its_end(filling.clear)
-        if not await self._to_its_end(filling.is_empty):
+            await thread_to_its_end(filling.clear)
+        if not await thread_to_its_end(filling.is_empty):
             return
         self._store.apply_now(self._table.put(replace(volume, filling=True)))
         try:
-            await self._to_its_end(filling.copy)
+            await thread_to_its_end(filling.copy)
         finally:
             self._store.apply_now(self._table.put(replace(volume, filling=False)))
-
-    async def _to_its_end(self, work: Callable[[], T]) -> T:
-        """Run work in a thread, and wait for it also when cancelled: it uses descriptors that the caller will close."""
-        running = asyncio.ensure_future(asyncio.to_thread(work))
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait([running])
-            raise
 
 
 def clone(source: str, subpath: str, recursive: bool) -> int:

@@ -10,7 +10,6 @@ import re
 from typing import Any
 
 from sampan.runtime.cli.table import Flag
-from sampan.spec import go_values
 
 _DURATION = re.compile(r"(?:(\d+\.?\d*|\.\d+)(ns|us|ms|s|m|h))")
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -57,7 +56,7 @@ def _value(name: str, kind: str, text: str) -> Any:
     """Convert one value. `size` is a number that runc keeps as text: an int here, or the text's error later."""
     try:
         if kind == "bool":
-            return text == "true" or go_values.boolean(text)
+            return text == "true" or _boolean(text)
         if kind == "int":
             return int(text, 0)
         if kind == "size":
@@ -68,6 +67,12 @@ def _value(name: str, kind: str, text: str) -> Any:
         word = "boolean value" if kind == "bool" else "value"
         raise UsageError(f'invalid {word} "{text}" for flag -{name}: parse error') from None
     return text
+
+
+def _boolean(text: str) -> bool:
+    from sampan.spec import go_values  # hardly any caller writes a value to a flag that is one
+
+    return go_values.boolean(text)
 
 
 def duration_s(text: str) -> float:

@@ -12,7 +12,6 @@ import time
 
 from sampan.runtime.cli.table import COMMANDS, GLOBAL_FLAGS, Flag
 from sampan.runtime.failure import strerror
-from sampan.spec import times
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/@^+")
 _COLOURS = {"error": 31, "warning": 33, "info": 36, "debug": 37}
@@ -44,6 +43,8 @@ class Log:
                 raise CommandFailure(f"open {path}: {strerror(error.errno or 0)}") from error
 
     def write(self, level: str, message: str) -> None:
+        from sampan.spec import times  # most commands have nothing to say
+
         stamp = times.rfc3339(time.time_ns(), local=True)
         if self.style == "json":
             import json

@@ -17,7 +17,6 @@ from typing import Any
 
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.container import Container
-from sampan.spec import times
 
 _ID = re.compile(r"[\w+\-.]+", re.ASCII)
 NOT_THERE = "container does not exist"
@@ -113,6 +112,8 @@ class ContainerStore:
 
 def new_record(spec: dict[str, Any], bundle: str) -> dict[str, Any]:
     """Return what is kept beside the container's own state."""
+    from sampan.spec import times  # only `create` makes a record
+
     rootfs = os.path.normpath(os.path.join(bundle, (spec.get("root") or {}).get("path") or ""))
     return {"version": 1, "created": times.now(), "rootfs": rootfs}
 

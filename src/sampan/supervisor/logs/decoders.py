@@ -18,7 +18,7 @@ from sampan.errors import NotImplemented_
 from sampan.spec.times import rfc3339_nano
 
 
-class Record(msgspec.Struct):
+class LogRecord(msgspec.Struct):
     """One record read back.
 
     `log` ends with a newline unless the piece does not end the line; bytes that are no UTF-8 are surrogates (PEP 383).
@@ -35,7 +35,7 @@ class Decoder(Protocol):
         """Return how many bytes at the start of `block` are whole records."""
         ...
 
-    def decode(self, block: bytes) -> list[Record]:
+    def decode(self, block: bytes) -> list[LogRecord]:
         """Decode whole records."""
         ...
 
@@ -55,7 +55,7 @@ _NEWLINE = re.compile(rb"\n")
 _END = rb'\n","stream":"'
 _ESCAPED_END = b"\\" + _END
 _LINE_END = re.compile(rb'(?<!\\)(?:\\\\)*\\n","stream":"')
-_decoder = msgspec.json.Decoder(Record)
+_decoder = msgspec.json.Decoder(LogRecord)
 _DAMAGE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
@@ -63,20 +63,20 @@ class JsonFileDecoder:
     def whole(self, block: bytes) -> int:
         return block.rfind(b"\n") + 1
 
-    def decode(self, block: bytes) -> list[Record]:
+    def decode(self, block: bytes) -> list[LogRecord]:
         try:
             return _decoder.decode_lines(block)
         except _DAMAGE:
             return self._decode_one_by_one(block)
 
-    def _decode_one_by_one(self, block: bytes) -> list[Record]:
-        records: list[Record] = []
+    def _decode_one_by_one(self, block: bytes) -> list[LogRecord]:
+        records: list[LogRecord] = []
         for line in block.split(b"\n"):
             try:
                 records.append(_decoder.decode(line))
             except _DAMAGE:
                 with suppress(ValueError, TypeError):  # msgspec takes no lone surrogate; the standard library does
-                    records.append(msgspec.convert(json.loads(line), Record))
+                    records.append(msgspec.convert(json.loads(line), LogRecord))
         return records
 
     def back(self, block: bytes, *, at_start: bool) -> list[int]:
@@ -104,8 +104,8 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _decode_entry(entry: bytes) -> Record:
-    record = Record()
+def _decode_entry(entry: bytes) -> LogRecord:
+    record = LogRecord()
     line, partial, time_ns, at = b"", False, 0, 0
     while at < len(entry):
         key, at = _read_varint(entry, at)
@@ -138,11 +138,11 @@ class LocalDecoder:
             end += size
         return end
 
-    def decode(self, block: bytes) -> list[Record]:
+    def decode(self, block: bytes) -> list[LogRecord]:
         """Decode whole records. Most are a plain line with a head (stream and time) that many share: those are taken
         apart at fixed places.
         """
-        records: list[Record] = []
+        records: list[LogRecord] = []
         heads: dict[bytes, tuple[str, str]] = {}
         at = 0
         while at < len(block):
@@ -153,7 +153,7 @@ class LocalDecoder:
             known = heads.get(block[start : line - 2])
             if known and line < end and block[line - 2] == 0x1A and block[line - 1] == end - line:
                 text = block[line:end].decode("utf-8", "surrogateescape")
-                records.append(Record(text + "\n", *known))
+                records.append(LogRecord(text + "\n", *known))
                 continue
             try:
                 record = _decode_entry(block[start:end])

@@ -31,7 +31,7 @@ from urllib.parse import quote_plus
 
 from sampan.linux import inotify
 from sampan.spec.times import rfc3339_nano
-from sampan.supervisor.logs.decoders import Decoder, Record, decoder
+from sampan.supervisor.logs.decoders import Decoder, LogRecord, decoder
 
 _CHUNK_BYTES = 256 * 1024
 _TAIL_BYTES = 256 * 1024
@@ -75,7 +75,7 @@ async def read(driver: str, path: str, query: Query, *, stopped: asyncio.Event |
                 yield chunk
 
 
-def renderer(query: Query) -> Callable[[list[Record]], tuple[bytes, bool]]:
+def renderer(query: Query) -> Callable[[list[LogRecord]], tuple[bytes, bool]]:
     """Build the function that turns records into what the client reads: (bytes, whether `until` has been passed)."""
     pack = _HEADER.pack
     since = rfc3339_nano(query.since_ns)[:-1] if query.since_ns else ""
@@ -84,7 +84,7 @@ def renderer(query: Query) -> Callable[[list[Record]], tuple[bytes, bool]]:
     plain = not (since or until or query.timestamps or query.details or query.raw)
     unfinished: dict[str, str] = {}  # stream → time of the line of which more pieces may come
 
-    def fast(records: list[Record]) -> tuple[bytes, bool]:
+    def fast(records: list[LogRecord]) -> tuple[bytes, bool]:
         parts: list[bytes] = []
         append = parts.append
         for record in records:
@@ -95,7 +95,7 @@ def renderer(query: Query) -> Callable[[list[Record]], tuple[bytes, bool]]:
                 append(line)
         return b"".join(parts), False
 
-    def full(records: list[Record]) -> tuple[bytes, bool]:
+    def full(records: list[LogRecord]) -> tuple[bytes, bool]:
         parts: list[bytes] = []
         for record in records:
             inside = unfinished.pop(record.stream, None) == record.time
@@ -131,7 +131,7 @@ def _details(attrs: dict[str, str] | None) -> bytes:
     return ",".join(f"{quote_plus(k)}={quote_plus(v)}" for k, v in sorted((attrs or {}).items())).encode()
 
 
-class Tail:
+class LogTail:
     """Counts lines from the end of a log, by records shown to it newest first."""
 
     def __init__(self, count: int) -> None:
@@ -142,7 +142,7 @@ class Tail:
     def done(self) -> bool:
         return self.wanted <= 0 and not self._begun
 
-    def take(self, record: Record) -> bool:
+    def take(self, record: LogRecord) -> bool:
         """Take the next older record; tell whether it belongs to the tail."""
         inside = self._begun.pop(record.stream, None) == record.time and not record.log.endswith("\n")
         if not inside:
@@ -152,7 +152,7 @@ class Tail:
         self._begun[record.stream] = record.time
         return True
 
-    def skip(self, count: int, first: list[Record]) -> None:
+    def skip(self, count: int, first: list[LogRecord]) -> None:
         """Take a block of which each record ends a line of the tail: how many, and the first of them."""
         self.wanted -= count
         self._begun = {record.stream: record.time for record in first}
@@ -172,7 +172,7 @@ class _LogFile:
 class _Log:
     """One log being read by one client."""
 
-    def __init__(self, path: str, decoder_: Decoder, render: Callable[[list[Record]], tuple[bytes, bool]]) -> None:
+    def __init__(self, path: str, decoder_: Decoder, render: Callable[[list[LogRecord]], tuple[bytes, bool]]) -> None:
         self._path = path
         self._decoder = decoder_
         self._render = render
@@ -220,14 +220,14 @@ class _Log:
 
     async def _seek_last(self, files: list[_LogFile], count: int) -> int:
         """Set the offsets so that `count` lines remain. Returns the index of the first file to read."""
-        tail = Tail(count)
+        tail = LogTail(count)
         for index in range(len(files) - 1, -1, -1):
             await self._seek_back(files[index], tail)
             if tail.done:
                 return index
         return 0
 
-    async def _seek_back(self, file: _LogFile, tail: Tail) -> None:
+    async def _seek_back(self, file: _LogFile, tail: LogTail) -> None:
         """Walk back from the file's end, a block at a time, until the tail is found or the file begins."""
         end = file.offset = file.size()
         size = _TAIL_BYTES
@@ -252,7 +252,7 @@ class _Log:
             end = start + places[0]
             await asyncio.sleep(0)
 
-    def _first(self, tail: Tail, block: bytes, places: list[int]) -> int:
+    def _first(self, tail: LogTail, block: bytes, places: list[int]) -> int:
         """Return where the tail's first record in this block begins; the block's end when it has none."""
         first = places[-1]
         for begin, finish in zip(places[-2::-1], places[:0:-1], strict=True):

@@ -1,7 +1,7 @@
 """One client attached to one process's stdio over shim.sock.
 
-Towards the client: stdcopy frames (1 byte stream, 3 bytes zero, u32be length), or raw, as for a terminal. From the client: raw
-stdin; a half-close is end of input.
+Towards the client: stdcopy frames (1 byte stream, 3 bytes zero, u32be length), or raw, as for a terminal. From the
+client: raw stdin; a half-close is end of input.
 
 What the end of a client's input means, as in Docker: with stdin_once and no terminal the process's stdin ends and
 output goes on; otherwise an attacher with stdin is done and its output ends too. One that never had stdin may

@@ -145,7 +145,7 @@ class Door:
         return await self._reading.stat(build, ref, path)
 
     async def evaluate(self, build: Build, ref: str) -> None:
-        """Make sure that a reference can be built: everything of it is known when it is returned."""
+        """Refuse a reference that is not known; a known one is built when the client returns it. Raises: NotFound."""
         self.builds.asked(ref)
 
     # ── history ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -28,7 +28,7 @@ FILE_BYTES = 16 * 1024 * 1024
 
 
 class Reading:
-    """Reads for the gateway; every call fetches what is not fetched yet."""
+    """Reads images and sources for the gateway. Every call fetches what it needs, and lets go of it."""
 
     def __init__(self, builder: Builder, sessions: Sessions, builds: Builds) -> None:
         self._builder = builder

@@ -32,7 +32,7 @@ class BuildKit:
         self._grpc = GrpcServer([ControlService(self._door), GatewayService(self._door), content, TraceService()])
 
     def start(self) -> None:
-        """Bring the history together again after whatever ended the last run. Blocking."""
+        """Recover the history after the end of the last run. Blocking."""
         self._door.start()
 
     def protocol(self) -> asyncio.Protocol:

@@ -22,7 +22,7 @@ from sampan.supervisor.client import Supervisor
 
 
 class FileService:
-    """One for an engine. Blocking methods are for threads; trees belong to whoever gets them."""
+    """The files of one engine's builds. Blocking methods are for threads; the caller owns the trees that it gets."""
 
     def __init__(self, config: EngineConfig, images: Images, supervisor: Supervisor) -> None:
         self._images = images

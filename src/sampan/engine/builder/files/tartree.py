@@ -391,7 +391,10 @@ class _Index:
         self._implied.discard(path)
 
     def _finish(self) -> None:
-        """Names of one content refer to its first; directories that nobody described are as old as what they hold."""
+        """Make further names of a content refer to its first, and set the times of directories without an entry.
+
+        Such a directory gets the newest time of what it holds.
+        """
         first: dict[int, str] = {}
         for path in self._linked:
             place = self.places.get(path)

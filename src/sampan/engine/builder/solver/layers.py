@@ -4,7 +4,7 @@
         … write below work.root_fd, or give work.mounts() to a task …
         done = await work.commit()
 
-With overlay2 the upper directory *becomes* the layer: it is described in place (images/recording.py), no file is
+With overlay2 the upper directory *becomes* the layer: it is described in place (layers/recording.py), no file is
 copied. Other drivers compare and unpack. Nothing is synced here; an image that is published is (Layers.sync).
 
 Invariants: while it is open, a Work keeps the layers below it; what it committed stays as long as the holder it was
@@ -48,7 +48,7 @@ class Committed:
 
 
 class Work:
-    """A writable file system on a state. One user at a time: a task, or whoever writes below `root_fd`."""
+    """A writable file system on a state, for one user at a time: a task, or a thread that writes below `root_fd`."""
 
     def __init__(self, images: Images, base: LayerChain, holder: Ref | None = None) -> None:
         """holder: from `images.layers.hold`; it keeps what is committed. Without one, it is the Work that does."""
@@ -112,7 +112,8 @@ class Work:
                 os.close(lower_fd)
 
     async def commit(self, *, epoch_s: int | None = None) -> Committed:
-        """Make a layer of what was written; nobody writes any more. epoch_s: no file of it is younger. Once only.
+        """Make a layer of what was written. Called once, after the last write. epoch_s: no file of the layer is
+        younger.
 
         Raises: InvalidArgument for directories nested too deep, OSError (ENOSPC, …); nothing is left behind then.
         """

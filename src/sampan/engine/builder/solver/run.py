@@ -57,7 +57,7 @@ Output = Callable[[int, bytes], None]
 
 @dataclass(slots=True)
 class Tail:
-    """The last lines of a step's output, whatever it wrote."""
+    """The last lines of a step's output, at most TAIL_LINES and TAIL_BYTES."""
 
     lines: deque[bytes]
     rest: bytes = b""
@@ -160,7 +160,7 @@ class Runner:
     # -- what surrounds it --------------------------------------------------------------------------------------------
 
     def _later(self, work: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
-        """Let go of something that nobody has to wait for: with its process a task's every writer is dead."""
+        """Let go of something of a step in the background: no step waits for it, for its processes are dead."""
         task = self._background.spawn(work, "what a build step used cannot be cleared away", finish=True)
         assert task is not None  # it is closed when every step has ended
         return task

@@ -90,7 +90,7 @@ class Solver:
         self._collected = 0.0
 
     def start(self) -> None:
-        """Bring records, directories and mounts together again after whatever ended the last run."""
+        """Recover records, directories and mounts after the end of the last run."""
         self._runner.recover()
         self.mounts.start()
         self.cache.start()

@@ -92,7 +92,7 @@ def remove(root_fd: int, made: Iterable[Stub]) -> list[str]:
 
 
 def untouched(upper: str, lower_fd: int, paths: Iterable[str]) -> None:
-    """Drop directories from an upper directory that are empty there and as they are below. Nobody has it mounted."""
+    """Remove directories from an upper directory that are empty there and equal to those below. It is not mounted."""
     upper_fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for path in paths:
