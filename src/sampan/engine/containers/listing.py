@@ -26,7 +26,7 @@ _HEALTH = ("starting", "healthy", "unhealthy", "none")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownPorts:
-    """ShownPorts of a running container as `80/tcp`: those of the host, and its own."""
+    """Ports of a running container as `80/tcp`: those of the host, and its own."""
 
     published: frozenset[str] = frozenset()
     exposed: frozenset[str] = frozenset()
