@@ -2,7 +2,7 @@
 
     privilege           asked for by                          BuildKit's door               the classic door
     network.host        RUN --network=host in a Dockerfile    client and daemon.json        nobody may
-    network.host        the build's own network (--network)   client and daemon.json        the client, as in `docker run`
+    network.host        the build's own network (--network)   client and daemon.json        the client, as in run
     security.insecure   RUN --security=insecure               client and daemon.json        nobody may
 
 A Dockerfile is somebody else's text: it never gets what the client has not named in the request. The classic door's

@@ -1,8 +1,8 @@
 """What a build says, as BuildKit's status stream: `Progress` in, StatusResponses out, all of them for every reader.
 
 Calls come from the loop's thread or from workers. Responses are gathered for a moment, so that a noisy step costs few
-messages. What steps say is bounded, each (solver/clipping.py) and all together (`LogLimit`), so every response is kept while the
-build runs, and its history keeps the bytes as they were sent.
+messages. What steps say is bounded, each (solver/clipping.py) and all together (`LogLimit`), so every response is kept
+while the build runs, and its history keeps the bytes as they were sent.
 
 Source: the status stream of Docker Engine 28.5.2 as seen on the wire.
 """

@@ -89,7 +89,7 @@ class Linking:
         return made
 
     def _differing(self, base: str, root: str, paths: Sequence[str]) -> dict[str, TreeEntry]:
-        """Thread: of these directories those that the base has otherwise than the layer at `root`, as the base has them."""
+        """Thread: those of these directories that the base has otherwise than the layer at `root`, as the base says."""
         found: dict[str, TreeEntry] = {}
         tree = self._files.layers(base)
         try:

@@ -122,8 +122,8 @@ class Runner:
         room: Room,
         classic: bool,
     ) -> None:
-        """Run the step on `work`. output: called with (1 stdout or 2 stderr, bytes) as they come, room: after each. emptied:
-        see Mounting.
+        """Run the step on `work`. output: called with (1 stdout or 2 stderr, bytes) as they come, room: after each.
+        emptied: see Mounting.
 
         Raises: StepFailed for a command that failed or could not be run, SampanError for what it needs and is not
         there.
