@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable
+from dataclasses import replace as replace_plan
 from ipaddress import ip_interface, ip_network
 
 from msgspec.structs import replace
@@ -21,7 +22,7 @@ from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.plans import InterfacePlan
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
-from sampan.errors import Conflict, SampanError
+from sampan.errors import Conflict, Internal, SampanError
 from sampan.spec.engine_api.network import EndpointSettings
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Allocator:
         mac: unless the settings name one. Raises: NotFound, InvalidArgument, Conflict, OSError; then nothing is taken.
         """
         driver = self._catalogue.driver(network)
+        endpoints.sysctls(settings, "")  # what is wrong in them is said before anything is taken
         endpoint = endpoints.new(
             network, settings, container_id=sandbox.id, name=sandbox.name, hostname=sandbox.hostname
         )
@@ -104,7 +106,10 @@ class Allocator:
                 address = pool.allocate()
             except Conflict:
                 await self._fabric.leases.settle()
-                address = pool.allocate()
+                try:
+                    address = pool.allocate()
+                except Conflict as error:
+                    raise Internal(f"{error.message}: {network.name} ({network.id})") from error
         undo.callback(self._catalogue.release, network.id, address)
         return address
 
@@ -122,7 +127,8 @@ class Allocator:
             network = self._catalogue.find(endpoint.network_id)
             plan = self._catalogue.driver(network).interface(network, endpoint)
             if plan is not None:
-                found.append(plan)
+                asked = endpoints.sysctls(endpoint.settings, plan.name)
+                found.append(replace_plan(plan, sysctls=(*plan.sysctls, *asked)) if asked else plan)
         return found
 
     def host_binding(self, endpoint: EndpointRecord) -> str:

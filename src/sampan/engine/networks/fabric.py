@@ -160,7 +160,7 @@ class Fabric:
         """Take back a sandbox that nobody waits for any more: the thread makes it all the same."""
         try:
             namespace, _ = await making
-        except OSError:
+        except (OSError, SampanError):
             self._let_go(grants)
             return
         os.close(namespace)

@@ -79,6 +79,11 @@ def _host_ports(text: str) -> tuple[int, int]:
     return first, last
 
 
+def freedom(asked: PublishedPort) -> int:
+    """Return how many host ports would do: 1 for a fixed one, more for a range, the most for any."""
+    return asked.last - asked.first + 1 if asked.first else 1 << 16
+
+
 @dataclass(slots=True)
 class Grant:
     """A granted port and the socket that holds it; the owner closes it."""
