@@ -7,7 +7,9 @@ import contextlib
 import os
 import re
 import socket
+import subprocess
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -420,3 +422,73 @@ async def once(networks: Networks, n: int) -> None:
 
 async def drained(host: Host) -> None:
     await until(lambda: not any(link.kind == "veth" and link.name != "lan0" for link in host.netlink.links()))
+
+
+@on_fake_host
+async def test_a_running_container_is_renumbered_when_its_network_has_other_subnets(host: Host) -> None:
+    """The daemon starts with whatever configuration: what cannot be kept is made anew, or said to be gone."""
+    web = container_id("web")
+    async with host.networks(ipv6=True, fixed_cidr_v6="fd00:1::/64") as networks:
+        sandbox = await attach(networks, ports={"80/tcp": "8080"}, exposed=["80/tcp"])
+        holder = in_namespace(host, sandbox)
+        host.serve(sandbox.netns, 80)
+        await networks.started(web, holder.pid)
+    configurations: list[tuple[dict[str, Any], tuple[str, str]]] = [
+        ({"ipv6": True, "fixed_cidr_v6": "fd00:2::/64"}, ("172.17.0.2", "fd00:2::2")),
+        ({"ipv6": True, "bip": "10.77.0.1/24", "fixed_cidr_v6": "fd00:2::/64"}, ("10.77.0.2", "fd00:2::2")),
+        ({"default_address_pools": ({"base": "10.99.0.0/16", "size": 24},)}, ("10.99.0.2", "")),
+        ({"bip": "10.98.0.1/24"}, ("10.98.0.2", "")),
+    ]
+    try:
+        for options, addresses in configurations:
+            async with host.networks(restored=False, **options) as networks:
+                await networks.restore({web: holder.pid})
+                shown = networks.sandbox(web)
+                assert shown is not None
+                endpoint = shown.endpoints["bridge"]
+                assert (endpoint.address4, endpoint.address6) == addresses
+                assert await host.ask(None, "127.0.0.1", 8080), f"the port leads there: {options}"
+                with host.inside(f"/proc/{holder.pid}/ns/net"), Netlink() as inside:
+                    held = {
+                        str(p.address)
+                        for p in inside.addresses()
+                        if not (p.address.is_link_local or p.address.is_loopback)
+                    }
+                assert held == {a for a in addresses if a}
+        async with host.networks(restored=False, bridge="none") as networks:
+            await networks.restore({web: holder.pid})
+            shown = networks.sandbox(web)
+            assert shown is not None and not shown.endpoints and not shown.bindings
+            fresh = await attach(networks, "fresh")
+            assert list(fresh.endpoints) == ["none"], "run works without a default network"
+            await networks.detach(container_id("fresh"))
+            await networks.detach(web)
+    finally:
+        end(holder)
+
+
+def in_namespace(host: Host, sandbox: Sandbox) -> subprocess.Popen[bytes]:
+    """Start a process that holds a sandbox's namespace."""
+    with host.inside(sandbox.netns):
+        return spawn("sleep", "300")
+
+
+@on_fake_host
+async def test_a_sysctl_that_is_none_is_refused_and_nothing_is_left(host: Host) -> None:
+    async with host.networks() as networks:
+        wanted = {"com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.log_martians=1"}
+        made = await attach(networks, endpoints={"bridge": EndpointSettings(driver_opts=wanted)})
+        with host.inside(made.netns), open("/proc/thread-self/root/proc/sys/net/ipv4/conf/eth0/log_martians") as file:
+            assert file.read() == "1\n"
+        await networks.detach(container_id("web"))
+        links = {link.name for link in host.netlink.links()}
+        for text, said in (
+            ("net.ipv4.nope.IFNAME.x=1", "/proc/sys/net/ipv4/nope/eth0/x is not a sysctl file"),
+            ("net.ipv4.conf.IFNAME.log_martians=bad", "unable to write to '/proc/sys/net/ipv4/conf/eth0/log_martians'"),
+        ):
+            bad = EndpointSettings(driver_opts={"com.docker.network.endpoint.sysctls": text})
+            with pytest.raises(
+                Internal, match=f"^failed to set up container networking: failed to add.*{re.escape(said)}"
+            ):
+                await attach(networks, endpoints={"bridge": bad})
+        assert {link.name for link in host.netlink.links()} <= links

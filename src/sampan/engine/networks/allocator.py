@@ -113,12 +113,25 @@ class Allocator:
         undo.callback(self._catalogue.release, network.id, address)
         return address
 
-    def adopt(self, endpoint: EndpointRecord) -> None:
-        """Take the addresses of an endpoint that an earlier daemon made."""
-        for network_id, address in _addresses(endpoint):
-            pool = self._catalogue.pool(network_id, address.version)
+    def adopt(self, endpoint: EndpointRecord) -> bool:
+        """Take the addresses of an endpoint that an earlier daemon made; return whether its network still has them.
+
+        The default network may have other subnets than it had, or be gone: then nothing is taken.
+        """
+        network = self._catalogue.table.get(endpoint.network_id)
+        if network is None:
+            return False
+        held = _addresses(endpoint)
+        pools = [(self._catalogue.pool(network_id, address.version), address) for network_id, address in held]
+        if any(pool is None or address not in pool.subnet for pool, address in pools):
+            return False
+        versions = {address.version for _, address in held}
+        if held and any(self._catalogue.pool(network.id, v) is not None for v in {4, 6} - versions):
+            return False  # it has another IP version now
+        for pool, address in pools:
             if pool is not None and not pool.taken(address):
                 pool.take(address)
+        return True
 
     def interfaces(self, made: Iterable[EndpointRecord]) -> list[InterfacePlan]:
         """Return what endpoints get in their sandbox. Raises: Internal when a network could not be set up."""

@@ -34,10 +34,10 @@ def wanted(catalogue: Catalogue, mode: str, asked: Asked) -> list[tuple[NetworkR
     The mode's network counts when nothing is asked for, or when it is among what is: a container may have been
     disconnected from it.
     """
-    main = catalogue.find(DEFAULT_NETWORK if mode in ("", "default") else mode)
+    main = _find(catalogue, mode)
     found: dict[str, tuple[NetworkRecord, EndpointSettings]] = {} if asked else {main.name: (main, EndpointSettings())}
     for ref, given in asked.items():
-        network = catalogue.find(DEFAULT_NETWORK if ref == "default" else ref)
+        network = _find(catalogue, ref)
         found[network.name] = (network, given)
     if main.driver == "host" and set(found) != {main.name}:
         raise InvalidArgument(
@@ -53,6 +53,13 @@ def wanted(catalogue: Catalogue, mode: str, asked: Asked) -> list[tuple[NetworkR
             "container cannot be connected to multiple networks with one of the networks in private (none) mode"
         )
     return sorted(found.values(), key=lambda pair: (pair[0].id != main.id, pair[0].name))
+
+
+def _find(catalogue: Catalogue, ref: str) -> NetworkRecord:
+    """Return the network of this name; an engine without a default network has none for it. Raises: NotFound."""
+    if ref in ("", "default", DEFAULT_NETWORK) and catalogue.named(DEFAULT_NETWORK) is None:
+        return catalogue.find("none")
+    return catalogue.find(DEFAULT_NETWORK if ref in ("", "default") else ref)
 
 
 def new(

@@ -53,8 +53,13 @@ class FirewallKeeper:
         self._stale_ports: set[int] = set()
         self._forgetting = ThreadPoolExecutor(1, thread_name_prefix="conntrack")
 
-    async def begin(self, table: str) -> None:
-        """Begin to keep rules, in the table of this name; `apply` puts them in."""
+    async def begin(self, table: str, *, before: str = "") -> None:
+        """Begin to keep rules, in the table of this name; `apply` puts them in.
+
+        before: the table that an earlier daemon of this engine had; its rules go, when it was another.
+        """
+        if before not in ("", table):
+            await self._host.run(Enforcer(self._host.plumbing, before).remove)
         self._enforcer = Enforcer(self._host.plumbing, table)
         self._table = table
         if self._config.ip_forward:

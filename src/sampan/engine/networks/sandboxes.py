@@ -257,8 +257,9 @@ class Sandboxes:
     def _adopt(self, record: SandboxRecord) -> None:
         """Take a sandbox of an earlier daemon as it is: its addresses, its ports."""
         live = LiveSandbox(record)
-        for endpoint in [*record.endpoints, *([record.changing] if record.changing else [])]:
-            self._allocator.adopt(endpoint)
+        live.stale = [endpoint for endpoint in record.endpoints if not self._allocator.adopt(endpoint)]
+        if record.changing is not None:
+            self._allocator.adopt(record.changing)
         live.grants = self._publisher.adopt(record)
         self._live[record.id] = live
 
@@ -273,6 +274,7 @@ class Sandboxes:
                 await self.started(container_id, pid)
                 self._changes.hold(live)
                 await self._changes.mend(live)
+                await self._changes.renumber(live, self._catalogue.table.get)
             else:
                 await self.detach(container_id)
         known = frozenset(e.veth for live in self._live.values() for e in live.record.endpoints)

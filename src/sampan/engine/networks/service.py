@@ -101,15 +101,20 @@ class Networks:
 
     async def _start_networks(self) -> None:
         records = {}
+        former = {name: old for name in PREDEFINED if (old := self._catalogue.named(name)) is not None}
+        before = self._table(former) if "host" in former else ""
         for name, driver_name in PREDEFINED.items():
             old, driver = self._catalogue.named(name), self._catalogue.drivers[driver_name]
             record = await driver.predefined(self._fabric.host, name, old, self._catalogue.choose)
             if record is not None:
                 records[name] = record
+                if old is not None and _link(driver, old) != _link(driver, record):
+                    await driver.teardown(self._fabric.host, old)
             elif old is not None:
-                await self._store.apply(self._catalogue.forget(old))
-        await self._store.apply(*(self._catalogue.put(r) for r in records.values()))
-        await self._fabric.firewall.begin(self._table(records))
+                await driver.teardown(self._fabric.host, old)
+                self._store.apply_now(self._catalogue.forget(old))
+        self._store.apply_now(*(self._catalogue.put(r) for r in records.values()))
+        await self._fabric.firewall.begin(self._table(records), before=before)
         for network in self._catalogue.all():
             if network.name in PREDEFINED:
                 await self._start_network(network)
@@ -233,3 +238,9 @@ class Networks:
         endpoints.check(network, settings)
         async with self._sandboxes.connecting(network, container_id, settings) as ops:
             yield ops
+
+
+def _link(driver: NetworkDriver, network: NetworkRecord) -> str:
+    """Return the link on the host that a network is, for what is to be taken away when it becomes another."""
+    rules = driver.rules(network, ip6=True)
+    return rules.interface if rules is not None else ""
