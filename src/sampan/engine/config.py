@@ -47,6 +47,9 @@ class EngineConfig:
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     registries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
     # builds
     builder: dict[str, Any] = field(default_factory=dict)  # gc, entitlements: as in daemon.json
     # networks
