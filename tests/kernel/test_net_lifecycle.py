@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import subprocess
+from collections.abc import Coroutine
 from ipaddress import ip_address
 from typing import Any
 
@@ -335,8 +336,8 @@ async def test_the_default_bridge_as_configured(host: Host) -> None:
         assert second.subnets[0].subnet == "10.77.1.0/24"
         await networks.remove("second")
     async with host.networks(bridge="none") as networks:
-        with pytest.raises(NotFound, match="network bridge not found"):
-            await attach(networks)
+        assert list((await attach(networks)).endpoints) == ["none"]
+        await networks.detach(container_id("web"))
     host.netlink.batch([netlink.add_bridge("own0")])
     host.netlink.batch([netlink.set_link("own0", up=True)])
     link = host.netlink.link("own0")
@@ -492,3 +493,49 @@ async def test_a_sysctl_that_is_none_is_refused_and_nothing_is_left(host: Host) 
             ):
                 await attach(networks, endpoints={"bridge": bad})
         assert {link.name for link in host.netlink.links()} <= links
+
+
+@on_fake_host
+async def test_a_network_goes_before_or_after_a_start_and_never_within(host: Host) -> None:
+    """At every turn of the loop within a start, and within a removal, the other begins: exactly one of them wins."""
+    async with host.networks() as networks:
+        outcomes = set()
+        for turns in [*range(12), *(-n for n in range(1, 12))]:
+            made = await networks.create(NetworkCreateRequest(name="own"))
+
+            async def later(work: Coroutine[Any, Any, object], wait: int) -> object:
+                for _ in range(wait):
+                    await asyncio.sleep(0)
+                return await work
+
+            started, removed = await asyncio.gather(
+                later(attach(networks, mode="own"), max(-turns, 0)),
+                later(networks.remove("own"), max(turns, 0)),
+                return_exceptions=True,
+            )
+            if isinstance(started, Sandbox):
+                assert isinstance(removed, Forbidden) and 'has active endpoints (name:"web"' in str(removed)
+                assert started.endpoints["own"].ipv4 and networks.find(made.id) is made
+                await networks.detach(container_id("web"))
+                await networks.remove("own")
+            else:
+                assert isinstance(started, NotFound) and removed is None
+            outcomes.add(isinstance(started, Sandbox))
+        assert outcomes == {True, False}
+
+
+@on_fake_host
+async def test_a_network_that_is_going_cannot_be_connected_to(host: Host) -> None:
+    async with host.networks() as networks:
+        await attach(networks)
+        holder = spawn("sleep", "300")
+        await networks.started(container_id("web"), holder.pid)
+        own = await networks.create(NetworkCreateRequest(name="own"))
+        removing = asyncio.ensure_future(networks.remove("own"))
+        await asyncio.sleep(0)
+        with pytest.raises(NotFound, match=r"^network \w+ not found$"):
+            async with networks.connecting(own, container_id("web"), EndpointSettings()):
+                pass
+        await removing
+        await networks.detach(container_id("web"))
+        end(holder)

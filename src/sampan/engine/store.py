@@ -301,16 +301,15 @@ class Store:
         Raises: StoreError; nothing has changed then, in SQL or memory, except that a failed flush leaves the
         change written but not promised.
         """
-        self._apply(ops, kept=not durable)
+        self.apply_now(*ops, kept=not durable)
         if durable:
             await self.flushed()
 
-    def apply_now(self, *ops: Op) -> None:
-        """`apply(durable=False)` for callers that cannot await: written inline."""
-        self._apply(ops, kept=True)
+    def apply_now(self, *ops: Op, kept: bool = True) -> None:
+        """`apply(durable=False)` for callers that cannot await: written inline.
 
-    def _apply(self, ops: tuple[Op, ...], *, kept: bool) -> None:
-        """Write and remember. kept: what a full disk does not take is remembered all the same, and written later."""
+        kept: what a full disk does not take is remembered all the same, and written later.
+        """
         try:
             self._write(ops)
         except sqlite3.Error as error:
@@ -456,11 +455,8 @@ class ScopedStore(Store):
     def table(self, name: str, type_: type[T]) -> Table[T]:
         return self._store.table(name + self._suffix, type_)
 
-    async def apply(self, *ops: Op, durable: bool = True) -> None:
-        await self._store.apply(*ops, durable=durable)
-
-    def apply_now(self, *ops: Op) -> None:
-        self._store.apply_now(*ops)
+    def apply_now(self, *ops: Op, kept: bool = True) -> None:
+        self._store.apply_now(*ops, kept=kept)
 
     async def flushed(self) -> None:
         await self._store.flushed()

@@ -9,6 +9,7 @@ Source: Engine API 1.51 NetworkCreate; messages as Docker Engine 28.5 gives them
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Catalogue:
     drivers: Mapping[str, NetworkDriver]
     pools: tuple[ipam.AddressPool, ...] = ipam.DEFAULT_POOLS
     _addresses: dict[tuple[str, int], Pool] = field(default_factory=dict)
+    _going: set[str] = field(default_factory=set)
 
     # ── finding ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -44,19 +46,28 @@ class Catalogue:
 
     def named(self, name: str) -> NetworkRecord | None:
         """Return the network of this name."""
-        return next((n for n in self.table.all() if n.name == name), None)
+        return next((n for n in self.table.all() if n.name == name and n.id not in self._going), None)
 
     def find(self, ref: str) -> NetworkRecord:
         """Resolve an id, a name or a unique prefix of an id. Raises: NotFound, InvalidArgument when ambiguous."""
         found = self.table.get(ref) or self.named(ref)
-        if found is not None:
+        if found is not None and found.id not in self._going:
             return found
-        matching = [n for n in self.table.all() if n.id.startswith(ref)] if ref else []
+        matching = [n for n in self.table.all() if n.id.startswith(ref) and n.id not in self._going] if ref else []
         if len(matching) > 1:
             raise InvalidArgument(f"network {ref} is ambiguous ({len(matching)} matches found based on ID prefix)")
         if not matching:
             raise NotFound(f"network {ref} not found")
         return matching[0]
+
+    @contextlib.contextmanager
+    def leaving(self, network: NetworkRecord) -> Iterator[None]:
+        """Let nobody find a network that is being removed; should that fail, it is there as before."""
+        self._going.add(network.id)
+        try:
+            yield
+        finally:
+            self._going.discard(network.id)
 
     def driver(self, network: NetworkRecord) -> NetworkDriver:
         """Return the driver of a network. Raises: NotFound when this engine has it no more."""

@@ -182,9 +182,16 @@ class Networks:
             raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
         if self._sandboxes.using(network.id):
             using = [(r, e) for r in self._sandboxes.on(network.id) for e in r.endpoints if e.network_id == network.id]
-            named = ", ".join(f'name:"{r.name}" id:"{e.id[:12]}"' for r, e in using)
+            found = [f'name:"{r.name}" id:"{e.id[:12]}"' for r, e in using]
+            found += [f'name:"{name}" id:""' for name in self._sandboxes.joining(network.id)]
+            named = ", ".join(found)
             raise Forbidden(f"error while removing network: network {network.name} has active endpoints ({named})")
-        await self._unmake(self._catalogue.drivers.get(network.driver), network)
+        await self._take_away(network)
+
+    async def _take_away(self, network: NetworkRecord) -> None:
+        """Remove a network that nobody uses; from the first moment nobody can begin to."""
+        with self._catalogue.leaving(network):
+            await self._unmake(self._catalogue.drivers.get(network.driver), network)
         self._tell("destroy", network)
 
     def inspect(self, ref: str, *, scope: str = "") -> dict[str, Any]:
@@ -206,10 +213,11 @@ class Networks:
         """Remove the networks nobody uses; None when there is none, as Docker says."""
         removed = []
         for network in self._catalogue.all():
+            if self._catalogue.table.get(network.id) is not network:
+                continue  # somebody else was faster
             if network.name in PREDEFINED or self._used(network) or not filters.prunable(network, given or {}):
                 continue
-            await self._unmake(self._catalogue.drivers.get(network.driver), network)
-            self._tell("destroy", network)
+            await self._take_away(network)
             removed.append(network.name)
         self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return removed or None
