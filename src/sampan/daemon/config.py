@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from sampan.daemon.options import ALIASES, BOOL, BY_FLAG, BY_KEY, BYTES, IP, IPS, OPTIONS, BadValue, Kind
+from sampan.daemon.options import ALIASES, BOOL, BY_FLAG, BY_KEY, BYTES, GUARDS, IP, IPS, OPTIONS, BadValue, Kind
 from sampan.engine.config import EngineConfig
 from sampan.errors import words
 from sampan.spec import codec
@@ -219,10 +219,6 @@ def validate(v: Mapping[str, Any]) -> None:
     """Refuse bad values. Raises: ConfigError; touches nothing."""
     for check in (_validate_daemon, _validate_limits, _validate_lists, _validate_containers, _validate_networks):
         check(v)
-
-
-GUARDS = ("authorization-plugins", "rootless", "selinux-enabled", "userns-remap")
-"""Protections that have not landed. Running without one that was asked for would be worse than not running."""
 
 
 def _validate_daemon(v: Mapping[str, Any]) -> None:
@@ -454,5 +450,15 @@ def build(values: Mapping[str, Any], *, config_file: str = DEFAULT_FILE, given: 
         raw_logs=values["raw-logs"],
         oom_score_adjust=values["oom-score-adjust"],
         values=dict(values),
-        warnings=tuple(f"option {name} is accepted and has no effect yet" for name in accepted),
+        warnings=(*(f"option {name} is accepted and has no effect yet" for name in accepted), *_unknown(values)),
     )
+
+
+FEATURES = ("buildkit",)
+
+
+def _unknown(values: Mapping[str, Any]) -> list[str]:
+    """Return warnings of features that this engine does not have; Docker takes any name."""
+    return [
+        f"feature {name} is not known and has no effect" for name in sorted(values["features"]) if name not in FEATURES
+    ]

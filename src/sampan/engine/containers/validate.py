@@ -329,12 +329,12 @@ def security_options(options: list[str] | None) -> None:
             key, separator, value = option.partition(":")
         if not separator:
             raise Internal(f'invalid --security-opt 1: "{option}"')
-        if key == "no-new-privileges":
+        if key in ("no-new-privileges", "writable-cgroups"):
             try:
                 go_values.boolean(value)
             except ValueError as e:
                 raise Internal(f'invalid --security-opt 2: "{option}"') from e
-        elif key not in ("label", "apparmor", "seccomp", "writable-cgroups"):
+        elif key not in ("label", "apparmor", "seccomp"):
             raise Internal(f'invalid --security-opt 2: "{option}"')
 
 
