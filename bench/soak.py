@@ -67,9 +67,7 @@ def private_kib(pid: int) -> int:
 
 
 def soak(engine: Engine, *, count: int, every: int) -> list[Sample]:
-    """Create, start, await and remove `count` containers one after the other, with a port each; sample every so
-    often.
-    """
+    """Create, start, await and remove `count` containers one after the other, with a port each; sample now and then."""
     samples: list[Sample] = []
     made: set[str] = set()
     for done in range(1, count + 1):
@@ -129,8 +127,8 @@ def svg(samples: list[Sample]) -> str:
         )
         out.append(f'<text x="{x0}" y="{y0}">{key}: {values[0]:g} → {values[-1]:g}</text>')
         out.append(
-            f'<path d="M{x0},{y0 + 70}h250" stroke="#bbb"/><polyline points="{points}" fill="none" stroke="#06c" '
-            f'stroke-width="1.5"/>'
+            f'<path d="M{x0},{y0 + 70}h250" stroke="#bbb"/>'
+            f'<polyline points="{points}" fill="none" stroke="#06c" stroke-width="1.5"/>'
         )
     return "\n".join([*out, "</svg>"]) + "\n"
 

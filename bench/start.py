@@ -1,5 +1,4 @@
-"""What sampand costs to start and to hold: from exec to the first answered ping, and the memory of everything it
-starts.
+"""What sampand costs to start and to hold: from exec to the first answered ping; the memory of everything it starts.
 
     python -m bench.start [--rounds 20] [--source DIR]… [--buildx /path/of/docker-buildx]
 

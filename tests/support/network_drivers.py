@@ -43,7 +43,6 @@ class LanDriver(NetworkDriver):
         return f"lan {self._name(network)}"
 
     def interface(self, network: NetworkRecord, endpoint: EndpointRecord) -> InterfacePlan:
-        parsed = ip_interface(endpoint.ipv4)
         return InterfacePlan(
             kind="macvlan",
             name=endpoint.interface,
@@ -51,7 +50,7 @@ class LanDriver(NetworkDriver):
             attributes=netlink.attribute(IFLA_MACVLAN_MODE, MACVLAN_MODE_BRIDGE.to_bytes(4, sys.byteorder)),
             mac=endpoint.mac,
             mtu=1400,
-            addresses=((parsed.ip, parsed.network.prefixlen),),
+            addresses=endpoint.prefixes,
             routes=(RoutePlan(destination=ip_network("198.51.100.0/24")),),
         )
 
@@ -92,13 +91,12 @@ class RoutedDriver(NetworkDriver):
         return f"routed {network.subnets[0].subnet}"
 
     def interface(self, network: NetworkRecord, endpoint: EndpointRecord) -> InterfacePlan:
-        parsed = ip_interface(endpoint.ipv4)
         return InterfacePlan(
             kind=MOVED,
             name=endpoint.interface,
             host_name=f"p{endpoint.id[:10]}",
             mac=endpoint.mac,
-            addresses=((parsed.ip, parsed.network.prefixlen),),
+            addresses=endpoint.prefixes,
             # the gateway is reached by the link, everything else by the gateway
             routes=(RoutePlan(destination=ip_network(network.subnets[0].gateway)),),
         )

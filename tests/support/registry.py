@@ -48,9 +48,7 @@ def free_port() -> int:
 
 
 class Debian:
-    """docker-registry over `directory`; `auth` is its configuration's section, `tls` a directory made by
-    certificates.
-    """
+    """docker-registry over `directory`; `auth` is its configuration's section, `tls` a directory of certificates."""
 
     def __init__(self, directory: Path, *, auth: dict[str, Any] | None = None, tls: Path | None = None) -> None:
         self.port = free_port()
@@ -99,9 +97,7 @@ def htpasswd(directory: Path) -> dict[str, Any]:
 
 
 class Server:
-    """A threading HTTP server whose `answer(handler)` decides; every request is remembered as (method, path,
-    headers).
-    """
+    """A threading HTTP server whose `answer(handler)` decides; requests are remembered as (method, path, headers)."""
 
     def __init__(self, answer: Callable[[http.server.BaseHTTPRequestHandler], None], tls: Path | None = None) -> None:
         self.requests: list[tuple[str, str, dict[str, str]]] = []

@@ -78,10 +78,6 @@ def test_the_container_wide_mac_address_goes_to_the_main_endpoint() -> None:
         (partial(planned, mac="nope"), "invalid config for network bridge: invalid MAC address nope"),
         (partial(planned, mac=MAC, mode="host", version=OLD), "conflicting options: mac-address and the network mode"),
         (
-            partial(planned, asked={"a": EndpointSettings(), "b": EndpointSettings()}, version=OLD),
-            "Container cannot be created with multiple network endpoints: a, b",
-        ),
-        (
             partial(planned, asked={"bridge": EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="x"))}),
             "invalid config for network bridge: invalid endpoint settings:\n"
             "* user specified IP address is supported on user defined networks only\n"

@@ -98,8 +98,8 @@ def test_a_bad_table_is_refused(tmp_path: Any, registries: dict[str, Any], words
 
 def test_challenges() -> None:
     header = (
-        'Bearer realm="https://a.example/token?x=1,2",service="s \\"q\\"",scope="repository:a:pull,push", Basic '
-        'realm="b"'
+        'Bearer realm="https://a.example/token?x=1,2",service="s \\"q\\"",scope="repository:a:pull,push", '
+        'Basic realm="b"'
     )
     bearer, basic = challenges.parse([header])
     assert (bearer.scheme, basic.scheme) == ("bearer", "basic")
@@ -188,8 +188,12 @@ def test_the_manifest_of_a_push_is_dockers_to_the_byte() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "words", "code"),
     [
-        (404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest '
-              b'unknown"}]}', "manifest unknown: manifest unknown", 404),
+        (
+            404,
+            b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}',
+            "manifest unknown: manifest unknown",
+            404,
+        ),
         (401, b"", "unauthorized: authentication required", 401),
         (403, b'{"errors":[{"code":"DENIED","message":"no"}]}', "denied: no", 403),
         (429, b'{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}', "toomanyrequests: slow down", 429),

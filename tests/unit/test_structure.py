@@ -25,73 +25,26 @@ LONGEST_FUNCTION = 60
 LONGEST_FILE = 500
 MOST_PUBLIC_METHODS = 20
 
-_CIRCLES = {
-    frozenset({"supervisor.shim.attacher", "supervisor.shim.stdio"}),
-    frozenset({"engine.images.gc", "engine.images.loading", "engine.images.service"}),
-    frozenset({"engine.builder.solver.solver", "engine.builder.solver.steps"}),
-}
+_CIRCLES: set[frozenset[str]] = set()
 
 SHARED_NAMES = {
     "Container": "the runtime's running container and the engine's record of it: one noun seen from two processes",
-}
-_SHARED_NAMES = {
-    "Build",
-    "Connection",
-    "Copy",
-    "Downloads",
-    "Entry",
-    "Files",
-    "Flight",
-    "Kept",
-    "Label",
-    "Member",
-    "Message",
-    "Mount",
-    "Offer",
-    "Options",
-    "Output",
-    "Place",
-    "Plan",
-    "Process",
-    "Record",
-    "Registry",
-    "Request",
-    "Result",
-    "Sandboxes",
-    "Source",
-    "Stage",
-    "State",
-    "Status",
-    "Step",
-    "Target",
-    "Task",
-    "Usage",
-    "Volume",
-    "Wanted",
-    "_Layer",
-    "_Reader",
-    "_Source",
-    "_Stage",
+    "Task": "the supervisor's task and its shim's: one noun seen from two processes",
 }
 
-_MANY_METHODS = {
-    "supervisor.client.Supervisor",
-    "engine.images.service.Images",
-    "engine.layers.layers.Layers",
-    "engine.volumes.service.Volumes",
+MANY_METHODS = {
+    "supervisor.client.Supervisor": "a method for each operation of the supervisor's API",
+    "supervisor.link.ShimLink": "a method for each message to a shim",
+    "runtime.container.Container": "the verbs of an OCI runtime, and what is asked about a container",
+    "engine.volumes.service.Volumes": "the verbs of volumes, and what containers do with them",
 }
-_LONG_FUNCTIONS = {
-    "engine.containers.service.__init__",
-    "runtime.container.create",
-    "engine.builder.files.tartree.plain",
-}
+_LONG_FUNCTIONS: set[str] = set()
 _LONG_FILES = {
-    "engine.images.service",
     "engine.store",
     "engine.volumes.service",
     "runtime.container",
-    "spec.dockerfile.checks",
     "supervisor.client",
+    "supervisor.shim.task",
 }
 
 TASK_OWNERS = {
@@ -99,28 +52,15 @@ TASK_OWNERS = {
     "supervisor.starter": "reaps the supervisor that it has started; `stop` cancels it",
 }
 _TASKS = {
-    "cli.builder.session",
-    "engine.builder.buildkit.control",
-    "engine.builder.clients.sessions",
-    "engine.builder.classic.door",
-    "engine.builder.files.tartree",
-    "engine.builder.solver.cachemounts",
     "engine.builder.solver.flights",
-    "engine.builder.solver.mounting",
-    "engine.builder.solver.run",
     "engine.builder.solver.sandboxes",
-    "engine.builder.solver.solver",
-    "engine.images.downloads",
-    "engine.images.loading",
-    "engine.images.reports",
-    "engine.layers.layers",
     "supervisor.client",
     "supervisor.logs.reader",
     "supervisor.nursery",
     "supervisor.tasks",
 }
 
-TYPE_IGNORES = 37
+TYPE_IGNORES = 31
 """As many `# type: ignore` there are. A change should take some out, and lower the number."""
 
 
@@ -239,8 +179,7 @@ def test_modules_do_not_import_each_other() -> None:
 
 def test_a_class_name_has_one_meaning() -> None:
     counted = Counter(node.name for _, node in nodes(ast.ClassDef))
-    assert {name for name, count in counted.items() if count > 1} <= SHARED_NAMES.keys() | _SHARED_NAMES
-    assert not SHARED_NAMES.keys() & _SHARED_NAMES
+    assert {name for name, count in counted.items() if count > 1} <= SHARED_NAMES.keys()
 
 
 def test_classes_have_few_public_methods() -> None:
@@ -253,7 +192,7 @@ def test_classes_have_few_public_methods() -> None:
         )
         > MOST_PUBLIC_METHODS
     }
-    assert many <= _MANY_METHODS
+    assert many <= MANY_METHODS.keys()
 
 
 def test_functions_are_short() -> None:
@@ -262,7 +201,7 @@ def test_functions_are_short() -> None:
         for module, node in functions()
         if (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION
     }
-    assert long <= _LONG_FUNCTIONS
+    assert not long
 
 
 def test_files_are_short() -> None:

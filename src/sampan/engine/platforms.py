@@ -54,8 +54,11 @@ class Platform:
         return (self.os, self.architecture) == (other.os, other.architecture) and self.variant in ("", other.variant)
 
     def runs(self, other: Platform) -> bool:
-        """Whether what is made for `other` runs where this platform is asked for, by containerd's rule for one platform:
-        older variants do, and the 32-bit relatives (386 on amd64, arm on arm64). Weaker than `accepts`."""
+        """Tell whether what is made for `other` runs where this platform is asked for.
+
+        By containerd's rule for one platform: older variants do, and the 32-bit relatives (386 on amd64, arm on arm64).
+        Weaker than `accepts`.
+        """
         if self.os != other.os:
             return False
         return (other.architecture, _explicit(other)) in _runnable(self.architecture, _explicit(self))

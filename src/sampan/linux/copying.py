@@ -357,8 +357,9 @@ class _Tree:
             level.close()
 
     def _copy(self, level: _Level, name: str, is_file: bool) -> None:
-        """Copy an entry. is_file: what the directory said of it; it is opened accordingly, at once if it still
-        is one.
+        """Copy an entry.
+
+        is_file: what the directory said of it; it is opened accordingly, at once if it still is one.
         """
         try:
             node = os.open(name, _FILE if is_file else _NODE, dir_fd=level.source)

@@ -70,9 +70,7 @@ class Authorizer:
         self._asking = asyncio.Lock()  # many layers that need the same token ask for it once
 
     def challenged(self, answer: aiohttp.ClientResponse) -> bool:
-        """Note what an answer of 401 asks for; False when it is nothing we can do. The token that it refused is
-        void.
-        """
+        """Note what an answer of 401 asks for; return False when we can do nothing. The token it refused is void."""
         found = challenges.parse(answer.headers.getall("WWW-Authenticate", []))
         self._challenges = [c for c in found if c.scheme in ("basic", "bearer")]
         refused = answer.request_info.headers.get("Authorization", "").removeprefix("Bearer ")

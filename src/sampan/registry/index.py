@@ -67,11 +67,9 @@ async def _answering(transport_: Transport, schemes: Sequence[Endpoint]) -> Endp
         )
     raise InvalidArgument(
         f"invalid registry endpoint {last.base}/v1/: {failures[0]}. If this private registry supports only HTTP or "
-        f"HTTPS "
-        f"with an unknown CA certificate, please add `--insecure-registry {last.host}` to the daemon's arguments. In "
-        f"the "
-        "case of HTTPS, if you have access to the registry's CA certificate, no need for the flag; simply place the CA "
-        f"certificate at {endpoints.CERTIFICATES[-1]}/{last.host}/ca.crt"
+        f"HTTPS with an unknown CA certificate, please add `--insecure-registry {last.host}` to the daemon's "
+        "arguments. In the case of HTTPS, if you have access to the registry's CA certificate, no need for the flag; "
+        f"simply place the CA certificate at {endpoints.CERTIFICATES[-1]}/{last.host}/ca.crt"
     )
 
 

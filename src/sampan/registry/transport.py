@@ -1,8 +1,8 @@
 """HTTP to registries: one session for all, verified as configured, redirected without giving anything away.
 
 Not here: what is asked, tokens, retries. Invariants:
-- `Authorization` goes to the origin (scheme, host, port) it was given for and to no other. A redirect elsewhere drops
-  it, for good (CVE-2020-15157).
+- `Authorization` goes to the origin (scheme, host, port) it was given for and to no other: a redirect elsewhere drops
+  it (CVE-2020-15157), for good.
 - https is never redirected to http, unless the endpoint is insecure anyway.
 - Nothing is kept between requests that one user could see of another: no cookies.
 

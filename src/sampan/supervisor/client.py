@@ -27,6 +27,7 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from sampan import errors
 from sampan.supervisor import deposits, layout, starter, wire
 from sampan.supervisor import supervisor_pb2 as pb
+from sampan.supervisor.states import TaskStatus
 from sampan.supervisor.supervisor_grpc import SupervisorStub
 from sampan.supervisor.values import (
     Attachment,
@@ -75,7 +76,12 @@ _KINDS = {
     pb.Event.PAUSED: "paused",
     pb.Event.RESUMED: "resumed",
 }
-_STATUSES = {pb.CREATED: "created", pb.RUNNING: "running", pb.PAUSED: "paused", pb.STOPPED: "stopped"}
+_STATUSES = {
+    pb.CREATED: TaskStatus.CREATED,
+    pb.RUNNING: TaskStatus.RUNNING,
+    pb.PAUSED: TaskStatus.PAUSED,
+    pb.STOPPED: TaskStatus.STOPPED,
+}
 
 
 T = TypeVar("T")
@@ -148,10 +154,10 @@ class Supervisor:
             return _task_reply(await self._create(message, fds))
         except _LOST:
             pass
-        info = await self._status(req.id)
+        info = await self.status(req.id)
         if info is None:
             return _task_reply(await self._repeated(lambda: self._create(message, fds)))
-        return await self.start(req.id) if start and info.status == "created" else info
+        return await self.start(req.id) if start and info.status is TaskStatus.CREATED else info
 
     async def _create(self, message: pb.CreateRequest, fds: Sequence[int]) -> Any:
         """Ask once, with the descriptors left at the supervisor for as long as it takes."""
@@ -170,8 +176,8 @@ class Supervisor:
             return _task_reply(await self._once(lambda s: s.Start(pb.TaskId(id=id))))
         except _LOST:
             pass
-        info = await self._status(id)
-        if info is not None and info.status != "created":
+        info = await self.status(id)
+        if info is not None and info.status is not TaskStatus.CREATED:
             return info
         return _task_reply(await self._call(lambda s: s.Start(pb.TaskId(id=id))))
 
@@ -213,6 +219,9 @@ class Supervisor:
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def kill(self, id: str, signal: int, *, exec_id: str = "", all: bool = False) -> None:
+        """Send a signal to init or an exec'd process; all: to the whole container, or to the exec'd one's children,
+        too.
+        """
         await self._call(lambda s: s.Kill(pb.KillRequest(id=id, signal=signal, exec_id=exec_id, all=all)))
 
     async def pause(self, id: str) -> None:
@@ -278,11 +287,12 @@ class Supervisor:
         stdin: bool,
         stdout: bool = True,
         stderr: bool = True,
+        raw: bool | None = None,
         seccomp: str = "",
     ) -> tuple[int, Attachment]:
         """Prepare, attach and start in one exchange with the shim: the fast way of `docker exec`.
 
-        Returns (pid, stdio). Raises TaskFailed.
+        raw: whether output comes without frames; None: as the terminal says. Returns (pid, stdio). Raises TaskFailed.
         """
         return await self._visit(
             id,
@@ -294,6 +304,7 @@ class Supervisor:
                 "stdin": stdin,
                 "stdout": stdout,
                 "stderr": stderr,
+                "raw": terminal if raw is None else raw,
                 "seccomp": seccomp,
             },
         )
@@ -399,7 +410,8 @@ class Supervisor:
             self._ready.clear()
             raise ConnectionResetError("the supervisor went away") from e
 
-    async def _status(self, id: str) -> TaskInfo | None:
+    async def status(self, id: str) -> TaskInfo | None:
+        """Return the task as it is now; None when there is none."""
         try:
             return _task(await self._call(lambda s: s.Status(pb.TaskId(id=id))))
         except errors.NotFound:

@@ -39,9 +39,7 @@ def put_back(root: Path, kept: Path) -> None:
 
 
 def test_the_directory_of_a_layer_is_gone_and_its_record_is_not(tmp_path: Path) -> None:
-    """A load that failed lets its layers go; the disk kept the renames and lost the notes. The same layer comes
-    anew.
-    """
+    """A load that failed lets its layers go; the disk kept the renames and lost the notes. The layer comes anew."""
     root, kept = tmp_path / "d", tmp_path / "kept"
 
     async def before() -> None:

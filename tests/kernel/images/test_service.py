@@ -1,6 +1,4 @@
-"""The image service on a data root of its own: import, snapshots, commit, save, load, remove, and what failures
-leave.
-"""
+"""The image service on a data root of its own: import, roots, commit, save, load, remove, and what failures leave."""
 
 from __future__ import annotations
 
@@ -74,7 +72,7 @@ def directories(root: Path) -> set[str]:
 
 def emptied(root: Path) -> bool:
     """Wait for the reaper: the trash is an intermediate state."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while os.listdir(root / "trash") and time.monotonic() < deadline:
         time.sleep(0.01)
     return not os.listdir(root / "trash")
@@ -587,9 +585,8 @@ def test_removal_follows_dockers_rules(tmp_path: Path) -> None:
             await prepare(images, "container0000", images.resolve(id))
             with pytest.raises(
                 Conflict,
-                match=rf'unable to remove repository reference "app:2" \(must force\) - container container000 is '
-                rf"using "
-                rf"its referenced image {short}",
+                match=r'unable to remove repository reference "app:2" \(must force\) - container container000 is '
+                rf"using its referenced image {short}",
             ):
                 await images.remove("app:2")
             with pytest.raises(
@@ -674,7 +671,7 @@ def test_parents_children_and_prune(tmp_path: Path) -> None:
     run(main())
 
 
-# -- what the start repairs and names ----------------------------------------------------------------------------------
+# -- what the start repairs and names ---------------------------------------------------------------------------------
 
 
 def test_strays_are_reaped_at_the_start(tmp_path: Path) -> None:
@@ -744,7 +741,7 @@ def test_a_damaged_layer_is_found_when_saved(tmp_path: Path) -> None:
     run(main())
 
 
-# -- failures on the way -----------------------------------------------------------------------------------------------
+# -- failures on the way ----------------------------------------------------------------------------------------------
 
 
 def test_a_client_that_hangs_up_leaves_no_trace(tmp_path: Path) -> None:
@@ -932,8 +929,8 @@ async def main():
             id = await imported(images, data, repo=f"i{n}")
             await prepare(images, f"c{n}", images.resolve(id))
             write(images, f"c{n}", lambda root: (root / "x").write_text("1"))
-            parent = images.resolve(id)
-            made = await images.commit(f"c{n}", config=None, container_config={}, parent=parent, repo=f"k{n}")
+            image = images.resolve(id)
+            made = await images.commit(f"c{n}", config=None, container_config={}, parent=image, repo=f"k{n}")
             sys.stdout.write(f"k{n} {made}\\n"); sys.stdout.flush()
             discard(images, f"c{n}")
             if n % 2:
@@ -945,8 +942,9 @@ asyncio.run(main())
 
 
 async def consistent(root: Path, acknowledged: dict[str, str]) -> int:
-    """Start on what a crash left: everything visible is whole, everything on the disk has an owner. The number of
-    images.
+    """Start on what a crash left: everything visible is whole, everything on the disk has an owner.
+
+    The number of images.
     """
     async with service(root) as images:
         for name, id in acknowledged.items():
@@ -1012,8 +1010,9 @@ STEPS = ("rename", "mkdir", "unlink", "rmdir", "fsync", "setxattr", "chmod", "ut
 
 
 def die_at(step: int, work: Coroutine[Any, Any, None]) -> bool:
-    """Run the work in a forked child that kills itself before its `step`th call of STEPS, or after that of
-    apply_now.
+    """Run the work in a forked child that kills itself before its `step`th call of STEPS.
+
+    Of apply_now also after the call.
     """
     pid = os.fork()
     if pid == 0:

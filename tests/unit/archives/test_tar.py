@@ -1,6 +1,4 @@
-"""The tar format in memory: what we write others read, what others write we read, and rubbish is an error, never a
-crash.
-"""
+"""The tar format in memory: we and others read each other's, and rubbish is an error, never a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`POST /grpc` and `POST /session`: the connection becomes HTTP/2. In the first we serve, in the second the client does.
+"""`POST /grpc` and `POST /session`: the connection becomes HTTP/2. In the first we serve, in the second the client
+does.
 
 Source: moby 28.5 api/server/router/{grpc,session}; both answer 101 and `Upgrade: h2c`.
 """

@@ -137,7 +137,7 @@ async def remove(request: web.Request) -> web.StreamResponse:
         name,
         force=flag(request, "force"),
         noprune=flag(request, "noprune"),
-        running=await _running(request),
+        running=engine(request).containers.running(),
         wanted=_platforms(request, "platforms", since=(1, 50)),
     )
     return json_response(records)
@@ -146,13 +146,7 @@ async def remove(request: web.Request) -> web.StreamResponse:
 async def prune(request: web.Request) -> web.StreamResponse:
     """POST /images/prune."""
     chosen = accept_filters(filters(request), views.PRUNE_FILTERS)
-    return json_response(await engine(request).images.prune(chosen, running=await _running(request)))
-
-
-async def _running(request: web.Request) -> frozenset[str]:
-    """The ids of the containers that run: their images cannot be removed, not even by force."""
-    containers = await engine(request).containers.list(all=False)
-    return frozenset(container["Id"] for container in containers)
+    return json_response(await engine(request).images.prune(chosen, running=engine(request).containers.running()))
 
 
 async def save(request: web.Request) -> web.StreamResponse:

@@ -1,7 +1,8 @@
 """Big buffers are kept while layers go in and out, and given back afterwards.
 
-The allocator returns every buffer above 128 KiB to the kernel when it is freed, and has it faulted in again, page by page,
-for the next one: half of the processor time of a push (measured: 0.26 s of 0.5 for 40 MiB). While layers move, it keeps them.
+The allocator returns every buffer above 128 KiB to the kernel when it is freed, and has it faulted in again, page by
+page, for the next one: half of the processor time of a push (measured: 0.26 s of 0.5 for 40 MiB). While layers move, it
+keeps them.
 
 From any thread.
 """

@@ -12,17 +12,22 @@ import asyncio
 import bz2
 import hashlib
 import io
+import itertools
 import lzma
 import os
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
+from typing import Protocol, TypeVar
 
 import zstandard
 from isal import igzip_lib, isal_zlib
 
+from sampan.engine.background import beside
 from sampan.errors import InvalidArgument
+
+T = TypeVar("T")
 
 CHUNK = 1024 * 1024
 FED = CHUNK // 4  # what the loop hands to a worker at once
@@ -104,7 +109,26 @@ class Feed:
         raise self._ended
 
 
-async def drain(chunks: Iterator[bytes], executor: object = None) -> AsyncIterator[bytes]:
+async def feed_thread(
+    stream: AsyncIterator[bytes], executor: Executor | None, work: Callable[[Feed], T], what: str
+) -> T:
+    """Run blocking `work` in a thread on a source that an async stream fills, and return what it returns.
+
+    executor: None for the loop's own. what: words for the log. A cancelled caller ends the stream for the thread, which
+    then sees Truncated, and waits for the thread's end: what the thread uses may be closed afterwards.
+    Raises: what `work` raises; what the stream raised reaches it through the source.
+    """
+    feed = Feed(stream)
+    running = asyncio.get_running_loop().run_in_executor(executor, work, feed)
+    try:
+        async with beside(feed.pump(), what, quiet=True):
+            return await asyncio.shield(running)
+    finally:
+        feed.end()  # a pump that was cancelled before it began has not said so
+        await asyncio.wait([running])
+
+
+async def drain(chunks: Iterator[bytes], executor: Executor | None = None) -> AsyncIterator[bytes]:
     """Run a blocking iterator in a thread and yield what it yields, a few chunks ahead.
 
     The iterator is closed in its own thread when the consumer stops early.
@@ -130,7 +154,7 @@ async def drain(chunks: Iterator[bytes], executor: object = None) -> AsyncIterat
                 close()
             loop.call_soon_threadsafe(arrived.put_nowait, end)
 
-    future = loop.run_in_executor(executor, work)  # type: ignore[arg-type]
+    future = loop.run_in_executor(executor, work)
     try:
         while (item := await arrived.get()) is not None:
             if isinstance(item, BaseException):
@@ -141,6 +165,31 @@ async def drain(chunks: Iterator[bytes], executor: object = None) -> AsyncIterat
         stopped.set()
         room.release()
         await asyncio.shield(future)
+
+
+async def on_demand(chunks: Iterator[bytes], executor: Executor | None = None) -> AsyncGenerator[bytes, None]:
+    """Run a blocking iterator in a thread, a batch at a time and one batch ahead: a consumer that stalls holds none.
+
+    The iterator is closed in a thread, also when the consumer stops early.
+    """
+    loop = asyncio.get_running_loop()
+
+    def take() -> list[bytes]:
+        return list(itertools.islice(chunks, DEPTH))
+
+    coming = loop.run_in_executor(executor, take)
+    try:
+        while found := await asyncio.shield(coming):
+            coming = loop.run_in_executor(executor, take)
+            for chunk in found:
+                yield chunk
+    finally:
+        await asyncio.wait([coming])
+        if not coming.cancelled():
+            coming.exception()  # it was raised above, or nobody wants to know any more
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            await asyncio.shield(loop.run_in_executor(executor, close))
 
 
 class Digest:
@@ -295,7 +344,7 @@ class _Zstd(_Bounded):
     def __init__(self, source: Source, limit_bytes: int) -> None:
         super().__init__(source, limit_bytes)
         decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
-        self._reader = decompressor.stream_reader(_File(self), read_across_frames=True)  # type: ignore[arg-type]
+        self._reader = decompressor.stream_reader(_BoundedFile(self), read_across_frames=True)  # type: ignore[arg-type]
 
     def read(self) -> bytes:
         try:
@@ -304,7 +353,7 @@ class _Zstd(_Bounded):
             raise InvalidArgument(f"zstd: invalid data: {e}") from e
 
 
-class _File(io.RawIOBase):
+class _BoundedFile(io.RawIOBase):
     """`_Bounded._take` as the file object that zstandard wants: honours the size it asks for."""
 
     def __init__(self, bounded: _Bounded) -> None:

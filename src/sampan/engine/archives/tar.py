@@ -114,7 +114,10 @@ class Input:
 
 
 class Reader:
-    """Entries one after the other. After `next()` the caller consumes exactly `entry.stored_bytes`, then calls `skip_padding`."""
+    """Entries one after the other.
+
+    After `next()` the caller consumes exactly `entry.stored_bytes`, then calls `skip_padding`.
+    """
 
     def __init__(self, input: Input) -> None:
         self.input = input

@@ -97,7 +97,7 @@ def _decimal_time(ns: int) -> bytes:
     return sign + b"%d" % whole + (b".%09d" % fraction).rstrip(b"0") if fraction else sign + b"%d" % whole
 
 
-class Output:
+class ChunkBuffer:
     """Collects headers and contents into chunks of about a MiB."""
 
     def __init__(self) -> None:
@@ -122,10 +122,10 @@ class Output:
 def tree(root_fd: int, *, overlay: bool = False) -> Iterator[bytes]:
     """The archive of everything below `root_fd`, in chunks. Blocking.
 
-    overlay: translate overlayfs' whiteouts and opaque directories. The root itself is not an entry, as in Docker's diffs.
-    Files that shrink while they are read are filled with zeros; those that vanish are left out.
+    overlay: translate overlayfs' whiteouts and opaque directories. The root itself is not an entry, as in Docker's
+    diffs. Files that shrink while they are read are filled with zeros; those that vanish are left out.
     """
-    out = Output()
+    out = ChunkBuffer()
     for member in members(root_fd, overlay=overlay):
         yield from _write(out, member)
     yield _end(out)
@@ -133,7 +133,7 @@ def tree(root_fd: int, *, overlay: bool = False) -> Iterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry of an archive: its header blocks, and for a file with contents a descriptor, open until the next one."""
+    """One entry of an archive: its header blocks; for a file with contents a descriptor, open until the next one."""
 
     path: bytes
     head: bytes
@@ -159,7 +159,7 @@ def entry(parent_fd: int, name: bytes, path: bytes) -> Iterator[bytes]:
 
     `name` is looked up in `parent_fd` and not followed; "." is the directory itself.
     """
-    out = Output()
+    out = ChunkBuffer()
     links: dict[tuple[int, int], bytes] = {}
     status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
     for member in _member(links, path, parent_fd, name, status, False):
@@ -175,7 +175,7 @@ def entry(parent_fd: int, name: bytes, path: bytes) -> Iterator[bytes]:
     yield _end(out)
 
 
-def _end(out: Output) -> bytes:
+def _end(out: ChunkBuffer) -> bytes:
     """The end of an archive, with what is still held."""
     out.add(ustar.END)
     return out.take()
@@ -211,8 +211,11 @@ def _member(
     if kind is None:
         return
     common: dict[str, Any] = {
-        "mode": stat.S_IMODE(status.st_mode), "uid": status.st_uid, "gid": status.st_gid, "mtime_ns": status.st_mtime_ns,
-    }  # fmt: skip
+        "mode": stat.S_IMODE(status.st_mode),
+        "uid": status.st_uid,
+        "gid": status.st_gid,
+        "mtime_ns": status.st_mtime_ns,
+    }
     if overlay and kind == b"3" and status.st_rdev == 0:
         directory, slash, base = path.rpartition(b"/")
         yield Member(path, header(directory + slash + b".wh." + base, **{**common, "mode": 0o600}))
@@ -246,7 +249,7 @@ def _member(
         yield Member(path, header(path, kind=kind, xattrs=xattrs, **common))
 
 
-def _write(out: Output, member: Member) -> Iterator[bytes]:
+def _write(out: ChunkBuffer, member: Member) -> Iterator[bytes]:
     """Add a member; yields a chunk each time one is full."""
     out.add(member.head)
     left = member.size_bytes

@@ -5,6 +5,8 @@ Source: Engine API 1.51, ContainerAttach; Docker Engine 28.5's answers.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from sampan.engine.containers.attach import AttachSession, PendingSessions, parse_detach_keys
@@ -13,9 +15,13 @@ from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import WITH_TASK, State
 from sampan.engine.containers.table import ContainerTable
+from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
-from sampan.errors import Conflict, InvalidArgument
+from sampan.errors import Conflict, InvalidArgument, SampanError
 from sampan.supervisor.client import Supervisor
+
+EVENT_PATIENCE_S = 0.1
+STATUS_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +40,20 @@ class Attaching:
     """Joins clients to the processes of containers."""
 
     def __init__(
-        self, table: ContainerTable, supervisor: Supervisor, events: Events, pending: PendingSessions, logs: Logs
+        self,
+        table: ContainerTable,
+        supervisor: Supervisor,
+        events: Events,
+        pending: PendingSessions,
+        logs: Logs,
+        waiting: ExitWaiters,
     ) -> None:
         self._table = table
         self._supervisor = supervisor
         self._events = events
         self._pending = pending
         self._logs = logs
+        self._waiting = waiting
 
     async def attach(self, ref: str, options: AttachOptions) -> AttachSession:
         """Join a client to the container's process; before a start it waits for it and misses nothing."""
@@ -63,6 +76,7 @@ class Attaching:
             stream=options.stream,
         )
         session.on_detach = lambda: publish(self._events, c, "detach")
+        session.settle = lambda: self._recorded(c.id)
         if options.stream:
             await self._join(c, session)
         if options.logs and (options.stdout or options.stderr):
@@ -71,6 +85,25 @@ class Attaching:
             )
         publish(self._events, c, "attach")
         return session
+
+    async def _recorded(self, id: str) -> None:
+        """Return when the end that closed the output is in the record: a client that sees the one asks for the other.
+
+        Output can end although the container goes on; then there is nothing to wait for.
+        """
+        c = self._table.find(id)
+        if c is None or c.status.state not in WITH_TASK:
+            return
+        ended = self._waiting.next_exit(id)
+        try:
+            if (await asyncio.wait([ended], timeout=EVENT_PATIENCE_S))[0]:
+                return
+            with contextlib.suppress(SampanError, TimeoutError):
+                task = await asyncio.wait_for(self._supervisor.status(id), STATUS_PATIENCE_S)
+                if task is not None and task.exit is not None:
+                    await asyncio.wait([ended], timeout=STATUS_PATIENCE_S)
+        finally:
+            ended.cancel()
 
     async def _join(self, c: Container, session: AttachSession) -> None:
         async with self._table.live.lock(c.id):  # a start either has connected its sessions, or is still to come

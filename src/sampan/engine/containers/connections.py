@@ -35,6 +35,7 @@ class Connections:
         id = self._get(ref).id
         async with self._table.live.lock(id):
             c = self._table.get(id)
+            network = self._networks.find(network_ref)  # while this waited for its turn it may have been removed
             _check(c, network)
             if _runs(c):
                 async with self._networks.connecting(network, c.id, settings) as changes:

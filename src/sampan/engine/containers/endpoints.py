@@ -17,7 +17,7 @@ from sampan.errors import Internal, InvalidArgument, SampanError
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig
 from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
 
-SEVERAL_ENDPOINTS = OWN_MAC = (1, 44)  # the API version from which on a request has them
+OWN_MAC = (1, 44)  # the API version from which on an endpoint has one
 OWN_SYSCTLS = (1, 48)
 
 _DEPRECATED_MAC = (
@@ -47,10 +47,6 @@ def plan(
     asked = {n: e or EndpointSettings() for n, e in ((networking and networking.endpoints_config) or {}).items()}
     if "default" in asked:
         asked[mode] = asked.pop("default")
-    if version < SEVERAL_ENDPOINTS and len(asked) > 1:
-        raise InvalidArgument(
-            f"Container cannot be created with multiple network endpoints: {', '.join(sorted(asked))}"
-        )
     warnings: list[str] = []
     config, asked = _with_mac(config, mode, asked, version, warnings)
     host, asked = _with_sysctls(host, asked, version, warnings)

@@ -61,12 +61,12 @@ class Exports:
         changes: list[str] | None = None,
     ) -> str:
         """Make an image of the container; a running one is paused meanwhile. Returns the image's id."""
+        if repo:
+            parse(repo)  # before the container is looked for, as Docker does
         c = self._table.get(ref)
         if c.status.state in (State.REMOVING, State.DEAD):
             raise Conflict(f"You cannot commit container {c.id} which is {c.status.state.value}")
-        pauses = pause and c.status.state is State.RUNNING
-        if pauses:
-            await self._lifecycle.pause(c.id)
+        pauses = pause and c.status.state is State.RUNNING and await self._pause(c)
         try:
             return await self._commit(c, config, repo, tag, comment, author, changes or [])
         finally:
@@ -98,6 +98,14 @@ class Exports:
         ref = with_tag(parse(repo), tag or "latest").familiar() if repo else ""
         publish(self._events, c, "commit", comment=comment, imageID=id, imageRef=ref)
         return id
+
+    async def _pause(self, c: Container) -> bool:
+        """Freeze the container; False when it is just ending, or frozen by somebody else, which is as good."""
+        try:
+            await self._lifecycle.pause(c.id)
+        except SampanError:
+            return False
+        return True
 
     async def _resume(self, c: Container) -> None:
         try:

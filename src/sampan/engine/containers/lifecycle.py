@@ -10,8 +10,11 @@ record that claims otherwise is corrected.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
@@ -61,7 +64,7 @@ class Lifecycle:
         self._back_off = back_off
         self._background = background
         self._cleanups: dict[str, asyncio.Task[None]] = table.live.notes({})  # last tasks on their way out
-        self._restarting: set[str] = set()  # `docker restart` is under way: --rm waits
+        self._restarting: Counter[str] = Counter()  # `docker restart` is under way: --rm waits
 
     # --- start -------------------------------------------------------------------------------------------------------
 
@@ -148,12 +151,14 @@ class Lifecycle:
     async def restart(self, ref: str, *, signal: str = "", timeout_s: int | None = None) -> None:
         """Stop (when it runs) and start. --rm does not remove it in between."""
         c = self._table.get(ref)
-        self._restarting.add(c.id)
+        self._restarting[c.id] += 1
         try:
             if c.active:
                 await self._stopper.stop(c.id, signal=signal, timeout_s=timeout_s)
         finally:
-            self._restarting.discard(c.id)
+            self._restarting[c.id] -= 1
+            if not self._restarting[c.id]:
+                del self._restarting[c.id]
         try:
             await self.start(c.id)
         except SampanError as e:
@@ -173,7 +178,7 @@ class Lifecycle:
                 raise Conflict(f"Container {c.id} is restarting, wait until the container is running")
             if c.status.state is not State.RUNNING:
                 raise Conflict(f"container {c.id} is not running")
-            await self._supervisor.pause(c.id)
+            await self._freeze(c, self._supervisor.pause)
             c = await self._table.save(with_status(c, state=next_state(c, Trigger.PAUSE)))
             publish(self._events, c, "pause")
 
@@ -184,9 +189,26 @@ class Lifecycle:
             c = self._table.get(id)
             if c.status.state is not State.PAUSED:
                 raise Internal(f"Container {c.id} is not paused")
-            await self._supervisor.resume(c.id)
+            await self._freeze(c, self._supervisor.resume)
             c = await self._table.save(with_status(c, state=next_state(c, Trigger.UNPAUSE)))
             publish(self._events, c, "unpause")
+
+    async def _freeze(self, c: Container, verb: Callable[[str], Awaitable[None]]) -> None:
+        """Freeze or thaw. Where it is unknown whether a failed call had its effect, the record follows the kernel."""
+        try:
+            await verb(c.id)
+        except SampanError:
+            with contextlib.suppress(SampanError):
+                await self.follow_freezer(c, await self._supervisor.status(c.id))
+            raise
+
+    async def follow_freezer(self, c: Container, task: TaskInfo | None) -> None:
+        """Make a record say paused or running as its task is. The caller holds the lock."""
+        triggers = {"paused": (State.RUNNING, Trigger.PAUSE), "running": (State.PAUSED, Trigger.UNPAUSE)}
+        wrong, trigger = triggers.get(task.status if task is not None else "", (None, Trigger.PAUSE))
+        if c.status.state is wrong:
+            c = await self._table.save(with_status(c, state=next_state(c, trigger)))
+            publish(self._events, c, trigger.value)
 
     # --- exit --------------------------------------------------------------------------------------------------------
 
@@ -202,6 +224,9 @@ class Lifecycle:
             c = self._table.find(id)
             if c is None or c.status.state not in WITH_TASK:
                 return  # recovery or a removal was first
+            removes = (
+                c.host_config.auto_remove and c.id not in self._restarting and not self._stopper.shutting_down
+            )  # decided before a waiter is woken: a restart's goes on at once
             c = await self._record_exit(c, exit, at_boot=at_boot)
             self._waiting.exited(c.id, (c.status.exit_status, ""))
             try:
@@ -216,11 +241,13 @@ class Lifecycle:
             if c.status.state is State.RESTARTING:
                 self._back_off.schedule(c.id, self._restart_due)
                 return
-        if c.host_config.auto_remove and c.id not in self._restarting and not self._stopper.shutting_down:
+        if removes:
             await self._remover.auto_remove(c.id)
 
     async def _record_exit(self, c: Container, exit: Exit, *, at_boot: bool) -> Container:
         finished = exit.exited_at_ns or time.time_ns()
+        if self._stopper.ended_by_signal(c, exit.status):
+            c = replace(c, manually_stopped=True)
         again = not self._stopper.shutting_down and restart.wants_restart(
             c.host_config.restart_policy,
             exit_status=exit.status,

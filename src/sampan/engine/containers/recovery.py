@@ -5,7 +5,7 @@ The supervisor's `list()` is the truth about tasks; the store is the truth about
 depends on which process died.
 
     record says        supervisor says     then
-    running, paused    running, paused     adopt (pid, start time)
+    running, paused    running, paused     adopt (pid, start time; paused or running, as the kernel has it)
     running, paused    stopped             the exit is handled as if it came now
     running, paused    nothing             it died with the machine: exit 255, restart policy at boot
     created, exited    running             a start was interrupted after its last step: adopt
@@ -149,6 +149,8 @@ class Recovery:
         if task is not None and task.status in ("running", "paused"):
             if state not in WITH_TASK or c.status.pid != task.pid or first:
                 await self._lifecycle.adopt(c, task)
+            else:
+                await self._lifecycle.follow_freezer(c, task)
             return
         if task is not None and task.exit is not None and state in WITH_TASK:
             ended = self._exited(c.id, task.exit, at_boot=first)

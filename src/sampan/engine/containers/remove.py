@@ -5,8 +5,10 @@ The record is marked first, so that a removal that is interrupted is resumed at 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import time
 
 from msgspec.structs import replace
 
@@ -26,6 +28,10 @@ from sampan.engine.layers.roots import Roots
 from sampan.engine.store import Ref
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, NotFound, SampanError
+
+LOOK_S = 0.3
+"""How long a container stays after its end when somebody listens to events."""
+_ATTEMPTS = 5  # of a forced removal against starts that come in between
 
 
 class ContainerRemover:
@@ -62,27 +68,39 @@ class ContainerRemover:
         c = self._table.get(ref)
         if link:
             raise NotFound(f"Cannot get parent {ref} for link")
-        if c.active:
-            if not force:
-                state = c.status.state.value
-                advice = (
-                    " and must be unpaused first"
-                    if c.status.state is State.PAUSED
-                    else ": stop the container before removing or force remove"
-                )
-                raise Conflict(f'cannot remove container "{ref}": container is {state}{advice}')
-            await self._stopper.kill_and_wait(c)
         lock = self._table.live.lock(c.id)
         if c.status.state is State.REMOVING and lock.locked():
             raise Conflict(f"removal of container {ref} is already in progress")
-        async with lock:
-            now = self._table.find(c.id)
-            if now is not None:  # else --rm was faster: it is as the caller wanted it
-                await self._remove_locked(now, volumes=volumes)
+        for _ in range(_ATTEMPTS):
+            if c.active:
+                if not force:
+                    raise _still_active(ref, c)
+                await self._stopper.kill_and_wait(c)
+            await self._let_listeners_look(c.id)
+            async with lock:
+                now = self._table.find(c.id)
+                if now is None:
+                    return  # --rm was faster: it is as the caller wanted it
+                if not now.active:
+                    await self._remove_locked(now, volumes=volumes)
+                    return
+                c = now  # a start was under way
+        raise _still_active(ref, c)
+
+    async def _let_listeners_look(self, id: str) -> None:
+        """Keep a container that has just ended for a moment, if somebody listens to events.
+
+        Who is told of its end asks next how it ended, as `docker compose up` does; Docker's own removal takes longer
+        than that. Without a listener nobody waits.
+        """
+        c = self._table.find(id)
+        if c is None or c.active or not c.status.finished_ns or not self._events.listeners():
+            return
+        left_s = LOOK_S - (time.time_ns() - c.status.finished_ns) / 1e9
+        if 0 < left_s <= LOOK_S:
+            await asyncio.sleep(left_s)
 
     async def _remove_locked(self, c: Container, *, volumes: bool) -> None:
-        if c.active:
-            raise Conflict(f'cannot remove container "{c.name}": it was started meanwhile')
         c = with_status(c, state=next_state(c, Trigger.REMOVE), pid=0)
         c = await self._table.save(replace(c, removal={"volumes": volumes}))
         try:
@@ -117,8 +135,10 @@ class ContainerRemover:
 
     async def auto_remove(self, id: str) -> None:
         """Remove a --rm container that has ended, with its anonymous volumes."""
-        with contextlib.suppress(NotFound):
-            await self.remove(id, volumes=True)
+        async with self._table.live.lock(id):
+            c = self._table.find(id)
+            if c is not None and not c.active:  # else it is removed already, or was started again
+                await self._remove_locked(c, volumes=True)
 
     def was_removed(self, c: Container) -> bool:
         """Tell whether all that a container has on the disk is gone: it was removed, and power loss took only the note.
@@ -131,7 +151,18 @@ class ContainerRemover:
     async def resume_removal(self, c: Container) -> None:
         """Finish a removal that a crash interrupted."""
         async with self._table.live.lock(c.id):
-            await self._remove_locked(c, volumes=c.removal.get("volumes", False))
+            now = self._table.find(c.id)
+            if now is not None and not now.active:
+                await self._remove_locked(now, volumes=now.removal.get("volumes", False))
+
+
+def _still_active(ref: str, c: Container) -> Conflict:
+    advice = (
+        " and must be unpaused first"
+        if c.status.state is State.PAUSED
+        else ": stop the container before removing or force remove"
+    )
+    return Conflict(f'cannot remove container "{ref}": container is {c.status.state.value}{advice}')
 
 
 def _to_trash(data_root: str, directory: str, id: str) -> None:

@@ -42,7 +42,7 @@ from sampan.engine.containers.logs import Logs
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.recovery import Recovery
 from sampan.engine.containers.remove import ContainerRemover
-from sampan.engine.containers.states import WITH_TASK, State
+from sampan.engine.containers.states import ACTIVE, WITH_TASK, State
 from sampan.engine.containers.stats import Stats
 from sampan.engine.containers.stopping import Stopper
 from sampan.engine.containers.table import ContainerTable
@@ -104,11 +104,12 @@ class Containers:
         )
         logs = Logs(table, waiting, config.data_root)
         views = ContainerViews(table, launcher, images, roots, networks, execs, self._health)
-        self._bind_streams(Attaching(table, supervisor, events, pending, logs), logs, execs)
+        self._bind_streams(Attaching(table, supervisor, events, pending, logs, waiting), logs, execs)
         self._bind_networks(Connections(table, networks))
         self._bind_views(views, Top(table, supervisor, events), Stats(table, supervisor))
         exports = Exports(table, images, roots, events, lifecycle)
-        self._bind_files(Archive(table, roots, events, self._inside, volumes), exports)
+        self._archive = Archive(table, roots, events, self._inside, volumes)
+        self._bind_files(self._archive, exports)
         # The verbs, each where it is done.
         self.get = table.get
         self.create = self._maker.create
@@ -167,6 +168,7 @@ class Containers:
         await self._health.close()
         await self._background.close()
         self._inside.close()
+        self._archive.close()
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new values for what is made from now on."""
@@ -205,6 +207,10 @@ class Containers:
     def ids(self) -> frozenset[str]:
         """Return the ids of all containers."""
         return frozenset(c.id for c in self._table.all())
+
+    def running(self) -> frozenset[str]:
+        """Return the ids of the containers that run, paused and restarting ones too."""
+        return frozenset(c.id for c in self._table.all() if c.status.state in ACTIVE)
 
     @property
     def hidden(self) -> frozenset[str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from signal import SIGKILL, SIGRTMAX
+import time
+from signal import SIGINT, SIGKILL, SIGQUIT, SIGRTMAX, SIGTERM
 
 from msgspec.structs import replace
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 10
 KILL_PATIENCE_S = 10.0
+_ASK_FOR_THE_END = (SIGINT, SIGQUIT, SIGTERM)
 
 
 class Stopper:
@@ -41,6 +43,7 @@ class Stopper:
         self._events = events
         self._waiting = waiting
         self._back_off = back_off
+        self._sent: dict[str, dict[int, float]] = table.live.notes({})  # by `kill`: signal → when
         self.shutting_down = False
 
     async def kill(self, ref: str, text: str = "") -> None:
@@ -49,31 +52,69 @@ class Stopper:
             number = signals.parse(text) if text else int(SIGKILL)
             if number > SIGRTMAX:
                 raise InvalidArgument(f"the linux daemon does not support signal {number}")
-            await self._send(self._table.get(ref), number)
+            c = self._table.get(ref)
+            if number == SIGKILL:
+                await self._kill_and_see(c)
+            else:
+                await self._send(c, number)
         except (InvalidArgument, NotFound, Conflict) as e:
             raise type(e)(f"cannot kill container: {ref}: {e.message}") from None
 
-    async def _send(self, c: Container, number: int) -> None:
-        """Deliver a signal. It also calls off restarts, unless it is one that the stop signal is not."""
+    async def _kill_and_see(self, c: Container) -> None:
+        """Send KILL and return when the end is recorded: the caller's next request finds a container that has ended.
+
+        Raises: Conflict for one that does not run, Internal for one that does not end.
+        """
+        stopped = self._waiting.next_exit(c.id)
+        try:
+            await self._send(c, SIGKILL, stops=True)
+            if not await _ends_within(stopped, KILL_PATIENCE_S):
+                raise Internal(f"container {c.id} does not end after SIGKILL")
+        finally:
+            stopped.cancel()
+
+    async def _send(self, c: Container, number: int, *, stops: bool = False) -> None:
+        """Deliver a signal. stops: it is to end the container for good, whatever the program makes of the signal.
+
+        Any other signal is noted, and calls off restarts only if the container ends by it (`ended_by_signal`).
+        """
         async with self._table.live.lock(c.id):
             c = self._table.get(c.id)
             if not c.active:
                 raise Conflict(f"container {c.id} is not running")
-            own = c.config.stop_signal
-            ends = not own or number == SIGKILL or signals.parse(own) == number
-            if not self.shutting_down and not c.manually_stopped:
+            own = signals.parse(c.config.stop_signal or "TERM")
+            ends = number in (SIGKILL, own)
+            thaws = ends or not c.config.stop_signal
+            if stops and not self.shutting_down and not c.manually_stopped:
                 c = await self._table.save(replace(c, manually_stopped=True))
             if c.status.state is State.RESTARTING:
-                await self._cancel_restart(c)
+                if stops or ends:
+                    await self._cancel_restart(c)
                 return
+            if not stops:
+                self._sent.setdefault(c.id, {})[number] = time.monotonic()
             with contextlib.suppress(NotFound):
                 await self._supervisor.kill(c.id, number)
             publish(self._events, c, "kill", signal=str(number))
-            if ends and c.status.state is State.PAUSED:  # a frozen process could not obey
+            if thaws and c.status.state is State.PAUSED:  # a frozen process could not obey
                 with contextlib.suppress(NotFound, Conflict):
                     await self._supervisor.resume(c.id)
                 c = await self._table.save(with_status(c, state=next_state(c, Trigger.UNPAUSE)))
                 publish(self._events, c, "unpause")
+
+    def ended_by_signal(self, c: Container, exit_status: int) -> bool:
+        """Tell whether a container that has ended did so because a client sent it a signal.
+
+        It did when the signal killed it, or when it left by itself soon after a signal that asks for that.
+        """
+        asked = (signals.parse(c.config.stop_signal or "TERM"), *_ASK_FOR_THE_END)
+        now = time.monotonic()
+        for number, at in self._sent.pop(c.id, {}).items():
+            if exit_status == 128 + number:
+                return True
+            if exit_status <= 128 and number in asked and now - at <= STOP_TIMEOUT_S:
+                return True
+        return False
 
     async def _cancel_restart(self, c: Container) -> None:
         self._back_off.cancel(c.id)
@@ -90,9 +131,9 @@ class Stopper:
             timeout_s = STOP_TIMEOUT_S if c.config.stop_timeout is None else c.config.stop_timeout
         stopped = self._waiting.next_exit(c.id)
         try:
-            await self._send(c, number)
+            await self._send(c, number, stops=True)
             if not await _ends_within(stopped, None if timeout_s < 0 else float(timeout_s)):
-                await self._send(c, SIGKILL)
+                await self._send(c, SIGKILL, stops=True)
                 if not await _ends_within(stopped, KILL_PATIENCE_S):
                     raise Internal(
                         f"cannot stop container: {ref}: tried to kill container, but did not receive an exit event"
@@ -106,15 +147,8 @@ class Stopper:
 
     async def kill_and_wait(self, c: Container) -> None:
         """Make sure that the task is gone: what a forced removal needs."""
-        stopped = self._waiting.next_exit(c.id)
-        try:
-            await self._send(c, SIGKILL)
-            if not await _ends_within(stopped, KILL_PATIENCE_S):
-                raise Internal(f"container {c.id} does not end after SIGKILL")
-        except Conflict:
-            pass
-        finally:
-            stopped.cancel()
+        with contextlib.suppress(Conflict, NotFound):
+            await self._kill_and_see(c)
 
     async def stop_all(self, timeout_s: float) -> None:
         """End every container, as the daemon's own end wants it. timeout_s: for those that name none."""

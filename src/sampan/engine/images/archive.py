@@ -29,7 +29,7 @@ from sampan.engine import platforms
 from sampan.engine.archives import tar, tar_writer
 from sampan.engine.archives.streams import Source, Truncated, decompressed
 from sampan.engine.images import indexes
-from sampan.engine.images.indexes import Member
+from sampan.engine.images.indexes import IndexedImage
 from sampan.engine.images.records import Image
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import LayerRecord
@@ -62,8 +62,8 @@ class SavedImage:
     others: tuple[SavedImage, ...] = ()  # what its names hold for other platforms
 
     @property
-    def member(self) -> Member:
-        return Member(image=self.image, config_bytes=len(self.config), layers=self.layers)
+    def member(self) -> IndexedImage:
+        return IndexedImage(image=self.image, config_bytes=len(self.config), layers=self.layers)
 
 
 @dataclass(slots=True)

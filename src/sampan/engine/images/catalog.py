@@ -92,7 +92,10 @@ class Catalog:
         return self.get(members[found])
 
     def members(self, name: str) -> tuple[str, ...]:
-        """The ids of the images behind a name, one a platform; the first is what it means by itself. Raises as `resolve`."""
+        """The ids of the images behind a name, one a platform; the first is what it means by itself.
+
+        Raises: NoSuchImage; InvalidArgument for what is no reference.
+        """
         parsed = reference.parse_any(name)
         if isinstance(parsed, str):
             if parsed in self.images:

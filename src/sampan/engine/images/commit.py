@@ -51,7 +51,7 @@ def image_document(
     docker_version: str,
     diff_id: str,
 ) -> dict[str, Any]:
-    """The whole image configuration: the base image's with one more layer, unless it is empty, and one more line of history."""
+    """The whole image configuration: the base image's with one more line of history, and a layer unless empty."""
     base = base or {}
     entry: dict[str, Any] = {"created": created, "created_by": " ".join(container_config.get("Cmd") or [])}
     if author:

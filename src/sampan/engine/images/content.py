@@ -43,7 +43,10 @@ class ContentStore:
         return os.path.exists(self.path(digest))
 
     def put(self, data: bytes, *, durable: bool = True) -> str:
-        """Store a blob; returns its digest. One that is there already is left alone. durable: on the disk afterwards."""
+        """Store a blob; return its digest. One that is there already is left alone.
+
+        durable: it is on the disk afterwards. Raises: OSError.
+        """
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         self.fresh.add(digest)
         if not self.has(digest):

@@ -40,7 +40,7 @@ def recover(storage: Storage, catalog: Catalog, content: ContentStore) -> list[s
 
 def _power_loss(store: Store, layers: Layers, catalog: Catalog) -> None:
     """Drop layers that were not on the disk when the machine went down, with the nameless images made of them."""
-    lost = layers.lost()
+    lost = layers_checking.lost(layers)
     if not lost:
         return
     gone = {layer.id for layer in lost}

@@ -1,4 +1,4 @@
-"""Several platforms under one name, as documents: each image's OCI manifest, the index over them, how the API shows them.
+"""Several platforms under one name, as documents: each image's OCI manifest, the index over them, the API's form.
 
 The manifests are those of an archive: layers as plain tars, so that they follow from the images alone. Pure.
 
@@ -19,7 +19,7 @@ from sampan.spec import codec, oci_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class IndexedImage:
     """One image of a name that holds several."""
 
     image: Image
@@ -27,7 +27,7 @@ class Member:
     layers: tuple[LayerRecord, ...]  # base first
 
 
-def manifest(member: Member) -> bytes:
+def manifest(member: IndexedImage) -> bytes:
     """The OCI manifest of an image whose layers are not compressed."""
     document = {
         "schemaVersion": 2,
@@ -56,11 +56,11 @@ def platform_object(platform: Platform) -> dict[str, str]:
     return shown | ({"variant": platform.variant} if platform.variant else {})
 
 
-def _described(member: Member) -> dict[str, Any]:
+def _described(member: IndexedImage) -> dict[str, Any]:
     return descriptor(manifest(member), oci_image.MEDIA_MANIFEST, platforms.of(member.image.config))
 
 
-def index(members: Sequence[Member]) -> bytes:
+def index(members: Sequence[IndexedImage]) -> bytes:
     """The OCI index over some images."""
     document = {
         "schemaVersion": 2,
@@ -70,7 +70,7 @@ def index(members: Sequence[Member]) -> bytes:
     return codec.encode(document)[:-1]
 
 
-def summary(member: Member, containers: Sequence[str]) -> dict[str, Any]:
+def summary(member: IndexedImage, containers: Sequence[str]) -> dict[str, Any]:
     """ImageManifestSummary. What takes room is the unpacked layers; of content there is only the configuration."""
     entry = _described(member)
     unpacked = member.image.size

@@ -1,6 +1,7 @@
 """Which registries have which layers: learned from every pull and push, so that a push need not send them again.
 
-Not here: blobs themselves (a layer's files are kept, not its compressed archive). A note that is wrong costs one request.
+Not here: blobs themselves (a layer's files are kept, not its compressed archive). A note that is wrong costs one
+request.
 """
 
 from __future__ import annotations

@@ -10,14 +10,15 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from sampan.engine import platforms
-from sampan.engine.archives.streams import Feed, FileSource
+from sampan.engine.archives.streams import FileSource, feed_thread
+from sampan.engine.background import beside
 from sampan.engine.images import archive
 from sampan.engine.images.catalog import Catalog
-from sampan.engine.images.publishing import Publisher
+from sampan.engine.images.publishing import ImagePublisher
 from sampan.engine.images.verifying import Verifier
 from sampan.engine.layers.layers import Layers
 from sampan.engine.platforms import Platform
@@ -37,7 +38,7 @@ class Loader:
         *,
         catalog: Catalog,
         layers: Layers,
-        publisher: Publisher,
+        publisher: ImagePublisher,
         ingest: str,
         pool: Executor,
         streaming: Executor,
@@ -50,21 +51,14 @@ class Loader:
     async def load(
         self, stream: AsyncIterator[bytes], *, quiet: bool, platform: Platform | None = None
     ) -> AsyncIterator[Mapping[str, Any]]:
-        """Yields Docker's messages: layers under way unless quiet, then one line a name. Raises: InvalidArgument, OSError."""
+        """Yields Docker's messages: layers under way unless quiet, then one line a name.
+
+        Raises: InvalidArgument, OSError.
+        """
         loop = asyncio.get_running_loop()
         spooled = await loop.run_in_executor(self._pool, archive.Spooled, self._ingest)
         try:
-            feed = Feed(stream)
-            pump = asyncio.create_task(feed.pump())
-            try:
-                await asyncio.shield(filling := loop.run_in_executor(self._streaming, spooled.fill, feed))
-            finally:
-                pump.cancel()
-                feed.end()
-                with suppress(BaseException):  # a cancelled request: the thread ends with its stream
-                    await filling
-                with suppress(BaseException):
-                    await pump
+            await feed_thread(stream, self._streaming, spooled.fill, "upload of an archive of images")
             offers = await loop.run_in_executor(self._pool, spooled.offers, platform)
             parents: list[tuple[str, str]] = []
             if platform is not None:
@@ -110,8 +104,8 @@ class Loader:
                 old = self._catalog.find_tag(name)
                 if old is not None and old.image not in (oci_image.digest(offer.config), *group):
                     yield {
-                        "stream": f"The image {name.familiar()} already exists, renaming the old one with ID {old.image} "
-                        "to empty string\n"
+                        "stream": f"The image {name.familiar()} already exists, "
+                        f"renaming the old one with ID {old.image} to empty string\n"
                     }
             image_id = await self._publisher.publish_image(offer.config, names=names, beside=group)
         finally:
@@ -138,16 +132,18 @@ class Loader:
         slots = asyncio.Semaphore(AT_ONCE)
         below: str | asyncio.Task[str] = ""
         missing: list[_LoadingLayer] = []
-        for position, (path, diff_id, chain_id) in enumerate(zip(paths, expected, oci_image.chain_ids(expected))):
-            if chain_id in self._layers:
-                self._layers.hold_more(holder, chain_id)
-                spooled.used(path)
-                below = chain_id
-            else:
-                layer = _LoadingLayer(position, path, diff_id)
-                below = layer.task = asyncio.create_task(layer.load(self._layers, slots, below, holder))
-                missing.append(layer)
-        try:
+        async with AsyncExitStack() as running:  # ends them, the top one first, when one fails or nobody listens
+            for position, (path, diff_id, chain_id) in enumerate(zip(paths, expected, oci_image.chain_ids(expected))):
+                if chain_id in self._layers:
+                    self._layers.hold_more(holder, chain_id)
+                    spooled.used(path)
+                    below = chain_id
+                else:
+                    layer = _LoadingLayer(position, path, diff_id)
+                    work = layer.load(self._layers, slots, below, holder)
+                    task = await running.enter_async_context(beside(work, "layer of an archive", quiet=True))
+                    below = layer.task = task
+                    missing.append(layer)
             for layer in missing:
                 assert layer.task is not None
                 while not quiet and not layer.task.done():
@@ -157,11 +153,6 @@ class Loader:
                 spooled.used(layer.path)
                 if not quiet:
                     yield _progress(layer)
-        finally:
-            tasks = [layer.task for layer in missing if layer.task is not None]
-            for task in reversed(tasks):
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _link_parents(self, parents: list[tuple[str, str]]) -> None:
         """Restore which image was made from which, as far as both are here and the layers agree."""

@@ -24,7 +24,7 @@ from sampan.spec import oci_image, times
 from sampan.spec.reference import Reference
 
 
-class Publisher:
+class ImagePublisher:
     """Writes images and names into the catalogue, and says so. Use on the event loop's thread."""
 
     def __init__(

@@ -18,7 +18,7 @@ from sampan.engine.events import Events
 from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.content import ContentStore
 from sampan.engine.images.downloads import WantedLayer, Watcher
-from sampan.engine.images.publishing import Publisher
+from sampan.engine.images.publishing import ImagePublisher
 from sampan.engine.images.registries import Registries
 from sampan.engine.images.reports import Message, Report
 from sampan.engine.images.verifying import Verifier
@@ -75,7 +75,7 @@ class Puller:
         catalog: Catalog,
         content: ContentStore,
         layers: Layers,
-        publisher: Publisher,
+        publisher: ImagePublisher,
         events: Events,
         verifier: Verifier,
     ) -> None:

@@ -50,7 +50,10 @@ def _stars(text: str) -> int:
 
 
 async def inspect(registries: Registries, name: str, credentials: Credentials) -> dict[str, Any]:
-    """DistributionInspect of API 1.51: the descriptor behind a name and its platforms. Raises: InvalidArgument, Refused."""
+    """DistributionInspect of API 1.51: the descriptor behind a name and its platforms.
+
+    Raises: InvalidArgument, Refused.
+    """
     wanted = reference.parse(name).tagged()
     failure: SampanError | None = None
     for schemes in endpoints.candidates(wanted, registries.settings):

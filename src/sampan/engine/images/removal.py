@@ -216,7 +216,10 @@ class Remover:
         records += [{"Deleted": layer.id} for layer in unused]
 
     def _discard(self, doomed: list[Doomed]) -> None:
-        """Throw away the files of images without a record; one that was made again meanwhile keeps its configuration."""
+        """Throw away the files of images without a record.
+
+        One that was made again meanwhile keeps its configuration.
+        """
         for image_id, layers in doomed:
             self._layers.discard(layers)
             if image_id not in self._catalog.images:

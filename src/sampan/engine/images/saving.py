@@ -11,7 +11,7 @@ from sampan.engine.archives import streams
 from sampan.engine.images import archive
 from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.content import ContentStore
-from sampan.engine.images.publishing import Publisher
+from sampan.engine.images.publishing import ImagePublisher
 from sampan.engine.layers.layers import Layers
 from sampan.engine.platforms import Platform
 from sampan.errors import Internal, NotFound
@@ -23,7 +23,7 @@ class Saver:
     """Writes archives of images."""
 
     def __init__(
-        self, catalog: Catalog, content: ContentStore, layers: Layers, publisher: Publisher, streaming: Executor
+        self, catalog: Catalog, content: ContentStore, layers: Layers, publisher: ImagePublisher, streaming: Executor
     ) -> None:
         self._catalog, self._content, self._layers = catalog, content, layers
         self._publisher = publisher

@@ -23,7 +23,7 @@ from sampan.engine.events import Events
 from sampan.engine.images import commit, gc
 from sampan.engine.images.catalog import Catalog, NoSuchImage, parse_target
 from sampan.engine.images.content import ContentStore
-from sampan.engine.images.publishing import Publisher
+from sampan.engine.images.publishing import ImagePublisher
 from sampan.engine.images.records import ENGINE_VERSION, Image
 from sampan.engine.images.registries import Registries
 from sampan.engine.images.removal import Remover
@@ -57,7 +57,7 @@ class Images:
         self.content = ContentStore(f"{storage.home}/content")
         self.catalog = Catalog(store, self.content, self.layers)
         self.views = Views(self.catalog, self.layers, store)
-        self.publisher = Publisher(store, events, self.catalog, self.content, self.layers, self.pool)
+        self.publisher = ImagePublisher(store, events, self.catalog, self.content, self.layers, self.pool)
         self.registries = Registries(config, store, self.layers)
         self.transfer = Transfer(
             storage, events, self.catalog, self.content, self.publisher, self.registries, verifier or AnyManifest()
@@ -174,7 +174,10 @@ class Images:
         shared_size: bool = False,
         manifests: bool = False,
     ) -> Objects:
-        """ImageSummary objects of API 1.51, newest first. Raises: InvalidArgument, NotFound, Internal for bad filters."""
+        """ImageSummary objects of API 1.51, newest first.
+
+        Raises: InvalidArgument, NotFound, Internal for bad filters.
+        """
         found = self.views.list(filters or {}, all=all, shared_size=shared_size, now_ns=time.time_ns())
         for summary in found if manifests else ():
             summary.update(self.views.platforms(summary["Id"]))

@@ -15,7 +15,7 @@ from sampan.engine.images import instructions, remote
 from sampan.engine.images.catalog import Catalog, parse_target
 from sampan.engine.images.content import ContentStore
 from sampan.engine.images.loading import Loader
-from sampan.engine.images.publishing import Publisher
+from sampan.engine.images.publishing import ImagePublisher
 from sampan.engine.images.pull import Puller, PullRequest
 from sampan.engine.images.push import Pusher, PushRequest
 from sampan.engine.images.records import ENGINE_VERSION
@@ -39,7 +39,7 @@ class Transfer:
         events: Events,
         catalog: Catalog,
         content: ContentStore,
-        publisher: Publisher,
+        publisher: ImagePublisher,
         registries: Registries,
         verifier: Verifier,
     ) -> None:

@@ -1,4 +1,4 @@
-"""One layer on its way to a registry: compressed by a thread while it is sent, and made once more where a connection broke.
+"""One layer on its way to a registry: compressed by a thread while it is sent, and again where a connection broke.
 
 Nothing is kept in between: the same layer gives the same bytes, so an upload that is resumed at byte n compresses again
 and leaves out the first n. Not here: whether the registry has the layer already (push.py), HTTP (sampan.registry).
@@ -102,7 +102,7 @@ class Upload:
         return whole
 
     def _measure(self) -> Whole:
-        """Thread: the compressed layer, made for its size and digest only: a resumed upload says how much is to come."""
+        """Compress the layer for its size and digest only: a resumed upload says how much is to come. Blocking."""
         digest = Digest()
         try:
             for chunk in gzipped(self._layers.replay(self._record)):
@@ -152,7 +152,7 @@ class _Pass:
         self._work = self._loop.run_in_executor(streaming, self._make)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Ends with the layer, or when the pass is closed: the HTTP client may hold on to this after its request failed."""
+        """The chunks, to the layer's end or until `close`: the HTTP client may hold on to this after a failure."""
         while (chunk := await self._made.get()) is not None and not self._stopped:
             self._room.release()
             yield chunk  # type: ignore[misc]  # a memoryview is as good
@@ -184,7 +184,7 @@ class _Pass:
             raise Internal("the upload was given up")
 
     def _make(self) -> Whole:
-        """Thread."""
+        """Compress the layer, and give each chunk away as soon as somebody wants it. Blocking."""
         digest = Digest()
         try:
             for chunk in gzipped(self._counted()):

@@ -6,9 +6,23 @@ import os
 
 from sampan.engine import findings
 from sampan.engine.findings import Finding
+from sampan.engine.layers import layers as layers_module
 from sampan.engine.layers.layers import Layers
+from sampan.engine.layers.records import LayerRecord
 from sampan.engine.layers.roots import Roots
 from sampan.engine.layers.snapshots.driver import SnapshotDriver
+
+
+def lost(layers: Layers) -> list[LayerRecord]:
+    """Layers of an earlier boot whose files were never synced, and what stands on them: they do not exist."""
+    boot = layers_module.boot_id()
+    gone: set[str] = set()
+    found = []
+    for record in sorted(layers.all(), key=lambda record: len(layers.records(record.id))):
+        if record.unsynced not in ("", boot) or record.parent in gone:
+            gone.add(record.id)
+            found.append(record)
+    return found
 
 
 def check(driver: SnapshotDriver, layers: Layers, roots: Roots) -> list[Finding]:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 import stat
 
-from sampan.engine.archives.tar_writer import MAX_DEPTH
-from sampan.errors import InvalidArgument
+from sampan.engine.layers.snapshots import trees
 
 MODIFIED, ADDED, DELETED = 0, 1, 2
 Change = tuple[int, str]
@@ -34,14 +33,14 @@ def changes(upper_fd: int, lower_fd: int) -> list[Change]:
 
 
 def _compare(upper: int, lower: int, path: str) -> list[Change]:
-    _check_depth(path)
+    trees.check_depth(path)
     found: list[Change] = []
     for name in sorted(os.listdir(upper)):
-        new, old = _stat(upper, name), _stat(lower, name)
+        new, old = trees.status_of(upper, name), trees.status_of(lower, name)
         if new is None:
             continue  # the container runs, and has removed it meanwhile
         here = f"{path}/{name}"
-        if stat.S_ISCHR(new.st_mode) and new.st_rdev == 0:
+        if trees.is_whiteout(new):
             if old is not None:
                 found.append((DELETED, here))
         elif old is None:
@@ -50,11 +49,11 @@ def _compare(upper: int, lower: int, path: str) -> list[Change]:
                 found += _added(upper, name, here)
         elif stat.S_ISDIR(new.st_mode) and stat.S_ISDIR(old.st_mode):
             inside = _inside(upper, lower, name, here)
-            if inside or _differ(new, old):
+            if inside or not trees.same(upper, lower, name, new, old):
                 found.append((MODIFIED, here))
             found += inside
         else:
-            if _differ(new, old) or _capability(upper, name) != _capability(lower, name):
+            if not trees.same(upper, lower, name, new, old):
                 found.append((MODIFIED, here))
             if stat.S_ISDIR(new.st_mode):
                 found += _added(upper, name, here)
@@ -71,7 +70,7 @@ def _inside(upper: int, lower: int, name: str, path: str) -> list[Change]:
         old = os.open(name, _READ, dir_fd=lower)
         try:
             found = _compare(new, old, path)
-            if _opaque(new):
+            if trees.opaque(new):
                 kept = set(os.listdir(new))
                 found += [(DELETED, f"{path}/{gone}") for gone in os.listdir(old) if gone not in kept]
                 found.sort(key=lambda change: change[1].split("/"))
@@ -84,7 +83,7 @@ def _inside(upper: int, lower: int, name: str, path: str) -> list[Change]:
 
 def _added(parent: int, name: str, path: str) -> list[Change]:
     """Everything below a new directory."""
-    _check_depth(path)
+    trees.check_depth(path)
     found: list[Change] = []
     try:
         fd = os.open(name, _READ, dir_fd=parent)
@@ -92,8 +91,8 @@ def _added(parent: int, name: str, path: str) -> list[Change]:
         return []
     try:
         for child in sorted(os.listdir(fd)):
-            status = _stat(fd, child)
-            if status is None or (stat.S_ISCHR(status.st_mode) and status.st_rdev == 0):
+            status = trees.status_of(fd, child)
+            if status is None or trees.is_whiteout(status):
                 continue
             found.append((ADDED, f"{path}/{child}"))
             if stat.S_ISDIR(status.st_mode):
@@ -101,36 +100,3 @@ def _added(parent: int, name: str, path: str) -> list[Change]:
     finally:
         os.close(fd)
     return found
-
-
-def _check_depth(path: str) -> None:
-    if path.count("/") > MAX_DEPTH:
-        raise InvalidArgument(f"directories are nested deeper than {MAX_DEPTH} levels below {path[:60]!r}…")
-
-
-def _differ(new: os.stat_result, old: os.stat_result) -> bool:
-    """Whether the attributes tell of a change; times and sizes of directories tell nothing."""
-    if (new.st_mode, new.st_uid, new.st_gid, new.st_rdev) != (old.st_mode, old.st_uid, old.st_gid, old.st_rdev):
-        return True
-    return not stat.S_ISDIR(new.st_mode) and (new.st_mtime_ns, new.st_size) != (old.st_mtime_ns, old.st_size)
-
-
-def _stat(directory: int, name: str) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
-def _opaque(fd: int) -> bool:
-    try:
-        return os.getxattr(fd, "trusted.overlay.opaque") == b"y"
-    except OSError:
-        return False
-
-
-def _capability(directory: int, name: str) -> bytes:
-    try:
-        return os.getxattr(f"/proc/self/fd/{directory}/{name}", "security.capability", follow_symlinks=False)
-    except OSError:
-        return b""

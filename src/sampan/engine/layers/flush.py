@@ -1,8 +1,8 @@
 """A layer's files on the disk, without waiting for everybody else's.
 
 syncfs(2) writes out the whole file system: beside a container that has just written 600 MB it takes two seconds for a
-layer of 125 MB that by itself takes a quarter of one. Where the file system has a journal whose commit takes all earlier
-changes with it, in their order (ext4 with a journal, xfs), this is enough, and all that happens here:
+layer of 125 MB that by itself takes a quarter of one. Where the file system has a journal whose commit takes all
+earlier changes with it, in their order (ext4 with a journal, xfs), this is enough, and all that happens here:
 
     while unpacking    sync_file_range(WRITE) of each file: its blocks are allocated and under way to the disk
     a little later     sync_file_range(WAIT) of the same file: its data is there, its extents are in the journal

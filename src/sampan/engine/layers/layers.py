@@ -14,13 +14,13 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from sampan.engine.archives import buffers
-from sampan.engine.archives.streams import Digest, Feed, Source, decompressed
+from sampan.engine.archives.streams import Digest, Source, decompressed, feed_thread
 from sampan.engine.layers import recording, tarsplit, unpack
 from sampan.engine.layers.records import LayerRecord
 from sampan.engine.layers.snapshots.driver import SnapshotDriver
@@ -42,7 +42,10 @@ class Staged:
 
 
 class Layers:
-    """The layers of one data root. Methods on the loop's thread; unpacking, which waits for its stream, in `executor`."""
+    """The layers of one data root.
+
+    Methods on the loop's thread; unpacking, which waits for its stream, in `executor`.
+    """
 
     def __init__(self, store: Store, driver: SnapshotDriver, executor: Executor) -> None:
         self._store = store
@@ -159,47 +162,28 @@ class Layers:
     async def _unpack(
         self, stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]], number: int, later: bool
     ) -> unpack.Unpacked:
-        loop = asyncio.get_running_loop()
-        pump: asyncio.Task[None] | None = None
-        feed: Feed | None = None
+        unpack_here = functools.partial(_unpack_to, self._driver.path(number), later=later)
         if isinstance(stream, AsyncIterator):
-            feed = Feed(stream)
-            pump = asyncio.create_task(feed.pump())
-            source: Source = feed
-        else:
-            source = _IteratorSource(stream()) if callable(stream) else stream
-        path = self._driver.path(number)
-        work = loop.run_in_executor(self._executor, _unpack_to, path, source, later)
+            return await feed_thread(stream, self._executor, unpack_here, "upload of a layer")
+        source = _IteratorSource(stream()) if callable(stream) else stream
+        work = asyncio.get_running_loop().run_in_executor(self._executor, unpack_here, source)
         try:
             return await asyncio.shield(work)
         finally:
-            if pump is not None and feed is not None:
-                pump.cancel()
-                feed.end()
-                with suppress(BaseException):
-                    await pump
-            with suppress(BaseException):  # a cancelled request: the thread ends with its stream
-                await work
+            await asyncio.wait([work])  # a cancelled request: the snapshot is the thread's until it ends
 
     async def recorded(self, number: int, parent: str) -> Staged:
-        """Describe what was written to the snapshot `number` over `parent` as a layer, where it stands: nothing is copied.
+        """Describe what was written to the snapshot `number` over `parent` as a layer, where it stands.
 
-        For drivers that are `overlaid`; nobody writes there any more. Not synced: see `sync`. The snapshot stays the
-        caller's until `adopt` or `keep` has made a record of it. Raises: InvalidArgument, OSError (ENOSPC, …).
+        Nothing is copied. For drivers that are `overlaid`; nobody writes there any more. Not synced: see `sync`. The
+        snapshot stays the caller's until `adopt` or `keep` has made a record of it.
+        Raises: InvalidArgument, OSError (ENOSPC, …).
         """
         unpacked = await asyncio.get_running_loop().run_in_executor(
             self._executor, _record, self._driver.path(number), self._driver.settle, number
         )
         self._driver.adopt(number, self.get(parent).snapshot if parent else None)
         chain_id = oci_image.chain_id(parent, unpacked.diff_id)
-        return Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked, unsynced=boot_id())
-
-    def again(self, number: int, parent: str, record: LayerRecord) -> Staged:
-        """A copy of a layer's directory, made as snapshot `number`, to stand on another parent."""
-        unpacked = unpack.Unpacked(
-            diff_id=record.diff_id, tar_bytes=record.tar_bytes, size_bytes=record.size_bytes, root=False
-        )
-        chain_id = oci_image.chain_id(parent, record.diff_id)
         return Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked, unsynced=boot_id())
 
     async def sync(self, chain_id: str) -> None:
@@ -211,17 +195,6 @@ class Layers:
             await asyncio.get_running_loop().run_in_executor(self._executor, _sync, self._driver.root)
             there = [record for record in waiting if self._table.get(record.id) is record]
             self._store.apply_now(*(self._table.put(replace(record, unsynced="")) for record in there))
-
-    def lost(self) -> list[LayerRecord]:
-        """Layers of an earlier boot whose files were never synced, and what stands on them: they do not exist."""
-        boot = boot_id()
-        gone: set[str] = set()
-        found = []
-        for record in sorted(self._table.all(), key=lambda record: len(self.records(record.id))):
-            if record.unsynced not in ("", boot) or record.parent in gone:
-                gone.add(record.id)
-                found.append(record)
-        return found
 
     def adopt(self, staged: Staged) -> list[Op]:
         """The operations that make a staged layer real; [] when an equal one exists already. Apply at once."""
@@ -301,6 +274,15 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+def restacked(number: int, parent: str, record: LayerRecord) -> Staged:
+    """Describe a copy of a layer's directory, made as snapshot `number`, that is to stand on another parent."""
+    unpacked = unpack.Unpacked(
+        diff_id=record.diff_id, tar_bytes=record.tar_bytes, size_bytes=record.size_bytes, root=False
+    )
+    chain_id = oci_image.chain_id(parent, record.diff_id)
+    return Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked, unsynced=boot_id())
+
+
 class _IteratorSource:
     """A blocking iterator of chunks as a source."""
 
@@ -315,7 +297,7 @@ class _IteratorSource:
 
 
 def _record(path: str, settle: Callable[[int], None], number: int) -> unpack.Unpacked:
-    """Thread: what was only needed while it was written to goes, the rest is described."""
+    """Drop what a snapshot needed only while it was written to, and describe the rest as a layer. Blocking."""
     settle(number)
     layer_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -332,8 +314,8 @@ def _sync(path: str) -> None:
         os.close(fd)
 
 
-def _unpack_to(path: str, source: Source, later: bool) -> unpack.Unpacked:
-    """Thread: unpack below `path`, onto the disk."""
+def _unpack_to(path: str, source: Source, *, later: bool) -> unpack.Unpacked:
+    """Unpack below `path`, onto the disk. Blocking."""
     layer_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         disk = os.fstatvfs(layer_fd)

@@ -13,11 +13,11 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar, TypeVarTuple, Unpack
 
 from sampan.engine.archives import streams, tar_writer
-from sampan.engine.layers import diff, unpack
+from sampan.engine.layers import diff, sizes
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import SnapshotRecord
 from sampan.engine.layers.snapshots.driver import SnapshotDriver
@@ -55,10 +55,11 @@ class Roots:
         return container_id in self._table
 
     async def prepare(self, container_id: str, chain_id: str, beside: Callable[[], Iterable[Op]] = nothing) -> None:
-        """Make the root of a container over a chain of layers, "" for none: directories and a record, nothing is mounted.
+        """Make the root of a container over a chain of layers, "" for none: directories and a record.
 
+        Nothing is mounted. The record is durable with the next durable write, which is the container's own.
         beside: gives what is written in the same transaction. It is asked before anything is made and again when it
-        was, and refuses by raising. The record is durable with the next durable write, which is the container's own.
+        was, and refuses by raising.
         Raises: OSError, what `beside` raises.
         """
         beside()
@@ -180,8 +181,9 @@ class Roots:
         """The container's whole file system as a tar archive; the container may run. Raises: NotFound, OSError."""
         root_fd = self.open_root(container_id, writable=False)
         try:
-            async for chunk in streams.drain(tar_writer.tree(root_fd), self._streaming):
-                yield chunk
+            async with aclosing(streams.on_demand(tar_writer.tree(root_fd), self._streaming)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
         finally:
             os.close(root_fd)
 
@@ -198,6 +200,6 @@ class Roots:
 def _size(directory_fd: int) -> int:
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
     try:
-        return unpack.tree_size(fd)
+        return sizes.tree_size(fd)
     finally:
         os.close(fd)

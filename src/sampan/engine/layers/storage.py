@@ -1,4 +1,4 @@
-"""The storage driver in use with all that belongs to it: its records and directories, its layers and roots, its threads.
+"""The storage driver in use with all that belongs to it: records, directories, layers, roots, threads.
 
 Wiring only. What another driver of this data root made is hidden while this one is chosen (snapshots/choice.py).
 """

@@ -6,7 +6,8 @@ Cost: some 100 KiB for 4,000 files, against a second copy of the layer. See docs
 
 On disk, `snapshots/<n>/tar-split`:
     zstd frame: every byte of the archive that is no payload, in order
-    zstd frame: msgpack [[raw_bytes, payload_bytes, path], …]: copy raw_bytes, then the file at path (below snapshots/<n>)
+    zstd frame: msgpack [[raw_bytes, payload_bytes, path], …]: copy raw_bytes, then the file at
+                path (below snapshots/<n>)
     trailer, 24 bytes little-endian: offset of the second frame u64, length of the archive u64, "sampants"
 Invariant: payload paths hold no symlink and stay below `fs/` or `shadow/`.
 """

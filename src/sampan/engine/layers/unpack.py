@@ -31,6 +31,7 @@ from sampan.engine.archives import tar
 from sampan.engine.archives.streams import Digest, Source, Truncated
 from sampan.engine.layers.flush import Flush
 from sampan.engine.layers.places import Places
+from sampan.engine.layers.sizes import tree_size
 from sampan.engine.layers.tarsplit import Recorder
 from sampan.errors import InvalidArgument, words
 from sampan.linux import namespaces, saferoot
@@ -325,7 +326,10 @@ class _Layer:
         self._size += entry.size_bytes
 
     def _sparse(self, entry: tar.Entry, fd: int, reader: tar.Reader) -> None:
-        """Write the regions, leave holes between. The stored form is kept in the recording: it differs from the file's."""
+        """Write the regions, leave holes between.
+
+        The stored form is kept in the recording: it differs from the file's.
+        """
         os.ftruncate(fd, entry.size_bytes)
         for offset, length in entry.regions or ():
             while length:
@@ -410,7 +414,10 @@ class _Layer:
         self._finish_special(entry, parent_fd, base)
 
     def _whiteout(self, entry: tar.Entry, parent_fd: int, base: str, reader: tar.Reader) -> None:
-        """`.wh.NAME` hides NAME of the layers below, `.wh..wh..opq` all of them; other `.wh..wh.` names mean nothing here."""
+        """Write what `.wh.NAME` (hides NAME of the layers below) and `.wh..wh..opq` (hides all of them) mean.
+
+        Other `.wh..wh.` names mean nothing here.
+        """
         if entry.stored_bytes:
             left = entry.stored_bytes
             while left:
@@ -467,33 +474,3 @@ class _Layer:
         with contextlib.suppress(FileNotFoundError):
             return os.stat(base, dir_fd=parent_fd, follow_symlinks=False).st_ino
         return -1
-
-
-def tree_size(root_fd: int) -> int:
-    """Sum of the sizes of everything below that is no directory, each inode once. Does not follow symlinks.
-
-    What vanishes meanwhile, and what lies deeper than a path can name, does not count.
-    """
-    total = 0
-    seen: set[tuple[int, int]] = set()
-    pending = ["."]
-    while pending:
-        path = pending.pop()
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root_fd)
-        except OSError as e:
-            if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
-                continue
-            raise
-        try:
-            for name in os.listdir(fd):
-                with contextlib.suppress(FileNotFoundError):
-                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    if stat.S_ISDIR(status.st_mode):
-                        pending.append(f"{path}/{name}")
-                    elif status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
-                        seen.add((status.st_dev, status.st_ino))
-                        total += status.st_size
-        finally:
-            os.close(fd)
-    return total

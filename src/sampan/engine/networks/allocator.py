@@ -11,7 +11,6 @@ import contextlib
 import logging
 from collections.abc import Iterable
 from dataclasses import replace as replace_plan
-from ipaddress import ip_interface, ip_network
 
 from msgspec.structs import replace
 
@@ -66,8 +65,8 @@ class Allocator:
                 endpoint,
                 interface=endpoints.interface_name(network, settings, taken),
                 mac=endpoints.mac_address(settings.mac_address or mac, address4),
-                ipv4=f"{address4}/{_length(network, 4)}" if address4 is not None else "",
-                ipv6=f"{address6}/{_length(network, 6)}" if address6 is not None else "",
+                ipv4=self._prefix(network, address4),
+                ipv6=self._prefix(network, address6),
                 gateway4=_gateway(network, 4) if way_out else "",
                 gateway6=_gateway(network, 6) if way_out else "",
             )
@@ -112,6 +111,11 @@ class Allocator:
                     raise Internal(f"{error.message}: {network.name} ({network.id})") from error
         undo.callback(self._catalogue.release, network.id, address)
         return address
+
+    def _prefix(self, network: NetworkRecord, address: Address | None) -> str:
+        """Return `address/length`; empty without an address."""
+        pool = self._catalogue.pool(network.id, address.version) if address is not None else None
+        return f"{address}/{pool.subnet.prefixlen}" if pool is not None else ""
 
     def adopt(self, endpoint: EndpointRecord) -> bool:
         """Take the addresses of an endpoint that an earlier daemon made; return whether its network still has them.
@@ -177,12 +181,7 @@ class Allocator:
 
 
 def _addresses(endpoint: EndpointRecord) -> list[tuple[str, Address]]:
-    return [(endpoint.network_id, ip_interface(text).ip) for text in (endpoint.ipv4, endpoint.ipv6) if text]
-
-
-def _length(network: NetworkRecord, version: int) -> int:
-    subnet = network.subnet(version)
-    return ip_network(subnet.subnet, strict=False).prefixlen if subnet else 0
+    return [(endpoint.network_id, address) for address, _ in endpoint.prefixes]
 
 
 def _gateway(network: NetworkRecord, version: int) -> str:

@@ -9,9 +9,11 @@ Records are frozen in use: change one by `msgspec.structs.replace` and a store p
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 
 import msgspec
 
+from sampan.engine.networks.ipam import Address
 from sampan.engine.store import Record
 from sampan.spec.engine_api.network import EndpointSettings
 
@@ -90,6 +92,12 @@ class EndpointRecord(msgspec.Struct, kw_only=True, frozen=True):
     def address6(self) -> str:
         """The IPv6 address without its length."""
         return self.ipv6.partition("/")[0]
+
+    @property
+    def prefixes(self) -> tuple[tuple[Address, int], ...]:
+        """The addresses with their lengths, IPv4 first."""
+        split = [text.partition("/") for text in (self.ipv4, self.ipv6) if text]
+        return tuple((ip_address(address), int(length)) for address, _, length in split)
 
 
 class PublishedPort(msgspec.Struct, kw_only=True, frozen=True):

@@ -23,12 +23,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
 from sampan.engine.builder.files.dirtree import DirTree
+from sampan.engine.builder.files.hosttask import HostTask
 from sampan.engine.builder.ops import GitOp
 from sampan.engine.builder.session import Session
 from sampan.errors import Internal, InvalidArgument, NotFound
@@ -76,29 +75,10 @@ if [ -z "$KEEP" ]; then find . -name .git -prune -exec rm -rf {} +; fi
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandResult:
-    status: int
-    stdout: bytes
-    stderr: bytes
-
-
-class Commands(Protocol):
-    """Runs a shell script with the host's programs and nothing else of it."""
-
-    async def run(
-        self, script: str, env: Mapping[str, str], writable: Mapping[str, str], session: Session | None
-    ) -> CommandResult:
-        """Run a script. writable: variable → directory that the script may write to; the variable holds its path there.
-
-        session: whose ssh agent the script may use. Raises: NotFound when a program is missing, Internal.
-        """
-
-
 class Git:
     """The repositories of one engine. On the loop's thread."""
 
-    def __init__(self, commands: Commands, directory: str, scratch: str) -> None:
+    def __init__(self, commands: HostTask, directory: str, scratch: str) -> None:
         """directory: what is kept of remotes, a cache; scratch: for checkouts."""
         self._commands = commands
         self._directory = directory

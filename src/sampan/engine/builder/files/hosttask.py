@@ -15,13 +15,12 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
 
 from sampan.engine.builder import sshagent
-from sampan.engine.builder.files.git import CommandResult
 from sampan.engine.builder.session import Session
 from sampan.engine.config import EngineConfig
 from sampan.engine.hostpaths import HostPaths
@@ -58,8 +57,17 @@ _READ_ONLY = ("rbind", "ro", "nosuid", "nodev", "rprivate")
 _ENCODER = msgspec.json.Encoder()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    """How a script ended, and what it wrote."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
 class HostTask:
-    """Implements git's `Commands`."""
+    """Runs shell scripts with the host's programs and nothing else of it."""
 
     def __init__(self, config: EngineConfig, supervisor: Supervisor) -> None:
         self._config = config
@@ -69,7 +77,11 @@ class HostTask:
     async def run(
         self, script: str, env: Mapping[str, str], writable: Mapping[str, str], session: Session | None
     ) -> CommandResult:
-        """Run a script as `git.Commands` says. When this is cancelled, the task is killed."""
+        """Run a script; when this is cancelled, its task is killed.
+
+        writable: variable → directory that the script may write to; the variable holds its path there. session: whose
+        ssh agent the script may use. Raises: NotFound when git is not installed, Internal.
+        """
         if shutil.which("git", path=PATH) is None:
             raise NotFound("git is not installed on this host: git repositories cannot be read")
         id = secrets.token_hex(16)

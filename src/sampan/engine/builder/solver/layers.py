@@ -112,7 +112,8 @@ class Work:
                 os.close(lower_fd)
 
     async def commit(self, *, epoch_s: int | None = None) -> Committed:
-        """Make a layer of what was written. Called once, after the last write. epoch_s: no file of the layer is younger.
+        """Make a layer of what was written. Called once, after the last write. epoch_s: no file of the layer is
+        younger.
 
         Raises: InvalidArgument for directories nested too deep, OSError (ENOSPC, …); nothing is left behind then.
         """

@@ -23,6 +23,7 @@ from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.builder.trees import Tree
 from sampan.engine.images.service import Images
 from sampan.engine.layers import tarsplit
+from sampan.engine.layers.layers import restacked
 from sampan.engine.store import Ref
 from sampan.errors import Internal
 from sampan.spec import oci_image, times
@@ -163,7 +164,7 @@ class Steps:
         kept = False
         try:
             await asyncio.to_thread(_link_tree, source, driver.path(number))
-            staged = layers.again(number, base.chain_id, layers.get(layer.chain_id))
+            staged = restacked(number, base.chain_id, layers.get(layer.chain_id))
             layers.keep(staged, holder)
             kept = layers.get(staged.chain_id).snapshot == number
         finally:

@@ -1,8 +1,8 @@
 """Which storage driver an engine uses, and where it keeps what is its own.
 
-The default driver's directories are `snapshots` and `content` in the data root, its records those without a prefix. Each
-other driver has `drivers/<name>/…` and records of its own: what one driver made is hidden and untouched while another
-one is chosen. Where none is chosen, the data root's earlier one is taken, as dockerd does.
+The default driver's directories are `snapshots` and `content` in the data root, its records those without a prefix.
+Each other driver has `drivers/<name>/…` and records of its own: what one driver made is hidden and untouched while
+another one is chosen. Where none is chosen, the data root's earlier one is taken, as dockerd does.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def home(data_root: str, name: str) -> str:
 
 
 def _earlier(data_root: str) -> str:
-    """The one driver whose layers are here; the default when there are none. Raises: Internal when there are several."""
+    """The one driver whose layers are here, the default when there are none. Raises: Internal for several."""
     found = sorted(name for name in DRIVERS.keys() - NEVER_GUESSED if _used(f"{home(data_root, name)}/snapshots"))
     if len(found) > 1:
         raise Internal(
-            f"{data_root} contains several valid graphdrivers: {', '.join(found)}; cleanup or explicitly choose storage "
-            "driver (-s <DRIVER>)"
+            f"{data_root} contains several valid graphdrivers: {', '.join(found)}; "
+            "cleanup or explicitly choose storage driver (-s <DRIVER>)"
         )
     return found[0] if found else DEFAULT
 

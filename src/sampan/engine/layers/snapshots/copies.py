@@ -158,7 +158,8 @@ class Btrfs(Vfs):
         try:
             if syscalls.fstatfs_type(fd) != btrfs.SUPER_MAGIC:
                 raise Internal(
-                    f"btrfs does not work on {self.root}: it is no btrfs; choose another --data-root or --storage-driver"
+                    f"btrfs does not work on {self.root}: it is no btrfs; "
+                    "choose another --data-root or --storage-driver"
                 )
             number = self.allocate()
             try:

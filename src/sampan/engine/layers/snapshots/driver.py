@@ -9,8 +9,8 @@ What differs is how a container's root comes out of them.
     btrfs           the same with subvolumes: the copy is a snapshot and costs nothing
     fuse-overlayfs  overlay2 by a file system in user space, mounted on the host while the container exists
 
-Invariants, checked by tests/conformance/test_storage_drivers.py on each: a container sees its layers, top first, and the
-stubs below them; what it writes is in `changed` in overlayfs' form, nothing else is; removal is one rename.
+Invariants, checked by tests/conformance/test_storage_drivers.py on each: a container sees its layers, top first, and
+the stubs below them; what it writes is in `changed` in overlayfs' form, nothing else is; removal is one rename.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from sampan.spec.oci_runtime import Mount
 
 
 class SnapshotDriver(Protocol):
-    """A storage driver on its directory. Blocking; `instant` says whether making a container costs nothing to speak of."""
+    """A storage driver on its directory.
+
+    Blocking; `instant` says whether making a container costs nothing to speak of.
+    """
 
     name: str
     instant: bool
@@ -66,8 +69,11 @@ class SnapshotDriver(Protocol):
         """The OCI mounts of a container's root."""
 
     def work_mounts(self, number: int, lowers: Sequence[int], *, container: bool) -> tuple[Mount, ...]:
-        """The same for a step of a build: the end of the mount waits for no disk. container: with a container's stubs;
-        else with those that a mere step needs, where the driver can tell them apart."""
+        """The OCI mounts of the root of a build's step: the end of the mount waits for no disk.
+
+        container: with a container's stubs; else with those that a mere step needs, where the driver can tell them
+        apart.
+        """
 
     def data(self, number: int, lowers: Sequence[int], *, container: bool) -> Mapping[str, str] | None:
         """GraphDriver.Data as inspect shows it."""
@@ -76,11 +82,14 @@ class SnapshotDriver(Protocol):
         """A detached mount of a container's root: an O_PATH descriptor, owned by the caller."""
 
     def open_work(self, number: int, lowers: Sequence[int]) -> int:
-        """The same, writable, for a build that only changes files: without the stubs where the driver can do without,
-        and its end waits for no disk. May be opened again once the last one is closed."""
+        """A detached mount of a root that a build changes files in: a descriptor, owned by the caller.
+
+        Without the stubs where the driver can do without; its end waits for no disk. May be opened again once the last
+        one is closed.
+        """
 
     def open_lower(self, lowers: Sequence[int]) -> int:
-        """The same of what lies below a container, the stubs included."""
+        """A detached, read-only mount of what lies below a container, the stubs included: owned by the caller."""
 
     def changed(self, number: int, lowers: Sequence[int]) -> AbstractContextManager[int]:
         """A descriptor of the directory that holds what a container changed, in overlayfs' form."""

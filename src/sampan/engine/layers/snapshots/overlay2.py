@@ -99,12 +99,14 @@ class Overlay2(Directories):
         return (mount._replace(options=tuple(options)),)
 
     def forget_volatile(self, number: int) -> None:
-        """Overlayfs marks the work directory of a volatile mount and refuses the next one: a crash may have lost data.
-        Ours did not crash: the same kernel runs."""
+        """Let a work directory be mounted again after a volatile mount, which overlayfs marks and then refuses.
+
+        The mark warns of data lost in a crash. There was none: the same kernel runs.
+        """
         shutil.rmtree(f"{self.root}/{number}/work/work/incompat", ignore_errors=True)
 
     def open_lower(self, lowers: Sequence[int]) -> int:
-        """The same of what lies below a container: its layers and the stubs, read-only."""
+        """A detached, read-only mount of what lies below a container: its layers and the stubs."""
         return self._mount(self._lower(lowers), None)
 
     @contextmanager
@@ -146,7 +148,7 @@ class Overlay2(Directories):
             os.close(fs)
 
     def _mount_at_once(self, lower: list[str], upper: int | None, volatile: bool) -> int:
-        """The same by mount(2), whose one page of options holds several hundred relative paths.
+        """Make the mount by mount(2), whose one page of options holds several hundred relative paths.
 
         In a thread with a mount namespace and a working directory of its own; both end with it.
         """
@@ -190,7 +192,8 @@ class Overlay2(Directories):
         except OSError as e:
             raise Internal(
                 f"overlay2 does not work on {self.root}: {words(e)}; the kernel needs overlayfs, and the file "
-                f"system extended attributes and d_type (ext4, xfs, btrfs; not another overlay): choose another --data-root"
+                "system extended attributes and d_type (ext4, xfs, btrfs; not another overlay): "
+                "choose another --data-root"
             ) from e
         finally:
             self.remove(number)
@@ -214,7 +217,7 @@ def escape(path: str) -> str:
 
 
 def _set_directory(fs: int, key: str, path: str) -> None:
-    """Give overlayfs a directory of any length: values of fsconfig end at 255 bytes, so long ones go by descriptor's name."""
+    """Give overlayfs a directory of any length: fsconfig's values end at 255 bytes, so long ones go by descriptor."""
     if len(os.fsencode(path)) <= mounts.FSCONFIG_STRING_LIMIT:
         mounts.fsconfig(fs, mounts.FSCONFIG_SET_STRING, key, path)
         return

@@ -1,4 +1,7 @@
-"""The storage drivers of this engine, by the name that `--storage-driver` takes. A new driver is one line here, and one file."""
+"""The storage drivers of this engine, by the name that `--storage-driver` takes.
+
+A new driver is one line here, and one file.
+"""
 
 from __future__ import annotations
 

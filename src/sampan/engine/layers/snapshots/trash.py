@@ -20,7 +20,10 @@ log = logging.getLogger("sampan.images")
 
 
 class Trash:
-    """One directory and the thread that empties it. What cannot be removed is logged once and tried at the next start."""
+    """One directory and the thread that empties it.
+
+    What cannot be removed is logged once and tried at the next start.
+    """
 
     def __init__(self, path: str, destroy: Callable[[int, str], bool] | None = None) -> None:
         """destroy: removes a whole directory (parent, name) in one step where the file system can; True when it did."""

@@ -36,7 +36,7 @@ def _begin(source: int, target: int, path: str) -> None:
 
 def _make_way(target: int, name: str, status: os.stat_result) -> bool:
     """Remove what an entry replaces or takes away. False: the entry says only that something is gone."""
-    there = _stat(target, name)
+    there = status_of(target, name)
     gone = is_whiteout(status)
     if there is not None and (gone or not (stat.S_ISDIR(status.st_mode) and stat.S_ISDIR(there.st_mode))):
         _remove(target, name)
@@ -57,7 +57,7 @@ def _differences(new: int, old: int, into: int, path: str) -> bool:
     found = False
     names = os.listdir(new)
     for name in names:
-        status, before = _stat(new, name), _stat(old, name)
+        status, before = status_of(new, name), status_of(old, name)
         if status is None:
             continue  # the container runs, and has removed it meanwhile
         if stat.S_ISDIR(status.st_mode):
@@ -110,7 +110,7 @@ def _everything(new: int, into: int, path: str) -> None:
     """A directory that is new: all of it."""
     check_depth(path)
     for name in os.listdir(new):
-        status = _stat(new, name)
+        status = status_of(new, name)
         if status is None:
             continue
         if stat.S_ISDIR(status.st_mode):
@@ -127,7 +127,7 @@ def cleaned(upper_fd: int, into_fd: int, mark: str, path: str = "") -> None:
     """
     check_depth(path)
     for name in os.listdir(upper_fd):
-        status = _stat(upper_fd, name)
+        status = status_of(upper_fd, name)
         if name == mark:
             os.setxattr(into_fd, OPAQUE, b"y")
         elif status is not None and stat.S_ISDIR(status.st_mode):
@@ -166,7 +166,11 @@ def _link(source: int, target: int, name: str, status: os.stat_result) -> None:
 
 
 def same(new: int, old: int, name: str, status: os.stat_result, before: os.stat_result) -> bool:
-    """Whether the attributes tell of no change; times and sizes of directories tell nothing."""
+    """Tell whether two entries of one name are equal as far as their attributes say.
+
+    new, old: directories; status, before: what they have under the name. Of directories times and sizes are not
+    compared: they change with what is in them.
+    """
     if (status.st_mode, status.st_uid, status.st_gid, status.st_rdev) != (
         before.st_mode, before.st_uid, before.st_gid, before.st_rdev,
     ):  # fmt: skip
@@ -186,6 +190,7 @@ def _capability(directory: int, name: str) -> bytes:
 
 
 def opaque(fd: int) -> bool:
+    """Tell whether a layer's directory hides what the layers below have in it."""
     try:
         return os.getxattr(fd, OPAQUE) == b"y"
     except OSError:
@@ -193,6 +198,7 @@ def opaque(fd: int) -> bool:
 
 
 def is_whiteout(status: os.stat_result) -> bool:
+    """Tell whether a layer's entry says that a name of the layers below is gone."""
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
@@ -202,7 +208,8 @@ def check_depth(path: str) -> None:
         raise InvalidArgument(f"directories are nested deeper than {MAX_DEPTH} levels below {path[:60]!r}…")
 
 
-def _stat(directory: int, name: str) -> os.stat_result | None:
+def status_of(directory: int, name: str) -> os.stat_result | None:
+    """Return the status of an entry, None when there is none. Follows no symlink. Raises: OSError."""
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:

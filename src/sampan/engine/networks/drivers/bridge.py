@@ -66,7 +66,6 @@ class BridgeDriver(NetworkDriver):
         if index is None:
             raise Internal(f"the bridge of network {network.id[:12]} is not there: see the daemon's log of its start")
         bridge = Bridge(network)
-        parsed = [ip_interface(text) for text in (endpoint.ipv4, endpoint.ipv6) if text]
         return InterfacePlan(
             kind=VETH,
             host_name=endpoint.veth,
@@ -74,9 +73,9 @@ class BridgeDriver(NetworkDriver):
             master=index,
             mac=endpoint.mac,
             mtu=bridge.mtu,
-            addresses=tuple((i.ip, i.network.prefixlen) for i in parsed),
+            addresses=endpoint.prefixes,
             # whoever had the address before may have had another MAC, and a cache remembers for half a minute
-            neighbours=tuple(NeighbourPlan(index=index, address=i.ip, mac=endpoint.mac) for i in parsed),
+            neighbours=tuple(NeighbourPlan(index=index, address=a, mac=endpoint.mac) for a, _ in endpoint.prefixes),
             # where bridged packets pass the IP hooks, the forward chain keeps containers apart, and knows published
             # ports
             isolated=not bridge.icc and not self._bridged_filter,
