@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 import sampan
+from sampan.api.server import shown
 from sampan.daemon import config as daemon_config
 from sampan.daemon import reload
 from sampan.engine.builder.files.http import HttpDownloads
@@ -151,3 +153,9 @@ def test_a_planted_secret_is_shown_nowhere(tmp_path: Path) -> None:
             daemon_config.load({"config-file": str(path)})
         said.append(str(caught.value))
     assert not [text for text in said if SECRET in text]
+
+
+def test_the_log_of_requests_shows_no_password() -> None:
+    path = f"/images/create?fromSrc=http%3A%2F%2Fu%3A{SECRET}%40h%2Fz&buildargs=%7B%22A%22%3A%22{SECRET}%22%7D&q=1"
+    said = shown(make_mocked_request("POST", path))
+    assert said == "POST /images/create?fromSrc=http://xxxxx:xxxxx@h/z&buildargs=***&q=1"
