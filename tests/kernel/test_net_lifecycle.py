@@ -438,7 +438,7 @@ async def test_a_running_container_is_renumbered_when_its_network_has_other_subn
         ({"ipv6": True, "fixed_cidr_v6": "fd00:2::/64"}, ("172.17.0.2", "fd00:2::2")),
         ({"ipv6": True, "bip": "10.77.0.1/24", "fixed_cidr_v6": "fd00:2::/64"}, ("10.77.0.2", "fd00:2::2")),
         ({"default_address_pools": ({"base": "10.99.0.0/16", "size": 24},)}, ("10.99.0.2", "")),
-        ({"bip": "10.98.0.1/24"}, ("10.98.0.2", "")),
+        ({"bip": "10.98.0.1/24", "iptables": False}, ("10.98.0.2", "")),
     ]
     try:
         for options, addresses in configurations:
@@ -539,3 +539,15 @@ async def test_a_network_that_is_going_cannot_be_connected_to(host: Host) -> Non
         await removing
         await networks.detach(container_id("web"))
         end(holder)
+
+
+@on_fake_host
+async def test_an_engine_starts_on_a_host_without_a_free_subnet(host: Host) -> None:
+    host.netlink.batch([netlink.add_bridge("full0"), netlink.set_link("full0", up=True)])
+    link = host.netlink.link("full0")
+    assert link is not None
+    host.netlink.batch([netlink.add_address(link.ifindex, ip_address("10.99.0.1"), 16)])
+    async with host.networks(default_address_pools=({"base": "10.99.0.0/16", "size": 24},)) as networks:
+        assert list((await attach(networks)).endpoints) == ["none"]
+        await networks.detach(container_id("web"))
+    host.netlink.batch([netlink.delete_link("full0")])

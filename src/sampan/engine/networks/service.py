@@ -105,7 +105,11 @@ class Networks:
         before = self._table(former) if "host" in former else ""
         for name, driver_name in PREDEFINED.items():
             old, driver = self._catalogue.named(name), self._catalogue.drivers[driver_name]
-            record = await driver.predefined(self._fabric.host, name, old, self._catalogue.choose)
+            try:
+                record = await driver.predefined(self._fabric.host, name, old, self._catalogue.choose)
+            except Forbidden as error:  # no subnet is free: containers can do without this network
+                log.error("network %s: it cannot be made: %s", name, error)
+                record = old
             if record is not None:
                 records[name] = record
                 if old is not None and _link(driver, old) != _link(driver, record):
