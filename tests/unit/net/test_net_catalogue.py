@@ -211,3 +211,25 @@ def test_ip_versions_can_be_options_and_the_fields_win(catalogue: Catalogue) -> 
 def test_none_is_no_driver(catalogue: Catalogue) -> None:
     with pytest.raises(NotFound, match=r'^plugin "none" not found$'):
         new(catalogue, driver="none")
+
+
+@pytest.mark.parametrize(
+    ("subnet", "ip_range", "gateway", "first"),
+    [
+        ("10.80.0.0/24", "10.80.0.64/26", "10.80.0.64", "10.80.0.65"),
+        ("10.80.0.0/24", "10.80.0.0/26", "10.80.0.1", "10.80.0.2"),
+        ("fd00:9::/64", "fd00:9::40/124", "fd00:9::40", "fd00:9::41"),
+    ],
+)
+def test_the_gateway_is_the_first_address_of_the_range(
+    catalogue: Catalogue, subnet: str, ip_range: str, gateway: str, first: str
+) -> None:
+    asked = IPAMConfig(subnet=subnet, ip_range=ip_range)
+    record = keep(catalogue, new(catalogue, "n", asked, enable_ipv6=":" in subnet))
+    pool = catalogue.pool(record.id, 6 if ":" in subnet else 4)
+    assert pool is not None and (record.subnets[0].gateway, str(pool.allocate())) == (gateway, first)
+
+
+def test_a_subnet_without_room_for_a_gateway(catalogue: Catalogue) -> None:
+    with pytest.raises(Internal, match=r"^failed to allocate gateway \(\): no available addresses on this pool$"):
+        new(catalogue, "n", IPAMConfig(subnet="fd00:82::/128"), enable_ipv6=True)

@@ -241,11 +241,18 @@ def _problems(config: IPAMConfig) -> Iterator[str]:
 
 def _asked(config: IPAMConfig, subnet: Subnet) -> SubnetRecord:
     """Return the subnet that was asked for. Raises: Internal, in Docker's words, for an address that cannot be had."""
-    first = ip_network(config.ip_range, strict=False) if config.ip_range else subnet
+    own_range = ip_network(config.ip_range, strict=False) if config.ip_range else None
     auxiliary = dict(config.auxiliary_addresses or {})
-    pool = Pool(subnet)
-    gateway = ip_address(config.gateway) if config.gateway else ipam.first_host(first)
-    named = [(f"gateway ({config.gateway})", gateway)]
+    pool = Pool(subnet, ip_range=own_range)
+    named = []
+    if config.gateway:
+        gateway = ip_address(config.gateway)
+        named = [(f"gateway ({config.gateway})", gateway)]
+    else:
+        try:
+            gateway = pool.allocate()
+        except Conflict as error:
+            raise Internal("failed to allocate gateway (): no available addresses on this pool") from error
     # the default gateway may be the network's own
     named += [(f"secondary ip address ({n}:{a})", ip_address(a)) for n, a in auxiliary.items() if not _is_gateway(n)]
     for what, address in named:
