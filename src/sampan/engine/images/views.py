@@ -131,8 +131,7 @@ class Views:
         before, since = min(limits, default=None), self._age(filters, "since")
         shared = self._shared_bytes() if shared_size else {}
         found = []
-        for record in self._catalog.images.all():
-            image = self._catalog.get(record.id)
+        for image in self._catalog.readable():
             age = _created_ns(image.created) if image.created else 0
             if (before is not None and age >= before) or (since is not None and age <= since):
                 continue
@@ -203,8 +202,8 @@ class Views:
         """Bytes of each image's layers that another image has too."""
         users: dict[str, int] = {}
         chains = {}
-        for record in self._catalog.images.all():
-            chain = chains[record.id] = self._layers.records(self._catalog.get(record.id).chain_id)
+        for image in self._catalog.readable():
+            chain = chains[image.id] = self._layers.records(image.chain_id)
             for layer in chain:
                 users[layer.id] = users.get(layer.id, 0) + 1
         return {id: sum(x.size_bytes for x in chain if users[x.id] > 1) for id, chain in chains.items()}

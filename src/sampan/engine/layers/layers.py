@@ -14,7 +14,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -98,7 +98,12 @@ class Layers:
         return sum(record.size_bytes for record in self.records(chain_id))
 
     def hold(self, chain_id: str) -> Ref:
-        """Keep a chain while work is under way; give the returned holder to `let_go`."""
+        """Keep a chain while work is under way; give the returned holder to `let_go`.
+
+        Raises: Internal when the chain is not here: what is gone cannot be held.
+        """
+        if chain_id:
+            self.get(chain_id)
         holder = Ref("work", str(next(self._holders)))
         self._held.add(holder)
         if chain_id:
@@ -110,6 +115,8 @@ class Layers:
         return Ref("work", number) in self._held
 
     def hold_more(self, holder: Ref, chain_id: str) -> None:
+        """Have a holder from `hold` keep one more chain. Raises: Internal when it is not here."""
+        self.get(chain_id)
         self._store.apply_now(self._store.reference(holder, Ref("layer", chain_id)))
 
     def let_go(self, holder: Ref) -> None:
@@ -277,6 +284,18 @@ class Layers:
         finally:
             digest.finish()
             os.close(directory_fd)
+
+
+@contextmanager
+def holding(layers: Layers, *chain_ids: str) -> Iterator[Ref]:
+    """Keep chains, "" for none, until the end of the block. Raises: Internal when one is not here."""
+    holder = layers.hold("")
+    try:
+        for chain_id in filter(None, chain_ids):
+            layers.hold_more(holder, chain_id)
+        yield holder
+    finally:
+        layers.let_go(holder)
 
 
 @functools.cache
