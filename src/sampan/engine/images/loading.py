@@ -24,6 +24,7 @@ from sampan.engine.platforms import Platform
 from sampan.engine.store import Ref
 from sampan.errors import InvalidArgument
 from sampan.spec import oci_image, reference
+from sampan.spec.reference import Reference
 
 PROGRESS_S = 0.1
 AT_ONCE = 3  # layers: more than there are processors, as each waits for the disk at its end
@@ -100,7 +101,7 @@ class Loader:
             raise InvalidArgument(
                 f"invalid manifest, layers length mismatch: expected {len(offer.layers)}, got {len(expected)}"
             )
-        names = [reference.parse(name).tagged() for name in offer.names]
+        names = [_tag(name) for name in offer.names]
         for name in names:
             await self._verifier.verify(name, offer.descriptor, offer.manifest)
         holder = self._layers.hold("")
@@ -214,6 +215,17 @@ class _LayerFile(FileSource):
         chunk = super().read()
         self._layer.done += len(chunk)
         return chunk
+
+
+def _tag(name: str) -> Reference:
+    """The tag that an archive gives an image. A digest is no name to give: only a registry vouches for it.
+
+    Raises: InvalidArgument.
+    """
+    found = reference.parse(name)
+    if found.digest or not found.tag:
+        raise InvalidArgument(f'invalid tag "{name}"')
+    return found
 
 
 def _progress(layer: _LoadingLayer) -> dict[str, Any]:

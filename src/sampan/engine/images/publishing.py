@@ -8,7 +8,7 @@ held from before the first await until the transaction, and what the transaction
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 
@@ -20,6 +20,7 @@ from sampan.engine.images.content import ContentStore
 from sampan.engine.images.records import ImageRecord
 from sampan.engine.layers.layers import Layers, Staged, holding
 from sampan.engine.store import Op, Ref, Store
+from sampan.errors import InvalidArgument
 from sampan.spec import oci_image, times
 from sampan.spec.reference import Reference
 
@@ -59,10 +60,12 @@ class ImagePublisher:
         Raises: Internal when a layer of the image is not here: the caller must hold them; InvalidArgument, OSError.
         """
         staged, names = list(staged), list(names)
-        chain = oci_image.chain_ids(oci_image.diff_ids(oci_image.decode(config)))
+        diff_ids = oci_image.diff_ids(oci_image.decode(config))
+        chain = oci_image.chain_ids(diff_ids)
         made = {layer.chain_id for layer in staged}
         below = next((chain_id for chain_id in reversed(chain) if chain_id not in made), "")
         with holding(self._layers, below):
+            self._require(chain, diff_ids, made)
             if durable and below:
                 await self._layers.sync(below)
             image_id = await self._put(config, durable=durable)
@@ -97,6 +100,16 @@ class ImagePublisher:
         ops += [self._catalog.put_tag(name, *others, image_id) for name in names]
         self._store.apply_now(*ops)
         self._catalog.changed(image_id, *moved)
+
+    def _require(self, chain: Sequence[str], diff_ids: Sequence[str], made: Collection[str]) -> None:
+        """See that the layers which are here are those that the configuration names.
+
+        A chain id alone does not tell: the id of a base layer is its diff_id, and a configuration may name another
+        layer's chain id there. Raises: InvalidArgument, Internal when a layer is not here.
+        """
+        for chain_id, diff_id in zip(chain, diff_ids):
+            if chain_id not in made and (found := self._layers.get(chain_id).diff_id) != diff_id:
+                raise InvalidArgument(f'invalid diffID: expected "{diff_id}", got "{found}"')
 
     def _existing(self, image_ids: Sequence[str]) -> list[str]:
         """Those that have not been removed."""
