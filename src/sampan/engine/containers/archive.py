@@ -27,7 +27,7 @@ from msgspec.structs import replace
 
 from sampan.engine.archives import streams, tar_writer
 from sampan.engine.background import beside
-from sampan.engine.containers.extract import ExtractOptions, extract
+from sampan.engine.containers.extract import ExtractOptions, extract, owner_of
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint, rfc3339
 from sampan.engine.containers.states import WITH_TASK
@@ -128,7 +128,10 @@ class Archive:
         no_overwrite_dir_non_dir: bool = False,
         copy_uid_gid: bool = False,
     ) -> None:
-        """Unpack a tar archive, compressed or not, into the directory at a path."""
+        """Unpack a tar archive, compressed or not, into the directory at a path.
+
+        copy_uid_gid: all of it belongs to the container's user, where it has one; else to whom the archive says.
+        """
         c = self._table.get(ref)
         _check_path(path)
         read_only = _read_only(c, "/" + path.lstrip("/"))
@@ -143,10 +146,20 @@ class Archive:
                 raise InvalidArgument("extraction point is not a directory")
             if read_only:
                 raise Forbidden("container rootfs is marked read-only")
-            await self._extract(target, body, ExtractOptions(no_overwrite_dir_non_dir, copy_uid_gid))
+            owner = await self._owner(c) if copy_uid_gid and c.config.user else None
+            await self._extract(target, body, ExtractOptions(no_overwrite_dir_non_dir, owner))
         finally:
             os.close(target)
         publish(self._events, c, "extract-to-dir")
+
+    async def _owner(self, c: Container) -> tuple[int, int]:
+        """The container's user in its own root. Raises: InvalidArgument."""
+
+        def look(root: Root) -> tuple[int, int]:
+            with root, _told(c.id, "/etc/passwd"):
+                return owner_of(root.fd, c.config.user)
+
+        return await self._look(c, "/", look)
 
     async def _extract(self, target: int, body: AsyncIterator[bytes], options: ExtractOptions) -> None:
         feed = streams.Feed(body)

@@ -154,8 +154,7 @@ class Layers:
                 parent = await parent
                 if parent:
                     self.hold_more(holder, parent)
-                    if not unpacked.root:
-                        self._driver.adopt(number, self.get(parent).snapshot)
+                    self._driver.adopt(number, self.get(parent).snapshot)
             chain_id = oci_image.chain_id(parent, unpacked.diff_id)
             unsynced = "" if unpacked.on_disk else boot_id()
             staged = Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked, unsynced=unsynced)
@@ -307,9 +306,7 @@ def boot_id() -> str:
 
 def restacked(number: int, parent: str, record: LayerRecord) -> Staged:
     """Describe a copy of a layer's directory, made as snapshot `number`, that is to stand on another parent."""
-    unpacked = unpack.Unpacked(
-        diff_id=record.diff_id, tar_bytes=record.tar_bytes, size_bytes=record.size_bytes, root=False
-    )
+    unpacked = unpack.Unpacked(diff_id=record.diff_id, tar_bytes=record.tar_bytes, size_bytes=record.size_bytes)
     chain_id = oci_image.chain_id(parent, record.diff_id)
     return Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked, unsynced=boot_id())
 
