@@ -1072,3 +1072,39 @@ def test_kill_9_at_every_step_leaves_the_object_or_no_trace(tmp_path: Path) -> N
             shutil.rmtree(root)
             step += 1
     assert step > 60 and seen >= {0, 1, 2, 3}, (step, seen)
+
+
+def test_images_of_one_time_are_listed_newest_first(tmp_path: Path) -> None:
+    """Reproducible builds give many images one time: what came later is newer, a child always than its parent."""
+
+    async def main() -> None:
+        async with service(tmp_path / "d") as images:
+            ids = []
+            for number in range(5):
+                layer = archive(member("f", b"%d" % number))
+                found = archive(
+                    member("config", b"x"), member("l.tar", layer), member("c.json", (config := json.dumps({
+                        "architecture": "amd64", "os": "linux", "created": "2024-01-01T00:00:00Z", "config": {},
+                        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
+                    }).encode())),
+                    member("manifest.json", json.dumps(
+                        [{"Config": "c.json", "RepoTags": [f"app:{number}"], "Layers": ["l.tar"]}]
+                    ).encode()),
+                )  # fmt: skip
+                assert [m async for m in images.transfer.load(stream(found))]
+                ids.append("sha256:" + hashlib.sha256(config).hexdigest())
+
+            async def shown(**filters: str) -> list[int]:
+                rows = await images.list({name: [value] for name, value in filters.items()})
+                return [ids.index(row["Id"]) for row in rows]
+
+            assert await shown() == [4, 3, 2, 1, 0]
+            assert (await shown(since="app:2"), await shown(before="app:2")) == ([4, 3], [1, 0])
+            images.publisher.set_parent(ids[0], ids[3])
+            assert await shown() == [4, 0, 3, 2, 1], "0 was made from 3"
+            assert (await shown(since="app:3"), await shown(before="app:0")) == ([4, 0], [3, 2, 1])
+            for row in await images.list():
+                await images.remove(row["Id"], noprune=True)
+            assert not images.layers.all()
+
+    run(main())
