@@ -1108,3 +1108,48 @@ def test_images_of_one_time_are_listed_newest_first(tmp_path: Path) -> None:
             assert not images.layers.all()
 
     run(main())
+
+
+def test_clients_that_stand_still_stop_nobody_else(tmp_path: Path) -> None:
+    """Seventy that stop reading what save sends, and seventy that stop sending what load takes."""
+
+    async def silent() -> AsyncIterator[bytes]:
+        yield archive(member("f"))[:512]
+        await asyncio.Event().wait()
+
+    async def waiting() -> None:
+        async for _ in images_.transfer.load(silent()):
+            pass
+
+    images_: Images
+
+    async def main() -> None:
+        nonlocal images_
+        async with service(tmp_path / "d") as images:
+            images_ = images
+            big = archive(*(member(f"f{number}", bytes([number]) * 500_000) for number in range(8)))
+            await imported(images, big)
+            readers = [images.transfer.save(["app"]) for _ in range(70)]
+            for reader in readers:
+                assert await anext(reader)
+            senders = [asyncio.create_task(waiting()) for _ in range(70)]
+            await asyncio.sleep(0.1)
+            try:
+                async with asyncio.timeout(30):
+                    saved = await collected(images.transfer.save(["app"]))
+                    assert len(saved) > len(big)
+                    async with images.layers.unpacking(lambda: iter([archive(member("x"))])) as staged:
+                        assert staged.unpacked.diff_id
+                    await prepare(images, "c", images.resolve("app"))
+                    await images.commit("c", config=None, container_config={}, repo="made")
+                    discard(images, "c")
+            finally:
+                for sender in senders:
+                    sender.cancel()
+                await asyncio.gather(*senders, return_exceptions=True)
+                for reader in readers:
+                    await reader.aclose()  # type: ignore[attr-defined]
+            async with asyncio.timeout(30):
+                await imported(images, archive(member("after")), repo="after")
+
+    run(main())

@@ -35,6 +35,7 @@ from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.layers.roots import Roots
+from sampan.engine.paced import PacedThreads
 from sampan.engine.tasks import procfs
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
@@ -54,6 +55,8 @@ _GO_TYPES = {
     stat.S_IFIFO: 1 << 25,
     stat.S_IFSOCK: 1 << 24,
 }
+
+COPIES = 64  # at once, in each direction
 
 
 T = TypeVar("T")
@@ -93,6 +96,8 @@ class Archive:
         self._roots = roots
         self._events = events
         self._looks = looks
+        self._packing = PacedThreads(COPIES, "archive-packing")  # a container may serve the file system that is read
+        self._extracting = PacedThreads(COPIES, "archive-extracting")  # the client sets the pace
 
     async def stat(self, ref: str, path: str) -> dict[str, Any]:
         """Describe what is at a path: ContainerPathStat."""
@@ -117,7 +122,7 @@ class Archive:
 
         described, chunks = await self._look(c, path, look, drop=lambda found: found[1].close())
         publish(self._events, c, "archive-path")
-        return described, streams.drain(chunks)
+        return described, streams.drain(chunks, self._packing)
 
     async def put(
         self,
@@ -165,7 +170,7 @@ class Archive:
         feed = streams.Feed(body)
         async with beside(feed.pump(), "upload of an archive", quiet=True):
             try:
-                await asyncio.to_thread(extract, feed, target, options)
+                await asyncio.get_running_loop().run_in_executor(self._extracting, extract, feed, target, options)
             except OSError as e:
                 reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
                 raise Internal(f"Error processing tar file(exit status 1): {reason}") from e

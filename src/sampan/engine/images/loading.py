@@ -41,11 +41,11 @@ class Loader:
         publisher: ImagePublisher,
         ingest: str,
         pool: Executor,
-        streaming: Executor,
+        uploads: Executor,
         verifier: Verifier,
     ) -> None:
         self._catalog, self._layers, self._publisher = catalog, layers, publisher
-        self._ingest, self._pool, self._streaming = ingest, pool, streaming
+        self._ingest, self._pool, self._uploads = ingest, pool, uploads
         self._verifier = verifier
 
     async def load(
@@ -61,7 +61,7 @@ class Loader:
             feed = Feed(stream)
             pump = asyncio.create_task(feed.pump())
             try:
-                await asyncio.shield(filling := loop.run_in_executor(self._streaming, spooled.fill, feed))
+                await asyncio.shield(filling := loop.run_in_executor(self._uploads, spooled.fill, feed))
             finally:
                 pump.cancel()
                 feed.end()

@@ -136,12 +136,14 @@ class Layers:
         parent: str | Awaitable[str] = "",
         *,
         later: bool = False,
+        threads: Executor | None = None,
     ) -> AsyncIterator[Staged]:
         """Unpack an archive, compressed or not, on top of `parent` (a chain id), and put it on the disk.
 
         stream: an async stream of bytes, a blocking source, or a function that makes a blocking iterator.
         parent: when it is still to come, it is awaited after unpacking: layers may arrive in any order.
         later: it may be `unsynced` then, and the caller calls `sync`, once for many layers.
+        threads: where it is unpacked, when a client sets the pace of the stream; they are threads of `adopt_thread`.
         Raises: InvalidArgument for a bad archive, OSError (ENOSPC, …); nothing remains then.
         """
         below = parent if isinstance(parent, str) else ""
@@ -149,7 +151,7 @@ class Layers:
         holder = self.hold(below)
         staged: Staged | None = None
         try:
-            unpacked = await self._unpack(stream, number, later)
+            unpacked = await self._unpack(stream, number, later, threads or self._executor)
             if not isinstance(parent, str):
                 parent = await parent
                 if parent:
@@ -166,7 +168,11 @@ class Layers:
             self.let_go(holder)
 
     async def _unpack(
-        self, stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]], number: int, later: bool
+        self,
+        stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]],
+        number: int,
+        later: bool,
+        threads: Executor,
     ) -> unpack.Unpacked:
         loop = asyncio.get_running_loop()
         pump: asyncio.Task[None] | None = None
@@ -178,7 +184,7 @@ class Layers:
         else:
             source = _IteratorSource(stream()) if callable(stream) else stream
         path = self._driver.path(number)
-        work = loop.run_in_executor(self._executor, _unpack_to, path, source, later)
+        work = loop.run_in_executor(threads, _unpack_to, path, source, later)
         try:
             return await asyncio.shield(work)
         finally:
