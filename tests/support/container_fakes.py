@@ -29,6 +29,7 @@ from sampan.engine.volumes.service import Volumes
 from sampan.errors import NotFound
 from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import Exit, TaskEvent, TaskFailed, TaskInfo, TaskRequest
+from sampan.supervisor.states import TaskStatus
 
 BUSYBOX = Image(
     id="sha256:" + "b" * 64,
@@ -149,7 +150,7 @@ class FakeSupervisor:
         task = TaskInfo(
             id=request.id,
             pid=next(self._pids),
-            status="running" if start else "created",
+            status=TaskStatus.RUNNING if start else TaskStatus.CREATED,
             started_at_ns=1_000_000_000,
             exit=None,
         )
@@ -158,13 +159,13 @@ class FakeSupervisor:
         return task
 
     async def start(self, id: str) -> TaskInfo:
-        self.tasks[id] = replace(self.tasks[id], status="running")
+        self.tasks[id] = replace(self.tasks[id], status=TaskStatus.RUNNING)
         return self.tasks[id]
 
     def end(self, id: str, status: int, *, oom_killed: bool = False, at_ns: int = 2_000_000_000) -> None:
         """The task's process ends."""
         exit = Exit(status=status, exited_at_ns=at_ns, oom_killed=oom_killed)
-        self.tasks[id] = replace(self.tasks[id], status="stopped", exit=exit)
+        self.tasks[id] = replace(self.tasks[id], status=TaskStatus.STOPPED, exit=exit)
         for queue in self._queues:
             queue.put_nowait(TaskEvent(kind="exit", id=id, exit=exit))
 
@@ -176,10 +177,10 @@ class FakeSupervisor:
             self.end(id, 128 + signal)
 
     async def pause(self, id: str) -> None:
-        self.tasks[id] = replace(self.tasks[id], status="paused")
+        self.tasks[id] = replace(self.tasks[id], status=TaskStatus.PAUSED)
 
     async def resume(self, id: str) -> None:
-        self.tasks[id] = replace(self.tasks[id], status="running")
+        self.tasks[id] = replace(self.tasks[id], status=TaskStatus.RUNNING)
 
     async def update(self, id: str, resources: dict[str, Any]) -> None:
         pass

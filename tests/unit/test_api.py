@@ -114,11 +114,11 @@ CANCELLED = web.AppKey("cancelled", asyncio.Event)
 
 
 async def echo(request: web.Request) -> web.StreamResponse:
-    reader, writer = await hijack(request, upgrade_content_type=streams.RAW_STREAM)
-    while data := await reader.read(1000):
-        writer.write(b"<" + data + b">")
-        await writer.drain()
-    writer.write(b"end")
+    taken = await hijack(request, upgrade_content_type=streams.RAW_STREAM)
+    while data := await taken.reader.read(1000):
+        taken.writer.write(b"<" + data + b">")
+        await taken.writer.drain()
+    taken.writer.write(b"end")
     return Hijacked()
 
 

@@ -25,33 +25,26 @@ LONGEST_FUNCTION = 60
 LONGEST_FILE = 500
 MOST_PUBLIC_METHODS = 20
 
-_CIRCLES = {
-    frozenset({"supervisor.shim.attacher", "supervisor.shim.stdio"}),
-}
+_CIRCLES: set[frozenset[str]] = set()
 
 SHARED_NAMES = {
     "Container": "the runtime's running container and the engine's record of it: one noun seen from two processes",
-}
-_SHARED_NAMES = {
-    "Member",
-    "Mount",
-    "Output",
-    "Process",
-    "Record",
-    "Task",
+    "Task": "the supervisor's task and its shim's: one noun seen from two processes",
 }
 
-_MANY_METHODS = {"supervisor.client.Supervisor", "engine.volumes.service.Volumes"}
-_LONG_FUNCTIONS = {
-    "runtime.container.create",
-    "engine.containers.service.__init__",
-    "engine.builder.files.tartree.plain",
+MANY_METHODS = {
+    "supervisor.client.Supervisor": "a method for each operation of the supervisor's API",
+    "supervisor.link.ShimLink": "a method for each message to a shim",
+    "runtime.container.Container": "the verbs of an OCI runtime, and what is asked about a container",
+    "engine.volumes.service.Volumes": "the verbs of volumes, and what containers do with them",
 }
+_LONG_FUNCTIONS: set[str] = set()
 _LONG_FILES = {
     "engine.store",
     "engine.volumes.service",
     "runtime.container",
     "supervisor.client",
+    "supervisor.shim.task",
 }
 
 TASK_OWNERS = {
@@ -61,17 +54,13 @@ TASK_OWNERS = {
 _TASKS = {
     "engine.builder.solver.flights",
     "engine.builder.solver.sandboxes",
-    "engine.images.downloads",
-    "engine.images.loading",
-    "engine.images.reports",
-    "engine.layers.layers",
     "supervisor.client",
     "supervisor.logs.reader",
     "supervisor.nursery",
     "supervisor.tasks",
 }
 
-TYPE_IGNORES = 37
+TYPE_IGNORES = 31
 """As many `# type: ignore` there are. A change should take some out, and lower the number."""
 
 
@@ -190,8 +179,7 @@ def test_modules_do_not_import_each_other() -> None:
 
 def test_a_class_name_has_one_meaning() -> None:
     counted = Counter(node.name for _, node in nodes(ast.ClassDef))
-    assert {name for name, count in counted.items() if count > 1} <= SHARED_NAMES.keys() | _SHARED_NAMES
-    assert not SHARED_NAMES.keys() & _SHARED_NAMES
+    assert {name for name, count in counted.items() if count > 1} <= SHARED_NAMES.keys()
 
 
 def test_classes_have_few_public_methods() -> None:
@@ -204,7 +192,7 @@ def test_classes_have_few_public_methods() -> None:
         )
         > MOST_PUBLIC_METHODS
     }
-    assert many <= _MANY_METHODS
+    assert many <= MANY_METHODS.keys()
 
 
 def test_functions_are_short() -> None:

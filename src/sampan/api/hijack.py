@@ -15,7 +15,11 @@ Source: moby 28.5 httputils.HijackConnection; aiohttp 3.9-3.14 web_protocol.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import contextlib
+import os
+import select
+import socket
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
 LIMIT_BYTES = 256 * 1024
+DRAIN_PATIENCE_S = 10.0
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
 class _Stream(asyncio.StreamReaderProtocol):
@@ -34,14 +40,96 @@ class _Stream(asyncio.StreamReaderProtocol):
     def __init__(self, reader: asyncio.StreamReader, http: asyncio.BaseProtocol) -> None:
         super().__init__(reader)
         self._http = http
+        self._transport: asyncio.BaseTransport | None = None
+        self._hang_up: _HangUp | None = None
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._transport = transport
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._hang_up is not None:
+            self._hang_up.close()
+        if not self.lost.done():
+            self.lost.set_result(None)
         super().connection_lost(exc)  # type: ignore[arg-type]
         self._http.connection_lost(exc)  # type: ignore[arg-type]
 
     def eof_received(self) -> bool:
         super().eof_received()
+        self.look_out()
         return True  # half-closed: the answer goes on
+
+    def look_out(self) -> None:
+        """After the end of input nothing is read any more: notice by other means when the client is gone for good."""
+        if self._hang_up is None and self._transport is not None:
+            self._hang_up = _HangUp.of(cast(asyncio.Transport, self._transport))  # uvloop's is one in all but name
+
+
+class _HangUp:
+    """Aborts a half-closed connection when the other side has closed it altogether.
+
+    A connection whose input has ended is always readable, so only the kernel's hang-up is waited for (an epoll that
+    asks for nothing else). Over TCP it comes by the answer to a probe.
+    """
+
+    def __init__(self, transport: asyncio.Transport, sock: socket.socket) -> None:
+        """Owns `sock`, a descriptor of its own for the connection."""
+        self._transport = transport
+        self._sock = sock
+        self._poll = select.epoll()
+        self._poll.register(sock.fileno(), 0)
+        asyncio.get_running_loop().add_reader(self._poll.fileno(), self._gone)
+
+    @classmethod
+    def of(cls, transport: asyncio.Transport) -> _HangUp | None:
+        """Watch a connection; None when it has no descriptor any more."""
+        theirs = transport.get_extra_info("socket")
+        if theirs is None or theirs.fileno() < 0:
+            return None
+        sock = socket.socket(fileno=os.dup(theirs.fileno()))
+        if sock.family != socket.AF_UNIX:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in _KEEPALIVE:
+                    sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        return cls(transport, sock)
+
+    def _gone(self) -> None:
+        self.close()
+        self._transport.abort()
+
+    def close(self) -> None:
+        if not self._poll.closed:
+            asyncio.get_running_loop().remove_reader(self._poll.fileno())
+            self._poll.close()
+            self._sock.close()
+
+
+class Taken:
+    """A connection that was taken over: the caller reads, writes and returns `Hijacked()`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Future[None]) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._lost = lost
+
+    async def gone(self) -> None:
+        """Return when the client has gone."""
+        await asyncio.shield(self._lost)
+
+    async def end(self) -> None:
+        """Say that the answer is complete, and read what the client still sends until it hangs up, for a while.
+
+        To close at once would reset the connection, and the client could lose the end of the answer.
+        """
+        with contextlib.suppress(ConnectionError, OSError, TimeoutError):
+            async with asyncio.timeout(DRAIN_PATIENCE_S):
+                if self.writer.can_write_eof():
+                    self.writer.write_eof()
+                while await self.reader.read(LIMIT_BYTES):
+                    pass
 
 
 class Hijacked(web.StreamResponse):
@@ -58,13 +146,12 @@ class Hijacked(web.StreamResponse):
         return None
 
 
-async def hijack(
-    request: web.Request, *, upgrade_content_type: str
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def hijack(request: web.Request, *, upgrade_content_type: str) -> Taken:
     """Answer the request and take its connection over.
 
-    `upgrade_content_type` is the content type of the 101 answer; the plain answer always says raw-stream. The caller
-    writes, closes the writer, and returns `Hijacked()`. Raises: ConnectionResetError when the client is gone.
+    `upgrade_content_type` is the content type of the 101 answer; the plain answer always says raw-stream.
+
+    Raises: ConnectionResetError when the client is gone.
     """
     http, transport = request.protocol, request.transport
     assert isinstance(http, Connection)
@@ -81,6 +168,7 @@ async def hijack(
         reader.feed_data(early)
     if http.half_closed:
         reader.feed_eof()
+        stream.look_out()
     if not transport.is_reading():
         transport.resume_reading()
     writer = asyncio.StreamWriter(transport, stream, reader, asyncio.get_running_loop())
@@ -93,7 +181,7 @@ async def hijack(
     common = "".join(f"{name}: {value}\r\n" for name, value in request.app[HEADERS].items())
     writer.write(f"{head}{common}\r\n".encode())
     await writer.drain()
-    return reader, writer
+    return Taken(reader, writer, stream.lost)
 
 
 class _Upgraded(asyncio.Protocol):

@@ -29,7 +29,6 @@ from sampan.spec import codec
 
 DEFAULT_FILE = "/etc/sampan/daemon.json"
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
-LOG_DRIVERS = ("json-file", "local", "none")
 PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 
 
@@ -346,7 +345,9 @@ def _validate_containers(v: Mapping[str, Any]) -> None:
         )
     if v["default-cgroupns-mode"] not in ("", "host", "private"):
         raise ConfigError(f'invalid default cgroup namespace ({v["default-cgroupns-mode"]}): use "host" or "private"')
-    if v["log-driver"] not in LOG_DRIVERS:
+    from sampan.supervisor.logs import drivers as log_drivers  # not before it is asked for: the start waits for it
+
+    if v["log-driver"] not in log_drivers.names():
         raise ConfigError(f"logger: no log driver named '{v['log-driver']}' is registered")
     if v["storage-driver"]:
         from sampan.engine.layers.snapshots.table import DRIVERS  # not before it is asked for: the start waits for it

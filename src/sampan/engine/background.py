@@ -128,7 +128,10 @@ def first_failure(error: BaseException) -> BaseException:
 
 
 async def until_first(*works: Coroutine[Any, Any, None]) -> None:
-    """Run these side by side until one of them ends, and cancel the others. Raises: what the first failed one raised."""
+    """Run these side by side until one of them ends, and cancel the others.
+
+    Raises: what the first failed one raised.
+    """
     tasks = [asyncio.get_running_loop().create_task(work) for work in works]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -142,7 +145,10 @@ async def until_first(*works: Coroutine[Any, Any, None]) -> None:
 
 
 async def thread_to_its_end(work: Callable[[], T]) -> T:
-    """Run `work` in a thread and return what it returns. A cancelled caller waits for its end, and is cancelled then."""
+    """Run `work` in a thread and return what it returns. A cancelled caller waits for its end first.
+
+    Raises: what `work` raised.
+    """
     running = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(running)

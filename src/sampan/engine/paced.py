@@ -28,37 +28,57 @@ class PacedThreads(Executor):
     def __init__(self, limit: int, name: str, begin: Callable[[], object] = lambda: None) -> None:
         """begin: called first in each thread."""
         self._limit, self._name, self._begin = limit, name, begin
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], object]] | None] = queue.SimpleQueue()
+        self._closed = False
         self._lock = threading.Lock()
         self._threads = 0
         self._unfinished = 0  # what waits for a thread or has one
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have `fn` called in a thread."""
+        """Have `fn` called in a thread. Raises: RuntimeError after `shutdown`."""
         answer: Future[T] = Future()
+        answer.add_done_callback(self._finished)  # the first callback: a caller that comes back finds a free thread
         with self._lock:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
             self._unfinished += 1
             missing = self._unfinished > self._threads < self._limit
             self._threads += missing
-            self._work.put(lambda: _settle(answer, lambda: fn(*args, **kwargs)))
+            self._work.put((answer, lambda: fn(*args, **kwargs)))
         if missing:
             threading.Thread(target=self._serve, name=self._name, daemon=True).start()
         return answer
+
+    def _finished(self, _: Future[Any]) -> None:
+        with self._lock:
+            self._unfinished -= 1
 
     def _serve(self) -> None:
         self._begin()
         while True:
             try:
-                work = self._work.get(timeout=IDLE_S)
+                given = self._work.get(timeout=IDLE_S)
             except queue.Empty:
                 with self._lock:
                     if self._work.empty():
                         self._threads -= 1
                         return
                 continue
-            work()
-            with self._lock:
-                self._unfinished -= 1
+            if given is None:
+                return
+            _settle(*given)
+            del given  # an idle thread keeps nothing alive
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take nothing more. Nobody waits for a thread that may stand still, whatever `wait` says."""
+        with self._lock:
+            self._closed = True
+            threads, self._threads = self._threads, 0
+        while cancel_futures and not self._work.empty():
+            if (given := self._work.get()) is not None:
+                given[0].cancel()
+        for _ in range(threads):
+            self._work.put(None)
 
 
 def _settle(answer: Future[Any], work: Callable[[], object]) -> None:

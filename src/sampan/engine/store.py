@@ -47,7 +47,10 @@ MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """What a table holds; subclass per noun. `id` is unique in its table. Treat as frozen: change by `replace` and put."""
+    """What a table holds; subclass per noun. `id` is unique in its table.
+
+    Treat as frozen: change by `replace` and put.
+    """
 
     id: str
 
@@ -246,7 +249,8 @@ class Store:
             raise ValueError(f"table {name} is open already")
         try:
             self._connection.execute(
-                f'CREATE TABLE IF NOT EXISTS "{name}" (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, json BLOB NOT NULL)'
+                f'CREATE TABLE IF NOT EXISTS "{name}" (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, json BLOB '
+                f"NOT NULL)"
             )
             stored = self._connection.execute(f'SELECT id, json FROM "{name}" ORDER BY seq').fetchall()
         except sqlite3.Error as e:
@@ -353,7 +357,10 @@ class Store:
 
 
 class ScopedStore(Store):
-    """A part of a store under a prefix: tables and references of its own, which the rest never sees. Same transactions."""
+    """A part of a store under a prefix: tables and references of its own, which the rest never sees.
+
+    The transactions are those of the whole store.
+    """
 
     def __init__(self, store: Store, prefix: str) -> None:
         self.path = store.path
@@ -397,7 +404,10 @@ class ScopedStore(Store):
 
 
 class _Flusher:
-    """The writer thread: one fdatasync of the WAL answers everybody who asked before it began; checkpoints in idle moments."""
+    """The writer thread: one fdatasync of the WAL answers everybody who asked before it began.
+
+    It makes checkpoints in idle moments.
+    """
 
     def __init__(self, path: str) -> None:
         self._wal_path = path + "-wal"

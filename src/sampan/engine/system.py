@@ -23,6 +23,7 @@ from sampan.engine.networks.service import Networks
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import InvalidArgument
 from sampan.spec import release, times
+from sampan.supervisor.logs import drivers as log_drivers
 
 if TYPE_CHECKING:
     from sampan.engine.builder.service import Builder  # an engine that never builds does without its modules
@@ -83,7 +84,7 @@ class System:
                 "Volume": self._volumes.driver_names(),
                 "Network": self._networks.driver_names(),
                 "Authorization": None,
-                "Log": ["json-file", "local"],
+                "Log": [name for name in log_drivers.names() if name != "none"],
             },
             **hostinfo.limits(),
             **hostinfo.identity(),

@@ -183,14 +183,18 @@ def wait_pidfd(pidfd: int, timeout_s: float | None = None) -> bool:
     return bool(poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))))
 
 
-def end(pid: int, pidfd: int) -> None:
-    """Kill a child or a sibling, wait for its end, close its pidfd; a child is reaped, one that has gone is fine."""
+def end(pid: int, pidfd: int, limit_s: float = 5.0) -> None:
+    """Kill a child or a sibling, wait for its end, close its pidfd; a child is reaped, one that has gone is fine.
+
+    One that the kernel does not let die (it waits for a disk, or is frozen) is left after `limit_s`.
+    """
     try:
         pidfd_send_signal(pidfd, SIGKILL)
     except ProcessLookupError:
         pass
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        wait_pidfd(pidfd)
+    wait_pidfd(pidfd, limit_s)
     os.close(pidfd)
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass

@@ -55,9 +55,9 @@ RESOLVE_IN_ROOT = 0x10
 KEYCTL_GET_KEYRING_ID = 0
 KEYCTL_JOIN_SESSION_KEYRING = 1
 KEYCTL_SETPERM = 5
-KEYCTL_DESCRIBE = 6
 KEY_SPEC_SESSION_KEYRING = -3
 KEY_USR_SEARCH = 0x080000
+KEY_OF_A_NEW_SESSION = 0x3F130000  # join_session_keyring: all to the possessor; view, read, link to the owner
 KEY_OTH_SEARCH = 0x08
 
 IOPRIO_WHO_PROCESS = 1
@@ -120,7 +120,6 @@ _setdomainname = bind_libc("setdomainname", STR, SIZE)
 _personality = bind_libc("personality", ULONG)
 _keyctl = bind(number("keyctl"), INT, ULONG, ULONG, ULONG, ULONG)
 _keyctl_name = bind(number("keyctl"), INT, STR)
-_keyctl_text = bind(number("keyctl"), INT, INT, STR, SIZE)
 _add_key = bind(number("add_key"), STR, STR, STR, SIZE, INT)
 _ioprio_set = bind(number("ioprio_set"), INT, INT, INT)
 _fstatfs = bind_libc("fstatfs", INT, PTR)
@@ -178,15 +177,6 @@ def keyctl_join_session_keyring(name: str | None) -> int:
     if result < 0:
         fail()
     return result
-
-
-def keyctl_describe(key: int) -> str:
-    """Return "type;uid;gid;permissions;description", the permissions in hexadecimal."""
-    buffer = ctypes.create_string_buffer(512)
-    size = _keyctl_text(KEYCTL_DESCRIBE, key, buffer, len(buffer))
-    if size < 0:
-        fail()
-    return buffer.value.decode("utf-8", "surrogateescape")
 
 
 def add_key(kind: str, description: str, payload: bytes, keyring: int) -> int:

@@ -33,8 +33,8 @@ Stdio = tuple[int, int, int]
 __all__ = [
     "Container",
     "CreateOptions",
+    "ExecProcess",
     "InvalidSpec",
-    "Process",
     "RuntimeFailure",
     "create",
     "create_for_parent",
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 
-class Process:
+class ExecProcess:
     """A process started by `Container.exec`; a child of the caller. The descriptors are the caller's to close."""
 
     __slots__ = ("console_fd", "pid", "pidfd")
@@ -54,7 +54,9 @@ class Process:
 
 
 class Container:
-    """One container between create and delete. `pidfd` and `console_fd` are the caller's to use, `delete` closes them."""
+    """One container between create and delete. `pidfd` and `console_fd` are the caller's to use, `delete` closes
+    them.
+    """
 
     def __init__(self, *, id: str, bundle: str, spec: Spec, cgroup: Cgroup, pid: int, pidfd: int) -> None:
         self.id = id
@@ -79,27 +81,52 @@ class Container:
 
         Raises: RuntimeFailure when a hook fails (the container is killed) or init has gone already.
         """
-        channel = self._channel
-        if channel is None:
+        self.open_gate()
+        self.passed_gate(wait=True)
+        self.run_poststart()
+
+    def open_gate(self) -> int:
+        """Tell init to go on; return a descriptor that is readable when `passed_gate` has something to say."""
+        if self._channel is None:
             gate = self._open_gate()
             if gate < 0:
                 raise RuntimeFailure("start", 0, "cannot start a container that has stopped")
-            channel = sync.adopt(gate)
+            self._channel = sync.adopt(gate)
         try:
-            channel.send(sync.GO)
-            packet, _ = channel.receive()
-            if packet:
-                raise RuntimeFailure("start", 0, "container init broke the protocol")
+            self._channel.send(sync.GO)
         except (BrokenPipeError, ConnectionResetError) as error:
+            self.close_gate()
             raise RuntimeFailure("start", 0, "cannot start a container that has stopped") from error
-        finally:
-            channel.close()
-            self._channel = None
-            self._gate_fd = -1
-        self.started = True
-        self._run_poststart()
+        return self._channel.fd
 
-    def _run_poststart(self) -> None:
+    def passed_gate(self, *, wait: bool) -> bool:
+        """Say whether init has executed the program; without `wait` False when that is not known yet.
+
+        Raises: RuntimeFailure. Once there is an answer the gate's descriptor is closed.
+        """
+        assert self._channel is not None
+        try:
+            packet, _ = self._channel.receive(wait=wait)
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionResetError) as error:
+            self.close_gate()
+            raise RuntimeFailure("start", 0, "cannot start a container that has stopped") from error
+        except RuntimeFailure:
+            self.close_gate()
+            raise
+        self.close_gate()
+        if packet:
+            raise RuntimeFailure("start", 0, "container init broke the protocol")
+        self.started = True
+        return True
+
+    @property
+    def has_poststart(self) -> bool:
+        return bool(self._hooks("poststart"))
+
+    def run_poststart(self) -> None:
+        """Run the poststart hooks. Raises: RuntimeFailure; the container is killed then."""
         wanted = self._hooks("poststart")
         if not wanted:
             return
@@ -132,28 +159,58 @@ class Container:
         detached: bool = False,
         preserve_fds: int = 0,
         ignore_paused: bool = False,
-    ) -> Process:
+    ) -> ExecProcess:
         """Start another process inside the container; returns when it has been executed.
 
         With `ignore_paused` it may join a frozen cgroup, and the call returns when somebody thaws that.
 
         Raises: RuntimeFailure, with nothing left behind.
         """
+        joining = self.join(
+            process,
+            stdio=stdio,
+            seccomp_bpf=seccomp_bpf,
+            cgroup=cgroup,
+            detached=detached,
+            preserve_fds=preserve_fds,
+            ignore_paused=ignore_paused,
+        )
+        try:
+            joining.hear(wait=True)
+        except BaseException:
+            joining.abort()
+            _reap(joining.pid)
+            raise
+        finally:
+            _reap(joining.stage)
+        joining.close()
+        return ExecProcess(joining.pid, joining.pidfd, joining.console)
+
+    def join(
+        self,
+        process: Spec,
+        *,
+        stdio: Stdio | None = None,
+        seccomp_bpf: bytes | None = None,
+        cgroup: Cgroup | None = None,
+        detached: bool = False,
+        preserve_fds: int = 0,
+        ignore_paused: bool = False,
+    ) -> joiner.Joiner:
+        """Begin an `exec` that the caller follows itself. Raises: RuntimeFailure."""
         validate_process(process, "process")
         if not ignore_paused and self.cgroup.frozen():
             raise RuntimeFailure("exec", 0, "cannot exec in a paused container (use --ignore-paused to override)")
-        return Process(
-            *joiner.start(
-                self.spec,
-                process,
-                init_pidfd=self.pidfd,
-                cgroup=cgroup or self.cgroup,
-                stdio=stdio,
-                seccomp=_seccomp_loader(self.spec, seccomp_bpf),
-                keyring=keyring_of(self.id) if self.keyring else "",
-                detached=detached,
-                preserve_fds=preserve_fds,
-            )
+        return joiner.begin(
+            self.spec,
+            process,
+            init_pidfd=self.pidfd,
+            cgroup=cgroup or self.cgroup,
+            stdio=stdio,
+            seccomp=_seccomp_loader(self.spec, seccomp_bpf),
+            keyring=keyring_of(self.id) if self.keyring else "",
+            detached=detached,
+            preserve_fds=preserve_fds,
         )
 
     # ── the rest of its life ──────────────────────────────────────────────────────────────────────────────
@@ -180,6 +237,10 @@ class Container:
     def pause(self) -> None:
         self.cgroup.freeze()
 
+    def try_pause(self) -> bool:
+        """Ask for a pause and say whether everything stands still; to be called again until it does."""
+        return self.cgroup.try_freeze()
+
     def resume(self) -> None:
         self.cgroup.thaw()
 
@@ -198,14 +259,29 @@ class Container:
         self.close_gate()
         self.cgroup.kill()
         self.cgroup.delete()
-        failures = hooks.run_all("poststop", self._hooks("poststop"), self._state_json("stopped"))
+        failures = self.run_poststop()
         self.close()
         return failures
+
+    def try_delete(self) -> bool:
+        """Kill what is left and remove the cgroup as far as nothing is left in it; say whether it has gone."""
+        self.close_gate()
+        self.cgroup.kill()
+        return self.cgroup.try_delete()
+
+    @property
+    def has_poststop(self) -> bool:
+        return bool(self._hooks("poststop"))
+
+    def run_poststop(self) -> list[str]:
+        """Run the poststop hooks; return their failures as texts."""
+        return hooks.run_all("poststop", self._hooks("poststop"), self._state_json("stopped"))
 
     def close_gate(self) -> None:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+        self._gate_fd = -1
 
     def close(self) -> None:
         """Close this object's descriptors; the container goes on."""
@@ -220,31 +296,13 @@ class Container:
     # ── from the process that made it to the one that keeps it ────────────────────────────────────────────────
 
     def hand_over(self) -> tuple[Spec, list[int]]:
-        """Return what the parent needs to keep a container made with `sibling`: JSON-able values, and descriptors, which
-        are no longer this object's.
+        """Return what the parent needs to keep a container made with `sibling`: JSON-able values, and descriptors,
+        which are no longer this object's.
         """
         assert self._channel is not None
         fds = [self._channel.socket.detach(), self.pidfd, *([] if self.console_fd is None else [self.console_fd])]
         values = {"id": self.id, "bundle": self.bundle, "spec": _kept(self.spec), "cgroup": self.cgroup.path}
         return {**values, "pid": self.pid}, fds
-
-    @classmethod
-    def take_over(cls, values: Spec, fds: list[int]) -> Container:
-        """Become the owner of what another process has handed over, and wait until init stands at the gate.
-
-        Raises: RuntimeFailure with everything undone.
-        """
-        channel = sync.adopt(fds[0])
-        if "pid" in values:
-            pid, pidfd, console = values["pid"], fds[1], fds[2] if len(fds) > 2 else None
-        else:
-            pid, pidfd, console = _await_gate(channel, values["cgroup"])
-        cgroup = groups.load(values["cgroup"])
-        id, bundle, spec = values["id"], values["bundle"], values["spec"]
-        container = cls(id=id, bundle=bundle, spec=spec, cgroup=cgroup, pid=pid, pidfd=pidfd)
-        container._channel = channel
-        container.console_fd = console
-        return container
 
     # ── state.json ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -466,7 +524,7 @@ def create_for_parent(
     options: CreateOptions,
     hand_over: Callable[[Spec, list[int]], None],
 ) -> None:
-    """Make a container that is the parent's from the start; `hand_over` gets what it gives to `Container.take_over`.
+    """Make a container that is the parent's from the start; `hand_over` gets what `Handover` takes.
 
     The spec has been validated. The calling process becomes init, if it can: then this does not return. Otherwise init
     is its sibling, and it returns once init stands at the gate.
@@ -501,30 +559,68 @@ def _kept(spec: Spec) -> Spec:
     return kept
 
 
-def _await_gate(channel: sync.Channel, cgroup_path: str) -> tuple[int, int, int | None]:
-    """Hear an init that nobody else hears until it stands at the gate; return (pid, pidfd, console master or None).
+class Handover:
+    """The parent's side of `create_for_parent`: hears init until it stands at the gate, and becomes the owner of it
+    all.
 
-    Raises: RuntimeFailure with everything undone.
+    `channel.fd` is readable when there is something to `hear`.
     """
-    pid, pidfd, console = -1, -1, None
-    try:
-        while True:
-            packet, fd = channel.receive()
-            if packet == sync.GATE:
-                return pid, pidfd, console
-            if packet[:1] == sync.PID:
-                pid = int(packet[1:])
-                pidfd = process.pidfd_open(pid)
-            elif packet == sync.CONSOLE:
-                console = fd
-            elif not packet:
-                raise launch.died(groups.load(cgroup_path))
-    except BaseException as error:
-        channel.close()
-        _undo(pid, pidfd, console, cgroup_path)
-        if isinstance(error, OSError):
+
+    __slots__ = ("_bundle", "_console", "_gone", "_pidfd", "_spec", "cgroup", "channel", "id", "pid")
+
+    def __init__(self, values: Spec, fds: list[int]) -> None:
+        """Take what `hand_over` was given."""
+        self.id: str = values["id"]
+        self._bundle: str = values["bundle"]
+        self._spec: Spec = values["spec"]
+        self.cgroup: str = values["cgroup"]
+        self.channel = sync.adopt(fds[0])
+        self.pid: int = values.get("pid", -1)
+        self._pidfd = fds[1] if len(fds) > 1 else -1
+        self._console = fds[2] if len(fds) > 2 else None
+        self._gone = "pid" in values  # made by a sibling of init's, which has heard it all
+
+    def hear(self, *, wait: bool) -> Container | None:
+        """Take what has been said; return the container once init stands at the gate, None without `wait` before that.
+
+        Raises: RuntimeFailure; then `undo` must follow.
+        """
+        try:
+            while not self._gone:
+                try:
+                    packet, fd = self.channel.receive(wait=wait)
+                except BlockingIOError:
+                    return None
+                if packet == sync.GATE:
+                    break
+                if packet[:1] == sync.PID and self.pid < 0:
+                    self.pid, self._pidfd = sync.child(packet, os.getpid())
+                elif packet == sync.CONSOLE:
+                    self._console = fd
+                elif not packet:
+                    raise launch.died(groups.load(self.cgroup))
+        except OSError as error:
             raise RuntimeFailure.of("create", error) from error
-        raise
+        cgroup = groups.load(self.cgroup)
+        container = Container(
+            id=self.id, bundle=self._bundle, spec=self._spec, cgroup=cgroup, pid=self.pid, pidfd=self._pidfd
+        )
+        container._channel = self.channel
+        container.console_fd = self._console
+        return container
+
+    def undo(self) -> None:
+        """Take everything back."""
+        self.channel.close()
+        _undo(self.pid, self._pidfd, self._console, self.cgroup)
+
+
+def _reap(pid: int) -> None:
+    if pid > 0:
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            pass
 
 
 def _undo(pid: int, pidfd: int, console_fd: int | None, cgroup_path: str | None) -> None:

@@ -27,7 +27,7 @@ from sampan.linux import namespaces, process, pty, syscalls
 from sampan.linux.cgroups import groups
 from sampan.linux.cgroups.interface import Cgroup
 from sampan.runtime import failure, hooks, sync
-from sampan.runtime.plan import Mount, Plan
+from sampan.runtime.plan import Plan, PlannedMount
 from sampan.runtime.process_plan import ProcessPlan
 from sampan.runtime.steps import cgroup_mounts, devices, mounts, paths, procfs, rootfs
 from sampan.runtime.steps import process as who
@@ -264,7 +264,7 @@ def join_cgroup(init: Init) -> None:
 
 def start_keyring(init: Init) -> None:
     if init.inherited.keyring:
-        who.join_keyring(who.keyring_of(init.plan.id), user_namespace=init.plan.user_namespace)
+        who.start_keyring(who.keyring_of(init.plan.id), user_namespace=init.plan.user_namespace)
 
 
 def loopback_up(init: Init) -> None:
@@ -309,7 +309,7 @@ def mount_all(init: Init) -> None:
             os.close(fd)
 
 
-def _mount_cgroup(init: Init, mount: Mount) -> None:
+def _mount_cgroup(init: Init, mount: PlannedMount) -> None:
     try:
         assert init.inherited.cgroup is not None
         cgroup_mounts.mount(mount, init.root_fd, init.inherited.cgroup, namespace=init.cgroup_namespace)
@@ -317,7 +317,7 @@ def _mount_cgroup(init: Init, mount: Mount) -> None:
         raise mounts.failed(mount, error) from error
 
 
-def _instead(init: Init, mount: Mount, error: OSError) -> int:
+def _instead(init: Init, mount: PlannedMount, error: OSError) -> int:
     """sysfs of a network namespace that is not ours to administer: the host's, read-only, as the reference does."""
     if mount.fstype != "sysfs" or not init.plan.user_namespace:
         raise mounts.failed(mount, error) from error
@@ -326,7 +326,7 @@ def _instead(init: Init, mount: Mount, error: OSError) -> int:
     return fd
 
 
-def _remount(init: Init, mount: Mount) -> None:
+def _remount(init: Init, mount: PlannedMount) -> None:
     try:
         place = mounts.target(init.root_fd, mount, directory=True)
         try:
@@ -397,7 +397,7 @@ def write_kernel_settings(init: Init) -> None:
     if needs_proc and (init.proc_fd < 0 or init.inherited.staged):
         if init.proc_fd >= 0:
             os.close(init.proc_fd)
-        init.proc_fd = mounts.make(Mount(_PROC))  # one in which this process is, for apparmor
+        init.proc_fd = mounts.make(PlannedMount(_PROC))  # one in which this process is, for apparmor
     if plan.sysctl:
         paths.write_sysctls(init.proc_fd, plan.sysctl)
     if init.process.apparmor:

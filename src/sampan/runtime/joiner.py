@@ -1,10 +1,11 @@
 """Start another process in a running container: what `exec` does.
 
 Two clones. The first child, the *stage*, joins the container's cgroup and all its namespaces; of a pid namespace that
-moves its children only, so nobody in the container ever sees it. Then it clones the process itself, as a child of its own
-parent (CLONE_PARENT), says its pid, and ends.
+moves its children only, so nobody in the container ever sees it. Then it clones the process itself, as a child of its
+own parent (CLONE_PARENT), says its pid, and ends.
 
-    caller ──clone3──▶ stage: cgroup, limits of the host's, namespaces, keyring, console ──clone3──▶ process: the rest, execve
+    caller ──clone3──▶ stage: cgroup, limits of the host's, namespaces, keyring, console
+                         └──clone3──▶ process: the rest, execve
 
 Invariants: the process that is visible in the container holds nothing of the host: root, working directory, namespaces
 and cgroup are the container's, its descriptors are the channel and the standard streams, its program is a sealed copy
@@ -73,7 +74,78 @@ class Joining:
         return bool(self.flags & TYPES["user"][0])
 
 
-def start(
+class Joiner:
+    """The caller's side of one exec: hears the stage and the process until the execve, without ever having to wait.
+
+    `channel.fd` is readable when there is something to `hear`. The caller reaps both children.
+    """
+
+    __slots__ = ("_failure", "_stage_pidfd", "channel", "console", "pid", "pidfd", "stage")
+
+    def __init__(self, joining: Joining, channel: sync.Channel) -> None:
+        """Clone the stage. Raises: OSError."""
+        self.channel = channel
+        self.console: int | None = None  # the terminal's master
+        self.pid = -1
+        self.pidfd = -1
+        self._failure: RuntimeFailure | None = None
+        self.stage, self._stage_pidfd = _clone(joining)
+
+    def hear(self, *, wait: bool) -> bool:
+        """Take what has been said; True once the program has been executed, False without `wait` when it has not yet.
+
+        Raises: RuntimeFailure; then `abort` must follow.
+        """
+        try:
+            while True:
+                try:
+                    packet, fd = self.channel.receive(wait=wait)
+                except BlockingIOError:
+                    return False
+                except RuntimeFailure as error:  # of a process whose pid may stand in the next packet
+                    self._failure = self._failure or error
+                    continue
+                if not packet:
+                    break
+                self._take(packet, fd)
+        except OSError as error:
+            raise RuntimeFailure.of("exec", error) from error
+        if self._failure is not None:
+            raise self._failure
+        if self.pid < 0:
+            raise RuntimeFailure("exec", 0, "the process that joins the container was killed")
+        return True
+
+    def _take(self, packet: bytes, fd: int | None) -> None:
+        if packet == sync.CONSOLE and self.console is None:
+            self.console = fd
+            return
+        if fd is not None:
+            os.close(fd)
+        if packet[:1] == sync.PID and self.pid < 0:
+            self.pid, self.pidfd = sync.child(packet, os.getpid())
+
+    def close(self) -> None:
+        """The process has been executed, and is the caller's, as are pidfd and console; the stage has ended."""
+        self.channel.close()
+        os.close(self._stage_pidfd)
+
+    def abort(self) -> None:
+        """Kill what there is; nobody is waited for."""
+        for pidfd in (self._stage_pidfd, self.pidfd):
+            if pidfd >= 0:
+                try:
+                    process.pidfd_send_signal(pidfd, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        if self.console is not None:
+            os.close(self.console)
+        self.close()
+
+
+def begin(
     spec: dict[str, Any],
     process_spec: dict[str, Any],
     *,
@@ -84,8 +156,8 @@ def start(
     keyring: str,
     detached: bool,
     preserve_fds: int,
-) -> tuple[int, int, int | None]:
-    """Start the process; return (pid, pidfd, console master or None) once it has been executed."""
+) -> Joiner:
+    """Begin to start the process. Raises: RuntimeFailure."""
     plan = build(inherit(spec.get("process") or {}, process_spec))
     try:
         ours, theirs = sync.pair()
@@ -107,50 +179,12 @@ def start(
     joining.step = "isolate"
     joining.stdio = None if plan.terminal else stdio
     try:
-        return _converse(joining, ours)
+        return Joiner(joining, ours)
     except OSError as error:
+        ours.close()
         raise RuntimeFailure.of("exec", error) from error
     finally:
-        ours.close()
-        if theirs.fd >= 0:
-            theirs.close()
-
-
-def _converse(joining: Joining, ours: sync.Channel) -> tuple[int, int, int | None]:
-    """Clone the stage and hear it and the process until the execve. Raises with everything undone."""
-    console: int | None = None
-    pid, pidfd = -1, -1
-    failure: RuntimeFailure | None = None
-    stage, stage_pidfd = _clone(joining)
-    try:
-        joining.channel.close()
-        while True:
-            try:
-                packet, fd = ours.receive()
-            except RuntimeFailure as error:
-                failure = error  # of a process whose pid may stand in the next packet, and which has to be reaped
-                continue
-            if packet == sync.CONSOLE and console is None:
-                console = fd
-                continue
-            if fd is not None:
-                os.close(fd)
-            if packet[:1] == sync.PID and pid < 0:
-                pid, pidfd = sync.child(packet, os.getpid())
-            elif not packet and failure is not None:
-                raise failure
-            elif not packet and pid < 0:
-                raise RuntimeFailure("exec", 0, "the process that joins the container was killed")
-            elif not packet:
-                return pid, pidfd, console
-    except BaseException:
-        if pid > 0:
-            process.end(pid, pidfd)
-        if console is not None:
-            os.close(console)
-        raise
-    finally:
-        process.end(stage, stage_pidfd)
+        theirs.close()
 
 
 def _flags(spec: dict[str, Any]) -> int:
@@ -247,7 +281,7 @@ def join_namespaces(joining: Joining) -> None:
 
 def join_keyring(joining: Joining) -> None:
     if joining.keyring:
-        who.join_keyring(joining.keyring, user_namespace=joining.user_namespace)
+        who.join_keyring(joining.keyring)
 
 
 def open_console(joining: Joining) -> None:

@@ -81,8 +81,9 @@ MOUNT_READONLY_ONLY = frozenset({"tmpfs", "bind", ""})
 class MountOptions:
     """What one list of options means.
 
-    attr_set, attr_clear: bits for this mount; rec_set, rec_clear: for it and all below; propagation: [(MS_*, recursive)];
-    superblock: fsconfig flags; data: (key, value or None) for the file system; idmap: "", "idmap" or "ridmap".
+    attr_set, attr_clear: bits for this mount; rec_set, rec_clear: for it and all below; propagation: [(MS_*,
+    recursive)]; superblock: fsconfig flags; data: (key, value or None) for the file system; idmap: "", "idmap" or
+    "ridmap".
     """
 
     __slots__ = (

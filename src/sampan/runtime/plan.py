@@ -37,7 +37,7 @@ DEFAULT_LINKS = (
 )
 
 
-class Mount:
+class PlannedMount:
     """One mount: the OCI fields, options parsed, and the id maps of an idmapped one."""
 
     __slots__ = ("destination", "fstype", "gid_map", "options", "source", "text", "uid_map")
@@ -118,8 +118,8 @@ class Plan:
     root_path: str
     readonly_root: bool
     root_propagation: tuple[int, bool] | None
-    rootfs: list[Mount]
-    mounts: list[Mount]
+    rootfs: list[PlannedMount]
+    mounts: list[PlannedMount]
     joins: list[tuple[int, str]]  # (namespace flag, path); the user namespace first
     clone_flags: int
     unshare_cgroup: bool
@@ -201,9 +201,9 @@ def build(spec: Spec, *, id: str, bundle: str, rootfs: list[Spec] | tuple[Spec, 
     plan.annotations = spec.get("annotations") or {}
     plan.root_path = os.path.normpath(os.path.join(bundle, root.get("path", "")))
     plan.readonly_root = bool(root.get("readonly"))
-    plan.rootfs = [Mount(mount) for mount in rootfs]
+    plan.rootfs = [PlannedMount(mount) for mount in rootfs]
     plan.root_propagation = PROPAGATION.get(linux.get("rootfsPropagation") or "")
-    plan.mounts = [Mount(mount) for mount in spec.get("mounts") or ()]
+    plan.mounts = [PlannedMount(mount) for mount in spec.get("mounts") or ()]
     plan.hostname = spec.get("hostname") or ""
     plan.domainname = spec.get("domainname") or ""
     plan.hooks = {kind: hooks for kind, hooks in (spec.get("hooks") or {}).items() if hooks}

@@ -3,8 +3,8 @@
     parent                                   init
       | ------ GO ----------------------------> |  user namespace: maps are written, cgroup is joined;
       |                                         |  else: the cgroup has been made, init joins it
-      | <----- UNSHARED ----------------------- |  only when init makes its user namespace itself (a pid namespace by path);
-      |                                         |  then there is a GO before it too, once the cgroup is joined
+      | <----- UNSHARED ----------------------- |  only when init makes its user namespace itself (a pid namespace by
+      |                                         |  path); then there is a GO before it too, once the cgroup is joined
       | <----- PID ---------------------------- |  a new process goes on as init: the one that planned it has become
       |                                         |  init, or init has been born in a pid namespace by path
       | <----- NAMESPACES --------------------- |  only with prestart/createRuntime hooks: they run now
@@ -58,14 +58,18 @@ class Channel:
     def send_fd(self, packet: bytes, fd: int) -> None:
         self.socket.sendmsg([packet], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [fd]))])
 
-    def receive(self) -> tuple[bytes, int | None]:
-        """Return (packet, descriptor or None); an empty packet is end of file. Raises the failure when it is one."""
+    def receive(self, *, wait: bool = True) -> tuple[bytes, int | None]:
+        """Return (packet, descriptor or None); an empty packet is end of file.
+
+        Raises: the RuntimeFailure that the packet is; BlockingIOError without `wait`, when there is none yet.
+        """
+        flags = _socket.MSG_CMSG_CLOEXEC | (0 if wait else _socket.MSG_DONTWAIT)
         try:
-            packet, ancillary, _, _ = self._receive()
+            packet, ancillary, _, _ = self._receive(flags)
         except ConnectionResetError:
             # The other side has closed without reading our last packet. The kernel says so once, before it hands out
             # what that side had sent: its reason.
-            packet, ancillary, _, _ = self._receive()
+            packet, ancillary, _, _ = self._receive(flags)
         fd: int | None = None
         for level, kind, data in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
@@ -76,8 +80,8 @@ class Channel:
             raise failure.decode(packet)
         return packet, fd
 
-    def _receive(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
-        return self.socket.recvmsg(PACKET_LIMIT, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+    def _receive(self, flags: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+        return self.socket.recvmsg(PACKET_LIMIT, _socket.CMSG_SPACE(4), flags)
 
     def is_abandoned(self) -> bool:
         """Say whether the other side has gone; takes nothing out of the channel."""

@@ -22,7 +22,10 @@ Spec = dict[str, Any]
 
 ID_LIMIT = 2**31 - 1
 HOOK_KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
-_PROC_FILES = "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo sys/kernel/ns_last_pid sys/crypto/fips_enabled net/dev"
+_PROC_FILES = (
+    "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo"
+    " sys/kernel/ns_last_pid sys/crypto/fips_enabled net/dev"
+)
 PROC_FILES = frozenset(f"/proc/{name}" for name in _PROC_FILES.split())
 _KINDS = {str: "a string", int: "an integer", bool: "a boolean", list: "an array", dict: "an object"}
 # sysctls that belong to a namespace: prefix or name → the namespace that must be the container's own

@@ -75,7 +75,7 @@ def _round(root: int) -> None:
     lookup.find("sh", "/nowhere:/bin")
     os.close(saferoot.open_or_make(root, "/etc", directory=True)[0])
     os.close(saferoot.open_or_make(root, "/", directory=True)[0])
-    tmpfs = plan.Mount({"type": "tmpfs", "destination": "/", "options": ["nosuid", "mode=755"]})
+    tmpfs = plan.PlannedMount({"type": "tmpfs", "destination": "/", "options": ["nosuid", "mode=755"]})
     fd = mounts.make(tmpfs)
     mounts.keep_mode(root, tmpfs, fd)
     mounts.set_attributes(fd, tmpfs.options)

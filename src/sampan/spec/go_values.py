@@ -264,3 +264,25 @@ def _quoted_field(line: str, at: int) -> tuple[str, int]:
         else:
             column = len(line[:end].encode()) + 1
             raise ValueError(f'parse error on line 1, column {column}: extraneous or missing " in quoted-field')
+
+
+def duration(ns: int) -> str:
+    """Return Go's time.Duration as text: `1m0s`, `1.5s`, `20ms`."""
+    if ns == 0:
+        return "0s"
+    if ns < 1_000_000_000:
+        for unit, size in (("ms", 1_000_000), ("µs", 1_000), ("ns", 1)):
+            if ns >= size:
+                return f"{_decimal(ns, size)}{unit}"
+    hours, rest = divmod(ns, 3600 * 10**9)
+    minutes, rest = divmod(rest, 60 * 10**9)
+    seconds = f"{_decimal(rest, 10**9)}s"
+    if hours:
+        return f"{hours}h{minutes}m{seconds}"
+    return f"{minutes}m{seconds}" if minutes else seconds
+
+
+def _decimal(value: int, unit: int) -> str:
+    whole, rest = divmod(value, unit)
+    fraction = f"{rest:0{len(str(unit)) - 1}d}".rstrip("0") if unit > 1 else ""
+    return f"{whole}.{fraction}" if fraction else str(whole)

@@ -26,6 +26,7 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from sampan import errors
 from sampan.supervisor import deposits, layout, starter, wire
 from sampan.supervisor import supervisor_pb2 as pb
+from sampan.supervisor.states import TaskStatus
 from sampan.supervisor.supervisor_grpc import SupervisorStub
 from sampan.supervisor.values import (
     Attachment,
@@ -74,7 +75,12 @@ _KINDS = {
     pb.Event.PAUSED: "paused",
     pb.Event.RESUMED: "resumed",
 }
-_STATUSES = {pb.CREATED: "created", pb.RUNNING: "running", pb.PAUSED: "paused", pb.STOPPED: "stopped"}
+_STATUSES = {
+    pb.CREATED: TaskStatus.CREATED,
+    pb.RUNNING: TaskStatus.RUNNING,
+    pb.PAUSED: TaskStatus.PAUSED,
+    pb.STOPPED: TaskStatus.STOPPED,
+}
 
 
 T = TypeVar("T")
@@ -150,7 +156,7 @@ class Supervisor:
         info = await self.status(req.id)
         if info is None:
             return _task_reply(await self._repeated(lambda: self._create(message, fds)))
-        return await self.start(req.id) if start and info.status == "created" else info
+        return await self.start(req.id) if start and info.status is TaskStatus.CREATED else info
 
     async def _create(self, message: pb.CreateRequest, fds: Sequence[int]) -> Any:
         """Ask once, with the descriptors left at the supervisor for as long as it takes."""
@@ -170,7 +176,7 @@ class Supervisor:
         except _LOST:
             pass
         info = await self.status(id)
-        if info is not None and info.status != "created":
+        if info is not None and info.status is not TaskStatus.CREATED:
             return info
         return _task_reply(await self._call(lambda s: s.Start(pb.TaskId(id=id))))
 
@@ -212,6 +218,9 @@ class Supervisor:
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def kill(self, id: str, signal: int, *, exec_id: str = "", all: bool = False) -> None:
+        """Send a signal to init or an exec'd process; all: to the whole container, or to the exec'd one's children,
+        too.
+        """
         await self._call(lambda s: s.Kill(pb.KillRequest(id=id, signal=signal, exec_id=exec_id, all=all)))
 
     async def pause(self, id: str) -> None:
@@ -277,11 +286,12 @@ class Supervisor:
         stdin: bool,
         stdout: bool = True,
         stderr: bool = True,
+        raw: bool | None = None,
         seccomp: str = "",
     ) -> tuple[int, Attachment]:
         """Prepare, attach and start in one exchange with the shim: the fast way of `docker exec`.
 
-        Returns (pid, stdio). Raises TaskFailed.
+        raw: whether output comes without frames; None: as the terminal says. Returns (pid, stdio). Raises TaskFailed.
         """
         return await self._visit(
             id,
@@ -293,6 +303,7 @@ class Supervisor:
                 "stdin": stdin,
                 "stdout": stdout,
                 "stderr": stderr,
+                "raw": terminal if raw is None else raw,
                 "seccomp": seccomp,
             },
         )

@@ -1,7 +1,9 @@
 """Where things lie under an exec root, and the few ways of touching them: one place knows the names.
 
     <exec_root>/            0700
-      supervisor.sock       gRPC                      supervisor.pid   locked while a supervisor runs      supervisor.log
+      supervisor.sock       gRPC
+      supervisor.pid        locked while a supervisor runs
+      supervisor.log
       deposits.sock         descriptors for requests (deposits.py)
       seccomp/<sha256>.bpf  compiled filters
       tasks/<id>/           0700, the OCI bundle of one task
@@ -22,6 +24,7 @@ import functools
 import json
 import os
 import socket
+import sys
 from typing import Any
 
 VERSION = 1
@@ -120,6 +123,12 @@ def connect(directory: str, name: str, kind: socket.SocketKind = socket.SOCK_STR
         return peer
     finally:
         os.close(fd)
+
+
+def peer_pid(peer: socket.socket) -> int:
+    """The pid of the process at the other end, as it was when it connected or listened (SO_PEERCRED)."""
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[:4], sys.byteorder)
 
 
 def peer_uid(peer: socket.socket) -> int:

@@ -10,7 +10,7 @@ import socket
 import sys
 
 from sampan.supervisor import interpreter
-from sampan.supervisor.link import Message, ShimLink, ShimLost
+from sampan.supervisor.link import ShimLink, ShimLost
 
 _MODULE = "sampan.supervisor.zygote"
 _WAITING = 2  # one for now, one for as long as the next is in the making
@@ -125,7 +125,7 @@ class Nursery:
         os.close(self._binary)
 
 
-def _ignore(_: Message) -> None:
+def _ignore(_: object) -> None:
     pass
 
 

@@ -25,7 +25,9 @@ from sampan.linux import seccomp
 from sampan.supervisor import deposits, layout, wire
 from sampan.supervisor import supervisor_pb2 as pb
 from sampan.supervisor.deposits import Deposits, Descriptors, UnknownDeposit
+from sampan.supervisor.link import ShimLink
 from sampan.supervisor.nursery import Nursery
+from sampan.supervisor.states import UNBORN, TaskStatus
 from sampan.supervisor.supervisor_grpc import SupervisorBase
 from sampan.supervisor.tasks import Task, Tasks
 from sampan.supervisor.values import TaskKind
@@ -46,7 +48,12 @@ _KIND = {
     "paused": pb.Event.PAUSED,
     "resumed": pb.Event.RESUMED,
 }
-_TASK_STATUS = {"created": pb.CREATED, "running": pb.RUNNING, "paused": pb.PAUSED, "stopped": pb.STOPPED}
+_TASK_STATUS = {
+    TaskStatus.CREATED: pb.CREATED,
+    TaskStatus.RUNNING: pb.RUNNING,
+    TaskStatus.PAUSED: pb.PAUSED,
+    TaskStatus.STOPPED: pb.STOPPED,
+}
 _SLOW_SUBSCRIBER_EVENTS = 100_000
 
 Method = Callable[[Any, "Stream[Any, Any]"], Awaitable[None]]
@@ -87,7 +94,7 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
         self._subscribers: set[asyncio.Queue[pb.Event]] = set()
         self.stopping = asyncio.Event()
 
-    def _publish(self, task: Task, event: dict[str, Any]) -> None:
+    def _publish(self, task: Task, event: wire.Event) -> None:
         if self._debug:
             print(f"task {task.id}: {event}", file=sys.stderr, flush=True)
         message = pb.Event(
@@ -129,7 +136,7 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
     async def Start(self, stream: Stream[pb.TaskId, pb.TaskReply]) -> None:
         request = await _request(stream)
         try:
-            await self.tasks.call(request.id, "start")
+            await self.tasks.ask(request.id, ShimLink.start)
         except wire.TaskFailed as e:
             await stream.send_message(pb.TaskReply(failure=_failure(e)))
             return
@@ -152,23 +159,24 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
     @_answered
     async def Kill(self, stream: Stream[pb.KillRequest, pb.Empty]) -> None:
         r = await _request(stream)
-        await self.tasks.call(r.id, "kill", signal=r.signal, exec_id=r.exec_id, all=r.all)
+        await self.tasks.kill(r.id, {"signal": r.signal, "exec_id": r.exec_id, "all": r.all})
         await stream.send_message(pb.Empty())
 
     @_answered
     async def Pause(self, stream: Stream[pb.TaskId, pb.Empty]) -> None:
-        await self.tasks.call((await _request(stream)).id, "pause")
+        await self.tasks.ask((await _request(stream)).id, ShimLink.pause)
         await stream.send_message(pb.Empty())
 
     @_answered
     async def Resume(self, stream: Stream[pb.TaskId, pb.Empty]) -> None:
-        await self.tasks.call((await _request(stream)).id, "resume")
+        await self.tasks.ask((await _request(stream)).id, ShimLink.resume)
         await stream.send_message(pb.Empty())
 
     @_answered
     async def Update(self, stream: Stream[pb.UpdateRequest, pb.Empty]) -> None:
         r = await _request(stream)
-        await self.tasks.call(r.id, "update", resources=_json(r.resources))
+        update: wire.UpdateRequest = {"resources": _json(r.resources)}
+        await self.tasks.ask(r.id, lambda shim: shim.update(update))
         await stream.send_message(pb.Empty())
 
     @_answered
@@ -176,32 +184,30 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
         r = await _request(stream)
         if max(r.width, r.height) > 0xFFFF:
             raise errors.InvalidArgument("invalid window size")
-        await self.tasks.call(r.id, "resize", exec_id=r.exec_id, width=r.width, height=r.height)
+        size: wire.ResizeRequest = {"exec_id": r.exec_id, "width": r.width, "height": r.height}
+        await self.tasks.ask(r.id, lambda shim: shim.resize(size))
         await stream.send_message(pb.Empty())
 
     @_answered
     async def Exec(self, stream: Stream[pb.ExecRequest, pb.ProcessReply]) -> None:
         r = await _request(stream)
-        await self._process(
-            stream,
-            self.tasks.call(
-                r.id,
-                "exec",
-                exec_id=r.exec_id,
-                process=_json(r.process),
-                terminal=r.terminal,
-                stdin=r.stdin,
-                start=r.start,
-                seccomp=r.seccomp,
-            ),
-        )
+        request: wire.ExecRequest = {
+            "exec_id": r.exec_id,
+            "process": _json(r.process),
+            "terminal": r.terminal,
+            "stdin": r.stdin,
+            "start": r.start,
+            "seccomp": r.seccomp,
+        }
+        await self._process(stream, self.tasks.ask(r.id, lambda shim: shim.exec(request)))
 
     @_answered
     async def ExecStart(self, stream: Stream[pb.ProcessId, pb.ProcessReply]) -> None:
         r = await _request(stream)
-        await self._process(stream, self.tasks.call(r.id, "exec_start", exec_id=r.exec_id))
+        request: wire.ExecStartRequest = {"exec_id": r.exec_id}
+        await self._process(stream, self.tasks.ask(r.id, lambda shim: shim.exec_start(request)))
 
-    async def _process(self, stream: Stream[Any, pb.ProcessReply], call: Awaitable[dict[str, Any]]) -> None:
+    async def _process(self, stream: Stream[Any, pb.ProcessReply], call: Awaitable[wire.PidAnswer]) -> None:
         try:
             answer = await call
         except wire.TaskFailed as e:
@@ -211,19 +217,19 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
 
     @_answered
     async def Stats(self, stream: Stream[pb.TaskId, pb.Json]) -> None:
-        stats = await self.tasks.call((await _request(stream)).id, "stats")
+        stats = await self.tasks.ask((await _request(stream)).id, ShimLink.stats)
         await stream.send_message(pb.Json(json=msgspec.json.encode(stats)))
 
     @_answered
     async def Pids(self, stream: Stream[pb.TaskId, pb.PidsReply]) -> None:
-        await stream.send_message(pb.PidsReply(pids=await self.tasks.call((await _request(stream)).id, "pids")))
+        await stream.send_message(pb.PidsReply(pids=await self.tasks.ask((await _request(stream)).id, ShimLink.pids)))
 
     # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     @_answered
     async def Status(self, stream: Stream[pb.TaskId, pb.Task]) -> None:
         task = self.tasks.get((await _request(stream)).id)
-        if task.report["status"] == "creating":
+        if task.status in UNBORN:
             raise errors.NotFound(f"No such task: {task.id}")
         await stream.send_message(_task(task))
 
@@ -284,7 +290,7 @@ def _task_kind(request: pb.CreateRequest) -> TaskKind:
         raise errors.InvalidArgument(f"unknown kind of task: {request.kind}") from e
 
 
-def _shims_request(request: pb.CreateRequest) -> dict[str, Any]:
+def _shims_request(request: pb.CreateRequest) -> wire.CreateArguments:
     """The create request in the shim's words; the spec goes as a file, config.json."""
     return {
         "rootfs": _json(request.rootfs or b"[]"),
@@ -309,11 +315,11 @@ def _failure(error: wire.TaskFailed) -> pb.Failure:
     return pb.Failure(step=error.step, errno=error.errno, message=error.message)
 
 
-def _some_exit(value: dict[str, Any]) -> pb.Exit:
+def _some_exit(value: wire.ExitRecord) -> pb.Exit:
     return pb.Exit(status=value["status"], exited_at_ns=value["exited_at_ns"], oom_killed=value["oom_killed"])
 
 
-def _exit(value: dict[str, Any] | None) -> pb.Exit | None:
+def _exit(value: wire.ExitRecord | None) -> pb.Exit | None:
     return _some_exit(value) if value else None
 
 
@@ -322,7 +328,7 @@ def _task(task: Task) -> pb.Task:
     return pb.Task(
         id=task.id,
         pid=report["pid"],
-        status=_TASK_STATUS[report["status"]],
+        status=_TASK_STATUS[task.status],
         started_at_ns=report["started_at_ns"],
         exit=_exit(report["exit"]),
         execs=[pb.Exec(exec_id=e["exec_id"], pid=e["pid"], exit=_exit(e["exit"])) for e in task.execs.values()],

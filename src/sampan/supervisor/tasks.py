@@ -10,29 +10,38 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, Unavailable, words
 from sampan.linux.cgroups import groups
 from sampan.runtime.failure import InvalidSpec
 from sampan.runtime.validate import validate
 from sampan.supervisor import layout, wire
 from sampan.supervisor.deposits import Descriptors
-from sampan.supervisor.link import Message, ShimLink, ShimLost
+from sampan.supervisor.link import OnEvent, OnReport, ShimLink, ShimLost
 from sampan.supervisor.nursery import Nursery
+from sampan.supervisor.states import CHANGES, UNBORN, TaskChange, TaskStatus, after
 from sampan.supervisor.values import TaskKind
 
 _KILLED = 137
 _EXECS_REMEMBERED = 256
 _RETRY_S = 1.0
 
-Publish = Callable[["Task", dict[str, Any]], None]
+# A shim answers at once what does not wait for the container; its own limits for the rest are shorter than this.
+_ANSWER_LIMIT_S = 10.0
+_OPERATION_LIMIT_S = 150.0
+_DELETE_LIMIT_S = 60.0
+_RECOVERY_LIMIT_S = 2.0
+
+Publish = Callable[["Task", wire.Event], None]
+T = TypeVar("T")
 
 
 class Task:
@@ -42,30 +51,34 @@ class Task:
         self.id = id
         self.kind = kind
         self.link: ShimLink | None = None
-        self.report: dict[str, Any] = {
+        self.report: wire.TaskReport = {
             "id": id,
             "pid": 0,
             "shim_pid": 0,
-            "status": "creating",
+            "status": TaskStatus.CREATING,
             "started_at_ns": 0,
             "exit": None,
             "execs": [],
         }
-        self.execs: dict[str, dict[str, Any]] = {}
+        self.execs: dict[str, wire.ExecRecord] = {}
         self.changed = asyncio.Event()
         self.deleting = False
 
     @property
-    def exit(self) -> dict[str, Any] | None:
-        return self.report["exit"]  # type: ignore[no-any-return]
+    def status(self) -> TaskStatus:
+        return self.report["status"]
 
-    def learn(self, report: dict[str, Any]) -> None:
-        self.report = report
+    @property
+    def exit(self) -> wire.ExitRecord | None:
+        return self.report["exit"]
+
+    def learn(self, report: wire.TaskReport) -> None:
+        self.report = {**report, "status": TaskStatus(report["status"])}
         for exec_ in report["execs"]:
             self.remember(exec_)
         self._wake()
 
-    def remember(self, exec_: dict[str, Any]) -> None:
+    def remember(self, exec_: wire.ExecRecord) -> None:
         self.execs.pop(exec_["exec_id"], None)
         self.execs[exec_["exec_id"]] = exec_
         if len(self.execs) > _EXECS_REMEMBERED:
@@ -74,12 +87,11 @@ class Task:
                 del self.execs[ended]
         self._wake()
 
-    def apply(self, event: dict[str, Any]) -> None:
+    def apply(self, event: wire.Event) -> None:
         """Take an event into what is known."""
         kind = event["kind"]
-        status = {"start": "running", "paused": "paused", "resumed": "running", "exit": "stopped"}.get(kind)
-        if status:
-            self.report["status"] = status
+        if kind in CHANGES:
+            self.report["status"] = after(self.status, TaskChange(kind))
         if kind == "start":
             self.report["pid"] = event["pid"]
         elif kind == "exit":
@@ -88,7 +100,7 @@ class Task:
             self.remember({"exec_id": event["exec_id"], "pid": event["pid"], "exit": event.get("exit")})
         self._wake()
 
-    async def wait(self, exec_id: str) -> dict[str, Any]:
+    async def wait(self, exec_id: str) -> wire.ExitRecord:
         """The exit of init or of an exec'd process, when it has come."""
         while True:
             if exec_id:
@@ -99,7 +111,7 @@ class Task:
             else:
                 exit_ = self.exit
             if exit_:
-                return exit_  # type: ignore[no-any-return]
+                return exit_
             await self.changed.wait()
 
     def _wake(self) -> None:
@@ -122,25 +134,56 @@ class Tasks:
         return task
 
     def all(self) -> list[Task]:
-        return [t for t in self._tasks.values() if t.report["status"] != "creating"]
+        return [t for t in self._tasks.values() if t.status not in UNBORN]
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    async def call(self, id: str, op: str, **arguments: Any) -> Any:
-        """Ask a task's shim. Raises NotFound when task or shim are gone."""
+    async def ask(self, id: str, question: Callable[[ShimLink], Coroutine[Any, Any, T]]) -> T:
+        """Ask a task's shim. Raises NotFound when task or shim are gone, Unavailable when it does not answer."""
         link = self.get(id).link
         if link is None:
             raise NotFound(f"task {id}: its shim is gone")
         try:
-            return await link.call(op, **arguments)
+            async with asyncio.timeout(_OPERATION_LIMIT_S):
+                return await question(link)
         except ShimLost as e:
             raise NotFound(f"task {id}: its shim has ended") from e
+        except TimeoutError as e:
+            raise Unavailable(f"task {id}: its shim does not answer") from e
+
+    async def kill(self, id: str, request: wire.KillRequest) -> None:
+        """Send a signal. What cannot be refused (SIGKILL to a container) does not depend on the shim's answer.
+
+        Raises: as `ask`.
+        """
+        try:
+            async with asyncio.timeout(_ANSWER_LIMIT_S):
+                await self.ask(id, lambda link: link.kill(request))
+        except TimeoutError as e:
+            if request["signal"] != signal.SIGKILL or request["exec_id"]:
+                raise Unavailable(f"task {id}: its shim does not answer") from e
+            self._end_shim(self.get(id))
+
+    def _end_shim(self, task: Task) -> None:
+        """End a shim that does not answer, and with it its container: `_on_lost` tells and clears away."""
+        if task.link is None:
+            return
+        print(f"task {task.id}: its shim does not answer, and is killed", file=sys.stderr)
+        try:
+            os.kill(task.report["shim_pid"] or task.link.shim_pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
     # ── create ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def create(
-        self, id: str, spec: bytes, request: dict[str, Any], sources: Descriptors, kind: TaskKind = TaskKind.CONTAINER
+        self,
+        id: str,
+        spec: bytes,
+        request: wire.CreateArguments,
+        sources: Descriptors,
+        kind: TaskKind = TaskKind.CONTAINER,
     ) -> Task:
         """Make a task from its OCI config.json and the shim's create request.
 
@@ -174,7 +217,7 @@ class Tasks:
                 raise
             return task
 
-    def _checked(self, id: str, spec: bytes, request: dict[str, Any], sources: Descriptors) -> Any:
+    def _checked(self, id: str, spec: bytes, request: wire.CreateArguments, sources: Descriptors) -> Any:
         """Return the spec, decoded. Raises: InvalidArgument, Conflict, TaskFailed, for what cannot become a task."""
         if not id or not all(c in "0123456789abcdefghijklmnopqrstuvwxyz_.-" for c in id.lower()) or id[0] in ".-":
             raise InvalidArgument(f"invalid task id: {id!r}")
@@ -201,18 +244,18 @@ class Tasks:
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
 
-    async def _ask_new_shim(self, task: Task, request: dict[str, Any], sources: Descriptors) -> None:
+    async def _ask_new_shim(self, task: Task, request: wire.CreateArguments, sources: Descriptors) -> None:
         try:
             task.link = await self._nursery.take()
             task.link.bind(*self._listeners(task))
             try:
-                await task.link.call("create", fds=sources.fds, id=task.id, **request)
+                await task.link.create({**request, "id": task.id}, sources.fds)
             finally:
                 self._nursery.refill()
         finally:
             sources.close()
 
-    def _listeners(self, task: Task) -> tuple[Callable[[Message], None], Callable[[Message], None], Callable[[], None]]:
+    def _listeners(self, task: Task) -> tuple[OnReport, OnEvent, Callable[[], None]]:
         return task.learn, lambda event: self._on_event(task, event), lambda: self._on_lost(task)
 
     async def _link(self, task: Task, peer: socket.socket) -> ShimLink:
@@ -243,8 +286,11 @@ class Tasks:
 
     # ── delete ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def delete(self, id: str) -> dict[str, Any] | None:
-        """End what is left of a task and forget it. Returns {"exit"}; None when there is no such task."""
+    async def delete(self, id: str) -> wire.DeleteAnswer | None:
+        """End what is left of a task and forget it. Returns {"exit"}; None when there is no such task.
+
+        Raises: Unavailable when a process of the container does not die (the kernel waits for a disk, say).
+        """
         task = self._tasks.get(id)
         if task is None:
             return None
@@ -253,7 +299,7 @@ class Tasks:
         try:
             if link:
                 try:
-                    task.report["exit"] = (await link.call("delete"))["exit"]
+                    task.report["exit"] = (await self._delete(task, link))["exit"]
                 except ShimLost:
                     await self._bury(task)
         except BaseException:
@@ -263,16 +309,34 @@ class Tasks:
         self._tasks.pop(id, None)
         return {"exit": task.exit}
 
+    async def _delete(self, task: Task, link: ShimLink) -> wire.DeleteAnswer:
+        """Have the shim delete its task; one that does not answer at all is ended. Raises ShimLost, Unavailable."""
+        deleting = asyncio.ensure_future(link.delete())
+        try:
+            done, _ = await asyncio.wait({deleting}, timeout=_ANSWER_LIMIT_S)
+            if not done:
+                try:
+                    async with asyncio.timeout(_ANSWER_LIMIT_S):
+                        await link.report()
+                except TimeoutError:
+                    self._end_shim(task)
+            async with asyncio.timeout(_DELETE_LIMIT_S):
+                return await deleting
+        except TimeoutError as e:
+            raise Unavailable(f"task {task.id}: tried to kill the container, but it did not end") from e
+        finally:
+            deleting.cancel()
+
     # ── a shim's news ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _on_event(self, task: Task, event: dict[str, Any]) -> None:
+    def _on_event(self, task: Task, event: wire.Event) -> None:
         task.apply(event)
         if event["kind"] == "exec-exit" and task.link:
             task.link.told(event["exec_id"])
         self._publish(task, event)
 
     def _on_lost(self, task: Task) -> None:
-        if task.link is None or task.report["status"] == "creating" or task.deleting:
+        if task.link is None or task.status in UNBORN or task.deleting:
             return
         task.link = None
         self._job(self._bury(task))
@@ -285,14 +349,15 @@ class Tasks:
         if shim and shim["cgroup"]:
             await self._clear_cgroup(shim["cgroup"])
         known = task.exit
-        exit_ = known or layout.read_json(f"{directory}/exit.json")
+        exit_ = known or _read_exit(directory)
         if exit_ is None:
             exit_ = {"status": _KILLED, "exited_at_ns": time.time_ns(), "oom_killed": False}
             if os.path.isdir(directory):
                 layout.write_json(f"{directory}/exit.json", exit_, durable=True)
         task.report["shim_pid"] = 0
         for exec_ in [e for e in task.execs.values() if not e["exit"]]:
-            self._on_event(task, {**exec_, "kind": "exec-exit", "exit": exit_})
+            gone: wire.Event = {"kind": "exec-exit", "exec_id": exec_["exec_id"], "pid": exec_["pid"], "exit": exit_}
+            self._on_event(task, gone)
         if known is None:
             self._on_event(task, {"kind": "exit", "pid": task.report["pid"], "exit": exit_})
 
@@ -314,11 +379,17 @@ class Tasks:
     async def recover(self) -> None:
         """Find the tasks of an earlier supervisor: reconnect to living shims, end what lost its shim, clear what never
         began.
+
+        A shim that does not answer keeps nobody waiting: after a moment its task is known by what its directory says,
+        and the search for it goes on.
         """
         directory = layout.tasks_dir(self._exec_root)
         os.makedirs(directory, 0o700, exist_ok=True)
         boot_id = layout.boot_id()
-        await asyncio.gather(*(self._recover_one(id, boot_id) for id in os.listdir(directory)))
+        for id in os.listdir(directory):
+            self._job(self._recover_one(id, boot_id))
+        if self._jobs:
+            await asyncio.wait(self._jobs, timeout=_RECOVERY_LIMIT_S)
 
     async def _recover_one(self, id: str, boot_id: str) -> None:
         directory = layout.task_dir(self._exec_root, id)
@@ -327,16 +398,35 @@ class Tasks:
             shutil.rmtree(directory, ignore_errors=True)
             return
         task = self._tasks[id] = Task(id, TaskKind(shim.get("kind", TaskKind.CONTAINER)))
+        self._learn_from_directory(task)
         try:
-            peer = layout.connect(directory, "shim.sock")
-            peer.send(wire.line({"op": "control"}))
-            task.link = await self._link(task, peer)
+            task.link = await self._reach(task)
             report = await task.link.hello
         except (OSError, ShimLost):
             await self._recover_dead(task)
             return
-        if report["status"] in ("creating", "failed"):
+        if report is None or report["status"] in UNBORN:
             await self._undo(task)
+
+    async def _reach(self, task: Task) -> ShimLink:
+        """Connect to a task's shim. Raises OSError, when there is none."""
+        while True:
+            try:
+                peer = layout.connect(layout.task_dir(self._exec_root, task.id), "shim.sock")
+                break
+            except BlockingIOError:  # so many wait for it already
+                await asyncio.sleep(_RETRY_S)
+        peer.send(wire.line({"op": "control"}))
+        return await self._link(task, peer)
+
+    def _learn_from_directory(self, task: Task) -> None:
+        """Take what the files say for what is so, until the shim says more."""
+        directory = layout.task_dir(self._exec_root, task.id)
+        state = layout.read_json(f"{directory}/state.json")
+        if state is not None:
+            task.report["pid"] = state["pid"]
+            task.report["exit"] = _read_exit(directory)
+            task.report["status"] = TaskStatus.STOPPED if task.exit else _running_or_paused(directory)
 
     async def _recover_dead(self, task: Task) -> None:
         """The shim is gone. A task that had come into being stays, as stopped, until it is deleted."""
@@ -344,8 +434,24 @@ class Tasks:
         if layout.read_json(f"{directory}/state.json") is None:
             await self._undo(task)
             return
-        task.report["status"] = "stopped"
         await self._bury(task)
+
+
+def _running_or_paused(directory: str) -> TaskStatus:
+    """Ask the kernel about a task whose shim has not answered yet."""
+    shim = layout.read_json(f"{directory}/shim.json")
+    try:
+        frozen = shim is not None and bool(shim["cgroup"]) and groups.load(shim["cgroup"]).frozen()
+    except OSError:
+        frozen = False
+    return TaskStatus.PAUSED if frozen else TaskStatus.RUNNING
+
+
+def _read_exit(directory: str) -> wire.ExitRecord | None:
+    value = layout.read_json(f"{directory}/exit.json")
+    if value is None:
+        return None
+    return {"status": value["status"], "exited_at_ns": value["exited_at_ns"], "oom_killed": value["oom_killed"]}
 
 
 def _decode(spec: bytes) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sampan.spec.oci_runtime import Mount
+from sampan.supervisor.states import TaskStatus
 
 
 class TaskKind(StrEnum):
@@ -90,11 +91,11 @@ class ExecInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskInfo:
-    """`status`: created, running, paused, stopped. `shim_pid` is 0 when the shim has died."""
+    """`status` is created, running, paused or stopped. `shim_pid` is 0 when the shim has died."""
 
     id: str
     pid: int
-    status: str
+    status: TaskStatus
     started_at_ns: int
     exit: Exit | None
     execs: tuple[ExecInfo, ...] = ()

@@ -7,9 +7,11 @@ length + JSON.
                          {"seq": 1, "op": "create", …, "sources": [place, …]} + a descriptor each
                          {"seq": -1, "op": "told", "exec_id"}: an exec's end has been heard; no answer
     shim → supervisor    {"seq": 7, "ok": …}  |  {"seq": 7, "error": {"kind", "message", "step", "errno"}}
-                         {"event": {"kind": "exit", "exec_id": "", …}}
+                         {"event": {"kind": "exit", "exec_id": "", …}}: an Event
                          {"hello": true, "report": …}, first on every connection
-                         an answer that changes the task's state carries "report" too: it is applied in order with the events
+                         an answer that changes the task's state carries "report" too, a TaskReport: it is applied in
+                         order with the events. Answers come in the order in which the operations end, not in that of
+                         the questions
 
 A place says whose name in the spec a descriptor replaces: "mounts/<index>", its source as a detached mount, or
 "namespaces/<type>".
@@ -19,7 +21,8 @@ flow.
 
     {"op": "control"}
     {"op": "attach", "exec_id": "", "stdin": true, "stdout": true, "stderr": true}
-    {"op": "exec", "exec_id": …, "process": {…}, "terminal", "stdin", "stdout", "stderr", "seccomp"}     prepared, attached and started in one step
+    {"op": "exec", "exec_id": …, "process": {…}, "terminal", "stdin", "stdout", "stderr", "seccomp"}
+                                       prepared, attached and started in one step
     → {"ok": {"pid": 0}} | {"error": …}
 
 Bytes after that: from the shim stdcopy frames (raw for a terminal), towards it raw stdin; a half-close is the end of
@@ -34,10 +37,11 @@ import errno
 import json
 import os
 import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict
 
 from sampan import errors
+from sampan.supervisor.states import TaskStatus
 
 _LENGTH = struct.Struct(">I")
 MAX_FRAME_BYTES = 64 * 1024 * 1024
@@ -49,7 +53,129 @@ _RIGHTS_BYTES = _socket.CMSG_SPACE(MAX_RIGHTS * 4)
 decode = json.loads
 
 
-def _encode(message: dict[str, Any]) -> bytes:
+class ExitRecord(TypedDict):
+    """How a process ended; what exit.json holds too."""
+
+    status: int
+    exited_at_ns: int
+    oom_killed: bool
+
+
+class ExecRecord(TypedDict):
+    exec_id: str
+    pid: int
+    exit: ExitRecord | None
+
+
+class TaskReport(TypedDict):
+    """What the supervisor keeps of a task."""
+
+    id: str
+    shim_pid: int
+    pid: int
+    status: TaskStatus
+    started_at_ns: int
+    exit: ExitRecord | None
+    execs: list[ExecRecord]
+
+
+EventKind = Literal["start", "exit", "exec-start", "exec-exit", "oom", "paused", "resumed"]
+
+
+class Event(TypedDict):
+    kind: EventKind
+    exec_id: NotRequired[str]
+    pid: NotRequired[int]
+    exit: NotRequired[ExitRecord | None]
+
+
+class Logging(TypedDict):
+    driver: str
+    path: str
+    options: dict[str, str]
+    attrs: dict[str, str]
+
+
+class CreateArguments(TypedDict):
+    """What the supervisor is asked for; the spec itself goes as a file, config.json."""
+
+    rootfs: list[dict[str, Any]]
+    sources: list[str]  # places in the spec, one for each descriptor beside the message
+    seccomp: str  # path of a compiled filter
+    terminal: bool
+    stdin: bool
+    stdin_once: bool
+    logging: Logging
+    runtime: str  # another runtime's binary, absolute; empty: our own
+    runtime_args: list[str]
+    start: bool
+
+
+class TaskCreateRequest(CreateArguments):
+    id: str
+
+
+class ProcessArguments(TypedDict):
+    """A process that is to be run by `exec`."""
+
+    exec_id: str
+    process: dict[str, Any]
+    terminal: bool
+    stdin: bool
+    seccomp: str
+
+
+class ExecRequest(ProcessArguments):
+    start: bool
+
+
+class ExecStartRequest(TypedDict):
+    exec_id: str
+
+
+class KillRequest(TypedDict):
+    signal: int
+    exec_id: str
+    all: bool
+
+
+class UpdateRequest(TypedDict):
+    resources: dict[str, Any]
+
+
+class ResizeRequest(TypedDict):
+    exec_id: str
+    width: int
+    height: int
+
+
+class PidAnswer(TypedDict):
+    pid: int  # 0: only prepared
+
+
+class DeleteAnswer(TypedDict):
+    exit: ExitRecord | None
+
+
+class AttachRequest(TypedDict):
+    """The first line on shim.sock, of `attach` and, with a ProcessArguments, of `exec`."""
+
+    op: Literal["attach", "exec"]
+    exec_id: str
+    stdin: bool
+    stdout: bool
+    stderr: bool
+    raw: NotRequired[bool]  # output without frames; without the key, as the process's terminal says
+
+
+class ErrorRecord(TypedDict):
+    kind: str
+    message: str
+    step: NotRequired[str]
+    errno: NotRequired[int]
+
+
+def _encode(message: Mapping[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
 
 
@@ -74,12 +200,12 @@ class TaskFailed(errors.SampanError):
         self.errno = errno
 
 
-def frame(message: dict[str, Any]) -> bytes:
+def frame(message: Mapping[str, Any]) -> bytes:
     body = _encode(message)
     return _LENGTH.pack(len(body)) + body
 
 
-def line(message: dict[str, Any]) -> bytes:
+def line(message: Mapping[str, Any]) -> bytes:
     return _encode(message) + b"\n"
 
 
@@ -96,9 +222,13 @@ def _rights(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
     return [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
 
 
-def receive(peer: _socket.socket, size: int) -> tuple[bytes, list[int]]:
-    """Receive bytes and the descriptors beside them, which are the caller's. Raises: OSError, EMFILE for lost ones."""
-    data, ancillary, flags, _ = peer.recvmsg(size, _RIGHTS_BYTES, _socket.MSG_CMSG_CLOEXEC)
+def receive(peer: _socket.socket, size: int, *, wait: bool = True) -> tuple[bytes, list[int]]:
+    """Receive bytes and the descriptors beside them, which are the caller's.
+
+    Raises: OSError, EMFILE for lost descriptors; BlockingIOError without `wait`, or of a socket that does not block.
+    """
+    waiting = 0 if wait else _socket.MSG_DONTWAIT
+    data, ancillary, flags, _ = peer.recvmsg(size, _RIGHTS_BYTES, _socket.MSG_CMSG_CLOEXEC | waiting)
     fds = array.array("i")
     for _, _, rights in ancillary:
         fds.frombytes(rights)
@@ -132,7 +262,7 @@ class Unframer:
         return messages
 
 
-def error_to_wire(error: BaseException) -> dict[str, Any]:
+def error_to_wire(error: BaseException) -> ErrorRecord:
     """An exception as {"kind", "message"[, "step", "errno"]}."""
     if isinstance(error, TaskFailed):
         return {"kind": "failed", "message": error.message, "step": error.step, "errno": error.errno}
@@ -147,7 +277,7 @@ def error_to_wire(error: BaseException) -> dict[str, Any]:
     return {"kind": "internal", "message": f"{type(error).__name__}: {error}"}
 
 
-def error_from_wire(error: dict[str, Any]) -> errors.SampanError:
+def error_from_wire(error: ErrorRecord) -> errors.SampanError:
     if error["kind"] == "failed":
         return TaskFailed(error["step"], error["errno"], error["message"])
     return _KINDS.get(error["kind"], errors.Internal)(error["message"])

@@ -72,7 +72,7 @@ def directories(root: Path) -> set[str]:
 
 def emptied(root: Path) -> bool:
     """Wait for the reaper: the trash is an intermediate state."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while os.listdir(root / "trash") and time.monotonic() < deadline:
         time.sleep(0.01)
     return not os.listdir(root / "trash")

@@ -13,7 +13,7 @@ from sampan.linux import mounts as m
 from sampan.linux import namespaces
 from sampan.linux.cgroups.hierarchy import layout
 from sampan.runtime.container import RuntimeFailure
-from sampan.runtime.plan import Mount
+from sampan.runtime.plan import PlannedMount
 from sampan.runtime.steps import rootfs
 from tests.kernel.runtime.harness import Bench, Snapshot, Spec, default_spec, reap
 
@@ -234,7 +234,7 @@ def test_overlay_as_kernels_before_6_8_want_it(root: None, tmp_path: Path) -> No
         (tmp_path / name / name.replace("/", "-")).write_text("")
     options = ["lowerdir=" + ":".join(str(tmp_path / name) for name in names)]
     options += [f"upperdir={tmp_path}/snapshots/up/fs", f"workdir={tmp_path}/snapshots/up/work", "nosuid"]
-    mount = Mount({"type": "overlay", "source": "overlay", "destination": "/", "options": options})
+    mount = PlannedMount({"type": "overlay", "source": "overlay", "destination": "/", "options": options})
     child = os.fork()
     if child == 0:
         code = 1

@@ -216,11 +216,20 @@ async def test_pause_freezes_and_delete_ends_a_paused_task(bench: Bench) -> None
     assert [t.status for t in await bench.supervisor.list()] == ["paused"]
     with pytest.raises(Conflict):
         await bench.supervisor.exec(request.id, "e", process_of("true"), terminal=False, stdin=False, start=True)
+    await bench.supervisor.pause(request.id)  # a repeated call, as after a lost answer, is as good as the first
+    assert [t.status for t in await bench.supervisor.list()] == ["paused"]
     await bench.supervisor.resume(request.id)
-    with pytest.raises(Conflict):
-        await bench.supervisor.resume(request.id)
+    await bench.supervisor.resume(request.id)
+    assert [t.status for t in await bench.supervisor.list()] == ["running"]
     await bench.supervisor.pause(request.id)
     assert await bench.supervisor.delete(request.id) is not None
+
+
+async def test_a_frozen_task_dies_by_kill(bench: Bench) -> None:
+    request, _ = await bench.run("sleep", "1000")
+    await bench.supervisor.pause(request.id)
+    await bench.supervisor.kill(request.id, 9)
+    assert (await bench.supervisor.wait(request.id)).status == 137
 
 
 async def test_ids_are_taken_once(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,15 @@ from typing import Any
 import pytest
 
 from sampan.errors import NotImplemented_
-from sampan.supervisor.logs.drivers import open_writer
+from sampan.supervisor.logs.drivers import open_sink
 from sampan.supervisor.logs.reader import Query, read
-from sampan.supervisor.logs.record import LogWriter
+from sampan.supervisor.logs.record import LogSink
 
 pytestmark = pytest.mark.asyncio
 
 
-def writer(path: Path, driver: str = "json-file", **log_options: str) -> LogWriter:
-    opened = open_writer(driver, str(path), {k.replace("_", "-"): v for k, v in log_options.items()}, {})
-    assert opened is not None
+def writer(path: Path, driver: str = "json-file", **log_options: str) -> LogSink:
+    opened = open_sink(driver, str(path), {k.replace("_", "-"): v for k, v in log_options.items()}, {})
     return opened
 
 
@@ -95,7 +95,7 @@ async def test_rotated_and_compressed_files_are_part_of_the_log(tmp_path: Path, 
     w = writer(tmp_path / "log", driver, compress="true", max_file="5", max_size="20k")
     w.write("stdout", "".join(numbered(1, 900)).encode())
     w.close()
-    assert os.path.exists(tmp_path / "log.1.gz")
+    await until(lambda: os.path.exists(tmp_path / "log.1.gz"))
     assert await texts(tmp_path / "log", driver) == numbered(1, 900)
     assert await texts(tmp_path / "log", driver, tail=800) == numbered(101, 900)
 
@@ -133,6 +133,62 @@ async def test_damaged_lines_are_left_out(tmp_path: Path) -> None:
     whole = (tmp_path / "log").read_bytes()
     (tmp_path / "log").write_bytes(whole[:-20] + b"\n\0\0\0\n" + whole)
     assert await texts(tmp_path / "log") == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+async def test_bytes_come_back_as_they_were_written(tmp_path: Path, driver: str) -> None:
+    written = b"a\0b\r\nc\xff\xfe\xe2\x82d\n" + bytes(range(256)) * 300 + b"\n\x1b[1mend\\n"
+    w = writer(tmp_path / "log", driver)
+    for at in range(0, len(written), 1000):
+        w.write("stdout", written[at : at + 1000])
+    w.close()
+    assert b"".join([line for _, line in await frames(tmp_path / "log", driver)]) == written
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+@pytest.mark.parametrize("length", [16383, 16384, 16385, 40_000, 3_000_000])
+async def test_a_long_line_is_one_line(tmp_path: Path, driver: str, length: int) -> None:
+    w = writer(tmp_path / "log", driver, max_size="700k", max_file="9")
+    w.write("stdout", b"before\n" + b"x" * length + b"\n" + b"after\n")
+    w.write("stdout", b"x" * length)  # not finished when the process ends
+    w.close()
+    w = writer(tmp_path / "log", driver, max_size="700k", max_file="9")
+    w.write("stdout", b"another run\n")
+    w.close()
+    long = "x" * length
+    lines = ["before", long, "after", long + "another run", ""]
+    for tail, expected in ((1, ["another run", ""]), (2, lines[3:]), (3, lines[2:]), (4, lines[1:]), (5, lines)):
+        assert "".join(await texts(tmp_path / "log", driver, tail=tail)) == "\n".join(expected)
+    stamped = "".join(await texts(tmp_path / "log", driver, timestamps=True))
+    assert stamped.count("Z ") == 5 and all("Z " in line for line in stamped.splitlines())
+    assert len(stamped.split("\n")[1]) == length + 31
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+async def test_a_long_line_between_those_of_the_other_stream(tmp_path: Path, driver: str) -> None:
+    w = writer(tmp_path / "log", driver)
+    w.write("stdout", b"x" * 20_000)
+    w.write("stderr", b"beside\n")
+    w.write("stdout", b"x" * 20_000 + b"\n")
+    w.close()
+    assert "".join(await texts(tmp_path / "log", driver, tail=1, stderr=False)) == "x" * 40_000 + "\n"
+    stamped = await texts(tmp_path / "log", driver, timestamps=True)
+    assert sum("Z " in piece for piece in stamped) == 2
+
+
+async def test_a_long_tail_takes_little_memory(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(
+        b'{"log":"a line of a log\\n","stream":"stdout","time":"2026-01-01T00:00:00.1Z"}\n' * 1_000_000
+    )
+    tracemalloc.start()
+    try:
+        lines = 0
+        async for chunk in read("json-file", str(tmp_path / "log"), Query(raw=True, tail=900_000)):
+            lines += chunk.count(b"\n")
+        assert lines == 900_000
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 async def test_an_unfinished_last_line_waits(tmp_path: Path) -> None:

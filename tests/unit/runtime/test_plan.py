@@ -45,7 +45,7 @@ def test_a_bound_dev_is_left_alone() -> None:
     ("destination", "clean"), [("/a/../b", "/b"), ("//x", "/x"), ("/x/", "/x"), ("/../..", "/"), ("/a//b/.", "/a/b")]
 )
 def test_destinations_are_cleaned(destination: str, clean: str) -> None:
-    assert planning.Mount({"destination": destination}).destination == clean
+    assert planning.PlannedMount({"destination": destination}).destination == clean
 
 
 def test_paths_and_names() -> None:

@@ -12,7 +12,7 @@ import base64
 import msgspec
 from aiohttp import web
 
-from sampan.api import errors, streams
+from sampan.api import errors, older, streams
 from sampan.api.context import (
     accept_filters,
     body,
@@ -28,6 +28,7 @@ from sampan.api.context import (
 )
 from sampan.api.hijack import Hijacked, hijack
 from sampan.api.websocket import serve_websocket
+from sampan.engine.background import until_first
 from sampan.engine.containers.attach import AttachSession
 from sampan.engine.containers.attaching import AttachOptions
 from sampan.errors import InvalidArgument
@@ -35,6 +36,7 @@ from sampan.spec import codec
 from sampan.spec.engine_api.container import ContainerConfig, CreateRequest, UpdateConfig
 
 _TAR = "application/x-tar"
+MAX_IGNORED_BYTES = 7
 _PRUNE_FILTERS = frozenset({"label", "label!", "until"})
 
 
@@ -59,13 +61,13 @@ async def list_(request: web.Request) -> web.StreamResponse:
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Create a container."""
-    asked = await body(request, CreateRequest)
+    asked = older.create(await body(request, CreateRequest), version(request))
     id, warnings = await engine(request).containers.create(
         query(request, "name"),
         asked.config,
         asked.host_config,
         asked.networking_config,
-        platform=query(request, "platform"),
+        platform=older.platform(query(request, "platform"), version(request)),
         version=version(request),
     )
     return json_response({"Id": id, "Warnings": warnings or []}, status=201)
@@ -114,7 +116,8 @@ def _stop_options(request: web.Request) -> tuple[str, int | None]:
 
 async def start(request: web.Request) -> web.StreamResponse:
     """Start a container; one that runs already is 304."""
-    if request.body_exists and await request.read():
+    length = request.content_length  # a few bytes that nobody reads are let pass, as by Docker
+    if (length is None or length > MAX_IGNORED_BYTES) and request.body_exists and await request.read():
         raise InvalidArgument(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
         )
@@ -155,7 +158,8 @@ async def unpause(request: web.Request) -> web.StreamResponse:
 
 async def wait(request: web.Request) -> web.StreamResponse:
     """Wait for an exit. The header goes out as soon as the wait is registered: `docker run` starts after seeing it."""
-    ended = engine(request).containers.wait(_ref(request), query(request, "condition"))
+    condition = older.wait_condition(query(request, "condition"), version(request))
+    ended = engine(request).containers.wait(_ref(request), condition)
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     try:
         await response.prepare(request)
@@ -178,7 +182,7 @@ async def rename(request: web.Request) -> web.StreamResponse:
 
 async def update(request: web.Request) -> web.StreamResponse:
     """Change limits and restart policy of a container."""
-    asked = await body(request, UpdateConfig, optional=True)
+    asked = older.update(await body(request, UpdateConfig, optional=True), version(request))
     warnings = await engine(request).containers.update(_ref(request), asked)
     return json_response({"Warnings": warnings})
 
@@ -288,11 +292,12 @@ async def attach(request: web.Request) -> web.StreamResponse:
 async def join(request: web.Request, session: AttachSession) -> web.StreamResponse:
     """Take the connection over and run the session on it; a connection that cannot be taken over gives it up."""
     try:
-        reader, writer = await hijack(request, upgrade_content_type=stream_type(request, session.tty))
+        taken = await hijack(request, upgrade_content_type=stream_type(request, session.tty))
     except BaseException:
         await session.close()
         raise
-    await session.run(reader, writer)
+    await until_first(session.run(taken.reader, taken.writer), taken.gone())
+    await taken.end()
     return Hijacked()
 
 

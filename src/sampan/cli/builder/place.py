@@ -14,36 +14,22 @@ import stat
 from contextlib import suppress
 
 from sampan.cli.session import CommandError
+from sampan.spec import go_modes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sampan.spec.buildkit.filesync_pb2 import Stat
 
-GO_TYPES = {
-    stat.S_IFREG: 0,
-    stat.S_IFDIR: 1 << 31,
-    stat.S_IFLNK: 1 << 27,
-    stat.S_IFIFO: 1 << 25,
-    stat.S_IFCHR: 1 << 26 | 1 << 21,
-    stat.S_IFBLK: 1 << 26,
-}
-SPECIAL = ((1 << 23, stat.S_ISUID), (1 << 22, stat.S_ISGID), (1 << 20, stat.S_ISVTX))
-_TYPES = {bits: kind for kind, bits in GO_TYPES.items()}
-_TYPE_MASK = 1 << 31 | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def kind(entry: Stat) -> int:
     """Return an entry's type as in st_mode. Raises: CommandError for one that no directory can take."""
-    found = _TYPES.get(entry.mode & _TYPE_MASK)
-    if found is None:
+    found = go_modes.kind(entry.mode)
+    if found is None or found == stat.S_IFSOCK:
         raise CommandError(f"{entry.path}: not a type of file that can be received")
     return found
-
-
-def mode(entry: Stat) -> int:
-    return entry.mode & 0o777 | sum(bit for go, bit in SPECIAL if entry.mode & go)
 
 
 class Place:
@@ -77,7 +63,7 @@ class Place:
             os.symlink(entry.linkname, temporary, dir_fd=above)
         else:
             os.mknod(temporary, what | 0o600, os.makedev(entry.devmajor, entry.devminor), dir_fd=above)
-            os.chmod(temporary, mode(entry), dir_fd=above)
+            os.chmod(temporary, go_modes.permissions(entry.mode), dir_fd=above)
         _dated(temporary, entry, above)
         self._rename(temporary, name, above, entry.path)
 
@@ -94,7 +80,7 @@ class Place:
     def end(self, number: int) -> None:
         entry, fd, temporary = self._open[number]
         above, name = self._parent(entry.path)
-        os.fchmod(fd, mode(entry))
+        os.fchmod(fd, go_modes.permissions(entry.mode))
         os.utime(fd, ns=(entry.modTime, entry.modTime))
         self._rename(temporary, name, above, entry.path)
         del self._open[number]
@@ -120,7 +106,7 @@ class Place:
         above, name = self._parent(entry.path)
         fd = os.open(name, _DIRECTORY, dir_fd=above)
         try:
-            os.fchmod(fd, mode(entry))
+            os.fchmod(fd, go_modes.permissions(entry.mode))
             os.utime(fd, ns=(entry.modTime, entry.modTime))
         finally:
             os.close(fd)

@@ -19,8 +19,9 @@ import urllib.parse
 from contextlib import suppress
 
 from sampan.cli.builder import context
-from sampan.cli.builder.place import GO_TYPES, SPECIAL, Place, kind
+from sampan.cli.builder.place import Place, kind
 from sampan.cli.session import CommandError
+from sampan.spec import go_modes
 from sampan.spec.buildkit.filesync_pb2 import Packet, Stat
 from sampan.spec.dockerfile import ignore
 
@@ -166,12 +167,9 @@ def to_stat(directory: str, path: str, status: os.stat_result, links: dict[tuple
 
     links: the first path of each inode with several.
     """
-    kind = GO_TYPES.get(stat.S_IFMT(status.st_mode))
-    if kind is None:
+    if stat.S_ISSOCK(status.st_mode):
         return None
-    made = Stat(path=path, mode=kind | stat.S_IMODE(status.st_mode) & 0o777, modTime=status.st_mtime_ns)
-    for go, bit in SPECIAL:
-        made.mode |= go if status.st_mode & bit else 0
+    made = Stat(path=path, mode=go_modes.from_unix(status.st_mode), modTime=status.st_mtime_ns)
     if stat.S_ISLNK(status.st_mode):
         made.linkname = os.readlink(os.path.join(directory, path))
     elif stat.S_ISREG(status.st_mode):

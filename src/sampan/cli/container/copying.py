@@ -16,9 +16,6 @@ from __future__ import annotations
 
 import os
 
-GO_DIR, GO_SYMLINK = 1 << 31, 1 << 27
-GO_SPECIAL = 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19  # device, pipe, socket, char device, irregular
-
 
 class CopyRefused(Exception):
     """The rules say no; the message is docker's."""

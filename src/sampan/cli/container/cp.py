@@ -11,6 +11,7 @@ from sampan.cli.units import human_size
 from sampan.client import jsontext
 from sampan.client.engine import quoted
 from sampan.errors import SampanError, words
+from sampan.spec import go_modes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _from_container(cli: Cli, opts: FlagValues, container: str, path: str, targe
     rebase = ""
     if opts.flag("follow-link"):
         stat = _stat(cli, container, path)
-        if stat is not None and stat["mode"] & copying.GO_SYMLINK:
+        if stat is not None and stat["mode"] & go_modes.SYMLINK:
             link = stat["linkTarget"]
             if not os.path.isabs(link):
                 link = os.path.join(copying.split(path)[0], link)
@@ -102,7 +103,7 @@ def _from_container(cli: Cli, opts: FlagValues, container: str, path: str, targe
             raise CommandError("cowardly refusing to write a tar archive to a terminal")
         save(response, "")
         return ""
-    is_dir = bool(_stat_of(response)["mode"] & copying.GO_DIR)
+    is_dir = bool(_stat_of(response)["mode"] & go_modes.DIRECTORY)
     name = copying.split(path)[1]
     source = CopySource(path, is_dir=is_dir, rebase=rebase)
     destination = _local_destination(target)
@@ -183,14 +184,14 @@ def _send(cli: Cli, container: str, query: dict[str, object], body: Iterable[byt
 
 def _container_destination(cli: Cli, container: str, path: str) -> Destination:
     stat = _stat(cli, container, path)
-    if stat is not None and stat["mode"] & copying.GO_SYMLINK:
+    if stat is not None and stat["mode"] & go_modes.SYMLINK:
         link: str = stat["linkTarget"]
         path = link if os.path.isabs(link) else os.path.join(copying.split(path)[0], link)
         stat = _stat(cli, container, path)
     if stat is None:
         return Destination(path)
-    is_dir = bool(stat["mode"] & copying.GO_DIR)
-    if not is_dir and stat["mode"] & copying.GO_SPECIAL:
+    is_dir = bool(stat["mode"] & go_modes.DIRECTORY)
+    if not is_dir and stat["mode"] & go_modes.SPECIAL:
         raise copying.CopyRefused(f'destination "{container}:{path}" must be a directory or a regular file')
     return Destination(path, exists=True, is_dir=is_dir)
 

@@ -16,15 +16,18 @@ import lzma
 import os
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import zstandard
 from isal import igzip_lib, isal_zlib
 
+from sampan.engine.background import beside
 from sampan.errors import InvalidArgument
+
+T = TypeVar("T")
 
 CHUNK = 1024 * 1024
 FED = CHUNK // 4  # what the loop hands to a worker at once
@@ -106,7 +109,26 @@ class Feed:
         raise self._ended
 
 
-async def drain(chunks: Iterator[bytes], executor: Executor | None = None) -> AsyncIterator[bytes]:
+async def feed_thread(
+    stream: AsyncIterator[bytes], executor: Executor | None, work: Callable[[Feed], T], what: str
+) -> T:
+    """Run blocking `work` in a thread on a source that an async stream fills, and return what it returns.
+
+    executor: None for the loop's own. what: words for the log. A cancelled caller ends the stream for the thread, which
+    then sees Truncated, and waits for the thread's end: what the thread uses may be closed afterwards.
+    Raises: what `work` raises; what the stream raised reaches it through the source.
+    """
+    feed = Feed(stream)
+    running = asyncio.get_running_loop().run_in_executor(executor, work, feed)
+    try:
+        async with beside(feed.pump(), what, quiet=True):
+            return await asyncio.shield(running)
+    finally:
+        feed.end()  # a pump that was cancelled before it began has not said so
+        await asyncio.wait([running])
+
+
+async def drain(chunks: Iterator[bytes], executor: Executor | None = None) -> AsyncGenerator[bytes, None]:
     """Run a blocking iterator in threads and yield what it yields, one batch ahead.
 
     A thread is taken for one batch only, so a consumer that stops reading holds none, and the others go on.

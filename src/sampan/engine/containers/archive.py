@@ -13,7 +13,6 @@ Source: Engine API 1.51, ContainerArchiveInfo, ContainerArchive, PutContainerArc
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -26,7 +25,6 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from sampan.engine.archives import streams, tar_writer
-from sampan.engine.background import beside
 from sampan.engine.containers.extract import ExtractOptions, extract, owner_of
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint, rfc3339
@@ -40,23 +38,9 @@ from sampan.engine.tasks import procfs
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
 from sampan.linux import saferoot
+from sampan.spec import go_modes
 
-_GO_MODE_BITS = (
-    (stat.S_ISUID, 1 << 23),
-    (stat.S_ISGID, 1 << 22),
-    (stat.S_ISVTX, 1 << 20),
-)
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_GO_TYPES = {
-    stat.S_IFDIR: 1 << 31,
-    stat.S_IFLNK: 1 << 27,
-    stat.S_IFBLK: 1 << 26,
-    stat.S_IFCHR: 1 << 26 | 1 << 21,
-    stat.S_IFIFO: 1 << 25,
-    stat.S_IFSOCK: 1 << 24,
-}
-
-COPIES = 64  # at once, in each direction
 
 
 T = TypeVar("T")
@@ -84,6 +68,10 @@ class Root:
         os.close(self.fd)
 
 
+PACKERS = 64  # downloads hold a thread while they are read, never while the client is slow
+UPLOADS = 64  # an upload holds one until its client has sent it all
+
+
 class Archive:
     """Copies between clients and containers.
 
@@ -96,8 +84,14 @@ class Archive:
         self._roots = roots
         self._events = events
         self._looks = looks
-        self._packing = PacedThreads(COPIES, "archive-packing")  # a container may serve the file system that is read
-        self._extracting = PacedThreads(COPIES, "archive-extracting")  # the client sets the pace
+        # Clients set the pace of these: nothing else of the engine may wait behind them.
+        self._packing = PacedThreads(PACKERS, "archives")
+        self._unpacking = PacedThreads(UPLOADS, "archives")
+
+    def close(self) -> None:
+        """Start nothing more; what runs ends with its client."""
+        for pool in (self._packing, self._unpacking):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def stat(self, ref: str, path: str) -> dict[str, Any]:
         """Describe what is at a path: ContainerPathStat."""
@@ -167,13 +161,14 @@ class Archive:
         return await self._look(c, "/", look)
 
     async def _extract(self, target: int, body: AsyncIterator[bytes], options: ExtractOptions) -> None:
-        feed = streams.Feed(body)
-        async with beside(feed.pump(), "upload of an archive", quiet=True):
-            try:
-                await asyncio.get_running_loop().run_in_executor(self._extracting, extract, feed, target, options)
-            except OSError as e:
-                reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
-                raise Internal(f"Error processing tar file(exit status 1): {reason}") from e
+        def work(source: streams.Source) -> None:
+            extract(source, target, options)
+
+        try:
+            await streams.feed_thread(body, self._unpacking, work, "upload of an archive")
+        except OSError as e:
+            reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
+            raise Internal(f"Error processing tar file(exit status 1): {reason}") from e
 
     async def _look(
         self,
@@ -299,7 +294,7 @@ def describe(root: Root) -> dict[str, Any]:
         return {
             "name": root.base,
             "size": st.st_size,
-            "mode": go_mode(st.st_mode),
+            "mode": go_modes.from_unix(st.st_mode),
             "mtime": rfc3339(st.st_mtime_ns),
             "linkTarget": target,
         }
@@ -311,15 +306,6 @@ def _link_target(root: Root, link: str) -> str:
     """Return where a link leads inside the container, as an absolute path; symlinks on the way are followed."""
     path = link if link.startswith("/") else posixpath.join(posixpath.dirname(root.path), link)
     return posixpath.normpath("/" + path.lstrip("/"))
-
-
-def go_mode(mode: int) -> int:
-    """Translate st_mode into Go's os.FileMode."""
-    found = mode & 0o777 | _GO_TYPES.get(stat.S_IFMT(mode), 0)
-    for bit, go in _GO_MODE_BITS:
-        if mode & bit:
-            found |= go
-    return found
 
 
 def pack(root: Root) -> Generator[bytes, None, None]:

@@ -33,6 +33,7 @@ from sampan.engine.tasks import devices, host
 from sampan.engine.tasks import limits as task_limits
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
+from sampan.linux import saferoot
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, UpdateConfig
 from sampan.spec.engine_api.network import NetworkingConfig
 from sampan.supervisor.client import Supervisor
@@ -105,6 +106,8 @@ class Maker:
         wanted = platforms.parse(platform, any_os=True) if platform else None
         image = self._images.resolve(config.image, wanted) if config.image else None
         warnings = validate.create(config, asked, self._config, self._machine, missing)
+        if version < (1, 44):
+            warnings = [w for w in warnings if w != validate.MAC_WARNING]
         settled = merge.host_config(asked, self._config, self._machine)
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})
         validate.logging(settled)
@@ -211,6 +214,7 @@ class Maker:
             os.makedirs(directory, mode=0o700)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
             claims = undo.enter_context(ExitStack())
+            await self._make_working_directory(c, image)
             made = await self._make_volumes(c, undo, claims)
             c.mounts = made
             store = self._table.store
@@ -219,6 +223,23 @@ class Maker:
             await self._table.save(c, *references, durable=True)
             undo.pop_all()
             claims.close()
+
+    async def _make_working_directory(self, c: Container, image: Image | None) -> None:
+        """Make the working directory that the request names. The image's own is there, or the start makes it."""
+        path = c.config.working_dir
+        if path in ("", "/") or (image is not None and path == (image.config.get("config") or {}).get("WorkingDir")):
+            return
+
+        def make() -> None:
+            root = self._roots.open_root(c.id, writable=True)
+            try:
+                _make_directories(root, path)
+            except NotADirectoryError:
+                raise Internal(f"Cannot mkdir: {path} is not a directory") from None
+            finally:
+                os.close(root)
+
+        await self._host_paths.run("a working directory", make)
 
     async def _make_volumes(self, c: Container, undo: AsyncExitStack, claims: ExitStack) -> list[MountPoint]:
         """Make the volumes that do not exist, fill empty ones from the image; return the mounts with sources."""
@@ -310,7 +331,7 @@ class Maker:
         if not self._machine.blkio_weight:
             changes.pop("blkio_weight", None)
         if asked.pids_limit is not None:
-            changes["pids_limit"] = asked.pids_limit if asked.pids_limit > 0 else None
+            changes["pids_limit"] = max(asked.pids_limit, 0)
         h = replace(h, **changes)
         if c.status.state in (State.RUNNING, State.PAUSED) and changes:
             limits = specgen.resource_limits(h)
@@ -327,6 +348,18 @@ class Maker:
             except SampanError as e:
                 raise Internal(f"runc did not terminate successfully: exit status 1: {e.message}\n") from e
         return await self._table.save(replace(c, host_config=h), durable=True)
+
+
+def _make_directories(root: int, path: str) -> None:
+    """Make a directory and its parents inside a root, mode 755 whatever the umask. Raises: NotADirectoryError."""
+    parts = [part for part in path.split("/") if part]
+    for count in range(1, len(parts) + 1):
+        fd, made = saferoot.mkdirs(root, "/".join(parts[:count]))
+        try:
+            if made:
+                os.chmod(f"/proc/self/fd/{fd}", 0o755)
+        finally:
+            os.close(fd)
 
 
 def _check_update(h: HostConfig, asked: UpdateConfig) -> None:

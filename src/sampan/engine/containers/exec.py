@@ -12,7 +12,6 @@ import asyncio
 import os
 import secrets
 import stat
-import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +19,7 @@ from typing import Any
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import specgen
-from sampan.engine.containers.attach import AttachSession, parse_detach_keys
+from sampan.engine.containers.attach import AttachSession, parse_detach_keys, refusal
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container
@@ -30,14 +29,14 @@ from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.tasks import failures, procfs, spec
 from sampan.engine.tasks.capabilities import permitted
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
+from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
 from sampan.linux import saferoot
 from sampan.spec.engine_api.container import ExecConfig
 from sampan.supervisor.client import Exit, Supervisor, TaskFailed
 
-_FRAME = struct.Struct(">B3xI")
 EVENT_PATIENCE_S = 0.1
 STATUS_PATIENCE_S = 5.0
+RESIZE_PATIENCE_S = 10.0
 _USERS_LIMIT_BYTES = 1 << 20
 KEPT = 64  # ended instances that stay inspectable, per container
 
@@ -54,6 +53,7 @@ class Exec:
     started: bool = False
     running: bool = False
     exit_status: int | None = None
+    begun: asyncio.Event = field(default_factory=asyncio.Event)  # it runs, or could not be made to
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -111,7 +111,7 @@ class Execs:
         self._forget_old(c)
         self._by_id[e.id] = e
         self._of.setdefault(c.id, {})[e.id] = e
-        publish(self._events, c, f"exec_create: {_words(e)}", execID=e.id)
+        publish(self._events, c, f"exec_create: {_command_line(e)}", execID=e.id)
         return e.id
 
     def _check_running(self, c: Container, ref: str) -> None:
@@ -137,18 +137,18 @@ class Execs:
         e = self.find(id)
         c = self._table.get(e.container_id)
         if e.exit_status is not None or e.running or e.started:
-            words = "has already run" if e.exit_status is not None else "is already running"
-            raise Conflict(f"exec command {e.id} {words}")
+            done = "has already run" if e.exit_status is not None else "is already running"
+            raise Conflict(f"exec command {e.id} {done}")
         self._check_running(c, c.id)
         e.started = True
         size = console_size or e.config.console_size
         if detach:
-            await self._begin(c, e, None, size)
+            await self._begin(c, e, None, size, raw=tty)
             return None
         session = AttachSession(
             c.id,
             exec_id=e.id,
-            tty=e.config.tty,
+            tty=tty,
             stdin=e.config.attach_stdin,
             stdout=e.config.attach_stdout,
             stderr=e.config.attach_stderr,
@@ -157,9 +157,10 @@ class Execs:
 
         async def begin(joined: AttachSession) -> bytes:
             try:
-                await self._begin(c, e, joined, size)
-            except (InvalidArgument, Internal, NotFound, Conflict) as error:
-                return _refusal(error.message, tty=e.config.tty)
+                await self._begin(c, e, joined, size, raw=tty)
+            except (SampanError, OSError) as error:  # the connection is the client's stream already
+                text = error.message if isinstance(error, SampanError) else words(error)
+                return refusal(text, raw=tty)
             return b""
 
         session.begin = begin
@@ -167,9 +168,11 @@ class Execs:
         session.on_detach = lambda: publish(self._events, c, "exec_detach", execID=e.id)
         return session
 
-    async def _begin(self, c: Container, e: Exec, session: AttachSession | None, size: tuple[int, int] | None) -> None:
+    async def _begin(
+        self, c: Container, e: Exec, session: AttachSession | None, size: tuple[int, int] | None, *, raw: bool
+    ) -> None:
         config = e.config
-        publish(self._events, c, f"exec_start: {_words(e)}", execID=e.id)
+        publish(self._events, c, f"exec_start: {_command_line(e)}", execID=e.id)
         e.running = True
         try:
             options = specgen.exec_process(c, config, self._engine, permitted(), size)
@@ -188,9 +191,11 @@ class Execs:
                     stdin=config.attach_stdin,
                     stdout=config.attach_stdout,
                     stderr=config.attach_stderr,
+                    raw=raw,
                     seccomp=seccomp,
                 )
                 session.joined(attachment)
+            e.begun.set()
         except TaskFailed as refused:
             failure = failures.of_exec(refused.step, refused.errno, refused.message)
             self._end(e, failure.exit_status)
@@ -222,6 +227,7 @@ class Execs:
     def _end(e: Exec, status: int) -> None:
         e.running = False
         e.exit_status = status
+        e.begun.set()
         e.ended.set()
 
     def container_ended(self, id: str) -> None:
@@ -262,25 +268,30 @@ class Execs:
         }
 
     async def resize(self, id: str, height: int, width: int) -> None:
-        """Set the window size of an instance's terminal."""
+        """Set the window size of an instance's terminal; clients ask for it right after `start`, so it waits for that.
+
+        Raises: NotFound, Internal when it does not begin in time, InvalidArgument when it could not or has ended.
+        """
         e = self.find(id)
-        if not e.running:
-            raise NotFound(f"exec process is not started: {id}")
-        if e.config.tty:
-            await self._supervisor.resize(e.container_id, width, height, exec_id=e.id)
+        try:
+            async with asyncio.timeout(RESIZE_PATIENCE_S):
+                await e.begun.wait()
+                if not e.running:
+                    if not e.pid:
+                        raise InvalidArgument("exec process is not started")
+                    raise NotFound(f"NotFound: process does not exist {e.id}: not found")
+                if e.config.tty:
+                    await self._supervisor.resize(e.container_id, width, height, exec_id=e.id)
+        except TimeoutError:
+            raise Internal("timeout waiting for exec session ready") from None
 
     def ids(self, id: str) -> list[str] | None:
         """Return the ids that `docker inspect` shows: running instances, or None."""
         return [e.id for e in self._of.get(id, {}).values() if e.exit_status is None] or None
 
 
-def _words(e: Exec) -> str:
+def _command_line(e: Exec) -> str:
     return e.command[0] + " " + " ".join(e.command[1:])
-
-
-def _refusal(message: str, *, tty: bool) -> bytes:
-    body = f"{message}\r\n".encode()
-    return body if tty else _FRAME.pack(1, len(body)) + body
 
 
 def _needs_files(user: str) -> bool:

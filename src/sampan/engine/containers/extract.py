@@ -30,8 +30,8 @@ LIMIT_BYTES = 1 << 50
 class ExtractOptions:
     """How an archive is unpacked.
 
-    no_overwrite_dir_non_dir: a directory never replaces something else, nor the reverse. owner: (uid, gid) of all that is
-    made; None: the numbers that the archive says.
+    no_overwrite_dir_non_dir: a directory never replaces something else, nor the reverse.
+    owner: (uid, gid) of all that is made; None: the numbers that the archive says.
     """
 
     no_overwrite_dir_non_dir: bool = False

@@ -8,6 +8,7 @@ Source: Engine API 1.51 `HealthConfig`, `Health`; docs.docker.com, Dockerfile HE
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -20,6 +21,7 @@ from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.store import Watch
 from sampan.errors import SampanError
+from sampan.spec import go_values
 from sampan.spec.engine_api.container import ExecConfig, HealthConfig
 from sampan.supervisor.client import Supervisor
 
@@ -165,26 +167,29 @@ class Healthchecks:
     async def _probe(self, c: Container, health: Health, probe: list[str]) -> dict[str, Any]:
         began = time.time_ns()
         timeout_s = health.config.timeout / 1e9 or TIMEOUT_S
-        status, output = -1, b""
+        status, output, failure = -1, bytearray(), ""
         try:
             id = await self._execs.create(c.id, ExecConfig(cmd=probe, attach_stdout=True, attach_stderr=True))
             session = await self._execs.start(id, detach=False)
             assert session is not None
             try:
-                output = await asyncio.wait_for(session.collect(OUTPUT_LIMIT_BYTES), timeout_s)
+                await asyncio.wait_for(session.collect(output, OUTPUT_LIMIT_BYTES + 1), timeout_s)
                 status = await self._status(id)
             except TimeoutError:
-                output = f"Health check exceeded timeout ({_go_duration(timeout_s)})".encode()
+                failure = f"Health check exceeded timeout ({go_values.duration(round(timeout_s * 1e9))})"
                 await self._kill(c.id, id)
             finally:
                 session.abandon()
         except SampanError as e:
-            output = e.message.encode()
+            failure = e.message
+        said = output[:OUTPUT_LIMIT_BYTES].decode("utf-8", "replace")
+        if len(output) > OUTPUT_LIMIT_BYTES:
+            said += "..."
         return {
             "Start": rfc3339(began),
             "End": rfc3339(time.time_ns()),
             "ExitCode": status,
-            "Output": output.decode("utf-8", "replace"),
+            "Output": ": ".join(part for part in (failure, said) if part),
         }
 
     async def _status(self, exec_id: str) -> int:
@@ -193,11 +198,6 @@ class Healthchecks:
         return -1 if found.exit_status is None else found.exit_status
 
     async def _kill(self, id: str, exec_id: str) -> None:
-        try:
-            await self._supervisor.kill(id, SIGKILL, exec_id=exec_id)
-        except SampanError:
-            pass
-
-
-def _go_duration(seconds: float) -> str:
-    return f"{int(seconds)}s" if seconds == int(seconds) else f"{seconds:g}s"
+        """End a probe with all that it has started: a shell's children outlive it otherwise, and pile up."""
+        with contextlib.suppress(SampanError):
+            await self._supervisor.kill(id, SIGKILL, exec_id=exec_id, all=True)

@@ -8,8 +8,21 @@ Source: docs.docker.com, "Customize log driver output".
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from sampan.errors import InvalidArgument
+from sampan.spec import go_patterns
+
+
+def _matcher(options: dict[str, str], name: str) -> Callable[[str], bool]:
+    """Return the test of an option that is a pattern. Raises: InvalidArgument."""
+    pattern = options.get(name)
+    if not pattern:
+        return lambda key: False
+    try:
+        return go_patterns.searcher(pattern)
+    except go_patterns.BadPattern as e:
+        raise InvalidArgument(str(e)) from None
 
 
 def attributes(
@@ -20,15 +33,15 @@ def attributes(
         return {}
     chosen: dict[str, str] = {}
     wanted = [w for w in options.get("labels", "").split(",") if w]
-    pattern = options.get("labels-regex")
+    matches = _matcher(options, "labels-regex")
     for key, value in labels.items():
-        if key in wanted or (pattern and re.search(pattern, key)):
+        if key in wanted or matches(key):
             chosen[key] = value
     wanted = [w for w in options.get("env", "").split(",") if w]
-    pattern = options.get("env-regex")
+    matches = _matcher(options, "env-regex")
     for item in env:
         key, _, value = item.partition("=")
-        if key in wanted or (pattern and re.search(pattern, key)):
+        if key in wanted or matches(key):
             chosen[key] = value
     if tag := options.get("tag"):
         chosen["tag"] = _render(

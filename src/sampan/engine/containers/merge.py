@@ -43,11 +43,11 @@ def container_config(request: ContainerConfig, image: dict[str, Any]) -> Contain
         request,
         user=request.user or image.get("User") or "",
         exposed_ports={**(request.exposed_ports or {}), **(image.get("ExposedPorts") or {})} or None,
-        env=env or request.env,
+        env=env or image.get("Env"),
         cmd=cmd,
-        entrypoint=entrypoint or None,
+        entrypoint=entrypoint,
         labels={**(image.get("Labels") or {}), **(request.labels or {})},
-        volumes=volumes or request.volumes,
+        volumes=volumes or image.get("Volumes"),
         working_dir=_clean(request.working_dir or image.get("WorkingDir") or ""),
         stop_signal=request.stop_signal or image.get("StopSignal") or "",
         shell=request.shell or image.get("Shell"),
@@ -93,6 +93,7 @@ def host_config(request: HostConfig, engine: EngineConfig, machine: Host) -> Hos
         cgroupns = "host"
     elif not cgroupns:
         cgroupns = engine.default_cgroupns_mode or ("private" if machine.unified else "host")
+    weights = request.blkio_weight_device
     security = list(request.security_opt or [])
     if (request.privileged or request.ipc_mode == "host" or request.pid_mode == "host") and not any(
         o.startswith("label") for o in security
@@ -124,7 +125,8 @@ def host_config(request: HostConfig, engine: EngineConfig, machine: Host) -> Hos
         masked_paths=masked,
         readonly_paths=readonly,
         blkio_weight=request.blkio_weight if machine.blkio_weight else 0,
-        blkio_weight_device=request.blkio_weight_device if machine.blkio_weight_device else None,
+        blkio_weight_device=weights if machine.blkio_weight_device or not weights else None,
+        links=request.links or None,
         tmpfs=request.tmpfs or None,
         storage_opt=request.storage_opt or None,
         sysctls=request.sysctls or None,

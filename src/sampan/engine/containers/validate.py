@@ -53,9 +53,7 @@ def create(
     if any(m.type == "image" for m in host.mounts or []):
         warnings.insert(0, "Image mount is an experimental feature")
     if config.mac_address:
-        warnings.append(
-            "The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig instead."
-        )
+        warnings.append(MAC_WARNING)
     return warnings
 
 
@@ -71,13 +69,33 @@ def request(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidArgument("cpu real-time runtime cannot be higher than cpu real-time period")
 
 
+MAC_WARNING = (
+    "The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig instead."
+)
+_SYSTEM_AND_VERSION = r"^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.%-]*)((?:\\+[A-Za-z0-9_.%-]+)*)\\))?$"  # as Go quotes it
+_COMPONENT = "^[A-Za-z0-9_.-]+$"
+
+
 def platform(text: str) -> None:
     """Check the query's `platform`: os[/architecture[/variant]]. Whether the image has it is the images' business."""
     if not text:
         return
-    parts = text.lower().split("/")
-    if not all(re.fullmatch(r"[a-z0-9_.-]+", p) for p in parts) or len(parts) > 3:
-        raise InvalidArgument(f'"{text}" is an invalid platform specification: invalid argument')
+    if "*" in text:
+        raise InvalidArgument(f'"{text}": wildcards not yet supported: invalid argument')
+    system, *others = parts = text.lower().split("/")
+    if not re.fullmatch(_SYSTEM_AND_VERSION.replace("\\\\", "\\"), system):
+        raise InvalidArgument(
+            f'"{system}" is an invalid OS component of "{text}": OSAndVersion specifier component must match'
+            f' "{_SYSTEM_AND_VERSION}": invalid argument'
+        )
+    for part in others:
+        if not re.fullmatch(_COMPONENT, part):
+            raise InvalidArgument(
+                f'"{part}" is an invalid component of "{text}": platform specifier component must match'
+                f' "{_COMPONENT}": invalid argument'
+            )
+    if len(parts) > 3:
+        raise InvalidArgument(f'"{text}": cannot parse platform specifier: invalid argument')
     if len(parts) == 1 and parts[0] not in _SYSTEMS | _ARCHITECTURES:
         raise InvalidArgument(f'"{text}": unknown operating system or architecture: invalid argument')
 

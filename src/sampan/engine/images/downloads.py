@@ -14,14 +14,15 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from sampan.engine.background import Background, beside
 from sampan.engine.images.known import KnownBlobs
 from sampan.engine.images.reports import INTERVAL_S, Report, retry_words
 from sampan.engine.layers.layers import Layers, Staged
-from sampan.errors import Internal, InvalidArgument, SampanError
+from sampan.errors import Internal, InvalidArgument, SampanError, Unavailable
 from sampan.registry.manifests import Descriptor
 from sampan.registry.repository import Repository
 
@@ -127,14 +128,12 @@ class Downloads:
         self._layers = layers
         self._known = known
         self._flights: dict[str, LayerDownload] = {}  # by chain id
+        self._background = Background()
         self.slots = Slots(concurrency)
 
     async def close(self) -> None:
         """End what is under way."""
-        tasks = [flight.task for flight in self._flights.values() if flight.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._background.close()
 
     async def obtain(
         self, wanted: WantedLayer, repository: Repository, watcher: Watcher, below: WantedLayer | None
@@ -166,24 +165,24 @@ class Downloads:
             flight.task.cancel()
 
     def _start(self, wanted: WantedLayer, repository: Repository, below: WantedLayer | None) -> LayerDownload:
-        flight = self._flights[wanted.chain_id] = LayerDownload(wanted)
-        flight.task = asyncio.create_task(self._fly(flight, repository, below))
+        flight = LayerDownload(wanted)
+        flight.task = self._background.spawn(self._fly(flight, repository, below), f"download of layer {wanted.id}")
+        if flight.task is None:
+            raise Unavailable("the engine is stopping")
+        self._flights[wanted.chain_id] = flight
         return flight
 
     async def _fly(self, flight: LayerDownload, repository: Repository, below: WantedLayer | None) -> None:
         """The task of a flight; its failure is kept, not raised: whoever waits looks."""
         own = Watcher(self._layers, None)  # holds the layer until everybody who waits does
-        under = asyncio.create_task(self._below(below, own))
         try:
-            await self._land(flight, repository, under, own)
+            async with beside(self._below(below, own), "waiting for the layer below", quiet=True) as under:
+                await self._land(flight, repository, under, own)
         except Exception as e:
             flight.failure = e
         finally:
             if self._flights.get(flight.wanted.chain_id) is flight:
                 del self._flights[flight.wanted.chain_id]
-            under.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await under
             self._layers.let_go(own.holder)
 
     async def _below(self, below: WantedLayer | None, watcher: Watcher) -> str:

@@ -10,11 +10,12 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from sampan.engine import platforms
-from sampan.engine.archives.streams import Feed, FileSource
+from sampan.engine.archives.streams import FileSource, feed_thread
+from sampan.engine.background import beside
 from sampan.engine.images import archive
 from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.publishing import ImagePublisher
@@ -58,17 +59,7 @@ class Loader:
         loop = asyncio.get_running_loop()
         spooled = await loop.run_in_executor(self._pool, archive.Spooled, self._ingest)
         try:
-            feed = Feed(stream)
-            pump = asyncio.create_task(feed.pump())
-            try:
-                await asyncio.shield(filling := loop.run_in_executor(self._uploads, spooled.fill, feed))
-            finally:
-                pump.cancel()
-                feed.end()
-                with suppress(BaseException):  # a cancelled request: the thread ends with its stream
-                    await filling
-                with suppress(BaseException):
-                    await pump
+            await feed_thread(stream, self._uploads, spooled.fill, "upload of an archive of images")
             offers = await loop.run_in_executor(self._pool, spooled.offers, platform)
             parents: list[tuple[str, str]] = []
             if platform is not None:
@@ -142,16 +133,18 @@ class Loader:
         slots = asyncio.Semaphore(AT_ONCE)
         below: str | asyncio.Task[str] = ""
         missing: list[_LoadingLayer] = []
-        for position, (path, diff_id, chain_id) in enumerate(zip(paths, expected, oci_image.chain_ids(expected))):
-            if chain_id in self._layers:
-                self._layers.hold_more(holder, chain_id)
-                spooled.used(path)
-                below = chain_id
-            else:
-                layer = _LoadingLayer(position, path, diff_id)
-                below = layer.task = asyncio.create_task(layer.load(self._layers, slots, below, holder))
-                missing.append(layer)
-        try:
+        async with AsyncExitStack() as running:  # ends them, the top one first, when one fails or nobody listens
+            for position, (path, diff_id, chain_id) in enumerate(zip(paths, expected, oci_image.chain_ids(expected))):
+                if chain_id in self._layers:
+                    self._layers.hold_more(holder, chain_id)
+                    spooled.used(path)
+                    below = chain_id
+                else:
+                    layer = _LoadingLayer(position, path, diff_id)
+                    work = layer.load(self._layers, slots, below, holder)
+                    task = await running.enter_async_context(beside(work, "layer of an archive", quiet=True))
+                    below = layer.task = task
+                    missing.append(layer)
             for layer in missing:
                 assert layer.task is not None
                 while not quiet and not layer.task.done():
@@ -161,11 +154,6 @@ class Loader:
                 spooled.used(layer.path)
                 if not quiet:
                     yield _progress(layer)
-        finally:
-            tasks = [layer.task for layer in missing if layer.task is not None]
-            for task in reversed(tasks):
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _link_parents(self, parents: list[tuple[str, str]]) -> None:
         """Restore which image was made from which, as far as both are here and the layers agree."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import suppress
 from typing import Any
 
+from sampan.engine.background import beside
 from sampan.engine.images import archive
 
 Message = Mapping[str, Any]
@@ -56,9 +56,8 @@ class Report:
 
     async def during(self, work: Coroutine[Any, Any, None]) -> AsyncIterator[Message]:
         """Run `work` and yield what is said meanwhile; raises what it raises, after the last message."""
-        task = asyncio.ensure_future(work)
-        task.add_done_callback(lambda _: self._news.set())
-        try:
+        async with beside(work, "transfer of an image", quiet=True) as task:
+            task.add_done_callback(lambda _: self._news.set())
             while True:
                 await self._news.wait()
                 self._news.clear()
@@ -69,8 +68,3 @@ class Report:
                 if task.done() and not self._waiting:
                     break
             await task
-        finally:
-            if not task.done():
-                task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task

@@ -17,7 +17,7 @@ from sampan.engine.images.records import Image
 from sampan.engine.layers.layers import Layers
 from sampan.engine.store import Ref, Store
 from sampan.errors import Internal, InvalidArgument
-from sampan.spec import oci_image, times
+from sampan.spec import go_patterns, oci_image, times
 from sampan.spec.reference import Reference
 
 LIST_FILTERS = frozenset({"dangling", "label", "before", "since", "reference", "until"})
@@ -107,8 +107,8 @@ def path_match(pattern: str, name: str) -> bool:
             out += re.escape(c)
         i += 1
     try:
-        return re.fullmatch(out, name) is not None
-    except re.error:
+        return go_patterns.searcher(rf"\A(?:{out})\z")(name)
+    except go_patterns.BadPattern:
         raise Internal("syntax error in pattern") from None
 
 

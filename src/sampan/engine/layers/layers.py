@@ -14,13 +14,13 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from sampan.engine.archives import buffers
-from sampan.engine.archives.streams import Digest, Feed, Source, decompressed
+from sampan.engine.archives.streams import Digest, Source, decompressed, feed_thread
 from sampan.engine.layers import recording, tarsplit, unpack
 from sampan.engine.layers.records import LayerRecord
 from sampan.engine.layers.snapshots.driver import SnapshotDriver
@@ -174,27 +174,15 @@ class Layers:
         later: bool,
         threads: Executor,
     ) -> unpack.Unpacked:
-        loop = asyncio.get_running_loop()
-        pump: asyncio.Task[None] | None = None
-        feed: Feed | None = None
+        unpack_here = functools.partial(_unpack_to, self._driver.path(number), later=later)
         if isinstance(stream, AsyncIterator):
-            feed = Feed(stream)
-            pump = asyncio.create_task(feed.pump())
-            source: Source = feed
-        else:
-            source = _IteratorSource(stream()) if callable(stream) else stream
-        path = self._driver.path(number)
-        work = loop.run_in_executor(threads, _unpack_to, path, source, later)
+            return await feed_thread(stream, threads, unpack_here, "upload of a layer")
+        source = _IteratorSource(stream()) if callable(stream) else stream
+        work = asyncio.get_running_loop().run_in_executor(threads, unpack_here, source)
         try:
             return await asyncio.shield(work)
         finally:
-            if pump is not None and feed is not None:
-                pump.cancel()
-                feed.end()
-                with suppress(BaseException):
-                    await pump
-            with suppress(BaseException):  # a cancelled request: the thread ends with its stream
-                await work
+            await asyncio.wait([work])  # a cancelled request: the snapshot is the thread's until it ends
 
     async def recorded(self, number: int, parent: str) -> Staged:
         """Describe what was written to the snapshot `number` over `parent` as a layer, where it stands.
@@ -348,7 +336,7 @@ def _sync(path: str) -> None:
         os.close(fd)
 
 
-def _unpack_to(path: str, source: Source, later: bool) -> unpack.Unpacked:
+def _unpack_to(path: str, source: Source, *, later: bool) -> unpack.Unpacked:
     """Unpack below `path`, onto the disk. Blocking."""
     layer_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

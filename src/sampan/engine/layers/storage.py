@@ -39,6 +39,7 @@ class Storage:
 
     async def close(self) -> None:
         """Wait for work under way, then stop the threads."""
+        self.uploads.shutdown()
         for pool in (self.streaming, self.pool):
             await asyncio.get_running_loop().run_in_executor(None, pool.shutdown)
         self.driver.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DRIVER_TIMEOUT_S = 60.0  # for what may wait for another program: a plugin that hangs must not hang the engine
+_DYING_S, _DYING_POLL_S = 2.0, 0.05  # how long the links of a dying namespace are waited for
 
 
 class Fabric:
@@ -136,15 +138,24 @@ class Fabric:
         def work() -> tuple[int, OSError | None]:
             return self.host.plumbing.create_sandbox(plan), self.firewall.add_in_thread(published)
 
-        making = self.host.submit(work)
-        try:
-            namespace, error = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            await self._unmake(making, plan, grants)
-            raise
-        except BaseException:
-            self._let_go(grants)
-            raise
+        give_up = asyncio.get_running_loop().time() + _DYING_S
+        while True:
+            making = self.host.submit(work)
+            try:
+                namespace, error = await asyncio.shield(making)
+                break
+            except asyncio.CancelledError:
+                await self._unmake(making, plan, grants)
+                raise
+            except BaseException as failure:
+                if not _still_dying(plan, failure) or asyncio.get_running_loop().time() > give_up:
+                    self._let_go(grants)
+                    raise
+            try:
+                await asyncio.sleep(_DYING_POLL_S)
+            except BaseException:
+                self._let_go(grants)
+                raise
         try:
             await self.firewall.mind(error)
         except BaseException:
@@ -260,6 +271,11 @@ class Fabric:
             except (OSError, SampanError) as error:
                 log.error("network %s: it cannot be taken down: %s", network.name, error)
         await self.firewall.stop_forwarding()
+
+
+def _still_dying(plan: SandboxPlan, failure: BaseException) -> bool:
+    """Return whether a link of a killed engine may have a MAC yet: it goes with its namespace, and nobody is told."""
+    return isinstance(failure, OSError) and failure.errno == errno.EADDRINUSE and any(i.inside for i in plan.interfaces)
 
 
 async def _bounded(work: Awaitable[T], network: NetworkRecord) -> T:

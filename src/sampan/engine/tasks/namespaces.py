@@ -32,7 +32,10 @@ class HeldNamespace:
 
     @classmethod
     def of_task(cls, pid: int, id: str, kind: str, opened: ExitStack) -> HeldNamespace:
-        """Open one of a process of the task `id`. Raises: OSError, ESRCH when the process is not the task's any more."""
+        """Open one of a process of the task `id`.
+
+        Raises: OSError, ESRCH when the process is not the task's any more.
+        """
         fd = procfs.open_namespace(pid, id, _LINKS[kind])
         opened.callback(os.close, fd)
         return cls(path=f"/proc/{pid}/ns/{_LINKS[kind]}", fd=fd)

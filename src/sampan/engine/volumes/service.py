@@ -342,8 +342,8 @@ class Volumes:
         """Make a volume ready for a container that starts; return it as a detached mount, to be attached there.
 
         subpath: a directory or file inside the volume, resolved so that no symlink leads out of it. recursive: with
-        what is mounted below. The caller publishes the event. Raises NotFound, InvalidArgument (subpath), Internal when the
-        filesystem cannot be mounted, Unavailable.
+        what is mounted below. The caller publishes the event. Raises NotFound, InvalidArgument (subpath), Internal when
+        the filesystem cannot be mounted, Unavailable.
         """
         async with self._lock(name):
             volume = self.lookup(name)

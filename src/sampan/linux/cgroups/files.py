@@ -101,6 +101,12 @@ def remove_trees(directories: list[str], *, patience_s: float = 0.5) -> None:
         left = [directory for directory in left if not _remove(directory)]
 
 
+def try_remove_trees(directories: list[str]) -> bool:
+    """Remove cgroup directories, bottom up, as far as nothing in them is busy; say whether all have gone."""
+    removed = [_remove(directory) for directory in directories]  # a busy one does not save the others
+    return all(removed)
+
+
 def _remove(directory: str) -> bool:
     """Remove one tree; False when something in it is busy."""
     try:

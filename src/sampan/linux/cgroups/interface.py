@@ -74,6 +74,10 @@ class Cgroup(ABC):
         """Stop every process inside; return when all have stopped."""
 
     @abstractmethod
+    def try_freeze(self) -> bool:
+        """Ask for every process to stop; say whether all have. To be called again until they have, or `thaw`."""
+
+    @abstractmethod
     def thaw(self) -> None: ...
 
     @abstractmethod
@@ -122,3 +126,8 @@ class Cgroup(ABC):
         """
         self.close()
         files.remove_trees(self.directories)
+
+    def try_delete(self) -> bool:
+        """Remove the directories as far as nothing in them is busy; say whether all have gone. Waits for nothing."""
+        self.close()
+        return files.try_remove_trees(self.directories)

@@ -20,6 +20,9 @@ from typing import Any
 from sampan.linux.cgroups import devices, files, hierarchy, resources_v1, stats_v1, v2
 from sampan.linux.cgroups.interface import Cgroup, Resources
 
+_FREEZE_ATTEMPTS = 1000  # some ten seconds
+_KILL_ATTEMPTS = 100  # half a second: who kills may not wait for what it kills
+
 
 class CgroupV1(Cgroup):
     __slots__ = ()
@@ -126,17 +129,26 @@ class CgroupV1(Cgroup):
         directory = self.paths.get("freezer")
         if directory is None:
             return v2.freeze_tree(self._v2_directory("freezer"), frozen=True)
+        return self._freeze(directory, _FREEZE_ATTEMPTS)
+
+    def _freeze(self, directory: str, attempts: int) -> None:
         pause_s = 0.0
-        for attempt in range(1000):
+        for attempt in range(attempts):
             if attempt and attempt % 50 == 0:  # a fork can slip out again and again; let it run and start over
                 files.write(directory, "freezer.state", "THAWED")
-            files.write(directory, "freezer.state", "FROZEN")
-            if files.read(directory, "freezer.state").strip() == "FROZEN":
-                return None
+            if self.try_freeze():
+                return
             time.sleep(pause_s)
             pause_s = min(pause_s + 0.0001, 0.01)
         files.write(directory, "freezer.state", "THAWED")
         raise OSError(errno.EBUSY, "unable to freeze", directory)
+
+    def try_freeze(self) -> bool:
+        directory = self.paths.get("freezer")
+        if directory is None:
+            return v2.try_freeze_tree(self._v2_directory("freezer"))
+        files.write(directory, "freezer.state", "FROZEN")
+        return files.read(directory, "freezer.state").strip() == "FROZEN"
 
     def thaw(self) -> None:
         if "freezer" not in self.paths:
@@ -171,7 +183,10 @@ class CgroupV1(Cgroup):
     def _kill_frozen(self) -> None:
         """Stop all, so that no fork is missed and no number is used again meanwhile; signal all; let them die."""
         try:
-            self.freeze()
+            if "freezer" in self.paths:
+                self._freeze(self.paths["freezer"], _KILL_ATTEMPTS)
+            else:
+                v2.freeze_tree(self._v2_directory("freezer"), frozen=True, patience_s=0.5)
         except OSError:
             pass  # without a freezer, or with a process stuck in the kernel: signal what is there
         try:

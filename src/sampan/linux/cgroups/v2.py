@@ -113,6 +113,9 @@ class CgroupV2(Cgroup):
     def freeze(self) -> None:
         freeze_tree(self.directory, frozen=True)
 
+    def try_freeze(self) -> bool:
+        return try_freeze_tree(self.directory)
+
     def thaw(self) -> None:
         freeze_tree(self.directory, frozen=False)
 
@@ -163,6 +166,12 @@ def freeze_tree(directory: str, *, frozen: bool, patience_s: float = 10.0) -> No
             poll.poll(left_s * 1000)
     finally:
         os.close(fd)
+
+
+def try_freeze_tree(directory: str) -> bool:
+    """Set cgroup.freeze; say whether cgroup.events says that everything stopped."""
+    files.write(directory, "cgroup.freeze", "1")
+    return tree_frozen(directory)
 
 
 def tree_frozen(directory: str) -> bool:

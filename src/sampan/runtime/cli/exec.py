@@ -13,7 +13,7 @@ from sampan.runtime.cli import foreground
 from sampan.runtime.cli.create import check_console, load, preserved, reason, write_pid
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.cli.store import StoredContainer
-from sampan.runtime.container import Process, RuntimeFailure
+from sampan.runtime.container import ExecProcess, RuntimeFailure
 from sampan.runtime.failure import strerror
 
 Spec = dict[str, Any]
@@ -32,7 +32,7 @@ def exec_(call: Invocation) -> int:
         raise CommandFailure(f"exec failed: {reason(error, joining=True)}", FAILED) from error
 
 
-def _start(call: Invocation) -> tuple[Process, int | None]:
+def _start(call: Invocation) -> tuple[ExecProcess, int | None]:
     flags = call.flags
     entry = load(call)
     status = entry.status()

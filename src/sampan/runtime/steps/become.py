@@ -63,7 +63,8 @@ class Becoming:
 def become(becoming: Becoming) -> str:
     """Take the identity and give up everything else; return the program to execute.
 
-    After this the process may do what the container's process may do, and nothing more. Raises: RuntimeFailure, OSError.
+    After this the process may do what the container's process may do, and nothing more. Raises: RuntimeFailure,
+    OSError.
     """
     for becoming.step, function in STEPS:
         function(becoming)
@@ -204,7 +205,10 @@ def check_cwd() -> None:
     except FileNotFoundError:
         inside = False
     if not inside:
-        message = "current working directory is outside of container mount namespace root -- possible container breakout detected"
+        message = (
+            "current working directory is outside of container mount namespace root"
+            " -- possible container breakout detected"
+        )
         raise RuntimeFailure("cwd", errno.EPERM, message)
 
 

@@ -17,17 +17,17 @@ from sampan.linux import mounts as m
 from sampan.linux.cgroups.hierarchy import layout
 from sampan.linux.cgroups.interface import Cgroup
 from sampan.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD
-from sampan.runtime.plan import Mount
+from sampan.runtime.plan import PlannedMount
 from sampan.runtime.steps import mounts as step
 
 
-def mount(spec: Mount, root_fd: int, cgroup: Cgroup, *, namespace: bool) -> None:
+def mount(spec: PlannedMount, root_fd: int, cgroup: Cgroup, *, namespace: bool) -> None:
     """Mount `spec` (type cgroup or cgroup2) at its destination."""
     machine = layout()
     attributes = spec.options.attr_set
     if machine.mode == "unified" or spec.fstype == "cgroup2":
-        # Without a namespace the container sees the tree as runc shows it; but bound, because a new mount made outside of
-        # a cgroup namespace resets the options of all (nsdelegate, memory_recursiveprot).
+        # Without a namespace the container sees the tree as runc shows it; but bound, because a new mount made
+        # outside of a cgroup namespace resets the options of all (nsdelegate, memory_recursiveprot).
         directory = cgroup.paths.get("", machine.v2_root) if namespace else machine.v2_root
         _attach_unified(spec, root_fd, directory, attributes, namespace=namespace)
         return
@@ -46,7 +46,7 @@ def mount(spec: Mount, root_fd: int, cgroup: Cgroup, *, namespace: bool) -> None
         os.close(base)
 
 
-def _attach_unified(spec: Mount, root_fd: int, directory: str, attributes: int, *, namespace: bool) -> None:
+def _attach_unified(spec: PlannedMount, root_fd: int, directory: str, attributes: int, *, namespace: bool) -> None:
     fd = _new("cgroup2", None, attributes) if namespace else None
     if fd is None:
         fd = m.open_tree(AT_FDCWD, directory, m.OPEN_TREE_CLONE)

@@ -18,11 +18,13 @@ from sampan.linux.saferoot import open_in_root, open_or_make
 from sampan.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, PROC_SUPER_MAGIC, fstatfs_type
 from sampan.runtime.failure import RuntimeFailure, strerror
 from sampan.runtime.options import MountOptions
-from sampan.runtime.plan import Mount
+from sampan.runtime.plan import PlannedMount
 from sampan.runtime.validate import PROC_FILES
 
 
-def make(mount: Mount, source_fd: int | None = None, idmap_fd: int | None = None, context: int | None = None) -> int:
+def make(
+    mount: PlannedMount, source_fd: int | None = None, idmap_fd: int | None = None, context: int | None = None
+) -> int:
     """Make one detached mount with all its attributes but those of a late read-only; return its descriptor.
 
     `source_fd` is this mount, made already by the parent; `idmap_fd` a user namespace that describes the id mapping;
@@ -38,7 +40,7 @@ def make(mount: Mount, source_fd: int | None = None, idmap_fd: int | None = None
     return dress(mount, fd, idmap_fd)
 
 
-def dress(mount: Mount, fd: int, idmap_fd: int | None) -> int:
+def dress(mount: PlannedMount, fd: int, idmap_fd: int | None) -> int:
     """Give a detached mount its attributes and id mapping; return it."""
     options = mount.options
     if options.bind:
@@ -77,7 +79,7 @@ def _setattr(fd: int, attr_set: int, attr_clear: int, *, recursive: bool) -> Non
     m.mount_setattr(fd, b"", flags, attr_set=attr_set, attr_clr=attr_clear)
 
 
-def _new_filesystem(mount: Mount, context: int | None) -> int:
+def _new_filesystem(mount: PlannedMount, context: int | None) -> int:
     options = mount.options
     if context is None:
         context = m.fsopen(mount.fstype)
@@ -99,7 +101,7 @@ def _new_filesystem(mount: Mount, context: int | None) -> int:
         os.close(context)
 
 
-def reconfigure(mount: Mount, place: int) -> None:
+def reconfigure(mount: PlannedMount, place: int) -> None:
     """Change a mount that is there: its attributes, and but for a bind its file system's parameters too."""
     options = mount.options
     if not options.bind and (options.superblock or options.data):
@@ -125,18 +127,18 @@ def set_data(context: int, key: str, value: str | None) -> None:
         m.fsconfig(context, m.FSCONFIG_SET_STRING, key, value)
 
 
-def is_late_readonly(mount: Mount) -> bool:
+def is_late_readonly(mount: PlannedMount) -> bool:
     """Say whether a mount becomes read-only only after everything below it has been made."""
     return (
         mount.options.readonly and not mount.options.bind and (mount.fstype == "tmpfs" or mount.destination == "/dev")
     )
 
 
-def target(root_fd: int, mount: Mount, *, directory: bool) -> int:
+def target(root_fd: int, mount: PlannedMount, *, directory: bool) -> int:
     """Open the place to mount at, made when it is missing; an O_PATH descriptor.
 
-    proc and sysfs want a real directory, not a symlink (CVE-2019-19921, CVE-2023-27561). Nothing but a short list may be
-    mounted inside /proc (CVE-2019-16884).
+    proc and sysfs want a real directory, not a symlink (CVE-2019-19921, CVE-2023-27561). Nothing but a short list may
+    be mounted inside /proc (CVE-2019-16884).
     """
     path = mount.destination
     if mount.fstype in ("proc", "sysfs"):
@@ -167,7 +169,7 @@ def open_or_make_nofollow(root_fd: int, path: str) -> int:
     return open_or_make(root_fd, path, directory=True)[0]
 
 
-def attach(mount: Mount, fd: int, root_fd: int) -> None:
+def attach(mount: PlannedMount, fd: int, root_fd: int) -> None:
     """Attach a detached mount at its destination and give it its propagation; `fd` stays open.
 
     Raises: RuntimeFailure in the reference's words.
@@ -188,7 +190,7 @@ def attach(mount: Mount, fd: int, root_fd: int) -> None:
         m.mount_setattr(fd, b"", flags, propagation=propagation)
 
 
-def failed(mount: Mount, error: OSError) -> RuntimeFailure:
+def failed(mount: PlannedMount, error: OSError) -> RuntimeFailure:
     """Word a failed mount as the reference does."""
     number = error.errno or 0
     source = mount.source or mount.fstype
@@ -200,7 +202,7 @@ def failed(mount: Mount, error: OSError) -> RuntimeFailure:
     )
 
 
-def keep_mode(root_fd: int, mount: Mount, fd: int) -> None:
+def keep_mode(root_fd: int, mount: PlannedMount, fd: int) -> None:
     """Give a tmpfs with no mode of its own the mode of the directory that it covers, as the reference does."""
     if any(key == "mode" for key, _ in mount.options.data):
         return
@@ -216,7 +218,7 @@ def keep_mode(root_fd: int, mount: Mount, fd: int) -> None:
         os.close(covered)
 
 
-def copy_up(root_fd: int, mount: Mount, fd: int) -> None:
+def copy_up(root_fd: int, mount: PlannedMount, fd: int) -> None:
     """Copy what the root has at the destination into a new, still detached tmpfs."""
     try:
         source = open_in_root(root_fd, mount.destination, os.O_RDONLY | os.O_DIRECTORY)

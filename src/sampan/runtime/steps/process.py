@@ -56,21 +56,26 @@ def keyring_of(id: str) -> str:
     return f"_ses.{id}"
 
 
-def join_keyring(name: str, *, user_namespace: bool) -> None:
-    """Join the container's session keyring, made when it is missing: the container does not see the daemon's keys.
+def start_keyring(name: str, *, user_namespace: bool) -> None:
+    """Start the container's session keyring, so that it does not see the daemon's keys.
 
-    Only who may search a keyring can join it by its name, so later processes of the container get that right: the owner,
-    or with a user namespace everybody in there, as in the reference.
+    Only who may search a keyring can join it by its name, so later processes of the container get that right: the
+    owner, or with a user namespace everybody in there, as in the reference.
     """
     searchable = syscalls.KEY_OTH_SEARCH if user_namespace else syscalls.KEY_USR_SEARCH
+    key = join_keyring(name)
+    if key >= 0:
+        syscalls.keyctl(syscalls.KEYCTL_SETPERM, key, syscalls.KEY_OF_A_NEW_SESSION | searchable)
+
+
+def join_keyring(name: str) -> int:
+    """Join the session keyring of this name, a new one when there is none; -1 where the kernel does not let us."""
     try:
-        key = syscalls.keyctl_join_session_keyring(name)
-        permissions = int(syscalls.keyctl_describe(key).split(";")[3], 16)
-        if not permissions & searchable:
-            syscalls.keyctl(syscalls.KEYCTL_SETPERM, key, permissions | searchable)
+        return syscalls.keyctl_join_session_keyring(name)
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES):
             raise
+        return -1
 
 
 def set_apparmor(profile: str, proc_fd: int, pid: str) -> None:

@@ -15,7 +15,7 @@ from sampan.linux import mounts as m
 from sampan.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE
 from sampan.runtime.failure import RuntimeFailure, strerror
 from sampan.runtime.options import split_overlay_layers
-from sampan.runtime.plan import Mount, Plan
+from sampan.runtime.plan import Plan, PlannedMount
 from sampan.runtime.steps import mounts as step
 
 _OVERLAY_LAYER_KEYS = {"lowerdir": "lowerdir+", "datadir": "datadir+"}
@@ -84,7 +84,7 @@ def attach(plan: Plan, fd: int) -> None:
             os.close(inner)
 
 
-def overlay(mount: Mount) -> int:
+def overlay(mount: PlannedMount) -> int:
     """Mount an overlay of any number of layers, detached.
 
     One string of at most 255 bytes is all that fsconfig takes, so layers go one by one with `lowerdir+` (6.8); a path
@@ -131,7 +131,7 @@ def _set_directory(context: int, key: str, path: str, opened: list[int]) -> None
     m.fsconfig(context, m.FSCONFIG_SET_FD, key, None, fd)
 
 
-def overlay_by_relative_paths(mount: Mount) -> int:
+def overlay_by_relative_paths(mount: PlannedMount) -> int:
     """mount(2) on the working directory's overlay: one page of data holds some 120 short relative paths."""
     layers: list[str] = []
     others: list[str] = []

@@ -6,7 +6,10 @@ Source: see json_file.py and local.py.
 
 from __future__ import annotations
 
+import json
+import re
 import struct
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -15,7 +18,7 @@ from sampan.errors import NotImplemented_
 from sampan.spec.times import rfc3339_nano
 
 
-class Record(msgspec.Struct):
+class LogRecord(msgspec.Struct):
     """One record read back.
 
     `log` ends with a newline unless the piece does not end the line; bytes that are no UTF-8 are surrogates (PEP 383).
@@ -32,18 +35,27 @@ class Decoder(Protocol):
         """Return how many bytes at the start of `block` are whole records."""
         ...
 
-    def decode(self, block: bytes) -> list[Record]:
+    def decode(self, block: bytes) -> list[LogRecord]:
         """Decode whole records."""
         ...
 
-    def last(self, block: bytes, count: int) -> tuple[int, int]:
-        """Walk back over whole records at the end of `block`, at most `count`: (how many were found, offset of the
-        first).
+    def back(self, block: bytes, *, at_start: bool) -> list[int]:
+        """Return where the whole records at the end of `block` begin, and last where they end.
+
+        at_start: the block is the beginning of its file; else what stands first in it may be a part of a record.
         """
         ...
 
+    def line_ends(self, block: bytes) -> int:
+        """Count the whole records that end a line, without decoding them."""
+        ...
 
-_decoder = msgspec.json.Decoder(Record)
+
+_NEWLINE = re.compile(rb"\n")
+_END = rb'\n","stream":"'
+_ESCAPED_END = b"\\" + _END
+_LINE_END = re.compile(rb'(?<!\\)(?:\\\\)*\\n","stream":"')
+_decoder = msgspec.json.Decoder(LogRecord)
 _DAMAGE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
@@ -51,27 +63,30 @@ class JsonFileDecoder:
     def whole(self, block: bytes) -> int:
         return block.rfind(b"\n") + 1
 
-    def decode(self, block: bytes) -> list[Record]:
+    def decode(self, block: bytes) -> list[LogRecord]:
         try:
             return _decoder.decode_lines(block)
         except _DAMAGE:
             return self._decode_one_by_one(block)
 
-    def _decode_one_by_one(self, block: bytes) -> list[Record]:
-        records: list[Record] = []
+    def _decode_one_by_one(self, block: bytes) -> list[LogRecord]:
+        records: list[LogRecord] = []
         for line in block.split(b"\n"):
             try:
                 records.append(_decoder.decode(line))
             except _DAMAGE:
-                continue
+                with suppress(ValueError, TypeError):  # msgspec takes no lone surrogate; the standard library does
+                    records.append(msgspec.convert(json.loads(line), LogRecord))
         return records
 
-    def last(self, block: bytes, count: int) -> tuple[int, int]:
-        found, start = 0, self.whole(block)
-        while found < count and start > 0:
-            start = block.rfind(b"\n", 0, start - 1) + 1
-            found += 1
-        return found, start
+    def back(self, block: bytes, *, at_start: bool) -> list[int]:
+        ends = [m.end() for m in _NEWLINE.finditer(block)]
+        return [0, *ends] if at_start and ends else ends
+
+    def line_ends(self, block: bytes) -> int:
+        if _ESCAPED_END in block:  # a backslash before: an escaped one and an n, or a newline after all
+            return len(_LINE_END.findall(block))
+        return block.count(_END)
 
 
 _SIZE = struct.Struct(">I")
@@ -89,8 +104,8 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _decode_entry(entry: bytes) -> Record:
-    record = Record()
+def _decode_entry(entry: bytes) -> LogRecord:
+    record = LogRecord()
     line, partial, time_ns, at = b"", False, 0, 0
     while at < len(entry):
         key, at = _read_varint(entry, at)
@@ -123,11 +138,11 @@ class LocalDecoder:
             end += size
         return end
 
-    def decode(self, block: bytes) -> list[Record]:
+    def decode(self, block: bytes) -> list[LogRecord]:
         """Decode whole records. Most are a plain line with a head (stream and time) that many share: those are taken
         apart at fixed places.
         """
-        records: list[Record] = []
+        records: list[LogRecord] = []
         heads: dict[bytes, tuple[str, str]] = {}
         at = 0
         while at < len(block):
@@ -138,7 +153,7 @@ class LocalDecoder:
             known = heads.get(block[start : line - 2])
             if known and line < end and block[line - 2] == 0x1A and block[line - 1] == end - line:
                 text = block[line:end].decode("utf-8", "surrogateescape")
-                records.append(Record(text + "\n", *known))
+                records.append(LogRecord(text + "\n", *known))
                 continue
             try:
                 record = _decode_entry(block[start:end])
@@ -148,15 +163,17 @@ class LocalDecoder:
             heads[block[start : line - 2]] = (record.stream, record.time)
         return records
 
-    def last(self, block: bytes, count: int) -> tuple[int, int]:
-        found, start = 0, len(block)
-        while found < count and start >= 8:
+    def back(self, block: bytes, *, at_start: bool) -> list[int]:
+        found = [len(block)]
+        while (start := found[-1]) >= 8:
             size = _SIZE.unpack_from(block, start - 4)[0] + 8
             if size > start:
                 break
-            start -= size
-            found += 1
-        return found, start
+            found.append(start - size)
+        return found[::-1] if len(found) > 1 else []
+
+    def line_ends(self, block: bytes) -> int:
+        return sum(record.log.endswith("\n") for record in self.decode(block))
 
 
 def decoder(driver: str) -> Decoder:

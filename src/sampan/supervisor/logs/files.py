@@ -5,7 +5,8 @@ Invariants:
 - The live file holds whole records only: what did not fit on a full disk is cut away again and counted as dropped; the
   caller never sees an error, because a log must not stop a container.
 - A file is set aside once its size has reached `max_size`, before the next record, never inside a record.
-- Compression runs in a child process, one at a time, so that writing goes on.
+- Nothing waits for compression (compression.py): a file that is not compressed yet is set aside like any other, so what
+  lies on the disk is at most `max_files` whole files.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-import zlib
 from collections.abc import Callable
 
+from sampan.supervisor.logs import compression
 from sampan.supervisor.logs.options import Rotation
 
 _COMPLAIN_EVERY_S = 60.0
@@ -29,7 +30,7 @@ class RotatingFile:
         self._rotation = rotation
         self._fd = self._open(0)
         self._size = os.fstat(self._fd).st_size
-        self._compressor = -1  # pidfd
+        self._compressor = compression.Compressor(path, rotation.max_files)
         self._complained_at = -_COMPLAIN_EVERY_S
         self.dropped_bytes = 0
 
@@ -47,14 +48,18 @@ class RotatingFile:
                     block = block[end:]
                 if not block:
                     return
-                self._rotate()
+                if not self._rotate():
+                    break
+            self._compressor.look_again()
             self._append(block)
         except OSError as e:
             self._complain(len(block), e)
 
     def close(self) -> None:
-        self._wait_for_compressor()
+        """Compression that is under way goes on by itself."""
         if self._fd >= 0:
+            self._compressor.look_again()
+            self._compressor.close()
             os.close(self._fd)
             self._fd = -1
 
@@ -71,40 +76,34 @@ class RotatingFile:
             return
         self._size += done
 
-    def _rotate(self) -> None:
-        self._wait_for_compressor()
+    def _rotate(self) -> bool:
+        """Set the live file aside; False when that cannot be now, and the live file goes on."""
         if self._rotation.max_files < 2:
             os.ftruncate(self._fd, 0)
             self._size = 0
-            return
-        extension = ".gz" if self._rotation.compress else ""
-        for number in range(self._rotation.max_files - 1, 1, -1):
-            try:
-                os.rename(f"{self._path}.{number - 1}{extension}", f"{self._path}.{number}{extension}")
-            except FileNotFoundError:
-                pass
-        os.rename(self._path, f"{self._path}.1")
-        fd = self._open(os.O_EXCL)
+            return True
+        with compression.lock(self._path, wait=False) as locked:
+            if not locked:
+                return False
+            for extension in compression.EXTENSIONS:
+                _unlink(f"{self._path}.{self._rotation.max_files - 1}{extension}")
+            for number in range(self._rotation.max_files - 1, 1, -1):
+                for extension in compression.EXTENSIONS:
+                    try:
+                        os.rename(f"{self._path}.{number - 1}{extension}", f"{self._path}.{number}{extension}")
+                    except FileNotFoundError:
+                        pass
+            os.rename(self._path, f"{self._path}.1")
+            fd = self._open(os.O_EXCL)
         os.close(self._fd)
         self._fd = fd
         self._size = 0
         if self._rotation.compress:
-            pid = os.fork()
-            if pid == 0:
-                _compress_and_exit(f"{self._path}.1")
-            self._compressor = os.pidfd_open(pid)
+            self._compressor.start()
+        return True
 
     def _open(self, flags: int) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | flags, 0o640)
-
-    def _wait_for_compressor(self) -> None:
-        if self._compressor >= 0:
-            try:
-                os.waitid(os.P_PIDFD, self._compressor, os.WEXITED)
-            except ChildProcessError:  # the shim's reaper was first
-                pass
-            os.close(self._compressor)
-            self._compressor = -1
 
     def _complain(self, lost: int, error: OSError) -> None:
         self.dropped_bytes += lost
@@ -117,20 +116,8 @@ class RotatingFile:
             )
 
 
-def _compress_and_exit(path: str) -> None:
-    """Replace `path` by `path.gz` in this forked child. The rename is last: a reader finds one of both, whole."""
-    status = 1
+def _unlink(path: str) -> None:
     try:
-        os.nice(10)
-        packer = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)  # 16: a gzip header
-        with open(path, "rb") as source, open(f"{path}.gz.tmp", "wb") as target:
-            while chunk := source.read(1 << 20):
-                target.write(packer.compress(chunk))
-            target.write(packer.flush())
-        os.rename(f"{path}.gz.tmp", f"{path}.gz")
         os.unlink(path)
-        status = 0
-    except OSError as e:
-        print(f"log {path}: compress: {e.strerror}", file=sys.stderr, flush=True)
-    finally:
-        os._exit(status)
+    except FileNotFoundError:
+        pass

@@ -3,8 +3,9 @@
     {"log":"hello\\n","stream":"stdout","attrs":{"tag":"x"},"time":"2026-01-02T03:04:05.123456789Z"}
 
 Writing escapes and stamps a whole read at once: every record of one read carries the same time. Which characters need
-escaping is found by deleting all others (`bytes.translate`), then each one present costs one `bytes.replace`. Bytes
-that are no UTF-8 become U+FFFD each.
+escaping is found by deleting all others (`bytes.translate`), then each one present costs one `bytes.replace`. A byte
+that is no UTF-8 becomes an escaped lone surrogate (PEP 383), which Docker and all of Go read as the U+FFFD that Docker
+itself writes, and from which decoders.py makes the byte again.
 
 Source: observed on Docker Engine 28.5; Go's encoding/json (HTML-safe escapes, RFC3339Nano without trailing zeros).
 """
@@ -19,7 +20,6 @@ from sampan.supervisor.logs.record import Partial
 
 _UNESCAPED = bytes(c for c in range(256) if (c >= 0x20 and c not in b'\\"<>&') or c == 0x0A)
 _ESCAPES = {c: b"\\u%04x" % c for c in (*range(0x20), *b"<>&")} | {0x22: b'\\"', 0x0D: b"\\r"}
-_INVALID = dict.fromkeys(range(56448, 56576), "\\ufffd")
 
 
 def escape(text: bytes) -> bytes:
@@ -41,7 +41,7 @@ def _escape_unicode(text: bytes) -> bytes:
     try:
         text.decode()
     except UnicodeDecodeError:
-        return text.decode("utf-8", "surrogateescape").translate(_INVALID).encode()
+        return text.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace")  # in C, both
     return text
 
 

@@ -7,7 +7,11 @@ its turn. Following uses inotify on the log's directory, watched before the file
 stepped over as rotations were seen: nothing is lost or repeated.
 
 Invariants: no polling; the only blocking work is reading files (decompression runs in a thread).
-Source: inotify(7); Docker Engine 28.5 for the meaning of tail (records, before since) and the form of lines.
+A line longer than 16 KiB is several records (lines.py) of one time. It counts once for tail, and what stands in front
+of a line, its time say, stands there once.
+
+Source: inotify(7); Docker Engine 28.5 for the meaning of tail (before since) and the form of lines. Docker counts and
+stamps each record of a long line.
 """
 
 from __future__ import annotations
@@ -27,9 +31,10 @@ from urllib.parse import quote_plus
 
 from sampan.linux import inotify
 from sampan.spec.times import rfc3339_nano
-from sampan.supervisor.logs.decoders import Decoder, Record, decoder
+from sampan.supervisor.logs.decoders import Decoder, LogRecord, decoder
 
 _CHUNK_BYTES = 256 * 1024
+_TAIL_BYTES = 256 * 1024
 _HEADER = struct.Struct(">BxxxI")
 _STREAMS = {"stdout": 1, "stderr": 2}
 _WATCH = inotify.IN_MODIFY | inotify.IN_MOVED_TO | inotify.IN_CREATE | inotify.IN_DELETE_SELF
@@ -43,7 +48,7 @@ class Query:
     stderr: bool = True
     since_ns: int = 0  # 0: no bound
     until_ns: int = 0
-    tail: int | None = None  # as many records at most, counted before `since` is looked at; None: all
+    tail: int | None = None  # as many lines at most, counted before `since` is looked at; None: all
     follow: bool = False
     timestamps: bool = False
     details: bool = False
@@ -70,15 +75,16 @@ async def read(driver: str, path: str, query: Query, *, stopped: asyncio.Event |
                 yield chunk
 
 
-def renderer(query: Query) -> Callable[[list[Record]], tuple[bytes, bool]]:
+def renderer(query: Query) -> Callable[[list[LogRecord]], tuple[bytes, bool]]:
     """Build the function that turns records into what the client reads: (bytes, whether `until` has been passed)."""
     pack = _HEADER.pack
     since = rfc3339_nano(query.since_ns)[:-1] if query.since_ns else ""
     until = rfc3339_nano(query.until_ns)[:-1] if query.until_ns else ""
     wanted = {name: number for name, number in _STREAMS.items() if getattr(query, name)}
     plain = not (since or until or query.timestamps or query.details or query.raw)
+    unfinished: dict[str, str] = {}  # stream → time of the line of which more pieces may come
 
-    def fast(records: list[Record]) -> tuple[bytes, bool]:
+    def fast(records: list[LogRecord]) -> tuple[bytes, bool]:
         parts: list[bytes] = []
         append = parts.append
         for record in records:
@@ -89,9 +95,12 @@ def renderer(query: Query) -> Callable[[list[Record]], tuple[bytes, bool]]:
                 append(line)
         return b"".join(parts), False
 
-    def full(records: list[Record]) -> tuple[bytes, bool]:
+    def full(records: list[LogRecord]) -> tuple[bytes, bool]:
         parts: list[bytes] = []
         for record in records:
+            inside = unfinished.pop(record.stream, None) == record.time
+            if not record.log.endswith("\n"):
+                unfinished[record.stream] = record.time
             when = record.time[:-1]  # without Z, fractions of any length compare as text
             if since and when < since:
                 continue
@@ -101,9 +110,9 @@ def renderer(query: Query) -> Callable[[list[Record]], tuple[bytes, bool]]:
             if not number:
                 continue
             line = record.log.encode("utf-8", "surrogateescape")
-            if query.details:
+            if query.details and not inside:
                 line = _details(record.attrs) + b" " + line
-            if query.timestamps:
+            if query.timestamps and not inside:
                 line = _fixed(when) + b" " + line
             if not query.raw:
                 parts.append(pack(number, len(line)))
@@ -122,6 +131,33 @@ def _details(attrs: dict[str, str] | None) -> bytes:
     return ",".join(f"{quote_plus(k)}={quote_plus(v)}" for k, v in sorted((attrs or {}).items())).encode()
 
 
+class LogTail:
+    """Counts lines from the end of a log, by records shown to it newest first."""
+
+    def __init__(self, count: int) -> None:
+        self.wanted = count  # lines that are still to come
+        self._begun: dict[str, str] = {}  # stream → time of a line of the tail whose first record may be further back
+
+    @property
+    def done(self) -> bool:
+        return self.wanted <= 0 and not self._begun
+
+    def take(self, record: LogRecord) -> bool:
+        """Take the next older record; tell whether it belongs to the tail."""
+        inside = self._begun.pop(record.stream, None) == record.time and not record.log.endswith("\n")
+        if not inside:
+            if self.wanted <= 0:
+                return False
+            self.wanted -= 1
+        self._begun[record.stream] = record.time
+        return True
+
+    def skip(self, count: int, first: list[LogRecord]) -> None:
+        """Take a block of which each record ends a line of the tail: how many, and the first of them."""
+        self.wanted -= count
+        self._begun = {record.stream: record.time for record in first}
+
+
 @dataclass(slots=True)
 class _LogFile:
     """An open log file and how far it has been read."""
@@ -136,7 +172,7 @@ class _LogFile:
 class _Log:
     """One log being read by one client."""
 
-    def __init__(self, path: str, decoder_: Decoder, render: Callable[[list[Record]], tuple[bytes, bool]]) -> None:
+    def __init__(self, path: str, decoder_: Decoder, render: Callable[[list[LogRecord]], tuple[bytes, bool]]) -> None:
         self._path = path
         self._decoder = decoder_
         self._render = render
@@ -175,37 +211,57 @@ class _Log:
         return None
 
     async def emit_from(self, files: list[_LogFile], tail: int | None) -> AsyncIterator[bytes]:
-        first = 0 if tail is None else self._seek_last(files, tail)
+        first = 0 if tail is None else await self._seek_last(files, tail)
         for file in files[first:]:
             async for chunk in self._emit(file):
                 yield chunk
             if self.past_until:
                 return
 
-    def _seek_last(self, files: list[_LogFile], count: int) -> int:
-        """Set the offsets so that `count` records remain. Returns the index of the first file to read."""
+    async def _seek_last(self, files: list[_LogFile], count: int) -> int:
+        """Set the offsets so that `count` lines remain. Returns the index of the first file to read."""
+        tail = LogTail(count)
         for index in range(len(files) - 1, -1, -1):
-            count -= self._seek_back(files[index], count)
-            if count <= 0:
+            await self._seek_back(files[index], tail)
+            if tail.done:
                 return index
         return 0
 
-    def _seek_back(self, file: _LogFile, count: int) -> int:
-        end = file.size()
-        block = b""
-        size = 64 * 1024
-        found, offset = 0, 0
-        while end > 0:
+    async def _seek_back(self, file: _LogFile, tail: LogTail) -> None:
+        """Walk back from the file's end, a block at a time, until the tail is found or the file begins."""
+        end = file.offset = file.size()
+        size = _TAIL_BYTES
+        while end > 0 and not tail.done:
             start = max(0, end - size)
             block = os.pread(file.fd, end - start, start)
-            found, offset = self._decoder.last(block, count)
-            # a record that begins where the block begins may be cut, unless the file begins there too
-            if start == 0 or (found >= count and offset > 0):
-                file.offset = start + offset
-                return found
-            size *= 4
-        file.offset = end
-        return 0
+            places = self._decoder.back(block, at_start=start == 0)
+            if len(places) < 2:  # not one whole record, or not one at all: an unfinished one at the end of the file
+                if start == 0:
+                    return
+                size *= 2
+                continue
+            size = _TAIL_BYTES
+            whole = block[places[0] : places[-1]]
+            count = len(places) - 1
+            if count < tail.wanted and self._decoder.line_ends(whole) == count:
+                tail.skip(count, self._decoder.decode(block[places[0] : places[1]]))
+                first = places[0]
+            else:
+                first = self._first(tail, block, places)
+            file.offset = start + first
+            end = start + places[0]
+            await asyncio.sleep(0)
+
+    def _first(self, tail: LogTail, block: bytes, places: list[int]) -> int:
+        """Return where the tail's first record in this block begins; the block's end when it has none."""
+        first = places[-1]
+        for begin, finish in zip(places[-2::-1], places[:0:-1], strict=True):
+            for record in self._decoder.decode(block[begin:finish]):
+                if tail.take(record):
+                    first = begin
+            if tail.done:
+                break
+        return first
 
     async def _emit(self, file: _LogFile) -> AsyncIterator[bytes]:
         """Yield from the file's offset to its present end. An unfinished record at the end stays for the next call."""

@@ -1,8 +1,8 @@
 """The writing half of every log driver, as the shim needs it: a format turns whole blocks of a stream into records.
 
 A new driver that keeps files adds a `Format` here and a `Decoder` on the reading side; one that sends elsewhere
-(syslog, journald, gelf, fluentd) adds a `LogWriter`. What is imported from here is in every shim's memory: no msgspec,
-no dataclasses.
+(syslog, journald, gelf, fluentd) adds a `LogSink`; both are named in drivers.py. What is imported from here is in
+every shim's memory: no msgspec, no dataclasses.
 """
 
 from __future__ import annotations
@@ -20,15 +20,24 @@ class Partial(NamedTuple):
     last: bool
 
 
-class LogWriter(Protocol):
-    """Takes what a process wrote, a read at a time.
+class LogSink(Protocol):
+    """Where a task's output goes. tests/conformance/test_log_drivers.py is what each implementation passes.
 
-    Never raises for a full disk or an absent peer; never blocks for long.
+    Never raises for a full disk or an absent peer; never blocks for long, because it stands in the shim's loop: work
+    that takes its time is a process's beside it.
     """
 
-    def write(self, stream: str, data: bytes) -> None: ...
-    def end(self, stream: str) -> None: ...
-    def close(self) -> None: ...
+    def write(self, stream: str, data: bytes) -> None:
+        """Take one read of `stream` ("stdout" or "stderr"); it may end anywhere in a line."""
+        ...
+
+    def end(self, stream: str) -> None:
+        """The stream has ended: an unfinished line is finished by that."""
+        ...
+
+    def close(self) -> None:
+        """Both streams have ended, if nobody has said so; a second call does nothing."""
+        ...
 
 
 class Format(Protocol):

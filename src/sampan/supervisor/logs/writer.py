@@ -70,3 +70,16 @@ class FileWriter:
         line, _, block = block.partition(b"\n")
         first = self._format.render(stream, line, long.since_ns, long.next(last=True))
         return first + self._format.render(stream, block, now, None) if block else first
+
+
+class Nothing:
+    """The sink of the driver `none`."""
+
+    def write(self, stream: str, data: bytes) -> None:
+        pass
+
+    def end(self, stream: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

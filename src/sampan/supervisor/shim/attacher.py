@@ -1,7 +1,7 @@
 """One client attached to one process's stdio over shim.sock.
 
-Towards the client: stdcopy frames (1 byte stream, 3 bytes zero, u32be length), raw for a terminal. From the client: raw
-stdin; a half-close is end of input.
+Towards the client: stdcopy frames (1 byte stream, 3 bytes zero, u32be length), or raw, as for a terminal. From the
+client: raw stdin; a half-close is end of input.
 
 What the end of a client's input means, as in Docker: with stdin_once and no terminal the process's stdin ends and
 output goes on; otherwise an attacher with stdin is done and its output ends too. One that never had stdin may
@@ -35,10 +35,11 @@ class Attacher:
         streams: frozenset[str],
         end_stdin: bool,
         logged: bool,
+        raw: bool,
     ) -> None:
         """Takes over `peer` (non-blocking, not yet watched).
 
-        `end_stdin`: the end of its input is the process's. `logged`: a stalled client is cut off.
+        `end_stdin`: the end of its input is the process's. `logged`: a stalled client is cut off. `raw`: no frames.
         """
         self._loop = loop
         self._peer = peer
@@ -47,6 +48,7 @@ class Attacher:
         self._streams = streams
         self._end_stdin = end_stdin
         self._logged = logged
+        self._raw = raw
         self._queue: deque[memoryview] = deque()
         self._finishing = False
         self._input_open = True
@@ -65,7 +67,7 @@ class Attacher:
         """Deliver one read of output."""
         if stream not in self._streams or self._finishing:
             return
-        if self._stdio.terminal:
+        if self._raw:
             self._push(data)
         elif len(data) < _COPY_BYTES:
             self._push(_HEADER.pack(_STREAMS[stream], len(data)) + data)
@@ -77,7 +79,22 @@ class Attacher:
         """End of output, after what is queued."""
         self._finishing = True
         if not self._queue:
+            self._half_close()
+
+    def _half_close(self) -> None:
+        """Say that no more output comes, and close when the other side has: closing a socket that holds input nobody
+        read would reach it as a reset connection, before output that it has not read.
+        """
+        self._stdin = False
+        if self._parked or not self._input_open:
             self.close()
+            return
+        try:
+            self._peer.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self._watch()
 
     def close(self) -> None:
         if self._peer.fileno() >= 0:
@@ -169,7 +186,7 @@ class Attacher:
         if self.pending_bytes <= LOW_WATER_BYTES:
             self._stdio.balance()
         if not self._queue and self._finishing:
-            self.close()
+            self._half_close()
             return
         self._watch()
 
@@ -185,7 +202,9 @@ class Attacher:
                 self._watch()
             return
         self._end_of_input()
-        if self._peer.fileno() >= 0:
+        if self._finishing and not self._queue:
+            self.close()
+        elif self._peer.fileno() >= 0:
             self._watch()
 
     def _end_of_input(self) -> None:

@@ -13,7 +13,7 @@ On a pair of stream sockets, one of each (frames as in wire.py, descriptors besi
 
     shim ──▶ creator    {"id", "rootfs", "seccomp", "sources"} + the process's stdio, none with a terminal, and
                         a descriptor for each of `sources`, which are places in the spec (wire.py)
-    creator ──▶ shim    {"ok": Container.hand_over()} + its descriptors  |  {"error": …}
+    creator ──▶ shim    {"ok": values} + descriptors, for runtime.Handover  |  {"error": …}
 
 Source: clone(2) "CLONE_PARENT", prctl(2) "PR_SET_PDEATHSIG".
 """
@@ -27,7 +27,7 @@ import sys
 from signal import SIGKILL
 from typing import Any, NoReturn
 
-from sampan.errors import InvalidArgument, SampanError
+from sampan.errors import InvalidArgument
 from sampan.linux import process
 from sampan.linux.cgroups import groups
 from sampan.runtime import container as runtime
@@ -45,22 +45,30 @@ class Creator:
 
     def __init__(self, exec_root: str) -> None:
         self._exec_root = exec_root
+        self._unframer = wire.Unframer()
+        self._fds: list[int] = []
         self._peer = self._fork()
 
     def _fork(self) -> _socket.socket:
         shim = os.getpid()
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
-        if process.fork() == 0:
+        self._pid = process.fork()
+        if self._pid == 0:
             _run(self._exec_root, shim, theirs)
         theirs.close()
         return ours
 
-    def ask(self, request: dict[str, Any], stdio: tuple[int, int, int] | None, sources: dict[str, int]) -> None:
-        """Have the container of tasks/<id>/config.json made; `answer` or `undo` must follow. Raises OSError.
+    def ask(self, request: wire.TaskCreateRequest, stdio: tuple[int, int, int] | None, sources: dict[str, int]) -> None:
+        """Have the container of tasks/<id>/config.json made; `take` tells of it. Raises OSError.
 
         sources: place in the spec (wire.py) → descriptor.
         """
-        message = {key: request[key] for key in ("id", "rootfs", "seccomp")} | {"sources": [*sources]}
+        message = {
+            "id": request["id"],
+            "rootfs": request["rootfs"],
+            "seccomp": request["seccomp"],
+            "sources": [*sources],
+        }
         fds = [*(stdio or ()), *sources.values()]
         try:
             _send(self._peer, message, fds)
@@ -69,27 +77,34 @@ class Creator:
             self._peer = self._fork()
             _send(self._peer, message, fds)
 
-    def answer(self, id: str) -> runtime.Container:
-        """Wait for the container that was asked for. Raises TaskFailed, InvalidArgument, Internal, with nothing left."""
-        try:
-            answer, fds = _receive(self._peer)
-        except EOFError:
-            _clear(layout.task_dir(self._exec_root, id))
-            raise wire.TaskFailed("create", 0, "the process that made the container was killed") from None
-        finally:
-            self.dismiss()
-        if "error" in answer:
-            raise wire.error_from_wire(answer["error"])
-        try:
-            return runtime.Container.take_over(answer["ok"], fds)
-        except RuntimeFailure as e:
-            raise wire.TaskFailed(e.step, e.errno, e.message) from e
+    def fileno(self) -> int:
+        return self._peer.fileno()
 
-    def undo(self, id: str) -> None:
-        """Take back what was asked for."""
+    def take(self) -> runtime.Handover | None:
+        """Return what has been handed over, None as long as nothing has; does not wait.
+
+        Raises: what the creator says went wrong, with nothing left; EOFError when it was killed.
+        """
         try:
-            self.answer(id).delete()
-        except SampanError:
+            data, fds = wire.receive(self._peer, _PIECE_BYTES, wait=False)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            data, fds = b"", []
+        self._fds += fds
+        if not data:
+            raise EOFError
+        for message in self._unframer.feed(data):
+            if "error" in message:
+                raise wire.error_from_wire(message["error"])
+            return runtime.Handover(message["ok"], self._fds)
+        return None
+
+    def kill(self) -> None:
+        """It is stuck."""
+        try:
+            os.kill(self._pid, SIGKILL)  # our child, and nobody reaps while it is at work
+        except ProcessLookupError:
             pass
 
     def dismiss(self) -> None:
@@ -109,13 +124,16 @@ def read_spec(directory: str) -> dict[str, Any]:
     return spec
 
 
-def _clear(directory: str) -> None:
+def clear(directory: str) -> None:
     """Take away what a creator left that was killed; its init has seen the end of its channel and goes by itself."""
     shim = layout.read_json(f"{directory}/shim.json")
     if shim and shim["cgroup"]:
         cgroup = groups.load(shim["cgroup"])
-        cgroup.kill()
-        cgroup.delete()
+        try:
+            cgroup.kill()
+            cgroup.delete()
+        except OSError as e:  # the supervisor goes on
+            print(f"{directory}: {e}", file=sys.stderr)
 
 
 # ── the creator's side ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,5 @@
 """A container run by another OCI runtime (runc, crun, runsc …): the same verbs as runtime.container, each one execution
-of that binary.
+of that binary, for which it waits. So the shim has workers do all of it but `prepare`.
 
 The root file system is mounted by the shim in a mount namespace of its own, which the runtime inherits: as with the
 built-in runtime nothing of it is ever mounted on the host. Init and exec'd processes become the shim's children,
@@ -25,7 +25,6 @@ from sampan.linux.cgroups.interface import Cgroup
 from sampan.linux.syscalls import AT_EMPTY_PATH, AT_RECURSIVE
 from sampan.runtime import plan as planning
 from sampan.runtime import user
-from sampan.runtime.container import Process
 from sampan.runtime.failure import RuntimeFailure
 from sampan.runtime.steps import rootfs
 from sampan.supervisor import layout
@@ -46,53 +45,43 @@ class External:
         self.cgroup: Cgroup
         self._binary = binary
         self._bundle = bundle
-        self._log = f"{bundle}/runtime.log"
-        self._global = [*arguments, "--root", f"{bundle}/runtime", "--log", self._log, "--log-format", "json"]
+        self._global = [*arguments, "--root", f"{bundle}/runtime", "--log-format", "json"]
         self._execs = 0
+        self._namespaces: list[int] = []
         self._spec: Spec = {}
 
-    @classmethod
-    def create(
-        cls,
-        spec: Spec,
-        *,
-        binary: str,
-        arguments: list[str],
-        id: str,
-        bundle: str,
-        rootfs: list[Spec],
-        sources: dict[str, int],
-        stdio: tuple[int, int, int] | None,
-    ) -> External:
-        """Raises RuntimeFailure with the runtime's own words, everything undone."""
-        self = cls(binary, arguments, id=id, bundle=bundle)
-        try:
-            self._spec = self._prepare(spec, rootfs, sources)
-            self.cgroup = groups.load((spec.get("linux") or {}).get("cgroupsPath") or f"/{id}")
-            self.pid, self.console_fd = self._detached(
-                "create", ["--bundle", bundle], stdio, terminal=bool(spec["process"].get("terminal"))
-            )
-        except BaseException:
-            self._clear()
-            raise
-        return self
+    def prepare(self, spec: Spec, rootfs: list[Spec], sources: dict[str, int]) -> None:
+        """Mount the root and write config.json: here in the shim, because its mount namespace is what the runtime
+        will be executed in until the end. Raises: RuntimeFailure, OSError; then `clear` must follow.
+        """
+        self.cgroup = groups.load((spec.get("linux") or {}).get("cgroupsPath") or f"/{self.id}")
+        self._spec = self._prepare(spec, rootfs, sources)
+
+    def create(self, stdio: tuple[int, int, int] | None) -> tuple[dict[str, int], list[int]]:
+        terminal = bool(self._spec["process"].get("terminal"))
+        return self._detached("create", ["--bundle", self._bundle], stdio, terminal=terminal)
+
+    def created(self) -> None:
+        """Close what only `create` needed. To be called where `prepare` was, because `create` runs in a fork."""
+        while self._namespaces:
+            os.close(self._namespaces.pop())
 
     def start(self) -> None:
         self._run(["start", self.id])
 
-    def exec(
-        self, process: Spec, *, stdio: tuple[int, int, int] | None = None, seccomp_bpf: bytes | None = None
-    ) -> Process:
+    def number_exec(self) -> int:
+        """Return a number for the files of the next `exec`."""
         self._execs += 1
-        path = f"{self._bundle}/exec-{self._execs}.json"
+        return self._execs
+
+    def exec(self, number: int, process: Spec, stdio: tuple[int, int, int] | None) -> tuple[dict[str, int], list[int]]:
+        path = f"{self._bundle}/exec-{number}.json"
         layout.write_json(path, self._resolved(process))
         try:
-            pid, console = self._detached(
-                "exec", ["--detach", "--process", path], stdio, terminal=bool(process.get("terminal"))
-            )
+            terminal = bool(process.get("terminal"))
+            return self._detached("exec", ["--detach", "--process", path], stdio, terminal=terminal, number=number)
         finally:
             os.unlink(path)
-        return Process(pid, os.pidfd_open(pid), console)
 
     def signal(self, sig: int, all: bool = False) -> None:
         self._run(["kill", *(["--all"] if all else []), self.id, str(int(sig))])
@@ -109,12 +98,13 @@ class External:
         self._run(["update", "--resources", path, self.id])
 
     def delete(self) -> list[str]:
+        """Return what went wrong, as texts."""
         try:
             self._run(["delete", "--force", self.id])
         except RuntimeFailure as e:
             return [e.message]
         finally:
-            self._clear()
+            self.clear()
         return []
 
     def to_state(self) -> Spec:
@@ -144,12 +134,13 @@ class External:
         """Return `mounts` and `linux` of a spec with names for what is a descriptor.
 
         A mount's source gets one in the bundle, in the mount namespace that only the runtime sees; a namespace is named
-        by our descriptor, which is open for as long as the runtime creates the container.
+        by a descriptor of ours, which stays open until `created` or `clear`.
         """
         linux = {**spec["linux"], "namespaces": [*spec["linux"].get("namespaces", ())]}
         for at, namespace in enumerate(linux["namespaces"]):
             if (fd := sources.get(f"namespaces/{namespace['type']}")) is not None:
-                linux["namespaces"][at] = {**namespace, "path": f"/proc/{os.getpid()}/fd/{fd}"}
+                self._namespaces.append(os.dup(fd))  # the caller closes its own before the runtime has looked
+                linux["namespaces"][at] = {**namespace, "path": f"/proc/{os.getpid()}/fd/{self._namespaces[-1]}"}
         found = [*spec.get("mounts", ())]
         for index, fd in [(int(p[7:]), fd) for p, fd in sources.items() if p.startswith("mounts/")]:
             place = f"{self._bundle}/source-{index}"
@@ -185,36 +176,40 @@ class External:
         return {**process, "user": {**kept, **numeric}, "env": environment}
 
     def _detached(
-        self, verb: str, arguments: list[str], stdio: tuple[int, int, int] | None, *, terminal: bool
-    ) -> tuple[int, int | None]:
-        """Run a verb that leaves a process behind; return its pid and, with a terminal, the master."""
-        pid_file = f"{self._bundle}/{verb}.pid"
-        listener = layout.listen(self._bundle, "console.sock") if terminal else None
+        self, verb: str, arguments: list[str], stdio: tuple[int, int, int] | None, *, terminal: bool, number: int = 0
+    ) -> tuple[dict[str, int], list[int]]:
+        """Run a verb that leaves a process behind; return {"pid"} and, with a terminal, the master."""
+        pid_file, socket_name = f"{self._bundle}/{verb}{number}.pid", f"console{number}.sock"
+        listener = layout.listen(self._bundle, socket_name) if terminal else None
         directory = os.open(self._bundle, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if listener:
                 # by way of our descriptor, because a socket's path may not be long
-                arguments = [*arguments, "--console-socket", f"/proc/{os.getpid()}/fd/{directory}/console.sock"]
+                arguments = [*arguments, "--console-socket", f"/proc/{os.getpid()}/fd/{directory}/{socket_name}"]
             self._run([verb, *arguments, "--pid-file", pid_file, self.id], stdio)
-            console = _receive_console(listener) if listener else None
+            console = [_receive_console(listener)] if listener else []
         finally:
             os.close(directory)
             if listener:
                 listener.close()
+                os.unlink(f"{self._bundle}/{socket_name}")
         with open(pid_file) as file:
-            return int(file.read()), console
+            pid = int(file.read())
+        os.unlink(pid_file)
+        return {"pid": pid}, console
 
     def _run(self, arguments: list[str], stdio: tuple[int, int, int] | None = None) -> None:
         """Execute the runtime and wait for it. Raises RuntimeFailure with the last error of its log."""
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         actions = [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(stdio or (null, null, null))]
-        with open(self._log, "wb"):
+        log = f"{self._bundle}/runtime-{os.getpid()}.log"  # each worker's own
+        with open(log, "wb"):
             pass
         before = os.umask(0o022)
         try:
             pid = os.posix_spawn(
                 self._binary,
-                [self._binary, *self._global, *arguments],
+                [self._binary, *self._global, "--log", log, *arguments],
                 {"PATH": _PATH},
                 file_actions=actions,
                 setsigmask=(),
@@ -226,30 +221,32 @@ class External:
             os.umask(before)
             os.close(null)
         _, status = os.waitpid(pid, 0)
+        words = _last_error(log)
+        os.unlink(log)
         if status:
-            raise RuntimeFailure(
-                arguments[0], 0, self._last_error() or f"{self._binary} {arguments[0]}: wait status {status}"
-            )
+            raise RuntimeFailure(arguments[0], 0, words or f"{self._binary} {arguments[0]}: wait status {status}")
 
-    def _last_error(self) -> str:
-        message = ""
-        with open(self._log, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(record, dict) and record.get("level") in ("error", "fatal"):
-                    message = str(record.get("msg", ""))
-        return message
-
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """Take away what the runtime may have left; the mounts go with the shim's mount namespace."""
+        self.created()
         try:
             self.cgroup.kill()
             self.cgroup.delete()
         except (OSError, AttributeError):
             pass
+
+
+def _last_error(log: str) -> str:
+    message = ""
+    with open(log, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and record.get("level") in ("error", "fatal"):
+                message = str(record.get("msg", ""))
+    return message
 
 
 def _receive_console(listener: socket.socket) -> int:

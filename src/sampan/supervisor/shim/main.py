@@ -21,7 +21,7 @@ from sampan.supervisor.shim.server import Server
 
 
 def run(exec_root: str, control: int) -> NoReturn:
-    """Be a shim: wait on the descriptor `control` for a task, then be its shim. Never returns into the zygote's code."""
+    """Be a shim: wait on the descriptor `control` for a task, then be its shim. Never returns to the zygote."""
     status = 1
     try:
         os.setsid()

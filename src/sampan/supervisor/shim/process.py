@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from sampan.supervisor.logs.record import LogWriter
+from sampan.supervisor import wire
+from sampan.supervisor.logs.record import LogSink
 from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.stdio import Stdio
 
@@ -71,15 +72,15 @@ class Process:
         self.pidfd = -1
         self.console = -1
         self.stdio: Stdio | None = None
-        self.exit: dict[str, Any] | None = None
+        self.exit: wire.ExitRecord | None = None
         self.status = -1  # once reaped
         self.exited_at_ns = 0
         self.waiting: list[Waiting] = []
-        self._log: LogWriter | None = None
+        self._log: LogSink | None = None
         self._on_ended: Callable[[Process], None] | None = None
 
     def open_stdio(
-        self, pipes: Pipes | None, console: int | None, log: LogWriter | None, on_ended: Callable[[Process], None]
+        self, pipes: Pipes | None, console: int | None, log: LogSink | None, on_ended: Callable[[Process], None]
     ) -> None:
         """Take over the descriptors of a process that has just been made; `on_ended` is called once."""
         self._log = log

@@ -4,8 +4,8 @@ What CPython writes when code runs for the first times (specialised bytecode, th
 it holds, version tags of classes) is in the zygote's memory then, shared by all shims. Without it an idle shim has some
 four hundred kilobytes more of its own. See also `runtime.warm`, which does the same for the runtime.
 
-The container here is none: its pidfd is no pidfd and its cgroup does not exist, so nothing that goes wrong could hit a
-process.
+The container here is none: its init is a child that has ended, and its cgroup does not exist, so nothing that goes
+wrong could hit a process.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.server import Server
 
 _ROUNDS = 10
+_TURNS = 12  # of the loop, until the task has ended
 _ID = "rehearsal"
-_NO_PID = 1 << 30
 _ALIGNMENT_BYTES = 16
 _LARGEST_BYTES = 512
 _POOL_BYTES = 16 * 1024
@@ -52,25 +52,58 @@ class _NoCgroup:
         return []
 
 
-class _Stage:
-    """Stands in for the creator."""
+class _Handover(runtime.Handover):
+    """One whose container is in no cgroup."""
 
-    def ask(self, request: dict[str, Any], stdio: tuple[int, int, int] | None, sources: dict[str, int]) -> None:
+    def hear(self, *, wait: bool) -> runtime.Container | None:
+        container = super().hear(wait=wait)
+        if container is not None:
+            container.cgroup = cast(Any, _NoCgroup())
+            _made.append(container)
+        return container
+
+
+_made: list[runtime.Container] = []
+
+
+class _Stage:
+    """Stands in for the creator, and for the init that it becomes, which takes its time."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._readable = os.eventfd(1, os.EFD_CLOEXEC)
+
+    def ask(self, request: wire.TaskCreateRequest, stdio: tuple[int, int, int] | None, sources: dict[str, int]) -> None:
         pass
 
-    def answer(self, id: str) -> runtime.Container:
+    def fileno(self) -> int:
+        return self._readable
+
+    def take(self) -> runtime.Handover:
         self.init, ours = sync.pair()
-        self.init.socket.shutdown(_socket.SHUT_WR)  # as after its execve
-        values = {"id": _ID, "bundle": "", "spec": {}, "cgroup": f"/{_ID}/{os.getpid()}", "pid": _NO_PID}
-        fds = [ours.socket.detach(), os.memfd_create(_ID, os.MFD_CLOEXEC)]
-        self.container = runtime.Container.take_over(values, fds)
-        self.container.cgroup = self.cgroup = cast(Any, _NoCgroup())
-        return self.container
+        pid = process.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        self._loop.after(0, lambda: self.init.send(sync.PID + b"%d" % pid))
+        self._loop.after(0.0001, self._execute)
+        values = {"id": _ID, "bundle": "", "spec": {}, "cgroup": f"/{_ID}/{os.getpid()}"}
+        return _Handover(values, [ours.socket.detach()])
+
+    def _execute(self) -> None:
+        self.init.send(sync.GATE)
+        self._loop.after(0.0001, lambda: self.init.socket.shutdown(_socket.SHUT_WR))  # as after its execve
 
     def dismiss(self) -> None:
+        pass
+
+    def close(self) -> None:
+        os.close(self._readable)
         self.init.close()
-        self.container.close()
-        os.close(self.cgroup.fd)
+        for container in _made:
+            os.close(cast(Any, container.cgroup).fd)
+            container.close()
+        _made.clear()
 
 
 def rehearse(exec_root: str) -> None:
@@ -94,15 +127,13 @@ def rehearse(exec_root: str) -> None:
 def _play(root: str) -> None:
     supervisor, control = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
     loop = Loop()
-    stage: Any = _Stage()
+    stage: Any = _Stage(loop)
     server = Server(loop, root, control.detach(), stage)
     supervisor.send(wire.frame({"seq": 1, "op": "create", "id": _ID, **_request(root)}))
-    loop.after(0, loop.stop)
-    loop.run()
-    server.task.reaped(_NO_PID, 0)
-    loop.after(0, loop.stop)
-    loop.run()
-    stage.dismiss()
+    for _ in range(_TURNS):
+        loop.after(0.0001, loop.stop)
+        loop.run()
+    stage.close()
     server.close()
     loop.close()
     supervisor.close()

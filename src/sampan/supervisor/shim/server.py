@@ -10,7 +10,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from sampan.errors import Conflict, InvalidArgument
 from sampan.supervisor import layout, title, wire
@@ -18,7 +18,8 @@ from sampan.supervisor.shim.attacher import Attacher
 from sampan.supervisor.shim.creator import Creator
 from sampan.supervisor.shim.loop import READ, WRITE, Loop
 from sampan.supervisor.shim.process import Process
-from sampan.supervisor.shim.task import Task
+from sampan.supervisor.shim.task import Reply, Task
+from sampan.supervisor.states import UNBORN, TaskStatus
 
 _UNTOLD_LIMIT = 256
 _LINGER_LIMIT_S = 600.0
@@ -47,9 +48,14 @@ class Server:
     @property
     def idle(self) -> bool:
         """No container exists: nothing is lost when this shim leaves."""
-        return self._task is None or self._task.status in ("creating", "failed")
+        return self._task is None or self._task.status in UNBORN
 
-    def create(self, request: dict[str, Any], sources: dict[str, int]) -> None:
+    @property
+    def useless(self) -> bool:
+        """There is no container, and none will come."""
+        return self._task is None or self._task.status is TaskStatus.FAILED
+
+    def create(self, request: wire.TaskCreateRequest, sources: dict[str, int], reply: Reply) -> None:
         """Become the shim of a task, and make it.
 
         sources: place in the spec (wire.py) → descriptor, the caller's.
@@ -58,7 +64,7 @@ class Server:
             raise Conflict(f"the shim has task {self._task.id} already")
         directory = layout.task_dir(self._exec_root, request["id"])
         self._task = Task(self._loop, request["id"], directory, self._notify, self._creator)
-        self._task.create(request, sources, self._open_door)
+        self._task.create(request, sources, self._open_door, reply)
 
     def _open_door(self) -> None:
         title.set_title(f"sampan-shim {self.task.id[:12]} {self._exec_root}")
@@ -98,7 +104,7 @@ class Server:
             self._control.close()
         os.close(self._spare)
 
-    def _notify(self, event: dict[str, Any]) -> None:
+    def _notify(self, event: wire.Event) -> None:
         if self._control:
             self._control.tell({"event": event})
         if len(self.task.execs) > _UNTOLD_LIMIT:
@@ -106,15 +112,14 @@ class Server:
                 self.task.forget_exec(exec_id)
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if self._task:
-                self._task.reaped(pid, status)
+        if self._task:
+            self._task.reap()
+            return
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
 
     def _on_accept(self, _: int) -> None:
         assert self._listener is not None
@@ -140,7 +145,8 @@ class Server:
 class Control:
     """The supervisor's connection.
 
-    Requests are served in order; answers and events go out in order, queued when it is slow.
+    Requests begin in order; answers go when their operation has ended, in order with the events, queued when it is
+    slow.
     """
 
     def __init__(self, loop: Loop, peer: _socket.socket, server: Server) -> None:
@@ -215,65 +221,70 @@ class Control:
         self._loop.change(self._peer.fileno(), READ)
 
     def _serve(self, request: dict[str, Any]) -> None:
-        seq = request["seq"]
-        if request["op"] == "told":
+        """Serve one request; its answer goes when the operation has ended."""
+        op, seq = request["op"], request["seq"]
+        if op == "told":
             self._server.task.forget_exec(request["exec_id"])
             return
-        try:
-            if request["op"] == "delete":
-                self._server.task.delete(lambda answer: self._deleted(seq, answer))
-                return
-            answer = None
-            if request["op"] == "create":
-                self._create(request)
-            else:
-                answer = _dispatch(self._server.task, request)
-        except Exception as e:
-            self.tell({"seq": seq, "error": wire.error_to_wire(e)})
-            if self._server.idle:
-                self._server.leave()
-            return
-        report = {"report": self._server.task.report()} if request["op"] in ("create", "start") else {}
-        self.tell({"seq": seq, "ok": answer, **report})
 
-    def _create(self, request: dict[str, Any]) -> None:
+        def reply(value: Any, error: BaseException | None) -> None:
+            if error is not None:
+                self.tell({"seq": seq, "error": wire.error_to_wire(error)})
+                if self._server.useless:
+                    self._server.leave()
+                return
+            report = {"report": self._server.task.report()} if op in ("create", "start") else {}
+            self.tell({"seq": seq, "ok": value, **report})
+            if op == "delete":
+                self._server.leave()
+
+        try:
+            if op == "create":
+                self._create(cast(wire.TaskCreateRequest, request), reply)
+            else:
+                _dispatch(self._server.task, op, request, reply)
+        except Exception as e:
+            reply(None, e)
+
+    def _create(self, request: wire.TaskCreateRequest, reply: Reply) -> None:
         fds, self._fds = self._fds, []
         try:
             if len(fds) != len(request["sources"]):
                 raise InvalidArgument(f"{len(fds)} descriptors for {len(request['sources'])} places")
-            self._server.create(request, dict(zip(request["sources"], fds, strict=True)))
+            self._server.create(request, dict(zip(request["sources"], fds, strict=True)), reply)
         finally:
             for fd in fds:
                 os.close(fd)
 
-    def _deleted(self, seq: int, answer: dict[str, Any]) -> None:
-        self.tell({"seq": seq, "ok": answer})
-        self._server.leave()
 
-
-def _dispatch(task: Task, request: dict[str, Any]) -> Any:
+def _dispatch(task: Task, op: str, request: Any, reply: Reply) -> None:
     """Operations by name. The request is the argument, where there is one."""
-    with_request: dict[str, Callable[[dict[str, Any]], Any]] = {
+    with_request: dict[str, Callable[[Any, Reply], None]] = {
         "kill": task.kill,
         "update": task.update,
-        "resize": task.resize,
         "exec": task.exec,
         "exec_start": task.exec_start,
     }
-    plain: dict[str, Callable[[], Any]] = {
+    plain: dict[str, Callable[[Reply], None]] = {
         "start": task.start,
         "pause": task.pause,
         "resume": task.resume,
+        "delete": task.delete,
+    }
+    at_once: dict[str, Callable[[], Any]] = {
         "stats": task.stats,
         "pids": task.pids,
         "report": task.report,
+        "resize": lambda: task.resize(request),
     }
-    op = request["op"]
     if op in with_request:
-        return with_request[op](request)
-    if op in plain:
-        return plain[op]()
-    raise InvalidArgument(f"unknown operation {op}")
+        with_request[op](request, reply)
+    elif op in plain:
+        plain[op](reply)
+    elif op in at_once:
+        reply(at_once[op](), None)
+    else:
+        raise InvalidArgument(f"unknown operation {op}")
 
 
 class _Visitor:
@@ -313,18 +324,22 @@ class _Visitor:
                 process = task.process(request["exec_id"])
                 _Attachment(self._loop, self._peer, task, request, rest).begin(process)
             elif op == "exec":
-                task.exec({**request, "start": False})
+                task.prepare_exec(request)
                 process = task.process(request["exec_id"])
                 process.waiting.append(_Attachment(self._loop, self._peer, task, request, rest))
-                task.exec_start(request)
+                task.exec_start({"exec_id": request["exec_id"]}, self._executed)
             else:
                 raise InvalidArgument(f"unknown operation {op}")
         except Exception as e:
-            if self._peer.fileno() >= 0:
-                _refuse(self._peer, e)
+            self._executed(None, e)
+
+    def _executed(self, _: Any, error: BaseException | None) -> None:
+        """Tell why not; what has worked tells the attachment."""
+        if error is not None and self._peer.fileno() >= 0:
+            _refuse(self._peer, error)
 
 
-def _refuse(peer: socket.socket, error: Exception) -> None:
+def _refuse(peer: socket.socket, error: BaseException) -> None:
     try:
         peer.send(wire.line({"error": wire.error_to_wire(error)}))
     except OSError:
@@ -335,7 +350,7 @@ def _refuse(peer: socket.socket, error: Exception) -> None:
 class _Attachment:
     """An admitted attach request; it becomes an Attacher as soon as the process has stdio."""
 
-    def __init__(self, loop: Loop, peer: socket.socket, task: Task, request: dict[str, Any], rest: bytes) -> None:
+    def __init__(self, loop: Loop, peer: socket.socket, task: Task, request: wire.AttachRequest, rest: bytes) -> None:
         self._loop = loop
         self._peer = peer
         self._task = task
@@ -357,9 +372,12 @@ class _Attachment:
             self._peer,
             process.stdio,
             stdin=self._request["stdin"],
-            streams=frozenset(s for s in ("stdout", "stderr") if self._request[s]),
+            streams=frozenset(
+                s for s, wanted in (("stdout", self._request["stdout"]), ("stderr", self._request["stderr"])) if wanted
+            ),
             end_stdin=self._task.stdin_once or not is_init,
             logged=is_init,
+            raw=self._request.get("raw", process.terminal),
         )
         if is_init or self._request["op"] == "exec":
             attacher.say(wire.line({"ok": {"pid": process.pid, "at_ns": time.time_ns()}}))

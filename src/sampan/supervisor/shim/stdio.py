@@ -17,14 +17,11 @@ import fcntl
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from sampan.supervisor.logs.record import LogWriter
+from sampan.supervisor.logs.record import LogSink
 from sampan.supervisor.shim import memory
 from sampan.supervisor.shim.loop import ERROR, HANG_UP, READ, WRITE, Loop
-
-if TYPE_CHECKING:
-    from sampan.supervisor.shim.attacher import Attacher
 
 _READ_BYTES = 64 * 1024  # a pipe's size
 _BULK_BYTES = 256 * 1024
@@ -34,6 +31,21 @@ _CALM_S = 2.0
 _FILL_S = 0.001
 HIGH_WATER_BYTES = 1024 * 1024
 LOW_WATER_BYTES = 256 * 1024
+
+
+class OutputReader(Protocol):
+    """Who gets a process's output: an attached client."""
+
+    pending_bytes: int
+
+    def send(self, stream: str, data: bytes) -> None: ...
+    def finish(self) -> None:
+        """No more output comes."""
+        ...
+
+    def resume_input(self) -> None:
+        """The process's stdin has room again."""
+        ...
 
 
 class Stdio:
@@ -46,7 +58,7 @@ class Stdio:
         stdin: int | None,
         *,
         terminal: bool,
-        log: LogWriter | None,
+        log: LogSink | None,
         on_drained: Callable[[], None],
     ) -> None:
         """`outputs`: stream → descriptor to read (a terminal's master is "stdout").
@@ -61,7 +73,7 @@ class Stdio:
         self._held = False
         self._hurry = False
         self.terminal = terminal
-        self.attachers: list[Attacher] = []
+        self.attachers: list[OutputReader] = []
         self.stdin = Sink(loop, stdin, self._stdin_ready) if stdin is not None else None
         for stream, fd in outputs.items():
             os.set_blocking(fd, False)
@@ -153,7 +165,7 @@ class Stdio:
             attacher.resume_input()
 
     def abandon(self) -> None:
-        """Stop reading although somebody may still write: the process has ended, its left-over children do not count."""
+        """Stop reading, also while somebody may still write: the process has ended, its children do not count."""
         for stream in list(self._outputs):
             self._end(stream)
 

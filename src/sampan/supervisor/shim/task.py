@@ -1,37 +1,44 @@
 """The shim's one task: what the supervisor may ask for, and what it is told.
 
-    created ──start──▶ running ⇄ paused          any ──init ends──▶ stopped ──delete──▶ the shim exits
-
-Each operation is a method that returns its answer or raises. Everything runs in the loop's one thread; the runtime's
-calls are synchronous (a start takes about ten milliseconds), so no operation ever sees another one half done.
+Its life is the table of `states.py`. Each operation is a method that returns its answer, or takes a `Reply` that is
+called once, when the operation has ended: in the loop's one thread nothing waits for a process. What the container
+itself can hold up (an exec, a start) has a limit, what is slow by nature is a worker's.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
-from sampan.errors import Conflict, InvalidArgument, NotFound
+from sampan.errors import Conflict, InvalidArgument, NotFound, SampanError
 from sampan.linux import pty
 from sampan.runtime import container as runtime
 from sampan.runtime.failure import RuntimeFailure
 from sampan.supervisor import layout, wire
-from sampan.supervisor.logs.drivers import open_writer
-from sampan.supervisor.logs.record import LogWriter
-from sampan.supervisor.shim import memory, network_counters
-from sampan.supervisor.shim.creator import Creator, read_spec
+from sampan.supervisor.shim import descendants, memory, network_counters
+from sampan.supervisor.shim.creation import Creation
+from sampan.supervisor.shim.creator import Creator
+from sampan.supervisor.shim.execution import Execution
 from sampan.supervisor.shim.external import External
-from sampan.supervisor.shim.loop import READ, Loop
-from sampan.supervisor.shim.process import Pipes, Process
+from sampan.supervisor.shim.loop import READ, Loop, Timer
+from sampan.supervisor.shim.process import Process
+from sampan.supervisor.shim.worker import LIMIT_S, Worker, alone
+from sampan.supervisor.states import TaskChange, TaskStatus, after
 
 T = TypeVar("T")
-Stdio = tuple[int, int, int]
-Notify = Callable[[dict[str, Any]], None]
+Notify = Callable[[wire.Event], None]
+Reply = Callable[[Any, BaseException | None], None]
 _LOOK_AGAIN_S = 1.0
+_FREEZE_STEP_S = 0.005
+_FREEZE_LIMIT_S = 10.0
+_REMOVE_STEP_S = 0.005
+_REMOVE_LIMIT_S = 2.0
 _PRIORITY = 2  # EPOLLPRI: how cgroup v2 and PSI files signal
 
 
@@ -46,85 +53,71 @@ class Task:
         self.init: Process | None = None
         self.execs: dict[str, Process] = {}
         self.stdin_once = False
-        self.status = "creating"
+        self.status = TaskStatus.CREATING
         self.started_at_ns = 0
-        self.exit: dict[str, Any] | None = None
-        self._specs: dict[str, dict[str, Any]] = {}  # exec_id → what a prepared exec will run
+        self.exit: wire.ExitRecord | None = None
+        self._specs: dict[str, wire.ProcessArguments] = {}  # exec_id → what a prepared exec will run
+        self._executions: list[Execution] = []  # under way
+        self._unsettled = 0  # operations under way that may yet name a child of ours, which must be reaped by its name
+        self._starting = False
+        self._freezing = False
+        self._removing = False
         self._oom_fd = -1
         self._oom_seen = 0
         self._on_stopped: list[Callable[[], None]] = []
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def create(self, request: dict[str, Any], sources: dict[str, int], open_door: Callable[[], None]) -> None:
+    def create(
+        self, request: wire.TaskCreateRequest, sources: dict[str, int], open_door: Callable[[], None], reply: Reply
+    ) -> None:
         """Make the container, and start it if the request says so. On failure nothing of it is left.
 
         `sources`: place in the spec (wire.py) → descriptor, which stays the caller's.
         `open_door`: what else there is to do before the answer; it is done while the creator works.
         """
         self.stdin_once = request["stdin_once"]
-        init = Process(self._loop, "", terminal=request["terminal"], stdin=request["stdin"])
-        pipes = None if init.terminal else Pipes(stdin=init.wants_stdin)
+
+        def failed(error: BaseException) -> None:
+            self._unsettled -= 1
+            self._change(TaskChange.CREATE_FAILED)
+            reply(None, error)
+
+        self._unsettled += 1
+        creation: Creation | None = None
         try:
-            log = self._make(request, sources, pipes.for_child if pipes else None, open_door)
-        except BaseException:
-            if pipes:
-                pipes.close()
-            self.status = "failed"
-            raise
-        container = self._container()
+            creation = Creation(
+                self._loop,
+                self._directory,
+                self._creator,
+                request,
+                made=lambda creation, container: self._made(creation, container, reply),
+                failed=failed,
+            )
+            creation.begin(sources, open_door)
+        except BaseException as e:
+            failed(e)
+
+    def _made(self, creation: Creation, container: runtime.Container | External, reply: Reply) -> None:
+        self._unsettled -= 1
+        self.container = container
+        self.init = init = creation.init
         init.pid = container.pid
         console, container.console_fd = container.console_fd, None  # ours from here on
-        init.open_stdio(pipes, console, log, self._init_ended)
-        self.init = init
-        self.status = "created"
-        self._loop.after(0, self._settle)  # the answer need not wait for it
-        if request["start"]:
-            try:
-                self.start()
-            except BaseException:
-                self._roll_back()
-                raise
-
-    def _make(
-        self, request: dict[str, Any], sources: dict[str, int], stdio: Stdio | None, open_door: Callable[[], None]
-    ) -> LogWriter | None:
-        """Make `self.container`, and open its log."""
-        external = bool(request["runtime"])
-        if external:
-            self._creator.dismiss()
+        init.open_stdio(creation.pipes, console, creation.log, self._init_ended)
+        self._change(TaskChange.CREATE)
+        self._loop.after(0, self.reap)
+        if creation.request["start"]:
+            self.start(lambda value, error: self._started_at_once(error, reply))
         else:
-            self._creator.ask(request, stdio, sources)
-        try:
-            open_door()
-            log = _open_log(request["logging"])
-        except BaseException:
-            if not external:
-                self._creator.undo(self.id)
-            raise
-        try:
-            self.container = self._make_external(request, sources, stdio) if external else self._creator.answer(self.id)
-        except BaseException:
-            if log:
-                log.close()
-            raise
-        return log
+            self._loop.after(0, self._settle)  # the answer need not wait for it
+            reply(None, None)
 
-    def _make_external(self, request: dict[str, Any], sources: dict[str, int], stdio: Stdio | None) -> External:
-        """Here in the shim, because its mount namespace is what the runtime will be executed in until the end."""
-        spec = read_spec(self._directory)
-        return _made(
-            lambda: External.create(
-                spec,
-                binary=request["runtime"],
-                arguments=request["runtime_args"],
-                id=self.id,
-                bundle=self._directory,
-                rootfs=request["rootfs"],
-                sources=sources,
-                stdio=stdio,
-            )
-        )
+    def _started_at_once(self, error: BaseException | None, reply: Reply) -> None:
+        if error is not None and self.status is TaskStatus.CREATED:
+            self._roll_back()
+        self._loop.after(0, self._settle)
+        reply(None, error)
 
     def _settle(self) -> None:
         """Write down what is needed later: the runtime's state, and the watch for OOM kills (those before are counted
@@ -143,47 +136,175 @@ class Task:
             except (OSError, RuntimeFailure) as e:
                 print(f"task {self.id}: roll back: {e}", file=sys.stderr)
             self.container = None
-        self.status = "failed"
+        self._change(TaskChange.CREATE_FAILED)
 
-    def start(self) -> None:
+    def start(self, reply: Reply) -> None:
         container = self._container()
-        if self.status != "created":
+        if self.status is not TaskStatus.CREATED or self._starting:
             raise Conflict(f"task {self.id} is {self.status}, not created")
-        _made(container.start)
-        self.started_at_ns = time.time_ns()
-        self.status = "running"
-        self._event("start", pid=container.pid)
+        self._starting = True
+        self._unsettled += 1
+        try:
+            if isinstance(container, External):
+                Worker(self._loop, alone(container.start), lambda *answer: self._started(answer[2], reply))
+                return
+            gate = _made(container.open_gate)
+        except BaseException as e:
+            self._started(e, reply)
+            return
+        timer = self._loop.after(LIMIT_S, lambda: self._start_too_late(gate, reply))
+        self._loop.watch(gate, READ, lambda _: self._on_gate(gate, timer, reply))
+
+    def _on_gate(self, gate: int, timer: Timer, reply: Reply) -> None:
+        container = self._container()
+        assert isinstance(container, runtime.Container)
+        self._loop.forget(gate)
+        timer.cancel()
+        try:
+            _made(lambda: container.passed_gate(wait=True))  # it is readable
+            if container.has_poststart:
+                Worker(self._loop, alone(container.run_poststart), lambda *answer: self._started(answer[2], reply))
+                return
+        except BaseException as e:
+            self._started(e, reply)
+            return
+        self._started(None, reply)
+
+    def _start_too_late(self, gate: int, reply: Reply) -> None:
+        container = self._container()
+        assert isinstance(container, runtime.Container)
+        self._loop.forget(gate)
+        container.close_gate()
+        container.cgroup.kill()
+        text = f"the container's process was not executed after {LIMIT_S:.0f} seconds"
+        self._started(wire.TaskFailed("start", errno.ETIMEDOUT, text), reply)
+
+    def _started(self, error: BaseException | None, reply: Reply) -> None:
+        self._starting = False
+        self._unsettled -= 1
+        self._loop.after(0, self.reap)
+        if error is None:
+            self.started_at_ns = time.time_ns()
+            self._change(TaskChange.START)
+            self._event({"kind": "start", "pid": self._container().pid})
+        reply(None, error)
 
     def _init_ended(self, init: Process) -> None:
         self._check_oom()
         self.exit = {"status": init.status, "exited_at_ns": init.exited_at_ns, "oom_killed": self._oom_seen > 0}
         init.exit = self.exit
-        self.status = "stopped"
+        if self.status is TaskStatus.FAILED:  # nobody has heard of it
+            return
+        self._change(TaskChange.EXIT)
         try:
             layout.write_json(f"{self._directory}/exit.json", self.exit, durable=True)
         except OSError as e:  # a full disk must not hold back the news
             print(f"task {self.id}: exit.json: {e}", file=sys.stderr)
-        self._event("exit", pid=init.pid, exit=self.exit)
+        self._event({"kind": "exit", "pid": init.pid, "exit": self.exit})
         for callback in self._on_stopped:
             self._loop.after(0, callback)
 
-    def delete(self, done: Callable[[dict[str, Any]], None]) -> None:
-        """Kill what is left, wait for init's end, remove the cgroup; then call `done` with {"exit"}."""
+    def delete(self, reply: Reply) -> None:
+        """Kill what is left, wait for init's end, remove the cgroup; then the answer is {"exit"}."""
         container = self._container()
         if self.init and self.init.exit is None:
             if self.init.running:
                 container.cgroup.kill()
-            self._on_stopped.append(lambda: self.delete(done))
+            self._on_stopped.append(lambda: self._delete_stopped(reply))
             return
-        if self.container:
-            self._forget_oom()
-            for failure in self.container.delete():
-                print(f"task {self.id}: {failure}", file=sys.stderr)
-            self.container = None
-        done({"exit": self.exit})
+        self._delete_stopped(reply)
+
+    def _delete_stopped(self, reply: Reply) -> None:
+        container = self.container
+        if container is None or self._removing:
+            self._loop.after(_REMOVE_STEP_S, lambda: self._delete_stopped(reply)) if self._removing else self._gone(
+                reply
+            )
+            return
+        self._removing = True
+        self._forget_oom()
+        if isinstance(container, External):
+            self._in_worker(container.delete, lambda failures: self._deleted(failures, reply), reply)
+        else:
+            self._remove(container, time.monotonic() + _REMOVE_LIMIT_S, reply)
+
+    def _remove(self, container: runtime.Container, deadline: float, reply: Reply) -> None:
+        """Remove the cgroup as soon as the last process in it is dead."""
+        try:
+            if not container.try_delete():
+                if time.monotonic() < deadline:
+                    self._loop.after(_REMOVE_STEP_S, lambda: self._remove(container, deadline, reply))
+                    return
+                raise OSError(errno.EBUSY, "unable to remove cgroup", container.cgroup.path)
+        except OSError as e:
+            self._removing = False
+            reply(None, e)
+            return
+        if container.has_poststop:
+            self._in_worker(container.run_poststop, lambda failures: self._deleted(failures, reply), reply)
+        else:
+            self._deleted([], reply)
+
+    def _deleted(self, failures: list[str], reply: Reply) -> None:
+        for failure in failures:
+            print(f"task {self.id}: {failure}", file=sys.stderr)
+        if isinstance(self.container, runtime.Container):
+            self.container.close()
+        self.container = None
+        self._removing = False
+        self._gone(reply)
+
+    def _gone(self, reply: Reply) -> None:
+        answer: wire.DeleteAnswer = {"exit": self.exit}
+        reply(answer, None)
+
+    def _in_worker(self, work: Callable[[], T], then: Callable[[Any], None], reply: Reply) -> None:
+        """Have a worker do something that is part of a delete."""
+
+        def done(value: Any, fds: list[int], error: SampanError | None) -> None:
+            if error is not None:
+                self._removing = False
+                reply(None, error)
+            else:
+                then(value)
+
+        try:
+            Worker(self._loop, alone(work), done)
+        except OSError as e:
+            self._removing = False
+            reply(None, e)
+
+    # ── children ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def reap(self) -> None:
+        """Collect the children that have ended: init, exec'd processes, workers, and orphans that came to us as
+        subreaper.
+
+        While an operation is under way that has not told its process's pid yet, only known ones: else the exit of a
+        process that ends at once would be collected before anybody knows whose it is.
+        """
+        for execution in [*self._executions]:
+            execution.hear()
+        if self._unsettled == 0:
+            while True:
+                try:
+                    pid, status = os.waitpid(-1, os.WNOHANG)
+                except ChildProcessError:
+                    return
+                if pid == 0:
+                    return
+                self.reaped(pid, status)
+        for process in (self.init, *self.execs.values()):
+            if process and process.running and not (process is self.init and self._starting):
+                try:
+                    pid, status = os.waitpid(process.pid, os.WNOHANG)
+                except ChildProcessError:
+                    continue
+                if pid:
+                    self.reaped(pid, status)
 
     def reaped(self, pid: int, wait_status: int) -> None:
-        """A child has ended: init, an exec'd process, or an orphan that came to us as subreaper."""
+        """A child has ended."""
         for process in (self.init, *self.execs.values()):
             if process and process.pid == pid and process.running:
                 if process is self.init:
@@ -198,54 +319,64 @@ class Task:
 
     # ── exec ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def exec(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Prepare another process, and start it if the request says so. Returns {"pid"}, 0 when only prepared."""
+    def prepare_exec(self, request: wire.ProcessArguments) -> None:
+        """Prepare another process."""
         exec_id = request["exec_id"]
         self._running()
         if exec_id in self.execs and self.execs[exec_id].exit is None:
             raise Conflict(f"exec {exec_id} exists already")
-        process = Process(self._loop, exec_id, terminal=request["terminal"], stdin=request["stdin"])
-        self.execs[exec_id] = process
+        self.execs[exec_id] = Process(self._loop, exec_id, terminal=request["terminal"], stdin=request["stdin"])
         self._specs[exec_id] = request
-        return self.exec_start(request) if request["start"] else {"pid": 0}
 
-    def exec_start(self, request: dict[str, Any]) -> dict[str, Any]:
+    def exec(self, request: wire.ExecRequest, reply: Reply) -> None:
+        """Prepare another process, and start it if the request says so. The answer is a PidAnswer."""
+        self.prepare_exec(request)
+        if request["start"]:
+            self.exec_start({"exec_id": request["exec_id"]}, reply)
+        else:
+            answer: wire.PidAnswer = {"pid": 0}
+            reply(answer, None)
+
+    def exec_start(self, request: wire.ExecStartRequest, reply: Reply) -> None:
         """Run a prepared exec. Who attached meanwhile gets every byte."""
         exec_id = request["exec_id"]
         spec = self._specs.pop(exec_id, None)
         if spec is None:
             raise NotFound(f"No such exec instance: {exec_id}")
         process = self.execs[exec_id]
-        try:
-            self._run_exec(process, spec)
-        except BaseException:
-            del self.execs[exec_id]
-            process.refuse()
-            raise
-        self._event("exec-start", exec_id=exec_id, pid=process.pid)
-        return {"pid": process.pid}
 
-    def _run_exec(self, process: Process, spec: dict[str, Any]) -> None:
-        container = self._running()
-        pipes = None if process.terminal else Pipes(stdin=process.wants_stdin)
+        def ended(execution: Execution, error: BaseException | None) -> None:
+            if execution in self._executions:
+                self._executions.remove(execution)
+            self._unsettled -= 1
+            self._loop.after(0, self.reap)
+            if error is not None:
+                self._refuse_exec(process)
+                reply(None, error)
+                return
+            process.open_stdio(execution.pipes, execution.console, None, self._exec_ended)
+            self._event({"kind": "exec-start", "exec_id": exec_id, "pid": process.pid})
+            answer: wire.PidAnswer = {"pid": process.pid}
+            reply(answer, None)
+
         try:
-            made = _made(
-                lambda: container.exec(
-                    spec["process"],
-                    stdio=pipes.for_child if pipes else None,
-                    seccomp_bpf=layout.read_filter(spec.get("seccomp", "")),
-                )
-            )
+            container = self._running()
+            execution = Execution(self._loop, process, spec, ended)
+            execution.begin(container)
         except BaseException:
-            if pipes:
-                pipes.close()
+            self._refuse_exec(process)
             raise
-        process.pid, process.pidfd = made.pid, made.pidfd
-        process.open_stdio(pipes, made.console_fd, None, self._exec_ended)
+        self._unsettled += 1
+        self._executions.append(execution)
+
+    def _refuse_exec(self, process: Process) -> None:
+        if self.execs.get(process.exec_id) is process:
+            del self.execs[process.exec_id]
+        process.refuse()
 
     def _exec_ended(self, process: Process) -> None:
         process.exit = {"status": process.status, "exited_at_ns": process.exited_at_ns, "oom_killed": False}
-        self._event("exec-exit", exec_id=process.exec_id, pid=process.pid, exit=process.exit)
+        self._event({"kind": "exec-exit", "exec_id": process.exec_id, "pid": process.pid, "exit": process.exit})
 
     def forget_exec(self, exec_id: str) -> None:
         """The supervisor knows of its end. It is kept while a slow client still reads."""
@@ -259,52 +390,106 @@ class Task:
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def kill(self, request: dict[str, Any]) -> None:
-        number = request["signal"]
+    def kill(self, request: wire.KillRequest, reply: Reply) -> None:
+        number, exec_id = request["signal"], request["exec_id"]
         if not 0 <= number <= signal.SIGRTMAX:
             raise InvalidArgument(f"invalid signal: {number}")
         container = self._container()
+        if not exec_id and not request["all"] and not (self.init and self.init.running):
+            raise NotFound(f"task {self.id} is not running")
         try:
-            if request.get("exec_id"):
-                process = self.execs.get(request["exec_id"])
+            if exec_id:
+                process = self.execs.get(exec_id)
                 if not process or not process.running:
-                    raise NotFound(f"process {request['exec_id']} of task {self.id} is not running")
-                signal.pidfd_send_signal(process.pidfd, number)
-            elif request.get("all"):
-                _made(lambda: container.signal(number, all=True))
-            elif self.init and self.init.running:
-                _made(lambda: container.signal(number))
-                if number == signal.SIGKILL and self.status == "paused":
-                    self.resume()  # a frozen process does not die (cgroup v1)
+                    raise NotFound(f"process {exec_id} of task {self.id} is not running")
+                if request["all"]:
+                    descendants.signal_all(process.pid, number)
+                else:
+                    signal.pidfd_send_signal(process.pidfd, number)
+            elif isinstance(container, External):
+                send = partial(container.signal, number, all=request["all"])
+                Worker(self._loop, alone(send), lambda *answer: reply(None, answer[2]))
+                return
             else:
-                raise NotFound(f"task {self.id} is not running")
+                container.signal(number, all=request["all"])
         except ProcessLookupError as e:
             raise NotFound(f"task {self.id}: process not found") from e
+        if number == signal.SIGKILL and not exec_id and self.status is TaskStatus.PAUSED:
+            self.resume(reply)  # a frozen process does not die (cgroup v1)
+        else:
+            reply(None, None)
 
-    def pause(self) -> None:
+    def pause(self, reply: Reply) -> None:
         """Freeze every process; a repeated call, of a caller that lost the answer, has nothing left to do."""
-        if self.status == "paused":
+        if self.status is TaskStatus.PAUSED:
+            reply(None, None)
             return
-        _made(self._running().pause)
-        self.status = "paused"
-        self._event("paused")
+        container = self._running()
+        if self._freezing:
+            raise Conflict(f"task {self.id} is being paused")
+        self._freezing = True
+        if isinstance(container, External):
+            Worker(self._loop, alone(container.pause), lambda *answer: self._paused(answer[2], reply))
+        else:
+            self._freeze(container, time.monotonic() + _FREEZE_LIMIT_S, 1, reply)
 
-    def resume(self) -> None:
+    def _freeze(self, container: runtime.Container, deadline: float, attempt: int, reply: Reply) -> None:
+        """Ask for it again and again: with cgroup v1 a fork can slip out, and is let run now and then for that."""
+        try:
+            if self.status is not TaskStatus.RUNNING:
+                raise Conflict(f"task {self.id} is {self.status}, not running")
+            if container.try_pause():
+                self._paused(None, reply)
+                return
+            if time.monotonic() > deadline:
+                raise wire.TaskFailed("pause", errno.EBUSY, "unable to freeze")
+            if attempt % 50 == 0:
+                container.resume()
+        except (OSError, SampanError) as e:
+            try:
+                container.resume()
+            except OSError as again:
+                print(f"task {self.id}: thaw: {again}", file=sys.stderr)
+            self._paused(e, reply)
+            return
+        self._loop.after(_FREEZE_STEP_S, lambda: self._freeze(container, deadline, attempt + 1, reply))
+
+    def _paused(self, error: BaseException | None, reply: Reply) -> None:
+        self._freezing = False
+        if error is None and self.status is TaskStatus.RUNNING:
+            self._change(TaskChange.PAUSED)
+            self._event({"kind": "paused"})
+        reply(None, error)
+
+    def resume(self, reply: Reply) -> None:
         """Let frozen processes go on; a repeated call has nothing left to do."""
-        if self.status == "running":
+        if self.status is TaskStatus.RUNNING:
+            reply(None, None)
             return
-        if self.status != "paused":
+        if self.status is not TaskStatus.PAUSED:
             raise Conflict(f"task {self.id} is {self.status}, not paused")
-        _made(self._container().resume)
-        self.status = "running"
-        self._event("resumed")
+        container = self._container()
+        if isinstance(container, External):
+            Worker(self._loop, alone(container.resume), lambda *answer: self._resumed(answer[2], reply))
+        else:
+            _made(container.resume)
+            self._resumed(None, reply)
 
-    def update(self, request: dict[str, Any]) -> None:
-        _made(lambda: self._container().update(request["resources"]))
+    def _resumed(self, error: BaseException | None, reply: Reply) -> None:
+        if error is None and self.status is TaskStatus.PAUSED:
+            self._change(TaskChange.RESUMED)
+            self._event({"kind": "resumed"})
+        reply(None, error)
 
-    def resize(self, request: dict[str, Any]) -> None:
+    def update(self, request: wire.UpdateRequest, reply: Reply) -> None:
+        """In a worker, because the kernel may first have to take memory away from the container."""
+        container = self._container()
+        resources = request["resources"]
+        Worker(self._loop, alone(lambda: container.update(resources)), lambda *answer: reply(None, answer[2]))
+
+    def resize(self, request: wire.ResizeRequest) -> None:
         """Without a terminal there is nothing to do, which is no error (as in Docker)."""
-        process = self.process(request.get("exec_id", ""))
+        process = self.process(request["exec_id"])
         if process.console >= 0:
             pty.set_size(process.console, request["height"], request["width"])
 
@@ -320,7 +505,7 @@ class Task:
         """Somebody has not yet received all output."""
         return any(p and p.stdio and p.stdio.attachers for p in (self.init, *self.execs.values()))
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> wire.TaskReport:
         """What the supervisor keeps of this task."""
         return {
             "id": self.id,
@@ -347,12 +532,15 @@ class Task:
 
     def _running(self) -> runtime.Container | External:
         container = self._container()
-        if self.status != "running":
+        if self.status is not TaskStatus.RUNNING:
             raise Conflict(f"task {self.id} is {self.status}, not running")
         return container
 
-    def _event(self, kind: str, **values: Any) -> None:
-        self._notify({"kind": kind, **values})
+    def _change(self, change: TaskChange) -> None:
+        self.status = after(self.status, change)
+
+    def _event(self, event: wire.Event) -> None:
+        self._notify(event)
 
     def _watch_oom(self) -> None:
         cgroup = self._container().cgroup
@@ -384,14 +572,7 @@ class Task:
             return
         if count > self._oom_seen:
             self._oom_seen = count
-            self._event("oom")
-
-
-def _open_log(logging: dict[str, Any]) -> LogWriter | None:
-    try:
-        return open_writer(logging["driver"], logging["path"], logging["options"], logging["attrs"])
-    except InvalidArgument as e:
-        raise wire.TaskFailed("log", 0, f"failed to initialize logging driver: {e.message}") from e
+            self._event({"kind": "oom"})
 
 
 def _made(call: Callable[[], T]) -> T:

@@ -12,7 +12,6 @@ from sampan.engine.builder.failures import NotAllowed
 from sampan.engine.builder.graph import contexts, document
 from sampan.engine.builder.graph.args import global_scope, proxy_env
 from sampan.engine.builder.graph.convert import convert
-from sampan.engine.builder.graph.history import duration
 from sampan.engine.builder.graph.values import HistoryEntry, ResolvedImage, Target
 from sampan.engine.builder.ops import (
     ArchiveOp,
@@ -34,6 +33,7 @@ from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.platforms import HOST, Platform
 from sampan.errors import InvalidArgument, NotFound, SampanError
+from sampan.spec import go_values
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.stages import parse
 
@@ -366,7 +366,7 @@ def test_triggers_and_labels_are_steps_of_the_classic_dialect() -> None:
     ],
 )
 def test_durations_are_gos(ns: int, text: str) -> None:
-    assert duration(ns) == text
+    assert go_values.duration(ns) == text
 
 
 def test_times_are_those_of_the_input() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.errors import InvalidArgument
-from sampan.spec import times
+from sampan.spec import go_patterns, times
 
 _CONDITION = re.compile(r"([A-Za-z.]+)(==|!=|~=|>=|<=|>|<|=)(.*)")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -42,13 +42,22 @@ def _condition(text: str) -> Test:
     if name not in ("ref", "status", "repository"):
         raise InvalidArgument(f"invalid filter field {name}")
 
+    matches = _matcher(value) if operator == "~=" else None
+
     def test(record: pb.BuildHistoryRecord) -> bool:
         have = _text(record, name)
-        if operator == "~=":
-            return re.search(value, have) is not None
+        if matches is not None:
+            return matches(have)
         return (have == value) != (operator == "!=")
 
     return test
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    try:
+        return go_patterns.searcher(pattern)
+    except go_patterns.BadPattern as e:
+        raise InvalidArgument(str(e)) from None
 
 
 def _text(record: pb.BuildHistoryRecord, name: str) -> str:

@@ -15,7 +15,7 @@ from sampan.engine.builder.graph.values import HistoryEntry
 from sampan.engine.builder.ops import Vertex
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.config import command_line
-from sampan.spec.go_values import quote
+from sampan.spec.go_values import duration, quote
 
 COMMENT = "buildkit.dockerfile.v0"
 SHELL = ("/bin/sh", "-c")
@@ -80,28 +80,6 @@ def _quoted_rune(code: int) -> str:
         return "'\\''"
     inside = quote(char)[1:-1]
     return f"'{char}'" if char == '"' else f"'{inside}'"
-
-
-def duration(ns: int) -> str:
-    """Return Go's time.Duration as text: `1m0s`, `1.5s`, `20ms`."""
-    if ns == 0:
-        return "0s"
-    if ns < 1_000_000_000:
-        for unit, size in (("ms", 1_000_000), ("µs", 1_000), ("ns", 1)):
-            if ns >= size:
-                return f"{_decimal(ns, size)}{unit}"
-    hours, rest = divmod(ns, 3600 * 10**9)
-    minutes, rest = divmod(rest, 60 * 10**9)
-    seconds = f"{_decimal(rest, 10**9)}s"
-    if hours:
-        return f"{hours}h{minutes}m{seconds}"
-    return f"{minutes}m{seconds}" if minutes else seconds
-
-
-def _decimal(value: int, unit: int) -> str:
-    whole, rest = divmod(value, unit)
-    fraction = f"{rest:0{len(str(unit)) - 1}d}".rstrip("0") if unit > 1 else ""
-    return f"{whole}.{fraction}" if fraction else str(whole)
 
 
 def buildkit(created_by: str, vertex: Vertex | None = None) -> HistoryEntry:

@@ -20,12 +20,12 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 
 from sampan.engine.archives import streams, tar_writer
-from sampan.engine.background import beside
 from sampan.engine.builder.ops import RunMount
 from sampan.engine.builder.solver.records import CACHE_MOUNT, CacheRecord
 from sampan.engine.images.service import Images
@@ -167,11 +167,8 @@ async def _unpack(chunks: AsyncIterator[bytes], path: str, images: Images) -> No
     """Unpack an archive into a directory by the way of a snapshot: the same defences as for layers."""
     number = images.driver.new_layer(None)
     try:
-        feed = streams.Feed(chunks)
-        async with beside(feed.pump(), "upload of a cache mount", quiet=True):
-            await asyncio.get_running_loop().run_in_executor(
-                images.streaming, _unpack_to, images.driver.path(number), feed
-            )
+        unpack_here = partial(_unpack_to, images.driver.path(number))
+        await streams.feed_thread(chunks, images.streaming, unpack_here, "upload of a cache mount")
         os.rmdir(path)
         os.rename(f"{images.driver.path(number)}/fs", path)
     finally:

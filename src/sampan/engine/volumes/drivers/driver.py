@@ -40,7 +40,10 @@ class VolumeDriver(Protocol):
         """Refuse a name or options that can make no volume. Pure. Raises: InvalidArgument."""
 
     async def start(self, volumes: Sequence[Volume]) -> None:
-        """Make ready, before all other calls; `volumes` are all that are known. What has lost its place gets one anew."""
+        """Make ready, before all other calls; `volumes` are all that are known.
+
+        What has lost its place gets one anew.
+        """
 
     async def close(self) -> None:
         """Finish or drop work that nobody waits for."""
