@@ -5,6 +5,7 @@ container's end is told from the end itself. On fakes, with ends that come late.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from sampan.engine.containers import remove, restart
+from sampan.engine.containers.attach import AttachSession
 from sampan.engine.containers.attaching import AttachOptions
 from sampan.errors import Conflict, Unavailable
 from tests.support.container_fakes import FakeSupervisor, Room, open_room
@@ -153,6 +155,25 @@ async def test_a_restart_of_a_container_with_rm_keeps_it(late: Room, caplog: pyt
     await asyncio.gather(*(late.containers.restart("c1") for _ in range(3)))
     await settled(late)
     assert state(late) == "running" and not caplog.records
+
+
+@pytest.mark.parametrize("tty", [False, True])
+@pytest.mark.asyncio
+async def test_an_error_after_the_takeover_is_a_piece_of_the_stream(tty: bool) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"before\n"
+        raise Unavailable("the log cannot be read")
+
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    session = AttachSession("id", tty=tty, stdin=False, stdout=True, stderr=True, detach_keys=b"", stream=False)
+    session.history = broken()
+    await session.run(reader, writer)
+    writer.close()
+    await writer.wait_closed()
+    text = b"the log cannot be read\r\n"
+    assert theirs.recv(1000) == b"before\n" + (text if tty else b"\x01\0\0\0\0\0\0" + bytes([len(text)]) + text)
+    theirs.close()
 
 
 # --- signals and restart policies ------------------------------------------------------------------------------------

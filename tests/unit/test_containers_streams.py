@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sampan.engine.containers import inspect, listing, stats, top
 from sampan.engine.containers.attach import DetachScanner, parse_detach_keys
@@ -152,7 +153,8 @@ def passes(c: Container, filters: dict[str, list[str]]) -> bool:
         find=lambda ref: container() if ref == "web" else None,
         image_ids=lambda ref: frozenset({""}),
         health=lambda c: "none",
-        networks=lambda c: {"bridge"},
+        networks=lambda c: ({"bridge"}, {"5c0ffee"}),
+        ports=lambda c: listing.ports_of({"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "32768"}], "99/udp": None}),
     )
     return all(test(c) for test in tests)
 
@@ -164,6 +166,10 @@ def passes(c: Container, filters: dict[str, list[str]]) -> bool:
         ({"label": ["a=b"]}, True), ({"label": ["a=c"]}, False), ({"status": ["created"]}, True),
         ({"status": ["exited"]}, False),
         ({"expose": ["80"]}, True), ({"expose": ["70-90/tcp"]}, True), ({"publish": ["80"]}, False),
+        ({"publish": ["32768"]}, True), ({"publish": ["32760-32770"]}, True), ({"publish": ["32768/udp"]}, False),
+        ({"expose": ["99"]}, False), ({"expose": ["99/udp"]}, True), ({"network": ["5c0"]}, True),
+        ({"network": ["brid"]}, False), ({"network": [""]}, False), ({"id": ["aba"]}, True), ({"id": ["bab"]}, False),
+        ({"id": [""]}, False), ({"name": [""]}, True), ({"name": ["["]}, False), ({"name": ["^/w.b$"]}, True),
         ({"id": ["abab"]}, True),
         ({"network": ["bridge"]}, True), ({"since": ["web"]}, False), ({"ancestor": ["x"]}, True),
         ({"health": ["none"]}, True),
@@ -180,6 +186,22 @@ def test_wrong_filters_in_docker_words() -> None:
         InvalidArgument, match=r"invalid filter 'status=nope': invalid value for state \(nope\): must be one of"
     ):
         passes(container(), {"status": ["nope"]})
+    with pytest.raises(
+        InvalidArgument, match=r"^invalid filter 'exited=x': strconv.Atoi: parsing \"x\": invalid syntax$"
+    ):
+        passes(container(), {"exited": ["x"]})
+    with pytest.raises(
+        Internal, match=r"^error while looking up for publish x: strconv.ParseUint: parsing \"x\": invalid syntax$"
+    ):
+        passes(container(), {"publish": ["x"]})
+
+
+def test_containers_of_one_time_have_an_order() -> None:
+    first, second = (replace(container(), id=id * 32) for id in ("1a", "2b"))
+    assert sorted([second, first], key=listing.age) == [first, second]
+    for name, passing in (("before", (True, False)), ("since", (False, False))):
+        test = listing._around(name, ["x"], lambda ref: second)
+        assert (test(first), test(second)) == passing
 
 
 def test_prune_filters() -> None:
@@ -238,3 +260,11 @@ def test_event_filters() -> None:
         ({"type": ("image",)}, False), ({"scope": ("swarm",)}, False),
     ):  # fmt: skip
         assert matches(event, filters) is passing, filters
+    joined = {
+        "Type": "network",
+        "Action": "connect",
+        "Actor": {"ID": "n1", "Attributes": {"name": "net", "container": "abc123"}},
+        "scope": "local",
+    }
+    assert not matches(joined, {"container": ("abc123",)})  # what happens to another object is that one's event
+    assert matches(joined, {"network": ("n",)})

@@ -116,9 +116,11 @@ async def body(request: web.Request, type_: type[T], *, optional: bool = False) 
 
 
 def json_response(obj: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """Answer with JSON as Go writes it."""
+    """Answer with JSON as Docker writes a whole answer: `<>&` as they are; streams have them escaped."""
     return web.Response(
-        status=status, body=codec.encode(obj), headers={"Content-Type": "application/json", **(headers or {})}
+        status=status,
+        body=codec.encode(obj, html=False),
+        headers={"Content-Type": "application/json", **(headers or {})},
     )
 
 

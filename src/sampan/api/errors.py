@@ -54,7 +54,9 @@ def response(error: BaseException) -> web.Response:
     if isinstance(error, TooOld):
         return web.Response(status=status, text=error.message + "\n", headers={"X-Content-Type-Options": "nosniff"})
     return web.Response(
-        status=status, body=codec.encode({"message": message_of(error)}), headers={"Content-Type": "application/json"}
+        status=status,
+        body=codec.encode({"message": message_of(error)}, html=False),
+        headers={"Content-Type": "application/json"},
     )
 
 

@@ -163,8 +163,6 @@ def matches(event: dict[str, Any], filters: Mapping[str, tuple[str, ...]]) -> bo
             ok = _names_image(event, values)
         elif key in _ACTOR_FILTERS:
             ok = kind == key and _names_actor(event, values)
-            # Events of other objects that concern a container name it in their attributes.
-            ok = ok or (key == "container" and kind != key and attributes.get("container") in values)
         else:
             ok = True
         if not ok:

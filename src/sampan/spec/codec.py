@@ -280,10 +280,10 @@ def decode(type_: type[T], raw: bytes) -> T:
 _encode = msgspec.json.Encoder().encode
 
 
-def encode(obj: Any) -> bytes:
-    """Encode as Go's json.Encoder does: HTML-escaped, newline at the end."""
+def encode(obj: Any, *, html: bool = True) -> bytes:
+    """Encode as Go's json.Encoder does, newline at the end. html: `<>&` are escaped, as Go does unless told."""
     out = _encode(to_json(obj) if isinstance(obj, Wire) else obj)
-    if b"<" in out or b">" in out or b"&" in out:
+    if html and (b"<" in out or b">" in out or b"&" in out):
         out = out.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
     if b"\xe2\x80" in out:
         out = out.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")

@@ -426,7 +426,7 @@ class Tasks:
         if state is not None:
             task.report["pid"] = state["pid"]
             task.report["exit"] = _read_exit(directory)
-            task.report["status"] = TaskStatus.STOPPED if task.exit else TaskStatus.RUNNING
+            task.report["status"] = TaskStatus.STOPPED if task.exit else _running_or_paused(directory)
 
     async def _recover_dead(self, task: Task) -> None:
         """The shim is gone. A task that had come into being stays, as stopped, until it is deleted."""
@@ -435,6 +435,16 @@ class Tasks:
             await self._undo(task)
             return
         await self._bury(task)
+
+
+def _running_or_paused(directory: str) -> TaskStatus:
+    """Ask the kernel about a task whose shim has not answered yet."""
+    shim = layout.read_json(f"{directory}/shim.json")
+    try:
+        frozen = shim is not None and bool(shim["cgroup"]) and groups.load(shim["cgroup"]).frozen()
+    except OSError:
+        frozen = False
+    return TaskStatus.PAUSED if frozen else TaskStatus.RUNNING
 
 
 def _read_exit(directory: str) -> wire.ExitRecord | None:

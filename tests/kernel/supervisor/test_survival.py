@@ -213,3 +213,22 @@ async def test_what_kind_a_task_is_outlives_the_supervisor(bench: Bench) -> None
     assert (task.id, task.kind) == (request.id, TaskKind.BUILD_STEP)
     await bench.supervisor.kill(request.id, signal.SIGKILL)
     assert (await until(stream, "exit", request.id)).task_kind is TaskKind.BUILD_STEP
+
+
+async def test_a_frozen_task_stays_frozen_for_the_next_supervisor(bench: Bench) -> None:
+    request, info = await bench.run("sleep", "1000")
+    await bench.supervisor.pause(request.id)
+    events = bench.supervisor.events()
+    assert (await anext(events)).kind == "connected"
+    for stopped in (False, True):  # a shim that answers, and one that does not: then the kernel is asked
+        if stopped:
+            os.kill(info.shim_pid, signal.SIGSTOP)
+        try:
+            os.kill(bench.supervisor_pid(), signal.SIGKILL)
+            assert (await until(events, "connected")).kind == "connected"
+            (task,) = await bench.supervisor.list()
+            assert task.status == "paused"
+        finally:
+            os.kill(info.shim_pid, signal.SIGCONT)
+    await bench.supervisor.kill(request.id, signal.SIGKILL)
+    assert (await bench.supervisor.wait(request.id)).status == 137

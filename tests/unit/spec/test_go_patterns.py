@@ -40,7 +40,8 @@ ASK: dict[str, Any] = {
     "find": lambda ref: None,
     "image_ids": lambda ref: frozenset(),
     "health": lambda c: "none",
-    "networks": lambda c: set(),
+    "networks": lambda c: (set(), set()),
+    "ports": lambda c: listing.ports_of({}),
 }
 
 

@@ -12,7 +12,7 @@ import base64
 import msgspec
 from aiohttp import web
 
-from sampan.api import errors, streams
+from sampan.api import errors, older, streams
 from sampan.api.context import (
     accept_filters,
     body,
@@ -61,13 +61,13 @@ async def list_(request: web.Request) -> web.StreamResponse:
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Create a container."""
-    asked = await body(request, CreateRequest)
+    asked = older.create(await body(request, CreateRequest), version(request))
     id, warnings = await engine(request).containers.create(
         query(request, "name"),
         asked.config,
         asked.host_config,
         asked.networking_config,
-        platform=query(request, "platform"),
+        platform=older.platform(query(request, "platform"), version(request)),
         version=version(request),
     )
     return json_response({"Id": id, "Warnings": warnings or []}, status=201)
@@ -158,7 +158,8 @@ async def unpause(request: web.Request) -> web.StreamResponse:
 
 async def wait(request: web.Request) -> web.StreamResponse:
     """Wait for an exit. The header goes out as soon as the wait is registered: `docker run` starts after seeing it."""
-    ended = engine(request).containers.wait(_ref(request), query(request, "condition"))
+    condition = older.wait_condition(query(request, "condition"), version(request))
+    ended = engine(request).containers.wait(_ref(request), condition)
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     try:
         await response.prepare(request)
@@ -181,7 +182,7 @@ async def rename(request: web.Request) -> web.StreamResponse:
 
 async def update(request: web.Request) -> web.StreamResponse:
     """Change limits and restart policy of a container."""
-    asked = await body(request, UpdateConfig, optional=True)
+    asked = older.update(await body(request, UpdateConfig, optional=True), version(request))
     warnings = await engine(request).containers.update(_ref(request), asked)
     return json_response({"Warnings": warnings})
 

@@ -15,7 +15,7 @@ from sampan.spec.engine_api.container import ExecConfig, ExecStartConfig
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Prepare a process; it begins with `start`."""
-    asked = await body(request, ExecConfig)
+    asked = await body(request, ExecConfig, optional=True)
     if version(request) < (1, 42):
         asked.console_size = None
     id = await engine(request).containers.exec_create(request.match_info["id"], asked)

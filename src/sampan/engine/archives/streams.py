@@ -12,11 +12,12 @@ import asyncio
 import bz2
 import hashlib
 import io
+import itertools
 import lzma
 import os
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from typing import Protocol, TypeVar
 
@@ -164,6 +165,31 @@ async def drain(chunks: Iterator[bytes], executor: Executor | None = None) -> As
         stopped.set()
         room.release()
         await asyncio.shield(future)
+
+
+async def on_demand(chunks: Iterator[bytes], executor: Executor | None = None) -> AsyncGenerator[bytes, None]:
+    """Run a blocking iterator in a thread, a batch at a time and one batch ahead: a consumer that stalls holds none.
+
+    The iterator is closed in a thread, also when the consumer stops early.
+    """
+    loop = asyncio.get_running_loop()
+
+    def take() -> list[bytes]:
+        return list(itertools.islice(chunks, DEPTH))
+
+    coming = loop.run_in_executor(executor, take)
+    try:
+        while found := await asyncio.shield(coming):
+            coming = loop.run_in_executor(executor, take)
+            for chunk in found:
+                yield chunk
+    finally:
+        await asyncio.wait([coming])
+        if not coming.cancelled():
+            coming.exception()  # it was raised above, or nobody wants to know any more
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            await asyncio.shield(loop.run_in_executor(executor, close))
 
 
 class Digest:

@@ -19,6 +19,7 @@ import os
 import posixpath
 import stat
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -67,6 +68,10 @@ class Root:
         os.close(self.fd)
 
 
+PACKERS = 8  # downloads hold a thread while they are read, never while the client is slow
+UPLOADS = 64  # an upload holds one until its client has sent it all
+
+
 class Archive:
     """Copies between clients and containers.
 
@@ -79,6 +84,14 @@ class Archive:
         self._roots = roots
         self._events = events
         self._looks = looks
+        # Clients set the pace of these: nothing else of the engine may wait behind them.
+        self._packing = ThreadPoolExecutor(PACKERS, thread_name_prefix="archives")
+        self._unpacking = ThreadPoolExecutor(UPLOADS, thread_name_prefix="archives")
+
+    def close(self) -> None:
+        """Start nothing more; what runs ends with its client."""
+        for pool in (self._packing, self._unpacking):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def stat(self, ref: str, path: str) -> dict[str, Any]:
         """Describe what is at a path: ContainerPathStat."""
@@ -103,7 +116,7 @@ class Archive:
 
         described, chunks = await self._look(c, path, look, drop=lambda found: found[1].close())
         publish(self._events, c, "archive-path")
-        return described, streams.drain(chunks)
+        return described, streams.on_demand(chunks, self._packing)
 
     async def put(
         self,
@@ -139,7 +152,7 @@ class Archive:
             extract(source, target, options)
 
         try:
-            await streams.feed_thread(body, None, work, "upload of an archive")
+            await streams.feed_thread(body, self._unpacking, work, "upload of an archive")
         except OSError as e:
             reason = f"{words(e)}: {e.filename or ''}".rstrip(": ")
             raise Internal(f"Error processing tar file(exit status 1): {reason}") from e

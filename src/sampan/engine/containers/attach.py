@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from sampan.engine.background import beside
-from sampan.errors import InvalidArgument
+from sampan.errors import InvalidArgument, SampanError, words
 from sampan.supervisor.client import Attachment, Supervisor
 
 CHUNK = 64 * 1024
+_FRAME = struct.Struct(">B3xI")
 DEFAULT_DETACH_KEYS = b"\x10\x11"  # ctrl-p, ctrl-q
 
 
@@ -142,6 +144,9 @@ class AttachSession:
                 await self._join(reader, writer)
         except (ConnectionError, BrokenPipeError):
             pass
+        except (SampanError, OSError) as e:  # the connection is a stream by now: the reason comes as its last piece
+            with contextlib.suppress(OSError):
+                writer.write(refusal(e.message if isinstance(e, SampanError) else words(e), raw=self.tty))
         finally:
             self.abandon()
             with contextlib.suppress(OSError):
@@ -152,8 +157,8 @@ class AttachSession:
 
         The first bytes of its output are in `output` as they come, so that a caller that gives up has them.
         """
-        if self.begin is not None and (refusal := await self.begin(self)):
-            output += refusal[8:] if not self.tty else refusal
+        if self.begin is not None and (refused := await self.begin(self)):
+            output += refused[8:] if not self.tty else refused
             return
         attachment = await asyncio.shield(self._attachment)
         if attachment is None:
@@ -165,8 +170,8 @@ class AttachSession:
                 output += body[: limit_bytes - len(output)]
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.begin is not None and (refusal := await self.begin(self)):
-            writer.write(refusal)
+        if self.begin is not None and (refused := await self.begin(self)):
+            writer.write(refused)
             return
         attachment = await asyncio.shield(self._attachment)  # for a container that is not started yet: until it is
         if attachment is not None:
@@ -217,6 +222,12 @@ class AttachSession:
                 await writer.drain()
         except (ConnectionError, BrokenPipeError, OSError):
             pass
+
+
+def refusal(message: str, *, raw: bool) -> bytes:
+    """Return an error as a piece of a stream, on its standard output as Docker sends it."""
+    body = f"{message}\r\n".encode()
+    return body if raw else _FRAME.pack(1, len(body)) + body
 
 
 class PendingSessions:

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from sampan.engine import platforms
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers import merge, mountpoints, specgen, validate
+from sampan.engine.containers import endpoints, merge, mountpoints, specgen, validate
+from sampan.engine.containers.endpoints import EndpointPlan
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint
@@ -110,7 +111,9 @@ class Maker:
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})
         validate.logging(settled)
         with self._table.reserve(name) as reserved:
-            c = self._plan(reserved, merged, settled, networking, image)
+            planned = endpoints.plan(merged, settled, networking, version)
+            warnings += planned.warnings
+            c = self._plan(reserved, planned, image)
             self._table.making.add(c.id)
             try:
                 await self._make(c, image)
@@ -132,15 +135,13 @@ class Maker:
     def _plan(
         self,
         name: str,
-        config: ContainerConfig,
-        settled: HostConfig,
-        networking: NetworkingConfig | None,
+        planned: EndpointPlan,
         image: Image | None,
     ) -> Container:
         """Check what depends on other objects and return the record; nothing has been changed yet."""
+        config, settled = planned.config, planned.host
         validate.security_options(settled.security_opt)
         validate.storage_options(settled)
-        validate.endpoint_addresses(settled.network_mode, config.mac_address)
         settled = self._resolve_joined(settled)
         for ref, _ in validate.links(settled):
             if self._table.find(ref) is None:
@@ -163,7 +164,7 @@ class Maker:
             args=args,
             config=replace(config, hostname=self._hostname(id, config, settled)),
             host_config=settled,
-            endpoints=merge.endpoints(settled, config, networking),
+            endpoints=planned.endpoints,
             mounts=mounts,
         )
 
@@ -231,7 +232,7 @@ class Maker:
         def make() -> None:
             root = self._roots.open_root(c.id, writable=True)
             try:
-                os.close(saferoot.mkdirs(root, path)[0])
+                _make_directories(root, path)
             except NotADirectoryError:
                 raise Internal(f"Cannot mkdir: {path} is not a directory") from None
             finally:
@@ -346,6 +347,18 @@ class Maker:
             except SampanError as e:
                 raise Internal(f"runc did not terminate successfully: exit status 1: {e.message}\n") from e
         return await self._table.save(replace(c, host_config=h), durable=True)
+
+
+def _make_directories(root: int, path: str) -> None:
+    """Make a directory and its parents inside a root, mode 755 whatever the umask. Raises: NotADirectoryError."""
+    parts = [part for part in path.split("/") if part]
+    for count in range(1, len(parts) + 1):
+        fd, made = saferoot.mkdirs(root, "/".join(parts[:count]))
+        try:
+            if made:
+                os.chmod(f"/proc/self/fd/{fd}", 0o755)
+        finally:
+            os.close(fd)
 
 
 def _check_update(h: HostConfig, asked: UpdateConfig) -> None:

@@ -12,7 +12,6 @@ import asyncio
 import os
 import secrets
 import stat
-import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +19,7 @@ from typing import Any
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import specgen
-from sampan.engine.containers.attach import AttachSession, parse_detach_keys
+from sampan.engine.containers.attach import AttachSession, parse_detach_keys, refusal
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container
@@ -35,7 +34,6 @@ from sampan.linux import saferoot
 from sampan.spec.engine_api.container import ExecConfig
 from sampan.supervisor.client import Exit, Supervisor, TaskFailed
 
-_FRAME = struct.Struct(">B3xI")
 EVENT_PATIENCE_S = 0.1
 STATUS_PATIENCE_S = 5.0
 RESIZE_PATIENCE_S = 10.0
@@ -162,7 +160,7 @@ class Execs:
                 await self._begin(c, e, joined, size, raw=tty)
             except (SampanError, OSError) as error:  # the connection is the client's stream already
                 text = error.message if isinstance(error, SampanError) else words(error)
-                return _refusal(text, tty=tty)
+                return refusal(text, raw=tty)
             return b""
 
         session.begin = begin
@@ -294,11 +292,6 @@ class Execs:
 
 def _command_line(e: Exec) -> str:
     return e.command[0] + " " + " ".join(e.command[1:])
-
-
-def _refusal(message: str, *, tty: bool) -> bytes:
-    body = f"{message}\r\n".encode()
-    return body if tty else _FRAME.pack(1, len(body)) + body
 
 
 def _needs_files(user: str) -> bool:

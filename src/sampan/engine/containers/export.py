@@ -61,6 +61,8 @@ class Exports:
         changes: list[str] | None = None,
     ) -> str:
         """Make an image of the container; a running one is paused meanwhile. Returns the image's id."""
+        if repo:
+            parse(repo)  # before the container is looked for, as Docker does
         c = self._table.get(ref)
         if c.status.state in (State.REMOVING, State.DEAD):
             raise Conflict(f"You cannot commit container {c.id} which is {c.status.state.value}")

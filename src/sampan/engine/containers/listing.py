@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import State
-from sampan.errors import InvalidArgument, NotFound
-from sampan.spec import go_patterns, times
+from sampan.errors import Internal, InvalidArgument, NotFound
+from sampan.spec import go_patterns, go_values, times
 
 LIST_FILTERS = frozenset(
     {"ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name"}
@@ -20,6 +22,15 @@ LIST_FILTERS = frozenset(
 PRUNE_FILTERS = frozenset({"label", "label!", "until"})
 _STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 _HEALTH = ("starting", "healthy", "unhealthy", "none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownPorts:
+    """Ports of a running container as `80/tcp`: those of the host, and its own."""
+
+    published: frozenset[str] = frozenset()
+    exposed: frozenset[str] = frozenset()
+
 
 Filters = Mapping[str, Iterable[str]]
 Test = Callable[[Container], bool]
@@ -43,9 +54,13 @@ def tests(
     find: Callable[[str], Container | None],
     image_ids: Callable[[str], frozenset[str]],
     health: Callable[[Container], str],
-    networks: Callable[[Container], set[str]],
+    networks: Callable[[Container], tuple[set[str], set[str]]],
+    ports: Callable[[Container], ShownPorts],
 ) -> list[Test]:
-    """Parse the filters into predicates; a container must pass all of them. Raises: InvalidArgument, NotFound."""
+    """Parse the filters into predicates; a container must pass all of them. Raises: InvalidArgument, NotFound.
+
+    networks: names and ids of a container's networks. ports: what its sandbox exposes and publishes.
+    """
     check_names(filters, LIST_FILTERS)
     found: list[Test] = []
     for name, values_ in filters.items():
@@ -61,7 +76,13 @@ def tests(
             _one_of("health", values, _HEALTH)
             found.append(lambda c, v=frozenset(values): health(c) in v)  # type: ignore[misc]
         elif name == "network":
-            found.append(lambda c, v=set(values): bool(v & networks(c)))  # type: ignore[misc]
+            found.append(lambda c, v=values: _is_on(v, *networks(c)))  # type: ignore[misc]
+        elif name in ("publish", "expose"):
+            wanted = frozenset(port for v in values for port in port_range(name, v))
+            published = name == "publish"
+            found.append(
+                lambda c, w=wanted, p=published: bool(w & (ports(c).published if p else ports(c).exposed))  # type: ignore[misc]
+            )
         else:
             found.append(_simple(name, values))
     return found
@@ -79,9 +100,22 @@ def _around(name: str, values: list[str], find: Callable[[str], Container | None
     pivot = find(values[0])
     if pivot is None:
         raise NotFound(f"No such container: {values[0]}")
+    place = age(pivot)
     if name == "before":
-        return lambda c: c.created_ns < pivot.created_ns
-    return lambda c: c.created_ns > pivot.created_ns
+        return lambda c: age(c) < place
+    return lambda c: age(c) > place
+
+
+def age(c: Container) -> tuple[int, str]:
+    """Return what containers are ordered by, oldest first: two that were made at one time have an order, too."""
+    return c.created_ns, c.id
+
+
+def _exit_code(text: str) -> int:
+    try:
+        return go_values.integer(text, call="Atoi")
+    except ValueError as e:
+        raise InvalidArgument(f"invalid filter 'exited={text}': {e}") from None
 
 
 def _simple(name: str, values: list[str]) -> Test:
@@ -91,24 +125,15 @@ def _simple(name: str, values: list[str]) -> Test:
         _one_of("status", values, _STATES)
         return lambda c: c.status.state.value in wanted
     if name == "exited":
-        try:
-            codes = {int(v) for v in values}
-        except ValueError as e:
-            raise InvalidArgument(f"invalid filter 'exited={values[0]}'") from e
+        codes = {_exit_code(v) for v in values}
         return lambda c: c.status.exit_status in codes and c.status.state is State.EXITED
     if name == "id":
-        matches = go_patterns.any_of(values)
-        return lambda c: matches(c.id)
+        return lambda c: any(v and c.id.startswith(v) for v in values)
     if name == "name":
         matches = go_patterns.any_of(values)
         return lambda c: matches(c.name) or matches("/" + c.name)
     if name == "label":
         return lambda c: all(has_label(c, v) for v in values)
-    if name in ("publish", "expose"):
-        ports = {port for v in values for port in port_range(name, v)}
-        if name == "publish":
-            return lambda c: bool(ports & _published(c))
-        return lambda c: bool(ports & {_normal(p) for p in c.config.exposed_ports or ()})
     if name == "volume":
         return lambda c: any(m.name in wanted or m.destination in wanted or m.source in wanted for m in c.mounts)
     if name == "is-task":
@@ -123,25 +148,30 @@ def has_label(c: Container, wanted: str) -> bool:
     return key in labels and (not equals or labels[key] == value)
 
 
-def _normal(port: str) -> str:
-    return port if "/" in port else port + "/tcp"
+def ports_of(rows: Mapping[str, Any]) -> ShownPorts:
+    """Return what `NetworkSettings.Ports` says: {"80/tcp": [{"HostIp", "HostPort"}] or None}."""
+    published = {
+        f"{binding['HostPort']}/{port.partition('/')[2]}"
+        for port, bindings in rows.items()
+        for binding in bindings or ()
+    }
+    return ShownPorts(published=frozenset(published), exposed=frozenset(rows))
 
 
-def _published(c: Container) -> set[str]:
-    found: set[str] = set()
-    for port, bindings in (c.host_config.port_bindings or {}).items():
-        protocol = port.partition("/")[2] or "tcp"
-        found.add(_normal(port))
-        found |= {f"{b.host_port}/{protocol}" for b in bindings or () if b.host_port}
-    return found
+def _is_on(wanted: Iterable[str], names: set[str], ids: set[str]) -> bool:
+    """Tell whether one of the wanted is a network's name, or begins its id."""
+    return any(v in names or (v and any(id.startswith(v) for id in ids)) for v in wanted)
 
 
 def port_range(name: str, text: str) -> list[str]:
     """Expand `80`, `80/udp` or `80-90/tcp`."""
     numbers, _, protocol = text.partition("/")
     low, _, high = numbers.partition("-")
-    if not low.isdigit() or (high and not high.isdigit()):
-        raise InvalidArgument(f"invalid filter '{name}={text}'")
+    for number in (low, high or low):
+        if not number.isdigit():
+            raise Internal(
+                f'error while looking up for {name} {text}: strconv.ParseUint: parsing "{number}": invalid syntax'
+            )
     return [f"{n}/{protocol or 'tcp'}" for n in range(int(low), min(int(high or low), 65535) + 1)]
 
 

@@ -18,7 +18,6 @@ from sampan.engine.tasks.host import Host
 from sampan.engine.tasks.security import MASKED_PATHS, READONLY_PATHS
 from sampan.errors import InvalidArgument
 from sampan.spec.engine_api.container import ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy
-from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -43,11 +42,11 @@ def container_config(request: ContainerConfig, image: dict[str, Any]) -> Contain
         request,
         user=request.user or image.get("User") or "",
         exposed_ports={**(request.exposed_ports or {}), **(image.get("ExposedPorts") or {})} or None,
-        env=env or request.env,
+        env=env or image.get("Env"),
         cmd=cmd,
-        entrypoint=entrypoint or None,
+        entrypoint=entrypoint,
         labels={**(image.get("Labels") or {}), **(request.labels or {})},
-        volumes=volumes or request.volumes,
+        volumes=volumes or image.get("Volumes"),
         working_dir=_clean(request.working_dir or image.get("WorkingDir") or ""),
         stop_signal=request.stop_signal or image.get("StopSignal") or "",
         shell=request.shell or image.get("Shell"),
@@ -93,6 +92,7 @@ def host_config(request: HostConfig, engine: EngineConfig, machine: Host) -> Hos
         cgroupns = "host"
     elif not cgroupns:
         cgroupns = engine.default_cgroupns_mode or ("private" if machine.unified else "host")
+    weights = request.blkio_weight_device
     security = list(request.security_opt or [])
     if (request.privileged or request.ipc_mode == "host" or request.pid_mode == "host") and not any(
         o.startswith("label") for o in security
@@ -124,7 +124,8 @@ def host_config(request: HostConfig, engine: EngineConfig, machine: Host) -> Hos
         masked_paths=masked,
         readonly_paths=readonly,
         blkio_weight=request.blkio_weight if machine.blkio_weight else 0,
-        blkio_weight_device=request.blkio_weight_device if machine.blkio_weight_device else None,
+        blkio_weight_device=weights if machine.blkio_weight_device or not weights else None,
+        links=request.links or None,
         tmpfs=request.tmpfs or None,
         storage_opt=request.storage_opt or None,
         sysctls=request.sysctls or None,
@@ -138,25 +139,6 @@ def _log_config(request: LogConfig, engine: EngineConfig) -> LogConfig:
     if driver == engine.log_driver:
         options = {**engine.log_opts, **options}
     return LogConfig(type=driver, config=options)
-
-
-def endpoints(
-    host: HostConfig, config: ContainerConfig, networking: NetworkingConfig | None
-) -> dict[str, EndpointSettings]:
-    """Return the endpoints a container starts with, by network name: those asked for, and its network mode's own."""
-    asked = {n: e or EndpointSettings() for n, e in ((networking and networking.endpoints_config) or {}).items()}
-    mode = host.network_mode
-    if mode.startswith("container:"):
-        return {}
-    if "default" in asked:
-        asked[mode] = asked.pop("default")
-    own = asked.get(mode, EndpointSettings())
-    if config.mac_address and not own.mac_address:
-        own = replace(own, mac_address=config.mac_address)
-    asked[mode] = own
-    if config.network_disabled:
-        return {}
-    return asked
 
 
 def environment(

@@ -108,7 +108,8 @@ class Containers:
         self._bind_networks(Connections(table, networks))
         self._bind_views(views, Top(table, supervisor, events), Stats(table, supervisor))
         exports = Exports(table, images, roots, events, lifecycle)
-        self._bind_files(Archive(table, roots, events, self._inside, volumes), exports)
+        self._archive = Archive(table, roots, events, self._inside, volumes)
+        self._bind_files(self._archive, exports)
         # The verbs, each where it is done.
         self.get = table.get
         self.create = self._maker.create
@@ -167,6 +168,7 @@ class Containers:
         await self._health.close()
         await self._background.close()
         self._inside.close()
+        self._archive.close()
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new values for what is made from now on."""

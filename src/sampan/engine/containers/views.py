@@ -15,6 +15,7 @@ from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import ACTIVE, WITH_TASK
 from sampan.engine.containers.table import ContainerTable
+from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
 from sampan.engine.layers.roots import Roots
 from sampan.engine.networks import inspect as network_inspect
@@ -89,11 +90,12 @@ class ContainerViews:
             image_ids=self._image_ids,
             health=self._health.word,
             networks=self._network_names,
+            ports=self._ports,
         )
         everything = all or limit > 0 or listing.implies_all(filters)
         chosen = [
             c
-            for c in reversed(self._table.all())
+            for c in sorted(self._table.all(), key=listing.age, reverse=True)
             if (everything or c.status.state in ACTIVE) and listing.passes(c, tests)
         ]
         if limit > 0:
@@ -139,19 +141,31 @@ class ContainerViews:
         except SampanError:
             return frozenset()
         return frozenset({image.id}) | frozenset(
-            c.image_id for c in self._table.all() if c.image_id and self._descends(c.image_id, image.layers)
+            c.image_id for c in self._table.all() if c.image_id and self._descends(c.image_id, image)
         )
 
-    def _descends(self, image_id: str, layers: tuple[str, ...]) -> bool:
+    def _descends(self, image_id: str, image: Image) -> bool:
+        """Tell whether an image was made from another: it has its layers and its history, and more."""
         try:
-            return self._images.resolve(image_id).layers[: len(layers)] == layers
+            later = self._images.resolve(image_id)
         except SampanError:
             return False
+        if later.layers[: len(image.layers)] != image.layers:
+            return False
+        before, since = (i.config.get("history") or [] for i in (image, later))
+        if not before:  # a history need not be kept
+            return len(later.layers) > len(image.layers) > 0
+        return len(since) > len(before) and since[: len(before)] == before
 
-    def _network_names(self, c: Container) -> set[str]:
-        names = set(c.endpoints)
+    def _network_names(self, c: Container) -> tuple[set[str], set[str]]:
+        """Return names and ids of the container's networks."""
+        names, ids = set(c.endpoints), {e.network_id for e in c.endpoints.values()}
         sandbox = self._networks.sandbox(c.id)
         if sandbox is not None:
-            for name, endpoint in sandbox.endpoints.items():
-                names |= {name, endpoint.network_id}
-        return names
+            names |= set(sandbox.endpoints)
+            ids |= {e.network_id for e in sandbox.endpoints.values()}
+        return names, ids
+
+    def _ports(self, c: Container) -> listing.ShownPorts:
+        sandbox = self._networks.sandbox(c.id) if c.status.state in WITH_TASK else None
+        return listing.ports_of(network_inspect.ports(sandbox.exposed, sandbox.bindings) if sandbox else {})

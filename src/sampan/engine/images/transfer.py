@@ -103,7 +103,7 @@ class Transfer:
         """
         if stream is None:
             source = source if "://" in source else f"http://{source}"
-            stream = await remote.begun(remote.download(source))
+            stream = await remote.begun(remote.download(source, self._registries.proxies))
             yield {"status": f"Downloading from {source}"}
         name = parse_target(repo, tag) if repo else None
         target = platforms.parse(platform) if platform else platforms.HOST

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar, TypeVarTuple, Unpack
 
 from sampan.engine.archives import streams, tar_writer
@@ -181,8 +181,9 @@ class Roots:
         """The container's whole file system as a tar archive; the container may run. Raises: NotFound, OSError."""
         root_fd = self.open_root(container_id, writable=False)
         try:
-            async for chunk in streams.drain(tar_writer.tree(root_fd), self._streaming):
-                yield chunk
+            async with aclosing(streams.on_demand(tar_writer.tree(root_fd), self._streaming)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
         finally:
             os.close(root_fd)
 

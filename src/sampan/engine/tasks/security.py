@@ -42,12 +42,14 @@ class SecurityOptions:
     seccomp: str = ""
     apparmor_profile: str = ""
     labels: tuple[str, ...] = ()
+    writable_cgroups: bool | None = None  # None: as privileged or not
 
 
 def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> SecurityOptions:
     """Parse the values of --security-opt. Their syntax was checked before (`containers.validate.security_options`)."""
     no_new_privileges, seccomp, apparmor = engine.no_new_privileges, "", ""
     labels: list[str] = []
+    writable_cgroups: bool | None = None
     for option in asked:
         if option == "no-new-privileges":
             no_new_privileges = True
@@ -63,6 +65,8 @@ def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> Se
             apparmor = value
         elif key == "label":
             labels.append(value)
+        elif key == "writable-cgroups":
+            writable_cgroups = go_values.boolean(value)
     if privileged:
         seccomp = UNCONFINED
     elif not seccomp:
@@ -70,7 +74,11 @@ def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> Se
     if apparmor == UNCONFINED or privileged or not _has_apparmor():
         apparmor = ""
     return SecurityOptions(
-        no_new_privileges=no_new_privileges, seccomp=seccomp, apparmor_profile=apparmor, labels=tuple(labels)
+        no_new_privileges=no_new_privileges,
+        seccomp=seccomp,
+        apparmor_profile=apparmor,
+        labels=tuple(labels),
+        writable_cgroups=writable_cgroups,
     )
 
 

@@ -16,30 +16,37 @@ def has_wildcard(name: str) -> bool:
 
 @lru_cache(maxsize=512)
 def compiled(pattern: str) -> re.Pattern[str] | None:
-    """Return the pattern as a regular expression for a whole path, None when it is malformed."""
-    out: list[str] = []
+    """Return the pattern as a regular expression for a whole path, None when it is malformed.
+
+    What stands between two stars is taken where it comes first, and never looked for again: without that a few stars
+    and a long name would take minutes. A later place would leave less of the same component to the rest.
+    """
+    pieces: list[list[str]] = [[]]  # between stars
     at = 0
     while at < len(pattern):
         char = pattern[at]
         at += 1
         if char == "*":
-            if not out or out[-1] != "[^/]*":
-                out.append("[^/]*")
+            if len(pieces) == 1 or pieces[-1]:
+                pieces.append([])
         elif char == "?":
-            out.append("[^/]")
+            pieces[-1].append("[^/]")
         elif char == "[":
             item, at = _class(pattern, at)
             if item is None:
                 return None
-            out.append(item)
+            pieces[-1].append(item)
         elif char == "\\":
             if at == len(pattern):
                 return None
-            out.append(re.escape(pattern[at]))
+            pieces[-1].append(re.escape(pattern[at]))
             at += 1
         else:
-            out.append(re.escape(char))
-    return re.compile("".join(out) + r"\Z", re.DOTALL)
+            pieces[-1].append(re.escape(char))
+    first, *others = ("".join(piece) for piece in pieces)
+    middle = "".join(f"(?>[^/]*?{piece})" for piece in others[:-1])
+    last = f"[^/]*{others[-1]}" if others else ""
+    return re.compile(rf"{first}{middle}{last}\Z", re.DOTALL)
 
 
 def _class(pattern: str, at: int) -> tuple[str | None, int]:
