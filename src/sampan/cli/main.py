@@ -170,13 +170,13 @@ def _check_count(bounds: tuple[int, int | None], arguments: list[str], module: M
     else:
         wants = f"requires at least {low} and at most {high} arguments"
     name = f"{table.PROGRAM} {typed}"
-    usage = f"Usage:  {name} {module.USAGE.split(chr(10))[0]}"
+    usage = "Usage:  " + "\n\t".join(f"{name} {usage}".rstrip() for usage in module.USAGE.split("\n"))
     raise CommandError(f"{table.PROGRAM}: '{name}' {wants}\n\n{usage}\n\n{verb} '{name} --help' for more information")
 
 
 def _usage_error(message: str, usage: str, typed: str) -> str:
     name = f"{table.PROGRAM} {typed}".rstrip()
-    return f"{message}\n\nUsage:  {name} {usage}\n\nRun '{name} --help' for more information"
+    return f"{message}\n\n{f'Usage:  {name} {usage}'.rstrip()}\n\nRun '{name} --help' for more information"
 
 
 def _help(words: list[str], argv: list[str], options: flags.FlagValues) -> int:
@@ -188,11 +188,11 @@ def _help(words: list[str], argv: list[str], options: flags.FlagValues) -> int:
     if len(words) == 1 and words[0] in table.GROUPS:
         sys.stdout.write(help_.group(words[0]))
         return 0
-    typed, canonical, _ = find(words)
+    typed, canonical, rest = find(words)
     if not canonical:
         if words[0] not in table.GROUPS:
             _plugin(words[0], argv, options)
-        raise CommandError(f"unknown help topic: {' '.join(words)}")
+        raise CommandError(f"unknown help topic: {' '.join(rest)}")
     sys.stdout.write(help_.command(typed, canonical, load(canonical)))
     return 0
 
@@ -206,14 +206,19 @@ def _group(words: list[str], rest: list[str], argv: list[str], options: flags.Fl
             f"{table.PROGRAM}: unknown command: {table.PROGRAM} {name}\n\n"
             f"Run '{table.PROGRAM} --help' for more information"
         )
-    if not rest or rest[0] in ("--help", "-h", "help"):
+    if not rest or rest[0] in ("--help", "-h"):
         return _help([name], argv, options)
     full = f"{table.PROGRAM} {name}"
-    if rest[0].startswith("-"):
-        raise CommandError(_usage_error(f"unknown flag: {rest[0]}", "COMMAND", name), 125)
+    usage = "COMMAND" if name in table.SAY_COMMAND else ""
+    try:
+        _, verbs = flags.parse([], rest, interspersed=False)
+    except flags.HelpRequested:
+        return _help([name], argv, options)
+    except flags.FlagError as e:
+        raise CommandError(_usage_error(str(e), usage, name), 125) from e
     raise CommandError(
-        f"{table.PROGRAM}: unknown command: {full} {rest[0]}\n\nUsage:  {full}\n\n"
-        f"Run '{full} --help' for more information"
+        f"{table.PROGRAM}: unknown command: {full} {verbs[0] if verbs else ''}\n\nUsage:  {full} {usage}".rstrip()
+        + f"\n\nRun '{full} --help' for more information"
     )
 
 

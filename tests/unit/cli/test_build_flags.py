@@ -57,15 +57,15 @@ REFUSED = {
     "sbom": ("true", "--sbom=true"),
 }
 HERE = {  # done by the client; the test that shows it
-    "cache-mount-export": "tests/compat/test_sampan_build.py",
-    "cache-mount-import": "tests/compat/test_sampan_build.py",
+    "cache-mount-export": "tests/compat/test_sampan_build.py, test_build_cli.py",
+    "cache-mount-import": "tests/compat/test_sampan_build.py, test_build_cli.py",
     "compress": "test_compress_sends_gzip",
-    "iidfile": "tests/compat/test_sampan_build.py",
-    "metadata-file": "tests/compat/test_sampan_build.py",
-    "progress": "tests/compat/test_sampan_build.py",
-    "quiet": "tests/compat/test_sampan_build.py",
-    "secret": "tests/compat/test_sampan_build.py",
-    "ssh": "tests/compat/test_sampan_build.py",
+    "iidfile": "tests/compat/test_sampan_build.py, test_build_cli.py",
+    "metadata-file": "tests/compat/test_sampan_build.py, test_build_cli.py",
+    "progress": "tests/compat/test_sampan_build.py, test_build_cli.py",
+    "quiet": "tests/compat/test_sampan_build.py, test_build_cli.py",
+    "secret": "tests/compat/test_sampan_build.py, test_build_cli.py",
+    "ssh": "tests/compat/test_sampan_build.py, test_build_cli.py",
 }
 WITHOUT_EFFECT = {"force-rm", "rm"}  # and --help says so
 
