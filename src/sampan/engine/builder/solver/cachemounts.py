@@ -77,12 +77,12 @@ class CacheMounts:
         """The directory for one step. origin: what identifies its first content, "" for none; `seed` fills that in.
 
         emptied: of a build that uses no cache: what it has begun anew. Its first use of a cache is an empty one, which
-        takes the place of what was there.
+        takes the place of what was there; but what was imported and not used yet was brought for this build.
         """
         key = f"{mount.id or mount.target} {origin}".rstrip()
         if emptied is not None and key not in emptied:
             emptied.add(key)
-            for old in [record for record in self._mounts() if record.key == key]:
+            for old in [record for record in self._mounts() if record.key == key and record.uses]:
                 if self.in_use(old.id):  # a running step keeps it, and nobody finds it any more
                     self._store.apply_now(self._table.put(replace(old, key=f"{key} until {time.time_ns()}")))
                 else:
@@ -187,6 +187,7 @@ class CacheMounts:
         old = [record for record in self._mounts() if record.key == name and not self.in_use(record.id)]
         made = await self._make(RunMount(kind="cache", target=name, id=name), name, fill)
         self._used[made.id] -= 1
+        self._store.apply_now(self._table.put(replace(made, uses=0)))
         for record in old:
             self.remove(record.id)
 
