@@ -186,11 +186,32 @@ def test_an_exec_has_the_surroundings_of_its_container() -> None:
     assert found["capabilities"]["bounding"] == DEFAULT and "oomScoreAdj" not in found
 
 
-def test_a_privileged_exec_has_every_capability_and_no_filter() -> None:
-    found = specgen.exec_process(
-        container(), ExecConfig(cmd=["id"], privileged=True), EngineConfig(), AVAILABLE, size=None
-    )
-    assert found.capabilities == AVAILABLE and security.profile(found.security, found.capabilities) is None
+def test_a_privileged_exec_has_every_capability_and_its_container_s_filter() -> None:
+    """Docker 28.5: `exec --privileged` in a container of the default profile cannot mount or unshare."""
+    config = ExecConfig(cmd=["id"], privileged=True)
+    found = specgen.exec_process(container(), config, EngineConfig(), AVAILABLE, size=None)
+    plain = specgen.exec_process(container(), ExecConfig(cmd=["id"]), EngineConfig(), AVAILABLE, size=None)
+    assert found.capabilities == AVAILABLE and plain.capabilities == tuple(DEFAULT)
+    assert found.filter_capabilities == plain.filter_capabilities == tuple(DEFAULT)
+    assert found.security.seccomp == plain.security.seccomp == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "privileged", "daemon", "expected"),
+    [
+        ([], False, "", ""),
+        ([], False, "/p.json", "/p.json"),
+        ([], True, "/p.json", security.UNCONFINED),
+        (['seccomp={"a": 1}'], True, "/p.json", '{"a": 1}'),
+        (["seccomp=unconfined"], False, "/p.json", security.UNCONFINED),
+        (["seccomp=builtin"], False, "/p.json", ""),
+        (["seccomp=builtin"], True, "", ""),
+    ],
+)
+def test_which_seccomp_profile_applies(options: list[str], privileged: bool, daemon: str, expected: str) -> None:
+    """Docker 28.5: a profile that is named applies to a privileged container as well, and to each exec in it."""
+    found = security.parse(options, EngineConfig(seccomp_profile=daemon), privileged=privileged)
+    assert found.seccomp == expected
 
 
 @pytest.mark.parametrize(

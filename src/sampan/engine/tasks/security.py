@@ -45,8 +45,12 @@ class SecurityOptions:
 
 
 def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> SecurityOptions:
-    """Parse the values of --security-opt. Their syntax was checked before (`containers.validate.security_options`)."""
+    """Parse the values of --security-opt. Their syntax was checked before (`containers.validate.security_options`).
+
+    privileged: no profile, but one that is named is applied to a privileged container as to any other.
+    """
     no_new_privileges, seccomp, apparmor = engine.no_new_privileges, "", ""
+    named = False
     labels: list[str] = []
     for option in asked:
         if option == "no-new-privileges":
@@ -58,14 +62,17 @@ def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> Se
         if key == "no-new-privileges":
             no_new_privileges = go_values.boolean(value)
         elif key == "seccomp":
+            named = value != ""
             seccomp = "" if value == "builtin" else value
         elif key == "apparmor":
             apparmor = value
         elif key == "label":
             labels.append(value)
-    if privileged:
+    if named:
+        pass
+    elif privileged:
         seccomp = UNCONFINED
-    elif not seccomp:
+    else:
         seccomp = engine.seccomp_profile if engine.seccomp_profile != "builtin" else ""
     if apparmor == UNCONFINED or privileged or not _has_apparmor():
         apparmor = ""
