@@ -20,7 +20,6 @@ from sampan.supervisor.logs.record import Partial
 
 _UNESCAPED = bytes(c for c in range(256) if (c >= 0x20 and c not in b'\\"<>&') or c == 0x0A)
 _ESCAPES = {c: b"\\u%04x" % c for c in (*range(0x20), *b"<>&")} | {0x22: b'\\"', 0x0D: b"\\r"}
-_INVALID = {c: f"\\u{c:04x}" for c in range(0xDC80, 0xDD00)}
 
 
 def escape(text: bytes) -> bytes:
@@ -42,7 +41,7 @@ def _escape_unicode(text: bytes) -> bytes:
     try:
         text.decode()
     except UnicodeDecodeError:
-        return text.decode("utf-8", "surrogateescape").translate(_INVALID).encode()
+        return text.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace")
     return text
 
 
