@@ -21,6 +21,8 @@ from sampan.engine.tasks import devices, limits, security, spec
 from sampan.engine.tasks.capabilities import DEFAULT
 from sampan.engine.tasks.options import ProcessOptions, Rlimit
 from sampan.errors import Internal
+from sampan.runtime.failure import InvalidSpec
+from sampan.runtime.validate import validate
 from sampan.spec import codec
 from sampan.spec.engine_api.container import ContainerConfig, ExecConfig, HostConfig, Ulimit
 
@@ -231,6 +233,16 @@ def test_the_source_of_a_volume_is_known_only_at_the_start() -> None:
     options = specgen.task_options(c, EngineConfig(), AVAILABLE)
     found = spec.build(options, spec.Provisions(sources={"/v": "/volumes/v"}))["mounts"]
     assert next(m["source"] for m in found if m["destination"] == "/v") == "/volumes/v"
+
+
+@pytest.mark.parametrize("asked", ["/x/../proc", "//proc/", "/./proc"])
+def test_a_tmpfs_has_one_spelling(asked: str) -> None:
+    """So it takes the place of the default mount, and the runtime refuses it, as Docker's does."""
+    c = replace(container(), host_config=HostConfig(tmpfs={asked: ""}))
+    found = spec.build(specgen.task_options(c, EngineConfig(), AVAILABLE), spec.Provisions())
+    assert [m["type"] for m in found["mounts"] if m["destination"].endswith("proc")] == ["tmpfs"]
+    with pytest.raises(InvalidSpec, match="only procfs may be mounted at /proc"):
+        validate(found)
 
 
 def test_device_nodes_keep_their_kind_and_mode() -> None:

@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from sampan.linux.namespaces import CLONE_NEWCGROUP, CLONE_NEWTIME, TYPES
-from sampan.runtime.options import PROPAGATION, MountOptions, parse
+from sampan.runtime.options import PROPAGATION, MountOptions, normal, parse
 from sampan.runtime.process_plan import ProcessPlan
 from sampan.runtime.process_plan import build as build_process
 
@@ -46,9 +46,7 @@ class PlannedMount:
         words: list[str] = spec.get("options") or []
         self.fstype: str = spec.get("type") or ""
         self.source: str = spec.get("source") or ""
-        self.destination: str = os.path.normpath("/" + spec["destination"])
-        if self.destination.startswith("//"):
-            self.destination = self.destination[1:]
+        self.destination: str = normal(spec["destination"])
         self.options: MountOptions = parse(self.fstype, words)
         self.text = ",".join(words)
         self.uid_map: list[dict[str, int]] = spec.get("uidMappings") or []

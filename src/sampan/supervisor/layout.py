@@ -89,7 +89,9 @@ def read_json(path: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def listen(directory: str, name: str, backlog: int = 64, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+def listen(
+    directory: str, name: str, backlog: int = 4096, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> socket.socket:
     """A listening unix socket `directory/name`, 0600, non-blocking. A leftover of that name is replaced."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -108,6 +108,7 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("mounts/0/destination", "proc", "mounts[0].destination", "must be an absolute path, not 'proc'"),
     ("mounts/0/destination", None, "mounts[0].destination", "required"),
     ("mounts/0/destination", "/proc/self", "mounts[0].destination", "cannot be mounted because it is inside /proc"),
+    ("mounts/0/destination", "/x/../proc/./sys", "mounts[0].destination", "cannot be mounted because it is inside"),
     ("mounts/0/type", "tmpfs", "mounts[0].destination", "only procfs may be mounted at /proc"),
     ("mounts/0/options", ["tmpcopyup"], "mounts[0].options", "tmpcopyup is for tmpfs only"),
     ("mounts/0/options", ["idmap"], "mounts[0].options", "only bind mounts can be id-mapped"),

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.merge import environment
+from sampan.engine.containers.mountpoints import clean
 from sampan.engine.containers.records import Container, MountPoint
 from sampan.engine.tasks import capabilities, failures, limits, security, spec
 from sampan.engine.tasks.options import (
@@ -174,7 +175,7 @@ def _mode(text: str) -> NamespaceMode:
 
 def _mounts(c: Container) -> Iterable[Mount]:
     for destination, words in (c.host_config.tmpfs or {}).items():
-        yield spec.tmpfs(destination, words.split(",") if words else [])
+        yield spec.tmpfs(clean(destination), words.split(",") if words else [])
     for point in c.mounts:
         yield spec.tmpfs(point.destination, list(point.tmpfs_options)) if point.type == "tmpfs" else _bind(point)
 
