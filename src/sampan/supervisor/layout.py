@@ -58,6 +58,9 @@ def write(path: str, data: bytes, *, durable: bool = False) -> None:
             view = view[os.write(fd, view) :]
         if durable:
             os.fsync(fd)
+    except BaseException:
+        os.unlink(temporary)  # a full disk needs what room there is
+        raise
     finally:
         os.close(fd)
     os.rename(temporary, path)
