@@ -25,9 +25,13 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
+from sampan.supervisor.notes import note
+
 VERSION = 1
+_RETRY_S = 1.0
 
 
 def tasks_dir(exec_root: str) -> str:
@@ -46,6 +50,19 @@ def boot_id() -> str:
 
 def write_json(path: str, value: Any, *, durable: bool = False) -> None:
     write(path, json.dumps(value).encode(), durable=durable)
+
+
+def write_down(
+    path: str, value: Any, later: Callable[[float, Callable[[], None]], object], *, durable: bool = False
+) -> None:
+    """Keep a fact for whoever comes after this process. A full disk holds nobody back: it is tried again `later`."""
+    try:
+        write_json(path, value, durable=durable)
+    except FileNotFoundError:  # the task has been deleted
+        pass
+    except OSError as e:
+        note(f"{path}: {e}; trying again")
+        later(_RETRY_S, lambda: write_down(path, value, later, durable=durable))
 
 
 def write(path: str, data: bytes, *, durable: bool = False) -> None:

@@ -352,23 +352,13 @@ class Tasks:
         exit_ = known or _read_exit(directory)
         if exit_ is None:
             exit_ = {"status": _KILLED, "exited_at_ns": time.time_ns(), "oom_killed": False}
-            self._write_down(directory, exit_)
+            layout.write_down(f"{directory}/exit.json", exit_, asyncio.get_running_loop().call_later, durable=True)
         task.report["shim_pid"] = 0
         for exec_ in [e for e in task.execs.values() if not e["exit"]]:
             gone: wire.Event = {"kind": "exec-exit", "exec_id": exec_["exec_id"], "pid": exec_["pid"], "exit": exit_}
             self._on_event(task, gone)
         if known is None:
             self._on_event(task, {"kind": "exit", "pid": task.report["pid"], "exit": exit_})
-
-    def _write_down(self, directory: str, exit_: wire.ExitRecord) -> None:
-        """Keep an exit for the next supervisor; a full disk holds nothing back, and is tried again."""
-        try:
-            layout.write_json(f"{directory}/exit.json", exit_, durable=True)
-        except FileNotFoundError:  # the task has been deleted
-            pass
-        except OSError as e:
-            note(f"{directory}: exit.json: {e}; trying again")
-            asyncio.get_running_loop().call_later(_RETRY_S, self._write_down, directory, exit_)
 
     async def _clear_cgroup(self, path: str) -> None:
         """Kill everything inside and remove it; a cgroup that is not there is fine."""

@@ -126,18 +126,8 @@ class Task:
         if self.container:
             state = {k: v for k, v in self.container.to_state().items() if k != "spec"}  # config.json has it
             self._watch_oom()
-            self._write_down("state.json", state)
+            layout.write_down(f"{self._directory}/state.json", state, self._loop.after)
         memory.give_back()
-
-    def _write_down(self, name: str, value: Any, *, durable: bool = False) -> None:
-        """Keep a fact for whoever comes after this shim; a full disk holds nothing back, and is tried again."""
-        try:
-            layout.write_json(f"{self._directory}/{name}", value, durable=durable)
-        except FileNotFoundError:  # the task has been deleted
-            pass
-        except OSError as e:
-            note(f"task {self.id}: {name}: {e}; trying again")
-            self._loop.after(_LOOK_AGAIN_S, lambda: self._write_down(name, value, durable=durable))
 
     def _roll_back(self) -> None:
         if self.container:
@@ -206,7 +196,7 @@ class Task:
         if self.status is TaskStatus.FAILED:  # nobody has heard of it
             return
         self._change(TaskChange.EXIT)
-        self._write_down("exit.json", self.exit, durable=True)
+        layout.write_down(f"{self._directory}/exit.json", self.exit, self._loop.after, durable=True)
         self._event({"kind": "exit", "pid": init.pid, "exit": self.exit})
         for callback in self._on_stopped:
             self._loop.after(0, callback)
