@@ -84,9 +84,7 @@ class Inherited:
         self.cloned_into_cgroup = False
         self.namespace_fds: list[tuple[int, int]] = []
         self.root_source: int | None = None
-        self.found: dict[
-            str, int
-        ] = {}  # "mounts/<index>", "namespaces/<type>" → what the caller has found: see prepare
+        self.found: dict[str, int] = {}  # "mounts/<index>", "namespaces/<type>" → what the caller has found
         self.sources: dict[int, int] = {}  # index in plan.mounts → detached mount, ready to be attached
         self.idmaps: dict[int, int] = {}  # index in plan.mounts → user namespace
         self.devices: dict[str, int] = {}  # path → detached clone of the host's node
@@ -254,6 +252,7 @@ def _enter_cgroup(init: Init) -> None:
                 os._exit(1)
             inherited.cgroup = groups.load(init.plan.cgroup_path)
     inherited.cgroup.add(0, cloned=inherited.cloned_into_cgroup)
+    who.use_every_cpu()
     inherited.join_cgroup = False
 
 
@@ -352,7 +351,7 @@ def run_hooks(init: Init) -> None:
         if not init.inherited.channel.receive()[0]:
             os._exit(1)
     if "createContainer" in plan.hooks:
-        hooks.run("createContainer", plan.hooks["createContainer"], state(plan, "creating", os.getpid()))
+        hooks.run_in(init.root_fd, "createContainer", plan.hooks, state(plan, "creating", os.getpid()))
 
 
 def open_console(init: Init) -> None:
@@ -496,4 +495,4 @@ def start_hooks(init: Init) -> None:
     init.step = "startContainer hook"
     wanted = init.plan.hooks.get("startContainer")
     if wanted:
-        hooks.run("startContainer", wanted, state(init.plan, "created", os.getpid()))
+        hooks.run("startContainer", wanted, state(init.plan, "created", os.getpid()), init.process.env)

@@ -246,6 +246,8 @@ def join_cgroup(joining: Joining) -> None:
     if plan.affinity[0]:
         os.sched_setaffinity(0, plan.affinity[0])
     joining.cgroup.add(0, cloned=joining.cloned_into_cgroup)
+    if not any(plan.affinity):
+        who.use_every_cpu()
     if plan.affinity[1]:
         os.sched_setaffinity(0, plan.affinity[1])
 

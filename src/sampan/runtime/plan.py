@@ -188,6 +188,11 @@ class Plan:
         return lines
 
 
+def cgroup_path(spec: Spec, id: str) -> str:
+    """Return the path of the container's cgroup below each hierarchy's root."""
+    return (spec.get("linux") or {}).get("cgroupsPath") or f"/{id}"
+
+
 def build(spec: Spec, *, id: str, bundle: str, rootfs: list[Spec] | tuple[Spec, ...] = ()) -> Plan:
     """Decide everything from a validated spec. `bundle` is absolute; `rootfs` are mounts relative to the root."""
     linux: Spec = spec.get("linux") or {}
@@ -205,7 +210,7 @@ def build(spec: Spec, *, id: str, bundle: str, rootfs: list[Spec] | tuple[Spec, 
     plan.hostname = spec.get("hostname") or ""
     plan.domainname = spec.get("domainname") or ""
     plan.hooks = {kind: hooks for kind, hooks in (spec.get("hooks") or {}).items() if hooks}
-    plan.cgroup_path = linux.get("cgroupsPath") or f"/{id}"
+    plan.cgroup_path = cgroup_path(spec, id)
     plan.resources = linux.get("resources") or {}
     plan.masked_paths = linux.get("maskedPaths") or []
     plan.readonly_paths = linux.get("readonlyPaths") or []

@@ -264,8 +264,8 @@ def _namespaces(linux: Spec) -> set[str]:
 def _mount(mount: Spec, field: str, own: set[str]) -> None:
     destination = _required(mount, "destination", str, field)
     _strings(mount, ("destination", "source", "type"), field)
-    if not destination.startswith("/"):
-        raise InvalidSpec(f"{field}.destination", f"must be an absolute path, not {destination!r}")
+    if not destination:
+        raise InvalidSpec(f"{field}.destination", "must not be empty")
     options = _string_list(mount, "options", field)
     fstype = mount.get("type") or ""
     bind = fstype == "bind" or "bind" in options or "rbind" in options or "bind-nonrecursive" in options
