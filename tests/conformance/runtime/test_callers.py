@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.runtime.driver import Runtime
+from tests.conformance.runtime.driver import Runtime, read_terminal
 
 
 def test_flags_stand_before_or_behind_the_id(runtime: Runtime) -> None:
@@ -194,3 +195,21 @@ def test_a_wrong_config_json_is_one_line(runtime: Runtime, key: str, value: Any)
     done = runtime("run", "--bundle", str(path), id)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "level=error" in done.stderr
+
+
+def test_a_terminal_in_the_foreground_writes_to_standard_output(runtime: Runtime, tmp_path: Path) -> None:
+    """Not to the caller's terminal; and its line ends are left to that."""
+    spec = runtime.spec("sh", "-c", "test -t 1 && echo one; echo two")
+    spec["process"]["terminal"] = True
+    id, path = runtime.bundle(spec)
+    out = tmp_path / "out"
+    pid, master = pty.fork()
+    if pid == 0:
+        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT, 0o600), 1)
+        os.execvp(runtime.command[0], [*runtime.command, "--root", str(runtime.root), "run", "--bundle", str(path), id])
+    try:
+        assert read_terminal(master, "never") == ""
+        assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        os.close(master)
+    assert out.read_bytes() == b"one\ntwo\n"
