@@ -4,7 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check format bench proto clean
+PREFIX ?= /usr/local
+
+.PHONY: help setup install uninstall demo test check format bench proto clean
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
 
@@ -12,6 +14,14 @@ help:
 setup: $(VENV)/.stamp
 $(VENV)/.stamp: pyproject.toml tools/setup tools/debian-packages
 	@PYTHON=$(PYTHON) tools/setup $(VENV)
+
+## make install  programs into PREFIX/bin (/usr/local) and systemd units that find them there; DESTDIR as usual
+install: setup
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' UNIT_DIRECTORY='$(UNIT_DIRECTORY)' $(BIN)/python tools/install.py
+
+## make uninstall  remove them; what the engine keeps (/var/lib/sampan, /etc/sampan) stays
+uninstall: setup
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' UNIT_DIRECTORY='$(UNIT_DIRECTORY)' $(BIN)/python tools/install.py --uninstall
 
 ## make demo     a web server in a container, from nothing to gone, with the time of each step
 demo: setup

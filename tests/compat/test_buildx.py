@@ -333,6 +333,18 @@ def test_history(docker: Run, tmp_path: Path) -> None:
         assert ref not in docker("buildx", "history", "ls").stdout
 
 
+def test_a_dockerfile_that_changes_within_its_time_is_read_again(docker: Run, tmp_path: Path) -> None:
+    """Times that are normalised say nothing: BuildKit asks for the Dockerfile's content each time (local.differ)."""
+    context = tmp_path / "same"
+    for word in ("one", "two"):
+        dockerfile(context, f"FROM busybox\nRUN echo {word} > /word\n")
+        (context / ".dockerignore").write_text(f"{word}\n")
+        for name in ("Dockerfile", ".dockerignore"):
+            os.utime(context / name, (1_600_000_000, 1_600_000_000))
+        docker("buildx", "build", "-t", "door/same", context)
+        assert docker("run", "--rm", "door/same", "cat", "/word").stdout == f"{word}\n"
+
+
 # ── bake, compose ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 BAKE = """

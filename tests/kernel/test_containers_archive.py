@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sampan.engine.containers import archive
-from sampan.engine.containers.extract import ExtractOptions, extract
+from sampan.engine.containers.extract import ExtractOptions, extract, owner_of
 from sampan.engine.tasks import procfs
 from sampan.errors import InvalidArgument
 from tests.support import tars
@@ -149,7 +149,7 @@ def test_cve_2019_14271_nothing_is_imported_while_copying(hostile: Path) -> None
     target = os.open(hostile, os.O_PATH | os.O_DIRECTORY)
     before = set(sys.modules)
     try:
-        extract(tar(member("n", b"x")), target, ExtractOptions(copy_uid_gid=True))
+        extract(tar(member("n", b"x")), target, ExtractOptions())
         packed(hostile, "/w")
         with root_at(hostile, "/n") as root:
             archive.describe(root)
@@ -187,7 +187,7 @@ def test_round_trip_keeps_modes_times_links_and_owners(hostile: Path) -> None:
     (hostile / "dst").mkdir()
     target = os.open(hostile / "dst", os.O_PATH | os.O_DIRECTORY)
     try:
-        extract(Bytes(data), target, ExtractOptions(copy_uid_gid=True))
+        extract(Bytes(data), target, ExtractOptions())
     finally:
         os.close(target)
     copy = hostile / "dst" / "src"
@@ -202,3 +202,50 @@ def test_the_root_of_a_process_that_is_not_the_containers_is_refused() -> None:
     """A pid that the kernel has given to a process of the host since: `cp` must not read the host."""
     with pytest.raises(ProcessLookupError, match="is not of task"):
         procfs.open_root(os.getpid(), "f" * 64)
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        ("1000", (1000, 0)), ("1000:2000", (1000, 2000)), ("daemon", (77, 78)), ("daemon:bin", (77, 99)), ("0", (0, 0)),
+        ("77", (77, 78)), ("nosuch", 'user "nosuch" in container: no matching entries in passwd file'),
+        ("daemon:nosuch", "no matching entries in group file"), ("4294967295", "uids and gids end at"),
+    ],
+)  # fmt: skip
+def test_copy_uid_gid_is_the_containers_user(hostile: Path, user: str, expected: tuple[int, int] | str) -> None:
+    """As Docker Engine 28.5.2 answered for the same passwd and group."""
+    (hostile / "etc").mkdir(exist_ok=True)
+    (hostile / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\ndaemon:x:77:78::/:/bin/sh\n")
+    (hostile / "etc/group").write_text("root:x:0:\nbin:x:99:\n")
+    root = os.open(hostile, os.O_PATH | os.O_DIRECTORY)
+    try:
+        if isinstance(expected, str):
+            with pytest.raises(InvalidArgument, match=expected):
+                owner_of(root, user)
+            return
+        assert owner_of(root, user) == expected
+        (hostile / "into").mkdir()
+        into = os.open(hostile / "into", os.O_PATH | os.O_DIRECTORY)
+        try:
+            extract(tar(member("owned", b"x")), into, ExtractOptions(owner=expected))
+        finally:
+            os.close(into)
+        st = (hostile / "into/owned").stat()
+        assert (st.st_uid, st.st_gid) == expected
+    finally:
+        os.close(root)
+
+
+@pytest.mark.parametrize("name", ["", ".", "./", "/"])
+def test_an_entry_of_the_target_itself_says_nothing(hostile: Path, name: str) -> None:
+    before = (hostile / "w").stat()
+    target = os.open(hostile / "w", os.O_PATH | os.O_DIRECTORY)
+    try:
+        payload = b"" if name.endswith("/") else b"xy"
+        members = [member(name, type_=tarfile.DIRTYPE), member(name, payload), member("f", b"1")]
+        extract(tar(*members), target, ExtractOptions())
+    finally:
+        os.close(target)
+    after = (hostile / "w").stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert (hostile / "w/f").read_bytes() == b"1"

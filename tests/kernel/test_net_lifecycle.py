@@ -7,7 +7,10 @@ import contextlib
 import os
 import re
 import socket
+import subprocess
+from collections.abc import Coroutine
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -333,8 +336,8 @@ async def test_the_default_bridge_as_configured(host: Host) -> None:
         assert second.subnets[0].subnet == "10.77.1.0/24"
         await networks.remove("second")
     async with host.networks(bridge="none") as networks:
-        with pytest.raises(NotFound, match="network bridge not found"):
-            await attach(networks)
+        assert list((await attach(networks)).endpoints) == ["none"]
+        await networks.detach(container_id("web"))
     host.netlink.batch([netlink.add_bridge("own0")])
     host.netlink.batch([netlink.set_link("own0", up=True)])
     link = host.netlink.link("own0")
@@ -420,3 +423,131 @@ async def once(networks: Networks, n: int) -> None:
 
 async def drained(host: Host) -> None:
     await until(lambda: not any(link.kind == "veth" and link.name != "lan0" for link in host.netlink.links()))
+
+
+@on_fake_host
+async def test_a_running_container_is_renumbered_when_its_network_has_other_subnets(host: Host) -> None:
+    """The daemon starts with whatever configuration: what cannot be kept is made anew, or said to be gone."""
+    web = container_id("web")
+    async with host.networks(ipv6=True, fixed_cidr_v6="fd00:1::/64") as networks:
+        sandbox = await attach(networks, ports={"80/tcp": "8080"}, exposed=["80/tcp"])
+        holder = in_namespace(host, sandbox)
+        host.serve(sandbox.netns, 80)
+        await networks.started(web, holder.pid)
+    configurations: list[tuple[dict[str, Any], tuple[str, str]]] = [
+        ({"ipv6": True, "fixed_cidr_v6": "fd00:2::/64"}, ("172.17.0.2", "fd00:2::2")),
+        ({"ipv6": True, "bip": "10.77.0.1/24", "fixed_cidr_v6": "fd00:2::/64"}, ("10.77.0.2", "fd00:2::2")),
+        ({"default_address_pools": ({"base": "10.99.0.0/16", "size": 24},)}, ("10.99.0.2", "")),
+        ({"bip": "10.98.0.1/24", "iptables": False}, ("10.98.0.2", "")),
+    ]
+    try:
+        for options, addresses in configurations:
+            async with host.networks(restored=False, **options) as networks:
+                await networks.restore({web: holder.pid})
+                shown = networks.sandbox(web)
+                assert shown is not None
+                endpoint = shown.endpoints["bridge"]
+                assert (endpoint.address4, endpoint.address6) == addresses
+                assert await host.ask(None, "127.0.0.1", 8080), f"the port leads there: {options}"
+                with host.inside(f"/proc/{holder.pid}/ns/net"), Netlink() as inside:
+                    held = {
+                        str(p.address)
+                        for p in inside.addresses()
+                        if not (p.address.is_link_local or p.address.is_loopback)
+                    }
+                assert held == {a for a in addresses if a}
+        async with host.networks(restored=False, bridge="none") as networks:
+            await networks.restore({web: holder.pid})
+            shown = networks.sandbox(web)
+            assert shown is not None and not shown.endpoints and not shown.bindings
+            fresh = await attach(networks, "fresh")
+            assert list(fresh.endpoints) == ["none"], "run works without a default network"
+            await networks.detach(container_id("fresh"))
+            await networks.detach(web)
+    finally:
+        end(holder)
+
+
+def in_namespace(host: Host, sandbox: Sandbox) -> subprocess.Popen[bytes]:
+    """Start a process that holds a sandbox's namespace."""
+    with host.inside(sandbox.netns):
+        return spawn("sleep", "300")
+
+
+@on_fake_host
+async def test_a_sysctl_that_is_none_is_refused_and_nothing_is_left(host: Host) -> None:
+    async with host.networks() as networks:
+        wanted = {"com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.log_martians=1"}
+        made = await attach(networks, endpoints={"bridge": EndpointSettings(driver_opts=wanted)})
+        with host.inside(made.netns), open("/proc/thread-self/root/proc/sys/net/ipv4/conf/eth0/log_martians") as file:
+            assert file.read() == "1\n"
+        await networks.detach(container_id("web"))
+        links = {link.name for link in host.netlink.links()}
+        for text, said in (
+            ("net.ipv4.nope.IFNAME.x=1", "/proc/sys/net/ipv4/nope/eth0/x is not a sysctl file"),
+            ("net.ipv4.conf.IFNAME.log_martians=bad", "unable to write to '/proc/sys/net/ipv4/conf/eth0/log_martians'"),
+        ):
+            bad = EndpointSettings(driver_opts={"com.docker.network.endpoint.sysctls": text})
+            with pytest.raises(
+                Internal, match=f"^failed to set up container networking: failed to add.*{re.escape(said)}"
+            ):
+                await attach(networks, endpoints={"bridge": bad})
+        assert {link.name for link in host.netlink.links()} <= links
+
+
+@on_fake_host
+async def test_a_network_goes_before_or_after_a_start_and_never_within(host: Host) -> None:
+    """At every turn of the loop within a start, and within a removal, the other begins: exactly one of them wins."""
+    async with host.networks() as networks:
+        outcomes = set()
+        for turns in [*range(12), *(-n for n in range(1, 12))]:
+            made = await networks.create(NetworkCreateRequest(name="own"))
+
+            async def later(work: Coroutine[Any, Any, object], wait: int) -> object:
+                for _ in range(wait):
+                    await asyncio.sleep(0)
+                return await work
+
+            started, removed = await asyncio.gather(
+                later(attach(networks, mode="own"), max(-turns, 0)),
+                later(networks.remove("own"), max(turns, 0)),
+                return_exceptions=True,
+            )
+            if isinstance(started, Sandbox):
+                assert isinstance(removed, Forbidden) and 'has active endpoints (name:"web"' in str(removed)
+                assert started.endpoints["own"].ipv4 and networks.find(made.id) is made
+                await networks.detach(container_id("web"))
+                await networks.remove("own")
+            else:
+                assert isinstance(started, NotFound) and removed is None
+            outcomes.add(isinstance(started, Sandbox))
+        assert outcomes == {True, False}
+
+
+@on_fake_host
+async def test_a_network_that_is_going_cannot_be_connected_to(host: Host) -> None:
+    async with host.networks() as networks:
+        await attach(networks)
+        holder = spawn("sleep", "300")
+        await networks.started(container_id("web"), holder.pid)
+        own = await networks.create(NetworkCreateRequest(name="own"))
+        removing = asyncio.ensure_future(networks.remove("own"))
+        await asyncio.sleep(0)
+        with pytest.raises(NotFound, match=r"^network \w+ not found$"):
+            async with networks.connecting(own, container_id("web"), EndpointSettings()):
+                pass
+        await removing
+        await networks.detach(container_id("web"))
+        end(holder)
+
+
+@on_fake_host
+async def test_an_engine_starts_on_a_host_without_a_free_subnet(host: Host) -> None:
+    host.netlink.batch([netlink.add_bridge("full0"), netlink.set_link("full0", up=True)])
+    link = host.netlink.link("full0")
+    assert link is not None
+    host.netlink.batch([netlink.add_address(link.ifindex, ip_address("10.99.0.1"), 16)])
+    async with host.networks(default_address_pools=({"base": "10.99.0.0/16", "size": 24},)) as networks:
+        assert list((await attach(networks)).endpoints) == ["none"]
+        await networks.detach(container_id("web"))
+    host.netlink.batch([netlink.delete_link("full0")])

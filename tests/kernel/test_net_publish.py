@@ -10,6 +10,7 @@ import pytest
 
 from sampan.engine.networks.plumbing import read_sysctl
 from sampan.engine.networks.service import Networks, Sandbox
+from sampan.errors import Internal
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
 from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
@@ -299,3 +300,33 @@ async def until_answered(client: socket.socket) -> None:
                         return  # translated; what came through the relay meanwhile has another address
             except (ConnectionRefusedError, TimeoutError):
                 pass
+
+
+@on_fake_host
+async def test_without_userland_proxy_only_the_rules_carry_ports(host: Host) -> None:
+    async with host.networks(userland_proxy=False) as networks:
+        web = await attach(networks, ports={"80/tcp": "8080"})
+        host.serve(web.netns, 80)
+        assert await host.ask(host.lan, HOST4, 8080) == LAN4
+        assert await host.ask(None, "127.0.0.1", 8080)
+        with pytest.raises(ConnectionRefusedError):
+            await host.ask(None, "::1", 8080)
+        with pytest.raises(Internal, match="port is already allocated"):
+            await attach(networks, "two", ports={"80/tcp": "8080"})
+        await networks.detach(container_id("web"))
+
+
+@on_fake_host
+async def test_default_options_of_networks_and_gateways_of_the_default_network(host: Host) -> None:
+    mtu = {"bridge": {"com.docker.network.driver.mtu": "1300"}}
+    async with host.networks(
+        default_network_opts=mtu, ipv6=True, fixed_cidr_v6="fd00:5::/64", default_gateway_v6="fd00:5::9"
+    ) as networks:
+        made = await networks.create(NetworkCreateRequest(name="own"))
+        assert made.options["com.docker.network.driver.mtu"] == "1300"
+        link = host.netlink.link(f"br-{made.id[:12]}")
+        assert link is not None and link.mtu == 1300
+        web = await attach(networks)
+        assert web.endpoints["bridge"].gateway6 == "fd00:5::9"
+        await networks.detach(container_id("web"))
+        await networks.remove("own")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import stat
 import threading
@@ -20,7 +21,7 @@ from sampan.engine.hostpaths import HostPaths
 from sampan.engine.store import Ref, Store
 from sampan.engine.volumes.drivers import local
 from sampan.engine.volumes.filling import Filling
-from sampan.engine.volumes.service import Volumes, size_bytes
+from sampan.engine.volumes.service import Volumes, clone, size_bytes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound
 from sampan.linux import mounts
 from tests.kernel.images.test_service import die_at
@@ -193,13 +194,14 @@ def test_a_subpath_never_leads_out_of_the_volume(tmp_path: Path) -> None:
             (root / "in" / "side").mkdir(parents=True)
             (root / "out").symlink_to("/etc")
             (root / "etc").mkdir()
-            for subpath, found in (("in/side", "in/side"), ("out", "etc")):
+            (root / "link").symlink_to("etc")
+            for subpath, found in (("in/side", "in/side"), ("link", "etc")):
                 volume = await volumes.mount("data", "c", subpath=subpath)
                 assert os.fstat(volume.fd).st_ino == (root / found).stat().st_ino
                 assert volume.path == str(root / subpath)
                 os.close(volume.fd)
-            for bad in ("/etc", "../x", "nope"):
-                with pytest.raises(InvalidArgument):
+            for bad in ("/etc", "../x", "nope", "out"):
+                with pytest.raises((InvalidArgument, NotFound)):
                     await volumes.mount("data", "c", subpath=bad)
 
     run(test())
@@ -486,3 +488,36 @@ def test_kill_9_at_every_step_of_a_volumes_life_leaves_it_whole_or_no_trace(tmp_
             break
         seen.add(asyncio.run(after(root)))
     assert step > 8 and seen == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("subpath", "found"),
+    [
+        ("d", "in"), ("rel", "in"), ("d/../ok", ""), ("up/../d", "in"), (".", "d"), ("d/side", ""),
+        ("abs", "path concatenation escapes the base directory, base: {base}, subpath: abs"),
+        ("abs/etc", "escapes the base directory"), ("up", "escapes the base directory"),
+        ("chain", "escapes the base directory"), ("passwd", "escapes the base directory"),
+        ("nope", "cannot access path {base}/nope"), ("dangling", "cannot access path {base}/dangling"),
+        ("../x", "must be a relative path"), ("/d", "must be a relative path"),
+        ("d/../../x", "must be a relative path"),
+    ],
+)  # fmt: skip
+def test_a_subpath_never_leaves_its_volume(tmp_path: Path, subpath: str, found: str) -> None:
+    """Verdicts of Docker Engine 28.5.2: a symlink that leads out is refused, not read as one inside."""
+    base = tmp_path / "v"
+    (base / "d/in").mkdir(parents=True)
+    (base / "ok").mkdir()
+    for name, target in {
+        "abs": "/", "up": "../../..", "rel": "d", "d/side": "../ok", "chain": "abs", "dangling": "nowhere",
+        "passwd": "/etc/passwd",
+    }.items():  # fmt: skip
+        (base / name).symlink_to(target)
+    if " " not in found:
+        fd = clone(str(base), subpath, True)
+        try:
+            assert found in ["", *os.listdir(f"/proc/self/fd/{fd}")]
+        finally:
+            os.close(fd)
+        return
+    with pytest.raises((InvalidArgument, NotFound), match=re.escape(found.format(base=base))):
+        clone(str(base), subpath, True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 
 import pytest
 
 from sampan.engine.background import Background, beside, first_failure, until_first
+from sampan.engine.paced import PacedThreads
 
 
 async def fail() -> None:
@@ -127,3 +129,24 @@ async def test_a_failure_is_told_once_and_a_cancelled_owner_starts_nothing(caplo
     assert background.spawn(fail(), "too late") is None
     await background.close()
     assert hanging is not None and hanging.cancelled()
+
+
+def test_paced_threads_are_bounded_and_what_stands_still_stops_only_its_own() -> None:
+    """A third piece waits for one of two threads; another kind's work goes on; a failure is the caller's."""
+    threads, others = PacedThreads(2, "paced"), PacedThreads(1, "other")
+    go = threading.Event()
+    begun = threading.Semaphore(0)
+
+    def stand() -> int:
+        begun.release()
+        assert go.wait(10)
+        return 5
+
+    work = [threads.submit(stand) for _ in range(3)]
+    assert begun.acquire(timeout=10) and begun.acquire(timeout=10)
+    assert not begun.acquire(timeout=0.05), "the third has no thread"
+    assert others.submit(lambda: "goes on").result(10) == "goes on"
+    go.set()
+    assert [one.result(10) for one in work] == [5, 5, 5]
+    with pytest.raises(ZeroDivisionError):
+        others.submit(lambda: 1 // 0).result(10)

@@ -140,7 +140,7 @@ def test_values_reach_the_engine(tmp_path: Path) -> None:
     assert engine.data_root == str(tmp_path / "g") and engine.default_shm_size_bytes == 128 << 20
     assert (engine.labels, engine.live_restore, engine.shutdown_timeout_s) == (("a=b",), False, 3)
     assert (engine.host_gateway_ips, engine.seccomp_profile) == (("10.0.0.1",), "")
-    assert config.hosts == ("fd://",) and config.proxies == (("http-proxy", "http://p:1"),)
+    assert config.hosts == ("fd://",) and config.engine.http_proxy == "http://p:1"
     assert config.warnings == ("option metrics-addr is accepted and has no effect yet",)
 
 

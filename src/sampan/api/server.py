@@ -25,6 +25,7 @@ from sampan.api.routes import Router
 from sampan.api.tls_transport import TlsProtocol
 from sampan.engine.background import Background
 from sampan.spec import release
+from sampan.spec.urls import masked
 
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
@@ -114,7 +115,7 @@ class ApiServer:
                 raise  # the client has gone; a connection of ours that broke is an error like any other
             response = errors.response(e)
             if log.isEnabledFor(logging.DEBUG):
-                log.debug("%s %s: %d %s", request.method, request.path_qs, response.status, errors.message_of(e))
+                log.debug("%s: %d %s", shown(request), response.status, errors.message_of(e))
             return response
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
@@ -139,7 +140,16 @@ class ApiServer:
         if getattr(request.protocol, "guarded", False):
             origin.check(request.headers.get("Host", ""), request.headers.get("Origin", ""))
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s %s", request.method, request.path_qs)
+            log.debug("%s", shown(request))
         if route.detached:
             return await self._detached.finish(route.handler(request), f"{request.method} {path}")
         return await route.handler(request)
+
+
+_SECRET = frozenset({"buildargs"})  # parameters whose values may be passwords as they stand
+
+
+def shown(request: web.BaseRequest) -> str:
+    """Return a request's method, path and parameters for the log, without passwords of URLs and build arguments."""
+    pairs = [f"{key}={'***' if key in _SECRET and value else masked(value)}" for key, value in request.query.items()]
+    return f"{request.method} {request.path}" + (f"?{'&'.join(pairs)}" if pairs else "")

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 HANDSHAKE_S = 10.0
+PLAIN_HTTP = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+"""What Go's server answers to a client that has forgotten TLS."""
 _CHUNK = 256 * 1024
 
 
@@ -33,6 +35,7 @@ class TlsProtocol(asyncio.Protocol):
         self.transport: TlsTransport
         self._deadline: asyncio.TimerHandle
         self._eof = False
+        self._began = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.raw = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
@@ -40,6 +43,11 @@ class TlsProtocol(asyncio.Protocol):
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_S, self.raw.abort)
 
     def data_received(self, data: bytes) -> None:
+        if not self._began and _is_http(data):
+            self.raw.write(PLAIN_HTTP)
+            self.raw.close()
+            return
+        self._began = True
         self._incoming.write(data)
         self.advance()
 
@@ -111,6 +119,12 @@ class TlsProtocol(asyncio.Protocol):
         data = self._outgoing.read()
         if data and not self.raw.is_closing():
             self.raw.write(data)
+
+
+def _is_http(data: bytes) -> bool:
+    """Tell whether a connection's first bytes are an HTTP request's; TLS begins with a byte that is no letter."""
+    method = data[:8].split(b" ")[0]
+    return len(method) >= 3 and method.isalpha() and method.isupper()
 
 
 class TlsTransport(asyncio.Transport):

@@ -4,7 +4,7 @@
     -c / --context, DOCKER_CONTEXT   a stored context
     SAMPAN_HOST, DOCKER_HOST         an address; DOCKER_TLS_VERIFY and DOCKER_CERT_PATH go with it
     currentContext of config.json
-    unix:///run/sampan/sampan.sock   when it exists
+    unix:///var/run/sampan.sock      sampand's own, when it exists
     unix:///var/run/docker.sock
 
 Source: docker(1), "Environment variables" and "Host flag"; docker context(1).
@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 
 from sampan.cli.config import DEFAULT_CONTEXT, ContextError
-from sampan.client.transport import Address, Tls
+from sampan.client.transport import UNRESOLVED, Address, Tls
+from sampan.spec.sockets import SAMPAN_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from sampan.cli.config import Config
     from sampan.cli.flags import FlagValues
 
-SAMPAN_SOCKET = "/run/sampan/sampan.sock"
 DOCKER_SOCKET = "/var/run/docker.sock"
 
 
@@ -64,12 +64,12 @@ def resolve(options: FlagValues, config: Config) -> EngineEndpoint:
         try:
             return EngineEndpoint(name, *store.endpoint(config.directory, name))
         except ContextError as e:
-            raise ContextError(f"Failed to initialize: unable to resolve docker endpoint: {e}") from e
+            raise ContextError(f"{UNRESOLVED}: {e}") from e
     try:
         tls = _tls(options, config)
         return EngineEndpoint(name, Address(default_host(hosts, tls is not None)), tls)
     except ValueError as e:
-        raise ContextError(str(e)) from e
+        raise ContextError(f"{UNRESOLVED}: {e}") from e
 
 
 def default_host(hosts: list[str], tls: bool) -> str:

@@ -66,7 +66,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "bytes": values.size_bytes,
     "decimal": values.nano_cpus,
     "duration": _duration_ns,
-    "map": values.pair,
+    "map": values.option,
     "stringToString": values.pair,
     "filter": values.filter_pair,
 }

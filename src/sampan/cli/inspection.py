@@ -85,10 +85,22 @@ def rendered(template: str, value: Any) -> str:
         raise CommandError(f"template parsing error: {e}") from e
 
 
+def _check(template: str) -> None:
+    """Check that a template can be read, before anything is asked. Raises: CommandError 64."""
+    from sampan.cli.template import Template, TemplateError
+
+    try:
+        Template(template)
+    except TemplateError as e:
+        raise CommandError(f"template parsing error: {e}", 64) from e
+
+
 def inspect(
     cli: Cli, names: Iterable[str], template: str, find: Callable[[str], Any], *, escape_html: bool = False
 ) -> int:
     """Print all that `find` finds. It Raises: CommandError for what it does not; then the exit code is 1."""
+    if template not in ("", "json"):
+        _check(template)
     found: list[Any] = []
     failed: list[str] = []
     for name in names:

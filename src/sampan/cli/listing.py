@@ -43,6 +43,7 @@ def print_list(
     kind: str,
     quiet_field: str = "ID",
     raw: str = "",
+    unfit: str = "failed to execute template",
 ) -> None:
     """Print rows: `columns` names the default table's, `template` is what the user gave or the configuration holds.
 
@@ -56,16 +57,23 @@ def print_list(
     elif template in ("", "table"):
         cli.out(format_.columns(fields, rows, columns))
     else:
-        cli.out(templated(fields, rows, template, kind=kind))
+        cli.out(templated(fields, rows, template, kind=kind, unfit=unfit))
 
 
-def templated(fields: format_.Fields, rows: Iterable[Any], template: str, *, kind: str) -> str:
-    """Write rows by a template. Raises: CommandError for a bad one."""
+def templated(
+    fields: format_.Fields,
+    rows: Iterable[Any],
+    template: str,
+    *,
+    kind: str,
+    unfit: str = "failed to execute template",
+) -> str:
+    """Write rows by a template. Raises: CommandError for a bad one; `unfit` begins the words for what rows lack."""
     from sampan.cli.template import TemplateError
 
     try:
         return format_.show(fields, rows, template, kind=kind)
     except TemplateError as e:
         message = str(e)
-        what = "failed to execute template" if "executing" in message else "failed to parse template"
+        what = unfit if "executing" in message else "failed to parse template"
         raise CommandError(f"{what}: {message}") from e

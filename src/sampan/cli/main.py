@@ -21,8 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
 
-MANY_ARGUMENTS = 1 << 30
-
 
 def main() -> None:
     """Run the program, and leave by `_exit`: the interpreter's own clearing up would take time and change nothing."""
@@ -77,7 +75,10 @@ def dispatch(argv: list[str]) -> int:
     try:
         options, words = flags.parse(flags.declared(table.GLOBAL_FLAGS), argv, interspersed=False)
     except flags.HelpRequested:
-        return _help([])
+        from sampan.cli import help as help_
+
+        sys.stdout.write(help_.top())
+        return 0
     except flags.FlagError as e:
         raise CommandError(_usage_error(str(e), "[OPTIONS] COMMAND [ARG...]", ""), 125) from e
     if options.text("log-level") not in ("debug", "info", "warn", "warning", "error", "fatal", "panic", "trace"):
@@ -88,12 +89,12 @@ def dispatch(argv: list[str]) -> int:
         sys.stdout.write(f"Sampan version {VERSION}\n")
         return 0
     if not words:
-        return _help([])
+        return _help([], argv, options)
     if words[0] == "help":
-        return _help(words[1:])
+        return _help(words[1:], argv, options)
     typed, canonical, rest = find(words)
     if not canonical:
-        return _group(words, rest)
+        return _group(words, rest, argv, options)
     return run(typed, canonical, rest, options)
 
 
@@ -105,6 +106,7 @@ def find(words: list[str]) -> tuple[str, str, list[str]]:
         canonical = table.ALIASES.get(two, two)
         if canonical in table.COMMANDS:
             return two, canonical, words[2:]
+    if first in table.GROUPS:
         return first, "", words[1:]
     if first in table.SHORTCUTS:
         return first, table.SHORTCUTS[first], words[1:]
@@ -164,21 +166,20 @@ def _check_count(bounds: tuple[int, int | None], arguments: list[str], module: M
     elif low == high:
         wants = f"requires {low} argument{'s' if low > 1 else ''}" if low else "accepts no arguments"
     elif low == 0:
-        wants = f"accepts at most {high} argument{'s' if high > 1 else ''}"
         wants = f"requires at most {high} argument{'s' if high > 1 else ''}"
     else:
         wants = f"requires at least {low} and at most {high} arguments"
     name = f"{table.PROGRAM} {typed}"
-    usage = f"Usage:  {name} {module.USAGE.split(chr(10))[0]}"
+    usage = "Usage:  " + "\n\t".join(f"{name} {usage}".rstrip() for usage in module.USAGE.split("\n"))
     raise CommandError(f"{table.PROGRAM}: '{name}' {wants}\n\n{usage}\n\n{verb} '{name} --help' for more information")
 
 
 def _usage_error(message: str, usage: str, typed: str) -> str:
     name = f"{table.PROGRAM} {typed}".rstrip()
-    return f"{message}\n\nUsage:  {name} {usage}\n\nRun '{name} --help' for more information"
+    return f"{message}\n\n{f'Usage:  {name} {usage}'.rstrip()}\n\nRun '{name} --help' for more information"
 
 
-def _help(words: list[str]) -> int:
+def _help(words: list[str], argv: list[str], options: flags.FlagValues) -> int:
     from sampan.cli import help as help_
 
     if not words:
@@ -187,32 +188,49 @@ def _help(words: list[str]) -> int:
     if len(words) == 1 and words[0] in table.GROUPS:
         sys.stdout.write(help_.group(words[0]))
         return 0
-    typed, canonical, _ = find(words)
+    typed, canonical, rest = find(words)
     if not canonical:
-        raise CommandError(f"unknown help topic: {' '.join(words)}")
+        if words[0] not in table.GROUPS:
+            _plugin(words[0], argv, options)
+        raise CommandError(f"unknown help topic: {' '.join(rest)}")
     sys.stdout.write(help_.command(typed, canonical, load(canonical)))
     return 0
 
 
-def _group(words: list[str], rest: list[str]) -> int:
+def _group(words: list[str], rest: list[str], argv: list[str], options: flags.FlagValues) -> int:
     """Answer a group that was named without a verb: with its help, or with what is wrong."""
     name = words[0]
-    if name in table.GROUPS:
-        if not rest or rest[0] in ("--help", "-h", "help"):
-            return _help([name])
-        full = f"{table.PROGRAM} {name}"
-        if rest[0].startswith("-"):
-            raise CommandError(_usage_error(f"unknown flag: {rest[0]}", "COMMAND", name), 125)
+    if name not in table.GROUPS:
+        _plugin(name, argv, options)
         raise CommandError(
-            f"{table.PROGRAM}: unknown command: {full} {rest[0]}\n\nUsage:  {full}\n\n"
-            f"Run '{full} --help' for more information"
+            f"{table.PROGRAM}: unknown command: {table.PROGRAM} {name}\n\n"
+            f"Run '{table.PROGRAM} --help' for more information"
         )
-    from sampan.cli import plugins
-
-    plugins.execute(words)
+    if not rest or rest[0] in ("--help", "-h"):
+        return _help([name], argv, options)
+    full = f"{table.PROGRAM} {name}"
+    usage = "COMMAND" if name in table.SAY_COMMAND else ""
+    try:
+        _, verbs = flags.parse([], rest, interspersed=False)
+    except flags.HelpRequested:
+        return _help([name], argv, options)
+    except flags.FlagError as e:
+        raise CommandError(_usage_error(str(e), usage, name), 125) from e
     raise CommandError(
-        f"{table.PROGRAM}: unknown command: {table.PROGRAM} {name}\n\nRun '{table.PROGRAM} --help' for more information"
+        f"{table.PROGRAM}: unknown command: {full} {verbs[0] if verbs else ''}\n\nUsage:  {full} {usage}".rstrip()
+        + f"\n\nRun '{full} --help' for more information"
     )
+
+
+def _plugin(name: str, argv: list[str], options: flags.FlagValues) -> None:
+    """Become the plugin `name`; return when there is none."""
+    from sampan.cli import plugins
+    from sampan.cli.config import ContextError
+
+    try:
+        plugins.execute(sys.argv[0], argv, name, options)
+    except ContextError as e:
+        raise CommandError(str(e)) from e
 
 
 if __name__ == "__main__":

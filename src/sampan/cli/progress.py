@@ -16,12 +16,13 @@ from sampan.client import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, TextIO
 
     from sampan.client.http import Response
 
 BAR_COLUMNS = 50
+REDRAW_S = 0.1
 WIDE_COLUMNS = 110  # a narrower terminal shows no bar
 
 
@@ -53,6 +54,26 @@ def show(
             _on_terminal(message, out, lines)
         elif not _bar(message):
             out.write(_text(message))
+        out.flush()
+
+
+def sending(pieces: Iterable[bytes], what: str, out: TextIO, total: int = 0) -> Iterator[bytes]:
+    """Pass an upload on, and show on the terminal `out` how far it is: one line, gone when all is sent.
+
+    `total`: bytes in all, 0 when it is not known.
+    """
+    sent, shown = 0, 0.0
+    for piece in pieces:
+        yield piece
+        sent += len(piece)
+        now = time.monotonic()
+        if now - shown >= REDRAW_S:
+            shown = now
+            message = {"progressDetail": {"current": sent, "total": total}}
+            out.write(f"\r\x1b[2K{what} {_bar(message, wide=tty.size(out.fileno())[1] > WIDE_COLUMNS)}")
+            out.flush()
+    if shown:
+        out.write("\r\x1b[2K")
         out.flush()
 
 

@@ -23,6 +23,9 @@ GROUPS = {
     "volume": "Manage volumes",
 }
 
+SAY_COMMAND = frozenset(("manifest", "volume"))
+"""Groups whose usage line, below an error, ends in COMMAND; docker's others have none there."""
+
 COMMANDS: dict[str, tuple[str, str]] = {
     "builder build": ("builder.build", "Build an image from a Dockerfile"),
     "builder du": ("builder.du", "Show what the build cache takes"),

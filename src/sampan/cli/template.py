@@ -142,6 +142,12 @@ class Template:
             except TemplateError as e:
                 raise TemplateError(f'template: :1: executing "" at <{first[1]}>: error calling {first[1]}: {e}') from e
             except (TypeError, ValueError, KeyError, IndexError) as e:
+                if (wanted := _wanted_arguments(self._functions[first[1]])) not in (
+                    -1,
+                    given := len(arguments) + len(piped),
+                ):
+                    words = f"wrong number of args for {first[1]}: want {wanted} got {given}"
+                    raise TemplateError(f'template: :1:2: executing "" at <{first[1]}>: {words}') from e
                 raise TemplateError(f'template: :1: executing "" at <{first[1]}>: error calling {first[1]}: {e}') from e
         arguments = [*(self._operand(a, dot, names) for a in rest), *piped]
         return self._operand(first, dot, names, tuple(arguments))
@@ -415,6 +421,14 @@ class _Parser:
 
 
 # -- functions -------------------------------------------------------------------------------------------------------
+
+
+def _wanted_arguments(function: Callable[..., Any]) -> int:
+    """Return how many arguments a function takes, -1 when it may be several numbers or is not known."""
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_flags & 0x04 or getattr(function, "__defaults__", None):
+        return -1
+    return int(code.co_argcount)
 
 
 def truth(value: Any) -> bool:

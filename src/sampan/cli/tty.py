@@ -43,6 +43,8 @@ SIGNAL_NAMES = {
 }
 FORWARDED = tuple(n for n, name in SIGNAL_NAMES.items() if name not in ("WINCH", "ABRT", "SYS"))
 WINDOW_CHANGED: int = _signal.SIGWINCH
+TERMINATIONS = 3
+"""So many SIGINT and SIGTERM together end the client, as docker's."""
 DEFAULT_DETACH = "ctrl-p,ctrl-q"
 
 
@@ -71,7 +73,9 @@ class RawMode:
 
 
 class Signals:
-    """Context manager: the given signals arrive as bytes on `fd` instead of their default effect."""
+    """Context manager: the given signals arrive as bytes on `fd` instead of their default effect. The third SIGINT or
+    SIGTERM ends this process.
+    """
 
     def __init__(self, numbers: Iterable[int]) -> None:
         self._numbers = list(numbers)
@@ -79,8 +83,16 @@ class Signals:
     def __enter__(self) -> Signals:
         self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._old_fd = _signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._old = {n: _signal.signal(n, lambda *_: None) for n in self._numbers}
+        self._terminations = 0
+        self._old = {n: _signal.signal(n, self._arrived) for n in self._numbers}
         return self
+
+    def _arrived(self, number: int, _frame: object) -> None:
+        """Leave at the third SIGINT or SIGTERM, whatever is being waited for: the engine or the program may hang."""
+        self._terminations += number in (_signal.SIGINT, _signal.SIGTERM)
+        if self._terminations == TERMINATIONS:
+            os.write(2, b"\ngot 3 SIGTERM/SIGINTs, forcefully exiting\n")
+            os._exit(1)
 
     def take(self) -> bytes:
         """Return the numbers that have arrived, one byte each."""

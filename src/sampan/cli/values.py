@@ -65,6 +65,18 @@ def pair(text: str) -> str:
     return text
 
 
+def option(text: str) -> str:
+    """Take `key=value` or a bare `key`, whose value is empty, unchanged."""
+    return text
+
+
+def label(text: str) -> str:
+    """Check `name=value` or `name`, returned unchanged."""
+    if text.startswith("="):
+        raise ValueError(f"invalid label '{text}': empty name")
+    return text
+
+
 def env(text: str) -> str:
     """Check `NAME=value` or `NAME`, returned unchanged."""
     if not text or text.startswith("="):

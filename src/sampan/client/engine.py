@@ -4,7 +4,7 @@ Blocking. Connections are kept and used again; the API version is negotiated by 
 more becomes the matching error of `sampan.errors`, whose message is the engine's own; `ConnectionFailed` means that
 nobody answered.
 
-    engine = Engine(Address("unix:///run/sampan/sampan.sock"))
+    engine = Engine(Address("unix:///var/run/sampan.sock"))
     engine.get("/containers/json", all="1") → decoded JSON
     engine.open("GET", "/events") → Response, to be read as a stream
     engine.hijack("/containers/x/attach", query) → UpgradedStream
@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from sampan.client import jsontext
 from sampan.client.http import ConnectionClosed, HttpConnection, MalformedResponse, Response
-from sampan.errors import SampanError, from_status
+from sampan.client.transport import UNRESOLVED, ended
+from sampan.errors import SampanError, from_status, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -162,10 +163,12 @@ class EngineClient:
                         raise ConnectionClosed("stale") from None
                 return connection.response(method)
             except ConnectionClosed:
-                connection.close()
                 if reused and not (payload is not None and not isinstance(payload, bytes)):
+                    connection.close()
                     continue  # the server had closed an idle connection: nothing was processed
-                raise ConnectionFailed(f"error during connect: {method} {target}: EOF") from None
+                reason = ended(connection.sock) or "EOF"
+                connection.close()
+                raise ConnectionFailed(f"error during connect: {method} {target}: {reason}") from None
             except (MalformedResponse, OSError) as e:
                 connection.close()
                 raise ConnectionFailed(f"error during connect: {method} {target}: {e}") from e
@@ -184,9 +187,9 @@ class EngineClient:
                 f"Cannot connect to the Docker daemon at {url}. Is the docker daemon running?"
             ) from e
         except ValueError as e:
-            raise ConnectionFailed(str(e)) from e
+            raise ConnectionFailed(f"{UNRESOLVED}: {e}") from e
         except OSError as e:
-            raise ConnectionFailed(f"error during connect: {url}: {e}") from e
+            raise ConnectionFailed(f"error during connect: {url}: {words(e)}") from e
 
     def _keep(self, response: Response) -> None:
         if response.reusable:

@@ -1,8 +1,8 @@
 """JSON text for the client: decode, encode, and Go's spelling of it. Built on CPython's `_json` accelerator.
 
 Not the daemon's codec (`spec/codec.py`). The standard `json` package costs 7 ms of imports (it pulls `re` and
-`enum`), which is a third of what a whole command may take; its C core alone costs nothing. A malformed text still
-raises `json.JSONDecodeError`: the C scanner imports it when it needs it.
+`enum`), which is a third of what a whole command may take; its C core alone costs nothing. What a malformed text is
+reported as is decided here and by `spec/go_syntax.py`, which is loaded only then.
 
 Source: RFC 8259; Go encoding/json (key order, HTML escaping, indentation).
 """
@@ -40,12 +40,25 @@ _scan: Any = make_scanner(_rules)
 
 
 def loads(data: bytes | str) -> Any:
-    """Decode one JSON value. Raises: Malformed on anything else than exactly one."""
+    """Decode one JSON value. Raises: Malformed, in Go's words, on anything else than exactly one."""
     text = data if isinstance(data, str) else bytes(data).decode("utf-8", "replace")
-    value, end = _scan_from(text, _skip(text, 0))
+    try:
+        value, end = _scan_from(text, _skip(text, 0))
+    except Malformed:
+        return _as_go_reads(text)
     if _skip(text, end) != len(text):
-        raise Malformed(f"invalid character {text[end]!r} after top-level value")
+        return _as_go_reads(text)
     return value
+
+
+def _as_go_reads(text: str) -> Any:
+    """Read a text that the fast scanner has refused: its value after all, or Go's reason. Raises: Malformed."""
+    from sampan.spec import go_syntax
+
+    try:
+        return go_syntax.parse(text.encode("utf-8", "surrogatepass"), float)
+    except ValueError as e:
+        raise Malformed(str(e)) from e
 
 
 def stream(chunks: Iterable[bytes]) -> Iterator[Any]:
@@ -99,7 +112,9 @@ def _skip(text: str, position: int) -> int:
 def _scan_from(text: str, position: int) -> tuple[Any, int]:
     try:
         value, end = _scan(text, position)
-    except (StopIteration, ValueError) as e:
+    except (StopIteration, ValueError, RecursionError, SystemError) as e:
+        # SystemError: CPython 3.11's scanner takes JSONDecodeError from the module json.decoder, and sets no exception
+        # at all when nobody has imported that.
         raise Malformed(f"invalid JSON at offset {position}") from e
     return value, end
 

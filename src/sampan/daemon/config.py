@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from sampan.daemon.options import ALIASES, BOOL, BY_FLAG, BY_KEY, BYTES, IP, IPS, OPTIONS, BadValue, Kind
+from sampan.daemon.options import ALIASES, BOOL, BY_FLAG, BY_KEY, BYTES, GUARDS, IP, IPS, OPTIONS, BadValue, Kind
 from sampan.engine.config import EngineConfig
 from sampan.errors import words
 from sampan.spec import codec
+from sampan.spec.urls import masked
 
 DEFAULT_FILE = "/etc/sampan/daemon.json"
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
-LOG_DRIVERS = ("json-file", "local", "none")
 PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 
 
@@ -58,7 +58,6 @@ class DaemonConfig:
     log_format: str = "text"
     raw_logs: bool = False
     oom_score_adjust: int = 0
-    proxies: tuple[tuple[str, str], ...] = ()
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Every option by its daemon.json key, merged: what a reload compares with."""
     warnings: tuple[str, ...] = ()
@@ -201,6 +200,8 @@ def _go(value: Any) -> str:
     """Print a value as Go's %v does."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str):
+        return masked(value)
     if isinstance(value, list):
         return f"[{' '.join(_go(v) for v in value)}]"
     if isinstance(value, dict):
@@ -217,10 +218,6 @@ def validate(v: Mapping[str, Any]) -> None:
     """Refuse bad values. Raises: ConfigError; touches nothing."""
     for check in (_validate_daemon, _validate_limits, _validate_lists, _validate_containers, _validate_networks):
         check(v)
-
-
-GUARDS = ("authorization-plugins", "rootless", "selinux-enabled", "userns-remap")
-"""Protections that have not landed. Running without one that was asked for would be worse than not running."""
 
 
 def _validate_daemon(v: Mapping[str, Any]) -> None:
@@ -289,6 +286,7 @@ def _validate_lists(v: Mapping[str, Any]) -> None:
             raise ConfigError(f"conflict labels for {label} and {name}={seen[name]}")
     for mirror in v["registry-mirrors"]:
         url = urlsplit(mirror)
+        mirror = masked(mirror)  # for what is said of it
         if "://" not in mirror:
             raise ConfigError(
                 f"invalid mirror: no scheme specified for \"{mirror}\": must use either 'https://' or 'http://'"
@@ -329,7 +327,9 @@ def _validate_registry(domain: str, row: Mapping[str, Any]) -> None:
     for mirror in row.get("mirrors", ()):
         url = urlsplit(mirror) if isinstance(mirror, str) else None
         if url is None or url.scheme not in ("http", "https") or not url.netloc or url.query or url.fragment:
-            raise ConfigError(f"{where}: {mirror!r} is not a valid mirror: use https://host[:port][/prefix]")
+            raise ConfigError(
+                f"{where}: {masked(str(mirror))!r} is not a valid mirror: use https://host[:port][/prefix]"
+            )
     for pattern, replacement in row.get("rewrite", {}).items():
         try:
             groups = re.compile(pattern).groups
@@ -346,7 +346,9 @@ def _validate_containers(v: Mapping[str, Any]) -> None:
         )
     if v["default-cgroupns-mode"] not in ("", "host", "private"):
         raise ConfigError(f'invalid default cgroup namespace ({v["default-cgroupns-mode"]}): use "host" or "private"')
-    if v["log-driver"] not in LOG_DRIVERS:
+    from sampan.supervisor.logs import drivers as log_drivers  # not before it is asked for: the start waits for it
+
+    if v["log-driver"] not in log_drivers.names():
         raise ConfigError(f"logger: no log driver named '{v['log-driver']}' is registered")
     if v["storage-driver"]:
         from sampan.engine.layers.snapshots.table import DRIVERS  # not before it is asked for: the start waits for it
@@ -411,7 +413,7 @@ _ENGINE_NAMES = {
 }
 _DAEMON_ONLY = frozenset(
     {"hosts", "group", "pidfile", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey", "log-level", "log-format"}
-    | {"raw-logs", *PROXIES}
+    | {"raw-logs"}
 )
 
 
@@ -448,7 +450,16 @@ def build(values: Mapping[str, Any], *, config_file: str = DEFAULT_FILE, given: 
         log_format=values["log-format"],
         raw_logs=values["raw-logs"],
         oom_score_adjust=values["oom-score-adjust"],
-        proxies=tuple((k, values[k]) for k in PROXIES if values[k]),
         values=dict(values),
-        warnings=tuple(f"option {name} is accepted and has no effect yet" for name in accepted),
+        warnings=(*(f"option {name} is accepted and has no effect yet" for name in accepted), *_unknown(values)),
     )
+
+
+FEATURES = ("buildkit",)
+
+
+def _unknown(values: Mapping[str, Any]) -> list[str]:
+    """Return warnings of features that this engine does not have; Docker takes any name."""
+    return [
+        f"feature {name} is not known and has no effect" for name in sorted(values["features"]) if name not in FEATURES
+    ]

@@ -8,14 +8,18 @@ Source: flock(2); dockerd 28.5's pidfile messages.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from sampan.daemon.config import ConfigError
 from sampan.engine.config import EngineConfig
 from sampan.errors import words
+
+log = logging.getLogger("sampan.daemon")
 
 
 def prepare_directories(config: EngineConfig) -> None:
@@ -38,8 +42,9 @@ def hold_data_root(data_root: str) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise ConfigError(f"data root {data_root} is in use by another daemon (pid {holder})") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # for people only, and a full disk may not take it
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(fd)
@@ -60,7 +65,9 @@ def hold_pidfile(path: str) -> Iterator[None]:
             os.fchmod(f.fileno(), 0o644)
             f.write(str(os.getpid()))
     except OSError as e:
-        raise ConfigError(f"cannot write pidfile {path}: {words(e)}") from e
+        if e.errno != errno.ENOSPC:
+            raise ConfigError(f"cannot write pidfile {path}: {words(e)}") from e
+        log.warning("cannot write pidfile %s: %s", path, words(e))  # a full disk is no reason not to run
     try:
         yield
     finally:

@@ -76,8 +76,7 @@ def run(config: DaemonConfig, given: dict[str, object]) -> int:
     configure_logs(config.log_level, config.log_format, raw=config.raw_logs)
     for warning in config.warnings:
         log.warning(warning)
-    for name, value in config.proxies:
-        os.environ[name.upper().replace("-", "_")] = value
+    _tell_of_unused_variables()
     _protect_from_oom(config.oom_score_adjust)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
@@ -152,6 +151,14 @@ async def _serve(config: DaemonConfig, given: dict[str, object], boot: Boot | No
 async def _close_engine(engine: Engine, reloader: Reloader) -> None:
     """Close the engine by the configuration in force now: a reload may have changed live-restore."""
     await engine.close(stop_containers=not reloader.config.engine.live_restore)
+
+
+def _tell_of_unused_variables() -> None:
+    """Say that proxies of the environment do not count: a password meant for root's programs could be among them."""
+    for name in ("http-proxy", "https-proxy"):
+        variable = name.upper().replace("-", "_")
+        if os.environ.get(variable) or os.environ.get(variable.lower()):
+            log.warning("%s of the environment is not used: give --%s, or set it in daemon.json", variable, name)
 
 
 def _protect_from_oom(score: int) -> None:

@@ -1,7 +1,8 @@
 """The daemon's options: one table for flags, daemon.json keys, types and defaults. Data and parsing of single values.
 
-Names, keys and types are dockerd's; `accepted` options are those whose feature has not landed: they are parsed, kept
-and named in a warning at start, so that a dockerd command line or daemon.json can be taken over as it is.
+Names, keys and types are dockerd's; `accepted` options are those whose feature has not landed: they are parsed, kept,
+marked in --help and named in a warning at start, so that a dockerd command line or daemon.json can be taken over as it
+is.
 
 Source: `dockerd --help` and daemon.json of Docker Engine 28.5.
 """
@@ -224,7 +225,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _option("default-cgroupns-mode", STRING, 'Default mode for containers cgroup namespace ("host" | "private")', ""),
     _option("default-gateway", IP, "Default gateway IPv4 address for the default bridge network", ""),
-    _later("default-gateway-v6", IP, "Default gateway IPv6 address for the default bridge network", ""),
+    _option("default-gateway-v6", IP, "Default gateway IPv6 address for the default bridge network", ""),
     _option("default-ipc-mode", STRING, 'Default mode for containers ipc ("shareable" | "private")', "private"),
     _option("default-network-opt", MAPMAP, "Default network options", {}, "default-network-opts"),
     _option("default-runtime", STRING, "Default OCI runtime for containers", "runc", reloads=True),
@@ -292,9 +293,9 @@ OPTIONS: tuple[Option, ...] = (
     _option("tlscert", STRING, "Path to TLS certificate file", ""),
     _option("tlskey", STRING, "Path to TLS key file", ""),
     _option("tlsverify", BOOL, "Use TLS and verify the remote", False),
-    _option("userland-proxy", BOOL, "Use userland proxy for loopback traffic", False),
+    _option("userland-proxy", BOOL, "Use userland proxy for loopback traffic", True),
     _later("userland-proxy-path", STRING, "Path to the userland proxy binary", ""),
-    _option("userns-remap", STRING, "User/Group setting for user namespaces", ""),
+    _later("userns-remap", STRING, "User/Group setting for user namespaces", ""),
     _option("validate", BOOL, "Validate daemon configuration and exit", False, key=""),
     _option("version", BOOL, "Print version information and quit", False, key="", short="v"),
     _option("help", BOOL, "Print usage", False, key=""),
@@ -308,6 +309,9 @@ OPTIONS: tuple[Option, ...] = (
         reloads=True,
     ),
 )
+
+GUARDS = ("authorization-plugins", "rootless", "selinux-enabled", "userns-remap")
+"""Protections that have not landed. Running without one that was asked for would be worse than not running."""
 
 BY_FLAG: Mapping[str, Option] = {o.flag: o for o in OPTIONS if o.flag}
 BY_SHORT: Mapping[str, Option] = {o.short: o for o in OPTIONS if o.short}

@@ -19,6 +19,7 @@ from sampan.daemon import logs
 from sampan.daemon.config import ConfigError, DaemonConfig
 from sampan.daemon.options import OPTIONS
 from sampan.spec import codec
+from sampan.spec.urls import masked
 
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
@@ -63,8 +64,18 @@ def attributes_of(config: DaemonConfig) -> dict[str, str]:
     found = {"name": socket.gethostname()}
     for key in RELOADABLE:
         value = config.values[key]
+        value = _masked(value)
         if isinstance(value, (list, dict)):
             found[key] = codec.encode(value).decode().strip()
         else:
             found[key] = str(value).lower() if isinstance(value, bool) else str(value)
     return found
+
+
+def _masked(value: Any) -> Any:
+    """Return a value with the passwords of its URLs masked."""
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return {key: _masked(item) for key, item in value.items()} if isinstance(value, dict) else value

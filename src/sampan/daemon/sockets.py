@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 
 from sampan.daemon.config import ConfigError, check_host
 from sampan.errors import words
+from sampan.spec.sockets import SAMPAN_SOCKET
 
 log = logging.getLogger("sampan.daemon")
 
-DEFAULT_HOST = "unix:///var/run/sampan.sock"
+DEFAULT_HOST = f"unix://{SAMPAN_SOCKET}"
 DEFAULT_TCP_PORT = 2375
 DEFAULT_TLS_PORT = 2376
 _FIRST_FD = 3

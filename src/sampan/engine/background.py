@@ -153,5 +153,9 @@ async def thread_to_its_end(work: Callable[[], T]) -> T:
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([running])
+        while not running.done():  # also when it is cancelled again
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        with contextlib.suppress(Exception):
+            running.result()
         raise

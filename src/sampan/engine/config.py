@@ -29,8 +29,6 @@ class EngineConfig:
     init_path: str = ""
     no_new_privileges: bool = False
     seccomp_profile: str = ""
-    selinux_enabled: bool = False
-    userns_remap: str = ""
     oom_score_adjust: int = 0
     live_restore: bool = True
     shutdown_timeout_s: int = 15
@@ -47,6 +45,9 @@ class EngineConfig:
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     registries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
     # builds
     builder: dict[str, Any] = field(default_factory=dict)  # gc, entitlements: as in daemon.json
     # networks
@@ -68,7 +69,7 @@ class EngineConfig:
     ip_forward: bool = True
     ip_forward_no_drop: bool = False
     ip_masq: bool = True
-    userland_proxy: bool = False
+    userland_proxy: bool = True
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()

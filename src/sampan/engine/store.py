@@ -10,6 +10,8 @@ Invariants:
 - `durable=True` returns after fdatasync: it survives power loss. `durable=False` returns after write(2): it
   survives the death of the process at any instruction, not that of the machine.
 - Writes are totally ordered, so a durable write makes all earlier non-durable ones durable too.
+- On a full disk deletions go on (store_reserve.py). A change that adds no record is kept in memory when it cannot be
+  written, unless it was to be durable: what the kernel has done is so, and is written as soon as it can be.
 - One process a database: an flock(2) on `<path>.lock`, gone with its holder.
 
 How: one connection in WAL mode with synchronous=NORMAL writes inline (some tens of microseconds: a commit is one
@@ -24,23 +26,30 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import errno
 import fcntl
+import logging
 import os
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
 
+from sampan.engine.store_reserve import Reserve
 from sampan.errors import Internal, words
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x53414D50  # "SAMP": `file sampan.db` and we ourselves can tell whose database this is
 CHECKPOINT_BYTES = 4 * 1024 * 1024
+RETRY_S = 1.0  # until what a full disk did not take is tried again
 
 # from version n to n+1: MIGRATIONS[n](connection), inside one transaction with the new version number
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
@@ -127,13 +136,21 @@ class StoreError(Internal):
     """The database cannot be opened, read or written: names the file, the reason and what to do."""
 
 
+class DiskFull(StoreError):
+    """The database is as it was, and its disk has no room for what was to be written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One change: its SQL, and what to do in memory once SQL has it. Made by tables and by `reference`/`release`."""
+    """One change: its SQL, and what to do in memory once SQL has it. Made by tables and by `reference`/`release`.
+
+    adds: it makes something that was not there, which a full disk has no room for.
+    """
 
     sql: str
     parameters: tuple[str | bytes, ...]
     remember: Callable[[], None]
+    adds: bool = False
 
 
 class Table(Generic[T]):
@@ -168,7 +185,12 @@ class Table(Generic[T]):
         return gone
 
     def put(self, record: T) -> Op:
-        return Op(self._put, (record.id, self._encoder.encode(record)), lambda: self._remember(record.id, record))
+        return Op(
+            self._put,
+            (record.id, self._encoder.encode(record)),
+            lambda: self._remember(record.id, record),
+            adds=record.id not in self._rows,
+        )
 
     def delete(self, id: str) -> Op:
         """A missing record is "already so"."""
@@ -199,7 +221,11 @@ class Store:
         self._tables: dict[str, object] = {}
         self._holders: dict[Ref, set[Ref]] = {}  # target → holders
         self._targets: dict[Ref, set[Ref]] = {}  # holder → targets
-        self._flusher = _Flusher(path)
+        self._reserve = Reserve(path)
+        self._unwritten: list[Op] = []
+        self._retry: asyncio.TimerHandle | None = None
+        self._flusher = _Flusher(path, self._reserve)
+        self._reserve.hold()
         for holder, target in connection.execute("SELECT holder, target FROM refs"):
             self._remember_reference(Ref.parse(holder), Ref.parse(target))
 
@@ -214,9 +240,9 @@ class Store:
         lock_fd = _lock(path)
         try:
             try:
-                connection = _connect(path)
-            except StoreError:
-                if not move_aside:
+                connection = _connect_with_room(path)
+            except StoreError as error:
+                if not move_aside or isinstance(error, DiskFull):
                     raise
                 _move_aside(path)
                 connection = _connect(path)
@@ -233,6 +259,12 @@ class Store:
         """Flush, checkpoint and close. Idempotent."""
         if self._lock_fd < 0:
             return
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._unwritten:
+            self._write_again()
+            if self._retry is not None:
+                self._retry.cancel()
         await asyncio.get_running_loop().run_in_executor(None, self._flusher.close)
         self._connection.close()
         os.close(self._lock_fd)
@@ -273,27 +305,82 @@ class Store:
         Raises: StoreError; nothing has changed then, in SQL or memory, except that a failed flush leaves the
         change written but not promised.
         """
-        self.apply_now(*ops)
+        self.apply_now(*ops, kept=not durable)
         if durable:
             await self.flushed()
 
-    def apply_now(self, *ops: Op) -> None:
-        """`apply(durable=False)` for callers that cannot await: written inline."""
-        connection = self._connection
+    def apply_now(self, *ops: Op, kept: bool = True) -> None:
+        """`apply(durable=False)` for callers that cannot await: written inline.
+
+        kept: what a full disk does not take is remembered all the same, and written later.
+        """
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                for op in ops:
-                    connection.execute(op.sql, op.parameters)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:  # SQLite rolls some failures back itself (a full disk at COMMIT)
-                    connection.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as e:
-            raise StoreError(f"cannot write to the database {self.path}: {e}; nothing was changed") from e
+            self._write(ops)
+        except sqlite3.Error as error:
+            failure: sqlite3.Error | None = error
+            full = self._reserve.full(error)
+            if full and not any(op.adds for op in ops):
+                failure = self._write_with_reserve(ops)
+            if failure is not None and full and kept and not any(op.adds for op in ops):
+                if not self._unwritten:
+                    log.error("the database %s cannot be written, and is kept in memory: %s", self.path, failure)
+                self._unwritten += ops
+                self._write_later()
+            elif failure is not None:
+                kind = DiskFull if full else StoreError
+                raise kind(f"cannot write to the database {self.path}: {failure}; nothing was changed") from error
         for op in ops:
             op.remember()
+
+    def _write(self, ops: Iterable[Op]) -> None:
+        """Write operations, and before them what could not be written until now. Raises: sqlite3.Error."""
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for op in (*self._unwritten, *ops):
+                connection.execute(op.sql, op.parameters)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:  # SQLite rolls some failures back itself (a full disk at COMMIT)
+                connection.execute("ROLLBACK")
+            raise
+        if self._unwritten:
+            log.warning("the database %s is written again", self.path)
+            self._unwritten.clear()
+
+    def _write_with_reserve(self, ops: Iterable[Op]) -> sqlite3.Error | None:
+        """Write into the log from its beginning, and then with what the reserve gives; return why it cannot be."""
+        failure = self._write_from_the_beginning(ops)
+        if failure is not None and self._reserve.release():
+            log.warning("the disk of the database %s is full: its reserve is used", self.path)
+            failure = self._write_from_the_beginning(ops)
+        self._write_later()
+        return failure
+
+    def _write_from_the_beginning(self, ops: Iterable[Op]) -> sqlite3.Error | None:
+        """Write after a checkpoint: where that was whole, SQLite writes over the log, which has its blocks."""
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._write(ops)
+        except sqlite3.Error as error:
+            return error
+        return None
+
+    def _write_later(self) -> None:
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._write_again)
+
+    def _write_again(self) -> None:
+        """Write what is only in memory, and take the reserve again; try later what cannot be done."""
+        self._retry = None
+        try:
+            if self._unwritten:
+                self._write(())
+        except sqlite3.Error:
+            self._write_later()
+        else:
+            if not self._reserve.hold():
+                self._write_later()
 
     async def flushed(self) -> None:
         """Return when everything written so far is on the disk."""
@@ -314,6 +401,7 @@ class Store:
             "INSERT INTO refs (holder, target) VALUES (?, ?) ON CONFLICT DO NOTHING",
             (str(holder), str(target)),
             lambda: self._remember_reference(holder, target),
+            adds=True,
         )
 
     def release(self, holder: Ref, target: Ref | None = None) -> Op:
@@ -374,8 +462,8 @@ class ScopedStore(Store):
     def table(self, name: str, type_: type[T]) -> Table[T]:
         return self._store.table(name + self._suffix, type_)
 
-    def apply_now(self, *ops: Op) -> None:
-        self._store.apply_now(*ops)
+    def apply_now(self, *ops: Op, kept: bool = True) -> None:
+        self._store.apply_now(*ops, kept=kept)
 
     async def flushed(self) -> None:
         await self._store.flushed()
@@ -409,7 +497,8 @@ class _Flusher:
     It makes checkpoints in idle moments.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, reserve: Reserve) -> None:
+        self._reserve = reserve
         self._wal_path = path + "-wal"
         self._path = path
         self._wal_fd = os.open(self._wal_path, os.O_RDWR | os.O_CLOEXEC)
@@ -451,7 +540,10 @@ class _Flusher:
                     # PASSIVE never makes the writer wait; what it cannot move now it moves next time
                     checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 except sqlite3.Error as e:  # the WAL still has everything: not a loss, but never silent
-                    self._failure = f"cannot checkpoint the database {self._path}: {e}"
+                    if self._reserve.full(e):
+                        log.warning("the database %s is not made shorter: %s", self._path, e)
+                    else:
+                        self._failure = f"cannot checkpoint the database {self._path}: {e}"
         checkpointer.close()
 
     def _flush_once(self) -> None:
@@ -473,6 +565,13 @@ def _unusable(path: str, reason: str) -> StoreError:
     )
 
 
+def _no_room(path: str, reason: str) -> DiskFull:
+    return DiskFull(
+        f"the database {path} cannot be opened: {reason}. Its disk is full: make some room there (a megabyte will do)"
+        f" and start again. The database is sound; do not move it away"
+    )
+
+
 def _lock(path: str) -> int:
     """Take `<path>.lock`; returns the descriptor that holds it."""
     try:
@@ -488,9 +587,20 @@ def _lock(path: str) -> int:
             f"the database {path} is in use by another daemon (pid {pid or 'unknown'}): "
             f"stop it, or choose another --data-root"
         ) from e
-    os.truncate(fd, 0)
-    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    with contextlib.suppress(OSError):  # for people only, and a full disk may not take it
+        os.truncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
     return fd
+
+
+def _connect_with_room(path: str) -> sqlite3.Connection:
+    """Open the database, on a full disk with what its reserve gives. Raises: StoreError, DiskFull."""
+    try:
+        return _connect(path)
+    except DiskFull:
+        if not Reserve(path).release():
+            raise
+    return _connect(path)
 
 
 def _connect(path: str) -> sqlite3.Connection:
@@ -499,7 +609,7 @@ def _connect(path: str) -> sqlite3.Connection:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.close(fd)
     except OSError as e:
-        raise _unusable(path, words(e)) from e
+        raise _no_room(path, words(e)) if e.errno == errno.ENOSPC else _unusable(path, words(e)) from e
     connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
     try:
         version = _check(connection, path)
@@ -510,7 +620,7 @@ def _connect(path: str) -> sqlite3.Connection:
         _migrate(connection, version)
     except sqlite3.Error as e:
         connection.close()
-        raise _unusable(path, str(e)) from e
+        raise _no_room(path, str(e)) if Reserve(path).full(e) else _unusable(path, str(e)) from e
     except BaseException:
         connection.close()
         raise

@@ -23,6 +23,8 @@ from sampan.engine.networks.service import Networks
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import InvalidArgument
 from sampan.spec import release, times
+from sampan.spec.urls import masked
+from sampan.supervisor.logs import drivers as log_drivers
 
 if TYPE_CHECKING:
     from sampan.engine.builder.service import Builder  # an engine that never builds does without its modules
@@ -83,7 +85,7 @@ class System:
                 "Volume": self._volumes.driver_names(),
                 "Network": self._networks.driver_names(),
                 "Authorization": None,
-                "Log": ["json-file", "local"],
+                "Log": [name for name in log_drivers.names() if name != "none"],
             },
             **hostinfo.limits(),
             **hostinfo.identity(),
@@ -153,9 +155,9 @@ def _settings(config: EngineConfig) -> dict[str, Any]:
         "IndexServerAddress": "https://index.docker.io/v1/",
         "RegistryConfig": _registry_config(config.registry_mirrors, config.insecure_registries),
         "DockerRootDir": config.data_root,
-        "HttpProxy": os.environ.get("HTTP_PROXY", ""),
-        "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
-        "NoProxy": os.environ.get("NO_PROXY", ""),
+        "HttpProxy": masked(config.http_proxy),
+        "HttpsProxy": masked(config.https_proxy),
+        "NoProxy": config.no_proxy,
         "Labels": list(config.labels),
         "ExperimentalBuild": config.experimental,
         "Runtimes": _runtimes(config.runtimes),
@@ -204,7 +206,7 @@ def _registry_config(mirrors: Sequence[str], insecure: Sequence[str]) -> dict[st
         except ValueError:
             hosts.append(entry.removeprefix("http://").removeprefix("https://"))
     # "docker.io" is Docker's name for its default index; it is a name in the answer, not an address that is used here.
-    mirrors = [f"{mirror.rstrip('/')}/" for mirror in mirrors]  # as dockerd shows them
+    mirrors = [f"{masked(mirror).rstrip('/')}/" for mirror in mirrors]  # as dockerd shows them
     index = {"docker.io": {"Mirrors": list(mirrors), "Name": "docker.io", "Official": True, "Secure": True}}
     for host in hosts:
         index[host] = {"Mirrors": [], "Name": host, "Official": False, "Secure": False}

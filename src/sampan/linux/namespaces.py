@@ -12,6 +12,7 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import fcntl
+import mmap
 import os
 import struct
 from signal import SIGCHLD
@@ -92,8 +93,27 @@ def clone3(flags: int, *, cgroup_fd: int | None = None) -> tuple[int, int]:
     return (pid, pidfd.value) if pid else (0, -1)
 
 
-def move_on(flags: int, *, cgroup_fd: int | None = None) -> int:
+class SharedPid:
+    """Where the kernel writes a pid, in a page that a process and those that it clones see alike; 0 before that."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self) -> None:
+        self._number = ctypes.c_int.from_buffer(mmap.mmap(-1, mmap.PAGESIZE))
+
+    @property
+    def value(self) -> int:
+        return self._number.value
+
+    @property
+    def address(self) -> int:
+        return ctypes.addressof(self._number)
+
+
+def move_on(flags: int, *, cgroup_fd: int | None = None, told: SharedPid | None = None) -> int:
     """Go on as a new process, a sibling of the calling one, which ends; return the new one's pid as the parent sees it.
+
+    told: gets the pid too, before the new process runs; the parent reads it there, whatever becomes of the new process.
 
     The new process gets the memory itself instead of a copy that it would have to make page by page. The kernel holds
     the old one in the system call until the new one executes a program (CLONE_VFORK), and it must never come back from
@@ -103,6 +123,7 @@ def move_on(flags: int, *, cgroup_fd: int | None = None) -> int:
     Raises: OSError, in the old process.
     """
     pid = ctypes.c_int(0)
+    place = told.address if told is not None else ctypes.addressof(pid)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
         fcntl.fcntl(reader, fcntl.F_SETOWN, os.getpid())
@@ -110,14 +131,14 @@ def move_on(flags: int, *, cgroup_fd: int | None = None) -> int:
         flags |= CLONE_VM | CLONE_VFORK | CLONE_PARENT | CLONE_PARENT_SETTID
         if cgroup_fd is not None:
             flags |= CLONE_INTO_CGROUP
-        args = struct.pack("11Q", flags, 0, 0, ctypes.addressof(pid), 0, 0, 0, 0, 0, 0, cgroup_fd or 0)
+        args = struct.pack("11Q", flags, 0, 0, place, 0, 0, 0, 0, 0, 0, cgroup_fd or 0)
         if _clone3(_SYS_CLONE3, args, len(args)) < 0:
             fail()
         os.write(writer, b"x")
     finally:
         os.close(reader)
         os.close(writer)
-    return pid.value
+    return told.value if told is not None else pid.value
 
 
 def write_id_maps(pid: int, uid_map: list[dict[str, int]], gid_map: list[dict[str, int]]) -> None:

@@ -41,6 +41,20 @@ def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH, mode: int = 0,
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
 
 
+def open_beneath(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
+    """Open `path`, where no symlink may lead out of the root, as an absolute one always does.
+
+    Raises: OSError; EXDEV when one leads out.
+    """
+    for _ in range(_RACE_LIMIT):
+        try:
+            return openat2(root_fd, path or ".", flags, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                raise OSError(error.errno, error.strerror, path) from None
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+
+
 def open_or_make(root_fd: int, path: str, *, directory: bool, mode: int = 0o755) -> tuple[int, bool]:
     """Open `path` with O_PATH, making it (and its parents) as directory or empty file when it is missing.
 

@@ -117,6 +117,8 @@ def parse(raw: bytes, content_type: str, name: str) -> Manifest | Index:
 def _kind(document: Mapping[str, Any], content_type: str, name: str) -> str:
     """Return the one media type of a document: header, field and content agree. Raises: InvalidArgument."""
     own = document.get("mediaType") or ""
+    if not isinstance(own, str):
+        raise InvalidArgument(f"invalid manifest of {name}: mediaType is no string")
     known = MANIFESTS | INDEXES
     if content_type in known and own and own != content_type:
         raise InvalidArgument(f"invalid manifest of {name}: it calls itself {own!r}, the registry {content_type!r}")
@@ -163,6 +165,8 @@ def _entries(document: Mapping[str, Any], name: str) -> list[IndexEntry]:
     for item in listed:
         descriptor = _descriptor(item, name)
         annotations = item.get("annotations") or {}
+        if not isinstance(annotations, dict):
+            raise InvalidArgument(f"invalid manifest of {name}: annotations are no object")
         if descriptor.media_type not in MANIFESTS | INDEXES or ATTESTATION in annotations:
             continue
         platform = item.get("platform") or {}

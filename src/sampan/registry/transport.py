@@ -12,7 +12,6 @@ Source: RFC 9110 (redirects), certs.d as dockerd 28.5 reads it; the words for fa
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 import ssl
@@ -20,12 +19,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
 from sampan.errors import Internal
+from sampan.registry import outgoing
 from sampan.registry.endpoints import CERTIFICATES, Endpoint
+from sampan.registry.outgoing import DIRECT, Proxies
+from sampan.spec.urls import without_password
 
 CONNECT_S = 30.0
 STALL_S = 60.0  # without a single byte
@@ -38,8 +39,9 @@ FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 class Transport:
     """The connections of one engine. Use on one event loop; `close` at the end."""
 
-    def __init__(self, certificates: tuple[str, ...] = CERTIFICATES) -> None:
+    def __init__(self, certificates: tuple[str, ...] = CERTIFICATES, proxies: Proxies = DIRECT) -> None:
         self._certificates = certificates
+        self._proxies = proxies
         self._session: aiohttp.ClientSession | None = None
         self._contexts: dict[tuple[str, bool], tuple[object, ssl.SSLContext]] = {}
 
@@ -93,7 +95,7 @@ class Transport:
                 headers=headers,
                 data=data,
                 ssl=self._context(urlsplit(url).netloc, endpoint.insecure) if url.startswith("https:") else True,
-                proxy=_proxy(url),
+                proxy=self._proxies.choose(url),
                 allow_redirects=False,
                 timeout=timeout,
             )
@@ -102,9 +104,8 @@ class Transport:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
+            self._session = outgoing.session(
                 connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=15),
-                cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,  # digests are of the bytes as they are stored
                 read_bufsize=READ_BYTES,
                 requote_redirect_url=False,
@@ -135,22 +136,6 @@ def _target(url: str, location: str, endpoint: Endpoint) -> str:
     if scheme == "http" and urlsplit(url).scheme == "https" and not endpoint.insecure:
         raise Internal(f'Get "{url}": refusing the redirect from https to {target[:200]!r}')
     return target
-
-
-def _proxy(url: str) -> str | None:
-    """Return the proxy of the environment for a URL; never for the loopback, as in Go."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme)
-    if not proxy or host == "localhost" or proxy_bypass(host):
-        return None
-    try:
-        if ipaddress.ip_address(host).is_loopback:
-            return None
-    except ValueError:
-        pass
-    return proxy
 
 
 # -- certs.d --------------------------------------------------------------------------------------------------
@@ -199,7 +184,7 @@ def _tls(host: str, insecure: bool, bases: tuple[str, ...]) -> ssl.SSLContext:
 
 async def failed(method: str, url: str, error: BaseException) -> Internal:
     """Go's sentence for a request that got no answer."""
-    return Internal(f'{method.capitalize()} "{url}": {await _reason(url, error)}')
+    return Internal(f'{method.capitalize()} "{without_password(url)}": {await _reason(url, error)}')
 
 
 async def _reason(url: str, error: BaseException) -> str:

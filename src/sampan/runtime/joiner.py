@@ -1,8 +1,9 @@
 """Start another process in a running container: what `exec` does.
 
 Two clones. The first child, the *stage*, joins the container's cgroup and all its namespaces; of a pid namespace that
-moves its children only, so nobody in the container ever sees it. Then it clones the process itself, as a child of its
-own parent (CLONE_PARENT), says its pid, and ends.
+moves its children only, so nobody in the container ever sees it. Then it goes on as the process itself, which is a
+child of the caller and has the stage's memory (`namespaces.move_on`). The kernel writes the pid where the caller sees
+it before the process runs, so the caller can kill also a process that the container stops at its birth.
 
     caller ──clone3──▶ stage: cgroup, limits of the host's, namespaces, keyring, console
                          └──clone3──▶ process: the rest, execve
@@ -25,7 +26,7 @@ from typing import Any, NoReturn
 
 from sampan.linux import namespaces, process, pty
 from sampan.linux.cgroups.interface import Cgroup
-from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_PARENT, TYPES
+from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, TYPES
 from sampan.runtime import init, launch, sync
 from sampan.runtime.failure import RuntimeFailure
 from sampan.runtime.process_plan import ProcessPlan, build, inherit
@@ -52,6 +53,7 @@ class Joining:
         "root_fd",
         "stdio",
         "step",
+        "told",
     )
 
     plan: ProcessPlan
@@ -68,6 +70,7 @@ class Joining:
     root_fd: int
     step: str
     stdio: tuple[int, int, int] | None
+    told: namespaces.SharedPid
 
     @property
     def user_namespace(self) -> bool:
@@ -80,7 +83,7 @@ class Joiner:
     `channel.fd` is readable when there is something to `hear`. The caller reaps both children.
     """
 
-    __slots__ = ("_failure", "_stage_pidfd", "channel", "console", "pid", "pidfd", "stage")
+    __slots__ = ("_failure", "_stage_pidfd", "_told", "channel", "console", "pid", "pidfd", "stage")
 
     def __init__(self, joining: Joining, channel: sync.Channel) -> None:
         """Clone the stage. Raises: OSError."""
@@ -89,6 +92,7 @@ class Joiner:
         self.pid = -1
         self.pidfd = -1
         self._failure: RuntimeFailure | None = None
+        self._told = joining.told
         self.stage, self._stage_pidfd = _clone(joining)
 
     def hear(self, *, wait: bool) -> bool:
@@ -97,17 +101,19 @@ class Joiner:
         Raises: RuntimeFailure; then `abort` must follow.
         """
         try:
+            self._look()
             while True:
                 try:
                     packet, fd = self.channel.receive(wait=wait)
                 except BlockingIOError:
                     return False
-                except RuntimeFailure as error:  # of a process whose pid may stand in the next packet
+                except RuntimeFailure as error:
                     self._failure = self._failure or error
                     continue
                 if not packet:
                     break
                 self._take(packet, fd)
+            self._look()
         except OSError as error:
             raise RuntimeFailure.of("exec", error) from error
         if self._failure is not None:
@@ -122,8 +128,11 @@ class Joiner:
             return
         if fd is not None:
             os.close(fd)
-        if packet[:1] == sync.PID and self.pid < 0:
-            self.pid, self.pidfd = sync.child(packet, os.getpid())
+
+    def _look(self) -> None:
+        """Take the pid when there is one. Raises: OSError when it is not, or no more, that of a child of ours."""
+        if self.pid < 0 and (pid := self._told.value):
+            self.pid, self.pidfd = sync.child(sync.PID + b"%d" % pid, os.getpid())
 
     def close(self) -> None:
         """The process has been executed, and is the caller's, as are pidfd and console; the stage has ended."""
@@ -132,6 +141,10 @@ class Joiner:
 
     def abort(self) -> None:
         """Kill what there is; nobody is waited for."""
+        try:
+            self._look()
+        except OSError:  # it has ended, and has been reaped
+            pass
         for pidfd in (self._stage_pidfd, self.pidfd):
             if pidfd >= 0:
                 try:
@@ -177,6 +190,7 @@ def begin(
     joining.preserve_fds = preserve_fds
     joining.root_fd = -1
     joining.step = "isolate"
+    joining.told = namespaces.SharedPid()
     joining.stdio = None if plan.terminal else stdio
     try:
         return Joiner(joining, ours)
@@ -214,10 +228,7 @@ def _run(joining: Joining) -> NoReturn:
         gc.disable()
         for joining.step, function in STAGE:
             function(joining)
-        pid, _ = namespaces.clone3(CLONE_CLEAR_SIGHAND | CLONE_PARENT)
-        if pid:
-            joining.channel.send(sync.PID + b"%d" % pid)
-            os._exit(0)
+        namespaces.move_on(CLONE_CLEAR_SIGHAND, told=joining.told)
         _become(joining)
     except BaseException as error:
         init.report(joining.channel, joining.step, error)

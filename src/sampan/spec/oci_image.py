@@ -12,10 +12,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
-from sampan.errors import InvalidArgument
-from sampan.spec import codec
+from sampan.spec import codec, image_document
 
 MEDIA_INDEX = "application/vnd.oci.image.index.v1+json"
 MEDIA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -75,19 +72,8 @@ def encode(config: dict[str, Any]) -> bytes:
 
 
 def decode(raw: bytes) -> dict[str, Any]:
-    """Decode a configuration as stored. Raises: InvalidArgument when it is none."""
-    try:
-        config = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
-        raise InvalidArgument(f"invalid image configuration: {e}") from e
-    if not isinstance(config, dict):
-        raise InvalidArgument("invalid image configuration: not a JSON object")
-    rootfs = config.get("rootfs")
-    if not isinstance(rootfs, dict) or not isinstance(rootfs.get("diff_ids") or [], list):
-        raise InvalidArgument("invalid image JSON, no RootFS key")
-    if not isinstance(config.get("config") or {}, dict) or not isinstance(config.get("history") or [], list):
-        raise InvalidArgument("invalid image configuration: config or history has the wrong type")
-    return config
+    """Decode a configuration as stored, every known field of its type. Raises: InvalidArgument when it is none."""
+    return image_document.read(raw)
 
 
 def diff_ids(config: dict[str, Any]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import builtins
 import contextlib
 import os
 import sys
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -447,8 +448,7 @@ class Supervisor:
             delay_s = min(delay_s * 2, 0.5)
 
     async def _event_stream(self) -> AsyncGenerator[pb.Event, None]:
-        fd = os.open(self._exec_root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        channel = Channel(path=f"/proc/self/fd/{fd}/supervisor.sock")
+        channel = open_channel(self._exec_root)
         self._channel, self._stub = channel, SupervisorStub(channel)
         try:
             async with self._stub.Events.open() as stream:
@@ -457,7 +457,6 @@ class Supervisor:
                     yield message
         finally:
             channel.close()
-            os.close(fd)
 
     def _deliver(self, message: pb.Event) -> None:
         if message.kind == pb.Event.READY:
@@ -490,6 +489,18 @@ class Supervisor:
                 return
             boot = starter.spawn(self._exec_root, debug=self._debug)
         await boot.ready()
+
+
+def open_channel(exec_root: str) -> Channel:
+    """Return a channel to the supervisor of an exec root, whose socket's path may be longer than an address.
+
+    A channel connects whenever it is used, also when its owner has closed it. So the directory it names by descriptor
+    stays open as long as there is the channel: else the number would become another's, and be connected to.
+    """
+    fd = os.open(exec_root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    channel = Channel(path=f"/proc/self/fd/{fd}/supervisor.sock")
+    weakref.finalize(channel, os.close, fd)
+    return channel
 
 
 def _settle(future: asyncio.Future[Exit | None], exit_: Exit | None) -> None:

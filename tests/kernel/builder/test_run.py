@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import stat
 import subprocess
+import tarfile
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sampan.engine.builder.failures import BuildFailure, NotAllowed, StepFailed
-from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Mkfile, RunMount, RunOp, ScratchOp
-from sampan.errors import NotFound, SampanError
+from sampan.engine.builder.files.tartree import TarTree
+from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Mkfile, RunMount, RunOp, ScratchOp, Vertex
+from sampan.engine.builder.session import LocalRequest
+from sampan.engine.builder.state import LayerChain
+from sampan.engine.builder.trees import Tree
+from sampan.engine.builder.uploaded import UploadedSession
+from sampan.errors import InvalidArgument, NotFound, SampanError
 from sampan.spec import oci_image
 from sampan.spec.engine_api.network import NetworkCreateRequest
 from tests.kernel.builder.bench import ENV, Bench, Client, Watch, bench, failing, mount_points
@@ -104,6 +111,8 @@ def test_an_empty_step_is_an_empty_layer_for_buildkit_and_none_for_the_classic_b
             (state,), _ = await b.solve(b.run("true"))
             assert state.diff_ids == (*base.diff_ids, oci_image.EMPTY_LAYER_DIFF_ID)
             (state,), watch = await b.solve(b.run("true"), serial=True)
+            assert state == base and not watch.cached(), "a RUN of BuildKit's is none of the classic builder's"
+            (state,), watch = await b.solve(b.run("true"), serial=True)
             assert state == base and watch.cached()
 
     run(body())
@@ -185,6 +194,78 @@ def test_a_cache_mount_travels_as_an_archive() -> None:
             assert await output(b, "cat /c/l", mounts=(other,)) == "kept\n"
             with pytest.raises(NotFound):
                 _ = [chunk async for chunk in b.solver.mounts.export("nope")]
+
+    run(body())
+
+
+def test_a_cache_mount_with_an_owner_or_a_mode_is_another_cache() -> None:
+    async def body() -> None:
+        async with bench() as b:
+
+            async def said(script: str, **fields: Any) -> str:
+                return await output(b, script, mounts=(RunMount(kind="cache", target="/c", id="i", **fields),))
+
+            assert await said("echo root > /c/f; stat -c '%a %u' /c") == "755 0\n"
+            assert await said("ls /c; stat -c '%a %u' /c; touch /c/g", uid=1000, mode=0o700) == "700 1000\n"
+            assert await said("ls /c; #", uid=1000, mode=0o700) == "g\n"
+            assert await said("cat /c/f") == "root\n"
+            assert "Read-only" in await said("touch /c/x 2>&1; true", read_only=True)
+
+    run(body())
+
+
+def test_what_one_step_has_for_itself_is_nobody_elses() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            mounts = b.solver.mounts
+
+            def mount(sharing: str) -> RunMount:
+                return RunMount(kind="cache", target="/c", id="i", sharing=sharing)
+
+            for exclusive in ("locked", "private"):
+                async with mounts.use(mount(exclusive), "", None) as mine:
+                    async with mounts.use(mount("shared"), "", None) as other:
+                        assert other != mine, f"a {exclusive} directory is not shared"
+                        async with mounts.use(mount("shared"), "", None) as same:
+                            assert same == other
+                    async with mounts.use(mount("private"), "", None) as third:
+                        assert third != mine
+            async with mounts.use(mount("shared"), "", None):
+                async with mounts.use(mount("locked"), "", None):
+                    pass  # another one is free
+
+    run(body())
+
+
+def test_a_build_without_cache_begins_its_cache_mounts_anew_once() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            mount = RunMount(kind="cache", target="/c", id="n")
+
+            def step(name: str, base: Vertex | None = None, *, no_cache: bool = False) -> RunOp:
+                script = f"ls /c; echo .; touch /c/{name}"
+                return b.run(script, base, mounts=(mount,), no_cache=no_cache)
+
+            _, watch = await b.solve(step("1"))
+            _, watch = await b.solve(step("2"))
+            assert watch.output == b"1\n.\n"
+            _, watch = await b.solve(step("4", step("3", no_cache=True), no_cache=True), serial=True)
+            assert watch.output == b".\n3\n.\n", "empty for the first step of the build, kept for the next one"
+            _, watch = await b.solve(step("5"))
+            assert watch.output == b"3\n4\n.\n"
+
+    run(body())
+
+
+@pytest.mark.parametrize("name", [".wh.x", "d/.wh.y", "d/.wh..wh..opq"])
+def test_a_name_that_no_layer_can_hold_is_refused(name: str) -> None:
+    """Docker keeps it until the image is saved and loaded: then it has vanished."""
+
+    async def body() -> None:
+        async with bench() as b:
+            with failing(InvalidArgument, match=rf"/{name}"):
+                await b.solve(b.run(f"mkdir -p /d; echo a > /{name}"))
+            await b.solve(b.run("echo a > /a.wh.x"))
 
     run(body())
 
@@ -330,6 +411,91 @@ def test_equal_steps_of_concurrent_builds_run_once() -> None:
             assert all(watch.output == b"said\n" for _, watch in found)
 
     run(body())
+
+
+class TarClient(Client):
+    """A client whose context came as one archive; its descriptor is gone with it."""
+
+    def __init__(self, archive: Path, **more: Any) -> None:
+        super().__init__(**more)
+        self.tree = TarTree.open_file(str(archive), str(archive.parent))
+        self.session = UploadedSession("tar", self.tree)
+
+    async def local(self, wanted: LocalRequest) -> Tree:
+        return await self.session.local(wanted)
+
+
+@pytest.mark.parametrize("clients", [2, 3])
+@pytest.mark.parametrize("kind", ["bind", "copy", "layers", "secret"])
+def test_a_step_goes_on_for_others_when_the_build_that_began_it_gives_up(
+    kind: str, clients: int, tmp_path: Path
+) -> None:
+    """What the step reads is the step's: the first build's trees, layers and session may go at any await."""
+    context = tmp_path / "context"
+    context.mkdir()
+    for number in range(40):
+        (context / f"file{number}").write_text(f"content {number}\n" * 1000)
+    with tarfile.open(tmp_path / "context.tar", "w") as archive:
+        archive.add(context, "")
+    want = sorted(path.name for path in context.iterdir())
+
+    async def body() -> None:
+        async with bench() as b:
+
+            def step(number: int) -> Vertex:
+                local = LocalOp(context="context")
+                if kind == "copy":
+                    return FileOp(base=b.base, actions=(Copy(source=local, patterns=("/",), dest=f"/ctx{number}/"),))
+                if kind == "layers":
+                    made = b.run(f"mkdir -p /d/dir{number}; for i in $(seq 40); do echo x > /d/$i; done")
+                    return FileOp(base=b.base, actions=(Copy(source=made, patterns=("/d",), dest=f"/ctx{number}/"),))
+                if kind == "secret":
+                    mounts = (RunMount(kind="secret", id="s", target="/s", required=True),)
+                    return b.run(f"sleep 0.1; cat /s > /got{number}", mounts=mounts)
+                bind = RunMount(kind="bind", target="/ctx", source=local, path="/")
+                return b.run(f"sleep 0.1; ls /ctx > /got{number}; cat /ctx/* > /dev/null", mounts=(bind,))
+
+            async def build(client: TarClient, vertex: Vertex) -> LayerChain:
+                try:
+                    solved = await b.solver.solve([vertex], session=client, progress=Watch())
+                    return solved[vertex].state or LayerChain()
+                finally:
+                    await b.solver.release(client)
+                    client.tree.close()
+
+            chance = random.Random(clients)
+            for number in range(12):
+                vertex = step(number)
+                tasks = []
+                for _ in range(clients):
+                    client = TarClient(tmp_path / "context.tar", secrets={"s": SECRET})
+                    tasks.append(asyncio.create_task(build(client, vertex)))
+                    await asyncio.sleep(chance.choice([0, 0, 0.001, 0.01, 0.05]))
+                for task in tasks[:-1]:
+                    await asyncio.sleep(chance.choice([0, 0.001, 0.005, 0.02, 0.06]))
+                    task.cancel()
+                *given_up, state = await asyncio.gather(*tasks, return_exceptions=True)
+                assert isinstance(state, LayerChain), state
+                assert all(isinstance(one, LayerChain | asyncio.CancelledError) for one in given_up), given_up
+                names = b.names(state)
+                if kind == "copy":
+                    assert sorted(name.partition("/")[2] for name in names if "/" in name) == want
+                elif kind == "layers":
+                    assert len([name for name in names if "/" in name]) == 41
+                elif kind == "bind":
+                    place = b.engine.images.driver.path(b.engine.images.layers.numbers(state.chain_id)[0])
+                    assert Path(f"{place}/fs/got{number}").read_text().split() == sorted(want)
+            await until_done(lambda: not len(b.solver.trees))
+
+    run(body())
+
+
+async def until_done(condition: Callable[[], bool]) -> None:
+    for _ in range(100):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it is still held")
 
 
 def test_independent_steps_run_at_the_same_time() -> None:

@@ -18,6 +18,7 @@ from sampan.engine.builder.classic.output import ClassicOutput as Output_
 from sampan.engine.builder.classic.walk import Voice, dialect
 from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
+from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.config import EngineConfig
 from sampan.engine.engine import Engine
 from sampan.engine.platforms import Platform
@@ -296,5 +297,79 @@ def test_what_a_killed_daemon_had_begun_is_gone_with_the_next_start() -> None:
                 await engine.close(stop_containers=True)
         finally:
             until(lambda: gone(root), 10, f"{root} is gone")
+
+    run(body())
+
+
+@pytest.mark.parametrize("link", ["real/rules", "/real/rules", "real/../real/./second"])
+def test_an_ignore_file_and_a_dockerfile_that_are_links_are_followed(link: str) -> None:
+    """What they hide stays out of the image: also by a link of links, and by an absolute one, inside the context."""
+
+    async def body() -> None:
+        async with rig() as r:
+            r.write(
+                secret="s", kept="k", real__rules="secret\nreal\n", real__text="FROM busybox\nCOPY . /c/\nRUN ls /c\n"
+            )
+            (r.context / "real" / "second").symlink_to("rules")
+            (r.context / ".dockerignore").symlink_to(link)
+            (r.context / "Dockerfile").symlink_to("real/text")
+            request = BuildRequest(
+                id="b", dialect="buildkit", network="none", outputs=(Output(type="tar", exporter=1),)
+            )
+            await r.engine.builder.build(request, r.client, r.watch, BUILDKIT)
+            found = {name for name in members(r.client.files[1]) if name.startswith("c/")}
+            assert "c/kept" in found and not any("secret" in name or "real" in name for name in found)
+
+    run(body())
+
+
+def test_a_loop_of_links_is_no_dockerfile() -> None:
+    async def body() -> None:
+        async with rig() as r:
+            (r.context / "Dockerfile").symlink_to("other")
+            (r.context / "other").symlink_to("Dockerfile")
+            request = BuildRequest(id="b", dialect="buildkit", network="none")
+            with pytest.raises(InvalidArgument, match="too many links"):
+                await r.engine.builder.build(request, r.client, r.watch, BUILDKIT)
+
+    run(body())
+
+
+def test_copy_link_leaves_directories_that_are_there_as_they_are() -> None:
+    dockerfile = (
+        "FROM busybox\nRUN mkdir -p /tmp /home/u /sub/x && chmod 1777 /tmp && chmod 700 /home/u "
+        "&& chown 1000:1000 /home/u && chmod 2775 /sub && chown 5:6 /sub\nCOPY --link f /tmp/f\n"
+        "COPY --link --chown=1000 f /home/u/new/f\nCOPY --link d /sub\nCOPY --link --chmod=600 f /sub/x/f\n"
+        "RUN stat -c '%n %a %u:%g' /tmp /home/u /home/u/new /sub /sub/x /sub/x/f > /n\n"
+    )
+    want = (
+        "/tmp 1777 0:0\n/home/u 700 1000:1000\n/home/u/new 755 1000:1000\n/sub 2775 5:6\n/sub/x 755 0:0\n"
+        "/sub/x/f 600 0:0\n"
+    )
+
+    async def body() -> None:
+        async with rig() as r:
+            r.write(f="x", d__g="y")
+            first = await r.build(dockerfile, Output(type="image"), Output(type="tar", exporter=1))
+            assert members(r.client.files[1])["n"].decode() == want
+            again = await r.build(dockerfile)
+            assert again.image_id == first.image_id
+            saved = b"".join([chunk async for chunk in r.engine.images.transfer.save([first.image_id])])
+            assert saved
+
+    run(body())
+
+
+def test_a_classic_copy_of_a_pattern_without_a_match_beside_another_source() -> None:
+    async def body() -> None:
+        async with rig() as r:
+            r.write(**{"a.txt": "a"})
+            voice = Voice(Output_(lambda _: None, quiet=False, remove=True))
+            for sources in ("*.none a.txt", "a.txt *.none"):
+                text = f"FROM busybox\nCOPY {sources} /d/\n".encode()
+                request = BuildRequest(id="c", dialect="classic", dockerfile=text, network="none")
+                built = await r.engine.builder.build(request, r.client, voice, dialect(voice))
+                image = r.engine.images.resolve(built.image_id)
+                assert "COPY file:" in image.config["history"][-1]["created_by"]
 
     run(body())

@@ -185,6 +185,9 @@ def test_a_classic_build_takes_steps_from_an_image_that_it_trusts() -> None:
             assert image.layers[:2] == old[:2] and image.layers[2] != old[2] and image.layers[3] != old[3]
             r.write(f="content")
             os.utime(r.context / "f", (1_600_000_000, 1_600_000_000))
-            assert await build(r) != first  # without a word nothing of an image is believed
+            own = await build(r)
+            assert own != first  # without a word nothing of an image is believed
+            assert await build(r) == own
+            assert await build(r, "nothing:here") != own  # with a word nothing else counts, as in Docker
 
     run(body())

@@ -215,7 +215,7 @@ def test_container_snapshots(tmp_path: Path) -> None:
             assert len(lower) == 2 and lower[-1].endswith("/init/fs"), "the stubs lie at the bottom"
             upper = next(o for o in mount.options if o.startswith("upperdir=")).removeprefix("upperdir=")
             status = os.stat(upper)
-            assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o1751, 7, 8)
+            assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o755, 0, 0), "as with Docker"
             fd = images.roots.open_root("c1", writable=False)
             root = Path(f"/proc/self/fd/{fd}")
             assert (root / "etc/hosts").read_text() == "own", "a stub never hides what the image has"
@@ -1072,3 +1072,84 @@ def test_kill_9_at_every_step_leaves_the_object_or_no_trace(tmp_path: Path) -> N
             shutil.rmtree(root)
             step += 1
     assert step > 60 and seen >= {0, 1, 2, 3}, (step, seen)
+
+
+def test_images_of_one_time_are_listed_newest_first(tmp_path: Path) -> None:
+    """Reproducible builds give many images one time: what came later is newer, a child always than its parent."""
+
+    async def main() -> None:
+        async with service(tmp_path / "d") as images:
+            ids = []
+            for number in range(5):
+                layer = archive(member("f", b"%d" % number))
+                found = archive(
+                    member("config", b"x"), member("l.tar", layer), member("c.json", (config := json.dumps({
+                        "architecture": "amd64", "os": "linux", "created": "2024-01-01T00:00:00Z", "config": {},
+                        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
+                    }).encode())),
+                    member("manifest.json", json.dumps(
+                        [{"Config": "c.json", "RepoTags": [f"app:{number}"], "Layers": ["l.tar"]}]
+                    ).encode()),
+                )  # fmt: skip
+                assert [m async for m in images.transfer.load(stream(found))]
+                ids.append("sha256:" + hashlib.sha256(config).hexdigest())
+
+            async def shown(**filters: str) -> list[int]:
+                rows = await images.list({name: [value] for name, value in filters.items()})
+                return [ids.index(row["Id"]) for row in rows]
+
+            assert await shown() == [4, 3, 2, 1, 0]
+            assert (await shown(since="app:2"), await shown(before="app:2")) == ([4, 3], [1, 0])
+            images.publisher.set_parent(ids[0], ids[3])
+            assert await shown() == [4, 0, 3, 2, 1], "0 was made from 3"
+            assert (await shown(since="app:3"), await shown(before="app:0")) == ([4, 0], [3, 2, 1])
+            for row in await images.list():
+                await images.remove(row["Id"], noprune=True)
+            assert not images.layers.all()
+
+    run(main())
+
+
+def test_clients_that_stand_still_stop_nobody_else(tmp_path: Path) -> None:
+    """Seventy that stop reading what save sends, and seventy that stop sending what load takes."""
+
+    async def silent() -> AsyncIterator[bytes]:
+        yield archive(member("f"))[:512]
+        await asyncio.Event().wait()
+
+    async def waiting() -> None:
+        async for _ in images_.transfer.load(silent()):
+            pass
+
+    images_: Images
+
+    async def main() -> None:
+        nonlocal images_
+        async with service(tmp_path / "d") as images:
+            images_ = images
+            big = archive(*(member(f"f{number}", bytes([number]) * 500_000) for number in range(8)))
+            await imported(images, big)
+            readers = [images.transfer.save(["app"]) for _ in range(70)]
+            for reader in readers:
+                assert await anext(reader)
+            senders = [asyncio.create_task(waiting()) for _ in range(70)]
+            await asyncio.sleep(0.1)
+            try:
+                async with asyncio.timeout(30):
+                    saved = await collected(images.transfer.save(["app"]))
+                    assert len(saved) > len(big)
+                    async with images.layers.unpacking(lambda: iter([archive(member("x"))])) as staged:
+                        assert staged.unpacked.diff_id
+                    await prepare(images, "c", images.resolve("app"))
+                    await images.commit("c", config=None, container_config={}, repo="made")
+                    discard(images, "c")
+            finally:
+                for sender in senders:
+                    sender.cancel()
+                await asyncio.gather(*senders, return_exceptions=True)
+                for reader in readers:
+                    await reader.aclose()  # type: ignore[attr-defined]
+            async with asyncio.timeout(30):
+                await imported(images, archive(member("after")), repo="after")
+
+    run(main())

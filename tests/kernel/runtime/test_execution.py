@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,11 @@ from sampan.supervisor.shim.execution import Execution
 from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.process import Process
 from tests.kernel.runtime.harness import Bench, default_spec
+
+
+def children() -> set[int]:
+    """Children of this process; another test's may be among them."""
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
 
 
 def test_an_exec_has_a_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +43,7 @@ def test_an_exec_has_a_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> N
     }
     under_way = Execution(loop, Process(loop, "e", terminal=False, stdin=False), spec, end)
     monkeypatch.setattr(made.cgroup.__class__, "frozen", lambda _: False)  # the check that comes first has passed
+    before = children()
     under_way.begin(made)
     loop.after(0.1, lambda: turns.append(1))
     loop.run()
@@ -45,6 +52,7 @@ def test_an_exec_has_a_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(error, wire.TaskFailed)
     assert error.message.startswith("the process was not ready after 0 seconds")
     made.resume()
-    os.waitpid(-1, 0)  # the stage, which the shim's reaper takes
+    for pid in children() - before:  # the stage, which the shim's reaper takes
+        os.waitpid(pid, 0)
     loop.close()
     made.signal(signal.SIGKILL)

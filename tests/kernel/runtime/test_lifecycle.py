@@ -278,9 +278,11 @@ def test_running_out_of_descriptors_is_a_failure_that_leaves_nothing(bench: Benc
     bench.run(default_spec(["true"]))  # everything that is opened once has been opened
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(os.listdir("/proc/self/fd"))
+    taken = {int(number) for number in os.listdir("/proc/self/fd")}
+    free = [number for number in range(used + 16) if number not in taken]
     failures = []
     for spare in range(8):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[spare], hard))  # so many numbers are left below it
         try:
             made = bench.create(default_spec(["true"]))
         except RuntimeFailure as error:

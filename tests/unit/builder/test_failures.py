@@ -94,3 +94,15 @@ def test_the_classic_builder_says_it_in_its_own_way() -> None:
     assert (type(words), words.message) == (InvalidArgument, "old")
     plain = BuildFailure(NotFound("as it is"))
     assert translated(plain) is plain
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ('sh -c "exit 4\\2"', r'"sh -c \"exit 4\\2\""'),
+        ("echo a\tb\nc", r'"echo a\tb\nc"'),
+        ("echo é", '"echo é"'),
+    ],
+)
+def test_the_command_of_a_failed_step_is_quoted_as_go_does(command: str, words: str) -> None:
+    assert StepFailed([command], 4).message == f"process {words} did not complete successfully: exit code: 4"

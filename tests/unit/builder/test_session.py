@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tarfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from sampan.engine.builder.buildkit.borrowing import BorrowingSession
 from sampan.engine.builder.files.dirtree import DirTree
+from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.session import Forwarding, LocalRequest, Session
 from sampan.engine.builder.trees import Tree
@@ -130,7 +132,9 @@ def test_a_client_that_is_not_connected_has_nothing(context: Path) -> None:
 
 def test_an_uploaded_context_is_the_main_one_and_stays_open(context: Path) -> None:
     async def body() -> None:
-        own = DirTree(str(context))
+        with tarfile.open(context.parent / "own.tar", "w") as archive:
+            archive.add(context, "")
+        own = TarTree.open_file(str(context.parent / "own.tar"), str(context.parent))
         client = Client("client", context=context.parent, more=context)
         session = UploadedSession("id", own, client)
         for name in ("context", "dockerfile"):
@@ -138,7 +142,11 @@ def test_an_uploaded_context_is_the_main_one_and_stays_open(context: Path) -> No
         assert not client.asked
         assert await names(session, LocalRequest(name="more")) == ["file", "other"]
         assert sorted(own.entries()) == ["file", "other"]
+        kept = await session.local(LocalRequest(name="context"))
         own.close()
+        with kept.open("file") as file:  # a step may read it when the request has gone
+            assert file.read() == (context / "file").read_bytes()
+        kept.close()
 
     asyncio.run(body())
 

@@ -73,6 +73,13 @@ def test_an_escape_directive_counts() -> None:
     assert config["Env"] == ["A=x\\y", "B=z"]
 
 
+def test_changes_of_a_commit_see_the_containers_environment_and_keep_its_order() -> None:
+    own = {"Env": ["B=9", "C=3", "PATH=/bin", "A=1"], "OnBuild": ["RUN x"], "Cmd": ["old"]}
+    merged = commit.image_config({}, ["ENV A=5", "ENV D=$A$B$C"], own)
+    assert merged["Env"] == ["B=9", "C=3", "PATH=/bin", "A=5", "D=593"]  # Docker Engine 28.5.2
+    assert merged["OnBuild"] == ["RUN x"] and merged["Cmd"] == ["old"]
+
+
 def test_commit_joins_the_containers_config_under_the_given_one() -> None:
     own = {
         "Entrypoint": ["/e"], "Cmd": ["foo"], "Env": ["A=b", "C=d"], "Labels": {"d": "1", "e": "2"}, "User": "5",

@@ -143,7 +143,7 @@ def test_rotated_files_are_compressed(tmp_path: Path, write: Callable[..., LogSi
     for n in range(40):
         writer.write("stdout", f"line {n}\n".encode())
     writer.close()
-    until(lambda: sorted(os.listdir(tmp_path)) == ["log", "log.1.gz", "log.2.gz"], 10, "both are compressed")
+    until(lambda: sorted(os.listdir(tmp_path)) == ["log", "log.1.gz", "log.2.gz"], 60, "both are compressed")
     text = gzip.decompress((tmp_path / "log.1.gz").read_bytes())
     assert text.startswith(b'{"log":"line ')
 

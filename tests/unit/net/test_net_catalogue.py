@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.networks import filters
+from sampan.engine.networks import filters, inspect
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.drivers import choice
 from sampan.engine.networks.drivers.bridge_options import Bridge
 from sampan.engine.networks.records import NetworkRecord
 from sampan.engine.store import Store
-from sampan.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError
+from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
 
 HOST = [ip_network("172.17.0.0/16"), ip_network("192.0.2.0/24")]
@@ -143,3 +143,93 @@ def test_filters(catalogue: Catalogue) -> None:
     assert not filters.prunable(one, {"until": ["1h30m"]}) and filters.prunable(one, {"until": ["0s"]})
     with pytest.raises(InvalidArgument, match="failed to parse value as time or duration"):
         filters.until_ns("soon")
+
+
+@pytest.mark.parametrize(
+    "subnet",
+    ["fd00:0:0:1::/64", "fd00:0000:0000:0002::/64", "fd00:0:0:3:0:0:0:0/64", "FD00:0:0:4::/64", "10.231.0.0/31"],
+)
+def test_a_subnet_may_be_spelt_in_any_way_and_is_shown_so(catalogue: Catalogue, subnet: str) -> None:
+    record = keep(catalogue, new(catalogue, "n", IPAMConfig(subnet=subnet), enable_ipv6=":" in subnet))
+    shown = inspect.network(record, ())["IPAM"]["Config"]
+    assert shown[0] == {"Subnet": subnet}, "first what was asked for, without the gateway that we chose"
+    assert [set(c) for c in shown[1:]] == ([{"Subnet", "Gateway"}] if ":" in subnet else [])
+
+
+def test_of_a_point_to_point_subnet_both_addresses_are_used(catalogue: Catalogue) -> None:
+    record = keep(catalogue, new(catalogue, "n", IPAMConfig(subnet="10.231.0.0/31")))
+    pool = catalogue.pool(record.id, 4)
+    assert pool is not None and (record.subnets[0].gateway, str(pool.allocate())) == ("10.231.0.0", "10.231.0.1")
+    with pytest.raises(Conflict):
+        pool.allocate()
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (IPAMConfig(subnet="10.233.0.0/24", gateway="10.233.0.0"), "gateway (10.233.0.0): Address already in use"),
+        (IPAMConfig(subnet="10.233.0.0/24", gateway="10.233.0.255"), "gateway (10.233.0.255): Address already in use"),
+        (
+            IPAMConfig(subnet="10.233.0.0/24", auxiliary_addresses={"x": "10.233.0.1"}),
+            "secondary ip address (x:10.233.0.1): Address already in use",
+        ),
+    ],
+)
+def test_addresses_that_cannot_be_had(catalogue: Catalogue, config: IPAMConfig, said: str) -> None:
+    with pytest.raises(Internal) as caught:
+        new(catalogue, "n", config)
+    assert caught.value.message == f"failed to allocate {said}"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("driver.mtu", "-1", "invalid MTU number: -1"),
+        ("driver.mtu", "x", 'failed to parse KEY value: x (strconv.Atoi: parsing "x": invalid syntax)'),
+        ("bridge.host_binding_ipv4", "x", "failed to parse KEY value: x (nil ip)"),
+        ("host_ipv4", "x", "failed to parse KEY value: x (nil ip)"),
+        ("host_ipv6", "x", "failed to parse KEY value: x (nil ip)"),
+        ("bridge.gateway_mode_ipv6", "x", "failed to parse KEY value: x (unknown gateway mode x)"),
+        ("enable_ipv4", "x", 'driver-opt "KEY" is not a valid bool'),
+        ("enable_ipv6", "x", 'driver-opt "KEY" is not a valid bool'),
+    ],
+)
+def test_options_are_checked_at_create(catalogue: Catalogue, option: str, value: str, message: str) -> None:
+    key = f"com.docker.network.{option}"
+    with pytest.raises(InvalidArgument) as caught:
+        new(catalogue, options={key: value})
+    assert caught.value.message == message.replace("KEY", key)
+
+
+def test_ip_versions_can_be_options_and_the_fields_win(catalogue: Catalogue) -> None:
+    four, six = "com.docker.network.enable_ipv4", "com.docker.network.enable_ipv6"
+    assert new(catalogue, options={six: "true"}).enable_ipv6
+    assert not new(catalogue, enable_ipv6=True, options={four: "false"}).enable_ipv4
+    assert new(catalogue, enable_ipv6=True, enable_ipv4=True, options={four: "false"}).enable_ipv4
+
+
+def test_none_is_no_driver(catalogue: Catalogue) -> None:
+    with pytest.raises(NotFound, match=r'^plugin "none" not found$'):
+        new(catalogue, driver="none")
+
+
+@pytest.mark.parametrize(
+    ("subnet", "ip_range", "gateway", "first"),
+    [
+        ("10.80.0.0/24", "10.80.0.64/26", "10.80.0.64", "10.80.0.65"),
+        ("10.80.0.0/24", "10.80.0.0/26", "10.80.0.1", "10.80.0.2"),
+        ("fd00:9::/64", "fd00:9::40/124", "fd00:9::40", "fd00:9::41"),
+    ],
+)
+def test_the_gateway_is_the_first_address_of_the_range(
+    catalogue: Catalogue, subnet: str, ip_range: str, gateway: str, first: str
+) -> None:
+    asked = IPAMConfig(subnet=subnet, ip_range=ip_range)
+    record = keep(catalogue, new(catalogue, "n", asked, enable_ipv6=":" in subnet))
+    pool = catalogue.pool(record.id, 6 if ":" in subnet else 4)
+    assert pool is not None and (record.subnets[0].gateway, str(pool.allocate())) == (gateway, first)
+
+
+def test_a_subnet_without_room_for_a_gateway(catalogue: Catalogue) -> None:
+    with pytest.raises(Internal, match=r"^failed to allocate gateway \(\): no available addresses on this pool$"):
+        new(catalogue, "n", IPAMConfig(subnet="fd00:82::/128"), enable_ipv6=True)

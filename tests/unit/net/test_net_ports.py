@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sampan.engine.networks.ports import Ports, parse_port, published
+from sampan.engine.networks.ports import Ports, freedom, parse_port, published
 from sampan.engine.networks.records import PublishedPort
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec.engine_api.container import PortBinding
@@ -77,3 +77,10 @@ def test_grants_conflict_by_address() -> None:
     assert [g.published.host_ip for g in again] == ["0.0.0.0"]
     for grant in again:
         ports.release(grant)
+
+
+def test_what_is_least_free_chooses_first() -> None:
+    asked = [
+        PublishedPort(port=n, proto="tcp", first=f, last=la) for n, (f, la) in enumerate([(0, 0), (9, 12), (9, 9)])
+    ]
+    assert [p.port for p in sorted(asked, key=freedom)] == [2, 1, 0]

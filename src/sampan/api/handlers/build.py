@@ -176,7 +176,8 @@ def _outputs(request: web.Request) -> tuple[Output, ...]:
 
 def _platforms(request: web.Request) -> tuple[Platform, ...]:
     text = query(request, "platform") if version(request) >= (1, 32) else ""
-    return (platforms.parse(text),) if text else ()
+    several = text.split(",") if query(request, "version") == "2" else [text]
+    return tuple(dict.fromkeys(platforms.parse(name.strip()) for name in several if name))
 
 
 def _tags(request: web.Request) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ from sampan.spec import codec, release, times
 from sampan.spec.engine_api.registry import AuthConfig
 
 _PING_HEADERS = {
-    "Builder-Version": "2",
     "Cache-Control": "no-cache, no-store, must-revalidate",
     "Pragma": "no-cache",
     "Swarm": "inactive",
@@ -33,7 +32,9 @@ _PING_HEADERS = {
 
 async def ping(request: web.Request) -> web.StreamResponse:
     """Say that the engine answers, and in the headers what it speaks."""
-    return web.Response(body=b"" if request.method == "HEAD" else b"OK", headers=_PING_HEADERS)
+    builder = "2" if engine(request).config.features.get("buildkit", True) else "1"
+    headers = {"Builder-Version": builder, **_PING_HEADERS}
+    return web.Response(body=b"" if request.method == "HEAD" else b"OK", headers=headers)
 
 
 async def version_info(request: web.Request) -> web.StreamResponse:

@@ -13,18 +13,20 @@ import sys
 from contextlib import contextmanager
 
 from sampan.cli import launcher, progress
-from sampan.cli.builder import cachemounts, context, display, onerror, wants
+from sampan.cli.builder import cachemounts, context, display, onerror, refusals, wants
+from sampan.cli.container.resources import ulimit
 from sampan.cli.registry import credentials
 from sampan.cli.session import CommandError
 from sampan.errors import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from sampan.cli.flags import FlagValues
     from sampan.cli.session import Cli
     from sampan.client.http import Response
+    from sampan.spec.dockerfile import ignore
 
 USAGE = "[OPTIONS] PATH | URL | -"
 ARGS = (1, 1)
@@ -85,12 +87,17 @@ FLAGS = """
       --target string                  Stage to build
       --ulimit ulimit                  Limits of the steps (default [])
 """
+PARSERS = {"ulimit": ulimit}
+SENT_WHOLE_BYTES = 4 * 1024 * 1024
+SENT_WHOLE_FILES = 2000
+"""A context up to this size goes with the request, at once; of a larger one the engine asks for what it needs."""
 _URLS = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
 
 
 def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
-    source = ContextSource(args[0], opts.text("file"))
     classic = opts.text("progress") == "classic" or os.environ.get("DOCKER_BUILDKIT") == "0"
+    refusals.check(opts, classic=classic)
+    source = ContextSource(args[0], opts.text("file"), compress=opts.flag("compress"))
     wanted = BuildFlags(opts)
     if classic:
         if wanted.session or opts.text("on-error") or wanted.call != "build":
@@ -98,10 +105,15 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
         return _classic(cli, opts, source)
     if directory := opts.text("cache-mount-import"):
         cachemounts.bring(cli.engine, directory)
-    query = parameters(opts, source) | wanted.query | {"version": "2"}
-    with wanted.opened(cli) as session_id:
-        query |= {"session": session_id or None}
+    try:
         shown = display.chosen("quiet" if opts.flag("quiet") else opts.text("progress"), sys.stderr)
+    except progress.ProgressError as e:
+        raise CommandError(f"ERROR: {e.message}") from e
+    query = parameters(opts, source) | wanted.query | {"version": "2"}
+    with source.offered() as asked_for, wanted.opened(cli, asked_for) as session_id:
+        query |= {"session": session_id or None}
+        if asked_for:
+            query |= {"remote": "client-session"}
         try:
             result = display.show(_ask(cli, query, source), shown)
         except progress.ProgressError as e:
@@ -112,7 +124,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
             if directory := opts.text("cache-mount-export"):
                 cachemounts.take(cli.engine, directory)
     if wanted.call != "build":
-        return _answered(cli, wanted.call, result.answer)
+        return _answered(cli, wanted, result.answer)
     if result.image and (path := opts.text("iidfile")):
         _write(path, result.image)
     if path := opts.text("metadata-file"):
@@ -126,7 +138,12 @@ class BuildFlags:
     """What the flags ask of the client itself, and say to the engine beside Docker's own parameters."""
 
     def __init__(self, opts: FlagValues) -> None:
-        self.call = "check" if opts.flag("check") else opts.text("call").partition(",")[0]
+        self.call, _, rest = opts.text("call").partition(",")
+        if opts.flag("check"):
+            self.call = "check"
+        self.format = wants.pairs(rest).get("format", "") if rest else ""
+        if self.format not in ("", "text", "json"):
+            raise CommandError(f'ERROR: invalid format "{self.format}" of --call: use text or json')
         self._secrets = wants.secrets(opts.many("secret"))
         self._ssh = wants.ssh(opts.many("ssh"))
         named = wants.contexts(opts.many("build-context"))
@@ -151,9 +168,12 @@ class BuildFlags:
         }
 
     @contextmanager
-    def opened(self, cli: Cli) -> Iterator[str]:
-        """A session for as long as the build runs; its id, "" when nothing needs one."""
-        if not self.session:
+    def opened(self, cli: Cli, main: dict[str, str]) -> Iterator[str]:
+        """A session for as long as the build runs; its id, "" when nothing needs one.
+
+        main: the directories of the main context and its Dockerfile, when the engine is to ask for them.
+        """
+        if not self.session and not main:
             yield ""
             return
         launcher.packages()
@@ -164,7 +184,7 @@ class BuildFlags:
             name="sampan",
             secrets={name: _reader(place) for name, place in self._secrets.items()},
             ssh=self._ssh,
-            contexts=self._contexts,
+            contexts=self._contexts | main,
             outputs=self._outputs,
             auth=lambda host: ("", ""),  # they go with the request
         ) as session:
@@ -185,7 +205,10 @@ def _reader(place: str) -> Callable[[], bytes]:
 
 def _ask(cli: Cli, query: dict[str, object], source: ContextSource) -> Response:
     headers = [("Content-Type", "application/x-tar"), *credentials.all_header(cli.config)]
-    return cli.engine.open("POST", "/build", query, headers=headers, raw=source.pieces())
+    pieces: Iterable[bytes] = () if query.get("remote") == "client-session" else source.pieces()
+    if sys.stderr.isatty() and not query.get("q"):
+        pieces = progress.sending(pieces, "Sending build context", sys.stderr)
+    return cli.engine.open("POST", "/build", query, headers=headers, raw=pieces)
 
 
 def _classic(cli: Cli, opts: FlagValues, source: ContextSource) -> int:
@@ -201,10 +224,13 @@ def _classic(cli: Cli, opts: FlagValues, source: ContextSource) -> int:
     return 0
 
 
-def _answered(cli: Cli, call: str, answer: dict[str, str]) -> int:
+def _answered(cli: Cli, wanted: BuildFlags, answer: dict[str, str]) -> int:
     """What a question about the Dockerfile gave; findings of the checks are a failure."""
+    if wanted.format == "json":
+        cli.line(answer.get("result.json", "").rstrip("\n"))
+        return 1 if answer.get("result.statuscode", "0") != "0" else 0
     cli.out(answer.get("result.txt", ""))
-    if call == "check" and answer.get("result.statuscode", "0") == "0":
+    if wanted.call == "check" and answer.get("result.statuscode", "0") == "0":
         cli.line("Check complete, no warnings found.")
     return 1 if answer.get("result.statuscode", "0") != "0" else 0
 
@@ -216,9 +242,10 @@ def _on_error(value: str) -> str | None:
 
 
 class ContextSource:
-    """Where context and Dockerfile come from. file: the --file flag."""
+    """Where context and Dockerfile come from. file: the --file flag. compress: send it as a gzip archive."""
 
-    def __init__(self, argument: str, file: str) -> None:
+    def __init__(self, argument: str, file: str, *, compress: bool = False) -> None:
+        self._compress = compress
         self.remote = argument if argument.startswith(_URLS) else ""
         self.dockerfile = file or "Dockerfile"
         self._directory = ""
@@ -261,17 +288,47 @@ class ContextSource:
             except FileNotFoundError:
                 continue
 
+    @contextmanager
+    def offered(self) -> Iterator[dict[str, str]]:
+        """The directories that the engine is to ask for what it needs of, by name; {} to send all at once."""
+        if not self._large():
+            yield {}
+            return
+        if not self._extra:
+            yield {"context": self._directory, "dockerfile": self._directory}
+            return
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="sampan-build-") as definition:
+            for name, data in self._extra.items():
+                with open(os.path.join(definition, name), "wb") as file:
+                    file.write(data)
+            yield {"context": self._directory, "dockerfile": definition}
+
+    def _large(self) -> bool:
+        if not self._directory or self._compress:
+            return False
+        try:
+            return context.larger(self._directory, self._patterns(), SENT_WHOLE_FILES, SENT_WHOLE_BYTES)
+        except CommandError:
+            return False  # what is wrong is said when the context is sent
+
+    def _patterns(self) -> ignore.Ignore:
+        own = self._extra.get(f"{self.dockerfile}.dockerignore")
+        return context.ignored(self._directory, self.dockerfile, own)
+
     def pieces(self) -> Iterator[bytes]:
         """Return the context as an archive."""
+        return context.compressed(self._archive()) if self._compress else self._archive()
+
+    def _archive(self) -> Iterator[bytes]:
         if self.remote:
             return iter(())
         if self._stdin:
             return iter((self._stdin,))
         if not self._directory:
             return context.packed(self._extra)
-        own = self._extra.get(f"{self.dockerfile}.dockerignore")
-        patterns = context.ignored(self._directory, self.dockerfile, own)
-        return context.pieces(self._directory, patterns, extra=self._extra)
+        return context.pieces(self._directory, self._patterns(), extra=self._extra)
 
 
 def parameters(opts: FlagValues, source: ContextSource) -> dict[str, object]:
@@ -302,6 +359,9 @@ def parameters(opts: FlagValues, source: ContextSource) -> dict[str, object]:
         "cpusetcpus": opts.text("cpuset-cpus") or None,
         "cpusetmems": opts.text("cpuset-mems") or None,
         "cgroupparent": opts.text("cgroup-parent") or None,
+        "ulimits": json.dumps(opts.value("ulimit")) if opts.value("ulimit") else None,
+        "securityopt": opts.many("security-opt") or None,
+        "isolation": opts.text("isolation") or None,
         "squash": opts.flag("squash") or None,
         "rm": True,
     }

@@ -61,6 +61,27 @@ def pieces(directory: str, patterns: ignore.Ignore, *, extra: dict[str, bytes] |
     yield bytes(out) + ustar.END
 
 
+def larger(directory: str, patterns: ignore.Ignore, files: int, size_bytes: int) -> bool:
+    """Tell whether a context has more files or bytes than that; what is beyond is not looked at."""
+    for _, found in walk(directory, "", patterns.excludes, patterns.may_hold_exceptions):
+        files -= 1
+        size_bytes -= found.st_size if stat.S_ISREG(found.st_mode) else 0
+        if files < 0 or size_bytes < 0:
+            return True
+    return False
+
+
+def compressed(archive: Iterator[bytes]) -> Iterator[bytes]:
+    """Compress an archive with gzip."""
+    import zlib
+
+    machine = zlib.compressobj(wbits=31)
+    for piece in archive:
+        if data := machine.compress(piece):
+            yield data
+    yield machine.flush()
+
+
 def packed(files: dict[str, bytes]) -> Iterator[bytes]:
     """Yield an archive of nothing but these files."""
     for name, data in sorted(files.items()):

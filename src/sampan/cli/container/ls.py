@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sampan.cli import format as format_
 from sampan.cli import units
-from sampan.cli.listing import FORMAT_HELP, filters, print_list
+from sampan.cli.listing import FORMAT_HELP, filters, print_list, templated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ RAW_FORMAT = (
 )
 
 
+NO_CONTAINER: dict[str, object] = {"Id": "", "Image": "", "Command": "", "Created": 0, "State": "", "Status": ""}
+
+
 def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     template = opts.text("format")
     last = 1 if opts.flag("latest") and opts.number("last") == -1 else opts.number("last")
@@ -48,6 +51,8 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
         for row in rows:
             row["no-trunc"] = True
     template = template or cli.config.text("psFormat")
+    if not rows and template not in ("", "table", "json", "raw"):
+        templated(FIELDS, [NO_CONTAINER], template, kind="ContainerContext")  # a bad template is told without rows too
     raw = RAW_FORMAT + (" size=Size" if with_size else "")
     print_list(cli, FIELDS, rows, template, columns, quiet=opts.flag("quiet"), kind="ContainerContext", raw=raw)
     return 0

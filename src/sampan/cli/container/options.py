@@ -97,12 +97,6 @@ def _attach(text: str) -> str:
     return text.lower()
 
 
-def _label(text: str) -> str:
-    if not text or text.startswith("="):
-        raise ValueError(f"invalid label '{text}': empty name")
-    return text
-
-
 def _sysctl(text: str) -> str:
     name, separator, _ = text.partition("=")
     known = name.startswith(("net.", "fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm"))
@@ -120,7 +114,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "dns": addresses.ip,
     "dns-search": addresses.dns_search,
     "env": values.env,
-    "label": _label,
+    "label": values.label,
     "link": addresses.link,
     "mount": mounts.parse_mount,
     "network": addresses.network,

@@ -55,12 +55,14 @@ def load(directory: str, name: str) -> dict[str, Any]:
     path = os.path.join(meta_directory(directory, name), "meta.json")
     try:
         with open(path, "rb") as f:
-            meta: dict[str, Any] = jsontext.loads(f.read())
+            meta = jsontext.loads(f.read())
     except (FileNotFoundError, NotADirectoryError):
         missing = f"open {path}: no such file or directory"
         raise ContextError(f'context "{name}": context not found: {missing}') from None
     except ValueError as e:
-        raise ContextError(f'context "{name}": {e}') from e
+        raise ContextError(f'context "{name}": {path}: {e}') from e
+    if not isinstance(meta, dict) or not isinstance(meta.get("Endpoints") or {}, dict):
+        raise ContextError(f'context "{name}": {path}: not the metadata of a context')
     return meta
 
 
@@ -76,7 +78,7 @@ def names(directory: str) -> list[str]:
         try:
             with open(os.path.join(top, entry, "meta.json"), "rb") as f:
                 found.append(str(jsontext.loads(f.read())["Name"]))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return sorted(found)
 
@@ -116,8 +118,8 @@ def tls_files(directory: str, name: str) -> dict[str, str]:
 
 def endpoint(directory: str, name: str) -> tuple[Address, Tls | None]:
     """Return where a context's engine is, and what TLS takes. Raises: ContextError."""
-    docker = load(directory, name).get("Endpoints", {}).get("docker") or {}
-    if not docker.get("Host"):
+    docker = (load(directory, name).get("Endpoints") or {}).get("docker")
+    if not isinstance(docker, dict) or not isinstance(docker.get("Host"), str) or not docker["Host"]:
         raise ContextError(f'context "{name}": no docker endpoint')
     files = tls_files(directory, name)
     skip = bool(docker.get("SkipTLSVerify"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
 from sampan.cli import progress
@@ -34,12 +35,15 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     elif os.isatty(0):
         raise CommandError("requested load from stdin, but stdin is empty")
     quiet = opts.flag("quiet") or not os.isatty(1)
+    archive = pieces(fd)
+    if not quiet:
+        archive = progress.sending(archive, "Sending archive", sys.stdout, size_bytes(fd))
     response = cli.engine.open(
         "POST",
         "/images/load",
-        {"quiet": quiet or None, "platform": platform_json(opts.text("platform"))},
+        {"quiet": quiet, "platform": platform_json(opts.text("platform"))},
         headers=[("Content-Type", "application/x-tar")],
-        raw=pieces(fd),
+        raw=archive,
     )
     try:
         progress.show(response, sys.stdout, terminal=os.isatty(1))
@@ -54,6 +58,12 @@ def opened(path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as e:
         raise CommandError(f"open {path}: {words(e)}") from e
+
+
+def size_bytes(fd: int) -> int:
+    """Return how long a file is, 0 for what has no length of its own."""
+    status = os.fstat(fd)
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def pieces(fd: int) -> Iterator[bytes]:

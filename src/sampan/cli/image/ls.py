@@ -44,7 +44,17 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if opts.flag("quiet"):
         rows = list({row["Id"]: row for row in rows}.values())
     columns = "Repository Tag Digest ID CreatedSince Size" if digests else "Repository Tag ID CreatedSince Size"
-    print_list(cli, FIELDS, rows, template, columns, quiet=opts.flag("quiet"), kind="imageContext", raw=RAW_FORMAT)
+    print_list(
+        cli,
+        FIELDS,
+        rows,
+        template,
+        columns,
+        quiet=opts.flag("quiet"),
+        kind="imageContext",
+        raw=RAW_FORMAT,
+        unfit="template parsing error",
+    )
     return 0
 
 

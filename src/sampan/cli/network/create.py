@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sampan.cli import values
 from sampan.cli.session import CommandError
 
 TYPE_CHECKING = False
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 USAGE = "[OPTIONS] NETWORK"
 ARGS = (1, 1)
+PARSERS = {"label": values.label}
 FLAGS = """
       --attachable           Allow containers to be attached by hand
       --aux-address map      Addresses that the driver uses itself (default map[])
@@ -107,5 +109,7 @@ def _ipam(opts: FlagValues) -> list[dict[str, Any]]:
             )
         pool["Gateway"] = text
     for name, text in opts.mapping("aux-address").items():
+        if not text:
+            raise CommandError("no matching subnet for aux-address ")
         holder(parsed(ipaddress.ip_address, text), f"aux-address {text}")["AuxiliaryAddresses"][name] = text
     return list(pools.values())

@@ -35,7 +35,13 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
         return _verbose(cli, usage)
     rows = [_images(usage), _containers(usage), _volumes(usage), _cache(usage)]
     print_list(
-        cli, FIELDS, rows, opts.text("format"), "Type TotalCount Active Size Reclaimable", kind="diskUsageContext"
+        cli,
+        FIELDS,
+        rows,
+        opts.text("format"),
+        "Type TotalCount Active Size Reclaimable",
+        kind="diskUsageImagesContext",
+        unfit="template parsing error",
     )
     return 0
 

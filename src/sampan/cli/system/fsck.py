@@ -35,5 +35,8 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     asked = {name: "1" if opts.flag(name) else "0" for name in ("repair", "verify")}
     answer = cli.engine.post("/system/fsck", **asked)
     found = answer["Findings"]
+    if not found and not opts.text("format"):
+        cli.line("No problems found.")
+        return 0
     print_list(cli, FIELDS, found, opts.text("format"), "Kind ID Problem Size State Remedy", kind="findingContext")
     return 0 if all(f["Repaired"] for f in found) else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sampan.cli import values
 from sampan.cli.session import CommandError
 
 TYPE_CHECKING = False
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 USAGE = "[OPTIONS] [VOLUME]"
 ARGS = (0, 1)
+PARSERS = {"label": values.label}
 FLAGS = """
       --availability string       Availability of a cluster volume ("active", "pause", "drain") (default "active")
   -d, --driver string             Volume driver (default "local")

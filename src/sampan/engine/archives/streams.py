@@ -12,13 +12,13 @@ import asyncio
 import bz2
 import hashlib
 import io
-import itertools
 import lzma
 import os
 import queue
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import zstandard
@@ -128,68 +128,67 @@ async def feed_thread(
         await asyncio.wait([running])
 
 
-async def drain(chunks: Iterator[bytes], executor: Executor | None = None) -> AsyncIterator[bytes]:
-    """Run a blocking iterator in a thread and yield what it yields, a few chunks ahead.
+async def drain(chunks: Iterator[bytes], executor: Executor | None = None) -> AsyncGenerator[bytes, None]:
+    """Run a blocking iterator in threads and yield what it yields, one batch ahead.
 
-    The iterator is closed in its own thread when the consumer stops early.
+    A thread is taken for one batch only, so a consumer that stops reading holds none, and the others go on.
+    The iterator is closed in a thread when the consumer stops early.
     """
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
-    room = threading.Semaphore(DEPTH)
-    stopped = threading.Event()
-
-    def work() -> None:
-        end: BaseException | None = None
-        try:
-            for chunk in chunks:
-                room.acquire()
-                if stopped.is_set():
-                    break
-                loop.call_soon_threadsafe(arrived.put_nowait, chunk)
-        except BaseException as e:
-            end = e
-        finally:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
-            loop.call_soon_threadsafe(arrived.put_nowait, end)
-
-    future = loop.run_in_executor(executor, work)
+    batches = _Batches(chunks)
+    ahead = loop.run_in_executor(executor, batches.take)
     try:
-        while (item := await arrived.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            room.release()
-            yield item
-    finally:
-        stopped.set()
-        room.release()
-        await asyncio.shield(future)
-
-
-async def on_demand(chunks: Iterator[bytes], executor: Executor | None = None) -> AsyncGenerator[bytes, None]:
-    """Run a blocking iterator in a thread, a batch at a time and one batch ahead: a consumer that stalls holds none.
-
-    The iterator is closed in a thread, also when the consumer stops early.
-    """
-    loop = asyncio.get_running_loop()
-
-    def take() -> list[bytes]:
-        return list(itertools.islice(chunks, DEPTH))
-
-    coming = loop.run_in_executor(executor, take)
-    try:
-        while found := await asyncio.shield(coming):
-            coming = loop.run_in_executor(executor, take)
-            for chunk in found:
+        while True:
+            batch = await asyncio.shield(ahead)
+            if batch.more:
+                ahead = loop.run_in_executor(executor, batches.take)
+            for chunk in batch.chunks:
                 yield chunk
+            if batch.failure is not None:
+                raise batch.failure
+            if not batch.more:
+                return
     finally:
-        await asyncio.wait([coming])
-        if not coming.cancelled():
-            coming.exception()  # it was raised above, or nobody wants to know any more
-        close = getattr(chunks, "close", None)
+        batches.stopped = True
+        await asyncio.shield(loop.run_in_executor(executor, batches.close))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """Chunks that an iterator gave, and what came after them: more, its end, or a failure."""
+
+    chunks: Sequence[bytes]
+    more: bool
+    failure: BaseException | None = None
+
+
+class _Batches:
+    """A blocking iterator, taken in batches. `take` and `close` from any thread, one after the other."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._busy = threading.Lock()
+        self.stopped = False
+
+    def take(self) -> _Batch:
+        found: list[bytes] = []
+        held = 0
+        with self._busy:
+            try:
+                while held < FED and not self.stopped:
+                    found.append(next(self._chunks))
+                    held += len(found[-1])
+            except StopIteration:
+                return _Batch(chunks=found, more=False)
+            except BaseException as e:
+                return _Batch(chunks=found, more=False, failure=e)
+        return _Batch(chunks=found, more=True)
+
+    def close(self) -> None:
+        close = getattr(self._chunks, "close", None)
         if close is not None:
-            await asyncio.shield(loop.run_in_executor(executor, close))
+            with self._busy:
+                close()
 
 
 class Digest:

@@ -10,6 +10,7 @@ import posixpath
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
+from sampan.engine.builder.files import links
 from sampan.engine.builder.graph import contexts, names
 from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.progress import Progress
@@ -43,7 +44,9 @@ async def text(request: BuildRequest, session: NarrowedSession, progress: Progre
     beside = f"{name}{IGNORE}"
     with shown(progress, request.id, names.definition(name)) as step:
         wanted = (name, beside, *(["dockerfile"] if name == "Dockerfile" else []))
-        tree = await session.local(LocalRequest(name="dockerfile", follow=wanted, report=step.transfer("dockerfile")))
+        tree = await session.local(
+            LocalRequest(name="dockerfile", follow=wanted, fresh=True, report=step.transfer("dockerfile"))
+        )
         try:
             found = await asyncio.to_thread(read, tree, name)
             if found is None and name == "Dockerfile":
@@ -92,7 +95,8 @@ async def _ignore(
     name = f"[internal] load {IGNORE}" if main else f"[context {context}] load {IGNORE}"
     with shown(progress, request.id, name) as step:
         try:
-            tree = await session.local(LocalRequest(name=context, follow=(IGNORE,), report=step.transfer("context")))
+            wanted = LocalRequest(name=context, follow=(IGNORE,), fresh=True, report=step.transfer("context"))
+            tree = await session.local(wanted)
         except NotFound:
             if main:
                 return None
@@ -104,12 +108,12 @@ async def _ignore(
 
 
 def read(tree: Tree, path: str) -> bytes | None:
-    """Return a small file of a tree, None if it is not there.
+    """Return a small file of a tree, None if it is not there. Links to it are followed inside the tree.
 
     Blocking. Raises: InvalidArgument when it is too large.
     """
     try:
-        with tree.open(path) as file:
+        with tree.open(links.real(tree.entries(), path)) as file:
             data = file.read(LIMIT_BYTES + 1)
     except NotFound:
         return None

@@ -21,6 +21,7 @@ from sampan.engine.builder.ops import Copy, FileOp, HttpOp, ImageOp, RunOp, Scra
 from sampan.engine.builder.progress import Progress, Step
 from sampan.errors import Forbidden, Internal, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
+from sampan.spec.go_values import quote
 
 Lines = tuple[tuple[int, int], ...]
 """First and last lines of a Dockerfile, counted from 1."""
@@ -56,7 +57,7 @@ class StepFailed(Internal):
         reason = self.refusal or f"exit code: {self.exit_status}"
         if self.oom_killed:
             reason += ": it used more memory than it may (OOM killed)"
-        return f'process "{command}" did not complete successfully: {reason}'
+        return f"process {quote(command)} did not complete successfully: {reason}"
 
 
 class NotAllowed(Forbidden):

@@ -200,7 +200,8 @@ class RunMount:
     target: str = ""
     source: Vertex | None = None  # bind; a cache's first content
     path: str = ""  # below the source's root
-    writable: bool = False
+    writable: bool = False  # bind: what is written is thrown away
+    read_only: bool = False  # cache
     id: str = ""  # cache, secret, ssh
     sharing: str = "shared"  # shared private locked
     required: bool = False

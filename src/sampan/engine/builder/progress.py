@@ -1,6 +1,7 @@
 """What a build says while it runs. The doors turn it into Docker's lines or BuildKit's status stream.
 
-Calls never block and never fail: a door that is slow or gone buffers or drops. Times are ns since the epoch.
+Calls never block and never fail. What a step of BuildKit's says is clipped (solver/clipping.py); a step of the classic
+builder waits for `room`. Times are ns since the epoch.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sampan.engine.builder.ops import Vertex
+
+BUILD_LOG_BYTES = 64 * 1024 * 1024
+CLIPPED = b"\n[output clipped, log limit 64MiB of a build reached]\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +94,24 @@ class Progress(Protocol):
 
     def warning(self, warning: BuildWarning) -> None: ...
 
+    async def room(self) -> None:
+        """Wait until more output may come. Called by the steps of the classic builder, which no build shares."""
+
+
+class LogLimit:
+    """Bounds what all steps of one build say together, where it is kept for who reads it later."""
+
+    def __init__(self, limit_bytes: int = BUILD_LOG_BYTES) -> None:
+        self._left = limit_bytes
+
+    def passed(self, data: bytes) -> bytes:
+        """Return what of an output is kept; the last of it says that more was said."""
+        if self._left <= 0:
+            return b""
+        kept = data[: self._left]
+        self._left -= len(data)
+        return kept if self._left > 0 else kept + CLIPPED
+
 
 class Quiet:
     """Progress that nobody watches."""
@@ -104,4 +126,7 @@ class Quiet:
         return None
 
     def warning(self, warning: BuildWarning) -> None:
+        return None
+
+    async def room(self) -> None:
         return None

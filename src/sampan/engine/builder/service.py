@@ -127,8 +127,14 @@ class Builder:
                 converted = await self._converted(with_epoch(request), client, progress, dialect)
                 return await dialect.finish(converted)
             finally:
-                await self.solver.release(client)
-                await client.close()
+                await self._let_go(client)
+
+    async def _let_go(self, client: NarrowedSession) -> None:
+        """Give back what a build has held, also when it is cancelled at this moment."""
+        try:
+            await self.solver.release(client)
+        finally:
+            await client.close()
 
     def cancel(self, build_id: str) -> bool:
         """End a running build by its id; False when there is none."""
@@ -251,8 +257,7 @@ class Builder:
                 found = Definition(text=text[0], filename=request.filename, dockerfile=parse(text[0]), beside=text[1])
                 yield found, client
         finally:
-            await self.solver.release(client)
-            await client.close()
+            await self._let_go(client)
 
     async def resolve(
         self,

@@ -27,12 +27,15 @@ class LocalRequest:
     """A directory of the client, `context`, `dockerfile` or a named context, and what is wanted of it.
 
     include, exclude: patterns as .dockerignore's. follow: the paths that are needed, () for all; a hint, more may come.
+    fresh: contents are asked for again, also of files whose size and times are those of an earlier transfer: what is
+    normalised to one time may have changed all the same.
     """
 
     name: str
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     follow: tuple[str, ...] = ()
+    fresh: bool = False
     report: Report | None = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -19,16 +20,34 @@ async def listening(session: Session, id: str, directory: str, name: str) -> Asy
     The path is the socket's own in the file system; owner and mode are the caller's to set.
     """
     forwarder = AgentForwarder(session, id)
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:  # by descriptor: the address of a socket holds 108 bytes
-        server = await asyncio.start_unix_server(forwarder.serve, f"/proc/self/fd/{fd}/{name}")
-    finally:
-        os.close(fd)
+    listener = _bound(directory, name)
+    try:
+        server = await asyncio.start_unix_server(forwarder.serve, sock=listener)
+    except BaseException:
+        listener.close()
+        raise
     try:
         yield f"{directory}/{name}"
     finally:
         server.close()
         await forwarder.close()
+
+
+def _bound(directory: str, name: str) -> socket.socket:
+    """Return a socket bound to `directory/name`: by descriptor, for the address of a socket holds 108 bytes.
+
+    That name is good only while the descriptor is open: nobody else is given it.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        listener.bind(f"/proc/self/fd/{fd}/{name}")
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.close(fd)
+    return listener
 
 
 class AgentForwarder:

@@ -9,15 +9,16 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 from sampan.engine.builder.files.filtered import Filtered
+from sampan.engine.builder.files.spool import SpooledTree
 from sampan.engine.builder.session import Forwarding, LocalRequest, Session
 from sampan.engine.builder.trees import Tree
 from sampan.errors import InvalidArgument, NotFound
 
 
 class UploadedSession(Forwarding):
-    """One received context. The tree's owner is the caller; what `local` gives are views of it."""
+    """One received context. The tree's owner is the caller; each `local` gives a tree of its own over its contents."""
 
-    def __init__(self, id: str, tree: Tree | None, beside: Session | None = None) -> None:
+    def __init__(self, id: str, tree: SpooledTree | None, beside: Session | None = None) -> None:
         """tree: None when the context is elsewhere. beside: the client that is connected, if there is one."""
         super().__init__(beside if beside is not None else UnconnectedSession(id))
         self.id = id
@@ -25,7 +26,7 @@ class UploadedSession(Forwarding):
 
     async def local(self, wanted: LocalRequest) -> Tree:
         if self._tree is not None and wanted.name in ("context", "dockerfile"):
-            return Filtered(self._tree, include=wanted.include, exclude=wanted.exclude, owned=False)
+            return Filtered(self._tree.share(), include=wanted.include, exclude=wanted.exclude, owned=True)
         return await super().local(wanted)
 
 

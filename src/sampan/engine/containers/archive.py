@@ -19,14 +19,13 @@ import os
 import posixpath
 import stat
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from sampan.engine.archives import streams, tar_writer
-from sampan.engine.containers.extract import ExtractOptions, extract
+from sampan.engine.containers.extract import ExtractOptions, extract, owner_of
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint, rfc3339
 from sampan.engine.containers.states import WITH_TASK
@@ -34,6 +33,7 @@ from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.layers.roots import Roots
+from sampan.engine.paced import PacedThreads
 from sampan.engine.tasks import procfs
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, words
@@ -68,7 +68,7 @@ class Root:
         os.close(self.fd)
 
 
-PACKERS = 8  # downloads hold a thread while they are read, never while the client is slow
+PACKERS = 64  # downloads hold a thread while they are read, never while the client is slow
 UPLOADS = 64  # an upload holds one until its client has sent it all
 
 
@@ -85,8 +85,8 @@ class Archive:
         self._events = events
         self._looks = looks
         # Clients set the pace of these: nothing else of the engine may wait behind them.
-        self._packing = ThreadPoolExecutor(PACKERS, thread_name_prefix="archives")
-        self._unpacking = ThreadPoolExecutor(UPLOADS, thread_name_prefix="archives")
+        self._packing = PacedThreads(PACKERS, "archives")
+        self._unpacking = PacedThreads(UPLOADS, "archives")
 
     def close(self) -> None:
         """Start nothing more; what runs ends with its client."""
@@ -116,7 +116,7 @@ class Archive:
 
         described, chunks = await self._look(c, path, look, drop=lambda found: found[1].close())
         publish(self._events, c, "archive-path")
-        return described, streams.on_demand(chunks, self._packing)
+        return described, streams.drain(chunks, self._packing)
 
     async def put(
         self,
@@ -127,7 +127,10 @@ class Archive:
         no_overwrite_dir_non_dir: bool = False,
         copy_uid_gid: bool = False,
     ) -> None:
-        """Unpack a tar archive, compressed or not, into the directory at a path."""
+        """Unpack a tar archive, compressed or not, into the directory at a path.
+
+        copy_uid_gid: all of it belongs to the container's user, where it has one; else to whom the archive says.
+        """
         c = self._table.get(ref)
         _check_path(path)
         read_only = _read_only(c, "/" + path.lstrip("/"))
@@ -142,10 +145,20 @@ class Archive:
                 raise InvalidArgument("extraction point is not a directory")
             if read_only:
                 raise Forbidden("container rootfs is marked read-only")
-            await self._extract(target, body, ExtractOptions(no_overwrite_dir_non_dir, copy_uid_gid))
+            owner = await self._owner(c) if copy_uid_gid and c.config.user else None
+            await self._extract(target, body, ExtractOptions(no_overwrite_dir_non_dir, owner))
         finally:
             os.close(target)
         publish(self._events, c, "extract-to-dir")
+
+    async def _owner(self, c: Container) -> tuple[int, int]:
+        """The container's user in its own root. Raises: InvalidArgument."""
+
+        def look(root: Root) -> tuple[int, int]:
+            with root, _told(c.id, "/etc/passwd"):
+                return owner_of(root.fd, c.config.user)
+
+        return await self._look(c, "/", look)
 
     async def _extract(self, target: int, body: AsyncIterator[bytes], options: ExtractOptions) -> None:
         def work(source: streams.Source) -> None:

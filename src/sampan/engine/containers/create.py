@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from sampan.engine import platforms
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers import merge, mountpoints, specgen, validate
+from sampan.engine.containers import endpoints, merge, mountpoints, specgen, validate
+from sampan.engine.containers.endpoints import EndpointPlan
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint
@@ -106,13 +107,13 @@ class Maker:
         wanted = platforms.parse(platform, any_os=True) if platform else None
         image = self._images.resolve(config.image, wanted) if config.image else None
         warnings = validate.create(config, asked, self._config, self._machine, missing)
-        if version < (1, 44):
-            warnings = [w for w in warnings if w != validate.MAC_WARNING]
         settled = merge.host_config(asked, self._config, self._machine)
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})
         validate.logging(settled)
         with self._table.reserve(name) as reserved:
-            c = self._plan(reserved, merged, settled, networking, image)
+            planned = endpoints.plan(merged, settled, networking, version)
+            warnings += planned.warnings
+            c = self._plan(reserved, planned, image)
             self._table.making.add(c.id)
             try:
                 await self._make(c, image)
@@ -134,15 +135,13 @@ class Maker:
     def _plan(
         self,
         name: str,
-        config: ContainerConfig,
-        settled: HostConfig,
-        networking: NetworkingConfig | None,
+        planned: EndpointPlan,
         image: Image | None,
     ) -> Container:
         """Check what depends on other objects and return the record; nothing has been changed yet."""
+        config, settled = planned.config, planned.host
         validate.security_options(settled.security_opt)
         validate.storage_options(settled)
-        validate.endpoint_addresses(settled.network_mode, config.mac_address)
         settled = self._resolve_joined(settled)
         for ref, _ in validate.links(settled):
             if self._table.find(ref) is None:
@@ -165,7 +164,7 @@ class Maker:
             args=args,
             config=replace(config, hostname=self._hostname(id, config, settled)),
             host_config=settled,
-            endpoints=merge.endpoints(settled, config, networking),
+            endpoints=planned.endpoints,
             mounts=mounts,
         )
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from sampan.engine.archives import streams, tar
 from sampan.engine.layers import unpack
 from sampan.errors import InvalidArgument
-from sampan.linux import saferoot
+from sampan.linux import accounts, saferoot
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -30,11 +30,36 @@ LIMIT_BYTES = 1 << 50
 class ExtractOptions:
     """How an archive is unpacked.
 
-    no_overwrite_dir_non_dir: a directory never replaces something else, nor the reverse. copy_uid_gid: owners are kept.
+    no_overwrite_dir_non_dir: a directory never replaces something else, nor the reverse.
+    owner: (uid, gid) of all that is made; None: the numbers that the archive says.
     """
 
     no_overwrite_dir_non_dir: bool = False
-    copy_uid_gid: bool = False
+    owner: tuple[int, int] | None = None
+
+
+def owner_of(root_fd: int, user: str) -> tuple[int, int]:
+    """Return (uid, gid) of `name|uid[:group|gid]` in a container's root. Blocking.
+
+    Raises: InvalidArgument in Docker's words, OSError.
+    """
+    name, _, group = user.partition(":")
+    users = accounts.parse_passwd(accounts.read_file(root_fd, "/etc/passwd"))
+    found = next((entry for entry in users if name == entry.name), None) or next(
+        (entry for entry in users if name == str(entry.uid)), None
+    )
+    if found is None and not (name.isascii() and name.isdigit()):
+        raise InvalidArgument(f'failed to look up user "{user}" in container: no matching entries in passwd file')
+    uid, gid = (found.uid, found.gid) if found is not None else (int(name), 0)
+    if group:
+        groups = accounts.parse_group(accounts.read_file(root_fd, "/etc/group"))
+        named = next((entry for entry in groups if group == entry.name), None)
+        if named is None and not (group.isascii() and group.isdigit()):
+            raise InvalidArgument(f'failed to look up user "{user}" in container: no matching entries in group file')
+        gid = named.gid if named is not None else int(group)
+    if max(uid, gid) > unpack.ID_MAX:
+        raise InvalidArgument(f'failed to look up user "{user}" in container: uids and gids end at {unpack.ID_MAX}')
+    return uid, gid
 
 
 def extract(source: streams.Source, target_fd: int, options: ExtractOptions) -> None:
@@ -44,8 +69,10 @@ def extract(source: streams.Source, target_fd: int, options: ExtractOptions) -> 
     while (entry := reader.next()) is not None:
         path = unpack.clean(entry.name)
         above, _, base = path.rpartition("/")
-        if not base:
+        if not base:  # the directory that is there keeps its mode and owner
+            _pass_over(entry, reader)
             continue
+        _check(entry)
         parent, _ = saferoot.mkdirs(target_fd, above) if above else (os.dup(target_fd), False)
         try:
             _make(entry, reader, parent, base, target_fd, options)
@@ -61,6 +88,26 @@ def extract(source: streams.Source, target_fd: int, options: ExtractOptions) -> 
                 os.utime(fd, ns=(mtime_ns, mtime_ns))
             finally:
                 os.close(fd)
+
+
+def _check(entry: tar.Entry) -> None:
+    """Refuse what no file can have. Raises: InvalidArgument."""
+    if not 0 <= entry.uid <= unpack.ID_MAX or not 0 <= entry.gid <= unpack.ID_MAX:
+        raise InvalidArgument(
+            f'invalid owner {entry.uid}:{entry.gid} of "{entry.name}": ids must be between 0 and {unpack.ID_MAX}'
+        )
+    if abs(entry.mtime_ns) > unpack.MTIME_MAX_NS:
+        raise tar.InvalidHeader("a time out of range")
+    if "\0" in entry.name or "\0" in entry.link:
+        raise tar.InvalidHeader("a NUL in a name")
+
+
+def _pass_over(entry: tar.Entry, reader: tar.Reader) -> None:
+    """Consume a payload that goes nowhere."""
+    left = entry.stored_bytes
+    while left:
+        left -= len(reader.input.piece(left))
+    reader.skip_padding(entry.stored_bytes)
 
 
 def _make(
@@ -147,7 +194,7 @@ def _link(entry: tar.Entry, parent: int, base: str, target_fd: int) -> None:
 
 def _finish(entry: tar.Entry, parent: int, base: str, options: ExtractOptions) -> None:
     """Owner, mode, attributes and time of what was just made."""
-    uid, gid = (entry.uid, entry.gid) if options.copy_uid_gid else (0, 0)
+    uid, gid = (entry.uid, entry.gid) if options.owner is None else options.owner
     os.chown(base, uid, gid, dir_fd=parent, follow_symlinks=False)
     if entry.type == tar.SYMLINK:
         os.utime(base, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)

@@ -18,7 +18,6 @@ from sampan.engine.tasks.host import Host
 from sampan.engine.tasks.security import MASKED_PATHS, READONLY_PATHS
 from sampan.errors import InvalidArgument
 from sampan.spec.engine_api.container import ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy
-from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -140,25 +139,6 @@ def _log_config(request: LogConfig, engine: EngineConfig) -> LogConfig:
     if driver == engine.log_driver:
         options = {**engine.log_opts, **options}
     return LogConfig(type=driver, config=options)
-
-
-def endpoints(
-    host: HostConfig, config: ContainerConfig, networking: NetworkingConfig | None
-) -> dict[str, EndpointSettings]:
-    """Return the endpoints a container starts with, by network name: those asked for, and its network mode's own."""
-    asked = {n: e or EndpointSettings() for n, e in ((networking and networking.endpoints_config) or {}).items()}
-    mode = host.network_mode
-    if mode.startswith("container:"):
-        return {}
-    if "default" in asked:
-        asked[mode] = asked.pop("default")
-    own = asked.get(mode, EndpointSettings())
-    if config.mac_address and not own.mac_address:
-        own = replace(own, mac_address=config.mac_address)
-    asked[mode] = own
-    if config.network_disabled:
-        return {}
-    return asked
 
 
 def environment(

@@ -296,7 +296,7 @@ def _check_image(m: MountSpec) -> None:
 
 
 def _check_subpath(subpath: str, kind: str) -> None:
-    if subpath.startswith("/") or ".." in subpath.split("/"):
+    if subpath.startswith("/") or posixpath.normpath(subpath).split("/")[0] == "..":
         raise InvalidArgument(f"subpath must be a relative path within the {kind}")
 
 

@@ -68,7 +68,7 @@ def task_options(c: Container, engine: EngineConfig, available: Sequence[str]) -
             HostDevice(d.path_on_host, d.path_in_container, d.cgroup_permissions) for d in host.devices or ()
         ),
         device_rules=tuple(host.device_cgroup_rules or ()),
-        sysctls=dict(host.sysctls or {}),
+        sysctls=_sysctls(host),
         annotations=dict(host.annotations or {}),
         cgroup_parent=cgroup_parent(host.cgroup_parent, engine),
     )
@@ -227,3 +227,19 @@ def resource_limits(r: Resources) -> ResourceLimits:
 
 def _rates(asked: Iterable[ThrottleDevice | None] | None) -> tuple[DeviceRate, ...]:
     return tuple(DeviceRate(d.path, d.rate) for d in asked or () if d is not None)
+
+
+def _sysctls(host: HostConfig) -> dict[str, str]:
+    """Return the sysctls that the runtime writes, last of all.
+
+    `net.ipv6.conf.all.disable_ipv6=0` is how a new namespace begins. Written later it would be copied to every
+    interface, those too that have no IPv6 because their network has none.
+    """
+    found = dict(host.sysctls or {})
+    shared = host.network_mode == "host" or host.network_mode.startswith("container:")
+    if not shared and found.get(_NO_IPV6) == "0":
+        del found[_NO_IPV6]
+    return found
+
+
+_NO_IPV6 = "net.ipv6.conf.all.disable_ipv6"

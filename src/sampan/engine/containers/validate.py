@@ -52,8 +52,6 @@ def create(
     warnings += _platform(host, engine)
     if any(m.type == "image" for m in host.mounts or []):
         warnings.insert(0, "Image mount is an experimental feature")
-    if config.mac_address:
-        warnings.append(MAC_WARNING)
     return warnings
 
 
@@ -69,9 +67,6 @@ def request(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidArgument("cpu real-time runtime cannot be higher than cpu real-time period")
 
 
-MAC_WARNING = (
-    "The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig instead."
-)
 _SYSTEM_AND_VERSION = r"^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.%-]*)((?:\\+[A-Za-z0-9_.%-]+)*)\\))?$"  # as Go quotes it
 _COMPONENT = "^[A-Za-z0-9_.-]+$"
 
@@ -213,8 +208,6 @@ def _network_mode(config: ContainerConfig, host: HostConfig) -> None:
         return
     if host.extra_hosts:
         raise InvalidArgument("conflicting options: custom host-to-IP mapping and the network mode")
-    if config.mac_address:
-        raise InvalidArgument("conflicting options: mac-address and the network mode")
     if host.port_bindings or host.publish_all_ports:
         raise InvalidArgument("conflicting options: port publishing and the container type network mode")
     if config.exposed_ports:
@@ -353,12 +346,12 @@ def security_options(options: list[str] | None) -> None:
             key, separator, value = option.partition(":")
         if not separator:
             raise Internal(f'invalid --security-opt 1: "{option}"')
-        if key == "no-new-privileges":
+        if key in ("no-new-privileges", "writable-cgroups"):
             try:
                 go_values.boolean(value)
             except ValueError as e:
                 raise Internal(f'invalid --security-opt 2: "{option}"') from e
-        elif key not in ("label", "apparmor", "seccomp", "writable-cgroups"):
+        elif key not in ("label", "apparmor", "seccomp"):
             raise Internal(f'invalid --security-opt 2: "{option}"')
 
 
@@ -384,9 +377,3 @@ def storage_options(host: HostConfig) -> None:
         if key.lower() != "size":
             raise Internal(f"Unknown option {key}")
         raise Internal("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
-
-
-def endpoint_addresses(mode: str, mac: str) -> None:
-    """Check the container-wide MAC address against the network it goes to."""
-    if mac and not re.fullmatch(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}", mac):
-        raise InvalidArgument(f"invalid config for network {mode}: invalid MAC address {mac}")

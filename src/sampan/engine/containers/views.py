@@ -5,6 +5,7 @@ inspect.py and listing.py say how a container is shown; here is what they need o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,8 +21,10 @@ from sampan.engine.images.service import Images
 from sampan.engine.layers.roots import Roots
 from sampan.engine.networks import inspect as network_inspect
 from sampan.engine.networks.service import Networks
-from sampan.errors import SampanError
+from sampan.errors import NotFound, SampanError
 from sampan.spec import codec
+
+log = logging.getLogger("sampan.containers")
 
 
 class ContainerViews:
@@ -104,8 +107,18 @@ class ContainerViews:
         rows = [self._row(c, names) for c in chosen]
         if size:
             for c, row in zip(chosen, rows):
-                rw, root_fs = await self._roots.usage(c.id)
+                try:
+                    rw, root_fs = await self._roots.usage(c.id)
+                except (NotFound, OSError) as e:
+                    if (
+                        self._table.find(c.id) is not None
+                    ):  # its files are lost: it is shown all the same, without sizes
+                        log.warning("the size of container %s cannot be measured: %s", c.id, e)
+                    continue
                 row |= {k: v for k, v in (("SizeRw", rw), ("SizeRootFs", root_fs)) if v}
+            rows = [
+                row for c, row in zip(chosen, rows) if self._table.find(c.id) is not None
+            ]  # some may have gone meanwhile
         return rows
 
     def _row(self, c: Container, names: dict[tuple[str, str], str]) -> dict[str, Any]:

@@ -340,10 +340,10 @@ class Disk:
         """Images without a container and without a child image."""
         catalog, layers = self._images.catalog, self._images.layers
         found = []
-        for record in catalog.images.all():
-            if self._images.store.holders(Ref("image", record.id)) or catalog.children(record.id):
+        for image in catalog.readable():
+            record = catalog.images.get(image.id)
+            if record is None or self._images.store.holders(Ref("image", record.id)) or catalog.children(record.id):
                 continue
-            image = catalog.get(record.id)
             chain = tuple(layer.id for layer in layers.records(image.chain_id))
             used = max(record.used_at, record.tagged_at)
             found.append(budget.Candidate(image=record.id, used=used, layers=chain))

@@ -338,8 +338,20 @@ class Spooled:
         """Whether index.json lists an index, of which manifest.json shows one platform only."""
         if not self.has("index.json"):
             return False
-        entries = self._object("index.json").get("manifests") or []
-        return any(isinstance(entry, dict) and entry.get("mediaType") in _INDEXES for entry in entries)
+        return any(entry.get("mediaType") in _INDEXES for entry in self._entries("index.json"))
+
+    def _entries(self, document: str) -> list[dict[str, Any]]:
+        """The descriptors of an index, its fields of their types. Raises: InvalidArgument."""
+        entries = self._object(document).get("manifests") or []
+        if not isinstance(entries, list):
+            raise InvalidArgument(f"invalid {document}: manifests is no list")
+        for entry in entries:
+            if not isinstance(entry, dict) or not isinstance(entry.get("digest"), str):
+                raise InvalidArgument(f"invalid {document}: a manifest without a digest")
+            annotations = entry.get("annotations") or {}
+            if not isinstance(annotations, dict) or not all(isinstance(text, str) for text in annotations.values()):
+                raise InvalidArgument(f"invalid {document}: annotations of the wrong type")
+        return entries
 
     def _oci_manifests(self, target: Platform | None) -> list[tuple[str, tuple[str, ...], str]]:
         """(digest of a manifest, names, digest of its index) of every image in index.json, nested indexes included."""
@@ -348,10 +360,7 @@ class Spooled:
         pending = [("index.json", "", 0, "")]
         while pending:
             document, inherited, depth, listed_in = pending.pop(0)
-            index = self._object(document)
-            entries = index.get("manifests") or []
-            if not all(isinstance(entry, dict) and isinstance(entry.get("digest"), str) for entry in entries):
-                raise InvalidArgument(f"invalid {document}: a manifest without a digest")
+            entries = self._entries(document)
             for entry in _suitable(entries, target, best=depth > 0):
                 if target is None and depth > 0 and not self._whole(entry["digest"]):
                     continue  # the index lists what the archive was not given
@@ -372,7 +381,10 @@ class Spooled:
         if not self.has(self._blob(digest)):
             return False
         manifest = self._object(self._blob(digest))
-        named = [manifest.get("config"), *(manifest.get("layers") or [])]
+        layers = manifest.get("layers") or []
+        if not isinstance(layers, list):
+            return False
+        named = [manifest.get("config"), *layers]
         digests = [item.get("digest") for item in named if isinstance(item, dict)]
         return all(isinstance(item, str) and self.has(self._blob(item)) for item in digests)
 

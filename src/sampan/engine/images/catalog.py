@@ -6,6 +6,7 @@ read and verified.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +16,11 @@ from sampan.engine.images.records import Image, ImageRecord, TagRecord
 from sampan.engine.layers.layers import Layers
 from sampan.engine.platforms import Platform
 from sampan.engine.store import Op, Store
-from sampan.errors import InvalidArgument, NotFound
+from sampan.errors import Internal, InvalidArgument, NotFound
 from sampan.spec import oci_image, reference
 from sampan.spec.reference import Reference
+
+log = logging.getLogger("sampan.images")
 
 
 class NoSuchImage(NotFound):
@@ -52,6 +55,7 @@ class Catalog:
         self._children: dict[str, list[str]] = {}  # image id → images made from it
         self._decoded: dict[str, Image] = {}
         self._configs: dict[str, dict[str, Any]] = {}
+        self._unreadable: set[str] = set()  # those that the log has named
         self.changed()
 
     def get(self, image_id: str) -> Image:
@@ -63,6 +67,21 @@ class Catalog:
                 raise NoSuchImage(image_id)
             image = self._decoded[image_id] = self._decode(record)
         return image
+
+    def readable(self) -> list[Image]:
+        """Every image that can be read, oldest record first.
+
+        One that cannot must not hide the others: it is left out, and named in the log, once.
+        """
+        found = []
+        for record in self.images.all():
+            try:
+                found.append(self.get(record.id))
+            except (Internal, InvalidArgument) as e:
+                if record.id not in self._unreadable:
+                    self._unreadable.add(record.id)
+                    log.error("image %s cannot be read and is left out: %s", record.id, e)
+        return found
 
     def reread(self, image_id: str) -> Image:
         """The image of a full id, from the disk whatever is known of it. Raises: NoSuchImage, MissingBlob."""

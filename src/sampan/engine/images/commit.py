@@ -18,9 +18,15 @@ _JOINED = ("ExposedPorts", "Labels", "Volumes")
 
 
 def image_config(given: Mapping[str, Any], changes: Iterable[str], container: Mapping[str, Any]) -> dict[str, Any]:
-    """The `config` object: `given` with `changes` applied, merged over the container's. Raises: InvalidArgument."""
-    config = instructions.apply(given, changes) if list(changes) else oci_image.run_config(dict(given))
+    """The `config` object: `given` with `changes` applied, merged over the container's. Raises: InvalidArgument.
+
+    Without `given` the changes are applied to the container's own: they see its environment, and what they replace
+    keeps its place.
+    """
     own = oci_image.run_config(dict(container))
+    changes = list(changes)
+    base = given or (own if changes else {})
+    config = instructions.apply(base, changes) if changes else oci_image.run_config(dict(given))
     if not config["Entrypoint"]:  # an entrypoint of one's own never gets a foreign command
         config["Cmd"] = config["Cmd"] or own["Cmd"]
         config["Entrypoint"] = own["Entrypoint"]
@@ -34,7 +40,7 @@ def image_config(given: Mapping[str, Any], changes: Iterable[str], container: Ma
     named = {entry.partition("=")[0] for entry in environment}
     environment += [entry for entry in own["Env"] or [] if entry.partition("=")[0] not in named]
     config["Env"] = environment or None
-    if own["OnBuild"]:
+    if own["OnBuild"] and base is not own:
         config["OnBuild"] = [*(config["OnBuild"] or []), *own["OnBuild"]]
     return oci_image.run_config(config)
 

@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from sampan.errors import Internal, words
 from sampan.linux import filesystems
@@ -86,7 +87,8 @@ class ContentStore:
             finally:
                 os.close(fd)
         elif waiting:
-            _fsync(self.path(waiting[0]))
+            with suppress(FileNotFoundError):  # removed meanwhile, with its record
+                _fsync(self.path(waiting[0]))
             _fsync(self._blobs)
         self._unsynced.difference_update(waiting)
 

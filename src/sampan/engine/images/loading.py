@@ -25,6 +25,7 @@ from sampan.engine.platforms import Platform
 from sampan.engine.store import Ref
 from sampan.errors import InvalidArgument
 from sampan.spec import oci_image, reference
+from sampan.spec.reference import Reference
 
 PROGRESS_S = 0.1
 AT_ONCE = 3  # layers: more than there are processors, as each waits for the disk at its end
@@ -41,11 +42,11 @@ class Loader:
         publisher: ImagePublisher,
         ingest: str,
         pool: Executor,
-        streaming: Executor,
+        uploads: Executor,
         verifier: Verifier,
     ) -> None:
         self._catalog, self._layers, self._publisher = catalog, layers, publisher
-        self._ingest, self._pool, self._streaming = ingest, pool, streaming
+        self._ingest, self._pool, self._uploads = ingest, pool, uploads
         self._verifier = verifier
 
     async def load(
@@ -58,7 +59,7 @@ class Loader:
         loop = asyncio.get_running_loop()
         spooled = await loop.run_in_executor(self._pool, archive.Spooled, self._ingest)
         try:
-            await feed_thread(stream, self._streaming, spooled.fill, "upload of an archive of images")
+            await feed_thread(stream, self._uploads, spooled.fill, "upload of an archive of images")
             offers = await loop.run_in_executor(self._pool, spooled.offers, platform)
             parents: list[tuple[str, str]] = []
             if platform is not None:
@@ -91,7 +92,7 @@ class Loader:
             raise InvalidArgument(
                 f"invalid manifest, layers length mismatch: expected {len(offer.layers)}, got {len(expected)}"
             )
-        names = [reference.parse(name).tagged() for name in offer.names]
+        names = [_tag(name) for name in offer.names]
         for name in names:
             await self._verifier.verify(name, offer.descriptor, offer.manifest)
         holder = self._layers.hold("")
@@ -202,6 +203,17 @@ class _LayerFile(FileSource):
         chunk = super().read()
         self._layer.done += len(chunk)
         return chunk
+
+
+def _tag(name: str) -> Reference:
+    """The tag that an archive gives an image. A digest is no name to give: only a registry vouches for it.
+
+    Raises: InvalidArgument.
+    """
+    found = reference.parse(name)
+    if found.digest or not found.tag:
+        raise InvalidArgument(f'invalid tag "{name}"')
+    return found
 
 
 def _progress(layer: _LoadingLayer) -> dict[str, Any]:

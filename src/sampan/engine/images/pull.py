@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sampan.engine import platforms
 from sampan.engine.background import first_failure
@@ -117,7 +118,7 @@ class _Pull:
         self._place = place
         self._report = report
         self._newer = False
-        self._last = ""  # id of the image that came last
+        self._config: dict[str, Any] = {}  # of the image that came last; it may be removed before we speak of it
 
     async def run(self) -> None:
         name = self._wanted.name
@@ -137,9 +138,8 @@ class _Pull:
         self._report.say({"status": f"Status: {words} for {name.familiar()}"})
         attributes: dict[str, str] = {}
         if not self._wanted.every:
-            image = here.catalog.get(self._last)
-            attributes.update((image.config.get("config") or {}).get("Labels") or {})
-            own = platforms.of(image.config)
+            attributes.update((self._config.get("config") or {}).get("Labels") or {})
+            own = platforms.of(self._config)
             if self._wanted.platform is not None and not self._wanted.platform.accepts(own):
                 self._report.say(
                     {
@@ -155,7 +155,7 @@ class _Pull:
         digest = await self._unchanged(name)
         if digest:
             self._pulling(name)
-            self._last = self._here.catalog.resolve(str(name)).id
+            self._config = self._here.catalog.resolve(str(name)).config
             self._report.say({"status": f"Digest: {digest}"})
             return
         found = await self._place.manifest(name.digest or name.tag, digest=name.digest)
@@ -165,9 +165,12 @@ class _Pull:
         self._pulling(name)
         if isinstance(manifest, Index):
             manifest = await self._choose(manifest, name)
-        image_id = await self._image(manifest, name)
-        self._report.say({"status": f"Digest: {found.digest}"})
-        await self._name(name, found, image_id)
+        watcher = Watcher(self._here.layers, self._report)
+        try:  # the layers are held until the names hold the image
+            config = await self._layers_of(manifest, name, watcher)
+            await self._publish(name, found, config)
+        finally:
+            self._here.layers.let_go(watcher.holder)
 
     def _pulling(self, name: Reference) -> None:
         shown = name.familiar() if name.digest else name.tag
@@ -180,6 +183,9 @@ class _Pull:
         if here is None or not any(n.digest and n.name == name.name for n in catalog.references(here.image)):
             return ""
         digest = await self._place.manifest_digest(name.tag)
+        here = catalog.find_tag(name)
+        if here is None:
+            return ""  # removed while the registry was asked
         same = catalog.find_tag(Reference(name.domain, name.path, "", digest)) if digest else None
         matches = same is not None and same.image == here.image
         return digest if matches and platforms.of(catalog.get(here.image).config) == platforms.HOST else ""
@@ -200,12 +206,14 @@ class _Pull:
             index = manifest
         raise NotFound(f"no matching manifest for {target} in the manifest list entries")
 
-    async def _image(self, manifest: Manifest, name: Reference) -> str:
-        """The image of a manifest, here; fetched if need be. Returns its id."""
+    async def _layers_of(self, manifest: Manifest, name: Reference, watcher: Watcher) -> bytes:
+        """Have the layers of a manifest's image here, held by the watcher. Returns the image's configuration."""
         here = self._here
         image_id = manifest.config.digest
         if image_id in here.catalog.images:
-            return image_id
+            if chain_id := here.catalog.get(image_id).chain_id:
+                here.layers.hold_more(watcher.holder, chain_id)
+            return here.content.get(image_id)
         config = await self._place.small_blob(manifest.config)
         diff_ids = oci_image.diff_ids(oci_image.decode(config))
         if len(diff_ids) != len(manifest.layers):
@@ -217,14 +225,9 @@ class _Pull:
             WantedLayer(chain_id=chain_id, diff_id=diff_id, blob=blob, source=name.name)
             for chain_id, diff_id, blob in zip(oci_image.chain_ids(diff_ids), diff_ids, manifest.layers)
         ]
-        watcher = Watcher(here.layers, self._report)
-        try:
-            await self._layers(wanted, watcher)
-            await here.publisher.publish_image(config)
-        finally:
-            here.layers.let_go(watcher.holder)
+        await self._layers(wanted, watcher)
         self._newer = True
-        return image_id
+        return config
 
     async def _layers(self, wanted: Sequence[WantedLayer], watcher: Watcher) -> None:
         """All layers at once; the first failure ends the others and is the one that is raised."""
@@ -240,9 +243,11 @@ class _Pull:
         except BaseExceptionGroup as e:
             raise first_failure(e) from None
 
-    async def _name(self, name: Reference, found: Found, image_id: str) -> None:
-        """Point the tag and the digest at the image; what the same index gave for other platforms stays beside it."""
-        catalog = self._here.catalog
+    async def _publish(self, name: Reference, found: Found, config: bytes) -> None:
+        """Make the image visible, the tag and the digest pointing at it; what the same index gave for other platforms
+        stays beside it.
+        """
+        catalog, image_id = self._here.catalog, oci_image.digest(config)
         by_digest = Reference(name.domain, name.path, "", found.digest)
         known = catalog.find_tag(by_digest)
         beside = known.members if known is not None else ()
@@ -251,10 +256,11 @@ class _Pull:
             for n in ([by_digest] if name.digest else [replace(name, digest=""), by_digest])
             if (tag := catalog.find_tag(n)) is None or not {*beside, image_id} <= set(tag.members)
         ]
-        self._last = image_id
+        self._config = oci_image.decode(config)
         self._newer = self._newer or bool(new)
-        if new:
-            await self._here.publisher.publish_image(self._here.content.get(image_id), names=new, beside=beside)
+        self._report.say({"status": f"Digest: {found.digest}"})
+        if new or image_id not in catalog.images:
+            await self._here.publisher.publish_image(config, names=new, beside=beside)
 
 
 def choose(entries: Sequence[IndexEntry], target: Platform) -> IndexEntry | None:

@@ -25,7 +25,7 @@ from sampan.engine.images.records import Image
 from sampan.engine.images.registries import Registries
 from sampan.engine.images.reports import Message, Report
 from sampan.engine.images.uploads import Upload
-from sampan.engine.layers.layers import Layers
+from sampan.engine.layers.layers import Layers, holding
 from sampan.engine.layers.records import LayerRecord
 from sampan.engine.platforms import Platform
 from sampan.engine.store import Store
@@ -117,7 +117,12 @@ class _Push:
         if tag is None:
             raise NotFound(f"An image does not exist locally with the tag: {self._name.familiar_name()}")
         members = tag.members if platform is None else (catalog.resolve(str(self._name), platform).id,)
-        pushed = [(image, await self._image(image)) for image in map(catalog.get, members)]
+        images = [catalog.get(member) for member in members]
+        configs = [self._here.content.get(image.id) for image in images]
+        with holding(
+            self._here.layers, *(image.chain_id for image in images)
+        ):  # a removal beside this takes the records
+            pushed = [(image, await self._image(image, config)) for image, config in zip(images, configs)]
         if len(pushed) == 1:
             raw, media_type = pushed[0][1], oci_image.DOCKER_MANIFEST
         else:
@@ -130,16 +135,10 @@ class _Push:
         await self._place.put_manifest(self._name.tag, raw, media_type)
         self._finish(raw, members)
 
-    async def _image(self, image: Image) -> bytes:
+    async def _image(self, image: Image, config: bytes) -> bytes:
         """Have the registry hold an image's layers and configuration. Returns its manifest, which is not there yet."""
-        here = self._here
-        holder = here.layers.hold(image.chain_id)
-        try:
-            records = here.layers.records(image.chain_id)  # top first, as the messages are
-            blobs = tuple(reversed(await self._layers(records)))
-        finally:
-            here.layers.let_go(holder)
-        config = here.content.get(image.id)
+        records = self._here.layers.records(image.chain_id)  # top first, as the messages are
+        blobs = tuple(reversed(await self._layers(records)))
         if await self._place.has_blob(image.id) is None:
             await self._place.put_blob(config, image.id)
         return manifests.write(Descriptor(manifests.DOCKER_CONFIG, image.id, len(config)), blobs)
@@ -206,7 +205,8 @@ class _Push:
         digest = oci_image.digest(raw)
         by_digest = Reference(self._name.domain, self._name.path, "", digest)
         known_digest = here.catalog.find_tag(by_digest)
-        if known_digest is None or set(known_digest.members) != set(members):
+        members = tuple(member for member in members if member in here.catalog.images)
+        if members and (known_digest is None or set(known_digest.members) != set(members)):
             here.store.apply_now(here.catalog.put_tag(by_digest, *reversed(members)))
             here.catalog.changed(*members)
         self._report.say({"status": f"{self._name.tag}: digest: {digest} size: {len(raw)}"})

@@ -12,6 +12,7 @@ from sampan.engine.layers.layers import Layers
 from sampan.engine.store import Store
 from sampan.registry import endpoints
 from sampan.registry.endpoints import Settings
+from sampan.registry.outgoing import Proxies
 from sampan.registry.transport import Transport
 
 
@@ -20,7 +21,8 @@ class Registries:
 
     def __init__(self, config: EngineConfig, store: Store, layers: Layers) -> None:
         self.settings = _settings(config)
-        self.transport = Transport(self.settings.certificates)
+        self.proxies = Proxies(http=config.http_proxy, https=config.https_proxy, no=config.no_proxy)
+        self.transport = Transport(self.settings.certificates, self.proxies)
         self.known = KnownBlobs(store)
         self.known.sweep({layer.diff_id for layer in layers.all()})
         self.downloads = Downloads(layers, self.known, config.max_concurrent_downloads)

@@ -11,11 +11,13 @@ from sampan.engine import platforms
 from sampan.engine.images.registries import Registries
 from sampan.engine.images.views import Filters, boolean_filter
 from sampan.errors import Internal, InvalidArgument, SampanError
-from sampan.registry import endpoints, index, manifests, repository, transport
+from sampan.registry import endpoints, index, manifests, outgoing, repository, transport
 from sampan.registry.auth import Credentials
 from sampan.registry.manifests import Index
+from sampan.registry.outgoing import Proxies
 from sampan.registry.repository import Repository
 from sampan.spec import oci_image, reference
+from sampan.spec.urls import without_password
 
 SEARCH_FILTERS = frozenset({"is-automated", "is-official", "stars"})
 IMPORT_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30)
@@ -95,14 +97,16 @@ async def begun(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     return whole()
 
 
-async def download(url: str) -> AsyncIterator[bytes]:
+async def download(url: str, proxies: Proxies) -> AsyncIterator[bytes]:
     """The bytes behind a URL, for `import`. Raises: Internal."""
     try:
-        async with aiohttp.ClientSession(timeout=IMPORT_TIMEOUT, trust_env=True) as session:
-            async with session.get(url) as answer:
+        async with outgoing.session(timeout=IMPORT_TIMEOUT) as session:
+            async with session.get(url, proxy=proxies.choose(url)) as answer:
                 if answer.status >= 400:
                     text = (await answer.content.read(4096)).decode(errors="replace")
-                    raise Internal(f"failed to GET {url} with status {answer.status} {answer.reason}: {text}")
+                    raise Internal(
+                        f"failed to GET {without_password(url)} with status {answer.status} {answer.reason}: {text}"
+                    )
                 async for chunk in answer.content.iter_any():
                     yield chunk
     except (aiohttp.ClientError, TimeoutError, OSError) as e:

@@ -200,9 +200,9 @@ class Remover:
 
     def _drop(self, image_id: str, records: list[dict[str, str]], doomed: list[Doomed]) -> None:
         """Records first, in one transaction; files go when the disk has that: no crash leaves a record without them."""
-        chain_id = self._catalog.get(image_id).chain_id
         holder = Ref("image", image_id)
-        unused = self._layers.unused_after(chain_id, holder)
+        held = [target.id for target in self._store.targets(holder) if target.id in self._layers]
+        unused = self._layers.unused_after(held[0], holder) if held else []
         ops: list[Op] = [self._catalog.images.delete(image_id), self._store.release(holder)]
         for name in self._catalog.beside(image_id):
             if (tag := self._catalog.tags.get(str(name))) is not None:
@@ -257,7 +257,7 @@ class Remover:
         until = until_filter(filters, now_ns)
         sizes = {layer.id: layer.size_bytes for layer in self._layers.all()}
         deleted: list[dict[str, str]] = []
-        for image in [self._catalog.get(record.id) for record in self._catalog.images.all()]:
+        for image in self._catalog.readable():
             if image.id not in self._catalog.images:
                 continue
             names = self._catalog.references(image.id)
@@ -272,6 +272,8 @@ class Remover:
             if names and dangling and any(name.tag for name in names):
                 continue
             for target in [str(name) for name in names] or [image.id.removeprefix("sha256:")]:
+                if names and ((tag := self._catalog.tags.get(target)) is None or tag.image != image.id):
+                    continue  # removed while an earlier one was, or another image's now
                 try:
                     deleted += await remove(target)
                 except (Conflict, NotFound) as e:

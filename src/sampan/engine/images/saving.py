@@ -12,7 +12,7 @@ from sampan.engine.images import archive
 from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.content import ContentStore
 from sampan.engine.images.publishing import ImagePublisher
-from sampan.engine.layers.layers import Layers
+from sampan.engine.layers.layers import Layers, holding
 from sampan.engine.platforms import Platform
 from sampan.errors import Internal, NotFound
 from sampan.spec import reference
@@ -41,15 +41,11 @@ class Saver:
                 others.setdefault(image_id, []).extend(rest)
         plan = archive.plan([self._wanted(id, names, wanted, others[id]) for id, names in wanted.items()])
         held = {*wanted, *(member for members in others.values() for member in members)}
-        holders = [self._layers.hold(self._catalog.get(image_id).chain_id) for image_id in held]
-        try:
+        with holding(self._layers, *(self._catalog.get(image_id).chain_id for image_id in held)):
             for image_id in wanted:
                 self._publisher.publish_event("save", image_id, image_id)
             async for chunk in streams.drain(archive.write(plan, self._layers, time.time_ns()), self._streaming):
                 yield chunk
-        finally:
-            for holder in holders:
-                self._layers.let_go(holder)
 
     def _of_platform(self, members: tuple[str, ...], platform: Platform | None) -> tuple[str, ...]:
         """Those of a name's images that a platform asks for: all without one. Raises: Internal in Docker's words."""

@@ -96,7 +96,10 @@ class Images:
         image_id, *others = self.catalog.members(ref)
         if not repo:
             return
-        await self.publisher.tag_image(image_id, parse_target(repo, tag), beside=others)
+        try:
+            await self.publisher.tag_image(image_id, parse_target(repo, tag), beside=others)
+        except NoSuchImage as e:
+            raise NoSuchImage(ref) from e
 
     # -- containers -------------------------------------------------------------------------------------------
 

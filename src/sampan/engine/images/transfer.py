@@ -43,7 +43,7 @@ class Transfer:
         registries: Registries,
         verifier: Verifier,
     ) -> None:
-        self._layers = storage.layers
+        self._layers, self._uploads = storage.layers, storage.uploads
         self._publisher = publisher
         self._registries = registries
         self._puller = Puller(
@@ -56,7 +56,7 @@ class Transfer:
         )  # fmt: skip
         self._loader = Loader(
             catalog=catalog, layers=storage.layers, publisher=publisher, ingest=content.ingest, pool=storage.pool,
-            streaming=storage.streaming, verifier=verifier,
+            uploads=storage.uploads, verifier=verifier,
         )  # fmt: skip
         self._saver = Saver(catalog, content, storage.layers, publisher, storage.streaming)
 
@@ -103,13 +103,13 @@ class Transfer:
         """
         if stream is None:
             source = source if "://" in source else f"http://{source}"
-            stream = await remote.begun(remote.download(source))
+            stream = await remote.begun(remote.download(source, self._registries.proxies))
             yield {"status": f"Downloading from {source}"}
         name = parse_target(repo, tag) if repo else None
         target = platforms.parse(platform) if platform else platforms.HOST
         config = instructions.apply({}, changes)
         comment = message or f"Imported from {source}"
-        async with self._layers.unpacking(stream) as staged:
+        async with self._layers.unpacking(stream, threads=self._uploads) as staged:
             created = times.now()
             document: dict[str, Any] = {
                 "architecture": target.architecture,

@@ -7,7 +7,7 @@ Source: Engine API 1.51 ImageSummary, ImageInspect, HistoryResponseItem; answers
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +29,7 @@ Filters = Mapping[str, Collection[str]]
 Objects = list[dict[str, Any]]
 Strings = list[str]
 Names = tuple[Strings, Strings]
+Age = tuple[int, ...]
 
 
 def unix_time(created: str) -> int:
@@ -127,13 +128,15 @@ class Views:
     def list(self, filters: Filters, *, all: bool, shared_size: bool, now_ns: int) -> Objects:
         """ImageSummary objects, newest first. Raises: InvalidArgument, NotFound, Internal for bad filters."""
         dangling = boolean_filter(filters, "dangling", False)
-        limits = [limit for limit in (until_filter(filters, now_ns), self._age(filters, "before")) if limit is not None]
-        before, since = min(limits, default=None), self._age(filters, "since")
+        ages = self._ages()
+        until = until_filter(filters, now_ns)
+        limits: list[Age] = [(until,)] if until is not None else []
+        limits += self._named(filters, "before", ages)
+        before, since = min(limits, default=None), max(self._named(filters, "since", ages), default=None)
         shared = self._shared_bytes() if shared_size else {}
         found = []
-        for record in self._catalog.images.all():
-            image = self._catalog.get(record.id)
-            age = _created_ns(image.created) if image.created else 0
+        for image in self._catalog.readable():
+            age = ages[image.id]
             if (before is not None and age >= before) or (since is not None and age <= since):
                 continue
             if not labels_match(filters, (image.config.get("config") or {}).get("Labels") or {}):
@@ -145,16 +148,34 @@ class Views:
             if shared_size:
                 summary["SharedSize"] = shared.get(image.id, 0)
             found.append((age, summary))
-        found.sort(key=lambda item: -item[0])
+        found.sort(key=lambda item: item[0], reverse=True)
         return [summary for _, summary in found]
 
-    def _age(self, filters: Filters, name: str) -> int | None:
-        """`before` and `since` name an image: its time, ns."""
+    def _ages(self) -> dict[str, Age]:
+        """A key by image id that is greater the newer the image is, and never the same for two.
+
+        When it was made, ns; then, as reproducible builds give many images one time, which came here later. An image
+        counts as later than the one it was made from, so who removes in the order of the list meets no parent first.
+        """
+        images = {image.id: image for image in self._catalog.readable()}
+        positions = {image_id: position for position, image_id in enumerate(images)}
+        arrived: dict[str, Age] = {}
+        for image_id in images:
+            line = [image_id]
+            while (parent := images[line[-1]].parent) in images and parent not in arrived and parent not in line:
+                line.append(parent)
+            for one in reversed(line):
+                above = arrived.get(images[one].parent, ())
+                arrived[one] = max((positions[one],), (*above, positions[one]))
+        return {
+            image_id: (_created_ns(image.created) if image.created else 0, *arrived[image_id])
+            for image_id, image in images.items()
+        }
+
+    def _named(self, filters: Filters, name: str, ages: Mapping[str, Age]) -> Sequence[Age]:
+        """`before` and `since` name an image: its age, if there is such a filter. Raises: NotFound, InvalidArgument."""
         values = filters.get(name)
-        if not values:
-            return None
-        created = self._catalog.resolve(next(iter(values))).created
-        return _created_ns(created) if created else 0
+        return [ages[self._catalog.resolve(next(iter(values))).id]] if values else []
 
     def _names(self, image: Image, filters: Filters, *, all: bool, dangling: bool) -> Names | None:
         """(RepoTags, RepoDigests) to show, or None when the image is not listed."""
@@ -203,8 +224,8 @@ class Views:
         """Bytes of each image's layers that another image has too."""
         users: dict[str, int] = {}
         chains = {}
-        for record in self._catalog.images.all():
-            chain = chains[record.id] = self._layers.records(self._catalog.get(record.id).chain_id)
+        for image in self._catalog.readable():
+            chain = chains[image.id] = self._layers.records(image.chain_id)
             for layer in chain:
                 users[layer.id] = users.get(layer.id, 0) + 1
         return {id: sum(x.size_bytes for x in chain if users[x.id] > 1) for id, chain in chains.items()}

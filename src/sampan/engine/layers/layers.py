@@ -14,7 +14,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -98,7 +98,12 @@ class Layers:
         return sum(record.size_bytes for record in self.records(chain_id))
 
     def hold(self, chain_id: str) -> Ref:
-        """Keep a chain while work is under way; give the returned holder to `let_go`."""
+        """Keep a chain while work is under way; give the returned holder to `let_go`.
+
+        Raises: Internal when the chain is not here: what is gone cannot be held.
+        """
+        if chain_id:
+            self.get(chain_id)
         holder = Ref("work", str(next(self._holders)))
         self._held.add(holder)
         if chain_id:
@@ -110,6 +115,8 @@ class Layers:
         return Ref("work", number) in self._held
 
     def hold_more(self, holder: Ref, chain_id: str) -> None:
+        """Have a holder from `hold` keep one more chain. Raises: Internal when it is not here."""
+        self.get(chain_id)
         self._store.apply_now(self._store.reference(holder, Ref("layer", chain_id)))
 
     def let_go(self, holder: Ref) -> None:
@@ -129,12 +136,14 @@ class Layers:
         parent: str | Awaitable[str] = "",
         *,
         later: bool = False,
+        threads: Executor | None = None,
     ) -> AsyncIterator[Staged]:
         """Unpack an archive, compressed or not, on top of `parent` (a chain id), and put it on the disk.
 
         stream: an async stream of bytes, a blocking source, or a function that makes a blocking iterator.
         parent: when it is still to come, it is awaited after unpacking: layers may arrive in any order.
         later: it may be `unsynced` then, and the caller calls `sync`, once for many layers.
+        threads: where it is unpacked, when a client sets the pace of the stream; they are threads of `adopt_thread`.
         Raises: InvalidArgument for a bad archive, OSError (ENOSPC, …); nothing remains then.
         """
         below = parent if isinstance(parent, str) else ""
@@ -142,13 +151,12 @@ class Layers:
         holder = self.hold(below)
         staged: Staged | None = None
         try:
-            unpacked = await self._unpack(stream, number, later)
+            unpacked = await self._unpack(stream, number, later, threads or self._executor)
             if not isinstance(parent, str):
                 parent = await parent
                 if parent:
                     self.hold_more(holder, parent)
-                    if not unpacked.root:
-                        self._driver.adopt(number, self.get(parent).snapshot)
+                    self._driver.adopt(number, self.get(parent).snapshot)
             chain_id = oci_image.chain_id(parent, unpacked.diff_id)
             unsynced = "" if unpacked.on_disk else boot_id()
             staged = Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked, unsynced=unsynced)
@@ -160,13 +168,17 @@ class Layers:
             self.let_go(holder)
 
     async def _unpack(
-        self, stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]], number: int, later: bool
+        self,
+        stream: AsyncIterator[bytes] | Source | Callable[[], Iterator[bytes]],
+        number: int,
+        later: bool,
+        threads: Executor,
     ) -> unpack.Unpacked:
         unpack_here = functools.partial(_unpack_to, self._driver.path(number), later=later)
         if isinstance(stream, AsyncIterator):
-            return await feed_thread(stream, self._executor, unpack_here, "upload of a layer")
+            return await feed_thread(stream, threads, unpack_here, "upload of a layer")
         source = _IteratorSource(stream()) if callable(stream) else stream
-        work = asyncio.get_running_loop().run_in_executor(self._executor, unpack_here, source)
+        work = asyncio.get_running_loop().run_in_executor(threads, unpack_here, source)
         try:
             return await asyncio.shield(work)
         finally:
@@ -267,6 +279,18 @@ class Layers:
             os.close(directory_fd)
 
 
+@contextmanager
+def holding(layers: Layers, *chain_ids: str) -> Iterator[Ref]:
+    """Keep chains, "" for none, until the end of the block. Raises: Internal when one is not here."""
+    holder = layers.hold("")
+    try:
+        for chain_id in filter(None, chain_ids):
+            layers.hold_more(holder, chain_id)
+        yield holder
+    finally:
+        layers.let_go(holder)
+
+
 @functools.cache
 def boot_id() -> str:
     """This boot of the machine, as the kernel names it."""
@@ -276,9 +300,7 @@ def boot_id() -> str:
 
 def restacked(number: int, parent: str, record: LayerRecord) -> Staged:
     """Describe a copy of a layer's directory, made as snapshot `number`, that is to stand on another parent."""
-    unpacked = unpack.Unpacked(
-        diff_id=record.diff_id, tar_bytes=record.tar_bytes, size_bytes=record.size_bytes, root=False
-    )
+    unpacked = unpack.Unpacked(diff_id=record.diff_id, tar_bytes=record.tar_bytes, size_bytes=record.size_bytes)
     chain_id = oci_image.chain_id(parent, record.diff_id)
     return Staged(number=number, parent=parent, chain_id=chain_id, unpacked=unpacked, unsynced=boot_id())
 

@@ -47,7 +47,7 @@ def record(layer_fd: int) -> Unpacked:
         tar_bytes = recorder.finish(raw)
     finally:
         recorder.abandon()
-    return Unpacked(diff_id=f"sha256:{digest.hexdigest()}", tar_bytes=tar_bytes, size_bytes=size, root=False)
+    return Unpacked(diff_id=f"sha256:{digest.hexdigest()}", tar_bytes=tar_bytes, size_bytes=size)
 
 
 def _hash(digest: hashlib._Hash, fd: int, size_bytes: int, buffer: bytearray) -> None:

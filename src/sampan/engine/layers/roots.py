@@ -18,7 +18,7 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 from sampan.engine.archives import streams, tar_writer
 from sampan.engine.layers import diff, sizes
-from sampan.engine.layers.layers import Layers
+from sampan.engine.layers.layers import Layers, holding
 from sampan.engine.layers.records import SnapshotRecord
 from sampan.engine.layers.snapshots.driver import SnapshotDriver
 from sampan.engine.store import Op, Ref, Store
@@ -127,8 +127,9 @@ class Roots:
         return self._driver.open_root(record.snapshot, self._layers.numbers(record.chain_id), writable=writable)
 
     async def usage(self, container_id: str) -> tuple[int, int]:
-        """(SizeRw, SizeRootFs) in bytes. Raises: NotFound, OSError."""
+        """(SizeRw, SizeRootFs) in bytes. Raises: NotFound, also when it goes meanwhile; OSError."""
         record = self._get(container_id)
+        below = self._layers.size_bytes(record.chain_id)
         lowers = self._layers.numbers(record.chain_id)
 
         def work() -> int:
@@ -142,8 +143,13 @@ class Roots:
                 finally:
                     os.close(fd)
 
-        size = await self._in_thread(work)
-        return size, size + self._layers.size_bytes(record.chain_id)
+        with holding(self._layers, record.chain_id):
+            try:
+                size = await self._in_thread(work)
+            except OSError:
+                self._get(container_id)
+                raise
+        return size, size + below
 
     async def changes(self, container_id: str) -> list[tuple[int, str]]:
         """(0 modified, 1 added, 2 deleted; path) of everything that the container changed, sorted by path.
@@ -161,7 +167,12 @@ class Roots:
             finally:
                 os.close(lower_fd)
 
-        return await self._in_thread(work)
+        with holding(self._layers, record.chain_id):
+            try:
+                return await self._in_thread(work)
+            except OSError:
+                self._get(container_id)
+                raise
 
     @asynccontextmanager
     async def changed(self, container_id: str) -> AsyncIterator[tuple[int, str]]:
@@ -181,7 +192,7 @@ class Roots:
         """The container's whole file system as a tar archive; the container may run. Raises: NotFound, OSError."""
         root_fd = self.open_root(container_id, writable=False)
         try:
-            async with aclosing(streams.on_demand(tar_writer.tree(root_fd), self._streaming)) as chunks:
+            async with aclosing(streams.drain(tar_writer.tree(root_fd), self._streaming)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         finally:

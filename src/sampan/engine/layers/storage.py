@@ -14,10 +14,12 @@ from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.roots import Roots
 from sampan.engine.layers.snapshots import choice
 from sampan.engine.layers.snapshots.table import DEFAULT
+from sampan.engine.paced import PacedThreads
 from sampan.engine.store import Store
 
 WORKERS = 4  # for work that waits for the disk only
-STREAMS = 64  # for work that waits for a client as well: a slow one must not hold up the others
+STREAMS = 64  # for layers on their way in and out
+UPLOADS = 64  # for archives that clients send: who stops sending holds up nobody but those who send
 
 
 class Storage:
@@ -28,6 +30,7 @@ class Storage:
         adopt = unpack.adopt_thread
         self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="images", initializer=adopt)
         self.streaming = ThreadPoolExecutor(STREAMS, thread_name_prefix="images", initializer=adopt)
+        self.uploads = PacedThreads(UPLOADS, "images-uploads", adopt)
         self.driver = choice.open_driver(config.storage_driver, config.data_root, config.storage_opts)
         self.store = store if self.driver.name == DEFAULT else store.scope(self.driver.name)
         self.home = choice.home(config.data_root, self.driver.name)  # has `snapshots` and `content`
@@ -36,6 +39,7 @@ class Storage:
 
     async def close(self) -> None:
         """Wait for work under way, then stop the threads."""
+        self.uploads.shutdown()
         for pool in (self.streaming, self.pool):
             await asyncio.get_running_loop().run_in_executor(None, pool.shutdown)
         self.driver.close()

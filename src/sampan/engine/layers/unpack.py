@@ -40,7 +40,7 @@ WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 METADATA = ".wh..wh."
 OPAQUE_XATTR = "trusted.overlay.opaque"
-ID_MAX = 2**31 - 1
+ID_MAX = 2**32 - 2  # the last one means "leave as it is" to chown(2)
 MTIME_MAX_NS = 2**62 * 10**9
 IMPLIED_MODE = 0o755
 MAX_REPLACED_TREES = 4096
@@ -58,7 +58,6 @@ class Unpacked:
     diff_id: str
     tar_bytes: int
     size_bytes: int
-    root: bool  # whether the archive said what the root's mode and owner are
     on_disk: bool = True  # power loss cannot take it
 
 
@@ -92,7 +91,6 @@ def unpack(source: Source, layer_fd: int, *, later: bool = False) -> Unpacked:
             diff_id=digest.finish(),
             tar_bytes=tar_bytes,
             size_bytes=layer.size_bytes(),
-            root=layer.root,
             on_disk=on_disk,
         )
     finally:
@@ -138,7 +136,6 @@ class _Layer:
         self._size = 0
         self._replaced = 0
         self._linked = False
-        self.root = False
         self._make: dict[bytes, Callable[[tar.Entry, int, str, str, tar.Reader], None]] = {
             tar.REGULAR: self._file,
             tar.DIRECTORY: self._directory,
@@ -282,18 +279,13 @@ class _Layer:
     # -- one method a type of entry ---------------------------------------------------------------------------
 
     def _root_entry(self, entry: tar.Entry, reader: tar.Reader) -> None:
-        """The archive's `./`: mode, owner and times of the root."""
-        if entry.type != tar.DIRECTORY:
+        """The archive's `./`, or an entry without a name: it says nothing, as with Docker.
+
+        The root of every container is root's, 0755: an archive of a directory that mktemp made must not lock users out.
+        """
+        if entry.type not in (tar.DIRECTORY, tar.REGULAR):
             raise InvalidArgument(f'invalid entry name "{entry.name}"')
-        self.root = True
-        fd = os.open("fs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._layer_fd)
-        try:
-            os.fchown(fd, entry.uid, entry.gid)
-            os.fchmod(fd, entry.mode)
-            self._set_xattrs(fd, entry)
-        finally:
-            os.close(fd)
-        self._directories.append(("fs", entry.mtime_ns, entry.mode))
+        self._pass_over(entry, reader)
 
     def _file(self, entry: tar.Entry, parent_fd: int, base: str, real: str, reader: tar.Reader) -> None:
         try:
@@ -418,15 +410,7 @@ class _Layer:
 
         Other `.wh..wh.` names mean nothing here.
         """
-        if entry.stored_bytes:
-            left = entry.stored_bytes
-            while left:
-                piece = reader.input.take(min(left, 1024 * 1024))
-                if not piece:
-                    raise Truncated()
-                left -= len(piece)
-                self._recorder.payload(reader.input.recorded, 0, "")
-            reader.skip_padding(entry.stored_bytes)
+        self._pass_over(entry, reader)
         if base == OPAQUE:
             fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent_fd)
             try:
@@ -445,6 +429,17 @@ class _Layer:
             return  # a whiteout speaks of lower layers only, never of its own
         if entry.uid or entry.gid:
             os.chown(name, entry.uid, entry.gid, dir_fd=parent_fd, follow_symlinks=False)
+
+    def _pass_over(self, entry: tar.Entry, reader: tar.Reader) -> None:
+        """Consume a payload that goes nowhere; the recording keeps it."""
+        left = entry.stored_bytes
+        while left:
+            piece = reader.input.take(min(left, 1024 * 1024))
+            if not piece:
+                raise Truncated()
+            left -= len(piece)
+            self._recorder.payload(reader.input.recorded, 0, "")
+        reader.skip_padding(entry.stored_bytes)
 
     # -- attributes -------------------------------------------------------------------------------------------
 

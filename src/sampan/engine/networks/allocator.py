@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable
+from dataclasses import replace as replace_plan
 
 from msgspec.structs import replace
 
@@ -20,7 +21,7 @@ from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.plans import InterfacePlan
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
-from sampan.errors import Conflict, SampanError
+from sampan.errors import Conflict, Internal, SampanError
 from sampan.spec.engine_api.network import EndpointSettings
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Allocator:
         mac: unless the settings name one. Raises: NotFound, InvalidArgument, Conflict, OSError; then nothing is taken.
         """
         driver = self._catalogue.driver(network)
+        endpoints.sysctls(settings, "")  # what is wrong in them is said before anything is taken
         endpoint = endpoints.new(
             network, settings, container_id=sandbox.id, name=sandbox.name, hostname=sandbox.hostname
         )
@@ -103,7 +105,10 @@ class Allocator:
                 address = pool.allocate()
             except Conflict:
                 await self._fabric.leases.settle()
-                address = pool.allocate()
+                try:
+                    address = pool.allocate()
+                except Conflict as error:
+                    raise Internal(f"{error.message}: {network.name} ({network.id})") from error
         undo.callback(self._catalogue.release, network.id, address)
         return address
 
@@ -112,12 +117,25 @@ class Allocator:
         pool = self._catalogue.pool(network.id, address.version) if address is not None else None
         return f"{address}/{pool.subnet.prefixlen}" if pool is not None else ""
 
-    def adopt(self, endpoint: EndpointRecord) -> None:
-        """Take the addresses of an endpoint that an earlier daemon made."""
-        for network_id, address in _addresses(endpoint):
-            pool = self._catalogue.pool(network_id, address.version)
+    def adopt(self, endpoint: EndpointRecord) -> bool:
+        """Take the addresses of an endpoint that an earlier daemon made; return whether its network still has them.
+
+        The default network may have other subnets than it had, or be gone: then nothing is taken.
+        """
+        network = self._catalogue.table.get(endpoint.network_id)
+        if network is None:
+            return False
+        held = _addresses(endpoint)
+        pools = [(self._catalogue.pool(network_id, address.version), address) for network_id, address in held]
+        if any(pool is None or address not in pool.subnet for pool, address in pools):
+            return False
+        versions = {address.version for _, address in held}
+        if held and any(self._catalogue.pool(network.id, v) is not None for v in {4, 6} - versions):
+            return False  # it has another IP version now
+        for pool, address in pools:
             if pool is not None and not pool.taken(address):
                 pool.take(address)
+        return True
 
     def interfaces(self, made: Iterable[EndpointRecord]) -> list[InterfacePlan]:
         """Return what endpoints get in their sandbox. Raises: Internal when a network could not be set up."""
@@ -126,7 +144,8 @@ class Allocator:
             network = self._catalogue.find(endpoint.network_id)
             plan = self._catalogue.driver(network).interface(network, endpoint)
             if plan is not None:
-                found.append(plan)
+                asked = endpoints.sysctls(endpoint.settings, plan.name)
+                found.append(replace_plan(plan, sysctls=(*plan.sysctls, *asked)) if asked else plan)
         return found
 
     def host_binding(self, endpoint: EndpointRecord) -> str:

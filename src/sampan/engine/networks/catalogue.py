@@ -9,10 +9,11 @@ Source: Engine API 1.51 NetworkCreate; messages as Docker Engine 28.5 gives them
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks import ipam
@@ -20,8 +21,8 @@ from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.ipam import Address, Pool, Subnet
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord, SubnetRecord, new_id
 from sampan.engine.store import Op, Table
-from sampan.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotImplemented_
-from sampan.spec import times
+from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound, NotImplemented_
+from sampan.spec import go_values, times
 from sampan.spec.engine_api.network import IPAMConfig, NetworkCreateRequest
 
 DEFAULT_DRIVER = DEFAULT_NETWORK = "bridge"
@@ -35,6 +36,7 @@ class Catalogue:
     drivers: Mapping[str, NetworkDriver]
     pools: tuple[ipam.AddressPool, ...] = ipam.DEFAULT_POOLS
     _addresses: dict[tuple[str, int], Pool] = field(default_factory=dict)
+    _going: set[str] = field(default_factory=set)
 
     # ── finding ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -44,19 +46,28 @@ class Catalogue:
 
     def named(self, name: str) -> NetworkRecord | None:
         """Return the network of this name."""
-        return next((n for n in self.table.all() if n.name == name), None)
+        return next((n for n in self.table.all() if n.name == name and n.id not in self._going), None)
 
     def find(self, ref: str) -> NetworkRecord:
         """Resolve an id, a name or a unique prefix of an id. Raises: NotFound, InvalidArgument when ambiguous."""
         found = self.table.get(ref) or self.named(ref)
-        if found is not None:
+        if found is not None and found.id not in self._going:
             return found
-        matching = [n for n in self.table.all() if n.id.startswith(ref)] if ref else []
+        matching = [n for n in self.table.all() if n.id.startswith(ref) and n.id not in self._going] if ref else []
         if len(matching) > 1:
             raise InvalidArgument(f"network {ref} is ambiguous ({len(matching)} matches found based on ID prefix)")
         if not matching:
             raise NotFound(f"network {ref} not found")
         return matching[0]
+
+    @contextlib.contextmanager
+    def leaving(self, network: NetworkRecord) -> Iterator[None]:
+        """Let nobody find a network that is being removed; should that fail, it is there as before."""
+        self._going.add(network.id)
+        try:
+            yield
+        finally:
+            self._going.discard(network.id)
 
     def driver(self, network: NetworkRecord) -> NetworkDriver:
         """Return the driver of a network. Raises: NotFound when this engine has it no more."""
@@ -80,8 +91,8 @@ class Catalogue:
             driver=name,
             created=times.now(),
             scope=driver.capabilities.scope,
-            enable_ipv4=request.enable_ipv4 is not False,
-            enable_ipv6=bool(request.enable_ipv6),
+            enable_ipv4=_enabled(request, 4),
+            enable_ipv6=_enabled(request, 6),
             internal=request.internal,
             attachable=request.attachable,
             ipam_driver=(request.ipam and request.ipam.driver) or "default",
@@ -103,13 +114,13 @@ class Catalogue:
             raise InvalidArgument("invalid name: name is empty")
         if request.name in PREDEFINED or request.name == "default":
             raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
-        if request.enable_ipv4 is False and not request.enable_ipv6:
+        if not _enabled(request, 4) and not _enabled(request, 6):
             raise InvalidArgument("IPv4 or IPv6 must be enabled")
         if self.named(request.name) is not None:
             raise Conflict(f"network with name {request.name} already exists")
         if request.config_only or (request.config_from and request.config_from.network):
             raise NotImplemented_("config-only networks are not available yet")
-        name = {"": DEFAULT_DRIVER, "none": "null"}.get(request.driver, request.driver)
+        name = request.driver or DEFAULT_DRIVER
         problems = [p for c in (request.ipam and request.ipam.config) or [] for p in _problems(c)]
         if problems:
             raise InvalidArgument("invalid network config:\n" + "\n".join(problems))
@@ -120,14 +131,15 @@ class Catalogue:
             raise Forbidden(f'only one instance of "{name}" network is allowed')
         if request.ipam and request.ipam.driver not in ("", "default"):
             raise NotFound(f'plugin "{request.ipam.driver}" not found')
-        if request.enable_ipv6 and not driver.capabilities.ipv6:
+        if _enabled(request, 6) and not driver.capabilities.ipv6:
             raise InvalidArgument(f"{name} driver doesn't support IPv6")
         return name
 
     def _subnets(
         self, record: NetworkRecord, configs: Sequence[IPAMConfig], host: Sequence[Subnet]
     ) -> list[SubnetRecord]:
-        found: list[SubnetRecord] = []
+        asked: list[SubnetRecord] = []
+        chosen: list[SubnetRecord] = []  # shown after those that were asked for, as in Docker
         for version, enabled in ((4, record.enable_ipv4), (6, record.enable_ipv6)):
             mine = [c for c in configs if c.subnet and (":" in c.subnet) == (version == 6)]
             if not enabled:
@@ -138,10 +150,10 @@ class Catalogue:
                 subnet = ip_network(config.subnet, strict=False)
                 if ipam.overlaps(subnet, self.subnets()):
                     raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
-                found.append(_asked(config, subnet))
+                asked.append(_asked(config, subnet))
             if not mine:
-                found.append(self.choose(version, host))
-        return found
+                chosen.append(self.choose(version, host))
+        return asked + chosen
 
     def choose(self, version: int, host: Iterable[Subnet]) -> SubnetRecord:
         """Return a subnet that nobody has: from the pools, for IPv6 a random unique local one when the pools have none.
@@ -203,7 +215,7 @@ def _problems(config: IPAMConfig) -> Iterator[str]:
     if "/" not in config.subnet:
         yield f"invalid subnet {config.subnet}: invalid CIDR block notation"
         return
-    if config.subnet != str(subnet):
+    if ip_interface(config.subnet).ip != subnet.network_address:  # however the same address is spelt
         yield f"invalid subnet {config.subnet}: it should be {subnet}"
     if config.ip_range:
         try:
@@ -211,7 +223,9 @@ def _problems(config: IPAMConfig) -> Iterator[str]:
         except ValueError:
             yield f"invalid ip-range {config.ip_range}: invalid CIDR block notation"
         else:
-            if not ipam.within(inside, subnet):
+            if ip_interface(config.ip_range).ip != inside.network_address:
+                yield f"invalid ip-range {config.ip_range}: it should be {inside}"
+            elif not ipam.within(inside, subnet):
                 yield f"invalid ip-range {config.ip_range}: parent subnet {subnet} doesn't contain ip-range"
     named = [(f"gateway {config.gateway}", config.gateway)] if config.gateway else []
     named += [(f"auxiliary address {name}", a) for name, a in (config.auxiliary_addresses or {}).items()]
@@ -226,7 +240,56 @@ def _problems(config: IPAMConfig) -> Iterator[str]:
 
 
 def _asked(config: IPAMConfig, subnet: Subnet) -> SubnetRecord:
-    first = ip_network(config.ip_range, strict=False) if config.ip_range else subnet
-    gateway = config.gateway or str(ipam.first_host(first))
+    """Return the subnet that was asked for. Raises: Internal, in Docker's words, for an address that cannot be had."""
+    own_range = ip_network(config.ip_range, strict=False) if config.ip_range else None
     auxiliary = dict(config.auxiliary_addresses or {})
-    return SubnetRecord(subnet=config.subnet, gateway=gateway, ip_range=config.ip_range, auxiliary=auxiliary)
+    pool = Pool(subnet, ip_range=own_range)
+    named = []
+    if config.gateway:
+        gateway = ip_address(config.gateway)
+        named = [(f"gateway ({config.gateway})", gateway)]
+    else:
+        try:
+            gateway = pool.allocate()
+        except Conflict as error:
+            raise Internal("failed to allocate gateway (): no available addresses on this pool") from error
+    # the default gateway may be the network's own
+    named += [(f"secondary ip address ({n}:{a})", ip_address(a)) for n, a in auxiliary.items() if not _is_gateway(n)]
+    for what, address in named:
+        try:
+            pool.take(address)
+        except Conflict as error:
+            raise Internal(f"failed to allocate {what}: {error.message}") from error
+    return SubnetRecord(
+        subnet=config.subnet,
+        gateway=config.gateway or str(gateway),
+        ip_range=config.ip_range,
+        auxiliary=auxiliary,
+        gateway_chosen=not config.gateway,
+    )
+
+
+def _is_gateway(name: str) -> bool:
+    return name in ("DefaultGatewayIPv4", "DefaultGatewayIPv6")
+
+
+ENABLE = {4: "com.docker.network.enable_ipv4", 6: "com.docker.network.enable_ipv6"}
+"""Options that say, as EnableIPv4 and EnableIPv6 do, which IP versions a network has."""
+
+
+def _enabled(request: NetworkCreateRequest, version: int) -> bool:
+    """Return whether a network has an IP version: as its field says, else its option, else IPv4 alone.
+
+    Raises: InvalidArgument for an option that is no boolean.
+    """
+    given = request.enable_ipv4 if version == 4 else request.enable_ipv6
+    text = (request.options or {}).get(ENABLE[version])
+    option = None
+    if text is not None:
+        try:
+            option = go_values.boolean(text)
+        except ValueError as error:
+            raise InvalidArgument(f'driver-opt "{ENABLE[version]}" is not a valid bool') from error
+    if given is not None:
+        return given
+    return option if option is not None else version == 4

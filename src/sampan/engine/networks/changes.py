@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -98,6 +98,37 @@ class Changes:
         """End what a crash has interrupted: the endpoint in `changing` goes."""
         if live.record.changing is not None:
             await self._take_away(live, live.record.changing)
+
+    async def renumber(self, live: LiveSandbox, network_of: Callable[[str], NetworkRecord | None]) -> None:
+        """Give a running container new endpoints for those whose addresses their network does not have any more.
+
+        What cannot be done is logged: the container is off that network then, and the engine goes on.
+        """
+        stale, live.stale = live.stale, []
+        if not stale:
+            return
+        container = live.record.id[:12]
+        try:
+            await self._fabric.delete_links([e.veth for e in stale if e.veth])  # the other ends go with them
+        except OSError as error:
+            log.error("container %s: its old links cannot be taken away: %s", container, error)
+        live.record = replace(live.record, endpoints=[e for e in live.record.endpoints if e not in stale])
+        self._table.save(live)
+        for old in stale:
+            network = network_of(old.network_id)
+            if network is None:
+                log.warning("container %s: network %s is gone, and so is its connection", container, old.network)
+                continue
+            log.warning("container %s: network %s has other subnets now: new addresses", container, old.network)
+            try:
+                async with self.connecting(live, network, replace(old.settings, ipam_config=None)) as changes:
+                    self._table.apply(changes)
+            except (OSError, SampanError) as error:
+                log.error("container %s: it is off network %s: %s", container, old.network, error)
+        if not self._publisher.fits(live.record, live.grants):
+            with contextlib.suppress(OSError, SampanError):  # the ports lead nowhere then
+                await self._publish_again(live)
+            self._table.save(live)
 
     def hold(self, live: LiveSandbox) -> None:
         """Hold the namespace of a running container while it has links that are only inside."""

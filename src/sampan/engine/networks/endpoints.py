@@ -6,33 +6,60 @@ Source: Engine API 1.51 EndpointSettings; Docker Engine 28.5, what its container
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord, new_id
-from sampan.errors import InvalidArgument
+from sampan.errors import Internal, InvalidArgument
 from sampan.spec.engine_api.network import EndpointSettings
 
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
 PREFIX_OPTION = "com.docker.network.container_iface_prefix"
+SYSCTLS_OPTION = "com.docker.network.endpoint.sysctls"
+_OF_INTERFACE = re.compile(r"net\.(ipv4|ipv6|mpls)\..*\.(IFNAME|ifname)\.")  # docker writes options in small letters
+_MAC = re.compile(
+    r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{2}(-[0-9a-fA-F]{2}){5}|([0-9a-fA-F]{4}\.){2}[0-9a-fA-F]{4}|[0-9a-fA-F]{12}"
+)
 
 Asked = Mapping[str, EndpointSettings]
 
 
 def wanted(catalogue: Catalogue, mode: str, asked: Asked) -> list[tuple[NetworkRecord, EndpointSettings]]:
-    """Return the networks a container joins, its network mode's first and the others by name. Raises: NotFound.
+    """Return the networks a container joins, its network mode's first and the others by name. Raises: NotFound;
+    InvalidArgument for networks that do not go together.
 
     The mode's network counts when nothing is asked for, or when it is among what is: a container may have been
     disconnected from it.
     """
-    main = catalogue.find(DEFAULT_NETWORK if mode in ("", "default") else mode)
+    main = _find(catalogue, mode)
     found: dict[str, tuple[NetworkRecord, EndpointSettings]] = {} if asked else {main.name: (main, EndpointSettings())}
     for ref, given in asked.items():
-        network = catalogue.find(DEFAULT_NETWORK if ref == "default" else ref)
+        network = _find(catalogue, ref)
         found[network.name] = (network, given)
+    if main.driver == "host" and set(found) != {main.name}:
+        raise InvalidArgument(
+            "container sharing network namespace with another container or host"
+            " cannot be connected to any other network"
+        )
+    if len(found) > 1 and any(network.driver == "host" for network, _ in found.values()):
+        raise InvalidArgument(
+            "cannot connect container to host network - container must be created in host network mode"
+        )
+    if len(found) > 1 and any(network.driver == "null" for network, _ in found.values()):
+        raise InvalidArgument(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+        )
     return sorted(found.values(), key=lambda pair: (pair[0].id != main.id, pair[0].name))
+
+
+def _find(catalogue: Catalogue, ref: str) -> NetworkRecord:
+    """Return the network of this name; an engine without a default network has none for it. Raises: NotFound."""
+    if ref in ("", "default", DEFAULT_NETWORK) and catalogue.named(DEFAULT_NETWORK) is None:
+        return catalogue.find("none")
+    return catalogue.find(DEFAULT_NETWORK if ref in ("", "default") else ref)
 
 
 def new(
@@ -80,16 +107,74 @@ def mac_address(asked: str, address: Address | None) -> str:
     Raises: InvalidArgument.
     """
     if asked:
-        try:
-            raw = bytes.fromhex(asked.replace(":", "").replace("-", ""))
-        except ValueError:
-            raw = b""
-        if len(raw) != 6:
-            raise InvalidArgument(f"invalid MAC address: {asked}")
-        return raw.hex(":")
+        return parse_mac(asked)
     if address is not None and address.version == 4:
         return (b"\x02\x42" + address.packed).hex(":")
     return (b"\x02" + os.urandom(5)).hex(":")
+
+
+def parse_mac(text: str) -> str:
+    """Read a MAC address in one of the spellings that Go knows. Raises: InvalidArgument in Docker's words."""
+    if not _MAC.fullmatch(text):
+        raise InvalidArgument(f"invalid MAC address {text}")
+    return bytes.fromhex(text.replace(":", "").replace("-", "").replace(".", "")).hex(":")
+
+
+def sysctls(settings: EndpointSettings, interface: str) -> tuple[tuple[str, str], ...]:
+    """Return the settings of an interface's own that were asked for: (path below /proc/sys, value).
+
+    Raises: Internal in Docker's words for what is not one.
+    """
+    text = (settings.driver_opts or {}).get(SYSCTLS_OPTION)
+    found = []
+    for item in text.split(",") if text else ():
+        name, equals, value = item.partition("=")
+        parts = name.split(".")
+        if not equals:
+            raise Internal(f"expected sysctl '{item}' to have format name=value")
+        if len(parts) != 5 or parts[3] not in ("IFNAME", "ifname") or not all(parts) or "/" in name:
+            raise Internal(f"expected sysctl '{item}' to have format net.X.Y.IFNAME.Z")
+        parts[3] = interface
+        found.append(("/".join(parts), value))
+    return tuple(found)
+
+
+def settings_problems(settings: EndpointSettings, network: str, *, user_subnets: bool = True) -> list[str]:
+    """Return what Docker says of settings that a network of this name cannot fulfil; empty when it can.
+
+    user_subnets: its user has chosen the subnet, or nobody knows yet.
+    """
+    found = []
+    config = settings.ipam_config
+    predefined = network in PREDEFINED
+    asked = config is not None and bool(config.ipv4_address or config.ipv6_address)
+    if asked and predefined:
+        found.append("user specified IP address is supported on user defined networks only")
+    for version, text in ((4, config.ipv4_address), (6, config.ipv6_address)) if config is not None else ():
+        try:
+            wrong = bool(text) and (ip_address(text).version != version or ip_address(text).is_unspecified)
+        except ValueError:
+            wrong = True
+        if wrong:
+            found.append(f"invalid IPv{version} address: {text}")
+    for text in (config.link_local_ips or ()) if config is not None else ():
+        try:
+            ip_address(text)
+        except ValueError:
+            found.append(f"invalid link-local IP address: {text}")
+    if asked and (predefined or not user_subnets):
+        found.append(
+            "user specified IP address is supported only when connecting to networks with user configured subnets"
+        )
+    if settings.aliases and predefined:
+        found.append("network-scoped alias is supported only for containers in user defined networks")
+    for item in (settings.driver_opts or {}).get(SYSCTLS_OPTION, "net.ipv4.none.IFNAME.").split(","):
+        if not _OF_INTERFACE.search(item):
+            found.append(
+                f"unrecognised network interface sysctl '{item}'; represent 'net.X.Y.ethN.Z=V' as"
+                " 'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'"
+            )
+    return found
 
 
 def requested(settings: EndpointSettings, version: int) -> Address | None:
@@ -122,7 +207,13 @@ def gateways(endpoints: Sequence[EndpointRecord]) -> tuple[tuple[str, Address], 
 
 def check(network: NetworkRecord, settings: EndpointSettings) -> None:
     """Check that the network can give what is asked for. Raises: InvalidArgument in Docker's words."""
-    found = problems(network, settings)
+    if settings.mac_address:
+        parse_mac(settings.mac_address)
+    refuse(problems(network, settings))
+
+
+def refuse(found: Sequence[str]) -> None:
+    """Raise what Docker says when there are problems. Raises: InvalidArgument."""
     if found:
         listed = found[0] if len(found) == 1 else "* " + "\n* ".join(found)
         raise InvalidArgument(f"invalid endpoint settings:\n{listed}")
@@ -130,15 +221,4 @@ def check(network: NetworkRecord, settings: EndpointSettings) -> None:
 
 def problems(network: NetworkRecord, settings: EndpointSettings) -> list[str]:
     """Return what Docker says of endpoint settings that this network cannot fulfil; empty when it can."""
-    found = []
-    asked = any(requested(settings, version) is not None for version in (4, 6))
-    predefined = network.name in PREDEFINED
-    if asked and predefined:
-        found.append("user specified IP address is supported on user defined networks only")
-    if asked and not network.user_subnets:
-        found.append(
-            "user specified IP address is supported only when connecting to networks with user configured subnets"
-        )
-    if settings.aliases and predefined:
-        found.append("network-scoped alias is supported only for containers in user defined networks")
-    return found
+    return settings_problems(settings, network.name, user_subnets=network.user_subnets)

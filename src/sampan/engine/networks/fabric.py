@@ -52,7 +52,7 @@ class Fabric:
         self.background = Background()
         self.leases = Leases(self.delete_links, release, self.background)
         self.relay = Relay()
-        self.ports = Ports(ipv6=os.path.exists("/proc/net/if_inet6"))
+        self.ports = Ports(ipv6=os.path.exists("/proc/net/if_inet6"), listens=config.userland_proxy)
         self._up: dict[str, tuple[NetworkDriver, NetworkRecord]] = {}
         self.firewall = FirewallKeeper(self.host, self.background, self._rules)
 
@@ -171,7 +171,7 @@ class Fabric:
         """Take back a sandbox that nobody waits for any more: the thread makes it all the same."""
         try:
             namespace, _ = await making
-        except OSError:
+        except (OSError, SampanError):
             self._let_go(grants)
             return
         os.close(namespace)
@@ -231,8 +231,10 @@ class Fabric:
 
         On TCP always: it serves while another program has flushed our rules. On UDP only for what nftables cannot do:
         its reply to one stray packet would be remembered by connection tracking as a flow of the host's, and keep all
-        later packets of that client from being translated.
+        later packets of that client from being translated. Without `userland-proxy` never.
         """
+        if not self._config.userland_proxy:
+            return False
         if published.proto == "udp":
             return not (self._config.iptables and translatable(published))
         return published.proto == "tcp"

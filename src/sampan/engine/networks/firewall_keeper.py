@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from sampan.engine.background import Background
+from sampan.engine.networks import firewall
 from sampan.engine.networks import host as hosts
 from sampan.engine.networks.enforcer import FOREIGN_CHAINS, Enforcer
 from sampan.engine.networks.firewall import NetworkRules, Published, Ruleset
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.plumbing import read_sysctl, write_sysctl
 from sampan.linux import conntrack
-from sampan.linux.nftables import Monitor
+from sampan.linux.nftables import Monitor, Nftables
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,15 @@ class FirewallKeeper:
         self._stale_ports: set[int] = set()
         self._forgetting = ThreadPoolExecutor(1, thread_name_prefix="conntrack")
 
-    async def begin(self, table: str) -> None:
-        """Begin to keep rules, in the table of this name; `apply` puts them in."""
+    async def begin(self, table: str, *, before: str = "") -> None:
+        """Begin to keep rules, in the table of this name; `apply` puts them in.
+
+        before: the table that an earlier daemon of this engine had; its rules go, when it was another.
+        """
+        if before and not self._config.iptables:
+            await self._host.run(_forget, before)
+        elif before not in ("", table):
+            await self._host.run(Enforcer(self._host.plumbing, before).remove)
         self._enforcer = Enforcer(self._host.plumbing, table)
         self._table = table
         if self._config.ip_forward:
@@ -211,3 +219,12 @@ class FirewallKeeper:
             conntrack.forget(socket.IPPROTO_UDP, ports)
         except OSError as error:  # a kernel without connection tracking over netlink
             log.debug("connections to ports %s are not forgotten: %s", ports, error)
+
+
+def _forget(table: str) -> None:
+    """Take away the rules of an earlier daemon that kept some: without a keeper they would stand in the way."""
+    try:
+        with contextlib.closing(Nftables()) as nftables:
+            nftables.run(firewall.remove(table))
+    except OSError as error:
+        log.warning("the rules of an earlier start cannot be taken away: %s", error)

@@ -23,7 +23,7 @@ def network(record: NetworkRecord, sandboxes: Iterable[SandboxRecord]) -> JSON:
         entry: JSON = {"Subnet": subnet.subnet}
         if subnet.ip_range:
             entry["IPRange"] = subnet.ip_range
-        if subnet.gateway:
+        if subnet.gateway and not subnet.gateway_chosen:
             entry["Gateway"] = subnet.gateway
         if subnet.auxiliary:
             entry["AuxiliaryAddresses"] = subnet.auxiliary

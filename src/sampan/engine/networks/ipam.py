@@ -79,17 +79,22 @@ def choose_subnet(pools: Iterable[AddressPool], taken: Iterable[Subnet], *, vers
 
 
 class Pool:
-    """One subnet and the addresses taken in it. Network and (IPv4) broadcast address are never handed out."""
+    """One subnet and the addresses taken in it.
+
+    Network and (IPv4) broadcast address are never handed out, but for IPv4 subnets of one or two addresses.
+    """
 
     def __init__(self, subnet: Subnet, *, ip_range: Subnet | None = None, reserved: Iterable[Address] = ()) -> None:
         self.subnet = subnet
         self.range = ip_range or subnet
         self._taken = {int(address) for address in reserved}
         first, last = int(subnet.network_address), int(subnet.broadcast_address)
-        if subnet.num_addresses > 2:
+        if (
+            subnet.version == 6 or subnet.num_addresses > 2
+        ):  # of a point-to-point link both addresses are hosts' (RFC 3021)
             self._taken.add(first)
-            if subnet.version == 4:
-                self._taken.add(last)
+        if subnet.version == 4 and subnet.num_addresses > 2:
+            self._taken.add(last)
         self._first, self._last = int(self.range.network_address), int(self.range.broadcast_address)
         self._lowest = self._first  # nothing below is free
 
@@ -133,4 +138,6 @@ def _address(number: int, version: int) -> Address:
 
 def first_host(subnet: Subnet) -> Address:
     """Return the address of the gateway when none is asked for."""
-    return subnet.network_address if subnet.num_addresses <= 1 else ip_address(int(subnet.network_address) + 1)
+    if subnet.num_addresses <= (2 if subnet.version == 4 else 1):
+        return subnet.network_address
+    return ip_address(int(subnet.network_address) + 1)

@@ -26,6 +26,7 @@ class LiveSandbox:
     held: the namespace once more, of a sandbox with links that are only inside. A namespace dies some time after its
     last process, and its links with it; of these nobody would hear, so they are taken out before it is let go.
     silent: it is no container's: its coming and going is no event.
+    stale: endpoints of an earlier daemon with addresses that their network does not have any more.
     """
 
     record: SandboxRecord
@@ -33,6 +34,7 @@ class LiveSandbox:
     namespace: int = -1
     held: int = -1
     silent: bool = False
+    stale: list[EndpointRecord] = field(default_factory=list)
 
 
 class SandboxTable:
@@ -70,6 +72,10 @@ class SandboxTable:
     def save(self, live: LiveSandbox, *, changing: EndpointRecord | None = None) -> None:
         """Keep a sandbox as it is now. Raises: StoreError."""
         self._store.apply_now(*self.saving(live, changing=changing))
+
+    def apply(self, changes: list[Op]) -> None:
+        """Write changes. Raises: StoreError."""
+        self._store.apply_now(*changes)
 
     def forget(self, live: LiveSandbox) -> None:
         """Delete the record of a sandbox. Raises: StoreError."""

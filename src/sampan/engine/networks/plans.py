@@ -42,7 +42,8 @@ class InterfacePlan:
       - any other: made inside, on the host's link with index `parent` (0: on none); `attributes` are the netlink
         attributes of its kind (IFLA_INFO_DATA), encoded.
     mac, mtu: empty and 0 leave the kernel's. isolated, hairpin: flags of the port that `host_name` is of `master`.
-    sysctls: (path below /proc/sys, value), written in the sandbox after those that follow from the addresses.
+    sysctls: (path below /proc/sys, value), written in the sandbox after those that follow from the addresses; each must
+    be there.
     """
 
     kind: str
@@ -67,14 +68,14 @@ class InterfacePlan:
 
     @property
     def settings(self) -> tuple[tuple[str, str], ...]:
-        """Return what is written below /proc/sys in the sandbox.
+        """Return what is written below /proc/sys in the sandbox before `sysctls`, where this kernel has it.
 
-        That is: no IPv6, or IPv6 without autoconfiguration; then `sysctls`.
+        That is: no IPv6, or IPv6 without autoconfiguration.
         """
         own = f"net/ipv6/conf/{self.name}"
         if any(address.version == 6 for address, _ in self.addresses):
-            return (f"{own}/accept_ra", "0"), (f"{own}/disable_ipv6", "0"), *self.sysctls
-        return (f"{own}/disable_ipv6", "1"), *self.sysctls
+            return (f"{own}/accept_ra", "0"), (f"{own}/disable_ipv6", "0")
+        return ((f"{own}/disable_ipv6", "1"),)
 
     def describe(self) -> str:
         """Return one line for people: `veth veth0123abc port of 4 -> eth0 02:42:ac:11:00:02 172.17.0.2/16`."""

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.plans import MOVED, VETH, InterfacePlan, SandboxPlan
+from sampan.errors import Internal, words
 from sampan.linux import netlink
 from sampan.linux.namespaces import setns, unshare
 from sampan.linux.netlink import Message, Netlink
@@ -195,6 +196,18 @@ def _write_settings(plan: SandboxPlan) -> None:
     for i in plan.interfaces:
         for path, value in i.settings:
             write_sysctl(path, value)
+        for path, value in i.sysctls:
+            _write_asked(i, path, value)
+
+
+def _write_asked(i: InterfacePlan, path: str, value: str) -> None:
+    """Write a setting that somebody asked for. Raises: Internal, in Docker's words, when there is none such."""
+    try:
+        wrong = "" if write_sysctl(path, value) else f"/proc/sys/{path} is not a sysctl file"
+    except OSError as error:
+        wrong = f"unable to write to '/proc/sys/{path}': write /proc/sys/{path}: {words(error)}"
+    if wrong:
+        raise Internal(f"failed to add interface {i.host_name or i.name} to sandbox: {wrong}")
 
 
 def _configure(inside: Netlink, plan: SandboxPlan, *, fresh: bool) -> None:

@@ -79,6 +79,11 @@ def _host_ports(text: str) -> tuple[int, int]:
     return first, last
 
 
+def freedom(asked: PublishedPort) -> int:
+    """Return how many host ports would do: 1 for a fixed one, more for a range, the most for any."""
+    return asked.last - asked.first + 1 if asked.first else 1 << 16
+
+
 @dataclass(slots=True)
 class Grant:
     """A granted port and the socket that holds it; the owner closes it."""
@@ -97,6 +102,7 @@ class Ports:
     """The host ports of one engine."""
 
     ipv6: bool = True  # whether the host has IPv6 sockets
+    listens: bool = True  # whether somebody takes connections from the sockets that hold ports
     _taken: dict[tuple[str, int], list[str]] = field(default_factory=dict)
     _next: int = 0
 
@@ -138,7 +144,7 @@ class Ports:
         """
         self._take(published)
         try:
-            return Grant(published, _reserve(published.proto, published.host_ip, published.host_port))
+            return Grant(published, self._reserve(published.proto, published.host_ip, published.host_port))
         except OSError:
             return Grant(published)
 
@@ -185,7 +191,7 @@ class Ports:
             for ip in host_ips:
                 target = address6 if (":" in ip and address6) else address4 or address6
                 published = Published(proto=asked.proto, host_ip=ip, host_port=port, address=target, port=asked.port)
-                grants.append(Grant(published, _reserve(asked.proto, ip, port)))
+                grants.append(Grant(published, self._reserve(asked.proto, ip, port)))
         except BaseException:
             for grant in grants:
                 grant.close()
@@ -194,12 +200,18 @@ class Ports:
             self._take(grant.published)
         return grants
 
+    def _reserve(self, proto: str, ip: str, port: int) -> socket.socket:
+        return _reserve(proto, ip, port, listens=self.listens)
+
     def _take(self, published: Published) -> None:
         self._taken.setdefault((published.proto, published.host_port), []).append(published.host_ip)
 
 
-def _reserve(proto: str, ip: str, port: int) -> socket.socket:
-    """Bind the port; listening on TCP, so that SO_REUSEADDR of another program does not get past it."""
+def _reserve(proto: str, ip: str, port: int, *, listens: bool) -> socket.socket:
+    """Bind the port; listening on TCP, so that SO_REUSEADDR of another program does not get past it.
+
+    Not listening, a program that comes to it past our rules is refused, and not kept waiting.
+    """
     kind, number = _KINDS[proto]
     sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, kind | socket.SOCK_NONBLOCK, number)
     try:
@@ -208,7 +220,7 @@ def _reserve(proto: str, ip: str, port: int) -> socket.socket:
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((ip, port))
-        if kind == socket.SOCK_STREAM:
+        if kind == socket.SOCK_STREAM and listens:
             sock.listen(_LISTEN_BACKLOG)
     except BaseException:
         sock.close()

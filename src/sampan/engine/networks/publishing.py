@@ -5,13 +5,14 @@ Not here: what a port is on the host (ports.py), how it gets into the kernel (fa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from sampan.engine.networks import endpoints
 from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.firewall import Published
-from sampan.engine.networks.ports import Grant
+from sampan.engine.networks.ports import Grant, freedom
 from sampan.engine.networks.records import BindingRecord, EndpointRecord, SandboxRecord
 from sampan.errors import Internal, SampanError
 
@@ -32,17 +33,21 @@ class PortPublisher:
         endpoint = self._endpoint(record)
         if endpoint is None or not record.ports:
             return []
-        granted: list[Grant] = []
+        granted: dict[int, list[Grant]] = {}
         default_ip = self._allocator.host_binding(endpoint) or self._default_ip
+        # the least free to choose first: what could be had anywhere must not take what another needs
+        order = sorted(range(len(record.ports)), key=lambda n: freedom(record.ports[n]))
         try:
-            for asked in record.ports:
-                granted += self._fabric.ports.grant(asked, endpoint.address4, endpoint.address6, default_ip=default_ip)
+            for n in order:
+                granted[n] = self._fabric.ports.grant(
+                    record.ports[n], endpoint.address4, endpoint.address6, default_ip=default_ip
+                )
         except SampanError as error:
-            for grant in granted:
+            for grant in itertools.chain.from_iterable(granted.values()):
                 self._fabric.ports.release(grant)
             what = f"driver failed programming external connectivity on endpoint {record.name} ({endpoint.id})"
             raise Internal(f"{what}: {error.message}") from error
-        return granted
+        return [grant for n in sorted(granted) for grant in granted[n]]
 
     def adopt(self, record: SandboxRecord) -> list[Grant]:
         """Take the ports that a sandbox of an earlier daemon has; the next `Fabric.apply` puts them in."""

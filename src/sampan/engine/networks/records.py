@@ -27,12 +27,16 @@ def new_id() -> str:
 
 
 class SubnetRecord(msgspec.Struct, kw_only=True):
-    """One subnet of a network, as text."""
+    """One subnet of a network, as text, as the user wrote it.
+
+    gateway_chosen: the user gave the subnet and no gateway: as in Docker the one we chose is not shown then.
+    """
 
     subnet: str
     gateway: str = ""
     ip_range: str = ""
     auxiliary: dict[str, str] = {}
+    gateway_chosen: bool = False
 
 
 class NetworkRecord(Record, kw_only=True):

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -78,6 +78,7 @@ class Sandboxes:
         self._table = SandboxTable(store)
         self._changes = Changes(self._table, fabric, self._allocator, self._publisher)
         self._live: dict[str, LiveSandbox] = {}
+        self._joining: dict[str, list[str]] = {}  # by network: the names of those that are about to join it
 
     def all(self) -> list[SandboxRecord]:
         """Return every sandbox that exists."""
@@ -94,7 +95,26 @@ class Sandboxes:
     def using(self, network_id: str) -> bool:
         """Return whether an endpoint of this network is there, or comes or goes at this moment."""
         changing = (r.changing for r in self.all())
-        return bool(self.on(network_id)) or any(e is not None and e.network_id == network_id for e in changing)
+        here = bool(self.joining(network_id)) or bool(self.on(network_id))
+        return here or any(e is not None and e.network_id == network_id for e in changing)
+
+    def joining(self, network_id: str) -> list[str]:
+        """Return the names of the containers that are about to join a network."""
+        return self._joining.get(network_id, [])
+
+    @contextlib.contextmanager
+    def _claimed(self, name: str, networks: Iterable[NetworkRecord]) -> Iterator[None]:
+        """Keep networks from being removed while a container joins them; begun before the first wait."""
+        ids = [network.id for network in networks]
+        for id in ids:
+            self._joining.setdefault(id, []).append(name)
+        try:
+            yield
+        finally:
+            for id in ids:
+                self._joining[id].remove(name)
+                if not self._joining[id]:
+                    del self._joining[id]
 
     def adopt_recorded(self) -> None:
         """Take every recorded sandbox as living, until `restore` says otherwise."""
@@ -125,11 +145,19 @@ class Sandboxes:
         left.
         """
         await self.detach(request.id)
+        with failing("failed to set up container networking"):
+            chosen = endpoints.wanted(self._catalogue, request.mode, request.endpoints)
+        with self._claimed(request.name or request.id[:12], (network for network, _ in chosen)):
+            return await self._attach(request, chosen)
+
+    async def _attach(
+        self, request: SandboxRequest, chosen: Sequence[tuple[NetworkRecord, EndpointSettings]]
+    ) -> Sandbox:
         live = LiveSandbox(self._new_record(request), silent=request.silent)
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._undo_attach, live)
             with failing("failed to set up container networking"):
-                await self._reserve(live, request)
+                await self._reserve(live, request, chosen)
                 for n, reserved in enumerate(live.record.endpoints):
                     # one by one into the record: what a driver has added must be there when a later one fails
                     live.record.endpoints[n] = await self._allocator.attach(reserved)
@@ -152,9 +180,14 @@ class Sandboxes:
                 self._tell("connect", endpoint, request.id)
         return self._shown(live)
 
-    async def _reserve(self, live: LiveSandbox, request: SandboxRequest) -> None:
+    async def _reserve(
+        self,
+        live: LiveSandbox,
+        request: SandboxRequest,
+        chosen: Sequence[tuple[NetworkRecord, EndpointSettings]],
+    ) -> None:
         """Decide all endpoints before any driver hears of one; they stand in the record as soon as they are taken."""
-        for network, settings in endpoints.wanted(self._catalogue, request.mode, request.endpoints):
+        for network, settings in chosen:
             first = not live.record.endpoints
             made = await self._allocator.reserve(network, settings, live.record, request.mac if first else "")
             live.record = replace(
@@ -257,8 +290,9 @@ class Sandboxes:
     def _adopt(self, record: SandboxRecord) -> None:
         """Take a sandbox of an earlier daemon as it is: its addresses, its ports."""
         live = LiveSandbox(record)
-        for endpoint in [*record.endpoints, *([record.changing] if record.changing else [])]:
-            self._allocator.adopt(endpoint)
+        live.stale = [endpoint for endpoint in record.endpoints if not self._allocator.adopt(endpoint)]
+        if record.changing is not None:
+            self._allocator.adopt(record.changing)
         live.grants = self._publisher.adopt(record)
         self._live[record.id] = live
 
@@ -273,6 +307,7 @@ class Sandboxes:
                 await self.started(container_id, pid)
                 self._changes.hold(live)
                 await self._changes.mend(live)
+                await self._changes.renumber(live, self._catalogue.table.get)
             else:
                 await self.detach(container_id)
         known = frozenset(e.veth for live in self._live.values() for e in live.record.endpoints)
@@ -292,8 +327,10 @@ class Sandboxes:
         live = self._live.get(container_id)
         if live is None:
             raise Internal(f"container {container_id[:12]} has no network sandbox")
-        async with self._changes.connecting(live, network, settings) as changes:
-            yield changes
+        network = self._catalogue.find(network.id)  # it may have gone since it was looked up
+        with self._claimed(live.record.name, [network]):
+            async with self._changes.connecting(live, network, settings) as changes:
+                yield changes
         self._tell("connect", live.record.endpoints[-1], container_id)
 
     @contextlib.asynccontextmanager

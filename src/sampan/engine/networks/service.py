@@ -101,15 +101,24 @@ class Networks:
 
     async def _start_networks(self) -> None:
         records = {}
+        former = {name: old for name in PREDEFINED if (old := self._catalogue.named(name)) is not None}
+        before = self._table(former) if "host" in former else ""
         for name, driver_name in PREDEFINED.items():
             old, driver = self._catalogue.named(name), self._catalogue.drivers[driver_name]
-            record = await driver.predefined(self._fabric.host, name, old, self._catalogue.choose)
+            try:
+                record = await driver.predefined(self._fabric.host, name, old, self._catalogue.choose)
+            except Forbidden as error:  # no subnet is free: containers can do without this network
+                log.error("network %s: it cannot be made: %s", name, error)
+                record = old
             if record is not None:
                 records[name] = record
+                if old is not None and _link(driver, old) != _link(driver, record):
+                    await driver.teardown(self._fabric.host, old)
             elif old is not None:
-                await self._store.apply(self._catalogue.forget(old))
-        await self._store.apply(*(self._catalogue.put(r) for r in records.values()))
-        await self._fabric.firewall.begin(self._table(records))
+                await driver.teardown(self._fabric.host, old)
+                self._store.apply_now(self._catalogue.forget(old))
+        self._store.apply_now(*(self._catalogue.put(r) for r in records.values()))
+        await self._fabric.firewall.begin(self._table(records), before=before)
         for network in self._catalogue.all():
             if network.name in PREDEFINED:
                 await self._start_network(network)
@@ -177,9 +186,16 @@ class Networks:
             raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
         if self._sandboxes.using(network.id):
             using = [(r, e) for r in self._sandboxes.on(network.id) for e in r.endpoints if e.network_id == network.id]
-            named = ", ".join(f'name:"{r.name}" id:"{e.id[:12]}"' for r, e in using)
+            found = [f'name:"{r.name}" id:"{e.id[:12]}"' for r, e in using]
+            found += [f'name:"{name}" id:""' for name in self._sandboxes.joining(network.id)]
+            named = ", ".join(found)
             raise Forbidden(f"error while removing network: network {network.name} has active endpoints ({named})")
-        await self._unmake(self._catalogue.drivers.get(network.driver), network)
+        await self._take_away(network)
+
+    async def _take_away(self, network: NetworkRecord) -> None:
+        """Remove a network that nobody uses; from the first moment nobody can begin to."""
+        with self._catalogue.leaving(network):
+            await self._unmake(self._catalogue.drivers.get(network.driver), network)
         self._tell("destroy", network)
 
     def inspect(self, ref: str, *, scope: str = "") -> dict[str, Any]:
@@ -201,10 +217,11 @@ class Networks:
         """Remove the networks nobody uses; None when there is none, as Docker says."""
         removed = []
         for network in self._catalogue.all():
+            if self._catalogue.table.get(network.id) is not network:
+                continue  # somebody else was faster
             if network.name in PREDEFINED or self._used(network) or not filters.prunable(network, given or {}):
                 continue
-            await self._unmake(self._catalogue.drivers.get(network.driver), network)
-            self._tell("destroy", network)
+            await self._take_away(network)
             removed.append(network.name)
         self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return removed or None
@@ -233,3 +250,9 @@ class Networks:
         endpoints.check(network, settings)
         async with self._sandboxes.connecting(network, container_id, settings) as ops:
             yield ops
+
+
+def _link(driver: NetworkDriver, network: NetworkRecord) -> str:
+    """Return the link on the host that a network is, for what is to be taken away when it becomes another."""
+    rules = driver.rules(network, ip6=True)
+    return rules.interface if rules is not None else ""

@@ -8,6 +8,7 @@ Source: OCI runtime-spec `linux.devices`; devices(7) numbers; Docker's default l
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -103,9 +104,12 @@ def _mapped(source: str, target: str) -> Iterator[dict[str, Any]]:
         real = os.path.realpath(source) if os.path.islink(source) else source
         mode = os.stat(real).st_mode
         if stat.S_ISDIR(mode):
-            for path in sorted(_host_devices(real)):
-                yield _node(path, target + path.removeprefix(real))
-            return
+            inside = sorted(_host_devices(real))
+            for path in inside:
+                with contextlib.suppress(FileNotFoundError):  # gone since
+                    yield _node(path, target + path.removeprefix(real))
+            if inside:
+                return
         if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
             yield _node(real, target)
             return
@@ -132,8 +136,12 @@ def _host_devices(directory: str) -> Iterator[str]:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 if entry.name not in _SKIPPED:
-                    yield from _host_devices(entry.path)
+                    with contextlib.suppress(FileNotFoundError):  # gone since
+                        yield from _host_devices(entry.path)
             elif entry.name != "console" and not entry.is_symlink():
-                mode = entry.stat(follow_symlinks=False).st_mode
+                try:
+                    mode = entry.stat(follow_symlinks=False).st_mode
+                except FileNotFoundError:
+                    continue
                 if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
                     yield entry.path

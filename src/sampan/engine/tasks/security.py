@@ -42,6 +42,7 @@ class SecurityOptions:
     seccomp: str = ""
     apparmor_profile: str = ""
     labels: tuple[str, ...] = ()
+    writable_cgroups: bool | None = None  # None: as privileged or not
 
 
 def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> SecurityOptions:
@@ -52,6 +53,7 @@ def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> Se
     no_new_privileges, seccomp, apparmor = engine.no_new_privileges, "", ""
     named = False
     labels: list[str] = []
+    writable_cgroups: bool | None = None
     for option in asked:
         if option == "no-new-privileges":
             no_new_privileges = True
@@ -68,6 +70,8 @@ def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> Se
             apparmor = value
         elif key == "label":
             labels.append(value)
+        elif key == "writable-cgroups":
+            writable_cgroups = go_values.boolean(value)
     if named:
         pass
     elif privileged:
@@ -77,7 +81,11 @@ def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> Se
     if apparmor == UNCONFINED or privileged or not _has_apparmor():
         apparmor = ""
     return SecurityOptions(
-        no_new_privileges=no_new_privileges, seccomp=seccomp, apparmor_profile=apparmor, labels=tuple(labels)
+        no_new_privileges=no_new_privileges,
+        seccomp=seccomp,
+        apparmor_profile=apparmor,
+        labels=tuple(labels),
+        writable_cgroups=writable_cgroups,
     )
 
 

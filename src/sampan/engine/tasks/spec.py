@@ -121,13 +121,15 @@ def _mounts(options: TaskOptions, provisions: Provisions) -> list[OciMount]:
 def _default_mounts(options: TaskOptions, provisions: Provisions) -> list[Mount]:
     """The kernel's file systems and /dev, as every container has them."""
     ro = [] if options.privileged else ["ro"]
+    writable = options.process.security.writable_cgroups
+    cgroups = ro if writable is None else [] if writable else ["ro"]
     pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
     mounts = [
         Mount("proc", "proc", "/proc", ("nosuid", "noexec", "nodev")),
         Mount("tmpfs", "tmpfs", "/dev", ("nosuid", "strictatime", "mode=755", "size=65536k")),
         Mount("devpts", "devpts", "/dev/pts", tuple(pts)),
         Mount("sysfs", "sysfs", "/sys", ("nosuid", "noexec", "nodev", *ro)),
-        Mount("cgroup", "cgroup", "/sys/fs/cgroup", (*ro, "nosuid", "noexec", "nodev")),
+        Mount("cgroup", "cgroup", "/sys/fs/cgroup", (*cgroups, "nosuid", "noexec", "nodev")),
         Mount("mqueue", "mqueue", "/dev/mqueue", ("nosuid", "noexec", "nodev")),
     ]
     if provisions.shm_path:

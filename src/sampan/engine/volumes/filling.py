@@ -8,7 +8,9 @@ Source: Docker's documented behaviour of new volumes ("populate a volume using a
 
 from __future__ import annotations
 
+import errno
 import os
+import posixpath
 import shutil
 import stat
 
@@ -35,9 +37,13 @@ class Filling:
         """Find the directory to fill, resolved inside the volume; False when there is none. Raises: OSError."""
         root = os.open(volume, os.O_PATH | os.O_CLOEXEC)
         try:
-            self._target = saferoot.open_in_root(root, subpath, _DIRECTORY)
+            self._target = saferoot.open_beneath(root, posixpath.normpath(subpath or "."), _DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as e:
+            if e.errno == errno.EXDEV:
+                return False  # a symlink leads out of the volume: the mount says so
+            raise
         finally:
             os.close(root)
         return True

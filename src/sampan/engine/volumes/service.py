@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -438,18 +439,24 @@ def clone(source: str, subpath: str, recursive: bool) -> int:
     """Clone the mount of a directory, or of what is at a subpath inside it: what was found is what will be mounted.
 
     Nothing of it is ever looked up again, so a container that exchanges names in a volume meanwhile changes nothing.
-    Raises: InvalidArgument for the subpath, OSError.
+    Raises: InvalidArgument for a subpath that leaves the volume, NotFound, OSError.
     """
-    if os.path.isabs(subpath) or ".." in subpath.split("/"):
+    below = os.path.normpath(subpath) if subpath else ""
+    if os.path.isabs(below) or below.split("/")[0] == "..":
         raise InvalidArgument(f"subpath must be a relative path within the volume: {subpath}")
     root = os.open(source, os.O_PATH | os.O_CLOEXEC | (os.O_DIRECTORY if subpath else 0))
     try:
         if not subpath:
             return _clone_at(root, recursive)
         try:
-            fd = saferoot.open_in_root(root, subpath)
+            fd = saferoot.open_beneath(root, below)
         except OSError as e:
-            raise InvalidArgument(f"cannot access path {subpath}: {words(e)}") from e
+            if e.errno == errno.EXDEV:
+                raise InvalidArgument(
+                    f"path concatenation escapes the base directory, base: {source}, subpath: {subpath}"
+                ) from e
+            kind = NotFound if e.errno in (errno.ENOENT, errno.ENOTDIR) else InvalidArgument
+            raise kind(f"cannot access path {source}/{subpath}: {words(e)}") from e
         try:
             return _clone_at(fd, recursive)
         finally:

@@ -135,3 +135,95 @@ class Packet(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Packet: _TypeAlias = Packet  # noqa: Y015
+
+@_typing.final
+class RawStat(_message.Message):
+    """The same packets, for entries whose names are no UTF-8: file systems have such names, and proto3's strings refuse them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class XattrsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PATH_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    GID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    MODTIME_FIELD_NUMBER: _builtins.int
+    LINKNAME_FIELD_NUMBER: _builtins.int
+    DEVMAJOR_FIELD_NUMBER: _builtins.int
+    DEVMINOR_FIELD_NUMBER: _builtins.int
+    XATTRS_FIELD_NUMBER: _builtins.int
+    path: _builtins.bytes
+    mode: _builtins.int
+    uid: _builtins.int
+    gid: _builtins.int
+    size: _builtins.int
+    modTime: _builtins.int
+    linkname: _builtins.bytes
+    devmajor: _builtins.int
+    devminor: _builtins.int
+    @_builtins.property
+    def xattrs(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        path: _builtins.bytes = ...,
+        mode: _builtins.int = ...,
+        uid: _builtins.int = ...,
+        gid: _builtins.int = ...,
+        size: _builtins.int = ...,
+        modTime: _builtins.int = ...,
+        linkname: _builtins.bytes = ...,
+        devmajor: _builtins.int = ...,
+        devminor: _builtins.int = ...,
+        xattrs: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devmajor", b"devmajor", "devminor", b"devminor", "gid", b"gid", "linkname", b"linkname", "modTime", b"modTime", "mode", b"mode", "path", b"path", "size", b"size", "uid", b"uid", "xattrs", b"xattrs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RawStat: _TypeAlias = RawStat  # noqa: Y015
+
+@_typing.final
+class RawPacket(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    STAT_FIELD_NUMBER: _builtins.int
+    type: Global___Packet.PacketType.ValueType
+    @_builtins.property
+    def stat(self) -> Global___RawStat: ...
+    def __init__(
+        self,
+        *,
+        type: Global___Packet.PacketType.ValueType = ...,
+        stat: Global___RawStat | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stat", b"stat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stat", b"stat", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RawPacket: _TypeAlias = RawPacket  # noqa: Y015

@@ -30,6 +30,11 @@ def _none(path: str, options: Mapping[str, str], attrs: Mapping[str, str]) -> Lo
 SINKS: dict[str, Factory] = {"json-file": _json_file, "local": _local, "none": _none, "": _none}
 
 
+def names() -> list[str]:
+    """Return the names that a container may ask for; "" stands for `none` and is not among them."""
+    return [name for name in SINKS if name]
+
+
 def open_sink(driver: str, path: str, options: Mapping[str, str], attrs: Mapping[str, str]) -> LogSink:
     """Open the log that a shim writes. Raises InvalidArgument (unknown driver, bad option), OSError (path)."""
     factory = SINKS.get(driver)

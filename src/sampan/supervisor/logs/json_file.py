@@ -41,7 +41,7 @@ def _escape_unicode(text: bytes) -> bytes:
     try:
         text.decode()
     except UnicodeDecodeError:
-        return text.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace")
+        return text.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace")  # in C, both
     return text
 
 

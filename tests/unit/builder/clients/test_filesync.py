@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sampan.engine.builder.clients.filesync import STREAMED_BYTES, Receiver, rea
 from sampan.engine.builder.clients.packs import Known, Pack, Packs, Snapshot
 from sampan.engine.builder.clients.sending import to_stat
 from sampan.errors import Internal, InvalidArgument
-from sampan.spec.buildkit.filesync_pb2 import Packet, Stat
+from sampan.spec.buildkit.filesync_pb2 import Packet, RawPacket, RawStat, Stat
 
 DIRECTORY, LINK, PIPE, SOCKET = 1 << 31, 1 << 27, 1 << 25, 1 << 24
 LISTED = Packet().SerializeToString()
@@ -56,6 +57,27 @@ def transfer(pack: Pack, files: dict[str, bytes], known: Known | None = None) ->
     receiver.take([FIN])
     assert receiver.finished
     return receiver.snapshot(), asked
+
+
+def test_names_that_are_no_utf8_are_taken_as_they_are(pack: Pack) -> None:
+    receiver = Receiver(pack, {})
+    link = RawPacket(stat=RawStat(path=b"l\xff", mode=LINK | 0o777, linkname=b"caf\xe9")).SerializeToString()
+    file = RawPacket(stat=RawStat(path=b"caf\xe9", mode=0o644, size=2)).SerializeToString()
+    answers = packets(receiver.take([file, link, stat("plain"), LISTED]))
+    assert [packet.ID for packet in answers] == [0]
+    receiver.take([data(0, b"hi"), data(0, b""), FIN])
+    tree = receiver.snapshot().tree()
+    assert [os.fsencode(path) for path in tree.entries()] == [b"caf\xe9", b"l\xff", b"plain"]
+    assert os.fsencode(tree.entries()[os.fsdecode(b"l\xff")].link) == b"caf\xe9"
+    with tree.open(os.fsdecode(b"caf\xe9")) as opened:
+        assert opened.read() == b"hi"
+    tree.close()
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xff\xff", b"\x12\x05ab", b"\x12\x04\x0a\x02\xff/"])
+def test_what_is_no_packet_is_refused(raw: bytes, pack: Pack) -> None:
+    with pytest.raises(InvalidArgument):
+        Receiver(pack, {}).take([raw])
 
 
 def test_a_directory_becomes_a_tree(pack: Pack) -> None:

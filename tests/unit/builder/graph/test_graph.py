@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
+from sampan.engine.builder import privileges
 from sampan.engine.builder.failures import NotAllowed
 from sampan.engine.builder.graph import contexts, document
 from sampan.engine.builder.graph.args import global_scope, proxy_env
@@ -34,6 +36,7 @@ from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.platforms import HOST, Platform
 from sampan.errors import InvalidArgument, NotFound, SampanError
 from sampan.spec import go_values
+from sampan.spec.dockerfile.config import DialectName
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.stages import parse
 
@@ -309,6 +312,90 @@ def test_privileges_are_asked_for() -> None:
         build(text)
     vertex = build(text, entitlements=frozenset({"network.host"})).vertex
     assert isinstance(vertex, RunOp) and vertex.network == "host"
+
+
+def test_arguments_that_buildkit_itself_reads() -> None:
+    text = "FROM a\nRUN --mount=type=cache,target=/c --mount=type=cache,id=x,target=/d y\n"
+    own: dict[str, str | None] = {"BUILDKIT_SANDBOX_HOSTNAME": "own", "BUILDKIT_CACHE_MOUNT_NS": "ns"}
+    vertex = build(text, build_args=own).vertex
+    assert isinstance(vertex, RunOp) and vertex.hostname == "own"
+    assert [mount.id for mount in vertex.mounts] == ["ns//c", "ns/x"]
+    plain = build(text).vertex
+    assert isinstance(plain, RunOp) and not plain.hostname and [mount.id for mount in plain.mounts] == ["/c", "x"]
+
+
+def test_sockets_of_agents_are_numbered_among_themselves_and_the_users_variable_stays() -> None:
+    text = "FROM a\nRUN --mount=type=cache,target=/c --mount=type=ssh,id=x --mount=type=ssh,id=y z\n"
+    vertex = build(text).vertex
+    assert isinstance(vertex, RunOp) and "SSH_AUTH_SOCK=/run/buildkit/ssh_agent.0" in vertex.env
+    assert [(m.id, m.target[-1]) for m in vertex.mounts if m.kind == "ssh"] == [("x", "0"), ("y", "1")]
+    own = build("FROM a\nENV SSH_AUTH_SOCK=/own\nRUN --mount=type=ssh z\n").vertex
+    assert isinstance(own, RunOp) and [e for e in own.env if e.startswith("SSH")] == ["SSH_AUTH_SOCK=/own"]
+
+
+def test_a_run_without_a_command() -> None:
+    with pytest.raises(DockerfileError, match="arguments are required"):
+        build("FROM a\nCMD x\nRUN []\n")
+    vertex = build("FROM a\nCMD x\nRUN []\n", dialect="classic").vertex
+    assert isinstance(vertex, RunOp) and vertex.args == ("/bin/sh", "-c", "x"), "what the image would run"
+    with pytest.raises(DockerfileError, match=r"^no command specified$"):
+        build("FROM a\nRUN []\n", dialect="classic")
+
+
+#: Each privilege through each door: (flag, dialect, what the client says, may it).
+PRIVILEGES: list[tuple[str, DialectName, dict[str, Any], bool]] = [
+    ("--network=host", "buildkit", {}, False),
+    ("--network=host", "buildkit", {"network": "host"}, False),
+    ("--network=host", "buildkit", {"entitlements": frozenset({"network.host"})}, True),
+    ("--network=host", "buildkit", {"entitlements": frozenset({"security.insecure"})}, False),
+    ("--network=host", "classic", {}, False),
+    ("--network=host", "classic", {"entitlements": frozenset({"network.host"})}, False),
+    ("--network=host", "classic", {"network": "host"}, True),
+    ("--network=none", "classic", {}, True),
+    ("--network=none", "buildkit", {}, True),
+    ("--security=insecure", "buildkit", {}, False),
+    ("--security=insecure", "buildkit", {"entitlements": frozenset({"security.insecure"})}, True),
+    ("--security=insecure", "buildkit", {"entitlements": frozenset({"network.host"})}, False),
+    ("--security=insecure", "classic", {}, False),
+    ("--security=insecure", "classic", {"entitlements": frozenset({"security.insecure"})}, False),
+    ("--security=sandbox", "classic", {}, True),
+    ("--security=sandbox", "buildkit", {}, True),
+]
+
+
+@pytest.mark.parametrize(("flag", "dialect", "request_", "may"), PRIVILEGES)
+@pytest.mark.parametrize("above", ["", "FROM a AS other\n", "ARG X=1\n"])
+def test_every_privilege_through_every_door(
+    flag: str, dialect: DialectName, request_: dict[str, Any], may: bool, above: str
+) -> None:
+    text = f"{above}FROM a\nRUN {flag} x\n"
+    if not may:
+        words = "requires BuildKit" if dialect == "classic" else "is not allowed"
+        with pytest.raises(NotAllowed, match=words):
+            build(text, dialect=dialect, **request_)
+        return
+    vertex = build(text, dialect=dialect, **request_).vertex
+    assert isinstance(vertex, RunOp) and flag in (f"--network={vertex.network}", f"--security={vertex.security}")
+
+
+@pytest.mark.parametrize("classic", [True, False])
+@pytest.mark.parametrize("privilege", ["network.host", "security.insecure"])
+@pytest.mark.parametrize("client", [True, False])
+@pytest.mark.parametrize("daemon", [True, False, None])
+def test_a_privilege_needs_client_and_daemon(classic: bool, privilege: str, client: bool, daemon: bool | None) -> None:
+    host = privilege == "network.host"
+    op = RunOp(
+        base=ScratchOp(),
+        args=("x",),
+        env=(),
+        network="host" if host else "default",
+        security="sandbox" if host else "insecure",
+    )
+    builder = {} if daemon is None else {"entitlements": {privilege.replace(".", "-"): daemon}}
+    allowed = host if classic else client and (host if daemon is None else daemon)
+    given = frozenset({privilege}) if client else frozenset()
+    with nullcontext() if allowed else pytest.raises(NotAllowed):
+        privileges.check_step(op, classic=classic, entitlements=given, builder=builder)
 
 
 def test_no_cache_by_stage() -> None:

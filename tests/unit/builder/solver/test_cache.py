@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sampan.engine.builder.ops import Copy, FileOp, Limits, LocalOp, RunMount, RunOp, ScratchOp, Vertex
-from sampan.engine.builder.solver import keys, policy
+from sampan.engine.builder.solver import inputs, keys, policy
 from sampan.engine.builder.solver.cache import NO_BOUNDS, CacheUsage, Space, duration_ns, matcher, order
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.solver.run import Tail
@@ -44,7 +44,7 @@ def test_the_key_of_a_run_covers_the_whole_operation_and_its_base() -> None:
         run_key(platform=Platform(os="linux", architecture="arm64")),
         run_key(epoch_s=0),
         run_key(mounts=(RunMount(kind="cache", target="/c"),)),
-        run_key(mounts=(RunMount(kind="cache", target="/c", id="x"),)),
+        run_key(mounts=(RunMount(kind="secret", target="/c", id="x"),)),
         run_key(mounts=(RunMount(kind="bind", target="/c", source=CONTEXT),)),
     ]
     assert len(set(variants)) == len(variants)
@@ -64,6 +64,63 @@ def test_what_is_no_part_of_a_result_is_no_part_of_its_key() -> None:
 def test_every_field_of_a_run_is_covered_or_named_here() -> None:
     display = {f.name for f in dataclasses.fields(RunOp) if f.metadata.get("display")}
     assert display == {"label", "no_cache", "limits", "proxy_env"}
+
+
+@pytest.mark.parametrize("operation", inputs.INPUTS)
+def test_every_input_of_a_step_has_a_row_that_says_why(operation: type) -> None:
+    rows = inputs.INPUTS[operation]
+    assert {f.name for f in dataclasses.fields(operation)} == set(rows), "a field without a row, or a row without one"
+    assert all(row.because for row in rows.values())
+
+
+#: One field changed: does the step run again? Docker Engine 28.5.2, buildx 0.29 and its classic builder.
+ASKED = [
+    ("RunOp", {"limits": Limits(ulimits=(("nofile", 100, 100),))}, True, False),
+    ("RunOp", {"limits": Limits(shm_size_bytes=32 << 20)}, True, False),
+    ("RunOp", {"limits": Limits(cgroup_parent="/foo")}, True, False),
+    ("RunOp", {"limits": Limits(memory_bytes=100 << 20)}, False, False),
+    ("RunOp", {"limits": Limits(cpu_shares=100)}, False, False),
+    ("RunOp", {"extra_hosts": (("a", "10.0.0.1"),)}, True, False),
+    ("RunOp", {"network": "none"}, True, False),
+    ("RunOp", {"hostname": "foo"}, True, False),
+    ("cache", {"id": "b"}, False, False),
+    ("cache", {"sharing": "locked"}, False, False),
+    ("cache", {"uid": 5}, True, True),
+    ("cache", {"gid": 5}, True, True),
+    ("cache", {"mode": 0o700}, True, True),
+    ("cache", {"read_only": True}, True, True),
+    ("cache", {"target": "/d"}, True, True),
+    ("secret", {"id": "b"}, True, True),
+    ("secret", {"mode": 0o444}, True, True),
+    ("secret", {"uid": 3}, True, True),
+    ("secret", {"target": "/q"}, True, True),
+    ("secret", {"env": "Q"}, True, True),
+    ("ssh", {"id": "b"}, True, True),
+    ("ssh", {"mode": 0o666}, True, True),
+    ("ssh", {"uid": 3}, True, True),
+    ("ssh", {"target": "/q"}, True, True),
+    ("tmpfs", {"size_bytes": 4 << 20}, True, True),
+]
+
+
+@pytest.mark.parametrize(("what", "change", "buildkit", "classic"), ASKED)
+def test_one_field_changed_runs_a_step_again_where_the_reference_does(
+    what: str, change: dict[str, Any], buildkit: bool, classic: bool
+) -> None:
+    for door, again in ((False, buildkit), (True, classic)):
+
+        def key(fields: dict[str, Any], door: bool = door) -> str:
+            own = fields if what == "RunOp" else {}
+            mounts = () if what == "RunOp" else (RunMount(**{"kind": what, "target": "/c", "id": "a", **fields}),)
+            op = RunOp(**{"base": BASE, "args": ("make",), "env": (), "mounts": mounts, **own})
+            return keys.of_run(op, SOLVED, {}, classic=door)
+
+        assert (key({}) != key(change)) is again, "classic" if door else "buildkit"
+
+
+def test_a_run_of_one_builder_is_none_of_the_other() -> None:
+    op = RunOp(base=BASE, args=("make",), env=())
+    assert keys.of_run(op, SOLVED, {}) != keys.of_run(op, SOLVED, {}, classic=True)
 
 
 def test_the_key_of_a_copy_is_what_it_copies_and_where_to() -> None:

@@ -49,3 +49,6 @@ class InnerProgress:
 
     def warning(self, warning: BuildWarning) -> None:
         self._progress.warning(warning)
+
+    async def room(self) -> None:
+        await self._progress.room()

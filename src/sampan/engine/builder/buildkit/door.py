@@ -20,6 +20,7 @@ from sampan.engine.builder.buildkit.running import Running
 from sampan.engine.builder.clients.sessions import GrpcSession, SessionInfo, Sessions
 from sampan.engine.builder.request import CacheEnd
 from sampan.engine.builder.service import Builder
+from sampan.engine.builder.solver.cache import KeptSources
 from sampan.engine.config import EngineConfig, engine_id
 from sampan.engine.networks.service import Networks
 from sampan.engine.platforms import Platform
@@ -38,6 +39,15 @@ class Door:
         self.sessions: Sessions = builder.sessions
         self.builds = Builds()
         self.history = History(store, os.path.join(config.data_root, "builder", "history"))
+        builder.solver.cache.kept.append(
+            KeptSources(
+                kind="internal",
+                description="histories of builds",
+                size_bytes=self.history.size_bytes,
+                forget=self.history.forget,
+                in_thread=False,
+            )
+        )
         self._running = Running(builder, self.sessions, self.builds, self.history)
         self._reading = Reading(builder, self.sessions, self.builds)
 

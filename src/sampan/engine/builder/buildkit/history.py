@@ -22,6 +22,10 @@ from sampan.errors import NotFound
 KEPT = 50
 KEPT_S = 48 * 3600
 MOST = 500
+KEPT_BYTES = 256 * 1024 * 1024
+"""What the blobs of builds that are not pinned may take together."""
+WAITING = 1024
+"""So many events are kept for a client that does not read."""
 STATUS_TYPE = "application/vnd.buildkit.status.v0"
 PROVENANCE_TYPE = "application/vnd.in-toto+json"
 IMAGE_TYPE = "application/vnd.docker.container.image.v1+json"
@@ -143,11 +147,13 @@ class History:
     def announce(self, type: pb.BuildHistoryEventType.ValueType, record: pb.BuildHistoryRecord) -> None:
         event = pb.BuildHistoryEvent(type=type, record=record)
         for queue in self._listeners:
+            if queue.full():
+                queue.get_nowait()  # the oldest
             queue.put_nowait(event)
 
     async def listen(self, wanted: Callable[[pb.BuildHistoryRecord], bool]) -> AsyncIterator[pb.BuildHistoryEvent]:
         """Yield what happens from now on."""
-        queue: asyncio.Queue[pb.BuildHistoryEvent] = asyncio.Queue()
+        queue: asyncio.Queue[pb.BuildHistoryEvent] = asyncio.Queue(WAITING)
         self._listeners.add(queue)
         try:
             while True:
@@ -160,9 +166,31 @@ class History:
     def _trim(self) -> None:
         loose = sorted((one for one in self._table.all() if not one.pinned), key=lambda record: record.created_ns)
         oldest = time.time_ns() - KEPT_S * 10**9
+        size = 0
         for number, record in enumerate(reversed(loose)):
-            if number >= MOST or (number >= KEPT and record.created_ns < oldest):
+            size += sum(self._size(blob) for blob in record.blobs)
+            late = number >= KEPT and record.created_ns < oldest
+            if late or number >= MOST or (number and size > KEPT_BYTES):
                 self.delete(record.id)
+
+    # -- space --------------------------------------------------------------------------------------------------------
+
+    def size_bytes(self) -> int:
+        """Return what the blobs take that may be forgotten. Blocking, short: at most a few hundred files."""
+        blobs = {blob for record in self._table.all() if not record.pinned for blob in record.blobs}
+        return sum(map(self._size, blobs))
+
+    def forget(self) -> None:
+        """Delete every build that is not pinned. Blocking, short."""
+        for record in self._table.all():
+            if not record.pinned:
+                self.delete(record.id)
+
+    def _size(self, blob: str) -> int:
+        try:
+            return os.stat(os.path.join(self._directory, blob)).st_size
+        except FileNotFoundError:
+            return 0
 
 
 def _read(record: HistoryRecord) -> pb.BuildHistoryRecord:

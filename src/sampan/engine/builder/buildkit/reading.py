@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from sampan.engine.builder.buildkit.builds import Build, Builds
 from sampan.engine.builder.clients.sending import to_stat
 from sampan.engine.builder.clients.sessions import Sessions
+from sampan.engine.builder.files import links
 from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.ops import GitOp, HttpOp, Vertex
 from sampan.engine.builder.service import Builder
@@ -45,7 +46,7 @@ class Reading:
         """Read a file of a reference. Raises: NotFound, Internal when it is too large."""
 
         def read(tree: Tree) -> bytes:
-            with tree.open(_clean(path)) as file:
+            with tree.open(links.real(tree.entries(), _clean(path))) as file:
                 data = file.read(FILE_BYTES + 1)
             if len(data) > FILE_BYTES:
                 raise Internal(f"{path} is larger than {FILE_BYTES} bytes")

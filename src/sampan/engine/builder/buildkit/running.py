@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -39,6 +40,30 @@ from sampan.spec import times
 log = logging.getLogger("sampan.builder")
 
 
+class LinkedImages:
+    """The images of linked targets that builds stand on now, and which of them are there for nothing else."""
+
+    def __init__(self) -> None:
+        self._used: Counter[str] = Counter()
+        self._made: set[str] = set()
+
+    def use(self, image_id: str, *, made: bool) -> None:
+        """A build stands on an image. made: by this build; else it was there before, perhaps somebody else's."""
+        self._used[image_id] += 1
+        if made:
+            self._made.add(image_id)
+
+    def give_up(self, image_id: str) -> bool:
+        """A build needs an image no longer. True: nobody does, and builds alone have made it."""
+        self._used[image_id] -= 1
+        if self._used[image_id]:
+            return False
+        del self._used[image_id]
+        mine = image_id in self._made
+        self._made.discard(image_id)
+        return mine
+
+
 class Running:
     """Runs builds for the door."""
 
@@ -47,6 +72,7 @@ class Running:
         self._sessions = sessions
         self._builds = builds
         self._history = history
+        self._linked_images = LinkedImages()
 
     async def solve(self, request: pb.SolveRequest) -> dict[str, str]:
         """Run a build to its end. Raises: SampanError, GRPCError with the client's own status when it gave up."""
@@ -170,12 +196,16 @@ class Running:
         async with AsyncExitStack() as inner:
             made, session = await self._prepare(build, asked, inner, (Output(type="image"),))
             made = replace(made, id=f"{build.ref}-linked")
+            before = {record.id for record in self._builder.images.catalog.images.all()}
             built = await self._builder.build(made, session, InnerProgress(build.log), BUILDKIT)
+        self._linked_images.use(built.image_id, made=built.image_id not in before)
         stack.push_async_callback(self._drop, built.image_id)
         return f"docker-image://{built.image_id}"
 
     async def _drop(self, image_id: str) -> None:
-        """Remove an image unless somebody has named or used it meanwhile."""
+        """Remove an image that only linked builds have needed, unless somebody has named or used it meanwhile."""
+        if not self._linked_images.give_up(image_id):
+            return
         images = self._builder.images
         with suppress(SampanError):
             if not (await images.inspect(image_id)).get("RepoTags"):

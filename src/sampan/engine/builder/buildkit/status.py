@@ -1,7 +1,8 @@
 """What a build says, as BuildKit's status stream: `Progress` in, StatusResponses out, all of them for every reader.
 
 Calls come from the loop's thread or from workers. Responses are gathered for a moment, so that a noisy step costs few
-messages. Nothing is dropped while the build runs, and its history keeps the bytes as they were sent.
+messages. What steps say is bounded, each (solver/clipping.py) and all together (`LogLimit`), so every response is kept
+while the build runs, and its history keeps the bytes as they were sent.
 
 Source: the status stream of Docker Engine 28.5.2 as seen on the wire.
 """
@@ -19,7 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.engine.builder.buildkit.protos.ops_pb2 import Position, Range, SourceInfo
-from sampan.engine.builder.progress import BuildWarning, Step, StepStatus
+from sampan.engine.builder.progress import BuildWarning, LogLimit, Step, StepStatus
 
 GATHER_S = 0.01
 LOG_BYTES = 1024 * 1024
@@ -45,6 +46,7 @@ class StatusLog:
         self.closed = False
         self.steps: dict[str, Step] = {}
         self.warnings = 0
+        self._limit = LogLimit()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._next = pb.StatusResponse()
@@ -82,12 +84,16 @@ class StatusLog:
         )
 
     def log(self, key: str, stream: int, data: bytes) -> None:
+        data = self._limit.passed(data)
         now, vertex = timestamp(time.time_ns()), digest_of(key)
         for at in range(0, len(data), LOG_BYTES):
             self._say(data, pb.VertexLog(vertex=vertex, timestamp=now, stream=stream, msg=data[at : at + LOG_BYTES]))
 
     def warning(self, warning: BuildWarning) -> None:
         self._say(warning, warning_message(warning))
+
+    async def room(self) -> None:
+        return None  # what steps say is clipped
 
     # ── readers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sampan.engine.background import beside
 from sampan.engine.builder import questions
 from sampan.engine.builder.classic.failures import translated
+from sampan.engine.builder.classic.outbox import Outbox
 from sampan.engine.builder.classic.output import ClassicOutput, Message
 from sampan.engine.builder.classic.trace import Trace
 from sampan.engine.builder.classic.walk import Voice, dialect
 from sampan.engine.builder.failures import cause_of
+from sampan.engine.builder.files import links
+from sampan.engine.builder.files.spool import SpooledTree
 from sampan.engine.builder.files.tartree import TarTree
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.builder.service import Builder
@@ -58,7 +61,7 @@ async def build(
 
     Whoever stops listening ends the build: its steps are killed and nothing of it is left.
     """
-    tree: Tree | None = None
+    tree: SpooledTree | None = None
     try:
         if options.remote:
             request = await _remote(request, options.remote, upload)
@@ -70,12 +73,12 @@ async def build(
             request = replace(request, dockerfile=text, ignore=ignore)
         connected = await builder.sessions.get(options.session) if options.session else None
         session = UploadedSession(request.id, tree, connected)
-        queue: asyncio.Queue[Message | None] = asyncio.Queue()
+        outbox = Outbox()
         run = _traced if request.dialect == "buildkit" else _spoken
-        work = run(builder, request, options, session, queue.put_nowait)
+        work = run(builder, request, options, session, outbox)
         async with beside(work, f"build {request.id}", quiet=True) as task:
-            task.add_done_callback(lambda _: queue.put_nowait(None))
-            while (message := await queue.get()) is not None:
+            task.add_done_callback(lambda _: outbox.close())
+            while (message := await outbox.get()) is not None:
                 yield message
             await task
     finally:
@@ -83,7 +86,7 @@ async def build(
             await asyncio.to_thread(tree.close)
 
 
-async def _received(upload: AsyncIterator[bytes], scratch: str) -> Tree:
+async def _received(upload: AsyncIterator[bytes], scratch: str) -> SpooledTree:
     """Raises: Internal for an archive that cannot be read, as the reference."""
     try:
         return await TarTree.receive(upload, scratch)
@@ -92,9 +95,9 @@ async def _received(upload: AsyncIterator[bytes], scratch: str) -> Tree:
 
 
 async def _spoken(
-    builder: Builder, request: BuildRequest, options: ClassicOptions, session: Session, send: Callable[[Message], None]
+    builder: Builder, request: BuildRequest, options: ClassicOptions, session: Session, outbox: Outbox
 ) -> None:
-    voice = Voice(ClassicOutput(send, quiet=options.quiet, remove=options.remove))
+    voice = Voice(ClassicOutput(outbox.send, quiet=options.quiet, remove=options.remove, room=outbox.room))
     try:
         await builder.build(request, session, voice, dialect(voice))
     except SampanError as e:
@@ -124,9 +127,9 @@ def _point(output: ClassicOutput, text: bytes, line: int) -> None:
 
 
 async def _traced(
-    builder: Builder, request: BuildRequest, options: ClassicOptions, session: Session, send: Callable[[Message], None]
+    builder: Builder, request: BuildRequest, options: ClassicOptions, session: Session, outbox: Outbox
 ) -> None:
-    trace = Trace(send)
+    trace = Trace(outbox.send)
     try:
         if options.call != "build":
             trace.answer(await _answer(builder, request, options.call, session))
@@ -183,7 +186,7 @@ def _dockerfile(tree: Tree, filename: str) -> tuple[str, bytes, bytes]:
 
 
 def _read(tree: Tree, path: str) -> bytes:
-    with tree.open(path) as file:
+    with tree.open(links.real(tree.entries(), path)) as file:
         data = file.read(DOCKERFILE_LIMIT_BYTES + 1)
     if len(data) > DOCKERFILE_LIMIT_BYTES:
         raise InvalidArgument(f"{path} is larger than {DOCKERFILE_LIMIT_BYTES} bytes")

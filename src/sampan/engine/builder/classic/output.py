@@ -13,24 +13,35 @@ Source: observed on Docker Engine 28.5.2, `POST /build` with version=1.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 Message = Mapping[str, Any]
+HELD_BYTES = 2 * 1024 * 1024
 RED, PLAIN = "\x1b[91m", "\x1b[0m"
 
 
 class ClassicOutput:
     """Sends messages in Docker's order. quiet: nothing but the id, unless the build fails; then all of it at once.
 
-    remove: say of every step that its container is gone (`rm`, the default).
+    remove: say of every step that its container is gone (`rm`, the default). room: waits until the client has read.
     """
 
-    def __init__(self, send: Callable[[Message], None], *, quiet: bool = False, remove: bool = True) -> None:
+    def __init__(
+        self,
+        send: Callable[[Message], None],
+        *,
+        quiet: bool = False,
+        remove: bool = True,
+        room: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._send = send
         self._quiet = quiet
         self._remove = remove
-        self._held: list[Message] = []
+        self._room = room
+        self._held: deque[Message] = deque()
+        self._held_bytes = 0
         self._running = ""
 
     def line(self, text: str) -> None:
@@ -93,11 +104,19 @@ class ClassicOutput:
             self._send(message)
         self._held.clear()
 
+    async def room(self) -> None:
+        """Wait until more may be said."""
+        if self._room is not None and not self._quiet:
+            await self._room()
+
     def _say(self, message: Message) -> None:
-        if self._quiet:
-            self._held.append(message)
-        else:
+        if not self._quiet:
             self._send(message)
+            return
+        self._held.append(message)
+        self._held_bytes += len(message.get("stream") or ())
+        while self._held_bytes > HELD_BYTES and len(self._held) > 1:  # its end says why a build failed
+            self._held_bytes -= len(self._held.popleft().get("stream") or ())
 
 
 def short(image_id: str) -> str:

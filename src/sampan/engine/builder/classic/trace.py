@@ -14,7 +14,7 @@ from typing import Any
 from sampan.engine.builder.classic.output import Message
 from sampan.engine.builder.failures import BuildFailure, StepFailed
 from sampan.engine.builder.ops import RunOp
-from sampan.engine.builder.progress import BuildWarning, Step, StepStatus
+from sampan.engine.builder.progress import BuildWarning, LogLimit, Step, StepStatus
 from sampan.engine.builder.request import Built
 from sampan.errors import SampanError
 
@@ -27,6 +27,7 @@ class Trace:
 
     def __init__(self, send: Callable[[Message], None]) -> None:
         self._send = send
+        self._limit = LogLimit()
 
     def step(self, step: Step) -> None:
         found: dict[str, Any] = {
@@ -46,10 +47,16 @@ class Trace:
         self._tell("status", asdict(status))
 
     def log(self, key: str, stream: int, data: bytes) -> None:
+        data = self._limit.passed(data)
+        if not data:
+            return
         self._tell("log", {"key": key, "stream": stream, "text": data.decode(errors="replace")})
 
     def warning(self, warning: BuildWarning) -> None:
         self._tell("warning", {**asdict(warning), "source": warning.source.decode(errors="replace")})
+
+    async def room(self) -> None:
+        return None
 
     def answer(self, metadata: Mapping[str, bytes]) -> None:
         """Send what a question about the Dockerfile gave: `result.json`, `result.txt`, …"""

@@ -61,6 +61,9 @@ class Voice:
     def warning(self, warning: BuildWarning) -> None:
         return None
 
+    async def room(self) -> None:
+        await self.output.room()
+
 
 def dialect(voice: Voice) -> Dialect:
     """Return the classic builder, as a build uses it whose progress is this voice."""
@@ -140,12 +143,18 @@ class Walk:
             self._voice.follow(step.vertex, runs=step.runs)
             if not await self._reuse(step, step.vertex):
                 self._solved |= await self._solver.solve(
-                    [step.vertex], session=self._session, progress=self._voice, serial=True
+                    [step.vertex],
+                    session=self._session,
+                    progress=self._voice,
+                    serial=True,
+                    no_cache=bool(self._request.cache_from),  # then nothing counts but what these images have
                 )
             encoded = await self._document(step)
         else:
             encoded = await self._document(step)
             known = oci_image.digest(encoded) in self._images.catalog.images
+            if self._request.cache_from:
+                known = await self._offered(step) is not None
             if known and self._request.no_cache is None:
                 self._say.cached()
             else:
@@ -165,13 +174,17 @@ class Walk:
         sources = list({copy.source for copy in step.history[-1].copied} - self._solved.keys())
         if sources:
             self._solved |= await self._solver.solve(sources, session=self._session, progress=self._voice, serial=True)
-        found = fromhistory.find(self._trusted, step.base, [await self._entry(entry) for entry in step.history])
+        found = await self._offered(step)
         if found is None:
             return False
         self._solver.give(self._session, vertex, found)
         self._solved[vertex] = found
         self._say.cached()
         return True
+
+    async def _offered(self, step: ClassicStep) -> Solved | None:
+        """What an image of --cache-from has after this step."""
+        return fromhistory.find(self._trusted, step.base, [await self._entry(entry) for entry in step.history])
 
     async def _document(self, step: ClassicStep) -> bytes:
         found: dict[str, Any] = document(

@@ -23,6 +23,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from sampan.engine.builder.clients import rpc
 from sampan.engine.builder.clients.http2 import Http2Connection, Stream, message
 from sampan.engine.builder.clients.packs import Known, Pack, Snapshot
@@ -30,7 +32,7 @@ from sampan.engine.builder.files.spool import SpoolExtent
 from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.trees import TreeEntry
 from sampan.errors import Internal, InvalidArgument, Unavailable
-from sampan.spec.buildkit.filesync_pb2 import Packet, Stat
+from sampan.spec.buildkit.filesync_pb2 import Packet, RawPacket, RawStat, Stat
 
 METHOD = "/moby.filesync.v1.FileSync/DiffCopy"
 FIN = message(Packet(type=Packet.PACKET_FIN).SerializeToString())
@@ -120,13 +122,17 @@ class Receiver:
                     self._add(raw, *found)
                     self._count += 1
                     continue
-            packet = Packet.FromString(raw)
+            try:
+                packet = Packet.FromString(raw)
+            except DecodeError:  # a name that is no UTF-8, or no packet at all
+                self._entry(raw, read_stat(_raw_stat(raw)), answer)
+                continue
             kind = packet.type
             if kind == Packet.PACKET_DATA:
                 self._data(packet.ID, packet.data)
             elif kind == Packet.PACKET_STAT:
                 if packet.HasField("stat") and not listed:
-                    self._stat(raw, packet.stat, answer)
+                    self._entry(raw, read_stat(packet.stat), answer)
                 else:
                     self._listed = listed = True
             elif kind == Packet.PACKET_FIN:
@@ -160,9 +166,8 @@ class Receiver:
             self._linked.append(entry)
         self._known[raw] = (parent, entry, place)
 
-    def _stat(self, raw: bytes, stat: Stat, answer: list[bytes]) -> None:
+    def _entry(self, raw: bytes, entry: TreeEntry | None, answer: list[bytes]) -> None:
         number, self._count = self._count, self._count + 1
-        entry = read_stat(stat)
         if entry is None:
             return
         parent = entry.path.rpartition("/")[0]
@@ -247,6 +252,15 @@ def request(number: int) -> bytes:
     return message(Packet(type=Packet.PACKET_REQ, ID=number).SerializeToString())
 
 
+def _raw_stat(raw: bytes) -> RawStat:
+    """Return the entry of a packet whose names are no UTF-8. Raises: InvalidArgument for what is no such packet."""
+    try:
+        packet = RawPacket.FromString(raw)
+    except DecodeError as e:
+        raise InvalidArgument("the client sent what is no packet of a file transfer") from e
+    return packet.stat
+
+
 def replace_size(entry: TreeEntry, size: int) -> TreeEntry:
     return TreeEntry(
         path=entry.path,
@@ -260,9 +274,9 @@ def replace_size(entry: TreeEntry, size: int) -> TreeEntry:
     )
 
 
-def read_stat(stat: Stat) -> TreeEntry | None:
+def read_stat(stat: Stat | RawStat) -> TreeEntry | None:
     """Return one entry of the client's directory; None for a socket, which no tree holds. Raises: InvalidArgument."""
-    path, mode = stat.path, stat.mode
+    path, mode = os.fsdecode(stat.path), stat.mode
     parts = path.split("/")
     if not path or len(path) > 4096 or "\0" in path or "" in parts or "." in parts or ".." in parts:
         raise InvalidArgument(f"the client sent an unclean path {path!r}")
@@ -272,7 +286,7 @@ def read_stat(stat: Stat) -> TreeEntry | None:
     bits = mode & 0o777
     if mode & (SETUID | SETGID | STICKY):
         bits |= (mode & SETUID and 0o4000) | (mode & SETGID and 0o2000) | (mode & STICKY and 0o1000)
-    link = stat.linkname
+    link = os.fsdecode(stat.linkname)
     return TreeEntry(
         path=path,
         kind=kind,

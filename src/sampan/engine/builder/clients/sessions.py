@@ -66,7 +66,7 @@ class GrpcSession:
         async with kept.lock:
             pack = self._packs.begin(kept)
             try:
-                snapshot = await filesync.receive(self.connection, pack, kept.known, wanted)
+                snapshot = await filesync.receive(self.connection, pack, {} if wanted.fresh else kept.known, wanted)
             except OSError as e:
                 self._packs.forget()
                 kept.forget()

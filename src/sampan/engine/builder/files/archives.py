@@ -111,9 +111,9 @@ class _Unpacking:
             raise InvalidArgument(f'unhandled tar header type {header.type[0]} of "{header.name}"')
         entry = _entry(header, kind, path)
         if not path:
-            if kind != "d":
+            if kind not in "df":
                 raise InvalidArgument(f'invalid entry name "{header.name}"')
-            self._directories[""] = entry
+            self._pass_over(header)  # what is there keeps its mode and owner, as with Docker
             return
         parent = self._open(above)
         self._clear(parent, name, kind)
@@ -124,6 +124,12 @@ class _Unpacking:
         else:
             fill = (lambda fd: self._payload(header, fd)) if kind == "f" else None
             self._target.put(entry, parent, name, fill, over=False)
+
+    def _pass_over(self, header: tar.Entry) -> None:
+        left = header.stored_bytes
+        while left:
+            left -= len(self._reader.input.piece(left))
+        self._reader.skip_padding(header.stored_bytes)
 
     def _payload(self, header: tar.Entry, fd: int) -> None:
         input = self._reader.input

@@ -35,7 +35,8 @@ from sampan.engine.builder.ops import HttpOp
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.trees import TreeEntry
 from sampan.errors import Internal, InvalidArgument, NotFound
-from sampan.registry import transport
+from sampan.registry import outgoing, transport
+from sampan.registry.outgoing import DIRECT, Proxies
 
 CONNECT_S = 30.0
 STALL_S = 60.0  # without a single byte
@@ -59,8 +60,9 @@ class KeptDownload(msgspec.Struct, frozen=True, kw_only=True):
 class HttpDownloads:
     """The downloads of one engine. On the loop's thread; `close` at the end."""
 
-    def __init__(self, directory: str, scratch: str) -> None:
+    def __init__(self, directory: str, scratch: str, proxies: Proxies = DIRECT) -> None:
         """directory: of the cache; scratch: where trees are unfolded."""
+        self._proxies = proxies
         self._directory = directory
         self._scratch = scratch
         self._session: aiohttp.ClientSession | None = None
@@ -110,7 +112,9 @@ class HttpDownloads:
         elif kept is not None and kept.last_modified:
             headers["If-Modified-Since"] = kept.last_modified
         try:
-            async with self._opened().get(url, headers=headers, max_redirects=MAX_REDIRECTS) as answer:
+            async with self._opened().get(
+                url, headers=headers, max_redirects=MAX_REDIRECTS, proxy=self._proxies.choose(url)
+            ) as answer:
                 if answer.status == 304 and kept is not None:
                     found, fd, held = kept, held, -1
                 elif answer.status != 200:
@@ -136,7 +140,7 @@ class HttpDownloads:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
-            self._session = aiohttp.ClientSession(timeout=timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
+            self._session = outgoing.session(timeout=timeout)
         return self._session
 
     async def _receive(self, url: str, answer: aiohttp.ClientResponse, *, keep: bool) -> tuple[KeptDownload, int]:

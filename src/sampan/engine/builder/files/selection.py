@@ -19,13 +19,12 @@ from operator import itemgetter
 from typing import Protocol, runtime_checkable
 
 from sampan.engine.builder.failures import MissingSource
-from sampan.engine.builder.files import wildcards
+from sampan.engine.builder.files import links, wildcards
 from sampan.engine.builder.ops import Copy
 from sampan.engine.builder.trees import Tree, TreeEntry
 from sampan.errors import InvalidArgument
 from sampan.spec.dockerfile.ignore import Ignore
 
-_LINKS = 255
 Below = tuple[str, TreeEntry]  # path below the item, what is there
 
 
@@ -89,14 +88,14 @@ class _Selection:
         expression = wildcards.compiled(pattern)
         if expression is None:
             raise InvalidArgument(f"invalid includepatterns: [{written}]: syntax error in pattern")
-        base = self._real(above, self._copy.follow) if above else ""
+        base = links.real(self._entries, above, follow=self._copy.follow) if above else ""
         found = [path for path, _ in self._below(base) if expression.match(path)]
         prefix = f"{base}/" if base else ""
         for path in sorted(found, key=lambda path: path.split("/")):
             yield prefix + path
 
     def _item(self, path: str, pattern: str, *, wildcard: bool) -> Item:
-        real = self._real(path, self._copy.follow)
+        real = links.real(self._entries, path, follow=self._copy.follow)
         name = path.rpartition("/")[2]
         entry = self._entries.get(real)
         if entry is None and real:
@@ -116,7 +115,7 @@ class _Selection:
             above, below = "", pattern
         above = posixpath.normpath("/" + above).lstrip("/")
         below = posixpath.normpath("/" + below).lstrip("/")
-        base = self._real(above, self._copy.follow) if above else ""
+        base = links.real(self._entries, above, follow=self._copy.follow) if above else ""
         entry = self._entries.get(base)
         if base and (entry is None or entry.kind != "d"):
             raise MissingSource(pattern)
@@ -147,29 +146,6 @@ class _Selection:
         start, end = bisect_left(self._sorted, prefix), bisect_left(self._sorted, directory + "0")  # "0" follows "/"
         cut = len(prefix)
         return [(path[cut:], entries[path]) for path in self._sorted[start:end]]
-
-    def _real(self, path: str, follow: bool) -> str:
-        """The path without links, resolved as if the tree were the root. follow: the last part as well."""
-        todo, real, followed = path.split("/")[::-1], "", 0
-        while todo:
-            part = todo.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                real = real.rpartition("/")[0]
-                continue
-            here = f"{real}/{part}" if real else part
-            found = self._entries.get(here)
-            if found is not None and found.kind == "l" and (todo or follow):
-                followed += 1
-                if followed > _LINKS:
-                    raise InvalidArgument("too many links")
-                if found.link.startswith("/"):
-                    real = ""
-                todo += found.link.split("/")[::-1]
-                continue
-            real = here
-        return real
 
 
 def _with_ancestors(kept: list[Below], everything: Iterable[Below]) -> list[Below]:

@@ -18,6 +18,7 @@ from sampan.engine.builder.session import Session
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
 from sampan.engine.images.service import Images
+from sampan.registry.outgoing import Proxies
 from sampan.supervisor.client import Supervisor
 
 
@@ -29,7 +30,11 @@ class FileService:
         self._scratch = os.path.join(config.data_root, "builder", "tmp")
         os.makedirs(self._scratch, mode=0o700, exist_ok=True)
         self._digests = Digests()
-        self.downloads = HttpDownloads(os.path.join(config.data_root, "builder", "http"), self._scratch)
+        self.downloads = HttpDownloads(
+            os.path.join(config.data_root, "builder", "http"),
+            self._scratch,
+            Proxies(http=config.http_proxy, https=config.https_proxy, no=config.no_proxy),
+        )
         self.repositories = Git(
             HostTask(config, supervisor), os.path.join(config.data_root, "builder", "git"), self._scratch
         )

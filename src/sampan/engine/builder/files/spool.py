@@ -77,6 +77,10 @@ class SpooledTree:
         self._places = places
         self._directory = ""
 
+    def share(self) -> SpooledTree:
+        """Return a tree of its own over what this one holds: either may be closed first. Raises: OSError."""
+        return SpooledTree(self._scratch, os.dup(self._fd), self._entries, self._places)
+
     def entries(self) -> Mapping[str, TreeEntry]:
         return self._entries
 

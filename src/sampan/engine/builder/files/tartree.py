@@ -258,7 +258,7 @@ class _Index:
         if kind is None:
             raise InvalidArgument(f'unhandled tar header type {header.type[0]} of "{header.name}"')
         if not path:
-            if kind != "d":
+            if kind not in "df" or header.stored_bytes:
                 raise InvalidArgument(f'invalid entry name "{header.name}"')
             return
         place = self._content(header) if kind == "f" else None

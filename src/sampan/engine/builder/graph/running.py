@@ -9,9 +9,10 @@ Source: Dockerfile reference, RUN; BuildKit in Docker Engine 28.5 as observed.
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 
-from sampan.engine.builder.failures import NotAllowed
+from sampan.engine.builder import privileges
 from sampan.engine.builder.graph import args, history, names, reach
 from sampan.engine.builder.graph.stage import DispatchState
 from sampan.engine.builder.graph.values import HistoryEntry
@@ -22,16 +23,18 @@ from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.mounts import MountFlag
 
 PIPES = "/dev/pipes"
+SANDBOX_HOSTNAME, CACHE_NAMESPACE = "BUILDKIT_SANDBOX_HOSTNAME", "BUILDKIT_CACHE_MOUNT_NS"
 SSH_SOCKET = "/run/buildkit/ssh_agent."
 
 
 def run(stage: DispatchState, instruction: i.Run) -> None:
     request = stage.common.request
     words, script = command(stage, instruction)
-    mounts = [mount(stage, instruction, one, number) for number, one in enumerate(instruction.mounts)]
+    agent = itertools.count()  # sockets are numbered among themselves
+    mounts = [mount(stage, instruction, one, next(agent) if one.type == "ssh" else 0) for one in instruction.mounts]
     env = stage.scope.run_env()
     agents = [one.target for one in mounts if one.kind == "ssh"]
-    if agents:
+    if agents and not any(entry.startswith("SSH_AUTH_SOCK=") for entry in env):
         env.append(f"SSH_AUTH_SOCK={agents[0]}")
     stage.state = vertex = RunOp(
         base=stage.state,
@@ -42,7 +45,7 @@ def run(stage: DispatchState, instruction: i.Run) -> None:
         mounts=(*script, *mounts),
         network=network(stage, instruction),
         security=security(stage, instruction),
-        hostname=request.hostname,
+        hostname=_own_argument(stage, SANDBOX_HOSTNAME) or request.hostname,
         extra_hosts=request.extra_hosts,
         epoch_s=request.epoch_s,
         limits=request.limits,
@@ -64,6 +67,10 @@ def command(stage: DispatchState, instruction: i.Run) -> tuple[list[str], list[R
     program, script = instruction.program()
     dialect: config.DialectName = "classic" if stage.common.classic else "buildkit"
     words = config.command_line(program, stage.config, dialect)
+    if not words and stage.common.classic:  # its container runs what the image says
+        words = [*(stage.config.get("Entrypoint") or ()), *(stage.config.get("Cmd") or ())]
+        if not words:
+            raise DockerfileError("no command specified", [instruction.range])
     if not words:
         raise DockerfileError("failed to marshal LLB definition: arguments are required")
     if script is None:
@@ -74,7 +81,7 @@ def command(stage: DispatchState, instruction: i.Run) -> tuple[list[str], list[R
 
 
 def mount(stage: DispatchState, instruction: i.Run, wanted: MountFlag, number: int) -> RunMount:
-    """Return one --mount. Raises: DockerfileError."""
+    """Return one --mount. number: of an agent's socket. Raises: DockerfileError."""
     target = posixpath.normpath(posixpath.join(stage.cwd, wanted.target)) if wanted.target else ""
     if target in ("/", "//"):
         raise DockerfileError('invalid mount target "/"', [instruction.range])
@@ -94,8 +101,8 @@ def mount(stage: DispatchState, instruction: i.Run, wanted: MountFlag, number: i
                 target=target,
                 source=source(stage, instruction, wanted) if wanted.from_ else None,
                 path=wanted.source or "/",
-                writable=not wanted.readonly,
-                id=wanted.id or target,
+                read_only=wanted.readonly,
+                id=_cache_id(stage, wanted.id or target),
                 sharing=wanted.sharing or "shared",
                 mode=wanted.mode,
                 uid=uid,
@@ -130,6 +137,16 @@ def mount(stage: DispatchState, instruction: i.Run, wanted: MountFlag, number: i
     raise DockerfileError(f'unsupported mount type "{wanted.type}"', [instruction.range])
 
 
+def _own_argument(stage: DispatchState, name: str) -> str:
+    """A build argument that BuildKit itself reads; the classic builder does not know it."""
+    return "" if stage.common.classic else stage.common.request.build_args.get(name) or ""
+
+
+def _cache_id(stage: DispatchState, id: str) -> str:
+    namespace = _own_argument(stage, CACHE_NAMESPACE)
+    return f"{namespace}/{id}" if namespace else id
+
+
 def source(stage: DispatchState, instruction: i.Run, wanted: MountFlag) -> Vertex:
     """Return the vertex behind `from=`, or the build context."""
     path = wanted.source or "/"
@@ -139,21 +156,25 @@ def source(stage: DispatchState, instruction: i.Run, wanted: MountFlag) -> Verte
 
 
 def network(stage: DispatchState, instruction: i.Run) -> str:
-    """RUN's own network before the build's. Raises: NotAllowed without the entitlement (buildkit dialect)."""
-    request = stage.common.request
+    """RUN's own network before the build's. Raises: NotAllowed."""
+    _allowed(stage, "network", instruction.network)
     if instruction.network not in ("", "default"):
-        if instruction.network == "host" and not stage.common.classic:
-            _entitled(stage, instruction, "network.host")
         return instruction.network
-    return request.network or "default"
+    return stage.common.request.network or "default"
 
 
 def security(stage: DispatchState, instruction: i.Run) -> str:
-    if instruction.security == "insecure":
-        _entitled(stage, instruction, "security.insecure")
+    """Raises: NotAllowed."""
+    _allowed(stage, "security", instruction.security)
     return instruction.security
 
 
-def _entitled(stage: DispatchState, instruction: i.Run, name: str) -> None:
-    if name not in stage.common.request.entitlements:
-        raise NotAllowed(f"failed to load LLB: {name} is not allowed")
+def _allowed(stage: DispatchState, flag: str, value: str) -> None:
+    request = stage.common.request
+    privileges.check_flag(
+        flag,
+        value,
+        classic=stage.common.classic,
+        network=request.network,
+        entitlements=request.entitlements,
+    )

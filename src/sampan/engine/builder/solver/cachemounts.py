@@ -4,8 +4,9 @@
     store, table `build_cache`, kind exec.cachemount: one record each; `key` says which mounts it serves
 
 Sharing: `shared` gives all the same directory at once, `locked` one after the other, `private` another one to whoever
-comes while the first is in use. A mount whose first content comes from an image or a tree is another cache than one
-that begins empty.
+comes while the first is in use. What one step has `locked` or `private` is nobody else's meanwhile: `shared` gets
+another one then. A mount whose first content comes from an image or a tree is another cache than one that begins empty,
+and so is one with an owner or a mode of its own.
 
 Invariant: what a running step uses is neither pruned nor given to a second `private` or `locked` one.
 """
@@ -44,6 +45,7 @@ class CacheMounts:
         self.root = f"{data_root}/builder/cache-mounts"
         self._store, self._table, self._images = store, table, images
         self._used: Counter[str] = Counter()  # record → steps
+        self._exclusive: set[str] = set()  # records that one step has for itself
         self._free = asyncio.Condition()
         self.making: set[str] = set()  # directories whose record is still to come
 
@@ -69,13 +71,28 @@ class CacheMounts:
         return self._used[id] > 0
 
     @asynccontextmanager
-    async def use(self, mount: RunMount, origin: str, seed: Seed | None) -> AsyncIterator[str]:
-        """The directory for one step. origin: what identifies its first content, "" for none; `seed` fills that in."""
-        record = await self._take(mount, f"{mount.id or mount.target} {origin}".rstrip(), seed)
+    async def use(
+        self, mount: RunMount, origin: str, seed: Seed | None, emptied: set[str] | None = None
+    ) -> AsyncIterator[str]:
+        """The directory for one step. origin: what identifies its first content, "" for none; `seed` fills that in.
+
+        emptied: of a build that uses no cache: what it has begun anew. Its first use of a cache is an empty one, which
+        takes the place of what was there; but what was imported and not used yet was brought for this build.
+        """
+        key = f"{mount.id or mount.target} {origin}".rstrip()
+        if emptied is not None and key not in emptied:
+            emptied.add(key)
+            for old in [record for record in self._mounts() if record.key == key and record.uses]:
+                if self.in_use(old.id):  # a running step keeps it, and nobody finds it any more
+                    self._store.apply_now(self._table.put(replace(old, key=f"{key} until {time.time_ns()}")))
+                else:
+                    self.remove(old.id)
+        record = await self._take(mount, key, seed)
         try:
             yield self.path(record.id)
         finally:
             self._used[record.id] -= 1
+            self._exclusive.discard(record.id)
             async with self._free:
                 self._free.notify_all()
 
@@ -87,17 +104,28 @@ class CacheMounts:
                     break
                 if mount.sharing != "locked" or not self.in_use(record.id):
                     self._used[record.id] += 1
+                    if mount.sharing != "shared":
+                        self._exclusive.add(record.id)
                     now = time.time_ns()
                     self._store.apply_now(self._table.put(replace(record, used_ns=now, uses=record.uses + 1)))
                     return record
                 await self._free.wait()
-            return await self._make(mount, key, seed)  # under the lock: equal mounts of parallel steps are one
+            record = await self._make(mount, key, seed)  # under the lock: equal mounts of parallel steps are one
+            if mount.sharing != "shared":
+                self._exclusive.add(record.id)
+            return record
 
     def _choose(self, key: str, sharing: str) -> CacheRecord | None:
         """The record to use; None: a new one."""
         fitting = [record for record in self._mounts() if record.key == key]
-        if sharing == "private":
-            fitting = [record for record in fitting if not self.in_use(record.id)]
+        free = [record for record in fitting if not self.in_use(record.id)]
+        match sharing:
+            case "private":
+                fitting = free
+            case "locked":
+                fitting = free or fitting
+            case _:
+                fitting = [record for record in fitting if record.id not in self._exclusive]
         return fitting[0] if fitting else None
 
     async def _make(self, mount: RunMount, key: str, seed: Seed | None) -> CacheRecord:
@@ -159,6 +187,7 @@ class CacheMounts:
         old = [record for record in self._mounts() if record.key == name and not self.in_use(record.id)]
         made = await self._make(RunMount(kind="cache", target=name, id=name), name, fill)
         self._used[made.id] -= 1
+        self._store.apply_now(self._table.put(replace(made, uses=0)))
         for record in old:
             self.remove(record.id)
 

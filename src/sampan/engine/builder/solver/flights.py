@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from sampan.engine.builder.ops import Vertex
 from sampan.engine.builder.progress import Progress, Step
+from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.errors import SampanError
 
@@ -26,6 +27,7 @@ class Flight:
         self._landed = landed
         self._listeners: list[tuple[Progress, Vertex]] = []
         self._waiting = 0
+        self.clients: list[Session] = []  # of the builds that wait
         self._said: deque[tuple[int, bytes]] = deque()
         self._said_bytes = 0
         self._started = 0
@@ -34,9 +36,10 @@ class Flight:
 
     # -- for the builds -----------------------------------------------------------------------------------------------
 
-    async def join(self, progress: Progress, vertex: Vertex) -> CacheRecord:
+    async def join(self, progress: Progress, vertex: Vertex, client: Session) -> CacheRecord:
         """Wait for the result and keep it until `leave`. A failure or a cancellation leaves by itself."""
         self._waiting += 1
+        self.clients.append(client)
         listener = (progress, vertex)
         self._listeners.append(listener)
         if self._started:
@@ -49,6 +52,7 @@ class Flight:
         except asyncio.CancelledError:
             error = "context canceled"
             self._listeners.remove(listener)
+            self.clients.remove(client)
             await self._abandon()
             raise
         except BaseException as e:
@@ -79,8 +83,11 @@ class Flight:
     async def end(self) -> None:
         """Cancel the run, and return when nothing of it is left."""
         self._task.cancel()
-        with suppress(BaseException):
-            await self._task
+        while not self._task.done():  # also when the caller is cancelled again: what the step uses is given back next
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.exception()
 
     # -- for the step -------------------------------------------------------------------------------------------------
 
@@ -89,6 +96,11 @@ class Flight:
         self._started = time.time_ns()
         for progress, vertex in self._listeners:
             progress.step(Step.of(vertex, started_ns=self._started))
+
+    async def room(self) -> None:
+        """Wait until those who listen can take more."""
+        for progress, _ in list(self._listeners):
+            await progress.room()
 
     def output(self, stream: int, data: bytes) -> None:
         self._said.append((stream, data))

@@ -19,7 +19,7 @@ class Job:
     """What one session was given so far, and what it asked for with its last call.
 
     holder: keeps its layers. trees: to be closed with it, those of file systems made of layers included. made: the
-    record of every step.
+    record of every step. emptied: cache mounts that this build has begun anew, because it uses no cache.
     """
 
     id: str
@@ -30,5 +30,7 @@ class Job:
     made: dict[Vertex, CacheRecord] = field(default_factory=dict)
     serial: bool = False
     on_error: str = ""
+    no_cache: bool = False
+    emptied: set[str] = field(default_factory=set)
     entitlements: frozenset[str] = frozenset()
     cache_from: Sequence[ImportedCache] = ()

@@ -27,7 +27,9 @@ from sampan.engine.builder.solver.stubs import Stub
 from sampan.engine.builder.state import LayerChain
 from sampan.engine.images.service import Images
 from sampan.engine.layers.layers import Staged
+from sampan.engine.layers.unpack import WHITEOUT
 from sampan.engine.store import Ref
+from sampan.errors import InvalidArgument
 from sampan.spec import oci_image
 from sampan.spec.oci_runtime import Mount
 
@@ -178,10 +180,14 @@ def on_top(base: LayerChain, staged: Staged) -> LayerChain:
 
 
 def _prepare(path: str, epoch_s: int | None) -> bool:
-    """Thread: take younger files back to the epoch; True when there is nothing at all."""
+    """Thread: refuse names that no layer can hold, take younger files back to the epoch; True for nothing at all.
+
+    Raises: InvalidArgument.
+    """
     with os.scandir(path) as entries:
         if next(entries, None) is None:
             return True
+    _check_names(path)
     if epoch_s is not None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -189,6 +195,21 @@ def _prepare(path: str, epoch_s: int | None) -> bool:
         finally:
             os.close(fd)
     return False
+
+
+def _check_names(root: str) -> None:
+    """In a layer's archive `.wh.NAME` says that NAME is deleted: a file of that name would come back as nothing."""
+    pending = [root]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith(WHITEOUT):
+                    where = os.path.relpath(entry.path, root)
+                    raise InvalidArgument(
+                        f'invalid file name "/{where}": layers cannot hold names that begin with .wh.'
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
 
 
 def _clamp(root_fd: int, epoch_ns: int) -> None:

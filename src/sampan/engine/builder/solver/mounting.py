@@ -49,18 +49,25 @@ class Mounting:
         directory: str,
         secrets: str,
         undo: AsyncExitStack,
+        emptied: set[str] | None = None,
     ) -> None:
-        """directory: the step's own; secrets: one on tmpfs."""
+        """directory: the step's own; secrets: one on tmpfs.
+
+        emptied: of a build that uses no cache, the cache mounts that it has begun anew so far.
+        """
+        self._emptied = emptied
         self._images, self._caches, self._session, self._solved = images, caches, session, solved
         self._directory, self._secrets = directory, secrets
         self._undo = undo
         self._count = 0
+        self._set: tuple[str, ...] = ()  # variables that the step has anyway
         self.mounts: list[Mount] = []
         self.env: list[str] = []
         self.targets: list[tuple[str, bool]] = []  # (path, whether it is a directory)
 
     async def prepare(self, op: RunOp) -> None:
         """Fill `mounts`, `env` and `targets`. Raises: NotFound for what is missing, InvalidArgument."""
+        self._set = op.env
         for mount in op.mounts:
             self._count += 1
             match mount.kind:
@@ -134,8 +141,10 @@ class Mounting:
             if name:  # nothing at all is what every cache begins with
                 origin = origin_of(name, mount.path)
                 seed = self._seed(solved, mount.path)
-        path = await self._undo.enter_async_context(self._caches.use(mount, origin, seed))
-        self._add(mount.target, "bind", path, ["rbind", "rw", "rprivate"])
+        elif mount.uid or mount.gid or mount.mode is not None:
+            origin = f"{mount.uid}:{mount.gid}:{'' if mount.mode is None else format(mount.mode, 'o')}"
+        path = await self._undo.enter_async_context(self._caches.use(mount, origin, seed, self._emptied))
+        self._add(mount.target, "bind", path, ["rbind", "ro" if mount.read_only else "rw", "rprivate"])
 
     def _seed(self, solved: Solved, path: str) -> Seed:
         async def fill(directory: str) -> None:
@@ -176,9 +185,7 @@ class Mounting:
             _, writer = await self._session.ssh_agent(mount.id or "default")
         except NotFound:
             if mount.required:
-                raise NotFound(
-                    f"unset ssh forward key {mount.id or 'default'}: give the client --ssh {mount.id or 'default'}"
-                ) from None
+                raise NotFound(f"unset ssh forward key {mount.id or 'default'}") from None
             return
         writer.close()
         name = f"ssh-{self._count}"
@@ -188,7 +195,8 @@ class Mounting:
         os.chown(path, mount.uid, mount.gid)
         os.chmod(path, 0o600 if mount.mode is None else mount.mode)
         target = mount.target or f"/run/buildkit/ssh_agent.{self._ssh_number()}"
-        self.env.append(f"SSH_AUTH_SOCK={target}")
+        if not any(entry.startswith("SSH_AUTH_SOCK=") for entry in (*self._set, *self.env)):
+            self.env.append(f"SSH_AUTH_SOCK={target}")
         self._add(target, "bind", path, ["bind", "rprivate"], directory=False)
 
     def _ssh_number(self) -> int:

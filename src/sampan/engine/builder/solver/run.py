@@ -53,6 +53,7 @@ TAIL_BYTES = 16 * 1024
 _SPEC = msgspec.json.Encoder()
 
 Output = Callable[[int, bytes], None]
+Room = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -116,10 +117,13 @@ class Runner:
         *,
         solved: Mapping[Vertex, Solved],
         session: Session,
+        emptied: set[str] | None = None,
         output: Output,
+        room: Room,
         classic: bool,
     ) -> None:
-        """Run the step on `work`. output: called with (1 stdout or 2 stderr, bytes) as they come.
+        """Run the step on `work`. output: called with (1 stdout or 2 stderr, bytes) as they come, room: after each.
+        emptied: see Mounting.
 
         Raises: StepFailed for a command that failed or could not be run, SampanError for what it needs and is not
         there.
@@ -133,7 +137,7 @@ class Runner:
             own_name = net.id[:12] if classic else SANDBOX_HOSTNAME
             step = RunStep(id=net.id, op=op, hostname=op.hostname or own_name, classic=classic)
             place = secret_place(self._config.exec_root) if any(m.kind == "secret" for m in op.mounts) else ""
-            mounting = Mounting(self._images, self._caches, session, solved, directory, place, undo)
+            mounting = Mounting(self._images, self._caches, session, solved, directory, place, undo, emptied)
             await mounting.prepare(op)
             made: list[stubs.Stub] = []
             if mounting.targets:
@@ -152,7 +156,7 @@ class Runner:
                 devices=found,
             )
             try:
-                await self._execute(step, options, provisions, joined, work, output, unmounted=bool(made))
+                await self._execute(step, options, provisions, joined, work, output, room, unmounted=bool(made))
             finally:
                 if made:
                     await asyncio.shield(asyncio.to_thread(work.clear_stubs, made))
@@ -190,6 +194,7 @@ class Runner:
         joined: Mapping[str, HeldNamespace],
         work: Work,
         output: Output,
+        room: Room,
         *,
         unmounted: bool,
     ) -> None:
@@ -213,7 +218,7 @@ class Runner:
                 attachment = await self._supervisor.attach(id)
                 try:
                     await self._supervisor.start(id)
-                    await self._pass_on(attachment.reader, output, tail)
+                    await self._pass_on(attachment.reader, output, room, tail)
                     ended = await exit_
                 finally:
                     attachment.writer.close()
@@ -227,7 +232,7 @@ class Runner:
         if ended.status:
             raise StepFailed(args, ended.status, tail=tail.text(), oom_killed=ended.oom_killed)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, output: Output, tail: Tail) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, output: Output, room: Room, tail: Tail) -> None:
         """Pass the output on until its end."""
         while head := await reader.read(8):
             if len(head) < 8:
@@ -240,3 +245,4 @@ class Runner:
                 left -= len(data)
                 tail.add(data)
                 output(stream, data)
+                await room()

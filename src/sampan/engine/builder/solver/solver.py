@@ -18,10 +18,11 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sampan.engine.background import Background, first_failure
+from sampan.engine.background import Background, first_failure, thread_to_its_end
+from sampan.engine.builder import privileges
 from sampan.engine.builder.failures import BuildFailure, NotAllowed
 from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.ops import (
@@ -42,9 +43,11 @@ from sampan.engine.builder.solver import policy
 from sampan.engine.builder.solver.cache import NO_BOUNDS, Cache, Filters, GcPolicy, Space
 from sampan.engine.builder.solver.cachemounts import CacheMounts
 from sampan.engine.builder.solver.flights import Flight
+from sampan.engine.builder.solver.holding import HeldTrees, JoinedSession, is_personal, used_trees
 from sampan.engine.builder.solver.imported import ImportedCache
 from sampan.engine.builder.solver.jobs import Job
 from sampan.engine.builder.solver.layers import empty_layer
+from sampan.engine.builder.solver.linking import Linking
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.solver.run import Runner
 from sampan.engine.builder.solver.steps import Steps
@@ -82,9 +85,11 @@ class Solver:
         self.cache = Cache(images.store, table, images, self.mounts)
         self._runner = Runner(config, images, networks, supervisor, self.mounts)
         self._steps = Steps(images, files, self._runner, self.cache)
+        self._linking = Linking(images, files)
         self._jobs: dict[Session, Job] = {}
         self._numbers = itertools.count(1)
         self._flights: dict[str, Flight] = {}
+        self.trees = HeldTrees()
         self._background = Background()
         self._gc: asyncio.Task[Any] | None = None
         self._collected = 0.0
@@ -97,11 +102,11 @@ class Solver:
 
     async def close(self) -> None:
         """End everything under way."""
-        await self._background.close()
         for flight in list(self._flights.values()):
             await flight.end()
         for job in list(self._jobs.values()):
             await self.release(job.session)
+        await self._background.close()
         await self._runner.close()
 
     # -- solving ------------------------------------------------------------------------------------------------------
@@ -116,14 +121,17 @@ class Solver:
         on_error: str = "",
         entitlements: Collection[str] = frozenset(),
         cache_from: Sequence[ImportedCache] = (),
+        no_cache: bool = False,
     ) -> dict[Vertex, Solved]:
         """Run what is needed for these vertices; returns them and all that they needed.
 
+        no_cache: run the steps again, whatever they gave before.
         on_error: "keep" or "commit" makes an image of a failed step's file system (`StepFailed.image_id`).
         Raises: BuildFailure, whose cause is StepFailed, NotAllowed, or what sources and copies raise.
         """
         job = self._job(session)
         job.serial, job.on_error, job.entitlements = serial, on_error, frozenset(entitlements)
+        job.no_cache = no_cache
         job.cache_from = cache_from or job.cache_from
         ordered = postorder(vertices)
         todo = [vertex for vertex in ordered if vertex not in job.solved]
@@ -182,32 +190,26 @@ class Solver:
         job = self._jobs.pop(session, None)
         if job is None:
             return
+        await self._background.finish(self._give_back(job), "what a build held cannot be given back")
+
+    async def _give_back(self, job: Job) -> None:
         self.cache.let_go(job.id)
         self._images.layers.let_go(job.holder)
-        for tree in job.trees.values():
-            await asyncio.to_thread(tree.close)
+        await self.trees.let_go(job.trees.values())
         if not self._jobs:
             await self._runner.idle()
         self._collect_soon()
 
     def _allow(self, job: Job, vertex: Vertex) -> None:
-        """Refuse what client and daemon.json (`builder.entitlements`) do not both allow.
-
-        The classic builder has always had the host's network. Raises: BuildFailure of NotAllowed.
-        """
+        """Refuse a privilege that the build does not have (privileges.py). Raises: BuildFailure of NotAllowed."""
         if not isinstance(vertex, RunOp):
             return
-        wanted = ["security.insecure"] if vertex.security == "insecure" else []
-        wanted += ["network.host"] if vertex.network == "host" and not job.serial else []
-        daemon = {"network-host": True, **(self._config.builder.get("entitlements") or {})}
-        for entitlement in wanted:
-            if entitlement not in job.entitlements:
-                error = NotAllowed(f"{entitlement} is not allowed")
-            elif not daemon.get(entitlement.replace(".", "-")):
-                error = NotAllowed(f"granting entitlement {entitlement} is not allowed by build daemon configuration")
-            else:
-                continue
-            raise BuildFailure(error, vertex=vertex, lines=vertex.label.ranges)
+        try:
+            privileges.check_step(
+                vertex, classic=job.serial, entitlements=job.entitlements, builder=self._config.builder
+            )
+        except NotAllowed as e:
+            raise BuildFailure(e, vertex=vertex, lines=vertex.label.ranges) from e
 
     async def _solved(self, job: Job, vertex: Vertex, progress: Progress) -> Solved:
         """One vertex whose inputs are solved; failures say which it was."""
@@ -237,7 +239,7 @@ class Solver:
         except BaseException as e:
             progress.step(Step.of(vertex, started_ns=began, completed_ns=time.time_ns(), error=_reason(e)))
             raise
-        job.trees[vertex] = tree
+        job.trees[vertex] = self.trees.hold(tree)
         progress.step(Step.of(vertex, started_ns=began, completed_ns=time.time_ns()))
         return Solved(tree=tree)
 
@@ -270,24 +272,28 @@ class Solver:
 
     async def _step(self, job: Job, vertex: Vertex, progress: Progress) -> Solved:
         trees = await self._trees_of_states(job, vertex)
-        key = await self._steps.key(vertex, job.solved, trees)
-        if not vertex.no_cache and (record := await self._known(job, key)) is not None:
+        key = await self._steps.key(vertex, job.solved, trees, classic=job.serial)
+        if not (vertex.no_cache or job.no_cache) and (record := await self._known(job, key)) is not None:
             self.cache.used(record, job.id, keep=not job.serial)
             self._hold(job, record.chain_id)
             solved = await self._result(job, vertex, record, cached=True)
             now = time.time_ns()
             progress.step(Step.of(vertex, started_ns=now, completed_ns=now, cached=True, result=_chain(solved)))
             return solved
-        flight = None if vertex.no_cache else self._flights.get(key)
+        flight = None if self._alone(job, vertex) else self._flights.get(key)
         if flight is None or flight.doomed:
             flight = self._take_off(job, vertex, key, trees)
-        record = await flight.join(progress, vertex)
+        record = await flight.join(progress, vertex, job.session)
         try:
             self.cache.used(record, job.id, keep=not job.serial)
             self._hold(job, record.chain_id)
         finally:
             flight.leave()
         return await self._result(job, vertex, record, cached=False)
+
+    def _alone(self, job: Job, vertex: Vertex) -> bool:
+        """Whether a step is run for this build only: the classic builder's waits for its client to read."""
+        return vertex.no_cache or job.no_cache or job.serial or is_personal(vertex)
 
     async def _known(self, job: Job, key: str) -> CacheRecord | None:
         """What an equal step gave before, here or where the build may take it from."""
@@ -299,16 +305,22 @@ class Solver:
 
     def _take_off(self, job: Job, vertex: Vertex, key: str, trees: Mapping[Vertex, Tree]) -> Flight:
         """Begin a step. Another build that wants an equal one meanwhile joins it."""
-        name = key if not vertex.no_cache else f"{key}#{job.id}"
+        name = f"{key}#{job.id}" if self._alone(job, vertex) else key
         holder = self._images.layers.hold("")
+        solved = {needed: job.solved[needed] for needed in vertex.inputs}
+        for found in solved.values():  # the build that begins the step may end before it
+            if found.state is not None and found.state.chain_id:
+                self._images.layers.hold_more(holder, found.state.chain_id)
+        used = [self.trees.hold(tree) for tree in used_trees(vertex, solved, trees)]
 
-        def work(flight: Flight) -> Awaitable[CacheRecord]:
-            return self._steps.run(
+        async def work(flight: Flight) -> CacheRecord:
+            return await self._steps.run(
                 vertex,
                 key,
-                solved=dict(job.solved),
+                solved=solved,
                 trees=trees,
-                session=job.session,
+                session=JoinedSession(flight.clients),
+                emptied=job.emptied if vertex.no_cache else None,
                 classic=job.serial,
                 on_error=job.on_error,
                 holder=holder,
@@ -316,6 +328,7 @@ class Solver:
             )
 
         def landed() -> None:
+            self._background.spawn(self.trees.let_go(used), "what a build step read cannot be closed", finish=True)
             self._images.layers.let_go(holder)
             if self._flights.get(name) is flight:
                 del self._flights[name]
@@ -334,12 +347,24 @@ class Solver:
             wanted = [m.source for m in vertex.mounts if m.source is not None and job.solved[m.source].tree is not None]
         for source in wanted:
             solved = job.solved[source]
-            tree = solved.tree if solved.tree is not None else job.trees.get(source)
-            if tree is None:
-                chain_id = solved.state.chain_id if solved.state is not None else ""
-                tree = job.trees[source] = await asyncio.to_thread(self._files.layers, chain_id)
-            found[source] = tree
+            found[source] = solved.tree if solved.tree is not None else await self._layers_tree(job, source, solved)
         return found
+
+    async def _layers_tree(self, job: Job, source: Vertex, solved: Solved) -> Tree:
+        """The files of a state, opened once for a build."""
+        known = job.trees.get(source)
+        if known is not None:
+            return known
+        chain_id = solved.state.chain_id if solved.state is not None else ""
+        opened: list[Tree] = []
+        try:
+            await thread_to_its_end(lambda: opened.append(self._files.layers(chain_id)))
+            if source not in job.trees:  # else another step of the build was faster
+                job.trees[source] = self.trees.hold(opened.pop())
+            return job.trees[source]
+        finally:
+            for tree in opened:
+                tree.close()
 
     async def _result(self, job: Job, vertex: Vertex, record: CacheRecord, *, cached: bool) -> Solved:
         """What a record means for this build: BuildKit's builds get an empty layer for a step that changed nothing."""
@@ -347,7 +372,7 @@ class Solver:
         state = self.cache.state(record)
         if isinstance(vertex, FileOp) and vertex.link:
             base = job.solved[vertex.base].state or LayerChain()
-            state = await self._steps.lay_over(base, state, job.holder)
+            state = await self._linking.lay_over(vertex, base, state, job.holder)
         elif record.empty and not job.serial:
             state = await empty_layer(self._images, state, job.holder)
         return Solved(state=state, time_ns=record.time_ns, cached=cached)

@@ -6,24 +6,24 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from functools import partial
 
 from sampan.engine import platforms
+from sampan.engine.background import thread_to_its_end
 from sampan.engine.builder.failures import StepFailed
 from sampan.engine.builder.files.service import FileService
 from sampan.engine.builder.ops import Copy, FileOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver import keys
 from sampan.engine.builder.solver.cache import Cache
+from sampan.engine.builder.solver.clipping import Clipped
 from sampan.engine.builder.solver.flights import Flight
-from sampan.engine.builder.solver.layers import Committed, Work, empty_layer, on_top
+from sampan.engine.builder.solver.layers import Committed, Work
 from sampan.engine.builder.solver.records import CacheRecord
 from sampan.engine.builder.solver.run import Runner
 from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.builder.trees import Tree
 from sampan.engine.images.service import Images
-from sampan.engine.layers import tarsplit
-from sampan.engine.layers.layers import restacked
 from sampan.engine.store import Ref
 from sampan.errors import Internal
 from sampan.spec import oci_image, times
@@ -42,7 +42,9 @@ class Steps:
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 
-    async def key(self, vertex: Vertex, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree]) -> str:
+    async def key(
+        self, vertex: Vertex, solved: Mapping[Vertex, Solved], trees: Mapping[Vertex, Tree], *, classic: bool
+    ) -> str:
         """Return the cache key of a step whose inputs are solved.
 
         Raises: what a checksum raises, for missing sources.
@@ -51,14 +53,14 @@ class Steps:
             digests: dict[Vertex, str] = {}
             for source, path in sorted({(m.source, m.path) for m in vertex.mounts if m.source in trees}, key=str):
                 assert source is not None
-                found = await asyncio.to_thread(self._files.checksum, trees[source], _whole(path))
+                found = await thread_to_its_end(partial(self._files.checksum, trees[source], _whole(path)))
                 digests[source] = f"{digests.get(source, '')} {path}={found}"
-            return keys.of_run(vertex, solved, digests)
+            return keys.of_run(vertex, solved, digests, classic=classic)
         if isinstance(vertex, FileOp):
             copies = [action for action in vertex.actions if isinstance(action, Copy)]
             sums: dict[int, str] = {}
             for copy in copies:
-                sums[id(copy)] = await asyncio.to_thread(self._files.checksum, trees[copy.source], copy)
+                sums[id(copy)] = await thread_to_its_end(partial(self._files.checksum, trees[copy.source], copy))
             return keys.of_files(vertex, solved, lambda copy: sums[id(copy)])
         raise Internal(f"no such step: {type(vertex).__name__}")
 
@@ -72,16 +74,18 @@ class Steps:
         solved: Mapping[Vertex, Solved],
         trees: Mapping[Vertex, Tree],
         session: Session,
+        emptied: set[str] | None,
         classic: bool,
         on_error: str,
         holder: Ref,
         flight: Flight,
     ) -> CacheRecord:
-        """Do the step and record it. Raises: StepFailed, SampanError, OSError; nothing is left then."""
+        """Do the step and record it. emptied: cache mounts that the build has begun anew, None where it begins none.
+        Raises: StepFailed, SampanError, OSError; nothing is left then."""
         if isinstance(vertex, RunOp):
             async with self._runs:
                 flight.begun()
-                done, time_ns = await self._run(vertex, solved, session, classic, on_error, holder, flight)
+                done, time_ns = await self._run(vertex, solved, session, emptied, classic, on_error, holder, flight)
             inputs = [vertex.base, *(m.source for m in vertex.mounts if m.source is not None)]
         else:
             assert isinstance(vertex, FileOp)
@@ -106,14 +110,25 @@ class Steps:
         op: RunOp,
         solved: Mapping[Vertex, Solved],
         session: Session,
+        emptied: set[str] | None,
         classic: bool,
         on_error: str,
         holder: Ref,
         flight: Flight,
     ) -> tuple[Committed, int]:
         async with Work(self._images, solved[op.base].state or LayerChain(), holder) as work:
+            output = flight.output if classic else Clipped(flight.output)
             try:
-                await self._runner.run(op, work, solved=solved, session=session, output=flight.output, classic=classic)
+                await self._runner.run(
+                    op,
+                    work,
+                    solved=solved,
+                    session=session,
+                    emptied=emptied,
+                    output=output,
+                    room=flight.room,
+                    classic=classic,
+                )
             except StepFailed as failed:
                 if on_error in ("keep", "commit"):
                     failed.image_id = await self._keep(op, work)
@@ -145,89 +160,7 @@ class Steps:
         }
         return await self._images.publisher.publish_image(oci_image.encode(document), durable=False)
 
-    # -- COPY --link --------------------------------------------------------------------------------------------------
-
-    async def lay_over(self, base: LayerChain, layer: LayerChain, holder: Ref) -> LayerChain:
-        """Return the one layer of `layer` on top of `base`, without a copy of its files."""
-        layers, driver = self._images.layers, self._images.driver
-        if not layer.diff_ids:
-            return await empty_layer(self._images, base, holder)
-        if not base.diff_ids:
-            return layer
-        (diff_id,) = layer.diff_ids
-        chain_id = oci_image.chain_id(base.chain_id, diff_id)
-        if chain_id in layers:
-            layers.hold_more(holder, chain_id)
-            return LayerChain(diff_ids=(*base.diff_ids, diff_id), chain_id=chain_id)
-        source = driver.path(layers.get(layer.chain_id).snapshot)
-        number = driver.new_layer(layers.get(base.chain_id).snapshot)
-        kept = False
-        try:
-            await asyncio.to_thread(_link_tree, source, driver.path(number))
-            staged = restacked(number, base.chain_id, layers.get(layer.chain_id))
-            layers.keep(staged, holder)
-            kept = layers.get(staged.chain_id).snapshot == number
-        finally:
-            if not kept:
-                driver.remove(number)
-        return on_top(base, staged)
-
 
 def _whole(path: str) -> Copy:
     """A copy that takes all that a mount shows."""
     return Copy(source=ScratchOp(), patterns=(path or "/",), dest="/")
-
-
-def _link_tree(source: str, target: str) -> None:
-    """The files of one layer's directory as hard links in another's: layers never change. Blocking.
-
-    Entries of `fs` get the same directories with the same attributes.
-    """
-    source_fd = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    target_fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for name in os.listdir(source_fd):
-            if name == "fs":
-                _link_directory(source_fd, target_fd, "fs", made=True)
-            elif name == "shadow":
-                os.mkdir(name, 0o700, dir_fd=target_fd)
-                _link_directory(source_fd, target_fd, name, made=True)
-            elif name == tarsplit.NAME:
-                os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
-    finally:
-        os.close(source_fd)
-        os.close(target_fd)
-
-
-def _link_directory(source_parent: int, target_parent: int, name: str, *, made: bool = False) -> None:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    source_fd = os.open(name, flags, dir_fd=source_parent)
-    try:
-        if not made:
-            os.mkdir(name, 0o700, dir_fd=target_parent)
-        target_fd = os.open(name, flags, dir_fd=target_parent)
-        try:
-            with os.scandir(source_fd) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        _link_directory(source_fd, target_fd, entry.name)
-                    else:
-                        os.link(
-                            entry.name, entry.name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False
-                        )
-            if not made:
-                _copy_attributes(source_fd, target_fd)
-        finally:
-            os.close(target_fd)
-    finally:
-        os.close(source_fd)
-
-
-def _copy_attributes(source_fd: int, target_fd: int) -> None:
-    status = os.fstat(source_fd)
-    os.fchown(target_fd, status.st_uid, status.st_gid)
-    os.fchmod(target_fd, status.st_mode & 0o7777)
-    with suppress(OSError):
-        for name in os.listxattr(source_fd):
-            os.setxattr(target_fd, name, os.getxattr(source_fd, name))
-    os.utime(target_fd, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Callable, Mapping
 
 from sampan.engine.layers.snapshots.trash import Trash
@@ -52,7 +51,6 @@ class Directories:
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         _spread(self.root)
         self._next = 1 + max((int(n) for n in os.listdir(self.root) if n.isdigit()), default=0)
-        self._attributes: dict[int, tuple[int, int, int]] = {}  # layer → mode, uid, gid of its root
         self.fresh: set[int] = set()  # made by this process: a record may be still to come
         self.trash = Trash(os.path.join(data_root, "trash"), destroy)
         self._make_stubs(INIT, STUBS)
@@ -86,21 +84,9 @@ class Directories:
             return number
 
     def adopt(self, number: int, parent: int | None) -> None:
-        mode, uid, gid = (0o755, 0, 0) if parent is None else self._root_attributes(parent)
-        path = f"{self.root}/{number}/fs"
-        if uid or gid:
-            os.chown(path, uid, gid)
-        os.chmod(path, mode)
-
-    def _root_attributes(self, number: int) -> tuple[int, int, int]:
-        found = self._attributes.get(number)
-        if found is None:
-            status = os.stat(f"{self.root}/{number}/fs")
-            found = self._attributes[number] = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-        return found
+        os.chmod(f"{self.root}/{number}/fs", 0o755)  # root's, whatever layers below say of `/`: as with Docker
 
     def remove(self, number: int) -> None:
-        self._attributes.pop(number, None)
         self.fresh.discard(number)
         self.trash.take(f"{self.root}/{number}", f"snapshot-{number}")
 

@@ -115,6 +115,12 @@ def _still_fits(config: EngineConfig, subnet: Subnet, host_subnets: tuple[Subnet
 
 
 def _six(config: EngineConfig, old: NetworkRecord | None, choose: Callable[[int], SubnetRecord]) -> SubnetRecord:
+    record = _subnet6(config, old, choose)
+    record.auxiliary = {"DefaultGatewayIPv6": config.default_gateway_v6} if config.default_gateway_v6 else {}
+    return record
+
+
+def _subnet6(config: EngineConfig, old: NetworkRecord | None, choose: Callable[[int], SubnetRecord]) -> SubnetRecord:
     if config.bip6:
         interface = ip_interface(config.bip6)
         return SubnetRecord(subnet=str(interface.network), gateway=str(interface.ip), ip_range=config.fixed_cidr_v6)

@@ -6,7 +6,7 @@ Source: docs.docker.com/engine/network/drivers/bridge (options); messages as Doc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from sampan.engine.networks.drivers.driver import MTU
 from sampan.engine.networks.firewall import NetworkRules
@@ -24,7 +24,7 @@ HOST_BINDING = PREFIX + "host_binding_ipv4"
 INHIBIT_IPV4 = PREFIX + "inhibit_ipv4"
 GATEWAY_MODE4, GATEWAY_MODE6 = PREFIX + "gateway_mode_ipv4", PREFIX + "gateway_mode_ipv6"
 TRUSTED = PREFIX + "trusted_host_interfaces"
-HOST_IPV4 = "com.docker.network.host_ipv4"
+HOST_IPV4, HOST_IPV6 = "com.docker.network.host_ipv4", "com.docker.network.host_ipv6"
 
 GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
 MODES_BUILT = ("nat", "nat-unprotected")
@@ -43,13 +43,29 @@ def flag(options: dict[str, str], key: str, default: bool = True) -> bool:
         raise InvalidArgument(f"failed to parse {key} value: {text} ({error})") from error
 
 
+def _mtu(text: str) -> int:
+    try:
+        return go_values.integer(text, base=10)
+    except ValueError as error:
+        reason = str(error).replace("ParseInt", "Atoi")
+        raise InvalidArgument(f"failed to parse {MTU} value: {text} ({reason})") from error
+
+
+def _address(options: dict[str, str], key: str, kind: type[IPv4Address] | type[IPv6Address]) -> None:
+    if key not in options:
+        return
+    try:
+        kind(options[key])
+    except ValueError as error:
+        raise InvalidArgument(f"failed to parse {key} value: {options[key]} (nil ip)") from error
+
+
 def validate(options: dict[str, str]) -> None:
     """Check every option that the bridge driver reads. Raises: InvalidArgument naming it."""
     for key in (ICC, MASQUERADE, INHIBIT_IPV4, DEFAULT_BRIDGE):
         flag(options, key)
-    if not options.get(MTU, "0").isdigit():
-        mtu = options[MTU]
-        raise InvalidArgument(f'failed to parse {MTU} value: {mtu} (strconv.Atoi: parsing "{mtu}": invalid syntax)')
+    if _mtu(options.get(MTU, "0")) < 0:
+        raise InvalidArgument(f"invalid MTU number: {options[MTU]}")
     name = options.get(NAME, "")
     if len(name) > MAX_NAME:
         raise Internal("numerical result out of range")
@@ -57,14 +73,13 @@ def validate(options: dict[str, str]) -> None:
         raise InvalidArgument(f"invalid bridge name: {name}")
     for key in (GATEWAY_MODE4, GATEWAY_MODE6):
         if options.get(key, "nat") not in GATEWAY_MODES:
-            raise InvalidArgument(f"unknown gateway mode {options[key]}")
+            mode = options[key]
+            raise InvalidArgument(f"failed to parse {key} value: {mode} (unknown gateway mode {mode})")
         if options.get(key, "nat") not in MODES_BUILT:
             raise NotImplemented_(f"gateway mode {options[key]} is not available yet; use nat or nat-unprotected")
-    if HOST_BINDING in options:
-        try:
-            IPv4Address(options[HOST_BINDING])
-        except ValueError as error:
-            raise InvalidArgument(f"invalid host binding address {options[HOST_BINDING]}") from error
+    for key in (HOST_BINDING, HOST_IPV4):
+        _address(options, key, IPv4Address)
+    _address(options, HOST_IPV6, IPv6Address)
 
 
 @dataclass(frozen=True, slots=True)

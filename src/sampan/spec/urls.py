@@ -1,0 +1,41 @@
+"""URLs as they may be shown: without passwords. Pure, and cheap to import: the configuration needs it.
+
+Source: `docker info` and error messages of Docker Engine 28.5; Go's net/http (stripPassword).
+"""
+
+from __future__ import annotations
+
+_MASK = "xxxxx"
+
+
+def masked(url: str) -> str:
+    """Return a URL without its user and password, as Docker shows a proxy; any other text as it is."""
+    found = _split(url)
+    if found is None:
+        return url
+    scheme, _, rest = found
+    return f"{scheme}{_MASK}:{_MASK}@{rest}"
+
+
+def without_password(url: str) -> str:
+    """Return a URL with `***` for its password, as Go shows it in errors; any other text as it is."""
+    found = _split(url)
+    if found is None or ":" not in found[1]:
+        return url
+    scheme, user, rest = found
+    return f"{scheme}{user.partition(':')[0]}:***@{rest}"
+
+
+def _split(url: str) -> tuple[str, str, str] | None:
+    """Return what stands before the user, the user with its password, and what stands after; None without a user."""
+    start = url.find("://")
+    start = start + 3 if start >= 0 else 0
+    ends = [found for sign in "/?#" if (found := url.find(sign, start)) >= 0]
+    end = min(ends, default=len(url))
+    at = url.rfind("@", start, end)
+    if at <= start:
+        # a password may have an unescaped slash: better too much is hidden than too little
+        at = url.rfind("@", start) if url[start : max(end, start)].count(":") and url[:start].startswith("http") else -1
+        if at <= start:
+            return None
+    return url[:start], url[start:at], url[at + 1 :]

@@ -1,0 +1,131 @@
+"""The store on a disk without a free block: what frees it goes on, no fact is lost, and the next start is made."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sampan.engine.store import DiskFull, Record, Ref, Store, Table
+from tests.kernel.net_host import until
+
+
+class Thing(Record):
+    state: str = ""
+    padding: str = ""
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(tmp_path)], check=True)
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def fill(disk: Path) -> None:
+    fd = os.open(disk / "fill", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for size in (1 << 20, 4096, 1):
+        with pytest.raises(OSError, match="No space left"):
+            write_for_ever(fd, bytes(size))
+    os.close(fd)
+
+
+def write_for_ever(fd: int, data: bytes) -> None:
+    while True:
+        os.write(fd, data)
+
+
+async def add_for_ever(store: Store, things: Table[Thing]) -> None:
+    for n in itertools.count(100):
+        await store.apply(things.put(big(n)))
+
+
+def big(n: int, state: str = "running") -> Thing:
+    return Thing(id=f"t{n}", state=state, padding="x" * 3000)
+
+
+def test_what_frees_the_disk_and_what_has_happened_is_written(disk: Path) -> None:
+    path = str(disk / "s.db")
+
+    async def main() -> None:
+        store = await Store.open(path)
+        things = store.table("things", Thing)
+        await store.apply(*(things.put(big(n)) for n in range(40)), store.reference(Ref("c", "1"), Ref("i", "1")))
+        fill(disk)
+        with pytest.raises(DiskFull, match="nothing was changed"):
+            await add_for_ever(store, things)
+        added = len(things)
+        for n in range(39):
+            await store.apply(things.delete(f"t{n}"))
+        await store.apply(store.release(Ref("c", "1")))
+        await store.apply(things.put(big(39, "exited")))
+        assert len(things) == added - 39 and not os.path.exists(f"{path}.reserve"), "the reserve was needed"
+        os.unlink(disk / "fill")
+        await until(lambda: os.path.exists(f"{path}.reserve"))
+        await store.close()
+        store = await Store.open(path)
+        found = store.table("things", Thing)
+        assert "t1" not in found and (exited := found.get("t39")) is not None and exited.state == "exited"
+        assert store.holders(Ref("i", "1")) == frozenset()
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_facts_go_to_memory_when_there_is_no_reserve_either(disk: Path) -> None:
+    path = str(disk / "s.db")
+
+    async def main() -> None:
+        store = await Store.open(path)
+        things = store.table("things", Thing)
+        await store.apply(*(things.put(big(n)) for n in range(9)))
+        fill(disk)
+        os.unlink(f"{path}.reserve")
+        fill(disk)
+        with store.watch(things) as watch:
+            for round in range(300):
+                await store.apply(things.put(big(round % 8, f"state {round}")), durable=False)
+            assert {(await anext(watch)).id for _ in range(8)} == {f"t{n}" for n in range(8)}, "who waits is told"
+        now = things.get("t0")
+        assert now is not None and now.state == "state 296"
+        with pytest.raises(DiskFull):
+            await store.apply(things.put(big(5, "promised")))
+        os.unlink(disk / "fill")
+        await until(lambda: os.path.exists(f"{path}.reserve"))
+        await store.apply(things.put(big(5, "promised")))
+        await store.close()
+        store = await Store.open(path)
+        states = [thing.state for thing in store.table("things", Thing).all()]
+        assert states[0] == "state 296" and states[5] == "promised" and states[7] == "state 295"
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_store_is_opened_on_a_full_disk(disk: Path) -> None:
+    path = str(disk / "s.db")
+
+    async def main() -> None:
+        store = await Store.open(path)
+        await store.apply(store.table("things", Thing).put(big(1)))
+        await store.close()
+        fill(disk)
+        store = await Store.open(path)
+        things = store.table("things", Thing)
+        assert things.get("t1") == big(1)
+        await store.apply(things.delete("t1"))
+        await store.close()
+        fill(disk)
+        with pytest.raises(DiskFull, match=r"make some room there .*The database is sound; do not move it away"):
+            await Store.open(path, move_aside=True)
+        os.unlink(disk / "fill")
+        store = await Store.open(path)
+        assert store.table("things", Thing).all() == []
+        await store.close()
+
+    asyncio.run(main())
