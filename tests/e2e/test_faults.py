@@ -161,3 +161,36 @@ def test_a_second_daemon_on_the_same_data_root_is_refused(engine: Engine) -> Non
     said = start_fails(engine)
     assert f"{engine.data_root} is in use by another daemon" in said
     engine.remove(engine.run("true"))
+
+
+@pytest.fixture
+def small_exec_root() -> Iterator[tuple[Engine, Path]]:
+    """An engine, and its exec root as the engine sees it: a file system of 16 MiB."""
+    engine = Engine()
+    engine.exec_root.mkdir()
+    script = f'mount -t tmpfs -o size=16m,mode=700 small {engine.exec_root} && exec "$@"'
+    engine.wrapper = ["unshare", "-m", "sh", "-c", script, "sh"]
+    engine.start()
+    try:
+        engine.import_busybox()
+        assert engine.process is not None
+        yield engine, Path(f"/proc/{engine.process.pid}/root{engine.exec_root}")
+    finally:
+        engine.close()
+
+
+def test_what_ends_while_the_exec_root_is_full_has_ended(small_exec_root: tuple[Engine, Path]) -> None:
+    """Exits are the kernel's facts: they reach waiters and records whatever can be written down."""
+    engine, root = small_exec_root
+    ending = engine.run("sh", "-c", "sleep 2; exit 7", NetworkMode="none")
+    killed, removed = (engine.run("sleep", "1000", NetworkMode="none") for _ in range(2))
+    filler = fill(root)
+    assert engine.wait(ending) == 7
+    assert engine.request("POST", f"/containers/{killed}/kill").status == 204
+    assert engine.wait(killed) == 137
+    assert engine.request("DELETE", f"/containers/{removed}", force="1").status == 204
+    assert [engine.inspect(c)["State"]["ExitCode"] for c in (ending, killed)] == [7, 137]
+    filler.unlink()
+    assert runs(engine)
+    for container in (ending, killed):
+        engine.remove(container)

@@ -21,6 +21,8 @@ from sampan.engine.tasks import devices, limits, security, spec
 from sampan.engine.tasks.capabilities import DEFAULT
 from sampan.engine.tasks.options import ProcessOptions, Rlimit
 from sampan.errors import Internal
+from sampan.runtime.failure import InvalidSpec
+from sampan.runtime.validate import validate
 from sampan.spec import codec
 from sampan.spec.engine_api.container import ContainerConfig, ExecConfig, HostConfig, Ulimit
 
@@ -186,11 +188,32 @@ def test_an_exec_has_the_surroundings_of_its_container() -> None:
     assert found["capabilities"]["bounding"] == DEFAULT and "oomScoreAdj" not in found
 
 
-def test_a_privileged_exec_has_every_capability_and_no_filter() -> None:
-    found = specgen.exec_process(
-        container(), ExecConfig(cmd=["id"], privileged=True), EngineConfig(), AVAILABLE, size=None
-    )
-    assert found.capabilities == AVAILABLE and security.profile(found.security, found.capabilities) is None
+def test_a_privileged_exec_has_every_capability_and_its_container_s_filter() -> None:
+    """Docker 28.5: `exec --privileged` in a container of the default profile cannot mount or unshare."""
+    config = ExecConfig(cmd=["id"], privileged=True)
+    found = specgen.exec_process(container(), config, EngineConfig(), AVAILABLE, size=None)
+    plain = specgen.exec_process(container(), ExecConfig(cmd=["id"]), EngineConfig(), AVAILABLE, size=None)
+    assert found.capabilities == AVAILABLE and plain.capabilities == tuple(DEFAULT)
+    assert found.filter_capabilities == plain.filter_capabilities == tuple(DEFAULT)
+    assert found.security.seccomp == plain.security.seccomp == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "privileged", "daemon", "expected"),
+    [
+        ([], False, "", ""),
+        ([], False, "/p.json", "/p.json"),
+        ([], True, "/p.json", security.UNCONFINED),
+        (['seccomp={"a": 1}'], True, "/p.json", '{"a": 1}'),
+        (["seccomp=unconfined"], False, "/p.json", security.UNCONFINED),
+        (["seccomp=builtin"], False, "/p.json", ""),
+        (["seccomp=builtin"], True, "", ""),
+    ],
+)
+def test_which_seccomp_profile_applies(options: list[str], privileged: bool, daemon: str, expected: str) -> None:
+    """Docker 28.5: a profile that is named applies to a privileged container as well, and to each exec in it."""
+    found = security.parse(options, EngineConfig(seccomp_profile=daemon), privileged=privileged)
+    assert found.seccomp == expected
 
 
 @pytest.mark.parametrize(
@@ -210,6 +233,16 @@ def test_the_source_of_a_volume_is_known_only_at_the_start() -> None:
     options = specgen.task_options(c, EngineConfig(), AVAILABLE)
     found = spec.build(options, spec.Provisions(sources={"/v": "/volumes/v"}))["mounts"]
     assert next(m["source"] for m in found if m["destination"] == "/v") == "/volumes/v"
+
+
+@pytest.mark.parametrize("asked", ["/x/../proc", "//proc/", "/./proc"])
+def test_a_tmpfs_has_one_spelling(asked: str) -> None:
+    """So it takes the place of the default mount, and the runtime refuses it, as Docker's does."""
+    c = replace(container(), host_config=HostConfig(tmpfs={asked: ""}))
+    found = spec.build(specgen.task_options(c, EngineConfig(), AVAILABLE), spec.Provisions())
+    assert [m["type"] for m in found["mounts"] if m["destination"].endswith("proc")] == ["tmpfs"]
+    with pytest.raises(InvalidSpec, match="only procfs may be mounted at /proc"):
+        validate(found)
 
 
 def test_device_nodes_keep_their_kind_and_mode() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from sampan.runtime.cli.flags import UsageError, parse
 from sampan.runtime.cli.output import CommandFailure, Log, help_text, print_out
-from sampan.runtime.cli.table import COMMANDS, GLOBAL_FLAGS
+from sampan.runtime.cli.table import COMMANDS, FLAGS_FIRST, GLOBAL_FLAGS
 
 OCI_VERSION = "1.2.1"
 VERSION = "0.1.0"
@@ -55,6 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CommandFailure as error:
         log.error(error.message)
         return error.status
+    except Exception as error:  # a defect of ours, or a machine that does not do what it must: one line all the same
+        log.error(f"{type(error).__name__}: {error}")
+        return 255
 
 
 def _dispatch(name: str, options: dict[str, Any], log: Log, rest: list[str]) -> int:
@@ -70,7 +73,7 @@ def _dispatch(name: str, options: dict[str, Any], log: Log, rest: list[str]) -> 
         raise CommandFailure(f"No help topic for '{command}'\n", 3)
     module, function, _, (fewest, most), _, flags = COMMANDS[command]
     try:
-        values, arguments = parse(rest, flags)
+        values, arguments = parse(rest, flags, anywhere=command not in FLAGS_FIRST)
     except UsageError as error:
         print_out(f"Incorrect Usage: {error}\n\n{help_text(name, command)}\n")
         raise CommandFailure(str(error)) from None

@@ -1,7 +1,8 @@
 """Run OCI hooks: a program each, the container's state on its stdin, one after the other.
 
 A hook is started with posix_spawn, so no code of ours runs between fork and exec. It gets the state JSON on stdin and
-its own environment only; what it prints on stderr is part of the failure's message.
+its own environment, or that of the process that runs it when it names none, as in runc; what it prints on stderr is
+part of the failure's message.
 
 Source: OCI runtime-spec 1.2 config.md "POSIX-platform Hooks", runtime.md "Lifecycle".
 """
@@ -12,6 +13,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from sampan.linux.process import pidfd_open, pidfd_send_signal
@@ -20,33 +22,45 @@ from sampan.runtime.failure import RuntimeFailure, strerror
 _OUTPUT_LIMIT = 16384
 
 
-def run(kind: str, hooks: list[dict[str, Any]], state: bytes) -> None:
-    """Run the hooks of one kind in order.
+def run(kind: str, hooks: list[dict[str, Any]], state: bytes, env: Mapping[str, str] = os.environ) -> None:
+    """Run the hooks of one kind in order. env: the environment of those that name none.
 
     Raises: RuntimeFailure(step "<kind> hook") for the first that cannot start, does not exit with 0, or takes longer
     than its timeout (seconds); the rest is not run.
     """
     for index, hook in enumerate(hooks):
-        reason = _run_one(hook, state)
+        reason = _run_one(hook, state, env)
         if reason:
             raise RuntimeFailure(f"{kind} hook", 0, f"error running {kind} hook #{index}: {reason}")
+
+
+def run_in(directory: int, kind: str, hooks: dict[str, list[dict[str, Any]]], state: bytes) -> None:
+    """Run the hooks of one kind in a directory by its descriptor, with an empty environment. Raises: as `run`."""
+    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fchdir(directory)
+        run(kind, hooks[kind], state, {})
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 def run_all(kind: str, hooks: list[dict[str, Any]], state: bytes) -> list[str]:
     """Run every hook of one kind whatever the others do; return the failures as texts."""
     failures = []
     for index, hook in enumerate(hooks):
-        reason = _run_one(hook, state)
+        reason = _run_one(hook, state, os.environ)
         if reason:
             failures.append(f"error running {kind} hook #{index}: {reason}")
     return failures
 
 
-def _run_one(hook: dict[str, Any], state: bytes) -> str:
+def _run_one(hook: dict[str, Any], state: bytes, inherited: Mapping[str, str]) -> str:
     """Run one hook; return "" or the reason of its failure."""
     path: str = hook["path"]
     args: list[str] = hook.get("args") or [path]
-    env = dict(entry.partition("=")[::2] for entry in hook.get("env") or ())
+    given = hook.get("env")
+    env = inherited if given is None else dict(entry.partition("=")[::2] for entry in given)
     stdin = os.memfd_create("state", os.MFD_CLOEXEC)
     os.write(stdin, state)
     os.lseek(stdin, 0, os.SEEK_SET)

@@ -32,7 +32,7 @@ from sampan.runtime.failure import RuntimeFailure
 from sampan.runtime.process_plan import ProcessPlan, build, inherit
 from sampan.runtime.steps import devices
 from sampan.runtime.steps import process as who
-from sampan.runtime.steps.become import Becoming, become
+from sampan.runtime.steps.become import Becoming, become, confine
 
 
 class Joining:
@@ -257,6 +257,8 @@ def join_cgroup(joining: Joining) -> None:
     if plan.affinity[0]:
         os.sched_setaffinity(0, plan.affinity[0])
     joining.cgroup.add(0, cloned=joining.cloned_into_cgroup)
+    if not any(plan.affinity):
+        who.use_every_cpu()
     if plan.affinity[1]:
         os.sched_setaffinity(0, plan.affinity[1])
 
@@ -332,6 +334,8 @@ def _become(joining: Joining) -> NoReturn:
     os.setsid()
     if plan.terminal:
         pty.make_controlling(0)
+    # Here, because the filter may refuse it; what `become` opens is close-on-exec by itself.
+    process.close_range(3 + joining.preserve_fds, flags=process.CLOSE_RANGE_CLOEXEC)
     becoming = Becoming(
         plan,
         plan.capabilities,
@@ -339,13 +343,12 @@ def _become(joining: Joining) -> NoReturn:
         personality=joining.personality,
         death_signal=joining.death_signal,
         load_seccomp=joining.load_seccomp,
+        is_abandoned=joining.channel.is_abandoned,
     )
     try:
         program = become(becoming)
+        confine(becoming)
     finally:
         joining.step = becoming.step
-    if joining.death_signal and joining.channel.is_abandoned():
-        os._exit(1)  # the parent died before its death could signal us
     joining.step = "exec"
-    process.close_range(3 + joining.preserve_fds, flags=process.CLOSE_RANGE_CLOEXEC)
     who.execute(program, plan)

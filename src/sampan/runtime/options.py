@@ -8,6 +8,8 @@ Source: runtime-spec config-linux/config "Linux mount options"; mount_setattr(2)
 
 from __future__ import annotations
 
+import os.path
+
 from sampan.linux.mounts import (
     MOUNT_ATTR__ATIME,
     MOUNT_ATTR_NOATIME,
@@ -184,3 +186,9 @@ def split_overlay_layers(value: str) -> list[str]:
             current += char
     layers.append(current)
     return layers
+
+
+def normal(destination: str) -> str:
+    """Return the one spelling of a mount's destination; checks and the mount itself take no other."""
+    path = os.path.normpath("/" + destination)
+    return path[1:] if path.startswith("//") else path

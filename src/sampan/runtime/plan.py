@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from sampan.linux.namespaces import CLONE_NEWCGROUP, CLONE_NEWTIME, TYPES
-from sampan.runtime.options import PROPAGATION, MountOptions, parse
+from sampan.runtime.options import PROPAGATION, MountOptions, normal, parse
 from sampan.runtime.process_plan import ProcessPlan
 from sampan.runtime.process_plan import build as build_process
 
@@ -46,9 +46,7 @@ class PlannedMount:
         words: list[str] = spec.get("options") or []
         self.fstype: str = spec.get("type") or ""
         self.source: str = spec.get("source") or ""
-        self.destination: str = os.path.normpath("/" + spec["destination"])
-        if self.destination.startswith("//"):
-            self.destination = self.destination[1:]
+        self.destination: str = normal(spec["destination"])
         self.options: MountOptions = parse(self.fstype, words)
         self.text = ",".join(words)
         self.uid_map: list[dict[str, int]] = spec.get("uidMappings") or []
@@ -190,6 +188,11 @@ class Plan:
         return lines
 
 
+def cgroup_path(spec: Spec, id: str) -> str:
+    """Return the path of the container's cgroup below each hierarchy's root."""
+    return (spec.get("linux") or {}).get("cgroupsPath") or f"/{id}"
+
+
 def build(spec: Spec, *, id: str, bundle: str, rootfs: list[Spec] | tuple[Spec, ...] = ()) -> Plan:
     """Decide everything from a validated spec. `bundle` is absolute; `rootfs` are mounts relative to the root."""
     linux: Spec = spec.get("linux") or {}
@@ -207,7 +210,7 @@ def build(spec: Spec, *, id: str, bundle: str, rootfs: list[Spec] | tuple[Spec, 
     plan.hostname = spec.get("hostname") or ""
     plan.domainname = spec.get("domainname") or ""
     plan.hooks = {kind: hooks for kind, hooks in (spec.get("hooks") or {}).items() if hooks}
-    plan.cgroup_path = linux.get("cgroupsPath") or f"/{id}"
+    plan.cgroup_path = cgroup_path(spec, id)
     plan.resources = linux.get("resources") or {}
     plan.masked_paths = linux.get("maskedPaths") or []
     plan.readonly_paths = linux.get("readonlyPaths") or []

@@ -14,7 +14,7 @@ from typing import Any
 from sampan.linux.namespaces import TYPES
 from sampan.linux.process import RLIMITS
 from sampan.runtime.failure import InvalidSpec
-from sampan.runtime.options import PROPAGATION
+from sampan.runtime.options import PROPAGATION, normal
 from sampan.runtime.process_plan import IO_CLASSES, POLICIES, POLICY_FLAGS, cpu_list
 from sampan.runtime.validate_resources import validate_resources
 
@@ -264,8 +264,8 @@ def _namespaces(linux: Spec) -> set[str]:
 def _mount(mount: Spec, field: str, own: set[str]) -> None:
     destination = _required(mount, "destination", str, field)
     _strings(mount, ("destination", "source", "type"), field)
-    if not destination.startswith("/"):
-        raise InvalidSpec(f"{field}.destination", f"must be an absolute path, not {destination!r}")
+    if not destination:
+        raise InvalidSpec(f"{field}.destination", "must not be empty")
     options = _string_list(mount, "options", field)
     fstype = mount.get("type") or ""
     bind = fstype == "bind" or "bind" in options or "rbind" in options or "bind-nonrecursive" in options
@@ -281,7 +281,7 @@ def _mount(mount: Spec, field: str, own: set[str]) -> None:
         raise InvalidSpec(f"{field}.options", "only bind mounts can be id-mapped")
     if not mapped and ("idmap" in options or "ridmap" in options) and "user" not in own:
         raise InvalidSpec(f"{field}.uidMappings", "required for an id-mapped mount without a user namespace")
-    clean = "/" + "/".join(part for part in destination.split("/") if part not in ("", "."))
+    clean = normal(destination)
     if clean == "/proc" and fstype != "proc" and mount.get("source") != "/proc":
         raise InvalidSpec(f"{field}.destination", "only procfs may be mounted at /proc")
     if clean.startswith("/proc/") and clean not in PROC_FILES:

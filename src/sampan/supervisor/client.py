@@ -57,6 +57,7 @@ __all__ = [
 ]
 
 _CONNECT_TIMEOUT_S = 10.0
+_RETRY_S = 0.02
 _STREAM_LIMIT_BYTES = 1024 * 1024
 _LOST = (ConnectionError, StreamTerminatedError, FileNotFoundError)
 _ERRORS: dict[Status, type[errors.SampanError]] = {
@@ -317,10 +318,14 @@ class Supervisor:
         return (await self._visit(id, request))[1]
 
     async def _visit(self, id: str, request: dict[str, Any]) -> tuple[int, Attachment]:
-        try:
-            peer = layout.connect(layout.task_dir(self._exec_root, id), "shim.sock")
-        except (FileNotFoundError, ConnectionError) as e:
-            raise errors.NotFound(f"No such task: {id}") from e
+        while True:
+            try:
+                peer = layout.connect(layout.task_dir(self._exec_root, id), "shim.sock")
+                break
+            except BlockingIOError:  # so many wait for it already
+                await asyncio.sleep(_RETRY_S)
+            except (FileNotFoundError, ConnectionError) as e:
+                raise errors.NotFound(f"No such task: {id}") from e
         reader, writer = await asyncio.open_unix_connection(sock=peer, limit=_STREAM_LIMIT_BYTES)
         try:
             writer.write(wire.line(request))

@@ -25,9 +25,13 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
+from sampan.supervisor.notes import note
+
 VERSION = 1
+_RETRY_S = 1.0
 
 
 def tasks_dir(exec_root: str) -> str:
@@ -48,6 +52,19 @@ def write_json(path: str, value: Any, *, durable: bool = False) -> None:
     write(path, json.dumps(value).encode(), durable=durable)
 
 
+def write_down(
+    path: str, value: Any, later: Callable[[float, Callable[[], None]], object], *, durable: bool = False
+) -> None:
+    """Keep a fact for whoever comes after this process. A full disk holds nobody back: it is tried again `later`."""
+    try:
+        write_json(path, value, durable=durable)
+    except FileNotFoundError:  # the task has been deleted
+        pass
+    except OSError as e:
+        note(f"{path}: {e}; trying again")
+        later(_RETRY_S, lambda: write_down(path, value, later, durable=durable))
+
+
 def write(path: str, data: bytes, *, durable: bool = False) -> None:
     """Replace `path` in one step; `durable` waits for the disk."""
     temporary = f"{path}.tmp"
@@ -58,6 +75,9 @@ def write(path: str, data: bytes, *, durable: bool = False) -> None:
             view = view[os.write(fd, view) :]
         if durable:
             os.fsync(fd)
+    except BaseException:
+        os.unlink(temporary)  # a full disk needs what room there is
+        raise
     finally:
         os.close(fd)
     os.rename(temporary, path)
@@ -89,7 +109,9 @@ def read_json(path: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def listen(directory: str, name: str, backlog: int = 64, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+def listen(
+    directory: str, name: str, backlog: int = 4096, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> socket.socket:
     """A listening unix socket `directory/name`, 0600, non-blocking. A leftover of that name is replaced."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

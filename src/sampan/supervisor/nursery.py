@@ -7,10 +7,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 
 from sampan.supervisor import interpreter
 from sampan.supervisor.link import ShimLink, ShimLost
+from sampan.supervisor.notes import note
 
 _MODULE = "sampan.supervisor.zygote"
 _WAITING = 2  # one for now, one for as long as the next is in the making
@@ -62,7 +62,7 @@ class Nursery:
             while len(self._waiting) < _WAITING:
                 self._waiting.append(await self._new())
         except (OSError, ShimLost) as e:
-            print(f"no shim in reserve: {e}", file=sys.stderr)
+            note(f"no shim in reserve: {e}")
         finally:
             self._refilling = None
 

@@ -11,7 +11,6 @@ import asyncio
 import functools
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from sampan.supervisor import deposits, layout, wire
 from sampan.supervisor import supervisor_pb2 as pb
 from sampan.supervisor.deposits import Deposits, Descriptors, UnknownDeposit
 from sampan.supervisor.link import ShimLink
+from sampan.supervisor.notes import note
 from sampan.supervisor.nursery import Nursery
 from sampan.supervisor.states import UNBORN, TaskStatus
 from sampan.supervisor.supervisor_grpc import SupervisorBase
@@ -96,7 +96,7 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
 
     def _publish(self, task: Task, event: wire.Event) -> None:
         if self._debug:
-            print(f"task {task.id}: {event}", file=sys.stderr, flush=True)
+            note(f"task {task.id}: {event}")
         message = pb.Event(
             kind=_KIND[event["kind"]],
             id=task.id,

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ from sampan.runtime.validate import validate
 from sampan.supervisor import layout, wire
 from sampan.supervisor.deposits import Descriptors
 from sampan.supervisor.link import OnEvent, OnReport, ShimLink, ShimLost
+from sampan.supervisor.notes import note
 from sampan.supervisor.nursery import Nursery
 from sampan.supervisor.states import CHANGES, UNBORN, TaskChange, TaskStatus, after
 from sampan.supervisor.values import TaskKind
@@ -169,7 +169,7 @@ class Tasks:
         """End a shim that does not answer, and with it its container: `_on_lost` tells and clears away."""
         if task.link is None:
             return
-        print(f"task {task.id}: its shim does not answer, and is killed", file=sys.stderr)
+        note(f"task {task.id}: its shim does not answer, and is killed")
         try:
             os.kill(task.report["shim_pid"] or task.link.shim_pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -277,7 +277,7 @@ class Tasks:
         except FileNotFoundError:
             pass
         except OSError as e:  # no descriptors left, say: again when things may be better
-            print(f"task {task.id}: clean up: {e}; trying again", file=sys.stderr)
+            note(f"task {task.id}: clean up: {e}; trying again")
             asyncio.get_running_loop().call_later(_RETRY_S, self._undo_later, task, orphaned)
 
     def _undo_later(self, task: Task, orphaned: bool) -> None:
@@ -352,8 +352,7 @@ class Tasks:
         exit_ = known or _read_exit(directory)
         if exit_ is None:
             exit_ = {"status": _KILLED, "exited_at_ns": time.time_ns(), "oom_killed": False}
-            if os.path.isdir(directory):
-                layout.write_json(f"{directory}/exit.json", exit_, durable=True)
+            layout.write_down(f"{directory}/exit.json", exit_, asyncio.get_running_loop().call_later, durable=True)
         task.report["shim_pid"] = 0
         for exec_ in [e for e in task.execs.values() if not e["exit"]]:
             gone: wire.Event = {"kind": "exec-exit", "exec_id": exec_["exec_id"], "pid": exec_["pid"], "exit": exit_}
@@ -372,7 +371,7 @@ class Tasks:
         try:
             await asyncio.to_thread(clear)
         except OSError as e:
-            print(f"cgroup {path}: {e}", file=sys.stderr)
+            note(f"cgroup {path}: {e}")
 
     # ── found again ─────────────────────────────────────────────────────────────────────────────────────────────────
 

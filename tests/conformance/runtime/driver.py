@@ -120,6 +120,11 @@ class Runtime:
     @property
     def poststart_too_early(self) -> bool:
         """runc before 1.3 runs poststart hooks at the end of create, which the specification does not allow."""
+        return self.is_old_runc
+
+    @property
+    def is_old_runc(self) -> bool:
+        """A runc before 1.3, whose habits sampan-runc follows."""
         version = self.ok("--version").split()[2]
         return self.name == "runc" and tuple(map(int, version.split("+")[0].split(".")[:2])) < (1, 3)
 

@@ -8,7 +8,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-int main(void) {
+int main(int argc, char **argv) {
+  (void)argv;
+  if (argc > 1) /* a program that makes no call but the exit */
+    _exit(0);
   for (int number = 0; number <= 600; number++) {
     /* calls that end, stop, copy or signal the caller whatever their arguments are, and sync, which is slow */
     if (number == 15 || number == 34 || number == 56 || number == 57 || number == 58 || number == 60 || number == 62 ||

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -12,9 +13,12 @@ from pathlib import Path
 import pytest
 
 from sampan.errors import Internal, NotFound
+from sampan.linux import mounts
 from sampan.supervisor import layout
 from sampan.supervisor.client import Supervisor, TaskKind
 from tests.kernel.supervisor.bench_of_tasks import Bench, everything, process_of, until
+from tests.kernel.supervisor.bench_of_tasks import bench as bench_on
+from tests.support.engine import until as wait_for
 from tests.support.machine import processes
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio]
@@ -232,3 +236,28 @@ async def test_a_frozen_task_stays_frozen_for_the_next_supervisor(bench: Bench) 
             os.kill(info.shim_pid, signal.SIGCONT)
     await bench.supervisor.kill(request.id, signal.SIGKILL)
     assert (await bench.supervisor.wait(request.id)).status == 137
+
+
+async def test_an_exit_on_a_full_disk_is_told_at_once_and_written_later(tmp_path: Path) -> None:
+    """The exec root is full: waiters hear of the end; a supervisor that comes after finds it once there is room."""
+    run = tmp_path / "run"
+    run.mkdir()
+    mounts.mount("small", str(run), "tmpfs", 0, "size=16m,mode=700")
+    try:
+        async with bench_on(tmp_path) as b:
+            ending, _ = await b.run("sh", "-c", "sleep 1; exit 7")
+            killed, _ = await b.run("sleep", "1000")
+            filler = run / "filler"
+            with filler.open("wb", buffering=0) as out, contextlib.suppress(OSError):
+                while True:
+                    out.write(bytes(4096))
+            async with asyncio.timeout(10):
+                assert (await b.supervisor.wait(ending.id)).status == 7
+                await b.supervisor.kill(killed.id, signal.SIGKILL)
+                assert (await b.supervisor.wait(killed.id)).status == 137
+            assert {t.exit and t.exit.status for t in await b.supervisor.list()} == {7, 137}
+            filler.unlink()
+            written = [run / "tasks" / request.id / "exit.json" for request in (ending, killed)]
+            await asyncio.to_thread(wait_for, lambda: all(path.exists() for path in written), 10, "exits are written")
+    finally:
+        mounts.umount2(str(run), mounts.MNT_DETACH)

@@ -176,6 +176,34 @@ async def test_an_exec_whose_child_keeps_its_output_still_ends(bench: Bench) -> 
     assert (await everything(attached))[1] == b"done\n"
 
 
+async def test_what_an_exec_leaves_running_may_go_on_writing(bench: Bench) -> None:
+    """Docker 28.5: the exec ends two seconds after its process; what it left behind lives on."""
+    request, _ = await bench.run("sleep", "30")
+    script = (
+        "(i=0; while [ $i -lt 40 ]; do echo $i || exit; i=$((i+1)); sleep 0.1; done; echo all > /tmp/all) & echo up"
+    )
+    process = process_of("sh", "-c", script)
+    _, attached = await bench.supervisor.exec_attached(request.id, "left", process, terminal=False, stdin=False)
+    assert b"up\n" in (await everything(attached))[1]
+    process = process_of("sh", "-c", "while [ ! -e /tmp/all ]; do sleep 0.1; done; echo seen")
+    _, attached = await bench.supervisor.exec_attached(request.id, "look", process, terminal=False, stdin=False)
+    async with asyncio.timeout(20):
+        assert (await everything(attached))[1] == b"seen\n"
+
+
+async def test_more_execs_at_once_than_a_listener_holds(bench: Bench) -> None:
+    request, _ = await bench.run("sleep", "30")
+
+    async def one(number: int) -> bytes:
+        process = process_of("echo", str(number))
+        _, attached = await bench.supervisor.exec_attached(
+            request.id, f"e{number}", process, terminal=False, stdin=False
+        )
+        return (await everything(attached))[1]
+
+    assert await asyncio.gather(*(one(n) for n in range(150))) == [b"%d\n" % n for n in range(150)]
+
+
 @pytest.mark.parametrize("start", [True, False])
 async def test_a_missing_program_is_refused_and_leaves_nothing(bench: Bench, start: bool) -> None:
     request = bench.request("/nope")

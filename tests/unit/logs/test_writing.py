@@ -148,13 +148,13 @@ def test_rotated_files_are_compressed(tmp_path: Path, write: Callable[..., LogSi
     assert text.startswith(b'{"log":"line ')
 
 
-def test_a_full_disk_loses_lines_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_loses_lines_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
     file = RotatingFile("/dev/full", options.Rotation(max_size=0, max_files=1, compress=False))
     file.write(b"record\n", lambda block, _: len(block))
     file.write(b"record\n", lambda block, _: len(block))
     file.close()
     assert file.dropped_bytes == 14
-    assert capsys.readouterr().err.count("No space left on device") == 1
+    assert capfd.readouterr().err.count("No space left on device") == 1
 
 
 def test_local_records_are_dockers_byte_for_byte() -> None:

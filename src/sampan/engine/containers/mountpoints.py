@@ -41,7 +41,7 @@ def plan(
     for spec in host.volumes_from or []:
         for mount in _from_container(spec, lookup):
             found[mount.destination] = mount
-    asked: set[str] = set(host.tmpfs or ())
+    asked = {clean(destination) for destination in host.tmpfs or ()}
     for spec in host.binds or []:
         mount = parse_bind(spec, data_root=data_root, volume_driver=host.volume_driver)
         _claim(mount, asked)
@@ -51,7 +51,7 @@ def plan(
         _claim(mount, asked)
         found[mount.destination] = mount
     for destination in config.volumes or ():
-        destination = _clean(destination)
+        destination = clean(destination)
         if destination not in found and destination not in asked:
             found[destination] = MountPoint(
                 type="volume", destination=destination, driver=host.volume_driver or "local", copy=True, anonymous=True
@@ -65,7 +65,8 @@ def _claim(mount: MountPoint, asked: set[str]) -> None:
     asked.add(mount.destination)
 
 
-def _clean(path: str) -> str:
+def clean(path: str) -> str:
+    """Return the one spelling of a destination under which mounts are compared, ordered and made."""
     path = posixpath.normpath(path)
     return path[1:] if path.startswith("//") else path
 
@@ -107,10 +108,10 @@ def parse_bind(spec: str, *, data_root: str, volume_driver: str = "") -> MountPo
         raise Internal(refusal + e.message) from None
     rw = "ro" not in flags
     if is_bind:
-        source = _clean(source)
+        source = clean(source)
         return MountPoint(
             type="bind",
-            destination=_clean(target),
+            destination=clean(target),
             source=source,
             mode=mode,
             rw=rw,
@@ -121,7 +122,7 @@ def parse_bind(spec: str, *, data_root: str, volume_driver: str = "") -> MountPo
         check_volume_name(source)
     return MountPoint(
         type="volume",
-        destination=_clean(target),
+        destination=clean(target),
         name=source,
         driver=volume_driver or "local",
         mode=mode or "z",
@@ -147,7 +148,7 @@ def check_volume_name(name: str) -> None:
 def _check_target(target: str) -> None:
     if target == "":
         raise InvalidArgument("field Target must not be empty")
-    if _clean(target) == "/":
+    if clean(target) == "/":
         raise InvalidArgument("invalid specification: destination can't be '/'")
     if not target.startswith("/"):
         raise InvalidArgument(f"invalid mount path: '{target}' mount path must be absolute")
@@ -171,10 +172,10 @@ def _propagation(source: str, asked: str, data_root: str) -> str:
 
 def parse_mount(m: MountSpec, *, data_root: str) -> MountPoint:
     """Parse one entry of HostConfig.Mounts that `check_mount` has passed. Raises: InvalidArgument."""
-    destination = _clean(m.target)
+    destination = clean(m.target)
     if m.type == "bind":
         options = m.bind_options
-        source = _clean(m.source)
+        source = clean(m.source)
         return MountPoint(
             type="bind",
             destination=destination,

@@ -29,7 +29,7 @@ from sampan.engine.containers.exec import Execs
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.publishing import publish
-from sampan.engine.containers.records import Container
+from sampan.engine.containers.records import Container, with_status
 from sampan.engine.containers.remove import ContainerRemover
 from sampan.engine.containers.states import WITH_TASK, State
 from sampan.engine.containers.table import ContainerTable
@@ -100,6 +100,13 @@ class Recovery:
             c = self._table.find(event.id)
             if c is not None:
                 publish(self._events, c, "oom")
+                self._background.spawn(self._oom_killed(event.id), f"OOM kill in {event.id[:12]}")
+
+    async def _oom_killed(self, id: str) -> None:
+        async with self._table.live.lock(id):
+            c = self._table.find(id)
+            if c is not None and c.status.pid:
+                await self._table.save(with_status(c, oom_killed=True))
 
     async def _exited(self, id: str, exit: Exit, *, at_boot: bool = False) -> None:
         self._execs.container_ended(id)

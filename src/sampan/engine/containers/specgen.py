@@ -9,9 +9,11 @@ Source: Docker's meaning of HostConfig, as the specs that Docker Engine 28.5 gen
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.merge import environment
+from sampan.engine.containers.mountpoints import clean
 from sampan.engine.containers.records import Container, MountPoint
 from sampan.engine.tasks import capabilities, failures, limits, security, spec
 from sampan.engine.tasks.options import (
@@ -126,17 +128,16 @@ def exec_process(
         terminal=config.tty,
         console_size=_size(size or ()),
         capabilities=tuple(available) if config.privileged else _capabilities(host, available),
+        filter_capabilities=_capabilities(host, available),
         security=_exec_security(host, engine, privileged=config.privileged),
         rlimits=_rlimits(host.ulimits, engine),
     )
 
 
 def _exec_security(host: HostConfig, engine: EngineConfig, *, privileged: bool) -> security.SecurityOptions:
-    """A privileged exec has neither filter nor profile, but no more privileges than its container may gain."""
+    """A privileged exec has no AppArmor profile, but its container's filter and what this may gain of privileges."""
     found = security.parse(host.security_opt or (), engine, privileged=host.privileged)
-    if not privileged:
-        return found
-    return security.SecurityOptions(no_new_privileges=found.no_new_privileges, seccomp=security.UNCONFINED)
+    return replace(found, apparmor_profile="") if privileged else found
 
 
 def _size(size: Sequence[int]) -> tuple[int, int]:
@@ -174,7 +175,7 @@ def _mode(text: str) -> NamespaceMode:
 
 def _mounts(c: Container) -> Iterable[Mount]:
     for destination, words in (c.host_config.tmpfs or {}).items():
-        yield spec.tmpfs(destination, words.split(",") if words else [])
+        yield spec.tmpfs(clean(destination), words.split(",") if words else [])
     for point in c.mounts:
         yield spec.tmpfs(point.destination, list(point.tmpfs_options)) if point.type == "tmpfs" else _bind(point)
 

@@ -111,6 +111,7 @@ class ProcessOptions:
 
     user: `name|uid[:group|gid]`, looked up in the task's own passwd and group files; groups: further ones.
     console_size: (height, width). oom_score_adj None: as that of the process that starts it.
+    filter_capabilities: what the seccomp profile's conditions are about, the task's own; None: `capabilities`.
     """
 
     args: tuple[str, ...]
@@ -121,6 +122,7 @@ class ProcessOptions:
     terminal: bool = False
     console_size: tuple[int, int] = (0, 0)
     capabilities: tuple[str, ...] = ()
+    filter_capabilities: tuple[str, ...] | None = None
     security: SecurityOptions = field(default_factory=SecurityOptions)
     rlimits: tuple[Rlimit, ...] = ()
     oom_score_adj: int | None = None

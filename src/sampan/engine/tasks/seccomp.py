@@ -28,7 +28,7 @@ class Filters:
 
         Raises: Internal for a profile that cannot be read or is not JSON.
         """
-        key = (process.security.seccomp, process.capabilities)
+        key = (process.security.seccomp, _capabilities(process))
         path = self._paths.get(key)
         if path is None or (path and not os.path.exists(path)):
             profile = await self.profile(process)
@@ -38,7 +38,11 @@ class Filters:
 
     async def profile(self, process: ProcessOptions) -> dict[str, Any] | None:
         """Return OCI `linux.seccomp` of a process, None for no filter. Raises: Internal, as `path`."""
-        work = partial(security.profile, process.security, process.capabilities)
+        work = partial(security.profile, process.security, _capabilities(process))
         if security.names_file(process.security):
             return await self._host_paths.run(process.security.seccomp, work)
         return work()
+
+
+def _capabilities(process: ProcessOptions) -> tuple[str, ...]:
+    return process.capabilities if process.filter_capabilities is None else process.filter_capabilities

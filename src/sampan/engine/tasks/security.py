@@ -46,8 +46,12 @@ class SecurityOptions:
 
 
 def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> SecurityOptions:
-    """Parse the values of --security-opt. Their syntax was checked before (`containers.validate.security_options`)."""
+    """Parse the values of --security-opt. Their syntax was checked before (`containers.validate.security_options`).
+
+    privileged: no profile, but one that is named is applied to a privileged container as to any other.
+    """
     no_new_privileges, seccomp, apparmor = engine.no_new_privileges, "", ""
+    named = False
     labels: list[str] = []
     writable_cgroups: bool | None = None
     for option in asked:
@@ -60,6 +64,7 @@ def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> Se
         if key == "no-new-privileges":
             no_new_privileges = go_values.boolean(value)
         elif key == "seccomp":
+            named = value != ""
             seccomp = "" if value == "builtin" else value
         elif key == "apparmor":
             apparmor = value
@@ -67,9 +72,11 @@ def parse(asked: Iterable[str], engine: EngineConfig, *, privileged: bool) -> Se
             labels.append(value)
         elif key == "writable-cgroups":
             writable_cgroups = go_values.boolean(value)
-    if privileged:
+    if named:
+        pass
+    elif privileged:
         seccomp = UNCONFINED
-    elif not seccomp:
+    else:
         seccomp = engine.seccomp_profile if engine.seccomp_profile != "builtin" else ""
     if apparmor == UNCONFINED or privileged or not _has_apparmor():
         apparmor = ""

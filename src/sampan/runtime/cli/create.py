@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
+from sampan.linux.capabilities import NUMBERS
+from sampan.linux.cgroups import groups
 from sampan.runtime import container as runtime
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli import foreground
@@ -17,6 +20,7 @@ from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.cli.store import ContainerStore, StoredContainer, new_record
 from sampan.runtime.container import Container, InvalidSpec, RuntimeFailure
 from sampan.runtime.failure import strerror
+from sampan.runtime.plan import cgroup_path
 
 Spec = dict[str, Any]
 
@@ -63,6 +67,7 @@ def reason(error: CommandFailure | RuntimeFailure, *, joining: bool = False) -> 
 def _make(call: Invocation, *, detach: bool) -> tuple[ContainerStore, Container, dict[str, Any], int | None]:
     """Create the container, hand its terminal out, write its pid; everything is undone when a step fails."""
     flags = call.flags
+    pid_file = os.path.abspath(flags["pid-file"]) if flags.get("pid-file") else ""  # from the caller's directory
     bundle = flags.get("bundle", "")
     if bundle:
         try:
@@ -71,8 +76,8 @@ def _make(call: Invocation, *, detach: bool) -> tuple[ContainerStore, Container,
             raise CommandFailure(f"chdir {bundle}: {strerror(error.errno or 0)}") from error
     bundle = os.getcwd()
     spec = load_spec()
-    pid_file = os.path.abspath(flags["pid-file"]) if flags.get("pid-file") else ""
     runtime.validate(spec)
+    warn(call, spec.get("process") or {}, spec.get("mounts") or ())
     terminal = bool((spec.get("process") or {}).get("terminal"))
     check_console(flags.get("console-socket", ""), terminal=terminal, detach=detach)
     if call.options.get("systemd-cgroup"):
@@ -83,6 +88,7 @@ def _make(call: Invocation, *, detach: bool) -> tuple[ContainerStore, Container,
     (id,) = call.arguments
     store.reserve(id)
     try:
+        _check_cgroup(cgroup_path(spec, id))
         container = runtime.create(
             spec,
             id=id,
@@ -109,6 +115,34 @@ def _make(call: Invocation, *, detach: bool) -> tuple[ContainerStore, Container,
         _discard(store, container)
         raise
     return store, container, record, tty_fd
+
+
+def _check_cgroup(path: str) -> None:
+    """Refuse a cgroup that is frozen, where init would stop before it begins, or in use by others."""
+    cgroup = groups.load(path)
+    try:
+        if cgroup.frozen():
+            raise CommandFailure("container's cgroup unexpectedly frozen")
+        count = len(cgroup.pids())
+    except OSError:  # there is none
+        return
+    if count:
+        raise CommandFailure(f"container's cgroup is not empty: {count} process(es) found")
+
+
+def warn(call: Invocation, process: Spec, mounts: Sequence[Spec] = ()) -> None:
+    """Say what of a process and its mounts is passed over, in runc's words."""
+    for mount in mounts:
+        if not mount["destination"].startswith("/"):
+            call.log.write(
+                "warning",
+                f"mount destination {mount['destination']} is not absolute."
+                " Support for non-absolute mount destinations will be removed in a future release.",
+            )
+    named = {cap for caps in (process.get("capabilities") or {}).values() for cap in caps or ()}
+    unknown = sorted(named - NUMBERS.keys())
+    if unknown:
+        call.log.write("warning", f"ignoring unknown or unavailable capabilities: [{' '.join(unknown)}]")
 
 
 def _discard(store: ContainerStore, container: Container) -> None:

@@ -10,11 +10,12 @@ from sampan.linux.cgroups import groups
 from sampan.linux.cgroups.interface import Cgroup
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli import foreground
-from sampan.runtime.cli.create import check_console, load, preserved, reason, write_pid
+from sampan.runtime.cli.create import check_console, load, preserved, reason, warn, write_pid
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.cli.store import StoredContainer
 from sampan.runtime.container import ExecProcess, RuntimeFailure
 from sampan.runtime.failure import strerror
+from sampan.runtime.validate import validate_process
 
 Spec = dict[str, Any]
 
@@ -41,6 +42,8 @@ def _start(call: Invocation) -> tuple[ExecProcess, int | None]:
     if status == "paused" and not flags.get("ignore-paused"):
         raise CommandFailure("cannot exec in a paused container (use --ignore-paused to override)")
     spec = _process(call, entry)
+    validate_process(spec, "process")
+    warn(call, spec)
     detach = bool(flags.get("detach"))
     socket = flags.get("console-socket", "")
     terminal = bool(spec.get("terminal"))
@@ -55,6 +58,7 @@ def _start(call: Invocation) -> tuple[ExecProcess, int | None]:
         cgroup=_sub_cgroup(entry.container.cgroup, flags.get("cgroup") or []),
         detached=True,
         preserve_fds=preserve,
+        ignore_paused=bool(flags.get("ignore-paused")),
     )
     if socket:
         foreground.hand_out(process.console_fd, socket)
@@ -75,6 +79,8 @@ def _process(call: Invocation, entry: StoredContainer) -> Spec:
             raise CommandFailure(f"open {flags['process']}: {strerror(error.errno or 0)}") from error
         except ValueError as error:
             raise CommandFailure(f"{flags['process']}: {error}") from error
+        if not isinstance(given, dict):
+            raise CommandFailure(f"{flags['process']}: not an object")
         return given
     if not arguments:
         raise CommandFailure("process args cannot be empty")

@@ -1,7 +1,8 @@
 """Parse arguments by the rules of Go's flag package, which runc's callers rely on.
 
 -x and --x are the same; a value follows as the next argument or after "="; a bool takes a value only after "="; parsing
-ends at the first argument that is no flag, or after "--".
+ends at the first argument that is no flag, or after "--". Most of runc's commands take their own flags after the
+arguments as well: what is no flag of theirs is an argument there.
 """
 
 from __future__ import annotations
@@ -19,18 +20,23 @@ class UsageError(Exception):
     """The arguments are wrong; the message is Go's."""
 
 
-def parse(arguments: list[str], flags: tuple[Flag, ...]) -> tuple[dict[str, Any], list[str]]:
-    """Return ({long name: value} for the flags given, the rest). Raises: UsageError."""
+def parse(arguments: list[str], flags: tuple[Flag, ...], *, anywhere: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """Return ({long name: value} for the flags given, the rest). anywhere: behind arguments too. Raises: UsageError."""
     kinds = {name: (names.split()[0], kind) for names, kind, _ in flags for name in names.split()}
     kinds.setdefault("help", ("help", "bool"))
     kinds.setdefault("h", ("help", "bool"))
     values: dict[str, Any] = {}
+    rest: list[str] = []
     at = 0
     while at < len(arguments):
         argument = arguments[at]
-        if len(argument) < 2 or argument[0] != "-":
+        plain = len(argument) < 2 or argument[0] != "-"
+        if plain and not anywhere:
             break
         at += 1
+        if plain or (rest and argument != "--" and argument.lstrip("-").partition("=")[0] not in kinds):
+            rest.append(argument)
+            continue
         if argument == "--":
             break
         name, equals, text = argument.lstrip("-").partition("=")
@@ -49,7 +55,7 @@ def parse(arguments: list[str], flags: tuple[Flag, ...]) -> tuple[dict[str, Any]
             values.setdefault(key, []).append(value)
         else:
             values[key] = value
-    return values, arguments[at:]
+    return values, rest + arguments[at:]
 
 
 def _value(name: str, kind: str, text: str) -> Any:

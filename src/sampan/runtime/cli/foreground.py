@@ -99,7 +99,11 @@ def _pass_on(pid: int, terminal: Terminal | None) -> None:
 
 
 class Terminal:
-    """The caller's terminal joined to a master."""
+    """A master joined to our standard streams, while the caller's terminal is raw.
+
+    Output is written to standard output, wherever that goes. The line ends are made where they are shown: the
+    container's terminal leaves them alone (no ONLCR), the caller's still makes them (OPOST).
+    """
 
     def __init__(self, master: int, ours: int) -> None:
         self.master = master
@@ -108,8 +112,10 @@ class Terminal:
 
     def open(self, poll: select.poll) -> None:
         tty.setraw(self.ours)
+        _change_output(self.ours, set_=termios.OPOST)
+        _change_output(self.master, clear=termios.ONLCR)
         self.resize()
-        poll.register(self.ours, select.POLLIN)
+        poll.register(0, select.POLLIN)
         poll.register(self.master, select.POLLIN)
 
     def resize(self) -> None:
@@ -117,10 +123,10 @@ class Terminal:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, size)
 
     def carry(self, ready: dict[int, int], poll: select.poll) -> None:
-        if self.master in ready and not self._copy(self.master, self.ours):
+        if self.master in ready and not self._copy(self.master, 1):
             poll.unregister(self.master)
-        if self.ours in ready and not self._copy(self.ours, self.master):
-            poll.unregister(self.ours)
+        if 0 in ready and not self._copy(0, self.master):
+            poll.unregister(0)
 
     def _copy(self, source: int, target: int) -> bool:
         """Copy what is there; False at the end."""
@@ -136,12 +142,19 @@ class Terminal:
 
     def drain(self) -> None:
         os.set_blocking(self.master, False)
-        while self._copy(self.master, self.ours):
+        while self._copy(self.master, 1):
             pass
 
     def close(self) -> None:
         termios.tcsetattr(self.ours, termios.TCSADRAIN, self.saved)
         os.close(self.ours)
+
+
+def _change_output(fd: int, *, set_: int = 0, clear: int = 0) -> None:
+    """Change the output flags of a terminal."""
+    mode = termios.tcgetattr(fd)
+    mode[1] = (mode[1] | set_) & ~clear
+    termios.tcsetattr(fd, termios.TCSANOW, mode)
 
 
 def hand_out(master: int | None, path: str) -> None:

@@ -49,6 +49,8 @@ GLOBAL_FLAGS: tuple[Flag, ...] = (
     ("version v", "bool", "print the version"),
 )
 
+FLAGS_FIRST = frozenset({"exec", "ps"})  # what follows their first argument is another program's
+
 COMMANDS: dict[str, Command] = {
     "checkpoint": (
         "checkpoint",

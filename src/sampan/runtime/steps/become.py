@@ -3,6 +3,11 @@
 One list of steps for init and for exec, `STEPS`, in one order, because each step takes away what later ones would need.
 Which step is under way stands in `Becoming.step`.
 
+The system calls of these steps are the runtime's, not the container's: the filter comes last. Without no_new_privs the
+kernel takes a filter only from a process with CAP_SYS_ADMIN, so that one capability is kept until then, permitted but
+not effective. Behind the filter come one capset (only then), one packet each way at the gate, and the execve. With
+no_new_privs the filter is loaded by `confine`, after the gate, and only the execve comes behind it.
+
 Source: capabilities(7) "Effect of user ID changes on capabilities"; prctl(2); seccomp(2); personality(2).
 """
 
@@ -18,6 +23,8 @@ from sampan.runtime import lookup, user
 from sampan.runtime.failure import RuntimeFailure, strerror
 from sampan.runtime.process_plan import CapabilitySets, ProcessPlan
 
+_ADMIN = 1 << capabilities.NUMBERS["CAP_SYS_ADMIN"]
+
 PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
 
 
@@ -27,9 +34,13 @@ class Becoming:
     __slots__ = (
         "caps",
         "death_signal",
+        "effective",
         "entered_cwd",
         "identity",
+        "inheritable",
+        "is_abandoned",
         "load_seccomp",
+        "permitted",
         "personality",
         "plan",
         "program",
@@ -49,6 +60,7 @@ class Becoming:
         personality: str,
         death_signal: int,
         load_seccomp: Callable[[], None] | None,
+        is_abandoned: Callable[[], bool] | None = None,
     ) -> None:
         self.plan = plan
         self.caps = caps  # None: no capability at all
@@ -56,7 +68,9 @@ class Becoming:
         self.personality = personality  # "LINUX", "LINUX32", empty: as it is
         self.death_signal = death_signal
         self.load_seccomp = load_seccomp
+        self.is_abandoned = is_abandoned  # None: the gate will tell
         self.entered_cwd = False
+        self.effective = self.permitted = self.inheritable = 0  # what is left of `caps`: see set_capabilities
         self.step = ""
 
 
@@ -134,12 +148,9 @@ def own_stdio(becoming: Becoming) -> None:
                 raise
 
 
-def load_early_seccomp(becoming: Becoming) -> None:
-    """Without no_new_privs loading a filter needs CAP_SYS_ADMIN: now, or never."""
+def set_no_new_privileges(becoming: Becoming) -> None:
     if becoming.plan.no_new_privileges:
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
-    elif becoming.load_seccomp is not None:
-        becoming.load_seccomp()
 
 
 def drop_bounding(becoming: Becoming) -> None:
@@ -168,17 +179,17 @@ def set_ids(becoming: Becoming) -> None:
 
 def set_capabilities(becoming: Becoming) -> None:
     caps = becoming.caps
-    if caps is None:
-        capabilities.capset(0, 0, 0)
-        return
+    ambient = 0
     # What this process lacks itself (a runtime inside a container) cannot be given.
     _, own, _ = capabilities.capget()
-    permitted = caps.permitted & own
-    inheritable = caps.inheritable & own
-    ambient = (
-        caps.ambient & permitted & inheritable
-    )  # the rest is left out, as in the reference: nothing becomes inheritable
-    capabilities.capset(caps.effective & permitted, permitted, inheritable)
+    if caps is not None:
+        becoming.permitted = caps.permitted & own
+        becoming.inheritable = caps.inheritable & own
+        becoming.effective = caps.effective & becoming.permitted
+        # The rest is left out, as in the reference: nothing becomes inheritable by it.
+        ambient = caps.ambient & becoming.permitted & becoming.inheritable
+    kept = _ADMIN & own if _filters_with_rights(becoming) else 0
+    capabilities.capset(becoming.effective, becoming.permitted | kept, becoming.inheritable)
     if ambient:
         capabilities.set_ambient(ambient)
 
@@ -220,6 +231,8 @@ def set_umask(becoming: Becoming) -> None:
 def set_death_signal(becoming: Becoming) -> None:
     if becoming.death_signal:
         process.prctl(process.PR_SET_PDEATHSIG, becoming.death_signal)
+        if becoming.is_abandoned is not None and becoming.is_abandoned():
+            os._exit(1)  # the parent died before its death could signal us
 
 
 def find_program(becoming: Becoming) -> None:
@@ -227,8 +240,28 @@ def find_program(becoming: Becoming) -> None:
     becoming.program = lookup.find(plan.args[0], plan.env.get("PATH", ""))
 
 
-def load_late_seccomp(becoming: Becoming) -> None:
-    if becoming.plan.no_new_privileges and becoming.load_seccomp is not None:
+def load_seccomp(becoming: Becoming) -> None:
+    """Load the filter while the process may, and give up what it kept for it."""
+    if not _filters_with_rights(becoming):
+        return
+    assert becoming.load_seccomp is not None
+    if becoming.effective & _ADMIN:
+        becoming.load_seccomp()
+        return
+    _, permitted, _ = capabilities.capget()
+    capabilities.capset(becoming.effective | _ADMIN & permitted, permitted, becoming.inheritable)
+    becoming.load_seccomp()
+    capabilities.capset(becoming.effective, becoming.permitted, becoming.inheritable)
+
+
+def _filters_with_rights(becoming: Becoming) -> bool:
+    return becoming.load_seccomp is not None and not becoming.plan.no_new_privileges
+
+
+def confine(becoming: Becoming) -> None:
+    """Load the filter of a process with no_new_privs. Nothing comes after it but the execve. Raises: OSError."""
+    if becoming.load_seccomp is not None and becoming.plan.no_new_privileges:
+        becoming.step = "seccomp"
         becoming.load_seccomp()
 
 
@@ -239,7 +272,7 @@ STEPS: tuple[tuple[str, Callable[[Becoming], None]], ...] = (
     ("personality", set_personality),
     ("user", find_user),
     ("standard streams", own_stdio),  # while root may still give them away
-    ("no new privileges", load_early_seccomp),
+    ("no new privileges", set_no_new_privileges),
     ("bounding set", drop_bounding),  # needs CAP_SETPCAP
     ("cwd", enter_cwd),
     ("ids", set_ids),
@@ -248,5 +281,5 @@ STEPS: tuple[tuple[str, Callable[[Becoming], None]], ...] = (
     ("umask", set_umask),
     ("parent death signal", set_death_signal),  # a change of ids has cleared it
     ("program", find_program),  # as the user, who may not see it
-    ("seccomp", load_late_seccomp),  # with no_new_privs: the filter need allow nothing but the execve
+    ("seccomp", load_seccomp),  # last: it is the user's, and may refuse what any step needs
 )

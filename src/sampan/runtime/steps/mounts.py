@@ -40,11 +40,14 @@ def make(
     return dress(mount, fd, idmap_fd)
 
 
+_DROPPED_BY_A_BIND = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC
+
+
 def dress(mount: PlannedMount, fd: int, idmap_fd: int | None) -> int:
     """Give a detached mount its attributes and id mapping; return it."""
     options = mount.options
     if options.bind:
-        set_attributes(fd, options)
+        _set_bind_attributes(fd, options)
     if options.rec_set or options.rec_clear:
         _setattr(fd, options.rec_set, options.rec_clear, recursive=True)
     if idmap_fd is not None:
@@ -70,6 +73,20 @@ def set_attributes(fd: int, options: MountOptions) -> None:
     """Apply the mount's own attributes, when there are any."""
     if options.attr_set or options.attr_clear:
         _setattr(fd, options.attr_set, options.attr_clear, recursive=False)
+
+
+def _set_bind_attributes(fd: int, options: MountOptions) -> None:
+    """Give a bind the attributes that are named; once one is, the source's own that are not named go.
+
+    A user namespace may not take away what its parent has set: there they stay.
+    """
+    if not (options.attr_set or options.attr_clear):
+        return
+    unnamed = _DROPPED_BY_A_BIND & ~options.attr_set
+    try:
+        _setattr(fd, options.attr_set, options.attr_clear | unnamed, recursive=False)
+    except PermissionError:
+        set_attributes(fd, options)
 
 
 def _setattr(fd: int, attr_set: int, attr_clear: int, *, recursive: bool) -> None:

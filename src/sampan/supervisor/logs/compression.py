@@ -13,7 +13,6 @@ import fcntl
 import os
 import select
 import signal
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import NoReturn
 
 from sampan.linux import process
 from sampan.supervisor import title
+from sampan.supervisor.notes import note
 
 EXTENSIONS = ("", ".gz")
 _PIECE_BYTES = 1 << 20
@@ -67,7 +67,7 @@ class Compressor:
                 _run(self._path, self._max_files)
             self._pidfd = process.pidfd_open(self._pid)
         except OSError as e:
-            print(f"log {self._path}: compress: {e.strerror}", file=sys.stderr, flush=True)
+            note(f"log {self._path}: compress: {e.strerror}")
             return
         self._owed = False
 
@@ -112,7 +112,7 @@ def _run(path: str, max_files: int) -> NoReturn:
         compress_all(path, max_files)
         status = 0
     except OSError as e:
-        print(f"log {path}: compress: {e.strerror}", file=sys.stderr, flush=True)
+        note(f"log {path}: compress: {e.strerror}")
     finally:
         os._exit(status)
 

@@ -12,12 +12,12 @@ Invariants:
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 
 from sampan.supervisor.logs import compression
 from sampan.supervisor.logs.options import Rotation
+from sampan.supervisor.notes import note
 
 _COMPLAIN_EVERY_S = 60.0
 
@@ -109,11 +109,7 @@ class RotatingFile:
         self.dropped_bytes += lost
         if time.monotonic() - self._complained_at >= _COMPLAIN_EVERY_S:
             self._complained_at = time.monotonic()
-            print(
-                f"log {self._path}: {error.strerror}; {self.dropped_bytes} bytes dropped so far",
-                file=sys.stderr,
-                flush=True,
-            )
+            note(f"log {self._path}: {error.strerror}; {self.dropped_bytes} bytes dropped so far")
 
 
 def _unlink(path: str) -> None:

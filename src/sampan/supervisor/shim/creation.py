@@ -9,7 +9,6 @@ It ends once: with `made`, or with `failed` and nothing left. One that takes lon
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Callable
 
 from sampan.errors import InvalidArgument, SampanError
@@ -18,6 +17,7 @@ from sampan.runtime.failure import RuntimeFailure
 from sampan.supervisor import wire
 from sampan.supervisor.logs.drivers import open_sink
 from sampan.supervisor.logs.record import LogSink
+from sampan.supervisor.notes import note
 from sampan.supervisor.shim.creator import Creator, clear, read_spec
 from sampan.supervisor.shim.external import External
 from sampan.supervisor.shim.loop import READ, Loop
@@ -120,7 +120,7 @@ class Creation:
         try:
             self._handover.undo()
         except OSError as e:
-            print(f"task {self.request['id']}: undo: {e}", file=sys.stderr)
+            note(f"task {self.request['id']}: undo: {e}")
         self._fail(error)
 
     def _too_late(self) -> None:

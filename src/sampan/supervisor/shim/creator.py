@@ -34,7 +34,8 @@ from sampan.runtime import container as runtime
 from sampan.runtime import warm
 from sampan.runtime.failure import RuntimeFailure
 from sampan.runtime.steps.process import close_others
-from sampan.supervisor import layout, title, wire
+from sampan.supervisor import layout, notes, title, wire
+from sampan.supervisor.notes import note
 
 _PIECE_BYTES = 16 * 1024
 _QUIET_MS = 2
@@ -133,7 +134,7 @@ def clear(directory: str) -> None:
             cgroup.kill()
             cgroup.delete()
         except OSError as e:  # the supervisor goes on
-            print(f"{directory}: {e}", file=sys.stderr)
+            note(f"{directory}: {e}")
 
 
 # ── the creator's side ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +153,7 @@ def _run(exec_root: str, shim: int, peer: _socket.socket) -> NoReturn:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        sys.stderr.flush()
+        notes.flush()
         os._exit(0)
 
 

@@ -14,7 +14,7 @@ import sys
 from typing import NoReturn
 
 from sampan.linux import process
-from sampan.supervisor import title
+from sampan.supervisor import notes, title
 from sampan.supervisor.shim.creator import Creator
 from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.server import Server
@@ -39,5 +39,5 @@ def run(exec_root: str, control: int) -> NoReturn:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        sys.stderr.flush()
+        notes.flush()
         os._exit(status)

@@ -72,6 +72,7 @@ class Stdio:
         self._sizes = dict.fromkeys(outputs, _READ_BYTES)
         self._held = False
         self._hurry = False
+        self._abandoned = False
         self.terminal = terminal
         self.attachers: list[OutputReader] = []
         self.stdin = Sink(loop, stdin, self._stdin_ready) if stdin is not None else None
@@ -81,7 +82,7 @@ class Stdio:
 
     @property
     def drained(self) -> bool:
-        return not self._outputs
+        return self._abandoned or not self._outputs
 
     def _on_readable(self, stream: str) -> None:
         fd = self._outputs[stream]
@@ -97,6 +98,8 @@ class Stdio:
             return
         if not self.terminal:
             self._pace(stream, fd, len(data))
+        if self._abandoned:
+            return
         if self._log:
             self._log.write(stream, data)
         for attacher in list(self.attachers):
@@ -153,10 +156,12 @@ class Stdio:
         fd = self._outputs.pop(stream)
         self._loop.forget(fd)
         os.close(fd)
-        if self._log:
-            self._log.end(stream)
         if self._sizes.pop(stream) != _READ_BYTES:
             self._loop.after(_CALM_S, self._shrink)
+        if self._abandoned:
+            return
+        if self._log:
+            self._log.end(stream)
         if not self._outputs:
             self._on_drained()
 
@@ -165,9 +170,15 @@ class Stdio:
             attacher.resume_input()
 
     def abandon(self) -> None:
-        """Stop reading, also while somebody may still write: the process has ended, its children do not count."""
-        for stream in list(self._outputs):
-            self._end(stream)
+        """The process has ended: what its children still write counts no more.
+
+        It is read all the same, and dropped: closed pipes would kill them by SIGPIPE, full ones would stop them.
+        """
+        self._abandoned = True
+        if self._log:
+            for stream in self._outputs:
+                self._log.end(stream)
+        self._on_drained()
 
     def finish(self) -> None:
         """End of output for every attacher, after what is queued; close stdin."""

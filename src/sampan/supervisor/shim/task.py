@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ from sampan.linux import pty
 from sampan.runtime import container as runtime
 from sampan.runtime.failure import RuntimeFailure
 from sampan.supervisor import layout, wire
+from sampan.supervisor.notes import note
 from sampan.supervisor.shim import descendants, memory, network_counters
 from sampan.supervisor.shim.creation import Creation
 from sampan.supervisor.shim.creator import Creator
@@ -125,8 +125,8 @@ class Task:
         """
         if self.container:
             state = {k: v for k, v in self.container.to_state().items() if k != "spec"}  # config.json has it
-            layout.write_json(f"{self._directory}/state.json", state)
             self._watch_oom()
+            layout.write_down(f"{self._directory}/state.json", state, self._loop.after)
         memory.give_back()
 
     def _roll_back(self) -> None:
@@ -134,7 +134,7 @@ class Task:
             try:
                 self.container.delete()
             except (OSError, RuntimeFailure) as e:
-                print(f"task {self.id}: roll back: {e}", file=sys.stderr)
+                note(f"task {self.id}: roll back: {e}")
             self.container = None
         self._change(TaskChange.CREATE_FAILED)
 
@@ -196,10 +196,7 @@ class Task:
         if self.status is TaskStatus.FAILED:  # nobody has heard of it
             return
         self._change(TaskChange.EXIT)
-        try:
-            layout.write_json(f"{self._directory}/exit.json", self.exit, durable=True)
-        except OSError as e:  # a full disk must not hold back the news
-            print(f"task {self.id}: exit.json: {e}", file=sys.stderr)
+        layout.write_down(f"{self._directory}/exit.json", self.exit, self._loop.after, durable=True)
         self._event({"kind": "exit", "pid": init.pid, "exit": self.exit})
         for callback in self._on_stopped:
             self._loop.after(0, callback)
@@ -247,7 +244,7 @@ class Task:
 
     def _deleted(self, failures: list[str], reply: Reply) -> None:
         for failure in failures:
-            print(f"task {self.id}: {failure}", file=sys.stderr)
+            note(f"task {self.id}: {failure}")
         if isinstance(self.container, runtime.Container):
             self.container.close()
         self.container = None
@@ -449,7 +446,7 @@ class Task:
             try:
                 container.resume()
             except OSError as again:
-                print(f"task {self.id}: thaw: {again}", file=sys.stderr)
+                note(f"task {self.id}: thaw: {again}")
             self._paused(e, reply)
             return
         self._loop.after(_FREEZE_STEP_S, lambda: self._freeze(container, deadline, attempt + 1, reply))
@@ -548,7 +545,7 @@ class Task:
             self._oom_fd = cgroup.oom_fd()
             self._loop.watch(self._oom_fd, READ | _PRIORITY, lambda _: self._check_oom())
         except OSError as e:  # no memory controller: no news of it
-            print(f"task {self.id}: OOM notification: {e}", file=sys.stderr)
+            note(f"task {self.id}: OOM notification: {e}")
             self._oom_fd = -1
 
     def _forget_oom(self) -> None:

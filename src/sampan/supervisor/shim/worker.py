@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypedDict, cast
 from sampan.errors import SampanError
 from sampan.linux import process
 from sampan.runtime.failure import RuntimeFailure
-from sampan.supervisor import wire
+from sampan.supervisor import notes, wire
 from sampan.supervisor.shim.loop import READ, Loop
 
 Done = Callable[[Any, list[int], SampanError | None], None]
@@ -118,5 +118,5 @@ def _run(shim: int, peer: _socket.socket, work: Callable[[], tuple[Any, list[int
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        sys.stderr.flush()
+        notes.flush()
         os._exit(0)

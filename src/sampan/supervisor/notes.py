@@ -1,0 +1,25 @@
+"""Lines for the supervisor's log (standard error), which stands on the exec root's disk.
+
+That disk may be full. Nothing that happens to a container may depend on a line about it, so nothing here fails.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def note(text: str) -> None:
+    """Write one line, in one piece; it is lost when it cannot be written."""
+    try:
+        os.write(2, f"{text}\n".encode("utf-8", "replace"))
+    except OSError:
+        pass
+
+
+def flush() -> None:
+    """Write what an exception hook has left in the buffer, if that can be."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        pass
