@@ -40,7 +40,6 @@ MANY_METHODS = {
 }
 _LONG_FUNCTIONS: set[str] = set()
 _LONG_FILES = {
-    "cli.template",
     "engine.store",
     "engine.volumes.service",
     "runtime.container",
