@@ -153,7 +153,7 @@ def test_fsck_reaps_what_nobody_needs_and_names_what_is_lost(engine: Engine) -> 
     (root / "volume-elsewhere").rename(root / "volumes/gone")
     (root / "container-elsewhere").rename(root / "containers" / container)
     assert fsck(engine) == []
-    assert engine.cli("sampan", "system", "fsck", "--repair").stdout.splitlines()[0].startswith("KIND")
+    assert engine.cli("sampan", "system", "fsck", "--repair").stdout == "No problems found.\n"
 
 
 def test_a_damaged_configuration_is_named(engine: Engine) -> None:
