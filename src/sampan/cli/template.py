@@ -14,6 +14,7 @@ Source: Go text/template; docker's basic template functions.
 
 from __future__ import annotations
 
+from sampan.cli.arity import arity
 from sampan.cli.printf import Nil, sprint, sprintf
 from sampan.client import jsontext
 
@@ -139,13 +140,9 @@ class Template:
             arguments = [self._operand(a, dot, names) for a in rest]
             try:
                 return self._functions[first[1]](*arguments, *piped)
-            except TemplateError as e:
-                raise TemplateError(f'template: :1: executing "" at <{first[1]}>: error calling {first[1]}: {e}') from e
-            except (TypeError, ValueError, KeyError, IndexError) as e:
-                if (wanted := _wanted_arguments(self._functions[first[1]])) not in (
-                    -1,
-                    given := len(arguments) + len(piped),
-                ):
+            except (TemplateError, TypeError, ValueError, KeyError, IndexError) as e:
+                wanted, given = arity(self._functions[first[1]]), len(arguments) + len(piped)
+                if wanted not in (-1, given):
                     words = f"wrong number of args for {first[1]}: want {wanted} got {given}"
                     raise TemplateError(f'template: :1:2: executing "" at <{first[1]}>: {words}') from e
                 raise TemplateError(f'template: :1: executing "" at <{first[1]}>: error calling {first[1]}: {e}') from e
@@ -421,14 +418,6 @@ class _Parser:
 
 
 # -- functions -------------------------------------------------------------------------------------------------------
-
-
-def _wanted_arguments(function: Callable[..., Any]) -> int:
-    """Return how many arguments a function takes, -1 when it may be several numbers or is not known."""
-    code = getattr(function, "__code__", None)
-    if code is None or code.co_flags & 0x04 or getattr(function, "__defaults__", None):
-        return -1
-    return int(code.co_argcount)
 
 
 def truth(value: Any) -> bool:
