@@ -40,6 +40,7 @@ def run(call: Invocation) -> int:
         try:
             if not detach:
                 foreground.prepare()
+                foreground.leave_line_ends(container.console_fd)
             container.start()
             store.save(container, record)
         except BaseException:

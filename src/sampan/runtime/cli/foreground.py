@@ -113,7 +113,7 @@ class Terminal:
     def open(self, poll: select.poll) -> None:
         tty.setraw(self.ours)
         _change_output(self.ours, set_=termios.OPOST)
-        _change_output(self.master, clear=termios.ONLCR)
+        leave_line_ends(self.master)
         self.resize()
         poll.register(0, select.POLLIN)
         poll.register(self.master, select.POLLIN)
@@ -148,6 +148,12 @@ class Terminal:
     def close(self) -> None:
         termios.tcsetattr(self.ours, termios.TCSADRAIN, self.saved)
         os.close(self.ours)
+
+
+def leave_line_ends(master: int | None) -> None:
+    """Have a container's terminal write line feeds as they are; before its program runs, where that can be."""
+    if master is not None:
+        _change_output(master, clear=termios.ONLCR)
 
 
 def _change_output(fd: int, *, set_: int = 0, clear: int = 0) -> None:
