@@ -207,15 +207,15 @@ def attach(mount: PlannedMount, fd: int, root_fd: int) -> None:
         m.mount_setattr(fd, b"", flags, propagation=propagation)
 
 
-def failed(mount: PlannedMount, error: OSError) -> RuntimeFailure:
-    """Word a failed mount as the reference does."""
+def failed(mount: PlannedMount, error: OSError, *, step: str = "mounts") -> RuntimeFailure:
+    """Word a failed mount as the reference does. step: "rootfs" for the root itself."""
     number = error.errno or 0
     source = mount.source or mount.fstype
     where = f"mount src={source}, dst={mount.destination}"
     if mount.options.bind:
         where += f", flags={'MS_BIND|MS_REC' if mount.options.recursive else 'MS_BIND'}"
     return RuntimeFailure(
-        "mounts", number, f'error mounting "{source}" to rootfs at "{mount.destination}": {where}: {strerror(number)}'
+        step, number, f'error mounting "{source}" to rootfs at "{mount.destination}": {where}: {strerror(number)}'
     )
 
 

@@ -61,7 +61,7 @@ def open_source(plan: Plan) -> int:
             return overlay(first)
         return step.make(first)
     except OSError as error:
-        raise step.failed(first, error) from error
+        raise step.failed(first, error, step="rootfs") from error
 
 
 def attach(plan: Plan, fd: int) -> None:
