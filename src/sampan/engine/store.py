@@ -382,6 +382,11 @@ class Store:
             if not self._reserve.hold():
                 self._write_later()
 
+    @property
+    def reserve_bytes(self) -> int:
+        """What the reserve for a full disk takes now."""
+        return self._reserve.size_bytes
+
     async def flushed(self) -> None:
         """Return when everything written so far is on the disk."""
         await asyncio.wrap_future(self._flusher.flush())

@@ -28,6 +28,11 @@ class Reserve:
     def held(self) -> bool:
         return os.path.exists(self._path)
 
+    @property
+    def size_bytes(self) -> int:
+        """What the reserve takes on the disk now."""
+        return RESERVE_BYTES if self.held else 0
+
     def hold(self) -> bool:
         """Take the reserve when there is room enough; return whether it is there now."""
         if self.held:

@@ -314,7 +314,8 @@ class Disk:
         Returns the images' ids.
         """
         measured = await self.usage()
-        over = measured.total - measured.trash - budget_bytes
+        given_back = measured.trash + self._store.reserve_bytes  # neither is anything that removing images would free
+        over = measured.total - given_back - budget_bytes
         if over <= 0:
             return []
         over -= await self._collect_cache(over)
