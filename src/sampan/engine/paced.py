@@ -5,7 +5,7 @@ stops only its own kind: never the event loop, the default executor, or the work
 made when they are needed and end when they have been idle; they are daemon threads, so one that hangs in a system call
 does not keep the daemon from ending.
 
-Not here: looks at a path, which have an end to their patience (hostpaths.py).
+Not here: an end to the patience of who waits (hostpaths.py).
 """
 
 from __future__ import annotations

@@ -594,7 +594,7 @@ class Handover:
                 if packet == sync.GATE:
                     break
                 if packet[:1] == sync.PID and self.pid < 0:
-                    self.pid, self._pidfd = sync.child(packet, os.getpid())
+                    self.pid, self._pidfd = sync.child(sync.said_pid(packet), os.getpid())
                 elif packet == sync.CONSOLE:
                     self._console = fd
                 elif not packet:

@@ -132,7 +132,7 @@ class Joiner:
     def _look(self) -> None:
         """Take the pid when there is one. Raises: OSError when it is not, or no more, that of a child of ours."""
         if self.pid < 0 and (pid := self._told.value):
-            self.pid, self.pidfd = sync.child(sync.PID + b"%d" % pid, os.getpid())
+            self.pid, self.pidfd = sync.child(pid, os.getpid())
 
     def close(self) -> None:
         """The process has been executed, and is the caller's, as are pidfd and console; the stage has ended."""

@@ -279,7 +279,7 @@ def converse(plan: Plan, inherited: init.Inherited, channel: sync.Channel, heard
 def _follow(packet: bytes, inherited: init.Inherited, heard: Conversation) -> None:
     """Take the process that a PID packet names for init, and see the stage that has cloned it off."""
     stage, stage_pidfd = heard.pid, heard.pidfd
-    heard.pid, heard.pidfd = sync.child(packet, os.getppid() if inherited.sibling else os.getpid())
+    heard.pid, heard.pidfd = sync.child(sync.said_pid(packet), os.getppid() if inherited.sibling else os.getpid())
     process.end(stage, stage_pidfd)
 
 

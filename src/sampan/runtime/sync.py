@@ -103,12 +103,16 @@ def pair() -> tuple[Channel, Channel]:
     return Channel(a), Channel(b)
 
 
-def child(packet: bytes, parent: int) -> tuple[int, int]:
-    """Return pid and an open pidfd of the process that a PID packet names, a child of `parent`.
+def said_pid(packet: bytes) -> int:
+    """Return the pid that a PID packet names. It is no more than a claim: see `child`."""
+    return int(packet[len(PID) :])
+
+
+def child(pid: int, parent: int) -> tuple[int, int]:
+    """Return `pid` and an open pidfd of it, once it is proven to be a child of `parent`.
 
     Raises: ChildProcessError when it is none, or none any more.
     """
-    pid = int(packet[len(PID) :])
     if parent == os.getpid():
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return pid, process.pidfd_open(pid)
