@@ -39,6 +39,7 @@ from tests.support.one_process import (
     Death,
     Tasks,
     complaints,
+    end_survivors,
     killed_at,
     memory,
     settled,
@@ -208,6 +209,8 @@ FOUND = (
     ("running", "container: restart", "network: disconnect"),
     ("running", "container: signal", "container: pause"),
     ("paused", "container: put an archive", "container: put an archive"),
+    ("created", "container: remove with volumes", "container: put an archive"),
+    ("running", "container: end by itself", "container: attach"),
     ("created", "network: create another", "network: run on another"),
     ("created", "network: create another", "network: prune"),
 )
@@ -287,8 +290,11 @@ def die(case: Case) -> bool:
                 await _look(engine, f"{case}, again {again}", again, said)
                 await _clean(engine, f"{case}, again {again}", said, whole=True)
 
-        died = killed_at(case.cancel, directory, until_death, seed=case.seed)
-        with_one_process(case.seed, afterwards, directory=directory, tasks=Tasks.read(directory / SURVIVED))
+        try:
+            died = killed_at(case.cancel, directory, until_death, seed=case.seed)
+            with_one_process(case.seed, afterwards, directory=directory, tasks=Tasks.read(directory / SURVIVED))
+        finally:
+            end_survivors()
     return died
 
 
