@@ -126,6 +126,8 @@ async def feed_thread(
     finally:
         feed.end()  # a pump that was cancelled before it began has not said so
         await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # the caller has it, or has left
 
 
 async def drain(chunks: Iterator[bytes], executor: Executor | None = None) -> AsyncGenerator[bytes, None]:

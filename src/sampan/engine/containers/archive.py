@@ -13,6 +13,7 @@ Source: Engine API 1.51, ContainerArchiveInfo, ContainerArchive, PutContainerArc
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -21,6 +22,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
@@ -87,6 +89,7 @@ class Archive:
         # Clients set the pace of these: nothing else of the engine may wait behind them.
         self._packing = PacedThreads(PACKERS, "archives")
         self._unpacking = PacedThreads(UPLOADS, "archives")
+        self._uploads: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by container
 
     def close(self) -> None:
         """Start nothing more; what runs ends with its client."""
@@ -132,6 +135,24 @@ class Archive:
         copy_uid_gid: all of it belongs to the container's user, where it has one; else to whom the archive says.
         """
         c = self._table.get(ref)
+        async with contextlib.AsyncExitStack() as turn:
+            try:
+                await self._put(turn, ref, c, path, body, no_overwrite_dir_non_dir, copy_uid_gid)
+            except (Internal, OSError):
+                self._table.get(c.id)  # it was removed meanwhile: that is why
+                raise
+        publish(self._events, c, "extract-to-dir")
+
+    async def _put(
+        self,
+        turn: contextlib.AsyncExitStack,
+        ref: str,
+        c: Container,
+        path: str,
+        body: AsyncIterator[bytes],
+        no_overwrite_dir_non_dir: bool,
+        copy_uid_gid: bool,
+    ) -> None:
         _check_path(path)
         read_only = _read_only(c, "/" + path.lstrip("/"))
 
@@ -139,7 +160,7 @@ class Archive:
             with root, _told(ref, path):
                 return saferoot.open_in_root(root.fd, root.path, os.O_PATH | os.O_CLOEXEC)
 
-        target = await self._look(c, path, look, writable=True, drop=os.close)
+        target = await self._look(c, path, look, turn=turn, drop=os.close)
         try:
             if not stat.S_ISDIR(os.fstat(target).st_mode):
                 raise InvalidArgument("extraction point is not a directory")
@@ -149,7 +170,6 @@ class Archive:
             await self._extract(target, body, ExtractOptions(no_overwrite_dir_non_dir, owner))
         finally:
             os.close(target)
-        publish(self._events, c, "extract-to-dir")
 
     async def _owner(self, c: Container) -> tuple[int, int]:
         """The container's user in its own root. Raises: InvalidArgument."""
@@ -176,11 +196,13 @@ class Archive:
         path: str,
         look: Callable[[Root], T],
         *,
-        writable: bool = False,
+        turn: contextlib.AsyncExitStack | None = None,
         drop: Callable[[T], object] = lambda found: None,
     ) -> T:
         """Open the file tree that holds `path` and look at it; `look` takes over the root.
 
+        turn: of one who is to write there; it keeps others from the root of a container that does not run: each of them
+        has a mount of its own, which would know nothing of what is written through another one.
         drop: closes what `look` has found when nobody waits for it any more.
         """
         _check_path(path)
@@ -192,7 +214,9 @@ class Archive:
             point = replace(point, source=self._volumes.path(point.name))
         if point is not None and point.source:
             return await self._looks.run(point.source, lambda: look(_mounted(point, path)), drop)
-        return look(Root(self._roots.open_root(c.id, writable=writable), path))
+        if turn is not None:
+            await turn.enter_async_context(self._uploads.setdefault(c.id, asyncio.Lock()))
+        return look(Root(self._roots.open_root(c.id, writable=turn is not None), path))
 
 
 class _HasEnded(Exception):

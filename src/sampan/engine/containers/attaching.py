@@ -17,7 +17,7 @@ from sampan.engine.containers.states import WITH_TASK, State
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
-from sampan.errors import Conflict, InvalidArgument, SampanError
+from sampan.errors import Conflict, InvalidArgument, NotFound, SampanError
 from sampan.supervisor.client import Supervisor
 
 EVENT_PATIENCE_S = 0.1
@@ -109,6 +109,9 @@ class Attaching:
         async with self._table.live.lock(c.id):  # a start either has connected its sessions, or is still to come
             now = self._table.get(c.id)
             if now.status.state in WITH_TASK:
-                await session.connect(self._supervisor)
+                try:
+                    await session.connect(self._supervisor)
+                except NotFound:  # it has ended, and its record is about to say so: there is nothing more to see
+                    session.abandon()
             else:
                 self._pending.add(session)

@@ -8,10 +8,13 @@ Source: Engine API 1.51, NetworkConnect and NetworkDisconnect; messages as Docke
 
 from __future__ import annotations
 
+import contextlib
+
 from msgspec.structs import replace
 
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.table import ContainerTable
+from sampan.engine.networks.fabric import SandboxEnded
 from sampan.engine.networks.records import NetworkRecord
 from sampan.engine.networks.service import Networks
 from sampan.errors import Internal, InvalidArgument, NotFound
@@ -38,9 +41,10 @@ class Connections:
             network = self._networks.find(network_ref)  # while this waited for its turn it may have been removed
             _check(c, network)
             if _runs(c):
-                async with self._networks.connecting(network, c.id, settings) as changes:
-                    await self._table.save(_with(c, network.name, settings), *changes)
-                return
+                with contextlib.suppress(SandboxEnded):  # it is just ending, which waits for us to be recorded
+                    async with self._networks.connecting(network, c.id, settings) as changes:
+                        await self._table.save(_with(c, network.name, settings), *changes)
+                    return
             planned = self._networks.planned(
                 network, settings, container_id=c.id, name=c.name, hostname=c.config.hostname
             )

@@ -343,7 +343,8 @@ class Maker:
             if asked.pids_limit is not None and asked.pids_limit <= 0:
                 resources["pids"] = {"limit": -1}
             try:
-                await self._supervisor.update(c.id, resources)
+                with suppress(NotFound):  # it has just ended: the next start has them
+                    await self._supervisor.update(c.id, resources)
             except SampanError as e:
                 raise Internal(f"runc did not terminate successfully: exit status 1: {e.message}\n") from e
         return await self._table.save(replace(c, host_config=h), durable=True)

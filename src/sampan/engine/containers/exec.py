@@ -200,6 +200,9 @@ class Execs:
             failure = failures.of_exec(refused.step, refused.errno, refused.message)
             self._end(e, failure.exit_status)
             raise failure.error from refused
+        except (NotFound, Conflict) as gone:  # of the supervisor: its record is about to say so
+            self._end(e, 128)
+            raise Conflict(f"container {c.id} is not running") from gone
         except BaseException:
             self._end(e, 128)
             raise

@@ -348,7 +348,7 @@ class Launcher:
             mode="none" if c.config.network_disabled else h.network_mode,
             name=c.name,
             hostname=c.config.hostname,
-            endpoints=c.endpoints,
+            endpoints=None if c.config.network_disabled else c.endpoints,
             ports=ports.published(h.port_bindings, exposed=exposed, publish_all=h.publish_all_ports),
             exposed=exposed,
             mac=c.config.mac_address,

@@ -31,7 +31,7 @@ from sampan.engine.containers.stopping import Stopper
 from sampan.engine.containers.table import ContainerTable, next_state
 from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
-from sampan.errors import Conflict, Internal, SampanError
+from sampan.errors import Conflict, Internal, NotFound, SampanError
 from sampan.supervisor.client import Exit, Supervisor, TaskInfo
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Lifecycle:
             await self.start(c.id)
         except SampanError as e:
             raise type(e)(f"Cannot restart container {ref}: {e.message}") from e
-        publish(self._events, self._table.get(c.id), "restart")
+        publish(self._events, self._table.find(c.id) or c, "restart")
 
     # --- pause -------------------------------------------------------------------------------------------------------
 
@@ -197,9 +197,13 @@ class Lifecycle:
         """Freeze or thaw. Where it is unknown whether a failed call had its effect, the record follows the kernel."""
         try:
             await verb(c.id)
-        except SampanError:
+        except SampanError as e:
+            task: TaskInfo | None = None
             with contextlib.suppress(SampanError):
-                await self.follow_freezer(c, await self._supervisor.status(c.id))
+                task = await self._supervisor.status(c.id)
+                await self.follow_freezer(c, task)
+            if isinstance(e, NotFound) or (task is not None and task.exit is not None):
+                raise Conflict(f"container {c.id} is not running") from e  # its record is about to say so
             raise
 
     async def follow_freezer(self, c: Container, task: TaskInfo | None) -> None:

@@ -79,8 +79,10 @@ class ContainerRemover:
             await self._let_listeners_look(c.id)
             async with lock:
                 now = self._table.find(c.id)
-                if now is None:
-                    return  # --rm was faster: it is as the caller wanted it
+                if now is None:  # --rm or another client was faster: it is as the caller wanted it, but for this
+                    if volumes:
+                        await self._remove_volumes(c)
+                    return
                 if not now.active:
                     await self._remove_locked(now, volumes=volumes)
                     return
@@ -120,10 +122,14 @@ class ContainerRemover:
         self._execs.forget(c.id)
         await self._table.delete(c, store.release(Ref("container", c.id)))
         if volumes:
-            for m in c.mounts:
-                if m.type == "volume" and self._is_anonymous(m) and not self._volumes.holders(m.name):
-                    with contextlib.suppress(SampanError):
-                        await self._volumes.remove(m.name)
+            await self._remove_volumes(c)
+
+    async def _remove_volumes(self, c: Container) -> None:
+        """Remove the anonymous volumes of a container that is no more, those that no other one holds."""
+        for m in c.mounts:
+            if m.type == "volume" and self._is_anonymous(m) and not self._volumes.holders(m.name):
+                with contextlib.suppress(SampanError):
+                    await self._volumes.remove(m.name)
 
     def _is_anonymous(self, m: MountPoint) -> bool:
         volume = self._volumes.get(m.name)

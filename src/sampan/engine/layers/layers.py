@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from sampan.engine.archives import buffers
 from sampan.engine.archives.streams import Digest, Source, decompressed, feed_thread
+from sampan.engine.background import to_its_end
 from sampan.engine.layers import recording, tarsplit, unpack
 from sampan.engine.layers.records import LayerRecord
 from sampan.engine.layers.snapshots.driver import SnapshotDriver
@@ -178,11 +179,8 @@ class Layers:
         if isinstance(stream, AsyncIterator):
             return await feed_thread(stream, threads, unpack_here, "upload of a layer")
         source = _IteratorSource(stream()) if callable(stream) else stream
-        work = asyncio.get_running_loop().run_in_executor(threads, unpack_here, source)
-        try:
-            return await asyncio.shield(work)
-        finally:
-            await asyncio.wait([work])  # a cancelled request: the snapshot is the thread's until it ends
+        # a cancelled request: the snapshot is the thread's until it ends
+        return await to_its_end(asyncio.get_running_loop().run_in_executor(threads, unpack_here, source))
 
     async def recorded(self, number: int, parent: str) -> Staged:
         """Describe what was written to the snapshot `number` over `parent` as a layer, where it stands.

@@ -30,7 +30,7 @@ from sampan.engine.networks.plumbing import write_sysctl
 from sampan.engine.networks.ports import Grant, Ports
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord
 from sampan.engine.networks.relay import Relay
-from sampan.errors import SampanError, Unavailable
+from sampan.errors import Conflict, SampanError, Unavailable
 from sampan.linux.netlink import RTMGRP_LINK, Netlink
 
 log = logging.getLogger(__name__)
@@ -290,10 +290,17 @@ async def _bounded(work: Awaitable[T], network: NetworkRecord) -> T:
         raise Unavailable(f"network {network.name}: {said}") from error
 
 
+class SandboxEnded(Conflict):
+    """The process whose network was to be changed has ended; who is told of that takes its sandbox down."""
+
+
 @contextlib.contextmanager
 def namespace_of(pid: int) -> Iterator[int]:
-    """Open the network namespace of a process. Raises: OSError when it is gone."""
-    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    """Open the network namespace of a process. Raises: SandboxEnded."""
+    try:
+        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise SandboxEnded(f"process {pid} has ended") from error
     try:
         yield fd
     finally:

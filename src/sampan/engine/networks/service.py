@@ -157,9 +157,16 @@ class Networks:
 
     async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
         """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""
-        async with self._fabric.choosing(), contextlib.AsyncExitStack() as undo:
+        async with self._fabric.choosing():
             network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config)
-            driver = self._catalogue.driver(network)
+            with self._catalogue.hidden(network):
+                await self._make(network)
+        self._tell("create", network)
+        return network
+
+    async def _make(self, network: NetworkRecord) -> None:
+        driver = self._catalogue.driver(network)
+        async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._unmake, driver, network)
             self._catalogue.open_pools(network)
             self._store.apply_now(self._catalogue.put(network))
@@ -171,8 +178,6 @@ class Networks:
                 raise Internal(f"failed to create network {network.name}: {error}") from error
             await self._store.flushed()
             undo.pop_all()
-        self._tell("create", network)
-        return network
 
     async def _unmake(self, driver: NetworkDriver | None, network: NetworkRecord) -> None:
         if driver is not None:  # else nobody knows what there is to take down
@@ -194,7 +199,7 @@ class Networks:
 
     async def _take_away(self, network: NetworkRecord) -> None:
         """Remove a network that nobody uses; from the first moment nobody can begin to."""
-        with self._catalogue.leaving(network):
+        with self._catalogue.hidden(network):
             await self._unmake(self._catalogue.drivers.get(network.driver), network)
         self._tell("destroy", network)
 
@@ -217,7 +222,7 @@ class Networks:
         """Remove the networks nobody uses; None when there is none, as Docker says."""
         removed = []
         for network in self._catalogue.all():
-            if self._catalogue.table.get(network.id) is not network:
+            if not self._catalogue.has(network):
                 continue  # somebody else was faster
             if network.name in PREDEFINED or self._used(network) or not filters.prunable(network, given or {}):
                 continue

@@ -7,7 +7,7 @@ directory. Any other `type` (tmpfs, nfs, ext4 …) is mounted on `_data` when th
 users share one filesystem and network filesystems live in the host's network, and unmounted with the last.
 
 Invariants: removal renames into trash/ first, so a half-deleted volume never has a name; a directory that no record
-names is left alone (it may be the user's only copy).
+names is left alone (it may be the user's only copy), unless it is empty.
 
 Source: moby 28.5 volume/local (names, options, words); mount(2).
 """
@@ -15,6 +15,7 @@ Source: moby 28.5 volume/local (names, options, words); mount(2).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -92,6 +93,8 @@ class LocalDriver:
             if not os.path.isdir(volume.mountpoint):
                 log.error("volume %s has lost its directory %s: made anew, empty", volume.name, volume.mountpoint)
                 _make_directory(volume.mountpoint)
+        for name in set(os.listdir(self._root)) - {volume.name for volume in volumes}:
+            _remove_empty(os.path.join(self._root, name))
         for name in os.listdir(self._trash):
             if name.startswith("volume-"):
                 self._reap(os.path.join(self._trash, name))
@@ -147,6 +150,13 @@ def _make_directory(path: str) -> None:
     os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
     os.makedirs(path, exist_ok=True)
     os.chmod(path, 0o755)
+
+
+def _remove_empty(path: str) -> None:
+    """Remove what a creation that was killed has left: a directory without a record, and without anybody's data."""
+    for directory in (f"{path}/_data", path):
+        with contextlib.suppress(OSError):  # there is something in it, or it is no directory
+            os.rmdir(directory)
 
 
 def _look(path: str, bind: str, options: Mapping[str, str]) -> None:
