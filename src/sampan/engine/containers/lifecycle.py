@@ -237,7 +237,8 @@ class Lifecycle:
             if cleanup is not None:
                 self._cleanups[c.id] = cleanup
             ran_s = max(0, (c.status.finished_ns - c.status.started_ns) // 1_000_000_000)
-            publish(self._events, c, "die", execDuration=str(ran_s), exitCode=str(c.status.exit_status))
+            heard = publish(self._events, c, "die", execDuration=str(ran_s), exitCode=str(c.status.exit_status))
+            self._remover.told(c.id, heard)
             if c.status.state is State.RESTARTING:
                 self._back_off.schedule(c.id, self._restart_due)
                 return
