@@ -12,7 +12,7 @@ depends on which process died.
     anything           created             a start was interrupted before its last step: delete the task
     restarting         nothing             the pending restart is taken up
     removing           -                   the removal is finished
-    anything           nothing             and nothing of it is on the disk: its removal outlived its record; finished
+    anything           nothing, stopped    and nothing of it is on the disk: its removal outlived its record; finished
     no record          anything            delete the task; a build's, only when it is of an earlier daemon
 """
 
@@ -146,8 +146,11 @@ class Recovery:
 
     async def _converge(self, c: Container, task: TaskInfo | None, *, first: bool) -> None:
         state = c.status.state
-        removed = first and task is None and not c.active and self._remover.was_removed(c)
+        ended = task is None or task.exit is not None
+        removed = first and ended and self._remover.was_removed(c)
         if state is State.REMOVING or removed:
+            if task is not None:
+                await self._supervisor.delete(c.id)
             self._background.spawn(self._remover.resume_removal(c), f"removal of {c.id[:12]}", finish=True)
             return
         if task is not None and task.status == "created":

@@ -25,6 +25,7 @@ from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
 from sampan.engine.layers.roots import Roots
+from sampan.engine.layers.snapshots.trash import discard
 from sampan.engine.store import Ref
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, NotFound, SampanError
@@ -154,11 +155,14 @@ class ContainerRemover:
         return not os.path.isdir(self._launcher.directory(c.id)) and self._roots.is_lost(c.id)
 
     async def resume_removal(self, c: Container) -> None:
-        """Finish a removal that a crash interrupted."""
+        """Finish a removal that a crash interrupted, whatever the record says that the container did."""
         async with self._table.live.lock(c.id):
             now = self._table.find(c.id)
-            if now is not None and not now.active:
-                await self._remove_locked(now, volumes=now.removal.get("volumes", False))
+            if now is None:
+                return
+            if now.active:
+                now = with_status(now, state=next_state(now, Trigger.EXIT), pid=0)
+            await self._remove_locked(now, volumes=now.removal.get("volumes", False))
 
 
 def _still_active(ref: str, c: Container) -> Conflict:
@@ -174,5 +178,4 @@ def _to_trash(data_root: str, directory: str, id: str) -> None:
     """Rename away, so that nobody waits for unlink; the images service reaps the trash."""
     trash = f"{data_root}/trash"
     os.makedirs(trash, mode=0o700, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(directory, f"{trash}/container-{id}")
+    discard(directory, f"{trash}/container-{id}")

@@ -222,8 +222,15 @@ class CgroupV1(Cgroup):
 
     def oom_count(self) -> int:
         self._drain()
+        return self._oom_control().get("oom_kill", 0)
+
+    def under_oom(self) -> bool:
+        control = self._oom_control()
+        return bool(control.get("under_oom", 0) and control.get("oom_kill_disable", 0))
+
+    def _oom_control(self) -> dict[str, int]:
         directory = self.paths.get("memory")
-        return files.read_map(directory, "memory.oom_control").get("oom_kill", 0) if directory else 0
+        return files.read_map(directory, "memory.oom_control") if directory else {}
 
 
 def _fill_cpuset(directory: str, root: str) -> None:
