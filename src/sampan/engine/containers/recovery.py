@@ -146,8 +146,8 @@ class Recovery:
 
     async def _converge(self, c: Container, task: TaskInfo | None, *, first: bool) -> None:
         state = c.status.state
-        ended = task is None or task.exit is not None
-        removed = first and ended and self._remover.was_removed(c)
+        over = task is None or task.exit is not None
+        removed = first and over and self._remover.was_removed(c)
         if state is State.REMOVING or removed:
             if task is not None:
                 await self._supervisor.delete(c.id)
