@@ -100,7 +100,7 @@ def ids(engine: Engine) -> set[str]:
 
 def test_whatever_ends_on_a_full_disk_has_ended(disk: Disk) -> None:
     engine = disk.engine
-    alone = {"NetworkMode": "none"}
+    alone: dict[str, Any] = {"NetworkMode": "none"}
     ending = engine.run("sh", "-c", "while [ ! -e /go ]; do usleep 10000; done; exit 7", **alone)
     gone = engine.run("sh", "-c", "while [ ! -e /go ]; do usleep 10000; done", AutoRemove=True, **alone)
     killed, removed, paused = (engine.run("sleep", "1000", **alone) for _ in range(3))

@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.support.machine import lacks
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root"), pytest.mark.timeout(120)]
 
-LIMIT = {"Memory": 16 << 20, "MemorySwap": 16 << 20, "NetworkMode": "none"}
+LIMIT: dict[str, Any] = {"Memory": 16 << 20, "MemorySwap": 16 << 20, "NetworkMode": "none"}
 EAT = "tail -c 60000000 /dev/zero >/dev/null"  # tail keeps what it may have to print
 
 FAULT = """awk 'BEGIN { x = "0123456789abcdef"; while (1) x = x x }'"""  # in user mode: there it waits for memory

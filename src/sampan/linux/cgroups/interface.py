@@ -107,6 +107,12 @@ class Cgroup(ABC):
     def oom_count(self) -> int:
         """Return how many processes the OOM killer took inside, and make `oom_fd()` unreadable until the next."""
 
+    @abstractmethod
+    def let_die(self) -> None:
+        """Thaw the whole tree, also what a container has frozen in it by itself: with cgroup v1 a frozen process does
+        not die of SIGKILL.
+        """
+
     def under_oom(self) -> bool:
         """Whether processes wait for memory because the OOM killer is switched off, which only cgroup v1 knows."""
         return False

@@ -412,10 +412,28 @@ class Task:
                 container.signal(number, all=request["all"])
         except ProcessLookupError as e:
             raise NotFound(f"task {self.id}: process not found") from e
-        if number == signal.SIGKILL and not exec_id and self.status is TaskStatus.PAUSED:
-            self.resume(reply)  # a frozen process does not die (cgroup v1)
-        else:
-            reply(None, None)
+        if number == signal.SIGKILL and not exec_id:
+            self._let_die(container)
+            if self.status is TaskStatus.PAUSED:
+                self.resume(reply)
+                return
+        reply(None, None)
+
+    def _let_die(self, container: runtime.Container | External) -> None:
+        """See to it that a SIGKILL has its effect on a container that has frozen itself, or goes on doing so."""
+
+        def tried(work: Callable[[], None]) -> None:
+            try:
+                work()
+            except OSError as e:
+                note(f"task {self.id}: kill: {e}")
+
+        def look() -> None:
+            if self.container is container and self.init and self.init.running:
+                tried(container.cgroup.kill)
+
+        tried(container.cgroup.let_die)
+        self._loop.after(_LOOK_AGAIN_S, look)
 
     def pause(self, reply: Reply) -> None:
         """Freeze every process; a repeated call, of a caller that lost the answer, has nothing left to do."""
