@@ -1,6 +1,7 @@
 """Health checks: run the probe on its schedule, keep the last results, tell when the verdict changes.
 
-Verdict and results are kept in a table of their own, so that a daemon that starts again goes on where it was. A probe is an exec like any other (with its events). One loop per container; it ends with the container.
+Verdict and results are kept in a table of their own, so that a daemon that starts again goes on where it was. A probe
+is an exec like any other (with its events). One loop per container; it ends with the container.
 
 Source: Engine API 1.51 `HealthConfig`, `Health`; docs.docker.com, Dockerfile HEALTHCHECK.
 """
