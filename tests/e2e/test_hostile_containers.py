@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -79,7 +81,7 @@ def test_supervisor_and_daemon_start_again_beside_it(engine: Engine) -> None:
 
 # --- each kind of container that does what it can --------------------------------------------------------------------
 
-KINDS: dict[str, tuple[str, dict[str, object]]] = {
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "stops everything": (STOPPER, {}),
     "forks up to its limit": ("f() { f | f & }; f; while :; do sleep 1; done", {"PidsLimit": 64}),
     "fills its memory": (
@@ -117,12 +119,12 @@ def test_each_call_answers_whatever_a_container_does(shared_engine: Engine, kind
     engine = shared_engine
     script, host = KINDS[kind]
     other = engine.run("sleep", "1000", NetworkMode="none")
-    container = engine.run("sh", "-c", script, config=None, **{"NetworkMode": "none", **host})  # type: ignore[arg-type]
+    container = engine.run("sh", "-c", script, **{"NetworkMode": "none", **host})
     made: list[str] = []
     try:
         until(lambda: _runs(engine, container), 5, "it is at it")
 
-        def call(what: str, method: str, path: str, body: object = None, **query: object) -> None:
+        def call(what: str, method: str, path: str, body: object = None, **query: Any) -> None:
             with within(LIMITS_S.get(what, LIMIT_S), f"{what} of one that {kind}"):
                 answer = engine.request(method, path, body, **query)
             assert answer.status < 600 and not (answer.status == 500 and b"Traceback" in answer.raw), answer.raw
@@ -162,6 +164,10 @@ def _runs(engine: Engine, container: str) -> bool:
     return bool(engine.inspect(container)["State"]["Running"])
 
 
+def _removed(engine: Engine, container: str) -> bool:
+    return engine.request("DELETE", f"/containers/{container}", force=1).status in (204, 404)
+
+
 def _run_exec(engine: Engine, container: str) -> int:
     answer = engine.request("POST", f"/containers/{container}/exec", {"Cmd": ["true"], "AttachStdout": True})
     if answer.status == 201:
@@ -175,10 +181,7 @@ def _run_exec(engine: Engine, container: str) -> int:
 def test_processes_killed_at_random_beside_them_converge(engine: Engine) -> None:
     """kill -9 of shim, supervisor and sampand while containers of every kind run: all can be removed afterwards."""
     dice = random.Random(7)
-    containers = [
-        engine.run("sh", "-c", script, config=None, **{"NetworkMode": "none", **host})  # type: ignore[arg-type]
-        for script, host in KINDS.values()
-    ]
+    containers = [engine.run("sh", "-c", script, **{"NetworkMode": "none", **host}) for script, host in KINDS.values()]
     for _ in range(20 if LONG else 3):
         victim = dice.choice(["sampan-shim", "sampan-supervisor", "sampan-zygote", "sampand"])
         if victim == "sampand":
@@ -190,12 +193,7 @@ def test_processes_killed_at_random_beside_them_converge(engine: Engine) -> None
                 os.kill(dice.choice(found), signal.SIGKILL)
     until(lambda: engine.request("GET", "/containers/json").status == 200, 10, "it answers")
     for container in containers:
-        with within(25, "rm -f"):
-            until(
-                lambda c=container: engine.request("DELETE", f"/containers/{c}", force=1).status in (204, 404),
-                25,
-                "rm -f",
-            )  # type: ignore[misc]
+        until(partial(_removed, engine, container), 25, "rm -f")
     assert engine.call("GET", "/containers/json", all=1) == []
     other = engine.run("true", NetworkMode="none")
     assert engine.wait(other) == 0
