@@ -42,7 +42,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from sampan.engine.store_reserve import Reserve
-from sampan.errors import Internal, words
+from sampan.errors import NO_ROOM, Internal, words
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +152,11 @@ class Op:
     remember: Callable[[], None]
     adds: bool = False
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What it does, to what: of two with the same key only the later one counts."""
+        return (self.sql, *(p for p in self.parameters if isinstance(p, str)))
+
 
 class Table(Generic[T]):
     """All records of one noun. `get` and `all` read memory; `put` and `delete` return an Op for `Store.apply`."""
@@ -222,7 +227,9 @@ class Store:
         self._holders: dict[Ref, set[Ref]] = {}  # target → holders
         self._targets: dict[Ref, set[Ref]] = {}  # holder → targets
         self._reserve = Reserve(path)
-        self._unwritten: list[Op] = []
+        self._unwritten: dict[tuple[str, ...], Op] = {}  # the last of each kind on each object, in order
+        self._written = asyncio.Event()  # all that is in memory is in the database
+        self._written.set()
         self._retry: asyncio.TimerHandle | None = None
         self._flusher = _Flusher(path, self._reserve)
         self._reserve.hold()
@@ -324,7 +331,10 @@ class Store:
             if failure is not None and full and kept and not any(op.adds for op in ops):
                 if not self._unwritten:
                     log.error("the database %s cannot be written, and is kept in memory: %s", self.path, failure)
-                self._unwritten += ops
+                for op in ops:
+                    self._unwritten.pop(op.key, None)
+                    self._unwritten[op.key] = op
+                self._written.clear()
                 self._write_later()
             elif failure is not None:
                 kind = DiskFull if full else StoreError
@@ -337,7 +347,7 @@ class Store:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            for op in (*self._unwritten, *ops):
+            for op in (*self._unwritten.values(), *ops):
                 connection.execute(op.sql, op.parameters)
             connection.execute("COMMIT")
         except BaseException:
@@ -347,6 +357,7 @@ class Store:
         if self._unwritten:
             log.warning("the database %s is written again", self.path)
             self._unwritten.clear()
+            self._written.set()
 
     def _write_with_reserve(self, ops: Iterable[Op]) -> sqlite3.Error | None:
         """Write into the log from its beginning, and then with what the reserve gives; return why it cannot be."""
@@ -387,6 +398,15 @@ class Store:
         """What the reserve for a full disk takes now."""
         return self._reserve.size_bytes
 
+    @property
+    def behind(self) -> bool:
+        """Whether something is in memory only, because a full disk does not take it."""
+        return not self._written.is_set()
+
+    async def written(self) -> None:
+        """Return when nothing is in memory only: it survives the death of the process then."""
+        await self._written.wait()
+
     async def flushed(self) -> None:
         """Return when everything written so far is on the disk."""
         await asyncio.wrap_future(self._flusher.flush())
@@ -400,13 +420,13 @@ class Store:
         """
         return table.watch()
 
-    def reference(self, holder: Ref, target: Ref) -> Op:
-        """Note that `holder` uses `target`."""
+    def reference(self, holder: Ref, target: Ref, *, passing: bool = False) -> Op:
+        """Note that `holder` uses `target`. passing: it ends with this process, so memory does where a disk is full."""
         return Op(
             "INSERT INTO refs (holder, target) VALUES (?, ?) ON CONFLICT DO NOTHING",
             (str(holder), str(target)),
             lambda: self._remember_reference(holder, target),
-            adds=True,
+            adds=not passing,
         )
 
     def release(self, holder: Ref, target: Ref | None = None) -> Op:
@@ -473,8 +493,15 @@ class ScopedStore(Store):
     async def flushed(self) -> None:
         await self._store.flushed()
 
-    def reference(self, holder: Ref, target: Ref) -> Op:
-        return self._store.reference(self._inside(holder), self._inside(target))
+    @property
+    def behind(self) -> bool:
+        return self._store.behind
+
+    async def written(self) -> None:
+        await self._store.written()
+
+    def reference(self, holder: Ref, target: Ref, *, passing: bool = False) -> Op:
+        return self._store.reference(self._inside(holder), self._inside(target), passing=passing)
 
     def release(self, holder: Ref, target: Ref | None = None) -> Op:
         return self._store.release(self._inside(holder), None if target is None else self._inside(target))
@@ -577,11 +604,21 @@ def _no_room(path: str, reason: str) -> DiskFull:
     )
 
 
+def _sick(path: str, reason: str) -> StoreError:
+    return StoreError(
+        f"the database {path} cannot be written: {reason}. Check the disk, make its file system writable again (a "
+        f"kernel that has met errors makes it read-only) and start again. Containers run on meanwhile. Do not move the "
+        f"database away"
+    )
+
+
 def _lock(path: str) -> int:
     """Take `<path>.lock`; returns the descriptor that holds it."""
     try:
         fd = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as e:
+        if e.errno in (errno.EROFS, errno.EIO):
+            raise _sick(path, words(e)) from e
         raise StoreError(f"cannot open the database {path}: {path}.lock: {words(e)}") from e
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -614,7 +651,11 @@ def _connect(path: str) -> sqlite3.Connection:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.close(fd)
     except OSError as e:
-        raise _no_room(path, words(e)) if e.errno == errno.ENOSPC else _unusable(path, words(e)) from e
+        if e.errno in NO_ROOM:
+            raise _no_room(path, words(e)) from e
+        if e.errno in (errno.EROFS, errno.EIO):
+            raise _sick(path, words(e)) from e
+        raise _unusable(path, words(e)) from e
     connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
     try:
         version = _check(connection, path)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, Unavailable, words
+from sampan.errors import Conflict, InvalidArgument, NotFound, SampanError, Unavailable, words
 from sampan.linux.cgroups import groups
 from sampan.runtime.failure import InvalidSpec
 from sampan.runtime.validate import validate
@@ -213,7 +213,7 @@ class Tasks:
             except BaseException as e:
                 await self._undo(task, orphaned=not isinstance(e, SampanError) or isinstance(e, ShimLost))
                 if isinstance(e, OSError):
-                    raise Internal(f"create task {id}: {words(e)}") from e
+                    raise wire.TaskFailed("task", e.errno or 0, f"create task {id}: {words(e)}") from e
                 raise
             return task
 

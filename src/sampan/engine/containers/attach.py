@@ -96,7 +96,7 @@ class AttachSession:
         self._attachment: asyncio.Future[Attachment | None] = asyncio.get_running_loop().create_future()
         self.begin: Callable[[AttachSession], Awaitable[bytes]] | None = None  # exec: start the process; b"" or why not
         self.settle: Callable[[], Awaitable[None]] | None = None  # exec: returns when the exit status is known
-        self.on_detach: Callable[[], None] = lambda: None
+        self.on_detach: Callable[[], object] = lambda: None
         self.on_close: Callable[[], None] = lambda: None
         self.detached = False
 

@@ -13,7 +13,7 @@ depends on which process died.
     restarting         nothing             the pending restart is taken up
     exited             -                   and it was to be removed at its end: it is
     removing           -                   the task is deleted, the removal is finished
-    anything           nothing             and nothing of it is on the disk: its removal outlived its record; finished
+    anything           nothing, stopped    and nothing of it is on the disk: its removal outlived its record; finished
     no record          anything            delete the task; a build's, only when it is of an earlier daemon
 """
 
@@ -147,7 +147,8 @@ class Recovery:
 
     async def _converge(self, c: Container, task: TaskInfo | None, *, first: bool) -> None:
         state = c.status.state
-        removed = first and task is None and not c.active and self._remover.was_removed(c)
+        over = task is None or task.exit is not None
+        removed = first and over and self._remover.was_removed(c)
         if state is State.REMOVING or removed:
             if task is not None:
                 await self._supervisor.delete(c.id)

@@ -108,7 +108,7 @@ class Layers:
         holder = Ref("work", str(next(self._holders)))
         self._held.add(holder)
         if chain_id:
-            self._store.apply_now(self._store.reference(holder, Ref("layer", chain_id)))
+            self._store.apply_now(self._store.reference(holder, Ref("layer", chain_id), passing=True))
         return holder
 
     def is_held(self, number: str) -> bool:
@@ -118,7 +118,7 @@ class Layers:
     def hold_more(self, holder: Ref, chain_id: str) -> None:
         """Have a holder from `hold` keep one more chain. Raises: Internal when it is not here."""
         self.get(chain_id)
-        self._store.apply_now(self._store.reference(holder, Ref("layer", chain_id)))
+        self._store.apply_now(self._store.reference(holder, Ref("layer", chain_id), passing=True))
 
     def let_go(self, holder: Ref) -> None:
         self._held.discard(holder)

@@ -29,6 +29,7 @@ from typing import Any
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.hostpaths import HostPaths
+from sampan.engine.layers.snapshots.trash import discard
 from sampan.engine.volumes.drivers.driver import Capabilities
 from sampan.engine.volumes.records import Volume
 from sampan.errors import Internal, InvalidArgument, words
@@ -92,7 +93,10 @@ class LocalDriver:
         for volume in volumes:
             if not os.path.isdir(volume.mountpoint):
                 log.error("volume %s has lost its directory %s: made anew, empty", volume.name, volume.mountpoint)
-                _make_directory(volume.mountpoint)
+                try:
+                    _make_directory(volume.mountpoint)
+                except OSError as e:  # a full disk, say: what does not need it goes on
+                    log.error("volume %s: %s", volume.name, words(e))
         for name in set(os.listdir(self._root)) - {volume.name for volume in volumes}:
             _remove_empty(os.path.join(self._root, name))
         for name in os.listdir(self._trash):
@@ -114,10 +118,7 @@ class LocalDriver:
     async def remove(self, volume: Volume) -> None:
         unmount(volume.mountpoint)
         moved = os.path.join(self._trash, f"volume-{secrets.token_hex(8)}")
-        try:
-            os.rename(os.path.dirname(volume.mountpoint), moved)
-        except FileNotFoundError:
-            return
+        discard(os.path.dirname(volume.mountpoint), moved)
         self._reap(moved)
 
     async def mount(self, volume: Volume, user: str) -> str:
