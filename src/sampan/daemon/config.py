@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from sampan.daemon.options import ALIASES, BOOL, BY_FLAG, BY_KEY, BYTES, GUARDS, IP, IPS, OPTIONS, BadValue, Kind
+from sampan.daemon.options import ALIASES, BOOL, BY_FLAG, BY_KEY, BYTES, IP, IPS, OPTIONS, REFUSED, BadValue, Kind
 from sampan.engine.config import EngineConfig
 from sampan.errors import words
 from sampan.spec import codec
@@ -56,8 +56,8 @@ class DaemonConfig:
     """--tls or --tlsverify was given, be it as false: plain TCP was asked for in so many words."""
     log_level: str = "info"
     log_format: str = "text"
-    raw_logs: bool = False
     oom_score_adjust: int = 0
+    metrics_addr: str = ""
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Every option by its daemon.json key, merged: what a reload compares with."""
     warnings: tuple[str, ...] = ()
@@ -166,6 +166,13 @@ def _typed_value(key: str, kind: Kind, value: Any) -> Any:
         ) from None
     except TypeError:
         raise _mismatch(key, value, kind.go) from None
+    if key == "builder":
+        collected = value.get("gc") or {}
+        if isinstance(collected, dict) and not isinstance(collected.get("enabled", False), bool):
+            kind_of = codec.kind(collected["enabled"])
+            raise ConfigError(
+                f"invalid JSON: json: cannot unmarshal {kind_of} into Go struct field .enabled of type bool"
+            )
     wanted: type | None = {"string": str, "bool": bool, "object": dict, "map": dict}.get(kind.of)
     if wanted is not None:
         items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -221,11 +228,9 @@ def validate(v: Mapping[str, Any]) -> None:
 
 
 def _validate_daemon(v: Mapping[str, Any]) -> None:
-    for key in GUARDS:
-        if v[key]:
-            raise ConfigError(
-                f"{key} is not supported by this version: refusing to run without the protection it asks for"
-            )
+    for key, reason in REFUSED.items():
+        if v[key] and v[key] != BY_KEY[key].default:
+            raise ConfigError(f"{key} {reason}")
     if v["log-level"] not in LOG_LEVELS:
         raise ConfigError(f"invalid logging level: {v['log-level']}")
     if v["log-format"] not in ("text", "json"):
@@ -255,12 +260,28 @@ def check_host(host: str) -> tuple[str, str]:
     return protocol, address
 
 
+def metrics_address(text: str) -> tuple[str, int]:
+    """Split "host:port" into its parts; an empty host is every address. Raises: ConfigError."""
+    host, separator, port = text.rpartition(":")
+    try:
+        if not separator or not 0 <= int(port) < 65536:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"invalid metrics-addr: {text}: expected host:port") from None
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 def _validate_limits(v: Mapping[str, Any]) -> None:
     for key, shown in (("mtu", "default MTU"), ("max-concurrent-downloads", "max concurrent downloads"),
                        ("max-concurrent-uploads", "max concurrent uploads"),
                        ("max-download-attempts", "max download attempts")):  # fmt: skip
         if v[key] < 0:
             raise ConfigError(f"invalid {shown}: {v[key]}")
+    for key in ("cpu-rt-period", "cpu-rt-runtime"):
+        if v[key] < 0:
+            raise ConfigError(f"invalid {key}: {v[key]}")
+    if v["cpu-rt-period"] and v["cpu-rt-runtime"] > v["cpu-rt-period"]:
+        raise ConfigError("cpu-rt-runtime cannot be higher than cpu-rt-period")
     if v["mtu"] > 65535:
         raise ConfigError(f"invalid default MTU: {v['mtu']}")
     if not -1000 <= v["oom-score-adjust"] <= 1000:
@@ -293,19 +314,25 @@ def _validate_lists(v: Mapping[str, Any]) -> None:
             )
         if url.scheme not in ("http", "https") or not url.netloc:
             raise ConfigError(f'invalid mirror: "{mirror}" is not a valid registry address')
+        if url.username is not None:
+            raise ConfigError(f'invalid mirror: username/password not allowed in URI "{mirror}"')
         if url.query or url.fragment:
-            raise ConfigError(f'invalid mirror: unsupported path, query, or fragment at end of the URI "{mirror}"')
+            raise ConfigError(f'invalid mirror: query or fragment at end of the URI "{mirror}"')
     for registry in v["insecure-registries"]:
         if registry.startswith("-"):
             raise ConfigError(f"invalid index name ({registry}). Cannot begin or end with a hyphen")
     for domain, row in v["registries"].items():
         _validate_registry(domain, row)
-    for option in v["exec-opts"] or ():
+    for option in v["exec-opts"]:
         name, equals, value = option.partition("=")
         if not equals:
             raise ConfigError(f"invalid exec-opt ({option}): must be formatted 'opt=value'")
-        if name == "native.cgroupdriver" and value not in ("cgroupfs", "systemd"):
-            raise ConfigError(f"option native.cgroupdriver {value} not supported")
+        if name != "native.cgroupdriver":
+            raise ConfigError(f"invalid exec-opt ({option}): unknown option: '{name}'")
+        if value == "systemd":
+            raise ConfigError(f"invalid exec-opt ({option}): this engine has the cgroup driver cgroupfs only")
+        if value != "cgroupfs":
+            raise ConfigError(f"native.cgroupdriver option {value} not supported")
     for option in v["storage-opts"]:
         if "=" not in option:
             raise ConfigError(f"Unable to parse storage-opt {option!r}: expected key=value")
@@ -340,6 +367,8 @@ def _validate_registry(domain: str, row: Mapping[str, Any]) -> None:
 
 
 def _validate_containers(v: Mapping[str, Any]) -> None:
+    if v["default-ipc-mode"] == "host":
+        raise ConfigError('IPC mode "host" is not supported as default value; use "shareable" or "private"')
     if v["default-ipc-mode"] not in ("shareable", "private"):
         raise ConfigError(
             f'default IPC mode setting ({v["default-ipc-mode"]}) is invalid; use "shareable" or "private"'
@@ -374,7 +403,14 @@ def _validate_networks(v: Mapping[str, Any]) -> None:
             _network(key, v[key], interface=True)
     for key in ("fixed-cidr", "fixed-cidr-v6"):
         if v[key]:
-            _network(key, v[key])
+            network = _network(key, v[key])
+            if key == "fixed-cidr-v6" and network.version != 6:
+                raise ConfigError(f"invalid {key}: invalid {key}: '{v[key]}' is not a valid IPv6 subnet")
+    for version in (4, 6):
+        if sum(ipaddress.ip_address(a).version == version for a in v["host-gateway-ips"]) > 1:
+            raise ConfigError(f"only one IPv{version} host gateway IP address can be specified")
+    if v["metrics-addr"]:
+        metrics_address(v["metrics-addr"])
     if v["bip"] and v["bridge"]:
         raise ConfigError("You specified -b & --bip, mutually exclusive options. Please specify only one")
     if not v["icc"] and not v["iptables"]:
@@ -448,8 +484,8 @@ def build(values: Mapping[str, Any], *, config_file: str = DEFAULT_FILE, given: 
         tls_explicit=bool(given & {"tls", "tlsverify"}),
         log_level="debug" if values["debug"] else values["log-level"],
         log_format=values["log-format"],
-        raw_logs=values["raw-logs"],
         oom_score_adjust=values["oom-score-adjust"],
+        metrics_addr=values["metrics-addr"],
         values=dict(values),
         warnings=(*(f"option {name} is accepted and has no effect yet" for name in accepted), *_unknown(values)),
     )
