@@ -42,7 +42,12 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     }
     if opts.text("format"):
         whole = {**server, "ServerErrors": [failure] if failure else None, "ClientInfo": client}
-        cli.line(rendered(opts.text("format"), whole))
+        try:
+            cli.line(rendered(opts.text("format"), whole, type_of=lambda holder: _type(holder, whole)))
+        except CommandError as e:
+            if e.code == 1:
+                cli.line("")  # what docker writes before it knows that the template does not fit
+            raise
         if failure:
             raise CommandError(failure)
         return 0
@@ -56,6 +61,14 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     for warning in server.get("Warnings") or ():
         cli.warn(warning)
     return 0
+
+
+def _type(holder: dict[str, Any], whole: dict[str, Any]) -> str:
+    if holder is whole:
+        return "system.dockerInfo"
+    return (
+        "*system.clientInfo" if holder is whole["ClientInfo"] else "swarm.Info" if holder is whole.get("Swarm") else ""
+    )
 
 
 def server_lines(i: dict[str, Any]) -> Iterator[str]:

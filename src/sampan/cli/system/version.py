@@ -7,6 +7,7 @@ import sys
 from sampan.cli.format import tabulated
 from sampan.cli.inspection import rendered
 from sampan.cli.listing import INSPECT_HELP
+from sampan.cli.session import CommandError
 from sampan.client.engine import MAX_API, VERSION, ConnectionFailed
 
 TYPE_CHECKING = False
@@ -41,7 +42,17 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
             details["BuildTime"] = _built(details["BuildTime"])
     version = {"Client": _client(cli, connected=server is not None), "Server": server}
     if opts.text("format"):
-        cli.line(rendered(opts.text("format"), version))
+        types = {id(version): "system.versionInfo", id(version["Client"]): "system.clientVersion"}
+        types[id(server)] = "*types.Version"
+        try:
+            text = rendered(
+                opts.text("format"), version, name="version", type_of=lambda holder: types.get(id(holder), "")
+            )
+        except CommandError as e:
+            if e.code == 1:
+                cli.line("")  # what docker writes before it knows that the template does not fit
+            raise
+        cli.line(text)
     else:
         cli.out(_text(version))
     if failure is not None:
