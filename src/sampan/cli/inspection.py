@@ -60,6 +60,14 @@ GO_NAMES = {
 }  # fmt: skip
 
 
+class Misfit(CommandError):
+    """A template that does not fit an object of a known type. written: what it had given until then."""
+
+    def __init__(self, message: str, written: str) -> None:
+        super().__init__(message)
+        self.written = written
+
+
 def rendered(
     template: str, value: Any, *, name: str = "", type_of: Callable[[dict[str, Any]], str] | None = None
 ) -> str:
@@ -90,7 +98,9 @@ def rendered(
     try:
         return compiled.render(value)
     except TemplateError as e:
-        raise CommandError(f"template parsing error: {e}" if type_of is None else str(e)) from e
+        if type_of is not None:
+            raise Misfit(str(e), e.written) from e
+        raise CommandError(f"template parsing error: {e}") from e
 
 
 def _check(template: str) -> None:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 class TemplateError(Exception):
-    """The template does not parse, or does not fit the value."""
+    """The template does not parse, or does not fit the value. written: what it had given until then."""
+
+    written = ""
 
 
 class _Break(Exception):
@@ -63,7 +65,11 @@ class Template:
 
     def render(self, value: Any) -> str:
         out: list[str] = []
-        self._run(self._nodes, value, {"$": value}, out)
+        try:
+            self._run(self._nodes, value, {"$": value}, out)
+        except TemplateError as e:
+            e.written = "".join(out)
+            raise
         return "".join(out)
 
     def _error(self, node: Node, reason: object) -> TemplateError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sampan.cli import units
-from sampan.cli.inspection import rendered
+from sampan.cli.inspection import Misfit, rendered
 from sampan.cli.listing import INSPECT_HELP
 from sampan.cli.session import CommandError
 from sampan.client.engine import VERSION, ConnectionFailed
@@ -44,9 +44,8 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
         whole = {**server, "ServerErrors": [failure] if failure else None, "ClientInfo": client}
         try:
             cli.line(rendered(opts.text("format"), whole, type_of=lambda holder: _type(holder, whole)))
-        except CommandError as e:
-            if e.code == 1:
-                cli.line("")  # what docker writes before it knows that the template does not fit
+        except Misfit as e:
+            cli.line(e.written)
             raise
         if failure:
             raise CommandError(failure)
@@ -66,9 +65,9 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
 def _type(holder: dict[str, Any], whole: dict[str, Any]) -> str:
     if holder is whole:
         return "system.dockerInfo"
-    return (
-        "*system.clientInfo" if holder is whole["ClientInfo"] else "swarm.Info" if holder is whole.get("Swarm") else ""
-    )
+    if holder is whole["ClientInfo"]:
+        return "*system.clientInfo"
+    return "swarm.Info" if holder is whole.get("Swarm") else ""
 
 
 def server_lines(i: dict[str, Any]) -> Iterator[str]:

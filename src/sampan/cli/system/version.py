@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 
 from sampan.cli.format import tabulated
-from sampan.cli.inspection import rendered
+from sampan.cli.inspection import Misfit, rendered
 from sampan.cli.listing import INSPECT_HELP
-from sampan.cli.session import CommandError
 from sampan.client.engine import MAX_API, VERSION, ConnectionFailed
 
 TYPE_CHECKING = False
@@ -44,13 +43,14 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if opts.text("format"):
         types = {id(version): "system.versionInfo", id(version["Client"]): "system.clientVersion"}
         types[id(server)] = "*types.Version"
+
+        def type_of(holder: dict[str, Any]) -> str:
+            return types.get(id(holder), "")
+
         try:
-            text = rendered(
-                opts.text("format"), version, name="version", type_of=lambda holder: types.get(id(holder), "")
-            )
-        except CommandError as e:
-            if e.code == 1:
-                cli.line("")  # what docker writes before it knows that the template does not fit
+            text = rendered(opts.text("format"), version, name="version", type_of=type_of)
+        except Misfit as e:
+            cli.line(e.written)
             raise
         cli.line(text)
     else:

@@ -92,7 +92,8 @@ def _one_of(name: str, what: str, values: list[str], known: tuple[str, ...]) -> 
     for value in values:
         if value not in known:
             raise InvalidArgument(
-                f"invalid filter '{name}={value}': invalid value for {what} ({value}): must be one of {', '.join(known)}"
+                f"invalid filter '{name}={value}': invalid value for {what} ({value}): "
+                f"must be one of {', '.join(known)}"
             )
 
 
@@ -174,6 +175,8 @@ def port_range(name: str, text: str) -> list[str]:
             raise Internal(
                 f'error while looking up for {name} {text}: strconv.ParseUint: parsing "{number}": invalid syntax'
             )
+    if int(high or low) < int(low):
+        raise Internal(f"error while looking up for {name} {text}: Invalid range specified for the Port: {text}")
     return [f"{n}/{protocol or 'tcp'}" for n in range(int(low), min(int(high or low), 65535) + 1)]
 
 
