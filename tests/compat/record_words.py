@@ -1,8 +1,8 @@
 """Record what docker answers to single command lines: `python -m tests.compat.record_words DOCKER HOST`.
 
 word_lines.txt has the lines, right and wrong; word_answers.json gets [line, exit code, stdout, stderr] of each. HOST is
-the address of a Docker Engine 28.5 that has busybox:latest; DOCKER the 28.5 client. No line leaves anything behind, and each runs in
-a scratch directory.
+the address of a Docker Engine 28.5 that has busybox:latest; DOCKER the 28.5 client. No line leaves anything behind, and
+each runs in a scratch directory.
 """
 
 from __future__ import annotations

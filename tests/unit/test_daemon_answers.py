@@ -14,7 +14,8 @@ from tests.api.record_daemon_config import ANSWERS, CONFIGS, normal
 RECORDED = [(flags, document, code, text) for flags, document, code, text in json.loads(ANSWERS.read_text())]
 EARLIER = {  # keys whose wrong values dockerd takes here: it fails at its start, or at the first container
     "exec-opts", "metrics-addr", "log-driver", "default-runtime", "runtimes", "default-address-pools", "bip",
-    "fixed-cidr", "insecure-registries", "shutdown-timeout", "storage-driver", "storage-opts", "iptables", "bridge", "data-root",
+    "fixed-cidr", "insecure-registries", "shutdown-timeout", "storage-driver", "storage-opts", "iptables", "bridge",
+    "data-root",
 }  # fmt: skip
 OTHER_WORDS = {  # refused by both: which key, why ours has other words
     "default-address-pools": "Go's parser of prefixes; its path through the decoder",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,8 @@ pytestmark = [pytest.mark.root, pytest.mark.asyncio]
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nursery, "FORK_LIMIT_S", 3.0)
-    yield
 
 
 @pytest.mark.usefixtures("quick")
@@ -60,7 +58,7 @@ async def test_a_supervisor_that_hangs_is_an_error(bench: Bench, monkeypatch: py
     os.kill(pid, signal.SIGSTOP)
     try:
         for call in (Supervisor.pids, Supervisor.stats, Supervisor.delete, Supervisor.start):
-            with pytest.raises(Unavailable, match="does not answer; see .*supervisor.log"):
+            with pytest.raises(Unavailable, match=r"does not answer; see .*supervisor\.log"):
                 await call(bench.supervisor, request.id)
     finally:
         os.kill(pid, signal.SIGCONT)

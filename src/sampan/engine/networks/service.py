@@ -88,6 +88,7 @@ class Networks:
         try:
             await self._fabric.open()
             async with self._fabric.choosing():
+                await self._fabric.sweep_ended([network.id for network in self._catalogue.all()])
                 await self._start_networks()
             self._sandboxes.adopt_recorded()
             await self._fabric.firewall.apply()
