@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from sampan.daemon import flags
-from sampan.daemon.config import ConfigError, DaemonConfig, check_host, load
+from sampan.daemon.config import DaemonConfig, load
 from sampan.daemon.options import BY_KEY, OPTIONS, parse_bytes
 from sampan.daemon.reload import RELOADABLE, attributes_of, decide
+from sampan.daemon.validation import ConfigError, check_host
 
 
 def configure(directory: Path, file: Any = None, *argv: str) -> DaemonConfig:

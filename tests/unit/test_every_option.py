@@ -12,8 +12,9 @@ import pytest
 
 import sampan
 from sampan.daemon import flags
-from sampan.daemon.config import ConfigError, DaemonConfig, load
+from sampan.daemon.config import DaemonConfig, load
 from sampan.daemon.options import OPTIONS, REFUSED, Option
+from sampan.daemon.validation import ConfigError
 from sampan.engine.config import EngineConfig
 from tests.e2e.test_options_act import ACT_TOO, ACTS, RELOADED
 

@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING
 
 from sampan.api import versions
 from sampan.daemon import flags, notify, tls
-from sampan.daemon.config import ConfigError, DaemonConfig, load
+from sampan.daemon.config import DaemonConfig, load
 from sampan.daemon.logs import configure as configure_logs
+from sampan.daemon.validation import ConfigError
 from sampan.errors import words
 from sampan.spec import release
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
-from sampan.daemon.config import ConfigError, metrics_address
+from sampan.daemon.validation import ConfigError, metrics_address
 from sampan.engine import hostinfo
 from sampan.engine.engine import Engine
 from sampan.engine.metrics import gauge, head, sample

@@ -39,7 +39,7 @@ class Counter:
             yield sample(self.name, {self._label: value} if self._label else {}, count)
 
 
-class Timer:
+class Durations:
     """How long something took: a histogram of seconds, for each value of one label."""
 
     kind = "histogram"
@@ -101,19 +101,19 @@ class Metrics:
         self.builds_failed = Counter(
             "builder_builds_failed_total", "Number of failed image builds", "reason", BUILD_FAILURES
         )
-        self.container_actions = Timer(
+        self.container_actions = Durations(
             "engine_daemon_container_actions_seconds",
             "The number of seconds it takes to process each container action",
             "action",
             ("changes", "commit", "create", "delete", "start"),
         )
-        self.network_actions = Timer(
+        self.network_actions = Durations(
             "engine_daemon_network_actions_seconds",
             "The number of seconds it takes to process each network action",
             "action",
             ("allocate", "connect", "release"),
         )
-        self.health_check_starts = Timer(
+        self.health_check_starts = Durations(
             "engine_daemon_health_check_start_duration_seconds",
             "The number of seconds it takes to prepare to run health checks",
         )
