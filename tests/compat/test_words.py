@@ -22,6 +22,7 @@ AT_ONCE = "# these do not depend on each other: they are played at once"
 HELP = "the words of the help are ours; tests/unit/cli/test_cli_help.py compares the rest"
 OURS = {
     "context use": "docker gives cobra's bare words there and no usage",
+    "context export default -": "has the engine's address in it",
     "context use nope-x nope-y": "docker gives cobra's bare words there and no usage",
     "completion bash x": "docker gives cobra's bare words there and no usage",
     "completion": "the shells differ",

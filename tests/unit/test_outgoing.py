@@ -140,7 +140,7 @@ def test_passwords_are_masked(url: str, shown: str, in_errors: str) -> None:
 def test_a_planted_secret_is_shown_nowhere(tmp_path: Path) -> None:
     proxy = f"http://user:{SECRET}@proxy.example:3128"
     path = tmp_path / "daemon.json"
-    path.write_text(f'{{"proxies": {{"http-proxy": "{proxy}"}}, "registry-mirrors": ["https://u:{SECRET}@m.example"]}}')
+    path.write_text(f'{{"proxies": {{"http-proxy": "{proxy}"}}, "registry-mirrors": ["https://m.example"]}}')
     config = daemon_config.load({"config-file": str(path), "https-proxy": proxy})
     assert config.engine.http_proxy == proxy
     said = [str(_settings(config.engine)), str(reload.attributes_of(config)), *config.warnings]
@@ -148,7 +148,7 @@ def test_a_planted_secret_is_shown_nowhere(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             daemon_config.load({"config-file": str(path), **flags})
         said.append(str(caught.value))
-    for mirror in (f"ftp://u:{SECRET}@m", f"u:{SECRET}@m", f"https://u:{SECRET}@m/?q"):
+    for mirror in (f"ftp://u:{SECRET}@m", f"u:{SECRET}@m", f"https://u:{SECRET}@m/?q", f"https://u:{SECRET}@m"):
         path.write_text(f'{{"registry-mirrors": ["{mirror}"]}}')
         with pytest.raises(ConfigError) as caught:
             daemon_config.load({"config-file": str(path)})
