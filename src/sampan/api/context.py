@@ -95,6 +95,8 @@ def parse_filters(text: str) -> Filters:
 def accept_filters(given: Filters, accepted: frozenset[str]) -> Filters:
     """Refuse a filter that the endpoint does not know. Raises: InvalidArgument `invalid filter 'nope'`."""
     for name in given:
+        if not name:
+            raise InvalidArgument("invalid filter")
         if name not in accepted:
             raise InvalidArgument(f"invalid filter '{name}'")
     return given

@@ -35,6 +35,7 @@ class Events:
         self._ring: deque[dict[str, Any]] = deque(maxlen=RING)
         self._subscriptions: set[Subscription] = set()
         self._last_ns = 0
+        self.published = 0  # since the start
 
     def publish(
         self, type: str, action: str, actor_id: str, attributes: dict[str, str], *, scope: str = "local"
@@ -56,6 +57,7 @@ class Events:
         event["time"] = now // 1_000_000_000
         event["timeNano"] = now
         self._ring.append(event)
+        self.published += 1
         return sum(subscription._offer(event) for subscription in self._subscriptions)
 
     def subscribe(

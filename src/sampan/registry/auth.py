@@ -24,6 +24,7 @@ from sampan.registry import challenges, refusals, transport
 from sampan.registry.challenges import Challenge
 from sampan.registry.endpoints import Endpoint
 from sampan.registry.transport import Transport
+from sampan.spec.urls import without_user
 
 CLIENT_ID = "docker"
 LIFETIME_S = 60  # of a token that does not say
@@ -114,7 +115,7 @@ class Authorizer:
 
     async def ask(self, challenge: Challenge, scopes: tuple[str, ...], *, offline: bool = False) -> dict[str, object]:
         """Have one conversation with the token service; offline: ask for a refresh token as well."""
-        realm = challenge.parameters.get("realm", "")
+        realm = without_user(challenge.parameters.get("realm", ""))  # ours count, and are sent only once
         place = self._service(realm)
         service = challenge.parameters.get("service", "")
         credentials = self._credentials

@@ -26,6 +26,12 @@ def without_password(url: str) -> str:
     return f"{scheme}{user.partition(':')[0]}:***@{rest}"
 
 
+def without_user(url: str) -> str:
+    """Return a URL without its user and password, for a request whose own credentials count."""
+    found = _split(url)
+    return url if found is None else found[0] + found[2]
+
+
 def _split(url: str) -> tuple[str, str, str] | None:
     """Return what stands before the user, the user with its password, and what stands after; None without a user."""
     start = url.find("://")

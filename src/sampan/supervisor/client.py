@@ -58,6 +58,7 @@ __all__ = [
 
 _CONNECT_TIMEOUT_S = 10.0
 _RETRY_S = 0.02
+ANSWER_LIMIT_S = 180.0  # more than the supervisor's own limits: it answers before, or not at all
 _STREAM_LIMIT_BYTES = 1024 * 1024
 _LOST = (ConnectionError, StreamTerminatedError, FileNotFoundError)
 _ERRORS: dict[Status, type[errors.SampanError]] = {
@@ -329,7 +330,8 @@ class Supervisor:
         reader, writer = await asyncio.open_unix_connection(sock=peer, limit=_STREAM_LIMIT_BYTES)
         try:
             writer.write(wire.line(request))
-            line = await reader.readline()
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                line = await reader.readline()
             if not line:
                 raise errors.NotFound(f"task {id}: its shim has ended")
             answer = wire.decode(line)
@@ -338,6 +340,9 @@ class Supervisor:
         except ConnectionError as e:
             writer.close()
             raise errors.NotFound(f"task {id}: its shim has ended") from e
+        except TimeoutError as e:
+            writer.close()
+            raise errors.Unavailable(f"task {id}: its shim does not answer") from e
         except BaseException:
             writer.close()
             raise
@@ -402,7 +407,12 @@ class Supervisor:
             await self._until_ready()
         assert self._stub is not None
         try:
-            return await method(self._stub)
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                return await method(self._stub)
+        except TimeoutError as e:
+            raise errors.Unavailable(
+                f"the supervisor of {self._exec_root} does not answer; see {self._exec_root}/supervisor.log"
+            ) from e
         except GRPCError as e:
             gone = e.status is Status.UNAVAILABLE and not self._ready.is_set()
             if gone or e.status is Status.ABORTED:  # of another supervisor than the one before

@@ -249,7 +249,11 @@ class Tasks:
             task.link = await self._nursery.take()
             task.link.bind(*self._listeners(task))
             try:
-                await task.link.create({**request, "id": task.id}, sources.fds)
+                async with asyncio.timeout(_OPERATION_LIMIT_S):
+                    await task.link.create({**request, "id": task.id}, sources.fds)
+            except TimeoutError as e:
+                self._end_shim(task)
+                raise ShimLost(f"create task {task.id}: its shim does not answer") from e
             finally:
                 self._nursery.refill()
         finally:

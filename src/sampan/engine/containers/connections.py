@@ -34,11 +34,10 @@ class Connections:
         Raises: NotFound; InvalidArgument; Forbidden when it is connected; Internal when the kernel refuses. Then
         nothing has changed.
         """
-        network = self._networks.find(network_ref)
         id = self._get(ref).id
         async with self._table.live.lock(id):
             c = self._table.get(id)
-            network = self._networks.find(network_ref)  # while this waited for its turn it may have been removed
+            network = self._networks.find(network_ref)
             _check(c, network)
             if _runs(c):
                 with contextlib.suppress(SandboxEnded):  # it is just ending, which waits for us to be recorded
@@ -56,15 +55,16 @@ class Connections:
         force: the message for an unknown container is another one. Raises: NotFound; InvalidArgument; Internal when
         it is not connected, or when the kernel refuses.
         """
-        network = self._networks.find(network_ref)
         try:
             id = self._get(ref).id
         except NotFound:
             if force:
+                self._networks.find(network_ref)
                 raise NotFound(f"endpoint {ref} not found") from None
             raise
         async with self._table.live.lock(id):
             c = self._table.get(id)
+            network = self._networks.find(network_ref)
             if network.name == "host" and c.host_config.network_mode == "host":
                 raise InvalidArgument(
                     "cannot disconnect container from host network - container was created in host network mode"

@@ -20,6 +20,7 @@ from sampan.engine.containers.records import Container, rfc3339
 from sampan.engine.containers.states import WITH_TASK, State
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
+from sampan.engine.metrics import Metrics
 from sampan.engine.store import Record, Watch
 from sampan.errors import SampanError
 from sampan.spec import go_values
@@ -115,6 +116,7 @@ class Healthchecks:
         self._background = Background()
         self._checks: dict[str, Health] = {}
         self._kept = table.store.table("health", HealthRecord)
+        self.metrics = Metrics()  # of nobody, until somebody wants to know
 
     def begin(self) -> None:
         """Follow the records from now on: what starts is probed, what ends is not any more."""
@@ -216,6 +218,7 @@ class Healthchecks:
         try:
             id = await self._execs.create(c.id, ExecConfig(cmd=probe, attach_stdout=True, attach_stderr=True))
             session = await self._execs.start(id, detach=False)
+            self.metrics.health_check_starts.note((time.time_ns() - began) / 1e9)
             assert session is not None
             try:
                 await asyncio.wait_for(session.collect(output, OUTPUT_LIMIT_BYTES + 1), timeout_s)
@@ -227,6 +230,9 @@ class Healthchecks:
                 session.abandon()
         except SampanError as e:
             failure = e.message
+        self.metrics.health_checks.add()
+        if status != 0:
+            self.metrics.health_checks_failed.add()
         said = output[:OUTPUT_LIMIT_BYTES].decode("utf-8", "replace")
         if len(output) > OUTPUT_LIMIT_BYTES:
             said += "..."

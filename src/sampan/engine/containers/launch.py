@@ -39,6 +39,7 @@ from sampan.engine.tasks.spec import Provisions
 from sampan.engine.volumes.service import MountedVolume, Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_, words
 from sampan.linux import mounts as kernel
+from sampan.linux.cgroups import realtime
 from sampan.spec.engine_api.network import EndpointSettings
 from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import MountSource, NamespaceSource, Supervisor, TaskFailed, TaskInfo, TaskRequest
@@ -130,6 +131,7 @@ class Launcher:
             )
             document = spec.build(options, provisions)
             held = _held(document["mounts"], volumes, joined)
+            self._allow_realtime(options.cgroup_parent)
             request = await self._request(c, document, options.process, rootfs, held, runtime, log)
             try:
                 attached = self._pending.any(c.id)  # whoever gives up meanwhile does not keep it from running
@@ -142,6 +144,16 @@ class Launcher:
         if sandbox is not None:
             await self._networks.started(c.id, task.pid)
         return task
+
+    def _allow_realtime(self, parent: str) -> None:
+        """Give the cgroup above the container the real-time budget of the daemon's configuration."""
+        period_us, runtime_us = self._config.cpu_rt_period, self._config.cpu_rt_runtime
+        if period_us or runtime_us:
+            try:
+                realtime.allow(parent, period_us=period_us, runtime_us=runtime_us)
+            except OSError as e:
+                reason = os.strerror(e.errno or 0).lower()
+                raise Internal(f"unable to init CPU RT controller: write {e.filename}: {reason}") from e
 
     async def _request(
         self,

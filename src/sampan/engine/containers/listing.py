@@ -21,7 +21,7 @@ LIST_FILTERS = frozenset(
 )
 PRUNE_FILTERS = frozenset({"label", "label!", "until"})
 _STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
-_HEALTH = ("starting", "healthy", "unhealthy", "none")
+_HEALTH = ("none", "starting", "healthy", "unhealthy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ def tests(
             ids = frozenset().union(*(image_ids(v) for v in values))
             found.append(lambda c, ids=ids: c.image_id in ids)  # type: ignore[misc]
         elif name == "health":
-            _one_of("health", values, _HEALTH)
+            _one_of("health", "health", values, _HEALTH)
             found.append(lambda c, v=frozenset(values): health(c) in v)  # type: ignore[misc]
         elif name == "network":
             found.append(lambda c, v=values: _is_on(v, *networks(c)))  # type: ignore[misc]
@@ -88,11 +88,12 @@ def tests(
     return found
 
 
-def _one_of(name: str, values: list[str], known: tuple[str, ...]) -> None:
+def _one_of(name: str, what: str, values: list[str], known: tuple[str, ...]) -> None:
     for value in values:
         if value not in known:
             raise InvalidArgument(
-                f"invalid filter '{name}={value}': invalid value for state ({value}): must be one of {', '.join(known)}"
+                f"invalid filter '{name}={value}': invalid value for {what} ({value}): "
+                f"must be one of {', '.join(known)}"
             )
 
 
@@ -122,7 +123,7 @@ def _simple(name: str, values: list[str]) -> Test:
     """Filters that ask nobody but the record."""
     wanted = frozenset(values)
     if name == "status":
-        _one_of("status", values, _STATES)
+        _one_of("status", "state", values, _STATES)
         return lambda c: c.status.state.value in wanted
     if name == "exited":
         codes = {_exit_code(v) for v in values}
@@ -137,7 +138,9 @@ def _simple(name: str, values: list[str]) -> Test:
     if name == "volume":
         return lambda c: any(m.name in wanted or m.destination in wanted or m.source in wanted for m in c.mounts)
     if name == "is-task":
-        return lambda c: "false" in wanted or "0" in wanted
+        if len(wanted) != 1 or values[0] not in ("0", "1", "false", "true"):
+            raise InvalidArgument(f"invalid filter 'is-task=[{' '.join(sorted(wanted))}]'")
+        return lambda c: values[0] in ("0", "false")
     return lambda c: c.host_config.isolation in wanted or "default" in wanted
 
 
@@ -172,6 +175,8 @@ def port_range(name: str, text: str) -> list[str]:
             raise Internal(
                 f'error while looking up for {name} {text}: strconv.ParseUint: parsing "{number}": invalid syntax'
             )
+    if int(high or low) < int(low):
+        raise Internal(f"error while looking up for {name} {text}: Invalid range specified for the Port: {text}")
     return [f"{n}/{protocol or 'tcp'}" for n in range(int(low), min(int(high or low), 65535) + 1)]
 
 

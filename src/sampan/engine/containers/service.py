@@ -53,6 +53,7 @@ from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
 from sampan.engine.layers.roots import Roots
+from sampan.engine.metrics import Metrics
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.engine.volumes.service import Volumes
@@ -153,6 +154,17 @@ class Containers:
         self.export = exports.export
         self.changes = exports.changes
         self.commit = exports.commit
+
+    def measure(self, metrics: Metrics) -> None:
+        """Time and count what is done from now on."""
+        actions = metrics.container_actions
+        self.create = actions.timed("create", self.create)
+        self.start = actions.timed("start", self.start)
+        self.remove = actions.timed("delete", self.remove)
+        self.commit = actions.timed("commit", self.commit)
+        self.changes = actions.timed("changes", self.changes)
+        self.connect = metrics.network_actions.timed("connect", self.connect)
+        self._health.metrics = metrics
 
     # --- life of the service -----------------------------------------------------------------------------------------
 

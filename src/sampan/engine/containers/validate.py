@@ -18,17 +18,13 @@ from sampan.engine.containers import mountpoints, signals
 from sampan.engine.tasks.capabilities import CAPABILITIES, normal
 from sampan.engine.tasks.host import Host, parse_list
 from sampan.errors import Internal, InvalidArgument
-from sampan.spec import go_values
+from sampan.spec import go_values, platform_text
 from sampan.spec.engine_api.container import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
 from sampan.supervisor.logs import options as log_options
 
 MIB = 1024 * 1024
 MINIMUM_MEMORY_BYTES = 6 * MIB
 MINIMUM_HEALTH_NS = 1_000_000
-_SYSTEMS = frozenset({"linux", "windows", "darwin", "freebsd"})
-_ARCHITECTURES = frozenset(
-    {"amd64", "x86_64", "x86-64", "386", "arm64", "aarch64", "arm", "armhf", "ppc64le", "s390x", "riscv64"}
-)
 _NAMED_RUNTIMES = frozenset({"runc", "io.containerd.runc.v2"})
 
 
@@ -67,32 +63,10 @@ def request(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidArgument("cpu real-time runtime cannot be higher than cpu real-time period")
 
 
-_SYSTEM_AND_VERSION = r"^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.%-]*)((?:\\+[A-Za-z0-9_.%-]+)*)\\))?$"  # as Go quotes it
-_COMPONENT = "^[A-Za-z0-9_.-]+$"
-
-
 def platform(text: str) -> None:
-    """Check the query's `platform`: os[/architecture[/variant]]. Whether the image has it is the images' business."""
-    if not text:
-        return
-    if "*" in text:
-        raise InvalidArgument(f'"{text}": wildcards not yet supported: invalid argument')
-    system, *others = parts = text.lower().split("/")
-    if not re.fullmatch(_SYSTEM_AND_VERSION.replace("\\\\", "\\"), system):
-        raise InvalidArgument(
-            f'"{system}" is an invalid OS component of "{text}": OSAndVersion specifier component must match'
-            f' "{_SYSTEM_AND_VERSION}": invalid argument'
-        )
-    for part in others:
-        if not re.fullmatch(_COMPONENT, part):
-            raise InvalidArgument(
-                f'"{part}" is an invalid component of "{text}": platform specifier component must match'
-                f' "{_COMPONENT}": invalid argument'
-            )
-    if len(parts) > 3:
-        raise InvalidArgument(f'"{text}": cannot parse platform specifier: invalid argument')
-    if len(parts) == 1 and parts[0] not in _SYSTEMS | _ARCHITECTURES:
-        raise InvalidArgument(f'"{text}": unknown operating system or architecture: invalid argument')
+    """Check the query's `platform`. Whether the image has it is the images' business."""
+    if wrong := platform_text.problem(text):
+        raise InvalidArgument(wrong)
 
 
 def container_config(config: ContainerConfig) -> None:

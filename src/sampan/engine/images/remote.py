@@ -99,6 +99,9 @@ async def begun(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 async def download(url: str, proxies: Proxies) -> AsyncIterator[bytes]:
     """The bytes behind a URL, for `import`. Raises: Internal."""
+    scheme = url.partition("://")[0].lower()
+    if scheme not in ("http", "https"):
+        raise Internal(f'Get "{without_password(url)}": unsupported protocol scheme "{scheme}"')
     try:
         async with outgoing.session(timeout=IMPORT_TIMEOUT) as session:
             async with session.get(url, proxy=proxies.choose(url)) as answer:

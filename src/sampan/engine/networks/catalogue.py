@@ -229,6 +229,8 @@ def _problems(config: IPAMConfig) -> Iterator[str]:
         else:
             if ip_interface(config.ip_range).ip != inside.network_address:
                 yield f"invalid ip-range {config.ip_range}: it should be {inside}"
+            elif inside.prefixlen < subnet.prefixlen:
+                yield f"invalid ip-range {config.ip_range}: CIDR block is bigger than its parent subnet {subnet}"
             elif not ipam.within(inside, subnet):
                 yield f"invalid ip-range {config.ip_range}: parent subnet {subnet} doesn't contain ip-range"
     named = [(f"gateway {config.gateway}", config.gateway)] if config.gateway else []

@@ -13,13 +13,14 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from sampan.engine.background import Background
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks import host as hosts
 from sampan.engine.networks.drivers.driver import NetworkDriver
+from sampan.engine.networks.enforcer import Enforcer
 from sampan.engine.networks.firewall import NetworkRules, Published, translatable
 from sampan.engine.networks.firewall_keeper import FirewallKeeper
 from sampan.engine.networks.host import HostNetwork
@@ -94,6 +95,20 @@ class Fabric:
                 yield
             finally:
                 await self.host.run(self.host.plumbing.unlock_host)
+
+    async def sweep_ended(self, known: Collection[str]) -> None:
+        """Take away the bridges that engines left which were killed; while `choosing`. known: our own networks' ids."""
+
+        def work() -> list[str]:
+            plumbing = self.host.plumbing
+            found = [link.name for link in hosts.abandoned(plumbing.host.links(), known)]
+            for name in found:
+                plumbing.delete_links([name])
+                Enforcer(plumbing, name).remove()  # of the default bridge: the rules have its name
+            return found
+
+        if found := await self.host.run(work):
+            log.info("bridges of engines that have ended were removed: %s", ", ".join(found))
 
     # ── networks ────────────────────────────────────────────────────────────────────────────────────────────────
 

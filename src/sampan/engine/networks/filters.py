@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.errors import Internal, InvalidArgument
-from sampan.spec import times
+from sampan.spec import go_patterns, times
 
 LIST = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type", "idOrName"})
 PRUNE = frozenset({"label", "label!", "until"})
@@ -31,9 +31,9 @@ def matches(network: NetworkRecord, given: Filters, *, used: bool) -> bool:
         elif name == "label":
             ok = all(_label(network, value) for value in wanted)
         elif name == "name":
-            ok = any(value in network.name for value in wanted)
+            ok = go_patterns.any_of(wanted)(network.name)
         elif name == "id":
-            ok = any(value in network.id for value in wanted)
+            ok = go_patterns.any_of(wanted)(network.id)
         else:
             ok = any(value == {"driver": network.driver, "scope": network.scope}.get(name) for value in wanted)
         if not ok:

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
+from sampan.engine.metrics import Metrics
 from sampan.engine.networks import endpoints, filters, inspect, ipam
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.drivers import choice
@@ -66,6 +67,12 @@ class Networks:
         self.renaming = self._sandboxes.renaming
         self.disconnecting = self._sandboxes.disconnecting
 
+    def measure(self, metrics: Metrics) -> None:
+        """Time what is done from now on."""
+        actions = metrics.network_actions
+        self.attach = actions.timed("connect", actions.timed("allocate", self.attach))
+        self.detach = actions.timed("release", self.detach)
+
     def driver_names(self) -> Sequence[str]:
         """Return the names of the drivers that networks may be made with."""
         return sorted(self._catalogue.drivers)
@@ -81,6 +88,7 @@ class Networks:
         try:
             await self._fabric.open()
             async with self._fabric.choosing():
+                await self._fabric.sweep_ended([network.id for network in self._catalogue.all()])
                 await self._start_networks()
             self._sandboxes.adopt_recorded()
             await self._fabric.firewall.apply()

@@ -249,6 +249,7 @@ def mount(path: str, options: Mapping[str, str]) -> None:
 def failed(path: str, options: Mapping[str, str], error: OSError) -> Internal:
     """Build Docker's message for a volume that cannot be mounted."""
     flags, data = parse_options(options.get("o", ""))
+    data = re.sub(r"(^|,)(pass(?:word)?)=[^,]*", r"\1\2=********", data)  # what mount.cifs takes as one
     extra = f", data: {data}" if data else ""
     return Internal(
         f"error while mounting volume '{path}': failed to mount local volume: "
