@@ -31,8 +31,8 @@ class Connections:
         Raises: NotFound; InvalidArgument; Forbidden when it is connected; Internal when the kernel refuses. Then
         nothing has changed.
         """
-        network = self._networks.find(network_ref)
         id = self._get(ref).id
+        network = self._networks.find(network_ref)
         async with self._table.live.lock(id):
             c = self._table.get(id)
             network = self._networks.find(network_ref)  # while this waited for its turn it may have been removed
@@ -52,13 +52,14 @@ class Connections:
         force: the message for an unknown container is another one. Raises: NotFound; InvalidArgument; Internal when
         it is not connected, or when the kernel refuses.
         """
-        network = self._networks.find(network_ref)
+        network = self._networks.find(network_ref) if force else None
         try:
             id = self._get(ref).id
         except NotFound:
             if force:
                 raise NotFound(f"endpoint {ref} not found") from None
             raise
+        network = network or self._networks.find(network_ref)
         async with self._table.live.lock(id):
             c = self._table.get(id)
             if network.name == "host" and c.host_config.network_mode == "host":
