@@ -24,13 +24,14 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 class Connection(web.RequestHandler):
     """aiohttp's connection; `_behind` is None in plain HTTP, else the bytes behind a request that may take over."""
 
-    __slots__ = ("_behind", "_body_left", "guarded", "half_closed")
+    __slots__ = ("_answered", "_behind", "_body_left", "guarded", "half_closed")
 
     def __init__(self, *args: Any, guarded: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.guarded = guarded
         self._behind: bytes | None = None
         self._body_left = 0
+        self._answered = False
         self.half_closed = False
 
     def data_received(self, data: bytes) -> None:
@@ -49,6 +50,21 @@ class Connection(web.RequestHandler):
             self._behind += data
             return
         super().data_received(data)
+        if self._answered:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Know that the request under way is answered and takes nothing over: what came behind it is HTTP again.
+
+        What is left of its body comes first.
+        """
+        if self._behind is None:
+            return
+        self._answered = bool(self._body_left)
+        if not self._answered:
+            data, self._behind = self._behind, None
+            if data:
+                self.data_received(data)
 
     def _idle(self) -> bool:
         """Tell whether no request is under way: aiohttp waits for the next one, on a future nobody has woken."""

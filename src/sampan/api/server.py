@@ -108,6 +108,12 @@ class ApiServer:
             response.headers.pop("Server", None)
 
     async def _dispatch(self, request: web.Request) -> web.StreamResponse:
+        response = await self._answer_or_refuse(request)
+        if isinstance(request.protocol, Connection):
+            request.protocol.go_on()
+        return response
+
+    async def _answer_or_refuse(self, request: web.Request) -> web.StreamResponse:
         try:
             return await self._answer(request)
         except Exception as e:

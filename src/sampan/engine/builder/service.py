@@ -231,7 +231,9 @@ class Builder:
     ) -> tuple[list[str], int]:
         """Remove records that nobody uses: (ids, bytes). Bounds: see `Space`. Raises: InvalidArgument."""
         space = Space(reserved_bytes=reserved_bytes, max_used_bytes=max_used_bytes, min_free_bytes=min_free_bytes)
-        return await self.solver.prune(filters, all=all, space=space)
+        ids, reclaimed = await self.solver.prune(filters, all=all, space=space)
+        self.events.publish("builder", "prune", "", {"reclaimed": str(reclaimed)})
+        return ids, reclaimed
 
     # -- asking -------------------------------------------------------------------------------------------------
 

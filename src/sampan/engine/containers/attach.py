@@ -32,8 +32,8 @@ def parse_detach_keys(text: str) -> bytes:
         return DEFAULT_DETACH_KEYS
     keys = bytearray()
     for key in text.split(","):
-        if len(key) == 1:
-            keys += key.encode("latin-1", "replace")
+        if len(key) == 1 and key.isascii():
+            keys += key.encode()
         elif key.startswith("ctrl-") and len(key) == 6:
             code = key[5]
             if "a" <= code <= "z":

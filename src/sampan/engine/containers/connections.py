@@ -35,6 +35,7 @@ class Connections:
         nothing has changed.
         """
         id = self._get(ref).id
+        self._networks.find(network_ref)
         async with self._table.live.lock(id):
             c = self._table.get(id)
             network = self._networks.find(network_ref)
@@ -55,13 +56,15 @@ class Connections:
         force: the message for an unknown container is another one. Raises: NotFound; InvalidArgument; Internal when
         it is not connected, or when the kernel refuses.
         """
+        if force:  # then an unknown network is named before an unknown container
+            self._networks.find(network_ref)
         try:
             id = self._get(ref).id
         except NotFound:
             if force:
-                self._networks.find(network_ref)
                 raise NotFound(f"endpoint {ref} not found") from None
             raise
+        self._networks.find(network_ref)
         async with self._table.live.lock(id):
             c = self._table.get(id)
             network = self._networks.find(network_ref)

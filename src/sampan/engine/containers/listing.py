@@ -12,6 +12,7 @@ from typing import Any
 
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import State
+from sampan.engine.images.views import boolean_filter
 from sampan.errors import Internal, InvalidArgument, NotFound
 from sampan.spec import go_patterns, go_values, times
 
@@ -73,7 +74,7 @@ def tests(
             ids = frozenset().union(*(image_ids(v) for v in values))
             found.append(lambda c, ids=ids: c.image_id in ids)  # type: ignore[misc]
         elif name == "health":
-            _one_of("health", "health", values, _HEALTH)
+            _one_of("health", values, _HEALTH)
             found.append(lambda c, v=frozenset(values): health(c) in v)  # type: ignore[misc]
         elif name == "network":
             found.append(lambda c, v=values: _is_on(v, *networks(c)))  # type: ignore[misc]
@@ -88,13 +89,12 @@ def tests(
     return found
 
 
-def _one_of(name: str, what: str, values: list[str], known: tuple[str, ...]) -> None:
+def _one_of(name: str, values: list[str], known: tuple[str, ...]) -> None:
+    what = "state" if name == "status" else name
     for value in values:
         if value not in known:
-            raise InvalidArgument(
-                f"invalid filter '{name}={value}': invalid value for {what} ({value}): "
-                f"must be one of {', '.join(known)}"
-            )
+            words = f"invalid value for {what} ({value}): must be one of {', '.join(known)}"
+            raise InvalidArgument(f"invalid filter '{name}={value}': {words}")
 
 
 def _around(name: str, values: list[str], find: Callable[[str], Container | None]) -> Test:
@@ -123,7 +123,7 @@ def _simple(name: str, values: list[str]) -> Test:
     """Filters that ask nobody but the record."""
     wanted = frozenset(values)
     if name == "status":
-        _one_of("status", "state", values, _STATES)
+        _one_of("status", values, _STATES)
         return lambda c: c.status.state.value in wanted
     if name == "exited":
         codes = {_exit_code(v) for v in values}
@@ -138,9 +138,8 @@ def _simple(name: str, values: list[str]) -> Test:
     if name == "volume":
         return lambda c: any(m.name in wanted or m.destination in wanted or m.source in wanted for m in c.mounts)
     if name == "is-task":
-        if len(wanted) != 1 or values[0] not in ("0", "1", "false", "true"):
-            raise InvalidArgument(f"invalid filter 'is-task=[{' '.join(sorted(wanted))}]'")
-        return lambda c: values[0] in ("0", "false")
+        tasks = boolean_filter({name: wanted}, name, False)
+        return lambda c: not tasks
     return lambda c: c.host_config.isolation in wanted or "default" in wanted
 
 
@@ -169,15 +168,16 @@ def _is_on(wanted: Iterable[str], names: set[str], ids: set[str]) -> bool:
 def port_range(name: str, text: str) -> list[str]:
     """Expand `80`, `80/udp` or `80-90/tcp`."""
     numbers, _, protocol = text.partition("/")
-    low, _, high = numbers.partition("-")
-    for number in (low, high or low):
-        if not number.isdigit():
-            raise Internal(
-                f'error while looking up for {name} {text}: strconv.ParseUint: parsing "{number}": invalid syntax'
-            )
-    if int(high or low) < int(low):
-        raise Internal(f"error while looking up for {name} {text}: Invalid range specified for the Port: {text}")
-    return [f"{n}/{protocol or 'tcp'}" for n in range(int(low), min(int(high or low), 65535) + 1)]
+    bounds = numbers.split("-")[:2]
+    try:
+        if not numbers:
+            raise ValueError("Empty string specified for ports.")
+        low, high = (go_values.unsigned(bound, bits=16) for bound in (bounds[0], bounds[-1]))
+        if low > high:
+            raise ValueError(f"Invalid range specified for the Port: {numbers}")
+    except ValueError as e:
+        raise Internal(f"error while looking up for {name} {text}: {e}") from None
+    return [f"{n}/{protocol or 'tcp'}" for n in range(low, high + 1)]
 
 
 def prune_tests(filters: Filters) -> list[Test]:

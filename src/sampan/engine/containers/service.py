@@ -214,6 +214,7 @@ class Containers:
                 continue
             removed.append(c.id)
             freed += rw
+        self._events.publish("container", "prune", "", {"reclaimed": str(freed)})
         return {"ContainersDeleted": removed or None, "SpaceReclaimed": freed}
 
     def ids(self) -> frozenset[str]:

@@ -18,7 +18,7 @@ from sampan.engine.containers import mountpoints, signals
 from sampan.engine.tasks.capabilities import CAPABILITIES, normal
 from sampan.engine.tasks.host import Host, parse_list
 from sampan.errors import Internal, InvalidArgument
-from sampan.spec import go_values, platform_text
+from sampan.spec import go_values
 from sampan.spec.engine_api.container import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
 from sampan.supervisor.logs import options as log_options
 
@@ -46,6 +46,8 @@ def create(
         raise InvalidArgument("invalid Annotations: the empty string is not permitted as an annotation key")
     warnings = resources(host, machine, update=False)
     warnings += _platform(host, engine)
+    if host.links:
+        warnings.append("Links have no effect. Containers find each other by name on a network of their own.")
     if any(m.type == "image" for m in host.mounts or []):
         warnings.insert(0, "Image mount is an experimental feature")
     return warnings
@@ -61,12 +63,6 @@ def request(config: ContainerConfig, host: HostConfig) -> None:
             raise InvalidArgument(f"invalid option: QoS {what} configuration is not supported on linux")
     if host.cpu_realtime_period > 0 and host.cpu_realtime_runtime > host.cpu_realtime_period:
         raise InvalidArgument("cpu real-time runtime cannot be higher than cpu real-time period")
-
-
-def platform(text: str) -> None:
-    """Check the query's `platform`. Whether the image has it is the images' business."""
-    if wrong := platform_text.problem(text):
-        raise InvalidArgument(wrong)
 
 
 def container_config(config: ContainerConfig) -> None:

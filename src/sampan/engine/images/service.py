@@ -98,12 +98,11 @@ class Images:
         return self.catalog.resolve(ref, platform)
 
     async def tag(self, ref: str, repo: str, tag: str) -> None:
-        """Give an image one more name. Without `repo` nothing happens. Raises: NotFound, InvalidArgument."""
+        """Give an image one more name. Raises: NotFound, InvalidArgument."""
+        target = parse_target(repo, tag)
         image_id, *others = self.catalog.members(ref)
-        if not repo:
-            return
         try:
-            await self.publisher.tag_image(image_id, parse_target(repo, tag), beside=others)
+            await self.publisher.tag_image(image_id, target, beside=others)
         except NoSuchImage as e:
             raise NoSuchImage(ref) from e
 

@@ -120,14 +120,16 @@ class Catalogue:
             raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
         if not _enabled(request, 4) and not _enabled(request, 6):
             raise InvalidArgument("IPv4 or IPv6 must be enabled")
-        if self.named(request.name) is not None:
-            raise Conflict(f"network with name {request.name} already exists")
-        if request.config_only or (request.config_from and request.config_from.network):
-            raise NotImplemented_("config-only networks are not available yet")
         name = request.driver or DEFAULT_DRIVER
         problems = [p for c in (request.ipam and request.ipam.config) or [] for p in _problems(c)]
         if problems:
             raise InvalidArgument("invalid network config:\n" + "\n".join(problems))
+        if self.named(request.name) is not None:
+            raise Conflict(f"network with name {request.name} already exists")
+        if request.ingress:
+            raise Forbidden("Ingress network can only be global scope network")
+        if request.config_only or (request.config_from and request.config_from.network):
+            raise NotImplemented_("config-only networks are not available yet")
         driver = self.drivers.get(name)
         if driver is None:
             raise NotFound(f'plugin "{name}" not found')

@@ -218,10 +218,16 @@ class Networks:
             raise NotFound(f"network {ref} not found")
         return inspect.network(network, self._sandboxes.on(network.id))
 
-    def list(self, given: Filters | None = None) -> builtins.list[dict[str, Any]]:
-        """Return the networks that pass the filters, by name, without containers. Raises: InvalidArgument, Internal."""
+    def list(self, given: Filters | None = None, *, containers: bool = False) -> builtins.list[dict[str, Any]]:
+        """Return the networks that pass the filters, by name. containers: with those that are on each.
+
+        Raises: InvalidArgument, Internal.
+        """
         chosen = [n for n in self._catalogue.all() if filters.matches(n, given or {}, used=self._used(n))]
-        return [inspect.network(n, ()) for n in sorted(chosen, key=lambda n: n.name)]
+        return [
+            inspect.network(n, self._sandboxes.on(n.id) if containers else ())
+            for n in sorted(chosen, key=lambda n: n.name)
+        ]
 
     def _used(self, network: NetworkRecord) -> bool:
         return self._sandboxes.using(network.id) or bool(self._store.holders(Ref("network", network.id)))
@@ -229,10 +235,15 @@ class Networks:
     async def prune(self, given: Filters | None = None) -> builtins.list[str] | None:
         """Remove the networks nobody uses; None when there is none, as Docker says."""
         removed = []
+        before_ns = filters.until_ns(given or {})
         for network in self._catalogue.all():
             if not self._catalogue.has(network):
                 continue  # somebody else was faster
-            if network.name in PREDEFINED or self._used(network) or not filters.prunable(network, given or {}):
+            if (
+                network.name in PREDEFINED
+                or self._used(network)
+                or not filters.prunable(network, given or {}, before_ns)
+            ):
                 continue
             await self._take_away(network)
             removed.append(network.name)

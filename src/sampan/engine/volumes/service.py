@@ -515,6 +515,8 @@ def _one_bool(name: str, values: set[str]) -> bool:
 
 
 def _go_bool(name: str, values: set[str]) -> bool:
+    if len(values) > 1:
+        raise InvalidArgument(f"invalid filter '{name}=[{' '.join(sorted(values))}]': only one value is expected")
     try:
         return True in {go_values.boolean(value) for value in values}
     except ValueError as e:

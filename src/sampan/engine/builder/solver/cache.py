@@ -375,6 +375,8 @@ def _test(key: str, values: list[str]) -> Callable[[CacheUsage, int], bool]:
             return lambda usage, _: usage.shared == _truth(values)
         case "private":
             return lambda usage, _: usage.shared != _truth(values)
+        case "label" | "label!":  # records of the cache have no labels
+            return lambda usage, _: key == "label!" or not values
         case _:
             raise InvalidArgument(f"invalid filter '{key}'")
 
