@@ -98,7 +98,8 @@ class Engine:
                 config, store, events, images, storage.roots, networks, volumes, supervisor, host_paths
             )
             await containers.run()
-            storage.roots.retain(containers.ids(), images.unclaim)
+            if not store.aside():
+                storage.roots.retain(containers.ids(), images.unclaim)
             engine = cls(
                 config,
                 id=engine_id(config.data_root),

@@ -108,7 +108,7 @@ class Containers:
         self._bind_networks(Connections(table, networks))
         self._bind_views(views, Top(table, supervisor, events), Stats(table, supervisor))
         exports = Exports(table, images, roots, events, lifecycle)
-        self._archive = Archive(table, roots, events, self._inside, volumes)
+        self._archive = Archive(table, roots, events, self._inside, volumes, launcher.directory)
         self._bind_files(self._archive, exports)
         # The verbs, each where it is done.
         self.get = table.get

@@ -140,8 +140,8 @@ class Disk:
         ]
 
     def _findings(self) -> list[Finding]:
-        images = self._images
-        return [
+        images, aside = self._images, self._store.aside()
+        found = [
             *layers_checking.check(images.driver, images.layers, images.roots),
             *images_checking.check(images.catalog, images.content, images.layers),
             *self._check_containers(),
@@ -150,6 +150,7 @@ class Disk:
             *self._check_leftovers(),
             *findings.references(self._references(), self._existence()),
         ]
+        return found if not aside else findings.beside_unreadable(found, aside)
 
     async def _damaged_layers(self) -> list[Finding]:
         """Read every layer as `save` would; what is missing altogether is found without reading."""
@@ -276,6 +277,11 @@ class Disk:
             match finding.kind:
                 case "blob":
                     images.content.remove(finding.id)
+                case "record":
+                    table, _, id = finding.id.partition("/")
+                    for aside in self._store.aside():
+                        if (aside.table, aside.id) == (table, id):
+                            self._store.apply_now(self._store.remove_aside(aside))
                 case "tag":
                     if (tag := images.catalog.tags.get(finding.id)) is not None:
                         lost = images.catalog.lost_members(tag)

@@ -55,6 +55,8 @@ class History:
             found = os.listdir(self._directory)
         except FileNotFoundError:
             return
+        if self._table.aside:
+            return
         named = {blob for record in self._table.all() for blob in record.blobs}
         for name in found:
             if name not in named:

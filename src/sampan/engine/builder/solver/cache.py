@@ -108,6 +108,9 @@ class Cache:
 
     def start(self) -> None:
         """Drop records whose layers do not exist, and references without a record."""
+        self._by_key = {record.key: record.id for record in self._table.all() if record.kind != CACHE_MOUNT}
+        if self._store.aside():
+            return  # what cannot be read may be about these
         lost = [
             record for record in self._table.all() if record.chain_id and record.chain_id not in self._images.layers
         ]
