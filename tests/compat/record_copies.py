@@ -43,8 +43,8 @@ def _image() -> bytes:
     """A root with the trees that the lines name."""
     files = {"w/f": b"f of w", "w/d/a": b"a of w", "w/d/sub/c": b"c of w", "w/x/one": b"1", "w/x/\udcff": b"byte"}
     links = {
-        "lf": "f", "ld": "d", "labs": "/w/f", "ldabs": "/w/d", "dang": "nowhere", "loop": "loop", "lv": "/v", "lb": "/b",
-        "lbf": "/b/have", "lbro": "../bro", "lbfile": "/bf",
+        "lf": "f", "ld": "d", "labs": "/w/f", "ldabs": "/w/d", "dang": "nowhere", "loop": "loop", "lv": "/v",
+        "lb": "/b", "lbf": "/b/have", "lbro": "../bro", "lbfile": "/bf",
     }  # fmt: skip
     members = [
         *(directory(name, mtime=TIME) for name in ("w", "w/d", "w/d/sub", "w/x", "v", "b", "bro", "vro", "t")),

@@ -16,7 +16,25 @@ from tests.support.engine import BIN, Engine
 pytestmark = [pytest.mark.root]
 RECORDED: list[record_copies.Answer] = [tuple(answer) for answer in json.loads(record_copies.ANSWERS.read_text())]
 
-OURS: dict[str, str] = {}
+OURS = {
+    "created: {l}/f {c}:/etc/hosts": "docker takes it, and the start writes over it: refused as for an exited one",
+    "created: -L {c}:/w/loop {l}/new": "a link that leads to itself is copied as the link that it is",
+    "created: {c}:/w/loop {l}/new": "a link that leads to itself is copied as the link that it is",
+    "created: - {c}:/w <<< garbage": "says what is wrong",
+    "created: - {c}:/w <<< xz": "docker needs the program xz",
+    "created: - {c}:/w <<< dangling": "docker says that /w is missing",
+    "created: - {c}:/w <<< attributes": "docker keeps user attributes and does not give them back",
+    "created: - {c}:/w <<< cut": "a directory gets its time at the end",
+    "created: {l}/f {c}:/t/new": "docker puts it below the tmpfs, where the container never sees it",
+    "ro: {l}/f {c}:/t/new": "the tmpfs is not there, docker speaks of the root",
+    "ro-running: {l}/f {c}:/t/new": "the tmpfs of a read-only container can be written to",
+    "running: {l}/f {c}:/t/new": "docker's new tmpfs has the time of the image's directory",
+    "running: {c}:/proc/1/comm -": "docker sees no /proc",
+}
+BY_CLIENT = {
+    "sampan": lambda line: True,
+    "docker": lambda line: not line.startswith("created:") or "<<<" in line or line.endswith(" -"),
+}
 
 
 def test_the_corpus_is_what_was_recorded() -> None:
@@ -32,7 +50,7 @@ def test_every_line_copies_what_docker_copies(shared_engine: Engine, tmp_path: P
     player.prepare()
     unlike = []
     try:
-        for recorded in RECORDED:
+        for recorded in filter(lambda answer: BY_CLIENT[program](answer[0]), RECORDED):
             ours = player.play(recorded[0])
             if ours != recorded and recorded[0] not in OURS:
                 unlike.append({"docker": recorded, "ours": ours})

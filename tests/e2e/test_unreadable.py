@@ -105,7 +105,7 @@ def test_a_repair_removes_the_row_and_then_what_only_it_named(engine: Engine) ->
     _two_of_each(engine)
     engine.stop()
     with closing(_database(engine)) as raw:
-        raw.execute("UPDATE containers SET json = ? WHERE json LIKE '%\"two\"%'", (b"{",))
+        raw.execute("UPDATE containers SET json = ? WHERE CAST(json AS TEXT) LIKE '%\"two\"%'", (b"{",))
         raw.execute("UPDATE volumes SET json = '5' WHERE id = 'volume-two'")
         raw.commit()
     engine.start()

@@ -44,6 +44,7 @@ from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.layers.roots import Roots
+from sampan.engine.layers.unpack import adopt_thread
 from sampan.engine.paced import PacedThreads
 from sampan.engine.tasks import etcfiles, procfs
 from sampan.engine.volumes.service import Volumes
@@ -185,13 +186,14 @@ class Archive:
         async with AsyncExitStack() as used:
             found = await self._look(c, path, look, used, writable=True, drop=drop)
             try:
-                await self._extract(found[1], body, ExtractOptions(no_overwrite_dir_non_dir, found[2]))
+                await self._extract(found[1], body, ExtractOptions(no_overwrite_dir_non_dir, found[2], path))
             finally:
                 drop(found)
         publish(self._events, c, "extract-to-dir")
 
     async def _extract(self, target: int, body: AsyncIterator[bytes], options: ExtractOptions) -> None:
         def work(source: streams.Source) -> None:
+            adopt_thread()
             extract(source, target, options)
 
         try:
@@ -314,7 +316,8 @@ def _owner_of_files(table: ContainerTable, c: Container) -> str:
 
 
 def _tmpfs(c: Container) -> Sequence[str]:
-    return (*(clean(path) for path in c.host_config.tmpfs or ()), *(m.destination for m in c.mounts if m.type == "tmpfs"))
+    asked = (clean(path) for path in c.host_config.tmpfs or ())
+    return (*asked, *(m.destination for m in c.mounts if m.type == "tmpfs"))
 
 
 def _check_target(c: Container, root: Root, target: int) -> None:

@@ -17,9 +17,10 @@ import contextlib
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from sampan.engine.layers import unpack
 from sampan.linux import mounts, namespaces, saferoot
 from sampan.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE
 
@@ -67,12 +68,17 @@ def missing(root_fd: int, parts: Sequence[Part]) -> Sequence[Part]:
 
 
 def make_destinations(root_fd: int, parts: Sequence[Part]) -> None:
-    """Make in a writable root what the first start would make. Raises: OSError."""
-    for part in parts:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            found = os.stat(part.fd if part.fd >= 0 else part.source)
-            fd, _ = saferoot.open_or_make(root_fd, part.destination, directory=stat.S_ISDIR(found.st_mode))
-            os.close(fd)
+    """Make in a writable root what the first start would make. Blocking. Raises: OSError."""
+
+    def work() -> int:
+        for part in parts:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found = os.stat(part.fd if part.fd >= 0 else part.source)
+                fd, _ = saferoot.open_or_make(root_fd, part.destination, directory=stat.S_ISDIR(found.st_mode))
+                os.close(fd)
+        return 0
+
+    _apart(work)
 
 
 def assemble(root_fd: int, parts: Sequence[Part], *, writable: bool) -> int:
@@ -82,20 +88,30 @@ def assemble(root_fd: int, parts: Sequence[Part], *, writable: bool) -> int:
     made, missing sources are refused; else such a part is left out. The caller owns the descriptor that is returned.
     Raises: OSError, MissingSource.
     """
+
+    def work() -> int:
+        namespaces.unshare(namespaces.CLONE_NEWNS)
+        mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+        mounts.move_mount(root_fd, b"", AT_FDCWD, "/", mounts.MOVE_MOUNT_F_EMPTY_PATH)
+        for part in sorted(parts, key=lambda part: part.destination.count("/")):
+            _add(root_fd, part, writable)
+        return mounts.open_tree(root_fd, b"", mounts.OPEN_TREE_CLONE | _WHOLE)
+
+    return _apart(work)
+
+
+def _apart(work: Callable[[], int]) -> int:
+    """Call it in a thread of its own: what it changes of itself ends with it, and the daemon's umask is not its."""
     made: list[int | BaseException] = []
 
-    def work() -> None:
+    def run() -> None:
         try:
-            namespaces.unshare(namespaces.CLONE_NEWNS)
-            mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-            mounts.move_mount(root_fd, b"", AT_FDCWD, "/", mounts.MOVE_MOUNT_F_EMPTY_PATH)
-            for part in sorted(parts, key=lambda part: part.destination.count("/")):
-                _add(root_fd, part, writable)
-            made.append(mounts.open_tree(root_fd, b"", mounts.OPEN_TREE_CLONE | _WHOLE))
+            unpack.adopt_thread()
+            made.append(work())
         except BaseException as e:
             made.append(e)
 
-    thread = threading.Thread(target=work, name="container-tree")
+    thread = threading.Thread(target=run, name="container-tree")
     thread.start()
     thread.join()
     if isinstance(made[0], BaseException):

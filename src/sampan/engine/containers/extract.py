@@ -32,11 +32,13 @@ class ExtractOptions:
     """How an archive is unpacked.
 
     no_overwrite_dir_non_dir: a directory never replaces something else, nor the reverse.
+    target: what the client calls the directory.
     owner: (uid, gid) of all that is made; None: the numbers that the archive says.
     """
 
     no_overwrite_dir_non_dir: bool = False
     owner: tuple[int, int] | None = None
+    target: str = ""
 
 
 def owner_of(root_fd: int, user: str) -> tuple[int, int]:
@@ -146,9 +148,9 @@ def _clear_way(entry: tar.Entry, parent: int, base: str, options: ExtractOptions
         return
     if options.no_overwrite_dir_non_dir:
         if is_directory:
-            raise InvalidArgument(f"cannot overwrite directory {base!r} with non-directory {base!r}".replace("'", '"'))
+            raise InvalidArgument(f'cannot overwrite directory "{base}" with non-directory "{options.target}"')
         if wants_directory:
-            raise InvalidArgument(f"cannot overwrite non-directory {base!r} with directory {base!r}".replace("'", '"'))
+            raise InvalidArgument(f'cannot overwrite non-directory "{base}" with directory "{options.target}"')
     if _is_mounted(parent, base):  # seen from here, its removal would end the mount for the container
         raise Internal(f"RemoveAll {base}: device or resource busy")
     if is_directory:

@@ -20,6 +20,7 @@ Invariant: a method raises `sampan.errors` only.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -56,7 +57,7 @@ from sampan.engine.layers.roots import Roots
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, SampanError
+from sampan.errors import Conflict, Internal, SampanError
 from sampan.supervisor.client import Supervisor
 
 log = logging.getLogger(__name__)
@@ -194,8 +195,10 @@ class Containers:
         for c in self._table.all():
             if c.status.state not in (State.CREATED, State.EXITED, State.DEAD) or not listing.passes(c, tests):
                 continue
+            rw = 0
             try:
-                rw, _ = await self._roots.usage(c.id)
+                with contextlib.suppress(Internal, OSError):  # what is lost takes no room
+                    rw, _ = await self._roots.usage(c.id)
                 await self._remover.remove(c.id)
             except SampanError as e:
                 log.warning("container %s: not pruned: %s", c.id, e.message)

@@ -362,7 +362,7 @@ class Disk:
         users: Counter[str] = Counter()
         for layer in layers.all():
             direct = sum(1 for h in self._images.store.holders(Ref("layer", layer.id)) if h.noun != "layer")
-            for below in layers.records(layer.id):
+            for below in layers.records(layer.id) if layers.is_whole(layer.id) else ():
                 users[below.id] += direct
         return users
 

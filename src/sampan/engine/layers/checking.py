@@ -11,7 +11,6 @@ from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import LayerRecord
 from sampan.engine.layers.roots import Roots
 from sampan.engine.layers.snapshots.driver import SnapshotDriver
-from sampan.errors import Internal
 
 
 def lost(layers: Layers) -> list[LayerRecord]:
@@ -28,10 +27,7 @@ def lost(layers: Layers) -> list[LayerRecord]:
 
 def _depth(layers: Layers, record: LayerRecord) -> int:
     """How many layers there are up to this one; 0 for what stands on nothing that can be read."""
-    try:
-        return len(layers.records(record.id))
-    except Internal:
-        return 0
+    return len(layers.records(record.id)) if layers.is_whole(record.id) else 0
 
 
 def check(driver: SnapshotDriver, layers: Layers, roots: Roots) -> list[Finding]:

@@ -84,6 +84,14 @@ class Layers:
             chain_id = record.parent
         return list(found.values())
 
+    def is_whole(self, chain_id: str) -> bool:
+        """Whether all layers of a chain are here."""
+        try:
+            self.records(chain_id)
+        except Internal:
+            return False
+        return True
+
     def chain(self, chain_id: str) -> tuple[LayerRecord, ...]:
         """The layers of a chain, base first; () for ""."""
         return tuple(reversed(self.records(chain_id)))

@@ -129,7 +129,7 @@ class Cache:
     def find(self, key: str) -> CacheRecord | None:
         """Return what an equal step gave before."""
         record = self._table.get(self._by_key.get(key, ""))
-        if record is not None and record.chain_id and record.chain_id not in self._images.layers:
+        if record is not None and not self._images.layers.is_whole(record.chain_id):
             self._remove(record)  # a weak one, whose images are gone
             return None
         return record
