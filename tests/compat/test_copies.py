@@ -31,10 +31,11 @@ OURS = {
     "running: {l}/f {c}:/t/new": "docker's new tmpfs has the time of the image's directory",
     "running: {c}:/proc/1/comm -": "docker sees no /proc",
 }
-BY_CLIENT = {
-    "sampan": lambda line: True,
-    "docker": lambda line: not line.startswith("created:") or "<<<" in line or line.endswith(" -"),
-}
+
+
+def _plays(program: str, line: str) -> bool:
+    """Sampan's client plays every line, docker's those that ask the engine for something of its own."""
+    return program == "sampan" or not line.startswith("created:") or "<<<" in line or line.endswith(" -")
 
 
 def test_the_corpus_is_what_was_recorded() -> None:
@@ -50,7 +51,9 @@ def test_every_line_copies_what_docker_copies(shared_engine: Engine, tmp_path: P
     player.prepare()
     unlike = []
     try:
-        for recorded in filter(lambda answer: BY_CLIENT[program](answer[0]), RECORDED):
+        for recorded in RECORDED:
+            if not _plays(program, recorded[0]):
+                continue
             ours = player.play(recorded[0])
             if ours != recorded and recorded[0] not in OURS:
                 unlike.append({"docker": recorded, "ours": ours})

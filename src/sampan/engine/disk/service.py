@@ -244,8 +244,13 @@ class Disk:
         return found + findings.strays("ingest", there, (), "moved to the trash")
 
     def _references(self) -> list[tuple[Ref, Ref]]:
-        """The references of the storage driver in use, and those that belong to none. Other drivers' are left alone."""
-        mine = self._images.store.references()
+        """The references of the storage driver in use, and those that belong to none. Other drivers' are left alone.
+
+        A container's to an image that was removed by force is as it should be: its layers are held for themselves, and
+        when the image comes back it is in use again.
+        """
+        own = ("container", "image")
+        mine = [pair for pair in self._images.store.references() if (pair[0].noun, pair[1].noun) != own]
         if self._images.store is self._store:
             return mine
         return mine + [pair for pair in self._store.references() if pair[1].noun == "volume"]
@@ -259,7 +264,6 @@ class Disk:
             "snapshot": lambda id: id in images.roots,
             "container": lambda id: id in known or id in containers.making,
             "volume": lambda id: self._volumes.get(id) is not None,
-            "blob": images.content.has,
             "work": images.layers.is_held,
             "build": lambda id: id in self._builder().solver.cache,
         }

@@ -23,8 +23,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from sampan.engine import platforms
 from sampan.engine.archives import tar, tar_writer
 from sampan.engine.archives.streams import Source, Truncated, decompressed
@@ -308,8 +306,8 @@ class Spooled:
     def _list(self, name: str) -> list[dict[str, Any]]:
         raw = self.document(name)
         try:
-            items = msgspec.json.decode(raw)
-        except msgspec.DecodeError as e:
+            items = codec.plain(raw)
+        except ValueError as e:
             if "truncated" in str(e):
                 raise Truncated() from e
             raise InvalidArgument(f"invalid {name}: {e}") from e
@@ -409,8 +407,8 @@ class Spooled:
         if name.startswith(BLOBS) and oci_image.digest(raw) != f"sha256:{name.removeprefix(BLOBS)}":
             raise InvalidArgument(f"invalid {name}: its content has another digest")
         try:
-            value = msgspec.json.decode(raw)
-        except msgspec.DecodeError as e:
+            value = codec.plain(raw)
+        except ValueError as e:
             raise InvalidArgument(f"invalid {name}: {e}") from e
         if not isinstance(value, dict):
             raise InvalidArgument(f"invalid {name}: not a JSON object")
