@@ -2,8 +2,9 @@
 
 copy_lines.txt has the lines; copy_answers.json gets of each [line, exit code, standard error, tree], the tree being
 what is then on both sides: {name: what it is} for names that are not as they were before, "" for what is gone, and the
-members of the archive on standard output. Each line has a container and a directory of its own. HOST is the address
-of a Docker Engine 28.5 on this machine, which must see the directory TMPDIR; DOCKER the 28.5 client.
+members of the archive on standard output. Each line has a directory of its own, and one that writes to a container has
+that for itself. HOST is the address of a Docker Engine 28.5 on this machine, which must see the directory TMPDIR;
+DOCKER the 28.5 client.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.support import busybox
@@ -30,7 +32,7 @@ from tests.support.tars import Member, directory, member, symlink, tar, tar_of
 LINES = Path(__file__).with_name("copy_lines.txt")
 ANSWERS = Path(__file__).with_name("copy_answers.json")
 Answer = tuple[str, int, str, dict[str, str]]
-IMAGE, VOLUMES = "cp-lines", ("cp-lines-v", "cp-lines-vro")
+IMAGE = "cp-lines"
 TIME = 1_000_000_000
 LOOKED_AT = ("/w", "/v")
 
@@ -127,6 +129,7 @@ class Player:
         self._program, self._engine, self._environment, self._tmp = program, engine, environment, tmp
         self._archives = archives()
         self._count = 0
+        self._readers: dict[str, str] = {}  # containers that lines only read, by state
         self._before: dict[tuple[str, tuple[str, ...]], dict[str, str]] = {}  # a fresh container's, by state
 
     def prepare(self) -> None:
@@ -138,59 +141,76 @@ class Player:
         assert done.status == 200 and b"errorDetail" not in done.raw, done.raw
 
     def close(self) -> None:
-        """Remove what `prepare` made."""
+        """Remove what `prepare` made, and the containers that were only read."""
+        for name in [*self._readers.values()]:
+            self._remove(name)
         self._engine.call("DELETE", f"/images/{IMAGE}")
 
     def play(self, line: str) -> Answer:
-        """Play a line in a container and a directory of its own."""
+        """Play a line with a directory of its own, and if it writes there, with a container of its own."""
         self._count += 1
         state, _, words = line.partition(": ")
         words, _, given = words.partition(" <<< ")
         here = self._tmp / str(self._count)
         here.mkdir()
         local(here / "l")
-        container = self._container(state, here)
-        try:
-            self._begin(container, state)
+        if not words.rsplit(" ", 1)[1].startswith("{c}"):
+            if state not in self._readers:
+                self._readers[state] = self._made("cp-lines-r-" + state, state, self._tmp / state)
+            name = self._readers[state]
+            code, out, error, changed = self._copy(words, given, name, here, ())
+        else:
             paths = (*LOOKED_AT, *re.findall("/etc/[a-z]+|/t(?=/)", line))
-            if (state, paths) not in self._before:
-                self._before[state, paths] = dict(self._inside(container, paths))
-            before = self._before[state, paths] | dict(_local_tree(here))
-            argv = [word.format(c="cp-lines-c", l=here / "l") for word in shlex.split(words)]
-            done = subprocess.run(
-                [self._program, "cp", *argv],
-                input=self._archives[given] if given else b"",
-                capture_output=True,
-                env=self._environment,
-                timeout=60,
-                check=False,
-            )
-            after = dict(self._inside(container, paths)) | dict(_local_tree(here))
-        finally:
-            self._engine.remove(container)
-            for volume in VOLUMES:
-                self._engine.call("DELETE", f"/volumes/{volume}")
-        changed = {name: what for name, what in after.items() if before.get(name) != what}
-        changed |= {name: "" for name in before if name not in after}
+            name = self._made("cp-lines-w", state, here)
+            try:
+                if (state, paths) not in self._before:
+                    self._before[state, paths] = dict(self._inside(name, paths))
+                code, out, error, changed = self._copy(words, given, name, here, paths, self._before[state, paths])
+            finally:
+                self._remove(name)
         if words.endswith(" -"):
-            changed |= dict(_members("-", done.stdout))
-        error = done.stderr.decode(errors="backslashreplace").replace(str(here), "{tmp}").replace(container, "{id}")
-        error = re.sub(r"time=.* level=error msg=.*\n", "", error)  # what its archive says when nobody reads it
-        error = re.sub(r"/[^ :]*/(?:rootfs|merged|overlay2|snapshots)[^ :]*", "{root}", error)
-        return line, done.returncode, error, changed
+            changed |= dict(_members("-", out))
+        error = error.replace(str(here), "{tmp}").replace(name, "cp-lines-c")
+        return line, code, re.sub(r"time=.* level=error msg=.*\n", "", error), changed  # said when nobody reads on
 
-    def _container(self, state: str, here: Path) -> str:
-        for name in ("b", "bro"):
-            (here / name).mkdir()
-            (here / name / "have").write_text(f"have of {name}")
+    def _copy(
+        self,
+        words: str,
+        given: str,
+        container: str,
+        here: Path,
+        paths: tuple[str, ...],
+        before: Mapping[str, str] = MappingProxyType({}),
+    ) -> tuple[int, bytes, str, dict[str, str]]:
+        """Return (exit code, standard output, standard error, what is otherwise afterwards)."""
+        was = {**before, **dict(_local_tree(here))}
+        argv = [word.format(c=container, l=here / "l") for word in shlex.split(words)]
+        done = subprocess.run(
+            [self._program, "cp", *argv],
+            input=self._archives[given] if given else b"",
+            capture_output=True,
+            env=self._environment,
+            timeout=60,
+            check=False,
+        )
+        found = dict(self._inside(container, paths)) | dict(_local_tree(here))
+        changed = {name: what for name, what in found.items() if was.get(name) != what}
+        changed |= {name: "" for name in was if name not in found}
+        return done.returncode, done.stdout, done.stderr.decode(errors="backslashreplace"), changed
+
+    def _made(self, name: str, state: str, here: Path) -> str:
+        """Make a container with files of its own for its binds; return its name."""
+        for directory_ in (here / "b", here / "bro"):
+            directory_.mkdir(parents=True)
+            (directory_ / "have").write_text(f"have of {directory_.name}")
         (here / "bf").write_text("file that is mounted")
-        for name, target in {"towf": "/w/f", "tow": "/w", "tov": "/v"}.items():
-            (here / "b" / name).symlink_to(target)
+        for link, target in {"towf": "/w/f", "tow": "/w", "tov": "/v"}.items():
+            (here / "b" / link).symlink_to(target)
         for found in [*here.rglob("b/*"), *here.rglob("bro/*"), here / "bf"]:
             os.utime(found, (TIME, TIME), follow_symlinks=False)
         binds = [f"{here}/b:/b", f"{here}/bro:/bro:ro", f"{here}/bf:/bf", f"{here}/b:/missing/deep"]
         host = {
-            "Binds": [*binds, f"{VOLUMES[0]}:/v", f"{VOLUMES[1]}:/vro:ro"],
+            "Binds": [*binds, f"{name}-v:/v", f"{name}-vro:/vro:ro"],
             "Tmpfs": {"/t": ""},
             "ReadonlyRootfs": state.startswith("ro"),
             "NetworkMode": "none",
@@ -199,7 +219,14 @@ class Player:
         body = {"Image": IMAGE, "Cmd": command, "Hostname": "copies", "HostConfig": host}
         if state == "user":
             body["User"] = "11:12"
-        return str(self._engine.call("POST", "/containers/create", body, name="cp-lines-c")["Id"])
+        self._engine.call("POST", "/containers/create", body, name=name)
+        self._begin(name, state)
+        return name
+
+    def _remove(self, name: str) -> None:
+        self._engine.remove(name)
+        for volume in (f"{name}-v", f"{name}-vro"):
+            self._engine.call("DELETE", f"/volumes/{volume}")
 
     def _begin(self, container: str, state: str) -> None:
         if state not in ("created", "ro", "user"):

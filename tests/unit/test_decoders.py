@@ -96,6 +96,8 @@ def _row(type_: type[Record]) -> Decoder:
 
 
 def _replayed(directory: Path) -> int:
+    (directory / "fs").mkdir(exist_ok=True)
+    (directory / "fs/f").write_bytes(b"12345")
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         return sum(map(len, tarsplit.replay(fd)))

@@ -142,7 +142,10 @@ def _records(value: Any) -> tuple[ConfigRecord, ...]:
         layer = results[0].get("layer", 0) if results else -1
         time_ns = own.get("time")
         if not isinstance(time_ns, int):
-            time_ns = times.parse(str(results[0].get("createdAt"))) if results else 0
+            try:
+                time_ns = times.parse(str(results[0].get("createdAt"))) if results else 0
+            except ValueError as e:
+                raise InvalidArgument(f"invalid cache config: {e}") from e
         found.append(
             ConfigRecord(
                 key=item["digest"],

@@ -75,7 +75,9 @@ class JsonFileDecoder:
             try:
                 records.append(_decoder.decode(line))
             except _DAMAGE:
-                with suppress(ValueError, TypeError):  # msgspec takes no lone surrogate; the standard library does
+                with suppress(
+                    ValueError, TypeError, RecursionError
+                ):  # msgspec takes no lone surrogate; the standard library does
                     records.append(msgspec.convert(json.loads(line), LogRecord))
         return records
 
