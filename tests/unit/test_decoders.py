@@ -26,7 +26,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampan.cli.config import Config
+from sampan.cli.config import Config, ContextError
 from sampan.cli.context import store as contexts
 from sampan.client import jsontext
 from sampan.daemon import config as daemon_config
@@ -43,7 +43,7 @@ from sampan.engine.images.records import ImageRecord, TagRecord
 from sampan.engine.layers import tarsplit
 from sampan.engine.layers.records import LayerRecord, SnapshotRecord
 from sampan.engine.networks.records import NetworkRecord, SandboxRecord
-from sampan.engine.store import InvalidRecord, Record, decode_row
+from sampan.engine.store import InvalidRecord, decode_row
 from sampan.engine.volumes.records import Volume
 from sampan.errors import SampanError
 from sampan.registry import auth, challenges, index, manifests, refusals, repository, transport
@@ -88,7 +88,7 @@ def _written(name: str, read: Callable[[Path], object]) -> Callable[[bytes, Path
     return decode
 
 
-def _row(type_: type[Record]) -> Decoder:
+def _row(type_: type[Any]) -> Decoder:
     """A row of the database, as the store decodes it."""
     decoder = msgspec.json.Decoder(type_)
     example = dict.fromkeys(type_.__struct_fields__, "x") | {"id": "x"}
@@ -207,13 +207,14 @@ DECODERS: dict[str, Decoder] = {
     ),
     # files of the user
     "daemon.json": Decoder(
-        _written("d.json", lambda d: daemon_config.build(daemon_config.read_file(f"{d}/d.json", required=True))),
+        _written("d.json", lambda d: daemon_config.load({"config-file": f"{d}/d.json"})),
         wire({
             "debug": True, "log-opts": {"max-size": "1m"}, "dns": ["1.1.1.1"], "hosts": ["unix:///x"], "mtu": 1500,
             "default-address-pools": [{"base": "10.0.0.0/8", "size": 24}], "labels": ["a=b"], "bip": "10.1.0.1/24",
             "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1, "Hard": 2}}, "runtimes": {"r": {"path": "/r"}},
             "insecure-registries": ["h:5000"], "registry-mirrors": ["https://m"], "features": {"buildkit": True},
         }),
+        (daemon_config.ConfigError,),
     ),
     "config.json": Decoder(
         _written("config.json", lambda directory: Config(str(directory)).table("auths")),
@@ -223,7 +224,7 @@ DECODERS: dict[str, Decoder] = {
     "meta.json": Decoder(
         _written(META, _meta),
         wire({"Name": "x", "Metadata": {}, "Endpoints": {"docker": {"Host": "unix:///x", "SkipTLSVerify": False}}}),
-        (contexts.ContextError,),
+        (ContextError,),
     ),
     "JSON of the client": Decoder(lambda raw, _: jsontext.loads(raw), wire(TOKEN), (ValueError,)),
 } | {

@@ -56,7 +56,7 @@ _END = rb'\n","stream":"'
 _ESCAPED_END = b"\\" + _END
 _LINE_END = re.compile(rb'(?<!\\)(?:\\\\)*\\n","stream":"')
 _decoder = msgspec.json.Decoder(LogRecord)
-_DAMAGE = (msgspec.DecodeError, UnicodeDecodeError)
+_DAMAGE = (RecursionError, msgspec.DecodeError, UnicodeDecodeError)
 
 
 class JsonFileDecoder:
