@@ -13,7 +13,7 @@ import pytest
 from tests.compat import record_copies
 from tests.support.engine import BIN, Engine
 
-pytestmark = [pytest.mark.root]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
 RECORDED: list[record_copies.Answer] = [tuple(answer) for answer in json.loads(record_copies.ANSWERS.read_text())]
 
 OURS = {

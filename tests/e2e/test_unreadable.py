@@ -16,7 +16,7 @@ import pytest
 from tests.support import busybox
 from tests.support.engine import Engine
 
-pytestmark = [pytest.mark.root]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
 NEVER_READ = {"refs"}
 
 

@@ -27,8 +27,8 @@ from typing import Any, TypeVar
 from sampan.engine.archives import streams, tar_writer
 from sampan.engine.containers.assembly import (
     RUNNING_ONLY,
-    MissingSource,
     Part,
+    SourceLost,
     assemble,
     make_destinations,
     missing,
@@ -266,7 +266,7 @@ class Archive:
         """Mount everything. Blocking. Raises: OSError, NotFound."""
         try:
             fd = self._assemble(c, parts, writable=writable)
-        except MissingSource as e:
+        except SourceLost as e:
             raise NotFound(f"invalid mount {e.part.destination}: {e.part.source} does not exist") from e
         absent = (*RUNNING_ONLY, *_tmpfs(c)) if writable else ()
         return Root(fd, path, frozenset(mount_ids(fd, absent)))

@@ -44,7 +44,7 @@ class Part:
     own: bool = False
 
 
-class MissingSource(Exception):
+class SourceLost(Exception):
     """A path of the host that is to be mounted is not there."""
 
     def __init__(self, part: Part) -> None:
@@ -86,7 +86,7 @@ def assemble(root_fd: int, parts: Sequence[Part], *, writable: bool) -> int:
 
     root_fd, and the descriptors of the parts: detached mounts, which are used up. writable: missing destinations are
     made, missing sources are refused; else such a part is left out. The caller owns the descriptor that is returned.
-    Raises: OSError, MissingSource.
+    Raises: OSError, SourceLost.
     """
 
     def work() -> int:
@@ -120,13 +120,13 @@ def _apart(work: Callable[[], int]) -> int:
 
 
 def _add(root_fd: int, part: Part, writable: bool) -> None:
-    """Mount one part. Raises: OSError, MissingSource."""
+    """Mount one part. Raises: OSError, SourceLost."""
     with contextlib.ExitStack() as opened:
         try:
             mount_fd = _opened(root_fd, part)
         except (FileNotFoundError, NotADirectoryError) as e:
             if writable and part.source and not part.own:
-                raise MissingSource(part) from e
+                raise SourceLost(part) from e
             return
         opened.callback(os.close, mount_fd)
         if not part.writable:

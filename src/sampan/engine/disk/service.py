@@ -28,6 +28,7 @@ from sampan.engine.findings import Finding, Problem
 from sampan.engine.images import checking as images_checking
 from sampan.engine.images.service import Images
 from sampan.engine.layers import checking as layers_checking
+from sampan.engine.layers.layers import is_whole
 from sampan.engine.store import Ref, Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, words
@@ -366,7 +367,7 @@ class Disk:
         users: Counter[str] = Counter()
         for layer in layers.all():
             direct = sum(1 for h in self._images.store.holders(Ref("layer", layer.id)) if h.noun != "layer")
-            for below in layers.records(layer.id) if layers.is_whole(layer.id) else ():
+            for below in layers.records(layer.id) if is_whole(layers, layer.id) else ():
                 users[below.id] += direct
         return users
 

@@ -27,7 +27,7 @@ def lost(layers: Layers) -> list[LayerRecord]:
 
 def _depth(layers: Layers, record: LayerRecord) -> int:
     """How many layers there are up to this one; 0 for what stands on nothing that can be read."""
-    return len(layers.records(record.id)) if layers.is_whole(record.id) else 0
+    return len(layers.records(record.id)) if layers_module.is_whole(layers, record.id) else 0
 
 
 def check(driver: SnapshotDriver, layers: Layers, roots: Roots) -> list[Finding]:

@@ -84,14 +84,6 @@ class Layers:
             chain_id = record.parent
         return list(found.values())
 
-    def is_whole(self, chain_id: str) -> bool:
-        """Whether all layers of a chain are here."""
-        try:
-            self.records(chain_id)
-        except Internal:
-            return False
-        return True
-
     def chain(self, chain_id: str) -> tuple[LayerRecord, ...]:
         """The layers of a chain, base first; () for ""."""
         return tuple(reversed(self.records(chain_id)))
@@ -300,6 +292,15 @@ def holding(layers: Layers, *chain_ids: str) -> Iterator[Ref]:
         yield holder
     finally:
         layers.let_go(holder)
+
+
+def is_whole(layers: Layers, chain_id: str) -> bool:
+    """Whether all layers of a chain are here."""
+    try:
+        layers.records(chain_id)
+    except Internal:
+        return False
+    return True
 
 
 @functools.cache
