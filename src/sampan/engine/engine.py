@@ -104,7 +104,8 @@ class Engine:
             )
             containers.measure(metrics)
             await containers.run()
-            storage.roots.retain(containers.ids(), images.unclaim)
+            if not store.aside():
+                storage.roots.retain(containers.ids(), images.unclaim)
             engine = cls(
                 config,
                 id=engine_id(config.data_root),

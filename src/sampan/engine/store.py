@@ -10,6 +10,8 @@ Invariants:
 - `durable=True` returns after fdatasync: it survives power loss. `durable=False` returns after write(2): it
   survives the death of the process at any instruction, not that of the machine.
 - Writes are totally ordered, so a durable write makes all earlier non-durable ones durable too.
+- A row that cannot be decoded hides no other: it is kept as it is, out of sight (`aside`), until it is removed or
+  written over. What it refers to is unknown, so nobody may take anything for left over meanwhile.
 - On a full disk deletions go on (store_reserve.py). A change that adds no record is kept in memory when it cannot be
   written, unless it was to be durable: what the kernel has done is so, and is written as soon as it can be.
 - One process a database: an flock(2) on `<path>.lock`, gone with its holder.
@@ -37,7 +39,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -132,6 +134,15 @@ class Watch(Generic[T]):
         self._arrived.set()
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Aside:
+    """A row that cannot be decoded, and why. `table`: as it is called in the database."""
+
+    table: str
+    id: str
+    reason: str
+
+
 class StoreError(Internal):
     """The database cannot be opened, read or written: names the file, the reason and what to do."""
 
@@ -158,12 +169,34 @@ class Op:
         return (self.sql, *(p for p in self.parameters if isinstance(p, str)))
 
 
+class InvalidRecord(ValueError):
+    """A row is no record of its table."""
+
+
+def decode_row(decoder: msgspec.json.Decoder[T], id: str, blob: bytes) -> T:
+    """Return the record of a row. Raises: InvalidRecord."""
+    try:
+        record = decoder.decode(blob)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError, TypeError) as e:
+        raise InvalidRecord(f"{type(e).__name__}: {e}") from e
+    if record.id != id:
+        raise InvalidRecord(f"it is the record of {record.id!r}")
+    return record
+
+
 class Table(Generic[T]):
     """All records of one noun. `get` and `all` read memory; `put` and `delete` return an Op for `Store.apply`."""
 
-    def __init__(self, name: str, type_: type[T], rows: dict[str, T]) -> None:
+    def __init__(self, name: str, type_: type[T], stored: Iterable[tuple[str, bytes]]) -> None:
         self.name = name
-        self._rows = rows
+        self._rows: dict[str, T] = {}
+        self.aside: dict[str, str] = {}  # id → why the row cannot be decoded
+        decoder = msgspec.json.Decoder(type_)
+        for id, blob in stored:
+            try:
+                self._rows[id] = decode_row(decoder, id, blob)
+            except InvalidRecord as e:
+                self.aside[id] = str(e)
         self._watches: set[Watch[T]] = set()
         self._encoder = msgspec.json.Encoder()
         self._put = f'INSERT INTO "{name}" (id, json) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET json = excluded.json'
@@ -208,6 +241,7 @@ class Table(Generic[T]):
         return watch
 
     def _remember(self, id: str, record: T | None) -> None:
+        self.aside.pop(id, None)
         if record is not None:
             self._rows[id] = record
         elif self._rows.pop(id, None) is None:
@@ -223,7 +257,7 @@ class Store:
         self.path = path
         self._connection = connection
         self._lock_fd = lock_fd
-        self._tables: dict[str, object] = {}
+        self._tables: dict[str, Table[Any]] = {}
         self._holders: dict[Ref, set[Ref]] = {}  # target → holders
         self._targets: dict[Ref, set[Ref]] = {}  # holder → targets
         self._reserve = Reserve(path)
@@ -280,7 +314,7 @@ class Store:
     def table(self, name: str, type_: type[T]) -> Table[T]:
         """The table called `name` (a plain identifier), created when missing, with all its rows in memory.
 
-        Raises: StoreError when a row cannot be decoded, naming it.
+        A row that cannot be decoded is kept aside. Raises: StoreError.
         """
         if not name.isidentifier() or name == "refs":
             raise ValueError(f"not a table name: {name!r}")
@@ -294,16 +328,20 @@ class Store:
             stored = self._connection.execute(f'SELECT id, json FROM "{name}" ORDER BY seq').fetchall()
         except sqlite3.Error as e:
             raise _unusable(self.path, str(e)) from e
-        decoder = msgspec.json.Decoder(type_)
-        rows: dict[str, T] = {}
-        for id, blob in stored:
-            try:
-                rows[id] = decoder.decode(blob)
-            except msgspec.MsgspecError as e:
-                raise _unusable(self.path, f"record {id!r} of table {name} cannot be read: {e}") from e
-        table = Table(name, type_, rows)
+        table = Table(name, type_, stored)
+        for id, reason in table.aside.items():
+            log.warning("record %r of table %s cannot be read and is left out: %s", id, name, reason)
         self._tables[name] = table
         return table
+
+    def aside(self) -> list[Aside]:
+        """The rows that cannot be decoded, of all open tables."""
+        tables = self._tables.items()
+        return sorted(Aside(name, id, reason) for name, table in tables for id, reason in table.aside.items())
+
+    def remove_aside(self, aside: Aside) -> Op:
+        """The operation that removes such a row; to be applied at once."""
+        return self._tables[aside.table].delete(aside.id)
 
     async def apply(self, *ops: Op, durable: bool = True) -> None:
         """Carry out all operations in one transaction, or none.
@@ -499,6 +537,12 @@ class ScopedStore(Store):
 
     async def written(self) -> None:
         await self._store.written()
+
+    def aside(self) -> list[Aside]:
+        return self._store.aside()
+
+    def remove_aside(self, aside: Aside) -> Op:
+        return self._store.remove_aside(aside)
 
     def reference(self, holder: Ref, target: Ref, *, passing: bool = False) -> Op:
         return self._store.reference(self._inside(holder), self._inside(target), passing=passing)

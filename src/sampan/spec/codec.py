@@ -247,6 +247,14 @@ def parse(raw: bytes) -> Any:
         return go_syntax.parse(raw, _Number)
 
 
+def plain(raw: bytes) -> Any:
+    """Parse one JSON value from outside, whatever it holds. Raises: ValueError."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise ValueError(str(e)) from e
+
+
 def convert(type_: type[T], value: Any) -> T:
     """Make `type_` of a parsed value. Raises: ValueError in Go's words."""
     if value is None:

@@ -279,7 +279,7 @@ async def _request(stream: Stream[Any, Any]) -> Any:
 def _json(raw: bytes) -> Any:
     try:
         return msgspec.json.decode(raw)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise errors.InvalidArgument(f"invalid JSON: {e}") from e
 
 

@@ -17,8 +17,9 @@ import stat
 from dataclasses import dataclass
 
 from sampan.engine.archives import streams, tar
+from sampan.engine.containers.assembly import mount_id
 from sampan.engine.layers import unpack
-from sampan.errors import InvalidArgument
+from sampan.errors import Internal, InvalidArgument
 from sampan.linux import accounts, saferoot
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -38,11 +39,13 @@ class ExtractOptions:
     """How an archive is unpacked.
 
     no_overwrite_dir_non_dir: a directory never replaces something else, nor the reverse.
+    target: what the client calls the directory.
     owner: (uid, gid) of all that is made; None: the numbers that the archive says.
     """
 
     no_overwrite_dir_non_dir: bool = False
     owner: tuple[int, int] | None = None
+    target: str = ""
 
 
 def owner_of(root_fd: int, user: str) -> tuple[int, int]:
@@ -183,14 +186,25 @@ def _clear_way(entry: tar.Entry, parent: int, base: str, options: ExtractOptions
         return
     if options.no_overwrite_dir_non_dir:
         if is_directory:
-            raise InvalidArgument(f"cannot overwrite directory {base!r} with non-directory {base!r}".replace("'", '"'))
+            raise InvalidArgument(f'cannot overwrite directory "{base}" with non-directory "{options.target}"')
         if wants_directory:
-            raise InvalidArgument(f"cannot overwrite non-directory {base!r} with directory {base!r}".replace("'", '"'))
+            raise InvalidArgument(f'cannot overwrite non-directory "{base}" with directory "{options.target}"')
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):  # it is another's by now
+        if _is_mounted(parent, base):  # seen from here, its removal would end the mount for the container
+            raise Internal(f"RemoveAll {base}: device or resource busy")
         if is_directory:
             shutil.rmtree(base, dir_fd=parent)
         else:
             os.unlink(base, dir_fd=parent)
+
+
+def _is_mounted(parent: int, base: str) -> bool:
+    """Whether a name is where something is mounted, in whatever mount namespace."""
+    fd = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        return mount_id(fd) != mount_id(parent)
+    finally:
+        os.close(fd)
 
 
 def _write(entry: tar.Entry, reader: tar.Reader, fd: int) -> None:

@@ -120,7 +120,7 @@ class Recovery:
         first = not self._first.is_set()
         known = {c.id for c in self._table.all()}
         for task in tasks:
-            if task.id not in known and (first or task.kind is TaskKind.CONTAINER):
+            if task.id not in known | self._table.unreadable and (first or task.kind is TaskKind.CONTAINER):
                 await self._supervisor.delete(task.id)
         if first:
             await self._restore_networks(by_id)

@@ -20,6 +20,7 @@ Invariant: a method raises `sampan.errors` only.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -57,7 +58,7 @@ from sampan.engine.metrics import Metrics
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, SampanError
+from sampan.errors import Conflict, Internal, SampanError
 from sampan.supervisor.client import Supervisor
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Containers:
         self._bind_networks(Connections(table, networks))
         self._bind_views(views, Top(table, supervisor, events), Stats(table, supervisor))
         exports = Exports(table, images, roots, events, lifecycle)
-        self._archive = Archive(table, roots, events, self._inside, volumes)
+        self._archive = Archive(table, roots, events, self._inside, volumes, launcher.directory)
         self._bind_files(self._archive, exports)
         # The verbs, each where it is done.
         self.get = table.get
@@ -206,8 +207,10 @@ class Containers:
         for c in self._table.all():
             if c.status.state not in (State.CREATED, State.EXITED, State.DEAD) or not listing.passes(c, tests):
                 continue
+            rw = 0
             try:
-                rw, _ = await self._roots.usage(c.id)
+                with contextlib.suppress(Internal, OSError):  # what is lost takes no room
+                    rw, _ = await self._roots.usage(c.id)
                 await self._remover.remove(c.id)
             except SampanError as e:
                 log.warning("container %s: not pruned: %s", c.id, e.message)

@@ -28,6 +28,7 @@ from sampan.engine.findings import Finding, Problem
 from sampan.engine.images import checking as images_checking
 from sampan.engine.images.service import Images
 from sampan.engine.layers import checking as layers_checking
+from sampan.engine.layers.layers import is_whole
 from sampan.engine.store import Ref, Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, words
@@ -140,8 +141,8 @@ class Disk:
         ]
 
     def _findings(self) -> list[Finding]:
-        images = self._images
-        return [
+        images, aside = self._images, self._store.aside()
+        found = [
             *layers_checking.check(images.driver, images.layers, images.roots),
             *images_checking.check(images.catalog, images.content, images.layers),
             *self._check_containers(),
@@ -150,6 +151,7 @@ class Disk:
             *self._check_leftovers(),
             *findings.references(self._references(), self._existence()),
         ]
+        return found if not aside else findings.beside_unreadable(found, aside)
 
     async def _damaged_layers(self) -> list[Finding]:
         """Read every layer as `save` would; what is missing altogether is found without reading."""
@@ -243,8 +245,13 @@ class Disk:
         return found + findings.strays("ingest", there, (), "moved to the trash")
 
     def _references(self) -> list[tuple[Ref, Ref]]:
-        """The references of the storage driver in use, and those that belong to none. Other drivers' are left alone."""
-        mine = self._images.store.references()
+        """The references of the storage driver in use, and those that belong to none. Other drivers' are left alone.
+
+        A container's to an image that was removed by force is as it should be: its layers are held for themselves, and
+        when the image comes back it is in use again.
+        """
+        own = ("container", "image")
+        mine = [pair for pair in self._images.store.references() if (pair[0].noun, pair[1].noun) != own]
         if self._images.store is self._store:
             return mine
         return mine + [pair for pair in self._store.references() if pair[1].noun == "volume"]
@@ -258,7 +265,6 @@ class Disk:
             "snapshot": lambda id: id in images.roots,
             "container": lambda id: id in known or id in containers.making,
             "volume": lambda id: self._volumes.get(id) is not None,
-            "blob": images.content.has,
             "work": images.layers.is_held,
             "build": lambda id: id in self._builder().solver.cache,
         }
@@ -276,6 +282,11 @@ class Disk:
             match finding.kind:
                 case "blob":
                     images.content.remove(finding.id)
+                case "record":
+                    table, _, id = finding.id.partition("/")
+                    for aside in self._store.aside():
+                        if (aside.table, aside.id) == (table, id):
+                            self._store.apply_now(self._store.remove_aside(aside))
                 case "tag":
                     if (tag := images.catalog.tags.get(finding.id)) is not None:
                         lost = images.catalog.lost_members(tag)
@@ -356,7 +367,7 @@ class Disk:
         users: Counter[str] = Counter()
         for layer in layers.all():
             direct = sum(1 for h in self._images.store.holders(Ref("layer", layer.id)) if h.noun != "layer")
-            for below in layers.records(layer.id):
+            for below in layers.records(layer.id) if is_whole(layers, layer.id) else ():
                 users[below.id] += direct
         return users
 

@@ -218,7 +218,8 @@ class Views:
         together = self._catalog.together(image.id)
         if len(together) < 2:
             return image.size
-        layers = {x.id: x for member in together for x in self._layers.records(self._catalog.get(member).chain_id)}
+        readable = [one for one in self._catalog.readable() if one.id in together]
+        layers = {x.id: x for one in readable for x in self._layers.records(one.chain_id)}
         return sum(layer.size_bytes for layer in layers.values())
 
     def _shared_bytes(self) -> dict[str, int]:

@@ -76,13 +76,14 @@ class Layers:
         return next((record for record in self._table.all() if record.diff_id == diff_id), None)
 
     def records(self, chain_id: str) -> list[LayerRecord]:
-        """The layers of a chain, top first; [] for ""."""
-        found = []
+        """The layers of a chain, top first; [] for "". Raises: Internal when one is missing, or is its own parent."""
+        found: dict[str, LayerRecord] = {}
         while chain_id:
-            record = self.get(chain_id)
-            found.append(record)
+            if chain_id in found:
+                raise Internal(f"layer {chain_id} stands on itself")
+            record = found[chain_id] = self.get(chain_id)
             chain_id = record.parent
-        return found
+        return list(found.values())
 
     def chain(self, chain_id: str) -> tuple[LayerRecord, ...]:
         """The layers of a chain, base first; () for ""."""
@@ -236,7 +237,9 @@ class Layers:
         """
         gone = []
         while chain_id and not self._store.holders(Ref("layer", chain_id)) - {holder}:
-            record = self.get(chain_id)
+            record = self._table.get(chain_id)
+            if record is None or record in gone:  # one that cannot be read ends the chain
+                break
             gone.append(record)
             holder, chain_id = Ref("layer", chain_id), record.parent
         return gone
@@ -287,6 +290,15 @@ def holding(layers: Layers, *chain_ids: str) -> Iterator[Ref]:
         yield holder
     finally:
         layers.let_go(holder)
+
+
+def is_whole(layers: Layers, chain_id: str) -> bool:
+    """Whether all layers of a chain are here."""
+    try:
+        layers.records(chain_id)
+    except Internal:
+        return False
+    return True
 
 
 @functools.cache

@@ -110,7 +110,7 @@ def replay(directory_fd: int) -> Iterator[bytes]:
             file.seek(0)
             with zstandard.ZstdDecompressor().stream_reader(file, closefd=False) as raw:
                 yield from _assemble(directory_fd, segments, raw)
-        except (zstandard.ZstdError, msgspec.MsgspecError) as e:
+        except (zstandard.ZstdError, msgspec.MsgspecError, ValueError, OverflowError, NotADirectoryError) as e:
             raise Internal(f"a layer's tar-split is damaged: {e}") from e
 
 
@@ -140,6 +140,8 @@ def _assemble(
             finally:
                 os.close(fd)
         yield chunks.rest()
+    except IsADirectoryError as e:
+        raise Internal(f"the layer's file {os.fsdecode(path)} is a directory") from e
     except FileNotFoundError as e:
         raise Internal(f"the layer's file {os.fsdecode(path)} is missing") from e
     finally:

@@ -27,7 +27,7 @@ from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
-from sampan.engine.store import Op, Ref, Store
+from sampan.engine.store import Op, Store
 from sampan.errors import Forbidden, Internal, NotFound, SampanError
 from sampan.spec.engine_api.network import EndpointSettings, NetworkCreateRequest
 
@@ -230,7 +230,7 @@ class Networks:
         ]
 
     def _used(self, network: NetworkRecord) -> bool:
-        return self._sandboxes.using(network.id) or bool(self._store.holders(Ref("network", network.id)))
+        return self._sandboxes.using(network.id)
 
     async def prune(self, given: Filters | None = None) -> builtins.list[str] | None:
         """Remove the networks nobody uses; None when there is none, as Docker says."""

@@ -197,7 +197,7 @@ class HttpDownloads:
             with open(f"{base}.json", "rb") as file:
                 kept = msgspec.json.decode(file.read(), type=KeptDownload)
             fd = os.open(f"{base}.data", os.O_RDONLY | os.O_CLOEXEC)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None, -1
         if os.fstat(fd).st_size != kept.size_bytes or kept.url != url:
             os.close(fd)

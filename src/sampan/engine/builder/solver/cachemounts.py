@@ -52,6 +52,8 @@ class CacheMounts:
     def start(self) -> None:
         """Directories without a record go, and records without a directory."""
         os.makedirs(self.root, mode=0o700, exist_ok=True)
+        if self._store.aside():
+            return
         known = {record.id for record in self._mounts()}
         for name in set(os.listdir(self.root)) - known:
             self._images.driver.trash.take(f"{self.root}/{name}", "cache-mount")
