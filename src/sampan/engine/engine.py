@@ -125,7 +125,15 @@ class Engine:
         if self._builder is None:
             from sampan.engine.builder.service import Builder
 
-            self._builder = Builder(self.config, self.store, self.events, self.images, self.networks, self.supervisor)
+            self._builder = Builder(
+                self.config,
+                self.store,
+                self.events,
+                self.images,
+                self.networks,
+                self.supervisor,
+                self._host_paths,
+            )
             self._builder.start()
         return self._builder
 
