@@ -156,6 +156,7 @@ class Copy:
     exclude: tuple[str, ...] = ()
     contents_only: bool = True  # a directory as source means what it holds
     required: bool = True  # a pattern that matches nothing is an error
+    replaces: bool = False  # below the destination a file takes the place of a directory, a directory that of a file
     follow: bool = True  # a symbolic link named as source is followed inside the source
 
 

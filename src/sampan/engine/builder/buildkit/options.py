@@ -22,6 +22,7 @@ UPLOADED = "http://buildkit-session/"
 FRONTENDS = frozenset({"dockerfile.v0", "gateway.v0"})
 _NETWORKS = {"": "default", "default": "default", "sandbox": "default", "host": "host", "none": "none"}
 _IMAGES = frozenset({"moby", "image"})
+_BOOLEANS = frozenset({"1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,9 @@ def to_request(
     args = _below(attrs, "build-arg:")
     cgroup = attrs.get("cgroup-parent", "")
     epoch = args.get("SOURCE_DATE_EPOCH", "")
+    multi = attrs.get("multi-platform") or args.get("BUILDKIT_MULTI_PLATFORM") or ""
+    if multi and multi not in _BOOLEANS:
+        raise InvalidArgument(f"invalid boolean value for multi-platform: {multi}")
     return BuildRequest(
         id=id,
         dialect="buildkit",
