@@ -26,6 +26,8 @@ from sampan.errors import InvalidArgument, NotFound, NotImplemented_, SampanErro
 log = logging.getLogger("sampan.builder")
 
 WINDOW_BYTES = 4 * 1024 * 1024
+MESSAGE_BYTES = 16 * 1024 * 1024
+"""The longest message of a client, as in BuildKit."""
 
 
 class _DetailsCodec(StatusDetailsCodecBase):  # type: ignore[misc]
@@ -73,6 +75,7 @@ class _Guarded:
 
 def _translated(func: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
     async def call(stream: Any) -> None:
+        stream._stream = _Bounded(stream._stream)
         try:
             await func(stream)
         except SampanError as e:
@@ -84,6 +87,23 @@ def _translated(func: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Await
             raise GRPCError(Status.UNKNOWN, f"internal error: {e!r}") from e
 
     return call
+
+
+class _Bounded:
+    """A stream of grpclib whose messages have a longest length; grpclib itself gathers whatever is announced."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def recv_data(self, size: int) -> bytes:
+        if size > MESSAGE_BYTES:
+            words = f"grpc: received message larger than max ({size} vs. {MESSAGE_BYTES})"
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, words)
+        data: bytes = await self._inner.recv_data(size)
+        return data
 
 
 async def received(stream: Any) -> Any:

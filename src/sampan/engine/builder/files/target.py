@@ -289,9 +289,7 @@ def set_xattrs(target: int | str, xattrs: Mapping[str, bytes]) -> None:
 class Merge:
     """Puts a part of a tree over a directory: directories become one, anything else replaces what is there."""
 
-    def __init__(
-        self, target: RootWriter, tree: Tree, base_fd: int, *, name: str = "", replaces: bool = False
-    ) -> None:
+    def __init__(self, target: RootWriter, tree: Tree, base_fd: int, *, name: str = "", replaces: bool = False) -> None:
         """base_fd: the directory (not owned). name: how an error calls it. replaces: a file takes the place of a
         directory, and a directory that of a file or link.
         """
