@@ -128,7 +128,7 @@ class HttpDownloads:
             if isinstance(e, OSError) and e.errno and not isinstance(e, aiohttp.ClientError):
                 raise
             if isinstance(e, aiohttp.TooManyRedirects):
-                raise Internal(f'Get "{op.url}": stopped after {MAX_REDIRECTS} redirects') from e
+                raise Internal(f'Get "{url}": stopped after {MAX_REDIRECTS} redirects') from e
             raise await transport.failed("Get", url, e) from e
         finally:
             if held >= 0:

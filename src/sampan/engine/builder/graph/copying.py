@@ -20,6 +20,7 @@ from sampan.engine.builder.ops import Copy, FileOp, Mkfile, Owner, Vertex
 from sampan.errors import InvalidArgument
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError
+from sampan.spec.urls import masked_text
 
 
 def copy(stage: DispatchState, instruction: i.FilesInstruction) -> None:
@@ -131,7 +132,9 @@ def _remote(stage: DispatchState, instruction: i.Add, source: str, name: str) ->
     else:
         tree = contexts.http(source, checksum=instruction.checksum, name=name)
         if stage.common.classic and instruction.destination.endswith("/") and contexts.unnamed(source):
-            raise DockerfileError(f"ADD failed: cannot determine filename for source {source}", [instruction.range])
+            raise DockerfileError(
+                f"ADD failed: cannot determine filename for source {masked_text(source)}", [instruction.range]
+            )
         patterns = (tree.filename,)
     return Copy(
         source=tree,
