@@ -16,13 +16,13 @@ from sampan.engine.builder.ops import Limits
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
 from sampan.engine.platforms import Platform, parse
 from sampan.errors import InvalidArgument
+from sampan.spec import go_values
 
 UPLOADED = "http://buildkit-session/"
 """A context on the client's standard input: to be pulled from the session."""
 FRONTENDS = frozenset({"dockerfile.v0", "gateway.v0"})
 _NETWORKS = {"": "default", "default": "default", "sandbox": "default", "host": "host", "none": "none"}
 _IMAGES = frozenset({"moby", "image"})
-_BOOLEANS = frozenset({"1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +63,10 @@ def to_request(
     cgroup = attrs.get("cgroup-parent", "")
     epoch = args.get("SOURCE_DATE_EPOCH", "")
     multi = attrs.get("multi-platform") or args.get("BUILDKIT_MULTI_PLATFORM") or ""
-    if multi and multi not in _BOOLEANS:
-        raise InvalidArgument(f"invalid boolean value for multi-platform: {multi}")
+    try:
+        go_values.boolean(multi or "0")
+    except ValueError:
+        raise InvalidArgument(f"invalid boolean value for multi-platform: {multi}") from None
     return BuildRequest(
         id=id,
         dialect="buildkit",

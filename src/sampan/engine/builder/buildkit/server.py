@@ -75,7 +75,7 @@ class _Guarded:
 
 def _translated(func: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
     async def call(stream: Any) -> None:
-        stream._stream = _Bounded(stream._stream)
+        stream._stream = _LimitedStream(stream._stream)
         try:
             await func(stream)
         except SampanError as e:
@@ -89,7 +89,7 @@ def _translated(func: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Await
     return call
 
 
-class _Bounded:
+class _LimitedStream:
     """A stream of grpclib whose messages have a longest length; grpclib itself gathers whatever is announced."""
 
     def __init__(self, inner: Any) -> None:
