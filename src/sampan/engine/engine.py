@@ -134,7 +134,14 @@ class Engine:
             from sampan.engine.builder.service import Builder
 
             self._builder = Builder(
-                self.config, self.store, self.events, self.images, self.networks, self.supervisor, self.metrics
+                self.config,
+                self.store,
+                self.events,
+                self.images,
+                self.networks,
+                self.supervisor,
+                self._host_paths,
+                self.metrics,
             )
             self._builder.start()
         return self._builder

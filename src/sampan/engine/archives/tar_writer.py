@@ -22,7 +22,7 @@ from sampan.engine.archives.streams import CHUNK
 from sampan.errors import InvalidArgument
 from sampan.spec import ustar
 
-MAX_DEPTH = 400  # one descriptor a level
+MAX_DEPTH = 460  # two descriptors a level where trees are compared, of the 1024 that a process has by default
 _OPAQUE = "trusted.overlay.opaque"
 _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 

@@ -39,11 +39,13 @@ from sampan.engine.builder.solver.solver import Solver
 from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
 from sampan.engine.metrics import Metrics
 from sampan.engine.networks.service import Networks
 from sampan.engine.platforms import HOST, Platform
 from sampan.engine.store import Store
+from sampan.engine.tasks.seccomp import Filters
 from sampan.errors import InvalidArgument, SampanError
 from sampan.spec.dockerfile.checkrules import CheckWarning
 from sampan.spec.dockerfile.errors import DockerfileError
@@ -66,6 +68,7 @@ class Builder:
         images: Images,
         networks: Networks,
         supervisor: Supervisor,
+        host_paths: HostPaths,
         metrics: Metrics | None = None,
     ) -> None:
         metrics = metrics or Metrics()
@@ -74,8 +77,9 @@ class Builder:
         self.scratch = os.path.join(config.data_root, "builder", "tmp")
         os.makedirs(self.scratch, mode=0o700, exist_ok=True)
         self.sessions = Sessions(self.scratch)
-        self.files = FileService(config, images, supervisor)
-        self.solver = Solver(config, store, images, networks, supervisor, self.files)
+        filters = Filters(host_paths)
+        self.files = FileService(config, images, supervisor, filters)
+        self.solver = Solver(config, store, images, networks, supervisor, self.files, filters)
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._metrics = metrics
 
