@@ -205,6 +205,9 @@ def filter_flags(profile: Profile) -> int:
         if name not in FLAGS:
             raise OSError(errno.EINVAL, f"seccomp flag {name} is not known to this kernel interface")
         value |= FLAGS[name]
+    if any(rule.get("action") == "SCMP_ACT_NOTIFY" for rule in profile.get("syscalls") or ()):
+        value |= FLAGS["SECCOMP_FILTER_FLAG_NEW_LISTENER"]
+        value &= ~FLAGS["SECCOMP_FILTER_FLAG_TSYNC"]  # the kernel takes one of the two; there is one thread
     return value
 
 

@@ -66,8 +66,12 @@ def _dispatch(name: str, options: dict[str, Any], log: Log, rest: list[str]) -> 
         return 0
     if options.get("help") or not rest or rest[0] in ("help", "h"):
         verb = rest[1] if len(rest) > 1 else ""
-        print_out(help_text(name, verb if verb in COMMANDS else ""))
+        if verb and verb not in COMMANDS:
+            raise CommandFailure(f"No help topic for '{verb}'\n", 3)
+        print_out(help_text(name, verb))
         return 0
+    if options.get("criu"):
+        os.write(2, b"WARNING: --criu ignored (criu binary from $PATH is used); do not use\n")
     command, *rest = rest
     if command not in COMMANDS:
         raise CommandFailure(f"No help topic for '{command}'\n", 3)
@@ -84,6 +88,7 @@ def _dispatch(name: str, options: dict[str, Any], log: Log, rest: list[str]) -> 
     if wrong:
         print_out(f"Incorrect Usage.\n\n{help_text(name, command)}\n")
         raise CommandFailure(wrong)
+    log.debug(f"{name} {command}", arguments=" ".join(arguments))
     run = getattr(import_module(f"sampan.runtime.cli.{module}"), function)
     status: int = run(Invocation(options, log, values, arguments))
     return status

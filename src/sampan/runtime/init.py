@@ -53,6 +53,7 @@ class Inherited:
         "idmaps",
         "join_cgroup",
         "keyring",
+        "listens",
         "load_seccomp",
         "make_cgroup",
         "namespace_fds",
@@ -73,7 +74,8 @@ class Inherited:
         self.make_cgroup: Callable[[], Cgroup] | None = None  # unless init is to make it itself
         self.stdio: tuple[int, int, int] | None = None
         self.spare: sync.Channel | None = None  # the parent's end of the channel, kept for a later starter
-        self.load_seccomp: Callable[[], None] | None = None
+        self.load_seccomp: Callable[[], int] | None = None
+        self.listens = False  # the filter has an agent
         self.death_signal: int = signal.SIGKILL
         self.keyring = True
         self.preserve_fds = 0
@@ -451,6 +453,7 @@ def become(init: Init) -> None:
         personality=init.plan.personality,
         death_signal=init.inherited.death_signal,
         load_seccomp=init.inherited.load_seccomp,
+        listens=init.inherited.listens,
     )
     try:
         init.program = become_user(becoming)

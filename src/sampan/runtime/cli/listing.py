@@ -22,6 +22,8 @@ def state(call: Invocation) -> int:
 def list_(call: Invocation) -> int:
     store = ContainerStore(call.root)
     states = []
+    if call.options.get("root") and not os.path.isdir(store.root):
+        raise CommandFailure(f"open {store.root}: no such file or directory")
     for id in store.ids():
         try:
             states.append({**store.load(id).state(), "owner": _owner(f"{store.root}/{id}")})
