@@ -144,6 +144,21 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+def library_version() -> str:
+    """Return libseccomp's version; "none" where it is not installed."""
+
+    class Version(ctypes.Structure):
+        _fields_ = [("major", ctypes.c_uint), ("minor", ctypes.c_uint), ("micro", ctypes.c_uint)]
+
+    try:
+        function = _library().seccomp_version
+    except (OSError, AttributeError):
+        return "none"
+    function.restype = ctypes.POINTER(Version)
+    version = function().contents
+    return f"{version.major}.{version.minor}.{version.micro}"
+
+
 def compile(profile: Profile) -> bytes:
     """Compile OCI `linux.seccomp` for this machine.
 

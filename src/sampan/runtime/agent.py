@@ -25,6 +25,7 @@ from typing import Any
 from sampan.linux import process
 from sampan.runtime import sync
 from sampan.runtime.failure import RuntimeFailure, strerror
+from sampan.runtime.plan import OCI_VERSION
 
 NOTIFY = "SCMP_ACT_NOTIFY"
 
@@ -44,7 +45,7 @@ class Agent:
             listener = process.pidfd_getfd(pidfd, int(packet[len(sync.LISTENER) :]))
         except (OSError, ValueError) as error:
             raise RuntimeFailure("seccomp agent", 0, f"unable to get the seccomp listener: {error}") from error
-        said: dict[str, Any] = {"ociVersion": "1.2.1", "fds": ["seccompFd"], "pid": pid, "metadata": self.metadata}
+        said: dict[str, Any] = {"ociVersion": OCI_VERSION, "fds": ["seccompFd"], "pid": pid, "metadata": self.metadata}
         text = json.dumps({**said, "state": json.loads(state)}, separators=(",", ":")).encode()
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
         try:

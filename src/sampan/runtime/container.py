@@ -141,7 +141,6 @@ class Container:
 
     def _state_json(self, status: str) -> bytes:
         plan = planning.Plan()
-        plan.oci_version = self.spec.get("ociVersion", "")
         plan.id = self.id
         plan.bundle = self.bundle
         plan.annotations = self.spec.get("annotations") or {}
@@ -566,7 +565,7 @@ def create_for_parent(
 
 def _kept(spec: Spec) -> Spec:
     """What a container needs of its spec once it has been made; the rest would be memory for nothing in every shim."""
-    kept: Spec = {key: spec[key] for key in ("ociVersion", "annotations", "hooks") if key in spec}
+    kept: Spec = {key: spec[key] for key in ("annotations", "hooks") if key in spec}
     process = spec.get("process") or {}
     kept["process"] = {key: process[key] for key in INHERITED if key in process}
     if (umask := (process.get("user") or {}).get("umask")) is not None:

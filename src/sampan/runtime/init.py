@@ -27,7 +27,7 @@ from sampan.linux import namespaces, process, pty, syscalls
 from sampan.linux.cgroups import groups
 from sampan.linux.cgroups.interface import Cgroup
 from sampan.runtime import failure, hooks, sync
-from sampan.runtime.plan import Plan, PlannedMount
+from sampan.runtime.plan import OCI_VERSION, Plan, PlannedMount
 from sampan.runtime.process_plan import ProcessPlan
 from sampan.runtime.steps import cgroup_mounts, devices, mounts, paths, procfs, rootfs
 from sampan.runtime.steps import process as who
@@ -177,7 +177,7 @@ def report(channel: sync.Channel, step: str, error: BaseException) -> None:
 
 def state(plan: Plan, status: str, pid: int) -> bytes:
     """Return the OCI state as hooks get it on stdin."""
-    value: dict[str, object] = {"ociVersion": plan.oci_version, "id": plan.id, "status": status}
+    value: dict[str, object] = {"ociVersion": OCI_VERSION, "id": plan.id, "status": status}
     if pid:
         value["pid"] = pid
     value["bundle"] = plan.bundle

@@ -658,7 +658,7 @@ _VARYING = (
     (re.compile(r'"pid": ?[1-9]\d*'), '"pid": 999'),
     (re.compile(r"^(c +)[1-9]\d* +", re.M), r"\1PID "),
     (re.compile(r"^\[\d+\]\n", re.M), "[PID]\n"),
-    (re.compile(r"^\w+ +\d+ +\d+ +\d+ .*? sleep 1000$", re.M), "PS LINE"),
+    (re.compile(r"^\w+ +\d+ +\d+ +\d+ .*$", re.M), "PS LINE"),
     (re.compile(r"^ *\d+ sleep$", re.M), "PS LINE"),
     (re.compile(r"\A[1-9]\d{1,6}\Z"), "PID"),
     (re.compile(r"/proc/\d+/"), "/proc/PID/"),
@@ -667,6 +667,8 @@ _VARYING = (
     (re.compile(r"/sys/fs/cgroup/[\w./-]*"), "CGROUP_FILE"),
     (re.compile(r"IDMapping:0x\w+"), "IDMapping:ADDRESS"),
     (re.compile(r"(nsexec(?:-\d)?)\[\d+\]"), r"\1[PID]"),
+    (re.compile(r',\n\t+\{\n\t+"type": "cgroup"\n\t+\}(?!,\n\t+\{\n\t+"dest)'), ""),  # with v2 alone
+    (re.compile(r"adding pid \d+"), "adding pid PID"),
     (re.compile(r"/run/(runc|sampan-runc)\b"), "/run/RUNC"),
     (re.compile(r"\(fd ?=? ?\d+\)|fd=\d+"), "FD"),
 )

@@ -86,7 +86,7 @@ def _process(call: Invocation, entry: StoredContainer) -> Spec:
         except OSError as error:
             raise CommandFailure(f"open {flags['process']}: {strerror(error.errno or 0)}") from error
         except (ValueError, RecursionError) as error:
-            raise CommandFailure(f"{flags['process']}: {json_fault(error)}") from error
+            raise CommandFailure(json_fault(error)) from error
         if not isinstance(given, dict):
             raise CommandFailure(f"{flags['process']}: not an object")
         return given
@@ -143,10 +143,12 @@ def _sub_cgroup(base: Cgroup, wanted: list[str]) -> Cgroup | None:
         names, colon, path = entry.rpartition(":")
         for name in names.split(",") if colon else list(sub.paths):
             if name not in sub.paths:
-                raise CommandFailure(f"unknown controller {name} in --cgroup {entry}")
+                raise CommandFailure(
+                    f"unable to create new parent process: unknown controller {name} in SubCgroupPaths"
+                )
             directory = os.path.normpath(f"{base.paths[name]}/{path.strip('/')}")
-            if not directory.startswith(base.paths[name]):
-                raise CommandFailure(f"bad sub cgroup path: {path}")
+            if directory != base.paths[name] and not directory.startswith(base.paths[name] + "/"):
+                raise CommandFailure(f"unable to create new parent process: {path} is not a sub cgroup path")
             if not os.path.isdir(directory):
                 if name == "" and base.layout.mode != "unified":
                     continue  # the v2 tree of a hybrid machine is ours, users make sub-cgroups of controllers

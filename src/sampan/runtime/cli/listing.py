@@ -63,7 +63,7 @@ def ps(call: Invocation) -> int:
     style = call.flags.get("format", "table")
     pids = load(call).container.pids()
     if style == "json":
-        print_out(json.dumps(pids, separators=(",", ":")) + "\n")
+        print_out(json.dumps(pids or None, separators=(",", ":")) + "\n")
         return 0
     if style != "table":
         raise CommandFailure("invalid format option")
@@ -79,7 +79,7 @@ def _run_ps(arguments: list[str]) -> str:
     except FileNotFoundError:
         raise CommandFailure('exec: "ps": executable file not found in $PATH') from None
     if done.returncode:
-        raise CommandFailure(f"{done.stdout}{done.stderr}".strip() + f": exit status {done.returncode}")
+        raise CommandFailure(f"exit status {done.returncode}: {done.stdout}{done.stderr}")
     return str(done.stdout)
 
 

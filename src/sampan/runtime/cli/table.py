@@ -3,7 +3,7 @@
 Names, flags and argument counts are those of runc 1.1–1.3, because engines and test suites call it by them.
 One module per command (`sampan.runtime.cli.<module>`), imported only when it runs.
 
-A flag is (names, kind, help); kinds: bool, str, int, duration, list, ints (numbers with commas; it may be repeated). One
+A flag is (names, kind, help); kinds: bool, str, int, duration, list, ints (numbers with commas, repeatable). One
 without help is not shown. A command is (module, function, usage, (fewest, most) arguments, help, flags); most None: any
 number.
 """

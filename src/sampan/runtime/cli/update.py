@@ -10,6 +10,7 @@ from typing import Any
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli.create import json_fault, load
 from sampan.runtime.cli.output import CommandFailure
+from sampan.runtime.container import Container
 from sampan.runtime.failure import InvalidSpec, strerror
 from sampan.runtime.validate_resources import validate_resources
 from sampan.spec import go_values
@@ -63,6 +64,7 @@ def update(call: Invocation) -> int:
     try:
         entry.container.update(apply)
     except OSError as error:
+        _set_back(call, entry.container, {group: present[group] for group in apply if present.get(group)})
         raise CommandFailure(
             f"{(error.strerror or '').rpartition(': ')[0]}: write {error.filename}: {strerror(error.errno or 0)}"
             if error.filename
@@ -71,6 +73,14 @@ def update(call: Invocation) -> int:
     linux["resources"] = merged
     entry.save()
     return 0
+
+
+def _set_back(call: Invocation, container: Container, present: Resources) -> None:
+    """Undo a change of which a part has failed: all or nothing."""
+    try:
+        container.update(present)
+    except OSError as error:
+        call.log.write("warning", f"the former limits could not be set again: {error}")
 
 
 def from_flags(flags: dict[str, Any]) -> Resources:
@@ -118,7 +128,7 @@ def _from_file(path: str) -> Resources:
     except OSError as error:
         raise CommandFailure(f"open {path}: {strerror(error.errno or 0)}") from error
     except (ValueError, RecursionError) as error:
-        raise CommandFailure(f"{path}: {json_fault(error)}") from error
+        raise CommandFailure(json_fault(error)) from error
     if resources is None:
         return {}
     if not isinstance(resources, dict):
