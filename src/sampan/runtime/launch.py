@@ -207,7 +207,8 @@ def _spawn_staged(plan: Plan, inherited: init.Inherited, flags: int) -> tuple[in
 def _write_time_offsets(plan: Plan) -> None:
     """Offsets of a new time namespace: writable only while nobody is inside."""
     lines = [
-        f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}\n" for clock, offset in plan.time_offsets.items()
+        f"{clock} {offset.get('secs') or 0} {offset.get('nanosecs') or 0}\n"
+        for clock, offset in plan.time_offsets.items()
     ]
     if lines:
         with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:

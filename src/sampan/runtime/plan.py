@@ -200,7 +200,7 @@ def build(spec: Spec, *, id: str, bundle: str, rootfs: list[Spec] | tuple[Spec, 
     plan.id = id
     plan.bundle = bundle
     plan.annotations = spec.get("annotations") or {}
-    plan.root_path = os.path.normpath(os.path.join(bundle, root.get("path", "")))
+    plan.root_path = os.path.normpath(os.path.join(bundle, root.get("path") or ""))
     plan.readonly_root = bool(root.get("readonly"))
     plan.rootfs = [PlannedMount(mount) for mount in rootfs]
     plan.root_propagation = PROPAGATION.get(linux.get("rootfsPropagation") or "")

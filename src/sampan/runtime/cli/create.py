@@ -195,7 +195,7 @@ def load_spec() -> Spec:
     """Read config.json in the current directory. Raises: CommandFailure in runc's words."""
     try:
         with open("config.json", encoding="utf-8") as file:
-            spec = json.load(file)
+            spec = without_nulls(json.load(file))
     except FileNotFoundError:
         raise CommandFailure("JSON specification file config.json not found") from None
     except (ValueError, RecursionError) as error:
@@ -208,6 +208,13 @@ def load_spec() -> Spec:
     if not spec.get("process"):
         raise CommandFailure("process property must not be empty")
     return spec
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a decoded document without the members that are null: to Go they are not there."""
+    if isinstance(value, dict):
+        return {key: without_nulls(entry) for key, entry in value.items() if entry is not None}
+    return [without_nulls(entry) for entry in value] if isinstance(value, list) else value
 
 
 def json_fault(error: ValueError | RecursionError) -> str:

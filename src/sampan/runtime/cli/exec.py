@@ -11,7 +11,7 @@ from sampan.linux.cgroups import groups
 from sampan.linux.cgroups.interface import Cgroup
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli import foreground
-from sampan.runtime.cli.create import check_console, json_fault, load, preserved, reason, warn, write_pid
+from sampan.runtime.cli.create import check_console, json_fault, load, preserved, reason, warn, without_nulls, write_pid
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.cli.store import StoredContainer
 from sampan.runtime.container import ExecProcess, RuntimeFailure
@@ -82,7 +82,7 @@ def _process(call: Invocation, entry: StoredContainer) -> Spec:
     if flags.get("process"):
         try:
             with open(flags["process"], encoding="utf-8") as file:
-                given: Spec = json.load(file)
+                given: Spec = without_nulls(json.load(file))
         except OSError as error:
             raise CommandFailure(f"open {flags['process']}: {strerror(error.errno or 0)}") from error
         except (ValueError, RecursionError) as error:

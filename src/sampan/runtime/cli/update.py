@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from sampan.runtime.__main__ import Invocation
-from sampan.runtime.cli.create import json_fault, load
+from sampan.runtime.cli.create import json_fault, load, without_nulls
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.container import Container
 from sampan.runtime.failure import InvalidSpec, strerror
@@ -48,8 +48,8 @@ def update(call: Invocation) -> int:
     for flag, what in (("l3-cache-schema", "CAT: l3 cache"), ("mem-bw-schema", "MBA: memory bandwidth")):
         if call.flags.get(flag):
             raise CommandFailure(f"Intel RDT/{what} schema is not enabled")
-    changes = _from_file(call.flags["resources"]) if call.flags.get("resources") else from_flags(call.flags)
     try:
+        changes = _from_file(call.flags["resources"]) if call.flags.get("resources") else from_flags(call.flags)
         validate_resources(changes, "resources")
     except InvalidSpec as error:
         raise CommandFailure(f"invalid {error.field}: {error.reason}") from error
@@ -129,11 +129,17 @@ def _from_file(path: str) -> Resources:
         raise CommandFailure(f"open {path}: {strerror(error.errno or 0)}") from error
     except (ValueError, RecursionError) as error:
         raise CommandFailure(json_fault(error)) from error
+    return resources_of(resources)
+
+
+def resources_of(resources: Any) -> Resources:
+    """Return what is to be changed of a decoded object. Raises: InvalidSpec when it is none."""
     if resources is None:
         return {}
     if not isinstance(resources, dict):
-        raise CommandFailure(f"{path}: not an object of resources")
+        raise InvalidSpec("resources", "not an object")
     changes: Resources = {}
+    resources = without_nulls(resources)
     for group in _GROUPS:
         values = resources.get(group)
         if isinstance(values, dict):  # zero and "" mean unchanged, as in runc's own example file
