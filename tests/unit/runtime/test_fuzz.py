@@ -185,6 +185,7 @@ def check_process(process: Any) -> None:
     build(inherit(GOOD["process"], process)).describe()
 
 
+@pytest.mark.timeout(120 + INPUTS // 10)
 @pytest.mark.parametrize(
     ("good", "check"),
     [
