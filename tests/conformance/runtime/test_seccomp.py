@@ -182,7 +182,35 @@ def test_exec_under_a_filter_without_the_runtime_s_calls(runtime: Runtime, no_ne
 
 
 #: What a static busybox needs from its execve on.
-PROGRAM = ["brk", "arch_prctl", "set_tid_address", "set_robust_list", "rseq", "prlimit64", "readlink", "readlinkat", "getrandom", "mprotect", "mmap", "munmap", "newfstatat", "fstat", "ioctl", "setuid", "setgid", "getuid", "geteuid", "getgid", "getegid", "prctl", "write", "writev", "exit_group", "clock_nanosleep", "nanosleep"]
+PROGRAM = [
+    "brk",
+    "arch_prctl",
+    "set_tid_address",
+    "set_robust_list",
+    "rseq",
+    "prlimit64",
+    "readlink",
+    "readlinkat",
+    "getrandom",
+    "mprotect",
+    "mmap",
+    "munmap",
+    "newfstatat",
+    "fstat",
+    "ioctl",
+    "setuid",
+    "setgid",
+    "getuid",
+    "geteuid",
+    "getgid",
+    "getegid",
+    "prctl",
+    "write",
+    "writev",
+    "exit_group",
+    "clock_nanosleep",
+    "nanosleep",
+]
 #: What the runtime needs beside that, under no_new_privs and without. runc needs as much, and more: it joins the gate,
 #: looks for the program and closes descriptors under the filter.
 RUNTIME = {True: ["execve"], False: ["execve", "read", "write", "capset"]}
