@@ -178,9 +178,7 @@ def report(channel: sync.Channel, step: str, error: BaseException) -> None:
 def state(plan: Plan, status: str, pid: int) -> bytes:
     """Return the OCI state as hooks get it on stdin."""
     value: dict[str, object] = {"ociVersion": OCI_VERSION, "id": plan.id, "status": status}
-    if pid:
-        value["pid"] = pid
-    value["bundle"] = plan.bundle
+    value |= {"pid": pid, "bundle": plan.bundle} if pid else {"bundle": plan.bundle}
     if plan.annotations:
         value["annotations"] = plan.annotations
     return json.dumps(value).encode()
