@@ -577,6 +577,10 @@ class Player:
     def close(self) -> None:
         for place in self._shared.values():
             self._clean(place)
+        root = Path("/sys/fs/cgroup")
+        for directory in [root / self.prefix, *root.glob(f"*/{self.prefix}")]:
+            if directory.is_dir():
+                directory.rmdir()
 
     def _call(
         self, place: Path, arguments: list[str], *, stdin: str = "", env: dict[str, str] | None = None
