@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 
 from sampan.api.connection import Connection
-from sampan.api.context import HEADERS
+from sampan.api.context import HEADERS, whole
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
-LIMIT_BYTES = 256 * 1024
+LIMIT_BYTES = 64 * 1024
 DRAIN_PATIENCE_S = 10.0
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
@@ -157,7 +157,7 @@ async def hijack(request: web.Request, *, upgrade_content_type: str) -> Taken:
     assert isinstance(http, Connection)
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has hung up")
-    await request.read()
+    await whole(request)
     upgrade = "upgrade" in request.headers.get("Connection", "").lower() or "Upgrade" in request.headers
     reader = asyncio.StreamReader(limit=LIMIT_BYTES)
     stream = _Stream(reader, http)
@@ -214,7 +214,7 @@ async def upgrade(request: web.Request, inner: asyncio.Protocol, *, protocol: st
     assert isinstance(http, Connection)
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has hung up")
-    await request.read()
+    await whole(request)
     upgraded = _Upgraded(inner, http)
     early = http.steal_behind()
     transport.set_protocol(upgraded)

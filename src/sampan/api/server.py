@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from sampan.api import errors, origin, versions
+from sampan.api.admission import BODY_BYTES, Admission
 from sampan.api.connection import Connection
 from sampan.api.context import ENGINE, HEADERS, VERSION
 from sampan.api.routes import Router
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sampan.api")
 
-MAX_JSON_BYTES = 64 * 1024 * 1024
 MAX_HEAD_BYTES = 256 * 1024
-READ_BYTES = 1024 * 1024
+READ_BYTES = 128 * 1024
 """How much of an upload is buffered before the client is made to wait."""
 CUT_AFTER_S = 0.5
 """How long streams that never end by themselves may go on when the daemon stops."""
@@ -46,10 +46,11 @@ class ApiServer:
 
     def __init__(self, engine: Engine) -> None:
         self._router = Router()
+        self._admission = Admission()
         self._detached = Background()
         self._listeners: list[asyncio.Server] = []
         self._runner: web.AppRunner | None = None
-        self.app = web.Application(client_max_size=MAX_JSON_BYTES)
+        self.app = web.Application(client_max_size=BODY_BYTES)
         self.app[ENGINE] = engine
         self.headers = {
             "Api-Version": versions.MAXIMUM,
@@ -82,10 +83,11 @@ class ApiServer:
                 lingering_time=2.0,
                 read_bufsize=READ_BYTES,
                 guarded=guarded,
+                admission=self._admission,
             )
 
         def protocol() -> asyncio.Protocol:
-            return connection() if tls is None else TlsProtocol(tls, connection)
+            return connection() if tls is None else TlsProtocol(tls, connection, self._admission)
 
         if sock.family == socket.AF_UNIX:
             listener = await loop.create_unix_server(protocol, sock=sock, backlog=1024)
@@ -100,6 +102,7 @@ class ApiServer:
         await self._detached.close(timeout_s)
         if self._runner is not None:
             await self._runner.cleanup()
+        self._admission.close()
 
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         if VERSION in request:
@@ -108,8 +111,11 @@ class ApiServer:
             response.headers.pop("Server", None)
 
     async def _dispatch(self, request: web.Request) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
         try:
-            return await self._answer(request)
+            with self._admission.request(connection):
+                return await self._answer(request)
         except Exception as e:
             if isinstance(e, ConnectionError) and (request.transport is None or request.transport.is_closing()):
                 raise  # the client has gone; a connection of ours that broke is an error like any other
