@@ -24,7 +24,7 @@ pytestmark = pytest.mark.root
 
 CLIENTS = int(os.environ.get("SAMPAN_STALLED_CLIENTS", "12"))
 GROWTH_BYTES = 8 * 1024 * 1024  # whatever their number
-EACH_BYTES = 1024 * 1024
+EACH_BYTES = 3 * 512 * 1024
 POOLED = 16  # threads of the loop's own pool, which stay
 SOON_S = 30.0
 BIG_BYTES = 8 * 1024 * 1024
@@ -106,7 +106,7 @@ def own() -> Iterator[Engine]:
     try:
         engine.import_busybox()
         fill = f"dd if=/dev/urandom of=/big bs=1M count={BIG_BYTES >> 20} 2>/dev/null"
-        loud = "while :; do yes 0123456789abcdef | head -c 4000000; sleep 0.2; done"
+        loud = "while :; do yes 0123456789abcdef | head -c 2000000; sleep 0.2; done"
         engine.run("sh", "-c", f"{fill}; touch /filled; exec sleep 100000", name="big")
         engine.run("sh", "-c", loud, name="loud", LogConfig={"Type": "json-file", "Config": {"max-size": "20m"}})
         found = "/containers/big/archive?path=/filled"
@@ -154,19 +154,19 @@ def same(sent: bytes) -> Requests:
 
 
 def execs(engine: Engine) -> list[bytes]:
-    ids = [exec_of(engine, "sh", "-c", "yes | head -c 8000000") for _ in range(CLIENTS + 2)]
+    ids = [exec_of(engine, "sh", "-c", "yes | head -c 3000000") for _ in range(CLIENTS + 2)]
     return [taken_over(f"/exec/{id}/start", b"{}") for id in ids]
 
 
 def builds(engine: Engine) -> list[bytes]:
     context = tar_of({"Dockerfile": b"FROM busybox\nRUN yes 0123456789abcdef | head -c 4000000\n"})
     made = head("POST", "/build?nocache=1&version=1", "Content-Type: application/x-tar", body=context)
-    return [made] * 6
+    return [made] * 8  # more than run at once on a small machine
 
 
 READERS: dict[str, tuple[Requests, int]] = {
     "attach": (same(taken_over("/containers/loud/attach?stream=1&stdout=1&stderr=1")), 1_000),
-    "exec": (execs, 8_000_000),
+    "exec": (execs, 3_000_000),
     "logs": (same(head("GET", "/containers/loud/logs?stdout=1&stderr=1&follow=1")), 1_000_000),
     "events": (same(head("GET", "/events?since=1")), 1_000),
     "stats": (same(head("GET", "/containers/loud/stats?stream=1")), 1_000),
@@ -177,7 +177,7 @@ READERS: dict[str, tuple[Requests, int]] = {
     "save": (same(head("GET", "/images/large/get")), BIG_BYTES),
     "df": (same(head("GET", "/system/df")), 100),
     "session": (same(head("POST", "/session", "Connection: Upgrade", "Upgrade: h2c")), 10),
-    "build": (builds, 1_000),
+    "build": (builds, 2_500_000),
 }
 """Route → its requests, and how much of an answer another client gets meanwhile."""
 
@@ -191,14 +191,14 @@ def test_readers_that_do_not_read(own: Engine, route: str) -> None:
     before = use(own)
     with stalled(own, *sent):
         if route == "events":
-            for _ in range(300):
-                own.call("POST", "/containers/big/exec", {"Cmd": ["true"], "Env": ["A=" + "x" * 1000]})
+            for _ in range(100):
+                own.call("POST", "/containers/big/exec", {"Cmd": ["true"], "Env": ["A=" + "x" * 3000]})
         if route != "attach":  # there the container waits for the one that does not read, as in Docker
-            assert len(first(own, other, length)) >= min(length, 1000 if route == "build" else length)
+            assert len(first(own, other, length)) >= length
         assert own.request("GET", "/_ping").status == 200
         assert own.call("GET", "/containers/big/json")["State"]["Running"]
         for title, by in grown(own, before).items():
-            assert by < GROWTH_BYTES + EACH_BYTES * len(sent), (title, by)
+            assert by < GROWTH_BYTES + EACH_BYTES * len(sent) * (2 if route == "build" else 1), (title, by)
     come_back(own, before)
 
 

@@ -7,7 +7,7 @@ may have three quarters of the places busy at most; what it asks beyond that is 
 
 A client is a process on a unix socket, an address over TCP.
 
-    places      half of the files that this process may open, at most PLACES
+    places      a quarter of the files that this process may open, at most PLACES
     head        a connection that has sent no request, or a part of one, for HEAD_PATIENCE_S is closed, as in Docker
     bodies      what is read whole, JSON, may be BODIES_BYTES in memory, for one client half of that
 
@@ -172,9 +172,9 @@ _NEVER = float("inf")
 
 
 def allowed() -> int:
-    """Return how many connections this process may have: each takes two files, with what it asks for."""
+    """Return how many connections this process may have: with what it asks for, each takes up to four files."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return PLACES if files == resource.RLIM_INFINITY else max(16, min(PLACES, files // 2))
+    return PLACES if files == resource.RLIM_INFINITY else max(16, min(PLACES, files // 4))
 
 
 def client_of(transport: asyncio.BaseTransport) -> str:

@@ -52,7 +52,7 @@ class Connection(web.RequestHandler):
 
     def drop(self) -> None:
         """Close the connection at once; it is idle, and nobody may be reading the rest of its last answer."""
-        transport = cast("asyncio.Transport | None", self.transport)
+        transport = self.transport
         self.force_close()
         if transport is not None:
             transport.abort()

@@ -25,6 +25,7 @@ from aiohttp import web
 
 from sampan.api.connection import Connection
 from sampan.api.context import HEADERS, whole
+from sampan.engine.containers.attach import GONE
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -124,7 +125,7 @@ class Taken:
 
         To close at once would reset the connection, and the client could lose the end of the answer.
         """
-        with contextlib.suppress(ConnectionError, OSError, TimeoutError):
+        with contextlib.suppress(*GONE, TimeoutError):
             async with asyncio.timeout(DRAIN_PATIENCE_S):
                 if self.writer.can_write_eof():
                     self.writer.write_eof()
@@ -179,8 +180,11 @@ async def hijack(request: web.Request, *, upgrade_content_type: str) -> Taken:
     else:
         head = "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n"
     common = "".join(f"{name}: {value}\r\n" for name, value in request.app[HEADERS].items())
-    writer.write(f"{head}{common}\r\n".encode())
-    await writer.drain()
+    try:
+        writer.write(f"{head}{common}\r\n".encode())
+        await writer.drain()
+    except RuntimeError as e:
+        raise ConnectionResetError("the client has hung up") from e
     return Taken(reader, writer, stream.lost)
 
 

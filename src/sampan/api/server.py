@@ -21,7 +21,7 @@ from aiohttp import web
 from sampan.api import errors, origin, versions
 from sampan.api.admission import BODY_BYTES, Admission
 from sampan.api.connection import Connection
-from sampan.api.context import ENGINE, HEADERS, VERSION
+from sampan.api.context import ENGINE, HEADERS, VERSION, whole
 from sampan.api.routes import Router
 from sampan.api.tls_transport import TlsProtocol
 from sampan.engine.background import Background
@@ -148,6 +148,8 @@ class ApiServer:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s", shown(request))
         if route.detached:
+            if request.body_exists:
+                await whole(request)  # whoever leaves before its end has asked for nothing
             return await self._detached.finish(route.handler(request), f"{request.method} {path}")
         return await route.handler(request)
 

@@ -127,6 +127,8 @@ async def feed_thread(
     finally:
         feed.end()  # a pump that was cancelled before it began has not said so
         await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # who was cancelled does not ask for it
 
 
 async def drain(chunks: Iterator[bytes], executor: Executor | None = None) -> AsyncGenerator[bytes, None]:
