@@ -73,7 +73,8 @@ class Connection(web.RequestHandler):
         else:
             self._behind += data
             if len(self._behind) >= BEHIND_BYTES and self.transport is not None:
-                self.transport.pause_reading()  # `hijack` goes on reading
+                self.transport.pause_reading()  # `hijack` goes on reading,
+                self.close()  # and after any other answer the connection ends
             return
         super().data_received(data)
 
