@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -30,7 +31,8 @@ def own(root: None) -> Iterator[Engine]:
     try:
         engine.import_busybox()
         yield engine
-        assert "Traceback" not in engine.log.read_text()
+        log = engine.log.read_text()
+        assert "Traceback" not in log, log[-3000:]
     finally:
         engine.close()
 
@@ -42,7 +44,12 @@ def descriptors(engine: Engine) -> int:
 def opened(engine: Engine, stack: ExitStack, sent: bytes) -> socket.socket:
     client = stack.enter_context(socket.socket(socket.AF_UNIX))
     client.settimeout(30)
-    client.connect(str(engine.socket))
+    while True:
+        try:
+            client.connect(str(engine.socket))
+            break
+        except BlockingIOError:  # more at once than the listener's queue takes
+            time.sleep(0.01)
     client.sendall(sent)
     return client
 

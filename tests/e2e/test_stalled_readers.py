@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
@@ -114,7 +114,7 @@ def own() -> Iterator[Engine]:
         engine.call("POST", "/commit", container="big", repo="large")
         yield engine
         log = engine.log.read_text()
-        assert "Traceback" not in log and "ERROR" not in log, log[-4000:]
+        assert "Traceback" not in log and "level=error" not in log, log[-4000:]
     finally:
         engine.close()
 
@@ -266,3 +266,34 @@ def test_writers_that_stop_in_the_middle(own: Engine, body: str) -> None:
             assert by < GROWTH_BYTES + EACH_BYTES * len(sent), (title, by)
     come_back(own, before)
     assert not own.call("GET", "/images/json", filters='{"reference": ["half"]}')
+
+
+POINTS = ("before the head", "in the head", "after the head", "in the body", "after it all", "after an answer")
+
+
+def left_at(own: Engine, sent: bytes, point: str) -> None:
+    """Leave at a point of a request."""
+    end = sent.index(b"\r\n\r\n") + 4 if b"\r\n\r\n" in sent else len(sent)
+    cut = {"before the head": 0, "in the head": end // 2, "after the head": end, "in the body": (end + len(sent)) // 2}
+    client = connect(own, sent[: cut.get(point, len(sent))])
+    if point == "after an answer":
+        with suppress(TimeoutError):
+            client.settimeout(0.3)
+            client.recv(1)
+            client.recv(10_000)
+    client.close()
+
+
+@pytest.mark.parametrize("route", [*READERS, *(f"writer: {body}" for body in WRITERS)])
+def test_clients_that_leave(own: Engine, route: str) -> None:
+    requests = READERS[route][0] if route in READERS else WRITERS[route.removeprefix("writer: ")]
+    before, logged = use(own), own.log.stat().st_size
+    sent = requests(own)
+    for point in POINTS:
+        left_at(own, sent.pop(), point)
+        own.request("GET", "/_ping")
+    come_back(own, before)
+    with own.log.open() as log:
+        log.seek(logged)
+        told = log.read()
+    assert "Traceback" not in told and "level=error" not in told and "never retrieved" not in told, told

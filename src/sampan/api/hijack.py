@@ -134,7 +134,7 @@ class Taken:
 
 
 class Hijacked(web.StreamResponse):
-    """What a handler returns after the connection is no longer HTTP: nothing more is written to it."""
+    """What is returned when the connection is no longer HTTP, or is gone: nothing more is written to it."""
 
     def __init__(self) -> None:
         super().__init__(status=101)

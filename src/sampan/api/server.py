@@ -22,6 +22,7 @@ from sampan.api import errors, origin, versions
 from sampan.api.admission import BODY_BYTES, Admission
 from sampan.api.connection import Connection
 from sampan.api.context import ENGINE, HEADERS, VERSION, whole
+from sampan.api.hijack import Hijacked
 from sampan.api.routes import Router
 from sampan.api.tls_transport import TlsProtocol
 from sampan.engine.background import Background
@@ -118,7 +119,7 @@ class ApiServer:
                 return await self._answer(request)
         except Exception as e:
             if isinstance(e, ConnectionError) and (request.transport is None or request.transport.is_closing()):
-                raise  # the client has gone; a connection of ours that broke is an error like any other
+                return Hijacked()  # the client has gone; a connection of ours that broke is an error like any other
             response = errors.response(e)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("%s: %d %s", shown(request), response.status, errors.message_of(e))
