@@ -46,6 +46,11 @@ def bounded(call: ast.Call, place: int, name: str) -> bool:
     return value is not None and value not in UNBOUNDED_VALUES
 
 
+def last(name: ast.expr) -> str:
+    """The last part of a dotted name; "" for what is none."""
+    return name.attr if isinstance(name, ast.Attribute) else name.id if isinstance(name, ast.Name) else ""
+
+
 def looked_at(module: str) -> bool:
     return not module.startswith(("cli.", "client."))
 
@@ -53,12 +58,12 @@ def looked_at(module: str) -> bool:
 def unbounded() -> Iterator[tuple[str, str]]:
     """(module, kind) of everything without a bound in its own call."""
     for module, call in nodes(ast.Call):
-        name = ast.unparse(call.func).rpartition(".")[2]
+        name = last(call.func)
         if looked_at(module) and name in KINDS and not bounded(call, *KINDS[name]):
             yield module, name
     for kind in (ast.FunctionDef, ast.AsyncFunctionDef):
         for module, function in nodes(kind):
-            names = {ast.unparse(each).rpartition(".")[2] for each in function.decorator_list}
+            names = {last(each) for each in function.decorator_list}
             takes = function.args.args or function.args.kwonlyargs or function.args.vararg or function.args.kwarg
             if looked_at(module) and takes and names & {"cache", "lru_cache"}:
                 yield module, (names & {"cache", "lru_cache"}).pop()

@@ -187,7 +187,7 @@ class Archive:
         path = "/" + path.lstrip("/")
         if c.status.state in WITH_TASK and c.status.pid:
             with contextlib.suppress(_HasEnded):
-                return await self._looks.run(path, lambda: look(_entered(c, path)), drop)
+                return await self._looks.run(f"{c.name}:{path}", lambda: look(_entered(c, path)), drop)
         if (point := _mount_of(c, path)) is not None and point.type == "volume":
             point = replace(point, source=self._volumes.path(point.name))
         if point is not None and point.source:
