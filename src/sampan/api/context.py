@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
+from sampan.api.connection import Connection
 from sampan.api.versions import CURRENT, Version
 from sampan.errors import Internal, InvalidArgument, SampanError
 from sampan.spec import codec, go_values
@@ -27,6 +28,8 @@ HEADERS: web.AppKey[dict[str, str]] = web.AppKey("headers")
 """The headers that every routed answer carries."""
 VERSION: web.RequestKey[Version] = web.RequestKey("version", tuple)
 """The API version of a request; present as soon as the request has found its route."""
+BODY: web.RequestKey[bytes] = web.RequestKey("body", bytes)
+"""A request's body, once it has been read whole."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _MEDIA_TYPE = re.compile(rf"{_TOKEN.pattern}(/{_TOKEN.pattern})?")
 _FALSE = frozenset({"", "0", "no", "false", "none"})
@@ -108,9 +111,19 @@ def accept_filters(given: Filters, accepted: frozenset[str]) -> Filters:
     return given
 
 
+async def whole(request: web.Request) -> bytes:
+    """Read the body into memory, once. Raises: InvalidArgument for one that is too long, Unavailable."""
+    found: bytes | None = request.get(BODY)
+    if found is None:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        found = request[BODY] = await connection.admission.whole(connection, request.content.iter_any())
+    return found
+
+
 async def body(request: web.Request, type_: type[T], *, optional: bool = False) -> T:
     """Decode the JSON body. `optional`: no body at all is the zero value. Raises: InvalidArgument."""
-    raw = await request.read()
+    raw = await whole(request)
     content_type = request.headers.get("Content-Type", "")
     if raw or content_type:
         mime = content_type.partition(";")[0].strip().lower()

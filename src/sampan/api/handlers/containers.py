@@ -25,6 +25,7 @@ from sampan.api.context import (
     parse_integer,
     query,
     version,
+    whole,
 )
 from sampan.api.hijack import Hijacked, hijack
 from sampan.api.websocket import serve_websocket
@@ -118,7 +119,7 @@ def _stop_options(request: web.Request) -> tuple[str, int | None]:
 async def start(request: web.Request) -> web.StreamResponse:
     """Start a container; one that runs already is 304."""
     length = request.content_length  # a few bytes that nobody reads are let pass, as by Docker
-    if (length is None or length > MAX_IGNORED_BYTES) and request.body_exists and await request.read():
+    if (length is None or length > MAX_IGNORED_BYTES) and request.body_exists and await whole(request):
         raise InvalidArgument(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
         )

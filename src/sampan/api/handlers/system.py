@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from sampan.api import older, streams, versions
-from sampan.api.context import engine, filters, flag, json_response, query, version
+from sampan.api.context import engine, filters, flag, json_response, query, version, whole
 from sampan.engine import hostinfo
 from sampan.engine.system import DISK_USAGE_TYPES
 from sampan.errors import Internal, InvalidArgument
@@ -109,7 +109,7 @@ async def events(request: web.Request) -> web.StreamResponse:
 
 async def auth(request: web.Request) -> web.StreamResponse:
     """Try credentials on a registry."""
-    raw = await request.read()
+    raw = await whole(request)
     if not raw:
         raise Internal("EOF")
     try:

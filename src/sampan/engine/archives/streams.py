@@ -30,7 +30,8 @@ from sampan.errors import InvalidArgument
 T = TypeVar("T")
 
 CHUNK = 1024 * 1024
-FED = CHUNK // 4  # what the loop hands to a worker at once
+FED = CHUNK // 4  # what the loop hands to a worker at once, and a worker to the loop
+DIGEST_IDLE_S = 1.0
 DEPTH = 3  # chunks in flight between two threads: what waits here counts for every layer of every pull
 
 MAX_RATIO = 10_000  # gzip cannot exceed 1032; zstd and bzip2 of plain zeros can
@@ -194,28 +195,48 @@ class _Batches:
 
 
 class Digest:
-    """sha256 of a stream, computed in a thread of its own beside the one that uses the bytes."""
+    """sha256 of a stream, computed in a thread of its own beside the one that uses the bytes.
+
+    The thread ends while nothing comes, as for a client that does not read, and is made again by the next chunk.
+    """
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self._queue: queue.Queue[bytes | None] = queue.Queue(DEPTH)
-        self._thread = threading.Thread(target=self._run, name="images-digest", daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
         self.size_bytes = 0
 
     def update(self, chunk: bytes) -> None:
         self.size_bytes += len(chunk)
-        self._queue.put(chunk)
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="images-digest", daemon=True)
+                self._thread.start()
+            self._queue.put(chunk)  # may wait for the thread, which asks for the lock only when the queue is empty
 
     def finish(self) -> str:
         """Stop and return `sha256:<hex>`. Idempotent."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                self._queue.put(None)
+        if thread is not None:
+            thread.join()
         return f"sha256:{self._hash.hexdigest()}"
 
     def _run(self) -> None:
-        while (chunk := self._queue.get()) is not None:
+        while True:
+            try:
+                chunk = self._queue.get(timeout=DIGEST_IDLE_S)
+            except queue.Empty:
+                with self._lock:
+                    if self._queue.empty():
+                        self._thread = None
+                        return
+                continue
+            if chunk is None:
+                return
             self._hash.update(chunk)
 
 

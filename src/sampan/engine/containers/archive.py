@@ -241,7 +241,7 @@ class Archive:
         path = "/" + path.lstrip("/")
         if c.status.state in WITH_TASK and c.status.pid:
             with contextlib.suppress(_HasEnded):
-                return await self._looks.run(path, lambda: look(_entered(c, path)), drop)
+                return await self._looks.run(f"{c.name}:{path}", lambda: look(_entered(c, path)), drop)
         if writable:
             await used.enter_async_context(self._uploads.setdefault(c.id, asyncio.Lock()))
         parts = [part async for part in self._parts(c, path, used, writable=writable)]
@@ -251,7 +251,7 @@ class Archive:
         def assembled() -> T:
             return look(self._assembled(c, path, parts, writable=writable))
 
-        return await self._looks.run(path, assembled, drop)
+        return await self._looks.run(f"{c.name}:{path}", assembled, drop)
 
     async def _parts(self, c: Container, path: str, used: AsyncExitStack, *, writable: bool) -> AsyncIterator[Part]:
         """What is mounted in a container that does not run."""

@@ -22,6 +22,7 @@ from sampan.errors import InvalidArgument, SampanError, words
 from sampan.supervisor.client import Attachment, Supervisor
 
 CHUNK = 64 * 1024
+GONE = (OSError, RuntimeError)  # uvloop raises RuntimeError for what is written to a transport that is closed already
 _FRAME = struct.Struct(">B3xI")
 DEFAULT_DETACH_KEYS = b"\x10\x11"  # ctrl-p, ctrl-q
 
@@ -142,14 +143,14 @@ class AttachSession:
                     await writer.drain()
             if self._stream:
                 await self._join(reader, writer)
-        except (ConnectionError, BrokenPipeError):
+        except (ConnectionError, RuntimeError):
             pass
         except (SampanError, OSError) as e:  # the connection is a stream by now: the reason comes as its last piece
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*GONE):
                 writer.write(refusal(e.message if isinstance(e, SampanError) else words(e), raw=self.tty))
         finally:
             self.abandon()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*GONE):
                 await writer.drain()
 
     async def collect(self, output: bytearray, limit_bytes: int) -> None:
@@ -210,7 +211,7 @@ class AttachSession:
                     return True
             if self.stdin and attachment.writer.can_write_eof():
                 attachment.writer.write_eof()
-        except (ConnectionError, BrokenPipeError, OSError):
+        except GONE:
             pass
         return False
 
@@ -220,7 +221,7 @@ class AttachSession:
             while data := await attachment.reader.read(CHUNK):
                 writer.write(data)
                 await writer.drain()
-        except (ConnectionError, BrokenPipeError, OSError):
+        except GONE:
             pass
 
 

@@ -39,6 +39,7 @@ STATUS_PATIENCE_S = 5.0
 RESIZE_PATIENCE_S = 10.0
 _USERS_LIMIT_BYTES = 1 << 20
 KEPT = 64  # ended instances that stay inspectable, per container
+WAITING = 1024  # instances that nobody has started, per container; the oldest are forgotten
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,6 +128,10 @@ class Execs:
         execs = self._of.get(c.id, {})
         ended = [e for e in execs.values() if e.exit_status is not None]
         for e in ended[: max(0, len(ended) - KEPT + 1)]:
+            del execs[e.id]
+            self._by_id.pop(e.id, None)
+        waiting = [e for e in execs.values() if not e.started] if len(execs) >= WAITING else []
+        for e in waiting[: max(0, len(waiting) - WAITING + 1)]:
             del execs[e.id]
             self._by_id.pop(e.id, None)
 

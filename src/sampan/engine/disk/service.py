@@ -15,6 +15,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sampan.engine import findings
@@ -25,6 +26,7 @@ from sampan.engine.disk import budget
 from sampan.engine.disk.usage import DataRootPlaces, Usage, allocated, measure
 from sampan.engine.events import Events
 from sampan.engine.findings import Finding, Problem
+from sampan.engine.hostpaths import WALK_PATIENCE_S, WALKS, HostPaths
 from sampan.engine.images import checking as images_checking
 from sampan.engine.images.service import Images
 from sampan.engine.layers import checking as layers_checking
@@ -61,6 +63,7 @@ class Disk:
         self._builder = builder  # made when it is first asked for
         self._layer_bytes: dict[str, int] = {}
         self._background = Background()
+        self._walks = HostPaths(WALKS, WALK_PATIENCE_S)
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -83,12 +86,14 @@ class Disk:
     async def close(self) -> None:
         """Watch the budget no more."""
         await self._background.close()
+        self._walks.close()
 
     # --- usage -------------------------------------------------------------------------------------------------------
 
     async def usage(self) -> Usage:
         """Measure the data root; layers only when they are new, as they never change."""
-        found = await asyncio.to_thread(measure, self._places())
+        places = self._places()
+        found = await self._walks.run(places.data_root, partial(measure, places))
         self._layer_bytes = dict(found.layers)
         return found
 
@@ -117,7 +122,9 @@ class Disk:
         """
         damaged = await self._damaged_layers() if verify else []
         found = self._findings() + damaged
-        sizes = await asyncio.to_thread(lambda: [allocated(f.path) if f.path else 0 for f in found])
+        sizes = await self._walks.run(
+            self._config.data_root, lambda: [allocated(f.path) if f.path else 0 for f in found]
+        )
         size = dict(zip(found, sizes))
         repaired: set[Finding] = set()
         if repair:
@@ -217,7 +224,7 @@ class Disk:
                 )
             )
         for name, path in sorted(known.items()):
-            if not os.path.isdir(path):
+            if os.path.basename(path) not in _names(os.path.dirname(path)):  # what is mounted there may not answer
                 found.append(findings.missing("volume", name, path, "its data is lost: remove it, or restore a copy"))
         return found
 

@@ -91,7 +91,7 @@ class LocalDriver:
         os.makedirs(self._root, mode=0o711, exist_ok=True)
         os.makedirs(self._trash, mode=0o700, exist_ok=True)
         for volume in volumes:
-            if not os.path.isdir(volume.mountpoint):
+            if not _has_directory(volume.mountpoint):
                 log.error("volume %s has lost its directory %s: made anew, empty", volume.name, volume.mountpoint)
                 try:
                     _make_directory(volume.mountpoint)
@@ -116,7 +116,8 @@ class LocalDriver:
         return path
 
     async def remove(self, volume: Volume) -> None:
-        unmount(volume.mountpoint)
+        if needs_host_mount(volume.options):
+            await self._host_paths.run(volume.mountpoint, partial(unmount, volume.mountpoint))
         moved = os.path.join(self._trash, f"volume-{secrets.token_hex(8)}")
         discard(os.path.dirname(volume.mountpoint), moved)
         self._reap(moved)
@@ -145,6 +146,14 @@ class LocalDriver:
         task = asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(path, ignore_errors=True))
         self._reaping.add(task)
         task.add_done_callback(self._reaping.discard)
+
+
+def _has_directory(path: str) -> bool:
+    """Tell whether a volume's directory is there, by its name: what is mounted on it may not answer."""
+    try:
+        return os.path.basename(path) in os.listdir(os.path.dirname(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _make_directory(path: str) -> None:
@@ -258,9 +267,12 @@ def failed(path: str, options: Mapping[str, str], error: OSError) -> Internal:
 
 
 def unmount(path: str) -> None:
-    """Unmount; not mounted is fine."""
-    if is_mounted(path):
+    """Unmount, without a look at what is mounted: it may not answer. Not mounted is fine."""
+    try:
         mounts.umount2(path, mounts.MNT_DETACH)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
 
 
 def _resolve_address(text: str) -> str:
