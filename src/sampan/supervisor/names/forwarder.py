@@ -204,9 +204,7 @@ class _Asking:
             self.next()
             return
         self._stop()
-        answer = self._packet[:2] + answer[2:]
-        fits = len(answer) <= self._question.room
-        self._done(answer if fits else answers.truncated(answer, self._question.section))
+        self._done(self._packet[:2] + answer[2:])
 
     def _stop(self) -> None:
         if self._timer is not None:
