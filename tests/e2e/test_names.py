@@ -25,6 +25,7 @@ from tests.support.engine import Engine, until
 ANSWERS = json.loads(Path(__file__).with_name("names_answers.json").read_text())
 
 BETTER = {
+    ("q-one", "bigudp.example A edns 512"),
     ("q-one", "q-two.Q-NET A"),
     ("q-one", "q-two.Q-NET AAAA"),
 }

@@ -21,7 +21,7 @@ UDP_BYTES = 512
 STREAM_BYTES = 0xFFFF
 HEADER_BYTES = 12
 _FORMERR, _NOTIMP, _SERVFAIL, _REFUSED = 1, 4, 2, 5
-_RESPONSE = 0x8000
+_RESPONSE, _TRUNCATED = 0x8000, 0x0200
 _OPCODE, _COPIED = 0x7800, 0x7900  # what a refusal repeats of the question's flags: opcode and RD
 _A, _PTR, _MX, _AAAA, _OPT = 1, 12, 15, 28, 41
 _KEPT = 4096  # answers in the cache; a sandbox can fill it, so it is emptied when it is full
@@ -30,9 +30,13 @@ _ROTATIONS = 32
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question that is forwarded. section: its bytes, which an answer must repeat."""
+    """A question that is forwarded. section: its bytes, which an answer must repeat.
+
+    room: the largest answer that the client says it takes; when it says nothing, answers go on as they come.
+    """
 
     section: bytes
+    room: int
 
 
 class Answers:
@@ -70,7 +74,7 @@ class Answers:
         except (dnslib.DNSError, ValueError, IndexError):
             return refusal(packet, _FORMERR)
         if own is None:
-            return Question(section)
+            return Question(section, STREAM_BYTES if stream else _edns_bytes(asked) or STREAM_BYTES)
         if len(self._kept) >= _KEPT:
             self._kept.clear()
         packed = [_fitting(message, _room(asked, stream))[2:] for message in own]
@@ -119,10 +123,12 @@ def _fitting(message: bytes, room: int) -> bytes:
 
 
 def _room(asked: dnslib.DNSRecord, stream: bool) -> int:
-    if stream:
-        return STREAM_BYTES
-    sizes = [record.rclass for record in asked.ar if record.rtype == _OPT]
-    return max(UDP_BYTES, *sizes) if sizes else UDP_BYTES
+    return STREAM_BYTES if stream else max(UDP_BYTES, _edns_bytes(asked))
+
+
+def _edns_bytes(asked: dnslib.DNSRecord) -> int:
+    """Return the size of answers that the client takes by UDP; 0 when it does not say."""
+    return max((record.rclass for record in asked.ar if record.rtype == _OPT), default=0)
 
 
 def question_section(packet: bytes) -> bytes:
@@ -155,6 +161,12 @@ def failure(packet: bytes, section: bytes, *, refused: bool = False) -> bytes:
     """Return the answer to a question that could not be forwarded."""
     flags = _RESPONSE | int.from_bytes(packet[2:4], "big") & 0x0100 | (_REFUSED if refused else _SERVFAIL)
     return packet[:2] + flags.to_bytes(2, "big") + b"\0\1" + bytes(6) + section
+
+
+def truncated(answer: bytes, section: bytes) -> bytes:
+    """Return what is sent of a forwarded answer that does not fit: the client asks again by TCP."""
+    flags = int.from_bytes(answer[2:4], "big") | _TRUNCATED
+    return answer[:2] + flags.to_bytes(2, "big") + b"\0\1" + bytes(6) + section
 
 
 def _reversed(name: bytes) -> str:

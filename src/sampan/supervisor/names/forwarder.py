@@ -204,7 +204,9 @@ class _Asking:
             self.next()
             return
         self._stop()
-        self._done(self._packet[:2] + answer[2:])
+        answer = self._packet[:2] + answer[2:]
+        fits = len(answer) <= self._question.room
+        self._done(answer if fits else answers.truncated(answer, self._question.section))
 
     def _stop(self) -> None:
         if self._timer is not None:
