@@ -17,7 +17,7 @@ from sampan.supervisor.names.table import Damaged, NameTable, NetworkNames, Sand
 
 def sandbox(id: str, ipv4: str, *answers_to: str, network: str = "net", ipv6: str = "", **links: str) -> SandboxNames:
     on = NetworkNames(id=network, name=network, names=answers_to, ipv4=ipv4, ipv6=ipv6, links=links)
-    return SandboxNames(id=id, port=4000, networks=(on,))
+    return SandboxNames(id=id, port=4000, namespace=7, boot="b", networks=(on,))
 
 
 def asked(name: str, type_: str = "A") -> bytes:

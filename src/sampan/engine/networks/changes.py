@@ -89,7 +89,8 @@ class Changes:
         sockets = None
         if not live.record.names_port and names.wanted(live.record.endpoints):
             sockets = await self._fabric.serve_names(live.record.pid)
-            live.record = replace(live.record, names_port=sockets.port)
+            inode = os.stat(f"/proc/{live.record.pid}/ns/net").st_ino
+            live.record = replace(live.record, names_port=sockets.port, namespace=inode)
         await self._names.put(live.record, sockets)
 
     async def _told_again(self, live: LiveSandbox) -> None:

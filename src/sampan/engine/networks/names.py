@@ -48,6 +48,8 @@ def describe(record: SandboxRecord, find: Find, host_addresses: Iterable[str]) -
     return SandboxNames(
         id=record.sandbox_id,
         port=record.names_port,
+        namespace=record.namespace,
+        boot=layout.boot_id(),
         pid=record.pid,
         networks=tuple(_names(e) for e in mine),
         servers=tuple(record.resolvers),

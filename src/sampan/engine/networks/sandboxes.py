@@ -175,7 +175,8 @@ class Sandboxes:
                     live.namespace, sockets = await self._fabric.create_sandbox(plan, grants)
                     live.grants = grants
                     if sockets is not None:
-                        live.record = replace(live.record, names_port=sockets.port)
+                        inode = os.fstat(live.namespace).st_ino
+                        live.record = replace(live.record, names_port=sockets.port, namespace=inode)
                         await self.names.put(live.record, sockets)
                     if any(i.inside for i in plan.interfaces):
                         live.held = os.dup(live.namespace)

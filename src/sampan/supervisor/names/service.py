@@ -26,7 +26,7 @@ from sampan.supervisor.names.answers import Answers, Question
 from sampan.supervisor.names.forwarder import Forwarder
 from sampan.supervisor.names.served import Reply, Served
 from sampan.supervisor.names.sockets import SOCKET, listen_on
-from sampan.supervisor.names.table import Damaged, NameTable
+from sampan.supervisor.names.table import Damaged, NameTable, SandboxNames
 from sampan.supervisor.notes import note
 
 _MESSAGE_BYTES = 4096
@@ -102,11 +102,11 @@ class NameServer:
         try:
             if sandbox.pid:
                 self._unborn.pop(id, None)
-                self._watch(id, sandbox.pid)
+                self._watch(sandbox)
             if sockets:
                 self._serve(id, *sockets)
             elif id not in self._served and sandbox.pid:
-                self._serve(id, *self._listen_again(sandbox.pid, sandbox.port))
+                self._serve(id, *self._listen_again(sandbox))
         except OSError as error:  # its process has ended, or something else has the port
             note(f"names: sandbox {id[:12]} cannot be served: {error}")
             if isinstance(error, (FileNotFoundError, ProcessLookupError)):
@@ -121,25 +121,30 @@ class NameServer:
             old.close()
         self._served[id] = Served(self.loop, udp, tcp, handle)
 
-    def _listen_again(self, pid: int, port: int) -> tuple[socket.socket, socket.socket]:
-        namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    def _listen_again(self, sandbox: SandboxNames) -> tuple[socket.socket, socket.socket]:
+        namespace = _open_namespace(sandbox)
         try:
             setns(namespace, CLONE_NEWNET)
             try:
-                opened = listen_on(port)
+                opened = listen_on(sandbox.port)
             finally:
                 setns(self._host_namespace, CLONE_NEWNET)
         finally:
             os.close(namespace)
         return opened.udp, opened.tcp
 
-    def _watch(self, id: str, pid: int) -> None:
-        """End with the sandbox's first process. Raises: ProcessLookupError when it has ended."""
-        if id in self._processes:
+    def _watch(self, sandbox: SandboxNames) -> None:
+        """End with the sandbox's first process. Raises: ProcessLookupError, FileNotFoundError when it has ended."""
+        if sandbox.id in self._processes:
             return
-        pidfd = os.pidfd_open(pid)
-        self._processes[id] = pidfd
-        self.loop.watch(pidfd, READ, lambda _: self._end(id))
+        pidfd = os.pidfd_open(sandbox.pid)
+        try:
+            os.close(_open_namespace(sandbox))  # the descriptor was first: what is there now is what it stands for
+        except BaseException:
+            os.close(pidfd)
+            raise
+        self._processes[sandbox.id] = pidfd
+        self.loop.watch(pidfd, READ, lambda _: self._end(sandbox.id))
 
     def _handle(self, id: str, packet: bytes, reply: Reply, stream: bool) -> None:
         sandbox = self._table.sandboxes.get(id)
@@ -167,6 +172,18 @@ class NameServer:
             peer.close()
             return
         _Control(self, peer)
+
+
+def _open_namespace(sandbox: SandboxNames) -> int:
+    """Open a sandbox's namespace by its process.
+
+    Raises: FileNotFoundError, ProcessLookupError when that has ended, also when another process has its number.
+    """
+    namespace = os.open(f"/proc/{sandbox.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if os.fstat(namespace).st_ino != sandbox.namespace or layout.boot_id() != sandbox.boot:
+        os.close(namespace)
+        raise ProcessLookupError(sandbox.pid, "another process")
+    return namespace
 
 
 class _Control:

@@ -43,6 +43,8 @@ class NetworkNames:
 class SandboxNames:
     """One sandbox. port: where its name service listens, on 127.0.0.11. pid: its first process, 0 before there is one.
 
+    namespace: the inode number of its network namespace; boot: the kernel's boot id. By both a process of another
+    sandbox that has got the pid is told from the one that is meant.
     networks: in the order in which they are asked. servers: resolvers to forward to, asked from inside the sandbox.
     host_servers: forward to the host's own resolvers, asked from the host, when there are no `servers`.
     forwards: whether to forward at all. host: the host's addresses as seen from the sandbox.
@@ -50,6 +52,8 @@ class SandboxNames:
 
     id: str
     port: int
+    namespace: int
+    boot: str
     pid: int = 0
     networks: tuple[NetworkNames, ...] = ()
     servers: tuple[str, ...] = ()
@@ -71,6 +75,8 @@ def decode(text: bytes) -> SandboxNames:
         return SandboxNames(
             id=_text(value["id"]),
             port=_number(value["port"], 0xFFFF),
+            namespace=_number(value["namespace"], 1 << 64),
+            boot=_text(value["boot"]),
             pid=_number(value["pid"], 1 << 22),
             networks=networks,
             servers=_texts(value["servers"]),
