@@ -56,6 +56,7 @@ _TASKS = {
     "engine.builder.solver.sandboxes",
     "supervisor.client",
     "supervisor.logs.reader",
+    "supervisor.names.keeper",
     "supervisor.nursery",
     "supervisor.tasks",
 }

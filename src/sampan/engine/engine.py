@@ -99,6 +99,7 @@ class Engine:
             undo.push_async_callback(volumes.close)
             supervisor = await Supervisor.connect(config.exec_root, debug=config.debug, boot=boot)
             undo.push_async_callback(supervisor.close)
+            networks.names.supply(supervisor.ensure_names)
             containers = Containers(
                 config, store, events, images, storage.roots, networks, volumes, supervisor, host_paths
             )

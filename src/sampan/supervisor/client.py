@@ -374,6 +374,10 @@ class Supervisor:
         reply = await self._call(lambda s: s.CompileSeccomp(pb.Json(json=msgspec.json.encode(profile))))
         return reply.path  # type: ignore[no-any-return]
 
+    async def ensure_names(self) -> None:
+        """Return when the name service answers; the supervisor starts it, and keeps it alive. Raises: Unavailable."""
+        await self._call(lambda s: s.EnsureNames(pb.Empty()))
+
     async def shutdown_if_idle(self) -> bool:
         """Let the supervisor end when it has no task; True when it does.
 

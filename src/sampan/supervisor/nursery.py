@@ -22,7 +22,7 @@ class Nursery:
     def __init__(self, exec_root: str, nofile: int) -> None:
         self._exec_root = exec_root
         self._nofile = nofile
-        self._binary = interpreter.sealed()
+        self.binary = interpreter.sealed()
         self._socket: socket.socket | None = None
         self._waiting: list[ShimLink] = []
         self._refilling: asyncio.Task[None] | None = None
@@ -33,7 +33,7 @@ class Nursery:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self.pid = interpreter.spawn(self._binary, _MODULE, [self._exec_root, str(self._nofile)], theirs)
+                self.pid = interpreter.spawn(self.binary, _MODULE, [self._exec_root, str(self._nofile)], theirs)
             except BaseException:
                 ours.close()
                 raise
@@ -142,7 +142,7 @@ class Nursery:
                 os.waitpid(self.pid, 0)
             except ChildProcessError:
                 pass
-        os.close(self._binary)
+        os.close(self.binary)
 
 
 def _ignore(_: object) -> None:

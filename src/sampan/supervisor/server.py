@@ -25,6 +25,7 @@ from sampan.supervisor import deposits, layout, wire
 from sampan.supervisor import supervisor_pb2 as pb
 from sampan.supervisor.deposits import Deposits, Descriptors, UnknownDeposit
 from sampan.supervisor.link import ShimLink
+from sampan.supervisor.names.keeper import Keeper
 from sampan.supervisor.notes import note
 from sampan.supervisor.nursery import Nursery
 from sampan.supervisor.states import UNBORN, TaskStatus
@@ -91,6 +92,7 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
         self._debug = debug
         self.tasks = Tasks(exec_root, nursery, self._publish)
         self.deposits = Deposits(exec_root)
+        self.names = Keeper(exec_root, nursery.binary)
         self._subscribers: set[asyncio.Queue[pb.Event | None]] = set()
         self.stopping = asyncio.Event()
 
@@ -264,6 +266,12 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
         await stream.send_message(pb.Path(path=path))
 
     @_answered
+    async def EnsureNames(self, stream: Stream[pb.Empty, pb.Empty]) -> None:
+        await _request(stream)
+        await self.names.ensure()
+        await stream.send_message(pb.Empty())
+
+    @_answered
     async def ShutdownIfIdle(self, stream: Stream[pb.Empty, pb.ShutdownReply]) -> None:
         await _request(stream)
         await stream.send_message(pb.ShutdownReply(exiting=self.stop_if_idle(), tasks=len(self.tasks)))
@@ -346,6 +354,7 @@ async def serve(exec_root: str, nursery: Nursery, ready: Callable[[], None], *, 
     """Recover what is there, listen on <exec_root>/supervisor.sock, call `ready`, serve until told to end."""
     service = Service(exec_root, nursery, debug=debug)
     await service.tasks.recover()
+    service.names.recover()
     nursery.refill()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, service.stop_if_idle)
     server = Server([service])
@@ -354,6 +363,7 @@ async def serve(exec_root: str, nursery: Nursery, ready: Callable[[], None], *, 
     await service.stopping.wait()
     await asyncio.sleep(0.05)  # let the answer to ShutdownIfIdle leave
     server.close()
+    await service.names.close()
     service.deposits.close()
     for name in ("supervisor.sock", deposits.NAME):
         os.unlink(f"{exec_root}/{name}")

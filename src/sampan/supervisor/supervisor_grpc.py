@@ -83,6 +83,10 @@ class SupervisorBase(abc.ABC):
         pass
 
     @abc.abstractmethod
+    async def EnsureNames(self, stream: 'grpclib.server.Stream[sampan.supervisor.supervisor_pb2.Empty, sampan.supervisor.supervisor_pb2.Empty]') -> None:
+        pass
+
+    @abc.abstractmethod
     async def ShutdownIfIdle(self, stream: 'grpclib.server.Stream[sampan.supervisor.supervisor_pb2.Empty, sampan.supervisor.supervisor_pb2.ShutdownReply]') -> None:
         pass
 
@@ -189,6 +193,12 @@ class SupervisorBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 sampan.supervisor.supervisor_pb2.Json,
                 sampan.supervisor.supervisor_pb2.Path,
+            ),
+            '/sampan.supervisor.v1.Supervisor/EnsureNames': grpclib.const.Handler(
+                self.EnsureNames,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                sampan.supervisor.supervisor_pb2.Empty,
+                sampan.supervisor.supervisor_pb2.Empty,
             ),
             '/sampan.supervisor.v1.Supervisor/ShutdownIfIdle': grpclib.const.Handler(
                 self.ShutdownIfIdle,
@@ -303,6 +313,12 @@ class SupervisorStub:
             '/sampan.supervisor.v1.Supervisor/CompileSeccomp',
             sampan.supervisor.supervisor_pb2.Json,
             sampan.supervisor.supervisor_pb2.Path,
+        )
+        self.EnsureNames = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/sampan.supervisor.v1.Supervisor/EnsureNames',
+            sampan.supervisor.supervisor_pb2.Empty,
+            sampan.supervisor.supervisor_pb2.Empty,
         )
         self.ShutdownIfIdle = grpclib.client.UnaryUnaryMethod(
             channel,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sampan.linux.loop import Loop
 from sampan.supervisor import wire
 from sampan.supervisor.shim import execution
 from sampan.supervisor.shim.execution import Execution
-from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.process import Process
 from tests.kernel.runtime.harness import Bench, default_spec
 

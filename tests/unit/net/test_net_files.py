@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sampan.engine.networks import files
+from sampan.linux import resolvconf
 
 LOCAL = (
     "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n"
@@ -55,6 +56,6 @@ def test_resolvers_on_the_hosts_loopback_are_left_out() -> None:
 
 
 def test_where_systemd_resolved_keeps_the_real_resolvers() -> None:
-    assert files.host_path("nameserver 127.0.0.53\n") == "/run/systemd/resolve/resolv.conf"
-    assert files.host_path("nameserver 10.0.0.1\n") == "/etc/resolv.conf"
-    assert files.parse("# c\nnameserver 1.1.1.1 ; x\noptions a b\nsortlist x\n").other == ["sortlist x"]
+    assert resolvconf.host_path("nameserver 127.0.0.53\n") == "/run/systemd/resolve/resolv.conf"
+    assert resolvconf.host_path("nameserver 10.0.0.1\n") == "/etc/resolv.conf"
+    assert resolvconf.parse("# c\nnameserver 1.1.1.1 ; x\noptions a b\nsortlist x\n").other == ["sortlist x"]

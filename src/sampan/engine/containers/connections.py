@@ -12,11 +12,12 @@ import contextlib
 
 from msgspec.structs import replace
 
+from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.networks.fabric import SandboxEnded
 from sampan.engine.networks.records import NetworkRecord
-from sampan.engine.networks.service import Networks
+from sampan.engine.networks.service import Networks, Sandbox
 from sampan.errors import Internal, InvalidArgument, NotFound
 from sampan.spec.engine_api.network import EndpointSettings
 
@@ -24,9 +25,10 @@ from sampan.spec.engine_api.network import EndpointSettings
 class Connections:
     """Connects containers to networks."""
 
-    def __init__(self, table: ContainerTable, networks: Networks) -> None:
+    def __init__(self, table: ContainerTable, networks: Networks, launcher: Launcher) -> None:
         self._table = table
         self._networks = networks
+        self._launcher = launcher
 
     async def connect(self, ref: str, network_ref: str, settings: EndpointSettings) -> None:
         """Connect a container to a network: now if it runs, and at every later start.
@@ -41,9 +43,11 @@ class Connections:
             network = self._networks.find(network_ref)
             _check(c, network)
             if _runs(c):
+                before = self._networks.sandbox(c.id)
                 with contextlib.suppress(SandboxEnded):  # it is just ending, which waits for us to be recorded
                     async with self._networks.connecting(network, c.id, settings) as changes:
                         await self._table.save(_with(c, network.name, settings), *changes)
+                    self._follow(c, before)
                     return
             planned = self._networks.planned(
                 network, settings, container_id=c.id, name=c.name, hostname=c.config.hostname
@@ -74,14 +78,20 @@ class Connections:
                 )
             without = replace(c, endpoints={n: e for n, e in c.endpoints.items() if n != network.name})
             if _runs(c):
+                before = self._networks.sandbox(c.id)
                 async with self._networks.disconnecting(network, c.id) as changes:
                     if changes is None:
                         raise Internal(f"container {c.id} is not connected to network {network.name}")
                     await self._table.save(without, *changes)
+                self._follow(c, before)
                 return
             if network.name not in c.endpoints:
                 raise Internal(f"container {c.id} is not connected to the network {network.name}")
             await self._table.save(without)
+
+    def _follow(self, c: Container, before: Sandbox | None) -> None:
+        if before is not None:
+            self._launcher.follow_networks(c, before)
 
     def _get(self, ref: str) -> Container:
         if not ref:

@@ -299,6 +299,7 @@ class Maker:
                     old = c.name
                     answers = self._launcher.renaming(c.id, reserved)  # on its networks, while it runs
                     c = await self._table.save(replace(c, name=reserved), *answers, durable=True)
+                await self._launcher.renamed(c.id)
             except (InvalidArgument, Conflict) as e:
                 raise type(e)(f"Error when allocating new name: {e.message}") from None
         publish(self._events, c, "rename", oldName="/" + old)

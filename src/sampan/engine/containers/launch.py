@@ -214,6 +214,17 @@ class Launcher:
         """Return the changes by which a container that has a network answers to another name there."""
         return self._networks.renaming(id, name)
 
+    async def renamed(self, id: str) -> None:
+        """Have the container answer to its other name, once that is written."""
+        await self._networks.renamed(id)
+
+    def follow_networks(self, c: Container, before: Sandbox) -> None:
+        """Bring a running container's files after the networks that it has now. before: what it had."""
+        after = self._networks.sandbox(c.id)
+        if after is not None:
+            options = specgen.task_options(c, self._config, permitted())
+            etcfiles.follow(self.directory(c.id), options, before, after, self._config)
+
     async def take_down(self, c: Container) -> None:
         """Give back what a task that has ended used: network, shared memory, volumes. Idempotent.
 
@@ -364,6 +375,7 @@ class Launcher:
             ports=ports.published(h.port_bindings, exposed=exposed, publish_all=h.publish_all_ports),
             exposed=exposed,
             mac=c.config.mac_address,
+            resolvers=tuple(h.dns or self._config.dns),
         )
         sandbox = await self._networks.attach(request)
         undo.push_async_callback(self._networks.detach, c.id)

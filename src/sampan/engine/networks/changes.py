@@ -16,11 +16,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from msgspec.structs import replace
 
-from sampan.engine.networks import endpoints
+from sampan.engine.networks import endpoints, names
 from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.fabric import Fabric, SandboxEnded, namespace_of
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
+from sampan.engine.networks.names import Names
 from sampan.engine.networks.publishing import PortPublisher
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord
 from sampan.engine.store import Op
@@ -33,11 +34,14 @@ log = logging.getLogger(__name__)
 class Changes:
     """Changes of running sandboxes. Of one sandbox one at a time: the caller sees to that."""
 
-    def __init__(self, table: SandboxTable, fabric: Fabric, allocator: Allocator, publisher: PortPublisher) -> None:
+    def __init__(
+        self, table: SandboxTable, fabric: Fabric, allocator: Allocator, publisher: PortPublisher, names: Names
+    ) -> None:
         self._table = table
         self._fabric = fabric
         self._allocator = allocator
         self._publisher = publisher
+        self._names = names
 
     @contextlib.asynccontextmanager
     async def connecting(
@@ -61,6 +65,8 @@ class Changes:
                 live.record = replace(live.record, endpoints=[*before.endpoints, made])
                 self.hold(live)
                 await self._reroute(live, endpoints.gateways(before.endpoints))
+                await self._serve_names(live)
+                undo.push_async_callback(self._told_again, live)
             yield self._table.saving(live)
             undo.pop_all()
 
@@ -73,6 +79,7 @@ class Changes:
         before = endpoints.gateways(live.record.endpoints)
         left = [e for e in live.record.endpoints if e is not endpoint]
         yield self._table.saving(live, endpoints=left, changing=endpoint)
+        await self._names.put(live.record)
         with failing(f"failed to disconnect container from network {endpoint.network}", also_ours=False):
             with contextlib.suppress(SandboxEnded):
                 await self._withdraw(live, endpoint)
@@ -81,6 +88,18 @@ class Changes:
                     await self._reroute(live, before)
                 finally:
                     self._table.save(live)  # it has been given back, and is not to be so again
+
+    async def _serve_names(self, live: LiveSandbox) -> None:
+        """Let the names follow the endpoints; a sandbox that had no name service gets one when it needs it."""
+        sockets = None
+        if not live.record.names_port and names.wanted(live.record.endpoints):
+            sockets = await self._fabric.serve_names(live.record.pid)
+            inode = os.stat(f"/proc/{live.record.pid}/ns/net").st_ino
+            live.record = replace(live.record, names_port=sockets.port, namespace=inode)
+        await self._names.put(live.record, sockets)
+
+    async def _told_again(self, live: LiveSandbox) -> None:
+        await self._names.put(live.record)
 
     def renaming(self, live: LiveSandbox, name: str) -> list[Op]:
         """Return the change by which a container answers to another name.

@@ -33,6 +33,7 @@ from sampan.engine.networks.records import EndpointRecord, NetworkRecord
 from sampan.engine.networks.relay import Relay
 from sampan.errors import Conflict, SampanError, Unavailable
 from sampan.linux.netlink import RTMGRP_LINK, Netlink
+from sampan.supervisor.names.sockets import NameSockets
 
 log = logging.getLogger(__name__)
 
@@ -145,19 +146,22 @@ class Fabric:
 
     # ── sandboxes and ports ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def create_sandbox(self, plan: SandboxPlan, grants: Sequence[Grant]) -> int:
-        """Make the namespace and publish its ports in one go; return the namespace's descriptor, the caller's."""
+    async def create_sandbox(self, plan: SandboxPlan, grants: Sequence[Grant]) -> tuple[int, NameSockets | None]:
+        """Make the namespace and publish its ports in one go.
+
+        Return the namespace's descriptor, and the sockets of its name service; both are the caller's.
+        """
         self._hold(grants)
         published = [g.published for g in grants]
 
-        def work() -> tuple[int, OSError | None]:
-            return self.host.plumbing.create_sandbox(plan), self.firewall.add_in_thread(published)
+        def work() -> tuple[int, NameSockets | None, OSError | None]:
+            return *self.host.plumbing.create_sandbox(plan), self.firewall.add_in_thread(published)
 
         give_up = asyncio.get_running_loop().time() + _DYING_S
         while True:
             making = self.host.submit(work)
             try:
-                namespace, error = await asyncio.shield(making)
+                namespace, names, error = await asyncio.shield(making)
                 break
             except asyncio.CancelledError:
                 await self._unmake(making, plan, grants)
@@ -174,22 +178,25 @@ class Fabric:
         try:
             await self.firewall.mind(error)
         except BaseException:
-            os.close(namespace)
+            _close(namespace, names)
             await self.unpublish(grants)
             raise
         self.firewall.forget_flows(published)
-        return namespace
+        return namespace, names
 
     async def _unmake(
-        self, making: asyncio.Future[tuple[int, OSError | None]], plan: SandboxPlan, grants: Sequence[Grant]
+        self,
+        making: asyncio.Future[tuple[int, NameSockets | None, OSError | None]],
+        plan: SandboxPlan,
+        grants: Sequence[Grant],
     ) -> None:
         """Take back a sandbox that nobody waits for any more: the thread makes it all the same."""
         try:
-            namespace, _ = await making
+            namespace, names, _ = await making
         except (OSError, SampanError):
             self._let_go(grants)
             return
-        os.close(namespace)
+        _close(namespace, names)
         await self.delete_links([i.host_name for i in plan.interfaces if i.kind == VETH])
         await self.unpublish(grants)
 
@@ -198,6 +205,11 @@ class Fabric:
         with namespace_of(pid) as namespace:
             plan = SandboxPlan(interfaces=tuple(interfaces))
             await self.host.run(self.host.plumbing.extend_sandbox, namespace, plan)
+
+    async def serve_names(self, pid: int) -> NameSockets:
+        """Open the sockets of a name service in the namespace of a running process. Raises: OSError."""
+        with namespace_of(pid) as namespace:
+            return await self.host.run(self.host.plumbing.serve_names, namespace)
 
     async def withdraw(self, namespace: int, interfaces: Sequence[InterfacePlan]) -> None:
         """Take interfaces out of the namespace of a descriptor; those that are gone are fine. Raises: OSError."""
@@ -288,6 +300,12 @@ class Fabric:
             except (OSError, SampanError) as error:
                 log.error("network %s: it cannot be taken down: %s", network.name, error)
         await self.firewall.stop_forwarding()
+
+
+def _close(namespace: int, names: NameSockets | None) -> None:
+    os.close(namespace)
+    if names is not None:
+        names.close()
 
 
 def _still_dying(plan: SandboxPlan, failure: BaseException) -> bool:

@@ -6,12 +6,10 @@ Source: Docker Engine 28.5, what its containers show; resolv.conf(5), hosts(5).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-HOST_RESOLV_CONF = "/etc/resolv.conf"
-SYSTEMD_RESOLV_CONF = "/run/systemd/resolve/resolv.conf"
-SYSTEMD_STUB = "127.0.0.53"
+from sampan.linux.resolvconf import HOST_RESOLV_CONF, parse
+
 FALLBACK_V4 = ("8.8.8.8", "8.8.4.4")
 FALLBACK_V6 = ("2001:4860:4860::8888", "2001:4860:4860::8844")
 
@@ -36,10 +34,25 @@ def hosts_file(
     """Return /etc/hosts: localhost, then (name, address) of --add-host and links, then this container's addresses."""
     lines = [_LOCAL4, _LOCAL6 if ipv6 else ""]
     lines += [f"{address}\t{name}\n" for name, address in extra_hosts]
-    full = f"{hostname}.{domainname}" if domainname else hostname
-    own = f"{full} {full.partition('.')[0]}" if "." in full else full
-    lines += [f"{address}\t{own}\n" for address in addresses if address]
+    lines += [_own(address, hostname, domainname) for address in addresses if address]
     return "".join(lines)
+
+
+def with_addresses(
+    text: str, before: Iterable[str], after: Iterable[str], *, hostname: str, domainname: str = ""
+) -> str:
+    """Return /etc/hosts with a container's addresses of now in the place of those of before; the rest stays."""
+    had, have = [_own(a, hostname, domainname) for a in before], [_own(a, hostname, domainname) for a in after]
+    lines = [line for line in text.splitlines(keepends=True) if line not in had or line in have]
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    return "".join([*lines, *(line for line in have if line not in had)])
+
+
+def _own(address: str, hostname: str, domainname: str) -> str:
+    full = f"{hostname}.{domainname}" if domainname else hostname
+    names = f"{full} {full.partition('.')[0]}" if "." in full else full
+    return f"{address}\t{names}\n"
 
 
 def host_hosts_file(text: str, extra_hosts: Iterable[tuple[str, str]] = ()) -> str:
@@ -48,39 +61,6 @@ def host_hosts_file(text: str, extra_hosts: Iterable[tuple[str, str]] = ()) -> s
     if not extra:
         return text
     return _LOCAL4 + _LOCAL6 + "".join(f"{address}\t{name}\n" for name, address in extra)
-
-
-@dataclass(slots=True)
-class ResolvConf:
-    """What a resolv.conf says; unknown directives are kept."""
-
-    nameservers: list[str] = field(default_factory=list)
-    search: list[str] = field(default_factory=list)
-    options: list[str] = field(default_factory=list)
-    other: list[str] = field(default_factory=list)
-
-
-def parse(text: str) -> ResolvConf:
-    conf = ResolvConf()
-    for line in text.splitlines():
-        words = line.split("#")[0].split(";")[0].split()
-        if not words:
-            continue
-        key, values = words[0], words[1:]
-        if key == "nameserver":
-            conf.nameservers += values[:1]
-        elif key in ("search", "domain"):
-            conf.search = values
-        elif key == "options":
-            conf.options += values
-        else:
-            conf.other.append(" ".join(words))
-    return conf
-
-
-def host_path(etc_resolv_conf: str) -> str:
-    """Return where the host's real resolvers are named: systemd-resolved's own file when /etc has only its stub."""
-    return SYSTEMD_RESOLV_CONF if parse(etc_resolv_conf).nameservers == [SYSTEMD_STUB] else HOST_RESOLV_CONF
 
 
 def _loopback(address: str) -> bool:
@@ -99,18 +79,19 @@ def resolv_conf(
     options: Sequence[str] = (),
     ipv6: bool = False,
     host_network: bool = False,
+    name_service: str = "",
 ) -> str:
     """Return /etc/resolv.conf: the host's, with what the user gave instead.
 
     Resolvers on the host's loopback, which a container cannot reach, are left out (then public ones take their place,
-    as in Docker). `search` of "." means none.
+    as in Docker). `search` of "." means none. name_service: the address of the sandbox's own, which asks all these.
     """
     conf = parse(host_text)
     overrides: list[str] = []
     comments: list[str] = []
     if dns:
         conf.nameservers, overrides = list(dns), [*overrides, "nameservers"]
-    elif not host_network:
+    elif not host_network and not name_service:
         reachable = [n for n in conf.nameservers if not _loopback(n) and (ipv6 or ":" not in n)]
         if not reachable:
             reachable = [*FALLBACK_V4, *(FALLBACK_V6 if ipv6 else ())]
@@ -120,6 +101,14 @@ def resolv_conf(
         conf.search, overrides = ([] if list(search) == ["."] else list(search)), [*overrides, "search"]
     if options:
         conf.options, overrides = list(options), [*overrides, "options"]
+    ndots = next((o for o in reversed(conf.options) if o.startswith("ndots:")), "")
+    origin = ("override" if options else "host") if ndots else ""
+    if name_service:
+        asked = conf.nameservers if dns else [f"host({server})" for server in conf.nameservers]
+        comments.append(f"# ExtServers: [{' '.join(asked)}]")
+        conf.nameservers = [name_service]
+        if not ndots:
+            conf.options, origin = [*conf.options, "ndots:0"], "internal"
     out = [
         "# Generated by Docker Engine.",
         "# This file can be edited; Docker Engine will not make further changes once it",
@@ -132,8 +121,9 @@ def resolv_conf(
     if conf.options:
         out.append("options " + " ".join(conf.options))
     out += conf.other
-    legacy = "" if host_network else " (legacy)"  # the words Docker uses where there is no internal resolver
-    out += ["", f"# Based on host file: '{path}'{legacy}", *comments, f"# Overrides: [{' '.join(overrides)}]"]
-    if any(option.startswith("ndots:") for option in options):
-        out.append("# Option ndots from: override")
+    # the words Docker uses; "legacy": there is no internal resolver
+    kind = " (internal resolver)" if name_service else "" if host_network else " (legacy)"
+    out += ["", f"# Based on host file: '{path}'{kind}", *comments, f"# Overrides: [{' '.join(overrides)}]"]
+    if origin and (name_service or origin == "override"):
+        out.append(f"# Option ndots from: {origin}")
     return "\n".join(out) + "\n"

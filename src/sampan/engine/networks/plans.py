@@ -91,11 +91,12 @@ class InterfacePlan:
 class SandboxPlan:
     """What a container's namespace shall hold: its interfaces, and where its default routes go.
 
-    gateways: (interface, gateway), one for each IP version.
+    gateways: (interface, gateway), one for each IP version. names: whether it gets a name service.
     """
 
     interfaces: tuple[InterfacePlan, ...] = ()
     gateways: tuple[tuple[str, Address], ...] = ()
+    names: bool = False
 
     def describe(self) -> str:
         """Return a line for each interface and default route."""

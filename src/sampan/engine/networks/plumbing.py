@@ -24,6 +24,8 @@ from sampan.linux import netlink
 from sampan.linux.namespaces import setns, unshare
 from sampan.linux.netlink import Message, Netlink
 from sampan.linux.nftables import Element, Elements, Nftables
+from sampan.supervisor.names import sockets as names
+from sampan.supervisor.names.sockets import NameSockets
 
 CLONE_NEWNET = 0x40000000
 
@@ -70,22 +72,30 @@ class Plumbing:
 
     # ── sandboxes ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def create_sandbox(self, plan: SandboxPlan) -> int:
-        """Make a namespace with all of the plan in it; return its descriptor, which the caller owns."""
+    def create_sandbox(self, plan: SandboxPlan) -> tuple[int, NameSockets | None]:
+        """Make a namespace with all of the plan in it.
+
+        Return its descriptor, and the sockets of its name service when it has one; they are the caller's.
+        """
         unshare(CLONE_NEWNET)
-        try:
-            namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            inside = Netlink()
-        finally:
-            setns(self._host_ns, CLONE_NEWNET)
-        with inside:
+        with contextlib.ExitStack() as undo:
             try:
-                self._add_interfaces(namespace, inside, plan, fresh=True)
-            except BaseException:
-                # the namespace takes the container's ends with it, and they their peers
-                os.close(namespace)
-                raise
-        return namespace
+                namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                undo.callback(os.close, namespace)  # it takes the container's ends with it, and they their peers
+                inside = Netlink()
+                undo.callback(inside.close)
+            finally:
+                setns(self._host_ns, CLONE_NEWNET)
+            self._add_interfaces(namespace, inside, plan, fresh=True)
+            sockets = self.serve_names(namespace) if plan.names else None
+            undo.pop_all()
+        inside.close()
+        return namespace, sockets
+
+    def serve_names(self, namespace: int) -> NameSockets:
+        """Open the sockets of a name service in a namespace that has none; they are the caller's. Raises: OSError."""
+        with self.inside(namespace):
+            return names.make()
 
     def extend_sandbox(self, namespace: int, plan: SandboxPlan) -> None:
         """Add the plan's interfaces to a namespace that exists."""

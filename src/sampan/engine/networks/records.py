@@ -125,7 +125,8 @@ class SandboxRecord(Record, kw_only=True):
 
     exposed: ports that are shown, published or not (`80/tcp`). ports: what is to be published, on whichever endpoint
     has the default route. changing: an endpoint that is being added or taken away (see changes.py); None nearly
-    always.
+    always. namespace: the inode number of its network namespace; 0: not known. names_port: where its name service
+    listens, on 127.0.0.11; 0 when it has none. resolvers: whom that asks, instead of the host's.
     """
 
     sandbox_id: str
@@ -139,3 +140,6 @@ class SandboxRecord(Record, kw_only=True):
     exposed: list[str] = []
     ports: list[PublishedPort] = []
     changing: EndpointRecord | None = None
+    namespace: int = 0
+    names_port: int = 0
+    resolvers: list[str] = []

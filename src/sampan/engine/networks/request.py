@@ -19,7 +19,7 @@ class SandboxRequest:
     id: whose it is. mode: NetworkMode (bridge, default, host, none, a network's name or id). name, hostname: what it
     answers to. endpoints: network → what is asked for there; None: mode's network. ports: to be published
     (`ports.published`). exposed: ports to be shown, published or not (`80/tcp`). mac: for the endpoint on mode's
-    network. silent: no events, for what is no container.
+    network. silent: no events, for what is no container. resolvers: whom its name service asks, instead of the host's.
     """
 
     id: str
@@ -31,3 +31,4 @@ class SandboxRequest:
     exposed: tuple[str, ...] = ()
     mac: str = ""
     silent: bool = False
+    resolvers: tuple[str, ...] = ()

@@ -23,12 +23,13 @@ from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.networks import endpoints
+from sampan.engine.networks import endpoints, names
 from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.changes import Changes
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
+from sampan.engine.networks.names import Names
 from sampan.engine.networks.plans import SandboxPlan
 from sampan.engine.networks.publishing import PortPublisher
 from sampan.engine.networks.records import BindingRecord, EndpointRecord, NetworkRecord, SandboxRecord, new_id
@@ -46,7 +47,7 @@ class Sandbox:
 
     netns: a path while `attach` holds the namespace; empty when the container runs, or shares the host's. endpoints: by
     network name. exposed, bindings: its ports, and where they are published; both empty when its network publishes
-    none.
+    none. names: it has a name service.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Sandbox:
     endpoints: Mapping[str, EndpointRecord] = field(default_factory=dict)
     exposed: tuple[str, ...] = ()
     bindings: tuple[BindingRecord, ...] = ()
+    names: bool = False
 
     @property
     def addresses(self) -> list[str]:
@@ -76,7 +78,8 @@ class Sandboxes:
         self._allocator = Allocator(catalogue, fabric)
         self._publisher = PortPublisher(self._allocator, fabric, config.ip)
         self._table = SandboxTable(store)
-        self._changes = Changes(self._table, fabric, self._allocator, self._publisher)
+        self.names = Names(config.exec_root, catalogue.table.get, config.host_gateway_ips)
+        self._changes = Changes(self._table, fabric, self._allocator, self._publisher, self.names)
         self._live: dict[str, LiveSandbox] = {}
         self._joining: dict[str, list[str]] = {}  # by network: the names of those that are about to join it
 
@@ -129,6 +132,7 @@ class Sandboxes:
 
     def close(self) -> None:
         """Close the sockets of published ports and what is held; what nftables carries goes on."""
+        self.names.close()
         for live in self._live.values():
             if live.held >= 0:
                 os.close(live.held)
@@ -168,8 +172,12 @@ class Sandboxes:
                     plan = self._plan(live.record.endpoints)
                     if log.isEnabledFor(logging.DEBUG):
                         log.debug("container %s: its network:\n%s", request.id[:12], plan.describe())
-                    live.namespace = await self._fabric.create_sandbox(plan, grants)
+                    live.namespace, sockets = await self._fabric.create_sandbox(plan, grants)
                     live.grants = grants
+                    if sockets is not None:
+                        inode = os.fstat(live.namespace).st_ino
+                        live.record = replace(live.record, names_port=sockets.port, namespace=inode)
+                        await self.names.put(live.record, sockets)
                     if any(i.inside for i in plan.interfaces):
                         live.held = os.dup(live.namespace)
             self._live[request.id] = live
@@ -207,12 +215,14 @@ class Sandboxes:
             hostname=request.hostname,
             exposed=list(request.exposed),
             ports=list(request.ports),
+            resolvers=list(request.resolvers),
         )
 
     def _plan(self, made: Sequence[EndpointRecord]) -> SandboxPlan:
         return SandboxPlan(
             interfaces=tuple(self._allocator.interfaces(made)),
             gateways=endpoints.gateways(made),
+            names=names.wanted(made),
         )
 
     def _on_host(self, record: SandboxRecord) -> bool:
@@ -221,6 +231,7 @@ class Sandboxes:
 
     async def _undo_attach(self, live: LiveSandbox) -> None:
         self._live.pop(live.record.id, None)
+        await self.names.drop(live.record)
         if live.namespace >= 0:
             os.close(live.namespace)
             await self._fabric.unpublish(live.grants)
@@ -262,6 +273,8 @@ class Sandboxes:
         if not self._on_host(live.record):
             _link(live.record.key, f"/proc/{pid}/ns/net")
         self._table.save(live, changing=live.record.changing)
+        if live.record.names_port:
+            self._fabric.background.spawn(self.names.put(live.record), f"names of {container_id[:12]}")
 
     async def detach(self, container_id: str) -> None:
         """Take the container off its networks. Idempotent; ports are free when it returns, addresses soon after."""
@@ -274,6 +287,7 @@ class Sandboxes:
 
     async def _take_down(self, live: LiveSandbox) -> None:
         record = live.record
+        await self.names.drop(record)
         if live.namespace >= 0:
             os.close(live.namespace)
         try:
@@ -311,7 +325,8 @@ class Sandboxes:
             else:
                 await self.detach(container_id)
         if self._table.records.aside:
-            return  # whose links these are is unknown
+            return  # whose links and names these are is unknown
+        self.names.sweep(live.record.sandbox_id for live in self._live.values())
         known = frozenset(e.veth for live in self._live.values() for e in live.record.endpoints)
         await self._fabric.sweep(self._catalogue.drivers.values(), known)
 
@@ -356,6 +371,12 @@ class Sandboxes:
         live = self._live.get(container_id)
         return [] if live is None else self._changes.renaming(live, name)
 
+    async def renamed(self, container_id: str) -> None:
+        """Answer to the other name, when the change of `renaming` has been written."""
+        live = self._live.get(container_id)
+        if live is not None:
+            await self.names.put(live.record)
+
     # ── showing ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def sandbox(self, container_id: str) -> Sandbox | None:
@@ -373,6 +394,7 @@ class Sandboxes:
             endpoints={e.network: e for e in record.endpoints},
             exposed=tuple(record.exposed) if publishes else (),
             bindings=tuple(record.bindings) if publishes else (),
+            names=record.names_port > 0,
         )
 
     def _tell(self, action: str, endpoint: EndpointRecord, container_id: str) -> None:

@@ -65,6 +65,8 @@ class Networks:
         self.restore = self._sandboxes.restore
         self.sandbox = self._sandboxes.sandbox
         self.renaming = self._sandboxes.renaming
+        self.renamed = self._sandboxes.renamed
+        self.names = self._sandboxes.names
         self.disconnecting = self._sandboxes.disconnecting
 
     def measure(self, metrics: Metrics) -> None:

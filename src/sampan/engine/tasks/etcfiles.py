@@ -15,41 +15,64 @@ from sampan.engine.networks import files
 from sampan.engine.networks.service import Sandbox
 from sampan.engine.tasks.options import NamespaceMode, TaskOptions
 from sampan.errors import Internal
+from sampan.linux import resolvconf
+from sampan.supervisor.names.sockets import ADDRESS
 
 NAMES = ("resolv.conf", "hostname", "hosts")
 
 
 def write(directory: str, options: TaskOptions, sandbox: Sandbox, config: EngineConfig) -> None:
     """Write all three. Raises: Internal for an address that is none."""
-    resolver = options.resolver
-    on_host = options.namespaces.network is NamespaceMode.HOST
-    extra = [extra_host(text, sandbox, config) for text in resolver.extra_hosts]
-    if on_host:
-        hosts = files.host_hosts_file(_read("/etc/hosts"), extra)
-    else:
-        hosts = files.hosts_file(
-            hostname=options.hostname,
-            domainname=options.domainname,
-            addresses=sandbox.addresses,
-            extra_hosts=extra,
-        )
-    source = files.host_path(_read(files.HOST_RESOLV_CONF))
-    for server in resolver.servers:
+    for server in options.resolver.servers:
         _check_nameserver(server)
+    _write(f"{directory}/hostname", f"{options.hostname}\n")
+    _write(f"{directory}/hosts", _hosts(options, sandbox, config))
+    _write(f"{directory}/resolv.conf", _resolv_conf(options, sandbox, config))
+
+
+def follow(directory: str, options: TaskOptions, before: Sandbox, after: Sandbox, config: EngineConfig) -> None:
+    """Change the files of a running container after its networks: its addresses, and its name service.
+
+    What somebody else has written there stays. Raises: Internal.
+    """
+    hosts = _read(f"{directory}/hosts")
+    changed = files.with_addresses(
+        hosts, before.addresses, after.addresses, hostname=options.hostname, domainname=options.domainname
+    )
+    if changed != hosts:
+        _write(f"{directory}/hosts", changed)
+    if after.names != before.names and _read(f"{directory}/resolv.conf") == _resolv_conf(options, before, config):
+        _write(f"{directory}/resolv.conf", _resolv_conf(options, after, config))
+
+
+def _hosts(options: TaskOptions, sandbox: Sandbox, config: EngineConfig) -> str:
+    on_host = options.namespaces.network is NamespaceMode.HOST
+    extra = [extra_host(text, sandbox, config) for text in options.resolver.extra_hosts]
+    if on_host:
+        return files.host_hosts_file(_read("/etc/hosts"), extra)
+    return files.hosts_file(
+        hostname=options.hostname,
+        domainname=options.domainname,
+        addresses=sandbox.addresses,
+        extra_hosts=extra,
+    )
+
+
+def _resolv_conf(options: TaskOptions, sandbox: Sandbox, config: EngineConfig) -> str:
+    resolver = options.resolver
+    source = resolvconf.host_path(_read(resolvconf.HOST_RESOLV_CONF))
     try:
-        resolv_conf = files.resolv_conf(
+        return files.resolv_conf(
             _read(source),
             path=source,
             dns=resolver.servers or config.dns,
             search=resolver.search or config.dns_search,
             options=resolver.options or config.dns_opts,
-            host_network=on_host,
+            host_network=options.namespaces.network is NamespaceMode.HOST,
+            name_service=ADDRESS if sandbox.names else "",
         )
     except ValueError as e:
         raise Internal(str(e)) from e
-    _write(f"{directory}/hostname", f"{options.hostname}\n")
-    _write(f"{directory}/hosts", hosts)
-    _write(f"{directory}/resolv.conf", resolv_conf)
 
 
 def _check_nameserver(address: str) -> None:

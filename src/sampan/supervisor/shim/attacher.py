@@ -15,7 +15,7 @@ import struct
 import time
 from collections import deque
 
-from sampan.supervisor.shim.loop import ERROR, HANG_UP, READ, WRITE, Loop, Timer
+from sampan.linux.loop import ERROR, HANG_UP, READ, WRITE, Loop, Timer
 from sampan.supervisor.shim.stdio import LOW_WATER_BYTES, Stdio
 
 _HEADER = struct.Struct(">BxxxI")

@@ -12,6 +12,7 @@ import errno
 from collections.abc import Callable
 
 from sampan.errors import InvalidArgument, SampanError
+from sampan.linux.loop import READ, Loop
 from sampan.runtime import container as runtime
 from sampan.runtime.failure import RuntimeFailure
 from sampan.supervisor import wire
@@ -20,7 +21,6 @@ from sampan.supervisor.logs.record import LogSink
 from sampan.supervisor.notes import note
 from sampan.supervisor.shim.creator import Creator, clear, read_spec
 from sampan.supervisor.shim.external import External
-from sampan.supervisor.shim.loop import READ, Loop
 from sampan.supervisor.shim.process import Pipes, Process
 from sampan.supervisor.shim.worker import LIMIT_S, Worker
 

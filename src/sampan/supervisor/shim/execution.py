@@ -11,12 +11,12 @@ import os
 from collections.abc import Callable
 
 from sampan.errors import SampanError
+from sampan.linux.loop import READ, Loop
 from sampan.runtime.container import Container
 from sampan.runtime.failure import RuntimeFailure
 from sampan.runtime.joiner import Joiner
 from sampan.supervisor import layout, wire
 from sampan.supervisor.shim.external import External
-from sampan.supervisor.shim.loop import READ, Loop
 from sampan.supervisor.shim.process import Pipes, Process
 from sampan.supervisor.shim.worker import Worker
 

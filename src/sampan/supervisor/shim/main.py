@@ -14,9 +14,9 @@ import sys
 from typing import NoReturn
 
 from sampan.linux import process
+from sampan.linux.loop import Loop
 from sampan.supervisor import notes, title
 from sampan.supervisor.shim.creator import Creator
-from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.server import Server
 
 

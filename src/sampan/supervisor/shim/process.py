@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from sampan.linux.loop import Loop
 from sampan.supervisor import wire
 from sampan.supervisor.logs.record import LogSink
-from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.stdio import Stdio
 
 _DRAIN_LIMIT_S = 2.0

@@ -16,11 +16,11 @@ import signal
 from typing import Any, cast
 
 from sampan.linux import process
+from sampan.linux.loop import Loop
 from sampan.runtime import container as runtime
 from sampan.runtime import sync
 from sampan.supervisor import wire
 from sampan.supervisor.shim import memory
-from sampan.supervisor.shim.loop import Loop
 from sampan.supervisor.shim.server import Server
 
 _ROUNDS = 10

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from sampan.errors import Conflict, InvalidArgument
+from sampan.linux.loop import READ, WRITE, Loop
 from sampan.supervisor import layout, title, wire
 from sampan.supervisor.shim.attacher import Attacher
 from sampan.supervisor.shim.creator import Creator
-from sampan.supervisor.shim.loop import READ, WRITE, Loop
 from sampan.supervisor.shim.process import Process
 from sampan.supervisor.shim.task import Reply, Task
 from sampan.supervisor.states import UNBORN, TaskStatus

@@ -19,9 +19,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from sampan.linux.loop import ERROR, HANG_UP, READ, WRITE, Loop
 from sampan.supervisor.logs.record import LogSink
 from sampan.supervisor.shim import memory
-from sampan.supervisor.shim.loop import ERROR, HANG_UP, READ, WRITE, Loop
 
 _READ_BYTES = 64 * 1024  # a pipe's size
 _BULK_BYTES = 256 * 1024

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from sampan.errors import Conflict, InvalidArgument, NotFound, SampanError
 from sampan.linux import pty
+from sampan.linux.loop import READ, Loop, Timer
 from sampan.runtime import container as runtime
 from sampan.runtime.failure import RuntimeFailure
 from sampan.supervisor import layout, wire
@@ -26,7 +27,6 @@ from sampan.supervisor.shim.creation import Creation
 from sampan.supervisor.shim.creator import Creator
 from sampan.supervisor.shim.execution import Execution
 from sampan.supervisor.shim.external import External
-from sampan.supervisor.shim.loop import READ, Loop, Timer
 from sampan.supervisor.shim.process import Process
 from sampan.supervisor.shim.worker import LIMIT_S, Worker, alone
 from sampan.supervisor.states import TaskChange, TaskStatus, after

@@ -17,9 +17,9 @@ from typing import Any, NoReturn, TypedDict, cast
 
 from sampan.errors import SampanError
 from sampan.linux import process
+from sampan.linux.loop import READ, Loop
 from sampan.runtime.failure import RuntimeFailure
 from sampan.supervisor import notes, wire
-from sampan.supervisor.shim.loop import READ, Loop
 
 Done = Callable[[Any, list[int], SampanError | None], None]
 LIMIT_S = 120.0

@@ -1,5 +1,5 @@
-"""The shim's event loop: epoll, timers, and the arrival of SIGCHLD. Nothing else; callbacks run to their end, one after
-the other.
+"""The event loop of small processes: epoll, timers, and the arrival of SIGCHLD. Nothing else; callbacks run to their
+end, one after the other.
 
 Invariant: a callback may forget any descriptor, its own or another's; an event already fetched for a forgotten one is
 not delivered.
@@ -107,7 +107,7 @@ class Loop:
 
 
 def _guarded(callback: Callable[[int], None], mask: int) -> None:
-    """A defect in one callback must not end the shim: it holds a container's life."""
+    """A defect in one callback must not end the process: others depend on it."""
     try:
         callback(mask)
     except Exception:

@@ -1,0 +1,145 @@
+"""Keeps the name service alive: starts it when it is wanted, and again when it has ended.
+
+A supervisor that starts beside a name service of an earlier one takes it up, by the pid in its lock file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+
+from sampan.errors import Unavailable
+from sampan.supervisor import interpreter
+from sampan.supervisor.names import table
+from sampan.supervisor.notes import note
+
+_MODULE = "sampan.supervisor.names.main"
+_LOCK = "names.pid"  # main.py's; its import would bring dnslib into the supervisor
+_READY_S = 10.0
+_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
+
+
+class Keeper:
+    """The name service of one exec root. binary: descriptor of the sealed interpreter."""
+
+    def __init__(self, exec_root: str, binary: int) -> None:
+        self._exec_root, self._binary = exec_root, binary
+        self._directory = f"{exec_root}/{table.DIRECTORY}"
+        self._keeping: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._pid = 0
+
+    def recover(self) -> None:
+        """Keep a name service that there was: its sandboxes' files say so."""
+        with contextlib.suppress(OSError):
+            if any(table.ids(self._directory)):
+                self._keep()
+
+    async def ensure(self) -> None:
+        """Return when the name service answers. Raises: Unavailable."""
+        self._keep()
+        assert self._ready is not None
+        try:
+            async with asyncio.timeout(_READY_S):
+                await asyncio.shield(self._ready)
+        except TimeoutError as error:
+            raise Unavailable("the name service does not start") from error
+
+    async def close(self) -> None:
+        """End the name service: there are no tasks any more."""
+        if self._keeping is None:
+            return
+        if self._pid:  # not reaped yet: the number is nobody else's
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGTERM)
+        self._keeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._keeping
+
+    def _keep(self) -> None:
+        if self._keeping is None:
+            loop = asyncio.get_running_loop()
+            self._ready = loop.create_future()
+            self._keeping = loop.create_task(self._run())
+            self._keeping.add_done_callback(_told)
+
+    async def _run(self) -> None:
+        pause = _PAUSE_S
+        while True:
+            began = asyncio.get_running_loop().time()
+            pidfd = -1
+            try:
+                pidfd = self._running()
+                if pidfd < 0:
+                    pidfd = await self._start()
+                self._say_ready()
+                await _readable(pidfd)
+                note("names: the name service has ended; it is started again")
+            except OSError as error:
+                note(f"names: the name service cannot be started: {error}")
+            finally:
+                if pidfd >= 0:
+                    os.close(pidfd)
+                self._reap()
+            if self._ready is None or self._ready.done():
+                self._ready = asyncio.get_running_loop().create_future()
+            lived = asyncio.get_running_loop().time() - began
+            pause = _PAUSE_S if lived > _LONGEST_PAUSE_S else min(pause * 2, _LONGEST_PAUSE_S)
+            await asyncio.sleep(pause)
+
+    def _running(self) -> int:
+        """Return the pidfd of a name service that runs already; -1 when there is none."""
+        try:
+            lock = os.open(f"{self._directory}/{_LOCK}", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return -1
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = int(os.pread(lock, 32, 0) or b"0")
+            if not pid:
+                return -1  # it is just starting: ours finds the lock taken, and we come here again
+            self._pid = pid
+            return os.pidfd_open(pid)
+        finally:
+            os.close(lock)
+        return -1
+
+    async def _start(self) -> int:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                self._pid = interpreter.spawn(self._binary, _MODULE, [self._exec_root, "3"], theirs)
+            pidfd = os.pidfd_open(self._pid)
+            ours.setblocking(False)
+            await asyncio.get_running_loop().sock_recv(ours, 1)  # ready, or ended
+        return pidfd
+
+    def _say_ready(self) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
+
+    def _reap(self) -> None:
+        if self._pid:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, os.WNOHANG)
+            self._pid = 0
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, lambda: None if ended.done() else ended.set_result(None))
+    try:
+        await ended
+    finally:
+        loop.remove_reader(fd)
+
+
+def _told(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        note(f"names: {task.exception()}")

@@ -1,0 +1,199 @@
+"""The name service on a whole engine: what containers of users' networks resolve, and that it goes on.
+
+names_answers.json holds the answers of Docker Engine 28.5.2 to the same questions in the same world
+(names_questions.py records them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import names_questions
+from tests.support import dns
+from tests.support.engine import Engine, until
+
+ANSWERS = json.loads(Path(__file__).with_name("names_answers.json").read_text())
+
+BETTER = {
+    ("q-one", "bigudp.example A edns 512"),
+    ("q-one", "q-two.Q-NET A"),
+    ("q-one", "q-two.Q-NET AAAA"),
+}
+"""Where the answer is another than Docker's, on purpose: docs/compatibility.md says why."""
+
+
+def test_answers_are_those_of_docker(shared_engine: Engine) -> None:
+    ours = names_questions.play(shared_engine)
+    differing = {
+        (name, what): (ours[name][what], theirs)
+        for name, what, theirs in ANSWERS
+        if ours[name][what] != theirs and (name, what) not in BETTER
+    }
+    assert not differing
+    assert len(ANSWERS) > 120
+
+
+@pytest.fixture
+def pair(engine: Engine) -> Iterator[tuple[Engine, dns.Inside]]:
+    """An engine with two containers on one network, pair-one and pair-two; a thread inside the first."""
+    engine.call("POST", "/networks/create", {"Name": "pair"})
+    for name in ("pair-one", "pair-two"):
+        run(engine, name, "pair")
+    inside = dns.Inside(engine.call("GET", "/containers/pair-one/json")["State"]["Pid"])
+    yield engine, inside
+    inside.close()
+
+
+def run(engine: Engine, name: str, network: str, **host: Any) -> None:
+    engine.run("sleep", "1000", name=name, NetworkMode=network, **host)
+
+
+def address(engine: Engine, name: str, network: str) -> str:
+    found: str = engine.call("GET", f"/containers/{name}/json")["NetworkSettings"]["Networks"][network]["IPAddress"]
+    return found
+
+
+def inside_of(engine: Engine, name: str, *command: str) -> str:
+    return engine.cli("docker", "exec", name, *command).stdout
+
+
+def names_pid(engine: Engine) -> int:
+    return int((engine.exec_root / "names" / "names.pid").read_text())
+
+
+def test_a_change_is_seen_by_the_next_question(pair: tuple[Engine, dns.Inside]) -> None:
+    engine, inside = pair
+    where = [address(engine, "pair-two", "pair")]
+    for n in range(5):
+        engine.call("POST", "/containers/pair-two/rename", name=f"other-{n}")
+        assert inside.addresses(f"other-{n}") == where
+        engine.call("POST", f"/containers/other-{n}/rename", name="pair-two")
+        assert inside.addresses("pair-two") == where and not inside.addresses(f"other-{n}")
+    run(engine, "late", "bridge")
+    settings = {"Aliases": ["by-alias"]}
+    for _ in range(5):
+        engine.call("POST", "/networks/pair/connect", {"Container": "late", "EndpointConfig": settings})
+        assert inside.addresses("by-alias") == [address(engine, "late", "pair")]
+        engine.call("POST", "/networks/pair/disconnect", {"Container": "late"})
+        assert inside.addresses("by-alias") == []
+    engine.call("POST", "/containers/pair-two/kill")
+    assert inside.addresses("pair-two") == []
+    engine.call("POST", "/containers/pair-two/start")
+    assert inside.addresses("pair-two") == [address(engine, "pair-two", "pair")]
+
+
+def test_a_container_connected_late_gets_the_name_service(pair: tuple[Engine, dns.Inside]) -> None:
+    engine, _ = pair
+    run(engine, "late", "bridge")
+    before = inside_of(engine, "late", "cat", "/etc/resolv.conf")
+    assert "127.0.0.11" not in before
+    engine.call("POST", "/networks/pair/connect", {"Container": "late"})
+    assert "nameserver 127.0.0.11" in inside_of(engine, "late", "cat", "/etc/resolv.conf")
+    assert address(engine, "late", "pair") in inside_of(engine, "late", "cat", "/etc/hosts")
+    assert address(engine, "pair-one", "pair") in inside_of(engine, "late", "nslookup", "pair-one")
+    engine.call("POST", "/networks/pair/disconnect", {"Container": "late"})
+    assert "pair" not in inside_of(engine, "late", "cat", "/etc/hosts")
+
+
+def test_names_go_on_while_the_daemon_is_dead(pair: tuple[Engine, dns.Inside]) -> None:
+    engine, inside = pair
+    where = [address(engine, "pair-two", "pair")]
+    service = names_pid(engine)
+    engine.kill()
+    assert inside.addresses("pair-two") == where
+    os.kill(service, signal.SIGKILL)  # and the supervisor starts another, without the daemon
+    until(lambda: inside.addresses("pair-two", timeout_s=0.2) == where, 3, "the name service is back")
+    engine.start()
+    assert inside.addresses("pair-two") == where
+    run(engine, "third", "pair")
+    assert inside.addresses("third") == [address(engine, "third", "pair")]
+
+
+def test_a_killed_name_service_is_back_with_the_same_port(pair: tuple[Engine, dns.Inside]) -> None:
+    engine, inside = pair
+    where = [address(engine, "pair-two", "pair")]
+    for _ in range(3):
+        service = names_pid(engine)
+        os.kill(service, signal.SIGKILL)
+        until(lambda: inside.addresses("pair-two", timeout_s=0.2) == where, 3, "the name service is back")
+        assert names_pid(engine) != service
+        run(engine, "new", "pair")  # while it comes back, or just after
+        until(lambda: inside.addresses("new") == [address(engine, "new", "pair")], 3, "new ones are known")
+        engine.remove("new")
+
+
+def test_nothing_is_left_of_a_container(pair: tuple[Engine, dns.Inside]) -> None:
+    engine, _ = pair
+    service = names_pid(engine)
+
+    def held() -> int:
+        return len(os.listdir(f"/proc/{service}/fd"))
+
+    before, files = held(), len(list((engine.exec_root / "names").iterdir()))
+    for n in range(5):
+        run(engine, f"gone-{n}", "pair")
+    for n in range(5):
+        engine.remove(f"gone-{n}")
+    assert held() == before and len(list((engine.exec_root / "names").iterdir())) == files
+
+
+def test_damaged_questions_change_nothing(pair: tuple[Engine, dns.Inside]) -> None:
+    engine, inside = pair
+    where = [address(engine, "pair-two", "pair")]
+    seed = random.Random(5)
+    good = [names_questions.question("pair-two", "A"), names_questions.question("3.0.0.10.in-addr.arpa", "PTR")]
+    for _ in range(int(os.environ.get("SAMPAN_FUZZ", "3000"))):
+        packet = bytearray(seed.choice(good))
+        for _ in range(seed.randint(1, 6)):
+            packet[seed.randrange(len(packet))] = seed.randrange(256)
+        with contextlib.suppress(TimeoutError):
+            inside.ask(bytes(packet[: seed.randint(0, len(packet))]), timeout_s=0.0005)
+    assert inside.addresses("pair-two") == where
+    assert "Traceback" not in (engine.exec_root / "supervisor.log").read_text()
+
+
+def test_a_container_can_have_port_53_itself(pair: tuple[Engine, dns.Inside]) -> None:
+    engine, inside = pair
+    pid = engine.call("GET", "/containers/pair-one/json")["State"]["Pid"]
+
+    def bind() -> None:
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            with socket.socket(socket.AF_INET, kind) as peer:
+                peer.bind(("0.0.0.0", 53))
+
+    other = dns.Inside(pid)
+    try:
+        other.run(bind)
+    finally:
+        other.close()
+    assert inside.addresses("pair-two") == [address(engine, "pair-two", "pair")]
+
+
+def test_the_host_has_a_name(pair: tuple[Engine, dns.Inside]) -> None:
+    engine, inside = pair
+    gateway = engine.call("GET", "/containers/pair-one/json")["NetworkSettings"]["Networks"]["pair"]["Gateway"]
+    assert inside.addresses("host.docker.internal") == inside.addresses("gateway.docker.internal") == [gateway]
+
+
+def test_a_resolver_that_hangs_costs_one_wait(pair: tuple[Engine, dns.Inside]) -> None:
+    engine, _ = pair
+    gateway = engine.call("GET", "/containers/pair-one/json")["NetworkSettings"]["Networks"]["pair"]["Gateway"]
+    run(engine, "asks", "pair", Dns=["192.0.2.53", gateway])  # the first is nobody's: no answer
+    inside = dns.Inside(engine.call("GET", "/containers/asks/json")["State"]["Pid"])
+    try:
+        with dns.upstream(gateway) as resolver:
+            assert inside.addresses("www.example.com") == ["192.0.2.7"]
+            assert inside.addresses("ftp.example.com") == ["192.0.2.7"]
+            assert len(resolver.seen) == 2
+    finally:
+        inside.close()
