@@ -102,6 +102,8 @@ class ContainerRemover:
         Who is told of its end asks next how it ended, as `docker compose up` does; Docker's own removal takes longer
         than that. When nobody has heard it, nobody waits.
         """
+        if self._table.find(id) is None:
+            return
         async with self._table.live.lock(id):  # an end that is being recorded has been told then
             told_at = self._told.get(id)
         if told_at is not None and (left_s := told_at + LOOK_S - time.monotonic()) > 0:
@@ -147,6 +149,8 @@ class ContainerRemover:
     async def auto_remove(self, id: str) -> None:
         """Remove a --rm container that has ended, with its anonymous volumes."""
         await self._let_listeners_look(id)
+        if self._table.find(id) is None:
+            return  # a lock must not be made for who is no more
         async with self._table.live.lock(id):
             c = self._table.find(id)
             if c is not None and not c.active:  # else it is removed already, or was started again
