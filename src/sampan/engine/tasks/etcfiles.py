@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Collection, Sequence
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks import files
@@ -21,12 +22,16 @@ from sampan.supervisor.names.sockets import ADDRESS
 NAMES = ("resolv.conf", "hostname", "hosts")
 
 
-def write(directory: str, options: TaskOptions, sandbox: Sandbox, config: EngineConfig) -> None:
+Links = Sequence[tuple[str, str]]
+"""Lines of /etc/hosts beside --add-host's: (names, address)."""
+
+
+def write(directory: str, options: TaskOptions, sandbox: Sandbox, config: EngineConfig, links: Links = ()) -> None:
     """Write all three. Raises: Internal for an address that is none."""
     for server in options.resolver.servers:
         _check_nameserver(server)
     _write(f"{directory}/hostname", f"{options.hostname}\n")
-    _write(f"{directory}/hosts", _hosts(options, sandbox, config))
+    _write(f"{directory}/hosts", _hosts(options, sandbox, config, links))
     _write(f"{directory}/resolv.conf", _resolv_conf(options, sandbox, config))
 
 
@@ -45,7 +50,15 @@ def follow(directory: str, options: TaskOptions, before: Sandbox, after: Sandbox
         _write(f"{directory}/resolv.conf", _resolv_conf(options, after, config))
 
 
-def _hosts(options: TaskOptions, sandbox: Sandbox, config: EngineConfig) -> str:
+def follow_links(directory: str, aliases: Collection[str], links: Links) -> None:
+    """Make the lines of a running container's links what they are now. aliases: of those that were and are."""
+    hosts = _read(f"{directory}/hosts")
+    changed = files.with_links(hosts, aliases, links)
+    if changed != hosts:
+        _write(f"{directory}/hosts", changed)
+
+
+def _hosts(options: TaskOptions, sandbox: Sandbox, config: EngineConfig, links: Links) -> str:
     on_host = options.namespaces.network is NamespaceMode.HOST
     extra = [extra_host(text, sandbox, config) for text in options.resolver.extra_hosts]
     if on_host:
@@ -54,7 +67,7 @@ def _hosts(options: TaskOptions, sandbox: Sandbox, config: EngineConfig) -> str:
         hostname=options.hostname,
         domainname=options.domainname,
         addresses=sandbox.addresses,
-        extra_hosts=extra,
+        extra_hosts=[*extra, *links],
     )
 
 
