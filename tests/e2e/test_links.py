@@ -51,7 +51,7 @@ A_B.C_ENV_EMPTY=
 
 
 def source(engine: Engine, name: str = "link-src", *ports: str, **host: Any) -> str:
-    exposed = {port: {} for port in ports}
+    exposed: dict[str, dict[str, str]] = {port: {} for port in ports}
     config = {"Hostname": "srch", "ExposedPorts": exposed, "Env": ["HOMER=1", "EMPTY=", "HOME=/h", "PATH=/bin"]}
     return engine.run("sleep", "1000", name=name, config=config, **host)
 
@@ -72,7 +72,8 @@ def inside(engine: Engine, name: str, *command: str) -> str:
 def hosts(engine: Engine, name: str = "link-dst") -> list[str]:
     """Return the lines of /etc/hosts with IPv4 addresses, after localhost."""
     lines = inside(engine, name, "cat", "/etc/hosts").splitlines()
-    return [line for line in lines[1:] if ":" not in line.partition("\t")[0]]
+    shown = [line for line in lines[1:] if ":" not in line.partition("\t")[0]]
+    return [line for line in shown if not line.endswith("docker.internal")]
 
 
 @contextlib.contextmanager
@@ -238,6 +239,37 @@ def test_the_others_live_on_when_a_source_goes(shared_engine: Engine) -> None:
         assert answer.message == f"Cannot restart container link-dst: {said}"
 
 
+def test_the_host_has_a_name_on_the_default_bridge(shared_engine: Engine) -> None:
+    with cleared(shared_engine) as engine:
+        engine.run("sleep", "1000", name="link-one")
+        engine.run("sleep", "1000", name="link-two", ExtraHosts=["host.docker.internal:9.9.9.9", "gw:host-gateway"])
+        gateway = engine.inspect("link-one")["NetworkSettings"]["Networks"]["bridge"]["Gateway"]
+        lines = inside(engine, "link-one", "cat", "/etc/hosts").splitlines()
+        assert f"{gateway}\thost.docker.internal" in lines and f"{gateway}\tgateway.docker.internal" in lines
+        lines = inside(engine, "link-two", "cat", "/etc/hosts").splitlines()
+        assert [line for line in lines if "host.docker" in line] == ["9.9.9.9\thost.docker.internal"]
+        assert f"{gateway}\tgw" in lines
+
+
+def test_edited_files_stay_until_the_next_start(shared: Engine) -> None:
+    """As Docker: while it runs nobody but the user changes resolv.conf; a start makes the files anew."""
+    shared.run("sleep", "1000", name="link-one")
+    before = inside(shared, "link-one", "cat", "/etc/resolv.conf")
+    inside(shared, "link-one", "sh", "-c", "echo '# mine' >> /etc/resolv.conf; echo '5.5.5.5 mine' >> /etc/hosts")
+    shared.call("POST", "/networks/create", {"Name": "link-net"})
+    try:
+        shared.call("POST", "/networks/link-net/connect", {"Container": "link-one"})
+        assert inside(shared, "link-one", "cat", "/etc/resolv.conf") == before + "# mine\n"
+        assert "5.5.5.5 mine" in hosts(shared, "link-one")
+        shared.call("POST", "/networks/link-net/disconnect", {"Container": "link-one"})
+        shared.call("POST", "/containers/link-one/restart", t="0")
+        assert inside(shared, "link-one", "cat", "/etc/resolv.conf") == before
+        assert "5.5.5.5 mine" not in hosts(shared, "link-one")
+    finally:
+        shared.remove("link-one")
+        shared.call("DELETE", "/networks/link-net")
+
+
 def test_an_alias_on_a_users_network_follows_its_container(shared_engine: Engine) -> None:
     with cleared(shared_engine) as engine:
         engine.call("POST", "/networks/create", {"Name": "link-net"})
@@ -292,7 +324,7 @@ def test_a_way_between_containers_that_are_kept_apart(root: None, bridged: str) 
 
 
 def test_after_the_engine_was_killed(engine: Engine) -> None:
-    again = {"RestartPolicy": {"Name": "always"}}
+    again: dict[str, Any] = {"RestartPolicy": {"Name": "always"}}
     source(engine, "link-src", "80/tcp", **again)
     linked(engine, "link-src:db", **again)
     engine.kill()

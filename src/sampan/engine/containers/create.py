@@ -296,9 +296,8 @@ class Maker:
             try:
                 with self._table.reserve(new_name if new_name.startswith("/") else "/" + new_name) as reserved:
                     old = c.name
-                    answers = self._launcher.renaming(c.id, reserved)  # on its networks, while it runs
+                    answers = self._launcher.links.renaming(c.id, reserved)  # on its networks, while it runs
                     c = await self._table.save(replace(c, name=reserved), *answers, durable=True)
-                await self._launcher.renamed(c.id)
             except (InvalidArgument, Conflict) as e:
                 raise type(e)(f"Error when allocating new name: {e.message}") from None
         await self._launcher.links.renamed(c, old)

@@ -30,7 +30,6 @@ from sampan.engine.layers.roots import Roots
 from sampan.engine.networks import ports
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
-from sampan.engine.store import Op
 from sampan.engine.tasks import devices, etcfiles, failures, namespaces, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.engine.tasks.namespaces import HeldNamespace
@@ -213,14 +212,6 @@ class Launcher:
                 settings = replace(settings, network_id=shown.network_id, dns_names=shown.dns_names)
             kept[name] = settings
         return kept
-
-    def renaming(self, id: str, name: str) -> list[Op]:
-        """Return the changes by which a container that has a network answers to another name there."""
-        return self._networks.renaming(id, name)
-
-    async def renamed(self, id: str) -> None:
-        """Have the container answer to its other name, once that is written."""
-        await self._networks.renamed(id)
 
     async def take_down(self, c: Container) -> None:
         """Give back what a task that has ended used: network, shared memory, volumes. Idempotent.

@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 from msgspec.structs import replace
 
-from sampan.engine.containers.records import Container, Link
+from sampan.engine.containers.records import Container, LinkedContainer
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK
 from sampan.engine.networks.firewall import Way
 from sampan.engine.networks.records import PREDEFINED, EndpointRecord
 from sampan.engine.networks.service import Networks
+from sampan.engine.store import Op
 from sampan.engine.tasks import etcfiles
 from sampan.errors import Internal, InvalidArgument, NotFound
 from sampan.spec.engine_api.container import HostConfig
@@ -96,7 +97,7 @@ def shown(c: Container, sources: Callable[[str], Container | None]) -> list[str]
     return sorted(found) or None
 
 
-def planned(host: HostConfig, find: Callable[[str], Container | None]) -> dict[str, Link]:
+def planned(host: HostConfig, find: Callable[[str], Container | None]) -> dict[str, LinkedContainer]:
     """Return the links that a container is made with, by alias; the first of one alias stands.
 
     On a network that a user has made they are aliases of its endpoint, and none of these. find: a container by its id,
@@ -105,12 +106,12 @@ def planned(host: HostConfig, find: Callable[[str], Container | None]) -> dict[s
     mode = host.network_mode
     if mode not in PREDEFINED and mode != "default":
         return {}
-    made: dict[str, Link] = {}
+    made: dict[str, LinkedContainer] = {}
     for entry in host.links or []:
         ref, alias = parse(entry)
         source = _source(ref, find)
         if alias.strip("/"):
-            made.setdefault(alias.strip("/"), Link(id=source.id, name=source.name))
+            made.setdefault(alias.strip("/"), LinkedContainer(id=source.id, name=source.name))
     return made
 
 
@@ -188,8 +189,16 @@ class Links:
         if involved:
             await self._networks.ways_changed()
 
+    def renaming(self, id: str, name: str) -> list[Op]:
+        """Return the changes by which a container that has a network answers to another name there."""
+        return self._networks.renaming(id, name)
+
     async def renamed(self, c: Container, old: str) -> None:
-        """Keep what leads to a container by its old name, also as an alias on a network that a user has made."""
+        """Have a container answer to its other name, once that is written; what led to it by the old one follows.
+
+        That is links, and aliases on networks that a user has made.
+        """
+        await self._networks.renamed(c.id)
         for id in [other.id for other in self._table.all() if other.id != c.id and _led(other, c, old) is not other]:
             async with self._table.live.lock(id):
                 before = self._table.find(id)
@@ -252,7 +261,7 @@ class Links:
 
 def _led(other: Container, c: Container, old: str) -> Container:
     """Return a container as it is when what led to `c` by its old name leads there by the new one."""
-    links = {a: Link(id=c.id, name=c.name) if link.id == c.id else link for a, link in other.links.items()}
+    links = {a: LinkedContainer(id=c.id, name=c.name) if link.id == c.id else link for a, link in other.links.items()}
     ends = {n: _following(e, old, c.name) if n in c.endpoints else e for n, e in other.endpoints.items()}
     return other if (links, ends) == (other.links, other.endpoints) else replace(other, links=links, endpoints=ends)
 

@@ -40,7 +40,7 @@ class MountPoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     anonymous: bool = False
 
 
-class Link(msgspec.Struct, kw_only=True, frozen=True):
+class LinkedContainer(msgspec.Struct, kw_only=True, frozen=True):
     """Another container that one is linked to: its id, and its name when that was done."""
 
     id: str
@@ -75,7 +75,7 @@ class Container(Record, kw_only=True):
     host_config: HostConfig = msgspec.field(default_factory=HostConfig)
     endpoints: dict[str, EndpointSettings] = {}
     mounts: list[MountPoint] = []
-    links: dict[str, Link] = {}
+    links: dict[str, LinkedContainer] = {}
     status: Status = msgspec.field(default_factory=Status)
     restart_count: int = 0
     manually_stopped: bool = False

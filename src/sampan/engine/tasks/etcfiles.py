@@ -18,7 +18,9 @@ from sampan.engine.tasks.options import NamespaceMode, TaskOptions
 from sampan.errors import Internal
 from sampan.linux import resolvconf
 from sampan.supervisor.names.sockets import ADDRESS
+from sampan.supervisor.names.table import HOST_NAMES
 
+_HOST_GATEWAY = "host-gateway"
 NAMES = ("resolv.conf", "hostname", "hosts")
 
 
@@ -61,6 +63,12 @@ def follow_links(directory: str, aliases: Collection[str], links: Links) -> None
 def _hosts(options: TaskOptions, sandbox: Sandbox, config: EngineConfig, links: Links) -> str:
     on_host = options.namespaces.network is NamespaceMode.HOST
     extra = [extra_host(text, sandbox, config) for text in options.resolver.extra_hosts]
+    if not sandbox.names and not on_host:  # else the name service knows them, or the container is on the host
+        extra += [
+            extra_host(f"{name}:{_HOST_GATEWAY}", sandbox, config)
+            for name in sorted(name.decode() for name in HOST_NAMES)
+            if _gateways(sandbox) and name not in dict(extra)
+        ]
     if on_host:
         return files.host_hosts_file(_read("/etc/hosts"), extra)
     return files.hosts_file(
@@ -98,12 +106,16 @@ def _check_nameserver(address: str) -> None:
 def extra_host(text: str, sandbox: Sandbox, config: EngineConfig) -> tuple[str, str]:
     """Split `name:address`; `host-gateway` is the address at which the host answers."""
     name, _, address = text.partition(":")
-    if address == "host-gateway":
-        gateways = config.host_gateway_ips or tuple(e.gateway4 for e in sandbox.endpoints.values() if e.gateway4)
+    if address == _HOST_GATEWAY:
+        gateways = config.host_gateway_ips or _gateways(sandbox)
         if not gateways:
             raise Internal("unable to derive the IP value for host-gateway")
         address = gateways[0]
     return name, address.removeprefix("[").removesuffix("]")
+
+
+def _gateways(sandbox: Sandbox) -> tuple[str, ...]:
+    return tuple(e.gateway4 for e in sandbox.endpoints.values() if e.gateway4)
 
 
 def _read(path: str) -> str:
