@@ -275,7 +275,18 @@ def test_an_alias_on_a_users_network_follows_its_container(shared_engine: Engine
         engine.call("POST", "/networks/create", {"Name": "link-net"})
         try:
             engine.run("sleep", "1000", name="link-a", NetworkMode="link-net")
-            engine.cli("docker", "run", "-d", "--name", "link-b", "--network", "link-net", "--link", "link-a:alias", "busybox", "sleep", "1000")  # fmt: skip
+            command = [
+                "--name",
+                "link-b",
+                "--network",
+                "link-net",
+                "--link",
+                "link-a:alias",
+                "busybox",
+                "sleep",
+                "1000",
+            ]
+            engine.cli("docker", "run", "-d", *command)
             where = engine.inspect("link-a")["NetworkSettings"]["Networks"]["link-net"]["IPAddress"]
             assert where in inside(engine, "link-b", "nslookup", "alias")
             engine.call("POST", "/containers/link-a/rename", name="link-c")
