@@ -132,13 +132,13 @@ def test_an_internal_network_asks_nobody_cve_2024_29018(world: World, internal: 
 
 def frame(destination: str, source: tuple[str, int], target: tuple[str, int], payload: bytes) -> bytes:
     """Return an Ethernet frame with a UDP datagram. destination: a MAC."""
-    udp: bytes = struct.pack("!HHHH", source[1], target[1], 8 + len(payload), 0) + payload
+    udp = struct.pack("!HHHH", source[1], target[1], 8 + len(payload), 0) + payload
     addresses = socket.inet_aton(source[0]) + socket.inet_aton(target[0])
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0) + addresses
-    total = sum(struct.unpack("!10H", head))
+    total: int = sum(struct.unpack("!10H", head))
     check = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
     mac = bytes.fromhex(destination.replace(":", ""))
-    return bytes(mac) + b"\x02\0\0\0\0\1" + b"\x08\0" + head[:10] + check.to_bytes(2, "big") + head[12:] + udp
+    return mac + b"\x02\0\0\0\0\1" + b"\x08\0" + head[:10] + check.to_bytes(2, "big") + head[12:] + udp
 
 
 def test_a_neighbour_with_raw_sockets_is_no_name_service(world: World) -> None:
