@@ -28,7 +28,7 @@ from sampan.engine.layers.roots import Roots
 from sampan.engine.layers.snapshots.trash import discard
 from sampan.engine.store import Ref
 from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, Internal, NotFound, SampanError
+from sampan.errors import Conflict, Internal, SampanError
 
 LOOK_S = 0.3
 """How long a container stays after its die event when somebody has heard it."""
@@ -66,10 +66,14 @@ class ContainerRemover:
         self._told: dict[str, float] = table.live.notes({})  # when somebody heard of its end: time.monotonic()
 
     async def remove(self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False) -> None:
-        """Remove a container; force kills it first, volumes takes its anonymous volumes with it."""
+        """Remove a container; force kills it first, volumes takes its anonymous volumes with it.
+
+        link: `ref` is the name of a link, `container/alias`, and only that goes.
+        """
         c = self._table.get(ref)
         if link:
-            raise NotFound(f"Cannot get parent {ref} for link")
+            await self._launcher.links.unlink(ref)
+            return
         lock = self._table.live.lock(c.id)
         if c.status.state is State.REMOVING and lock.locked():
             raise Conflict(f"removal of container {ref} is already in progress")
