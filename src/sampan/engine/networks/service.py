@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
+from sampan.engine.metrics import Metrics
 from sampan.engine.networks import endpoints, filters, inspect, ipam
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.drivers import choice
@@ -26,7 +27,7 @@ from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
-from sampan.engine.store import Op, Ref, Store
+from sampan.engine.store import Op, Store
 from sampan.errors import Forbidden, Internal, NotFound, SampanError
 from sampan.spec.engine_api.network import EndpointSettings, NetworkCreateRequest
 
@@ -68,6 +69,12 @@ class Networks:
         self.names = self._sandboxes.names
         self.disconnecting = self._sandboxes.disconnecting
 
+    def measure(self, metrics: Metrics) -> None:
+        """Time what is done from now on."""
+        actions = metrics.network_actions
+        self.attach = actions.timed("connect", actions.timed("allocate", self.attach))
+        self.detach = actions.timed("release", self.detach)
+
     def driver_names(self) -> Sequence[str]:
         """Return the names of the drivers that networks may be made with."""
         return sorted(self._catalogue.drivers)
@@ -83,6 +90,7 @@ class Networks:
         try:
             await self._fabric.open()
             async with self._fabric.choosing():
+                await self._fabric.sweep_ended([network.id for network in self._catalogue.all()])
                 await self._start_networks()
             self._sandboxes.adopt_recorded()
             await self._fabric.firewall.apply()
@@ -159,9 +167,16 @@ class Networks:
 
     async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
         """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""
-        async with self._fabric.choosing(), contextlib.AsyncExitStack() as undo:
+        async with self._fabric.choosing():
             network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config)
-            driver = self._catalogue.driver(network)
+            with self._catalogue.hidden(network):
+                await self._make(network)
+        self._tell("create", network)
+        return network
+
+    async def _make(self, network: NetworkRecord) -> None:
+        driver = self._catalogue.driver(network)
+        async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._unmake, driver, network)
             self._catalogue.open_pools(network)
             self._store.apply_now(self._catalogue.put(network))
@@ -173,8 +188,6 @@ class Networks:
                 raise Internal(f"failed to create network {network.name}: {error}") from error
             await self._store.flushed()
             undo.pop_all()
-        self._tell("create", network)
-        return network
 
     async def _unmake(self, driver: NetworkDriver | None, network: NetworkRecord) -> None:
         if driver is not None:  # else nobody knows what there is to take down
@@ -196,7 +209,7 @@ class Networks:
 
     async def _take_away(self, network: NetworkRecord) -> None:
         """Remove a network that nobody uses; from the first moment nobody can begin to."""
-        with self._catalogue.leaving(network):
+        with self._catalogue.hidden(network):
             await self._unmake(self._catalogue.drivers.get(network.driver), network)
         self._tell("destroy", network)
 
@@ -207,21 +220,32 @@ class Networks:
             raise NotFound(f"network {ref} not found")
         return inspect.network(network, self._sandboxes.on(network.id))
 
-    def list(self, given: Filters | None = None) -> builtins.list[dict[str, Any]]:
-        """Return the networks that pass the filters, by name, without containers. Raises: InvalidArgument, Internal."""
+    def list(self, given: Filters | None = None, *, containers: bool = False) -> builtins.list[dict[str, Any]]:
+        """Return the networks that pass the filters, by name. containers: with those that are on each.
+
+        Raises: InvalidArgument, Internal.
+        """
         chosen = [n for n in self._catalogue.all() if filters.matches(n, given or {}, used=self._used(n))]
-        return [inspect.network(n, ()) for n in sorted(chosen, key=lambda n: n.name)]
+        return [
+            inspect.network(n, self._sandboxes.on(n.id) if containers else ())
+            for n in sorted(chosen, key=lambda n: n.name)
+        ]
 
     def _used(self, network: NetworkRecord) -> bool:
-        return self._sandboxes.using(network.id) or bool(self._store.holders(Ref("network", network.id)))
+        return self._sandboxes.using(network.id)
 
     async def prune(self, given: Filters | None = None) -> builtins.list[str] | None:
         """Remove the networks nobody uses; None when there is none, as Docker says."""
         removed = []
+        before_ns = filters.until_ns(given or {})
         for network in self._catalogue.all():
-            if self._catalogue.table.get(network.id) is not network:
+            if not self._catalogue.has(network):
                 continue  # somebody else was faster
-            if network.name in PREDEFINED or self._used(network) or not filters.prunable(network, given or {}):
+            if (
+                network.name in PREDEFINED
+                or self._used(network)
+                or not filters.prunable(network, given or {}, before_ns)
+            ):
                 continue
             await self._take_away(network)
             removed.append(network.name)
