@@ -99,6 +99,9 @@ class FakeNetworks:
         self.attached[request.id] = Sandbox(id="s" * 64, key="/run/netns/x", netns=f"/proc/{os.getpid()}/ns/net")
         return self.attached[request.id]
 
+    def known(self, ref: str) -> None:
+        return None
+
     def renaming(self, id: str, name: str) -> list[Op]:
         return []
 

@@ -66,8 +66,18 @@ def test_problems_in_dockers_words() -> None:
     bridge = NetworkRecord(id="1", name="bridge", driver="bridge", created="")
     static = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="172.17.0.77"))
     assert len(endpoints.problems(bridge, static)) == 2
-    own = NetworkRecord(id="2", name="own", driver="bridge", created="", user_subnets=True)
+    subnets = [SubnetRecord(subnet="172.17.0.0/16", asked=True), SubnetRecord(subnet="fd00::/64")]
+    own = NetworkRecord(id="2", name="own", driver="bridge", created="", subnets=subnets)
     assert endpoints.problems(own, replace(static, aliases=["a"])) == []
+    outside = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="10.0.0.1", ipv6_address="fd00::9"))
+    assert endpoints.problems(own, outside) == [
+        "no configured subnet or ip-range contain the IP address 10.0.0.1",
+        "user specified IP address is supported only when connecting to networks with user configured subnets",
+    ]
+    wrong = EndpointSettings(
+        ipam_config=EndpointIPAMConfig(ipv4_address="::ffff:172.17.0.9", ipv6_address="::ffff:1.2.3.4")
+    )
+    assert endpoints.problems(own, wrong)[0] == "invalid IPv6 address: ::ffff:1.2.3.4"
     assert endpoints.problems(bridge, EndpointSettings(aliases=["a"])) == [
         "network-scoped alias is supported only for containers in user defined networks"
     ]

@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from sampan.engine.config import EngineConfig
+from sampan.engine.config import EngineConfig, engine_id
 from sampan.engine.events import Events
 from sampan.engine.metrics import Metrics
 from sampan.engine.networks import endpoints, filters, inspect, ipam
@@ -28,7 +28,7 @@ from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
 from sampan.engine.store import Op, Store
-from sampan.errors import Forbidden, Internal, NotFound, SampanError
+from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.engine_api.network import EndpointSettings, NetworkCreateRequest
 
 __all__ = ["Networks", "Sandbox"]
@@ -55,6 +55,8 @@ class Networks:
         self._store = store
         self._events = events
         pools = ipam.parse_pools(config.default_address_pools)
+        if all(pool.base.version == 4 for pool in pools):
+            pools = (*pools, ipam.local_pool(engine_id(config.data_root)))
         table = store.table("networks", NetworkRecord)
         self._catalogue = Catalogue(table, choice.drivers() if drivers is None else drivers, pools)
         self._fabric = Fabric(config, self._catalogue.release)
@@ -164,6 +166,12 @@ class Networks:
     def find(self, ref: str) -> NetworkRecord:
         """Resolve a name, id or unique prefix. Raises: NotFound, InvalidArgument."""
         return self._catalogue.find(ref)
+
+    def known(self, ref: str) -> NetworkRecord | None:
+        """Return the network of a name, id or unique prefix; None when there is none."""
+        with contextlib.suppress(NotFound, InvalidArgument):
+            return self._catalogue.find(ref)
+        return None
 
     async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
         """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""

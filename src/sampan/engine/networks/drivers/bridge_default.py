@@ -65,7 +65,7 @@ def network(
     options[bridge_options.NAME] = seen.name
     subnets = [_four(config, old, seen, choose)]
     if config.ipv6:
-        subnets.append(_six(config, old, choose))
+        subnets.append(_six(config, old, seen, choose))
     return NetworkRecord(
         id=old.id if old else new_id(),
         name=name,
@@ -115,13 +115,17 @@ def _still_fits(config: EngineConfig, subnet: Subnet, host_subnets: tuple[Subnet
     return among and not ipam.overlaps(subnet, host_subnets)
 
 
-def _six(config: EngineConfig, old: NetworkRecord | None, choose: Callable[[int], SubnetRecord]) -> SubnetRecord:
-    record = _subnet6(config, old, choose)
+def _six(
+    config: EngineConfig, old: NetworkRecord | None, seen: Seen, choose: Callable[[int], SubnetRecord]
+) -> SubnetRecord:
+    record = _subnet6(config, old, seen, choose)
     record.auxiliary = {"DefaultGatewayIPv6": config.default_gateway_v6} if config.default_gateway_v6 else {}
     return record
 
 
-def _subnet6(config: EngineConfig, old: NetworkRecord | None, choose: Callable[[int], SubnetRecord]) -> SubnetRecord:
+def _subnet6(
+    config: EngineConfig, old: NetworkRecord | None, seen: Seen, choose: Callable[[int], SubnetRecord]
+) -> SubnetRecord:
     if config.bip6:
         interface = ip_interface(config.bip6)
         return SubnetRecord(subnet=str(interface.network), gateway=str(interface.ip), ip_range=config.fixed_cidr_v6)
@@ -129,7 +133,9 @@ def _subnet6(config: EngineConfig, old: NetworkRecord | None, choose: Callable[[
         fixed = ip_network(config.fixed_cidr_v6, strict=False)
         return SubnetRecord(subnet=str(fixed), gateway=str(ipam.first_host(fixed)))
     kept = old.subnet(6) if old else None
-    return kept or choose(6)
+    if kept and not ipam.overlaps(ip_network(kept.subnet, strict=False), seen.host_subnets):
+        return SubnetRecord(subnet=kept.subnet, gateway=kept.gateway)
+    return choose(6)
 
 
 def _bool(value: bool) -> str:
