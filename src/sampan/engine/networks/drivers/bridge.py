@@ -143,7 +143,7 @@ def _look(host: Netlink, given: str, old: NetworkRecord | None) -> bridge_defaul
     return bridge_default.Seen(
         name=name,
         link_subnets=tuple(ip_network((p.address, p.length), strict=False) for p in on_link),
-        host_subnets=tuple(hosts.subnets(host, but=own)),
+        host_subnets=tuple(hosts.subnets(host, but=name)),
     )
 
 
