@@ -1,4 +1,4 @@
-"""Record what an engine answers to `network_steps.py`: `python -m tests.api.record_networks SOCKET` writes the data file.
+"""Record what an engine answers to `network_steps.py`: `python -m tests.api.record_networks SOCKET [FILE]`.
 
 The answers in the repository are those of Docker Engine 28.5.2, alone in a network namespace, with busybox:latest.
 """

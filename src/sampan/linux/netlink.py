@@ -33,7 +33,6 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTMGRP_LINK = 1
-ADDRESSES_AND_ROUTES = 0x10 | 0x40 | 0x100 | 0x400  # groups RTMGRP_IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE
 
 # flags of a request
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
@@ -494,28 +493,6 @@ class Netlink:
             for type_, _, _, body in messages(datagram):
                 if type_ == RTM_DELLINK and body[0] == 0:  # family AF_BRIDGE only says that it left its bridge
                     deleted.append(_string(attributes(body, _IFINFO.size).get(IFLA_IFNAME)))
-
-    def changed(self) -> tuple[list[tuple[Address, int]], bool]:
-        """Read what a socket of `ADDRESSES_AND_ROUTES` has pending, without waiting.
-
-        Return the addresses and destinations that came, and whether any went; default routes do not count.
-        Raises: OSError ENOBUFS when notifications were lost: then the caller looks for itself.
-        """
-        came: list[tuple[Address, int]] = []
-        went = False
-        while True:
-            try:
-                datagram = self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return came, went
-            for type_, _, _, body in messages(datagram):
-                went = went or type_ in (RTM_DELADDR, RTM_DELROUTE)
-                if type_ == RTM_NEWADDR and (prefix := parse_address(body)) is not None:
-                    came.append((prefix.address, prefix.length))
-                elif type_ == RTM_NEWROUTE:
-                    route = parse_route(body)
-                    if route.destination is not None and route.length:
-                        came.append((route.destination, route.length))
 
 
 class Outcome(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -115,8 +116,48 @@ def test_the_default_bridge_keeps_its_subnet_while_it_may() -> None:
     assert default_bridge(EngineConfig(), old).subnet == "172.18.0.0/16"
     assert default_bridge(EngineConfig(), old, used="172.18.4.0/24").subnet == "172.30.0.0/16"
     assert default_bridge(EngineConfig(bip="10.1.2.3/24"), old) == SubnetRecord(
-        subnet="10.1.2.0/24", gateway="10.1.2.3"
+        subnet="10.1.2.0/24", gateway="10.1.2.3", asked=True
     )
     other_pools = EngineConfig(default_address_pools=({"base": "10.77.0.0/16", "size": 24},))
     assert default_bridge(other_pools, old).subnet == "172.30.0.0/16"
     assert default_bridge(EngineConfig(bridge="br0"), old).subnet == "10.8.0.0/24"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bip": "10.9.1.0/24"}, "failed to allocate gateway (10.9.1.0): Address already in use"),
+        ({"bip": "10.9.1.255/24"}, "failed to allocate gateway (10.9.1.255): Address already in use"),
+        ({"bip": "fd00::1/64"}, "bip: fd00::1/64 is not an IPv4 address"),
+        ({"ipv6": True, "bip6": "10.9.1.1/24"}, "bip6: 10.9.1.1/24 is not an IPv6 address"),
+        ({"ipv6": True, "bip6": "fd00:9::/64"}, "failed to allocate gateway (fd00:9::): Address already in use"),
+        (
+            {"ipv6": True, "fixed_cidr_v6": "fd00:9::/128"},
+            "failed to allocate gateway (): no available addresses on this pool",
+        ),
+        (
+            {"bip": "10.9.2.1/24", "default_gateway": "10.9.3.254"},
+            "auxiliary address: (DefaultGatewayIPv4:10.9.3.254) must belong to the master pool: 10.9.2.0/24",
+        ),
+        (
+            {"ipv6": True, "bip6": "fd00:9::1/64", "default_gateway_v6": "fd00:8::fe"},
+            "auxiliary address: (DefaultGatewayIPv6:fd00:8::fe) must belong to the master pool: fd00:9::/64",
+        ),
+    ],
+)
+def test_daemon_parameters_that_contradict(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        default_bridge(EngineConfig(**given))
+    assert caught.value.message == message
+
+
+def test_configured_subnets_of_the_default_bridge_are_shown_first() -> None:
+    seen = bridge_default.Seen(name="sampan0")
+    config = EngineConfig(ipv6=True, fixed_cidr_v6="fd00:9::/64", default_network_opts={"bridge": {"a": "b"}})
+    chosen = SubnetRecord(subnet="172.30.0.0/16", gateway="172.30.0.1")
+    record = bridge_default.network(config, None, "bridge", seen, lambda version: chosen)
+    assert inspect.network(record, ())["IPAM"]["Config"] == [
+        {"Subnet": "fd00:9::/64", "IPRange": "fd00:9::/64"},
+        {"Subnet": "172.30.0.0/16", "Gateway": "172.30.0.1"},
+    ]
+    assert "a" not in record.options, "those are for networks that users make"

@@ -106,10 +106,25 @@ def test_the_local_pool_is_dockers_for_the_same_engine_id() -> None:
     assert str(choose_subnet([pool], [ip_network("fdb5:4142:363d::/64")], version=6)) == "fdb5:4142:363d:1::/64"
 
 
-@pytest.mark.parametrize("text", ["10.0.0.0", "10.0.0.0/", "10.0.0.0/024", "10.0.0.0/255.0.0.0", "10.0.0.0/-1", "/8",
-                                  "10.0.0.0/33", "10.0.00.0/8", " 10.0.0.0/8", "fe80::%1/64", "fd00::/129", "x/8"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10.0.0.0",
+        "10.0.0.0/",
+        "10.0.0.0/024",
+        "10.0.0.0/255.0.0.0",
+        "10.0.0.0/-1",
+        "/8",
+        "10.0.0.0/33",
+        "10.0.00.0/8",
+        " 10.0.0.0/8",
+        "fe80::%1/64",
+        "fd00::/129",
+        "x/8",
+    ],
+)
 def test_what_is_no_prefix(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         parse_prefix(text)
 
 

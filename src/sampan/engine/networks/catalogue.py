@@ -116,8 +116,7 @@ class Catalogue:
             raise InvalidArgument("invalid name: name is empty")
         if request.name in PREDEFINED or request.name == "default":
             raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
-        if not _enabled(request, 4) and not _enabled(request, 6):
-            raise InvalidArgument("IPv4 or IPv6 must be enabled")
+        disabled = not _enabled(request, 4) and not _enabled(request, 6)
         name = request.driver or DEFAULT_DRIVER
         problems = [p for c in (request.ipam and request.ipam.config) or [] for p in _problems(c)]
         if problems:
@@ -125,6 +124,8 @@ class Catalogue:
             raise InvalidArgument(f"invalid network config:\n{listed}")
         if self.named(request.name) is not None:
             raise Conflict(f"network with name {request.name} already exists")
+        if disabled:
+            raise InvalidArgument("IPv4 or IPv6 must be enabled")
         if request.ingress:
             raise Forbidden("Ingress network can only be global scope network")
         if request.config_only or (request.config_from and request.config_from.network):

@@ -21,7 +21,7 @@ from sampan.engine.networks import ipam
 from sampan.engine.networks.host import HostNetwork, UsedSubnet
 from sampan.engine.networks.ipam import Subnet
 from sampan.engine.networks.records import NetworkRecord
-from sampan.linux.netlink import ADDRESSES_AND_ROUTES, Netlink
+from sampan.linux.routechanges import RouteChanges
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +69,11 @@ class CollisionWatch:
         self._known: set[Collision] = set()
         self._looking: asyncio.Task[None] | None = None
         self._again = False
-        self._changes: Netlink | None = None
+        self._changes: RouteChanges | None = None
 
     def open(self) -> None:
         """Begin to watch, and look at what there is. Raises: OSError."""
-        self._changes = Netlink(groups=ADDRESSES_AND_ROUTES)
+        self._changes = RouteChanges()
         asyncio.get_running_loop().add_reader(self._changes, self._changed)
         self._look()
 
@@ -89,7 +89,7 @@ class CollisionWatch:
     def _changed(self) -> None:
         assert self._changes is not None
         try:
-            came, went = self._changes.changed()
+            came, went = self._changes.read()
         except OSError as error:  # ENOBUFS: some were missed
             log.debug("routes: %s", error)
             self._look()
@@ -98,6 +98,8 @@ class CollisionWatch:
             self._look()
 
     def _concerns(self, address: ipam.Address, length: int) -> bool:
+        if address.is_link_local:  # every interface has one
+            return False
         subnet = ip_network((address, length), strict=False)
         own = (ip_network(s.subnet, strict=False) for network, _ in self._networks() for s in network.subnets)
         return ipam.overlaps(subnet, own)

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 
-from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks import ipam
+from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord, new_id
 from sampan.errors import Internal, InvalidArgument, NotFound
