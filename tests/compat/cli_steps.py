@@ -206,8 +206,8 @@ exec cli-c1 sh -c 'ip -4 -o addr show eth0 | tr -s " " | cut -d" " -f4; cat /sys
 network prune -f --filter label=nope
 network prune --filter name=x -f
 rm -f cli-c1
-network rm cli-net cli-net6 cli-six
-""",
+network rm cli-net cli-net6 cli-six cli-x
+""",  # noqa: E501 - command lines, as they were recorded
     "words": """
 nope
 container nope

@@ -102,6 +102,9 @@ class FakeNetworks:
     def known(self, ref: str) -> None:
         return None
 
+    async def renamed(self, id: str) -> None:
+        pass
+
     def renaming(self, id: str, name: str) -> list[Op]:
         return []
 

@@ -165,7 +165,10 @@ def _main(asked: Asked, mode: str) -> EndpointSettings:
 
 
 def _check(asked: Asked, find: Find) -> None:
-    """Check what is asked of each network; of one that does not exist what any could be asked. Raises: InvalidArgument with all that is wrong."""
+    """Check what is asked of each network; of one that does not exist what any could be asked.
+
+    Raises: InvalidArgument with all that is wrong.
+    """
     found: list[str] = []
     for name, settings in asked.items():
         try:
