@@ -1,4 +1,4 @@
-"""A host that comes to use a subnet of ours is told of, once; no network is put where the host is; further addresses."""
+"""A host that comes to use a subnet of ours is told of, once; no network is put where the host is; static addresses."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ def new_id() -> str:
 class SubnetRecord(msgspec.Struct, kw_only=True):
     """One subnet of a network, as text, as the user wrote it.
 
-    asked: the user gave it: then static addresses may be asked for. gateway_chosen: the user gave no gateway with it: as
-    in Docker the one we chose is not shown then.
+    asked: the user gave it: then static addresses may be asked for. gateway_chosen: the user gave no gateway with it:
+    as in Docker the one we chose is not shown then.
     """
 
     subnet: str
