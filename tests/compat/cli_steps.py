@@ -136,6 +136,78 @@ network rm bridge
 network create --subnet foo x
 network create --gateway 1.2.3.4 x
 """,
+    "networks": """
+network create --subnet 10.247.1.0/24 --ip-range 10.247.1.128/25 --gateway 10.247.1.9 --aux-address a=10.247.1.5 --label x=1 --label y --attachable -o com.docker.network.driver.mtu=1400 cli-net
+network create --ipv6 --subnet 10.247.2.0/24 --subnet fd00:247::/64 --gateway 10.247.2.1 --gateway fd00:247::1 cli-net6
+network create --ipv4=false --ipv6 --subnet fd00:248::/64 cli-six
+network inspect -f '{{json .IPAM}} {{json .Options}} {{json .Labels}} {{.Attachable}} {{.EnableIPv4}} {{.EnableIPv6}} {{.Scope}}' cli-net cli-net6 cli-six
+network inspect -v -f '{{.Name}} {{len .Containers}}' cli-net
+network inspect -f '{{.Nope}}' cli-net
+network inspect cli-net-nope cli-net -f '{{.Name}}'
+network ls -f name=cli- --format '{{.Name}}|{{.Driver}}|{{.Scope}}|{{.IPv4}}|{{.IPv6}}|{{.Internal}}|{{.Labels}}'
+network ls -f name=cli-net --format 'table {{.Name}}\\t{{.Driver}}\\t{{.Label "x"}}'
+network ls -f label=x=1 -q --no-trunc
+network ls -f driver=bridge -f name=cli-six --format '{{json .Name}}'
+network ls -f nope=x
+network ls -f dangling=maybe
+network ls -f type=nope
+network ls -f id=zz
+network create --subnet 10.247.1.0/24 cli-x
+network create --subnet 10.247.9.0/24 --gateway 10.248.1.1 cli-x
+network create --subnet 10.247.9.0/24 --ip-range 10.248.1.0/25 cli-x
+network create --subnet 10.247.9.0/24 --aux-address a cli-x
+network create --subnet 10.247.9.0/24 --aux-address a=10.248.1.1 cli-x
+network create --subnet 10.247.9.0/24 --subnet 10.247.9.128/25 cli-x
+network create --subnet 10.247.9.0/24 --gateway 10.247.9.1 --gateway 10.247.9.2 cli-x
+network create --ip-range 10.247.9.0/25 cli-x
+network create --gateway 10.247.9.1 --aux-address a=10.247.9.2 cli-x
+network create --opt x cli-x
+network create --label cli-x
+network create -d nope2 --ipam-driver cli-x
+network create
+network create a b
+network create bridge
+network create --ipv4=false cli-x
+network create --subnet 10.247.9.0/33 cli-x
+run -d --name cli-c1 --network cli-net --ip 10.247.1.200 --network-alias al --mac-address 02:42:0a:f7:01:c8 --link-local-ip 169.254.7.7 busybox sleep 100
+run --rm --network cli-net busybox sh -c 'ip -4 -o addr show eth0 | tr -s " " | cut -d" " -f4; ip route | head -1; cat /sys/class/net/eth0/mtu'
+run --rm --network name=cli-net,ip=10.247.1.201,alias=a1,mac-address=02:42:0a:f7:01:c9,gw-priority=4,driver-opt=a=b --network cli-net6 busybox sh -c 'ip -4 -o addr | tr -s " " | cut -d" " -f4; cat /sys/class/net/eth0/address'
+run --rm --network cli-six busybox sh -c 'ip -4 -o addr | grep -c eth0; ip -6 -o addr show eth0 scope global | tr -s " " | cut -d" " -f4; ip -6 route | grep default | cut -d" " -f1-3'
+run --rm --network cli-net --ip 10.247.1.200 busybox true
+run --rm --network cli-net --ip 10.248.1.1 busybox true
+run --rm --network cli-net --ip x busybox true
+run --rm --network bridge --ip 172.17.0.9 busybox true
+run --rm --network cli-net --ip6 10.247.1.3 busybox true
+run --rm --network cli-net --mac-address x busybox true
+run --rm --network cli-nope busybox true
+run --rm --network host --network cli-net busybox true
+run --rm --network none --network cli-net busybox true
+run --rm --network container:cli-nope busybox true
+run --rm --network container:cli-c1 -h x busybox true
+run --rm --network container:cli-c1 busybox sh -c 'ip -4 -o addr show eth0 | tr -s " " | cut -d" " -f4'
+run --rm --network name=cli-net,nope=1 busybox true
+network connect --ip 10.247.2.77 --ip6 fd00:247::77 --alias bb --link cli-c1:me --gw-priority 3 --driver-opt a=b cli-net6 cli-c1
+inspect -f '{{json (index .NetworkSettings.Networks "cli-net6").IPAMConfig}} {{(index .NetworkSettings.Networks "cli-net6").IPAddress}} {{(index .NetworkSettings.Networks "cli-net6").GwPriority}} {{(index .NetworkSettings.Networks "cli-net6").Aliases}}' cli-c1
+exec cli-c1 sh -c 'ip -4 -o addr | tr -s " " | cut -d" " -f4; ip route | head -1'
+network inspect -f '{{range .Containers}}{{.Name}} {{.IPv4Address}} {{.IPv6Address}}{{end}}' cli-net6
+network connect cli-net6 cli-c1
+network connect --ip 10.248.1.1 cli-net6 cli-c1
+network connect host cli-c1
+network connect cli-nope cli-c1
+network rm cli-net6
+network rm -f cli-nope
+network rm cli-nope
+network disconnect cli-net6 cli-c1
+network disconnect cli-net6 cli-c1
+network disconnect -f cli-net6 cli-nope
+exec cli-c1 sh -c 'ip -4 -o addr | tr -s " " | cut -d" " -f4; ip route | head -1'
+restart -t 0 cli-c1
+exec cli-c1 sh -c 'ip -4 -o addr show eth0 | tr -s " " | cut -d" " -f4; cat /sys/class/net/eth0/address'
+network prune -f --filter label=nope
+network prune --filter name=x -f
+rm -f cli-c1
+network rm cli-net cli-net6 cli-six cli-x
+""",  # noqa: E501 - command lines, as they were recorded
     "words": """
 nope
 container nope

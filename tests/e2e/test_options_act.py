@@ -78,6 +78,20 @@ def networks_option(key: str, value: str) -> Check:
     return lambda engine: bridge(engine)["Options"][f"com.docker.network.{key}"] == value
 
 
+def made_network(key: str, value: str) -> Check:
+    """Look at an option of a network that somebody makes."""
+
+    def check(engine: Engine) -> bool:
+        made = engine.call("POST", "/networks/create", {"Name": "made"})
+        try:
+            options = engine.call("GET", f"/networks/{made['Id']}")["Options"]
+            return bool(options[f"com.docker.network.{key}"] == value)
+        finally:
+            engine.request("DELETE", f"/networks/{made['Id']}")
+
+    return check
+
+
 def rules(engine: Engine, text: str) -> bool:
     """Tell whether the engine's nftables rules have a text."""
     nft = Nftables()
@@ -149,7 +163,7 @@ ACTS: dict[str, tuple[Any, Check]] = {
     "default-ipc-mode": ("shareable", lambda e: created(e)["HostConfig"]["IpcMode"] == "shareable"),
     "default-network-opts": (
         {"bridge": {"com.docker.network.bridge.host_binding_ipv4": "127.0.0.9"}},
-        networks_option("bridge.host_binding_ipv4", "127.0.0.9"),
+        made_network("bridge.host_binding_ipv4", "127.0.0.9"),
     ),
     "default-shm-size": ("5m", lambda e: created(e)["HostConfig"]["ShmSize"] == 5 << 20),
     "default-ulimits": (

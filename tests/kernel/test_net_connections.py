@@ -20,7 +20,7 @@ from sampan.engine.containers.service import Containers
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.networks.service import Networks
 from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound
+from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig, PortBinding
@@ -182,7 +182,7 @@ async def test_a_failed_connect_leaves_nothing(host: Host) -> None:
             await containers.connect(id, "blue", taken)
         assert picture(host, networks, id) == before
         gateway = EndpointIPAMConfig(ipv4_address="10.213.0.1")
-        with pytest.raises(Conflict, match="Address already in use"):
+        with pytest.raises(Forbidden, match="Address already in use"):
             await containers.connect(id, "blue", EndpointSettings(ipam_config=gateway))
         assert picture(host, networks, id) == before
         await containers.connect(id, "blue", EndpointSettings())

@@ -16,7 +16,7 @@ import pytest
 
 from sampan.engine.networks import inspect
 from sampan.engine.networks.service import Networks, Sandbox
-from sampan.errors import Conflict, Forbidden, Internal, NotFound
+from sampan.errors import Forbidden, Internal, NotFound
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
 from sampan.spec.engine_api.network import (
@@ -372,7 +372,7 @@ async def test_connect_and_disconnect(host: Host) -> None:
             await connect(networks, "blue", id_)
         with pytest.raises(Forbidden, match=r'network blue has active endpoints \(name:"web" id:"[0-9a-f]{12}"\)'):
             await networks.remove("blue")
-        with pytest.raises(Conflict, match="Address already in use"):
+        with pytest.raises(Forbidden, match="Address already in use"):
             await attach(networks, "two", mode="blue", endpoints={"blue": EndpointSettings(ipam_config=STATIC)})
         assert await host.ask(None, "10.213.0.140", 80) == "10.213.0.1"
         assert await host.ask(host.lan, HOST4, 8080) == LAN4

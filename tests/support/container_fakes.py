@@ -107,6 +107,9 @@ class FakeNetworks:
     async def ways_changed(self) -> None:
         pass
 
+    def known(self, ref: str) -> None:
+        return None
+
     async def renamed(self, id: str) -> None:
         pass
 

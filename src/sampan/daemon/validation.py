@@ -232,6 +232,8 @@ def _validate_networks(v: Mapping[str, Any]) -> None:
             network = _network(key, v[key])
             if key == "fixed-cidr-v6" and network.version != 6:
                 raise ConfigError(f"invalid {key}: invalid {key}: '{v[key]}' is not a valid IPv6 subnet")
+            if key == "fixed-cidr-v6" and network.is_multicast:
+                raise ConfigError(f"invalid {key}: invalid {key}: multicast subnet '{v[key]}' is not allowed")
     for version in (4, 6):
         if sum(ipaddress.ip_address(a).version == version for a in v["host-gateway-ips"]) > 1:
             raise ConfigError(f"only one IPv{version} host gateway IP address can be specified")

@@ -14,6 +14,7 @@ from sampan.engine.networks import filters, inspect
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.drivers import choice
 from sampan.engine.networks.drivers.bridge_options import Bridge
+from sampan.engine.networks.ipam import DEFAULT_POOLS, local_pool
 from sampan.engine.networks.records import NetworkRecord
 from sampan.engine.store import Store
 from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound, SampanError
@@ -26,7 +27,8 @@ HOST = [ip_network("172.17.0.0/16"), ip_network("192.0.2.0/24")]
 def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
     with asyncio.Runner() as runner:
         store = runner.run(Store.open(str(tmp_path / "db")))
-        yield Catalogue(store.table("networks", NetworkRecord), choice.drivers())
+        pools = (*DEFAULT_POOLS, local_pool("engine"))
+        yield Catalogue(store.table("networks", NetworkRecord), choice.drivers(), pools)
         runner.run(store.close())
 
 
@@ -57,9 +59,9 @@ def test_what_was_asked_for_is_kept(catalogue: Catalogue) -> None:
     )
     record = keep(catalogue, new(catalogue, "n", asked, options={"com.docker.network.bridge.name": "brn"}))
     pool = catalogue.pool(record.id, 4)
-    assert pool is not None and Bridge(record).name == "brn" and record.user_subnets
+    assert pool is not None and Bridge(record).name == "brn" and record.subnets[0].asked
     assert str(pool.allocate()) == "10.213.0.128"
-    with pytest.raises(Conflict):
+    with pytest.raises(Forbidden):
         pool.take(ip_network("10.213.0.200/32").network_address)
 
 

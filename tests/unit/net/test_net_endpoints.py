@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -66,8 +67,18 @@ def test_problems_in_dockers_words() -> None:
     bridge = NetworkRecord(id="1", name="bridge", driver="bridge", created="")
     static = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="172.17.0.77"))
     assert len(endpoints.problems(bridge, static)) == 2
-    own = NetworkRecord(id="2", name="own", driver="bridge", created="", user_subnets=True)
+    subnets = [SubnetRecord(subnet="172.17.0.0/16", asked=True), SubnetRecord(subnet="fd00::/64")]
+    own = NetworkRecord(id="2", name="own", driver="bridge", created="", subnets=subnets)
     assert endpoints.problems(own, replace(static, aliases=["a"])) == []
+    outside = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="10.0.0.1", ipv6_address="fd00::9"))
+    assert endpoints.problems(own, outside) == [
+        "no configured subnet or ip-range contain the IP address 10.0.0.1",
+        "user specified IP address is supported only when connecting to networks with user configured subnets",
+    ]
+    wrong = EndpointSettings(
+        ipam_config=EndpointIPAMConfig(ipv4_address="::ffff:172.17.0.9", ipv6_address="::ffff:1.2.3.4")
+    )
+    assert endpoints.problems(own, wrong)[0] == "invalid IPv6 address: ::ffff:1.2.3.4"
     assert endpoints.problems(bridge, EndpointSettings(aliases=["a"])) == [
         "network-scoped alias is supported only for containers in user defined networks"
     ]
@@ -105,8 +116,48 @@ def test_the_default_bridge_keeps_its_subnet_while_it_may() -> None:
     assert default_bridge(EngineConfig(), old).subnet == "172.18.0.0/16"
     assert default_bridge(EngineConfig(), old, used="172.18.4.0/24").subnet == "172.30.0.0/16"
     assert default_bridge(EngineConfig(bip="10.1.2.3/24"), old) == SubnetRecord(
-        subnet="10.1.2.0/24", gateway="10.1.2.3"
+        subnet="10.1.2.0/24", gateway="10.1.2.3", asked=True
     )
     other_pools = EngineConfig(default_address_pools=({"base": "10.77.0.0/16", "size": 24},))
     assert default_bridge(other_pools, old).subnet == "172.30.0.0/16"
     assert default_bridge(EngineConfig(bridge="br0"), old).subnet == "10.8.0.0/24"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bip": "10.9.1.0/24"}, "failed to allocate gateway (10.9.1.0): Address already in use"),
+        ({"bip": "10.9.1.255/24"}, "failed to allocate gateway (10.9.1.255): Address already in use"),
+        ({"bip": "fd00::1/64"}, "bip: fd00::1/64 is not an IPv4 address"),
+        ({"ipv6": True, "bip6": "10.9.1.1/24"}, "bip6: 10.9.1.1/24 is not an IPv6 address"),
+        ({"ipv6": True, "bip6": "fd00:9::/64"}, "failed to allocate gateway (fd00:9::): Address already in use"),
+        (
+            {"ipv6": True, "fixed_cidr_v6": "fd00:9::/128"},
+            "failed to allocate gateway (): no available addresses on this pool",
+        ),
+        (
+            {"bip": "10.9.2.1/24", "default_gateway": "10.9.3.254"},
+            "auxiliary address: (DefaultGatewayIPv4:10.9.3.254) must belong to the master pool: 10.9.2.0/24",
+        ),
+        (
+            {"ipv6": True, "bip6": "fd00:9::1/64", "default_gateway_v6": "fd00:8::fe"},
+            "auxiliary address: (DefaultGatewayIPv6:fd00:8::fe) must belong to the master pool: fd00:9::/64",
+        ),
+    ],
+)
+def test_daemon_parameters_that_contradict(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        default_bridge(EngineConfig(**given))
+    assert caught.value.message == message
+
+
+def test_configured_subnets_of_the_default_bridge_are_shown_first() -> None:
+    seen = bridge_default.Seen(name="sampan0")
+    config = EngineConfig(ipv6=True, fixed_cidr_v6="fd00:9::/64", default_network_opts={"bridge": {"a": "b"}})
+    chosen = SubnetRecord(subnet="172.30.0.0/16", gateway="172.30.0.1")
+    record = bridge_default.network(config, None, "bridge", seen, lambda version: chosen)
+    assert inspect.network(record, ())["IPAM"]["Config"] == [
+        {"Subnet": "fd00:9::/64", "IPRange": "fd00:9::/64"},
+        {"Subnet": "172.30.0.0/16", "Gateway": "172.30.0.1"},
+    ]
+    assert "a" not in record.options, "those are for networks that users make"

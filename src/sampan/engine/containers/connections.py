@@ -120,7 +120,7 @@ def _check(c: Container, network: NetworkRecord) -> None:
         raise InvalidArgument(
             "cannot connect container to host network - container must be created in host network mode"
         )
-    if mode == "none" or network.name == "none":
+    if "none" in c.endpoints or network.name == "none":
         raise InvalidArgument(
             "container cannot be connected to multiple networks with one of the networks in private (none) mode"
         )

@@ -71,7 +71,9 @@ class Maker:
         roots: Roots,
         volumes: Volumes,
         host_paths: HostPaths,
+        network: endpoints.Find,
     ) -> None:
+        """network: a network by name, id or unique prefix."""
         self._config = config
         self._table = table
         self._launcher = launcher
@@ -81,6 +83,7 @@ class Maker:
         self._roots = roots
         self._volumes = volumes
         self._host_paths = host_paths
+        self._network = network
         self._machine = host.probe()
 
     def reconfigure(self, config: EngineConfig) -> None:
@@ -112,7 +115,7 @@ class Maker:
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})
         validate.logging(settled)
         with self._table.reserve(name) as reserved:
-            planned = endpoints.plan(merged, settled, networking, version)
+            planned = endpoints.plan(merged, settled, networking, version, self._network)
             warnings += planned.warnings
             c = self._plan(reserved, planned, image)
             self._table.making.add(c.id)

@@ -8,11 +8,13 @@ Source: Docker Engine 28.5, what it answers to API 1.43, 1.47 and 1.51.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
 from sampan.engine.networks import endpoints as network_endpoints
+from sampan.engine.networks.records import NetworkRecord
 from sampan.errors import Internal, InvalidArgument, SampanError
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig
 from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
@@ -36,30 +38,41 @@ class EndpointPlan:
     warnings: tuple[str, ...] = ()
 
 
+Asked = dict[str, EndpointSettings]
+Find = Callable[[str], NetworkRecord | None]
+
+
 def plan(
-    config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None, version: tuple[int, int]
+    config: ContainerConfig,
+    host: HostConfig,
+    networking: NetworkingConfig | None,
+    version: tuple[int, int],
+    find: Find = lambda _: None,
 ) -> EndpointPlan:
-    """Decide a container's network_endpoints. host: with its network mode settled.
+    """Decide a container's network_endpoints. host: with its network mode settled. find: a network by name, id or
+    unique prefix; None for one that does not exist, which may come later.
 
     Those asked for, or else the one of its network mode. Raises: InvalidArgument, Internal, in Docker's words.
     """
     mode = host.network_mode
     given = (networking and networking.endpoints_config) or {}
-    asked = {n: _asked(e) if e is not None else EndpointSettings() for n, e in given.items()}
+    asked: Asked = {}
+    for name, settings in given.items():
+        if settings is None:
+            raise InvalidArgument(f"invalid config for network {name}: EndpointsConfig is nil")
+        asked[name] = _asked(settings)
     if "default" in asked:
         asked[mode] = asked.pop("default")
     warnings: list[str] = []
     config, asked = _with_mac(config, mode, asked, version, warnings)
     host, asked = _with_sysctls(host, asked, version, warnings)
-    _check(asked)
+    _check(asked, find)
     if mode.startswith("container:") or config.network_disabled:
         asked = {}
     elif not asked:
         asked = {mode: EndpointSettings()}
+    asked = {network.name if (network := find(ref)) else ref: settings for ref, settings in asked.items()}
     return EndpointPlan(config=config, host=host, endpoints=asked, warnings=tuple(warnings))
-
-
-Asked = dict[str, EndpointSettings]
 
 
 def _asked(settings: EndpointSettings) -> EndpointSettings:
@@ -81,8 +94,9 @@ def _with_mac(
     mac = config.mac_address
     if not mac:
         if version < OWN_MAC:  # an endpoint had none of its own
-            asked = {name: replace(settings, mac_address="") for name, settings in asked.items()}
-        return config, asked
+            return config, {name: replace(settings, mac_address="") for name, settings in asked.items()}
+        main = asked.get(mode)  # it is shown in both places
+        return (replace(config, mac_address=main.mac_address) if main is not None else config), asked
     private = mode in ("host", "none") or mode.startswith("container:")
     if version < OWN_MAC:
         if private:
@@ -150,14 +164,17 @@ def _main(asked: Asked, mode: str) -> EndpointSettings:
     return asked.get(mode, EndpointSettings())
 
 
-def _check(asked: Asked) -> None:
-    """Check what needs no knowledge of the networks. Raises: InvalidArgument with all that is wrong."""
+def _check(asked: Asked, find: Find) -> None:
+    """Check what is asked of each network; of one that does not exist what any could be asked.
+
+    Raises: InvalidArgument with all that is wrong.
+    """
     found: list[str] = []
     for name, settings in asked.items():
         try:
             if settings.mac_address:
                 network_endpoints.parse_mac(settings.mac_address)
-            network_endpoints.refuse(network_endpoints.settings_problems(settings, name))
+            network_endpoints.refuse(network_endpoints.settings_problems(settings, name, find(name)))
         except SampanError as error:
             found.append(f"invalid config for network {name}: {error.message}")
     if found:

@@ -94,7 +94,9 @@ class Containers:
         execs = Execs(table, launcher, supervisor, events, config, self._inside)
         self._health = Healthchecks(table, execs, supervisor, events)
         self._stopper = stopper = Stopper(table, supervisor, events, waiting, back_off)
-        self._maker = Maker(config, table, launcher, supervisor, events, images, roots, volumes, host_paths)
+        self._maker = Maker(
+            config, table, launcher, supervisor, events, images, roots, volumes, host_paths, networks.known
+        )
         self._remover = remover = ContainerRemover(
             config, table, launcher, events, images, roots, volumes, execs, stopper, waiting, pending
         )

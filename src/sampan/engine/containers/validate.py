@@ -160,13 +160,15 @@ def _network_mode(config: ContainerConfig, host: HostConfig) -> None:
     if kind == "container" and (not colon or not target):
         raise InvalidArgument("invalid network mode: invalid container format container:<name|id>")
     joins = kind == "container" and bool(colon)
-    if joins and host.dns:
-        raise InvalidArgument("conflicting options: dns and the network mode")
+    if joins and config.hostname:
+        raise InvalidArgument("conflicting options: hostname and the network mode")
     if joins and host.links:
         raise InvalidArgument(
             "conflicting options: container type network can't be used with links."
             " This would result in undefined behavior"
         )
+    if joins and host.dns:
+        raise InvalidArgument("conflicting options: dns and the network mode")
     if mode == "host" and host.links:
         raise InvalidArgument(
             "conflicting options: host type networking can't be used with links."

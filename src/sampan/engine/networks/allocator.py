@@ -50,7 +50,8 @@ class Allocator:
         mac: unless the settings name one. Raises: NotFound, InvalidArgument, Conflict, OSError; then nothing is taken.
         """
         driver = self._catalogue.driver(network)
-        endpoints.sysctls(settings, "")  # what is wrong in them is said before anything is taken
+        endpoints.sysctls(settings, "")  # what is wrong is said before anything is taken
+        endpoints.link_local(settings)
         endpoint = endpoints.new(
             network, settings, container_id=sandbox.id, name=sandbox.name, hostname=sandbox.hostname
         )
@@ -144,8 +145,9 @@ class Allocator:
             network = self._catalogue.find(endpoint.network_id)
             plan = self._catalogue.driver(network).interface(network, endpoint)
             if plan is not None:
-                asked = endpoints.sysctls(endpoint.settings, plan.name)
-                found.append(replace_plan(plan, sysctls=(*plan.sysctls, *asked)) if asked else plan)
+                sysctls = (*plan.sysctls, *endpoints.sysctls(endpoint.settings, plan.name))
+                addresses = (*plan.addresses, *endpoints.link_local(endpoint.settings))
+                found.append(replace_plan(plan, sysctls=sysctls, addresses=addresses))
         return found
 
     def host_binding(self, endpoint: EndpointRecord) -> str:

@@ -10,10 +10,9 @@ Source: Engine API 1.51 NetworkCreate; messages as Docker Engine 28.5 gives them
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import IPv6Network, ip_network
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks import ipam
@@ -108,7 +107,6 @@ class Catalogue:
         driver.validate(record, self.table.all())
         if driver.capabilities.addresses:
             configs = (request.ipam and request.ipam.config) or []
-            record.user_subnets = bool(configs)
             record.subnets = self._subnets(record, configs, list(host_subnets))
         return record
 
@@ -118,14 +116,16 @@ class Catalogue:
             raise InvalidArgument("invalid name: name is empty")
         if request.name in PREDEFINED or request.name == "default":
             raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
-        if not _enabled(request, 4) and not _enabled(request, 6):
-            raise InvalidArgument("IPv4 or IPv6 must be enabled")
+        disabled = not _enabled(request, 4) and not _enabled(request, 6)
         name = request.driver or DEFAULT_DRIVER
         problems = [p for c in (request.ipam and request.ipam.config) or [] for p in _problems(c)]
         if problems:
-            raise InvalidArgument("invalid network config:\n" + "\n".join(problems))
+            listed = problems[0] if len(problems) == 1 else "* " + "\n* ".join(problems)
+            raise InvalidArgument(f"invalid network config:\n{listed}")
         if self.named(request.name) is not None:
             raise Conflict(f"network with name {request.name} already exists")
+        if disabled:
+            raise InvalidArgument("IPv4 or IPv6 must be enabled")
         if request.ingress:
             raise Forbidden("Ingress network can only be global scope network")
         if request.config_only or (request.config_from and request.config_from.network):
@@ -139,6 +139,8 @@ class Catalogue:
             raise NotFound(f'plugin "{request.ipam.driver}" not found')
         if _enabled(request, 6) and not driver.capabilities.ipv6:
             raise InvalidArgument(f"{name} driver doesn't support IPv6")
+        for config in (request.ipam and request.ipam.config) or []:
+            _check_kind(config)
         return name
 
     def _subnets(
@@ -162,16 +164,11 @@ class Catalogue:
         return asked + chosen
 
     def choose(self, version: int, host: Iterable[Subnet]) -> SubnetRecord:
-        """Return a subnet that nobody has: from the pools, for IPv6 a random unique local one when the pools have none.
+        """Return a subnet of the pools that nobody has.
 
         host: the subnets that the host uses. Raises: Forbidden when the pools are used up.
         """
-        taken = [*host, *self.subnets()]
-        pools = [p for p in self.pools if p.base.version == version]
-        if version == 6 and not pools:
-            local = ip_network((b"\xfd" + os.urandom(5) + bytes(10), 64))
-            pools = [ipam.AddressPool(base=local, size=64)]
-        subnet = ipam.choose_subnet(pools, taken, version=version)
+        subnet = ipam.choose_subnet(self.pools, [*host, *self.subnets()], version=version)
         return SubnetRecord(subnet=str(subnet), gateway=str(ipam.first_host(subnet)))
 
     def subnets(self) -> Iterator[Subnet]:
@@ -186,7 +183,7 @@ class Catalogue:
         """Start handing out a network's addresses; its gateway and auxiliary addresses are taken."""
         for subnet in network.subnets:
             net = ip_network(subnet.subnet, strict=False)
-            reserved = [ip_address(a) for a in (subnet.gateway, *subnet.auxiliary.values()) if a]
+            reserved = [ipam.parse_address(a) for a in (subnet.gateway, *subnet.auxiliary.values()) if a]
             range_ = ip_network(subnet.ip_range, strict=False) if subnet.ip_range else None
             self._addresses[(network.id, net.version)] = Pool(net, ip_range=range_, reserved=reserved)
 
@@ -214,37 +211,58 @@ class Catalogue:
 def _problems(config: IPAMConfig) -> Iterator[str]:
     """Return what Docker says of one IPAM configuration, a line each."""
     try:
-        subnet = ip_network(config.subnet, strict=False)
+        given = ipam.parse_prefix(config.subnet)
     except ValueError:
         yield f"invalid subnet {config.subnet}: invalid CIDR block notation"
         return
-    if "/" not in config.subnet:
-        yield f"invalid subnet {config.subnet}: invalid CIDR block notation"
-        return
-    if ip_interface(config.subnet).ip != subnet.network_address:  # however the same address is spelt
+    subnet: Subnet = given.network
+    if given.ip != subnet.network_address:  # however the same address is spelt
         yield f"invalid subnet {config.subnet}: it should be {subnet}"
     if config.ip_range:
         try:
-            inside = ip_network(config.ip_range, strict=False)
+            inside = ipam.parse_prefix(config.ip_range)
         except ValueError:
             yield f"invalid ip-range {config.ip_range}: invalid CIDR block notation"
         else:
-            if ip_interface(config.ip_range).ip != inside.network_address:
-                yield f"invalid ip-range {config.ip_range}: it should be {inside}"
-            elif inside.prefixlen < subnet.prefixlen:
+            if inside.version != subnet.version:
+                yield f"invalid ip-range {config.ip_range}: parent subnet is an IPv{subnet.version} block"
+            elif inside.ip != inside.network.network_address:
+                yield f"invalid ip-range {config.ip_range}: it should be {inside.network}"
+            elif inside.network.prefixlen < subnet.prefixlen:
                 yield f"invalid ip-range {config.ip_range}: CIDR block is bigger than its parent subnet {subnet}"
-            elif not ipam.within(inside, subnet):
+            elif not ipam.within(inside.network, subnet):
                 yield f"invalid ip-range {config.ip_range}: parent subnet {subnet} doesn't contain ip-range"
     named = [(f"gateway {config.gateway}", config.gateway)] if config.gateway else []
     named += [(f"auxiliary address {name}", a) for name, a in (config.auxiliary_addresses or {}).items()]
-    for what, address in named:
+    for what, text in named:
         try:
-            fits = ip_address(address) in subnet
+            address = ipam.parse_address(text)
         except ValueError:
             yield f"invalid {what}: invalid address"
             continue
-        if not fits:
+        if address.version != subnet.version:
+            yield f"invalid {what}: parent subnet is an IPv{subnet.version} block"
+        elif address not in subnet:
             yield f"invalid {what}: parent subnet {subnet} doesn't contain this address"
+
+
+_LINK_LOCAL = ip_network("fe80::/64")
+
+
+def _check_kind(config: IPAMConfig) -> None:
+    """Refuse subnets that no network can have, in Docker's words. Raises: InvalidArgument."""
+    subnet = ip_network(config.subnet)
+    if not isinstance(subnet, IPv6Network):
+        return
+    shown = f"'{config.gateway or ipam.first_host(subnet)}/{subnet.prefixlen}'"
+    if subnet.network_address.ipv4_mapped is not None:
+        raise InvalidArgument(f"{shown} is not a valid IPv6 subnet")
+    if subnet.prefixlen == 0:
+        raise InvalidArgument("ipv6 pool is empty")
+    if subnet.is_multicast:
+        raise InvalidArgument(f"multicast subnet {shown} is not allowed")
+    if subnet != _LINK_LOCAL and subnet.overlaps(_LINK_LOCAL):
+        raise InvalidArgument(f"{shown} clashes with the Link-Local prefix '{_LINK_LOCAL}'")
 
 
 def _asked(config: IPAMConfig, subnet: Subnet) -> SubnetRecord:
@@ -254,7 +272,7 @@ def _asked(config: IPAMConfig, subnet: Subnet) -> SubnetRecord:
     pool = Pool(subnet, ip_range=own_range)
     named = []
     if config.gateway:
-        gateway = ip_address(config.gateway)
+        gateway = ipam.parse_address(config.gateway)
         named = [(f"gateway ({config.gateway})", gateway)]
     else:
         try:
@@ -262,14 +280,16 @@ def _asked(config: IPAMConfig, subnet: Subnet) -> SubnetRecord:
         except Conflict as error:
             raise Internal("failed to allocate gateway (): no available addresses on this pool") from error
     # the default gateway may be the network's own
-    named += [(f"secondary ip address ({n}:{a})", ip_address(a)) for n, a in auxiliary.items() if not _is_gateway(n)]
+    given = [(f"secondary ip address ({n}:{a})", a) for n, a in auxiliary.items() if not _is_gateway(n)]
+    named += [(what, ipam.parse_address(text)) for what, text in given]
     for what, address in named:
         try:
             pool.take(address)
-        except Conflict as error:
+        except Forbidden as error:
             raise Internal(f"failed to allocate {what}: {error.message}") from error
     return SubnetRecord(
         subnet=config.subnet,
+        asked=True,
         gateway=config.gateway or str(gateway),
         ip_range=config.ip_range,
         auxiliary=auxiliary,

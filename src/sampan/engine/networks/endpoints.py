@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
+from sampan.engine.networks import ipam
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord, new_id
@@ -146,33 +147,34 @@ def sysctls(settings: EndpointSettings, interface: str) -> tuple[tuple[str, str]
     return tuple(found)
 
 
-def settings_problems(settings: EndpointSettings, network: str, *, user_subnets: bool = True) -> list[str]:
+def settings_problems(settings: EndpointSettings, network: str, known: NetworkRecord | None = None) -> list[str]:
     """Return what Docker says of settings that a network of this name cannot fulfil; empty when it can.
 
-    user_subnets: its user has chosen the subnet, or nobody knows yet.
+    known: the network, when there is one already.
     """
     found = []
     config = settings.ipam_config
     predefined = network in PREDEFINED
-    asked = config is not None and bool(config.ipv4_address or config.ipv6_address)
+    given = ((4, config.ipv4_address), (6, config.ipv6_address)) if config is not None else ()
+    asked = [(version, text) for version, text in given if text]
     if asked and predefined:
         found.append("user specified IP address is supported on user defined networks only")
-    for version, text in ((4, config.ipv4_address), (6, config.ipv6_address)) if config is not None else ():
-        try:
-            wrong = bool(text) and (ip_address(text).version != version or ip_address(text).is_unspecified)
-        except ValueError:
-            wrong = True
-        if wrong:
+    for version, text in asked:
+        address = _parsed(text)
+        if address is None or address.version != version or address.is_unspecified:
             found.append(f"invalid IPv{version} address: {text}")
     for text in (config.link_local_ips or ()) if config is not None else ():
-        try:
-            ip_address(text)
-        except ValueError:
+        if _parsed(text) is None:
             found.append(f"invalid link-local IP address: {text}")
-    if asked and (predefined or not user_subnets):
-        found.append(
-            "user specified IP address is supported only when connecting to networks with user configured subnets"
-        )
+    for version, text in asked if known is not None or predefined else ():
+        own = [s for s in known.subnets if s.asked and (":" in s.subnet) == (version == 6)] if known is not None else []
+        address = _parsed(text)
+        if predefined or not own:
+            found.append(
+                "user specified IP address is supported only when connecting to networks with user configured subnets"
+            )
+        elif address is None or not any(address in ip_network(s.subnet, strict=False) for s in own):
+            found.append(f"no configured subnet or ip-range contain the IP address {text}")
     if settings.aliases and predefined:
         found.append("network-scoped alias is supported only for containers in user defined networks")
     for item in (settings.driver_opts or {}).get(SYSCTLS_OPTION, "net.ipv4.none.IFNAME.").split(","):
@@ -184,16 +186,35 @@ def settings_problems(settings: EndpointSettings, network: str, *, user_subnets:
     return found
 
 
+def _parsed(text: str) -> Address | None:
+    try:
+        return ipam.parse_address(text)
+    except ValueError:
+        return None
+
+
 def requested(settings: EndpointSettings, version: int) -> Address | None:
     """Return the static address asked for. Raises: InvalidArgument."""
     config = settings.ipam_config
     text = "" if config is None else config.ipv4_address if version == 4 else config.ipv6_address
-    if not text:
-        return None
-    try:
-        return ip_address(text)
-    except ValueError as error:
-        raise InvalidArgument(f"invalid IPv{version} address: {text}") from error
+    address = _parsed(text)
+    if text and (address is None or address.version != version):
+        raise InvalidArgument(f"invalid IPv{version} address: {text}")
+    return address
+
+
+LINK_LOCAL_LENGTH = {4: 16, 6: 64}
+
+
+def link_local(settings: EndpointSettings) -> tuple[tuple[Address, int], ...]:
+    """Return the further addresses asked for, with their lengths; no pool has them. Raises: InvalidArgument."""
+    found: list[tuple[Address, int]] = []
+    for text in (settings.ipam_config and settings.ipam_config.link_local_ips) or ():
+        address = _parsed(text)
+        if address is None or not address.is_link_local:
+            raise InvalidArgument(f"invalid link local IP address: {text}")
+        found.append((address, LINK_LOCAL_LENGTH[address.version]))
+    return tuple(found)
 
 
 def gateway_endpoint(endpoints: Iterable[EndpointRecord], version: int) -> EndpointRecord | None:
@@ -228,4 +249,4 @@ def refuse(found: Sequence[str]) -> None:
 
 def problems(network: NetworkRecord, settings: EndpointSettings) -> list[str]:
     """Return what Docker says of endpoint settings that this network cannot fulfil; empty when it can."""
-    return settings_problems(settings, network.name, user_subnets=network.user_subnets)
+    return settings_problems(settings, network.name, network)

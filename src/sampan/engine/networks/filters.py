@@ -12,7 +12,7 @@ from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec import go_patterns, times
 
-LIST = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type", "idOrName"})
+LIST = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 PRUNE = frozenset({"label", "label!", "until"})
 
 Filters = Mapping[str, Iterable[str]]

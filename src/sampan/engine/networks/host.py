@@ -9,18 +9,19 @@ Invariant: the thread runs one piece of work at a time, in the order in which it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network, ip_network
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks.ipam import Subnet
 from sampan.engine.networks.plumbing import Plumbing
 from sampan.errors import Internal
-from sampan.linux import netlink
+from sampan.linux import netlink, resolvconf
 from sampan.linux.netlink import Link, Netlink
 
 P = ParamSpec("P")
@@ -142,24 +143,42 @@ def engines(host: Netlink) -> bool:
     return any(link.alias.startswith(MARK) or link.name == "docker0" for link in host.links())
 
 
-def subnets(host: Netlink, *, but: Iterable[int] = ()) -> list[Subnet]:
-    """Return every subnet that the host has an address in or a route to, default routes left out.
+class UsedSubnet(NamedTuple):
+    """A subnet that the host uses, and the name of the link that it does so by; empty for none."""
 
-    but: indexes of links that do not count.
-    """
-    skip = set(but)
-    found: list[Subnet] = []
-    for prefix in host.addresses():
-        if prefix.ifindex not in skip:
-            found.append(ip_network((prefix.address, prefix.length), strict=False))
+    subnet: Subnet
+    link: str = ""
+
+
+def used(host: Netlink) -> list[UsedSubnet]:
+    """Return every subnet that the host has an address in or a route to, default routes left out, and its resolvers."""
+    names = {link.ifindex: link.name for link in host.links()}
+    found = [
+        UsedSubnet(ip_network((prefix.address, prefix.length), strict=False), names.get(prefix.ifindex, ""))
+        for prefix in host.addresses()
+    ]
     for route in host.routes():
-        if (
-            route.destination is not None
-            and route.length
-            and route.ifindex not in skip
-            and route.type == netlink.RTN_UNICAST
-        ):
+        if route.destination is not None and route.length and route.type == netlink.RTN_UNICAST:
             subnet = ip_network((route.destination, route.length), strict=False)
             if not (isinstance(subnet, IPv4Network) and subnet.prefixlen < 4):
-                found.append(subnet)
+                found.append(UsedSubnet(subnet, names.get(route.ifindex, "")))
+    for resolver in _resolvers():  # it is reached by the link that its subnet is of, if any
+        near = [u.link for u in found if u.subnet.version == resolver.version and u.subnet.overlaps(resolver)]
+        found.append(UsedSubnet(resolver, near[0] if near else ""))
     return found
+
+
+def _resolvers() -> Iterator[Subnet]:
+    try:
+        with open(resolvconf.HOST_RESOLV_CONF, encoding="utf-8", errors="replace") as f:
+            servers = resolvconf.parse(f.read()).nameservers
+    except OSError:
+        return
+    for server in servers:
+        with contextlib.suppress(ValueError):
+            yield ip_network(server.partition("%")[0])
+
+
+def subnets(host: Netlink, *, but: str = "") -> list[Subnet]:
+    """Return the subnets that the host uses. but: the name of a link that does not count."""
+    return [found.subnet for found in used(host) if not but or found.link != but]

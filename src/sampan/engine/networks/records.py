@@ -29,13 +29,15 @@ def new_id() -> str:
 class SubnetRecord(msgspec.Struct, kw_only=True):
     """One subnet of a network, as text, as the user wrote it.
 
-    gateway_chosen: the user gave the subnet and no gateway: as in Docker the one we chose is not shown then.
+    asked: the user gave it: then static addresses may be asked for. gateway_chosen: the user gave no gateway with it:
+    as in Docker the one we chose is not shown then.
     """
 
     subnet: str
     gateway: str = ""
     ip_range: str = ""
     auxiliary: dict[str, str] = {}
+    asked: bool = False
     gateway_chosen: bool = False
 
 
@@ -56,7 +58,6 @@ class NetworkRecord(Record, kw_only=True):
     subnets: list[SubnetRecord] = []
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
-    user_subnets: bool = False  # the user named the subnet: then static addresses may be asked for
 
     def subnet(self, version: int) -> SubnetRecord | None:
         """Return the network's subnet of IP version 4 or 6."""

@@ -12,16 +12,17 @@ import asyncio
 import builtins
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
-from sampan.engine.config import EngineConfig
+from sampan.engine.config import EngineConfig, engine_id
 from sampan.engine.events import Events
 from sampan.engine.metrics import Metrics
 from sampan.engine.networks import endpoints, filters, inspect, ipam
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
+from sampan.engine.networks.collisions import Collision, CollisionWatch
 from sampan.engine.networks.drivers import choice
 from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.fabric import Fabric
@@ -29,7 +30,7 @@ from sampan.engine.networks.firewall import Way
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
 from sampan.engine.store import Op, Store
-from sampan.errors import Forbidden, Internal, NotFound, SampanError
+from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.engine_api.network import EndpointSettings, NetworkCreateRequest
 
 __all__ = ["Networks", "Sandbox"]
@@ -56,10 +57,13 @@ class Networks:
         self._store = store
         self._events = events
         pools = ipam.parse_pools(config.default_address_pools)
+        if all(pool.base.version == 4 for pool in pools):
+            pools = (*pools, ipam.local_pool(engine_id(config.data_root)))
         table = store.table("networks", NetworkRecord)
         self._catalogue = Catalogue(table, choice.drivers() if drivers is None else drivers, pools)
         self._fabric = Fabric(config, self._catalogue.release)
         self._sandboxes = Sandboxes(config, store, events, self._catalogue, self._fabric)
+        self._collisions = CollisionWatch(self._fabric.host, self._fabric.background, self._with_links, self._collides)
         self.attach = self._sandboxes.attach
         self.started = self._sandboxes.started
         self.detach = self._sandboxes.detach
@@ -96,6 +100,7 @@ class Networks:
                 await self._start_networks()
             self._sandboxes.adopt_recorded()
             await self._fabric.firewall.apply()
+            self._collisions.open()
         except BaseException as error:
             await self._fabric.close()
             if isinstance(error, OSError):
@@ -104,6 +109,7 @@ class Networks:
 
     async def close(self) -> None:
         """Stop serving. With no container left, networks and rules go too; else they stay for the containers."""
+        self._collisions.close()
         await self._sandboxes.drop_unstarted()
         if not self._sandboxes.remain():
             await self._fabric.leases.settle()
@@ -177,6 +183,12 @@ class Networks:
     def find(self, ref: str) -> NetworkRecord:
         """Resolve a name, id or unique prefix. Raises: NotFound, InvalidArgument."""
         return self._catalogue.find(ref)
+
+    def known(self, ref: str) -> NetworkRecord | None:
+        """Return the network of a name, id or unique prefix; None when there is none."""
+        with contextlib.suppress(NotFound, InvalidArgument):
+            return self._catalogue.find(ref)
+        return None
 
     async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
         """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""
@@ -264,6 +276,22 @@ class Networks:
             removed.append(network.name)
         self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return removed or None
+
+    def _with_links(self) -> Iterator[tuple[NetworkRecord, str]]:
+        """Yield the networks that this host is a router of, each with its link."""
+        for network in self._catalogue.all():
+            driver = self._catalogue.drivers.get(network.driver)
+            if driver is not None and (link := _link(driver, network)):
+                yield network, link
+
+    def _collides(self, collision: Collision) -> None:
+        network = self._catalogue.table.get(collision.network_id)
+        if network is None:
+            return
+        subnet, used = str(collision.subnet), str(collision.used)
+        log.warning("network %s: the host uses %s, which collides with its subnet %s", network.name, used, subnet)
+        told = {"name": network.name, "type": network.driver, "subnet": subnet, "host": used}
+        self._events.publish("network", "collision", network.id, told)
 
     def _tell(self, action: str, network: NetworkRecord) -> None:
         self._events.publish("network", action, network.id, {"name": network.name, "type": network.driver})

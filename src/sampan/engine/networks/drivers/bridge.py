@@ -137,13 +137,17 @@ class BridgeDriver(NetworkDriver):
 def _look(host: Netlink, given: str, old: NetworkRecord | None) -> bridge_default.Seen:
     """Look at what the default bridge network depends on. given: an administrator's bridge, empty for none."""
     links = {link.name: link for link in host.links()}
+    if given and given not in links:
+        raise InvalidArgument(f"bridge device with non default name {given} must be created manually")
+    if given and links[given].kind != "bridge":
+        raise InvalidArgument(f"existing interface {given} is not a bridge")
     name = given or bridge_default.kept_name(old, links) or hosts.free_name(host, bridge_default.PREFIX)
     own = [links[name].ifindex] if name in links else []
     on_link = [p for p in host.addresses() if p.ifindex in own and not p.address.is_link_local]
     return bridge_default.Seen(
         name=name,
         link_subnets=tuple(ip_network((p.address, p.length), strict=False) for p in on_link),
-        host_subnets=tuple(hosts.subnets(host, but=own)),
+        host_subnets=tuple(hosts.subnets(host, but=name)),
     )
 
 

@@ -15,9 +15,9 @@ from sampan.engine.networks import ipam
 from sampan.engine.networks.drivers import bridge_options
 from sampan.engine.networks.drivers.bridge_options import Bridge
 from sampan.engine.networks.drivers.driver import MTU
-from sampan.engine.networks.ipam import Subnet
+from sampan.engine.networks.ipam import Pool, Subnet
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord, SubnetRecord, new_id
-from sampan.errors import InvalidArgument
+from sampan.errors import Forbidden, InvalidArgument
 from sampan.linux.netlink import Link
 from sampan.spec import times
 
@@ -52,7 +52,7 @@ def network(
     names another or the host has come to use it.
 
     name: the network's. choose: a free subnet of that IP version.
-    Raises: InvalidArgument for an administrator's bridge without an address.
+    Raises: InvalidArgument for what the configuration has wrong, and an administrator's bridge without an address.
     """
     options = {
         bridge_options.DEFAULT_BRIDGE: "true",
@@ -61,11 +61,13 @@ def network(
         bridge_options.HOST_BINDING: config.ip,
         MTU: str(config.mtu),
     }
-    options |= config.default_network_opts.get(PREDEFINED[name], {})
     options[bridge_options.NAME] = seen.name
     subnets = [_four(config, old, seen, choose)]
     if config.ipv6:
-        subnets.append(_six(config, old, choose))
+        subnets.append(_six(config, old, seen, choose))
+    for version, subnet in zip((4, 6), subnets, strict=False):
+        _check(version, subnet)
+    subnets.sort(key=lambda subnet: not subnet.asked)  # as they are shown: first those of the configuration
     return NetworkRecord(
         id=old.id if old else new_id(),
         name=name,
@@ -77,17 +79,35 @@ def network(
     )
 
 
+def _check(version: int, record: SubnetRecord) -> None:
+    """Check that a subnet can have what the configuration wants of it. Raises: InvalidArgument in Docker's words."""
+    subnet = ip_network(record.subnet, strict=False)
+    if subnet.version != version:
+        option = "bip" if version == 4 else "bip6"
+        raise InvalidArgument(f"{option}: {record.gateway}/{subnet.prefixlen} is not an IPv{version} address")
+    pool = Pool(subnet)
+    try:
+        if subnet.version == 6 and subnet.num_addresses == 1:
+            raise InvalidArgument("failed to allocate gateway (): no available addresses on this pool")
+        pool.take(ipam.parse_address(record.gateway))
+    except Forbidden as error:
+        raise InvalidArgument(f"failed to allocate gateway ({record.gateway}): {error.message}") from error
+    for name, text in record.auxiliary.items():
+        if ipam.parse_address(text) not in subnet:
+            raise InvalidArgument(f"auxiliary address: ({name}:{text}) must belong to the master pool: {subnet}")
+
+
 def _four(
     config: EngineConfig, old: NetworkRecord | None, seen: Seen, choose: Callable[[int], SubnetRecord]
 ) -> SubnetRecord:
     if config.bip:
         interface = ip_interface(config.bip)
-        record = SubnetRecord(subnet=str(interface.network), gateway=str(interface.ip))
+        record = SubnetRecord(subnet=str(interface.network), gateway=str(interface.ip), asked=True)
     elif config.bridge:
         mine = next((s for s in seen.link_subnets if s.version == 4), None)
         if mine is None:
             raise InvalidArgument(f"bridge {config.bridge} has no IPv4 address; give it one, or set bip")
-        record = SubnetRecord(subnet=str(mine), gateway=str(ipam.first_host(mine)))
+        record = SubnetRecord(subnet=str(mine), gateway=str(ipam.first_host(mine)), asked=True)
     elif config.fixed_cidr:
         fixed = ip_network(config.fixed_cidr, strict=False)
         kept = old.subnet(4) if old else None
@@ -95,6 +115,7 @@ def _four(
             record = SubnetRecord(subnet=kept.subnet, gateway=kept.gateway)
         else:
             record = SubnetRecord(subnet=str(fixed), gateway=str(ipam.first_host(fixed)))
+        record.asked = record.gateway_chosen = True
     else:
         kept = old.subnet(4) if old else None
         if kept and _still_fits(config, ip_network(kept.subnet, strict=False), seen.host_subnets):
@@ -115,21 +136,30 @@ def _still_fits(config: EngineConfig, subnet: Subnet, host_subnets: tuple[Subnet
     return among and not ipam.overlaps(subnet, host_subnets)
 
 
-def _six(config: EngineConfig, old: NetworkRecord | None, choose: Callable[[int], SubnetRecord]) -> SubnetRecord:
-    record = _subnet6(config, old, choose)
+def _six(
+    config: EngineConfig, old: NetworkRecord | None, seen: Seen, choose: Callable[[int], SubnetRecord]
+) -> SubnetRecord:
+    record = _subnet6(config, old, seen, choose)
     record.auxiliary = {"DefaultGatewayIPv6": config.default_gateway_v6} if config.default_gateway_v6 else {}
     return record
 
 
-def _subnet6(config: EngineConfig, old: NetworkRecord | None, choose: Callable[[int], SubnetRecord]) -> SubnetRecord:
+def _subnet6(
+    config: EngineConfig, old: NetworkRecord | None, seen: Seen, choose: Callable[[int], SubnetRecord]
+) -> SubnetRecord:
     if config.bip6:
         interface = ip_interface(config.bip6)
-        return SubnetRecord(subnet=str(interface.network), gateway=str(interface.ip), ip_range=config.fixed_cidr_v6)
+        return SubnetRecord(
+            subnet=str(interface.network), gateway=str(interface.ip), ip_range=config.fixed_cidr_v6, asked=True
+        )
     if config.fixed_cidr_v6:
         fixed = ip_network(config.fixed_cidr_v6, strict=False)
-        return SubnetRecord(subnet=str(fixed), gateway=str(ipam.first_host(fixed)))
+        first = str(ipam.first_host(fixed))
+        return SubnetRecord(subnet=str(fixed), gateway=first, ip_range=str(fixed), asked=True, gateway_chosen=True)
     kept = old.subnet(6) if old else None
-    return kept or choose(6)
+    if kept and not ipam.overlaps(ip_network(kept.subnet, strict=False), seen.host_subnets):
+        return SubnetRecord(subnet=kept.subnet, gateway=kept.gateway)
+    return choose(6)
 
 
 def _bool(value: bool) -> str:
