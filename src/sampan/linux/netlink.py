@@ -249,8 +249,12 @@ def add_route(
     index: int,
     gateway: Address | None = None,
     family: int = socket.AF_INET,
+    metric: int = 0,
 ) -> Message:
-    """Add a route in the main table; destination None is the default route. Without a gateway its scope is the link."""
+    """Add a route in the main table; destination None is the default route. Without a gateway its scope is the link.
+
+    metric: of routes to one destination the lowest is taken; 0 is the kernel's choice.
+    """
     near = destination or gateway
     if near is not None:
         family = _family(near)
@@ -260,6 +264,8 @@ def add_route(
         body += attribute(RTA_DST, destination.packed)
     if gateway is not None:
         body += attribute(RTA_GATEWAY, gateway.packed)
+    if metric:
+        body += _number(RTA_PRIORITY, metric)
     return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body + _number(RTA_OIF, index))
 
 

@@ -9,7 +9,8 @@ Source: docs.docker.com/engine/network (default address pools), moby libnetwork/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -130,6 +131,14 @@ class Pool:
         self._taken.discard(number)
         if self._first <= number < self._lowest:
             self._lowest = number
+
+
+def allocate(pools: Sequence[Pool]) -> Address:
+    """Take the lowest free address of the first pool that has one. Raises: Conflict when none has, as the last said."""
+    for pool in pools[:-1]:
+        with contextlib.suppress(Conflict):
+            return pool.allocate()
+    return pools[-1].allocate()
 
 
 def _address(number: int, version: int) -> Address:
