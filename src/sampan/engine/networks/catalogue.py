@@ -133,8 +133,6 @@ class Catalogue:
             raise InvalidArgument("invalid name: name is empty")
         if request.name in PREDEFINED or request.name == "default":
             raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
-        if not _enabled(request, 4) and not _enabled(request, 6):
-            raise InvalidArgument("IPv4 or IPv6 must be enabled")
         name = request.driver or DEFAULT_DRIVER
         problems = [p for c in (request.ipam and request.ipam.config) or [] for p in _problems(c)]
         if problems:
