@@ -26,6 +26,8 @@ from functools import wraps
 from ipaddress import ip_address
 from typing import Any
 
+import pytest
+
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.networks import inspect
@@ -73,6 +75,13 @@ def apart(work: Callable[[], object]) -> None:
     _, status = os.waitpid(pid, 0)
     if status:
         raise AssertionError(pickle.loads(said) if said else f"the child died: status {status}")
+
+
+def needs_kind(kind: str) -> None:
+    """Skip, with a name, where the kernel has no links of a kind; none is made here."""
+    probe = subprocess.run(["unshare", "-n", "ip", "link", "add", "type", kind], capture_output=True, text=True)
+    if "Unknown device type" in probe.stderr or "not supported" in probe.stderr:
+        pytest.skip(f"this kernel has no {kind} links")
 
 
 def on_fake_host(test: Callable[[Host], Awaitable[None]]) -> Callable[[Any], None]:
@@ -242,6 +251,14 @@ class Host:
             assert link is not None
             route = netlink.add_route(ip_address(destination), length, index=link.ifindex, gateway=ip_address(gateway))
             rtnl.batch([route])
+
+    def address(self, namespace: str | int, device: str, address: str, length: int) -> None:
+        with self.inside(namespace):
+            rtnl = Netlink()
+        with rtnl:
+            link = rtnl.link(device)
+            assert link is not None
+            rtnl.batch([netlink.add_address(link.ifindex, ip_address(address), length)])
 
     def sysctl(self, namespace: str | int, path: str, value: str) -> None:
         with self.inside(namespace):
