@@ -20,6 +20,7 @@ HARMLESS = {
 }
 
 OWN = {
+    "containers.archive": "the container's directory",
     "containers.create": "the container's directory",
     "containers.launch": "the container's directory; programs that daemon.json names",
     "containers.recovery": "the container's directories",
@@ -31,6 +32,7 @@ OWN = {
     "layers.layers": "/proc",
     "networks.changes": "/proc",
     "networks.fabric": "/proc",
+    "networks.names": "files in the exec root",
     "networks.sandboxes": "links in the exec root",
     "store": "the database",
     "system": "/sys",
@@ -40,7 +42,10 @@ OWN = {
 }
 """Modules of the engine whose functions on the loop look at paths of the engine's own, and at which."""
 
-OWN_OUTSIDE = {"registry.transport": "the daemon's certificates and resolv.conf"}
+OWN_OUTSIDE = {
+    "daemon.metrics": "/proc",
+    "registry.transport": "the daemon's certificates and resolv.conf",
+}
 
 
 def own(function: ast.AST) -> Iterator[ast.AST]:

@@ -218,13 +218,6 @@ class Launcher:
         """Have the container answer to its other name, once that is written."""
         await self._networks.renamed(id)
 
-    def follow_networks(self, c: Container, before: Sandbox) -> None:
-        """Bring a running container's files after the networks that it has now. before: what it had."""
-        after = self._networks.sandbox(c.id)
-        if after is not None:
-            options = specgen.task_options(c, self._config, permitted())
-            etcfiles.follow(self.directory(c.id), options, before, after, self._config)
-
     async def take_down(self, c: Container) -> None:
         """Give back what a task that has ended used: network, shared memory, volumes. Idempotent.
 

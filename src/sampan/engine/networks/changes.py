@@ -93,8 +93,10 @@ class Changes:
         """Let the names follow the endpoints; a sandbox that had no name service gets one when it needs it."""
         sockets = None
         if not live.record.names_port and names.wanted(live.record.endpoints):
-            sockets = await self._fabric.serve_names(live.record.pid)
-            inode = os.stat(f"/proc/{live.record.pid}/ns/net").st_ino
+            host = self._fabric.host
+            with namespace_of(live.record.pid) as namespace:
+                inode = os.fstat(namespace).st_ino
+                sockets = await host.run(host.plumbing.serve_names, namespace)
             live.record = replace(live.record, names_port=sockets.port, namespace=inode)
         await self._names.put(live.record, sockets)
 

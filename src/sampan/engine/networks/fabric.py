@@ -207,11 +207,6 @@ class Fabric:
             plan = SandboxPlan(interfaces=tuple(interfaces))
             await self.host.run(self.host.plumbing.extend_sandbox, namespace, plan)
 
-    async def serve_names(self, pid: int) -> NameSockets:
-        """Open the sockets of a name service in the namespace of a running process. Raises: OSError."""
-        with namespace_of(pid) as namespace:
-            return await self.host.run(self.host.plumbing.serve_names, namespace)
-
     async def withdraw(self, namespace: int, interfaces: Sequence[InterfacePlan]) -> None:
         """Take interfaces out of the namespace of a descriptor; those that are gone are fine. Raises: OSError."""
         await self.host.run(self.host.plumbing.withdraw, namespace, interfaces)
