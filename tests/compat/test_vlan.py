@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.compat import record_vlan
+from tests.compat.record_words import Answer
 from tests.support.engine import BIN, Engine
 
 pytestmark = [pytest.mark.root]
-RECORDED: list[record_vlan.Answer] = [tuple(answer) for answer in json.loads(record_vlan.ANSWERS.read_text())]
+RECORDED: list[Answer] = [tuple(answer) for answer in json.loads(record_vlan.ANSWERS.read_text())]
 OURS = {
     "run --rm --network vl-a --ip 10.244.2.77 busybox ip route": "the address is looked at when the container starts",
 }
