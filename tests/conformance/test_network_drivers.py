@@ -246,7 +246,8 @@ async def test_a_running_container_gets_and_loses_an_endpoint(host: Host, name: 
             with inside:
                 added = inside.link("eth1")
                 assert added is not None and added.flags & netlink.IFF_UP
-                assert added.address == now.endpoints["under-test"].mac
+                macs = networks._catalogue.drivers[name].capabilities.macs
+            assert not macs or added.address == now.endpoints["under-test"].mac
             assert await disconnect(networks, "under-test", id)
             with host.inside(here.netns):
                 inside = Netlink()

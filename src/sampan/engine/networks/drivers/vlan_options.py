@@ -25,7 +25,8 @@ LOOPBACK = "lo"
 VLAN_IDS = range(1, 4095)
 
 _IFLA_MACVLAN_MODE, _IFLA_IPVLAN_MODE, _IFLA_IPVLAN_FLAGS, _IFLA_VLAN_ID = 1, 1, 2, 1
-_LINK_NAME = re.compile(r"[^\s/\0]{1,15}", re.ASCII)
+_LINK_NAME = re.compile(r"[^\s/\0]+")
+MAX_NAME = 15  # octets: the kernel's limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def _among(known: Iterable[str], value: str, said: str) -> None:
 
 def is_link_name(name: str) -> bool:
     """Return whether a link can have this name at all."""
-    return _LINK_NAME.fullmatch(name) is not None
+    return _LINK_NAME.fullmatch(name) is not None and len(name.encode()) <= MAX_NAME
 
 
 def parse_sub_interface(name: str) -> tuple[str, int]:
