@@ -1054,7 +1054,7 @@ def network(path: str) -> Check:
 
 
 def config_only(stage: Stage) -> None:
-    ipam = {"Config": [{"Subnet": "10.97.0.0/24"}]}
+    ipam = {"Config": [{"Subnet": "10.96.77.0/24"}]}
     for body in (
         {"Name": "c", "ConfigOnly": True, "Labels": {"a": "1"}, "IPAM": ipam},
         {"Name": "n", "ConfigFrom": {"Network": "c"}},
