@@ -1060,8 +1060,18 @@ def network(path: str) -> Check:
 
 
 def config_only(stage: Stage) -> None:
-    for body in ({"ConfigOnly": True}, {"ConfigFrom": {"Network": "c"}}):
-        refused("POST", "/networks/create", 501, "config-only networks", {"Name": "c", **body})(stage)
+    ipam = {"Config": [{"Subnet": "10.96.77.0/24"}]}
+    for body in (
+        {"Name": "c", "ConfigOnly": True, "Labels": {"a": "1"}, "IPAM": ipam},
+        {"Name": "n", "ConfigFrom": {"Network": "c"}},
+    ):
+        assert stage.engine.request("POST", "/networks/create", body).status == 201
+    carried, using = stage.get("/networks/c"), stage.get("/networks/n")
+    assert (carried["ConfigOnly"], carried["Driver"], using["ConfigFrom"]) == (True, "null", {"Network": "c"})
+    assert (using["ConfigOnly"], using["Labels"], using["IPAM"]["Config"]) == (False, {"a": "1"}, ipam["Config"])
+    refused("DELETE", "/networks/c", 403, 'configuration network \\"c\\" is in use')(stage)
+    for name in ("n", "c"):
+        assert stage.engine.request("DELETE", f"/networks/{name}").status == 204
 
 
 def connected(settings: dict[str, Any], path: str, value: Any) -> Check:

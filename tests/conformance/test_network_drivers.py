@@ -32,6 +32,7 @@ from tests.kernel.net_host import (
     container_id,
     die_at,
     disconnect,
+    needs_kind,
     on_fake_host,
     spawn,
     until,
@@ -39,6 +40,8 @@ from tests.kernel.net_host import (
 from tests.support.network_drivers import LANES, HangingDriver, drivers
 
 NAMES = sorted({*DRIVERS, "lan", "routed"})
+NEEDED: dict[str, dict[str, str]] = {"macvlan": {"parent": "lan0"}, "ipvlan": {"parent": "lan0"}}
+"""What a network of a driver cannot do without, on a host without dummies."""
 BAD_OPTIONS: dict[str, list[dict[str, str]]] = {
     "bridge": [
         {bridge_options.ICC: "maybe"},
@@ -46,6 +49,8 @@ BAD_OPTIONS: dict[str, list[dict[str, str]]] = {
         {bridge_options.NAME: "a name"},
         {bridge_options.GATEWAY_MODE4: "nope"},
     ],
+    "macvlan": [{"macvlan_mode": "l2"}, {"parent": "lo"}, {"parent": "nope"}, {"parent": "lan0.4095"}],
+    "ipvlan": [{"ipvlan_mode": "bridge"}, {"ipvlan_flag": "l2"}, {"parent": "lo"}],
     "lan": [{LANES: "x"}],
     "routed": [{LANES: "1"}],
 }
@@ -58,18 +63,21 @@ def for_every_driver(test: Test) -> Callable[[Any, str], None]:
 
     @pytest.mark.parametrize("name", NAMES)
     def run(root: None, name: str) -> None:
+        if name == "ipvlan":
+            needs_kind("ipvlan")
         on_fake_host(partial(test, name=name))(root)
 
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     return run
 
 
-async def made(networks: Networks, name: str, **asked: Any) -> NetworkRecord:
+async def made(networks: Networks, name: str, *, options: dict[str, str] | None = None) -> NetworkRecord:
     """A network of this driver: a new one, or the one that every engine has when there is no other."""
     if networks._catalogue.drivers[name].capabilities.single:
         return next(networks.find(n) for n, driver in PREDEFINED.items() if driver == name)
     ipam = IPAM(config=[IPAMConfig(subnet="10.213.0.0/24", gateway="10.213.0.1")])
-    return await networks.create(NetworkCreateRequest(name="under-test", driver=name, ipam=ipam, **asked))
+    options = NEEDED.get(name, {}) | (options or {})
+    return await networks.create(NetworkCreateRequest(name="under-test", driver=name, ipam=ipam, options=options))
 
 
 async def unmade(networks: Networks, network: NetworkRecord) -> None:
@@ -203,7 +211,7 @@ async def works(host: Host, networks: Networks, network: NetworkRecord, web: San
         assert addresses == set() and endpoint.ipv4 == ""
         return
     link = links[endpoint.interface]
-    assert link.flags & netlink.IFF_UP and link.address == endpoint.mac
+    assert link.flags & netlink.IFF_UP and (not capabilities.macs or link.address == endpoint.mac)
     assert addresses == {(link.ifindex, endpoint.ipv4)}
     assert {(str(gateway), index) for gateway, index in routes} == (
         {(endpoint.gateway4, link.ifindex)} if capabilities.gateway else set()
@@ -211,8 +219,11 @@ async def works(host: Host, networks: Networks, network: NetworkRecord, web: San
     host.serve(web.netns, 80, address=endpoint.address4)
     assert await host.ask(web.netns, endpoint.address4, 80) == endpoint.address4
     if capabilities.gateway:
-        assert await host.ask(None, endpoint.address4, 80) == endpoint.gateway4
-        host.serve(None, 7777, address=endpoint.gateway4)
+        station = host.lan if capabilities.outside else None
+        if capabilities.outside:
+            host.address(host.lan, "eth0", endpoint.gateway4, 24)
+        assert await host.ask(station, endpoint.address4, 80) == endpoint.gateway4
+        host.serve(station, 7777, address=endpoint.gateway4)
         assert await host.ask(web.netns, endpoint.gateway4, 7777) == endpoint.address4
     await host.unserve()
 
@@ -238,7 +249,8 @@ async def test_a_running_container_gets_and_loses_an_endpoint(host: Host, name: 
             with inside:
                 added = inside.link("eth1")
                 assert added is not None and added.flags & netlink.IFF_UP
-                assert added.address == now.endpoints["under-test"].mac
+                macs = networks._catalogue.drivers[name].capabilities.macs
+            assert not macs or added.address == now.endpoints["under-test"].mac
             assert await disconnect(networks, "under-test", id)
             with host.inside(here.netns):
                 inside = Netlink()

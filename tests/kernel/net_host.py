@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import pickle
 import shutil
@@ -25,6 +26,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from functools import wraps
 from ipaddress import ip_address
 from typing import Any
+
+import pytest
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
@@ -46,6 +49,7 @@ CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x20000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 HOST4, LAN4, HOST6, LAN6 = "192.0.2.1", "192.0.2.9", "2001:db8::1", "2001:db8::9"
 TIMEOUT_S = 5.0
+LIMIT_S = float(os.environ.get("SAMPAN_FAKE_HOST_S", "60"))  # of one test; an emulated machine needs more
 DROPPED_S = 0.4  # how long a packet that is dropped is waited for
 
 
@@ -75,6 +79,27 @@ def apart(work: Callable[[], object]) -> None:
         raise AssertionError(pickle.loads(said) if said else f"the child died: status {status}")
 
 
+def has_kind(kind: str) -> bool:
+    """Return whether the kernel has links of a kind: tried, in a network namespace that ends with the try."""
+
+    def probe() -> None:
+        with Netlink() as rtnl:
+            (error,) = rtnl.attempt([netlink.add_link("probe0", kind)]).errors
+        assert error is None or error.errno != errno.EOPNOTSUPP
+
+    try:
+        apart(probe)
+    except AssertionError:
+        return False
+    return True
+
+
+def needs_kind(kind: str) -> None:
+    """Skip, with a name, where the kernel has no links of a kind."""
+    if not has_kind(kind):
+        pytest.skip(f"this kernel has no {kind} links")
+
+
 def on_fake_host(test: Callable[[Host], Awaitable[None]]) -> Callable[[Any], None]:
     """Run an async test in a forked child with namespaces of its own; its failure is the test's failure."""
 
@@ -88,7 +113,7 @@ def on_fake_host(test: Callable[[Host], Awaitable[None]]) -> Callable[[Any], Non
 
 async def _in_child(test: Callable[[Host], Awaitable[None]]) -> None:
     with Host() as host:
-        await asyncio.wait_for(test(host), 60)
+        await asyncio.wait_for(test(host), LIMIT_S)
         await host.nothing_left()
 
 
@@ -242,6 +267,14 @@ class Host:
             assert link is not None
             route = netlink.add_route(ip_address(destination), length, index=link.ifindex, gateway=ip_address(gateway))
             rtnl.batch([route])
+
+    def address(self, namespace: str | int, device: str, address: str, length: int) -> None:
+        with self.inside(namespace):
+            rtnl = Netlink()
+        with rtnl:
+            link = rtnl.link(device)
+            assert link is not None
+            rtnl.batch([netlink.add_address(link.ifindex, ip_address(address), length)])
 
     def sysctl(self, namespace: str | int, path: str, value: str) -> None:
         with self.inside(namespace):

@@ -315,6 +315,6 @@ async def agreeing(host: Host, containers: Containers, networks: Networks, id: s
     assert way_out is not None and routes == {(way_out.interface, way_out.gateway4)}
     assert ports == 1 and await host.ask(host.lan, HOST4, 8080) == LAN4
     for network, version in ((networks.find("bridge"), 4), (networks.find("blue"), 4)):
-        pool = networks._catalogue.pool(network.id, version)
-        assert pool is not None and len(pool) == 3 + (network.name in mine), "no address is lost"
+        (pool,) = networks._catalogue.pools_of(network.id, version)
+        assert len(pool) == 3 + (network.name in mine), "no address is lost"
     return tuple(sorted(mine))

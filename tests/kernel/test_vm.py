@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -33,6 +34,16 @@ def test_cgroup_v2_by_itself_and_under_an_engine(bed: Bed) -> None:
     assert status == 0, output[-6000:]
     assert re.search(r"^\d\d passed", output, re.MULTILINE), output[-2000:]
     assert {line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("SKIPPED")} <= SKIPS
+
+
+@pytest.mark.skipif("SAMPAN_VM_NETWORKS" not in os.environ, reason="SAMPAN_VM_NETWORKS: some minutes")
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("tests", ["kernel/test_net_vlan.py", "conformance/test_network_drivers.py -k ipvlan"])
+def test_networks_that_need_links_of_another_kernel(bed: Bed, tests: str) -> None:
+    """Dummies, 802.1q and ipvlan: nothing is skipped there."""
+    status, output = bed.boot(f"SAMPAN_FAKE_HOST_S=500 {PYTEST} --timeout 600 tests/{tests}", timeout_s=1000)
+    assert status == 0, output[-6000:]
+    assert re.search(r"^\d\d passed", output, re.MULTILINE) and "skipped" not in output, output[-2000:]
 
 
 def test_a_power_cut_loses_nothing_acknowledged(bed: Bed) -> None:

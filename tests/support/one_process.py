@@ -18,6 +18,7 @@ import asyncio
 import builtins
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import pickle
@@ -567,15 +568,16 @@ def _wrong_networks(engine: Engine) -> Iterator[str]:
         for e in record.endpoints:
             if networks._catalogue.table.get(e.network_id) is None:
                 yield f"container {c.name} is on network {e.network}, which is not there"
-    for (network_id, version), pool in networks._catalogue._addresses.items():
+    for network_id, pools in networks._catalogue._addresses.items():
         network = networks._catalogue.table.get(network_id)
         if network is None:
             yield f"addresses of network {network_id}, which is not there"
             continue
         used = {a for r in boxes.all() for e in r.endpoints if e.network_id == network_id for a, _ in e.prefixes}
-        for number in range(2, 12):
+        four = [pool for pool in pools if pool.subnet.version == 4]
+        for pool, number in itertools.product(four, range(2, 12)):
             address = pool.subnet[number]
-            if version == 4 and pool.taken(address) != (address in used):
+            if pool.taken(address) != (address in used):
                 yield f"address {address} of {network.name} is {'taken' if pool.taken(address) else 'free'}"
     for what, left in {
         "joining": boxes._joining,

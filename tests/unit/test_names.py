@@ -120,11 +120,11 @@ def test_what_the_engine_says_of_a_sandbox() -> None:
         "n": NetworkRecord(id="n", name="net", driver="bridge", created="", internal=True),
         "b": NetworkRecord(id="b", name="bridge", driver="bridge", created=""),
     }
-    said = names.describe(record, networks.get, ())
+    said = names.describe(record, networks.get, (), lambda network: True)
     assert said.networks == (
         NetworkNames(id="n", name="net", names=("one", "web"), ipv4="10.0.0.2", links={"db": "two"}),
     )
     assert said.forwards and said.host_servers and said.host == ("172.17.0.1", "10.0.0.1")
     networks["b"] = networks["n"]
-    assert not names.describe(record, networks.get, ()).forwards
+    assert not names.describe(record, networks.get, (), lambda network: True).forwards
     assert names.wanted([user]) and not names.wanted([default])

@@ -191,8 +191,7 @@ def set_link(
 ) -> Message:
     """Change a link, by index or by name. `master=0` takes it out of its bridge; `namespace` is a descriptor."""
     index = link if isinstance(link, int) else 0
-    change = 0 if up is None else IFF_UP
-    body = _IFINFO.pack(0, 0, index, IFF_UP if up else 0, change)
+    body = _IFINFO.pack(0, 0, index, IFF_UP if up else 0, 0 if up is None else IFF_UP)
     if isinstance(link, str):
         body += _text(IFLA_IFNAME, link)
     body += _link_attributes(name=name, address=address, mtu=mtu, master=master)
@@ -229,8 +228,7 @@ def _address(type_: int, flags: int, index: int, address: Address, length: int, 
     if address.version == 6:
         body += _number(IFA_FLAGS, IFA_F_NODAD)  # the engine gives out unique addresses: usable at once
     elif broadcast and length < 31:
-        mask = (1 << (32 - length)) - 1
-        body += attribute(IFA_BROADCAST, struct.pack("!I", int(address) | mask))
+        body += attribute(IFA_BROADCAST, struct.pack("!I", int(address) | ((1 << (32 - length)) - 1)))
     return Message(type_, flags, body)
 
 
@@ -249,6 +247,7 @@ def add_route(
     index: int,
     gateway: Address | None = None,
     family: int = socket.AF_INET,
+    metric: int = 0,  # 0: the kernel's
 ) -> Message:
     """Add a route in the main table; destination None is the default route. Without a gateway its scope is the link."""
     near = destination or gateway
@@ -260,6 +259,7 @@ def add_route(
         body += attribute(RTA_DST, destination.packed)
     if gateway is not None:
         body += attribute(RTA_GATEWAY, gateway.packed)
+    body += _number(RTA_PRIORITY, metric) if metric else b""
     return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body + _number(RTA_OIF, index))
 
 

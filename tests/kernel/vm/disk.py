@@ -26,7 +26,10 @@ PROGRAMS = ("busybox", "ip", "nft", "ldconfig", "sh", "ps", "runc", "tini")
 LIBRARIES = ("libnftables.so.1", "libseccomp.so.2", "libgcc_s.so.1", "libnss_files.so.2")
 #: Large, and of no use in the machine.
 LEFT_OUT = ("mypy", "mypyc", "ruff", "grpc", "grpc_tools", "pip", "setuptools", "docker", "test", "idlelib")
-MODULES = ("drivers/block/loop.ko", "drivers/net/dummy.ko", "drivers/net/veth.ko", "fs/overlayfs", "lib", "net")
+MODULES = (
+    *("drivers/block/loop.ko", "drivers/net/dummy.ko", "drivers/net/ipvlan", "drivers/net/macvlan.ko"),
+    *("drivers/net/veth.ko", "fs/overlayfs", "lib", "net"),
+)
 EMPTY = ("dev", "proc", "sys", "tmp", "run", "root", "sys/fs/cgroup", "mnt")
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 

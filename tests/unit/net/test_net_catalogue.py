@@ -58,8 +58,8 @@ def test_what_was_asked_for_is_kept(catalogue: Catalogue) -> None:
         auxiliary_addresses={"a": "10.213.0.200"},
     )
     record = keep(catalogue, new(catalogue, "n", asked, options={"com.docker.network.bridge.name": "brn"}))
-    pool = catalogue.pool(record.id, 4)
-    assert pool is not None and Bridge(record).name == "brn" and record.subnets[0].asked
+    (pool,) = catalogue.pools_of(record.id, 4)
+    assert Bridge(record).name == "brn" and record.subnets[0].asked
     assert str(pool.allocate()) == "10.213.0.128"
     with pytest.raises(Forbidden):
         pool.take(ip_network("10.213.0.200/32").network_address)
@@ -163,8 +163,8 @@ def test_a_subnet_may_be_spelt_in_any_way_and_is_shown_so(catalogue: Catalogue, 
 
 def test_of_a_point_to_point_subnet_both_addresses_are_used(catalogue: Catalogue) -> None:
     record = keep(catalogue, new(catalogue, "n", IPAMConfig(subnet="10.231.0.0/31")))
-    pool = catalogue.pool(record.id, 4)
-    assert pool is not None and (record.subnets[0].gateway, str(pool.allocate())) == ("10.231.0.0", "10.231.0.1")
+    (pool,) = catalogue.pools_of(record.id, 4)
+    assert (record.subnets[0].gateway, str(pool.allocate())) == ("10.231.0.0", "10.231.0.1")
     with pytest.raises(Conflict):
         pool.allocate()
 
@@ -231,8 +231,8 @@ def test_the_gateway_is_the_first_address_of_the_range(
 ) -> None:
     asked = IPAMConfig(subnet=subnet, ip_range=ip_range)
     record = keep(catalogue, new(catalogue, "n", asked, enable_ipv6=":" in subnet))
-    pool = catalogue.pool(record.id, 6 if ":" in subnet else 4)
-    assert pool is not None and (record.subnets[0].gateway, str(pool.allocate())) == (gateway, first)
+    (pool,) = catalogue.pools_of(record.id, 6 if ":" in subnet else 4)
+    assert (record.subnets[0].gateway, str(pool.allocate())) == (gateway, first)
 
 
 def test_a_subnet_without_room_for_a_gateway(catalogue: Catalogue) -> None:

@@ -12,7 +12,8 @@ from sampan.engine.networks.drivers import choice
 from sampan.engine.networks.records import PREDEFINED
 
 ROOM = Path(next(iter(sampan.engine.networks.__path__)))
-ITS_OWN = {"drivers/bridge.py", "drivers/bridge_options.py", "drivers/bridge_default.py"}
+# of macvlan and ipvlan, `bridge` is the name of a mode
+ITS_OWN = {f"drivers/{name}.py" for name in ("bridge", "bridge_options", "bridge_default", "vlan_options")}
 # The kernel's word for the flags of a link's port; the table's line; Docker's name of the default network and driver.
 NAMES = {"plumbing.py": {"set_bridge_port"}, "drivers/choice.py": {"bridge", "BridgeDriver"}}
 DOCKERS_WORD = "bridge"

@@ -124,10 +124,10 @@ def network_settings(
     }
 
 
-def published(exposed: dict[str, Any] | None, ports: dict[str, list[JSON] | None]) -> list[JSON]:
-    """Return `Ports` of a list row: what is published, then what is only exposed."""
+def published(ports: dict[str, list[JSON] | None]) -> list[JSON]:
+    """Return `Ports` of a list row, from those of NetworkSettings."""
     rows: list[JSON] = []
-    for port in sorted({*(exposed or {}), *ports}):
+    for port in sorted(ports):
         number, _, protocol = port.partition("/")
         base = {"PrivatePort": int(number) if number.isdigit() else 0, "Type": protocol or "tcp"}
         bindings = ports.get(port) or []

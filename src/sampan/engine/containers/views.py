@@ -149,8 +149,7 @@ class ContainerViews:
             ports: list[dict[str, Any]] = []
         else:
             endpoints = network_inspect.endpoints(sandbox.endpoints.values())
-            published = network_inspect.ports(sandbox.exposed, sandbox.bindings)
-            ports = inspect.published(c.config.exposed_ports, published)
+            ports = inspect.published(network_inspect.ports(sandbox.exposed, sandbox.bindings))
         row = inspect.row(
             c,
             names=self._table.names(c),

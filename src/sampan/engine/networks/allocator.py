@@ -18,10 +18,10 @@ from sampan.engine.networks import endpoints
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.drivers.driver import NetworkCapabilities
 from sampan.engine.networks.fabric import Fabric
-from sampan.engine.networks.ipam import Address
+from sampan.engine.networks.ipam import Address, allocate
 from sampan.engine.networks.plans import InterfacePlan
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
-from sampan.errors import Conflict, Internal, SampanError
+from sampan.errors import Conflict, Forbidden, Internal, SampanError
 from sampan.spec.engine_api.network import EndpointSettings
 
 log = logging.getLogger(__name__)
@@ -55,21 +55,27 @@ class Allocator:
         endpoint = endpoints.new(
             network, settings, container_id=sandbox.id, name=sandbox.name, hostname=sandbox.hostname
         )
+        if network.config_only:
+            raise Forbidden("cannot create endpoint on configuration-only network")
         if not driver.capabilities.addresses:
             return endpoint
         with contextlib.ExitStack() as undo:
             taken = [e.interface for e in sandbox.endpoints if e.interface]
             address4 = await self._take(network, 4, endpoints.requested(settings, 4), undo)
             address6 = await self._take(network, 6, endpoints.requested(settings, 6), undo)
-            way_out = driver.capabilities.gateway and not network.internal
+            way_out = driver.leads_out(network)
+            asked_mac = settings.mac_address or mac
+            if asked_mac and not driver.capabilities.macs:
+                raise Internal(f"{network.driver} interfaces do not support custom mac address assignment")
+            own_mac = endpoints.mac_address(asked_mac, address4) if driver.capabilities.macs else ""
             endpoint = replace(
                 endpoint,
                 interface=endpoints.interface_name(network, settings, taken),
-                mac=endpoints.mac_address(settings.mac_address or mac, address4),
+                mac=own_mac,
                 ipv4=self._prefix(network, address4),
                 ipv6=self._prefix(network, address6),
-                gateway4=_gateway(network, 4) if way_out else "",
-                gateway6=_gateway(network, 6) if way_out else "",
+                gateway4=_gateway(network, address4) if way_out else "",
+                gateway6=_gateway(network, address6) if way_out else "",
             )
             undo.pop_all()
         return endpoint
@@ -94,20 +100,20 @@ class Allocator:
     async def _take(
         self, network: NetworkRecord, version: int, asked: Address | None, undo: contextlib.ExitStack
     ) -> Address | None:
-        pool = self._catalogue.pool(network.id, version)
-        if pool is None:
+        pools = self._catalogue.pools_of(network.id, version)
+        if not pools:
             return None
         if asked is not None:
             await self._fabric.leases.settle_address(network.id, asked)
-            pool.take(asked)
+            (self._catalogue.pool_of(network.id, asked) or pools[0]).take(asked)
             address = asked
         else:
             try:
-                address = pool.allocate()
+                address = allocate(pools)
             except Conflict:
                 await self._fabric.leases.settle()
                 try:
-                    address = pool.allocate()
+                    address = allocate(pools)
                 except Conflict as error:
                     raise Internal(f"{error.message}: {network.name} ({network.id})") from error
         undo.callback(self._catalogue.release, network.id, address)
@@ -115,7 +121,7 @@ class Allocator:
 
     def _prefix(self, network: NetworkRecord, address: Address | None) -> str:
         """Return `address/length`; empty without an address."""
-        pool = self._catalogue.pool(network.id, address.version) if address is not None else None
+        pool = self._catalogue.pool_of(network.id, address) if address is not None else None
         return f"{address}/{pool.subnet.prefixlen}" if pool is not None else ""
 
     def adopt(self, endpoint: EndpointRecord) -> bool:
@@ -127,11 +133,11 @@ class Allocator:
         if network is None:
             return False
         held = _addresses(endpoint)
-        pools = [(self._catalogue.pool(network_id, address.version), address) for network_id, address in held]
-        if any(pool is None or address not in pool.subnet for pool, address in pools):
+        pools = [(self._catalogue.pool_of(network_id, address), address) for network_id, address in held]
+        if any(pool is None for pool, _ in pools):
             return False
         versions = {address.version for _, address in held}
-        if held and any(self._catalogue.pool(network.id, v) is not None for v in {4, 6} - versions):
+        if held and any(self._catalogue.pools_of(network.id, v) for v in {4, 6} - versions):
             return False  # it has another IP version now
         for pool, address in pools:
             if pool is not None and not pool.taken(address):
@@ -186,8 +192,8 @@ def _addresses(endpoint: EndpointRecord) -> list[tuple[str, Address]]:
     return [(endpoint.network_id, address) for address, _ in endpoint.prefixes]
 
 
-def _gateway(network: NetworkRecord, version: int) -> str:
-    subnet = network.subnet(version)
-    if subnet is None:
+def _gateway(network: NetworkRecord, address: Address | None) -> str:
+    subnet = network.subnet_of(address) if address is not None else None
+    if address is None or subnet is None:
         return ""
-    return subnet.auxiliary.get(f"DefaultGatewayIPv{version}") or subnet.gateway
+    return subnet.auxiliary.get(f"DefaultGatewayIPv{address.version}") or subnet.gateway

@@ -14,15 +14,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network, ip_network
 
+from msgspec.structs import replace
+
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks import ipam
 from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.ipam import Address, Pool, Subnet
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord, SubnetRecord, new_id
 from sampan.engine.store import Op, Table
-from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound, NotImplemented_
+from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound
 from sampan.spec import go_values, times
-from sampan.spec.engine_api.network import IPAMConfig, NetworkCreateRequest
+from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
 
 DEFAULT_DRIVER = DEFAULT_NETWORK = "bridge"
 
@@ -34,7 +36,7 @@ class Catalogue:
     table: Table[NetworkRecord]
     drivers: Mapping[str, NetworkDriver]
     pools: tuple[ipam.AddressPool, ...] = ipam.DEFAULT_POOLS
-    _addresses: dict[tuple[str, int], Pool] = field(default_factory=dict)
+    _addresses: dict[str, list[Pool]] = field(default_factory=dict)
     _hidden: set[str] = field(default_factory=set)
 
     # ── finding ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -79,13 +81,25 @@ class Catalogue:
             raise NotFound(f'plugin "{network.driver}" not found')
         return driver
 
+    def leads_to_host(self, network: NetworkRecord) -> bool:
+        """Return whether the gateways of a network are the host's."""
+        driver = self.drivers.get(network.driver)
+        return driver is not None and not driver.capabilities.outside
+
     # ── creating ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def new(self, request: NetworkCreateRequest, host_subnets: Iterable[Subnet], config: EngineConfig) -> NetworkRecord:
         """Decide what a create request becomes. Raises: what Docker answers when it cannot be."""
         name = self._validate(request)
-        driver = self.drivers[name]
-        options = {**config.default_network_opts.get(name, {}), **(request.options or {})}
+        if request.config_only:
+            return _configuration(request, config.default_network_opts.get(request.driver or DEFAULT_DRIVER, {}))
+        source = self._configuration_of(request)
+        if source is not None:
+            request = _configured(request, source)
+        driver = self._driver(name, request)
+        options = dict(request.options or {})
+        if source is None:
+            options = {**config.default_network_opts.get(name, {}), **options}
         for key, value in driver.options(config).items():
             options.setdefault(key, value)
         record = NetworkRecord(
@@ -93,11 +107,12 @@ class Catalogue:
             name=request.name,
             driver=name,
             created=times.now(),
-            scope=driver.capabilities.scope,
+            scope=request.scope or driver.capabilities.scope,
             enable_ipv4=_enabled(request, 4),
             enable_ipv6=_enabled(request, 6),
             internal=request.internal,
             attachable=request.attachable,
+            config_from=source.name if source is not None else "",
             ipam_driver=(request.ipam and request.ipam.driver) or "default",
             # the real client sends {}; a request without IPAM has null
             ipam_options=request.ipam.options if request.ipam else None,
@@ -107,16 +122,15 @@ class Catalogue:
         driver.validate(record, self.table.all())
         if driver.capabilities.addresses:
             configs = (request.ipam and request.ipam.config) or []
-            record.subnets = self._subnets(record, configs, list(host_subnets))
+            record.subnets = self._subnets(record, driver, configs, list(host_subnets))
         return record
 
     def _validate(self, request: NetworkCreateRequest) -> str:
-        """Check what needs no driver's knowledge; return the driver's name."""
+        """Check what needs no driver's knowledge and no configuration of another's; return the driver's name."""
         if not request.name.strip():
             raise InvalidArgument("invalid name: name is empty")
         if request.name in PREDEFINED or request.name == "default":
             raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
-        disabled = not _enabled(request, 4) and not _enabled(request, 6)
         name = request.driver or DEFAULT_DRIVER
         problems = [p for c in (request.ipam and request.ipam.config) or [] for p in _problems(c)]
         if problems:
@@ -124,15 +138,20 @@ class Catalogue:
             raise InvalidArgument(f"invalid network config:\n{listed}")
         if self.named(request.name) is not None:
             raise Conflict(f"network with name {request.name} already exists")
-        if disabled:
-            raise InvalidArgument("IPv4 or IPv6 must be enabled")
-        if request.ingress:
-            raise Forbidden("Ingress network can only be global scope network")
-        if request.config_only or (request.config_from and request.config_from.network):
-            raise NotImplemented_("config-only networks are not available yet")
+        _check_configuration(request)
+        return name
+
+    def _driver(self, name: str, request: NetworkCreateRequest) -> NetworkDriver:
+        """Return the driver of a network that is to be made. Raises: what Docker says when it makes none such."""
         driver = self.drivers.get(name)
         if driver is None:
             raise NotFound(f'plugin "{name}" not found')
+        if request.ingress:
+            raise Forbidden("Ingress network can only be global scope network")
+        if request.scope == "swarm":
+            raise Forbidden("cannot create a swarm scoped network when swarm is not active")
+        if request.scope == "local" and driver.capabilities.scope == "global":
+            raise Forbidden(f"cannot downgrade network scope for {name} networks")
         if driver.capabilities.single:
             raise Forbidden(f'only one instance of "{name}" network is allowed')
         if request.ipam and request.ipam.driver not in ("", "default"):
@@ -141,26 +160,43 @@ class Catalogue:
             raise InvalidArgument(f"{name} driver doesn't support IPv6")
         for config in (request.ipam and request.ipam.config) or []:
             _check_kind(config)
-        return name
+        return driver
+
+    def _configuration_of(self, request: NetworkCreateRequest) -> NetworkRecord | None:
+        """Return the network that a request takes its configuration from. Raises: NotFound."""
+        ref = request.config_from.network if request.config_from else ""
+        if not ref:
+            return None
+        found = next((n for n in self.all() if n.config_only and ref in (n.name, n.id)), None)
+        if found is None:
+            raise NotFound(f'configuration network "{ref}" does not exist')
+        return found
+
+    def configured_by(self, network: NetworkRecord) -> bool:
+        """Return whether another network, made or being made, has this one's configuration."""
+        return network.config_only and any(n.config_from == network.name for n in self.table.all())
 
     def _subnets(
-        self, record: NetworkRecord, configs: Sequence[IPAMConfig], host: Sequence[Subnet]
+        self, record: NetworkRecord, driver: NetworkDriver, configs: Sequence[IPAMConfig], host: Sequence[Subnet]
     ) -> list[SubnetRecord]:
+        needs_gateway = driver.leads_out(record) or not driver.capabilities.outside
         asked: list[SubnetRecord] = []
         chosen: list[SubnetRecord] = []  # shown after those that were asked for, as in Docker
         for version, enabled in ((4, record.enable_ipv4), (6, record.enable_ipv6)):
             mine = [c for c in configs if c.subnet and (":" in c.subnet) == (version == 6)]
             if not enabled:
                 continue
-            if len(mine) > 1:
+            if len(mine) > 1 and not driver.capabilities.several:
                 raise Forbidden(f"{record.driver} driver doesn't support multiple subnets")
             for config in mine:
                 subnet = ip_network(config.subnet, strict=False)
-                if ipam.overlaps(subnet, self.subnets()):
+                own = [ip_network(s.subnet, strict=False) for s in asked]
+                if ipam.overlaps(subnet, [*self.subnets(), *own]):
                     raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
-                asked.append(_asked(config, subnet))
+                asked.append(_asked(config, subnet, needs_gateway=needs_gateway))
             if not mine:
-                chosen.append(self.choose(version, host))
+                free = self.choose(version, host)
+                chosen.append(free if needs_gateway else SubnetRecord(subnet=free.subnet))
         return asked + chosen
 
     def choose(self, version: int, host: Iterable[Subnet]) -> SubnetRecord:
@@ -174,18 +210,19 @@ class Catalogue:
     def subnets(self) -> Iterator[Subnet]:
         """Return the subnets of all our networks."""
         for network in self.table.all():
-            for subnet in network.subnets:
+            for subnet in network.subnets if not network.config_only else ():
                 yield ip_network(subnet.subnet, strict=False)
 
     # ── keeping ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def open_pools(self, network: NetworkRecord) -> None:
-        """Start handing out a network's addresses; its gateway and auxiliary addresses are taken."""
-        for subnet in network.subnets:
+        """Start handing out a network's addresses; its gateways and auxiliary addresses are taken."""
+        pools = self._addresses[network.id] = []
+        for subnet in network.subnets if not network.config_only else ():
             net = ip_network(subnet.subnet, strict=False)
             reserved = [ipam.parse_address(a) for a in (subnet.gateway, *subnet.auxiliary.values()) if a]
             range_ = ip_network(subnet.ip_range, strict=False) if subnet.ip_range else None
-            self._addresses[(network.id, net.version)] = Pool(net, ip_range=range_, reserved=reserved)
+            pools.append(Pool(net, ip_range=range_, reserved=reserved))
 
     def put(self, network: NetworkRecord) -> Op:
         """Return the change that keeps a network."""
@@ -193,17 +230,20 @@ class Catalogue:
 
     def forget(self, network: NetworkRecord) -> Op:
         """Close a network's pools and return the change that deletes it."""
-        for version in (4, 6):
-            self._addresses.pop((network.id, version), None)
+        self._addresses.pop(network.id, None)
         return self.table.delete(network.id)
 
-    def pool(self, network_id: str, version: int) -> Pool | None:
-        """Return the addresses of one IP version of a network; None when it has none."""
-        return self._addresses.get((network_id, version))
+    def pools_of(self, network_id: str, version: int) -> list[Pool]:
+        """Return the addresses of one IP version of a network, subnet by subnet."""
+        return [pool for pool in self._addresses.get(network_id, ()) if pool.subnet.version == version]
+
+    def pool_of(self, network_id: str, address: Address) -> Pool | None:
+        """Return the subnet of a network that an address lies in, None when there is none such."""
+        return next((p for p in self._addresses.get(network_id, ()) if address in p.subnet), None)
 
     def release(self, network_id: str, address: Address) -> None:
         """Give an address back; one of a network that is gone is fine."""
-        pool = self.pool(network_id, address.version)
+        pool = self.pool_of(network_id, address)
         if pool is not None:
             pool.release(address)
 
@@ -265,18 +305,78 @@ def _check_kind(config: IPAMConfig) -> None:
         raise InvalidArgument(f"{shown} clashes with the Link-Local prefix '{_LINK_LOCAL}'")
 
 
-def _asked(config: IPAMConfig, subnet: Subnet) -> SubnetRecord:
+def _check_configuration(request: NetworkCreateRequest) -> None:
+    """Check that a network does not carry and take a configuration at a time. Raises: Forbidden in Docker's words."""
+    takes = bool(request.config_from and request.config_from.network)
+    if request.config_only and (request.ingress or request.internal or request.attachable or request.scope):
+        fields = "Network operator fields like [ ingress | internal | attachable | scope ] are not supported."
+        raise Forbidden(f"configuration network can only contain network specific fields. {fields}")
+    if request.config_only and takes:
+        raise Forbidden("a configuration network cannot depend on another configuration network")
+    asked = request.ipam or IPAM()
+    own = asked.driver not in ("", "default") or asked.options or asked.config or request.labels
+    if takes and (own or _enabled(request, 6) or not _enabled(request, 4)):
+        raise Forbidden(
+            "user specified configurations are not supported if the network depends on a configuration network"
+        )
+    if takes and request.options:
+        raise Forbidden("network driver options are not supported if the network depends on a configuration network")
+
+
+def _configuration(request: NetworkCreateRequest, defaults: Mapping[str, str]) -> NetworkRecord:
+    """Return the network that only carries what a request says; as in Docker its driver is not kept."""
+    asked = request.ipam or IPAM()
+    return NetworkRecord(
+        id=new_id(),
+        name=request.name,
+        driver="null",
+        created=times.now(),
+        enable_ipv4=_enabled(request, 4),
+        enable_ipv6=_enabled(request, 6),
+        config_only=True,
+        ipam_driver=asked.driver or "default",
+        ipam_options=request.ipam.options if request.ipam else None,
+        options={**defaults, **(request.options or {})},
+        labels=dict(request.labels or {}),
+        subnets=[
+            SubnetRecord(
+                subnet=c.subnet, gateway=c.gateway, ip_range=c.ip_range, auxiliary=dict(c.auxiliary_addresses or {})
+            )
+            for c in asked.config or []
+        ],
+    )
+
+
+def _configured(request: NetworkCreateRequest, source: NetworkRecord) -> NetworkCreateRequest:
+    """Return a request with the configuration of another network."""
+    configs = [
+        IPAMConfig(
+            subnet=s.subnet, gateway=s.gateway, ip_range=s.ip_range, auxiliary_addresses=dict(s.auxiliary) or None
+        )
+        for s in source.subnets
+    ]
+    return replace(
+        request,
+        enable_ipv4=source.enable_ipv4,
+        enable_ipv6=source.enable_ipv6,
+        ipam=IPAM(driver=source.ipam_driver, options=source.ipam_options, config=configs),
+        options=dict(source.options),
+        labels=dict(source.labels),
+    )
+
+
+def _asked(config: IPAMConfig, subnet: Subnet, *, needs_gateway: bool) -> SubnetRecord:
     """Return the subnet that was asked for. Raises: Internal, in Docker's words, for an address that cannot be had."""
     own_range = ip_network(config.ip_range, strict=False) if config.ip_range else None
     auxiliary = dict(config.auxiliary_addresses or {})
     pool = Pool(subnet, ip_range=own_range)
     named = []
+    chosen = ""
     if config.gateway:
-        gateway = ipam.parse_address(config.gateway)
-        named = [(f"gateway ({config.gateway})", gateway)]
-    else:
+        named = [(f"gateway ({config.gateway})", ipam.parse_address(config.gateway))]
+    elif needs_gateway:
         try:
-            gateway = pool.allocate()
+            chosen = str(pool.allocate())
         except Conflict as error:
             raise Internal("failed to allocate gateway (): no available addresses on this pool") from error
     # the default gateway may be the network's own
@@ -290,7 +390,7 @@ def _asked(config: IPAMConfig, subnet: Subnet) -> SubnetRecord:
     return SubnetRecord(
         subnet=config.subnet,
         asked=True,
-        gateway=config.gateway or str(gateway),
+        gateway=config.gateway or chosen,
         ip_range=config.ip_range,
         auxiliary=auxiliary,
         gateway_chosen=not config.gateway,

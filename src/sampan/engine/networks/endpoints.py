@@ -56,7 +56,7 @@ def wanted(catalogue: Catalogue, mode: str, asked: Asked | None) -> list[tuple[N
         raise InvalidArgument(
             "cannot connect container to host network - container must be created in host network mode"
         )
-    if len(found) > 1 and any(network.driver == "null" for network, _ in found.values()):
+    if len(found) > 1 and any(network.driver == "null" and not network.config_only for network, _ in found.values()):
         raise InvalidArgument(
             "container cannot be connected to multiple networks with one of the networks in private (none) mode"
         )

@@ -116,7 +116,8 @@ class Fabric:
     async def setup(self, driver: NetworkDriver, network: NetworkRecord) -> None:
         """Make a network, and remember it for the rules; `apply` next. Raises: OSError, SampanError."""
         await _bounded(driver.setup(self.host, network), network)
-        if driver.capabilities.gateway and network.enable_ipv6 and self._config.ip_forward:
+        ours = driver.capabilities.gateway and not driver.capabilities.outside
+        if ours and network.enable_ipv6 and self._config.ip_forward:
             await self.host.run(write_sysctl, "net/ipv6/conf/all/forwarding", "1")
         self._up[network.id] = driver, network
 

@@ -39,6 +39,7 @@ class HostNetwork:
         self._plumbing: Plumbing | None = None
         self.owner = os.urandom(8).hex()  # of one run of an engine: links say by it whose they are
         self._living: socket.socket | None = None
+        self.parents: dict[str, str] = {}  # network id → the link of the host that its containers' links are made on
 
     async def open(self) -> None:
         """Open what talks to the kernel. Raises: Internal; `close` is due all the same."""

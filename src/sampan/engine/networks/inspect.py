@@ -44,8 +44,8 @@ def network(record: NetworkRecord, sandboxes: Iterable[SandboxRecord]) -> JSON:
         "Internal": record.internal,
         "Attachable": record.attachable,
         "Ingress": record.ingress,
-        "ConfigFrom": {"Network": ""},
-        "ConfigOnly": False,
+        "ConfigFrom": {"Network": record.config_from},
+        "ConfigOnly": record.config_only,
         "Containers": {
             sandbox.id: _container(sandbox, endpoint)
             for sandbox in sandboxes

@@ -9,10 +9,11 @@ Source: docs.docker.com/engine/network (default address pools), moby libnetwork/
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -190,6 +191,14 @@ class Pool:
             self._taken.remove(number)
             if self._first <= number < self._fresh:
                 heapq.heappush(self._returned, number)
+
+
+def allocate(pools: Sequence[Pool]) -> Address:
+    """Take the lowest free address of the first pool that has one. Raises: Conflict when none has, as the last said."""
+    for pool in pools[:-1]:
+        with contextlib.suppress(Conflict):
+            return pool.allocate()
+    return pools[-1].allocate()
 
 
 def _address(number: int, version: int) -> Address:

@@ -31,6 +31,7 @@ _ANSWER_S = 2.0
 _MESSAGE_BYTES = 4096
 
 Find = Callable[[str], NetworkRecord | None]
+LeadsToHost = Callable[[NetworkRecord], bool]
 
 
 def wanted(endpoints: Iterable[EndpointRecord]) -> bool:
@@ -38,13 +39,17 @@ def wanted(endpoints: Iterable[EndpointRecord]) -> bool:
     return any(e.network not in PREDEFINED for e in endpoints)
 
 
-def describe(record: SandboxRecord, find: Find, host_addresses: Iterable[str]) -> SandboxNames:
+def describe(
+    record: SandboxRecord, find: Find, host_addresses: Iterable[str], leads_to_host: LeadsToHost
+) -> SandboxNames:
     """Return what the name service shall know of a sandbox. host_addresses: how the host is reached instead of by its
-    gateways.
+    gateways. leads_to_host: whether the gateways of a network are the host's.
     """
     mine = [e for e in _in_order(record.endpoints) if e.network not in PREDEFINED]
     networks = [(e, find(e.network_id)) for e in record.endpoints]
-    gateways = [address for e in _in_order(record.endpoints) for address in (e.gateway4, e.gateway6) if address]
+    on_host = {e.network_id for e, network in networks if network is not None and leads_to_host(network)}
+    ordered = [e for e in _in_order(record.endpoints) if e.network_id in on_host]
+    gateways = [address for e in ordered for address in (e.gateway4, e.gateway6) if address]
     return SandboxNames(
         id=record.sandbox_id,
         port=record.names_port,
@@ -79,10 +84,11 @@ def _names(endpoint: EndpointRecord) -> NetworkNames:
 class Names:
     """The name service of one exec root, as the engine tells it. Start it with `supply`; without, nothing is told.
 
-    find: a network by its id. host_addresses: see `describe`.
+    find: a network by its id. host_addresses, leads_to_host: see `describe`.
     """
 
-    def __init__(self, exec_root: str, find: Find, host_addresses: Iterable[str]) -> None:
+    def __init__(self, exec_root: str, find: Find, host_addresses: Iterable[str], leads_to_host: LeadsToHost) -> None:
+        self._leads_to_host = leads_to_host
         self._directory = f"{exec_root}/{table.DIRECTORY}"
         self._find = find
         self._host_addresses = tuple(host_addresses)
@@ -141,7 +147,7 @@ class Names:
                         os.unlink(f"{self._directory}/{table.file_name(id)}")
 
     def _write(self, record: SandboxRecord) -> None:
-        named = describe(record, self._find, self._host_addresses)
+        named = describe(record, self._find, self._host_addresses, self._leads_to_host)
         try:
             os.makedirs(self._directory, 0o700, exist_ok=True)
             layout.write(f"{self._directory}/{table.file_name(named.id)}", table.encode(named))

@@ -17,10 +17,11 @@ MOVED = "moved"  # not a kind of the kernel's: a link that somebody else made
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePlan:
-    """A static route by one interface; without a gateway the destination is on the link."""
+    """A static route by one interface; without a gateway the destination is on the link. metric: 0 is the kernel's."""
 
     destination: Subnet
     gateway: Address | None = None
+    metric: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -234,7 +234,11 @@ def _configure(inside: Netlink, plan: SandboxPlan, *, fresh: bool) -> None:
         requests.append(netlink.set_link(index[i.name], up=True))
         requests += [
             netlink.add_route(
-                r.destination.network_address, r.destination.prefixlen, index=index[i.name], gateway=r.gateway
+                r.destination.network_address,
+                r.destination.prefixlen,
+                index=index[i.name],
+                gateway=r.gateway,
+                metric=r.metric,
             )
             for r in i.routes
         ]

@@ -9,7 +9,7 @@ Records are frozen in use: change one by `msgspec.structs.replace` and a store p
 from __future__ import annotations
 
 import os
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import msgspec
 
@@ -42,7 +42,11 @@ class SubnetRecord(msgspec.Struct, kw_only=True):
 
 
 class NetworkRecord(Record, kw_only=True):
-    """One network. `options` are the driver's: whatever a driver has to remember of its network stands there."""
+    """One network. `options` are the driver's: whatever a driver has to remember of its network stands there.
+
+    config_only: it only carries a configuration for others, and nothing of it is ever made. config_from: the name of
+    the network whose configuration this one has; empty for its own.
+    """
 
     name: str
     driver: str
@@ -53,6 +57,8 @@ class NetworkRecord(Record, kw_only=True):
     internal: bool = False
     attachable: bool = False
     ingress: bool = False
+    config_only: bool = False
+    config_from: str = ""
     ipam_driver: str = "default"
     ipam_options: dict[str, str] | None = None
     subnets: list[SubnetRecord] = []
@@ -62,6 +68,10 @@ class NetworkRecord(Record, kw_only=True):
     def subnet(self, version: int) -> SubnetRecord | None:
         """Return the network's subnet of IP version 4 or 6."""
         return next((s for s in self.subnets if (":" in s.subnet) == (version == 6)), None)
+
+    def subnet_of(self, address: Address) -> SubnetRecord | None:
+        """Return the network's subnet that an address lies in."""
+        return next((s for s in self.subnets if address in ip_network(s.subnet, strict=False)), None)
 
 
 class EndpointRecord(msgspec.Struct, kw_only=True, frozen=True):

@@ -78,7 +78,7 @@ class Sandboxes:
         self._allocator = Allocator(catalogue, fabric)
         self._publisher = PortPublisher(self._allocator, fabric, config.ip)
         self._table = SandboxTable(store)
-        self.names = Names(config.exec_root, catalogue.table.get, config.host_gateway_ips)
+        self.names = Names(config.exec_root, catalogue.table.get, config.host_gateway_ips, catalogue.leads_to_host)
         self._changes = Changes(self._table, fabric, self._allocator, self._publisher, self.names)
         self._live: dict[str, LiveSandbox] = {}
         self._joining: dict[str, list[str]] = {}  # by network: the names of those that are about to join it

@@ -224,6 +224,8 @@ class Networks:
         network = self.find(ref)
         if network.name in PREDEFINED:
             raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
+        if self._catalogue.configured_by(network):
+            raise Forbidden(f'error while removing network: configuration network "{network.name}" is in use')
         if self._sandboxes.using(network.id):
             using = [(r, e) for r in self._sandboxes.on(network.id) for e in r.endpoints if e.network_id == network.id]
             found = [f'name:"{r.name}" id:"{e.id[:12]}"' for r, e in using]
@@ -268,6 +270,7 @@ class Networks:
                 continue  # somebody else was faster
             if (
                 network.name in PREDEFINED
+                or network.config_only
                 or self._used(network)
                 or not filters.prunable(network, given or {}, before_ns)
             ):

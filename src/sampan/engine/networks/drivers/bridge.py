@@ -49,6 +49,8 @@ class BridgeDriver(NetworkDriver):
 
     def validate(self, network: NetworkRecord, others: Iterable[NetworkRecord]) -> None:
         """Check the options, and that no other network has this bridge. Raises: InvalidArgument, Forbidden."""
+        if not network.enable_ipv4 and not network.enable_ipv6:
+            raise InvalidArgument("IPv4 or IPv6 must be enabled")
         bridge_options.validate(network.options)
         name = Bridge(network).name
         for other in others:

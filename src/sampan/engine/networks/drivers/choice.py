@@ -7,11 +7,14 @@ from collections.abc import Callable
 from sampan.engine.networks.drivers.bridge import BridgeDriver
 from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.drivers.plain import HostDriver, NullDriver
+from sampan.engine.networks.drivers.vlan import IpvlanDriver, MacvlanDriver
 
 DRIVERS: dict[str, Callable[[], NetworkDriver]] = {
     "host": HostDriver,
     "null": NullDriver,
     "bridge": BridgeDriver,
+    "macvlan": MacvlanDriver,
+    "ipvlan": IpvlanDriver,
 }
 """By the name that Docker's API has for it."""
 

@@ -44,7 +44,9 @@ class NetworkCapabilities:
     scope: who knows of a network, `local` (this engine) or `global` (every engine of a cluster). single: there is only
     the network that every engine has. namespace: a container gets a network namespace of its own. addresses: networks
     have subnets, endpoints have addresses in them. ipv6: subnets may be IPv6.
-    gateway: a network leads out through its gateway, unless it is internal. publishes: ports can be published.
+    gateway: a network leads out through its gateway, unless it is internal. outside: that gateway is not this host but
+    a machine on the network. publishes: ports can be published. several: a network may have several subnets of one IP
+    version. macs: an endpoint has a MAC address of its own.
     """
 
     scope: str = "local"
@@ -53,7 +55,10 @@ class NetworkCapabilities:
     addresses: bool = True
     ipv6: bool = True
     gateway: bool = False
+    outside: bool = False
     publishes: bool = False
+    several: bool = False
+    macs: bool = True
 
 
 class NetworkDriver(Protocol):
@@ -73,6 +78,10 @@ class NetworkDriver(Protocol):
         Raises: SampanError in Docker's words; unknown options are nobody's and pass.
         """
         return None
+
+    def leads_out(self, network: NetworkRecord) -> bool:
+        """Return whether the endpoints of a network have its gateway as their way out."""
+        return self.capabilities.gateway and not network.internal
 
     def describe(self, network: NetworkRecord) -> str:
         """Return one line for people: what the network is, the same as long as its record is the same."""
