@@ -200,6 +200,8 @@ class Host:
         with self.inside(self._own if namespace is None else namespace):
             sock = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))
         sock.setblocking(False)
         if not udp:
@@ -364,8 +366,7 @@ def die_at(step: int, begun: Callable[[], bool], work: Callable[[], Coroutine[An
 
         counted(Netlink, "attempt")
         counted(Store, "apply_now")
-        counted(Plumbing, "add_elements")
-        counted(Plumbing, "delete_elements")
+        counted(Plumbing, "change_elements")
         asyncio._set_running_loop(None)
         asyncio.get_event_loop_policy().set_event_loop(None)
         try:

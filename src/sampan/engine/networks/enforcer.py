@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.networks import firewall
 from sampan.engine.networks.firewall import Published, Ruleset
 from sampan.engine.networks.plumbing import Plumbing
-from sampan.linux.nftables import OUTPUT_HANDLE, OUTPUT_JSON, OUTPUT_TERSE
+from sampan.linux.nftables import OUTPUT_HANDLE, OUTPUT_JSON, OUTPUT_TERSE, Element
 
 _USER_CHAIN = "DOCKER-USER"
 FOREIGN_CHAINS = (_USER_CHAIN, "FORWARD")  # where rules of ours may be, by the names iptables gives them
@@ -38,29 +38,33 @@ class Enforcer:
         self._plumbing = plumbing
         self._table = table
         self._standing = ""
+        self._elements: dict[str, set[Element]] = {}  # by container address
 
     def apply(self, rules: Ruleset) -> None:
         """Make the kernel's rules these, atomically, then let the networks through foreign forward chains."""
         self._plumbing.nft(firewall.render(rules))
+        by_address: dict[str, list[Published]] = {}
+        for port in rules.published:
+            by_address.setdefault(port.address, []).append(port)
+        self._elements = {a: {s.wire() for s in firewall.spans(ports)} for a, ports in by_address.items()}
         self._standing = self._listing()
         self.pass_foreign({n.interface for n in rules.networks})
 
-    def publish(self, ports: Sequence[Published], *, direct: bool = False) -> None:
-        """Add ports; direct: open them at the containers' addresses too.
+    def publish(self, address: str, ports: Collection[Published]) -> None:
+        """Make these the ports that are published of a container's address, with as few changes as will do.
 
         Raises: OSError when the table is not as it was left: then `apply` is due.
         """
-        self._plumbing.add_elements(self._table, firewall.elements(ports))
-        if direct:
-            self._plumbing.add_elements(self._table, firewall.direct_elements(ports))
+        wanted = {span.wire() for span in firewall.spans(ports)}
+        standing = self._elements.get(address, set())
+        self._plumbing.change_elements(self._table, delete=standing - wanted, add=wanted - standing)
+        self._keep(address, wanted)
 
-    def unpublish(self, ports: Sequence[Published], *, others: Collection[Published] | None = None) -> None:
-        """Take ports out; others: those that stay open at the containers' addresses. Raises: OSError as `publish`."""
-        self._plumbing.delete_elements(self._table, firewall.elements(ports))
-        if others is not None:
-            stay = {port.direct() for port in others}
-            gone = [element for element in firewall.direct_elements(ports) if element not in stay]
-            self._plumbing.delete_elements(self._table, gone)
+    def _keep(self, address: str, elements: set[Element]) -> None:
+        if elements:
+            self._elements[address] = elements
+        else:
+            self._elements.pop(address, None)
 
     def intact(self) -> bool:
         """Return whether our table stands with the chains and rules that `apply` left; elements are not looked at."""

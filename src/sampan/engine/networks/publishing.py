@@ -10,20 +10,25 @@ from collections.abc import Iterable, Sequence
 
 from sampan.engine.networks import endpoints
 from sampan.engine.networks.allocator import Allocator
+from sampan.engine.networks.drivers.driver import Reach
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.firewall import Published
-from sampan.engine.networks.ports import Grant, freedom
+from sampan.engine.networks.ports import EVERYWHERE_ON_THE_HOST, Grant, freedom
 from sampan.engine.networks.records import BindingRecord, EndpointRecord, SandboxRecord
 from sampan.errors import Internal, SampanError
 
 
 class PortPublisher:
-    """The published ports of one engine's sandboxes. default_ip: where they are published when nothing else is said."""
+    """The published ports of one engine's sandboxes. default_ip: where they are published when nothing else is said.
 
-    def __init__(self, allocator: Allocator, fabric: Fabric, default_ip: str) -> None:
+    direct_routing: they are reached at the containers' own addresses too.
+    """
+
+    def __init__(self, allocator: Allocator, fabric: Fabric, default_ip: str, *, direct_routing: bool = False) -> None:
         self._allocator = allocator
         self._fabric = fabric
         self._default_ip = default_ip
+        self._direct_routing = direct_routing
 
     def grant(self, record: SandboxRecord) -> list[Grant]:
         """Reserve the host ports of a sandbox; nothing is in the kernel's rules yet.
@@ -40,7 +45,11 @@ class PortPublisher:
         try:
             for n in order:
                 granted[n] = self._fabric.ports.grant(
-                    record.ports[n], endpoint.address4, endpoint.address6, default_ip=default_ip
+                    record.ports[n],
+                    endpoint.address4,
+                    endpoint.address6,
+                    default_ip=default_ip,
+                    reach=self._reach(endpoint),
                 )
         except SampanError as error:
             for grant in itertools.chain.from_iterable(granted.values()):
@@ -51,9 +60,18 @@ class PortPublisher:
 
     def adopt(self, record: SandboxRecord) -> list[Grant]:
         """Take the ports that a sandbox of an earlier daemon has; the next `Fabric.apply` puts them in."""
+        endpoint = self._endpoint(record)
+        reach = self._reach(endpoint) if endpoint is not None else EVERYWHERE_ON_THE_HOST
         granted = [
             self._fabric.ports.adopt(
-                Published(proto=b.proto, host_ip=b.host_ip, host_port=b.host_port, address=b.address, port=b.port)
+                Published(
+                    proto=b.proto,
+                    host_ip=b.host_ip,
+                    host_port=b.host_port,
+                    address=b.address,
+                    port=b.port,
+                    direct=not b.host_port or reach[6 if ":" in b.address else 4] is not Reach.HOST,
+                )
             )
             for b in record.bindings
         ]
@@ -68,10 +86,15 @@ class PortPublisher:
 
     def shows(self, record: SandboxRecord) -> bool:
         """Return whether the ports of a sandbox are shown: not on networks that never publish any."""
-        return not record.endpoints or any(self._allocator.capabilities(e).publishes for e in record.endpoints)
+        return not record.endpoints or any(self._allocator.publishes(e) for e in record.endpoints)
+
+    def _reach(self, endpoint: EndpointRecord) -> dict[int, Reach]:
+        found = {version: self._allocator.reach(endpoint, version) for version in (4, 6)}
+        open_ = {Reach.HOST: Reach.BOTH} if self._direct_routing else {}
+        return {version: open_.get(reach, reach) for version, reach in found.items()}
 
     def _endpoint(self, record: SandboxRecord) -> EndpointRecord | None:
-        able = [e for e in record.endpoints if self._allocator.capabilities(e).publishes]
+        able = [e for e in record.endpoints if self._allocator.publishes(e)]
         return endpoints.gateway_endpoint(able, 4) or endpoints.gateway_endpoint(able, 6)
 
 

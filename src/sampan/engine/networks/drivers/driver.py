@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from sampan.engine.config import EngineConfig
@@ -56,6 +57,14 @@ class NetworkCapabilities:
     publishes: bool = False
 
 
+class Reach(Enum):
+    """Where a published port is reached: on the host, at the container's own address, or both."""
+
+    HOST = "host"
+    CONTAINER = "container"
+    BOTH = "both"
+
+
 class NetworkDriver(Protocol):
     """One way of making networks. An engine has one object of each driver; it may keep what it found in the kernel."""
 
@@ -92,6 +101,14 @@ class NetworkDriver(Protocol):
     def host_binding(self, network: NetworkRecord) -> str:
         """Return the host address on which ports are published when none is asked for; empty: the engine's."""
         return ""
+
+    def has_gateway(self, network: NetworkRecord, version: int) -> bool:
+        """Return whether the host has an address on the network, so that the network needs a gateway's."""
+        return True
+
+    def reach(self, network: NetworkRecord, version: int) -> Reach:
+        """Return where the ports of a network's containers are published, in IP version 4 or 6."""
+        return Reach.HOST
 
     def strays(self, links: Sequence[Link], known: frozenset[str]) -> list[str]:
         """Return the names of those links of the host that are endpoints of this driver, but not `known`.
