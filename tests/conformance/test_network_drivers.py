@@ -79,7 +79,11 @@ async def unmade(networks: Networks, network: NetworkRecord) -> None:
 
 def picture(host: Host) -> tuple[object, ...]:
     """What the host's network has: links, addresses, routes, rules; and how many files are open here."""
-    links = {(link.name, link.kind, link.alias, link.master, link.mtu) for link in host.netlink.links()}
+    # without whose run it is of, which is the last word of a mark
+    links = {
+        (link.name, link.kind, link.alias.rpartition(":")[0] or link.alias, link.master, link.mtu)
+        for link in host.netlink.links()
+    }
     indexes = {link.ifindex: link.name for link in host.netlink.links()}
     addresses = {
         (indexes.get(p.ifindex), p.address, p.length) for p in host.netlink.addresses() if not p.address.is_link_local

@@ -16,7 +16,7 @@ from tests.support.engine import Engine
 
 ANSWERS = json.loads(Path(__file__).with_name("gateway_answers.json").read_text())
 
-QUICK = ("nat", "nat-unprotected", "routed", "isolated", "nat and routed", "trusted", "only IPv6")
+QUICK = ("nat", "routed", "isolated", "trusted", "only IPv6")
 NAMES = tuple(gateway_modes.NETWORKS) if os.environ.get("SAMPAN_GATEWAYS") == "all" else QUICK
 
 

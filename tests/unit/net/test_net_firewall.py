@@ -27,7 +27,8 @@ RULES = Ruleset(
         masquerade=False),
         NetworkRules(interface="br-routed", subnet4="10.6.0.0/24", gateway4="10.6.0.1", subnet6="fd00:6::/64",
         gateway6="fd00:6::1", mode4="routed", mode6="routed"),
-        NetworkRules(interface="br-trusting", subnet4="10.5.0.0/24", gateway4="10.5.0.1", trusted=("lan0", "vpn+", 'a"b')),
+        NetworkRules(interface="br-trusting", subnet4="10.5.0.0/24", gateway4="10.5.0.1",
+        trusted=("lan0", "vpn+", 'a"b')),
     ),
     published=(
         Published(proto="tcp", host_ip="0.0.0.0", host_port=8080, address="172.18.0.2", port=80),

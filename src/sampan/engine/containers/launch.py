@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import AsyncExitStack, ExitStack, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.layers.roots import Roots
 from sampan.engine.networks import ports
+from sampan.engine.networks.records import PublishedPort
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.engine.store import Op
@@ -210,6 +211,16 @@ class Launcher:
             kept[name] = settings
         return kept
 
+    @asynccontextmanager
+    async def publishing(self, c: Container) -> AsyncIterator[list[Op]]:
+        """Publish the ports that a container's record names, if it has a network now; the block writes what it yields.
+
+        Raises: Internal in Docker's words when a port cannot be had; then nothing has changed.
+        """
+        exposed, wanted = _ports(c)
+        async with self._networks.publishing(c.id, exposed, wanted) as changes:
+            yield changes
+
     def renaming(self, id: str, name: str) -> list[Op]:
         """Return the changes by which a container that has a network answers to another name there."""
         return self._networks.renaming(id, name)
@@ -358,14 +369,14 @@ class Launcher:
         h = c.host_config
         if h.network_mode.startswith("container:"):
             return None
-        exposed = tuple(p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit())
+        exposed, wanted = _ports(c)
         request = SandboxRequest(
             id=c.id,
             mode="none" if c.config.network_disabled else h.network_mode,
             name=c.name,
             hostname=c.config.hostname,
             endpoints=None if c.config.network_disabled else c.endpoints,
-            ports=ports.published(h.port_bindings, exposed=exposed, publish_all=h.publish_all_ports),
+            ports=wanted,
             exposed=exposed,
             mac=c.config.mac_address,
             resolvers=tuple(h.dns or self._config.dns),
@@ -498,3 +509,10 @@ def _make_directories(path: str) -> None:
 def _unmount(path: str) -> None:
     with suppress(OSError):
         kernel.umount2(path, kernel.MNT_DETACH)
+
+
+def _ports(c: Container) -> tuple[tuple[str, ...], tuple[PublishedPort, ...]]:
+    """Return what a container exposes, and what it publishes. Raises: InvalidArgument in Docker's words."""
+    exposed = tuple(p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit())
+    h = c.host_config
+    return exposed, ports.published(h.port_bindings, exposed=exposed, publish_all=h.publish_all_ports)

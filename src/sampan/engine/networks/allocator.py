@@ -16,8 +16,9 @@ from msgspec.structs import replace
 
 from sampan.engine.networks import endpoints
 from sampan.engine.networks.catalogue import Catalogue
-from sampan.engine.networks.drivers.driver import NetworkCapabilities, Reach
+from sampan.engine.networks.drivers.driver import NetworkCapabilities
 from sampan.engine.networks.fabric import Fabric
+from sampan.engine.networks.firewall import Reach
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.plans import InterfacePlan
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord

@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from ipaddress import ip_address
 
 from sampan.linux.nftables import Element
@@ -48,6 +48,14 @@ class Mode(StrEnum):
     NAT_UNPROTECTED = "nat-unprotected"
     ROUTED = "routed"
     ISOLATED = "isolated"
+
+
+class Reach(Enum):
+    """Where a published port is reached: on the host, at the container's own address, or both."""
+
+    HOST = "host"
+    CONTAINER = "container"
+    BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from sampan.engine.networks.drivers.driver import Reach
-from sampan.engine.networks.firewall import IP_PROTOCOLS, Published
+from sampan.engine.networks.firewall import IP_PROTOCOLS, Published, Reach
 from sampan.engine.networks.records import PublishedPort
 from sampan.errors import Internal, InvalidArgument, words
 from sampan.spec.engine_api.container import PortBinding

@@ -68,6 +68,7 @@ class Networks:
         self.renamed = self._sandboxes.renamed
         self.names = self._sandboxes.names
         self.disconnecting = self._sandboxes.disconnecting
+        self.publishing = self._sandboxes.publishing
 
     def measure(self, metrics: Metrics) -> None:
         """Time what is done from now on."""

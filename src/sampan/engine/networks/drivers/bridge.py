@@ -19,8 +19,8 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.networks import host as hosts
 from sampan.engine.networks.drivers import bridge_default, bridge_options
 from sampan.engine.networks.drivers.bridge_options import Bridge
-from sampan.engine.networks.drivers.driver import MTU, ChooseSubnet, NetworkCapabilities, NetworkDriver, Reach
-from sampan.engine.networks.firewall import Mode, NetworkRules
+from sampan.engine.networks.drivers.driver import MTU, ChooseSubnet, NetworkCapabilities, NetworkDriver
+from sampan.engine.networks.firewall import Mode, NetworkRules, Reach
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.plans import VETH, InterfacePlan, NeighbourPlan
 from sampan.engine.networks.plumbing import Plumbing, read_sysctl, write_sysctl

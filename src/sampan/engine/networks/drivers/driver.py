@@ -18,11 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.networks.firewall import NetworkRules
+from sampan.engine.networks.firewall import NetworkRules, Reach
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.ipam import Subnet
 from sampan.engine.networks.plans import InterfacePlan
@@ -55,14 +54,6 @@ class NetworkCapabilities:
     ipv6: bool = True
     gateway: bool = False
     publishes: bool = False
-
-
-class Reach(Enum):
-    """Where a published port is reached: on the host, at the container's own address, or both."""
-
-    HOST = "host"
-    CONTAINER = "container"
-    BOTH = "both"
 
 
 class NetworkDriver(Protocol):
