@@ -29,6 +29,7 @@ from sampan.linux.nftables import Element
 
 IP_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 ROW = 16  # so many ports in a row are one element of a map with intervals, which is slower to change than a hash
+ADMINISTRATORS = "sampan-admin"  # a table that no engine flushes: docs/concepts/firewall.md
 _ICMP = {"ip": "icmp", "ip6": "ipv6-icmp"}
 _INTERFACE = re.compile(r"[^\s\"/*\\]{1,15}")
 
@@ -210,6 +211,14 @@ def _publish(table: str, ports: Iterable[Published]) -> str:
     for span in spans(ports):
         by_map.setdefault(span.map, []).append(span.text())
     return "".join(f"add element inet {table} {name} {{ {', '.join(items)} }}\n" for name, items in by_map.items())
+
+
+def administrators() -> str:
+    """Return what makes the administrator's chain where it is missing; what is in it stays."""
+    chain = (
+        f"add chain inet {ADMINISTRATORS} forward {{ type filter hook forward priority filter - 1; policy accept; }}"
+    )
+    return f"add table inet {ADMINISTRATORS}\n{chain}\n"
 
 
 def remove(table: str) -> str:

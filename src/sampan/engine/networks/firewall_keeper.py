@@ -91,6 +91,8 @@ class FirewallKeeper:
         if self._config.iptables:
             with contextlib.suppress(OSError):
                 await self._host.run(self._enforcer.remove)
+            with contextlib.suppress(OSError):
+                await self._host.run(self._enforcer.remove_administrators)
 
     # ── forwarding ──────────────────────────────────────────────────────────────────────────────────────────────
 
