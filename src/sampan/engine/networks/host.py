@@ -105,16 +105,16 @@ def abandoned(links: Sequence[Link], known: Collection[str]) -> list[Link]:
     An engine's bridges are its containers' as long as one of them has a port. known: ids of networks that are not
     looked at.
     """
-    bridges: dict[str, list[Link]] = {}
+    left: dict[str, list[Link]] = {}
     ids: dict[str, set[str]] = {}
     for link in links:
         parts = link.alias.split(":")
         if link.kind == "bridge" and len(parts) == 3 and link.alias.startswith(MARK):
-            bridges.setdefault(parts[2], []).append(link)
+            left.setdefault(parts[2], []).append(link)
             ids.setdefault(parts[2], set()).add(parts[1])
     used = {link.master for link in links}
     found: list[Link] = []
-    for owner, owned in bridges.items():
+    for owner, owned in left.items():
         if ids[owner].isdisjoint(known) and not any(b.ifindex in used for b in owned) and _ended(owner):
             found += owned
     return found
