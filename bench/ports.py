@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import statistics
 import sys
 import time
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=200)
     asked = parser.parse_args()
+    logging.disable(logging.WARNING)  # the names of these containers are nobody's to serve
     apart(lambda: asyncio.run(measure(asked)))
 
 

@@ -24,7 +24,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import wraps
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Self
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
@@ -122,7 +122,7 @@ class Host:
             ]
         )
 
-    def __enter__(self) -> Host:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
