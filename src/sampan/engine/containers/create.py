@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from sampan.engine import platforms
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import endpoints, merge, mountpoints, specgen, validate
-from sampan.engine.containers.endpoints import EndpointPlan
+from sampan.engine.containers.endpoints import EndpointPlan, published_ports
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint
@@ -375,7 +375,7 @@ class Maker:
             host_config=replace(c.host_config, port_bindings=dict(bindings)),
             config=replace(c.config, exposed_ports={**(c.config.exposed_ports or {}), **exposed} or None),
         )
-        async with self._launcher.publishing(c) as changes:
+        async with self._launcher.publishing(c.id, *published_ports(c)) as changes:
             return await self._table.save(c, *changes, durable=True)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,13 +21,12 @@ from msgspec.structs import replace
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import logopts, specgen
 from sampan.engine.containers.attach import PendingSessions
+from sampan.engine.containers.endpoints import published_ports
 from sampan.engine.containers.records import Container, MountPoint
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.layers.roots import Roots
-from sampan.engine.networks import ports
-from sampan.engine.networks.records import PublishedPort
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.engine.store import Op
@@ -80,6 +79,7 @@ class Launcher:
         self._events = events
         self._roots = roots
         self._networks = networks
+        self.publishing = networks.publishing
         self._volumes = volumes
         self._host_paths = host_paths
         self._pending = pending
@@ -210,16 +210,6 @@ class Launcher:
                 settings = replace(settings, network_id=shown.network_id, dns_names=shown.dns_names)
             kept[name] = settings
         return kept
-
-    @asynccontextmanager
-    async def publishing(self, c: Container) -> AsyncIterator[list[Op]]:
-        """Publish the ports that a container's record names, if it has a network now; the block writes what it yields.
-
-        Raises: Internal in Docker's words when a port cannot be had; then nothing has changed.
-        """
-        exposed, wanted = _ports(c)
-        async with self._networks.publishing(c.id, exposed, wanted) as changes:
-            yield changes
 
     def renaming(self, id: str, name: str) -> list[Op]:
         """Return the changes by which a container that has a network answers to another name there."""
@@ -369,7 +359,7 @@ class Launcher:
         h = c.host_config
         if h.network_mode.startswith("container:"):
             return None
-        exposed, wanted = _ports(c)
+        exposed, wanted = published_ports(c)
         request = SandboxRequest(
             id=c.id,
             mode="none" if c.config.network_disabled else h.network_mode,
@@ -381,9 +371,8 @@ class Launcher:
             mac=c.config.mac_address,
             resolvers=tuple(h.dns or self._config.dns),
         )
-        sandbox = await self._networks.attach(request)
-        undo.push_async_callback(self._networks.detach, c.id)
-        return sandbox
+        undo.push_async_callback(self._networks.detach, c.id)  # of what has none it is nothing
+        return await self._networks.attach(request)
 
     def _write_files(self, c: Container, options: TaskOptions, sandbox: Sandbox | None) -> tuple[tuple[str, str], ...]:
         """Write the container's own files; with a joined network it gets those of the owner."""
@@ -509,10 +498,3 @@ def _make_directories(path: str) -> None:
 def _unmount(path: str) -> None:
     with suppress(OSError):
         kernel.umount2(path, kernel.MNT_DETACH)
-
-
-def _ports(c: Container) -> tuple[tuple[str, ...], tuple[PublishedPort, ...]]:
-    """Return what a container exposes, and what it publishes. Raises: InvalidArgument in Docker's words."""
-    exposed = tuple(p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit())
-    h = c.host_config
-    return exposed, ports.published(h.port_bindings, exposed=exposed, publish_all=h.publish_all_ports)
