@@ -379,7 +379,7 @@ CREATE: dict[str, Check] = {
         "POST", "/containers/create", 400, "invalid",
         {"Image": "busybox", "NetworkingConfig": {"EndpointsConfig": {"net": {"IPAMConfig": {"IPv6Address": "x"}}}}}),
     "NetworkingConfig.EndpointsConfig{}.IPAMConfig.LinkLocalIPs": settings("IPAMConfig/LinkLocalIPs", ["169.254.7.7"]),
-    "NetworkingConfig.EndpointsConfig{}.Links": lambda stage: _linked(stage),
+    "NetworkingConfig.EndpointsConfig{}.Links": lambda stage: _endpoint_linked(stage),
     "NetworkingConfig.EndpointsConfig{}.MacAddress": settings("MacAddress", "02:42:0a:61:00:14"),
     "NetworkingConfig.EndpointsConfig{}.Aliases": settings("Aliases", ["nick"]),
     "NetworkingConfig.EndpointsConfig{}.DriverOpts": settings("DriverOpts", ENDPOINT["DriverOpts"]),
@@ -466,9 +466,15 @@ def _without_network(stage: Stage) -> None:
     assert stage.engine.cli("docker", "exec", "second", "ls", "/sys/class/net").stdout.split() == ["lo"]
 
 
+def _endpoint_linked(stage: Stage) -> None:
+    """On the default bridge it is kept and shown; on another network it is a name (tests/e2e/test_links.py)."""
+    assert stage.made("third")[0]["NetworkSettings"]["Networks"]["bridge"]["Links"] == ["running:friend"]
+
+
 def _linked(stage: Stage) -> None:
-    """A link does nothing, and the engine says so."""
-    assert any("Links" in line for line in stage.made("third")[2])
+    inspected, spec, _ = stage.made("third")
+    assert inspected["HostConfig"]["Links"] == ["/running:/third/friend"]
+    assert "FRIEND_NAME=/third/friend" in spec["process"]["env"]
 
 
 # --- update

@@ -10,14 +10,17 @@ import contextlib
 import json
 import os
 import random
+import select
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dnslib
 import pytest
 
+from sampan.linux import capabilities
 from tests.e2e import names_questions
 from tests.support import dns
 from tests.support.engine import Engine, until
@@ -130,6 +133,49 @@ def test_a_killed_name_service_is_back_with_the_same_port(pair: tuple[Engine, dn
         run(engine, "new", "pair")  # while it comes back, or just after
         until(lambda: inside.addresses("new") == [address(engine, "new", "pair")], 3, "new ones are known")
         engine.remove("new")
+
+
+def test_questions_wait_for_a_killed_name_service(pair: tuple[Engine, dns.Inside]) -> None:
+    """One datagram, one connection, sent while nobody is there, and not again: both are answered."""
+    engine, inside = pair
+    where = [address(engine, "pair-two", "pair")]
+    question = bytes(dnslib.DNSRecord.question("pair-two").pack())
+    for tcp in (False, True, False):
+        killed = names_pid(engine)
+        pidfd = os.pidfd_open(killed)
+        os.kill(killed, signal.SIGKILL)
+        assert select.select([pidfd], [], [], 3)[0], "it has ended"
+        os.close(pidfd)
+        answer = dnslib.DNSRecord.parse(inside.ask(question, tcp=tcp))
+        assert [str(record.rdata) for record in answer.rr] == where
+        assert names_pid(engine) != killed
+
+
+def test_the_supervisor_holds_no_sockets_of_the_dead(pair: tuple[Engine, dns.Inside]) -> None:
+    engine, _ = pair
+    supervisor = engine.pid_of("sampan-supervisor")
+
+    def held() -> int:
+        fds = (os.path.join(f"/proc/{supervisor}/fd", fd) for fd in os.listdir(f"/proc/{supervisor}/fd"))
+        return sum(os.readlink(fd).startswith("socket:") for fd in fds if os.path.lexists(fd))
+
+    before = held()
+    for n in range(3):
+        run(engine, f"gone-{n}", "pair")
+    until(lambda: held() >= before + 6, 3, "they are held")
+    os.kill(names_pid(engine), signal.SIGKILL)
+    for n in range(3):
+        engine.remove(f"gone-{n}")
+    until(lambda: held() <= before, 5, "they are held no more")
+
+
+def test_the_name_service_has_few_capabilities(pair: tuple[Engine, dns.Inside]) -> None:
+    status = Path(f"/proc/{names_pid(pair[0])}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    most = capabilities.mask(["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_NET_ADMIN"])
+    for name in ("CapEff", "CapPrm", "CapBnd"):
+        assert int(fields[name], 16) & ~most == 0, name
+    assert int(fields["CapInh"], 16) == 0 and fields["NoNewPrivs"] == "1"
 
 
 def test_nothing_is_left_of_a_container(pair: tuple[Engine, dns.Inside]) -> None:

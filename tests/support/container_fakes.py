@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,12 +21,14 @@ from sampan.engine.containers.service import Containers
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.records import Image
+from sampan.engine.networks.firewall import Way
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Sandbox
 from sampan.engine.platforms import Platform
 from sampan.engine.store import Op, Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import NotFound
+from sampan.spec.engine_api.network import EndpointSettings
 from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import Exit, TaskEvent, TaskFailed, TaskInfo, TaskRequest
 from sampan.supervisor.states import TaskStatus
@@ -99,8 +101,17 @@ class FakeNetworks:
         self.attached[request.id] = Sandbox(id="s" * 64, key="/run/netns/x", netns=f"/proc/{os.getpid()}/ns/net")
         return self.attached[request.id]
 
+    def let_through(self, ways: Callable[[], Iterable[Way]]) -> None:
+        pass
+
+    async def ways_changed(self) -> None:
+        pass
+
     async def renamed(self, id: str) -> None:
         pass
+
+    def relinking(self, id: str, asked: Mapping[str, EndpointSettings]) -> list[Op]:
+        return []
 
     def renaming(self, id: str, name: str) -> list[Op]:
         return []

@@ -36,7 +36,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.containers.states import ACTIVE, WITH_TASK
 from sampan.engine.engine import Engine
 from sampan.engine.store import Op, Ref, Store, Table
-from sampan.errors import Conflict, NotFound
+from sampan.errors import Conflict, NotFound, Unavailable
 from sampan.linux import mounts
 from sampan.linux.namespaces import setns
 from sampan.linux.netlink import Netlink
@@ -151,6 +151,9 @@ class Tasks(FakeSupervisor):
 
     async def close(self) -> None:
         self._queues.clear()
+
+    async def ensure_names(self) -> None:
+        raise Unavailable("there is no name service in this process")
 
     async def shutdown_if_idle(self) -> bool:
         return False
@@ -547,7 +550,7 @@ def _wrong_networks(engine: Engine) -> Iterator[str]:
     veths = {e.veth for r in boxes.all() for e in r.endpoints if e.veth}
     with contextlib.closing(Netlink()) as host:
         links = {link.name for link in host.links() if link.kind == "veth"}
-        bridges = {link.alias.partition(":")[2] for link in host.links() if link.kind == "bridge"}
+        bridges = {link.alias.split(":")[1] for link in host.links() if link.kind == "bridge"}
     if links != veths:
         yield f"links {links - veths} are nobody's, {veths - links} are missing"
     wanted = {n.id for n in networks._catalogue.all() if n.driver == "bridge"}

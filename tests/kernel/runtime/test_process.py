@@ -281,7 +281,7 @@ def test_hooks_of_all_kinds_in_order_and_in_their_namespaces(bench: Bench, tmp_p
     states = [json.loads(line[3]) for line in lines]
     assert [state["status"] for state in states] == ["creating", "creating", "creating", "running", "stopped"]
     assert states[0] == {
-        "ociVersion": "1.2.0",
+        "ociVersion": "1.2.1",
         "id": made.id,
         "status": "creating",
         "pid": pid,

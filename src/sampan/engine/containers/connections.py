@@ -9,12 +9,12 @@ Source: Engine API 1.51, NetworkConnect and NetworkDisconnect; messages as Docke
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import specgen
+from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.networks.fabric import SandboxEnded
@@ -29,14 +29,11 @@ from sampan.spec.engine_api.network import EndpointSettings
 class Connections:
     """Connects containers to networks."""
 
-    def __init__(
-        self, config: EngineConfig, table: ContainerTable, networks: Networks, directory: Callable[[str], str]
-    ) -> None:
-        """directory: where a container's own files are, by its id."""
+    def __init__(self, config: EngineConfig, table: ContainerTable, networks: Networks, launcher: Launcher) -> None:
         self._config = config
         self._table = table
         self._networks = networks
-        self._directory = directory
+        self._launcher = launcher
 
     async def connect(self, ref: str, network_ref: str, settings: EndpointSettings) -> None:
         """Connect a container to a network: now if it runs, and at every later start.
@@ -55,7 +52,7 @@ class Connections:
                 with contextlib.suppress(SandboxEnded):  # it is just ending, which waits for us to be recorded
                     async with self._networks.connecting(network, c.id, settings) as changes:
                         await self._table.save(_with(c, network.name, settings), *changes)
-                    self._follow(c, before)
+                    await self._follow(c, before)
                     return
             planned = self._networks.planned(
                 network, settings, container_id=c.id, name=c.name, hostname=c.config.hostname
@@ -91,18 +88,19 @@ class Connections:
                     if changes is None:
                         raise Internal(f"container {c.id} is not connected to network {network.name}")
                     await self._table.save(without, *changes)
-                self._follow(c, before)
+                await self._follow(c, before)
                 return
             if network.name not in c.endpoints:
                 raise Internal(f"container {c.id} is not connected to the network {network.name}")
             await self._table.save(without)
 
-    def _follow(self, c: Container, before: Sandbox | None) -> None:
+    async def _follow(self, c: Container, before: Sandbox | None) -> None:
         """Bring a running container's files after the networks that it has now. before: what it had."""
         after = self._networks.sandbox(c.id)
         if before is not None and after is not None:
             options = specgen.task_options(c, self._config, permitted())
-            etcfiles.follow(self._directory(c.id), options, before, after, self._config)
+            etcfiles.follow(self._launcher.directory(c.id), options, before, after, self._config)
+            await self._launcher.links.follow(c.id)
 
     def _get(self, ref: str) -> Container:
         if not ref:

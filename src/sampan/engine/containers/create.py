@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from sampan.engine import platforms
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers import endpoints, merge, mountpoints, specgen, validate
+from sampan.engine.containers import endpoints, links, merge, mountpoints, specgen, validate
 from sampan.engine.containers.endpoints import EndpointPlan, published_ports
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.publishing import publish
@@ -146,9 +146,7 @@ class Maker:
         validate.security_options(settled.security_opt)
         validate.storage_options(settled)
         settled = self._resolve_joined(settled)
-        for ref, _ in validate.links(settled):
-            if self._table.find(ref) is None:
-                raise InvalidArgument(f"could not get container for {ref}: No such container: {ref}")
+        linked = links.planned(settled, self._table.find)
         mounts = mountpoints.plan(config, settled, data_root=self._config.data_root, lookup=self._donor)
         for m in mounts:
             if m.type == "volume":
@@ -169,6 +167,7 @@ class Maker:
             host_config=settled,
             endpoints=planned.endpoints,
             mounts=mounts,
+            links=linked,
         )
 
     def _donor(self, ref: str) -> Container:
@@ -299,11 +298,11 @@ class Maker:
             try:
                 with self._table.reserve(new_name if new_name.startswith("/") else "/" + new_name) as reserved:
                     old = c.name
-                    answers = self._launcher.renaming(c.id, reserved)  # on its networks, while it runs
+                    answers = self._launcher.links.renaming(c.id, reserved)  # on its networks, while it runs
                     c = await self._table.save(replace(c, name=reserved), *answers, durable=True)
-                await self._launcher.renamed(c.id)
             except (InvalidArgument, Conflict) as e:
                 raise type(e)(f"Error when allocating new name: {e.message}") from None
+        await self._launcher.links.renamed(c, old)
         publish(self._events, c, "rename", oldName="/" + old)
 
     async def update(self, ref: str, asked: UpdateConfig) -> list[str] | None:

@@ -180,7 +180,9 @@ class Execs:
         publish(self._events, c, f"exec_start: {_command_line(e)}", execID=e.id)
         e.running = True
         try:
-            options = specgen.exec_process(c, config, self._engine, permitted(), size)
+            options = specgen.exec_process(
+                c, config, self._engine, permitted(), size, self._launcher.links.environment(c)
+            )
             process = spec.process(options)
             seccomp = await self._launcher.seccomp_path(options)
             if session is None:

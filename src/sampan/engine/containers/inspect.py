@@ -203,11 +203,13 @@ def duration(seconds: float) -> str:
     return f"{hours // 24 // 365} years"
 
 
-def row(c: Container, *, image: str, endpoints: dict[str, JSON], ports: list[JSON], health: str) -> JSON:
+def row(
+    c: Container, *, names: list[str], image: str, endpoints: dict[str, JSON], ports: list[JSON], health: str
+) -> JSON:
     """Return one entry of the list; `Status` is computed by the caller's clock each time."""
     shown: JSON = {
         "Id": c.id,
-        "Names": ["/" + c.name],
+        "Names": names,
         "Image": image,
         "ImageID": c.image_id,
         "Command": command(c),

@@ -22,6 +22,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.containers import logopts, specgen
 from sampan.engine.containers.attach import PendingSessions
 from sampan.engine.containers.endpoints import published_ports
+from sampan.engine.containers.links import Links
 from sampan.engine.containers.records import Container, MountPoint
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
@@ -29,7 +30,6 @@ from sampan.engine.hostpaths import HostPaths
 from sampan.engine.layers.roots import Roots
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
-from sampan.engine.store import Op
 from sampan.engine.tasks import devices, etcfiles, failures, namespaces, spec
 from sampan.engine.tasks.capabilities import permitted
 from sampan.engine.tasks.namespaces import HeldNamespace
@@ -84,6 +84,7 @@ class Launcher:
         self._host_paths = host_paths
         self._pending = pending
         self._filters = Filters(host_paths)
+        self.links = Links(table, networks, self.directory)
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take new defaults."""
@@ -105,7 +106,8 @@ class Launcher:
     async def _launch(self, c: Container, opened: ExitStack) -> TaskInfo:
         log = self._log_settings(c)
         runtime = self._runtime(c)
-        options = specgen.task_options(c, self._config, permitted())
+        self.links.check(c)
+        options = specgen.task_options(c, self._config, permitted(), self.links.environment(c))
         owners = self._owners(c)
         joined = _hold(owners, opened)
         init_path = self._init_path() if options.init else ""
@@ -144,6 +146,7 @@ class Launcher:
             undo.pop_all()
         if sandbox is not None:
             await self._networks.started(c.id, task.pid)
+            await self.links.follow(c.id)
         return task
 
     def _allow_realtime(self, parent: str) -> None:
@@ -211,14 +214,6 @@ class Launcher:
             kept[name] = settings
         return kept
 
-    def renaming(self, id: str, name: str) -> list[Op]:
-        """Return the changes by which a container that has a network answers to another name there."""
-        return self._networks.renaming(id, name)
-
-    async def renamed(self, id: str) -> None:
-        """Have the container answer to its other name, once that is written."""
-        await self._networks.renamed(id)
-
     async def take_down(self, c: Container) -> None:
         """Give back what a task that has ended used: network, shared memory, volumes. Idempotent.
 
@@ -226,6 +221,7 @@ class Launcher:
         """
         if not c.host_config.network_mode.startswith("container:"):
             await self._networks.detach(c.id)
+            await self.links.ended(c)
         if c.shm_path or c.host_config.ipc_mode == "shareable":
             _unmount(self._shm_directory(c.id))
         await self._unmount_volumes(c)
@@ -380,7 +376,7 @@ class Launcher:
             directory = self.directory(self._network_owner(c.host_config.network_mode.partition(":")[2]).id)
         else:
             directory = self.directory(c.id)
-            etcfiles.write(directory, options, sandbox, self._config)
+            etcfiles.write(directory, options, sandbox, self._config, self.links.hosts(c))
         return tuple((f"/etc/{name}", f"{directory}/{name}") for name in etcfiles.NAMES)
 
     def _init_path(self) -> str:

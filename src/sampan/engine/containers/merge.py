@@ -142,16 +142,22 @@ def _log_config(request: LogConfig, engine: EngineConfig) -> LogConfig:
 
 
 def environment(
-    config: ContainerConfig, *, hostname: str, extra: Sequence[str] = (), tty: bool | None = None
+    config: ContainerConfig,
+    *,
+    hostname: str,
+    linked: Sequence[str] = (),
+    extra: Sequence[str] = (),
+    tty: bool | None = None,
 ) -> list[str]:
     """Return the process's environment: PATH, HOSTNAME and (with a terminal) TERM, then the configured variables.
 
-    extra: further variables, as exec gives them. tty: whether this process has a terminal; None: as the first one.
+    linked: what links tell, which the configured ones override. extra: further variables, as
+    exec gives them. tty: whether this process has a terminal; None: as the first one.
     """
     env = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
     if config.tty if tty is None else tty:
         env["TERM"] = "xterm"
-    for item in [*(config.env or ()), *extra]:
+    for item in [*linked, *(config.env or ()), *extra]:
         key, equals, value = item.partition("=")
         if equals:
             env[key] = value

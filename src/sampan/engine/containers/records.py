@@ -40,6 +40,13 @@ class MountPoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     anonymous: bool = False
 
 
+class LinkedContainer(msgspec.Struct, kw_only=True, frozen=True):
+    """Another container that one is linked to: its id, and its name when that was done."""
+
+    id: str
+    name: str
+
+
 class Status(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """What `State` shows. Times are nanoseconds since the epoch, 0 is never."""
 
@@ -53,7 +60,10 @@ class Status(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class Container(Record, kw_only=True):
-    """One container. `path` and `args` are what is executed: entrypoint and command, merged with the image's."""
+    """One container. `path` and `args` are what is executed: entrypoint and command, merged with the image's.
+
+    links: what it is linked to on the default bridge, by alias (links.py).
+    """
 
     name: str
     created_ns: int
@@ -65,6 +75,7 @@ class Container(Record, kw_only=True):
     host_config: HostConfig = msgspec.field(default_factory=HostConfig)
     endpoints: dict[str, EndpointSettings] = {}
     mounts: list[MountPoint] = []
+    links: dict[str, LinkedContainer] = {}
     status: Status = msgspec.field(default_factory=Status)
     restart_count: int = 0
     manually_stopped: bool = False

@@ -42,6 +42,7 @@ from sampan.supervisor.client import Exit, Supervisor, TaskEvent, TaskInfo, Task
 log = logging.getLogger(__name__)
 
 LOST_EXIT_STATUS = 255
+_SOURCES_S = 5.0  # how long a start at boot waits for those that the container is linked to, as Docker's
 
 
 class Recovery:
@@ -69,6 +70,7 @@ class Recovery:
         self._networks = networks
         self._background = background
         self._first = asyncio.Event()
+        self._booting: dict[str, asyncio.Task[None]] = {}
 
     async def begin(self) -> None:
         """Start following; returns when the first comparison is done."""
@@ -104,6 +106,8 @@ class Recovery:
                 self._background.spawn(self._oom_killed(event.id), f"OOM kill in {event.id[:12]}")
 
     async def _oom_killed(self, id: str) -> None:
+        if self._table.find(id) is None:
+            return
         async with self._table.live.lock(id):
             c = self._table.find(id)
             if c is not None and c.status.pid:
@@ -136,6 +140,7 @@ class Recovery:
     async def _restore_networks(self, by_id: dict[str, TaskInfo]) -> None:
         running = {t.id: t.pid for t in by_id.values() if t.status in ("running", "paused")}
         await self._networks.restore({id: pid for id, pid in running.items() if self._table.find(id) is not None})
+        await self._networks.ways_changed()
 
     def _sweep_directories(self, known: set[str]) -> None:
         """Directories of containers whose creation never got as far as a record."""
@@ -177,7 +182,19 @@ class Recovery:
         elif first and c.has_been_started and c.host_config.auto_remove:
             self._background.spawn(self._remover.auto_remove(c.id), f"removal of {c.id[:12]}", finish=True)
         elif first and c.has_been_started and self._wants_start(c):
-            self._background.spawn(self._lifecycle.boot(c), f"start of {c.id[:12]}")
+            booting = self._background.spawn(self._boot(c), f"start of {c.id[:12]}")
+            if booting is not None:
+                self._booting[c.id] = booting
+
+    async def _boot(self, c: Container) -> None:
+        """Start a container when those that it is linked to have been started, or after a while."""
+        sources = [self._booting[link.id] for link in c.links.values() if link.id in self._booting]
+        if sources:
+            await asyncio.wait(sources, timeout=_SOURCES_S)
+        try:
+            await self._lifecycle.boot(c)
+        finally:
+            self._booting.pop(c.id, None)
 
     @staticmethod
     def _wants_start(c: Container) -> bool:

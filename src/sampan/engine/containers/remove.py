@@ -28,7 +28,7 @@ from sampan.engine.layers.roots import Roots
 from sampan.engine.layers.snapshots.trash import discard
 from sampan.engine.store import Ref
 from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, Internal, NotFound, SampanError
+from sampan.errors import Conflict, Internal, SampanError
 
 LOOK_S = 0.3
 """How long a container stays after its die event when somebody has heard it."""
@@ -66,10 +66,14 @@ class ContainerRemover:
         self._told: dict[str, float] = table.live.notes({})  # when somebody heard of its end: time.monotonic()
 
     async def remove(self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False) -> None:
-        """Remove a container; force kills it first, volumes takes its anonymous volumes with it."""
+        """Remove a container; force kills it first, volumes takes its anonymous volumes with it.
+
+        link: `ref` is the name of a link, `container/alias`, and only that goes.
+        """
         c = self._table.get(ref)
         if link:
-            raise NotFound(f"Cannot get parent {ref} for link")
+            await self._launcher.links.unlink(ref)
+            return
         lock = self._table.live.lock(c.id)
         if c.status.state is State.REMOVING and lock.locked():
             raise Conflict(f"removal of container {ref} is already in progress")
@@ -102,6 +106,8 @@ class ContainerRemover:
         Who is told of its end asks next how it ended, as `docker compose up` does; Docker's own removal takes longer
         than that. When nobody has heard it, nobody waits.
         """
+        if self._table.find(id) is None:
+            return
         async with self._table.live.lock(id):  # an end that is being recorded has been told then
             told_at = self._told.get(id)
         if told_at is not None and (left_s := told_at + LOOK_S - time.monotonic()) > 0:
@@ -147,6 +153,8 @@ class ContainerRemover:
     async def auto_remove(self, id: str) -> None:
         """Remove a --rm container that has ended, with its anonymous volumes."""
         await self._let_listeners_look(id)
+        if self._table.find(id) is None:
+            return  # a lock must not be made for who is no more
         async with self._table.live.lock(id):
             c = self._table.find(id)
             if c is not None and not c.active:  # else it is removed already, or was started again

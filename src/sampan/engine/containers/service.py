@@ -107,7 +107,7 @@ class Containers:
         logs = Logs(table, waiting, config.data_root)
         views = ContainerViews(table, launcher, images, roots, networks, execs, self._health)
         self._bind_streams(Attaching(table, supervisor, events, pending, logs, waiting), logs, execs)
-        self._bind_networks(Connections(config, table, networks, launcher.directory))
+        self._bind_networks(Connections(config, table, networks, launcher))
         self._bind_views(views, Top(table, supervisor, events), Stats(table, supervisor))
         exports = Exports(table, images, roots, events, lifecycle)
         self._archive = Archive(table, roots, events, self._inside, volumes, launcher.directory)

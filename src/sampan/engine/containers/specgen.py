@@ -34,8 +34,12 @@ from sampan.spec.engine_api.container import ExecConfig, HostConfig, Resources, 
 from sampan.spec.oci_runtime import Mount
 
 
-def task_options(c: Container, engine: EngineConfig, available: Sequence[str]) -> TaskOptions:
-    """Return what the container's task asks for. available: the capabilities that the daemon can hand out.
+def task_options(
+    c: Container, engine: EngineConfig, available: Sequence[str], linked: Sequence[str] = ()
+) -> TaskOptions:
+    """Return what the container's task asks for.
+
+    available: the capabilities that the daemon can hand out. linked: the variables of its links.
 
     Raises: Internal for what only a start refuses: GPUs, limits and tmpfs options that do not exist.
     """
@@ -44,7 +48,7 @@ def task_options(c: Container, engine: EngineConfig, available: Sequence[str]) -
     ro = ["rro"] if host.readonly_rootfs else []
     return TaskOptions(
         id=c.id,
-        process=_process(c, engine, available),
+        process=_process(c, engine, available, linked),
         namespaces=_namespaces(host),
         hostname=c.config.hostname,
         domainname=c.config.domainname,
@@ -90,11 +94,11 @@ def _refuse_device_requests(host: HostConfig) -> None:
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
-def _process(c: Container, engine: EngineConfig, available: Sequence[str]) -> ProcessOptions:
+def _process(c: Container, engine: EngineConfig, available: Sequence[str], linked: Sequence[str]) -> ProcessOptions:
     host, config = c.host_config, c.config
     return ProcessOptions(
         args=(c.path, *c.args),
-        env=tuple(environment(config, hostname=config.hostname)),
+        env=tuple(environment(config, hostname=config.hostname, linked=linked)),
         cwd=config.working_dir or "/",
         user=config.user,
         groups=tuple(host.group_add or ()),
@@ -108,11 +112,17 @@ def _process(c: Container, engine: EngineConfig, available: Sequence[str]) -> Pr
 
 
 def exec_process(
-    c: Container, config: ExecConfig, engine: EngineConfig, available: Sequence[str], size: Sequence[int] | None
+    c: Container,
+    config: ExecConfig,
+    engine: EngineConfig,
+    available: Sequence[str],
+    size: Sequence[int] | None,
+    linked: Sequence[str] = (),
 ) -> ProcessOptions:
     """Return a further process of the container: its surroundings with what this exec asks for instead.
 
-    size: (height, width) of the terminal. Raises: Internal for a relative directory or a variable without a name.
+    size: (height, width) of the terminal. linked: the variables of its links.
+    Raises: Internal for a relative directory or a variable without a name.
     """
     if config.working_dir and not config.working_dir.startswith("/"):
         raise Internal("OCI runtime exec failed: exec failed: Cwd must be an absolute path")
@@ -121,7 +131,9 @@ def exec_process(
     host = c.host_config
     return ProcessOptions(
         args=tuple(config.cmd or ()),
-        env=tuple(environment(c.config, hostname=c.config.hostname, extra=config.env or [], tty=config.tty)),
+        env=tuple(
+            environment(c.config, hostname=c.config.hostname, linked=linked, extra=config.env or [], tty=config.tty)
+        ),
         cwd=config.working_dir or c.config.working_dir or "/",
         user=config.user or c.config.user,
         groups=tuple(host.group_add or ()),

@@ -10,6 +10,8 @@ import contextlib
 import secrets
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from sampan.engine.containers import names
 from sampan.engine.containers.live import LiveContainers
 from sampan.engine.containers.records import Container
@@ -27,7 +29,10 @@ class ContainerTable:
         self.driver = driver
         self._table = store.table("containers", Container)
         self._names: dict[str, str] = {c.name: c.id for c in self._table.all()}  # a hidden one keeps its name
+        self._linking: dict[str, set[str]] = {}  # by the id of what is linked to
         self._others = frozenset(c.id for c in self._table.hide(lambda c: c.driver != driver))
+        for c in self._table.all():
+            self._note_links(c)
         self._reserved: set[str] = set()
         self.making: set[str] = set()  # ids whose snapshot and directory may be there before their record
         self.live = LiveContainers()
@@ -54,12 +59,20 @@ class ContainerTable:
         return self.store.watch(self._table)
 
     def find(self, ref: str) -> Container | None:
-        """Return the container with this id, name or unique id prefix. Raises: InvalidArgument for an ambiguous one."""
+        """Return the container with this id, name, name as a link (`container/alias`) or unique id prefix.
+
+        Raises: InvalidArgument for an ambiguous one.
+        """
         if (exact := self._table.get(ref)) is not None:
             return exact
         bare = ref.removeprefix("/")
         if (id := self._names.get(bare)) is not None:
             return self._table.get(id)
+        owner, _, alias = bare.partition("/")
+        if alias:
+            linking = self._table.get(self._names.get(owner, ""))
+            link = linking.links.get(alias) if linking is not None else None
+            return self._table.get(link.id) if link is not None else None
         if not bare or len(bare) >= 64:
             return None
         matching = [c for c in self._table.all() if c.id.startswith(bare)]
@@ -73,6 +86,30 @@ class ContainerTable:
         if found is None:
             raise NotFound(f"No such container: {ref}")
         return found
+
+    def linking(self, id: str) -> frozenset[str]:
+        """Return the ids of those who are linked to a container."""
+        return frozenset(self._linking.get(id, ()))
+
+    def linked(self) -> list[Container]:
+        """Return the containers that are linked to others."""
+        ids = sorted(set().union(*self._linking.values()))
+        return [c for c in map(self._table.get, ids) if c is not None]
+
+    def names(self, c: Container) -> list[str]:
+        """Return all names of a container, sorted: its own, and those by which others are linked to it."""
+        owners = (self._table.get(id) for id in self._linking.get(c.id, ()))
+        links = [(o.name, alias) for o in owners if o for alias, link in o.links.items() if link.id == c.id]
+        return sorted([f"/{c.name}", *(f"/{owner}/{alias}" for owner, alias in links)])
+
+    def _note_links(self, c: Container, before: Container | None = None) -> None:
+        for link in before.links.values() if before is not None else ():
+            holders = self._linking.get(link.id, set())
+            holders.discard(c.id)
+            if not holders:
+                self._linking.pop(link.id, None)
+        for link in c.links.values():
+            self._linking.setdefault(link.id, set()).add(c.id)
 
     @contextlib.contextmanager
     def reserve(self, name: str) -> Iterator[str]:
@@ -109,6 +146,8 @@ class ContainerTable:
         if previous is not None and previous.name != container.name:
             self._names.pop(previous.name, None)
         self._names[container.name] = container.id
+        if previous is None or previous.links != container.links:
+            self._note_links(container, previous)
         return container
 
     async def delete(self, container: Container, *ops: Op) -> None:
@@ -116,6 +155,7 @@ class ContainerTable:
         await self.store.apply(self._table.delete(container.id), *ops, durable=False)
         if self._names.get(container.name) == container.id:
             del self._names[container.name]
+        self._note_links(replace(container, links={}), container)
         self.live.forget(container.id)
 
 

@@ -49,8 +49,6 @@ def create(
         raise InvalidArgument("invalid Annotations: the empty string is not permitted as an annotation key")
     warnings = resources(host, machine, update=False)
     warnings += _platform(host, engine)
-    if host.links:
-        warnings.append("Links have no effect. Containers find each other by name on a network of their own.")
     if any(m.type == "image" for m in host.mounts or []):
         warnings.insert(0, "Image mount is an experimental feature")
     return warnings
@@ -327,17 +325,6 @@ def security_options(options: list[str] | None) -> None:
                 raise Internal(f'invalid --security-opt 2: "{option}"') from e
         elif key not in ("label", "apparmor", "seccomp"):
             raise Internal(f'invalid --security-opt 2: "{option}"')
-
-
-def links(host: HostConfig) -> list[tuple[str, str]]:
-    """Parse --link entries to (container, alias)."""
-    parsed = []
-    for link in host.links or []:
-        parts = link.split(":")
-        if not parts[0] or len(parts) > 2:
-            raise Internal(f"bad format for links: {link}")
-        parsed.append((parts[0].removeprefix("/"), parts[-1].rpartition("/")[2]))
-    return parsed
 
 
 def logging(host: HostConfig) -> None:

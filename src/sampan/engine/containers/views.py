@@ -9,7 +9,9 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sampan.engine.containers import inspect, listing
+from msgspec.structs import replace
+
+from sampan.engine.containers import inspect, links, listing
 from sampan.engine.containers.exec import Execs
 from sampan.engine.containers.health import Healthchecks
 from sampan.engine.containers.launch import Launcher
@@ -53,8 +55,9 @@ class ContainerViews:
         """Describe a container."""
         c = self._table.get(ref)
         sizes = await self._roots.usage(c.id) if size else None
+        shown = replace(c, host_config=replace(c.host_config, links=links.shown(c, self._table.find)))
         return inspect.inspect(
-            c,
+            shown,
             directory=self._launcher.directory(c.id),
             driver=c.driver,
             graph={"ID": c.id, **self._graph_driver(c)},
@@ -136,14 +139,26 @@ class ContainerViews:
         if sandbox is None:
             kept = self._rows.get(c.id)
             if kept is not None and kept[0] is c:
-                return {**kept[1], "Image": names[key], "Status": inspect.status_text(c, "none")}
+                return {
+                    **kept[1],
+                    "Names": self._table.names(c),
+                    "Image": names[key],
+                    "Status": inspect.status_text(c, "none"),
+                }
             endpoints = {name: codec.to_json(e) for name, e in c.endpoints.items()}
             ports: list[dict[str, Any]] = []
         else:
             endpoints = network_inspect.endpoints(sandbox.endpoints.values())
             published = network_inspect.ports(sandbox.exposed, sandbox.bindings)
             ports = inspect.published(c.config.exposed_ports, published)
-        row = inspect.row(c, image=names[key], endpoints=endpoints, ports=ports, health=self._health.word(c))
+        row = inspect.row(
+            c,
+            names=self._table.names(c),
+            image=names[key],
+            endpoints=endpoints,
+            ports=ports,
+            health=self._health.word(c),
+        )
         if sandbox is None:
             self._rows[c.id] = (c, row)
         return row

@@ -5,7 +5,7 @@ Source: Docker Engine 28.5, what its containers show; resolv.conf(5), hosts(5).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import ip_address
 
 from sampan.linux.resolvconf import HOST_RESOLV_CONF, parse
@@ -47,6 +47,24 @@ def with_addresses(
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
     return "".join([*lines, *(line for line in have if line not in had)])
+
+
+def with_links(text: str, aliases: Collection[str], links: Iterable[tuple[str, str]]) -> str:
+    """Return /etc/hosts with these (names, address) of links in the place of the lines of their aliases."""
+    had = text.splitlines(keepends=True)
+    if had and not had[-1].endswith("\n"):
+        had[-1] += "\n"
+    kept: list[str] = []
+    at = -1
+    for line in had:
+        _, tab, names = line.partition("\t")
+        words = names.split()
+        if tab and len(words) > 1 and words[0] in aliases:  # what --add-host gives has one name
+            at = len(kept) if at < 0 else at
+        else:
+            kept.append(line)
+    at = len(kept) if at < 0 else at
+    return "".join([*kept[:at], *(f"{address}\t{names}\n" for names, address in links), *kept[at:]])
 
 
 def _own(address: str, hostname: str, domainname: str) -> str:

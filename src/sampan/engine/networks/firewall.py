@@ -23,7 +23,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from sampan.linux.nftables import Element
 
@@ -140,12 +140,23 @@ class Span:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Way:
+    """A port of one container that another one may reach on their network although containers there may not."""
+
+    source: str
+    address: str
+    proto: str
+    port: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruleset:
     table: str
     networks: tuple[NetworkRules, ...] = ()
     published: tuple[Published, ...] = ()
     api: tuple[tuple[str, int], ...] = ()  # (address or "", port) that containers must not reach
+    ways: tuple[Way, ...] = ()
     direct_routing: bool = False  # published ports are open at the containers' own addresses too
 
 
@@ -258,6 +269,11 @@ def _sets(rules: Ruleset) -> list[str]:
     return lines
 
 
+def leads(network: NetworkRules, way: Way) -> bool:
+    """Return whether a way is one through this network, and needed there."""
+    return not network.icc and bool(network.subnet4) and ip_address(way.address) in ip_network(network.subnet4)
+
+
 def _raw(rules: Ruleset) -> list[str]:
     """Return what comes before connection tracking, so before any translation.
 
@@ -310,6 +326,10 @@ def _forward(rules: Ruleset) -> list[str]:
     ]
     for n in sorted(rules.networks, key=lambda n: not n.internal):  # an internal network's drops come before any accept
         inside = f'iifname "{n.interface}" oifname "{n.interface}"'
+        ways = sorted({way for way in rules.ways if leads(n, way)})
+        if ways:
+            listed = ", ".join(f"{w.source} . {w.address} . {w.proto} . {w.port}" for w in ways)
+            lines.append(f"{inside} ip saddr . ip daddr . meta l4proto . th dport {{ {listed} }} accept")
         if n.internal:
             lines += [
                 f"{inside} {'accept' if n.icc else 'drop'}",

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from sampan.engine.background import Background
 from sampan.engine.networks import firewall
 from sampan.engine.networks import host as hosts
 from sampan.engine.networks.enforcer import FOREIGN_CHAINS, Enforcer
-from sampan.engine.networks.firewall import NetworkRules, Published, Ruleset
+from sampan.engine.networks.firewall import NetworkRules, Published, Ruleset, Way
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.plumbing import read_sysctl, write_sysctl
 from sampan.linux import conntrack
@@ -48,6 +48,8 @@ class FirewallKeeper:
         self._networks = networks
         self._published: dict[str, set[Published]] = {}  # by container address
         self._api: tuple[tuple[str, int], ...] = ()
+        self.ways: Callable[[], Iterable[Way]] = tuple  # between containers, for networks where these are kept apart
+        self._open: frozenset[Way] = frozenset()
         self._reapplying: asyncio.Task[None] | None = None
         self._monitor: Monitor | None = None
         self._disturbed = False
@@ -125,8 +127,13 @@ class FirewallKeeper:
         if not self._config.iptables:
             return
         networks = tuple(self._networks())
+        self._open = ways = self._needed(networks)
         rules = Ruleset(
-            table=self._table, networks=networks, api=self._api, direct_routing=self._config.allow_direct_routing
+            table=self._table,
+            networks=networks,
+            ways=tuple(ways),
+            api=self._api,
+            direct_routing=self._config.allow_direct_routing,
         )
 
         def work() -> None:
@@ -136,8 +143,22 @@ class FirewallKeeper:
             # packets from 127.0.0.1 may be translated into the networks, now that the raw chain is in place
             for n in networks:
                 write_sysctl(f"net/ipv4/conf/{n.interface}/route_localnet", "1")
+                if any(
+                    firewall.leads(n, way) for way in ways
+                ):  # ports of the bridge do not see each other: by the host
+                    write_sysctl(f"net/ipv4/conf/{n.interface}/proxy_arp_pvlan", "1")
 
         await self._host.run(work)
+
+    def _needed(self, networks: Sequence[NetworkRules]) -> frozenset[Way]:
+        apart = [n for n in networks if not n.icc]
+        ways = self.ways() if apart else ()
+        return frozenset(way for way in ways if any(firewall.leads(n, way) for n in apart))
+
+    async def ways_changed(self) -> None:
+        """Open and close what has changed of the ways between containers. Raises: OSError."""
+        if self._needed(tuple(self._networks())) != self._open:
+            await self.apply()
 
     async def protect_api(self, addresses: Iterable[tuple[str, int]]) -> None:
         """Keep containers from these TCP addresses of our API; ("", port) is every address."""

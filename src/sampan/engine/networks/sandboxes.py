@@ -394,6 +394,17 @@ class Sandboxes:
         live = self._live.get(container_id)
         return [] if live is None else self._changes.renaming(live, name)
 
+    def relinking(self, container_id: str, asked: Mapping[str, EndpointSettings]) -> list[Op]:
+        """Return the changes by which a sandbox's endpoints have the links of these settings, by network name."""
+        live = self._live.get(container_id)
+        if live is None:
+            return []
+        ends = [
+            replace(e, settings=replace(e.settings, links=asked[e.network].links)) if e.network in asked else e
+            for e in live.record.endpoints
+        ]
+        return self._table.saving(live, endpoints=ends, changing=live.record.changing)
+
     async def renamed(self, container_id: str) -> None:
         """Answer to the other name, when the change of `renaming` has been written."""
         live = self._live.get(container_id)

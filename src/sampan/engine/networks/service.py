@@ -12,7 +12,7 @@ import asyncio
 import builtins
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -25,6 +25,7 @@ from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.drivers import choice
 from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.fabric import Fabric
+from sampan.engine.networks.firewall import Way
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
 from sampan.engine.store import Op, Store
@@ -66,6 +67,7 @@ class Networks:
         self.sandbox = self._sandboxes.sandbox
         self.renaming = self._sandboxes.renaming
         self.renamed = self._sandboxes.renamed
+        self.relinking = self._sandboxes.relinking
         self.names = self._sandboxes.names
         self.disconnecting = self._sandboxes.disconnecting
         self.publishing = self._sandboxes.publishing
@@ -159,6 +161,17 @@ class Networks:
     async def protect_api(self, addresses: Iterable[tuple[str, int]]) -> None:
         """Keep containers from these (address, port) of a TCP API; an address of "", 0.0.0.0 or :: means every one."""
         await self._fabric.firewall.protect_api(("" if a in ("", "0.0.0.0", "::") else a, p) for a, p in addresses)
+
+    def let_through(self, ways: Callable[[], Iterable[Way]]) -> None:
+        """Say what leads from container to container where these may not reach each other; asked at each change."""
+        self._fabric.firewall.ways = ways
+
+    async def ways_changed(self) -> None:
+        """Open and close what has changed of these ways; what cannot be done is logged."""
+        try:
+            await self._fabric.firewall.ways_changed()
+        except OSError as error:
+            log.error("links: the firewall's rules cannot be changed: %s", error)
 
     # ── networks ────────────────────────────────────────────────────────────────────────────────────────────────
 

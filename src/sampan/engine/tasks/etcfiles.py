@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Collection, Sequence
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks import files
@@ -17,16 +18,22 @@ from sampan.engine.tasks.options import NamespaceMode, TaskOptions
 from sampan.errors import Internal
 from sampan.linux import resolvconf
 from sampan.supervisor.names.sockets import ADDRESS
+from sampan.supervisor.names.table import HOST_NAMES
 
+_HOST_GATEWAY = "host-gateway"
 NAMES = ("resolv.conf", "hostname", "hosts")
 
 
-def write(directory: str, options: TaskOptions, sandbox: Sandbox, config: EngineConfig) -> None:
+Links = Sequence[tuple[str, str]]
+"""Lines of /etc/hosts beside --add-host's: (names, address)."""
+
+
+def write(directory: str, options: TaskOptions, sandbox: Sandbox, config: EngineConfig, links: Links = ()) -> None:
     """Write all three. Raises: Internal for an address that is none."""
     for server in options.resolver.servers:
         _check_nameserver(server)
     _write(f"{directory}/hostname", f"{options.hostname}\n")
-    _write(f"{directory}/hosts", _hosts(options, sandbox, config))
+    _write(f"{directory}/hosts", _hosts(options, sandbox, config, links))
     _write(f"{directory}/resolv.conf", _resolv_conf(options, sandbox, config))
 
 
@@ -45,16 +52,30 @@ def follow(directory: str, options: TaskOptions, before: Sandbox, after: Sandbox
         _write(f"{directory}/resolv.conf", _resolv_conf(options, after, config))
 
 
-def _hosts(options: TaskOptions, sandbox: Sandbox, config: EngineConfig) -> str:
+def follow_links(directory: str, aliases: Collection[str], links: Links) -> None:
+    """Make the lines of a running container's links what they are now. aliases: of those that were and are."""
+    hosts = _read(f"{directory}/hosts")
+    changed = files.with_links(hosts, aliases, links)
+    if changed != hosts:
+        _write(f"{directory}/hosts", changed)
+
+
+def _hosts(options: TaskOptions, sandbox: Sandbox, config: EngineConfig, links: Links) -> str:
     on_host = options.namespaces.network is NamespaceMode.HOST
     extra = [extra_host(text, sandbox, config) for text in options.resolver.extra_hosts]
+    if not sandbox.names and not on_host:  # else the name service knows them, or the container is on the host
+        extra += [
+            extra_host(f"{name}:{_HOST_GATEWAY}", sandbox, config)
+            for name in sorted(name.decode() for name in HOST_NAMES)
+            if _gateways(sandbox) and name not in dict(extra)
+        ]
     if on_host:
         return files.host_hosts_file(_read("/etc/hosts"), extra)
     return files.hosts_file(
         hostname=options.hostname,
         domainname=options.domainname,
         addresses=sandbox.addresses,
-        extra_hosts=extra,
+        extra_hosts=[*extra, *links],
     )
 
 
@@ -85,12 +106,16 @@ def _check_nameserver(address: str) -> None:
 def extra_host(text: str, sandbox: Sandbox, config: EngineConfig) -> tuple[str, str]:
     """Split `name:address`; `host-gateway` is the address at which the host answers."""
     name, _, address = text.partition(":")
-    if address == "host-gateway":
-        gateways = config.host_gateway_ips or tuple(e.gateway4 for e in sandbox.endpoints.values() if e.gateway4)
+    if address == _HOST_GATEWAY:
+        gateways = config.host_gateway_ips or _gateways(sandbox)
         if not gateways:
             raise Internal("unable to derive the IP value for host-gateway")
         address = gateways[0]
     return name, address.removeprefix("[").removesuffix("]")
+
+
+def _gateways(sandbox: Sandbox) -> tuple[str, ...]:
+    return tuple(e.gateway4 for e in sandbox.endpoints.values() if e.gateway4)
 
 
 def _read(path: str) -> str:

@@ -1,4 +1,5 @@
-"""Keeps the name service alive: starts it when it is wanted, and again when it has ended.
+"""Keeps the name service alive: starts it when it is wanted, and again when it has ended. Meanwhile it holds its
+sockets (held.py).
 
 A supervisor that starts beside a name service of an earlier one takes it up, by the pid in its lock file.
 """
@@ -15,6 +16,7 @@ import socket
 from sampan.errors import Unavailable
 from sampan.supervisor import interpreter
 from sampan.supervisor.names import table
+from sampan.supervisor.names.held import Holder
 from sampan.supervisor.notes import note
 
 _MODULE = "sampan.supervisor.names.main"
@@ -32,6 +34,8 @@ class Keeper:
         self._keeping: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
         self._pid = 0
+        self._holder = Holder()
+        self._channel: socket.socket | None = None
 
     def recover(self) -> None:
         """Keep a name service that there was: its sandboxes' files say so."""
@@ -51,6 +55,7 @@ class Keeper:
 
     async def close(self) -> None:
         """End the name service: there are no tasks any more."""
+        self._holder.close()
         if self._keeping is None:
             return
         if self._pid:  # not reaped yet: the number is nobody else's
@@ -84,6 +89,7 @@ class Keeper:
             finally:
                 if pidfd >= 0:
                     os.close(pidfd)
+                self._hang_up()
                 self._reap()
             if self._ready is None or self._ready.done():
                 self._ready = asyncio.get_running_loop().create_future()
@@ -110,14 +116,34 @@ class Keeper:
         return -1
 
     async def _start(self) -> int:
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs:
-                self._pid = interpreter.spawn(self._binary, _MODULE, [self._exec_root, "3"], theirs)
-            pidfd = os.pidfd_open(self._pid)
-            ours.setblocking(False)
-            await asyncio.get_running_loop().sock_recv(ours, 1)  # ready, or ended
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self._channel = ours
+        with theirs:
+            self._pid = interpreter.spawn(self._binary, _MODULE, [self._exec_root, "3"], theirs)
+        pidfd = os.pidfd_open(self._pid)
+        self._holder.begin()
+        loop = asyncio.get_running_loop()
+        begun: asyncio.Future[None] = loop.create_future()
+
+        def begin() -> None:
+            if not begun.done():
+                begun.set_result(None)
+
+        def readable() -> None:
+            if not self._holder.handle(ours, begin):
+                self._hang_up()
+                begin()  # ended: whoever waits for it sees that next
+
+        loop.add_reader(ours, readable)
+        await begun
         return pidfd
+
+    def _hang_up(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            asyncio.get_running_loop().remove_reader(channel)
+            channel.close()
 
     def _say_ready(self) -> None:
         if self._ready is not None and not self._ready.done():

@@ -26,7 +26,7 @@ class Served:
 
     def __init__(self, loop: Loop, udp: socket.socket, tcp: socket.socket, handle: Handle) -> None:
         self._loop, self._handle = loop, handle
-        self.udp, self._tcp = udp, tcp
+        self.udp, self.tcp = udp, tcp
         self._clients: set[_Client] = set()
         for peer in (udp, tcp):
             peer.setblocking(False)
@@ -35,7 +35,7 @@ class Served:
 
     def close(self) -> None:
         """Close the sockets and all connections."""
-        for peer in (self.udp, self._tcp):
+        for peer in (self.udp, self.tcp):
             self._loop.forget(peer.fileno())
             peer.close()
         for client in list(self._clients):
@@ -60,7 +60,7 @@ class Served:
 
     def _accept(self, _: int) -> None:
         try:
-            peer, _address = self._tcp.accept()
+            peer, _address = self.tcp.accept()
         except OSError:
             return
         if len(self._clients) >= MOST_CLIENTS:

@@ -15,7 +15,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sampan.linux.loop import HANG_UP, READ, Loop
@@ -24,6 +24,7 @@ from sampan.supervisor import layout
 from sampan.supervisor.names import table
 from sampan.supervisor.names.answers import Answers, Question
 from sampan.supervisor.names.forwarder import Forwarder
+from sampan.supervisor.names.held import Holding
 from sampan.supervisor.names.served import Reply, Served
 from sampan.supervisor.names.sockets import SOCKET, listen_on
 from sampan.supervisor.names.table import Damaged, NameTable, SandboxNames
@@ -36,8 +37,9 @@ _RIGHTS_BYTES = socket.CMSG_SPACE(2 * 4)
 class NameServer:
     """directory: where the sandboxes' files and the control socket are."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, holding: Holding) -> None:
         self._directory = directory
+        self._holding = holding  # the sockets, while this process is not there
         self.loop = Loop()
         self._table = NameTable()
         self._answers = Answers(self._table)
@@ -47,13 +49,14 @@ class NameServer:
         self._processes: dict[str, int] = {}  # of a sandbox: the pidfd of its first process
         self._unborn: dict[str, _Control] = {}  # of a sandbox without process: who holds its namespace
 
-    def serve(self, ready: Callable[[], None]) -> None:
-        """Take up what the files say, listen, call `ready`, and serve for ever."""
-        for id in table.ids(self._directory):
+    def serve(self) -> None:
+        """Take up what the files say, listen, say so, and serve for ever."""
+        for id in list(table.ids(self._directory)):
             self._take_up(id, ())
+        self._holding.rest()
         self._listener = layout.listen(self._directory, SOCKET, kind=socket.SOCK_SEQPACKET)
         self.loop.watch(self._listener.fileno(), READ, self._accept)
-        ready()
+        self._holding.ready()
         self.loop.run()
 
     # ── sandboxes ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -67,6 +70,7 @@ class NameServer:
 
     def drop(self, id: str) -> None:
         """Serve a sandbox no more."""
+        self._holding.drop(id)
         self._unborn.pop(id, None)
         served = self._served.pop(id, None)
         if served is not None:
@@ -105,8 +109,9 @@ class NameServer:
                 self._watch(sandbox)
             if sockets:
                 self._serve(id, *sockets)
-            elif id not in self._served and sandbox.pid:
-                self._serve(id, *self._listen_again(sandbox))
+                self._holding.keep(id, *sockets)
+            elif id not in self._served:
+                self._serve_again(sandbox)
         except OSError as error:  # its process has ended, or something else has the port
             note(f"names: sandbox {id[:12]} cannot be served: {error}")
             if isinstance(error, (FileNotFoundError, ProcessLookupError)):
@@ -120,6 +125,16 @@ class NameServer:
         if old is not None:
             old.close()
         self._served[id] = Served(self.loop, udp, tcp, handle)
+
+    def _serve_again(self, sandbox: SandboxNames) -> None:
+        """Go on with the sockets of an earlier name service, or with new ones on its port."""
+        held = self._holding.take(sandbox.id)
+        if held is not None:
+            self._serve(sandbox.id, *held)
+        elif sandbox.pid:
+            made = self._listen_again(sandbox)
+            self._serve(sandbox.id, *made)
+            self._holding.keep(sandbox.id, *made)
 
     def _listen_again(self, sandbox: SandboxNames) -> tuple[socket.socket, socket.socket]:
         namespace = _open_namespace(sandbox)
