@@ -25,7 +25,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import wraps
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -147,7 +147,7 @@ class Host:
             ]
         )
 
-    def __enter__(self) -> Host:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -225,6 +225,8 @@ class Host:
         with self.inside(self._own if namespace is None else namespace):
             sock = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))
         sock.setblocking(False)
         if not udp:
@@ -397,8 +399,7 @@ def die_at(step: int, begun: Callable[[], bool], work: Callable[[], Coroutine[An
 
         counted(Netlink, "attempt")
         counted(Store, "apply_now")
-        counted(Plumbing, "add_elements")
-        counted(Plumbing, "delete_elements")
+        counted(Plumbing, "change_elements")
         asyncio._set_running_loop(None)
         asyncio.get_event_loop_policy().set_event_loop(None)
         try:

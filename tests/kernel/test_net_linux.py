@@ -23,13 +23,13 @@ def element(port: int) -> Element:
 async def test_elements_are_what_nft_would_add(host: Host) -> None:
     host.nft.run(MAP)
     elements = Elements()
-    elements.add("t", [element(8080)])
+    elements.change("t", add=[element(8080)])
     assert "tcp . 8080 : 10.0.0.2 . 80 }" in host.nft.run("list map inet t m")
     host.nft.run("delete element inet t m { tcp . 8080 }")
     with pytest.raises(FileNotFoundError):
-        elements.delete("t", [element(8080)])
+        elements.change("t", delete=[element(8080)])
     with pytest.raises(FileNotFoundError):
-        elements.add("nope", [element(8080)])
+        elements.change("nope", add=[element(8080)])
     elements.close()
     host.nft.run("delete table inet t")
 
@@ -39,12 +39,12 @@ async def test_many_elements_are_one_transaction(host: Host) -> None:
     host.nft.run(MAP)
     elements = Elements()
     many = [element(port) for port in range(1, 5001)]
-    elements.add("t", many)
+    elements.change("t", add=many)
     assert host.nft.run("list map inet t m").count(" : ") == 5001  # the map's type has one too
     with pytest.raises(FileExistsError):
-        elements.add("t", [*(element(port) for port in range(6000, 7000)), element(5)])
+        elements.change("t", add=[*(element(port) for port in range(6000, 7000)), element(5)])
     assert host.nft.run("list map inet t m").count(" : ") == 5001, "all or none"
-    elements.delete("t", many)
+    elements.change("t", delete=many)
     assert host.nft.run("list map inet t m").count(" : ") == 1
     elements.close()
     host.nft.run("delete table inet t")

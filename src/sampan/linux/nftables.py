@@ -16,7 +16,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ _LOSSES = frozenset({NFT_MSG_NEWCHAIN, NFT_MSG_DELTABLE, NFT_MSG_DELCHAIN, NFT_M
 _TABLE, _RULE_CHAIN, _CHAIN_HOOK = 1, 2, 4
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
 _ELEMENTS_A_MESSAGE = 500
-_ELEM_KEY, _ELEM_DATA, _DATA_VALUE = 1, 2, 1
+_ELEM_KEY, _ELEM_DATA, _ELEM_KEY_END, _DATA_VALUE = 1, 2, 10, 1
 _CTX_DEFAULT = 0
 _RECEIVE_BYTES = 1 << 17
 
@@ -117,12 +117,13 @@ def _errno_of(message: str) -> int:
 class Element(NamedTuple):
     """An element of a map, or of a set (no value), as the kernel keeps it.
 
-    Concatenated parts, each padded to four bytes, network order.
+    Concatenated parts, each padded to four bytes, network order. end: the last key of an interval, where it is one.
     """
 
     map: str
     key: bytes
     value: bytes = b""
+    end: bytes = b""
 
 
 class Elements:
@@ -135,31 +136,22 @@ class Elements:
     def close(self) -> None:
         self._socket.close()
 
-    def add(self, table: str, elements: Iterable[Element]) -> None:
-        """Add elements to maps and sets of an inet table, all or none; what a set has already is fine.
+    def change(self, table: str, *, delete: Iterable[Element] = (), add: Iterable[Element] = ()) -> None:
+        """Delete elements of maps and sets of an inet table by their keys, then add others: all of it or nothing.
 
-        Raises: OSError EEXIST (in a map), ENOENT (no such table or map), …
+        Raises: OSError EEXIST (in a map), ENOENT (no such table, map or element), …
         """
-        elements = list(elements)
-        flags = netlink.NLM_F_CREATE | (netlink.NLM_F_EXCL if any(e.value for e in elements) else 0)
-        self._batch(table, NFT_MSG_NEWSETELEM, flags, [(e.map, _element(e.key, e.value)) for e in elements])
-
-    def delete(self, table: str, elements: Iterable[Element]) -> None:
-        """Delete elements by their keys, all or none. Raises: OSError ENOENT, …"""
-        self._batch(table, NFT_MSG_DELSETELEM, 0, [(e.map, _element(e.key)) for e in elements])
-
-    def _batch(self, table: str, type_: int, flags: int, elements: Sequence[tuple[str, bytes]]) -> None:
-        if not elements:
+        parts = [*_bodies(table, NFT_MSG_DELSETELEM, delete), *_bodies(table, NFT_MSG_NEWSETELEM, add)]
+        if not parts:
             return
         first = self._sequence + 1
-        parts = [self._message(_BATCH_BEGIN, 0, _BATCH_GENMSG)]
-        bodies = list(_bodies(table, elements))
-        for n, body in enumerate(bodies, 1):
+        messages = [self._message(_BATCH_BEGIN, 0, _BATCH_GENMSG)]
+        for n, (type_, flags, body) in enumerate(parts, 1):
             # one acknowledgement, of the last: thousands would not fit the socket's buffer. Errors come unasked.
-            ack = netlink.NLM_F_ACK if n == len(bodies) else 0
-            parts.append(self._message(NFNL_SUBSYS_NFTABLES << 8 | type_, flags | ack, body))
-        parts.append(self._message(_BATCH_END, 0, _BATCH_GENMSG))
-        self._socket.send(b"".join(parts))
+            ack = netlink.NLM_F_ACK if n == len(parts) else 0
+            messages.append(self._message(NFNL_SUBSYS_NFTABLES << 8 | type_, flags | ack, body))
+        messages.append(self._message(_BATCH_END, 0, _BATCH_GENMSG))
+        self._socket.send(b"".join(messages))
         while True:
             for kind, _, sequence, body in netlink.messages(self._socket.recv(_RECEIVE_BYTES)):
                 if kind == netlink.NLMSG_ERROR and first <= sequence <= self._sequence:
@@ -173,23 +165,33 @@ class Elements:
         return struct.pack("=IHHII", 16 + len(body), type_, flags | netlink.NLM_F_REQUEST, self._sequence, 0) + body
 
 
-def _bodies(table: str, elements: Sequence[tuple[str, bytes]]) -> Iterator[bytes]:
-    """Yield message bodies of at most `_ELEMENTS_A_MESSAGE` elements of one map each (an attribute ends at 64 KiB)."""
-    by_map: dict[str, list[bytes]] = {}
-    for map_, element in elements:
-        by_map.setdefault(map_, []).append(element)
-    for map_, packed in by_map.items():
+def _bodies(table: str, type_: int, elements: Iterable[Element]) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (type, flags, body) of at most `_ELEMENTS_A_MESSAGE` elements of one map each: an attribute ends at 64 KiB.
+
+    Adding to a set what it has already is fine.
+    """
+    by_map: dict[str, list[Element]] = {}
+    for element in elements:
+        by_map.setdefault(element.map, []).append(element)
+    adds = type_ == NFT_MSG_NEWSETELEM
+    for map_, all_ in by_map.items():
+        flags = (netlink.NLM_F_CREATE | (netlink.NLM_F_EXCL if all_[0].value else 0)) if adds else 0
+        packed = [_element(e.key, e.end, e.value if adds else b"") for e in all_]
         for n in range(0, len(packed), _ELEMENTS_A_MESSAGE):
             yield (
+                type_,
+                flags,
                 struct.pack("=BBH", _NFPROTO_INET, 0, 0)
                 + attribute(_LIST_TABLE, table.encode() + b"\0")
                 + attribute(_LIST_SET, map_.encode() + b"\0")
-                + attribute(_LIST_ELEMENTS | _NESTED, b"".join(packed[n : n + _ELEMENTS_A_MESSAGE]))
+                + attribute(_LIST_ELEMENTS | _NESTED, b"".join(packed[n : n + _ELEMENTS_A_MESSAGE])),
             )
 
 
-def _element(key: bytes, value: bytes = b"") -> bytes:
+def _element(key: bytes, end: bytes, value: bytes) -> bytes:
     inner = attribute(_ELEM_KEY | _NESTED, attribute(_DATA_VALUE, key))
+    if end:
+        inner += attribute(_ELEM_KEY_END | _NESTED, attribute(_DATA_VALUE, end))
     if value:
         inner += attribute(_ELEM_DATA | _NESTED, attribute(_DATA_VALUE, value))
     return attribute(_LIST_ELEM | _NESTED, inner)

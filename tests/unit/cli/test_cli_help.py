@@ -67,6 +67,7 @@ MARKED = {  # what has another shape than docker's, with the reason
     "builder du": "docker has it in buildx",
     "builder prune": "has the flags of buildx",
     "container cp": "the second usage line names the command as it was typed",
+    "container update": "publishes ports of a running container",
     "container start": "docker hides the flags of checkpoints unless the engine is experimental",
     "volume create": "docker hides the flags of cluster volumes unless there is a swarm",
     "volume ls": "docker hides the flags of cluster volumes unless there is a swarm",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 from sampan.engine import platforms
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import endpoints, links, merge, mountpoints, specgen, validate
-from sampan.engine.containers.endpoints import EndpointPlan
+from sampan.engine.containers.endpoints import EndpointPlan, published_ports
 from sampan.engine.containers.launch import Launcher
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container, MountPoint
@@ -30,13 +31,14 @@ from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.records import Image
 from sampan.engine.images.service import Images
 from sampan.engine.layers.roots import Roots
+from sampan.engine.networks import ports
 from sampan.engine.store import Ref
 from sampan.engine.tasks import devices, host
 from sampan.engine.tasks import limits as task_limits
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, words
 from sampan.linux import saferoot
-from sampan.spec.engine_api.container import ContainerConfig, HostConfig, UpdateConfig
+from sampan.spec.engine_api.container import ContainerConfig, HostConfig, PortBinding, UpdateConfig
 from sampan.spec.engine_api.network import NetworkingConfig
 from sampan.supervisor.client import Supervisor
 
@@ -307,18 +309,22 @@ class Maker:
         publish(self._events, c, "rename", oldName="/" + old)
 
     async def update(self, ref: str, asked: UpdateConfig) -> list[str] | None:
-        """Change limits and the restart policy. Returns warnings, None when there are none."""
+        """Change limits, the restart policy and the published ports. Returns warnings, None when there are none."""
         if asked.io_maximum_iops or asked.io_maximum_bandwidth:
             raise InvalidArgument(
                 "Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps"
             )
         warnings = validate.resources(asked, self._machine, update=True)
+        if asked.port_bindings is not None:
+            validate.port_bindings(HostConfig(port_bindings=asked.port_bindings))
         warnings += [f"{name} cannot be updated. {name} discarded." for name in _lasting(asked)]
         if asked.restart_policy.name:
             validate.restart_policy(asked.restart_policy)
         c = self._table.get(ref)
         async with self._table.live.lock(c.id):
             c = self._table.get(c.id)
+            if asked.port_bindings and c.host_config.network_mode == "host":
+                warnings.append(validate.HOST_PUBLISHES)
             try:
                 c = await self._update(c, asked)
             except SampanError as e:
@@ -356,7 +362,23 @@ class Maker:
                     await self._supervisor.update(c.id, resources)
             except SampanError as e:
                 raise Internal(f"runc did not terminate successfully: exit status 1: {e.message}\n") from e
-        return await self._table.save(replace(c, host_config=h), durable=True)
+        if asked.port_bindings is None:
+            return await self._table.save(replace(c, host_config=h), durable=True)
+        return await self._publish(replace(c, host_config=h), asked.port_bindings)
+
+    async def _publish(self, c: Container, bindings: Mapping[str, list[PortBinding] | None]) -> Container:
+        """Publish these ports of a container and no others, now if it runs; what is published is exposed, too."""
+        if bindings and c.host_config.network_mode.startswith("container:"):
+            raise InvalidArgument(validate.JOINED_PUBLISHES)
+        named = [ports.parse_port(text) for text in bindings if text]
+        exposed: dict[str, dict[str, Any]] = {f"{port}/{proto}": {} for port, proto in named}
+        c = replace(
+            c,
+            host_config=replace(c.host_config, port_bindings=dict(bindings)),
+            config=replace(c.config, exposed_ports={**(c.config.exposed_ports or {}), **exposed} or None),
+        )
+        async with self._launcher.publishing(c.id, *published_ports(c)) as changes:
+            return await self._table.save(c, *changes, durable=True)
 
 
 def _make_directories(root: int, path: str) -> None:
@@ -373,7 +395,14 @@ def _make_directories(root: int, path: str) -> None:
 
 def _lasting(asked: UpdateConfig) -> list[str]:
     """Name what is asked for and what a container has for all its life. Docker takes it and says nothing."""
-    changeable = {*_UPDATABLE, "pids_limit", "restart_policy", "io_maximum_iops", "io_maximum_bandwidth"}
+    changeable = {
+        *_UPDATABLE,
+        "pids_limit",
+        "restart_policy",
+        "port_bindings",
+        "io_maximum_iops",
+        "io_maximum_bandwidth",
+    }
     unasked = {"kernel_memory", "cpu_percent"}  # never had, or warned of already
     return [
         f.encode_name

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from sampan.engine.containers.records import Container
 from sampan.engine.networks import endpoints as network_endpoints
-from sampan.engine.networks.records import NetworkRecord
+from sampan.engine.networks import ports
+from sampan.engine.networks.records import NetworkRecord, PublishedPort
 from sampan.errors import Internal, InvalidArgument, SampanError
 from sampan.spec.engine_api.container import ContainerConfig, HostConfig
 from sampan.spec.engine_api.network import EndpointSettings, NetworkingConfig
@@ -179,3 +181,10 @@ def _check(asked: Asked, find: Find) -> None:
             found.append(f"invalid config for network {name}: {error.message}")
     if found:
         raise InvalidArgument(found[0] if len(found) == 1 else "* " + "\n* ".join(found))
+
+
+def published_ports(c: Container) -> tuple[tuple[str, ...], tuple[PublishedPort, ...]]:
+    """Return what a container exposes, and what it publishes. Raises: InvalidArgument in Docker's words."""
+    exposed = tuple(p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit())
+    h = c.host_config
+    return exposed, ports.published(h.port_bindings, exposed=exposed, publish_all=h.publish_all_ports)

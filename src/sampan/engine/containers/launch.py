@@ -21,13 +21,13 @@ from msgspec.structs import replace
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import logopts, specgen
 from sampan.engine.containers.attach import PendingSessions
+from sampan.engine.containers.endpoints import published_ports
 from sampan.engine.containers.links import Links
 from sampan.engine.containers.records import Container, MountPoint
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.layers.roots import Roots
-from sampan.engine.networks import ports
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.engine.tasks import devices, etcfiles, failures, namespaces, spec
@@ -79,6 +79,7 @@ class Launcher:
         self._events = events
         self._roots = roots
         self._networks = networks
+        self.publishing = networks.publishing
         self._volumes = volumes
         self._host_paths = host_paths
         self._pending = pending
@@ -354,21 +355,20 @@ class Launcher:
         h = c.host_config
         if h.network_mode.startswith("container:"):
             return None
-        exposed = tuple(p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit())
+        exposed, wanted = published_ports(c)
         request = SandboxRequest(
             id=c.id,
             mode="none" if c.config.network_disabled else h.network_mode,
             name=c.name,
             hostname=c.config.hostname,
             endpoints=None if c.config.network_disabled else c.endpoints,
-            ports=ports.published(h.port_bindings, exposed=exposed, publish_all=h.publish_all_ports),
+            ports=wanted,
             exposed=exposed,
             mac=c.config.mac_address,
             resolvers=tuple(h.dns or self._config.dns),
         )
-        sandbox = await self._networks.attach(request)
-        undo.push_async_callback(self._networks.detach, c.id)
-        return sandbox
+        undo.push_async_callback(self._networks.detach, c.id)  # of what has none it is nothing
+        return await self._networks.attach(request)
 
     def _write_files(self, c: Container, options: TaskOptions, sandbox: Sandbox | None) -> tuple[tuple[str, str], ...]:
         """Write the container's own files; with a joined network it gets those of the owner."""

@@ -27,6 +27,9 @@ MINIMUM_MEMORY_BYTES = 6 * MIB
 MINIMUM_HEALTH_NS = 1_000_000
 _NAMED_RUNTIMES = frozenset({"runc", "io.containerd.runc.v2"})
 
+JOINED_PUBLISHES = "conflicting options: port publishing and the container type network mode"
+HOST_PUBLISHES = "Published ports are discarded when using host network mode"
+
 
 def create(
     config: ContainerConfig, host: HostConfig, engine: EngineConfig, machine: Host, missing: Collection[str] = ()
@@ -38,7 +41,7 @@ def create(
         mountpoints.check_mount(mount, missing)
     for extra in host.extra_hosts or []:
         _extra_host(extra)
-    _port_bindings(host)
+    port_bindings(host)
     restart_policy(host.restart_policy)
     _capabilities(host.cap_add, "CapAdd")
     _capabilities(host.cap_drop, "CapDrop")
@@ -134,7 +137,8 @@ def _port_number(text: str) -> int | None:
     return int(text) if _PORT.fullmatch(text) and int(text) <= 65535 else None
 
 
-def _port_bindings(host: HostConfig) -> None:
+def port_bindings(host: HostConfig) -> None:
+    """Check what is to be published. Raises: InvalidArgument."""
     for port, bindings in (host.port_bindings or {}).items():
         number = port.partition("/")[0]
         if number and _port_number(number) is None:
@@ -179,7 +183,7 @@ def _network_mode(config: ContainerConfig, host: HostConfig) -> None:
     if host.extra_hosts:
         raise InvalidArgument("conflicting options: custom host-to-IP mapping and the network mode")
     if host.port_bindings or host.publish_all_ports:
-        raise InvalidArgument("conflicting options: port publishing and the container type network mode")
+        raise InvalidArgument(JOINED_PUBLISHES)
     if config.exposed_ports:
         raise InvalidArgument("conflicting options: port exposing and the container type network mode")
 
@@ -288,7 +292,7 @@ def _platform(host: HostConfig, engine: EngineConfig) -> list[str]:
     if not -1000 <= host.oom_score_adj <= 1000:
         raise InvalidArgument(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
     if host.network_mode == "host" and host.port_bindings:
-        warnings.append("Published ports are discarded when using host network mode")
+        warnings.append(HOST_PUBLISHES)
     _runtime(host.runtime, engine)
     for destination in host.tmpfs or ():
         mountpoints.check_tmpfs_target(destination)

@@ -18,6 +18,7 @@ from sampan.engine.networks import endpoints
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.drivers.driver import NetworkCapabilities
 from sampan.engine.networks.fabric import Fabric
+from sampan.engine.networks.firewall import Reach
 from sampan.engine.networks.ipam import Address, allocate
 from sampan.engine.networks.plans import InterfacePlan
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
@@ -160,6 +161,17 @@ class Allocator:
         """Return where ports that lead to this endpoint are published when nothing is asked for; empty: everywhere."""
         network = self._catalogue.find(endpoint.network_id)
         return self._catalogue.driver(network).host_binding(network)
+
+    def publishes(self, endpoint: EndpointRecord) -> bool:
+        """Return whether ports can be published that lead to this endpoint."""
+        network = self._catalogue.table.get(endpoint.network_id)
+        return network is not None and not network.internal and self.capabilities(endpoint).publishes
+
+    def reach(self, endpoint: EndpointRecord, version: int) -> Reach:
+        """Return where ports that lead to this endpoint are reached; on the host when its network is gone."""
+        network = self._catalogue.table.get(endpoint.network_id)
+        driver = self._catalogue.drivers.get(network.driver) if network is not None else None
+        return driver.reach(network, version) if network is not None and driver is not None else Reach.HOST
 
     async def give_back(self, gone: Iterable[EndpointRecord], *, linked: bool = True) -> None:
         """Take endpoints apart.

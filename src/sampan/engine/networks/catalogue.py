@@ -123,6 +123,10 @@ class Catalogue:
         if driver.capabilities.addresses:
             configs = (request.ipam and request.ipam.config) or []
             record.subnets = self._subnets(record, driver, configs, list(host_subnets))
+            asked = {c.subnet for c in configs if c.gateway}
+            for subnet in record.subnets:  # an address that the host does not need is a container's
+                if subnet.subnet not in asked and not driver.has_gateway(record, 6 if ":" in subnet.subnet else 4):
+                    subnet.gateway, subnet.gateway_chosen = "", False
         return record
 
     def _validate(self, request: NetworkCreateRequest) -> str:

@@ -22,8 +22,9 @@ from sampan.engine.networks.fabric import Fabric, SandboxEnded, namespace_of
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
 from sampan.engine.networks.names import Names
+from sampan.engine.networks.ports import Grant
 from sampan.engine.networks.publishing import PortPublisher
-from sampan.engine.networks.records import EndpointRecord, NetworkRecord
+from sampan.engine.networks.records import EndpointRecord, NetworkRecord, PublishedPort
 from sampan.engine.store import Op
 from sampan.errors import Forbidden, SampanError
 from sampan.spec.engine_api.network import EndpointSettings
@@ -88,6 +89,42 @@ class Changes:
                     await self._reroute(live, before)
                 finally:
                     self._table.save(live)  # it has been given back, and is not to be so again
+
+    @contextlib.asynccontextmanager
+    async def publishing(
+        self, live: LiveSandbox, exposed: Sequence[str], ports: Sequence[PublishedPort]
+    ) -> AsyncIterator[list[Op]]:
+        """Publish these ports instead of those before; yield the change that the block has to write.
+
+        What stays published is not touched: its flows go on. Raises: Internal in Docker's words when a port cannot be
+        had. When the block fails, all is undone.
+        """
+        before, wanted = live.grants, replace(live.record, ports=list(ports))
+        kept = self._publisher.kept(live.record, wanted.ports, before)
+        stays = [grant for grants in kept.values() for grant in grants]
+        gone = [grant for grant in before if grant not in stays]
+        # a host port that leads to another port from now on must be free first
+        numbers = {(p.proto, n) for p in ports for n in range(p.first, p.last + 1) if p.first}
+        moved = [g for g in gone if (g.published.proto, g.published.host_port) in numbers]
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(self._publish_back, live, before, moved)
+            await self._fabric.unpublish(moved)
+            live.grants = self._publisher.grant(wanted, kept)
+            await self._fabric.publish([grant for grant in live.grants if grant not in stays])
+            yield self._table.saving(live, exposed=exposed, ports=ports)
+            undo.pop_all()
+        await self._fabric.unpublish([grant for grant in gone if grant not in moved])
+
+    async def _publish_back(self, live: LiveSandbox, before: list[Grant], moved: Sequence[Grant]) -> None:
+        """Have the ports published that were."""
+        fresh = [grant for grant in live.grants if grant not in before]
+        live.grants = [grant for grant in before if grant not in moved]
+        with contextlib.suppress(OSError):  # they are free, and no longer among those that are to be in the kernel
+            await self._fabric.unpublish(fresh)
+        back = [self._fabric.ports.adopt(grant.published) for grant in moved]
+        live.grants = [*live.grants, *back]
+        with contextlib.suppress(OSError):
+            await self._fabric.publish(back)
 
     async def _serve_names(self, live: LiveSandbox) -> None:
         """Let the names follow the endpoints; a sandbox that had no name service gets one when it needs it."""

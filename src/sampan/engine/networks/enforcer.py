@@ -1,7 +1,7 @@
 """Keeps the firewall as decided: applies rulesets, and notices when another program flushes them.
 
-Forward chains of other programs that drop by policy (Docker's, ufw's) get rules that accept what is ours. The accept
-rules in those foreign chains carry the comment `sampan:<table>:…` and go away with their network or the engine.
+Forward chains of other programs that drop by policy (Docker's, ufw's) or by their last rule (firewalld's) get rules
+that accept what is ours. These carry the comment `sampan:<table>:…` and go away with their network or the engine.
 
 Invariants: blocking, runs in the namespace thread; `apply` is idempotent.
 Source: nft(8), libnftables-json(5); docs.docker.com/engine/network/packet-filtering-firewalls.
@@ -11,16 +11,22 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sampan.engine.networks import firewall
 from sampan.engine.networks.firewall import Published, Ruleset
 from sampan.engine.networks.plumbing import Plumbing
-from sampan.linux.nftables import OUTPUT_HANDLE, OUTPUT_JSON, OUTPUT_TERSE
+from sampan.linux.nftables import OUTPUT_HANDLE, OUTPUT_JSON, OUTPUT_TERSE, Element
 
 _USER_CHAIN = "DOCKER-USER"
+_CLOSES = re.compile(r"(counter( packets \d+ bytes \d+)? )?(drop|reject)\b")
+_EMPTY = (
+    f"table inet {firewall.ADMINISTRATORS} {{\n\tchain forward {{\n"
+    "\t\ttype filter hook forward priority filter - 1; policy accept;\n\t}\n}\n"
+)
 FOREIGN_CHAINS = (_USER_CHAIN, "FORWARD")  # where rules of ours may be, by the names iptables gives them
 
 
@@ -38,29 +44,33 @@ class Enforcer:
         self._plumbing = plumbing
         self._table = table
         self._standing = ""
+        self._elements: dict[str, set[Element]] = {}  # by container address
 
     def apply(self, rules: Ruleset) -> None:
         """Make the kernel's rules these, atomically, then let the networks through foreign forward chains."""
-        self._plumbing.nft(firewall.render(rules))
+        self._plumbing.nft(firewall.administrators() + firewall.render(rules))
+        by_address: dict[str, list[Published]] = {}
+        for port in rules.published:
+            by_address.setdefault(port.address, []).append(port)
+        self._elements = {a: {s.wire() for s in firewall.spans(ports)} for a, ports in by_address.items()}
         self._standing = self._listing()
         self.pass_foreign({n.interface for n in rules.networks})
 
-    def publish(self, ports: Sequence[Published], *, direct: bool = False) -> None:
-        """Add ports; direct: open them at the containers' addresses too.
+    def publish(self, address: str, ports: Collection[Published]) -> None:
+        """Make these the ports that are published of a container's address, with as few changes as will do.
 
         Raises: OSError when the table is not as it was left: then `apply` is due.
         """
-        self._plumbing.add_elements(self._table, firewall.elements(ports))
-        if direct:
-            self._plumbing.add_elements(self._table, firewall.direct_elements(ports))
+        wanted = {span.wire() for span in firewall.spans(ports)}
+        standing = self._elements.get(address, set())
+        self._plumbing.change_elements(self._table, delete=standing - wanted, add=wanted - standing)
+        self._keep(address, wanted)
 
-    def unpublish(self, ports: Sequence[Published], *, others: Collection[Published] | None = None) -> None:
-        """Take ports out; others: those that stay open at the containers' addresses. Raises: OSError as `publish`."""
-        self._plumbing.delete_elements(self._table, firewall.elements(ports))
-        if others is not None:
-            stay = {port.direct() for port in others}
-            gone = [element for element in firewall.direct_elements(ports) if element not in stay]
-            self._plumbing.delete_elements(self._table, gone)
+    def _keep(self, address: str, elements: set[Element]) -> None:
+        if elements:
+            self._elements[address] = elements
+        else:
+            self._elements.pop(address, None)
 
     def intact(self) -> bool:
         """Return whether our table stands with the chains and rules that `apply` left; elements are not looked at."""
@@ -79,12 +89,19 @@ class Enforcer:
         self.pass_foreign(set())
         self._plumbing.nft(firewall.remove(self._table))
 
+    def remove_administrators(self) -> None:
+        """Take the administrator's table away when there is nothing in it."""
+        table = f"table inet {firewall.ADMINISTRATORS}"
+        if self._plumbing.nft(f"list {table}") == _EMPTY:
+            self._plumbing.nft(f"delete {table}")
+
     # ── foreign forward chains ──────────────────────────────────────────────────────────────────────────────────
 
     def pass_foreign(self, links: set[str]) -> None:
         listed = self._chains()
         wanted: set[tuple[Chain, str, str]] = set()
-        for chain in dropping(listed, self._table):
+        closed = [chain for chain in sorted(set(_candidates(listed))) if self._closes(chain)]
+        for chain in dropping(listed, self._table, closed):
             wanted |= {(chain, way, link) for way in ("iifname", "oifname") for link in links}
         commands = []
         present: set[tuple[Chain, str, str]] = set()
@@ -99,6 +116,14 @@ class Enforcer:
             commands.append(f'insert rule {where} {way} "{link}" counter accept comment "{comment}"')
         if commands:
             self._plumbing.nft("\n".join(commands) + "\n")
+
+    def _closes(self, chain: Chain) -> bool:
+        """Return whether a foreign forward chain ends with a rule that lets nothing through."""
+        if chain.table in (self._table, firewall.ADMINISTRATORS):
+            return False
+        text = self._plumbing.nft(f"list chain {chain.family} {chain.table} {chain.name}")
+        rules = [line.strip() for line in text.splitlines()[2:] if line.strip() not in ("", "}")]
+        return bool(rules) and _CLOSES.match(rules[-1]) is not None
 
     def _chains(self) -> list[dict[str, Any]]:
         listed = json.loads(self._plumbing.nft("list chains", flags=OUTPUT_JSON) or "{}")
@@ -124,15 +149,17 @@ def _candidates(chains: list[dict[str, Any]]) -> Iterator[Chain]:
             yield Chain(chain["family"], chain["table"], chain["name"])
 
 
-def dropping(chains: list[dict[str, Any]], own_table: str) -> Iterator[Chain]:
-    """Return where to accept, for each foreign forward chain that drops by policy.
+def dropping(chains: list[dict[str, Any]], own_table: str, closed: Collection[Chain] = ()) -> Iterator[Chain]:
+    """Return where to accept, for each foreign forward chain that drops by policy, or by its last rule (`closed`).
 
     That is the users' chain of its table, or the chain itself.
     """
     names = {(c["family"], c["table"], c["name"]) for c in chains}
     for chain in chains:
-        if chain.get("hook") != "forward" or chain.get("policy") != "drop" or chain["table"] == own_table:
+        if chain.get("hook") != "forward" or chain["table"] in (own_table, firewall.ADMINISTRATORS):
             continue
         family, table = chain["family"], chain["table"]
+        if chain.get("policy") != "drop" and Chain(family, table, chain["name"]) not in closed:
+            continue
         user = (family, table, _USER_CHAIN)
         yield Chain(*user) if user in names else Chain(family, table, chain["name"])

@@ -154,9 +154,10 @@ class Fabric:
         """
         self._hold(grants)
         published = [g.published for g in grants]
+        addresses = sorted({port.address for port in published})
 
         def work() -> tuple[int, NameSockets | None, OSError | None]:
-            return *self.host.plumbing.create_sandbox(plan), self.firewall.add_in_thread(published)
+            return *self.host.plumbing.create_sandbox(plan), self.firewall.follow_in_thread(addresses)
 
         give_up = asyncio.get_running_loop().time() + _DYING_S
         while True:
@@ -224,7 +225,7 @@ class Fabric:
     async def publish(self, grants: Sequence[Grant]) -> None:
         """Publish ports of a sandbox that exists. Raises: OSError."""
         self._hold(grants)
-        await self.firewall.add([g.published for g in grants])
+        await self.firewall.follow(g.published for g in grants)
 
     async def unpublish(self, grants: Sequence[Grant]) -> None:
         """Take ports back: rules first, then the sockets that reserve them.
@@ -234,10 +235,9 @@ class Fabric:
         published = [g.published for g in grants]
         self.firewall.drop(published)
         try:
-            await self.firewall.take_out(published)
+            await self.firewall.follow(published)
         finally:
             self._let_go(grants)
-            self.firewall.forget_flows(published)
 
     def adopt(self, grants: Sequence[Grant]) -> None:
         """Remember ports that are published already; the firewall's `apply` puts them in with all the rest."""

@@ -1,10 +1,11 @@
 """The firewall of one engine as an nft ruleset: `render` gives all of it, `elements` what one more port changes. Pure.
 
 One table `inet <name>` holds everything: nothing of ours hangs in other programs' chains (but see enforcer.py, where
-another program's forward policy drops). Published ports are elements of maps, so that one more port costs one element:
+another program's forward policy drops). Published ports are elements of maps, so that one more port costs one element,
+and so does a row of ports that are the same on the host and in the container:
 
-    raw     nothing from outside reaches a container's address, or a port published on 127.0.0.1, directly; with the
-            daemon's option allow-direct-routing, addresses are reached, and `forward` lets published ports through
+    raw     nothing from outside reaches a container's address, or a port published on 127.0.0.1, directly, unless the
+            network is routed, trusts the interface, or the daemon has allow-direct-routing
     dnat    host address . protocol . port → container address . port; packets of the host itself too
     forward replies and published ports in, everything out, between networks nothing
     snat    masquerade for what leaves, and for containers that come back in through a published port
@@ -18,26 +19,53 @@ CVE-2025-9074.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum, StrEnum
 from ipaddress import ip_address, ip_network
 
 from sampan.linux.nftables import Element
 
 IP_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+ROW = 16  # so many ports in a row are one element of a map with intervals, which is slower to change than a hash
+ADMINISTRATORS = "sampan-admin"  # a table that no engine flushes: docs/concepts/firewall.md
+_ICMP = {"ip": "icmp", "ip6": "ipv6-icmp"}
+_INTERFACE = re.compile(r"[^\s\"/*\\]{1,15}")
 
 
 def _service(port: int) -> bytes:
     return port.to_bytes(2, "big") + bytes(2)
 
 
+class Mode(StrEnum):
+    """How the containers of a network are reached from outside; the value is the word of Docker's option.
+
+    nat: by published ports, translated. nat-unprotected: by all ports at their own addresses, too. routed: by published
+    ports at their own addresses, and by nothing else. isolated: not at all, and the host has no address on the network.
+    """
+
+    NAT = "nat"
+    NAT_UNPROTECTED = "nat-unprotected"
+    ROUTED = "routed"
+    ISOLATED = "isolated"
+
+
+class Reach(Enum):
+    """Where a published port is reached: on the host, at the container's own address, or both."""
+
+    HOST = "host"
+    CONTAINER = "container"
+    BOTH = "both"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRules:
     """What the ruleset needs to know of one network that lies behind an interface of the host.
 
-    Subnets are CIDR text, empty when the network has none. source4: what outgoing packets carry as their address
-    (option com.docker.network.host_ipv4). mode4, mode6: nat, or nat-unprotected (all of a container's ports are
-    open).
+    Subnets are CIDR text, empty when the network has none. source4, source6: what outgoing packets carry as their
+    address (options com.docker.network.host_ipv4, …_ipv6). trusted: interfaces of the host by which published ports are
+    reached at the containers' own addresses; `+` at the end of a name stands for anything.
     """
 
     interface: str
@@ -49,44 +77,67 @@ class NetworkRules:
     masquerade: bool = True
     internal: bool = False
     source4: str = ""
-    mode4: str = "nat"
-    mode6: str = "nat"
+    source6: str = ""
+    mode4: str = Mode.NAT
+    mode6: str = Mode.NAT
+    trusted: tuple[str, ...] = ()
+
+    def families(self) -> Iterator[tuple[str, str, str, str, str, str]]:
+        """Yield (nft's word, IP version, subnet, gateway, mode, source) of each IP version that the network has."""
+        if self.subnet4:
+            yield "ip", "4", self.subnet4, self.gateway4, self.mode4, self.source4
+        if self.subnet6:
+            yield "ip6", "6", self.subnet6, self.gateway6, self.mode6, self.source6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Published:
-    """One published port; `host_ip` 0.0.0.0 or :: is every address of the host."""
+    """One published port; `host_ip` 0.0.0.0 or :: is every address of the host.
+
+    host_port: 0 when it is on no address of the host. direct: it is reached at the container's own address.
+    """
 
     proto: str
     host_ip: str
     host_port: int
     address: str
     port: int
-
-    def element(self) -> tuple[str, str, str]:
-        """Return the map it lives in, its key and its value; only between addresses of one IP version."""
-        six = ":" in self.address
-        wildcard = ip_address(self.host_ip).is_unspecified
-        name = ("published" if wildcard else "published_at") + ("6" if six else "4")
-        key = f"{self.proto} . {self.host_port}"
-        return name, key if wildcard else f"{self.host_ip} . {key}", f"{self.address} . {self.port}"
-
-    def wire(self) -> Element:
-        """Return the element of `element` as the kernel keeps it."""
-        name, _, _ = self.element()
-        key = bytes([IP_PROTOCOLS[self.proto], 0, 0, 0]) + _service(self.host_port)
-        if not ip_address(self.host_ip).is_unspecified:
-            key = ip_address(self.host_ip).packed + key
-        return Element(name, key, ip_address(self.address).packed + _service(self.port))
-
-    def direct(self) -> Element:
-        """Return the element of the set of what may be reached at the container's own address."""
-        name = "direct6" if ":" in self.address else "direct4"
-        proto = bytes([IP_PROTOCOLS[self.proto], 0, 0, 0])
-        return Element(name, ip_address(self.address).packed + proto + _service(self.port))
+    direct: bool = False
 
     def describe(self) -> str:
         return f"{self.proto} {self.host_ip}:{self.host_port} -> {self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Span:
+    """Ports in a row with one meaning: one element of a map, or of a set when there is nothing to translate to.
+
+    ip: the address in the key, empty for all. address, port: the value; without a port the packet keeps its own.
+    """
+
+    map: str
+    proto: str
+    first: int
+    last: int
+    ip: str = ""
+    address: str = ""
+    port: int = 0
+
+    def text(self) -> str:
+        """Return the element in nft's language."""
+        ports = str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+        key = " . ".join([*([self.ip] if self.ip else []), self.proto, ports])
+        value = f"{self.address} . {self.port}" if self.port else self.address
+        return f"{key} : {value}" if value else key
+
+    def wire(self) -> Element:
+        """Return the element as the kernel keeps it."""
+        before = (ip_address(self.ip).packed if self.ip else b"") + bytes([IP_PROTOCOLS[self.proto], 0, 0, 0])
+        value = ip_address(self.address).packed if self.address else b""
+        end = before + _service(self.last) if self.last > self.first else b""
+        return Element(
+            self.map, before + _service(self.first), value + (_service(self.port) if self.port else b""), end
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -118,26 +169,67 @@ def translatable(port: Published) -> bool:
     return six == (":" in port.address) and port.host_ip != "::1"
 
 
-def elements(ports: Iterable[Published]) -> list[Element]:
-    """Return the map elements of published ports: one more port is one more element."""
-    return [port.wire() for port in ports if translatable(port)]
+def spans(ports: Iterable[Published]) -> list[Span]:
+    """Return the elements of published ports: one more port is one more element, a long row of ports is one."""
+    ports = set(ports)
+    found: list[Span] = []
+    rows: dict[tuple[str, str, str], set[int]] = {}
+    for p in ports:
+        if not p.host_port or not translatable(p):
+            continue
+        if p.host_port == p.port:
+            rows.setdefault((p.proto, p.host_ip, p.address), set()).add(p.port)
+        else:
+            found += _translated(p.proto, p.host_ip, p.address, p.host_port, p.host_port, p.port)
+    for (proto, host_ip, address), numbers in rows.items():
+        for first, last in _rows(numbers):
+            found += _translated(proto, host_ip, address, first, last, first)
+    direct: dict[tuple[str, str], set[int]] = {}
+    for p in ports:
+        if p.direct:
+            direct.setdefault((p.address, p.proto), set()).add(p.port)
+    for (address, proto), numbers in direct.items():
+        version = "6" if ":" in address else "4"
+        for first, last in _rows(numbers):
+            name = f"direct{version}" if first == last else f"direct_rows{version}"
+            found.append(Span(map=name, ip=address, proto=proto, first=first, last=last))
+    return sorted(found)
 
 
-def direct_elements(ports: Iterable[Published]) -> list[Element]:
-    """Return the set elements of what these ports lead to: several ports may lead to one."""
-    return sorted({port.direct() for port in ports})
+def _translated(proto: str, host_ip: str, address: str, first: int, last: int, port: int) -> list[Span]:
+    wildcard = ip_address(host_ip).is_unspecified
+    row = first < last
+    name = f"published{'_rows' if row else ''}{'' if wildcard else '_at'}{'6' if ':' in address else '4'}"
+    where = "" if wildcard else host_ip
+    return [Span(map=name, ip=where, proto=proto, first=first, last=last, address=address, port=0 if row else port)]
 
 
-def _publish(table: str, ports: Iterable[Published], *, direct: bool) -> str:
+def _rows(numbers: Collection[int]) -> Iterator[tuple[int, int]]:
+    """Yield (first, last) of the rows in these numbers; what is too short for a row is yielded one by one."""
+    ordered = sorted(numbers)
+    start = 0
+    for n in range(1, len(ordered) + 1):
+        if n == len(ordered) or ordered[n] != ordered[n - 1] + 1:
+            if n - start >= ROW:
+                yield ordered[start], ordered[n - 1]
+            else:
+                yield from ((one, one) for one in ordered[start:n])
+            start = n
+
+
+def _publish(table: str, ports: Iterable[Published]) -> str:
     by_map: dict[str, list[str]] = {}
-    ports = tuple(ports)
-    for address, proto, number in sorted({(p.address, p.proto, p.port) for p in ports if direct}):
-        by_map.setdefault("direct6" if ":" in address else "direct4", []).append(f"{address} . {proto} . {number}")
-    for port in sorted(ports):
-        if translatable(port):
-            name, key, value = port.element()
-            by_map.setdefault(name, []).append(f"{key} : {value}")
+    for span in spans(ports):
+        by_map.setdefault(span.map, []).append(span.text())
     return "".join(f"add element inet {table} {name} {{ {', '.join(items)} }}\n" for name, items in by_map.items())
+
+
+def administrators() -> str:
+    """Return what makes the administrator's chain where it is missing; what is in it stays."""
+    chain = (
+        f"add chain inet {ADMINISTRATORS} forward {{ type filter hook forward priority filter - 1; policy accept; }}"
+    )
+    return f"add table inet {ADMINISTRATORS}\n{chain}\n"
 
 
 def remove(table: str) -> str:
@@ -149,11 +241,7 @@ def render(rules: Ruleset) -> str:
     """Return the whole ruleset as one atomic transaction that replaces what was there."""
     body = [*_sets(rules), *_raw(rules), *_dnat(), *_forward(rules), *_snat(rules), *_input(rules)]
     text = "".join(f"\t{line}\n" for line in body)
-    return (
-        remove(rules.table)
-        + f"table inet {rules.table} {{\n{text}}}\n"
-        + _publish(rules.table, rules.published, direct=rules.direct_routing)
-    )
+    return remove(rules.table) + f"table inet {rules.table} {{\n{text}}}\n" + _publish(rules.table, rules.published)
 
 
 def _chain(name: str, head: str, rules: Iterable[str]) -> list[str]:
@@ -171,11 +259,13 @@ def _sets(rules: Ruleset) -> list[str]:
     lines += _set("subnets4", "type ipv4_addr; flags interval;", [n.subnet4 for n in nets if n.subnet4])
     lines += _set("subnets6", "type ipv6_addr; flags interval;", [n.subnet6 for n in nets if n.subnet6])
     for version in "46":
-        port, target = "inet_proto . inet_service", f"ipv{version}_addr . inet_service"
-        lines += [f"map published{version} {{", f"\ttype {port} : {target};", "}"]
-        lines += [f"map published_at{version} {{", f"\ttype ipv{version}_addr . {port} : {target};", "}"]
-        if rules.direct_routing:
-            lines += _set(f"direct{version}", f"type ipv{version}_addr . {port};", ())
+        address, port = f"ipv{version}_addr", "inet_proto . inet_service"
+        for name, key in (("published", port), ("published_at", f"{address} . {port}")):
+            lines += [f"map {name}{version} {{", f"\ttype {key} : {address} . inet_service;", "}"]
+            row = name.replace("published", "published_rows")
+            lines += [f"map {row}{version} {{", f"\ttype {key} : {address}; flags interval;", "}"]
+        lines += _set(f"direct{version}", f"type {address} . {port};", ())
+        lines += _set(f"direct_rows{version}", f"type {address} . {port}; flags interval;", ())
     return lines
 
 
@@ -195,12 +285,11 @@ def _raw(rules: Ruleset) -> list[str]:
         "iifname @links ip saddr 127.0.0.0/8 drop",
     ]
     for n in () if rules.direct_routing else rules.networks:
-        for family, subnet, gateway, mode in (
-            ("ip", n.subnet4, n.gateway4, n.mode4),
-            ("ip6", n.subnet6, n.gateway6, n.mode6),
-        ):
-            if subnet and mode == "nat":
+        trusted = [f"{name[:-1]}*" if name.endswith("+") else name for name in n.trusted if _INTERFACE.fullmatch(name)]
+        for family, _, subnet, gateway, mode, _ in n.families():
+            if mode == Mode.NAT:
                 except_gateway = f" {family} daddr != {gateway}" if gateway else ""
+                lines += [f'iifname "{name}" {family} daddr {subnet} accept' for name in trusted]
                 lines.append(f'iifname != {{ "lo", "{n.interface}" }} {family} daddr {subnet}{except_gateway} drop')
     return _chain("raw", "type filter hook prerouting priority raw; policy accept;", lines)
 
@@ -208,8 +297,10 @@ def _raw(rules: Ruleset) -> list[str]:
 def _dnat() -> list[str]:
     lines = []
     for family, version in (("ip", "4"), ("ip6", "6")):
-        lines.append(f"dnat {family} to {family} daddr . meta l4proto . th dport map @published_at{version}")
-        lines.append(f"dnat {family} to meta l4proto . th dport map @published{version}")
+        for name, key in (("at", f"{family} daddr . meta l4proto"), ("", "meta l4proto")):
+            for row in ("", "_rows"):
+                map_ = f"published{row}{'_' if name else ''}{name}{version}"
+                lines.append(f"dnat {family} to {key} . th dport map @{map_}")
     return [
         *_chain("published", "", lines),
         *_chain(
@@ -246,15 +337,20 @@ def _forward(rules: Ruleset) -> list[str]:
                 f'oifname "{n.interface}" drop',
             ]
             continue
-        lines.append(f'oifname "{n.interface}" ct status dnat accept')
+        out = f'oifname "{n.interface}"'
+        lines.append(f"{out} ct status dnat accept")
+        modes = [(family, version, mode) for family, version, _, _, mode, _ in n.families()]
+        # one may ask a routed container whether it is there
+        lines += [f"{out} meta l4proto {_ICMP[family]} accept" for family, _, mode in modes if mode == Mode.ROUTED]
         lines.append(f"{inside} {'accept' if n.icc else 'drop'}")
-        if rules.direct_routing:
-            for family, version in (("ip", "4"), ("ip6", "6")):
-                to = f"{family} daddr . meta l4proto . th dport @direct{version}"
-                lines.append(f'iifname != @links oifname "{n.interface}" {to} accept')
-        for family, mode in (("ipv4", n.mode4), ("ipv6", n.mode6)):
-            if mode == "nat-unprotected":
-                lines.append(f'meta nfproto {family} iifname != @links oifname "{n.interface}" accept')
+        for family, version, mode in modes:
+            if mode == Mode.NAT_UNPROTECTED:
+                lines.append(f"meta nfproto ipv{version} iifname != @links {out} accept")
+            elif mode == Mode.ROUTED or n.trusted or rules.direct_routing:
+                # a routed network's ports are open to other networks too
+                who = f"{out}" if mode == Mode.ROUTED else f"iifname != @links {out}"
+                key = f"{family} daddr . meta l4proto . th dport"
+                lines += [f"{who} {key} @direct{row}{version} accept" for row in ("", "_rows")]
         lines.append(f'oifname "{n.interface}" drop')
     # drops first, for all networks: only then may a network's own packets out
     lines += [f'iifname "{n.interface}" accept' for n in rules.networks if not n.internal]
@@ -270,11 +366,10 @@ def _snat(rules: Ruleset) -> list[str]:
     ]
     for n in rules.networks:
         if n.masquerade and not n.internal:
-            if n.subnet4:
-                action = f"snat ip to {n.source4}" if n.source4 else "masquerade"
-                lines.append(f'ip saddr {n.subnet4} oifname != "{n.interface}" {action}')
-            if n.subnet6:
-                lines.append(f'ip6 saddr {n.subnet6} oifname != "{n.interface}" masquerade')
+            for family, _, subnet, _, mode, source in n.families():
+                if mode in (Mode.NAT, Mode.NAT_UNPROTECTED):
+                    action = f"snat {family} to {source}" if source else "masquerade"
+                    lines.append(f'{family} saddr {subnet} oifname != "{n.interface}" {action}')
     return _chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;", lines)
 
 

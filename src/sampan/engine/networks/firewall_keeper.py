@@ -13,6 +13,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from sampan.engine.background import Background
 from sampan.engine.networks import firewall
@@ -45,7 +46,7 @@ class FirewallKeeper:
         self._host = host
         self._background = background
         self._networks = networks
-        self._published: set[Published] = set()
+        self._published: dict[str, set[Published]] = {}  # by container address
         self._api: tuple[tuple[str, int], ...] = ()
         self.ways: Callable[[], Iterable[Way]] = tuple  # between containers, for networks where these are kept apart
         self._open: frozenset[Way] = frozenset()
@@ -92,6 +93,8 @@ class FirewallKeeper:
         if self._config.iptables:
             with contextlib.suppress(OSError):
                 await self._host.run(self._enforcer.remove)
+            with contextlib.suppress(OSError):
+                await self._host.run(self._enforcer.remove_administrators)
 
     # ── forwarding ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -129,13 +132,14 @@ class FirewallKeeper:
             table=self._table,
             networks=networks,
             ways=tuple(ways),
-            published=tuple(self._published),
             api=self._api,
             direct_routing=self._config.allow_direct_routing,
         )
 
         def work() -> None:
-            self._enforcer.apply(rules)
+            # the ports are looked at here: what is published after this is put in after this
+            ports = [port for address in tuple(self._published) for port in self._ports_of(address)]
+            self._enforcer.apply(replace(rules, published=tuple(ports)))
             # packets from 127.0.0.1 may be translated into the networks, now that the raw chain is in place
             for n in networks:
                 write_sysctl(f"net/ipv4/conf/{n.interface}/route_localnet", "1")
@@ -184,41 +188,42 @@ class FirewallKeeper:
     # ── published ports ─────────────────────────────────────────────────────────────────────────────────────────
 
     def note(self, ports: Iterable[Published]) -> None:
-        """Count these ports among all that `apply` puts in."""
-        self._published.update(ports)
+        """Count these ports among all that are to be in the kernel."""
+        for port in ports:
+            # never changed in place: the namespace thread looks at it
+            self._published[port.address] = self._ports_of(port.address) | {port}
 
     def drop(self, ports: Iterable[Published]) -> None:
-        """Count these ports no more among all that `apply` puts in."""
-        self._published.difference_update(ports)
+        """Count these ports no more among all that are to be in the kernel."""
+        for port in ports:
+            left = self._ports_of(port.address) - {port}
+            if left:
+                self._published[port.address] = left
+            else:
+                self._published.pop(port.address, None)
 
-    def add_in_thread(self, ports: Sequence[Published]) -> OSError | None:
-        """Put noted ports in; for use inside `HostNetwork.run`. Returns why it could not: then `apply` is due."""
+    def _ports_of(self, address: str) -> set[Published]:
+        return self._published.get(address, set())
+
+    def follow_in_thread(self, addresses: Iterable[str]) -> OSError | None:
+        """Make the kernel's ports of containers' addresses what is noted; for use inside `HostNetwork.run`.
+
+        Returns why it could not: then `apply` is due.
+        """
         try:
-            if self._config.iptables:
-                self._enforcer.publish(ports, direct=self._config.allow_direct_routing)
+            for address in addresses if self._config.iptables else ():
+                self._enforcer.publish(address, self._ports_of(address))
         except OSError as error:
             return error
         return None
 
-    async def add(self, ports: Sequence[Published]) -> None:
-        """Put noted ports in. Raises: OSError."""
-        await self.mind(await self._host.run(self.add_in_thread, ports) if ports else None)
+    async def follow(self, ports: Iterable[Published]) -> None:
+        """Put into the kernel, or take out of it, what has been noted or dropped of these. Raises: OSError."""
+        ports = list(ports)
+        addresses = sorted({port.address for port in ports})
+        if addresses and self._config.iptables:
+            await self.mind(await self._host.run(self.follow_in_thread, addresses))
         self.forget_flows(ports)
-
-    async def take_out(self, ports: Sequence[Published]) -> None:
-        """Take ports out that are noted no more. Raises: OSError."""
-
-        def work() -> OSError | None:
-            try:
-                # looked at here: a port that is added after this is put in after this
-                others = tuple(self._published) if self._config.allow_direct_routing else None
-                self._enforcer.unpublish(ports, others=others)
-            except OSError as error:
-                return error
-            return None
-
-        if ports and self._config.iptables:
-            await self.mind(await self._host.run(work))
 
     async def mind(self, error: OSError | None) -> None:
         """Apply all rules again when the table was not as it was left. Raises: OSError."""
@@ -231,7 +236,7 @@ class FirewallKeeper:
 
         It is not waited for, and not done in the namespace thread: it takes the kernel some milliseconds.
         """
-        ports = {p.host_port for p in published if p.proto == "udp"}
+        ports = {p.host_port for p in published if p.proto == "udp" and p.host_port}
         if ports and self._config.iptables:
             self._stale_ports |= ports
             self._forgetting.submit(self._forget)

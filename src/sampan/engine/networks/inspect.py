@@ -98,6 +98,6 @@ def ports(exposed: Iterable[str], bindings: Iterable[BindingRecord]) -> dict[str
         number, _, proto = text.partition("/")
         shown[f"{number}/{proto or 'tcp'}"] = None
     for b in bindings:
-        entry = {"HostIp": b.host_ip, "HostPort": str(b.host_port)}
+        entry = {"HostIp": b.host_ip, "HostPort": str(b.host_port or "")}
         shown[f"{b.port}/{b.proto}"] = [*(shown.get(f"{b.port}/{b.proto}") or []), entry]
     return dict(sorted(shown.items()))

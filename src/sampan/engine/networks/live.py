@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
 from sampan.engine.networks import publishing
 from sampan.engine.networks.ports import Grant
-from sampan.engine.networks.records import EndpointRecord, SandboxRecord
+from sampan.engine.networks.records import EndpointRecord, PublishedPort, SandboxRecord
 from sampan.engine.store import Op, Store, Table
 from sampan.errors import Internal, SampanError
 
@@ -51,6 +51,8 @@ class SandboxTable:
         name: str = "",
         endpoints: list[EndpointRecord] | None = None,
         changing: EndpointRecord | None = None,
+        exposed: Sequence[str] | None = None,
+        ports: Sequence[PublishedPort] | None = None,
     ) -> list[Op]:
         """Return the change that keeps a sandbox as it is, but for what is given; `live` follows when it is applied."""
         old = live.record
@@ -59,6 +61,8 @@ class SandboxTable:
             name=name or old.name,
             endpoints=old.endpoints if endpoints is None else endpoints,
             changing=changing,
+            exposed=old.exposed if exposed is None else list(exposed),
+            ports=old.ports if ports is None else list(ports),
             bindings=publishing.bindings(live.grants),
         )
         put = self.records.put(record)

@@ -62,13 +62,9 @@ class Plumbing:
             return ""
         return self._nft.run(commands, flags=flags)
 
-    def add_elements(self, table: str, elements: Sequence[Element]) -> None:
+    def change_elements(self, table: str, *, delete: Iterable[Element] = (), add: Iterable[Element] = ()) -> None:
         if self._elements is not None:
-            self._elements.add(table, elements)
-
-    def delete_elements(self, table: str, elements: Sequence[Element]) -> None:
-        if self._elements is not None:
-            self._elements.delete(table, elements)
+            self._elements.change(table, delete=delete, add=add)
 
     # ── sandboxes ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from sampan.engine.networks.firewall import IP_PROTOCOLS, Published
+from sampan.engine.networks.firewall import IP_PROTOCOLS, Published, Reach
 from sampan.engine.networks.records import PublishedPort
 from sampan.errors import Internal, InvalidArgument, words
 from sampan.spec.engine_api.container import PortBinding
@@ -27,6 +27,7 @@ _KINDS = {
     "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
     "sctp": (socket.SOCK_STREAM, 132),
 }
+EVERYWHERE_ON_THE_HOST = {4: Reach.HOST, 6: Reach.HOST}
 _LISTEN_BACKLOG = 4096
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
@@ -106,8 +107,18 @@ class Ports:
     _taken: dict[tuple[str, int], list[str]] = field(default_factory=dict)
     _next: int = 0
 
-    def grant(self, asked: PublishedPort, address4: str, address6: str, *, default_ip: str = "0.0.0.0") -> list[Grant]:
+    def grant(
+        self,
+        asked: PublishedPort,
+        address4: str,
+        address6: str,
+        *,
+        default_ip: str = "0.0.0.0",
+        reach: Mapping[int, Reach] = EVERYWHERE_ON_THE_HOST,
+    ) -> list[Grant]:
         """Take a host port for one published port.
+
+        reach: by IP version, where it is to be reached; at the container's own address it needs no port of the host.
 
         Without an address asked for, it is taken on IPv4 and IPv6 alike, unless `default_ip` (of the daemon, or of the
         network) says otherwise.
@@ -115,7 +126,20 @@ class Ports:
         """
         if asked.proto not in IP_PROTOCOLS:
             raise Internal("unknown protocol")
-        host_ips = self._host_ips(asked, default_ip, address4, address6)
+        wanted = self._host_ips(asked, default_ip, address4, address6)
+        routed = [ip for ip in wanted if (":" not in ip or address6) and reach[_version(ip)] is Reach.CONTAINER]
+        host_ips = [ip for ip in wanted if ip not in routed]
+        alone = [_routed(asked, address6 if ":" in ip else address4) for ip in routed]
+        return alone + self._on_host(asked, host_ips, address4, address6, reach)
+
+    def _on_host(
+        self,
+        asked: PublishedPort,
+        host_ips: Sequence[str],
+        address4: str,
+        address6: str,
+        reach: Mapping[int, Reach],
+    ) -> list[Grant]:
         if not host_ips:
             return []
         several = asked.first == 0 or asked.last > asked.first
@@ -126,7 +150,7 @@ class Ports:
                     continue
                 raise Internal(f"Bind for {holder}:{port} failed: port is already allocated")
             try:
-                return self._bind(asked, host_ips, port, address4, address6)
+                return self._bind(asked, host_ips, port, address4, address6, reach)
             except OSError as error:
                 if several and error.errno == errno.EADDRINUSE:
                     continue
@@ -142,6 +166,8 @@ class Ports:
 
         The socket is missing when another program has the port.
         """
+        if not published.host_port:
+            return Grant(published)
         self._take(published)
         try:
             return Grant(published, self._reserve(published.proto, published.host_ip, published.host_port))
@@ -157,13 +183,11 @@ class Ports:
                 del self._taken[(grant.published.proto, grant.published.host_port)]
 
     def _host_ips(self, asked: PublishedPort, default_ip: str, address4: str, address6: str) -> list[str]:
-        if asked.host_ip:
-            reachable = address6 if ":" in asked.host_ip and not address4 else address4 or address6
-            return [asked.host_ip] if reachable else []
-        ips = [default_ip] if address4 or address6 else []
-        if default_ip == "0.0.0.0" and self.ipv6 and ips:
+        """Return the host's addresses to publish on: an IPv4 address leads to an IPv4 address only, as in Docker."""
+        ips = [asked.host_ip or default_ip]
+        if ips == ["0.0.0.0"] and not asked.host_ip and self.ipv6:
             ips.append("::")
-        return ips
+        return [ip for ip in ips if address4 or (address6 and ":" in ip)]
 
     def _candidates(self, asked: PublishedPort) -> Iterator[int]:
         if asked.first:
@@ -185,12 +209,27 @@ class Ports:
                     return ip
         return ""
 
-    def _bind(self, asked: PublishedPort, host_ips: list[str], port: int, address4: str, address6: str) -> list[Grant]:
+    def _bind(
+        self,
+        asked: PublishedPort,
+        host_ips: Sequence[str],
+        port: int,
+        address4: str,
+        address6: str,
+        reach: Mapping[int, Reach],
+    ) -> list[Grant]:
         grants: list[Grant] = []
         try:
             for ip in host_ips:
                 target = address6 if (":" in ip and address6) else address4 or address6
-                published = Published(proto=asked.proto, host_ip=ip, host_port=port, address=target, port=asked.port)
+                published = Published(
+                    proto=asked.proto,
+                    host_ip=ip,
+                    host_port=port,
+                    address=target,
+                    port=asked.port,
+                    direct=reach[_version(target)] is not Reach.HOST,
+                )
                 grants.append(Grant(published, self._reserve(asked.proto, ip, port)))
         except BaseException:
             for grant in grants:
@@ -205,6 +244,18 @@ class Ports:
 
     def _take(self, published: Published) -> None:
         self._taken.setdefault((published.proto, published.host_port), []).append(published.host_ip)
+
+
+def _version(ip: str) -> int:
+    return 6 if ":" in ip else 4
+
+
+def _routed(asked: PublishedPort, address: str) -> Grant:
+    """Return a port that is reached at the container's own address and nowhere else."""
+    everywhere = "::" if ":" in address else "0.0.0.0"
+    return Grant(
+        Published(proto=asked.proto, host_ip=everywhere, host_port=0, address=address, port=asked.port, direct=True)
+    )
 
 
 def _reserve(proto: str, ip: str, port: int, *, listens: bool) -> socket.socket:

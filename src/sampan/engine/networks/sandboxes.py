@@ -32,7 +32,14 @@ from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
 from sampan.engine.networks.names import Names
 from sampan.engine.networks.plans import SandboxPlan
 from sampan.engine.networks.publishing import PortPublisher
-from sampan.engine.networks.records import BindingRecord, EndpointRecord, NetworkRecord, SandboxRecord, new_id
+from sampan.engine.networks.records import (
+    BindingRecord,
+    EndpointRecord,
+    NetworkRecord,
+    PublishedPort,
+    SandboxRecord,
+    new_id,
+)
 from sampan.engine.networks.request import SandboxRequest
 from sampan.engine.store import Op, Store
 from sampan.errors import Internal, SampanError
@@ -76,7 +83,7 @@ class Sandboxes:
         self._catalogue = catalogue
         self._fabric = fabric
         self._allocator = Allocator(catalogue, fabric)
-        self._publisher = PortPublisher(self._allocator, fabric, config.ip)
+        self._publisher = PortPublisher(self._allocator, fabric, config.ip, direct_routing=config.allow_direct_routing)
         self._table = SandboxTable(store)
         self.names = Names(config.exec_root, catalogue.table.get, config.host_gateway_ips, catalogue.leads_to_host)
         self._changes = Changes(self._table, fabric, self._allocator, self._publisher, self.names)
@@ -365,6 +372,22 @@ class Sandboxes:
         async with self._changes.disconnecting(live, endpoint) as changes:
             yield changes
         self._tell("disconnect", endpoint, container_id)
+
+    @contextlib.asynccontextmanager
+    async def publishing(
+        self, container_id: str, exposed: Sequence[str], ports: Sequence[PublishedPort]
+    ) -> AsyncIterator[list[Op]]:
+        """Publish these ports of a container and no others; what it yields is to be written in the block.
+
+        Nothing for a container that has no sandbox, or shares the host's network.
+        Raises: Internal in Docker's words when a port cannot be had. When it or the block fails, nothing has changed.
+        """
+        live = self._live.get(container_id)
+        if live is None or self._on_host(live.record):
+            yield []
+            return
+        async with self._changes.publishing(live, exposed, ports) as changes:
+            yield changes
 
     def renaming(self, container_id: str, name: str) -> list[Op]:
         """Return the changes by which a container answers to another name; none when it has no sandbox."""

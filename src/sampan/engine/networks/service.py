@@ -74,6 +74,7 @@ class Networks:
         self.relinking = self._sandboxes.relinking
         self.names = self._sandboxes.names
         self.disconnecting = self._sandboxes.disconnecting
+        self.publishing = self._sandboxes.publishing
 
     def measure(self, metrics: Metrics) -> None:
         """Time what is done from now on."""

@@ -235,11 +235,15 @@ class CreateRequest(Wire):
 
 
 class UpdateConfig(Resources):
-    """Body of POST /containers/{id}/update: a field left at its zero value stays as it is."""
+    """Body of POST /containers/{id}/update: a field left at its zero value stays as it is.
+
+    port_bindings: not Docker's; all that is to be published from now on.
+    """
 
     GO: ClassVar[str] = "container.UpdateConfig"
     ROOT: ClassVar[str] = "UpdateConfig"
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
+    port_bindings: dict[str, list[PortBinding] | None] | None = None
 
 
 class ExecConfig(Wire):

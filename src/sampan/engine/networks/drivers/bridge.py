@@ -20,7 +20,7 @@ from sampan.engine.networks import host as hosts
 from sampan.engine.networks.drivers import bridge_default, bridge_options
 from sampan.engine.networks.drivers.bridge_options import Bridge
 from sampan.engine.networks.drivers.driver import MTU, ChooseSubnet, NetworkCapabilities, NetworkDriver
-from sampan.engine.networks.firewall import NetworkRules
+from sampan.engine.networks.firewall import Mode, NetworkRules, Reach
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.plans import VETH, InterfacePlan, NeighbourPlan
 from sampan.engine.networks.plumbing import Plumbing, read_sysctl, write_sysctl
@@ -51,7 +51,7 @@ class BridgeDriver(NetworkDriver):
         """Check the options, and that no other network has this bridge. Raises: InvalidArgument, Forbidden."""
         if not network.enable_ipv4 and not network.enable_ipv6:
             raise InvalidArgument("IPv4 or IPv6 must be enabled")
-        bridge_options.validate(network.options)
+        bridge_options.validate(network.options, internal=network.internal)
         name = Bridge(network).name
         for other in others:
             if other.driver == network.driver and Bridge(other).name == name:
@@ -77,7 +77,11 @@ class BridgeDriver(NetworkDriver):
             mtu=bridge.mtu,
             addresses=endpoint.prefixes,
             # whoever had the address before may have had another MAC, and a cache remembers for half a minute
-            neighbours=tuple(NeighbourPlan(index=index, address=a, mac=endpoint.mac) for a, _ in endpoint.prefixes),
+            neighbours=tuple(
+                NeighbourPlan(index=index, address=a, mac=endpoint.mac)
+                for a, _ in endpoint.prefixes
+                if bridge.mode(a.version) != Mode.ISOLATED  # the host has no cache there
+            ),
             # where bridged packets pass the IP hooks, the forward chain keeps containers apart, and knows published
             # ports
             isolated=not bridge.icc and not self._bridged_filter,
@@ -91,6 +95,17 @@ class BridgeDriver(NetworkDriver):
     def host_binding(self, network: NetworkRecord) -> str:
         """Return the network's own address for published ports."""
         return Bridge(network).host_binding
+
+    def has_gateway(self, network: NetworkRecord, version: int) -> bool:
+        """Return whether the network is not isolated."""
+        return Bridge(network).mode(version) != Mode.ISOLATED
+
+    def reach(self, network: NetworkRecord, version: int) -> Reach:
+        """Return what gateway mode and trusted interfaces say."""
+        bridge = Bridge(network)
+        if bridge.mode(version) == Mode.ROUTED:
+            return Reach.CONTAINER
+        return Reach.BOTH if bridge.trusted else Reach.HOST
 
     def strays(self, links: Sequence[Link], known: frozenset[str]) -> list[str]:
         """Return the veths on our bridges that belong to nobody."""
@@ -173,7 +188,8 @@ def _ensure(host: Netlink, bridge: Bridge, owner: str) -> int:
         link = host.link(bridge.name)
     assert link is not None
     write_sysctl(f"net/ipv6/conf/{bridge.name}/accept_ra", "0")
-    write_sysctl(f"net/ipv6/conf/{bridge.name}/disable_ipv6", "0" if bridge.network.subnet(6) else "1")
+    six = bridge.network.subnet(6) is not None and bridge.mode(6) != Mode.ISOLATED
+    write_sysctl(f"net/ipv6/conf/{bridge.name}/disable_ipv6", "0" if six else "1")
     requests = _address_changes(host, link.ifindex, bridge)
     if link.alias != alias:
         requests.append(netlink.set_link(link.ifindex, alias=alias))
@@ -186,7 +202,7 @@ def _ensure(host: Netlink, bridge: Bridge, owner: str) -> int:
 def _address_changes(host: Netlink, index: int, bridge: Bridge) -> list[netlink.Message]:
     wanted = set()
     for subnet in bridge.network.subnets:
-        if subnet.gateway and (":" in subnet.subnet or bridge.host_address4):
+        if subnet.gateway and bridge.host_address(6 if ":" in subnet.subnet else 4):
             length = ip_network(subnet.subnet, strict=False).prefixlen
             wanted.add((ip_interface(f"{subnet.gateway}/{length}").ip, length))
     have = {(p.address, p.length) for p in host.addresses() if p.ifindex == index and not p.address.is_link_local}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from sampan.engine.networks.drivers.driver import MTU
-from sampan.engine.networks.firewall import NetworkRules
+from sampan.engine.networks.firewall import Mode, NetworkRules
 from sampan.engine.networks.records import NetworkRecord
-from sampan.errors import Internal, InvalidArgument, NotImplemented_
+from sampan.errors import Internal, InvalidArgument
 from sampan.spec import go_values
 
 PREFIX = "com.docker.network.bridge."
@@ -25,8 +25,6 @@ GATEWAY_MODE4, GATEWAY_MODE6 = PREFIX + "gateway_mode_ipv4", PREFIX + "gateway_m
 TRUSTED = PREFIX + "trusted_host_interfaces"
 HOST_IPV4, HOST_IPV6 = "com.docker.network.host_ipv4", "com.docker.network.host_ipv6"
 
-GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
-MODES_BUILT = ("nat", "nat-unprotected")
 MAX_NAME = 15
 DEFAULT_MTU = 1500
 
@@ -59,7 +57,7 @@ def _address(options: dict[str, str], key: str, kind: type[IPv4Address] | type[I
         raise InvalidArgument(f"failed to parse {key} value: {options[key]} (nil ip)") from error
 
 
-def validate(options: dict[str, str]) -> None:
+def validate(options: dict[str, str], *, internal: bool) -> None:
     """Check every option that the bridge driver reads. Raises: InvalidArgument naming it."""
     for key in (ICC, MASQUERADE, INHIBIT_IPV4, DEFAULT_BRIDGE):
         flag(options, key)
@@ -71,11 +69,11 @@ def validate(options: dict[str, str]) -> None:
     if "/" in name or any(c.isspace() for c in name):
         raise InvalidArgument(f"invalid bridge name: {name}")
     for key in (GATEWAY_MODE4, GATEWAY_MODE6):
-        if options.get(key, "nat") not in GATEWAY_MODES:
-            mode = options[key]
+        mode = options.get(key, Mode.NAT)
+        if mode not in tuple(Mode):
             raise InvalidArgument(f"failed to parse {key} value: {mode} (unknown gateway mode {mode})")
-        if options.get(key, "nat") not in MODES_BUILT:
-            raise NotImplemented_(f"gateway mode {options[key]} is not available yet; use nat or nat-unprotected")
+        if mode == Mode.ISOLATED and not internal:
+            raise InvalidArgument("gateway mode 'isolated' can only be used for an internal network")
     for key in (HOST_BINDING, HOST_IPV4):
         _address(options, key, IPv4Address)
     _address(options, HOST_IPV6, IPv6Address)
@@ -101,10 +99,19 @@ class Bridge:
         """True when its containers reach each other."""
         return flag(self.network.options, ICC)
 
+    def mode(self, version: int) -> Mode:
+        """How its containers are reached in an IP version."""
+        return Mode(self.network.options.get(GATEWAY_MODE4 if version == 4 else GATEWAY_MODE6, Mode.NAT))
+
     @property
-    def host_address4(self) -> bool:
-        """True when the link carries the IPv4 gateway's address on the host."""
-        return not flag(self.network.options, INHIBIT_IPV4, False)
+    def trusted(self) -> tuple[str, ...]:
+        """The host's interfaces by which published ports are reached at the containers' own addresses."""
+        return tuple(name for name in self.network.options.get(TRUSTED, "").split(":") if name)
+
+    def host_address(self, version: int) -> bool:
+        """Return whether the link carries the gateway's address on the host."""
+        inhibited = version == 4 and flag(self.network.options, INHIBIT_IPV4, False)
+        return not inhibited and self.mode(version) != Mode.ISOLATED
 
     @property
     def host_binding(self) -> str:
@@ -129,8 +136,10 @@ class Bridge:
             masquerade=flag(n.options, MASQUERADE),
             internal=n.internal,
             source4=n.options.get(HOST_IPV4, ""),
-            mode4=n.options.get(GATEWAY_MODE4, "nat"),
-            mode6=n.options.get(GATEWAY_MODE6, "nat"),
+            source6=n.options.get(HOST_IPV6, ""),
+            mode4=self.mode(4),
+            mode6=self.mode(6),
+            trusted=self.trusted,
         )
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.networks.firewall import NetworkRules
+from sampan.engine.networks.firewall import NetworkRules, Reach
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.ipam import Subnet
 from sampan.engine.networks.plans import InterfacePlan
@@ -101,6 +101,14 @@ class NetworkDriver(Protocol):
     def host_binding(self, network: NetworkRecord) -> str:
         """Return the host address on which ports are published when none is asked for; empty: the engine's."""
         return ""
+
+    def has_gateway(self, network: NetworkRecord, version: int) -> bool:
+        """Return whether the host has an address on the network, so that the network needs a gateway's."""
+        return True
+
+    def reach(self, network: NetworkRecord, version: int) -> Reach:
+        """Return where the ports of a network's containers are published, in IP version 4 or 6."""
+        return Reach.HOST
 
     def strays(self, links: Sequence[Link], known: frozenset[str]) -> list[str]:
         """Return the names of those links of the host that are endpoints of this driver, but not `known`.
