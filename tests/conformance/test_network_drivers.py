@@ -38,7 +38,7 @@ from tests.kernel.net_host import (
 )
 from tests.support.network_drivers import LANES, HangingDriver, drivers
 
-NAMES = sorted({*DRIVERS, "lan", "routed"})
+NAMES = sorted({*DRIVERS, "lan", "plugin", "routed"})
 BAD_OPTIONS: dict[str, list[dict[str, str]]] = {
     "bridge": [
         {bridge_options.ICC: "maybe"},
@@ -47,6 +47,7 @@ BAD_OPTIONS: dict[str, list[dict[str, str]]] = {
         {bridge_options.GATEWAY_MODE4: "nope"},
     ],
     "lan": [{LANES: "x"}],
+    "plugin": [],  # it decides itself, when it is asked
     "routed": [{LANES: "1"}],
 }
 

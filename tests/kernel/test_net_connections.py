@@ -18,6 +18,7 @@ import pytest
 
 from sampan.engine.containers.service import Containers
 from sampan.engine.hostpaths import HostPaths
+from sampan.engine.networks.ipam import Pool
 from sampan.engine.networks.service import Networks
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound
@@ -316,5 +317,5 @@ async def agreeing(host: Host, containers: Containers, networks: Networks, id: s
     assert ports == 1 and await host.ask(host.lan, HOST4, 8080) == LAN4
     for network, version in ((networks.find("bridge"), 4), (networks.find("blue"), 4)):
         pool = networks._catalogue.pool(network.id, version)
-        assert pool is not None and len(pool) == 3 + (network.name in mine), "no address is lost"
+        assert isinstance(pool, Pool) and len(pool) == 3 + (network.name in mine), "no address is lost"
     return tuple(sorted(mine))

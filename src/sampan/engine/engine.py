@@ -21,6 +21,7 @@ from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
 from sampan.engine.layers.storage import Storage
 from sampan.engine.networks.service import Networks
+from sampan.engine.plugins.plugins import Plugins
 from sampan.engine.store import Store
 from sampan.engine.system import System
 from sampan.engine.volumes.service import Volumes
@@ -84,11 +85,11 @@ class Engine:
             images = Images(config, storage, events)
             await images.start()
             undo.push_async_callback(images.close)
-            networks = Networks(config, store, events)
-            await networks.start()
-            undo.push_async_callback(networks.close)
             host_paths = HostPaths()
             undo.callback(host_paths.close)
+            networks = Networks(config, store, events, plugins=Plugins(config, host_paths))
+            await networks.start()
+            undo.push_async_callback(networks.close)
             volumes = Volumes(config, store, events, host_paths)
             await volumes.start()
             undo.push_async_callback(volumes.close)

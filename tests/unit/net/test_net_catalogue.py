@@ -14,6 +14,7 @@ from sampan.engine.networks import filters, inspect
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.drivers import choice
 from sampan.engine.networks.drivers.bridge_options import Bridge
+from sampan.engine.networks.ipam import Pool
 from sampan.engine.networks.records import NetworkRecord
 from sampan.engine.store import Store
 from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound, SampanError
@@ -57,6 +58,7 @@ def test_what_was_asked_for_is_kept(catalogue: Catalogue) -> None:
     )
     record = keep(catalogue, new(catalogue, "n", asked, options={"com.docker.network.bridge.name": "brn"}))
     pool = catalogue.pool(record.id, 4)
+    assert isinstance(pool, Pool)
     assert pool is not None and Bridge(record).name == "brn" and record.user_subnets
     assert str(pool.allocate()) == "10.213.0.128"
     with pytest.raises(Conflict):
@@ -159,6 +161,7 @@ def test_a_subnet_may_be_spelt_in_any_way_and_is_shown_so(catalogue: Catalogue, 
 def test_of_a_point_to_point_subnet_both_addresses_are_used(catalogue: Catalogue) -> None:
     record = keep(catalogue, new(catalogue, "n", IPAMConfig(subnet="10.231.0.0/31")))
     pool = catalogue.pool(record.id, 4)
+    assert isinstance(pool, Pool)
     assert pool is not None and (record.subnets[0].gateway, str(pool.allocate())) == ("10.231.0.0", "10.231.0.1")
     with pytest.raises(Conflict):
         pool.allocate()
@@ -227,6 +230,7 @@ def test_the_gateway_is_the_first_address_of_the_range(
     asked = IPAMConfig(subnet=subnet, ip_range=ip_range)
     record = keep(catalogue, new(catalogue, "n", asked, enable_ipv6=":" in subnet))
     pool = catalogue.pool(record.id, 6 if ":" in subnet else 4)
+    assert isinstance(pool, Pool)
     assert pool is not None and (record.subnets[0].gateway, str(pool.allocate())) == (gateway, first)
 
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks import ipam
 from sampan.engine.networks.drivers.driver import NetworkDriver
-from sampan.engine.networks.ipam import Address, Pool, Subnet
+from sampan.engine.networks.ipam import DEFAULT_IPAM, NULL_IPAM, Address, Pool, Subnet
+from sampan.engine.networks.plugin_ipam import PluginPool
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord, SubnetRecord, new_id
 from sampan.engine.store import Op, Table
 from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound, NotImplemented_
@@ -33,9 +34,9 @@ class Catalogue:
     """The networks of one engine, the drivers that make them, and the addresses taken in them."""
 
     table: Table[NetworkRecord]
-    drivers: Mapping[str, NetworkDriver]
+    drivers: dict[str, NetworkDriver]
     pools: tuple[ipam.AddressPool, ...] = ipam.DEFAULT_POOLS
-    _addresses: dict[tuple[str, int], Pool] = field(default_factory=dict)
+    _addresses: dict[tuple[str, int], Pool | PluginPool] = field(default_factory=dict)
     _going: set[str] = field(default_factory=set)
 
     # ── finding ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -78,10 +79,19 @@ class Catalogue:
 
     # ── creating ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def new(self, request: NetworkCreateRequest, host_subnets: Iterable[Subnet], config: EngineConfig) -> NetworkRecord:
-        """Decide what a create request becomes. Raises: what Docker answers when it cannot be."""
-        name = self._validate(request)
-        driver = self.drivers[name]
+    def new(
+        self,
+        request: NetworkCreateRequest,
+        host_subnets: Iterable[Subnet],
+        config: EngineConfig,
+        subnets: Sequence[SubnetRecord] | None = None,
+    ) -> NetworkRecord:
+        """Decide what a create request becomes. subnets: what an IPAM plugin gave for it.
+
+        Raises: what Docker answers when it cannot be.
+        """
+        name = self.check(request)
+        driver = self._able(name, request)
         options = {**config.default_network_opts.get(name, {}), **(request.options or {})}
         for key, value in driver.options(config).items():
             options.setdefault(key, value)
@@ -95,7 +105,7 @@ class Catalogue:
             enable_ipv6=_enabled(request, 6),
             internal=request.internal,
             attachable=request.attachable,
-            ipam_driver=(request.ipam and request.ipam.driver) or "default",
+            ipam_driver=(request.ipam and request.ipam.driver) or DEFAULT_IPAM,
             # the real client sends {}; a request without IPAM has null
             ipam_options=request.ipam.options if request.ipam else None,
             options=options,
@@ -105,11 +115,19 @@ class Catalogue:
         if driver.capabilities.addresses:
             configs = (request.ipam and request.ipam.config) or []
             record.user_subnets = bool(configs)
-            record.subnets = self._subnets(record, configs, list(host_subnets))
+            if record.ipam_driver == NULL_IPAM:
+                record.subnets = _null_subnets(record, configs)
+            elif subnets is not None:
+                record.subnets = list(subnets)
+            else:
+                record.subnets = self._subnets(record, configs, list(host_subnets))
         return record
 
-    def _validate(self, request: NetworkCreateRequest) -> str:
-        """Check what needs no driver's knowledge; return the driver's name."""
+    def check(self, request: NetworkCreateRequest) -> str:
+        """Check what needs no driver's knowledge; return the driver's name.
+
+        Raises: what Docker answers when the network cannot be.
+        """
         if not request.name.strip():
             raise InvalidArgument("invalid name: name is empty")
         if request.name in PREDEFINED or request.name == "default":
@@ -124,16 +142,18 @@ class Catalogue:
         problems = [p for c in (request.ipam and request.ipam.config) or [] for p in _problems(c)]
         if problems:
             raise InvalidArgument("invalid network config:\n" + "\n".join(problems))
+        return name
+
+    def _able(self, name: str, request: NetworkCreateRequest) -> NetworkDriver:
+        """Return a driver that can make what is asked for. Raises: NotFound, Forbidden, InvalidArgument."""
         driver = self.drivers.get(name)
         if driver is None:
             raise NotFound(f'plugin "{name}" not found')
         if driver.capabilities.single:
             raise Forbidden(f'only one instance of "{name}" network is allowed')
-        if request.ipam and request.ipam.driver not in ("", "default"):
-            raise NotFound(f'plugin "{request.ipam.driver}" not found')
         if _enabled(request, 6) and not driver.capabilities.ipv6:
             raise InvalidArgument(f"{name} driver doesn't support IPv6")
-        return name
+        return driver
 
     def _subnets(
         self, record: NetworkRecord, configs: Sequence[IPAMConfig], host: Sequence[Subnet]
@@ -171,18 +191,25 @@ class Catalogue:
     def subnets(self) -> Iterator[Subnet]:
         """Return the subnets of all our networks."""
         for network in self.table.all():
-            for subnet in network.subnets:
+            for subnet in network.subnets if network.ipam_driver != NULL_IPAM else ():
                 yield ip_network(subnet.subnet, strict=False)
 
     # ── keeping ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def open_pools(self, network: NetworkRecord) -> None:
-        """Start handing out a network's addresses; its gateway and auxiliary addresses are taken."""
-        for subnet in network.subnets:
+        """Start handing out a network's addresses; its gateway and auxiliary addresses are taken.
+
+        Of a network whose addresses are a plugin's, `open_pool` does so.
+        """
+        for subnet in network.subnets if network.ipam_driver == DEFAULT_IPAM else ():
             net = ip_network(subnet.subnet, strict=False)
             reserved = [ip_address(a) for a in (subnet.gateway, *subnet.auxiliary.values()) if a]
             range_ = ip_network(subnet.ip_range, strict=False) if subnet.ip_range else None
             self._addresses[(network.id, net.version)] = Pool(net, ip_range=range_, reserved=reserved)
+
+    def open_pool(self, network: NetworkRecord, pool: PluginPool) -> None:
+        """Start handing out addresses of a subnet that a plugin gave."""
+        self._addresses[(network.id, pool.subnet.version)] = pool
 
     def put(self, network: NetworkRecord) -> Op:
         """Return the change that keeps a network."""
@@ -194,7 +221,7 @@ class Catalogue:
             self._addresses.pop((network.id, version), None)
         return self.table.delete(network.id)
 
-    def pool(self, network_id: str, version: int) -> Pool | None:
+    def pool(self, network_id: str, version: int) -> Pool | PluginPool | None:
         """Return the addresses of one IP version of a network; None when it has none."""
         return self._addresses.get((network_id, version))
 
@@ -203,6 +230,28 @@ class Catalogue:
         pool = self.pool(network_id, address.version)
         if pool is not None:
             pool.release(address)
+
+
+def asked_subnets(request: NetworkCreateRequest) -> list[tuple[int, IPAMConfig | None]]:
+    """Return what is asked for of each subnet that a network shall have: (IP version, how it shall be)."""
+    configs = [c for c in (request.ipam and request.ipam.config) or [] if c.subnet]
+    found: list[tuple[int, IPAMConfig | None]] = []
+    for version in (4, 6):
+        if _enabled(request, version):
+            mine = [c for c in configs if (":" in c.subnet) == (version == 6)]
+            if len(mine) > 1:
+                raise Forbidden(f"{request.driver or DEFAULT_DRIVER} driver doesn't support multiple subnets")
+            found.append((version, mine[0] if mine else None))
+    return found
+
+
+def _null_subnets(record: NetworkRecord, configs: Sequence[IPAMConfig]) -> list[SubnetRecord]:
+    """Return what stands for no addresses. Raises: InvalidArgument in Docker's words."""
+    if any(c.subnet for c in configs):
+        raise InvalidArgument("null ipam driver does not handle specific address pool requests")
+    if record.enable_ipv6:
+        raise InvalidArgument("null ipam driver does not handle IPv6 address pool pool requests")
+    return [SubnetRecord(subnet="0.0.0.0/0", address_space=NULL_IPAM)]
 
 
 def _problems(config: IPAMConfig) -> Iterator[str]:

@@ -28,7 +28,7 @@ from sampan.engine.networks.leases import Leases
 from sampan.engine.networks.plans import VETH, InterfacePlan, SandboxPlan
 from sampan.engine.networks.plumbing import write_sysctl
 from sampan.engine.networks.ports import Grant, Ports
-from sampan.engine.networks.records import EndpointRecord, NetworkRecord
+from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.engine.networks.relay import Relay
 from sampan.errors import SampanError, Unavailable
 from sampan.linux.netlink import RTMGRP_LINK, Netlink
@@ -111,9 +111,21 @@ class Fabric:
             await self.firewall.apply()
         await _bounded(driver.teardown(self.host, network), network)
 
-    async def attach(self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
+    async def join(
+        self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
+    ) -> EndpointRecord:
         """Have a driver prepare an endpoint; return it with what the driver adds. Raises: OSError, SampanError."""
-        return await _bounded(driver.attach(self.host, network, endpoint), network)
+        return await _bounded(driver.join(self.host, network, endpoint, sandbox), network)
+
+    async def program(
+        self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
+    ) -> None:
+        """Tell a driver that a sandbox's way out leads by an endpoint. Raises: SampanError."""
+        await _bounded(driver.program(network, endpoint, sandbox), network)
+
+    async def revoke(self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord) -> None:
+        """Tell a driver that it does so no more. Raises: SampanError."""
+        await _bounded(driver.revoke(network, endpoint), network)
 
     async def detach(self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord) -> None:
         """Have a driver forget an endpoint. Raises: OSError, SampanError."""

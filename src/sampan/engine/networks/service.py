@@ -24,8 +24,10 @@ from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.drivers import choice
 from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.fabric import Fabric
+from sampan.engine.networks.plugin_drivers import PluginDrivers
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
+from sampan.engine.plugins.plugins import Plugins
 from sampan.engine.store import Op, Ref, Store
 from sampan.errors import Forbidden, Internal, NotFound, SampanError
 from sampan.spec.engine_api.network import EndpointSettings, NetworkCreateRequest
@@ -48,14 +50,16 @@ class Networks:
         store: Store,
         events: Events,
         drivers: Mapping[str, NetworkDriver] | None = None,
+        plugins: Plugins | None = None,
     ) -> None:
-        """drivers: by name; None: all that there are."""
+        """drivers: by name; None: all that there are. plugins: drivers of other programs; None: none."""
         self._config = config
         self._store = store
         self._events = events
         pools = ipam.parse_pools(config.default_address_pools)
         table = store.table("networks", NetworkRecord)
-        self._catalogue = Catalogue(table, choice.drivers() if drivers is None else drivers, pools)
+        self._catalogue = Catalogue(table, choice.drivers() if drivers is None else dict(drivers), pools)
+        self._plugins = PluginDrivers(self._catalogue, plugins)
         self._fabric = Fabric(config, self._catalogue.release)
         self._sandboxes = Sandboxes(config, store, events, self._catalogue, self._fabric)
         self.attach = self._sandboxes.attach
@@ -69,8 +73,8 @@ class Networks:
         self.disconnecting = self._sandboxes.disconnecting
 
     def driver_names(self) -> Sequence[str]:
-        """Return the names of the drivers that networks may be made with."""
-        return sorted(self._catalogue.drivers)
+        """Return the names of the drivers that networks may be made with; of plugins those that have made some."""
+        return sorted({*self._plugins.own, *(network.driver for network in self._catalogue.all())})
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -80,6 +84,7 @@ class Networks:
         Every recorded sandbox is taken as living until `restore` says otherwise, so that ports published by an earlier
         daemon never stop working.
         """
+        self._plugins.recall()
         try:
             await self._fabric.open()
             async with self._fabric.choosing():
@@ -99,6 +104,7 @@ class Networks:
             await self._fabric.leases.settle()
             await self._fabric.dismantle()
         await self._fabric.close()
+        await self._plugins.close()
         self._sandboxes.close()
 
     async def _start_networks(self) -> None:
@@ -137,7 +143,11 @@ class Networks:
                 what = self._catalogue.driver(network).describe(network)
                 raise Internal(f"failed to start the default network {network.name} ({what}): {error}") from error
             log.error("network %s: it cannot be set up: %s", network.name, error)
+        self._open_pools(network, known=True)
+
+    def _open_pools(self, network: NetworkRecord, *, known: bool) -> None:
         self._catalogue.open_pools(network)
+        self._plugins.open_pools(network, known=known)
 
     def _table(self, records: Mapping[str, NetworkRecord]) -> str:
         """Return the name of our nftables table: the default network's interface, when that is named after us."""
@@ -159,12 +169,19 @@ class Networks:
 
     async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
         """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""
-        async with self._fabric.choosing(), contextlib.AsyncExitStack() as undo:
-            network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config)
-            driver = self._catalogue.driver(network)
+        driver = await self._plugins.driver(self._catalogue.check(request))
+        async with contextlib.AsyncExitStack() as undo:
+            given = await undo.enter_async_context(contextlib.AsyncExitStack())
+            subnets = await self._plugins.subnets(request, self._fabric.host_subnets, given)
+            choosing = await undo.enter_async_context(contextlib.AsyncExitStack())
+            await choosing.enter_async_context(self._fabric.choosing())
+            network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config, subnets)
             undo.push_async_callback(self._unmake, driver, network)
-            self._catalogue.open_pools(network)
+            self._open_pools(network, known=False)
+            given.pop_all()  # the pools have them now
             self._store.apply_now(self._catalogue.put(network))
+            if driver.capabilities.remote:
+                await choosing.aclose()  # nobody else waits for another program
             try:
                 await self._fabric.setup(driver, network)
                 if driver.rules(network, ip6=True) is not None:
@@ -173,12 +190,14 @@ class Networks:
                 raise Internal(f"failed to create network {network.name}: {error}") from error
             await self._store.flushed()
             undo.pop_all()
+            await choosing.aclose()
         self._tell("create", network)
         return network
 
     async def _unmake(self, driver: NetworkDriver | None, network: NetworkRecord) -> None:
         if driver is not None:  # else nobody knows what there is to take down
             await self._fabric.teardown(driver, network)
+        await self._plugins.close_pools(network, self._fabric.leases)
         await self._store.apply(self._catalogue.forget(network))
 
     async def remove(self, ref: str) -> None:

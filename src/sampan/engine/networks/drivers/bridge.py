@@ -22,6 +22,7 @@ from sampan.engine.networks.drivers.bridge_options import Bridge
 from sampan.engine.networks.drivers.driver import MTU, ChooseSubnet, NetworkCapabilities, NetworkDriver
 from sampan.engine.networks.firewall import NetworkRules
 from sampan.engine.networks.host import HostNetwork
+from sampan.engine.networks.ipam import NULL_IPAM
 from sampan.engine.networks.plans import VETH, InterfacePlan, NeighbourPlan
 from sampan.engine.networks.plumbing import Plumbing, read_sysctl, write_sysctl
 from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord
@@ -50,6 +51,8 @@ class BridgeDriver(NetworkDriver):
     def validate(self, network: NetworkRecord, others: Iterable[NetworkRecord]) -> None:
         """Check the options, and that no other network has this bridge. Raises: InvalidArgument, Forbidden."""
         bridge_options.validate(network.options)
+        if network.ipam_driver == NULL_IPAM:
+            raise InvalidArgument("ipv4 pool is empty")
         name = Bridge(network).name
         for other in others:
             if other.driver == network.driver and Bridge(other).name == name:

@@ -25,7 +25,7 @@ from sampan.engine.networks.firewall import NetworkRules
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.ipam import Subnet
 from sampan.engine.networks.plans import InterfacePlan
-from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SubnetRecord
+from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord, SubnetRecord
 from sampan.linux.netlink import Link
 
 MTU = "com.docker.network.driver.mtu"  # an option that several drivers read
@@ -45,6 +45,7 @@ class NetworkCapabilities:
     the network that every engine has. namespace: a container gets a network namespace of its own. addresses: networks
     have subnets, endpoints have addresses in them. ipv6: subnets may be IPv6.
     gateway: a network leads out through its gateway, unless it is internal. publishes: ports can be published.
+    remote: another program makes them. It has a word in what an endpoint gets, and may be away when it is asked.
     """
 
     scope: str = "local"
@@ -54,6 +55,7 @@ class NetworkCapabilities:
     ipv6: bool = True
     gateway: bool = False
     publishes: bool = False
+    remote: bool = False
 
 
 class NetworkDriver(Protocol):
@@ -125,6 +127,20 @@ class NetworkDriver(Protocol):
         Raises: OSError, SampanError.
         """
         return endpoint
+
+    async def join(
+        self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
+    ) -> EndpointRecord:
+        """Do what `attach` does, for a driver that must know the sandbox. Raises: OSError, SampanError."""
+        return await self.attach(host, network, endpoint)
+
+    async def program(self, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord) -> None:
+        """Hear that the sandbox's way out, and to its ports, leads by this endpoint now. Raises: SampanError."""
+        return None
+
+    async def revoke(self, network: NetworkRecord, endpoint: EndpointRecord) -> None:
+        """Hear that it does so no more. Raises: SampanError."""
+        return None
 
     async def detach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> None:
         """Forget an endpoint; one that is unknown is fine. Its interface is gone, or goes with its namespace."""
