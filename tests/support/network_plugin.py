@@ -62,6 +62,15 @@ class Plugin:
         if "refuse" in options:
             raise ValueError(options["refuse"])
         self.networks[id] = options
+        try:
+            self._make(id, body)
+        except OSError:
+            self.net_DeleteNetwork(body)
+            raise
+        return {}
+
+    @staticmethod
+    def _make(id: str, body: JSON) -> None:
         with Netlink() as host:
             if host.link(_bridge(id)) is None:
                 host.batch([netlink.add_bridge(_bridge(id))])
@@ -72,7 +81,6 @@ class Plugin:
                     gateway = ip_interface(data["Gateway"])
                     host.attempt([netlink.add_address(link.ifindex, gateway.ip, gateway.network.prefixlen)])
             host.batch([netlink.set_link(link.ifindex, up=True)])
-        return {}
 
     def net_DeleteNetwork(self, body: JSON) -> JSON:
         self.networks.pop(body["NetworkID"], None)
