@@ -3,8 +3,8 @@
     request_pools   GetDefaultAddressSpaces; for each subnet RequestPool, RequestAddress for gateway and auxiliary ones
     PluginPool      RequestAddress, ReleaseAddress; at the network's end ReleaseAddress of these, ReleasePool
 
-A pool of an earlier daemon's network is asked for again before its first use when the plugin wishes so
-(RequiresRequestReplay), with all addresses that are taken in it.
+When the plugin wishes so (RequiresRequestReplay), a pool is asked for again before its first use after a start of the
+engine, or when the plugin has been away, with all addresses that are taken in it.
 
 Invariants: an address that is given back has reached the plugin before the next one is asked for; what a plugin hands
 out lies in its pool, and a pool that it chose overlaps nothing in use.
@@ -27,7 +27,7 @@ from sampan.engine.background import Background
 from sampan.engine.networks import ipam
 from sampan.engine.networks.ipam import Address, Subnet
 from sampan.engine.networks.records import NetworkRecord, SubnetRecord
-from sampan.engine.plugins.client import Plugin, UnknownCall
+from sampan.engine.plugins.client import Plugin, Refusal, UnknownCall
 from sampan.errors import Forbidden, Internal, SampanError
 from sampan.spec.engine_api.network import IPAMConfig
 
@@ -148,7 +148,7 @@ class PluginPool:
         self._network = network
         self._record = record
         self._background = background
-        self._unsure = known
+        self._told = 0 if known else plugin.activations
         self._capabilities: _IpamCapabilities | None = None
         self._ours: set[Address] = set()
         self._leaving: list[Address] = []
@@ -205,15 +205,15 @@ class PluginPool:
 
     async def _ready(self) -> None:
         """Let the plugin know what it should: addresses that were given back, and after a start all that are taken."""
+        await self._plugin.require(KIND)
         if self._capabilities is None:
-            await self._plugin.require(KIND)
             try:
                 self._capabilities = await _ask(self._plugin, "GetCapabilities", None, _IpamCapabilities)
             except UnknownCall:
                 self._capabilities = _IpamCapabilities()
-        if self._unsure and self._capabilities.replay:
+        if self._told != self._plugin.activations and self._capabilities.replay:
             await self._replay()
-        self._unsure = False
+        self._told = self._plugin.activations
         await self._drain()
 
     async def _replay(self) -> None:
@@ -227,7 +227,7 @@ class PluginPool:
             for address, told in [*given, *((a, None) for a in (*record.auxiliary.values(), *map(str, self._ours)))]:
                 arguments = {"PoolID": record.pool_id, "Address": address, "Options": told}
                 await _ask(self._plugin, "RequestAddress", arguments, _AddressAnswer)
-        except Internal as error:  # it has them already
+        except Refusal as error:  # it has them already
             log.debug("network %s: %s", self._network.name, error.message)
 
 

@@ -36,6 +36,10 @@ class UnknownCall(NotFound):
     """The plugin has no such call (it answers 404)."""
 
 
+class Refusal(Internal):
+    """The plugin says no: it has not done what it was asked for."""
+
+
 class _Away(Exception):
     """Nobody listens there: the request has not been sent."""
 
@@ -58,6 +62,8 @@ class Plugin:
         self._implements: frozenset[str] | None = None
         self._activating = asyncio.Lock()
         self._given_up = False
+        self.activations = 0
+        """How often it was found anew: one that has been away may have forgotten what it was told."""
 
     async def implements(self, *, wait: bool = True) -> frozenset[str]:
         """Return what the plugin is: `NetworkDriver`, `IpamDriver`, …; asked once. Raises: as `call`."""
@@ -67,6 +73,7 @@ class Plugin:
                 if not isinstance(said, list):
                     raise Internal(f"plugin {self.name}: Plugin.Activate: no list of what it implements")
                 self._implements = frozenset(str(kind) for kind in said)
+                self.activations += 1
             return self._implements
 
     async def require(self, kind: str, *, wait: bool = True) -> None:
@@ -77,8 +84,8 @@ class Plugin:
     async def call(self, method: str, arguments: Mapping[str, Any] | None = None) -> JSON:
         """Call `NetworkDriver.Join` or the like, and return the answer. arguments: None sends no body.
 
-        Raises: NotFound when there is no such plugin; Unavailable when it does not answer; UnknownCall; Internal for
-        an error that the plugin tells (`METHOD: what it says`) and for an answer that is none.
+        Raises: NotFound when there is no such plugin; Unavailable when it does not answer; UnknownCall; Refusal for an
+        error that the plugin tells (`METHOD: what it says`); Internal for an answer that is none.
         """
         return await self._call(method, arguments, True)
 
@@ -153,7 +160,7 @@ def _decoded(name: str, method: str, status: int, content: bytes) -> JSON:
     if status == 404 and not said:
         raise UnknownCall(f"{method}: {_text(content)}")
     if status != 200 or said:
-        raise Internal(f"{method}: {said or _text(content) or f'status {status}'}")
+        raise Refusal(f"{method}: {said or _text(content) or f'status {status}'}")
     if not isinstance(answer, dict):
         reason = answer if isinstance(answer, Exception) else "it is no object"
         raise Internal(f"plugin {name}: {method}: the answer cannot be read: {reason}")

@@ -7,8 +7,8 @@
 The plugin makes a link on the host and names it in its answer to Join; it is moved into the sandbox. Addresses are the
 engine's or the IPAM driver's, the plugin's only where these gave none; gateways and routes are the plugin's.
 
-What it made for an earlier daemon it should still know. A network is told to it once more before the first endpoint
-after a start, in case a crash came between; that it refuses what it has is no failure.
+What it has made it should know. A network is told to it once more before the first endpoint after a start of the
+engine, in case a crash came between, or when it has been away; that it refuses what it has is no failure.
 
 Not here: how a plugin is reached (engine/plugins). Nothing is asked of it while an engine starts.
 
@@ -40,7 +40,7 @@ from sampan.engine.networks.records import (
     StaticRoute,
     SubnetRecord,
 )
-from sampan.engine.plugins.client import Plugin, UnknownCall
+from sampan.engine.plugins.client import Plugin, Refusal, UnknownCall
 from sampan.errors import Internal, SampanError, Unavailable
 
 KIND = "NetworkDriver"
@@ -99,7 +99,7 @@ class RemoteDriver(NetworkDriver):
         """known: the ids of the networks that an earlier daemon made."""
         self.capabilities = NetworkCapabilities(gateway=True, remote=True)
         self._plugin = plugin
-        self._unsure = set(known)
+        self._told = dict.fromkeys(known, 0)  # by network: in which activation of the plugin it was told
         self._refused: set[str] = set()
         self._due: dict[str, tuple[str, ...]] = {}  # by endpoint: what is to be called at its end, when not all
 
@@ -140,16 +140,18 @@ class RemoteDriver(NetworkDriver):
 
     async def setup(self, host: HostNetwork, network: NetworkRecord) -> None:
         """Have the plugin make a new network. Raises: SampanError."""
-        if network.id in self._unsure:
+        if network.id in self._told:
             return
         try:
             await self._call("CreateNetwork", _network(network))
-        except Internal:
+        except Refusal:
             self._refused.add(network.id)
             raise
+        self._told[network.id] = self._plugin.activations
 
     async def teardown(self, host: HostNetwork, network: NetworkRecord) -> None:
         """Have the plugin take the network away. As in Docker the network goes, whatever the plugin says."""
+        self._told.pop(network.id, None)
         if network.id in self._refused:
             self._refused.discard(network.id)
             return
@@ -157,7 +159,6 @@ class RemoteDriver(NetworkDriver):
             await self._call("DeleteNetwork", {"NetworkID": network.id})
         except SampanError as error:
             log.warning("network %s: %s", network.name, error.message)
-        self._unsure.discard(network.id)
 
     async def join(
         self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
@@ -168,10 +169,16 @@ class RemoteDriver(NetworkDriver):
         ids = _ids(endpoint)
         made = await self._create(endpoint, sandbox, ids, without_ports=network.internal)
         self._due[endpoint.id] = _DELETE
-        said = await self._call("Join", {**ids, "SandboxKey": sandbox.key, "Options": _ports(sandbox)})
+        try:
+            said = await self._call("Join", {**ids, "SandboxKey": sandbox.key, "Options": _ports(sandbox)})
+        except Refusal:
+            raise
+        except SampanError:
+            del self._due[endpoint.id]  # it may have joined
+            raise
         del self._due[endpoint.id]
         try:
-            return _joined(made, _typed(said, _Joined, self._named("Join")), internal=network.internal)
+            return _joined(made, _typed(said, _Joined, self._named("Join")))
         except Internal as error:
             raise Internal(f"{error.message}; rolled back") from error
 
@@ -185,7 +192,7 @@ class RemoteDriver(NetworkDriver):
         try:
             try:
                 said = await self._call("CreateEndpoint", {**ids, "Interface": given, "Options": options})
-            except Internal:
+            except Refusal:
                 self._due[endpoint.id] = ()
                 raise
             self._due[endpoint.id] = _DELETE
@@ -196,13 +203,14 @@ class RemoteDriver(NetworkDriver):
             raise type(error)(f"{what}: {error.message}; rolled back") from error
 
     async def _make_sure(self, network: NetworkRecord) -> None:
-        if network.id not in self._unsure:
+        activation = self._plugin.activations
+        if self._told.get(network.id) == activation:
             return
         try:
             await self._call("CreateNetwork", _network(network))
-        except Internal as error:  # it has it already
+        except Refusal as error:  # it has it already
             log.debug("network %s: %s", network.name, error.message)
-        self._unsure.discard(network.id)
+        self._told[network.id] = activation
 
     async def detach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> None:
         """Have the plugin forget an endpoint, as far as it knows it, whatever it answers to the first call.
@@ -340,14 +348,14 @@ def _mac(text: str) -> str:
     return octets.hex(":")
 
 
-def _joined(endpoint: EndpointRecord, said: _Joined, *, internal: bool) -> EndpointRecord:
+def _joined(endpoint: EndpointRecord, said: _Joined) -> EndpointRecord:
     """Return an endpoint with its link, gateways and routes. Raises: Internal for what cannot be."""
     name = said.interface_name or _InterfaceName()
     for text in filter(None, (name.src_name, f"{name.dst_prefix}0" if name.dst_prefix else "")):
         if not LINK_NAME.fullmatch(text):
             raise Internal(f"NetworkDriver.Join: invalid interface name {text!r}")
-    gateway4 = "" if internal else _address(said.gateway, 4, "Gateway")
-    gateway6 = "" if internal else _address(said.gateway6, 6, "GatewayIPv6")
+    gateway4 = _address(said.gateway, 4, "Gateway")
+    gateway6 = _address(said.gateway6, 6, "GatewayIPv6")
     routes = [_route(route) for route in said.static_routes or ()]
     joined = JoinRecord(link=name.src_name, prefix=name.dst_prefix, routes=routes)
     return replace(endpoint, gateway4=gateway4, gateway6=gateway6, joined=joined)
