@@ -8,7 +8,7 @@ from sampan.daemon.main import main
 from sampan.engine.plugins.plugins import Plugins
 
 assert Plugins.__init__.__kwdefaults__ is not None
-Plugins.__init__.__kwdefaults__.update(answer_s=1.0, patience_s=0.3)
+Plugins.__init__.__kwdefaults__.update(answer_s=2.0, patience_s=0.3)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -27,6 +27,7 @@ JSON = dict[str, Any]
 MEDIA_TYPE = "application/vnd.docker.plugins.v1.2+json"
 ANSWER_BYTES = 8 * 1024 * 1024
 ANSWER_S = 30.0
+SILENT_S = 5.0  # of one that has not answered the last time
 PATIENCE_S = 15.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 4.0
 HOST = "plugin.moby.localhost"
@@ -62,6 +63,7 @@ class Plugin:
         self._implements: frozenset[str] | None = None
         self._activating = asyncio.Lock()
         self._given_up = False
+        self._silent = False
         self.activations = 0
         """How often it was found anew: one that has been away may have forgotten what it was told."""
 
@@ -110,12 +112,16 @@ class Plugin:
         return _decoded(self.name, method, status, answer)
 
     async def _exchange(self, method: str, body: bytes) -> tuple[int, bytes]:
+        limit_s = min(self._answer_s, SILENT_S) if self._silent else self._answer_s
         try:
-            async with asyncio.timeout(self._answer_s):
+            async with asyncio.timeout(limit_s):
                 place, tls = await self._look(self.name)
-                return await self._post(place, tls, method, body)
+                answer = await self._post(place, tls, method, body)
+            self._silent = False
+            return answer
         except TimeoutError as error:
-            said = f"no answer within {self._answer_s:g} s"
+            self._silent = True
+            said = f"no answer within {limit_s:g} s"
             raise Unavailable(f"plugin {self.name}: {method}: {said}") from error
         except aiohttp.ClientConnectorError as error:
             raise _Away(words(error.os_error)) from error
