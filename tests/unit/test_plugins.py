@@ -107,6 +107,7 @@ def plugin(path: Path, *, answer_s: float = 5, patience_s: float = 5) -> Plugin:
     return Plugin("p", look, answer_s=answer_s, patience_s=patience_s)
 
 
+@pytest.mark.asyncio
 async def test_what_is_sent_is_what_docker_sends(tmp_path: Path) -> None:
     seen: list[tuple[str, dict[str, str], bytes]] = []
 
@@ -127,6 +128,7 @@ async def test_what_is_sent_is_what_docker_sends(tmp_path: Path) -> None:
         assert headers["Host"] == "plugin.moby.localhost" and "Content-Type" not in headers
 
 
+@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("status", "body", "kind", "message"),
     [
@@ -153,6 +155,7 @@ async def test_an_answer_is_an_object_or_an_error(
         assert str(raised.value).startswith(message) and type(raised.value) is kind
 
 
+@pytest.mark.asyncio
 async def test_an_empty_answer_is_an_empty_object(tmp_path: Path) -> None:
     async def answer(request: web.Request) -> web.Response:
         return web.Response()
@@ -161,6 +164,7 @@ async def test_an_empty_answer_is_an_empty_object(tmp_path: Path) -> None:
         assert await plugin(tmp_path / "s").call("A.Do") == {}
 
 
+@pytest.mark.asyncio
 async def test_one_that_is_away_is_waited_for_once(tmp_path: Path) -> None:
     loop, made = asyncio.get_running_loop(), plugin(tmp_path / "s", patience_s=0.25)
     begun = loop.time()
@@ -174,6 +178,7 @@ async def test_one_that_is_away_is_waited_for_once(tmp_path: Path) -> None:
     assert loop.time() - begun < 0.1
 
 
+@pytest.mark.asyncio
 async def test_one_that_comes_meanwhile_is_found(tmp_path: Path) -> None:
     async def answer(request: web.Request) -> web.Response:
         return web.json_response({"Implements": ["A"]})
@@ -190,6 +195,7 @@ async def test_one_that_comes_meanwhile_is_found(tmp_path: Path) -> None:
         await plugin(tmp_path / "s").require("A", wait=False)
 
 
+@pytest.mark.asyncio
 async def test_a_request_that_may_have_arrived_is_not_sent_again(tmp_path: Path) -> None:
     calls = []
 
@@ -205,6 +211,7 @@ async def test_a_request_that_may_have_arrived_is_not_sent_again(tmp_path: Path)
     assert calls == ["/A.Do"]
 
 
+@pytest.mark.asyncio
 async def test_one_that_hangs_costs_its_limit(tmp_path: Path) -> None:
     async def answer(request: web.Request) -> web.Response:
         await asyncio.sleep(60)
@@ -216,6 +223,7 @@ async def test_one_that_hangs_costs_its_limit(tmp_path: Path) -> None:
             await made.call("A.Do")
 
 
+@pytest.mark.asyncio
 async def test_an_answer_that_drips_costs_its_limit(tmp_path: Path) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -231,6 +239,7 @@ async def test_an_answer_that_drips_costs_its_limit(tmp_path: Path) -> None:
             await plugin(tmp_path / "s", answer_s=0.1).call("A.Do")
 
 
+@pytest.mark.asyncio
 async def test_one_by_tcp(tmp_path: Path) -> None:
     async def answer(request: web.Request) -> web.Response:
         return web.json_response({"Host": request.host, "Body": await request.json()})
@@ -251,6 +260,7 @@ async def test_one_by_tcp(tmp_path: Path) -> None:
     await runner.cleanup()
 
 
+@pytest.mark.asyncio
 async def test_plugins_of_an_engine_are_below_its_exec_root(tmp_path: Path) -> None:
     async def answer(request: web.Request) -> web.Response:
         return web.Response(body=json.dumps({"Implements": ["A"]}))
