@@ -16,8 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from sampan.errors import InvalidArgument
 from sampan.registry.manifests import Descriptor
 from sampan.spec import codec, times
@@ -96,7 +94,8 @@ def decode(raw: bytes, blobs: Mapping[str, Descriptor]) -> CacheConfig:
         raise InvalidArgument("invalid cache config: not an object")
     layers = []
     for item in _objects(document.get("layers")):
-        about = item.get("annotations") or {}
+        about = item.get("annotations")
+        about = about if isinstance(about, dict) else {}
         descriptor = blobs.get(str(item.get("blob")))
         parent = item.get("parent", 0)
         if descriptor is None or not isinstance(parent, int) or not isinstance(about.get("diffID"), str):
@@ -123,8 +122,8 @@ def decode_inline(
 
 def _parse(raw: bytes) -> Any:
     try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        return codec.plain(raw)
+    except ValueError as e:
         raise InvalidArgument(f"invalid cache config: {e}") from e
 
 
@@ -144,7 +143,10 @@ def _records(value: Any) -> tuple[ConfigRecord, ...]:
         layer = results[0].get("layer", 0) if results else -1
         time_ns = own.get("time")
         if not isinstance(time_ns, int):
-            time_ns = times.parse(str(results[0].get("createdAt"))) if results else 0
+            try:
+                time_ns = times.parse(str(results[0].get("createdAt"))) if results else 0
+            except ValueError as e:
+                raise InvalidArgument(f"invalid cache config: {e}") from e
         found.append(
             ConfigRecord(
                 key=item["digest"],

@@ -330,6 +330,8 @@ class Sandboxes:
                 await self._changes.renumber(live, self._catalogue.table.get)
             else:
                 await self.detach(container_id)
+        if self._table.records.aside:
+            return  # whose links and names these are is unknown
         self.names.sweep(live.record.sandbox_id for live in self._live.values())
         known = frozenset(e.veth for live in self._live.values() for e in live.record.endpoints)
         await self._fabric.sweep(self._catalogue.drivers.values(), known)

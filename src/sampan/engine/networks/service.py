@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
+from sampan.engine.metrics import Metrics
 from sampan.engine.networks import endpoints, filters, inspect, ipam
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.drivers import choice
@@ -28,7 +29,7 @@ from sampan.engine.networks.plugin_drivers import PluginDrivers
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
 from sampan.engine.plugins.plugins import Plugins
-from sampan.engine.store import Op, Ref, Store
+from sampan.engine.store import Op, Store
 from sampan.errors import Forbidden, Internal, NotFound, SampanError
 from sampan.spec.engine_api.network import EndpointSettings, NetworkCreateRequest
 
@@ -72,6 +73,12 @@ class Networks:
         self.names = self._sandboxes.names
         self.disconnecting = self._sandboxes.disconnecting
 
+    def measure(self, metrics: Metrics) -> None:
+        """Time what is done from now on."""
+        actions = metrics.network_actions
+        self.attach = actions.timed("connect", actions.timed("allocate", self.attach))
+        self.detach = actions.timed("release", self.detach)
+
     def driver_names(self) -> Sequence[str]:
         """Return the names of the drivers that networks may be made with; of plugins those that have made some."""
         return sorted({*self._plugins.own, *(network.driver for network in self._catalogue.all())})
@@ -88,6 +95,7 @@ class Networks:
         try:
             await self._fabric.open()
             async with self._fabric.choosing():
+                await self._fabric.sweep_ended([network.id for network in self._catalogue.all()])
                 await self._start_networks()
             self._sandboxes.adopt_recorded()
             await self._fabric.firewall.apply()
@@ -170,15 +178,22 @@ class Networks:
     async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
         """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""
         driver = await self._plugins.driver(self._catalogue.check(request))
-        async with contextlib.AsyncExitStack() as undo:
-            given = await undo.enter_async_context(contextlib.AsyncExitStack())
+        async with contextlib.AsyncExitStack() as given:
             subnets = await self._plugins.subnets(request, self._fabric.host_subnets, given)
-            choosing = await undo.enter_async_context(contextlib.AsyncExitStack())
-            await choosing.enter_async_context(self._fabric.choosing())
-            network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config, subnets)
+            async with contextlib.AsyncExitStack() as choosing:
+                await choosing.enter_async_context(self._fabric.choosing())
+                network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config, subnets)
+                given.pop_all()  # now they are the network's
+                with self._catalogue.hidden(network, making=True):
+                    await self._make(driver, network, choosing)
+        self._tell("create", network)
+        return network
+
+    async def _make(self, driver: NetworkDriver, network: NetworkRecord, choosing: contextlib.AsyncExitStack) -> None:
+        """Make a network; `choosing` is let go as soon as nothing of the host is chosen any more."""
+        async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._unmake, driver, network)
             self._open_pools(network, known=False)
-            given.pop_all()  # the pools have them now
             self._store.apply_now(self._catalogue.put(network))
             if driver.capabilities.remote:
                 await choosing.aclose()  # nobody else waits for another program
@@ -190,9 +205,6 @@ class Networks:
                 raise Internal(f"failed to create network {network.name}: {error}") from error
             await self._store.flushed()
             undo.pop_all()
-            await choosing.aclose()
-        self._tell("create", network)
-        return network
 
     async def _unmake(self, driver: NetworkDriver | None, network: NetworkRecord) -> None:
         if driver is not None:  # else nobody knows what there is to take down
@@ -215,7 +227,7 @@ class Networks:
 
     async def _take_away(self, network: NetworkRecord) -> None:
         """Remove a network that nobody uses; from the first moment nobody can begin to."""
-        with self._catalogue.leaving(network):
+        with self._catalogue.hidden(network):
             await self._unmake(self._catalogue.drivers.get(network.driver), network)
         self._tell("destroy", network)
 
@@ -226,21 +238,32 @@ class Networks:
             raise NotFound(f"network {ref} not found")
         return inspect.network(network, self._sandboxes.on(network.id))
 
-    def list(self, given: Filters | None = None) -> builtins.list[dict[str, Any]]:
-        """Return the networks that pass the filters, by name, without containers. Raises: InvalidArgument, Internal."""
+    def list(self, given: Filters | None = None, *, containers: bool = False) -> builtins.list[dict[str, Any]]:
+        """Return the networks that pass the filters, by name. containers: with those that are on each.
+
+        Raises: InvalidArgument, Internal.
+        """
         chosen = [n for n in self._catalogue.all() if filters.matches(n, given or {}, used=self._used(n))]
-        return [inspect.network(n, ()) for n in sorted(chosen, key=lambda n: n.name)]
+        return [
+            inspect.network(n, self._sandboxes.on(n.id) if containers else ())
+            for n in sorted(chosen, key=lambda n: n.name)
+        ]
 
     def _used(self, network: NetworkRecord) -> bool:
-        return self._sandboxes.using(network.id) or bool(self._store.holders(Ref("network", network.id)))
+        return self._sandboxes.using(network.id)
 
     async def prune(self, given: Filters | None = None) -> builtins.list[str] | None:
         """Remove the networks nobody uses; None when there is none, as Docker says."""
         removed = []
+        before_ns = filters.until_ns(given or {})
         for network in self._catalogue.all():
-            if self._catalogue.table.get(network.id) is not network:
+            if not self._catalogue.has(network):
                 continue  # somebody else was faster
-            if network.name in PREDEFINED or self._used(network) or not filters.prunable(network, given or {}):
+            if (
+                network.name in PREDEFINED
+                or self._used(network)
+                or not filters.prunable(network, given or {}, before_ns)
+            ):
                 continue
             await self._take_away(network)
             removed.append(network.name)
