@@ -23,7 +23,7 @@ from sampan.engine.networks.plans import MOVED, InterfacePlan, RoutePlan
 from sampan.engine.networks.plumbing import Plumbing
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord
 from sampan.engine.plugins.client import Plugin
-from sampan.engine.plugins.places import Place
+from sampan.engine.plugins.places import PluginPlace
 from sampan.errors import InvalidArgument
 from sampan.linux import netlink
 from sampan.linux.netlink import Link, Netlink
@@ -165,10 +165,10 @@ def served() -> str:
 def plugin(path: str) -> Plugin:
     """The engine's side of a plugin with this socket."""
 
-    async def look(name: str) -> tuple[Place, None]:
-        return Place(socket=path), None
+    async def look(name: str) -> tuple[PluginPlace, None]:
+        return PluginPlace(socket=path), None
 
-    return Plugin("plugin", look, answer_s=5, patience_s=0.1)
+    return Plugin("plugin", look, answer_s=20, patience_s=0.1)
 
 
 def drivers() -> dict[str, NetworkDriver]:

@@ -16,7 +16,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.plugins import client, places
 from sampan.engine.plugins.client import Plugin, Refusal, UnknownCall
-from sampan.engine.plugins.places import Place, TLSRecord
+from sampan.engine.plugins.places import PluginPlace, TLSRecord
 from sampan.engine.plugins.plugins import Plugins
 from sampan.errors import Internal, InvalidArgument, NotFound, Unavailable
 
@@ -31,16 +31,16 @@ def test_a_socket_comes_before_a_file(tmp_path: Path) -> None:
     (sockets / "deep").mkdir(parents=True)
     (specs / "deep").mkdir(parents=True)
 
-    def found(name: str) -> Place:
+    def found(name: str) -> PluginPlace:
         return places.find(name, [str(sockets)], [str(specs)])
 
     (specs / "flat.spec").write_text("tcp://192.0.2.1:99\n")
-    assert found("flat") == Place(url="http://192.0.2.1:99")
+    assert found("flat") == PluginPlace(url="http://192.0.2.1:99")
     for path in (sockets / "flat.sock", sockets / "deep" / "deep.sock"):
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(path))
-    assert found("flat") == Place(socket=str(sockets / "flat.sock"))
-    assert found("deep") == Place(socket=str(sockets / "deep" / "deep.sock"))
+    assert found("flat") == PluginPlace(socket=str(sockets / "flat.sock"))
+    assert found("deep") == PluginPlace(socket=str(sockets / "deep" / "deep.sock"))
     (sockets / "plain.sock").write_text("no socket")
     with pytest.raises(NotFound, match='plugin "plain" not found'):
         found("plain")
@@ -49,17 +49,17 @@ def test_a_socket_comes_before_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "place"),
     [
-        ("a.spec", "unix:///run/a.sock", Place(socket="/run/a.sock")),
-        ("a/a.spec", "http://[::1]:8080", Place(url="http://[::1]:8080")),
-        ("a.json", '{"Name": "a", "Addr": "tcp://h:1"}', Place(url="http://h:1")),
+        ("a.spec", "unix:///run/a.sock", PluginPlace(socket="/run/a.sock")),
+        ("a/a.spec", "http://[::1]:8080", PluginPlace(url="http://[::1]:8080")),
+        ("a.json", '{"Name": "a", "Addr": "tcp://h:1"}', PluginPlace(url="http://h:1")),
         (
             "a.json",
             '{"Addr": "https://h:1", "TLSConfig": {"InsecureSkipVerify": true, "CAFile": "/ca"}}',
-            Place(url="https://h:1", tls=TLSRecord(insecure_skip_verify=True, ca_file="/ca")),
+            PluginPlace(url="https://h:1", tls=TLSRecord(insecure_skip_verify=True, ca_file="/ca")),
         ),
     ],
 )
-def test_a_file_says_the_address(tmp_path: Path, file: str, content: str, place: Place) -> None:
+def test_a_file_says_the_address(tmp_path: Path, file: str, content: str, place: PluginPlace) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(content)
     assert places.find("a", [], [str(tmp_path)]) == place
@@ -99,10 +99,10 @@ async def serving(path: Path, answer: Answer) -> AsyncIterator[None]:
 
 
 def plugin(path: Path, *, answer_s: float = 5, patience_s: float = 5) -> Plugin:
-    async def look(name: str) -> tuple[Place, None]:
+    async def look(name: str) -> tuple[PluginPlace, None]:
         if not path.exists():
             raise NotFound(f'plugin "{name}" not found')
-        return Place(socket=str(path)), None
+        return PluginPlace(socket=str(path)), None
 
     return Plugin("p", look, answer_s=answer_s, patience_s=patience_s)
 
@@ -252,8 +252,8 @@ async def test_one_by_tcp(tmp_path: Path) -> None:
     await site.start()
     port = runner.addresses[0][1]
 
-    async def look(name: str) -> tuple[Place, None]:
-        return Place(url=f"http://127.0.0.1:{port}"), None
+    async def look(name: str) -> tuple[PluginPlace, None]:
+        return PluginPlace(url=f"http://127.0.0.1:{port}"), None
 
     said = await Plugin("p", look).call("A.Do", {"a": 1})
     assert said == {"Host": f"127.0.0.1:{port}", "Body": {"a": 1}}

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from sampan.engine.networks import endpoints
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.drivers.driver import NetworkCapabilities
-from sampan.engine.networks.fabric import Fabric
+from sampan.engine.networks.fabric import Fabric, bounded
 from sampan.engine.networks.ipam import NULL_IPAM, Address
 from sampan.engine.networks.plans import InterfacePlan
 from sampan.engine.networks.plugin_ipam import PluginPool
@@ -102,7 +102,7 @@ class Allocator:
         for endpoint in endpoints.ways_out(sandbox.endpoints):
             if endpoint.id not in old and self.capabilities(endpoint).remote:
                 network = self._catalogue.find(endpoint.network_id)
-                await self._fabric.program(self._catalogue.driver(network), network, endpoint, sandbox)
+                await bounded(self._catalogue.driver(network).program(network, endpoint, sandbox), network)
 
     async def revoke(self, before: Sequence[EndpointRecord], after: Sequence[EndpointRecord] = ()) -> None:
         """Tell the drivers by which endpoints no way out leads any more; what cannot be told is logged."""
@@ -112,7 +112,7 @@ class Allocator:
             if network is None or endpoint.id in kept or not self.capabilities(endpoint).remote:
                 continue
             try:
-                await self._fabric.revoke(self._catalogue.driver(network), network, endpoint)
+                await bounded(self._catalogue.driver(network).revoke(network, endpoint), network)
             except SampanError as error:
                 log.warning("network %s: %s", network.name, error.message)
 

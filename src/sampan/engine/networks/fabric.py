@@ -115,7 +115,7 @@ class Fabric:
 
     async def setup(self, driver: NetworkDriver, network: NetworkRecord) -> None:
         """Make a network, and remember it for the rules; `apply` next. Raises: OSError, SampanError."""
-        await _bounded(driver.setup(self.host, network), network)
+        await bounded(driver.setup(self.host, network), network)
         if driver.capabilities.gateway and network.enable_ipv6 and self._config.ip_forward:
             await self.host.run(write_sysctl, "net/ipv6/conf/all/forwarding", "1")
         self._up[network.id] = driver, network
@@ -124,27 +124,17 @@ class Fabric:
         """Take a network's rules away, then the network. Raises: OSError, SampanError."""
         if self._up.pop(network.id, None) is not None and driver.rules(network, ip6=True) is not None:
             await self.firewall.apply()
-        await _bounded(driver.teardown(self.host, network), network)
+        await bounded(driver.teardown(self.host, network), network)
 
     async def join(
         self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
     ) -> EndpointRecord:
         """Have a driver prepare an endpoint; return it with what the driver adds. Raises: OSError, SampanError."""
-        return await _bounded(driver.join(self.host, network, endpoint, sandbox), network)
-
-    async def program(
-        self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
-    ) -> None:
-        """Tell a driver that a sandbox's way out leads by an endpoint. Raises: SampanError."""
-        await _bounded(driver.program(network, endpoint, sandbox), network)
-
-    async def revoke(self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord) -> None:
-        """Tell a driver that it does so no more. Raises: SampanError."""
-        await _bounded(driver.revoke(network, endpoint), network)
+        return await bounded(driver.join(self.host, network, endpoint, sandbox), network)
 
     async def detach(self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord) -> None:
         """Have a driver forget an endpoint. Raises: OSError, SampanError."""
-        await _bounded(driver.detach(self.host, network, endpoint), network)
+        await bounded(driver.detach(self.host, network, endpoint), network)
 
     def _rules(self) -> Iterator[NetworkRules]:
         for driver, network in self._up.values():
@@ -320,7 +310,7 @@ def _still_dying(plan: SandboxPlan, failure: BaseException) -> bool:
     return isinstance(failure, OSError) and failure.errno == errno.EADDRINUSE and any(i.inside for i in plan.interfaces)
 
 
-async def _bounded(work: Awaitable[T], network: NetworkRecord) -> T:
+async def bounded(work: Awaitable[T], network: NetworkRecord) -> T:
     """Wait for a driver, but not for ever. Raises: Unavailable; whatever the driver raises."""
     try:
         async with asyncio.timeout(DRIVER_TIMEOUT_S):

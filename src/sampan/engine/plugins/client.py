@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from sampan.engine.plugins.places import Place
+from sampan.engine.plugins.places import PluginPlace
 from sampan.errors import Internal, NotFound, Unavailable, words
 
 JSON = dict[str, Any]
@@ -51,7 +51,7 @@ class Plugin:
     def __init__(
         self,
         name: str,
-        look: Callable[[str], Awaitable[tuple[Place, ssl.SSLContext | None]]],
+        look: Callable[[str], Awaitable[tuple[PluginPlace, ssl.SSLContext | None]]],
         *,
         answer_s: float = ANSWER_S,
         patience_s: float = PATIENCE_S,
@@ -129,7 +129,9 @@ class Plugin:
             self._implements = None
             raise Unavailable(f"plugin {self.name}: {method}: {error or type(error).__name__}") from error
 
-    async def _post(self, place: Place, tls: ssl.SSLContext | None, method: str, body: bytes) -> tuple[int, bytes]:
+    async def _post(
+        self, place: PluginPlace, tls: ssl.SSLContext | None, method: str, body: bytes
+    ) -> tuple[int, bytes]:
         headers = {"Accept": MEDIA_TYPE, "User-Agent": "sampan/0.1 (docker-compatible)", "Accept-Encoding": "identity"}
         if place.socket:
             headers["Host"] = HOST

@@ -43,7 +43,7 @@ class _Spec(msgspec.Struct, kw_only=True, frozen=True, rename="pascal"):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class PluginPlace:
     """Where a plugin answers. socket: the path of its unix socket; empty: it is at `url`, by tcp."""
 
     socket: str = ""
@@ -51,7 +51,7 @@ class Place:
     tls: TLSRecord | None = None
 
 
-def find(name: str, sockets: Sequence[str], specs: Sequence[str] = SPECS) -> Place:
+def find(name: str, sockets: Sequence[str], specs: Sequence[str] = SPECS) -> PluginPlace:
     """Return where a plugin is; directories of sockets come first. Blocking.
 
     Raises: NotFound in Docker's words; InvalidArgument for a file that says no address; OSError.
@@ -60,7 +60,7 @@ def find(name: str, sockets: Sequence[str], specs: Sequence[str] = SPECS) -> Pla
         for path in _candidates(sockets, name, "sock"):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 if stat.S_ISSOCK(os.stat(path).st_mode):
-                    return Place(socket=path)
+                    return PluginPlace(socket=path)
         for path in (p for ending in ("spec", "json") for p in _candidates(specs, name, ending)):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 return _read(path)
@@ -73,7 +73,7 @@ def _candidates(directories: Sequence[str], name: str, ending: str) -> Iterator[
         yield f"{directory}/{name}/{name}.{ending}"
 
 
-def _read(path: str) -> Place:
+def _read(path: str) -> PluginPlace:
     with open(path, "rb") as file:
         content = file.read(SPEC_BYTES)
     try:
@@ -86,16 +86,16 @@ def _read(path: str) -> Place:
     return _place(spec, path)
 
 
-def _place(spec: _Spec, path: str) -> Place:
+def _place(spec: _Spec, path: str) -> PluginPlace:
     try:
         parts = urlsplit(spec.addr)
         port = parts.port
     except ValueError as error:
         raise InvalidArgument(f"plugin file {path}: {spec.addr}: {error}") from error
     if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
-        return Place(socket=parts.path)
+        return PluginPlace(socket=parts.path)
     if parts.scheme in ("tcp", "http", "https") and parts.hostname:
         scheme = "https" if spec.tls_config is not None or parts.scheme == "https" else "http"
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        return Place(url=f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}", tls=spec.tls_config)
+        return PluginPlace(url=f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}", tls=spec.tls_config)
     raise InvalidArgument(f"plugin file {path}: {spec.addr!r} is no address: use unix:///path or tcp://host:port")

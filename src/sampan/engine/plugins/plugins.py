@@ -11,7 +11,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.plugins import places
 from sampan.engine.plugins.client import ANSWER_S, PATIENCE_S, Plugin
-from sampan.engine.plugins.places import Place
+from sampan.engine.plugins.places import PluginPlace
 
 
 class Plugins:
@@ -43,11 +43,11 @@ class Plugins:
     def _new(self, name: str) -> Plugin:
         return Plugin(name, self._look, answer_s=self._answer_s, patience_s=self._patience_s)
 
-    async def _look(self, name: str) -> tuple[Place, ssl.SSLContext | None]:
+    async def _look(self, name: str) -> tuple[PluginPlace, ssl.SSLContext | None]:
         return await self._host_paths.run(f"plugin {name}", lambda: _open(name, self._sockets))
 
 
-def _open(name: str, sockets: tuple[str, ...]) -> tuple[Place, ssl.SSLContext | None]:
+def _open(name: str, sockets: tuple[str, ...]) -> tuple[PluginPlace, ssl.SSLContext | None]:
     place = places.find(name, sockets)
     if not place.url.startswith("https:"):
         return place, None
