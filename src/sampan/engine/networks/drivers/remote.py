@@ -142,6 +142,7 @@ class RemoteDriver(NetworkDriver):
         """Have the plugin make a new network. Raises: SampanError."""
         if network.id in self._told:
             return
+        await self._plugin.require(KIND)
         try:
             await self._call("CreateNetwork", _network(network))
         except Refusal:
