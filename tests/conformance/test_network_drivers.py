@@ -39,7 +39,7 @@ from tests.kernel.net_host import (
 )
 from tests.support.network_drivers import LANES, HangingDriver, drivers
 
-NAMES = sorted({*DRIVERS, "lan", "routed"})
+NAMES = sorted({*DRIVERS, "lan", "plugin", "routed"})
 NEEDED: dict[str, dict[str, str]] = {"macvlan": {"parent": "lan0"}, "ipvlan": {"parent": "lan0"}}
 """What a network of a driver cannot do without, on a host without dummies."""
 BAD_OPTIONS: dict[str, list[dict[str, str]]] = {
@@ -52,6 +52,7 @@ BAD_OPTIONS: dict[str, list[dict[str, str]]] = {
     "macvlan": [{"macvlan_mode": "l2"}, {"parent": "lo"}, {"parent": "nope"}, {"parent": "lan0.4095"}],
     "ipvlan": [{"ipvlan_mode": "bridge"}, {"ipvlan_flag": "l2"}, {"parent": "lo"}],
     "lan": [{LANES: "x"}],
+    "plugin": [],  # it decides itself, when it is asked
     "routed": [{LANES: "1"}],
 }
 

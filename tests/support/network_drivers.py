@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
+import threading
 from collections.abc import Iterable, Sequence
+from functools import cache
 from ipaddress import IPv4Address, ip_interface, ip_network
 
 from msgspec.structs import replace
@@ -19,9 +22,12 @@ from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.plans import MOVED, InterfacePlan, RoutePlan
 from sampan.engine.networks.plumbing import Plumbing
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord
+from sampan.engine.plugins.client import Plugin
+from sampan.engine.plugins.places import PluginPlace
 from sampan.errors import InvalidArgument
 from sampan.linux import netlink
 from sampan.linux.netlink import Link, Netlink
+from tests.support import network_plugin
 
 LANES = "tests.lanes"
 IFLA_MACVLAN_MODE, MACVLAN_MODE_BRIDGE = 1, 4
@@ -147,6 +153,25 @@ class HangingDriver(LanDriver):
         raise AssertionError
 
 
+@cache
+def served() -> str:
+    """The socket of a plugin that runs in this process, in the namespace of whoever asks first."""
+    path = f"{tempfile.mkdtemp(prefix='sampan-plugin-')}/plugin.sock"
+    server = network_plugin.server(path, f"{path}.journal", set())
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return path
+
+
+def plugin(path: str) -> Plugin:
+    """The engine's side of a plugin with this socket."""
+
+    async def look(name: str) -> tuple[PluginPlace, None]:
+        return PluginPlace(socket=path), None
+
+    return Plugin("plugin", look, answer_s=20, patience_s=0.1)
+
+
 def drivers() -> dict[str, NetworkDriver]:
     """Those of the table, and those of the tests."""
-    return choice.drivers() | {"lan": LanDriver(), "routed": RoutedDriver(), "hanging": HangingDriver()}
+    tests = {"lan": LanDriver(), "routed": RoutedDriver(), "hanging": HangingDriver()}
+    return choice.drivers() | tests | {"plugin": choice.known(plugin(served()), ())}

@@ -22,6 +22,7 @@ from sampan.engine.images.service import Images
 from sampan.engine.layers.storage import Storage
 from sampan.engine.metrics import Metrics
 from sampan.engine.networks.service import Networks
+from sampan.engine.plugins.plugins import Plugins
 from sampan.engine.store import Store
 from sampan.engine.system import System
 from sampan.engine.volumes.service import Volumes
@@ -88,12 +89,12 @@ class Engine:
             await images.start()
             undo.push_async_callback(images.close)
             metrics = Metrics()
-            networks = Networks(config, store, events)
+            host_paths = HostPaths()
+            undo.callback(host_paths.close)
+            networks = Networks(config, store, events, plugins=Plugins(config, host_paths))
             networks.measure(metrics)
             await networks.start()
             undo.push_async_callback(networks.close)
-            host_paths = HostPaths()
-            undo.callback(host_paths.close)
             volumes = Volumes(config, store, events, host_paths)
             await volumes.start()
             undo.push_async_callback(volumes.close)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace as replace_plan
 
 from msgspec.structs import replace
@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from sampan.engine.networks import endpoints
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.drivers.driver import NetworkCapabilities
-from sampan.engine.networks.fabric import Fabric
+from sampan.engine.networks.fabric import Fabric, bounded
 from sampan.engine.networks.firewall import Reach
-from sampan.engine.networks.ipam import Address, allocate
+from sampan.engine.networks.ipam import NULL_IPAM, Address, allocate
 from sampan.engine.networks.plans import InterfacePlan
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.errors import Conflict, Forbidden, Internal, SampanError
@@ -62,17 +62,22 @@ class Allocator:
             return endpoint
         with contextlib.ExitStack() as undo:
             taken = [e.interface for e in sandbox.endpoints if e.interface]
-            address4 = await self._take(network, 4, endpoints.requested(settings, 4), undo)
-            address6 = await self._take(network, 6, endpoints.requested(settings, 6), undo)
-            way_out = driver.leads_out(network)
-            asked_mac = settings.mac_address or mac
-            if asked_mac and not driver.capabilities.macs:
+            macs = driver.capabilities.macs
+            given = settings.mac_address or mac
+            if given and not macs:
                 raise Internal(f"{network.driver} interfaces do not support custom mac address assignment")
-            own_mac = endpoints.mac_address(asked_mac, address4) if driver.capabilities.macs else ""
+            given = endpoints.parse_mac(given) if given else ""
+            address4, told = await self._take(network, 4, endpoints.requested(settings, 4), undo, given)
+            address6, told = await self._take(network, 6, endpoints.requested(settings, 6), undo, given or told)
+            chosen = given or told
+            if not chosen and not driver.capabilities.remote:  # else the plugin may choose it
+                chosen = endpoints.mac_address("", address4)
+            way_out = driver.leads_out(network)
             endpoint = replace(
                 endpoint,
                 interface=endpoints.interface_name(network, settings, taken),
-                mac=own_mac,
+                mac=chosen if macs else "",
+                mac_asked=bool(given),
                 ipv4=self._prefix(network, address4),
                 ipv6=self._prefix(network, address6),
                 gateway4=_gateway(network, address4) if way_out else "",
@@ -81,29 +86,57 @@ class Allocator:
             undo.pop_all()
         return endpoint
 
-    async def attach(self, reserved: EndpointRecord) -> EndpointRecord:
-        """Have the driver prepare a reserved endpoint; return it with what the driver adds.
+    async def attach(self, reserved: EndpointRecord, sandbox: SandboxRecord) -> EndpointRecord:
+        """Have the driver prepare a reserved endpoint of a sandbox; return it with what the driver adds.
 
         Raises: OSError, SampanError; the endpoint is still reserved then.
         """
         network = self._catalogue.find(reserved.network_id)
-        return await self._fabric.attach(self._catalogue.driver(network), network, reserved)
+        made = await self._fabric.join(self._catalogue.driver(network), network, reserved, sandbox)
+        prefix = made.joined.prefix if made.joined is not None else ""
+        if prefix and endpoints.IFNAME_OPTION not in (made.settings.driver_opts or {}):
+            taken = [e.interface for e in sandbox.endpoints if e.id != made.id]
+            made = replace(made, interface=endpoints.free_name(prefix, taken))
+        return made
 
-    async def make(self, network: NetworkRecord, settings: EndpointSettings, sandbox: SandboxRecord) -> EndpointRecord:
-        """Reserve and attach an endpoint. Raises: as both; then nothing is taken."""
-        reserved = await self.reserve(network, settings, sandbox)
-        try:
-            return await self.attach(reserved)
-        except BaseException:
-            await self.give_back([reserved], linked=False)
-            raise
+    async def program(self, sandbox: SandboxRecord, before: Sequence[EndpointRecord] = ()) -> None:
+        """Tell the drivers by which endpoints a sandbox's ways out lead, unless they did before.
+
+        Raises: SampanError.
+        """
+        old = {e.id for e in endpoints.ways_out(before)}
+        for endpoint in endpoints.ways_out(sandbox.endpoints):
+            if endpoint.id not in old and self.capabilities(endpoint).remote:
+                network = self._catalogue.find(endpoint.network_id)
+                await bounded(self._catalogue.driver(network).program(network, endpoint, sandbox), network)
+
+    async def revoke(self, before: Sequence[EndpointRecord], after: Sequence[EndpointRecord] = ()) -> None:
+        """Tell the drivers by which endpoints no way out leads any more; what cannot be told is logged."""
+        kept = {e.id for e in endpoints.ways_out(after)}
+        for endpoint in endpoints.ways_out(before):
+            network = self._catalogue.table.get(endpoint.network_id)
+            if network is None or endpoint.id in kept or not self.capabilities(endpoint).remote:
+                continue
+            try:
+                await bounded(self._catalogue.driver(network).revoke(network, endpoint), network)
+            except SampanError as error:
+                log.warning("network %s: %s", network.name, error.message)
 
     async def _take(
-        self, network: NetworkRecord, version: int, asked: Address | None, undo: contextlib.ExitStack
-    ) -> Address | None:
+        self, network: NetworkRecord, version: int, asked: Address | None, undo: contextlib.ExitStack, mac: str
+    ) -> tuple[Address | None, str]:
+        """Take an address; return it, and the MAC that belongs to it when the taking has settled one."""
+        plugin_pools = self._catalogue.plugin_pools_of(network.id, version)
+        if plugin_pools:
+            if asked is not None:
+                await self._fabric.leases.settle_address(network.id, asked)
+            holding = [pool for pool in plugin_pools if asked is not None and asked in pool.subnet]
+            given, told = await (holding or plugin_pools)[0].request(asked, mac)
+            undo.callback(self._catalogue.release, network.id, given)
+            return given, told
         pools = self._catalogue.pools_of(network.id, version)
         if not pools:
-            return None
+            return None, ""
         if asked is not None:
             await self._fabric.leases.settle_address(network.id, asked)
             (self._catalogue.pool_of(network.id, asked) or pools[0]).take(asked)
@@ -118,7 +151,7 @@ class Allocator:
                 except Conflict as error:
                     raise Internal(f"{error.message}: {network.name} ({network.id})") from error
         undo.callback(self._catalogue.release, network.id, address)
-        return address
+        return address, ""
 
     def _prefix(self, network: NetworkRecord, address: Address | None) -> str:
         """Return `address/length`; empty without an address."""
@@ -133,13 +166,16 @@ class Allocator:
         network = self._catalogue.table.get(endpoint.network_id)
         if network is None:
             return False
+        if network.ipam_driver == NULL_IPAM:
+            return True
         held = _addresses(endpoint)
         pools = [(self._catalogue.pool_of(network_id, address), address) for network_id, address in held]
         if any(pool is None for pool, _ in pools):
             return False
         versions = {address.version for _, address in held}
-        if held and any(self._catalogue.pools_of(network.id, v) for v in {4, 6} - versions):
-            return False  # it has another IP version now
+        for version in {4, 6} - versions if held else ():
+            if self._catalogue.pools_of(network.id, version) or self._catalogue.plugin_pools_of(network.id, version):
+                return False  # it has another IP version now
         for pool, address in pools:
             if pool is not None and not pool.taken(address):
                 pool.take(address)
@@ -181,10 +217,11 @@ class Allocator:
         """
         for endpoint in gone:
             held = _addresses(endpoint)
-            if linked and held:
+            dying = linked and not self.capabilities(endpoint).remote  # a plugin takes its link away itself
+            if dying and held:
                 self._fabric.leases.doom(endpoint.veth or endpoint.id[:LINK_NAME_LENGTH], held)
             await self._detach(endpoint)
-            if not linked:
+            if not dying:
                 for network_id, address in held:
                     self._catalogue.release(network_id, address)
 

@@ -10,23 +10,22 @@ Source: Engine API 1.51 NetworkCreate; messages as Docker Engine 28.5 gives them
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv6Network, ip_network
-
-from msgspec.structs import replace
+from ipaddress import ip_network
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.networks import ipam
+from sampan.engine.networks import creation, ipam
 from sampan.engine.networks.drivers.driver import NetworkDriver
-from sampan.engine.networks.ipam import Address, Pool, Subnet
+from sampan.engine.networks.ipam import DEFAULT_IPAM, NULL_IPAM, Address, Pool, Subnet
+from sampan.engine.networks.plugin_ipam import PluginPool
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord, SubnetRecord, new_id
 from sampan.engine.store import Op, Table
-from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound
-from sampan.spec import go_values, times
-from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
+from sampan.errors import Conflict, Forbidden, InvalidArgument, NotFound
+from sampan.spec import times
+from sampan.spec.engine_api.network import IPAMConfig, NetworkCreateRequest
 
-DEFAULT_DRIVER = DEFAULT_NETWORK = "bridge"
+DEFAULT_NETWORK = "bridge"
 
 
 @dataclass(slots=True)
@@ -34,10 +33,12 @@ class Catalogue:
     """The networks of one engine, the drivers that make them, and the addresses taken in them."""
 
     table: Table[NetworkRecord]
-    drivers: Mapping[str, NetworkDriver]
+    drivers: dict[str, NetworkDriver]
     pools: tuple[ipam.AddressPool, ...] = ipam.DEFAULT_POOLS
     _addresses: dict[str, list[Pool]] = field(default_factory=dict)
+    _plugin_addresses: dict[str, list[PluginPool]] = field(default_factory=dict)
     _hidden: set[str] = field(default_factory=set)
+    _making: set[str] = field(default_factory=set)
 
     # ── finding ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -62,13 +63,19 @@ class Catalogue:
         return matching[0]
 
     @contextlib.contextmanager
-    def hidden(self, network: NetworkRecord) -> Iterator[None]:
-        """Let nobody find a network that is being made or removed; should a removal fail, it is there as before."""
+    def hidden(self, network: NetworkRecord, *, making: bool = False) -> Iterator[None]:
+        """Let nobody find a network that is being made or removed; should a removal fail, it is there as before.
+
+        making: its name is taken already.
+        """
         self._hidden.add(network.id)
+        if making:
+            self._making.add(network.id)
         try:
             yield
         finally:
             self._hidden.discard(network.id)
+            self._making.discard(network.id)
 
     def has(self, network: NetworkRecord) -> bool:
         """Return whether a network is still there, to be found."""
@@ -82,20 +89,29 @@ class Catalogue:
         return driver
 
     def leads_to_host(self, network: NetworkRecord) -> bool:
-        """Return whether the gateways of a network are the host's."""
+        """Return whether the gateways of a network are the host's; whose a plugin's are is the plugin's to know."""
         driver = self.drivers.get(network.driver)
-        return driver is not None and not driver.capabilities.outside
+        return driver is not None and not driver.capabilities.outside and not driver.capabilities.remote
 
     # ── creating ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def new(self, request: NetworkCreateRequest, host_subnets: Iterable[Subnet], config: EngineConfig) -> NetworkRecord:
-        """Decide what a create request becomes. Raises: what Docker answers when it cannot be."""
-        name = self._validate(request)
+    def new(
+        self,
+        request: NetworkCreateRequest,
+        host_subnets: Iterable[Subnet],
+        config: EngineConfig,
+        subnets: Sequence[SubnetRecord] | None = None,
+    ) -> NetworkRecord:
+        """Decide what a create request becomes. subnets: what an IPAM plugin gave for it.
+
+        Raises: what Docker answers when it cannot be.
+        """
+        name = self.check(request)
         if request.config_only:
-            return _configuration(request, config.default_network_opts.get(request.driver or DEFAULT_DRIVER, {}))
+            return creation.configuration(request, config.default_network_opts.get(name, {}))
         source = self._configuration_of(request)
         if source is not None:
-            request = _configured(request, source)
+            request = creation.configured(request, source)
         driver = self._driver(name, request)
         options = dict(request.options or {})
         if source is None:
@@ -108,20 +124,26 @@ class Catalogue:
             driver=name,
             created=times.now(),
             scope=request.scope or driver.capabilities.scope,
-            enable_ipv4=_enabled(request, 4),
-            enable_ipv6=_enabled(request, 6),
+            enable_ipv4=creation.enabled(request, 4),
+            enable_ipv6=creation.enabled(request, 6),
             internal=request.internal,
             attachable=request.attachable,
             config_from=source.name if source is not None else "",
-            ipam_driver=(request.ipam and request.ipam.driver) or "default",
+            ipam_driver=(request.ipam and request.ipam.driver) or DEFAULT_IPAM,
             # the real client sends {}; a request without IPAM has null
             ipam_options=request.ipam.options if request.ipam else None,
             options=options,
             labels=dict(request.labels or {}),
         )
+        configs = (request.ipam and request.ipam.config) or []
+        if driver.capabilities.addresses and record.ipam_driver == NULL_IPAM:
+            record.subnets = creation.null_subnets(record, configs)
         driver.validate(record, self.table.all())
-        if driver.capabilities.addresses:
-            configs = (request.ipam and request.ipam.config) or []
+        if record.subnets and not driver.capabilities.remote:  # only a plugin makes do without addresses
+            raise InvalidArgument("ipv4 pool is empty")
+        if subnets is not None:
+            record.subnets = list(subnets)
+        elif driver.capabilities.addresses and record.ipam_driver != NULL_IPAM:
             record.subnets = self._subnets(record, driver, configs, list(host_subnets))
             asked = {c.subnet for c in configs if c.gateway}
             for subnet in record.subnets:  # an address that the host does not need is a container's
@@ -129,21 +151,29 @@ class Catalogue:
                     subnet.gateway, subnet.gateway_chosen = "", False
         return record
 
-    def _validate(self, request: NetworkCreateRequest) -> str:
-        """Check what needs no driver's knowledge and no configuration of another's; return the driver's name."""
+    def check(self, request: NetworkCreateRequest) -> str:
+        """Check what needs no driver's knowledge and no configuration of another's; return the driver's name.
+
+        Raises: what Docker answers when the network cannot be.
+        """
         if not request.name.strip():
             raise InvalidArgument("invalid name: name is empty")
         if request.name in PREDEFINED or request.name == "default":
             raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
-        name = request.driver or DEFAULT_DRIVER
-        problems = [p for c in (request.ipam and request.ipam.config) or [] for p in _problems(c)]
+        name = request.driver or creation.DEFAULT_DRIVER
+        problems = [p for c in (request.ipam and request.ipam.config) or [] for p in creation.problems(c)]
         if problems:
             listed = problems[0] if len(problems) == 1 else "* " + "\n* ".join(problems)
             raise InvalidArgument(f"invalid network config:\n{listed}")
-        if self.named(request.name) is not None:
+        if any(n.name == request.name for n in [*self.all(), *map(self.table.get, self._making)] if n is not None):
             raise Conflict(f"network with name {request.name} already exists")
-        _check_configuration(request)
+        creation.check_configuration(request)
         return name
+
+    def configured(self, request: NetworkCreateRequest) -> NetworkCreateRequest:
+        """Return a request with the configuration that it takes from another network. Raises: NotFound."""
+        source = self._configuration_of(request)
+        return request if source is None else creation.configured(request, source)
 
     def _driver(self, name: str, request: NetworkCreateRequest) -> NetworkDriver:
         """Return the driver of a network that is to be made. Raises: what Docker says when it makes none such."""
@@ -158,12 +188,10 @@ class Catalogue:
             raise Forbidden(f"cannot downgrade network scope for {name} networks")
         if driver.capabilities.single:
             raise Forbidden(f'only one instance of "{name}" network is allowed')
-        if request.ipam and request.ipam.driver not in ("", "default"):
-            raise NotFound(f'plugin "{request.ipam.driver}" not found')
-        if _enabled(request, 6) and not driver.capabilities.ipv6:
+        if creation.enabled(request, 6) and not driver.capabilities.ipv6:
             raise InvalidArgument(f"{name} driver doesn't support IPv6")
         for config in (request.ipam and request.ipam.config) or []:
-            _check_kind(config)
+            creation.check_kind(config)
         return driver
 
     def _configuration_of(self, request: NetworkCreateRequest) -> NetworkRecord | None:
@@ -190,14 +218,13 @@ class Catalogue:
             mine = [c for c in configs if c.subnet and (":" in c.subnet) == (version == 6)]
             if not enabled:
                 continue
-            if len(mine) > 1 and not driver.capabilities.several:
-                raise Forbidden(f"{record.driver} driver doesn't support multiple subnets")
             for config in mine:
                 subnet = ip_network(config.subnet, strict=False)
                 own = [ip_network(s.subnet, strict=False) for s in asked]
                 if ipam.overlaps(subnet, [*self.subnets(), *own]):
                     raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
-                asked.append(_asked(config, subnet, needs_gateway=needs_gateway))
+                asked.append(creation.asked_subnet(config, subnet, needs_gateway=needs_gateway))
+            creation.check_number(len(mine), record.driver, driver)
             if not mine:
                 free = self.choose(version, host)
                 chosen.append(free if needs_gateway else SubnetRecord(subnet=free.subnet))
@@ -214,15 +241,19 @@ class Catalogue:
     def subnets(self) -> Iterator[Subnet]:
         """Return the subnets of all our networks."""
         for network in self.table.all():
-            for subnet in network.subnets if not network.config_only else ():
+            for subnet in network.subnets if not network.config_only and network.ipam_driver != NULL_IPAM else ():
                 yield ip_network(subnet.subnet, strict=False)
 
     # ── keeping ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def open_pools(self, network: NetworkRecord) -> None:
-        """Start handing out a network's addresses; its gateways and auxiliary addresses are taken."""
+    def open_pools(self, network: NetworkRecord, of_plugin: Iterable[PluginPool] = ()) -> None:
+        """Start handing out a network's addresses; its gateways and auxiliary addresses are taken.
+
+        of_plugin: its subnets, when their addresses are a plugin's.
+        """
+        self._plugin_addresses[network.id] = list(of_plugin)
         pools = self._addresses[network.id] = []
-        for subnet in network.subnets if not network.config_only else ():
+        for subnet in network.subnets if not network.config_only and network.ipam_driver == DEFAULT_IPAM else ():
             net = ip_network(subnet.subnet, strict=False)
             reserved = [ipam.parse_address(a) for a in (subnet.gateway, *subnet.auxiliary.values()) if a]
             range_ = ip_network(subnet.ip_range, strict=False) if subnet.ip_range else None
@@ -235,193 +266,24 @@ class Catalogue:
     def forget(self, network: NetworkRecord) -> Op:
         """Close a network's pools and return the change that deletes it."""
         self._addresses.pop(network.id, None)
+        self._plugin_addresses.pop(network.id, None)
         return self.table.delete(network.id)
 
     def pools_of(self, network_id: str, version: int) -> list[Pool]:
-        """Return the addresses of one IP version of a network, subnet by subnet."""
+        """Return the addresses of one IP version of a network, subnet by subnet; none that are a plugin's."""
         return [pool for pool in self._addresses.get(network_id, ()) if pool.subnet.version == version]
 
-    def pool_of(self, network_id: str, address: Address) -> Pool | None:
+    def plugin_pools_of(self, network_id: str, version: int) -> list[PluginPool]:
+        """Return the addresses of one IP version of a network that are a plugin's, subnet by subnet."""
+        return [pool for pool in self._plugin_addresses.get(network_id, ()) if pool.subnet.version == version]
+
+    def pool_of(self, network_id: str, address: Address) -> Pool | PluginPool | None:
         """Return the subnet of a network that an address lies in, None when there is none such."""
-        return next((p for p in self._addresses.get(network_id, ()) if address in p.subnet), None)
+        pools = [*self._addresses.get(network_id, ()), *self._plugin_addresses.get(network_id, ())]
+        return next((p for p in pools if address in p.subnet), None)
 
     def release(self, network_id: str, address: Address) -> None:
         """Give an address back; one of a network that is gone is fine."""
         pool = self.pool_of(network_id, address)
         if pool is not None:
             pool.release(address)
-
-
-def _problems(config: IPAMConfig) -> Iterator[str]:
-    """Return what Docker says of one IPAM configuration, a line each."""
-    try:
-        given = ipam.parse_prefix(config.subnet)
-    except ValueError:
-        yield f"invalid subnet {config.subnet}: invalid CIDR block notation"
-        return
-    subnet: Subnet = given.network
-    if given.ip != subnet.network_address:  # however the same address is spelt
-        yield f"invalid subnet {config.subnet}: it should be {subnet}"
-    if config.ip_range:
-        try:
-            inside = ipam.parse_prefix(config.ip_range)
-        except ValueError:
-            yield f"invalid ip-range {config.ip_range}: invalid CIDR block notation"
-        else:
-            if inside.version != subnet.version:
-                yield f"invalid ip-range {config.ip_range}: parent subnet is an IPv{subnet.version} block"
-            elif inside.ip != inside.network.network_address:
-                yield f"invalid ip-range {config.ip_range}: it should be {inside.network}"
-            elif inside.network.prefixlen < subnet.prefixlen:
-                yield f"invalid ip-range {config.ip_range}: CIDR block is bigger than its parent subnet {subnet}"
-            elif not ipam.within(inside.network, subnet):
-                yield f"invalid ip-range {config.ip_range}: parent subnet {subnet} doesn't contain ip-range"
-    named = [(f"gateway {config.gateway}", config.gateway)] if config.gateway else []
-    named += [(f"auxiliary address {name}", a) for name, a in (config.auxiliary_addresses or {}).items()]
-    for what, text in named:
-        try:
-            address = ipam.parse_address(text)
-        except ValueError:
-            yield f"invalid {what}: invalid address"
-            continue
-        if address.version != subnet.version:
-            yield f"invalid {what}: parent subnet is an IPv{subnet.version} block"
-        elif address not in subnet:
-            yield f"invalid {what}: parent subnet {subnet} doesn't contain this address"
-
-
-_LINK_LOCAL = ip_network("fe80::/64")
-
-
-def _check_kind(config: IPAMConfig) -> None:
-    """Refuse subnets that no network can have, in Docker's words. Raises: InvalidArgument."""
-    subnet = ip_network(config.subnet)
-    if not isinstance(subnet, IPv6Network):
-        return
-    shown = f"'{config.gateway or ipam.first_host(subnet)}/{subnet.prefixlen}'"
-    if subnet.network_address.ipv4_mapped is not None:
-        raise InvalidArgument(f"{shown} is not a valid IPv6 subnet")
-    if subnet.prefixlen == 0:
-        raise InvalidArgument("ipv6 pool is empty")
-    if subnet.is_multicast:
-        raise InvalidArgument(f"multicast subnet {shown} is not allowed")
-    if subnet != _LINK_LOCAL and subnet.overlaps(_LINK_LOCAL):
-        raise InvalidArgument(f"{shown} clashes with the Link-Local prefix '{_LINK_LOCAL}'")
-
-
-def _check_configuration(request: NetworkCreateRequest) -> None:
-    """Check that a network does not carry and take a configuration at a time. Raises: Forbidden in Docker's words."""
-    takes = bool(request.config_from and request.config_from.network)
-    if request.config_only and (request.ingress or request.internal or request.attachable or request.scope):
-        fields = "Network operator fields like [ ingress | internal | attachable | scope ] are not supported."
-        raise Forbidden(f"configuration network can only contain network specific fields. {fields}")
-    if request.config_only and takes:
-        raise Forbidden("a configuration network cannot depend on another configuration network")
-    asked = request.ipam or IPAM()
-    own = asked.driver not in ("", "default") or asked.options or asked.config or request.labels
-    if takes and (own or _enabled(request, 6) or not _enabled(request, 4)):
-        raise Forbidden(
-            "user specified configurations are not supported if the network depends on a configuration network"
-        )
-    if takes and request.options:
-        raise Forbidden("network driver options are not supported if the network depends on a configuration network")
-
-
-def _configuration(request: NetworkCreateRequest, defaults: Mapping[str, str]) -> NetworkRecord:
-    """Return the network that only carries what a request says; as in Docker its driver is not kept."""
-    asked = request.ipam or IPAM()
-    return NetworkRecord(
-        id=new_id(),
-        name=request.name,
-        driver="null",
-        created=times.now(),
-        enable_ipv4=_enabled(request, 4),
-        enable_ipv6=_enabled(request, 6),
-        config_only=True,
-        ipam_driver=asked.driver or "default",
-        ipam_options=request.ipam.options if request.ipam else None,
-        options={**defaults, **(request.options or {})},
-        labels=dict(request.labels or {}),
-        subnets=[
-            SubnetRecord(
-                subnet=c.subnet, gateway=c.gateway, ip_range=c.ip_range, auxiliary=dict(c.auxiliary_addresses or {})
-            )
-            for c in asked.config or []
-        ],
-    )
-
-
-def _configured(request: NetworkCreateRequest, source: NetworkRecord) -> NetworkCreateRequest:
-    """Return a request with the configuration of another network."""
-    configs = [
-        IPAMConfig(
-            subnet=s.subnet, gateway=s.gateway, ip_range=s.ip_range, auxiliary_addresses=dict(s.auxiliary) or None
-        )
-        for s in source.subnets
-    ]
-    return replace(
-        request,
-        enable_ipv4=source.enable_ipv4,
-        enable_ipv6=source.enable_ipv6,
-        ipam=IPAM(driver=source.ipam_driver, options=source.ipam_options, config=configs),
-        options=dict(source.options),
-        labels=dict(source.labels),
-    )
-
-
-def _asked(config: IPAMConfig, subnet: Subnet, *, needs_gateway: bool) -> SubnetRecord:
-    """Return the subnet that was asked for. Raises: Internal, in Docker's words, for an address that cannot be had."""
-    own_range = ip_network(config.ip_range, strict=False) if config.ip_range else None
-    auxiliary = dict(config.auxiliary_addresses or {})
-    pool = Pool(subnet, ip_range=own_range)
-    named = []
-    chosen = ""
-    if config.gateway:
-        named = [(f"gateway ({config.gateway})", ipam.parse_address(config.gateway))]
-    elif needs_gateway:
-        try:
-            chosen = str(pool.allocate())
-        except Conflict as error:
-            raise Internal("failed to allocate gateway (): no available addresses on this pool") from error
-    # the default gateway may be the network's own
-    given = [(f"secondary ip address ({n}:{a})", a) for n, a in auxiliary.items() if not _is_gateway(n)]
-    named += [(what, ipam.parse_address(text)) for what, text in given]
-    for what, address in named:
-        try:
-            pool.take(address)
-        except Forbidden as error:
-            raise Internal(f"failed to allocate {what}: {error.message}") from error
-    return SubnetRecord(
-        subnet=config.subnet,
-        asked=True,
-        gateway=config.gateway or chosen,
-        ip_range=config.ip_range,
-        auxiliary=auxiliary,
-        gateway_chosen=not config.gateway,
-    )
-
-
-def _is_gateway(name: str) -> bool:
-    return name in ("DefaultGatewayIPv4", "DefaultGatewayIPv6")
-
-
-ENABLE = {4: "com.docker.network.enable_ipv4", 6: "com.docker.network.enable_ipv6"}
-"""Options that say, as EnableIPv4 and EnableIPv6 do, which IP versions a network has."""
-
-
-def _enabled(request: NetworkCreateRequest, version: int) -> bool:
-    """Return whether a network has an IP version: as its field says, else its option, else IPv4 alone.
-
-    Raises: InvalidArgument for an option that is no boolean.
-    """
-    given = request.enable_ipv4 if version == 4 else request.enable_ipv6
-    text = (request.options or {}).get(ENABLE[version])
-    option = None
-    if text is not None:
-        try:
-            option = go_values.boolean(text)
-        except ValueError as error:
-            raise InvalidArgument(f'driver-opt "{ENABLE[version]}" is not a valid bool') from error
-    if given is not None:
-        return given
-    return option if option is not None else version == 4

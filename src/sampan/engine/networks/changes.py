@@ -24,7 +24,7 @@ from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
 from sampan.engine.networks.names import Names
 from sampan.engine.networks.ports import Grant
 from sampan.engine.networks.publishing import PortPublisher
-from sampan.engine.networks.records import EndpointRecord, NetworkRecord, PublishedPort
+from sampan.engine.networks.records import EndpointRecord, NetworkRecord, PublishedPort, SandboxRecord
 from sampan.engine.store import Op
 from sampan.errors import Forbidden, SampanError
 from sampan.spec.engine_api.network import EndpointSettings
@@ -58,18 +58,35 @@ class Changes:
             raise Forbidden(f"endpoint with name {before.name} already exists in network {network.name}")
         async with contextlib.AsyncExitStack() as undo:
             with failing(f"failed to connect container to network {network.name}", also_ours=False):
-                made = await self._allocator.make(network, settings, before)
+                made = await self._make(live, network, settings)
                 undo.push_async_callback(self._take_away, live, made)
                 self._table.save(live, changing=made)
                 await self._fabric.extend_sandbox(before.pid, self._allocator.interfaces([made]))
                 undo.callback(_restore, live, before.endpoints)
                 live.record = replace(live.record, endpoints=[*before.endpoints, made])
                 self.hold(live)
+                await self._allocator.revoke(before.endpoints, live.record.endpoints)
                 await self._reroute(live, endpoints.gateways(before.endpoints))
+                undo.push_async_callback(self._programmed_again, live.record.endpoints, before)
+                await self._allocator.program(live.record, before.endpoints)
                 await self._serve_names(live)
                 undo.push_async_callback(self._told_again, live)
             yield self._table.saving(live)
             undo.pop_all()
+
+    async def _make(self, live: LiveSandbox, network: NetworkRecord, settings: EndpointSettings) -> EndpointRecord:
+        """Make an endpoint; it is noted before a plugin hears of it. Raises: OSError, SampanError: nothing is left."""
+        reserved = await self._allocator.reserve(network, settings, live.record)
+        remote = self._allocator.capabilities(reserved).remote
+        try:
+            if remote:
+                self._table.save(live, changing=reserved)
+            return await self._allocator.attach(reserved, live.record)
+        except BaseException:
+            await self._allocator.give_back([reserved], linked=False)
+            if remote:
+                self._table.save(live)
+            raise
 
     @contextlib.asynccontextmanager
     async def disconnecting(self, live: LiveSandbox, endpoint: EndpointRecord) -> AsyncIterator[list[Op]]:
@@ -77,16 +94,18 @@ class Changes:
 
         Raises: Internal when the kernel refuses; the records say then that the container is off the network.
         """
-        before = endpoints.gateways(live.record.endpoints)
+        former = live.record.endpoints
         left = [e for e in live.record.endpoints if e is not endpoint]
         yield self._table.saving(live, endpoints=left, changing=endpoint)
         await self._names.put(live.record)
         with failing(f"failed to disconnect container from network {endpoint.network}", also_ours=False):
             with contextlib.suppress(SandboxEnded):
+                await self._allocator.revoke(former, left)
                 await self._withdraw(live, endpoint)
                 try:
                     self.hold(live)
-                    await self._reroute(live, before)
+                    await self._reroute(live, endpoints.gateways(former))
+                    await self._allocator.program(live.record, former)
                 finally:
                     self._table.save(live)  # it has been given back, and is not to be so again
 
@@ -136,6 +155,11 @@ class Changes:
                 sockets = await host.run(host.plumbing.serve_names, namespace)
             live.record = replace(live.record, names_port=sockets.port, namespace=inode)
         await self._names.put(live.record, sockets)
+
+    async def _programmed_again(self, made: list[EndpointRecord], before: SandboxRecord) -> None:
+        await self._allocator.revoke(made, before.endpoints)
+        with contextlib.suppress(SampanError):  # what led to the undoing is told
+            await self._allocator.program(before, made)
 
     async def _told_again(self, live: LiveSandbox) -> None:
         await self._names.put(live.record)

@@ -104,7 +104,12 @@ def interface_name(network: NetworkRecord, settings: EndpointSettings, taken: It
     asked = (settings.driver_opts or {}).get(IFNAME_OPTION)
     if asked:
         return asked
-    used, prefix = set(taken), network.options.get(PREFIX_OPTION, "eth")
+    return free_name(network.options.get(PREFIX_OPTION, "eth"), taken)
+
+
+def free_name(prefix: str, taken: Iterable[str]) -> str:
+    """Return the first of prefix0, prefix1, … that is not taken."""
+    used = set(taken)
     return next(name for n in range(len(used) + 1) if (name := f"{prefix}{n}") not in used)
 
 
@@ -221,6 +226,12 @@ def gateway_endpoint(endpoints: Iterable[EndpointRecord], version: int) -> Endpo
     """Return whose gateway the default route goes to: the highest GwPriority, then the first network by name."""
     having = [e for e in endpoints if (e.gateway4 if version == 4 else e.gateway6)]
     return min(having, key=lambda e: (-e.settings.gw_priority, e.network), default=None)
+
+
+def ways_out(endpoints: Sequence[EndpointRecord]) -> list[EndpointRecord]:
+    """Return the endpoints that have a default route, each once."""
+    found = [gateway_endpoint(endpoints, version) for version in (4, 6)]
+    return list({e.id: e for e in found if e is not None}.values())
 
 
 def gateways(endpoints: Sequence[EndpointRecord]) -> tuple[tuple[str, Address], ...]:

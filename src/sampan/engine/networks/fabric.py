@@ -29,7 +29,7 @@ from sampan.engine.networks.leases import Leases
 from sampan.engine.networks.plans import VETH, InterfacePlan, SandboxPlan
 from sampan.engine.networks.plumbing import write_sysctl
 from sampan.engine.networks.ports import Grant, Ports
-from sampan.engine.networks.records import EndpointRecord, NetworkRecord
+from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.engine.networks.relay import Relay
 from sampan.errors import Conflict, SampanError, Unavailable
 from sampan.linux.netlink import RTMGRP_LINK, Netlink
@@ -115,7 +115,7 @@ class Fabric:
 
     async def setup(self, driver: NetworkDriver, network: NetworkRecord) -> None:
         """Make a network, and remember it for the rules; `apply` next. Raises: OSError, SampanError."""
-        await _bounded(driver.setup(self.host, network), network)
+        await bounded(driver.setup(self.host, network), network)
         ours = driver.capabilities.gateway and not driver.capabilities.outside
         if ours and network.enable_ipv6 and self._config.ip_forward:
             await self.host.run(write_sysctl, "net/ipv6/conf/all/forwarding", "1")
@@ -125,15 +125,17 @@ class Fabric:
         """Take a network's rules away, then the network. Raises: OSError, SampanError."""
         if self._up.pop(network.id, None) is not None and driver.rules(network, ip6=True) is not None:
             await self.firewall.apply()
-        await _bounded(driver.teardown(self.host, network), network)
+        await bounded(driver.teardown(self.host, network), network)
 
-    async def attach(self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
+    async def join(
+        self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
+    ) -> EndpointRecord:
         """Have a driver prepare an endpoint; return it with what the driver adds. Raises: OSError, SampanError."""
-        return await _bounded(driver.attach(self.host, network, endpoint), network)
+        return await bounded(driver.join(self.host, network, endpoint, sandbox), network)
 
     async def detach(self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord) -> None:
         """Have a driver forget an endpoint. Raises: OSError, SampanError."""
-        await _bounded(driver.detach(self.host, network, endpoint), network)
+        await bounded(driver.detach(self.host, network, endpoint), network)
 
     def _rules(self) -> Iterator[NetworkRules]:
         for driver, network in self._up.values():
@@ -309,7 +311,7 @@ def _still_dying(plan: SandboxPlan, failure: BaseException) -> bool:
     return isinstance(failure, OSError) and failure.errno == errno.EADDRINUSE and any(i.inside for i in plan.interfaces)
 
 
-async def _bounded(work: Awaitable[T], network: NetworkRecord) -> T:
+async def bounded(work: Awaitable[T], network: NetworkRecord) -> T:
     """Wait for a driver, but not for ever. Raises: Unavailable; whatever the driver raises."""
     try:
         async with asyncio.timeout(DRIVER_TIMEOUT_S):

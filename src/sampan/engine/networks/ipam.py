@@ -30,6 +30,9 @@ from typing import Any
 
 from sampan.errors import Conflict, Forbidden, InvalidArgument
 
+DEFAULT_IPAM, NULL_IPAM = "default", "null"
+"""The IPAM drivers that are no plugins: ours, and the one that gives no addresses."""
+
 Address = IPv4Address | IPv6Address
 Subnet = IPv4Network | IPv6Network
 

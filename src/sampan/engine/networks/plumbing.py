@@ -14,6 +14,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -28,6 +29,7 @@ from sampan.supervisor.names import sockets as names
 from sampan.supervisor.names.sockets import NameSockets
 
 CLONE_NEWNET = 0x40000000
+LINK_NAME = re.compile(r"(?!\.{1,2}$)[^/:\s\x00]{1,15}")  # what the kernel takes as the name of a link
 
 
 class Plumbing:
@@ -139,7 +141,11 @@ class Plumbing:
             if i.isolated or i.hairpin:
                 yield netlink.set_bridge_port(i.host_name, hairpin=i.hairpin, isolated=i.isolated)
         elif i.kind == MOVED:
-            yield netlink.set_link(_index(self.host, i.host_name), namespace=namespace, name=i.name)
+            link = self.host.link(i.host_name)
+            if link is None:
+                said = f'failed to get link by name "{i.host_name}": Link not found'
+                raise Internal(f"failed to add interface {i.host_name} to sandbox: {said}")
+            yield netlink.set_link(link.ifindex, namespace=namespace, name=i.name)
         else:
             yield netlink.add_link(i.name, i.kind, parent=i.parent, namespace=namespace, data=i.attributes)
         for n in i.neighbours:

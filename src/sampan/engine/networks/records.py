@@ -30,7 +30,8 @@ class SubnetRecord(msgspec.Struct, kw_only=True):
     """One subnet of a network, as text, as the user wrote it.
 
     asked: the user gave it: then static addresses may be asked for. gateway_chosen: the user gave no gateway with it:
-    as in Docker the one we chose is not shown then.
+    as in Docker the one we chose is not shown then. address_space, pool_id: what an IPAM plugin calls it; without a
+    plugin the pool has no id.
     """
 
     subnet: str
@@ -39,6 +40,8 @@ class SubnetRecord(msgspec.Struct, kw_only=True):
     auxiliary: dict[str, str] = {}
     asked: bool = False
     gateway_chosen: bool = False
+    address_space: str = "LocalDefault"
+    pool_id: str = ""
 
 
 class NetworkRecord(Record, kw_only=True):
@@ -74,11 +77,30 @@ class NetworkRecord(Record, kw_only=True):
         return next((s for s in self.subnets if address in ip_network(s.subnet, strict=False)), None)
 
 
+class StaticRoute(msgspec.Struct, kw_only=True, frozen=True):
+    """A route by an endpoint's interface; without `next_hop` the destination is on the link."""
+
+    destination: str
+    next_hop: str = ""
+
+
+class JoinRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """What a plugin has made of an endpoint: the link on the host (empty: none), and how it wants it inside.
+
+    prefix: how the interface's name shall begin; empty: as others do.
+    """
+
+    link: str = ""
+    prefix: str = ""
+    routes: list[StaticRoute] = []
+
+
 class EndpointRecord(msgspec.Struct, kw_only=True, frozen=True):
     """One interface of a container on one network. `ipv4`, `ipv6`: `address/length`, empty when it has none.
 
     veth: the end on the host of the interface's pair; empty for an interface that is no pair. settings: what the user
     asked for, and nothing else. dns_names: what the endpoint answers to; None on the predefined networks.
+    mac_asked: the user named the MAC. joined: of a network that a plugin makes, once the plugin has made the endpoint.
     """
 
     id: str
@@ -93,6 +115,8 @@ class EndpointRecord(msgspec.Struct, kw_only=True, frozen=True):
     gateway6: str = ""
     settings: EndpointSettings = msgspec.field(default_factory=EndpointSettings)
     dns_names: list[str] | None = None
+    mac_asked: bool = False
+    joined: JoinRecord | None = None
 
     @property
     def address4(self) -> str:

@@ -169,9 +169,11 @@ class Sandboxes:
             undo.push_async_callback(self._undo_attach, live)
             with failing("failed to set up container networking"):
                 await self._reserve(live, request, chosen)
+                if any(self._allocator.capabilities(e).remote for e in live.record.endpoints):
+                    self._table.save(live)  # a plugin must hear of the end of what it hears of now, whatever happens
                 for n, reserved in enumerate(live.record.endpoints):
                     # one by one into the record: what a driver has added must be there when a later one fails
-                    live.record.endpoints[n] = await self._allocator.attach(reserved)
+                    live.record.endpoints[n] = await self._allocator.attach(reserved, live.record)
                 if self._on_host(live.record):
                     live.record = replace(live.record, key=f"{self._exec_root}/netns/default")
                 else:
@@ -187,6 +189,8 @@ class Sandboxes:
                         await self.names.put(live.record, sockets)
                     if any(i.inside for i in plan.interfaces):
                         live.held = os.dup(live.namespace)
+                    undo.push_async_callback(self._allocator.revoke, live.record.endpoints)
+                    await self._allocator.program(live.record)
             self._live[request.id] = live
             self._table.save(live)
             undo.pop_all()
@@ -243,6 +247,7 @@ class Sandboxes:
             os.close(live.namespace)
             await self._fabric.unpublish(live.grants)
         await self._let_go(live, live.record.endpoints, linked=live.namespace >= 0)
+        self._table.forget(live)
 
     async def _let_go(self, live: LiveSandbox, made: Sequence[EndpointRecord], *, linked: bool = True) -> None:
         """Give the endpoints of a sandbox back, whose namespace dies; links that are only inside are taken out before.
@@ -301,6 +306,7 @@ class Sandboxes:
             await self._fabric.unpublish(live.grants)
         except OSError as error:  # the ports are free all the same; rules that are left lead to nobody
             log.error("container %s: its ports' rules cannot be removed: %s", record.id[:12], error)
+        await self._allocator.revoke(record.endpoints)
         await self._let_go(live, [*record.endpoints, *([record.changing] if record.changing else [])])
         with contextlib.suppress(FileNotFoundError):
             os.unlink(record.key)

@@ -27,8 +27,10 @@ from sampan.engine.networks.drivers import choice
 from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.firewall import Way
+from sampan.engine.networks.plugin_drivers import PluginDrivers
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
+from sampan.engine.plugins.plugins import Plugins
 from sampan.engine.store import Op, Store
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.engine_api.network import EndpointSettings, NetworkCreateRequest
@@ -51,8 +53,9 @@ class Networks:
         store: Store,
         events: Events,
         drivers: Mapping[str, NetworkDriver] | None = None,
+        plugins: Plugins | None = None,
     ) -> None:
-        """drivers: by name; None: all that there are."""
+        """drivers: by name; None: all that there are. plugins: drivers of other programs; None: none."""
         self._config = config
         self._store = store
         self._events = events
@@ -60,7 +63,8 @@ class Networks:
         if all(pool.base.version == 4 for pool in pools):
             pools = (*pools, ipam.local_pool(engine_id(config.data_root)))
         table = store.table("networks", NetworkRecord)
-        self._catalogue = Catalogue(table, choice.drivers() if drivers is None else drivers, pools)
+        self._catalogue = Catalogue(table, choice.drivers() if drivers is None else dict(drivers), pools)
+        self._plugins = PluginDrivers(self._catalogue, plugins)
         self._fabric = Fabric(config, self._catalogue.release)
         self._sandboxes = Sandboxes(config, store, events, self._catalogue, self._fabric)
         self._collisions = CollisionWatch(self._fabric.host, self._fabric.background, self._with_links, self._collides)
@@ -83,8 +87,8 @@ class Networks:
         self.detach = actions.timed("release", self.detach)
 
     def driver_names(self) -> Sequence[str]:
-        """Return the names of the drivers that networks may be made with."""
-        return sorted(self._catalogue.drivers)
+        """Return the names of the drivers that networks may be made with; of plugins those that have made some."""
+        return sorted({*self._plugins.own, *(network.driver for network in self._catalogue.all())})
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -94,6 +98,7 @@ class Networks:
         Every recorded sandbox is taken as living until `restore` says otherwise, so that ports published by an earlier
         daemon never stop working.
         """
+        self._plugins.recall()
         try:
             await self._fabric.open()
             async with self._fabric.choosing():
@@ -116,6 +121,7 @@ class Networks:
             await self._fabric.leases.settle()
             await self._fabric.dismantle()
         await self._fabric.close()
+        await self._plugins.close()
         self._sandboxes.close()
 
     async def _start_networks(self) -> None:
@@ -154,7 +160,10 @@ class Networks:
                 what = self._catalogue.driver(network).describe(network)
                 raise Internal(f"failed to start the default network {network.name} ({what}): {error}") from error
             log.error("network %s: it cannot be set up: %s", network.name, error)
-        self._catalogue.open_pools(network)
+        self._open_pools(network, known=True)
+
+    def _open_pools(self, network: NetworkRecord, *, known: bool) -> None:
+        self._catalogue.open_pools(network, self._plugins.pools(network, known=known))
 
     def _table(self, records: Mapping[str, NetworkRecord]) -> str:
         """Return the name of our nftables table: the default network's interface, when that is named after us."""
@@ -193,19 +202,28 @@ class Networks:
 
     async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
         """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""
-        async with self._fabric.choosing():
-            network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config)
-            with self._catalogue.hidden(network):
-                await self._make(network)
+        name = self._catalogue.check(request)
+        asked = self._catalogue.configured(request)
+        driver = await self._plugins.driver("null" if request.config_only else name)
+        async with contextlib.AsyncExitStack() as given:
+            subnets = await self._plugins.subnets(asked, driver, self._fabric.host_subnets, given)
+            async with contextlib.AsyncExitStack() as choosing:
+                await choosing.enter_async_context(self._fabric.choosing())
+                network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config, subnets)
+                given.pop_all()  # now they are the network's
+                with self._catalogue.hidden(network, making=True):
+                    await self._make(driver, network, choosing)
         self._tell("create", network)
         return network
 
-    async def _make(self, network: NetworkRecord) -> None:
-        driver = self._catalogue.driver(network)
+    async def _make(self, driver: NetworkDriver, network: NetworkRecord, choosing: contextlib.AsyncExitStack) -> None:
+        """Make a network; `choosing` is let go as soon as nothing of the host is chosen any more."""
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._unmake, driver, network)
-            self._catalogue.open_pools(network)
+            self._open_pools(network, known=False)
             self._store.apply_now(self._catalogue.put(network))
+            if driver.capabilities.remote:
+                await choosing.aclose()  # nobody else waits for another program
             try:
                 await self._fabric.setup(driver, network)
                 if driver.rules(network, ip6=True) is not None:
@@ -218,6 +236,7 @@ class Networks:
     async def _unmake(self, driver: NetworkDriver | None, network: NetworkRecord) -> None:
         if driver is not None:  # else nobody knows what there is to take down
             await self._fabric.teardown(driver, network)
+        await self._plugins.close_pools(network, self._fabric.leases)
         await self._store.apply(self._catalogue.forget(network))
 
     async def remove(self, ref: str) -> None:

@@ -25,7 +25,7 @@ from sampan.engine.networks.firewall import NetworkRules, Reach
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.ipam import Subnet
 from sampan.engine.networks.plans import InterfacePlan
-from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SubnetRecord
+from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord, SubnetRecord
 from sampan.linux.netlink import Link
 
 MTU = "com.docker.network.driver.mtu"  # an option that several drivers read
@@ -46,7 +46,8 @@ class NetworkCapabilities:
     have subnets, endpoints have addresses in them. ipv6: subnets may be IPv6.
     gateway: a network leads out through its gateway, unless it is internal. outside: that gateway is not this host but
     a machine on the network. publishes: ports can be published. several: a network may have several subnets of one IP
-    version. macs: an endpoint has a MAC address of its own.
+    version. macs: an endpoint has a MAC address of its own. remote: another program makes them. It has a word in what
+    an endpoint gets, and may be away when it is asked.
     """
 
     scope: str = "local"
@@ -59,6 +60,7 @@ class NetworkCapabilities:
     publishes: bool = False
     several: bool = False
     macs: bool = True
+    remote: bool = False
 
 
 class NetworkDriver(Protocol):
@@ -142,6 +144,20 @@ class NetworkDriver(Protocol):
         Raises: OSError, SampanError.
         """
         return endpoint
+
+    async def join(
+        self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
+    ) -> EndpointRecord:
+        """Do what `attach` does, for a driver that must know the sandbox. Raises: OSError, SampanError."""
+        return await self.attach(host, network, endpoint)
+
+    async def program(self, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord) -> None:
+        """Hear that the sandbox's way out, and to its ports, leads by this endpoint now. Raises: SampanError."""
+        return None
+
+    async def revoke(self, network: NetworkRecord, endpoint: EndpointRecord) -> None:
+        """Hear that it does so no more. Raises: SampanError."""
+        return None
 
     async def detach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> None:
         """Forget an endpoint; one that is unknown is fine. Its interface is gone, or goes with its namespace."""

@@ -1,0 +1,288 @@
+"""Networks and addresses of a plugin, on a whole engine: what it is asked, and what becomes of one that is not well.
+
+plugin_calls.json holds what Docker Engine 28.5.2 says, to its user and to the same plugin, for the same commands
+(plugin_calls.py records it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.linux import netlink
+from sampan.linux.netlink import Netlink
+from tests.e2e import plugin_calls
+from tests.support.engine import Engine, until
+
+RECORDED = json.loads(Path(__file__).with_name("plugin_calls.json").read_text())
+FAULTS = ["hang", "die", "wrong JSON", "huge", "list", "I will not"]
+PLUGIN = "testnet"
+
+
+class PluginProcess:
+    """The test plugin of one engine: `start` it, let it be wrong, let it die."""
+
+    def __init__(self, engine: Engine, *flags: str) -> None:
+        self.flags = flags
+        self.socket = engine.exec_root / "plugins" / f"{PLUGIN}.sock"
+        self.journal = engine.directory / f"{PLUGIN}.journal"
+        self.socket.parent.mkdir(parents=True, exist_ok=True)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> PluginProcess:
+        command = [sys.executable, "-m", "tests.support.network_plugin", str(self.socket), str(self.journal)]
+        self.process = subprocess.Popen([*command, *self.flags])
+        until(self.socket.exists, 20, "the plugin's socket")
+        return self
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+        self.socket.unlink(missing_ok=True)
+
+    def fault(self, **calls: str) -> None:
+        """Say what is wrong with which call (`NetworkDriver__Join="hang"`); nothing: all is well."""
+        file = Path(f"{self.socket}.fault")
+        new = file.with_suffix(".new")
+        new.write_text(json.dumps({call.replace("__", "."): fault for call, fault in calls.items()}))
+        new.rename(file)
+
+    def calls(self) -> list[str]:
+        return [json.loads(line)["call"].rpartition(".")[2] for line in self.journal.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def engine(root: None) -> Iterator[Engine]:
+    own = Engine()
+    own.program = [sys.executable, "-m", "tests.support.sampand_impatient"]
+    try:
+        own.start()
+        own.import_busybox()
+        yield own
+    finally:
+        own.close()
+
+
+@pytest.fixture
+def plugin(engine: Engine) -> Iterator[PluginProcess]:
+    made = PluginProcess(engine, "RequiresRequestReplay").start()
+    yield made
+    made.fault()
+    for container in engine.call("GET", "/containers/json", all="1"):
+        engine.remove(container["Id"])
+    engine.call("POST", "/networks/prune")
+    made.stop()
+    made.journal.unlink(missing_ok=True)
+    left = links()
+    with Netlink() as host:
+        host.attempt([netlink.delete_link(name) for name in left])
+    assert left == set()
+
+
+def links() -> set[str]:
+    return {name for name in os.listdir("/sys/class/net") if name.startswith(("tpb", "tph", "tpc"))}
+
+
+def create(engine: Engine, name: str, **more: Any) -> Any:
+    body = {"Name": name, "Driver": PLUGIN, "IPAM": {"Driver": PLUGIN, "Options": {"pool": "10.76.0.0/24"}}, **more}
+    return engine.request("POST", "/networks/create", body)
+
+
+def start(engine: Engine, name: str, network: str) -> Any:
+    """Create and start a container; return the answer of the start."""
+    body = {"Image": "busybox", "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": network}}
+    assert engine.request("POST", "/containers/create", body, name=name).status == 201
+    return engine.request("POST", f"/containers/{name}/start")
+
+
+def test_a_plugin_is_asked_as_docker_asks_it(engine: Engine) -> None:
+    plugin = PluginProcess(engine).start()
+
+    def docker(command: list[str]) -> str:
+        done = engine.cli("docker", *command, check=False)
+        return done.stdout + done.stderr
+
+    ours = plugin_calls.play(docker, PLUGIN, str(plugin.journal))
+    plugin.stop()
+    differing = [
+        (command, mine, theirs)
+        for command, mine, theirs in zip(plugin_calls.COMMANDS, ours["said"], RECORDED["said"], strict=True)
+        if mine != theirs
+    ]
+    assert not differing
+    for kind, calls in RECORDED["calls"].items():
+        assert [a for a in zip(ours["calls"][kind], calls) if a[0] != a[1]] == [] and len(calls) == len(
+            ours["calls"][kind]
+        )
+    assert ours["aside"] == RECORDED["aside"] and links() == set()
+
+
+def test_an_unknown_driver_is_refused_at_once(engine: Engine) -> None:
+    begun = time.monotonic()
+    for body in ({"Driver": "nosuch"}, {"Driver": "../x"}, {"IPAM": {"Driver": "nosuch"}}):
+        answer = engine.request("POST", "/networks/create", {"Name": "n", **body})
+        assert answer.status == 404 and answer.message.endswith("not found") and "plugin" in answer.message
+    assert time.monotonic() - begun < 5
+    assert engine.cli("docker", "plugin", "ls", "-q").stdout == ""
+    assert [n["Name"] for n in engine.call("GET", "/networks")] == ["bridge", "host", "none"]
+
+
+def test_a_plugin_with_networks_is_shown(engine: Engine, plugin: PluginProcess) -> None:
+    assert PLUGIN not in engine.call("GET", "/info")["Plugins"]["Network"]
+    assert create(engine, "shown").status == 201
+    assert engine.call("GET", "/info")["Plugins"]["Network"] == ["bridge", "host", "null", PLUGIN]
+    assert engine.cli("docker", "network", "ls", "-q", "--filter", f"driver={PLUGIN}").stdout
+    engine.call("DELETE", "/networks/shown")
+
+
+@pytest.mark.parametrize("call", ["NetworkDriver__CreateNetwork", "IpamDriver__RequestPool"])
+def test_a_network_that_cannot_be_made_is_not_there(engine: Engine, plugin: PluginProcess, call: str) -> None:
+    for fault in FAULTS:
+        plugin.fault(**{call: fault})
+        answer = create(engine, "wrong")
+        assert answer.status in (500, 503), (fault, answer.raw)
+        if fault == "die":
+            plugin.stop()
+            plugin.start()
+        plugin.fault()
+        engine.remove(engine.run("true"))  # the rest of the engine goes on
+        assert [n["Name"] for n in engine.call("GET", "/networks")] == ["bridge", "host", "none"]
+    assert create(engine, "wrong").status == 201
+    engine.call("DELETE", "/networks/wrong")
+    assert links() == set()
+
+
+WRONG = {
+    "NetworkDriver__CreateEndpoint": ['{"Interface": {"Address": "1.2.3.4/24"}}', '{"Interface": {"MacAddress": "x"}}'],
+    "NetworkDriver__Join": [
+        '{"InterfaceName": {"SrcName": "../../x", "DstPrefix": "eth"}}',
+        '{"InterfaceName": {"SrcName": "nosuch", "DstPrefix": "eth"}}',
+        '{"InterfaceName": 5}',
+        '{"Gateway": "fe80::1"}',
+        '{"StaticRoutes": [{"Destination": "here"}]}',
+    ],
+    "NetworkDriver__ProgramExternalConnectivity": [],
+    "IpamDriver__RequestAddress": ['{"Address": "192.0.2.1/24"}', '{"Address": "x"}', "{}", '{"Address": 7}'],
+}
+
+
+@pytest.mark.parametrize("call", WRONG)
+def test_an_endpoint_that_cannot_be_made_leaves_nothing(engine: Engine, plugin: PluginProcess, call: str) -> None:
+    assert create(engine, "faulty").status == 201
+    before = links()
+    for n, fault in enumerate([*(FAULTS if call == "NetworkDriver__Join" else FAULTS[:2]), *WRONG[call]]):
+        plugin.fault(**{call: fault})
+        answer = start(engine, f"c{n}", "faulty")
+        assert answer.status in (500, 503), (fault, answer.raw)
+        assert answer.message.startswith("failed to set up container networking: "), answer.message
+        if fault == "die":
+            plugin.stop()
+            plugin.start()
+        plugin.fault()
+        engine.remove(f"c{n}")
+        if fault not in ("die", "hang"):  # such a plugin may forget to clean up
+            assert links() == before, fault
+    answer = start(engine, "good", "faulty")
+    assert answer.status == 204, answer.raw
+    engine.remove("good")
+    engine.call("DELETE", "/networks/faulty")
+
+
+@pytest.mark.parametrize("fault", ["hang", "die", "I will not"])
+def test_an_end_is_an_end_whatever_the_plugin_says(engine: Engine, plugin: PluginProcess, fault: str) -> None:
+    assert create(engine, "ending").status == 201
+    assert start(engine, "ends", "ending").status == 204
+    engine.run("sleep", "1000", name="other")
+    calls = ("NetworkDriver.Leave", "NetworkDriver.DeleteEndpoint", "NetworkDriver.DeleteNetwork")
+    both = (*calls, "NetworkDriver.RevokeExternalConnectivity", "IpamDriver.ReleaseAddress", "IpamDriver.ReleasePool")
+    plugin.fault(**dict.fromkeys(both, fault))
+    begun = time.monotonic()
+    engine.remove("ends")
+    engine.call("DELETE", "/networks/ending")
+    assert time.monotonic() - begun < 15
+    assert [n["Name"] for n in engine.call("GET", "/networks")] == ["bridge", "host", "none"]
+    assert engine.cli("docker", "exec", "other", "true").returncode == 0
+    engine.remove("other")
+    if fault != "hang":  # what it made is nobody's now
+        with Netlink() as host:
+            host.attempt([netlink.delete_link(name) for name in links()])
+
+
+def test_a_hanging_plugin_holds_up_nobody_else(engine: Engine, plugin: PluginProcess) -> None:
+    plugin.fault(NetworkDriver__CreateNetwork="hang")
+    creating = subprocess.Popen(
+        ["docker", "network", "create", "-d", PLUGIN, "--subnet", "10.78.1.0/24", "hung"],
+        env=engine.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    until(lambda: "/NetworkDriver.CreateNetwork" in plugin.journal.read_text(), 10, "the call")
+    begun = time.monotonic()
+    assert engine.request("POST", "/networks/create", {"Name": "quick"}).status == 201
+    assert time.monotonic() - begun < 1.8 and creating.poll() is None
+    said, _ = creating.communicate(timeout=20)
+    assert b"no answer within 2 s" in said
+    engine.call("DELETE", "/networks/quick")
+
+
+def test_networks_outlive_engine_and_plugin(engine: Engine, plugin: PluginProcess) -> None:
+    assert create(engine, "kept").status == 201
+    assert start(engine, "runs", "kept").status == 204 and start(engine, "plain", "bridge").status == 204
+    where = engine.inspect("runs")["NetworkSettings"]["Networks"]["kept"]["IPAddress"]
+    assert engine.process is not None
+    engine.process.send_signal(signal.SIGKILL)
+    engine.process.wait()
+    plugin.stop()
+    begun = time.monotonic()
+    engine.start()
+    assert time.monotonic() - begun < 10, "nobody waits for a plugin"
+    assert engine.inspect("runs")["State"]["Running"] and engine.inspect("plain")["State"]["Running"]
+    assert engine.call("GET", "/networks/kept")["Driver"] == PLUGIN
+    assert f'plugin "{PLUGIN}" not found' in start(engine, "early", "kept").message
+    plugin.journal.unlink()
+    plugin.start()
+    assert engine.request("POST", "/containers/early/start").status == 204
+    calls = plugin.calls()
+    first = calls.index("RequestAddress")
+    assert "RequestPool" in calls[:first], "what an engine had is asked for again, as this plugin wishes"
+    replayed = [json.loads(line)["body"] for line in plugin.journal.read_text().splitlines()]
+    assert any(body and body.get("Address") == where for body in replayed)
+    other = engine.inspect("early")["NetworkSettings"]["Networks"]["kept"]["IPAddress"]
+    assert other and other != where
+    for name in ("early", "runs", "plain"):
+        engine.remove(name)
+    engine.call("DELETE", "/networks/kept")
+    assert links() == set()
+
+
+def test_an_engine_killed_in_the_middle_of_a_join_ends_it_later(engine: Engine, plugin: PluginProcess) -> None:
+    assert create(engine, "cut").status == 201
+    before = links()
+    plugin.fault(NetworkDriver__Join="hang")
+    body = {"Image": "busybox", "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "cut"}}
+    engine.call("POST", "/containers/create", body, name="half")
+    starting = subprocess.Popen(
+        ["docker", "start", "half"], env=engine.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    until(lambda: "/NetworkDriver.Join" in plugin.journal.read_text(), 10, "the call")
+    assert engine.process is not None
+    engine.process.send_signal(signal.SIGKILL)
+    engine.process.wait()
+    starting.wait(20)
+    plugin.fault()
+    assert links() != before
+    engine.start()
+    assert links() == before
+    engine.remove("half")
+    engine.call("DELETE", "/networks/cut")
