@@ -119,7 +119,7 @@ def network_settings(
         "IPAddress": main.get("IPAddress", ""),
         "IPPrefixLen": main.get("IPPrefixLen", 0),
         "IPv6Gateway": main.get("IPv6Gateway", ""),
-        "MacAddress": main.get("MacAddress", "") or mac,
+        "MacAddress": (main.get("MacAddress", "") if main.get("EndpointID") else "") or mac,
         "Networks": endpoints,
     }
 
