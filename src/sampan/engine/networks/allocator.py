@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from sampan.engine.networks import endpoints
 from sampan.engine.networks.catalogue import Catalogue
-from sampan.engine.networks.drivers.driver import NetworkCapabilities
+from sampan.engine.networks.drivers.driver import NetworkCapabilities, NetworkDriver
 from sampan.engine.networks.fabric import Fabric
-from sampan.engine.networks.ipam import Address
+from sampan.engine.networks.ipam import Address, Pools
 from sampan.engine.networks.plans import InterfacePlan
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.errors import Conflict, Internal, SampanError
@@ -43,17 +43,26 @@ class Allocator:
         return driver.capabilities if driver is not None else NetworkCapabilities()
 
     async def reserve(
-        self, network: NetworkRecord, settings: EndpointSettings, sandbox: SandboxRecord, mac: str = ""
+        self,
+        network: NetworkRecord,
+        settings: EndpointSettings,
+        sandbox: SandboxRecord,
+        mac: str = "",
+        *,
+        hidden: bool = False,
     ) -> EndpointRecord:
         """Return a new endpoint of a sandbox with its addresses; its driver knows nothing of it yet.
 
-        mac: unless the settings name one. Raises: NotFound, InvalidArgument, Conflict, OSError; then nothing is taken.
+        mac: unless the settings name one. hidden: it is the container's way out.
+        Raises: NotFound, InvalidArgument, Conflict, OSError; then nothing is taken.
         """
         driver = self._catalogue.driver(network)
         endpoints.sysctls(settings, "")  # what is wrong in them is said before anything is taken
         endpoint = endpoints.new(
             network, settings, container_id=sandbox.id, name=sandbox.name, hostname=sandbox.hostname
         )
+        if hidden:
+            endpoint = replace(endpoint, hidden=True, dns_names=None)
         if not driver.capabilities.addresses:
             return endpoint
         with contextlib.ExitStack() as undo:
@@ -81,9 +90,11 @@ class Allocator:
         network = self._catalogue.find(reserved.network_id)
         return await self._fabric.attach(self._catalogue.driver(network), network, reserved)
 
-    async def make(self, network: NetworkRecord, settings: EndpointSettings, sandbox: SandboxRecord) -> EndpointRecord:
+    async def make(
+        self, network: NetworkRecord, settings: EndpointSettings, sandbox: SandboxRecord, *, hidden: bool = False
+    ) -> EndpointRecord:
         """Reserve and attach an endpoint. Raises: as both; then nothing is taken."""
-        reserved = await self.reserve(network, settings, sandbox)
+        reserved = await self.reserve(network, settings, sandbox, hidden=hidden)
         try:
             return await self.attach(reserved)
         except BaseException:
@@ -96,17 +107,20 @@ class Allocator:
         pool = self._catalogue.pool(network.id, version)
         if pool is None:
             return None
+        driver = self._catalogue.driver(network)
         if asked is not None:
+            if driver.elsewhere(network, asked):
+                raise Conflict("Address already in use")
             await self._fabric.leases.settle_address(network.id, asked)
             pool.take(asked)
             address = asked
         else:
             try:
-                address = pool.allocate()
+                address = _free(driver, network, pool)
             except Conflict:
                 await self._fabric.leases.settle()
                 try:
-                    address = pool.allocate()
+                    address = _free(driver, network, pool)
                 except Conflict as error:
                     raise Internal(f"{error.message}: {network.name} ({network.id})") from error
         undo.callback(self._catalogue.release, network.id, address)
@@ -115,7 +129,8 @@ class Allocator:
     def _prefix(self, network: NetworkRecord, address: Address | None) -> str:
         """Return `address/length`; empty without an address."""
         pool = self._catalogue.pool(network.id, address.version) if address is not None else None
-        return f"{address}/{pool.subnet.prefixlen}" if pool is not None else ""
+        subnet = pool.subnet_of(address) if pool is not None and address is not None else None
+        return f"{address}/{subnet.prefixlen}" if subnet is not None else ""
 
     def adopt(self, endpoint: EndpointRecord) -> bool:
         """Take the addresses of an endpoint that an earlier daemon made; return whether its network still has them.
@@ -127,7 +142,7 @@ class Allocator:
             return False
         held = _addresses(endpoint)
         pools = [(self._catalogue.pool(network_id, address.version), address) for network_id, address in held]
-        if any(pool is None or address not in pool.subnet for pool, address in pools):
+        if any(pool is None or pool.subnet_of(address) is None for pool, address in pools):
             return False
         versions = {address.version for _, address in held}
         if held and any(self._catalogue.pool(network.id, v) is not None for v in {4, 6} - versions):
@@ -182,6 +197,18 @@ class Allocator:
 
 def _addresses(endpoint: EndpointRecord) -> list[tuple[str, Address]]:
     return [(endpoint.network_id, address) for address, _ in endpoint.prefixes]
+
+
+def _free(driver: NetworkDriver, network: NetworkRecord, pool: Pools) -> Address:
+    """Take the lowest free address that no other host has. Raises: Conflict when there is none."""
+    passed = []
+    try:
+        while driver.elsewhere(network, address := pool.allocate()):
+            passed.append(address)
+        return address
+    finally:
+        for other in passed:
+            pool.release(other)
 
 
 def _gateway(network: NetworkRecord, version: int) -> str:

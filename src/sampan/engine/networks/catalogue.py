@@ -18,7 +18,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks import ipam
 from sampan.engine.networks.drivers.driver import NetworkDriver
-from sampan.engine.networks.ipam import Address, Pool, Subnet
+from sampan.engine.networks.ipam import Address, Pool, Pools, Subnet
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord, SubnetRecord, new_id
 from sampan.engine.store import Op, Table
 from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound, NotImplemented_
@@ -35,7 +35,7 @@ class Catalogue:
     table: Table[NetworkRecord]
     drivers: Mapping[str, NetworkDriver]
     pools: tuple[ipam.AddressPool, ...] = ipam.DEFAULT_POOLS
-    _addresses: dict[tuple[str, int], Pool] = field(default_factory=dict)
+    _addresses: dict[tuple[str, int], Pools] = field(default_factory=dict)
     _going: set[str] = field(default_factory=set)
 
     # ── finding ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -106,6 +106,7 @@ class Catalogue:
             configs = (request.ipam and request.ipam.config) or []
             record.user_subnets = bool(configs)
             record.subnets = self._subnets(record, configs, list(host_subnets))
+        record.options |= driver.chosen(record, self.table.all())
         return record
 
     def _validate(self, request: NetworkCreateRequest) -> str:
@@ -144,11 +145,11 @@ class Catalogue:
             mine = [c for c in configs if c.subnet and (":" in c.subnet) == (version == 6)]
             if not enabled:
                 continue
-            if len(mine) > 1:
+            if len(mine) > self.drivers[record.driver].capabilities.subnets:
                 raise Forbidden(f"{record.driver} driver doesn't support multiple subnets")
             for config in mine:
                 subnet = ip_network(config.subnet, strict=False)
-                if ipam.overlaps(subnet, self.subnets()):
+                if ipam.overlaps(subnet, [*self.subnets(), *(ip_network(s.subnet, strict=False) for s in asked)]):
                     raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
                 asked.append(_asked(config, subnet))
             if not mine:
@@ -178,11 +179,14 @@ class Catalogue:
 
     def open_pools(self, network: NetworkRecord) -> None:
         """Start handing out a network's addresses; its gateway and auxiliary addresses are taken."""
+        pools: dict[int, list[Pool]] = {}
         for subnet in network.subnets:
             net = ip_network(subnet.subnet, strict=False)
             reserved = [ip_address(a) for a in (subnet.gateway, *subnet.auxiliary.values()) if a]
             range_ = ip_network(subnet.ip_range, strict=False) if subnet.ip_range else None
-            self._addresses[(network.id, net.version)] = Pool(net, ip_range=range_, reserved=reserved)
+            pools.setdefault(net.version, []).append(Pool(net, ip_range=range_, reserved=reserved))
+        for version, having in pools.items():
+            self._addresses[(network.id, version)] = Pools(having)
 
     def put(self, network: NetworkRecord) -> Op:
         """Return the change that keeps a network."""
@@ -194,7 +198,7 @@ class Catalogue:
             self._addresses.pop((network.id, version), None)
         return self.table.delete(network.id)
 
-    def pool(self, network_id: str, version: int) -> Pool | None:
+    def pool(self, network_id: str, version: int) -> Pools | None:
         """Return the addresses of one IP version of a network; None when it has none."""
         return self._addresses.get((network_id, version))
 

@@ -9,7 +9,8 @@ Source: docs.docker.com/engine/network (default address pools), moby libnetwork/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -130,6 +131,37 @@ class Pool:
         self._taken.discard(number)
         if self._first <= number < self._lowest:
             self._lowest = number
+
+
+class Pools:
+    """The subnets of one IP version that a network has; the first that has a free address gives it."""
+
+    def __init__(self, pools: Sequence[Pool]) -> None:
+        self._pools = pools
+
+    def subnet_of(self, address: Address) -> Subnet | None:
+        """Return the subnet that an address lies in; None when it lies in none."""
+        return next((pool.subnet for pool in self._pools if address in pool.subnet), None)
+
+    def taken(self, address: Address) -> bool:
+        return any(address in pool.subnet and pool.taken(address) for pool in self._pools)
+
+    def allocate(self) -> Address:
+        """Take the lowest free address of the first subnet that has one. Raises: Conflict when there is none."""
+        for pool in self._pools[:-1]:
+            with contextlib.suppress(Conflict):
+                return pool.allocate()
+        return self._pools[-1].allocate()
+
+    def take(self, address: Address) -> None:
+        """Take this very address. Raises: Conflict when it is taken, InvalidArgument when it lies outside."""
+        next((pool for pool in self._pools if address in pool.subnet), self._pools[0]).take(address)
+
+    def release(self, address: Address) -> None:
+        """Give an address back; one that is free already is fine."""
+        for pool in self._pools:
+            if address in pool.subnet:
+                pool.release(address)
 
 
 def _address(number: int, version: int) -> Address:

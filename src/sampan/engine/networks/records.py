@@ -56,6 +56,7 @@ class NetworkRecord(Record, kw_only=True):
     subnets: list[SubnetRecord] = []
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
+    own: bool = False  # the engine has made it for other networks, and takes it away after them
     user_subnets: bool = False  # the user named the subnet: then static addresses may be asked for
 
     def subnet(self, version: int) -> SubnetRecord | None:
@@ -68,6 +69,7 @@ class EndpointRecord(msgspec.Struct, kw_only=True, frozen=True):
 
     veth: the end on the host of the interface's pair; empty for an interface that is no pair. settings: what the user
     asked for, and nothing else. dns_names: what the endpoint answers to; None on the predefined networks.
+    hidden: it is the engine's way out for a container whose networks do not lead out; it is none of these.
     """
 
     id: str
@@ -82,6 +84,7 @@ class EndpointRecord(msgspec.Struct, kw_only=True, frozen=True):
     gateway6: str = ""
     settings: EndpointSettings = msgspec.field(default_factory=EndpointSettings)
     dns_names: list[str] | None = None
+    hidden: bool = False
 
     @property
     def address4(self) -> str:

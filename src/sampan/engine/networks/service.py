@@ -24,6 +24,7 @@ from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.drivers import choice
 from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.fabric import Fabric
+from sampan.engine.networks.peer_file import FilePeers
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
 from sampan.engine.store import Op, Ref, Store
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 
 Filters = Mapping[str, Iterable[str]]
 
+GATEWAY_NETWORK = "docker_gwbridge"
+_GATEWAY = NetworkCreateRequest(
+    name=GATEWAY_NETWORK, driver="bridge", options={"com.docker.network.bridge.enable_icc": "false"}
+)
 TABLE_PREFIX = "sampan"  # of the name of our nftables table
 
 
@@ -55,13 +60,13 @@ class Networks:
         self._events = events
         pools = ipam.parse_pools(config.default_address_pools)
         table = store.table("networks", NetworkRecord)
-        self._catalogue = Catalogue(table, choice.drivers() if drivers is None else drivers, pools)
+        source = FilePeers(config.overlay_peers) if config.overlay_peers else None
+        self._catalogue = Catalogue(table, choice.drivers(source) if drivers is None else drivers, pools)
         self._fabric = Fabric(config, self._catalogue.release)
-        self._sandboxes = Sandboxes(config, store, events, self._catalogue, self._fabric)
+        self._sandboxes = Sandboxes(config, store, events, self._catalogue, self._fabric, self._gateway)
         self.attach = self._sandboxes.attach
         self.started = self._sandboxes.started
         self.detach = self._sandboxes.detach
-        self.restore = self._sandboxes.restore
         self.sandbox = self._sandboxes.sandbox
         self.renaming = self._sandboxes.renaming
         self.renamed = self._sandboxes.renamed
@@ -86,6 +91,7 @@ class Networks:
                 await self._start_networks()
             self._sandboxes.adopt_recorded()
             await self._fabric.firewall.apply()
+            self._fabric.follow(self._catalogue.drivers, self.names.announce)
         except BaseException as error:
             await self._fabric.close()
             if isinstance(error, OSError):
@@ -100,6 +106,11 @@ class Networks:
             await self._fabric.dismantle()
         await self._fabric.close()
         self._sandboxes.close()
+
+    async def restore(self, running: Mapping[str, int]) -> None:
+        """Keep the sandboxes of these running containers (id → pid); see `Sandboxes.restore`."""
+        await self._sandboxes.restore(running)
+        await self._drop_gateway()
 
     async def _start_networks(self) -> None:
         records = {}
@@ -160,21 +171,49 @@ class Networks:
     async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
         """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""
         async with self._fabric.choosing(), contextlib.AsyncExitStack() as undo:
-            network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config)
-            driver = self._catalogue.driver(network)
-            undo.push_async_callback(self._unmake, driver, network)
-            self._catalogue.open_pools(network)
-            self._store.apply_now(self._catalogue.put(network))
-            try:
-                await self._fabric.setup(driver, network)
-                if driver.rules(network, ip6=True) is not None:
-                    await self._fabric.firewall.apply()
-            except OSError as error:
-                raise Internal(f"failed to create network {network.name}: {error}") from error
-            await self._store.flushed()
+            network = await self._make(request, undo)
+            if endpoints.lead_nowhere(self._catalogue, [network]) and self._catalogue.named(GATEWAY_NETWORK) is None:
+                await self._make(_GATEWAY, undo, own=True)
             undo.pop_all()
         self._tell("create", network)
         return network
+
+    async def _make(
+        self, request: NetworkCreateRequest, undo: contextlib.AsyncExitStack, *, own: bool = False
+    ) -> NetworkRecord:
+        """Create a network while the host is held. undo: takes it away again. own: nobody has asked for it."""
+        network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config)
+        network.own = own
+        driver = self._catalogue.driver(network)
+        undo.push_async_callback(self._unmake, driver, network)
+        self._catalogue.open_pools(network)
+        self._store.apply_now(self._catalogue.put(network))
+        try:
+            await self._fabric.setup(driver, network)
+            if driver.rules(network, ip6=True) is not None:
+                await self._fabric.firewall.apply()
+        except OSError as error:
+            raise Internal(f"failed to create network {network.name}: {error}") from error
+        await self._store.flushed()
+        return network
+
+    async def _gateway(self) -> NetworkRecord:
+        """Return the network by which containers leave whose own networks do not lead out; made when it is missing."""
+        async with self._fabric.choosing(), contextlib.AsyncExitStack() as undo:
+            found = self._catalogue.named(GATEWAY_NETWORK) or await self._make(_GATEWAY, undo, own=True)
+            undo.pop_all()
+        return found
+
+    async def _drop_gateway(self) -> None:
+        """Take that network away when the engine has made it, and no network needs it any more."""
+        async with self._fabric.choosing():
+            gateway = self._catalogue.named(GATEWAY_NETWORK)
+            if gateway is None or not gateway.own or self._sandboxes.using(gateway.id):
+                return
+            known = [n for n in self._catalogue.all() if n.driver in self._catalogue.drivers]
+            if not any(endpoints.lead_nowhere(self._catalogue, [network]) for network in known):
+                with self._catalogue.leaving(gateway):
+                    await self._unmake(self._catalogue.drivers.get(gateway.driver), gateway)
 
     async def _unmake(self, driver: NetworkDriver | None, network: NetworkRecord) -> None:
         if driver is not None:  # else nobody knows what there is to take down
@@ -199,6 +238,9 @@ class Networks:
         with self._catalogue.leaving(network):
             await self._unmake(self._catalogue.drivers.get(network.driver), network)
         self._tell("destroy", network)
+        driver = self._catalogue.drivers.get(network.driver)
+        if driver is not None and driver.capabilities.outside:
+            await self._drop_gateway()
 
     def inspect(self, ref: str, *, scope: str = "") -> dict[str, Any]:
         """Return a network with its containers, as the API shows it. Raises: NotFound, InvalidArgument."""
@@ -221,7 +263,12 @@ class Networks:
         for network in self._catalogue.all():
             if self._catalogue.table.get(network.id) is not network:
                 continue  # somebody else was faster
-            if network.name in PREDEFINED or self._used(network) or not filters.prunable(network, given or {}):
+            if (
+                network.name in PREDEFINED
+                or network.own
+                or self._used(network)
+                or not filters.prunable(network, given or {})
+            ):
                 continue
             await self._take_away(network)
             removed.append(network.name)

@@ -86,7 +86,8 @@ def extra_host(text: str, sandbox: Sandbox, config: EngineConfig) -> tuple[str, 
     """Split `name:address`; `host-gateway` is the address at which the host answers."""
     name, _, address = text.partition(":")
     if address == "host-gateway":
-        gateways = config.host_gateway_ips or tuple(e.gateway4 for e in sandbox.endpoints.values() if e.gateway4)
+        leading_out = [*sandbox.endpoints.values(), *([sandbox.way_out] if sandbox.way_out is not None else [])]
+        gateways = config.host_gateway_ips or tuple(e.gateway4 for e in leading_out if e.gateway4)
         if not gateways:
             raise Internal("unable to derive the IP value for host-gateway")
         address = gateways[0]

@@ -41,8 +41,9 @@ class NetworkNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxNames:
-    """One sandbox. port: where its name service listens, on 127.0.0.11. pid: its first process, 0 before there is one.
+    """One sandbox. port: where its name service listens, on 127.0.0.11; 0: nowhere, these are other hosts' endpoints.
 
+    pid: its first process, 0 before there is one.
     namespace: the inode number of its network namespace; boot: the kernel's boot id. By both a process of another
     sandbox that has got the pid is told from the one that is meant.
     networks: in the order in which they are asked. servers: resolvers to forward to, asked from inside the sandbox.

@@ -16,15 +16,17 @@ Source: Container Network Model, moby libnetwork/driverapi; netavark network/dri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks.firewall import NetworkRules
 from sampan.engine.networks.host import HostNetwork
-from sampan.engine.networks.ipam import Subnet
-from sampan.engine.networks.plans import InterfacePlan
+from sampan.engine.networks.ipam import Address, Subnet
+from sampan.engine.networks.plans import VETH, InterfacePlan
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SubnetRecord
 from sampan.linux.netlink import Link
 
@@ -45,6 +47,8 @@ class NetworkCapabilities:
     the network that every engine has. namespace: a container gets a network namespace of its own. addresses: networks
     have subnets, endpoints have addresses in them. ipv6: subnets may be IPv6.
     gateway: a network leads out through its gateway, unless it is internal. publishes: ports can be published.
+    subnets: how many of one IP version a network may have. outside: a network that is not internal leads nowhere by
+    itself; its containers leave by the engine's gateway network unless they are on another that leads out.
     """
 
     scope: str = "local"
@@ -54,6 +58,21 @@ class NetworkCapabilities:
     ipv6: bool = True
     gateway: bool = False
     publishes: bool = False
+    subnets: int = 1
+    outside: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteEndpoint:
+    """What another host's endpoint answers to, its own name first, and its addresses (empty: none of that version)."""
+
+    names: tuple[str, ...]
+    ipv4: str = ""
+    ipv6: str = ""
+
+
+Announce = Callable[[str, Sequence[RemoteEndpoint]], Awaitable[None]]
+"""Let names lead to the endpoints that other hosts have of a network (its id): to these and to no others."""
 
 
 class NetworkDriver(Protocol):
@@ -74,6 +93,13 @@ class NetworkDriver(Protocol):
         """
         return None
 
+    def chosen(self, network: NetworkRecord, others: Iterable[NetworkRecord]) -> Mapping[str, str]:
+        """Return the options that a new network gets beside those asked for: what has to be remembered of it.
+
+        Its subnets are known. Raises: SampanError in Docker's words when it cannot be had.
+        """
+        return {}
+
     def describe(self, network: NetworkRecord) -> str:
         """Return one line for people: what the network is, the same as long as its record is the same."""
         ...
@@ -92,6 +118,10 @@ class NetworkDriver(Protocol):
     def host_binding(self, network: NetworkRecord) -> str:
         """Return the host address on which ports are published when none is asked for; empty: the engine's."""
         return ""
+
+    def elsewhere(self, network: NetworkRecord, address: Address) -> bool:
+        """Return whether an endpoint on another host has this address."""
+        return False
 
     def strays(self, links: Sequence[Link], known: frozenset[str]) -> list[str]:
         """Return the names of those links of the host that are endpoints of this driver, but not `known`.
@@ -129,3 +159,26 @@ class NetworkDriver(Protocol):
     async def detach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> None:
         """Forget an endpoint; one that is unknown is fine. Its interface is gone, or goes with its namespace."""
         return None
+
+    async def follow(self, host: HostNetwork, announce: Announce) -> None:
+        """Follow what is told from elsewhere, from when the networks are set up until this is cancelled."""
+        return None
+
+
+# ── pairs ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_VETH_NAME = re.compile(r"veth[0-9a-f]{7}")
+
+
+def veth_name() -> str:
+    """Return a name for the end on the host of an endpoint's pair."""
+    return f"veth{os.urandom(4).hex()[:7]}"
+
+
+def stray_veths(links: Iterable[Link], masters: Collection[int], known: frozenset[str]) -> list[str]:
+    """Return the pairs on these bridges, by index, that have a name of ours and are not known."""
+    return [
+        link.name
+        for link in links
+        if link.master in masters and link.kind == VETH and _VETH_NAME.fullmatch(link.name) and link.name not in known
+    ]
