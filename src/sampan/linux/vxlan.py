@@ -1,7 +1,8 @@
 """VXLAN links, and what they know of other hosts: forwarding entries (MAC → tunnel end), neighbours (address → MAC).
 
-Such a link learns nothing and answers ARP and neighbour solicitations for whom it knows (`proxy`), so that what is
-said here is all there is: a frame to an unknown MAC, and a question after an unknown address, go nowhere.
+Neither such a link nor its bridge learns from packets that come in by it, and it answers ARP and neighbour solicitations
+for whom it knows (`proxy`). So what is said here is all there is: a frame to an unknown MAC, and a question after an
+unknown address, go nowhere.
 
 Messages are built by pure functions, as in netlink.py; `known` looks, `write` writes many.
 
@@ -25,9 +26,10 @@ LAST_VNI = (1 << 24) - 1
 OVERHEAD_BYTES = 50  # outer Ethernet, IPv4, UDP and VXLAN headers
 
 IFLA_VXLAN_ID, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PROXY, IFLA_VXLAN_PORT = 1, 7, 11, 15
+IFLA_BRPORT_LEARNING = 8
 NDA_IFINDEX = 8
-NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
-NTF_SELF = 0x02
+NUD_REACHABLE, NUD_NOARP, NUD_PERMANENT = 0x02, 0x40, 0x80
+NTF_SELF, NTF_MASTER = 0x02, 0x04
 
 _NDMSG = struct.Struct("=BxxxiHBB")
 _IFINFO = struct.Struct("=BxHiII")
@@ -55,19 +57,29 @@ def add_vxlan(name: str, vni: int, *, mtu: int, master: int) -> Message:
     )
 
 
-def _forwarding(index: int, mac: str, end: IPv4Address) -> bytes:
-    body = _NDMSG.pack(socket.AF_BRIDGE, index, NUD_PERMANENT | NUD_NOARP, NTF_SELF, 0)
+def no_learning(name: str) -> Message:
+    """Let the bridge of this port learn nothing from packets that come in by it."""
+    info = attribute(netlink.IFLA_INFO_SLAVE_KIND, b"bridge")
+    info += attribute(netlink.IFLA_INFO_SLAVE_DATA, attribute(IFLA_BRPORT_LEARNING, b"\0"))
+    body = _IFINFO.pack(0, 0, 0, 0, 0) + attribute(netlink.IFLA_IFNAME, name.encode() + b"\0")
+    return Message(netlink.RTM_NEWLINK, 0, body + attribute(netlink.IFLA_LINKINFO, info))
+
+
+def _forwarding(index: int, mac: str, end: IPv4Address, flags: int) -> bytes:
+    # for the bridge a permanent entry would be an address of its own; these two say that it does not age, to both
+    body = _NDMSG.pack(socket.AF_BRIDGE, index, NUD_NOARP | NUD_REACHABLE, flags, 0)
     return body + attribute(netlink.NDA_LLADDR, _mac(mac)) + attribute(netlink.NDA_DST, end.packed)
 
 
 def forward(index: int, mac: str, end: IPv4Address) -> Message:
-    """Send frames to a MAC through the tunnel to this host, whatever was known of the MAC before."""
-    return Message(netlink.RTM_NEWNEIGH, netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE, _forwarding(index, mac, end))
+    """Send frames to a MAC by this port and through the tunnel to this host, whatever was known of the MAC before."""
+    body = _forwarding(index, mac, end, NTF_SELF | NTF_MASTER)
+    return Message(netlink.RTM_NEWNEIGH, netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE, body)
 
 
-def forward_no_more(index: int, mac: str, end: IPv4Address) -> Message:
+def forward_no_more(index: int, mac: str, end: IPv4Address) -> list[Message]:
     """Forget where a MAC is."""
-    return Message(netlink.RTM_DELNEIGH, 0, _forwarding(index, mac, end))
+    return [Message(netlink.RTM_DELNEIGH, 0, _forwarding(index, mac, end, flag)) for flag in (NTF_MASTER, NTF_SELF)]
 
 
 def answer_for(index: int, address: Address, mac: str) -> Message:
@@ -92,27 +104,37 @@ def changes(index: int, have: Known, want: Known) -> list[Message]:
     for address, mac in want.neighbours.items():
         if have.neighbours.get(address) != mac:
             put.append(answer_for(index, address, mac))
-    gone = [forward_no_more(index, mac, end) for mac, end in have.forwarding.items() if mac not in want.forwarding]
+    gone: list[Message] = []
+    for mac, end in have.forwarding.items():
+        if mac not in want.forwarding:
+            gone += forward_no_more(index, mac, end)
     return put + gone + [answer_no_more(index, a) for a in have.neighbours if a not in want.neighbours]
 
 
 def known(rtnl: Netlink, index: int) -> Known:
-    """Return what a link knows at this moment. Raises: OSError."""
-    forwarding = dict(
-        _forwarding_of(rtnl.dump(netlink.RTM_GETNEIGH, _IFINFO.pack(socket.AF_BRIDGE, 0, index, 0, 0)), index)
-    )
+    """Return what a link knows at this moment; a MAC that only it or only its bridge knows is at 0.0.0.0.
+
+    Raises: OSError.
+    """
+    bodies = rtnl.dump(netlink.RTM_GETNEIGH, _IFINFO.pack(socket.AF_BRIDGE, 0, index, 0, 0))
     asked = _NDMSG.pack(0, 0, 0, 0, 0) + attribute(NDA_IFINDEX, struct.pack("=I", index))
-    return Known(forwarding, dict(_neighbours_of(rtnl.dump(netlink.RTM_GETNEIGH, asked), index)))
+    return Known(_forwarding_of(bodies, index), dict(_neighbours_of(rtnl.dump(netlink.RTM_GETNEIGH, asked), index)))
 
 
-def _forwarding_of(bodies: Sequence[bytes], index: int) -> Iterator[tuple[str, IPv4Address]]:
+def _forwarding_of(bodies: Sequence[bytes], index: int) -> dict[str, IPv4Address]:
+    own: dict[str, IPv4Address] = {}
+    bridge: set[str] = set()
     for body in bodies:
-        family, link, _, flags, _ = _NDMSG.unpack_from(body)
-        if family == socket.AF_BRIDGE and link == index and flags & NTF_SELF:
-            found = netlink.attributes(body, _NDMSG.size)
-            end = found.get(netlink.NDA_DST, b"")
-            if len(end) == 4:
-                yield found[netlink.NDA_LLADDR].hex(":"), IPv4Address(end)
+        family, link, state, flags, _ = _NDMSG.unpack_from(body)
+        if family != socket.AF_BRIDGE or link != index or not state & NUD_NOARP:
+            continue
+        found = netlink.attributes(body, _NDMSG.size)
+        mac, end = found[netlink.NDA_LLADDR].hex(":"), found.get(netlink.NDA_DST, b"")
+        if len(end) == 4:
+            own[mac] = IPv4Address(end)
+        elif not flags & NTF_SELF:
+            bridge.add(mac)
+    return own | dict.fromkeys(own.keys() ^ bridge, IPv4Address(0))
 
 
 def _neighbours_of(bodies: Sequence[bytes], index: int) -> Iterator[tuple[Address, str]]:

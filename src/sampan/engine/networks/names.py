@@ -145,8 +145,7 @@ class Names:
         id, network = elsewhere(network_id), self._find(network_id)
         name = network.name if network is not None else ""
         there = [
-            NetworkNames(id=network_id, name=name, names=e.names, ipv4=e.ipv4, ipv6=e.ipv6, links={})
-            for e in remote
+            NetworkNames(id=network_id, name=name, names=e.names, ipv4=e.ipv4, ipv6=e.ipv6, links={}) for e in remote
         ]
         if there:
             self._write(SandboxNames(id=id, port=0, namespace=0, boot=layout.boot_id(), networks=tuple(there)))

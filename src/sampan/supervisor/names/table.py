@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 DIRECTORY = "names"
@@ -65,7 +65,11 @@ class SandboxNames:
 
 def encode(sandbox: SandboxNames) -> bytes:
     """Return the text of a sandbox's file."""
-    return json.dumps(asdict(sandbox)).encode()
+    return json.dumps(sandbox, default=_fields).encode()
+
+
+def _fields(value: NetworkNames | SandboxNames) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def decode(text: bytes) -> SandboxNames:

@@ -55,11 +55,12 @@ NO_SWARM = (
 
 @dataclass(frozen=True, slots=True)
 class _Links:
-    """A network that is set up: its VXLAN id, and the indexes of its links."""
+    """A network that is set up: its VXLAN id, the indexes of its links, and whether it has IPv6."""
 
     vni: int
     bridge: int
     tunnel: int
+    ip6: bool
 
 
 class OverlayDriver(NetworkDriver):
@@ -173,19 +174,21 @@ class OverlayDriver(NetworkDriver):
         if not self._told:
             return
         there = tuple(self._peers.of(links.vni))
-        self._own = await host.run(self._write, host.plumbing.host, links.tunnel, there)
+        self._own = await host.run(self._write, host.plumbing.host, links, there)
         if self._announce is not None and self._links.get(id) == links:
             await self._announce(id, [_named(p) for p in peers.elsewhere(there, self._own) if p.names])
 
     # ── blocking, in the namespace thread ───────────────────────────────────────────────────────────────────────
 
-    def _write(self, host: Netlink, tunnel: int, there: Sequence[Peer]) -> frozenset[Address]:
+    def _write(self, host: Netlink, links: _Links, there: Sequence[Peer]) -> frozenset[Address]:
         """Let a VXLAN link know these peers, those of this host left out; return this host's addresses."""
         own = frozenset(prefix.address for prefix in host.addresses())
+        tunnel = links.tunnel
         if host.link(tunnel) is None:  # it was deleted by hand, or with its network
             return own
         remote = peers.elsewhere(there, own)
-        want = Known({p.mac: p.vtep for p in remote}, {a: p.mac for p in remote for a in p.addresses})
+        neighbours = {a: p.mac for p in remote for a in p.addresses if a.version == 4 or links.ip6}
+        want = Known({p.mac: p.vtep for p in remote}, neighbours)
         have = self._known.pop(tunnel, None) or vxlan.known(host, tunnel)
         vxlan.write(host, vxlan.changes(tunnel, have, want))
         self._known[tunnel] = want  # when that fails, the next time looks what there is
@@ -215,15 +218,18 @@ def _ensure(host: Netlink, overlay: Overlay) -> _Links:
         made = vxlan.add_vxlan(overlay.tunnel, overlay.vni, mtu=overlay.mtu, master=bridge)
         host.batch([made, netlink.set_link(overlay.tunnel, alias=overlay.alias)])
         tunnel = _index(host, overlay.tunnel)
+    ip6 = overlay.network.enable_ipv6
     for name in (overlay.bridge, overlay.tunnel):
         write_sysctl(f"net/ipv6/conf/{name}/accept_ra", "0")
-        write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")
+        write_sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", "1")  # no address of its own
+        # the kernel takes IPv6 neighbours only of a link with IPv6
+        write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0" if ip6 and name == overlay.tunnel else "1")
     requests = [
         netlink.set_link(index, up=True, mtu=overlay.mtu, master=master)
         for index, master in ((bridge, None), (tunnel, bridge))
     ]
-    host.batch(requests)
-    return _Links(overlay.vni, bridge, tunnel)
+    host.batch([*requests, vxlan.no_learning(overlay.tunnel)])
+    return _Links(overlay.vni, bridge, tunnel, ip6)
 
 
 def _ours(host: Netlink, overlay: Overlay, name: str) -> int | None:
