@@ -21,7 +21,6 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from types import TracebackType
 from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
@@ -385,9 +384,7 @@ class Netlink:
     def __enter__(self) -> Netlink:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -469,11 +466,9 @@ class Netlink:
         """Return one link by index or name; None when there is none."""
         outcome = self.attempt([get_link(link)])
         error = outcome.errors[0]
-        if error is not None:
-            if error.errno == 19:  # ENODEV
-                return None
+        if error is not None and error.errno != 19:  # ENODEV
             raise error
-        return parse_link(outcome.answers[0])
+        return parse_link(outcome.answers[0]) if error is None else None
 
     def addresses(self) -> list[Prefix]:
         bodies: Iterable[bytes] = self.dump(RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0))

@@ -1,8 +1,8 @@
 """VXLAN links, and what they know of other hosts: forwarding entries (MAC → tunnel end), neighbours (address → MAC).
 
-Neither such a link nor its bridge learns from packets that come in by it, and it answers ARP and neighbour solicitations
-for whom it knows (`proxy`). So what is said here is all there is: a frame to an unknown MAC, and a question after an
-unknown address, go nowhere.
+Neither such a link nor its bridge learns from packets that come in by it, and it answers ARP and neighbour
+solicitations for whom it knows (`proxy`). So what is said here is all there is: a frame to an unknown MAC, and a
+question after an unknown address, go nowhere.
 
 Messages are built by pure functions, as in netlink.py; `known` looks, `write` writes many.
 

@@ -13,13 +13,13 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from sampan.engine.background import Background
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks import host as hosts
-from sampan.engine.networks.drivers.driver import Announce, NetworkDriver
+from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.firewall import NetworkRules, Published, translatable
 from sampan.engine.networks.firewall_keeper import FirewallKeeper
 from sampan.engine.networks.host import HostNetwork
@@ -128,11 +128,6 @@ class Fabric:
     async def delete_links(self, names: Sequence[str]) -> None:
         """Delete links of the host; those that are gone are fine."""
         await self.host.run(self.host.plumbing.delete_links, names)
-
-    def follow(self, drivers: Mapping[str, NetworkDriver], announce: Announce) -> None:
-        """Let drivers follow what they are told from elsewhere, until `close`."""
-        for name, driver in drivers.items():
-            self.background.spawn(driver.follow(self.host, announce), f"network driver {name}")
 
     # ── sandboxes and ports ─────────────────────────────────────────────────────────────────────────────────────
 

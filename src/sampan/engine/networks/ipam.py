@@ -139,6 +139,9 @@ class Pools:
     def __init__(self, pools: Sequence[Pool]) -> None:
         self._pools = pools
 
+    def __len__(self) -> int:
+        return sum(map(len, self._pools))
+
     def subnet_of(self, address: Address) -> Subnet | None:
         """Return the subnet that an address lies in; None when it lies in none."""
         return next((pool.subnet for pool in self._pools if address in pool.subnet), None)

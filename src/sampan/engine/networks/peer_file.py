@@ -57,7 +57,7 @@ class FilePeers:
         """Return what the file says; None, and a warning, when that cannot be known."""
         try:
             return await looks.run(self._path, self._look)
-        except (OSError, peers.Damaged, SampanError) as error:
+        except (OSError, peers.BadPeers, SampanError) as error:
             log.warning("overlay peers: %s: %s; what was known stays", self._path, error)
             return None
 
@@ -65,7 +65,7 @@ class FilePeers:
         with open(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
-            raise peers.Damaged(f"more than {MOST_BYTES} bytes")
+            raise peers.BadPeers(f"more than {MOST_BYTES} bytes")
         return peers.decode(text)
 
 

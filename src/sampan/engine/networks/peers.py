@@ -23,7 +23,7 @@ from sampan.linux.vxlan import LAST_VNI
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
-class Damaged(ValueError):
+class BadPeers(ValueError):
     """A text does not say which peers there are."""
 
 
@@ -106,22 +106,22 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def decode(text: bytes) -> tuple[Peer, ...]:
-    """Read the file's form. Raises: Damaged, with the place."""
+    """Read the file's form. Raises: BadPeers, with the place."""
     try:
         entries = msgspec.json.decode(text, type=_File).peers
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Damaged(str(error)) from error
+        raise BadPeers(str(error)) from error
     found = []
     seen: dict[tuple[int, str | Address], int] = {}
     for number, entry in enumerate(entries):
         try:
             peer = _peer(entry)
         except ValueError as error:
-            raise Damaged(f"peers[{number}]: {error}") from error
+            raise BadPeers(f"peers[{number}]: {error}") from error
         for what in (peer.mac, *peer.addresses):
             other = seen.setdefault((peer.vni, what), number)
             if other != number:
-                raise Damaged(f"peers[{number}]: {what} is of peers[{other}] already")
+                raise BadPeers(f"peers[{number}]: {what} is of peers[{other}] already")
         found.append(peer)
     return tuple(found)
 

@@ -21,7 +21,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
 from sampan.engine.networks import endpoints, filters, inspect, ipam
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
-from sampan.engine.networks.drivers import choice
+from sampan.engine.networks.drivers import choice, way_out
 from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.peer_file import FilePeers
@@ -37,10 +37,6 @@ log = logging.getLogger(__name__)
 
 Filters = Mapping[str, Iterable[str]]
 
-GATEWAY_NETWORK = "docker_gwbridge"
-_GATEWAY = NetworkCreateRequest(
-    name=GATEWAY_NETWORK, driver="bridge", options={"com.docker.network.bridge.enable_icc": "false"}
-)
 TABLE_PREFIX = "sampan"  # of the name of our nftables table
 
 
@@ -91,7 +87,9 @@ class Networks:
                 await self._start_networks()
             self._sandboxes.adopt_recorded()
             await self._fabric.firewall.apply()
-            self._fabric.follow(self._catalogue.drivers, self.names.announce)
+            for name, driver in self._catalogue.drivers.items():
+                following = driver.follow(self._fabric.host, self.names.announce)
+                self._fabric.background.spawn(following, f"network driver {name}")
         except BaseException as error:
             await self._fabric.close()
             if isinstance(error, OSError):
@@ -172,8 +170,8 @@ class Networks:
         """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""
         async with self._fabric.choosing(), contextlib.AsyncExitStack() as undo:
             network = await self._make(request, undo)
-            if endpoints.lead_nowhere(self._catalogue, [network]) and self._catalogue.named(GATEWAY_NETWORK) is None:
-                await self._make(_GATEWAY, undo, own=True)
+            if endpoints.lead_nowhere(self._catalogue, [network]) and self._catalogue.named(way_out.NAME) is None:
+                await self._make(way_out.request(), undo, own=True)
             undo.pop_all()
         self._tell("create", network)
         return network
@@ -200,14 +198,14 @@ class Networks:
     async def _gateway(self) -> NetworkRecord:
         """Return the network by which containers leave whose own networks do not lead out; made when it is missing."""
         async with self._fabric.choosing(), contextlib.AsyncExitStack() as undo:
-            found = self._catalogue.named(GATEWAY_NETWORK) or await self._make(_GATEWAY, undo, own=True)
+            found = self._catalogue.named(way_out.NAME) or await self._make(way_out.request(), undo, own=True)
             undo.pop_all()
         return found
 
     async def _drop_gateway(self) -> None:
         """Take that network away when the engine has made it, and no network needs it any more."""
         async with self._fabric.choosing():
-            gateway = self._catalogue.named(GATEWAY_NETWORK)
+            gateway = self._catalogue.named(way_out.NAME)
             if gateway is None or not gateway.own or self._sandboxes.using(gateway.id):
                 return
             known = [n for n in self._catalogue.all() if n.driver in self._catalogue.drivers]
