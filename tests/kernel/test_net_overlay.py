@@ -235,6 +235,7 @@ async def test_what_cannot_be_had_is_refused_and_leaves_nothing(host: Host) -> N
             assert inside.way_out is None
             await networks.detach(container_id("i"))
             await networks.remove("m")
+            assert await networks.prune({"label": ["x"]}) is None
             assert networks._catalogue.named("docker_gwbridge") is not None
             await networks.remove("n")
             assert networks._catalogue.named("docker_gwbridge") is None

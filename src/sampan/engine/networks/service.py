@@ -204,6 +204,8 @@ class Networks:
 
     async def _drop_gateway(self) -> None:
         """Take that network away when the engine has made it, and no network needs it any more."""
+        if self._catalogue.named(way_out.NAME) is None:
+            return
         async with self._fabric.choosing():
             gateway = self._catalogue.named(way_out.NAME)
             if gateway is None or not gateway.own or self._sandboxes.using(gateway.id):
