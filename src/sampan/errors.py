@@ -18,6 +18,11 @@ Nobody branches on message text.
 
 from __future__ import annotations
 
+import errno
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Error numbers of a disk, or a quota, that is full."""
+
 
 class SampanError(Exception):
     """Base of every error that a client may see; `status` is the HTTP status of the Engine API."""

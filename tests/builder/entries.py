@@ -4,7 +4,9 @@
     corpus/wrong/NAME/    the same, for a Dockerfile that cannot be built
 
     options.json   build_args, target, file (the Dockerfile's name), doors (only these), message: false (compare lines
-                   only), phase (where it is not what the classic door answers by its status: `answered`)
+                   only), lines: false (compare the message only), phase (where it is not what the classic door answers
+                   by its status: `answered`), server: true (a web server, its address the build argument SERVER), flags
+                   (more of buildx's), query (more of the classic door's parameters)
     answer.json    by door: {"error", "lines"} or {"config", "tree", "deleted"}; "phase": parse or solve, of what is
                    wrong
 
@@ -21,10 +23,13 @@ import re
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.builder import server
 from tests.support import busybox, clients
 from tests.support.engine import Engine
 
@@ -35,6 +40,8 @@ REFUSAL = "requires BuildKit"
 _FAILURE = re.compile(r"^ERROR: (?:failed to build: )?(?:failed to solve: )?(.*)", re.MULTILINE | re.DOTALL)
 _POINTED = re.compile(r"^ *(\d+) \| >>>", re.MULTILINE)
 _RANDOM = re.compile(r"ref \S+: ")
+_SERVER = re.compile(r"(http:/+)127\.0\.0\.1:\d+")
+_ROOT = re.compile(r"/\S*/overlay2/\w+/merged(?=/)")
 
 
 @dataclass(frozen=True)
@@ -112,36 +119,56 @@ def build_classic(engine: Engine, entry: Entry, context: Path, tag: str) -> tupl
     anything runs.
     """
     query: dict[str, Any] = {"t": tag, "networkmode": "none", "forcerm": "1", "dockerfile": entry.file}
-    if "build_args" in entry.options:
-        query["buildargs"] = json.dumps(entry.options["build_args"])
     if "target" in entry.options:
         query["target"] = entry.options["target"]
+    query |= entry.options.get("query", {})
     headers = {"Content-Type": "application/x-tar"}
-    answer = engine.request("POST", "/build", archive(context), headers=headers, **query)
+    with _build_args(entry) as given:
+        if given:
+            query["buildargs"] = json.dumps(given)
+        answer = engine.request("POST", "/build", archive(context), headers=headers, **query)
     if answer.status != 200:
-        return answer.message, "parse"
+        return _plain(answer.message), "parse"
     lines = [json.loads(line) for line in answer.raw.splitlines() if line.strip()]
-    return next((str(line["errorDetail"]["message"]) for line in lines if "errorDetail" in line), ""), "solve"
+    errors = [str(line["errorDetail"]["message"]) for line in lines if "errorDetail" in line]
+    return _plain(errors[0]) if errors else "", "solve"
 
 
 def build_buildx(engine: Engine, entry: Entry, context: Path, tag: str) -> tuple[str, list[int]]:
     """`docker buildx build` with its docker driver. The error and the lines it points at, or ("", [])."""
     argv = ["build", "--progress=plain", "--network=none", "--tag", tag, "--file", str(context / entry.file)]
-    for name, value in entry.options.get("build_args", {}).items():
-        argv += ["--build-arg", f"{name}={value}"]
     if "target" in entry.options:
         argv += ["--target", entry.options["target"]]
+    argv += entry.options.get("flags", [])
     environment = {**engine.environment, "BUILDX_BUILDER": "default", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
-    done = subprocess.run(
-        [*buildx(), *argv, str(context)], capture_output=True, text=True, env=environment, timeout=120, check=False
-    )
+    with _build_args(entry) as given:
+        argv += [f"--build-arg={name}={value}" for name, value in given.items()]
+        done = subprocess.run(
+            [*buildx(), *argv, str(context)], capture_output=True, text=True, env=environment, timeout=120, check=False
+        )
     if done.returncode == 0:
         return "", []
     failure = _FAILURE.search(done.stderr)
     assert failure, done.stderr[-3000:]
     excerpts = done.stderr[: failure.start()].rpartition("\n------\n")[2]
     pointed = sorted({int(number) for number in _POINTED.findall(excerpts)})
-    return _RANDOM.sub("ref X: ", failure[1].strip("\n")), pointed
+    return _plain(failure[1].strip("\n")), pointed
+
+
+def _plain(message: str) -> str:
+    """A message without what is another one each time: names of builds, the server's port, a root file system."""
+    return _SERVER.sub(r"\1SERVER", _ROOT.sub("", _RANDOM.sub("ref X: ", message)))
+
+
+@contextmanager
+def _build_args(entry: Entry) -> Iterator[dict[str, str]]:
+    """The entry's build arguments; its web server runs as long as they are used."""
+    given = entry.options.get("build_args", {})
+    if not entry.options.get("server"):
+        yield given
+        return
+    with server.serving() as address:
+        yield {**given, "SERVER": address}
 
 
 def buildx() -> list[str]:

@@ -1,7 +1,8 @@
 """Record what docker answers to single command lines: `python -m tests.compat.record_words DOCKER HOST`.
 
 word_lines.txt has the lines, right and wrong; word_answers.json gets [line, exit code, stdout, stderr] of each. HOST is
-the address of a Docker Engine 28.5 that has busybox:latest; DOCKER the 28.5 client. No line leaves anything behind.
+the address of a Docker Engine 28.5 that has busybox:latest; DOCKER the 28.5 client. No line leaves anything behind, and
+each runs in a scratch directory.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def lines() -> list[str]:
 def play(program: str, line: str, environment: dict[str, str], tmp: str) -> Answer:
     argv, text = split(line, tmp)
     done = subprocess.run(
-        [program, *argv], input=text, capture_output=True, text=True, env=environment, timeout=60, check=False
+        [program, *argv], input=text, capture_output=True, text=True, env=environment, timeout=60, check=False, cwd=tmp
     )
     return line, done.returncode, normal(done.stdout, tmp), normal(done.stderr, tmp)
 

@@ -355,3 +355,64 @@ def test_ancestors_are_images_that_an_image_was_made_from(shared_engine: Engine)
             shared_engine.call("DELETE", f"/containers/anc-{name}")
         for tag in ("label", "run", "bare"):
             shared_engine.call("DELETE", f"/images/anc:{tag}")
+
+
+def test_a_container_that_left_its_network_stays_off_it(shared_engine: Engine) -> None:
+    """Docker Engine 28.5.2 has such a container on no network after a restart, also when its network is gone."""
+    try:
+        for name in ("left", "left2"):
+            shared_engine.call("POST", "/networks/create", {"Name": name})
+        start(shared_engine, "leaver", "sleep", "1000", HostConfig={"NetworkMode": "left"})
+        shared_engine.call("POST", "/networks/left/disconnect", {"Container": "leaver"})
+        shared_engine.call("POST", "/containers/leaver/restart?t=0")
+        shown = shared_engine.inspect("leaver")
+        assert (shown["State"]["Status"], shown["NetworkSettings"]["Networks"]) == ("running", {})
+        shared_engine.call("DELETE", "/networks/left")
+        shared_engine.call("POST", "/containers/leaver/restart?t=0")
+        shared_engine.call("POST", "/networks/left2/connect", {"Container": "leaver"})
+        assert shared_engine.inspect("leaver")["NetworkSettings"]["Networks"]["left2"]["IPAddress"]
+        refused = shared_engine.request("POST", "/containers/leaver/restart?t=0")
+        assert (refused.status, refused.message) == (
+            404,
+            "Cannot restart container leaver: failed to set up container networking: could not find a network matching"
+            " network mode left: network left not found",
+        )
+    finally:
+        shared_engine.request("DELETE", "/containers/leaver", force=1)
+        for name in ("left", "left2"):
+            shared_engine.request("DELETE", f"/networks/{name}")
+
+
+def together(*works: Callable[[], object]) -> list[object]:
+    """Do these at the same time."""
+    with ThreadPoolExecutor(len(works)) as threads:
+        return [done.result() for done in [threads.submit(work) for work in works]]
+
+
+def test_clients_beside_each_other_all_get_what_they_were_told(shared_engine: Engine) -> None:
+    """Restarts leave it running, copies of one file all succeed, one that asks for it has the volumes removed."""
+    sent = io.BytesIO()
+    with tarfile.open(fileobj=sent, mode="w") as tar:
+        info = tarfile.TarInfo("file")
+        info.size = 1000
+        tar.addfile(info, io.BytesIO(bytes(1000)))
+    try:
+        for _ in range(ROUNDS // 2):
+            start(shared_engine, "many", "sleep", "1000", Volumes={"/v": {}}, HostConfig={"NetworkMode": "none"})
+            restart = lambda: shared_engine.request("POST", "/containers/many/restart?t=0").status  # noqa: E731
+            assert together(restart, restart, restart) == [204] * 3
+            assert state(shared_engine, "many") == "running"
+            put = lambda: shared_engine.request("PUT", "/containers/many/archive?path=/tmp", sent.getvalue())  # noqa: E731
+            assert [answer.status for answer in together(*[put] * 6)] == [200] * 6  # type: ignore[attr-defined]
+            volume = shared_engine.inspect("many")["Mounts"][0]["Name"]
+            told = together(
+                lambda: shared_engine.request("DELETE", "/containers/many?force=1").status,
+                lambda: shared_engine.request("DELETE", "/containers/many?force=1&v=1").status,
+            )
+            assert set(told) <= {204, 404, 409} and 204 in told
+            if told[1] == 204:
+                assert shared_engine.request("GET", f"/volumes/{volume}").status == 404
+            else:
+                shared_engine.request("DELETE", f"/volumes/{volume}")
+    finally:
+        shared_engine.request("DELETE", "/containers/many", force=1, v=1)

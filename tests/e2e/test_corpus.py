@@ -93,7 +93,8 @@ def test_a_wrong_one_at_the_classic_door(engine: Engine, entry: Entry, tmp_path:
 @pytest.mark.parametrize("entry", through("buildkit", "wrong"), ids=name)
 def test_a_wrong_one_at_buildkits_door(engine: Engine, entry: Entry, tmp_path: Path) -> None:
     error, lines = entries.build_buildx(engine, entry, entries.materialise(entry, tmp_path), TAG)
-    assert lines == entry.answer["buildkit"]["lines"]
+    if entry.options.get("lines", True):
+        assert lines == entry.answer["buildkit"]["lines"]
     if entry.options.get("message", True):
         assert error == entry.answer["buildkit"]["error"]
     assert error

@@ -1,13 +1,18 @@
-"""A bind source on a file system that does not answer, as of an NFS server that is gone: only its own container waits.
+"""A file system that does not answer, as of an NFS server that is gone: only who looks at it waits.
 
-The file system is FUSE without a server: the kernel waits for an answer to the first request until the device is
-closed.
+The file system is FUSE, without a server, or with one that is silent after a while: the kernel waits for an answer
+until the device is closed. SAMPAN_HUNG=1 also waits for the engine's own limit.
+
+Source: linux/include/uapi/linux/fuse.h, protocol 7.31.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import select
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +22,9 @@ from pathlib import Path
 import pytest
 
 from sampan.linux import mounts
-from tests.support.engine import Answer, Engine
+from tests.support.engine import Answer, Engine, until
 from tests.support.machine import lacks
+from tests.support.tars import tar_of
 
 pytestmark = pytest.mark.root
 
@@ -40,11 +46,57 @@ class Hung:
             self._device = -1
 
 
+class Dying(Hung):
+    """A mounted file system whose server knows an empty directory, until `die`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._dead = False
+        os.set_blocking(self._device, False)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def die(self) -> None:
+        """Read requests on, and answer none."""
+        self._dead = True
+
+    def answer(self) -> None:
+        device, self._device = self._device, -1
+        if device >= 0:
+            self._thread.join()
+            os.close(device)
+
+    def _serve(self) -> None:
+        while (device := self._device) >= 0:
+            if not select.select([device], [], [], 0.05)[0]:
+                continue
+            try:
+                request = os.read(device, 1 << 20)
+            except OSError:
+                return
+            opcode, unique = struct.unpack_from("<IQ", request, 4)
+            if self._dead or opcode in _UNANSWERED:
+                continue
+            error, body = 0, b""
+            if opcode == _INIT:
+                body = struct.pack("<IIIIHHIIHHI28x", 7, 31, 65536, 0, 12, 9, 131072, 1, 32, 0, 0)
+            elif opcode == _GETATTR:
+                times = (0, 0, 0, 0, 0, 0)
+                body = struct.pack("<QII6Q10I", 0, 0, 0, 1, 0, 0, *times[:3], *times[3:], 0o40755, 2, 0, 0, 0, 4096, 0)
+            else:
+                error = -errno.ENOENT if opcode == _LOOKUP else -errno.ENOSYS
+            os.write(device, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
+
+
+_LOOKUP, _GETATTR, _INIT = 1, 3, 26
+_UNANSWERED = (2, 36, 42)  # forget, interrupt, forget of several
+
+
 @contextmanager
-def hung(path: Path) -> Iterator[Hung]:
+def hung(path: Path, kind: type[Hung] = Hung) -> Iterator[Hung]:
     path.mkdir()
     try:
-        found = Hung(path)
+        found = kind(path)
     except OSError as e:
         lacks(f"FUSE: {e}")
     try:
@@ -119,3 +171,71 @@ def test_it_does_not_keep_the_daemon_from_ending(own: Engine, tmp_path: Path) ->
 def _start_until_it_is_cut(engine: Engine) -> None:
     with contextlib.suppress(OSError, HTTPException):
         engine.request("POST", "/containers/stuck/start")
+
+
+def main_thread(engine: Engine) -> str:
+    """The state of the daemon's main thread: R, S, or D when it waits for what may never come."""
+    pid = engine.pid_of("sampand --exec")
+    return Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_container_whose_mount_dies(own: Engine, tmp_path: Path) -> None:
+    own.run("sleep", "1000", name="other")
+    with hung(tmp_path / "dying", Dying) as fuse:
+        assert isinstance(fuse, Dying)
+        own.run("sleep", "1000", name="mounted", Binds=[f"{fuse.path}:/m"])
+        own.call(
+            "POST",
+            "/volumes/create",
+            {"Name": "dead", "DriverOpts": {"type": "none", "o": "bind", "device": f"{fuse.path}/v"}},
+        )
+        on_volume = {
+            "Image": "busybox",
+            "HostConfig": {"Mounts": [{"Type": "volume", "Source": "dead", "Target": "/v"}]},
+        }
+        own.call("POST", "/containers/create", on_volume, name="on-volume")
+        pid = own.pid_of("sampand --exec")
+        before = len(os.listdir(f"/proc/{pid}/fd"))
+        fuse.die()
+        archive = tar_of({"f": b"content"})
+        mount = {"Type": "bind", "Source": f"{fuse.path}/x", "Target": "/x"}
+        asked = {
+            "cp from": Asked(own, "GET", "/containers/mounted/archive?path=/m/f"),
+            "cp stat": Asked(own, "HEAD", "/containers/mounted/archive?path=/m/f"),
+            "cp to": Asked(own, "PUT", "/containers/mounted/archive?path=/m/d", archive),
+            "create": Asked(own, "POST", "/containers/create", {"Image": "busybox", "HostConfig": {"Mounts": [mount]}}),
+            "volume": Asked(own, "POST", "/containers/on-volume/start"),
+        }
+        states = set()
+        for _ in range(10):
+            for method, path in (
+                ("GET", "/containers/other/archive?path=/etc/passwd"),
+                ("GET", "/containers/mounted/json"),
+                ("GET", "/containers/mounted/changes"),
+                ("GET", "/containers/json"),
+                ("GET", "/volumes"),
+                ("GET", "/info"),
+            ):
+                answer = Asked(own, method, path)
+                assert answer.ended(SOON_S), path
+                states.add(main_thread(own))
+        assert "D" not in states
+        assert [what for what, each in asked.items() if each.ended(0.0)] == []
+        commit = Asked(own, "POST", "/commit?container=mounted&repo=c")
+        export = Asked(own, "GET", "/containers/mounted/export")
+        context = tar_of({"Dockerfile": b"FROM busybox\nCOPY Dockerfile /\nRUN ls /Dockerfile\n"})
+        build = Asked(own, "POST", "/build", context)
+        for each in (commit, export, build):
+            assert each.ended(3 * SOON_S) and each.answer is not None and each.answer.status in (200, 201)
+        if os.environ.get("SAMPAN_HUNG"):
+            for what in ("cp from", "cp to"):
+                assert asked[what].ended(90), what
+                answer_ = asked[what].answer
+                assert answer_ is not None and answer_.status == 503
+                assert answer_.message.endswith("its file system does not answer")
+        fuse.answer()
+        for what, each in asked.items():
+            assert each.ended(SOON_S), what
+        own.remove("mounted")
+        own.remove("on-volume")
+        until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before, SOON_S, "descriptors come back")

@@ -49,39 +49,44 @@ TIMEOUT_S = 5.0
 DROPPED_S = 0.4  # how long a packet that is dropped is waited for
 
 
+def apart(work: Callable[[], object]) -> None:
+    """Do work in a forked child with network and mount namespaces of its own; its failure is raised here."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(reader)
+            unshare(CLONE_NEWNET | CLONE_NEWNS)
+            libc = ctypes.CDLL(None, use_errno=True)
+            assert libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) == 0
+            work()
+            code = 0
+        except BaseException:
+            os.write(writer, pickle.dumps(traceback.format_exc())[:60000])
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    if status:
+        raise AssertionError(pickle.loads(said) if said else f"the child died: status {status}")
+
+
 def on_fake_host(test: Callable[[Host], Awaitable[None]]) -> Callable[[Any], None]:
     """Run an async test in a forked child with namespaces of its own; its failure is the test's failure."""
 
     @wraps(test)
     def run(root: None) -> None:
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.close(reader)
-                asyncio.run(_in_child(test))
-                code = 0
-            except BaseException:
-                os.write(writer, pickle.dumps(traceback.format_exc())[:60000])
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        os.close(writer)
-        with os.fdopen(reader, "rb") as pipe:
-            said = pipe.read()
-        _, status = os.waitpid(pid, 0)
-        if status:
-            raise AssertionError(pickle.loads(said) if said else f"the child died: status {status}")
+        apart(lambda: asyncio.run(_in_child(test)))
 
     del run.__wrapped__  # pytest would look at its signature
     return run
 
 
 async def _in_child(test: Callable[[Host], Awaitable[None]]) -> None:
-    unshare(CLONE_NEWNET | CLONE_NEWNS)
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) == 0
     with Host() as host:
         await asyncio.wait_for(test(host), 60)
         await host.nothing_left()
@@ -283,7 +288,7 @@ async def attach(
             mode=mode,
             name=name,
             hostname=name,
-            endpoints=endpoints or {},
+            endpoints=endpoints,
             ports=published(bindings, exposed=shown, publish_all=publish_all),
             exposed=shown,
         )

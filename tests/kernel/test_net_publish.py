@@ -125,6 +125,25 @@ async def test_unpublished_ports_are_not_reached_by_a_direct_route(host: Host) -
 
 
 @on_fake_host
+async def test_allow_direct_routing_opens_published_ports_only(host: Host) -> None:
+    async with host.networks(allow_direct_routing=True) as networks:
+        web = await attach(networks, ports={"80/tcp": "8080", "81/tcp": "127.0.0.1:8081"})
+        address = web.endpoints["bridge"].address4
+        for port in (80, 81, 82):
+            host.serve(web.netns, port)
+        host.route(host.lan, "172.16.0.0", 12, HOST4, "eth0")
+        assert await host.ask(host.lan, address, 80) == LAN4
+        assert await host.ask(host.lan, address, 81) == LAN4, "published, be it for this host only, as in Docker"
+        assert await host.dropped(host.lan, address, 82)
+        assert address in host.nft.run("list set inet sampan0 direct4")
+        other = await attach(networks, "other")
+        assert await host.ask(other.netns, address, 82), "its neighbours on the network do without"
+        await networks.detach(container_id("web"))
+        assert address not in host.nft.run("list set inet sampan0 direct4"), "who gets the address next is not open"
+        await networks.detach(container_id("other"))
+
+
+@on_fake_host
 async def test_forward_policy_drop_of_another_program(host: Host) -> None:
     """Docker and ufw leave FORWARD at DROP: our accept there is tagged, and gone with the engine."""
     host.nft.run(

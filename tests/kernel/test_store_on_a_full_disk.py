@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.engine.store import DiskFull, Record, Ref, Store, Table
+from sampan.engine.store import DiskFull, Record, Ref, Store, StoreError, Table
 from tests.kernel.net_host import until
 
 
@@ -102,6 +102,48 @@ def test_facts_go_to_memory_when_there_is_no_reserve_either(disk: Path) -> None:
         store = await Store.open(path)
         states = [thing.state for thing in store.table("things", Thing).all()]
         assert states[0] == "state 296" and states[5] == "promised" and states[7] == "state 295"
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_read_only_disk_is_named_and_the_database_left_alone(disk: Path) -> None:
+    """As a kernel leaves it that has met errors. Nothing is said of backups, or of moving it away."""
+    path = str(disk / "s.db")
+
+    async def main() -> None:
+        await (await Store.open(path, move_aside=True)).close()
+
+    asyncio.run(main())
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(StoreError, match=r"read-only file system.*start again.*Do not move the database away"):
+        asyncio.run(main())
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    asyncio.run(main())
+
+
+def test_what_waits_to_be_written_is_bounded_by_what_there_is(disk: Path) -> None:
+    """Of many changes of one thing only the last is kept; holders of this process's own work need no room."""
+    path = str(disk / "s.db")
+
+    async def main() -> None:
+        store = await Store.open(path)
+        things = store.table("things", Thing)
+        await store.apply(*(things.put(big(n)) for n in range(9)))
+        fill(disk)
+        os.unlink(f"{path}.reserve")
+        fill(disk)
+        for round in range(600):
+            store.apply_now(things.put(big(round % 8, f"state {round}")))
+            store.apply_now(store.reference(Ref("work", "1"), Ref("layer", str(round % 8)), passing=True))
+            store.apply_now(store.release(Ref("work", "1")))
+        assert store.behind and len(store._unwritten) <= 8 + 8 + 1
+        os.unlink(disk / "fill")
+        await asyncio.wait_for(store.written(), 10)
+        await store.close()
+        store = await Store.open(path)
+        assert [thing.state for thing in store.table("things", Thing).all()][:2] == ["state 592", "state 593"]
+        assert not store.targets(Ref("work", "1"))
         await store.close()
 
     asyncio.run(main())

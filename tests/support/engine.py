@@ -128,7 +128,8 @@ class Engine:
             except OSError:
                 pass
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"sampand did not start:\n{self.log.read_text()[-4000:]}")
+                said = self.log.read_text()[-4000:]
+                raise AssertionError(f"sampand did not start ({self.process.poll()}):\n{said}")
             time.sleep(0.01)
 
     def request(

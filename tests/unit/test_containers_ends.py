@@ -5,10 +5,13 @@ container's end is told from the end itself. On fakes, with ends that come late.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -16,7 +19,9 @@ import pytest_asyncio
 from sampan.engine.containers import remove, restart
 from sampan.engine.containers.attach import AttachSession
 from sampan.engine.containers.attaching import AttachOptions
+from sampan.engine.layers.snapshots.trash import discard
 from sampan.errors import Conflict, Unavailable
+from sampan.supervisor.client import TaskFailed
 from tests.support.container_fakes import FakeSupervisor, Room, open_room
 from tests.unit.test_containers_lifecycle import actions, create, reborn, settled, state, until
 
@@ -266,3 +271,46 @@ async def test_a_record_follows_the_freezer_when_the_supervisor_comes_back(room:
     await room.supervisor.resume(id)
     room.supervisor.reconnect()
     await until(room, "running")
+
+
+# --- what passes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_a_restart_that_finds_no_room_is_tried_again(late: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = await create(late, RestartPolicy={"Name": "always"})
+    await late.containers.start("c1")
+    make, failures = late.supervisor.create, [TaskFailed("task", errno.ENOSPC, "no room")] * 3
+
+    async def full(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await make(*args, **kwargs)
+
+    monkeypatch.setattr(late.supervisor, "create", full)
+    late.supervisor.end(id, 1)
+    await until(late, "running", restarts=1)
+    assert not failures
+
+
+@pytest.mark.asyncio
+async def test_a_restart_that_cannot_be_is_given_up(late: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = await create(late, RestartPolicy={"Name": "always"})
+    await late.containers.start("c1")
+
+    async def refuses(*args: Any, **kwargs: Any) -> Any:
+        raise TaskFailed("exec", errno.ENOENT, "no such program")
+
+    monkeypatch.setattr(late.supervisor, "create", refuses)
+    late.supervisor.end(id, 1)
+    await until(late, "exited")
+
+
+def test_a_trash_without_room_for_a_name_empties_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    (tmp_path / "tree/inside").mkdir(parents=True)
+    monkeypatch.setattr(os, "rename", full)
+    discard(str(tmp_path / "tree"), str(tmp_path / "trash"))
+    assert not (tmp_path / "tree").exists()

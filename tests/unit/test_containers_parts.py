@@ -183,6 +183,30 @@ async def test_a_container_that_an_earlier_daemon_started_is_probed(tmp_path: Pa
     await second.close()
 
 
+@pytest.mark.asyncio
+async def test_health_outlives_the_daemon_and_goes_with_the_container(tmp_path: Path) -> None:
+    supervisor = ProbedSupervisor()
+    first = await open_room(tmp_path, supervisor=supervisor)
+    id = await create(first, Healthcheck=PROBE)
+    await first.containers.start("c1")
+    before = await health(first, "unhealthy")
+    await first.close()
+    second = await open_room(tmp_path, supervisor=supervisor, roots=first.roots, networks=first.networks)
+    shown = await health(second, "unhealthy")
+    assert shown["FailingStreak"] >= before["FailingStreak"] and len(shown["Log"]) >= len(before["Log"])
+    ended = second.containers.wait("c1")
+    supervisor.end(id, 0)
+    await ended
+    shown = await health(second, "unhealthy")
+    await second.close()
+    third = await open_room(tmp_path, supervisor=supervisor, roots=first.roots, networks=first.networks)
+    assert (await health(third, "unhealthy"))["Log"] == shown["Log"], "of one that has ended, too"
+    await third.containers.remove("c1")
+    await asyncio.sleep(0.01)
+    assert not third.containers._health._kept.all()
+    await third.close()
+
+
 # --- back-off and memory ---------------------------------------------------------------------------------------------
 
 

@@ -107,6 +107,7 @@ def test_log_queries() -> None:
     with pytest.raises(Internal, match=r'strconv\.ParseInt: parsing "zz": invalid syntax'):
         parse_time("zz")
     assert (parse_tail("5"), parse_tail("all"), parse_tail("-5"), parse_tail("zz")) == (5, None, None, None)
+    assert parse_tail("9" * 5000) is None and parse_tail("٣") is None
 
 
 def test_failures_in_docker_words() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from sampan.daemon import flags
-from sampan.daemon.config import ConfigError, DaemonConfig, check_host, load
+from sampan.daemon.config import DaemonConfig, load
 from sampan.daemon.options import BY_KEY, OPTIONS, parse_bytes
 from sampan.daemon.reload import RELOADABLE, attributes_of, decide
+from sampan.daemon.validation import ConfigError, check_host
 
 
 def configure(directory: Path, file: Any = None, *argv: str) -> DaemonConfig:
@@ -135,13 +136,16 @@ def test_a_missing_file_matters_only_when_it_was_named(tmp_path: Path) -> None:
 def test_values_reach_the_engine(tmp_path: Path) -> None:
     file = {"graph": str(tmp_path / "g"), "default-shm-size": "128m", "labels": ["a=b"], "live-restore": False}
     file |= {"host-gateway-ip": "10.0.0.1", "proxies": {"http-proxy": "http://p:1"}, "seccomp-profile": "builtin"}
-    config = configure(tmp_path, file, "--shutdown-timeout", "3", "-H", "fd://", "--metrics-addr", "x")
+    config = configure(
+        tmp_path, file, "--shutdown-timeout", "3", "-H", "fd://", "--metrics-addr", ":9323", "--cdi-spec-dir", "x"
+    )
     engine = config.engine
     assert engine.data_root == str(tmp_path / "g") and engine.default_shm_size_bytes == 128 << 20
     assert (engine.labels, engine.live_restore, engine.shutdown_timeout_s) == (("a=b",), False, 3)
     assert (engine.host_gateway_ips, engine.seccomp_profile) == (("10.0.0.1",), "")
+    assert config.metrics_addr == ":9323"
     assert config.hosts == ("fd://",) and config.engine.http_proxy == "http://p:1"
-    assert config.warnings == ("option metrics-addr is accepted and has no effect yet",)
+    assert config.warnings == ("option cdi-spec-dir is accepted and has no effect yet",)
 
 
 def test_plain_tcp_counts_as_asked_for_only_in_so_many_words(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import pytest
 
 import sampan
 from sampan.daemon import flags
-from sampan.daemon.config import ConfigError, DaemonConfig, load
-from sampan.daemon.options import GUARDS, OPTIONS, Option
+from sampan.daemon.config import DaemonConfig, load
+from sampan.daemon.options import OPTIONS, REFUSED, Option
+from sampan.daemon.validation import ConfigError
 from sampan.engine.config import EngineConfig
+from tests.e2e.test_options_act import ACT_TOO, ACTS, RELOADED
 
 GIVEN: dict[str, Any] = {  # another than the default, as daemon.json has it
     "authorization-plugins": ["x"],
@@ -34,12 +36,13 @@ GIVEN: dict[str, Any] = {  # another than the default, as daemon.json has it
     "disk-budget": "1g",
     "dns": ["1.1.1.1"],
     "exec-opts": ["native.cgroupdriver=systemd"],
+    "metrics-addr": "127.0.0.1:1",
+    "host-gateway-ips": ["10.1.0.1"],
     "exec-root": "/y",
     "features": {"buildkit": False},
     "fixed-cidr": "10.1.0.0/25",
     "fixed-cidr-v6": "fd00:1::/80",
     "hosts": ["unix:///z"],
-    "host-gateway-ips": ["10.1.0.1"],
     "ip": "127.0.0.1",
     "labels": ["a=b"],
     "log-driver": "local",
@@ -52,6 +55,37 @@ GIVEN: dict[str, Any] = {  # another than the default, as daemon.json has it
     "runtimes": {"other": {"path": "/bin/other"}},
     "storage-driver": "vfs",
     "storage-opts": ["a=b"],
+}
+MARKED = {  # what is taken and has no effect, with the reason
+    "cdi-spec-dirs": "there are no CDI devices yet",
+    "network-control-plane-mtu": "there is no control plane between engines yet",
+    "node-generic-resources": "there is no swarm yet",
+    "raw-logs": "the daemon's log is never coloured, and its times are always whole",
+    "swarm-default-advertise-addr": "there is no swarm yet",
+    "userland-proxy-path": "no program stands behind published ports",
+}
+ELSEWHERE = {  # what acts and is proven by another test than those of test_options_act.py: where, and by which words
+    "bridge": ("kernel/test_net_lifecycle.py", 'bridge="none"'),
+    "builder": ("kernel/builder/test_run.py", "entitlements"),
+    "data-root": ("support/engine.py", "--data-root"),  # these four: every engine of the tests has its own
+    "exec-root": ("support/engine.py", "--exec-root"),
+    "hosts": ("support/engine.py", "-H"),
+    "pidfile": ("support/engine.py", "--pidfile"),
+    "disk-budget": ("e2e/test_disk.py", "disk-budget"),
+    "ip-forward": ("conformance/test_network_drivers.py", "ip_forward"),
+    "ip-forward-no-drop": ("conformance/test_network_drivers.py", "ip_forward_no_drop"),
+    "max-concurrent-downloads": ("unit/test_registry.py", "slots.slot()"),
+    "max-concurrent-uploads": ("unit/test_registry.py", "slots.slot()"),
+    "max-download-attempts": ("e2e/test_registry.py", "max-download-attempts"),
+    "registries": ("e2e/test_reload.py", '"registries"'),
+    "shutdown-timeout": ("api/test_daemon.py", "shutdown-timeout"),
+    "storage-opts": ("conformance/test_storage_drivers.py", "options"),
+    "tls": ("api/test_daemon.py", "--tls"),
+    "tlscacert": ("api/test_daemon.py", "--tlscacert"),
+    "tlscert": ("api/test_daemon.py", "--tlscert"),
+    "tlskey": ("api/test_daemon.py", "--tlskey"),
+    "tlsverify": ("api/test_daemon.py", "--tlsverify"),
+    "userland-proxy": ("kernel/test_net_publish.py", "userland_proxy=False"),
 }
 INSTEAD = ("config-file", "validate", "version", "help")  # what they do is done before there is a configuration
 
@@ -87,12 +121,28 @@ def outcome(option: Option, directory: Path) -> str:
 def test_an_option_acts_or_is_refused_or_is_marked(option: Option, tmp_path: Path) -> None:
     found = outcome(option, tmp_path)
     line = next((text for text in flags.usage().splitlines() if f"--{option.flag} " in f"{text} "), "")
-    if option.key in GUARDS:
+    if option.key in REFUSED:
         assert found == "refused" and "(refused when set)" in line
+    elif option.key == "exec-opts":  # one of its two values
+        assert found == "refused without its name" or "native.cgroupdriver=systemd" in found
     elif option.accepted:
         assert found == "marked" and "(accepted, without effect)" in line
     else:
         assert found == "acts" and "without effect" not in line
+
+
+def test_what_has_no_effect_is_listed_with_its_reason() -> None:
+    assert {o.key for o in OPTIONS if o.accepted} == MARKED.keys()
+
+
+def test_what_acts_is_read_back_on_a_whole_engine() -> None:
+    acts = {o.key for o in OPTIONS if o.key and not o.accepted and o.key not in REFUSED}
+    assert acts == {*ACTS, *ACT_TOO, *ELSEWHERE}
+    assert not ELSEWHERE.keys() & (ACTS.keys() | ACT_TOO.keys())
+    tests = Path(__file__).parents[1]
+    for key, (name, word) in ELSEWHERE.items():
+        assert word in (tests / name).read_text(), (key, name)
+    assert {o.key for o in OPTIONS if o.reloads} == RELOADED.keys()
 
 
 def test_flags_without_a_key_are_those_that_come_before_the_configuration() -> None:

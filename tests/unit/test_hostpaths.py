@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 
 import pytest
 
-from sampan.engine.hostpaths import HostPaths
+from sampan.engine.hostpaths import LEFT, HostPaths
 from sampan.errors import Unavailable
 
 
@@ -91,3 +92,25 @@ async def test_what_is_found_for_a_caller_that_has_gone_is_dropped() -> None:
     answers.set()
     assert dropped.wait(10)
     looks.close()
+
+
+@pytest.mark.asyncio
+async def test_who_asks_again_takes_no_more_threads() -> None:
+    looks, go = HostPaths(threads=4, patience_s=0.02), threading.Event()
+    for _ in range(LEFT):
+        with pytest.raises(Unavailable):
+            await looks.run("/dead", go.wait)
+    with pytest.raises(Unavailable, match="/dead: its file system does not answer"):
+        await looks.run("/dead", lambda: pytest.fail("looked at"))
+    assert await looks.run("/alive", lambda: 5) == 5
+    go.set()
+    await asyncio.wait_for(_until_it_answers(looks), 10)
+    looks.close()
+
+
+async def _until_it_answers(looks: HostPaths) -> None:
+    while True:
+        with contextlib.suppress(Unavailable):
+            await looks.run("/dead", lambda: 1)
+            return
+        await asyncio.sleep(0)

@@ -15,6 +15,7 @@ import sampan
 from sampan.api.server import shown
 from sampan.daemon import config as daemon_config
 from sampan.daemon import reload
+from sampan.daemon.validation import ConfigError
 from sampan.engine.builder.files.http import HttpDownloads
 from sampan.engine.builder.ops import HttpOp
 from sampan.engine.images import remote
@@ -139,17 +140,17 @@ def test_passwords_are_masked(url: str, shown: str, in_errors: str) -> None:
 def test_a_planted_secret_is_shown_nowhere(tmp_path: Path) -> None:
     proxy = f"http://user:{SECRET}@proxy.example:3128"
     path = tmp_path / "daemon.json"
-    path.write_text(f'{{"proxies": {{"http-proxy": "{proxy}"}}, "registry-mirrors": ["https://u:{SECRET}@m.example"]}}')
+    path.write_text(f'{{"proxies": {{"http-proxy": "{proxy}"}}, "registry-mirrors": ["https://m.example"]}}')
     config = daemon_config.load({"config-file": str(path), "https-proxy": proxy})
     assert config.engine.http_proxy == proxy
     said = [str(_settings(config.engine)), str(reload.attributes_of(config)), *config.warnings]
     for flags in ({"http-proxy": proxy}, {"registry-mirror": [proxy]}):
-        with pytest.raises(daemon_config.ConfigError) as caught:
+        with pytest.raises(ConfigError) as caught:
             daemon_config.load({"config-file": str(path), **flags})
         said.append(str(caught.value))
-    for mirror in (f"ftp://u:{SECRET}@m", f"u:{SECRET}@m", f"https://u:{SECRET}@m/?q"):
+    for mirror in (f"ftp://u:{SECRET}@m", f"u:{SECRET}@m", f"https://u:{SECRET}@m/?q", f"https://u:{SECRET}@m"):
         path.write_text(f'{{"registry-mirrors": ["{mirror}"]}}')
-        with pytest.raises(daemon_config.ConfigError) as caught:
+        with pytest.raises(ConfigError) as caught:
             daemon_config.load({"config-file": str(path)})
         said.append(str(caught.value))
     assert not [text for text in said if SECRET in text]

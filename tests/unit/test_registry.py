@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sampan.daemon.config import ConfigError, load
+from sampan.daemon.config import load
+from sampan.daemon.validation import ConfigError
 from sampan.engine import platforms
 from sampan.engine.images import pull
 from sampan.engine.images.downloads import Slots

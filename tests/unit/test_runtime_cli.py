@@ -45,7 +45,7 @@ def test_flags(arguments: list[str], values: dict[str, Any], rest: list[str]) ->
         (["--nope"], "flag provided but not defined: -nope"),
         (["--file"], "flag needs an argument: -file"),
         (["--count", "x"], 'invalid value "x" for flag -count: parse error'),
-        (["--all=x"], 'invalid boolean value "x" for flag -all: parse error'),
+        (["--all=x"], 'invalid boolean value "x" for -all: parse error'),
         (["---all"], "bad flag syntax: ---all"),
         (["-=x"], "bad flag syntax: -=x"),
     ],
@@ -81,7 +81,7 @@ def test_wrong_sizes() -> None:
 
 
 def test_update_flags_become_resources() -> None:
-    flags = {"memory": "1k", "memory-swap": "-1", "cpu-share": 5, "cpuset-cpus": "0-1", "pids-limit": 0}
+    flags = {"memory": "1k", "memory-swap": "-1", "cpu-share": "5", "cpuset-cpus": "0-1", "pids-limit": 0}
     assert from_flags(flags) == {"cpu": {"shares": 5, "cpus": "0-1"}, "memory": {"limit": 1024, "swap": -1}}
 
 

@@ -6,16 +6,23 @@ ends, and what follows is kept for `hijack`.
 
 Guarding. `guarded` marks connections whose requests must pass the Host and Origin check.
 
+Places. Every connection has one of `admission`'s, or is refused.
+
 Source: moby 28.5 attaches both ways; aiohttp 3.9-3.14 web_protocol.RequestHandler.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
+from sampan.api.admission import Admission, client_of, refuse
+
+BEHIND_BYTES = 256 * 1024
+"""How much may come behind a request that takes over before it has been answered; then the client waits."""
 _TAKEOVER = re.compile(rb"POST [^ ]*/(?:containers/[^/ ]+/attach|exec/[^/ ]+/start)(?:\?[^ ]*)? HTTP/1\.")
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
@@ -24,16 +31,35 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 class Connection(web.RequestHandler):
     """aiohttp's connection; `_behind` is None in plain HTTP, else the bytes behind a request that may take over."""
 
-    __slots__ = ("_behind", "_body_left", "guarded", "half_closed")
+    __slots__ = ("_answered", "_behind", "_body_left", "admission", "guarded", "half_closed")
 
-    def __init__(self, *args: Any, guarded: bool, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, guarded: bool, admission: Admission, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.guarded = guarded
+        self.admission = admission
         self._behind: bytes | None = None
         self._body_left = 0
+        self._answered = False
         self.half_closed = False
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if not self.admission.enter(self, client_of(transport)):
+            refuse(cast(asyncio.Transport, transport), self.admission.places)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.admission.leave(self)
+        super().connection_lost(exc)
+
+    def drop(self) -> None:
+        """Close the connection at once; it is idle, and nobody may be reading the rest of its last answer."""
+        transport = self.transport
+        self.force_close()
+        if transport is not None:
+            transport.abort()
+
     def data_received(self, data: bytes) -> None:
+        self.admission.begun(self)
         if self._behind is None:
             if data[:5] != b"POST " or not _TAKEOVER.match(data):
                 super().data_received(data)
@@ -47,8 +73,26 @@ class Connection(web.RequestHandler):
             return
         else:
             self._behind += data
+            if len(self._behind) >= BEHIND_BYTES and self.transport is not None:
+                self.transport.pause_reading()  # `hijack` goes on reading,
+                self.close()  # and after any other answer the connection ends
             return
         super().data_received(data)
+        if self._answered:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Know that the request under way is answered and takes nothing over: what came behind it is HTTP again.
+
+        What is left of its body comes first.
+        """
+        if self._behind is None:
+            return
+        self._answered = bool(self._body_left)
+        if not self._answered:
+            data, self._behind = self._behind, None
+            if data:
+                self.data_received(data)
 
     def _idle(self) -> bool:
         """Tell whether no request is under way: aiohttp waits for the next one, on a future nobody has woken."""

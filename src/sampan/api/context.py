@@ -7,10 +7,12 @@ Source: moby 28.5 api/server/httputils (form.go, httputils.go), api/types/filter
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
+from sampan.api.connection import Connection
 from sampan.api.versions import CURRENT, Version
 from sampan.errors import Internal, InvalidArgument, SampanError
 from sampan.spec import codec, go_values
@@ -26,6 +28,10 @@ HEADERS: web.AppKey[dict[str, str]] = web.AppKey("headers")
 """The headers that every routed answer carries."""
 VERSION: web.RequestKey[Version] = web.RequestKey("version", tuple)
 """The API version of a request; present as soon as the request has found its route."""
+BODY: web.RequestKey[bytes] = web.RequestKey("body", bytes)
+"""A request's body, once it has been read whole."""
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_MEDIA_TYPE = re.compile(rf"{_TOKEN.pattern}(/{_TOKEN.pattern})?")
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 
 
@@ -81,38 +87,64 @@ def parse_filters(text: str) -> Filters:
         return {}
     if not isinstance(raw, dict):
         raise InvalidArgument("invalid filter")
-    found: Filters = {}
-    for name, values in raw.items():
-        if (isinstance(values, dict) and all(isinstance(v, bool) for v in values.values())) or (
-            isinstance(values, list) and all(isinstance(v, str) for v in values)
-        ):
-            found[name] = set(values)
-        elif values is not None:
-            raise InvalidArgument("invalid filter")
-    return found
+    new = all(values is None or _is_set(values) for values in raw.values())
+    if not new and not all(values is None or _is_list(values) for values in raw.values()):
+        raise InvalidArgument("invalid filter")  # also the two forms beside each other
+    return {name: {value or "" for value in values or ()} for name, values in raw.items()}
+
+
+def _is_set(values: Any) -> bool:
+    return isinstance(values, dict) and all(v is None or isinstance(v, bool) for v in values.values())
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, list) and all(v is None or isinstance(v, str) for v in values)
 
 
 def accept_filters(given: Filters, accepted: frozenset[str]) -> Filters:
     """Refuse a filter that the endpoint does not know. Raises: InvalidArgument `invalid filter 'nope'`."""
     for name in given:
+        if not name:
+            raise InvalidArgument("invalid filter")
         if name not in accepted:
             raise InvalidArgument(f"invalid filter '{name}'")
     return given
 
 
+async def whole(request: web.Request) -> bytes:
+    """Read the body into memory, once. Raises: InvalidArgument for one that is too long, Unavailable."""
+    found: bytes | None = request.get(BODY)
+    if found is None:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        found = request[BODY] = await connection.admission.whole(connection, request.content.iter_any())
+    return found
+
+
 async def body(request: web.Request, type_: type[T], *, optional: bool = False) -> T:
     """Decode the JSON body. `optional`: no body at all is the zero value. Raises: InvalidArgument."""
-    raw = await request.read()
+    raw = await whole(request)
     content_type = request.headers.get("Content-Type", "")
     if raw or content_type:
         mime = content_type.partition(";")[0].strip().lower()
         if mime != "application/json":
-            if not mime:
-                raise InvalidArgument(f"malformed Content-Type header ({content_type}): mime: no media type")
+            if not _MEDIA_TYPE.fullmatch(mime):
+                raise InvalidArgument(f"malformed Content-Type header ({content_type}): mime: {_not_mime(mime)}")
             raise InvalidArgument(f"unsupported Content-Type header ({mime}): must be 'application/json'")
     if not raw and optional:
         return type_()
     return codec.decode(type_, raw)
+
+
+def _not_mime(text: str) -> str:
+    """Say in Go's words why a text is no media type."""
+    first = _TOKEN.match(text)
+    if first is None:
+        return "no media type"
+    if text[first.end()] != "/":
+        return "expected slash after first token"
+    second = _TOKEN.match(text, first.end() + 1)
+    return "expected token after slash" if second is None else "unexpected content after media subtype"
 
 
 def json_response(obj: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

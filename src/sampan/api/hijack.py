@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 
 from sampan.api.connection import Connection
-from sampan.api.context import HEADERS
+from sampan.api.context import HEADERS, whole
+from sampan.engine.containers.attach import GONE
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
-LIMIT_BYTES = 256 * 1024
+LIMIT_BYTES = 64 * 1024
 DRAIN_PATIENCE_S = 10.0
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
@@ -124,7 +125,7 @@ class Taken:
 
         To close at once would reset the connection, and the client could lose the end of the answer.
         """
-        with contextlib.suppress(ConnectionError, OSError, TimeoutError):
+        with contextlib.suppress(*GONE, TimeoutError):
             async with asyncio.timeout(DRAIN_PATIENCE_S):
                 if self.writer.can_write_eof():
                     self.writer.write_eof()
@@ -133,7 +134,7 @@ class Taken:
 
 
 class Hijacked(web.StreamResponse):
-    """What a handler returns after the connection is no longer HTTP: nothing more is written to it."""
+    """What is returned when the connection is no longer HTTP, or is gone: nothing more is written to it."""
 
     def __init__(self) -> None:
         super().__init__(status=101)
@@ -157,7 +158,7 @@ async def hijack(request: web.Request, *, upgrade_content_type: str) -> Taken:
     assert isinstance(http, Connection)
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has hung up")
-    await request.read()
+    await whole(request)
     upgrade = "upgrade" in request.headers.get("Connection", "").lower() or "Upgrade" in request.headers
     reader = asyncio.StreamReader(limit=LIMIT_BYTES)
     stream = _Stream(reader, http)
@@ -179,8 +180,11 @@ async def hijack(request: web.Request, *, upgrade_content_type: str) -> Taken:
     else:
         head = "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n"
     common = "".join(f"{name}: {value}\r\n" for name, value in request.app[HEADERS].items())
-    writer.write(f"{head}{common}\r\n".encode())
-    await writer.drain()
+    try:
+        writer.write(f"{head}{common}\r\n".encode())
+        await writer.drain()
+    except RuntimeError as e:
+        raise ConnectionResetError("the client has hung up") from e
     return Taken(reader, writer, stream.lost)
 
 
@@ -214,7 +218,7 @@ async def upgrade(request: web.Request, inner: asyncio.Protocol, *, protocol: st
     assert isinstance(http, Connection)
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has hung up")
-    await request.read()
+    await whole(request)
     upgraded = _Upgraded(inner, http)
     early = http.steal_behind()
     transport.set_protocol(upgraded)

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from sampan.api import errors, origin, versions
+from sampan.api.admission import BODY_BYTES, Admission
 from sampan.api.connection import Connection
-from sampan.api.context import ENGINE, HEADERS, VERSION
+from sampan.api.context import ENGINE, HEADERS, VERSION, whole
+from sampan.api.hijack import Hijacked
 from sampan.api.routes import Router
 from sampan.api.tls_transport import TlsProtocol
 from sampan.engine.background import Background
@@ -32,9 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sampan.api")
 
-MAX_JSON_BYTES = 64 * 1024 * 1024
 MAX_HEAD_BYTES = 256 * 1024
-READ_BYTES = 1024 * 1024
+READ_BYTES = 128 * 1024
 """How much of an upload is buffered before the client is made to wait."""
 CUT_AFTER_S = 0.5
 """How long streams that never end by themselves may go on when the daemon stops."""
@@ -46,10 +47,11 @@ class ApiServer:
 
     def __init__(self, engine: Engine) -> None:
         self._router = Router()
+        self._admission = Admission()
         self._detached = Background()
         self._listeners: list[asyncio.Server] = []
         self._runner: web.AppRunner | None = None
-        self.app = web.Application(client_max_size=MAX_JSON_BYTES)
+        self.app = web.Application(client_max_size=BODY_BYTES)
         self.app[ENGINE] = engine
         self.headers = {
             "Api-Version": versions.MAXIMUM,
@@ -82,10 +84,11 @@ class ApiServer:
                 lingering_time=2.0,
                 read_bufsize=READ_BYTES,
                 guarded=guarded,
+                admission=self._admission,
             )
 
         def protocol() -> asyncio.Protocol:
-            return connection() if tls is None else TlsProtocol(tls, connection)
+            return connection() if tls is None else TlsProtocol(tls, connection, self._admission)
 
         if sock.family == socket.AF_UNIX:
             listener = await loop.create_unix_server(protocol, sock=sock, backlog=1024)
@@ -100,6 +103,7 @@ class ApiServer:
         await self._detached.close(timeout_s)
         if self._runner is not None:
             await self._runner.cleanup()
+        self._admission.close()
 
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         if VERSION in request:
@@ -108,11 +112,19 @@ class ApiServer:
             response.headers.pop("Server", None)
 
     async def _dispatch(self, request: web.Request) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        response = await self._answer_or_refuse(request, connection)
+        connection.go_on()
+        return response
+
+    async def _answer_or_refuse(self, request: web.Request, connection: Connection) -> web.StreamResponse:
         try:
-            return await self._answer(request)
+            with self._admission.request(connection):
+                return await self._answer(request)
         except Exception as e:
             if isinstance(e, ConnectionError) and (request.transport is None or request.transport.is_closing()):
-                raise  # the client has gone; a connection of ours that broke is an error like any other
+                return Hijacked()  # the client has gone; a connection of ours that broke is an error like any other
             response = errors.response(e)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("%s: %d %s", shown(request), response.status, errors.message_of(e))
@@ -142,6 +154,8 @@ class ApiServer:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s", shown(request))
         if route.detached:
+            if request.body_exists:
+                await whole(request)  # whoever leaves before its end has asked for nothing
             return await self._detached.finish(route.handler(request), f"{request.method} {path}")
         return await route.handler(request)
 

@@ -38,9 +38,11 @@ async def progress(request: web.Request, messages: AsyncIterator[Mapping[str, An
                 async for message in items:
                     yield codec.encode(message)[:-1] + b"\r\n"
                     started = True
-            except (SampanError, OSError) as e:
+            except Exception as e:
                 if not started:
                     raise
+                if not isinstance(e, (SampanError, OSError)):
+                    log.error("request failed: %s", e, exc_info=True)  # the client hears of it too
                 words = errors.message_of(e)
                 detail: dict[str, Any] = {"code": e.code} if isinstance(e, CommandFailed) else {}
                 detail["message"] = words

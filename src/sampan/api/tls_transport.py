@@ -17,6 +17,8 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from sampan.api.admission import Admission, client_of
+
 HANDSHAKE_S = 10.0
 PLAIN_HTTP = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 """What Go's server answers to a client that has forgotten TLS."""
@@ -26,8 +28,12 @@ _CHUNK = 256 * 1024
 class TlsProtocol(asyncio.Protocol):
     """Decrypts for the protocol that `make` returns once the handshake is done."""
 
-    def __init__(self, context: ssl.SSLContext, make: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, make: Callable[[], asyncio.Protocol], admission: Admission | None = None
+    ) -> None:
+        """admission: gives the connection a place until `make`'s protocol has one."""
         self._make = make
+        self._admission = admission
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self.raw: asyncio.Transport
@@ -41,6 +47,12 @@ class TlsProtocol(asyncio.Protocol):
         self.raw = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self.transport = TlsTransport(self)
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_S, self.raw.abort)
+        if self._admission is not None and not self._admission.enter(self, client_of(transport)):
+            self.raw.abort()
+
+    def drop(self) -> None:
+        """Close the connection at once; it has no protocol yet."""
+        self.raw.abort()
 
     def data_received(self, data: bytes) -> None:
         if not self._began and _is_http(data):
@@ -61,6 +73,7 @@ class TlsProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
+        self._leave()
         self.transport.closed = True
         if self.app is not None:
             self.app.connection_lost(exc)
@@ -102,9 +115,14 @@ class TlsProtocol(asyncio.Protocol):
             self.flush()
             return False
         self._deadline.cancel()
+        self._leave()
         self.app = self._make()
         self.app.connection_made(self.transport)
         return True
+
+    def _leave(self) -> None:
+        if self._admission is not None:
+            self._admission.leave(self)
 
     def _end_of_input(self) -> None:
         if self._eof or self.app is None:

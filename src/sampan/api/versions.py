@@ -14,6 +14,7 @@ Version = tuple[int, int]
 MAXIMUM = "1.51"
 MINIMUM = "1.24"
 CURRENT: Version = (1, 51)
+OLDEST: Version = (1, 24)
 _PREFIX = re.compile(r"/v([0-9.]+)(/.*)")
 
 

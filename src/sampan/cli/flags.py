@@ -202,7 +202,8 @@ class _Parse:
         flag = self.by_name.get(name)
         if flag is None:
             if name == "help":
-                raise HelpRequested
+                self._help(text if equals else "true")
+                return
             raise FlagError(f"unknown flag: --{name}")
         if equals:
             self._set(flag, text)
@@ -234,6 +235,16 @@ class _Parse:
                 self._set(flag, queue.pop())
             else:
                 raise FlagError(f"flag needs an argument: '{letter}' in {word}")
+
+    def _help(self, text: str) -> None:
+        from sampan.spec import go_values
+
+        try:
+            wanted = go_values.boolean(text)
+        except ValueError as e:
+            raise FlagError(f'invalid argument {go_values.quote(text)} for "--help" flag: {e}') from e
+        if wanted:
+            raise HelpRequested
 
     def _set(self, flag: Flag, text: str) -> None:
         target = self.by_name[flag.alias] if flag.alias else flag

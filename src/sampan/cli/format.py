@@ -34,12 +34,10 @@ class Row:
     def lookup(self, name: str, *arguments: Any) -> Any:
         entry = self._fields.get(name)
         if entry is None:
-            from sampan.cli.template import TemplateError
+            from sampan.cli.functions import Unfit
 
-            raise TemplateError(
-                f'template: :1:2: executing "" at <.{name}>: can\'t evaluate field {name} in type '
-                f"*formatter.{self._kind}"
-            )
+            kind = self._kind if "." in self._kind else f"formatter.{self._kind}"
+            raise Unfit(f"can't evaluate field {name} in type *{kind}")
         return entry[1](self._data, *arguments)
 
     def __str__(self) -> str:

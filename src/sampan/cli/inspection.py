@@ -60,12 +60,26 @@ GO_NAMES = {
 }  # fmt: skip
 
 
-def rendered(template: str, value: Any) -> str:
-    """Write one object by a template. Raises: CommandError."""
+class Misfit(CommandError):
+    """A template that does not fit an object of a known type. written: what it had given until then."""
+
+    def __init__(self, message: str, written: str) -> None:
+        super().__init__(message)
+        self.written = written
+
+
+def rendered(
+    template: str, value: Any, *, name: str = "", type_of: Callable[[dict[str, Any]], str] | None = None
+) -> str:
+    """Write one object by a template, called `name` in errors. Raises: CommandError.
+
+    type_of: what Go calls an object's type, where docker decodes it to one: it decides about unknown fields.
+    """
     if template == "json":
         template = "{{json .}}"
     if template == "{{json .}}":
         return jsontext.dumps(value)
+    from sampan.cli.functions import Unfit
     from sampan.cli.template import Template, TemplateError
 
     def missing(name: str, holder: dict[str, Any]) -> Any:
@@ -73,15 +87,19 @@ def rendered(template: str, value: Any) -> str:
             return holder[key]
         if name in holder or name in ZERO:
             return ZERO.get(name)
-        raise TemplateError(f'template: :1:2: executing "" at <.{name}>: map has no entry for key "{name}"')
+        if type_of is not None and (kind := type_of(holder)):
+            raise Unfit(f"can't evaluate field {name} in type {kind}")
+        raise Unfit(f'map has no entry for key "{name}"')
 
     try:
-        compiled = Template(template, missing=missing)
+        compiled = Template(template, name=name, missing=missing)
     except TemplateError as e:
         raise CommandError(f"template parsing error: {e}", 64) from e
     try:
         return compiled.render(value)
     except TemplateError as e:
+        if type_of is not None:
+            raise Misfit(str(e), e.written) from e
         raise CommandError(f"template parsing error: {e}") from e
 
 

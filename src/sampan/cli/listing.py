@@ -32,6 +32,11 @@ def filters(items: Iterable[str]) -> dict[str, dict[str, bool]] | None:
     return out or None
 
 
+Unfit = tuple[str, str]
+"""How the words begin for a template that cannot be read, and for one that the rows do not fit."""
+UNFIT: Unfit = ("template parsing error", "template parsing error")
+
+
 def print_list(
     cli: Cli,
     fields: format_.Fields,
@@ -43,7 +48,7 @@ def print_list(
     kind: str,
     quiet_field: str = "ID",
     raw: str = "",
-    unfit: str = "failed to execute template",
+    unfit: Unfit = UNFIT,
 ) -> None:
     """Print rows: `columns` names the default table's, `template` is what the user gave or the configuration holds.
 
@@ -66,14 +71,13 @@ def templated(
     template: str,
     *,
     kind: str,
-    unfit: str = "failed to execute template",
+    unfit: Unfit = UNFIT,
 ) -> str:
-    """Write rows by a template. Raises: CommandError for a bad one; `unfit` begins the words for what rows lack."""
+    """Write rows by a template. Raises: CommandError for a bad one."""
     from sampan.cli.template import TemplateError
 
     try:
         return format_.show(fields, rows, template, kind=kind)
     except TemplateError as e:
         message = str(e)
-        what = unfit if "executing" in message else "failed to parse template"
-        raise CommandError(f"{what}: {message}") from e
+        raise CommandError(f"{unfit['executing' in message]}: {message}") from e

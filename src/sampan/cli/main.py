@@ -193,6 +193,8 @@ def _help(words: list[str], argv: list[str], options: flags.FlagValues) -> int:
         if words[0] not in table.GROUPS:
             _plugin(words[0], argv, options)
         raise CommandError(f"unknown help topic: {' '.join(rest)}")
+    if rest:
+        raise CommandError(f"unknown help topic: {' '.join(rest)}")
     sys.stdout.write(help_.command(typed, canonical, load(canonical)))
     return 0
 
@@ -206,7 +208,12 @@ def _group(words: list[str], rest: list[str], argv: list[str], options: flags.Fl
             f"{table.PROGRAM}: unknown command: {table.PROGRAM} {name}\n\n"
             f"Run '{table.PROGRAM} --help' for more information"
         )
-    if not rest or rest[0] in ("--help", "-h"):
+    if not rest and name != "completion":
+        from sampan.cli import help as help_
+
+        sys.stderr.write(help_.group(name))  # as docker does when nobody asked for help
+        return 0
+    if not rest or "--help" in rest or "-h" in rest or name == "completion":
         return _help([name], argv, options)
     full = f"{table.PROGRAM} {name}"
     usage = "COMMAND" if name in table.SAY_COMMAND else ""

@@ -15,8 +15,8 @@ Source: Go text/template; docker's basic template functions.
 from __future__ import annotations
 
 from sampan.cli.arity import arity
-from sampan.cli.printf import Nil, sprint, sprintf
-from sampan.client import jsontext
+from sampan.cli.functions import FUNCTIONS, NO_VALUE, TYPES, Unfit, fits, go_type, truth, unlike
+from sampan.cli.printf import Nil, sprint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     Node = tuple[Any, ...]
-
-NO_VALUE = object()  # the result of a missing key when that is not an error
+    Token = tuple[str, Any, str, int]
 
 
 class TemplateError(Exception):
-    """The template does not parse, or does not fit the value."""
+    """The template does not parse, or does not fit the value. written: what it had given until then."""
+
+    written = ""
 
 
 class _Break(Exception):
@@ -48,19 +49,36 @@ class Template:
         self,
         source: str,
         *,
+        name: str = "",
         functions: dict[str, Callable[..., Any]] | None = None,
         missing: Callable[[str, dict[str, Any]], Any] | None = None,
     ) -> None:
         self._functions = {**FUNCTIONS, **(functions or {})}
         self._missing = missing
-        self._nodes, stop = _Parser(_lex(source), self._functions).block()
+        self._name, self._source = name, source
+        try:
+            self._nodes, stop = _Parser(_lex(source), self._functions).block()
+        except Unfit as e:
+            raise TemplateError(f"template: {name}:1: {e}") from e
         if stop:
-            raise TemplateError(f"template: :1: unexpected {{{{{stop}}}}}")
+            raise TemplateError(f"template: {name}:1: unexpected {{{{{stop}}}}}")
 
     def render(self, value: Any) -> str:
         out: list[str] = []
-        self._run(self._nodes, value, {"$": value}, out)
+        try:
+            self._run(self._nodes, value, {"$": value}, out)
+        except TemplateError as e:
+            e.written = "".join(out)
+            raise
         return "".join(out)
+
+    def _error(self, node: Node, reason: object) -> TemplateError:
+        """Return the error of a node, whose last two parts are its words and its place in the source."""
+        words, place = node[-2:]
+        line = self._source.count("\n", 0, place) + 1
+        column = place - (self._source.rfind("\n", 0, place) + 1)
+        where = f"template: {self._name}:{line}:{column}: executing {chr(34)}{self._name}{chr(34)}"
+        return TemplateError(f"{where} at <{words}>: {reason}")
 
     # -- execution --------------------------------------------------------------------------------------------------
 
@@ -101,7 +119,7 @@ class Template:
         elif value is None or value is NO_VALUE or isinstance(value, Nil):
             pairs = []
         else:
-            raise TemplateError(f"range can't iterate over {sprint(value)}")
+            raise self._error(pipe[2][0][0], f"range can't iterate over {sprint(value)}")
         for key, item in pairs:
             if len(pipe[0]) == 1:
                 scope[pipe[0][0]] = item
@@ -137,17 +155,27 @@ class Template:
                     if truth(value) is (first[1] == "or"):
                         return value
                 return value
-            arguments = [self._operand(a, dot, names) for a in rest]
-            try:
-                return self._functions[first[1]](*arguments, *piped)
-            except (TemplateError, TypeError, ValueError, KeyError, IndexError) as e:
-                wanted, given = arity(self._functions[first[1]]), len(arguments) + len(piped)
-                if wanted not in (-1, given):
-                    words = f"wrong number of args for {first[1]}: want {wanted} got {given}"
-                    raise TemplateError(f'template: :1:2: executing "" at <{first[1]}>: {words}') from e
-                raise TemplateError(f'template: :1: executing "" at <{first[1]}>: error calling {first[1]}: {e}') from e
+            return self._call(command, [self._operand(a, dot, names) for a in rest], piped)
         arguments = [*(self._operand(a, dot, names) for a in rest), *piped]
         return self._operand(first, dot, names, tuple(arguments))
+
+    def _call(self, command: list[Node], arguments: list[Any], piped: tuple[Any, ...]) -> Any:
+        """Call a function of the template. Raises: TemplateError."""
+        function = command[0]
+        name, call = function[1], self._functions[function[1]]
+        wanted, given = arity(call), len(arguments) + len(piped)
+        if wanted not in (-1, given):
+            raise self._error(function, f"wrong number of args for {name}: want {wanted} got {given}")
+        if call is FUNCTIONS.get(name):
+            places = (*command[1:], *(("piped", *function[-2:]) for _ in piped))
+            for node, value, kind in zip(places, (*arguments, *piped), TYPES.get(name, ())):
+                if kind is not None and not fits(value, kind):
+                    raise self._error(node, unlike(node, value, kind))
+        try:
+            return call(*arguments, *piped)
+        except (Unfit, TypeError, ValueError, KeyError, IndexError) as e:
+            words = " ".join(str(node[-2]) for node in command)
+            raise self._error((words, function[-1]), f"error calling {name}: {e}") from e
 
     def _operand(self, node: Node, dot: Any, names: dict[str, Any], arguments: tuple[Any, ...] = ()) -> Any:
         kind = node[0]
@@ -158,7 +186,7 @@ class Template:
             value, chain = dot, node[1]
         elif kind == "var":
             if node[1] not in names:
-                raise TemplateError(f'template: :1: undefined variable "{node[1]}"')
+                raise TemplateError(f'template: {self._name}:1: undefined variable "{node[1]}"')
             value, chain = names[node[1]], node[2]
         elif kind == "pipe":
             value, chain = self._pipe(node[1], dot, dict(names)), node[2]
@@ -166,7 +194,10 @@ class Template:
             return self._command([node], dot, names, arguments)
         for position, name in enumerate(chain):
             last = position == len(chain) - 1
-            value = self._field(value, name, arguments if last else ())
+            try:
+                value = self._field(value, name, arguments if last else ())
+            except Unfit as e:
+                raise self._error(node, e) from e
         return value
 
     def _field(self, value: Any, name: str, arguments: tuple[Any, ...]) -> Any:
@@ -179,19 +210,17 @@ class Template:
                 return found
             if self._missing is not None:
                 return self._missing(name, value)
-            raise TemplateError(f'template: :1: executing "" at <.{name}>: map has no entry for key "{name}"')
+            raise Unfit(f'map has no entry for key "{name}"')
         if value is NO_VALUE or value is None:
-            raise TemplateError(f'template: :1: executing "" at <.{name}>: nil data; no entry for key "{name}"')
-        raise TemplateError(
-            f'template: :1: executing "" at <.{name}>: can\'t evaluate field {name} in type {_go_type(value)}'
-        )
+            raise Unfit(f'nil data; no entry for key "{name}"')
+        raise Unfit(f"can't evaluate field {name} in type {go_type(value)}")
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
 def _lex(source: str) -> list[tuple[str, Any]]:
-    """Cut into ("text", s) and ("action", tokens)."""
+    """Cut into ("text", s) and ("action", tokens); a token is (kind, value, its words, its place)."""
     parts: list[tuple[str, Any]] = []
     position = 0
     trim_next = False
@@ -210,23 +239,27 @@ def _lex(source: str) -> list[tuple[str, Any]]:
         body_start = start + (3 if trim_this else 2)
         if source[body_start:].lstrip().startswith("/*"):
             end = source.find("}}", source.find("*/", body_start))
-            tokens: list[tuple[str, Any]] = []
+            tokens: list[Token] = []
         else:
             tokens, end = _tokens(source, body_start)
             parts.append(("action", tokens))
         if end < 0:
-            raise TemplateError("template: :1: unclosed action")
+            raise Unfit("unclosed action")
         trim_next = source[end - 1] == "-" and source[end - 2] in " \t\r\n"
         position = end + 2
 
 
-def _tokens(source: str, position: int) -> tuple[list[tuple[str, Any]], int]:
-    tokens: list[tuple[str, Any]] = []
+def _tokens(source: str, position: int) -> tuple[list[Token], int]:
+    tokens: list[Token] = []
+
+    def add(kind: str, value: Any) -> None:
+        tokens.append((kind, value, source[start:position], start))
+
     spaced = True
     while True:
         rest = source[position : position + 2]
         if not rest:
-            raise TemplateError("template: :1: unclosed action")
+            raise Unfit("unclosed action")
         if rest == "}}" or (rest[0] == "-" and source[position + 1 : position + 3] == "}}"):
             return tokens, position + (1 if rest[0] == "-" else 0)
         c = rest[0]
@@ -238,35 +271,35 @@ def _tokens(source: str, position: int) -> tuple[list[tuple[str, Any]], int]:
         if c in '"`':
             position = _string_end(source, position)
             raw = source[start:position]
-            tokens.append(("const", raw[1:-1] if c == "`" else _unquoted(raw)))
+            add("const", raw[1:-1] if c == "`" else _unquoted(raw))
         elif c == "'":
             position = source.index("'", position + 1) + 1
-            tokens.append(("const", ord(_unquoted('"' + source[start + 1 : position - 1] + '"'))))
+            add("const", ord(_unquoted('"' + source[start + 1 : position - 1] + '"')))
         elif rest == ":=":
             position += 2
-            tokens.append(("sign", rest))
+            add("sign", rest)
         elif c in "|(),=":
             position += 1
-            tokens.append(("sign", c))
+            add("sign", c)
             spaced = c != ")"  # only `).Field` goes on with what is before it
             continue
         elif c == ".":
             position = _word_end(source, position + 1)
             name = source[start + 1 : position]
             if name and name[0].isdigit():
-                tokens.append(("const", float(source[start:position])))
+                add("const", float(source[start:position]))
             else:
-                tokens.append(("field" if spaced or not tokens else "chain", name))
+                add("field" if spaced or not tokens else "chain", name)
         elif c == "$" or c.isalpha() or c == "_":
             position = _word_end(source, position + 1)
-            tokens.append(("var" if c == "$" else "word", source[start:position]))
+            add("var" if c == "$" else "word", source[start:position])
         elif c.isdigit() or c in "+-":
             position = _word_end(source, position + 1)
             while source[position : position + 1] == ".":
                 position = _word_end(source, position + 1)
-            tokens.append(("const", _number(source[start:position])))
+            add("const", _number(source[start:position]))
         else:
-            raise TemplateError(f"template: :1: unexpected {c!r} in operand")
+            raise Unfit(f"unexpected {c!r} in operand")
         spaced = False
 
 
@@ -282,7 +315,7 @@ def _string_end(source: str, position: int) -> int:
     while position < len(source) and source[position] != quote:
         position += 2 if source[position] == "\\" and quote == '"' else 1
     if position >= len(source):
-        raise TemplateError("template: :1: unterminated quoted string")
+        raise Unfit("unterminated quoted string")
     return position + 1
 
 
@@ -292,7 +325,7 @@ def _unquoted(text: str) -> str:
     try:
         return go_values.unquote(text)
     except ValueError:
-        raise TemplateError(f"template: :1: invalid syntax in {text}") from None
+        raise Unfit(f"invalid syntax in {text}") from None
 
 
 def _number(text: str) -> int | float:
@@ -302,7 +335,7 @@ def _number(text: str) -> int | float:
         try:
             return float(text)
         except ValueError:
-            raise TemplateError(f'template: :1: bad number syntax: "{text}"') from None
+            raise Unfit(f'bad number syntax: "{text}"') from None
 
 
 class _Parser:
@@ -312,7 +345,7 @@ class _Parser:
         self.parts = parts
         self.functions = functions
         self.position = 0
-        self.tokens: list[tuple[str, Any]] = []
+        self.tokens: list[Token] = []
         self.at = 0
 
     def block(self, inside: str = "") -> tuple[list[Node], str]:
@@ -329,13 +362,15 @@ class _Parser:
                 return nodes, word
             if word in ("if", "with", "range"):
                 self.at = 1
+                if len(body) == 1:
+                    raise Unfit(f"missing value for {word}")
                 nodes.append(self.control(word))
             elif word in ("break", "continue"):
                 nodes.append((word,))
             else:
                 nodes.append(("action", self.whole_pipeline()))
         if inside:
-            raise TemplateError("template: :1: unexpected EOF")
+            raise Unfit("unexpected EOF")
         return nodes, ""
 
     def control(self, kind: str) -> Node:
@@ -343,25 +378,25 @@ class _Parser:
         body, stop = self.block(kind)
         otherwise: list[Node] = []
         if stop == "else":
-            if len(self.tokens) > 1 and self.tokens[1] in (("word", "if"), ("word", "with")):
+            if len(self.tokens) > 1 and self.tokens[1][:2] in (("word", "if"), ("word", "with")):
                 self.at = 2
                 otherwise = [self.control(self.tokens[1][1])]
             else:
                 otherwise, stop = self.block(kind)
                 if stop != "end":
-                    raise TemplateError("template: :1: expected end; found {{else}}")
+                    raise Unfit("expected end; found {{else}}")
         return (kind, pipe, body, otherwise)
 
     def whole_pipeline(self) -> Node:
         pipe = self.pipeline()
         if self.at != len(self.tokens):
-            raise TemplateError(f"template: :1: unexpected {self.tokens[self.at][1]!r} in command")
+            raise Unfit(f"unexpected {self.tokens[self.at][1]!r} in command")
         return pipe
 
     def pipeline(self) -> Node:
         names: list[str] = []
         sign = ""
-        signs = [i for i, t in enumerate(self.tokens[self.at :]) if t in (("sign", ":="), ("sign", "="))]
+        signs = [i for i, t in enumerate(self.tokens[self.at :]) if t[:2] in (("sign", ":="), ("sign", "="))]
         if signs and self.tokens[self.at][0] == "var":
             declared = self.tokens[self.at : self.at + signs[0]]
             names = [t[1] for t in declared if t[0] == "var"]
@@ -378,122 +413,44 @@ class _Parser:
         while (token := self.peek()) is not None and token not in (("sign", "|"), ("sign", ")")):
             operands.append(self.operand())
         if not operands:
-            raise TemplateError("template: :1: missing value for command")
+            raise Unfit("missing value for command")
         return operands
 
     def operand(self) -> Node:
-        kind, text = self.tokens[self.at]
+        kind, value, words, place = self.tokens[self.at]
         self.at += 1
         if kind == "const":
-            return ("const", text)
+            return ("const", value, words, place)
         if kind == "field":
-            return ("field", ([text] if text else []) + self.chain())
+            return ("field", *self.chained([value] if value else [], words, place))
         if kind == "var":
-            return ("var", text, self.chain())
+            return ("var", value, *self.chained([], words, place))
         if kind == "word":
-            if text in ("true", "false"):
-                return ("const", text == "true")
-            if text == "nil":
-                return ("const", None)
-            if text not in self.functions:
-                raise TemplateError(f'template: :1: function "{text}" not defined')
-            return ("func", text)
-        if text == "(":
+            if value in ("true", "false"):
+                return ("const", value == "true", words, place)
+            if value == "nil":
+                return ("const", None, words, place)
+            if value not in self.functions:
+                raise Unfit(f'function "{value}" not defined')
+            return ("func", value, words, place)
+        if value == "(":
             pipe = self.pipeline()
             if self.peek() != ("sign", ")"):
-                raise TemplateError("template: :1: unclosed left paren")
+                raise Unfit("unclosed left paren")
             self.at += 1
-            return ("pipe", pipe, self.chain())
-        raise TemplateError(f"template: :1: unexpected {text!r} in operand")
+            return ("pipe", pipe, *self.chained([], "", place))
+        raise Unfit(f"unexpected {value!r} in operand")
 
-    def chain(self) -> list[str]:
-        names = []
-        while (token := self.peek()) is not None and token[0] == "chain":
-            names.append(token[1])
+    def chained(self, names: list[str], words: str, place: int) -> tuple[list[str], str, int]:
+        """Take the fields that follow; return all names, all words, and the place that Go names: the first that
+        follows.
+        """
+        begin = self.at
+        while self.peek() and self.tokens[self.at][0] == "chain":
+            names.append(self.tokens[self.at][1])
+            words += self.tokens[self.at][2]
             self.at += 1
-        return names
+        return names, words, self.tokens[begin][3] if self.at > begin else place
 
     def peek(self) -> tuple[str, Any] | None:
-        return self.tokens[self.at] if self.at < len(self.tokens) else None
-
-
-# -- functions -------------------------------------------------------------------------------------------------------
-
-
-def truth(value: Any) -> bool:
-    """Return whether Go's templates take a value as true: it is not zero and not empty."""
-    return value is not NO_VALUE and bool(value)
-
-
-def _go_type(value: Any) -> str:
-    return {bool: "bool", int: "int", float: "float64", str: "string", list: "[]interface {}"}.get(
-        type(value), "interface {}"
-    )
-
-
-def _index(value: Any, *keys: Any) -> Any:
-    for key in keys:
-        if isinstance(value, dict):
-            value = value.get(key, "" if value and all(isinstance(v, str) for v in value.values()) else None)
-        elif isinstance(value, (list, tuple, str)):
-            if not isinstance(key, int):
-                raise TemplateError(f"cannot index slice/array with type {_go_type(key)}")
-            if not 0 <= key < len(value):
-                raise TemplateError(f"index out of range: {key}")
-            value = value[key]
-        elif isinstance(value, Nil):
-            if isinstance(key, int):
-                raise TemplateError(f"index out of range: {key}")
-            value = None
-        elif value is None or value is NO_VALUE:
-            raise TemplateError("index of nil pointer" if value is None else "index of untyped nil")
-        else:
-            raise TemplateError(f"can't index item of type {_go_type(value)}")
-    return value
-
-
-def _slice(value: Any, *bounds: int) -> Any:
-    for bound in bounds:
-        if not 0 <= bound <= len(value):
-            raise TemplateError(f"index out of range: {bound}")
-    return value[slice(bounds[0] if bounds else 0, bounds[1] if len(bounds) > 1 else None)]
-
-
-def _length(value: Any) -> int:
-    if value is None or isinstance(value, Nil):
-        return 0
-    if not isinstance(value, (str, list, tuple, dict)):
-        raise TemplateError(f"len of type {_go_type(value)}")
-    return len(value.encode()) if isinstance(value, str) else len(value)
-
-
-def _json(value: Any) -> str:
-    as_json = getattr(value, "as_json", None)
-    return jsontext.dumps(as_json() if as_json else value)
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "and": lambda *_: None,  # both are run by Template itself: they stop early
-    "or": lambda *_: None,
-    "not": lambda value: not truth(value),
-    "eq": lambda first, *others: any(first == other for other in others),
-    "ne": lambda a, b: a != b,
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "gt": lambda a, b: a > b,
-    "ge": lambda a, b: a >= b,
-    "len": _length,
-    "index": _index,
-    "slice": _slice,
-    "print": lambda *items: "".join(sprint(i) for i in items),
-    "println": lambda *items: " ".join(sprint(i) for i in items) + "\n",
-    "printf": sprintf,
-    "json": _json,
-    "join": lambda items, separator: separator.join(sprint(i) for i in items or ()),
-    "split": lambda text, separator: text.split(separator) if separator else list(text),
-    "title": lambda text: text.title(),
-    "lower": lambda text: text.lower(),
-    "upper": lambda text: text.upper(),
-    "pad": lambda text, before, after: " " * before + text + " " * after if text else text,
-    "truncate": lambda text, length: text[:length],
-}
+        return self.tokens[self.at][:2] if self.at < len(self.tokens) else None

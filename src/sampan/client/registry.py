@@ -17,6 +17,7 @@ import socket
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from sampan.client import jsontext
+from sampan.spec.urls import without_user
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class Registry:
 
     def _token(self, parameters: Mapping[str, str], scopes: Iterable[str]) -> str:
         """Ask the token service. Raises: RegistryError when it refuses."""
-        realm = parameters.get("realm", "")
+        realm = without_user(parameters.get("realm", ""))  # ours count, and are sent only once
         if not realm.startswith("https:") and not (self._insecure and realm.startswith("http:")):
             raise RegistryError(f'invalid token auth challenge realm: "{realm}"')
         service = [("service", parameters["service"])] if parameters.get("service") else []

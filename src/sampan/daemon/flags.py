@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sampan.daemon.options import BOOL, BY_FLAG, BY_SHORT, GUARDS, OPTIONS, BadValue, Option
+from sampan.daemon.options import BOOL, BY_FLAG, BY_SHORT, OPTIONS, REFUSED, BadValue, Option
 
 
 class CommandLineError(Exception):
@@ -100,7 +100,9 @@ def usage() -> str:
         shown = f' (default "{default}")' if isinstance(default, str) and default else ""
         if (isinstance(default, int) and default) or default is True:
             shown = f" (default {str(default).lower()})"
-        if option.accepted:
-            shown += " (refused when set)" if option.key in GUARDS else " (accepted, without effect)"
+        if option.key in REFUSED:
+            shown += " (refused when set)"
+        elif option.accepted:
+            shown += " (accepted, without effect)"
         lines.append(f"{head:<45} {option.help}{shown}")
     return "\n".join(lines) + "\n"

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sampan.daemon import sockets
-from sampan.daemon.config import ConfigError, DaemonConfig, check_host
+from sampan.daemon.config import DaemonConfig
+from sampan.daemon.validation import ConfigError, check_host
 
 if TYPE_CHECKING:
     import socket

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from sampan.daemon.config import ConfigError
+from sampan.daemon.validation import ConfigError
 from sampan.engine.config import EngineConfig
 from sampan.errors import words
 

@@ -52,8 +52,8 @@ class JsonFormat(logging.Formatter):
         return json.dumps({"level": level, "msg": _message(self, record), "time": _stamp(record)}, ensure_ascii=False)
 
 
-def configure(level: str, format: str, *, raw: bool = False) -> None:
-    """Set the root logger up. `raw` is accepted for dockerd's sake: we never colour."""
+def configure(level: str, format: str) -> None:
+    """Set the root logger up."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormat() if format == "json" else TextFormat())
     root = logging.getLogger()

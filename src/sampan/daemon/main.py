@@ -29,12 +29,15 @@ from typing import TYPE_CHECKING
 
 from sampan.api import versions
 from sampan.daemon import flags, notify, tls
-from sampan.daemon.config import ConfigError, DaemonConfig, load
+from sampan.daemon.config import DaemonConfig, load
 from sampan.daemon.logs import configure as configure_logs
+from sampan.daemon.validation import ConfigError
 from sampan.errors import words
 from sampan.spec import release
 
 if TYPE_CHECKING:
+    import socket
+
     from sampan.daemon.reload import Reloader
     from sampan.engine.engine import Engine
     from sampan.supervisor.starter import Boot
@@ -43,12 +46,12 @@ log = logging.getLogger("sampan.daemon")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the daemon; return the exit status: 0 stopped as asked, 1 could not start, 125 wrong command line."""
+    """Run the daemon; return the exit status: 0 stopped as asked, else 1."""
     try:
         given = flags.parse(sys.argv[1:] if argv is None else argv)
     except flags.CommandLineError as e:
         print(f"{e}\nSee 'sampand --help'.\n\nUsage:\tsampand [OPTIONS]", file=sys.stderr)
-        return 125
+        return 1
     if given.get("help"):
         print(flags.usage(), end="")
         return 0
@@ -58,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load(given)
         tls.context(config)
+        _check_kernel(config)
     except ConfigError as e:
         print(e, file=sys.stderr)
         return 1
@@ -73,7 +77,7 @@ def run(config: DaemonConfig, given: dict[str, object]) -> int:
 
     os.umask(0o077)
     _name_process(config)
-    configure_logs(config.log_level, config.log_format, raw=config.raw_logs)
+    configure_logs(config.log_level, config.log_format)
     for warning in config.warnings:
         log.warning(warning)
     _tell_of_unused_variables()
@@ -127,6 +131,9 @@ async def _serve(config: DaemonConfig, given: dict[str, object], boot: Boot | No
     async with AsyncExitStack() as undo:
         bound = listeners.bind(config)
         undo.callback(listeners.remove, bound)
+        measured = _bind_metrics(config)
+        if measured is not None:
+            undo.callback(measured.close)
         engine = await Engine.open(config.engine, boot)
         reloader = Reloader(engine, config, given)
         undo.push_async_callback(_close_engine, engine, reloader)
@@ -134,6 +141,8 @@ async def _serve(config: DaemonConfig, given: dict[str, object], boot: Boot | No
         await server.start()
         undo.push_async_callback(server.close)
         await listeners.protect(engine, bound)
+        if measured is not None:
+            await _serve_metrics(engine, measured, undo)
         context = tls.context(config)
         for listener in bound:
             await server.listen(listener.sock, context if listener.is_tcp else None, guarded=listener.guarded)
@@ -148,6 +157,23 @@ async def _serve(config: DaemonConfig, given: dict[str, object], boot: Boot | No
         notify.notify("STOPPING=1")
 
 
+def _bind_metrics(config: DaemonConfig) -> socket.socket | None:
+    """Bind what serves the metrics; None when nobody wants them. Raises: ConfigError."""
+    if not config.metrics_addr:
+        return None
+    from sampan.daemon import metrics
+
+    return metrics.bind(config.metrics_addr)
+
+
+async def _serve_metrics(engine: Engine, bound: socket.socket, undo: AsyncExitStack) -> None:
+    from sampan.daemon.metrics import MetricsServer
+
+    server = MetricsServer(engine)
+    undo.push_async_callback(server.close)
+    await server.start(bound)
+
+
 async def _close_engine(engine: Engine, reloader: Reloader) -> None:
     """Close the engine by the configuration in force now: a reload may have changed live-restore."""
     await engine.close(stop_containers=not reloader.config.engine.live_restore)
@@ -159,6 +185,15 @@ def _tell_of_unused_variables() -> None:
         variable = name.upper().replace("-", "_")
         if os.environ.get(variable) or os.environ.get(variable.lower()):
             log.warning("%s of the environment is not used: give --%s, or set it in daemon.json", variable, name)
+
+
+def _check_kernel(config: DaemonConfig) -> None:
+    """Refuse what this machine's kernel does not have. Raises: ConfigError."""
+    if config.engine.cpu_rt_period or config.engine.cpu_rt_runtime:
+        from sampan.linux.cgroups import realtime
+
+        if not realtime.supported():
+            raise ConfigError("daemon-scoped cpu-rt-period and cpu-rt-runtime are not supported by the kernel")
 
 
 def _protect_from_oom(score: int) -> None:

@@ -139,7 +139,7 @@ def _network_option(text: str) -> tuple[str, dict[str, str]]:
     driver, equals, option = text.partition("=")
     key, second, value = option.partition("=")
     if not equals or not second:
-        raise BadValue(f"invalid value format: {text}")
+        raise BadValue(f'invalid value "{text}" for map option, should be root-key=key=value')
     return driver, {key: value}
 
 
@@ -157,7 +157,7 @@ RUNTIMES = Kind(
     name="runtime", go="map[string]system.Runtime", json=dict, parse=_runtime, repeated=True, keyed=True, of="object"
 )
 ULIMIT = Kind(
-    name="ulimit", go="map[string]*container.Ulimit", json=dict, parse=_ulimit, repeated=True, keyed=True, of="object"
+    name="ulimit", go="map[string]*units.Ulimit", json=dict, parse=_ulimit, repeated=True, keyed=True, of="object"
 )
 POOLS = Kind(name="pool-options", go="[]*ipamutils.NetworkToSplit", json=list, parse=_pool, repeated=True, of="object")
 MAPMAP = Kind(
@@ -195,25 +195,19 @@ def _later(flag: str, kind: Kind, help: str, default: Any = None, key: str | Non
 
 OPTIONS: tuple[Option, ...] = (
     _option("add-runtime", RUNTIMES, "Register an additional OCI compatible runtime", {}, "runtimes", reloads=True),
-    _later("allow-direct-routing", BOOL, "Allow remote access to published ports on container IP addresses"),
-    _later("authorization-plugin", LIST, "Authorization plugins to load", key="authorization-plugins"),
+    _option("allow-direct-routing", BOOL, "Allow remote access to published ports on container IP addresses", False),
+    _option("authorization-plugin", LIST, "Authorization plugins to load", [], key="authorization-plugins"),
     _option("bip", STRING, "IPv4 address for the default bridge", ""),
     _option("bip6", STRING, "IPv6 address for the default bridge", ""),
     _option("bridge", STRING, "Attach containers to a network bridge", "", short="b"),
     _later("cdi-spec-dir", LIST, "CDI specification directories to use", key="cdi-spec-dirs"),
     _option("cgroup-parent", STRING, "Set parent cgroup for all containers", ""),
     _option("config-file", STRING, "Daemon configuration file", "/etc/sampan/daemon.json", key=""),
-    _later("containerd", STRING, "containerd grpc address", ""),
-    _later("containerd-namespace", STRING, "Containerd namespace to use", "moby"),
-    _later(
-        "containerd-plugins-namespace",
-        STRING,
-        "Containerd namespace to use for plugins",
-        "plugins.moby",
-        key="containerd-plugin-namespace",
-    ),
-    _later("cpu-rt-period", INT, "Limit the CPU real-time period in microseconds for the parent cgroup", 0),
-    _later("cpu-rt-runtime", INT, "Limit the CPU real-time runtime in microseconds for the parent cgroup", 0),
+    _option("containerd", STRING, "containerd grpc address", ""),
+    _option("containerd-namespace", STRING, "Containerd namespace to use", "moby"),
+    _option("containerd-plugins-namespace", STRING, "Containerd namespace to use for plugins", "plugins.moby"),
+    _option("cpu-rt-period", INT, "Limit the CPU real-time period in microseconds for the parent cgroup", 0),
+    _option("cpu-rt-runtime", INT, "Limit the CPU real-time runtime in microseconds for the parent cgroup", 0),
     _option("data-root", STRING, "Root directory of persistent state", "/var/lib/sampan"),
     _option("debug", BOOL, "Enable debug mode", False, short="D", reloads=True),
     _option(
@@ -236,7 +230,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("dns", IPS, "DNS server to use", []),
     _option("dns-opt", LIST, "DNS options to use", [], "dns-opts"),
     _option("dns-search", LIST, "DNS search domains to use", []),
-    _later("exec-opt", LIST, "Runtime execution options", key="exec-opts"),
+    _option("exec-opt", LIST, "Runtime execution options", [], "exec-opts"),
     _option("exec-root", STRING, "Root directory for execution state files", "/run/sampan"),
     _option("experimental", BOOL, "Enable experimental features", False),
     _option("feature", FEATURES, "Enable feature in the daemon", {}, "features", reloads=True),
@@ -271,7 +265,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("max-concurrent-downloads", INT, "Set the max concurrent downloads", 3, reloads=True),
     _option("max-concurrent-uploads", INT, "Set the max concurrent uploads", 5, reloads=True),
     _option("max-download-attempts", INT, "Set the max download attempts for each pull", 5, reloads=True),
-    _later("metrics-addr", STRING, "Set default address and port to serve the metrics api on", ""),
+    _option("metrics-addr", STRING, "Set default address and port to serve the metrics api on", ""),
     _option("mtu", INT, 'Set the MTU for the default "bridge" network', 1500),
     _later("network-control-plane-mtu", INT, "Network Control plane MTU", 1500),
     _option("no-new-privileges", BOOL, "Set no-new-privileges by default for new containers", False),
@@ -281,11 +275,11 @@ OPTIONS: tuple[Option, ...] = (
     # ours: with it there are overlay networks without a swarm
     _option("overlay-peers", STRING, "File that names the endpoints which other hosts have of overlay networks", ""),
     _option("pidfile", STRING, "Path to use for daemon PID file", "/run/sampan.pid", short="p"),
-    _option("raw-logs", BOOL, "Full timestamps without ANSI coloring", False),
+    _later("raw-logs", BOOL, "Full timestamps without ANSI coloring", False),
     _option("registry-mirror", LIST, "Preferred registry mirror", [], "registry-mirrors", reloads=True),
-    _later("rootless", BOOL, "Enable rootless mode"),
+    _option("rootless", BOOL, "Enable rootless mode", False),
     _option("seccomp-profile", STRING, 'Path to seccomp profile. Set to "unconfined" to disable it', "builtin"),
-    _later("selinux-enabled", BOOL, "Enable selinux support"),
+    _option("selinux-enabled", BOOL, "Enable selinux support", False),
     _option("shutdown-timeout", INT, "Set the default shutdown timeout", 15, reloads=True),
     _option("storage-driver", STRING, "Storage driver to use", "", short="s"),
     _option("storage-opt", LIST, "Storage driver options", [], "storage-opts"),
@@ -297,7 +291,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("tlsverify", BOOL, "Use TLS and verify the remote", False),
     _option("userland-proxy", BOOL, "Use userland proxy for loopback traffic", True),
     _later("userland-proxy-path", STRING, "Path to the userland proxy binary", ""),
-    _later("userns-remap", STRING, "User/Group setting for user namespaces", ""),
+    _option("userns-remap", STRING, "User/Group setting for user namespaces", ""),
     _option("validate", BOOL, "Validate daemon configuration and exit", False, key=""),
     _option("version", BOOL, "Print version information and quit", False, key="", short="v"),
     _option("help", BOOL, "Print usage", False, key=""),
@@ -312,8 +306,18 @@ OPTIONS: tuple[Option, ...] = (
     ),
 )
 
-GUARDS = ("authorization-plugins", "rootless", "selinux-enabled", "userns-remap")
-"""Protections that have not landed. Running without one that was asked for would be worse than not running."""
+_GUARD = "is not supported by this version: refusing to run without the protection it asks for"
+_CONTAINERD = "is not supported: there is no containerd, containers are run by the engine's own supervisor"
+REFUSED: Mapping[str, str] = {
+    "authorization-plugins": _GUARD,
+    "rootless": _GUARD,
+    "selinux-enabled": _GUARD,
+    "userns-remap": _GUARD,
+    "containerd": _CONTAINERD,
+    "containerd-namespace": _CONTAINERD,
+    "containerd-plugins-namespace": _CONTAINERD,
+}
+"""Keys that may hold nothing but their default, each with the reason."""
 
 BY_FLAG: Mapping[str, Option] = {o.flag: o for o in OPTIONS if o.flag}
 BY_SHORT: Mapping[str, Option] = {o.short: o for o in OPTIONS if o.short}

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from sampan.daemon import config as configuration
 from sampan.daemon import logs
-from sampan.daemon.config import ConfigError, DaemonConfig
+from sampan.daemon.config import DaemonConfig
 from sampan.daemon.options import OPTIONS
+from sampan.daemon.validation import ConfigError
 from sampan.spec import codec
 from sampan.spec.urls import masked
 

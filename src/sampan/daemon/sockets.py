@@ -16,7 +16,7 @@ import stat
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from sampan.daemon.config import ConfigError, check_host
+from sampan.daemon.validation import ConfigError, check_host
 from sampan.errors import words
 from sampan.spec.sockets import SAMPAN_SOCKET
 

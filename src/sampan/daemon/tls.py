@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ssl
 
-from sampan.daemon.config import ConfigError, DaemonConfig
+from sampan.daemon.config import DaemonConfig
+from sampan.daemon.validation import ConfigError
 from sampan.errors import words
 
 

@@ -3,7 +3,7 @@
 Background        what a service starts on its own: exits to handle, restarts that fell due, removals nobody waits for
 Background.finish a request that must not stop half-way when its client goes away
 beside            what runs beside a block of code and ends with it: the other direction of a stream
-thread_to_its_end work in a thread that its caller must not leave alone, because it uses the caller's descriptors
+thread_to_its_end, to_its_end   work in a thread that its caller must not leave alone: it uses what the caller closes
 """
 
 from __future__ import annotations
@@ -149,7 +149,14 @@ async def thread_to_its_end(work: Callable[[], T]) -> T:
 
     Raises: what `work` raised.
     """
-    running = asyncio.ensure_future(asyncio.to_thread(work))
+    return await to_its_end(asyncio.ensure_future(asyncio.to_thread(work)))
+
+
+async def to_its_end(running: asyncio.Future[T]) -> T:
+    """Return what a thread's work returns. A cancelled caller waits for its end first, and for nothing else of it.
+
+    Raises: what the work raised.
+    """
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

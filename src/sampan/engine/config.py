@@ -21,6 +21,8 @@ class EngineConfig:
     default_runtime: str = "runc"
     runtimes: dict[str, dict[str, Any]] = field(default_factory=dict)
     cgroup_parent: str = ""
+    cpu_rt_period: int = 0  # microseconds, of the cgroup above the containers'; 0: as it is
+    cpu_rt_runtime: int = 0
     default_shm_size_bytes: int = 64 * 1024 * 1024
     default_ulimits: dict[str, dict[str, Any]] = field(default_factory=dict)
     default_ipc_mode: str = "private"
@@ -69,6 +71,7 @@ class EngineConfig:
     ip_forward: bool = True
     ip_forward_no_drop: bool = False
     ip_masq: bool = True
+    allow_direct_routing: bool = False
     userland_proxy: bool = True
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()

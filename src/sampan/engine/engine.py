@@ -20,6 +20,7 @@ from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
 from sampan.engine.layers.storage import Storage
+from sampan.engine.metrics import Metrics
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.engine.system import System
@@ -49,7 +50,9 @@ class Engine:
         containers: Containers,
         supervisor: Supervisor,
         host_paths: HostPaths,
+        metrics: Metrics,
     ) -> None:
+        self.metrics = metrics
         self.config = config
         self.id = id
         self.store = store
@@ -84,7 +87,9 @@ class Engine:
             images = Images(config, storage, events)
             await images.start()
             undo.push_async_callback(images.close)
+            metrics = Metrics()
             networks = Networks(config, store, events)
+            networks.measure(metrics)
             await networks.start()
             undo.push_async_callback(networks.close)
             host_paths = HostPaths()
@@ -98,8 +103,10 @@ class Engine:
             containers = Containers(
                 config, store, events, images, storage.roots, networks, volumes, supervisor, host_paths
             )
+            containers.measure(metrics)
             await containers.run()
-            storage.roots.retain(containers.ids(), images.unclaim)
+            if not store.aside():
+                storage.roots.retain(containers.ids(), images.unclaim)
             engine = cls(
                 config,
                 id=engine_id(config.data_root),
@@ -112,6 +119,7 @@ class Engine:
                 containers=containers,
                 supervisor=supervisor,
                 host_paths=host_paths,
+                metrics=metrics,
             )
             undo.push_async_callback(engine._close_builder)
             if os.path.isdir(f"{config.data_root}/builder"):
@@ -126,7 +134,16 @@ class Engine:
         if self._builder is None:
             from sampan.engine.builder.service import Builder
 
-            self._builder = Builder(self.config, self.store, self.events, self.images, self.networks, self.supervisor)
+            self._builder = Builder(
+                self.config,
+                self.store,
+                self.events,
+                self.images,
+                self.networks,
+                self.supervisor,
+                self._host_paths,
+                self.metrics,
+            )
             self._builder.start()
         return self._builder
 

@@ -35,11 +35,12 @@ class Events:
         self._ring: deque[dict[str, Any]] = deque(maxlen=RING)
         self._subscriptions: set[Subscription] = set()
         self._last_ns = 0
+        self.published = 0  # since the start
 
     def publish(
         self, type: str, action: str, actor_id: str, attributes: dict[str, str], *, scope: str = "local"
-    ) -> None:
-        """Append one event and hand it to every subscription whose filters match."""
+    ) -> int:
+        """Append one event and hand it to every subscription whose filters match; return how many those are."""
         now = max(time.time_ns(), self._last_ns + 1)  # strictly increasing: `since` must never replay one twice
         self._last_ns = now
         event: dict[str, Any] = {}
@@ -56,8 +57,8 @@ class Events:
         event["time"] = now // 1_000_000_000
         event["timeNano"] = now
         self._ring.append(event)
-        for subscription in self._subscriptions:
-            subscription._offer(event)
+        self.published += 1
+        return sum(subscription._offer(event) for subscription in self._subscriptions)
 
     def subscribe(
         self, *, since_ns: int | None = None, until_ns: int | None = None, filters: Filters | None = None
@@ -100,11 +101,13 @@ class Subscription(AsyncIterator[dict[str, Any]]):
         if until_ns is None or until_ns > time.time_ns():
             events._subscriptions.add(self)
 
-    def _offer(self, event: dict[str, Any]) -> None:
-        if matches(event, self._filters):
-            self._queue.append(event)
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
+    def _offer(self, event: dict[str, Any]) -> bool:
+        if not matches(event, self._filters):
+            return False
+        self._queue.append(event)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        return True
 
     def __aiter__(self) -> Subscription:
         return self

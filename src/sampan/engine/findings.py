@@ -6,10 +6,10 @@ Two questions: what lies there that nothing refers to, and what is referred to a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from sampan.engine.store import Ref
+from sampan.engine.store import Aside, Ref
 
 
 class Problem(StrEnum):
@@ -24,7 +24,7 @@ class Problem(StrEnum):
 class Finding:
     """One thing that is not as it should be. `remedy`: what a repair does, or what the user can do."""
 
-    kind: str  # layer, snapshot, blob, ingest, image, tag, container, volume, trash, reference
+    kind: str  # layer, snapshot, blob, ingest, image, tag, container, volume, trash, reference, record
     id: str
     problem: Problem
     path: str = ""
@@ -44,6 +44,27 @@ def strays(kind: str, there: Mapping[str, str], wanted: Collection[str], remedy:
 def missing(kind: str, id: str, path: str, remedy: str) -> Finding:
     """What a record names and is not there."""
     return Finding(kind=kind, id=id, problem=Problem.MISSING, path=path, remedy=remedy, repairable=False)
+
+
+def beside_unreadable(found: Iterable[Finding], aside: Iterable[Aside]) -> list[Finding]:
+    """Add the records that cannot be read; as long as there is one, nothing else is repaired: it may be named there."""
+    return [
+        *(
+            Finding(
+                kind="record",
+                id=f"{row.table}/{row.id}",
+                problem=Problem.DAMAGED,
+                remedy=f"it cannot be read ({row.reason}): a repair removes it, the next one what only it named",
+            )
+            for row in aside
+        ),
+        *(
+            replace(one, repairable=False, remedy="kept while there are records that cannot be read")
+            if one.repairable
+            else one
+            for one in found
+        ),
+    ]
 
 
 def references(refs: Iterable[tuple[Ref, Ref]], exists: Callable[[Ref], bool | None]) -> list[Finding]:

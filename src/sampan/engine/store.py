@@ -10,6 +10,8 @@ Invariants:
 - `durable=True` returns after fdatasync: it survives power loss. `durable=False` returns after write(2): it
   survives the death of the process at any instruction, not that of the machine.
 - Writes are totally ordered, so a durable write makes all earlier non-durable ones durable too.
+- A row that cannot be decoded hides no other: it is kept as it is, out of sight (`aside`), until it is removed or
+  written over. What it refers to is unknown, so nobody may take anything for left over meanwhile.
 - On a full disk deletions go on (store_reserve.py). A change that adds no record is kept in memory when it cannot be
   written, unless it was to be durable: what the kernel has done is so, and is written as soon as it can be.
 - One process a database: an flock(2) on `<path>.lock`, gone with its holder.
@@ -37,12 +39,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from sampan.engine.store_reserve import Reserve
-from sampan.errors import Internal, words
+from sampan.errors import NO_ROOM, Internal, words
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +134,15 @@ class Watch(Generic[T]):
         self._arrived.set()
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Aside:
+    """A row that cannot be decoded, and why. `table`: as it is called in the database."""
+
+    table: str
+    id: str
+    reason: str
+
+
 class StoreError(Internal):
     """The database cannot be opened, read or written: names the file, the reason and what to do."""
 
@@ -152,13 +163,40 @@ class Op:
     remember: Callable[[], None]
     adds: bool = False
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What it does, to what: of two with the same key only the later one counts."""
+        return (self.sql, *(p for p in self.parameters if isinstance(p, str)))
+
+
+class InvalidRecord(ValueError):
+    """A row is no record of its table."""
+
+
+def decode_row(decoder: msgspec.json.Decoder[T], id: str, blob: bytes) -> T:
+    """Return the record of a row. Raises: InvalidRecord."""
+    try:
+        record = decoder.decode(blob)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError, TypeError) as e:
+        raise InvalidRecord(f"{type(e).__name__}: {e}") from e
+    if record.id != id:
+        raise InvalidRecord(f"it is the record of {record.id!r}")
+    return record
+
 
 class Table(Generic[T]):
     """All records of one noun. `get` and `all` read memory; `put` and `delete` return an Op for `Store.apply`."""
 
-    def __init__(self, name: str, type_: type[T], rows: dict[str, T]) -> None:
+    def __init__(self, name: str, type_: type[T], stored: Iterable[tuple[str, bytes]]) -> None:
         self.name = name
-        self._rows = rows
+        self._rows: dict[str, T] = {}
+        self.aside: dict[str, str] = {}  # id → why the row cannot be decoded
+        decoder = msgspec.json.Decoder(type_)
+        for id, blob in stored:
+            try:
+                self._rows[id] = decode_row(decoder, id, blob)
+            except InvalidRecord as e:
+                self.aside[id] = str(e)
         self._watches: set[Watch[T]] = set()
         self._encoder = msgspec.json.Encoder()
         self._put = f'INSERT INTO "{name}" (id, json) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET json = excluded.json'
@@ -203,6 +241,7 @@ class Table(Generic[T]):
         return watch
 
     def _remember(self, id: str, record: T | None) -> None:
+        self.aside.pop(id, None)
         if record is not None:
             self._rows[id] = record
         elif self._rows.pop(id, None) is None:
@@ -218,11 +257,13 @@ class Store:
         self.path = path
         self._connection = connection
         self._lock_fd = lock_fd
-        self._tables: dict[str, object] = {}
+        self._tables: dict[str, Table[Any]] = {}
         self._holders: dict[Ref, set[Ref]] = {}  # target → holders
         self._targets: dict[Ref, set[Ref]] = {}  # holder → targets
         self._reserve = Reserve(path)
-        self._unwritten: list[Op] = []
+        self._unwritten: dict[tuple[str, ...], Op] = {}  # the last of each kind on each object, in order
+        self._written = asyncio.Event()  # all that is in memory is in the database
+        self._written.set()
         self._retry: asyncio.TimerHandle | None = None
         self._flusher = _Flusher(path, self._reserve)
         self._reserve.hold()
@@ -273,7 +314,7 @@ class Store:
     def table(self, name: str, type_: type[T]) -> Table[T]:
         """The table called `name` (a plain identifier), created when missing, with all its rows in memory.
 
-        Raises: StoreError when a row cannot be decoded, naming it.
+        A row that cannot be decoded is kept aside. Raises: StoreError.
         """
         if not name.isidentifier() or name == "refs":
             raise ValueError(f"not a table name: {name!r}")
@@ -287,16 +328,20 @@ class Store:
             stored = self._connection.execute(f'SELECT id, json FROM "{name}" ORDER BY seq').fetchall()
         except sqlite3.Error as e:
             raise _unusable(self.path, str(e)) from e
-        decoder = msgspec.json.Decoder(type_)
-        rows: dict[str, T] = {}
-        for id, blob in stored:
-            try:
-                rows[id] = decoder.decode(blob)
-            except msgspec.MsgspecError as e:
-                raise _unusable(self.path, f"record {id!r} of table {name} cannot be read: {e}") from e
-        table = Table(name, type_, rows)
+        table = Table(name, type_, stored)
+        for id, reason in table.aside.items():
+            log.warning("record %r of table %s cannot be read and is left out: %s", id, name, reason)
         self._tables[name] = table
         return table
+
+    def aside(self) -> list[Aside]:
+        """The rows that cannot be decoded, of all open tables."""
+        tables = self._tables.items()
+        return sorted(Aside(name, id, reason) for name, table in tables for id, reason in table.aside.items())
+
+    def remove_aside(self, aside: Aside) -> Op:
+        """The operation that removes such a row; to be applied at once."""
+        return self._tables[aside.table].delete(aside.id)
 
     async def apply(self, *ops: Op, durable: bool = True) -> None:
         """Carry out all operations in one transaction, or none.
@@ -324,7 +369,10 @@ class Store:
             if failure is not None and full and kept and not any(op.adds for op in ops):
                 if not self._unwritten:
                     log.error("the database %s cannot be written, and is kept in memory: %s", self.path, failure)
-                self._unwritten += ops
+                for op in ops:
+                    self._unwritten.pop(op.key, None)
+                    self._unwritten[op.key] = op
+                self._written.clear()
                 self._write_later()
             elif failure is not None:
                 kind = DiskFull if full else StoreError
@@ -337,7 +385,7 @@ class Store:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            for op in (*self._unwritten, *ops):
+            for op in (*self._unwritten.values(), *ops):
                 connection.execute(op.sql, op.parameters)
             connection.execute("COMMIT")
         except BaseException:
@@ -347,6 +395,7 @@ class Store:
         if self._unwritten:
             log.warning("the database %s is written again", self.path)
             self._unwritten.clear()
+            self._written.set()
 
     def _write_with_reserve(self, ops: Iterable[Op]) -> sqlite3.Error | None:
         """Write into the log from its beginning, and then with what the reserve gives; return why it cannot be."""
@@ -387,6 +436,15 @@ class Store:
         """What the reserve for a full disk takes now."""
         return self._reserve.size_bytes
 
+    @property
+    def behind(self) -> bool:
+        """Whether something is in memory only, because a full disk does not take it."""
+        return not self._written.is_set()
+
+    async def written(self) -> None:
+        """Return when nothing is in memory only: it survives the death of the process then."""
+        await self._written.wait()
+
     async def flushed(self) -> None:
         """Return when everything written so far is on the disk."""
         await asyncio.wrap_future(self._flusher.flush())
@@ -400,13 +458,13 @@ class Store:
         """
         return table.watch()
 
-    def reference(self, holder: Ref, target: Ref) -> Op:
-        """Note that `holder` uses `target`."""
+    def reference(self, holder: Ref, target: Ref, *, passing: bool = False) -> Op:
+        """Note that `holder` uses `target`. passing: it ends with this process, so memory does where a disk is full."""
         return Op(
             "INSERT INTO refs (holder, target) VALUES (?, ?) ON CONFLICT DO NOTHING",
             (str(holder), str(target)),
             lambda: self._remember_reference(holder, target),
-            adds=True,
+            adds=not passing,
         )
 
     def release(self, holder: Ref, target: Ref | None = None) -> Op:
@@ -473,8 +531,21 @@ class ScopedStore(Store):
     async def flushed(self) -> None:
         await self._store.flushed()
 
-    def reference(self, holder: Ref, target: Ref) -> Op:
-        return self._store.reference(self._inside(holder), self._inside(target))
+    @property
+    def behind(self) -> bool:
+        return self._store.behind
+
+    async def written(self) -> None:
+        await self._store.written()
+
+    def aside(self) -> list[Aside]:
+        return self._store.aside()
+
+    def remove_aside(self, aside: Aside) -> Op:
+        return self._store.remove_aside(aside)
+
+    def reference(self, holder: Ref, target: Ref, *, passing: bool = False) -> Op:
+        return self._store.reference(self._inside(holder), self._inside(target), passing=passing)
 
     def release(self, holder: Ref, target: Ref | None = None) -> Op:
         return self._store.release(self._inside(holder), None if target is None else self._inside(target))
@@ -577,11 +648,21 @@ def _no_room(path: str, reason: str) -> DiskFull:
     )
 
 
+def _sick(path: str, reason: str) -> StoreError:
+    return StoreError(
+        f"the database {path} cannot be written: {reason}. Check the disk, make its file system writable again (a "
+        f"kernel that has met errors makes it read-only) and start again. Containers run on meanwhile. Do not move the "
+        f"database away"
+    )
+
+
 def _lock(path: str) -> int:
     """Take `<path>.lock`; returns the descriptor that holds it."""
     try:
         fd = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as e:
+        if e.errno in (errno.EROFS, errno.EIO):
+            raise _sick(path, words(e)) from e
         raise StoreError(f"cannot open the database {path}: {path}.lock: {words(e)}") from e
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -614,7 +695,11 @@ def _connect(path: str) -> sqlite3.Connection:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.close(fd)
     except OSError as e:
-        raise _no_room(path, words(e)) if e.errno == errno.ENOSPC else _unusable(path, words(e)) from e
+        if e.errno in NO_ROOM:
+            raise _no_room(path, words(e)) from e
+        if e.errno in (errno.EROFS, errno.EIO):
+            raise _sick(path, words(e)) from e
+        raise _unusable(path, words(e)) from e
     connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
     try:
         version = _check(connection, path)

@@ -117,7 +117,13 @@ class System:
         for kind in wanted:
             if kind not in DISK_USAGE_TYPES:
                 raise InvalidArgument(f"unknown object type: {kind}")
-        answer: dict[str, Any] = {}
+        answer: dict[str, Any] = {
+            "LayersSize": 0,
+            "Images": None,
+            "Containers": None,
+            "Volumes": None,
+            "BuildCache": None,
+        }
         used = await self._disk.usage()
         if "image" in wanted:
             answer["LayersSize"] = used.images

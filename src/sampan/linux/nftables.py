@@ -115,11 +115,14 @@ def _errno_of(message: str) -> int:
 
 
 class Element(NamedTuple):
-    """A map element as the kernel keeps it: concatenated parts, each padded to four bytes, network order."""
+    """An element of a map, or of a set (no value), as the kernel keeps it.
+
+    Concatenated parts, each padded to four bytes, network order.
+    """
 
     map: str
     key: bytes
-    value: bytes
+    value: bytes = b""
 
 
 class Elements:
@@ -133,10 +136,12 @@ class Elements:
         self._socket.close()
 
     def add(self, table: str, elements: Iterable[Element]) -> None:
-        """Add elements to maps of an inet table, all or none. Raises: OSError EEXIST, ENOENT (no such table or
-        map), …
+        """Add elements to maps and sets of an inet table, all or none; what a set has already is fine.
+
+        Raises: OSError EEXIST (in a map), ENOENT (no such table or map), …
         """
-        flags = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
+        elements = list(elements)
+        flags = netlink.NLM_F_CREATE | (netlink.NLM_F_EXCL if any(e.value for e in elements) else 0)
         self._batch(table, NFT_MSG_NEWSETELEM, flags, [(e.map, _element(e.key, e.value)) for e in elements])
 
     def delete(self, table: str, elements: Iterable[Element]) -> None:

@@ -50,6 +50,18 @@ def get_size(fd: int) -> tuple[int, int]:
     return height, width
 
 
+def change_output(fd: int, *, set_: int = 0, clear: int = 0) -> None:
+    """Change the output flags (OPOST, ONLCR …) of a terminal."""
+    mode = termios.tcgetattr(fd)
+    mode[1] = (mode[1] | set_) & ~clear
+    termios.tcsetattr(fd, termios.TCSANOW, mode)
+
+
+def leave_line_ends(fd: int) -> None:
+    """Have a terminal write line feeds as they are: who shows them makes the line ends."""
+    change_output(fd, clear=termios.ONLCR)
+
+
 def make_controlling(fd: int) -> None:
     """Make the terminal the controlling one of the calling session leader."""
     fcntl.ioctl(fd, termios.TIOCSCTTY, 0)

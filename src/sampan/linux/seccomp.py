@@ -144,6 +144,21 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+def library_version() -> str:
+    """Return libseccomp's version; "none" where it is not installed."""
+
+    class Version(ctypes.Structure):
+        _fields_ = [("major", ctypes.c_uint), ("minor", ctypes.c_uint), ("micro", ctypes.c_uint)]
+
+    try:
+        function = _library().seccomp_version
+    except (OSError, AttributeError):
+        return "none"
+    function.restype = ctypes.POINTER(Version)
+    version = function().contents
+    return f"{version.major}.{version.minor}.{version.micro}"
+
+
 def compile(profile: Profile) -> bytes:
     """Compile OCI `linux.seccomp` for this machine.
 
@@ -205,6 +220,9 @@ def filter_flags(profile: Profile) -> int:
         if name not in FLAGS:
             raise OSError(errno.EINVAL, f"seccomp flag {name} is not known to this kernel interface")
         value |= FLAGS[name]
+    if any(rule.get("action") == "SCMP_ACT_NOTIFY" for rule in profile.get("syscalls") or ()):
+        value |= FLAGS["SECCOMP_FILTER_FLAG_NEW_LISTENER"]
+        value &= ~FLAGS["SECCOMP_FILTER_FLAG_TSYNC"]  # the kernel takes one of the two; there is one thread
     return value
 
 

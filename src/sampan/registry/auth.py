@@ -12,18 +12,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
-import msgspec
 
 from sampan.errors import Internal
 from sampan.registry import challenges, refusals, transport
 from sampan.registry.challenges import Challenge
 from sampan.registry.endpoints import Endpoint
 from sampan.registry.transport import Transport
+from sampan.spec import codec
+from sampan.spec.urls import without_user
 
 CLIENT_ID = "docker"
 LIFETIME_S = 60  # of a token that does not say
@@ -102,19 +103,15 @@ class Authorizer:
 
     async def _new_token(self, challenge: Challenge, scopes: tuple[str, ...]) -> _Token:
         answer = await self.ask(challenge, scopes)
-        text = answer.get("token") or answer.get("access_token")
-        if not isinstance(text, str) or not text:
-            raise Internal("authorization server did not include a token in the response")
+        token = read_token(answer, time.monotonic())
         renewed = answer.get("refresh_token")
         if self._credentials.identity_token and isinstance(renewed, str) and renewed:
             self._credentials = replace(self._credentials, identity_token=renewed)
-        lifetime = answer.get("expires_in")
-        lifetime_s = lifetime if isinstance(lifetime, int) and 0 < lifetime < 10**9 else LIFETIME_S
-        return _Token(text, time.monotonic() + lifetime_s - min(MARGIN_S, lifetime_s / 2))
+        return token
 
     async def ask(self, challenge: Challenge, scopes: tuple[str, ...], *, offline: bool = False) -> dict[str, object]:
         """Have one conversation with the token service; offline: ask for a refresh token as well."""
-        realm = challenge.parameters.get("realm", "")
+        realm = without_user(challenge.parameters.get("realm", ""))  # ours count, and are sent only once
         place = self._service(realm)
         service = challenge.parameters.get("service", "")
         credentials = self._credentials
@@ -139,11 +136,7 @@ class Authorizer:
         )
 
     def _service(self, realm: str) -> Endpoint:
-        parts = urlsplit(realm)
-        plain = parts.scheme == "http" and self._endpoint.insecure
-        if not parts.hostname or not (parts.scheme == "https" or plain):
-            raise Internal(f'invalid token auth challenge realm: "{realm[:200]}"')
-        return Endpoint(base=f"{parts.scheme}://{parts.netloc}", path="", insecure=self._endpoint.insecure)
+        return token_service(realm, insecure=self._endpoint.insecure)
 
     async def _exchange(
         self, method: str, url: str, place: Endpoint, *, authorization: str = "", data: bytes | None = None
@@ -160,10 +153,38 @@ class Authorizer:
                     raise refusals.read(answer.status, raw, retry_after=answer.headers.get("Retry-After", ""))
         except transport.FAILURES as e:
             raise await transport.failed(method, url, e) from e
-        try:
-            found = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as e:
-            raise Internal(f"unable to decode token response: {e}") from e
-        if not isinstance(found, dict):
-            raise Internal("unable to decode token response: not a JSON object")
-        return found
+        return token_answer(raw)
+
+
+def token_service(realm: str, *, insecure: bool) -> Endpoint:
+    """Return where a challenge's realm is. Raises: Internal for a realm that is no URL, or not safe."""
+    try:
+        scheme, host, _ = transport.origin(realm)
+    except Internal:
+        scheme = host = ""
+    if not host or not (scheme == "https" or (scheme == "http" and insecure)):
+        raise Internal(f'invalid token auth challenge realm: "{realm[:200]}"')
+    return Endpoint(base=f"{scheme}://{urlsplit(realm).netloc}", path="", insecure=insecure)
+
+
+def token_answer(raw: bytes) -> dict[str, object]:
+    """Decode what a token service answers. Raises: Internal."""
+    try:
+        found = codec.plain(raw)
+    except ValueError as e:
+        raise Internal(f"unable to decode token response: {e}") from e
+    if not isinstance(found, dict):
+        raise Internal("unable to decode token response: not a JSON object")
+    return found
+
+
+def read_token(answer: Mapping[str, object], now_s: float) -> _Token:
+    """Return the token of an answer. Raises: Internal when there is none that a header can hold."""
+    text = answer.get("token") or answer.get("access_token")
+    if not isinstance(text, str) or not text:
+        raise Internal("authorization server did not include a token in the response")
+    if not text.isascii() or not text.isprintable():
+        raise Internal("authorization server gave a token that no header can hold")
+    lifetime = answer.get("expires_in")
+    lifetime_s = lifetime if isinstance(lifetime, int) and 0 < lifetime < 10**9 else LIFETIME_S
+    return _Token(text, now_s + lifetime_s - min(MARGIN_S, lifetime_s / 2))

@@ -85,6 +85,11 @@ async def _ask(transport_: Transport, place: Endpoint, url: str, authorization: 
         raise await transport.failed("GET", url, e) from e
     if status != 200:
         raise Internal(f"Unexpected status code {status}")
+    return read_results(raw)
+
+
+def read_results(raw: bytes) -> list[dict[str, Any]]:
+    """Decode what an index has found; what is no result is left out. Raises: Internal."""
     try:
         results = codec.parse(raw)["results"] if raw else None
     except (ValueError, TypeError, InvalidArgument) as e:

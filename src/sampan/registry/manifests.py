@@ -97,8 +97,8 @@ def parse(raw: bytes, content_type: str, name: str) -> Manifest | Index:
         raise InvalidArgument(f"the manifest of {name} has more than {MAX_BYTES} bytes")
     media_type = content_type.partition(";")[0].strip().lower()
     try:
-        document = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        document = codec.plain(raw)
+    except ValueError as e:
         raise InvalidArgument(f"invalid manifest of {name}: {e}") from e
     if not isinstance(document, dict):
         raise InvalidArgument(f"invalid manifest of {name}: not a JSON object")

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-import msgspec
-
 from sampan.errors import Internal, NotFound, SampanError
 from sampan.spec import codec
 
@@ -69,12 +67,12 @@ def read(status: int, raw: bytes, *, retry_after: str = "") -> Refused:
     after = _seconds(retry_after)
     if 400 <= status < 500:
         try:
-            document = msgspec.json.decode(raw)
+            document = codec.plain(raw)
             errors = document["errors"]
             first = errors[0]
             code = str(first.get("code") or "UNKNOWN").upper()
             words = [_words(error) for error in errors]
-        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, IndexError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             if status == 401:
                 return Refused("unauthorized: authentication required", code="UNAUTHORIZED", http=status)
             if status == 429:

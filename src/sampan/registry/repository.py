@@ -18,10 +18,8 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urljoin
 
 import aiohttp
-import msgspec
 
 from sampan.errors import Internal
 from sampan.registry import auth, challenges, manifests, refusals, transport
@@ -29,6 +27,7 @@ from sampan.registry.auth import Authorizer, Credentials
 from sampan.registry.endpoints import Endpoint, Settings
 from sampan.registry.manifests import Descriptor
 from sampan.registry.transport import Transport
+from sampan.spec import codec
 
 BACKOFF_S = 0.5  # doubled each time, with jitter
 BACKOFF_MAX_S = 30.0
@@ -140,14 +139,9 @@ class Repository:
             async with self._asked("GET", url) as answer:
                 raw = await _whole(answer, MAX_LIST_BYTES)
                 link = answer.headers.get("Link", "")
-            try:
-                listed = msgspec.json.decode(raw).get("tags") or []
-            except (msgspec.DecodeError, UnicodeDecodeError, AttributeError) as e:
-                raise Internal(f"invalid list of tags from {url}: {e}") from e
-            found += [tag for tag in listed if isinstance(tag, str)]
-            match = re.match(r'<([^>]+)>; *rel="?next"?', link)
-            following = urljoin(url, match[1]) if match and listed and len(found) < MAX_TAGS else ""
-            url = following if following != url and transport.origin(following) == transport.origin(url) else ""
+            listed = read_tags(raw, url)
+            found += listed
+            url = next_page(link, url) if listed and len(found) < MAX_TAGS else ""
         return found
 
     # -- blobs ----------------------------------------------------------------------------------------------------
@@ -395,4 +389,23 @@ def _location(answer: aiohttp.ClientResponse, default: str = "") -> str:
         return default
     if not location:
         raise Internal(f'{answer.method.capitalize()} "{answer.url}": the registry named no upload location')
-    return urljoin(str(answer.url), location)
+    return transport.joined(str(answer.url), location)
+
+
+def read_tags(raw: bytes, url: str) -> list[str]:
+    """Decode a page of a list of tags; what is no text is left out. Raises: Internal."""
+    try:
+        listed = codec.plain(raw)
+    except ValueError as e:
+        raise Internal(f"invalid list of tags from {url}: {e}") from e
+    tags = listed.get("tags") if isinstance(listed, dict) else None
+    if not isinstance(listed, dict) or not isinstance(tags or [], list):
+        raise Internal(f"invalid list of tags from {url}: not a list")
+    return [tag for tag in tags or [] if isinstance(tag, str)]
+
+
+def next_page(link: str, url: str) -> str:
+    """Return the next page that a Link header names, at the same place; "" for none. Raises: Internal."""
+    match = re.match(r'<([^>]+)>; *rel="?next"?', link)
+    following = transport.joined(url, match[1]) if match else ""
+    return following if following != url and transport.origin(following) == transport.origin(url) else ""

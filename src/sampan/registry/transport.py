@@ -122,16 +122,29 @@ class Transport:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Return (scheme, host, port) of a URL."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    """Return (scheme, host, port) of a URL. Raises: Internal for what is none."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as e:
+        raise Internal(f"invalid URL {url[:200]!r}: {e}") from e
+
+
+def joined(url: str, location: str) -> str:
+    """Return where a relative or absolute URL leads that an answer from `url` names. Raises: Internal."""
+    try:
+        found = urljoin(url, location)
+    except ValueError as e:
+        raise Internal(f"invalid URL {location[:200]!r}: {e}") from e
+    origin(found)
+    return found
 
 
 def _target(url: str, location: str, endpoint: Endpoint) -> str:
     """Return where a redirect leads. Raises: Internal."""
-    target = urljoin(url, location)
-    scheme = urlsplit(target).scheme
-    if scheme not in ("http", "https") or not urlsplit(target).hostname:
+    target = joined(url, location)
+    scheme, host, _ = origin(target)
+    if scheme not in ("http", "https") or not host:
         raise Internal(f'Get "{url}": unsupported redirect to {target[:200]!r}')
     if scheme == "http" and urlsplit(url).scheme == "https" and not endpoint.insecure:
         raise Internal(f'Get "{url}": refusing the redirect from https to {target[:200]!r}')
@@ -199,9 +212,8 @@ async def _reason(url: str, error: BaseException) -> str:
             return "http: server gave HTTP response to HTTPS client"
         return f"tls: {reason.lower().replace('_', ' ') or error.os_error}"
     if isinstance(error, aiohttp.ClientConnectorError):
-        words = (error.os_error.strerror or str(error.os_error)).lower()
-        if error.os_error.errno == 111 or "connect call failed" in words:
-            words = "connection refused"
+        known = error.os_error.errno  # its text is of the library that dialled
+        words = os.strerror(known).lower() if known else str(error.os_error)
         return f"dial tcp {await _address(host, port)}: connect: {words}"
     if isinstance(error, TimeoutError):
         return (

@@ -18,7 +18,6 @@ from sampan.runtime.cli.flags import UsageError, parse
 from sampan.runtime.cli.output import CommandFailure, Log, help_text, print_out
 from sampan.runtime.cli.table import COMMANDS, FLAGS_FIRST, GLOBAL_FLAGS
 
-OCI_VERSION = "1.2.1"
 VERSION = "0.1.0"
 
 
@@ -62,12 +61,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _dispatch(name: str, options: dict[str, Any], log: Log, rest: list[str]) -> int:
     if options.get("version"):
-        print_out(f"{name} version {VERSION}\nspec: {OCI_VERSION}\npython: {sys.version.split()[0]}\n")
+        print_out(_versions(name))
         return 0
     if options.get("help") or not rest or rest[0] in ("help", "h"):
         verb = rest[1] if len(rest) > 1 else ""
-        print_out(help_text(name, verb if verb in COMMANDS else ""))
+        if verb and verb not in COMMANDS:
+            raise CommandFailure(f"No help topic for '{verb}'\n", 3)
+        print_out(help_text(name, verb))
         return 0
+    if options.get("criu"):
+        os.write(2, b"WARNING: --criu ignored (criu binary from $PATH is used); do not use\n")
     command, *rest = rest
     if command not in COMMANDS:
         raise CommandFailure(f"No help topic for '{command}'\n", 3)
@@ -84,9 +87,24 @@ def _dispatch(name: str, options: dict[str, Any], log: Log, rest: list[str]) -> 
     if wrong:
         print_out(f"Incorrect Usage.\n\n{help_text(name, command)}\n")
         raise CommandFailure(wrong)
+    log.debug(f"{name} {command}", arguments=" ".join(arguments))
     run = getattr(import_module(f"sampan.runtime.cli.{module}"), function)
     status: int = run(Invocation(options, log, values, arguments))
     return status
+
+
+def _versions(name: str) -> str:
+    """Return runc's lines; the language is another one."""
+    from sampan.linux.seccomp import library_version
+    from sampan.runtime.plan import OCI_VERSION
+
+    lines = [
+        f"{name} version {VERSION}",
+        f"commit: {VERSION}",
+        f"spec: {OCI_VERSION}",
+        f"python: {sys.version.split()[0]}",
+    ]
+    return "\n".join([*lines, f"libseccomp: {library_version()}"]) + "\n"
 
 
 def _count_error(name: str, command: str, count: int, fewest: int, most: int | None) -> str:

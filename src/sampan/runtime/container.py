@@ -19,7 +19,7 @@ from typing import Any
 from sampan.linux import process
 from sampan.linux.cgroups import groups
 from sampan.linux.cgroups.interface import Cgroup
-from sampan.runtime import hooks, init, joiner, launch, sync
+from sampan.runtime import agent, hooks, init, joiner, launch, sync
 from sampan.runtime import plan as planning
 from sampan.runtime.failure import InvalidSpec, RuntimeFailure
 from sampan.runtime.process_plan import INHERITED
@@ -141,7 +141,6 @@ class Container:
 
     def _state_json(self, status: str) -> bytes:
         plan = planning.Plan()
-        plan.oci_version = self.spec.get("ociVersion", "")
         plan.id = self.id
         plan.bundle = self.bundle
         plan.annotations = self.spec.get("annotations") or {}
@@ -159,8 +158,11 @@ class Container:
         detached: bool = False,
         preserve_fds: int = 0,
         ignore_paused: bool = False,
+        line_ends: bool = True,
     ) -> ExecProcess:
         """Start another process inside the container; returns when it has been executed.
+
+        Without `line_ends` its terminal writes line feeds as they are, from its first one on.
 
         With `ignore_paused` it may join a frozen cgroup, and the call returns when somebody thaws that.
 
@@ -174,6 +176,7 @@ class Container:
             detached=detached,
             preserve_fds=preserve_fds,
             ignore_paused=ignore_paused,
+            line_ends=line_ends,
         )
         try:
             joining.hear(wait=True)
@@ -196,11 +199,13 @@ class Container:
         detached: bool = False,
         preserve_fds: int = 0,
         ignore_paused: bool = False,
+        line_ends: bool = True,
     ) -> joiner.Joiner:
         """Begin an `exec` that the caller follows itself. Raises: RuntimeFailure."""
         validate_process(process, "process")
         if not ignore_paused and self.cgroup.frozen():
             raise RuntimeFailure("exec", 0, "cannot exec in a paused container (use --ignore-paused to override)")
+        seccomp_agent = agent.of((self.spec.get("linux") or {}).get("seccomp"))
         return joiner.begin(
             self.spec,
             process,
@@ -208,9 +213,11 @@ class Container:
             cgroup=cgroup or self.cgroup,
             stdio=stdio,
             seccomp=_seccomp_loader(self.spec, seccomp_bpf),
+            listening=(seccomp_agent, self._state_json("running")) if seccomp_agent else None,
             keyring=keyring_of(self.id) if self.keyring else "",
             detached=detached,
             preserve_fds=preserve_fds,
+            line_ends=line_ends,
         )
 
     # ── the rest of its life ──────────────────────────────────────────────────────────────────────────────
@@ -388,6 +395,7 @@ class CreateOptions:
     """How a container is to be made: what its caller decides, beside the spec."""
 
     __slots__ = (
+        "agents",
         "cgroup",
         "detached",
         "keyring",
@@ -412,6 +420,7 @@ class CreateOptions:
         pivot: bool = True,
         timing: bool = False,
         sources: dict[str, int] | None = None,
+        agents: bool = False,
     ) -> None:
         self.stdio = stdio  # of a process with no terminal; with one, the master comes back as `console_fd`
         self.seccomp_bpf = seccomp_bpf  # the compiled filter; else it is compiled from the spec
@@ -422,13 +431,14 @@ class CreateOptions:
         self.pivot = pivot  # False: move the root over "/" instead
         self.timing = timing  # measure init's steps
         self.sources = sources or {}  # place in the spec → descriptor instead of a name: see launch.prepare
+        self.agents = agents  # a profile may name an agent (listenerPath), which this process then connects to
         self.sibling = False  # init is a child of the caller's parent, which keeps the container (`hand_over`)
 
 
 class Draft:
     """A container that is planned, with the channel to its init to be, and nothing of which exists yet."""
 
-    __slots__ = ("id", "inherited", "options", "ours", "plan", "spec")
+    __slots__ = ("agent", "id", "inherited", "options", "ours", "plan", "spec")
 
     def __init__(self, spec: Spec, id: str, bundle: str, rootfs: Mounts, options: CreateOptions) -> None:
         """Raises: InvalidSpec, RuntimeFailure."""
@@ -439,6 +449,10 @@ class Draft:
         if plan.process is None:
             raise InvalidSpec("process", "required to create a container")
         plan.pivot_root = options.pivot
+        profile = (spec.get("linux") or {}).get("seccomp") or {}
+        self.agent = agent.of(profile)
+        if self.agent and not options.agents:
+            raise InvalidSpec("linux.seccomp", "SCMP_ACT_NOTIFY and listenerPath are not supported")
         load_seccomp = _seccomp_loader(spec, options.seccomp_bpf)
         try:
             self.ours, theirs = sync.pair()
@@ -446,7 +460,8 @@ class Draft:
             raise RuntimeFailure.of("create", error) from error
         self.inherited = inherited = init.Inherited(theirs, options.cgroup)
         inherited.stdio = None if plan.process.terminal else options.stdio
-        inherited.load_seccomp = load_seccomp
+        inherited.listens = self.agent is not None
+        inherited.load_seccomp = agent.announcing(load_seccomp, theirs) if self.agent else load_seccomp
         inherited.wait_first = plan.user_namespace
         inherited.join_cgroup = not plan.user_namespace
         inherited.death_signal = 0 if options.detached else SIGKILL
@@ -497,6 +512,7 @@ def _make(draft: Draft) -> Container:
     plan, inherited, own_cgroup = draft.plan, draft.inherited, draft.options.cgroup is None
     prepared = launch.Prepared()
     heard = launch.Conversation(draft.options.cgroup)
+    heard.agent = draft.agent
     try:
         if own_cgroup and not launch.may_defer_cgroup(plan):
             heard.cgroup = inherited.cgroup = launch.make_cgroup(plan)
@@ -549,7 +565,7 @@ def create_for_parent(
 
 def _kept(spec: Spec) -> Spec:
     """What a container needs of its spec once it has been made; the rest would be memory for nothing in every shim."""
-    kept: Spec = {key: spec[key] for key in ("ociVersion", "annotations", "hooks") if key in spec}
+    kept: Spec = {key: spec[key] for key in ("annotations", "hooks") if key in spec}
     process = spec.get("process") or {}
     kept["process"] = {key: process[key] for key in INHERITED if key in process}
     if (umask := (process.get("user") or {}).get("umask")) is not None:

@@ -27,7 +27,7 @@ from sampan.linux import namespaces, process, pty, syscalls
 from sampan.linux.cgroups import groups
 from sampan.linux.cgroups.interface import Cgroup
 from sampan.runtime import failure, hooks, sync
-from sampan.runtime.plan import Plan, PlannedMount
+from sampan.runtime.plan import OCI_VERSION, Plan, PlannedMount
 from sampan.runtime.process_plan import ProcessPlan
 from sampan.runtime.steps import cgroup_mounts, devices, mounts, paths, procfs, rootfs
 from sampan.runtime.steps import process as who
@@ -53,6 +53,7 @@ class Inherited:
         "idmaps",
         "join_cgroup",
         "keyring",
+        "listens",
         "load_seccomp",
         "make_cgroup",
         "namespace_fds",
@@ -73,7 +74,8 @@ class Inherited:
         self.make_cgroup: Callable[[], Cgroup] | None = None  # unless init is to make it itself
         self.stdio: tuple[int, int, int] | None = None
         self.spare: sync.Channel | None = None  # the parent's end of the channel, kept for a later starter
-        self.load_seccomp: Callable[[], None] | None = None
+        self.load_seccomp: Callable[[], int] | None = None
+        self.listens = False  # the filter has an agent
         self.death_signal: int = signal.SIGKILL
         self.keyring = True
         self.preserve_fds = 0
@@ -175,10 +177,8 @@ def report(channel: sync.Channel, step: str, error: BaseException) -> None:
 
 def state(plan: Plan, status: str, pid: int) -> bytes:
     """Return the OCI state as hooks get it on stdin."""
-    value: dict[str, object] = {"ociVersion": plan.oci_version, "id": plan.id, "status": status}
-    if pid:
-        value["pid"] = pid
-    value["bundle"] = plan.bundle
+    value: dict[str, object] = {"ociVersion": OCI_VERSION, "id": plan.id, "status": status}
+    value |= {"pid": pid, "bundle": plan.bundle} if pid else {"bundle": plan.bundle}
     if plan.annotations:
         value["annotations"] = plan.annotations
     return json.dumps(value).encode()
@@ -451,6 +451,7 @@ def become(init: Init) -> None:
         personality=init.plan.personality,
         death_signal=init.inherited.death_signal,
         load_seccomp=init.inherited.load_seccomp,
+        listens=init.inherited.listens,
     )
     try:
         init.program = become_user(becoming)

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from sampan.linux import namespaces, process, pty
 from sampan.linux.cgroups.interface import Cgroup
 from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, TYPES
-from sampan.runtime import init, launch, sync
+from sampan.runtime import agent, init, launch, sync
 from sampan.runtime.failure import RuntimeFailure
 from sampan.runtime.process_plan import ProcessPlan, build, inherit
 from sampan.runtime.steps import devices
@@ -46,6 +46,8 @@ class Joining:
         "flags",
         "init_pidfd",
         "keyring",
+        "line_ends",
+        "listens",
         "load_seccomp",
         "personality",
         "plan",
@@ -64,7 +66,9 @@ class Joining:
     flags: int
     init_pidfd: int
     keyring: str  # the container's session keyring; empty: the caller's is kept
-    load_seccomp: Callable[[], None] | None
+    line_ends: bool
+    listens: bool
+    load_seccomp: Callable[[], int] | None
     personality: str
     preserve_fds: int
     root_fd: int
@@ -83,11 +87,13 @@ class Joiner:
     `channel.fd` is readable when there is something to `hear`. The caller reaps both children.
     """
 
-    __slots__ = ("_failure", "_stage_pidfd", "_told", "channel", "console", "pid", "pidfd", "stage")
+    __slots__ = ("_agent", "_failure", "_stage_pidfd", "_state", "_told", "channel", "console", "pid", "pidfd", "stage")
 
-    def __init__(self, joining: Joining, channel: sync.Channel) -> None:
-        """Clone the stage. Raises: OSError."""
+    def __init__(self, joining: Joining, channel: sync.Channel, listening: tuple[agent.Agent, bytes] | None) -> None:
+        """Clone the stage; `listening`: the filter's agent and the container's state. Raises: OSError."""
         self.channel = channel
+        self._agent = listening[0] if listening else None
+        self._state = listening[1] if listening else b""
         self.console: int | None = None  # the terminal's master
         self.pid = -1
         self.pidfd = -1
@@ -126,6 +132,10 @@ class Joiner:
         if packet == sync.CONSOLE and self.console is None:
             self.console = fd
             return
+        if packet[:1] == sync.LISTENER and self._agent is not None:
+            self._look()
+            self._agent.hand_over(self._state, self.pid, self.pidfd, packet)
+            self.channel.send(sync.GO)
         if fd is not None:
             os.close(fd)
 
@@ -165,10 +175,12 @@ def begin(
     init_pidfd: int,
     cgroup: Cgroup,
     stdio: tuple[int, int, int] | None,
-    seccomp: Callable[[], None] | None,
+    seccomp: Callable[[], int] | None,
+    listening: tuple[agent.Agent, bytes] | None,
     keyring: str,
     detached: bool,
     preserve_fds: int,
+    line_ends: bool,
 ) -> Joiner:
     """Begin to start the process. Raises: RuntimeFailure."""
     plan = build(inherit(spec.get("process") or {}, process_spec))
@@ -185,7 +197,9 @@ def begin(
     joining.flags = _flags(spec)
     joining.init_pidfd = init_pidfd
     joining.keyring = keyring
-    joining.load_seccomp = seccomp
+    joining.line_ends = line_ends
+    joining.listens = listening is not None
+    joining.load_seccomp = agent.announcing(seccomp, theirs) if seccomp and listening else seccomp
     joining.personality = ((spec.get("linux") or {}).get("personality") or {}).get("domain") or ""
     joining.preserve_fds = preserve_fds
     joining.root_fd = -1
@@ -193,7 +207,7 @@ def begin(
     joining.told = namespaces.SharedPid()
     joining.stdio = None if plan.terminal else stdio
     try:
-        return Joiner(joining, ours)
+        return Joiner(joining, ours, listening)
     except OSError as error:
         ours.close()
         raise RuntimeFailure.of("exec", error) from error
@@ -304,6 +318,8 @@ def open_console(joining: Joining) -> None:
     master, slave = devices.open_terminal(joining.root_fd)
     if plan.console_size is not None:
         pty.set_size(slave, *plan.console_size)
+    if not joining.line_ends:
+        pty.leave_line_ends(slave)
     joining.channel.send_fd(sync.CONSOLE, master)
     os.close(master)
     for number in (0, 1, 2):
@@ -343,6 +359,7 @@ def _become(joining: Joining) -> NoReturn:
         personality=joining.personality,
         death_signal=joining.death_signal,
         load_seccomp=joining.load_seccomp,
+        listens=joining.listens,
         is_abandoned=joining.channel.is_abandoned,
     )
     try:

@@ -16,6 +16,7 @@ from sampan.linux.cgroups import groups, hierarchy
 from sampan.linux.cgroups.interface import Cgroup
 from sampan.linux.namespaces import CLONE_CLEAR_SIGHAND, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_PARENT, TYPES
 from sampan.runtime import hooks, init, sync
+from sampan.runtime.agent import Agent
 from sampan.runtime.failure import RuntimeFailure, strerror
 from sampan.runtime.plan import Plan
 from sampan.runtime.steps import devices, mounts, rootfs
@@ -206,7 +207,8 @@ def _spawn_staged(plan: Plan, inherited: init.Inherited, flags: int) -> tuple[in
 def _write_time_offsets(plan: Plan) -> None:
     """Offsets of a new time namespace: writable only while nobody is inside."""
     lines = [
-        f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}\n" for clock, offset in plan.time_offsets.items()
+        f"{clock} {offset.get('secs') or 0} {offset.get('nanosecs') or 0}\n"
+        for clock, offset in plan.time_offsets.items()
     ]
     if lines:
         with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
@@ -216,9 +218,10 @@ def _write_time_offsets(plan: Plan) -> None:
 class Conversation:
     """What the parent has made and heard until the gate."""
 
-    __slots__ = ("cgroup", "console_fd", "pid", "pidfd", "timing")
+    __slots__ = ("agent", "cgroup", "console_fd", "pid", "pidfd", "timing")
 
     def __init__(self, cgroup: Cgroup | None) -> None:
+        self.agent: Agent | None = None  # of the filter
         self.cgroup = cgroup
         self.pid = -1
         self.pidfd = -1
@@ -246,6 +249,7 @@ def converse(plan: Plan, inherited: init.Inherited, channel: sync.Channel, heard
         _send(channel, sync.GO)
     set_oom_score(plan.process.oom_score_adj if plan.process else None, heard.pid)
     failure: RuntimeFailure | None = None
+    listener = b""
     at_gate = False
     # A stage and the init that it has cloned speak at once: a gate or a failure may come before the pid that it is of.
     while inherited.staged or not at_gate:
@@ -265,6 +269,8 @@ def converse(plan: Plan, inherited: init.Inherited, channel: sync.Channel, heard
             _follow(packet, inherited, heard)
             if failure is not None:
                 raise failure
+        elif packet[:1] == sync.LISTENER:
+            listener = packet
         elif packet == sync.NAMESPACES:
             text = init.state(plan, "creating", heard.pid)
             for kind in ("prestart", "createRuntime"):
@@ -274,6 +280,10 @@ def converse(plan: Plan, inherited: init.Inherited, channel: sync.Channel, heard
             heard.timing = json.loads(packet[1:])
         elif not packet:
             raise failure or died(heard.cgroup)
+        if listener and heard.agent is not None and not inherited.staged:
+            heard.agent.hand_over(init.state(plan, "creating", heard.pid), heard.pid, heard.pidfd, listener)
+            listener = b""
+            _send(channel, sync.GO)
 
 
 def _follow(packet: bytes, inherited: init.Inherited, heard: Conversation) -> None:

@@ -16,6 +16,7 @@ from sampan.runtime.options import PROPAGATION, MountOptions, normal, parse
 from sampan.runtime.process_plan import ProcessPlan
 from sampan.runtime.process_plan import build as build_process
 
+OCI_VERSION = "1.2.1"  # of the state, whatever the bundle was written for
 Spec = dict[str, Any]
 
 # name, major, minor: what every container gets (config-linux.md "Default Devices")
@@ -91,7 +92,6 @@ class Plan:
         "links",
         "masked_paths",
         "mounts",
-        "oci_version",
         "personality",
         "pivot_root",
         "process",
@@ -111,7 +111,6 @@ class Plan:
 
     id: str
     bundle: str
-    oci_version: str
     annotations: dict[str, str]
     root_path: str
     readonly_root: bool
@@ -200,9 +199,8 @@ def build(spec: Spec, *, id: str, bundle: str, rootfs: list[Spec] | tuple[Spec, 
     plan = Plan()
     plan.id = id
     plan.bundle = bundle
-    plan.oci_version = spec.get("ociVersion", "")
     plan.annotations = spec.get("annotations") or {}
-    plan.root_path = os.path.normpath(os.path.join(bundle, root.get("path", "")))
+    plan.root_path = os.path.normpath(os.path.join(bundle, root.get("path") or ""))
     plan.readonly_root = bool(root.get("readonly"))
     plan.rootfs = [PlannedMount(mount) for mount in rootfs]
     plan.root_propagation = PROPAGATION.get(linux.get("rootfsPropagation") or "")

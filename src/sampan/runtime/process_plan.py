@@ -113,12 +113,15 @@ class ProcessPlan:
         return lines
 
 
+_CPU_LIMIT = 8192  # CONFIG_NR_CPUS at its most
+
+
 def build(spec: dict[str, Any]) -> ProcessPlan:
     """Decide everything from a validated `process`."""
     plan = ProcessPlan()
     user = spec.get("user") or {}
-    plan.uid = user.get("uid", 0)
-    plan.gid = user.get("gid", 0)
+    plan.uid = user.get("uid") or 0
+    plan.gid = user.get("gid") or 0
     plan.additional_gids = user.get("additionalGids") or []
     plan.umask = user.get("umask")
     plan.username = user.get("username")
@@ -140,7 +143,7 @@ def build(spec: dict[str, Any]) -> ProcessPlan:
     plan.oom_score_adj = spec.get("oomScoreAdj")
     plan.scheduler = _scheduler(spec.get("scheduler"))
     io = spec.get("ioPriority")
-    plan.io_priority = None if not io else _IO_CLASSES[io["class"]] << 13 | io.get("priority", 0)
+    plan.io_priority = None if not io else _IO_CLASSES[io["class"]] << 13 | (io.get("priority") or 0)
     affinity = spec.get("execCPUAffinity") or {}
     plan.affinity = (cpu_list(affinity.get("initial") or ""), cpu_list(affinity.get("final") or ""))
     return plan
@@ -164,11 +167,14 @@ def inherit(own: dict[str, Any], process: dict[str, Any]) -> dict[str, Any]:
 
 
 def cpu_list(text: str) -> set[int]:
-    """Return the CPUs of a list such as "0-3,7". Raises: ValueError."""
+    """Return the CPUs of a list such as "0-3,7". Raises: ValueError, also for what no kernel has."""
     cpus: set[int] = set()
     for part in filter(None, text.split(",")):
         first, dash, last = part.strip().partition("-")
-        cpus.update(range(int(first), int(last if dash else first) + 1))
+        low, high = int(first), int(last if dash else first)
+        if not 0 <= low <= high < _CPU_LIMIT:
+            raise ValueError(text)
+        cpus.update(range(low, high + 1))
     return cpus
 
 
@@ -191,9 +197,9 @@ def _scheduler(spec: dict[str, Any] | None) -> dict[str, Any] | None:
     return {
         "policy": _POLICIES[spec["policy"]],
         "flags": flags,
-        "nice": spec.get("nice", 0),
-        "priority": spec.get("priority", 0),
-        "times": (spec.get("runtime", 0), spec.get("deadline", 0), spec.get("period", 0)),
+        "nice": spec.get("nice") or 0,
+        "priority": spec.get("priority") or 0,
+        "times": (spec.get("runtime") or 0, spec.get("deadline") or 0, spec.get("period") or 0),
     }
 
 

@@ -10,6 +10,8 @@
       | <----- NAMESPACES --------------------- |  only with prestart/createRuntime hooks: they run now
       | ------ GO ----------------------------> |
       | <----- CONSOLE + SCM_RIGHTS ----------- |  only with a terminal: the master
+      | <----- LISTENER ----------------------- |  only with a seccomp agent: the number of the filter's listener
+      | ------ GO ----------------------------> |
       | <----- TIMING ------------------------- |  only when measured
       | <----- GATE --------------------------- |  all is done but the execve; `create` returns
       |               …                         |
@@ -17,8 +19,8 @@
       | <----- end of file -------------------- |  execve has closed init's end: success
       | <----- {"step", "errno", "message"} --- |  at any time instead: failure, init exits
 
-A missing packet is never waited for after the other side has gone: that is end of file. `exec` has PID, CONSOLE, the
-end of file and the failure.
+A missing packet is never waited for after the other side has gone: that is end of file. `exec` has PID, CONSOLE,
+LISTENER and its GO, the end of file and the failure.
 
 Who says PID may be seen, and so meddled with, by processes of a container: it is taken only for a child (`child`).
 """
@@ -39,6 +41,7 @@ UNSHARED = b"u"
 NAMESPACES = b"n"
 CONSOLE = b"c"
 TIMING = b"t"
+LISTENER = b"s"
 GATE = b"r"
 PACKET_LIMIT = 65536
 

@@ -185,9 +185,7 @@ def validate_process(process: Any, field: str) -> None:
     _user(_optional(process, "user", dict, field) or {}, f"{field}.user")
     caps = _optional(process, "capabilities", dict, field) or {}
     for name in ("bounding", "effective", "permitted", "inheritable", "ambient"):
-        for index, cap in enumerate(_list(caps, name, f"{field}.capabilities", str)):
-            if not cap.startswith("CAP_"):
-                raise InvalidSpec(f"{field}.capabilities.{name}[{index}]", f"unknown capability {cap!r}")
+        _string_list(caps, name, f"{field}.capabilities")  # an unknown one is passed over, as in the reference
     _rlimits(process, field)
     _scheduling(process, field)
     if process.get("selinuxLabel"):
@@ -412,10 +410,25 @@ def _sysctl(linux: Spec, own: set[str]) -> None:
 
 
 def _seccomp(seccomp: Spec) -> None:
-    if seccomp.get("listenerPath") or any(
-        rule.get("action") == "SCMP_ACT_NOTIFY" for rule in _list(seccomp, "syscalls", "linux.seccomp")
-    ):
-        raise InvalidSpec("linux.seccomp", "SCMP_ACT_NOTIFY and listenerPath are not supported")
+    where = "linux.seccomp"
+    if not seccomp:
+        return
+    _required(seccomp, "defaultAction", str, where)
+    _strings(seccomp, ("defaultAction", "listenerPath", "listenerMetadata"), where)
+    for name in ("architectures", "flags"):
+        _string_list(seccomp, name, where)
+    _range(seccomp, "defaultErrnoRet", where, 0, 2**32 - 1)
+    for index, rule in enumerate(_list(seccomp, "syscalls", where)):
+        place = f"{where}.syscalls[{index}]"
+        _required(rule, "action", str, place)
+        _string_list(rule, "names", place)
+        _range(rule, "errnoRet", place, 0, 2**32 - 1)
+        for position, argument in enumerate(_list(rule, "args", place)):
+            _required(argument, "op", str, f"{place}.args[{position}]")
+            for name in ("index", "value"):
+                _required(argument, name, int, f"{place}.args[{position}]")
+            for name in ("index", "value", "valueTwo"):
+                _range(argument, name, f"{place}.args[{position}]", 0, 2**64 - 1)
 
 
 __all__ = ["HOOK_KINDS", "validate", "validate_process"]

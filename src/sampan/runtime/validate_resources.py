@@ -64,7 +64,9 @@ _WORDS = {bool: "a boolean", str: "a string", list: "an array", dict: "an object
 def validate_resources(resources: Any, field: str = "linux.resources") -> None:
     """Check types, ranges and required keys. Raises InvalidSpec."""
     _check(resources, _SCHEMA, field)
-    for name, limits in (resources.get("rdma") or {}).items():
+    rdma = resources.get("rdma") or {}
+    _check(rdma, {}, f"{field}.rdma")
+    for name, limits in rdma.items():
         _check(limits, {"hcaHandles": _UINT32, "hcaObjects": _UINT32}, f"{field}.rdma.{name}")
     unified = resources.get("unified") or {}
     _check(unified, {}, f"{field}.unified")

@@ -149,7 +149,7 @@ def _map(item: _Converter, zero: Callable[[], Any], go: str) -> _Converter:
 
 def _struct(type_: type[Wire]) -> _Converter:
     hints = typing.get_type_hints(type_, include_extras=True)
-    fields: dict[str, tuple[str, str, _Converter]] = {}  # JSON key → attribute, key as Go spells it, converter
+    fields: dict[str, tuple[str, _Converter]] = {}  # JSON key → attribute, converter
     embedded: list[tuple[str, type[Wire], frozenset[str]]] = []
     for f in msgspec.structs.fields(type_):
         inner = _embedded_type(hints[f.name])
@@ -158,7 +158,7 @@ def _struct(type_: type[Wire]) -> _Converter:
             embedded.append((f.name, inner, keys))
             continue
         go = type_.GO_FIELDS.get(f.encode_name, "")
-        fields[f.encode_name] = (f.name, f.encode_name, _converter(hints[f.name], go)[0])
+        fields[f.encode_name] = (f.name, _converter(hints[f.name], go)[0])
     folded = {key.lower(): entry for key, entry in fields.items()}
     parts = [(name, keys, _struct(inner)) for name, inner, keys in embedded]
 
@@ -173,9 +173,9 @@ def _struct(type_: type[Wire]) -> _Converter:
                 rest[key] = element
             elif element is not None:
                 try:
-                    given[entry[0]] = entry[2](element)
+                    given[entry[0]] = entry[1](element)
                 except _Mismatch as e:
-                    raise e.under(entry[1]) from None
+                    raise e.under(key) from None
         for name, keys, part in parts:
             if any(key.lower() in keys for key in rest):
                 given[name] = part(rest)
@@ -247,6 +247,14 @@ def parse(raw: bytes) -> Any:
         return go_syntax.parse(raw, _Number)
 
 
+def plain(raw: bytes) -> Any:
+    """Parse one JSON value from outside, whatever it holds. Raises: ValueError."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise ValueError(str(e)) from e
+
+
 def convert(type_: type[T], value: Any) -> T:
     """Make `type_` of a parsed value. Raises: ValueError in Go's words."""
     if value is None:
@@ -263,7 +271,7 @@ def convert(type_: type[T], value: Any) -> T:
 
 def decode(type_: type[T], raw: bytes) -> T:
     """Decode a request body. Raises: InvalidArgument `invalid JSON: …`, or `unexpected content after JSON`."""
-    if not raw:
+    if not raw or raw.isspace():
         raise InvalidArgument("invalid JSON: got EOF while reading request body")
     try:
         return convert(type_, parse(raw))

@@ -8,16 +8,16 @@ from __future__ import annotations
 import stat
 
 DIRECTORY, SYMLINK = 1 << 31, 1 << 27
-_DEVICE, _PIPE, _SOCKET, _CHARACTER, _IRREGULAR = 1 << 26, 1 << 25, 1 << 24, 1 << 21, 1 << 19
-SPECIAL = _DEVICE | _PIPE | _SOCKET | _CHARACTER | _IRREGULAR
+DEVICE, _PIPE, _SOCKET, _CHARACTER, IRREGULAR = 1 << 26, 1 << 25, 1 << 24, 1 << 21, 1 << 19
+SPECIAL = DEVICE | _PIPE | _SOCKET | _CHARACTER | IRREGULAR
 """What is neither a file, a directory nor a symbolic link."""
 TYPE_MASK = DIRECTORY | SYMLINK | SPECIAL
 _TYPES = {
     stat.S_IFREG: 0,
     stat.S_IFDIR: DIRECTORY,
     stat.S_IFLNK: SYMLINK,
-    stat.S_IFBLK: _DEVICE,
-    stat.S_IFCHR: _DEVICE | _CHARACTER,
+    stat.S_IFBLK: DEVICE,
+    stat.S_IFCHR: DEVICE | _CHARACTER,
     stat.S_IFIFO: _PIPE,
     stat.S_IFSOCK: _SOCKET,
 }
@@ -27,7 +27,7 @@ _BITS = ((1 << 23, stat.S_ISUID), (1 << 22, stat.S_ISGID), (1 << 20, stat.S_ISVT
 
 def from_unix(mode: int) -> int:
     """Turn an st_mode into a FileMode."""
-    found = mode & 0o777 | _TYPES.get(stat.S_IFMT(mode), _IRREGULAR)
+    found = mode & 0o777 | _TYPES.get(stat.S_IFMT(mode), IRREGULAR)
     for go, bit in _BITS:
         if mode & bit:
             found |= go

@@ -87,6 +87,11 @@ def _number(digits: str, base: int) -> int | None:
         return None
 
 
+def is_digits(text: str) -> bool:
+    """Tell whether a text is decimal digits and nothing else, as Go's strconv wants them."""
+    return text.isascii() and text.isdigit()
+
+
 def size_bytes(text: str, *, unit: int = 1024) -> int:
     """Read a size as go-units does: `64m`, `1.5GiB`, `512`. unit: 1024 (RAMInBytes) or 1000 (FromHumanSize).
 

@@ -114,7 +114,41 @@ def moment(text: str, now_ns: int) -> int:
     try:
         return parse_partial(text)
     except ValueError:
+        if "-" in text:
+            raise ValueError(_in_gos_words(text)) from None
         raise ValueError(f"failed to parse value as time or duration: {go_values.quote(text)}") from None
+
+
+_LAYOUT = ("2006", "-", "01", "-", "02", "T", "15", ":", "04", ":", "05")
+"""Go's names for the parts of a date and clock, with what stands between them."""
+
+
+def _in_gos_words(text: str) -> str:
+    """Say why a text with hyphens is no date: Docker chooses a layout for it, and Go names the first part it misses."""
+    from sampan.spec import go_values
+
+    zoned = any(c in text for c in "zZ+") or text.count("-") == 3
+    clock = "T" in text
+    layout = _LAYOUT[: 7 + 2 * min(text.count(":"), 2)] if clock else _LAYOUT[:5]
+    whole = "".join(layout) + ("Z07:00" if zoned else "")
+    begin = f"parsing time {go_values.quote(text)}"
+    rest = text
+    for part in layout:
+        width = len(part)
+        if not (rest[:width] == part if len(part) == 1 else _digits(rest[:width]) and len(rest) >= width):
+            return (
+                f"{begin} as {go_values.quote(whole)}: cannot parse {go_values.quote(rest)} as {go_values.quote(part)}"
+            )
+        if part in _NAMED and not _NAMED[part][1] <= int(rest[:width]) <= _NAMED[part][2]:
+            return f"{begin}: {_NAMED[part][0]} out of range"
+        rest = rest[width:]
+    if zoned:
+        return f'{begin} as {go_values.quote(whole)}: cannot parse {go_values.quote(rest)} as "Z07:00"'
+    return f"{begin}: extra text: {go_values.quote(rest)}" if rest else f"{begin}: day out of range"
+
+
+_NAMED = {"01": ("month", 1, 12), "02": ("day", 1, 31), "15": ("hour", 0, 23), "04": ("minute", 0, 59),
+          "05": ("second", 0, 59)}  # fmt: skip
 
 
 def unix(text: str) -> int:

@@ -5,7 +5,10 @@ Source: `docker info` and error messages of Docker Engine 28.5; Go's net/http (s
 
 from __future__ import annotations
 
+import re
+
 _MASK = "xxxxx"
+_CREDENTIALS = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#@:\"']*(:)[^\s/?#@\"']*@|(\bhttps?://)[^\s/?#@:\"']+@")
 
 
 def masked(url: str) -> str:
@@ -24,6 +27,20 @@ def without_password(url: str) -> str:
         return url
     scheme, user, rest = found
     return f"{scheme}{user.partition(':')[0]}:***@{rest}"
+
+
+def without_user(url: str) -> str:
+    """Return a URL without its user and password, for a request whose own credentials count."""
+    found = _split(url)
+    return url if found is None else found[0] + found[2]
+
+
+def masked_text(text: str) -> str:
+    """Return a text whose URLs have `xxxxx:xxxxx` for their user and password, as BuildKit names its steps.
+
+    A user alone is taken away of http and https, where it is often a token.
+    """
+    return _CREDENTIALS.sub(lambda m: f"{m[1]}{_MASK}:{_MASK}@" if m[2] else f"{m[3]}{_MASK}@", text)
 
 
 def _split(url: str) -> tuple[str, str, str] | None:

@@ -58,7 +58,9 @@ __all__ = [
 
 _CONNECT_TIMEOUT_S = 10.0
 _RETRY_S = 0.02
-_STREAM_LIMIT_BYTES = 1024 * 1024
+ANSWER_LIMIT_S = 180.0  # more than the supervisor's own limits: it answers before, or not at all
+_STREAM_LIMIT_BYTES = 64 * 1024  # twice this is held of what a client has not read
+_EVENTS = 10_000  # that a subscriber may be behind
 _LOST = (ConnectionError, StreamTerminatedError, FileNotFoundError)
 _ERRORS: dict[Status, type[errors.SampanError]] = {
     Status.NOT_FOUND: errors.NotFound,
@@ -329,7 +331,8 @@ class Supervisor:
         reader, writer = await asyncio.open_unix_connection(sock=peer, limit=_STREAM_LIMIT_BYTES)
         try:
             writer.write(wire.line(request))
-            line = await reader.readline()
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                line = await _line(reader)
             if not line:
                 raise errors.NotFound(f"task {id}: its shim has ended")
             answer = wire.decode(line)
@@ -338,6 +341,9 @@ class Supervisor:
         except ConnectionError as e:
             writer.close()
             raise errors.NotFound(f"task {id}: its shim has ended") from e
+        except TimeoutError as e:
+            writer.close()
+            raise errors.Unavailable(f"task {id}: its shim does not answer") from e
         except BaseException:
             writer.close()
             raise
@@ -347,9 +353,9 @@ class Supervisor:
 
     def events(self) -> AsyncIterator[TaskEvent]:
         """Everything from the moment of the call on; `connected` first when there is a connection, and after every
-        reconnection.
+        reconnection. A subscriber that is too far behind loses what it has not taken, and gets `connected` for it.
         """
-        queue: asyncio.Queue[TaskEvent] = asyncio.Queue()
+        queue: asyncio.Queue[TaskEvent] = asyncio.Queue(_EVENTS)
         if self._ready.is_set():
             queue.put_nowait(TaskEvent(kind="connected"))
         self._subscribers.add(queue)
@@ -406,7 +412,12 @@ class Supervisor:
             await self._until_ready()
         assert self._stub is not None
         try:
-            return await method(self._stub)
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                return await method(self._stub)
+        except TimeoutError as e:
+            raise errors.Unavailable(
+                f"the supervisor of {self._exec_root} does not answer; see {self._exec_root}/supervisor.log"
+            ) from e
         except GRPCError as e:
             gone = e.status is Status.UNAVAILABLE and not self._ready.is_set()
             if gone or e.status is Status.ABORTED:  # of another supervisor than the one before
@@ -482,6 +493,10 @@ class Supervisor:
                 for future in self._waiters.get((event.id, event.exec_id), ()):
                     _settle(future, event.exit)
         for queue in self._subscribers:
+            if queue.full():
+                while not queue.empty():
+                    queue.get_nowait()
+                event = TaskEvent(kind="connected")
             queue.put_nowait(event)
 
     async def _ensure_running(self) -> None:
@@ -505,6 +520,21 @@ def open_channel(exec_root: str) -> Channel:
     channel = Channel(path=f"/proc/self/fd/{fd}/supervisor.sock")
     weakref.finalize(channel, os.close, fd)
     return channel
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """Return the next line, however far it is beyond the reader's limit; b"" at the end."""
+    parts: list[bytes] = []
+    while True:
+        try:
+            parts.append(await reader.readuntil(b"\n"))
+            return b"".join(parts)
+        except asyncio.LimitOverrunError as e:
+            parts.append(await reader.readexactly(e.consumed))
+            if sum(map(len, parts)) > wire.MAX_LINE_BYTES:
+                raise ConnectionResetError("the answer of a shim has no end") from None
+        except asyncio.IncompleteReadError:
+            return b""
 
 
 def _settle(future: asyncio.Future[Exit | None], exit_: Exit | None) -> None:

@@ -99,14 +99,21 @@ def read_filter(path: str) -> bytes | None:
         return file.read()
 
 
-def read_json(path: str) -> dict[str, Any] | None:
-    """Read an object written by `write_json`; None when it is missing or damaged."""
+def read_shim(directory: str) -> dict[str, Any] | None:
+    """What a task's shim.json says; None when it is missing or damaged."""
+    return read_json(f"{directory}/shim.json", cgroup=str)
+
+
+def read_json(path: str, **fields: type) -> dict[str, Any] | None:
+    """Read an object written by `write_json`; None when it is missing or damaged, or a field is not of its type."""
     try:
         with open(path, "rb") as file:
             value = json.loads(file.read())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict) or any(type(value.get(name)) is not kind for name, kind in fields.items()):
+        return None
+    return value
 
 
 def listen(

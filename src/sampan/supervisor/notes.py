@@ -1,17 +1,24 @@
 """Lines for the supervisor's log (standard error), which stands on the exec root's disk.
 
-That disk may be full. Nothing that happens to a container may depend on a line about it, so nothing here fails.
+The log is emptied when it has LIMIT_BYTES. That disk may be full. Nothing that happens to a container may depend on a
+line about it, so nothing here fails.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import sys
+
+LIMIT_BYTES = 16 * 1024 * 1024
 
 
 def note(text: str) -> None:
     """Write one line, in one piece; it is lost when it cannot be written."""
     try:
+        log = os.fstat(2)
+        if log.st_size >= LIMIT_BYTES and stat.S_ISREG(log.st_mode):
+            os.ftruncate(2, 0)  # it is open for appending: the next line is its first
         os.write(2, f"{text}\n".encode("utf-8", "replace"))
     except OSError:
         pass

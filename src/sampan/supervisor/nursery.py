@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 
 from sampan.supervisor import interpreter
@@ -13,6 +14,7 @@ from sampan.supervisor.link import ShimLink, ShimLost
 from sampan.supervisor.notes import note
 
 _MODULE = "sampan.supervisor.zygote"
+FORK_LIMIT_S = 30.0  # a fork takes milliseconds: a zygote that has not done it by then does not live
 _WAITING = 2  # one for now, one for as long as the next is in the making
 
 
@@ -41,7 +43,7 @@ class Nursery:
     async def take(self) -> ShimLink:
         """A shim without a task, ready to be asked: one that waits already, or a new one. The caller binds the link.
 
-        Raises OSError, ShimLost.
+        Raises OSError, ShimLost; within twice FORK_LIMIT_S.
         """
         while self._waiting:
             link = self._waiting.pop()
@@ -71,11 +73,17 @@ class Nursery:
         with theirs:
             link = await ShimLink.open(ours, on_report=_ignore, on_event=_ignore, on_lost=lambda: None)
             try:
-                await self._fork(theirs)
+                async with asyncio.timeout(FORK_LIMIT_S):
+                    await self._fork(theirs)
+                    theirs.close()  # the shim alone has it now: its end is seen here
+                    await link.hello
+            except TimeoutError:
+                link.close()
+                self._end()
+                raise ShimLost(f"the zygote has made no shim within {FORK_LIMIT_S:g} s") from None
             except BaseException:
                 link.close()
                 raise
-        await link.hello
         return link
 
     async def _fork(self, control: socket.socket) -> None:
@@ -111,6 +119,18 @@ class Nursery:
             except ChildProcessError:
                 pass
             self.pid = 0
+
+    def _end(self) -> None:
+        """End a zygote that does not answer; the next shim is another one's."""
+        note(f"the zygote {self.pid} does not answer, and is killed")
+        if self.pid:
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass
+            self.pid = 0
+        self._bury()
 
     def close(self) -> None:
         """The zygote ends at the end of its socket; a shim that waits, when this process has ended."""

@@ -55,7 +55,7 @@ _TASK_STATUS = {
     TaskStatus.PAUSED: pb.PAUSED,
     TaskStatus.STOPPED: pb.STOPPED,
 }
-_SLOW_SUBSCRIBER_EVENTS = 100_000
+_EVENTS = 10_000  # that a subscriber may be behind
 
 Method = Callable[[Any, "Stream[Any, Any]"], Awaitable[None]]
 F = TypeVar("F", bound=Method)
@@ -93,7 +93,7 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
         self.tasks = Tasks(exec_root, nursery, self._publish)
         self.deposits = Deposits(exec_root)
         self.names = Keeper(exec_root, nursery.binary)
-        self._subscribers: set[asyncio.Queue[pb.Event]] = set()
+        self._subscribers: set[asyncio.Queue[pb.Event | None]] = set()
         self.stopping = asyncio.Event()
 
     def _publish(self, task: Task, event: wire.Event) -> None:
@@ -107,8 +107,14 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
             exit=_exit(event.get("exit")),
             task_kind=pb.TaskKind.Value(task.kind.name),
         )
-        for queue in self._subscribers:
-            queue.put_nowait(message)
+        for queue in list(self._subscribers):
+            if queue.full():
+                self._subscribers.discard(queue)
+                while not queue.empty():
+                    queue.get_nowait()
+                queue.put_nowait(None)
+            else:
+                queue.put_nowait(message)
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -243,14 +249,13 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
     @_answered
     async def Events(self, stream: Stream[pb.Empty, pb.Event]) -> None:
         await _request(stream)
-        queue: asyncio.Queue[pb.Event] = asyncio.Queue()
+        queue: asyncio.Queue[pb.Event | None] = asyncio.Queue(_EVENTS)
         self._subscribers.add(queue)
         try:
             await stream.send_message(pb.Event(kind=pb.Event.READY))
-            while True:
-                await stream.send_message(await queue.get())
-                if queue.qsize() > _SLOW_SUBSCRIBER_EVENTS:
-                    raise errors.Unavailable("too slow a subscriber: subscribe again and list the tasks")
+            while (event := await queue.get()) is not None:
+                await stream.send_message(event)
+            raise errors.Unavailable("too slow a subscriber: subscribe again and list the tasks")
         finally:
             self._subscribers.discard(queue)
 
@@ -287,7 +292,7 @@ async def _request(stream: Stream[Any, Any]) -> Any:
 def _json(raw: bytes) -> Any:
     try:
         return msgspec.json.decode(raw)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise errors.InvalidArgument(f"invalid JSON: {e}") from e
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError, Unavailable, words
+from sampan.errors import Conflict, InvalidArgument, NotFound, SampanError, Unavailable, words
 from sampan.linux.cgroups import groups
 from sampan.runtime.failure import InvalidSpec
 from sampan.runtime.validate import validate
@@ -213,7 +213,7 @@ class Tasks:
             except BaseException as e:
                 await self._undo(task, orphaned=not isinstance(e, SampanError) or isinstance(e, ShimLost))
                 if isinstance(e, OSError):
-                    raise Internal(f"create task {id}: {words(e)}") from e
+                    raise wire.TaskFailed("task", e.errno or 0, f"create task {id}: {words(e)}") from e
                 raise
             return task
 
@@ -249,7 +249,11 @@ class Tasks:
             task.link = await self._nursery.take()
             task.link.bind(*self._listeners(task))
             try:
-                await task.link.create({**request, "id": task.id}, sources.fds)
+                async with asyncio.timeout(_OPERATION_LIMIT_S):
+                    await task.link.create({**request, "id": task.id}, sources.fds)
+            except TimeoutError as e:
+                self._end_shim(task)
+                raise ShimLost(f"create task {task.id}: its shim does not answer") from e
             finally:
                 self._nursery.refill()
         finally:
@@ -270,7 +274,7 @@ class Tasks:
         self._tasks.pop(task.id, None)
         directory = layout.task_dir(self._exec_root, task.id)
         try:
-            shim = layout.read_json(f"{directory}/shim.json") if orphaned else None
+            shim = layout.read_shim(directory) if orphaned else None
             if shim and shim["cgroup"]:
                 await self._clear_cgroup(shim["cgroup"])
             shutil.rmtree(directory)
@@ -345,7 +349,7 @@ class Tasks:
         """A shim has died: end its container, and tell."""
         task.link = None
         directory = layout.task_dir(self._exec_root, task.id)
-        shim = layout.read_json(f"{directory}/shim.json")
+        shim = layout.read_shim(directory)
         if shim and shim["cgroup"]:
             await self._clear_cgroup(shim["cgroup"])
         known = task.exit
@@ -392,11 +396,12 @@ class Tasks:
 
     async def _recover_one(self, id: str, boot_id: str) -> None:
         directory = layout.task_dir(self._exec_root, id)
-        shim = layout.read_json(f"{directory}/shim.json")
-        if shim is None or shim.get("boot_id") != boot_id:
+        shim = layout.read_shim(directory)
+        kind = TaskKind.CONTAINER if shim is None else shim.get("kind", TaskKind.CONTAINER)
+        if shim is None or shim.get("boot_id") != boot_id or kind not in list(TaskKind):
             shutil.rmtree(directory, ignore_errors=True)
             return
-        task = self._tasks[id] = Task(id, TaskKind(shim.get("kind", TaskKind.CONTAINER)))
+        task = self._tasks[id] = Task(id, TaskKind(kind))
         self._learn_from_directory(task)
         try:
             task.link = await self._reach(task)
@@ -421,7 +426,7 @@ class Tasks:
     def _learn_from_directory(self, task: Task) -> None:
         """Take what the files say for what is so, until the shim says more."""
         directory = layout.task_dir(self._exec_root, task.id)
-        state = layout.read_json(f"{directory}/state.json")
+        state = layout.read_json(f"{directory}/state.json", pid=int)
         if state is not None:
             task.report["pid"] = state["pid"]
             task.report["exit"] = _read_exit(directory)
@@ -430,7 +435,7 @@ class Tasks:
     async def _recover_dead(self, task: Task) -> None:
         """The shim is gone. A task that had come into being stays, as stopped, until it is deleted."""
         directory = layout.task_dir(self._exec_root, task.id)
-        if layout.read_json(f"{directory}/state.json") is None:
+        if layout.read_json(f"{directory}/state.json", pid=int) is None:
             await self._undo(task)
             return
         await self._bury(task)
@@ -438,7 +443,7 @@ class Tasks:
 
 def _running_or_paused(directory: str) -> TaskStatus:
     """Ask the kernel about a task whose shim has not answered yet."""
-    shim = layout.read_json(f"{directory}/shim.json")
+    shim = layout.read_shim(directory)
     try:
         frozen = shim is not None and bool(shim["cgroup"]) and groups.load(shim["cgroup"]).frozen()
     except OSError:
@@ -447,7 +452,7 @@ def _running_or_paused(directory: str) -> TaskStatus:
 
 
 def _read_exit(directory: str) -> wire.ExitRecord | None:
-    value = layout.read_json(f"{directory}/exit.json")
+    value = layout.read_json(f"{directory}/exit.json", status=int, exited_at_ns=int, oom_killed=bool)
     if value is None:
         return None
     return {"status": value["status"], "exited_at_ns": value["exited_at_ns"], "oom_killed": value["oom_killed"]}
@@ -457,7 +462,7 @@ def _decode(spec: bytes) -> Any:
     """Read a config.json. Raises InvalidArgument."""
     try:
         return msgspec.json.decode(spec)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise InvalidArgument(f"invalid config.json: {e}") from e
 
 

@@ -119,8 +119,8 @@ class Runtime:
 
     @property
     def poststart_too_early(self) -> bool:
-        """runc before 1.3 runs poststart hooks at the end of create, which the specification does not allow."""
-        return self.is_old_runc
+        """runc, also 1.3.6, runs poststart hooks at the end of create, which the specification does not allow."""
+        return self.name == "runc"
 
     @property
     def is_old_runc(self) -> bool:

@@ -177,6 +177,7 @@ def test_kill_all(runtime: Runtime) -> None:
 
 
 def test_list(runtime: Runtime) -> None:
+    runtime.root.mkdir()  # runc 1.3 wants it to be there, once it is named
     assert runtime.ok("list").split() == ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]
     assert runtime.ok("list", "-q") == ""
     id = runtime.start(runtime.spec())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sampan.spec import seccomp_profile
-from tests.conformance.runtime.driver import CAPS, Runtime
+from tests.conformance.runtime.driver import CAPS, Runtime, console_socket
 from tests.conftest import lacks
 
 PROBE = Path(__file__).with_name("syscall_probe.c")
@@ -177,3 +179,84 @@ def test_exec_under_a_filter_without_the_runtime_s_calls(runtime: Runtime, no_ne
     spec["linux"]["seccomp"] = profile({"names": old, "action": "SCMP_ACT_ERRNO", "errnoRet": 1})
     id = runtime.start(spec)
     assert runtime.ok("exec", "--user", "1000:1000", id, "id", "-u") == "1000\n"
+
+
+#: What a static busybox needs from its execve on.
+PROGRAM = [
+    "brk",
+    "arch_prctl",
+    "set_tid_address",
+    "set_robust_list",
+    "rseq",
+    "prlimit64",
+    "readlink",
+    "readlinkat",
+    "getrandom",
+    "mprotect",
+    "mmap",
+    "munmap",
+    "newfstatat",
+    "fstat",
+    "ioctl",
+    "setuid",
+    "setgid",
+    "getuid",
+    "geteuid",
+    "getgid",
+    "getegid",
+    "prctl",
+    "write",
+    "writev",
+    "exit_group",
+    "clock_nanosleep",
+    "nanosleep",
+]
+#: What the runtime needs beside that, under no_new_privs and without. runc needs as much, and more: it joins the gate,
+#: looks for the program and closes descriptors under the filter.
+RUNTIME = {True: ["execve"], False: ["execve", "read", "write", "capset"]}
+
+
+@pytest.mark.parametrize("no_new_privileges", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "action"),
+    [
+        ("plain", "SCMP_ACT_ERRNO"),
+        ("plain", "SCMP_ACT_TRAP"),
+        ("plain", "SCMP_ACT_KILL_PROCESS"),
+        ("user namespace", "SCMP_ACT_KILL_PROCESS"),
+        ("capabilities", "SCMP_ACT_KILL_PROCESS"),
+        ("terminal", "SCMP_ACT_KILL_PROCESS"),
+    ],
+)
+def test_the_runtime_needs_next_to_nothing_of_a_filter(
+    rootfs: Path, tmp_path: Path, root: None, kind: str, action: str, no_new_privileges: bool
+) -> None:
+    """One run stands for a run without each call in turn: nothing but the program's calls and `RUNTIME` is allowed."""
+    runtime = Runtime("sampan-runc", [sys.executable, "-m", "sampan.runtime"], tmp_path, rootfs)
+    spec = runtime.spec("busybox", "sleep", "1000")
+    spec["process"]["noNewPrivileges"] = no_new_privileges
+    spec["linux"]["seccomp"] = {
+        "defaultAction": action,
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": [*PROGRAM, *RUNTIME[no_new_privileges]], "action": "SCMP_ACT_ALLOW"}],
+    }
+    if kind == "user namespace":
+        spec["linux"]["namespaces"].append({"type": "user"})
+        for name in ("uidMappings", "gidMappings"):
+            spec["linux"][name] = [{"containerID": 0, "hostID": 0, "size": 1000}]
+    if kind == "capabilities":
+        spec["process"]["user"] = {"uid": 5, "gid": 5, "additionalGids": [6]}
+        for name in ("inheritable", "ambient"):
+            spec["process"]["capabilities"][name] = list(CAPS)
+    try:
+        if kind == "terminal":
+            spec["process"]["terminal"] = True
+            with console_socket(tmp_path) as (path, receive):
+                id = runtime.create(spec, "--console-socket", path)
+                os.close(receive())
+        else:
+            id = runtime.create(spec)
+            runtime.ok("start", id)
+            assert runtime.ok("exec", id, "busybox", "echo", "started") == "started\n"
+    finally:
+        runtime.clean()

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from sampan.engine.builder.buildkit.builds import ENDED, RUNNING, Builds
+from sampan.engine.builder.buildkit.control import TUNNEL_BYTES, _Tunnel
 from sampan.engine.builder.buildkit.history import KEPT_BYTES, History
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
-from sampan.engine.builder.buildkit.status import StatusLog
+from sampan.engine.builder.buildkit.status import QUOTED_BYTES, WARNINGS, StatusLog
 from sampan.engine.builder.classic.outbox import ROOM_BYTES, Outbox
 from sampan.engine.builder.classic.output import HELD_BYTES, ClassicOutput, Message
-from sampan.engine.builder.progress import BUILD_LOG_BYTES, CLIPPED, LogLimit
+from sampan.engine.builder.progress import BUILD_LOG_BYTES, CLIPPED, BuildWarning, LogLimit
 from sampan.engine.builder.solver.clipping import STREAM_BYTES, STREAM_BYTES_PER_S, Clipped
 from sampan.engine.store import Store
+from sampan.errors import Unavailable
 
 
 class Clock:
@@ -154,5 +158,69 @@ def test_a_listener_that_does_not_read_gets_the_latest(tmp_path: Path, clients: 
         await asyncio.gather(*waiting)
         assert all(queue.qsize() <= 1024 for queue in history._listeners)
         await store.close()
+
+    asyncio.run(body())
+
+
+def test_the_builds_that_run_and_the_logs_of_ended_ones_have_a_number() -> None:
+    async def body() -> None:
+        builds = Builds()
+        for number in range(RUNNING):
+            builds.begin(f"b{number}", "s")
+        with pytest.raises(Unavailable, match="500 builds are running already"):
+            builds.begin("more", "s")
+        for build in builds.running():
+            builds.end(build)
+        assert builds.knows(f"b{RUNNING - 1}") and not builds.knows("b0")
+        assert sum(builds.knows(f"b{number}") for number in range(RUNNING)) == ENDED
+
+    asyncio.run(body())
+
+
+def test_findings_that_each_bring_their_dockerfile_have_a_bound() -> None:
+    async def body() -> None:
+        log = StatusLog()
+        source = b"from x\n" * 150_000
+        for number in range(2 * WARNINGS):
+            log.warning(BuildWarning(key="k", rule="r", message=f"m{number}", source=source))
+        log.close()
+        assert log.warnings == WARNINGS
+        assert sum(map(len, log.responses)) < QUOTED_BYTES + 100 * WARNINGS
+
+    asyncio.run(body())
+
+
+def test_a_tunnel_that_nobody_empties_pauses_who_writes() -> None:
+    class Slow:
+        sent = 0
+
+        def __init__(self) -> None:
+            self.may = asyncio.Event()
+
+        async def send_message(self, message: pb.BytesMessage) -> None:
+            await self.may.wait()
+            self.sent += len(message.data)
+
+    class Writer(asyncio.Protocol):
+        paused = False
+
+        def pause_writing(self) -> None:
+            self.paused = True
+
+        def resume_writing(self) -> None:
+            self.paused = False
+
+    async def body() -> None:
+        stream, writer = Slow(), Writer()
+        tunnel = _Tunnel(cast(Any, stream), writer)
+        written = 0
+        while not writer.paused:
+            tunnel.write(b"x" * 65536)
+            written += 65536
+        assert TUNNEL_BYTES < written <= TUNNEL_BYTES + 65536
+        tunnel.close()
+        stream.may.set()
+        await tunnel.run()
+        assert stream.sent == written and not writer.paused
 
     asyncio.run(body())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from sampan.cli import flags, help, main, table
+from tests.compat import record_help
 
 
 def test_a_command() -> None:
@@ -55,3 +59,33 @@ def test_help_is_wrapped_without_orphans() -> None:
         "                      word word word word word word\n"
         "                      word word end"
     )
+
+
+SHAPES: dict[str, dict[str, Any]] = json.loads(record_help.ANSWERS.read_text())
+MARKED = {  # what has another shape than docker's, with the reason
+    "builder build": "has the flags of buildx",
+    "builder du": "docker has it in buildx",
+    "builder prune": "has the flags of buildx",
+    "container cp": "the second usage line names the command as it was typed",
+    "container start": "docker hides the flags of checkpoints unless the engine is experimental",
+    "volume create": "docker hides the flags of cluster volumes unless there is a swarm",
+    "volume ls": "docker hides the flags of cluster volumes unless there is a swarm",
+    "volume update": "docker hides the flags of cluster volumes unless there is a swarm",
+}
+
+
+def test_every_command_is_recorded_or_ours_alone() -> None:
+    assert set(table.COMMANDS) == SHAPES.keys() | set(record_help.OURS_ALONE)
+
+
+@pytest.mark.parametrize("path", sorted(SHAPES))
+def test_usage_aliases_flags_and_defaults_are_dockers(path: str) -> None:
+    text = help.command(path, path, main.load(path))
+    ours = record_help.shape(text)
+    names = list(ours["flags"])
+    assert names == sorted(names), "flags stand in the order of their names"
+    if path in MARKED:
+        assert ours != SHAPES[path], "nothing to mark"
+        assert ours["flags"].keys() >= SHAPES[path]["flags"].keys() or path == "builder du"
+    else:
+        assert ours == SHAPES[path]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sampan.errors import NotImplemented_
+from sampan.errors import Internal, NotImplemented_
 from sampan.supervisor.logs.drivers import open_sink
 from sampan.supervisor.logs.reader import Query, read
 from sampan.supervisor.logs.record import LogSink
@@ -252,3 +252,17 @@ async def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
         await texts(tmp_path / "log", "none")
     with pytest.raises(FileNotFoundError):
         await texts(tmp_path / "log")
+
+
+@pytest.mark.parametrize("tail", [None, 5])
+async def test_a_record_without_end_is_an_error_and_not_memory(tmp_path: Path, tail: int | None) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        file.truncate(200_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Internal, match="is damaged: no record ends within"):
+            await texts(path, tail=tail)
+        assert tracemalloc.get_traced_memory()[1] < 80_000_000
+    finally:
+        tracemalloc.stop()

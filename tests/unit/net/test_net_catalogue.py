@@ -139,10 +139,13 @@ def test_filters(catalogue: Catalogue) -> None:
     assert not filters.matches(one, {"dangling": ["1"]}, used=True)
     with pytest.raises(InvalidArgument, match="invalid value for filter 'dangling'"):
         filters.matches(one, {"dangling": ["x"]}, used=False)
-    assert filters.prunable(one, {"label": ["a"]}) and not filters.prunable(one, {"label!": ["a"]})
-    assert not filters.prunable(one, {"until": ["1h30m"]}) and filters.prunable(one, {"until": ["0s"]})
+    assert filters.prunable(one, {"label": ["a"]}, None) and not filters.prunable(one, {"label!": ["a"]}, None)
+    assert not filters.prunable(one, {}, filters.until_ns({"until": ["1h30m"]}))
+    assert filters.prunable(one, {}, filters.until_ns({"until": ["0s"]})) and filters.until_ns({}) is None
+    with pytest.raises(InvalidArgument, match="more than one until filter specified"):
+        filters.until_ns({"until": ["1", "2"]})
     with pytest.raises(InvalidArgument, match="failed to parse value as time or duration"):
-        filters.until_ns("soon")
+        filters.until_ns({"until": ["soon"]})
 
 
 @pytest.mark.parametrize(

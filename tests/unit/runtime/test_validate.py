@@ -78,7 +78,7 @@ BAD: list[tuple[str, Any, str, str]] = [
     ),
     ("process/oomScoreAdj", 1001, "process.oomScoreAdj", "1001 is not in range -1000-1000"),
     ("process/consoleSize", {"height": 1}, "process.consoleSize.width", "required"),
-    ("process/capabilities", {"bounding": ["CHOWN"]}, "process.capabilities.bounding[0]", "unknown capability 'CHOWN'"),
+    ("process/capabilities", {"bounding": [1]}, "process.capabilities.bounding[0]", "must be a string, not an integer"),
     (
         "process/rlimits",
         [{"type": "RLIMIT_X", "soft": 1, "hard": 1}],
@@ -151,7 +151,7 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("linux/timeOffsets", {"realtime": {}}, "linux.timeOffsets.realtime", "unknown value 'realtime'"),
     ("linux/personality", {"domain": "SVR4"}, "linux.personality.domain", "unknown value 'SVR4'"),
     ("linux/intelRdt", {"closID": "x"}, "linux.intelRdt", "not supported"),
-    ("linux/seccomp", {"listenerPath": "/x"}, "linux.seccomp", "SCMP_ACT_NOTIFY and listenerPath are not supported"),
+    ("linux/seccomp", {"listenerPath": "/x"}, "linux.seccomp.defaultAction", "required"),
     ("linux/resources", [], "linux.resources", "must be an object, not an array"),
 ]
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
-from sampan.api import streams
+from sampan.api import older, streams, versions
 from sampan.api.context import (
+    Filters,
     accept_filters,
     engine,
     filters,
@@ -36,7 +38,7 @@ from sampan.engine.builder.solver.cachemounts import CacheMounts
 from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument
 from sampan.registry.auth import Credentials
-from sampan.spec import codec, reference
+from sampan.spec import codec, reference, times
 from sampan.spec.dockerfile.config import DialectName
 from sampan.spec.engine_api.container import Ulimit
 from sampan.spec.engine_api.registry import AuthConfig
@@ -44,6 +46,8 @@ from sampan.spec.engine_api.registry import AuthConfig
 _PRUNE_FILTERS = frozenset(
     {"until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private", "label", "label!"}
 )
+_PRUNE_LABELS = frozenset({"label", "label!"})
+_PRUNE_TIMES = frozenset({"until", "unused-for"})
 _BUILDERS = ("", "1", "2")
 
 
@@ -159,13 +163,16 @@ def _cache_end(item: Any) -> CacheEnd:
 
 def _outputs(request: web.Request) -> tuple[Output, ...]:
     """`outputs`: [{"Type", "Attrs"}]; version 1 without a session makes an image whatever it says."""
-    text = query(request, "outputs")
+    text = older.parameter(query(request, "outputs"), version(request), (1, 40))
     if not text:
         return (Output(type="image"),)
     try:
         found = codec.parse(text.encode())
     except ValueError as e:
         raise InvalidArgument(f"invalid outputs specified: {e}") from None
+    if found is not None and not isinstance(found, list):
+        words = f"cannot unmarshal {codec.kind(found)} into Go value of type []build.ImageBuildOutput"
+        raise InvalidArgument(f"invalid outputs specified: json: {words}")
     outputs = []
     for index, item in enumerate(found or []):
         lowered = {str(key).lower(): value for key, value in item.items()} if isinstance(item, dict) else {}
@@ -175,7 +182,7 @@ def _outputs(request: web.Request) -> tuple[Output, ...]:
 
 
 def _platforms(request: web.Request) -> tuple[Platform, ...]:
-    text = query(request, "platform") if version(request) >= (1, 32) else ""
+    text = older.parameter(query(request, "platform"), version(request), (1, 32))
     several = text.split(",") if query(request, "version") == "2" else [text]
     return tuple(dict.fromkeys(platforms.parse(name.strip()) for name in several if name))
 
@@ -268,18 +275,45 @@ def _credentials(request: web.Request) -> dict[str, Credentials]:
 
 async def prune(request: web.Request) -> web.StreamResponse:
     """POST /build/prune."""
+    given = filters(request)
     try:
-        chosen = accept_filters(filters(request), _PRUNE_FILTERS)
+        chosen = _prune_filters(accept_filters(given, _PRUNE_FILTERS))
     except InvalidArgument as e:
         raise InvalidArgument(f"failed to prune build cache: {e.message}") from e
     ids, reclaimed = await engine(request).builder.prune(
         chosen,
         all=flag(request, "all"),
-        reserved_bytes=_space(request, "reserved-space") or _space(request, "keep-storage"),
-        max_used_bytes=_space(request, "max-used-space"),
-        min_free_bytes=_space(request, "min-free-space"),
+        reserved_bytes=_space(request, "reserved-space", (1, 48)) or _space(request, "keep-storage"),
+        max_used_bytes=_space(request, "max-used-space", (1, 48)),
+        min_free_bytes=_space(request, "min-free-space", (1, 48)),
     )
     return json_response({"CachesDeleted": ids or None, "SpaceReclaimed": reclaimed})
+
+
+def _prune_filters(given: Filters) -> dict[str, list[str]]:
+    """Return the filters as the cache takes them: one value each, times as an age. Raises: InvalidArgument."""
+    chosen: dict[str, list[str]] = {}
+    for name, values in given.items():
+        if name in _PRUNE_LABELS:
+            chosen[name] = sorted(values)
+            continue
+        if len(values) > 1:
+            raise InvalidArgument("filters expect only one value")
+        for value in values:
+            if name in _PRUNE_TIMES:
+                now_ns = time.time_ns()
+                try:
+                    value = f"{max(now_ns - times.moment(value, now_ns), 0)}ns"
+                except ValueError as e:
+                    words = f"\"{name}\" filter expects a duration (e.g., '24h') or a timestamp: {e}"
+                    raise InvalidArgument(words) from None
+            elif not value:
+                term = f"[{name}{'~=' if name == 'id' else '=='}]"
+                words = f"filters: parse error: {term}: expected value or quoted: invalid argument"
+                raise InvalidArgument(f"failed to parse prune filters {term}: {words}")
+            chosen[name] = [value]
+        chosen.setdefault(name, [])
+    return chosen
 
 
 async def cancel(request: web.Request) -> web.StreamResponse:
@@ -291,8 +325,8 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     return web.Response(status=200)
 
 
-def _space(request: web.Request, name: str) -> int:
-    text = query(request, name)
+def _space(request: web.Request, name: str, since: versions.Version = versions.OLDEST) -> int:
+    text = older.parameter(query(request, name), version(request), since)
     try:
         return parse_integer(text, call="Atoi", error=InvalidArgument) if text else 0
     except InvalidArgument as e:

@@ -25,14 +25,15 @@ from sampan.api.context import (
     parse_integer,
     query,
     version,
+    whole,
 )
 from sampan.api.hijack import Hijacked, hijack
 from sampan.api.websocket import serve_websocket
 from sampan.engine.background import until_first
-from sampan.engine.containers.attach import AttachSession
+from sampan.engine.containers.attach import AttachSession, parse_detach_keys
 from sampan.engine.containers.attaching import AttachOptions
 from sampan.errors import InvalidArgument
-from sampan.spec import codec
+from sampan.spec import codec, go_values
 from sampan.spec.engine_api.container import ContainerConfig, CreateRequest, UpdateConfig
 
 _TAR = "application/x-tar"
@@ -78,7 +79,7 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     found = await engine(request).containers.inspect(
         _ref(request), size=flag(request, "size"), version=version(request)
     )
-    return json_response(found)
+    return json_response(older.container(found, version(request)))
 
 
 async def top(request: web.Request) -> web.StreamResponse:
@@ -94,7 +95,8 @@ async def changes(request: web.Request) -> web.StreamResponse:
 async def stats(request: web.Request) -> web.StreamResponse:
     """Send resource usage: once a second, or once."""
     stream = flag(request, "stream", True)
-    one_shot = flag(request, "one-shot")
+    one_shot = flag(request, "one-shot") and version(request) >= (1, 41)
+    engine(request).containers.get(_ref(request))
     if stream and one_shot:
         raise InvalidArgument("cannot have stream=true and one-shot=true")
     samples = engine(request).containers.stats(_ref(request), stream=stream, one_shot=one_shot)
@@ -117,10 +119,12 @@ def _stop_options(request: web.Request) -> tuple[str, int | None]:
 async def start(request: web.Request) -> web.StreamResponse:
     """Start a container; one that runs already is 304."""
     length = request.content_length  # a few bytes that nobody reads are let pass, as by Docker
-    if (length is None or length > MAX_IGNORED_BYTES) and request.body_exists and await request.read():
+    if (length is None or length > MAX_IGNORED_BYTES) and request.body_exists and await whole(request):
         raise InvalidArgument(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
         )
+    engine(request).containers.get(_ref(request))
+    detach_keys(query(request, "detachKeys"))  # of no use where nothing is attached, yet never wrong in silence
     return empty(204 if await engine(request).containers.start(_ref(request)) else 304)
 
 
@@ -203,7 +207,9 @@ async def prune(request: web.Request) -> web.StreamResponse:
 
 async def commit(request: web.Request) -> web.StreamResponse:
     """Make an image of a container; an empty body means: the container's own configuration."""
-    config = await body(request, ContainerConfig, optional=True)
+    blank = (await request.read()).isspace()  # which elsewhere is no JSON
+    asked = CreateRequest() if blank else await body(request, CreateRequest, optional=True)
+    config = asked.config or ContainerConfig()
     if not query(request, "container"):
         raise InvalidArgument('invalid name or ID supplied: ""')
     id = await engine(request).containers.commit(
@@ -227,12 +233,12 @@ def terminal_size(request: web.Request) -> tuple[int, int]:
     found = []
     for name, words in (("h", "height"), ("w", "width")):
         text = query(request, name)
-        if not text.lstrip("+-").isdigit():
-            raise InvalidArgument(f'invalid resize {words} "{text}": invalid syntax')
-        value = int(text)
-        if not 0 <= value < 2**32:
-            raise InvalidArgument(f'invalid resize {words} "{text}": value out of range')
-        found.append(value)
+        try:
+            found.append(go_values.unsigned(text, bits=32))
+        except ValueError as e:
+            below = text[:1] == "-" and go_values.is_digits(text[1:])
+            reason = "value out of range" if below else str(e).rpartition(": ")[2]
+            raise InvalidArgument(f"invalid resize {words} {go_values.quote(text)}: {reason}") from None
     return found[0], found[1]
 
 
@@ -265,15 +271,23 @@ def stream_type(request: web.Request, tty: bool) -> str:
     return streams.MULTIPLEXED_STREAM if not tty and version(request) >= (1, 42) else streams.RAW_STREAM
 
 
+def detach_keys(text: str) -> bytes:
+    """Read the keys that leave a session. Raises: InvalidArgument in Docker's words."""
+    try:
+        return parse_detach_keys(text)
+    except InvalidArgument:
+        raise InvalidArgument(f"Invalid detach keys ({text}) provided") from None
+
+
 def attach_options(request: web.Request) -> AttachOptions:
-    """Read the query of attach, over a plain connection or a websocket."""
+    """Read the query of attach, over a plain connection or a websocket. Raises: InvalidArgument."""
     return AttachOptions(
         stream=flag(request, "stream"),
         stdin=flag(request, "stdin"),
         stdout=flag(request, "stdout"),
         stderr=flag(request, "stderr"),
         logs=flag(request, "logs"),
-        detach_keys=query(request, "detachKeys"),
+        detach_keys=detach_keys(query(request, "detachKeys")),
     )
 
 
@@ -303,11 +317,11 @@ async def join(request: web.Request, session: AttachSession) -> web.StreamRespon
 
 async def attach_ws(request: web.Request) -> web.StreamResponse:
     """Join the container's terminal or pipes to a websocket: raw bytes, nothing framed."""
-    containers = engine(request).containers
+    containers, options = engine(request).containers, attach_options(request)
     containers.get(_ref(request))
     if "websocket" not in request.headers.get("Upgrade", "").lower():
         return streams.plain_error(400, "not websocket protocol")
-    session = await containers.attach(_ref(request), attach_options(request))
+    session = await containers.attach(_ref(request), options)
     return await serve_websocket(request, session)
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from aiohttp import web
 
-from sampan.api import errors, streams
+from sampan.api import errors, older, streams
 from sampan.api.context import accept_filters, engine, filters, flag, json_response, query, version
 from sampan.api.registry_auth import registry_auth
 from sampan.engine.images import pull, remote, views
@@ -18,7 +18,7 @@ from sampan.engine.images import push as push_
 from sampan.engine.images.views import modern_config
 from sampan.engine.platforms import Platform
 from sampan.errors import InvalidArgument, SampanError
-from sampan.spec import codec
+from sampan.spec import codec, go_values
 from sampan.spec.engine_api.wire import Wire
 
 _NONE = "<none>"
@@ -39,9 +39,9 @@ def _platforms(request: web.Request, name: str = "platform", *, since: tuple[int
     found = []
     for text in request.query.getall(name, []) if version(request) >= since else []:
         try:
-            given = codec.decode(PlatformParameter, text.encode())
-        except InvalidArgument as e:
-            words = e.message.removeprefix("invalid JSON: ").replace("unexpected EOF", "unexpected end of JSON input")
+            given = codec.convert(PlatformParameter, codec.parse(text.encode()))
+        except ValueError as e:
+            words = str(e).replace("unexpected EOF", "unexpected end of JSON input")
             raise InvalidArgument(f"failed to parse platform: {words}") from e
         if not given.os or not given.architecture:
             raise InvalidArgument("both OS and Architecture must be provided")
@@ -50,7 +50,9 @@ def _platforms(request: web.Request, name: str = "platform", *, since: tuple[int
 
 
 def _platform(request: web.Request, *, since: tuple[int, int]) -> Platform | None:
-    """The one platform that a request may name."""
+    """The one platform that a request may name; an empty parameter names none."""
+    if not query(request, "platform") and len(request.query.getall("platform", [])) < 2:
+        return None
     found = _platforms(request, since=since)
     if len(found) > 1:
         raise InvalidArgument("multiple platform parameters not supported")
@@ -96,13 +98,13 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     api = version(request)
     manifests = flag(request, "manifests") and api >= (1, 48)
     image = await service.inspect(request.match_info["name"], platform, manifests=manifests)
-    older: dict[str, dict[str, Any]] = {}  # fields that went away, by the field they stood behind
+    gone: dict[str, dict[str, Any]] = {}  # fields that went away, by the field they stood behind
     if api < (1, 45):
         config = service.resolve(image["Id"]).config
         container = {"Container": config["container"]} if config.get("container") else {}
-        older["Created"] = {**container, "ContainerConfig": config.get("container_config") or {}}
+        gone["Created"] = {**container, "ContainerConfig": config.get("container_config") or {}}
     if api < (1, 44):
-        older["Size"] = {"VirtualSize": image["Size"]}
+        gone["Size"] = {"VirtualSize": image["Size"]}
     if api >= (1, 50):
         image["Config"] = modern_config(image["Config"])
     else:
@@ -110,7 +112,7 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     shown: dict[str, Any] = {}
     for key, value in image.items():
         shown[key] = value
-        shown.update(older.get(key, {}))
+        shown.update(gone.get(key, {}))
     return json_response(shown)
 
 
@@ -122,9 +124,8 @@ async def history(request: web.Request) -> web.StreamResponse:
 
 async def tag(request: web.Request) -> web.StreamResponse:
     """POST /images/{name}/tag."""
-    repo = query(request, "repo")
-    await engine(request).images.tag(request.match_info["name"], repo, query(request, "tag"))
-    return web.Response(status=201 if repo else 200)
+    await engine(request).images.tag(request.match_info["name"], query(request, "repo"), query(request, "tag"))
+    return web.Response(status=201)
 
 
 async def remove(request: web.Request) -> web.StreamResponse:
@@ -171,11 +172,12 @@ async def create(request: web.Request) -> web.StreamResponse:
     """POST /images/create: import with fromSrc, pull with fromImage."""
     images = engine(request).images
     source = query(request, "fromSrc")
+    platform = older.parameter(query(request, "platform"), version(request), (1, 32))
     if not source:
         wanted = pull.request(
             query(request, "fromImage"),
             query(request, "tag"),
-            platform=query(request, "platform"),
+            platform=platform,
             credentials=registry_auth(request),
         )
         return await streams.progress(request, images.transfer.pull(wanted))
@@ -185,7 +187,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         tag=query(request, "tag"),
         message=query(request, "message"),
         changes=request.query.getall("changes", []),
-        platform=query(request, "platform"),
+        platform=platform,
         source=source,
     )
     return await streams.progress(request, messages)
@@ -203,9 +205,9 @@ async def search(request: web.Request) -> web.StreamResponse:
     """GET /images/search."""
     text = query(request, "limit")
     try:
-        limit = int(text) if text else 0
-    except ValueError:
-        raise InvalidArgument(f'invalid limit specified: strconv.Atoi: parsing "{text}": invalid syntax') from None
+        limit = go_values.integer(text, call="Atoi") if text else 0
+    except ValueError as e:
+        raise InvalidArgument(f"invalid limit specified: {e}") from None
     chosen = accept_filters(filters(request), remote.SEARCH_FILTERS)
     transfer, term = engine(request).images.transfer, query(request, "term")
     return json_response(await transfer.search(term, limit, registry_auth(request), chosen))

@@ -12,8 +12,8 @@ from typing import Any
 
 from aiohttp import web
 
-from sampan.api import streams, versions
-from sampan.api.context import engine, filters, flag, json_response, query, version
+from sampan.api import older, streams, versions
+from sampan.api.context import engine, filters, flag, json_response, query, version, whole
 from sampan.engine import hostinfo
 from sampan.engine.system import DISK_USAGE_TYPES
 from sampan.errors import Internal, InvalidArgument
@@ -64,16 +64,14 @@ async def version_info(request: web.Request) -> web.StreamResponse:
 
 async def info(request: web.Request) -> web.StreamResponse:
     """Describe the host, the configuration and what the engine holds right now."""
-    return json_response(await engine(request).system.info())
+    return json_response(older.info(await engine(request).system.info(), version(request)))
 
 
 async def disk_usage(request: web.Request) -> web.StreamResponse:
     """Say what takes space; without a type, all of it."""
-    wanted = frozenset(request.query.getall("type", [])) or DISK_USAGE_TYPES
-    answer = await engine(request).system.disk_usage(wanted)
-    if wanted == DISK_USAGE_TYPES and version(request) < (1, 42):
-        answer["BuilderSize"] = sum(row["Size"] for row in answer["BuildCache"])
-    return json_response(answer)
+    named = request.query.getall("type", []) if version(request) >= (1, 42) else []
+    answer = await engine(request).system.disk_usage(frozenset(named) or DISK_USAGE_TYPES)
+    return json_response(older.disk_usage(answer, version(request)))
 
 
 async def fsck(request: web.Request) -> web.StreamResponse:
@@ -111,7 +109,7 @@ async def events(request: web.Request) -> web.StreamResponse:
 
 async def auth(request: web.Request) -> web.StreamResponse:
     """Try credentials on a registry."""
-    raw = await request.read()
+    raw = await whole(request)
     if not raw:
         raise Internal("EOF")
     try:

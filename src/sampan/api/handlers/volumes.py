@@ -7,25 +7,31 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from sampan.api import older
 from sampan.api.context import accept_filters, body, empty, engine, filters, flag, json_response, version
+from sampan.api.handlers.cluster import NOT_A_MANAGER
 from sampan.engine.volumes.service import LIST_FILTERS, PRUNE_FILTERS
-from sampan.errors import Unavailable
+from sampan.errors import InvalidArgument, Unavailable
 from sampan.spec.engine_api.volume import VolumeCreate
 
 
 async def list_(request: web.Request) -> web.StreamResponse:
     """List volumes."""
     volumes = engine(request).volumes
-    chosen = accept_filters(filters(request), LIST_FILTERS)
+    try:
+        given = filters(request)
+    except InvalidArgument as e:
+        raise InvalidArgument(f"error reading volume filters: {e.message}") from None
+    chosen = accept_filters(given, LIST_FILTERS)
     return json_response({"Volumes": [volumes.inspect(v) for v in volumes.list(chosen)], "Warnings": None})
 
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Create a volume; one that exists is returned as it is."""
-    asked = await body(request, VolumeCreate, optional=True)
+    asked = older.volume(await body(request, VolumeCreate, optional=True), version(request))
     volumes = engine(request).volumes
     if asked.cluster_volume_spec is not None:
-        raise Unavailable("cluster volumes need a swarm manager")
+        raise Unavailable(NOT_A_MANAGER)
     volume = await volumes.get_or_create(
         asked.name, driver=asked.driver, options=asked.driver_opts, labels=asked.labels
     )

@@ -26,7 +26,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if opts.flag("verbose"):
         cli.out("".join(f"{_whole(row)}\n" for row in rows))
     elif template := opts.text("format"):
-        cli.out(templated(FIELDS, rows, template, kind="build cache"))
+        cli.out(templated(FIELDS, rows, template, kind="buildCacheContext"))
         return 0
     elif rows:
         cli.out(format_.columns(FIELDS, rows, "ID Reclaimable Size LastAccessed"))

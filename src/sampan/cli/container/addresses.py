@@ -42,7 +42,11 @@ def ip(text: str) -> str:
 def dns_search(text: str) -> str:
     domain = text.strip()
     labels = domain.split(".")
-    good = all(label and label.replace("-", "a").replace("_", "a").isalnum() for label in labels) and len(domain) < 255
+    good = (
+        domain[:1] != "-"
+        and all(label and label.replace("-", "a").replace("_", "a").isalnum() for label in labels)
+        and len(domain) < 255
+    )
     if domain != "." and not good:
         raise ValueError(f"{domain} is not a valid domain")
     return domain
@@ -173,6 +177,8 @@ def _port_spec(spec: str) -> list[tuple[str, dict[str, str]]]:
     if address.startswith("[") and address.endswith("]"):
         address = address[1:-1]
     if address and not is_ip(address):
+        if address.count(":") == 1 and not spec.startswith("["):
+            raise ValueError(f"Invalid ip address {address}: address {address}:: too many colons in address")
         raise ValueError(f"Invalid ip address: {address}")
     if not inside:
         raise ValueError(f"No port specified: {spec}<empty>")
@@ -201,7 +207,10 @@ def exposed(texts: list[str]) -> list[str]:
         try:
             first, last = _range(port, "port")
         except ValueError:
+            low, _, high = port.partition("-")
             reason = f'strconv.ParseUint: parsing "{port}": invalid syntax'
+            if low.isdigit() and high.isdigit():
+                reason = f"Invalid range specified for the Port: {port}"
             raise ValueError(f"invalid range format for --expose: {text}, error: {reason}") from None
         out += [f"{number}/{(protocol or 'tcp').lower()}" for number in range(first, last + 1)]
     return out

@@ -198,6 +198,7 @@ def _put(
         return
     if member.isfifo():
         os.mkfifo(name, mode, dir_fd=parent)
+        os.utime(name, (member.mtime, member.mtime), dir_fd=parent, follow_symlinks=False)
         return
     if member.ischr() or member.isblk():
         kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK

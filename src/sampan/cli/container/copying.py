@@ -52,7 +52,7 @@ def split_argument(text: str) -> tuple[str, str]:
 def clean(path: str) -> str:
     """Normalise a path, but keep what the end of a path says: a trailing slash or `/.`."""
     out = os.path.normpath(path)
-    if path.endswith("/.") or path == ".":
+    if _is_dotted(path):
         return out + "/." if not out.endswith("/") else out + "."
     if path.endswith("/") and not out.endswith("/"):
         return out + "/"
@@ -61,14 +61,20 @@ def clean(path: str) -> str:
 
 def split(path: str) -> tuple[str, str]:
     """Return (directory, last element); the last element of `a/.` is `.`."""
-    if path.endswith("/."):
-        return os.path.normpath(path[:-2] or "/"), "."
+    if "/" in path and _is_dotted(path):
+        return os.path.normpath(path), "."
     whole = os.path.normpath(path)
     return os.path.dirname(whole) or ".", os.path.basename(whole) or "/"
 
 
 def asserts_directory(path: str) -> bool:
-    return path.endswith(("/", "/.")) or path == "."
+    """Whether a path can only mean a directory; "" means the current one."""
+    return path.endswith("/") or _is_dotted(path)
+
+
+def _is_dotted(path: str) -> bool:
+    """Whether the last element is `.`, whatever slashes follow."""
+    return os.path.basename(path.rstrip("/")) == "." or not path
 
 
 def place(source: CopySource, destination: Destination) -> tuple[str, str, str]:

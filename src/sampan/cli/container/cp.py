@@ -191,7 +191,7 @@ def _container_destination(cli: Cli, container: str, path: str) -> Destination:
     if stat is None:
         return Destination(path)
     is_dir = bool(stat["mode"] & go_modes.DIRECTORY)
-    if not is_dir and stat["mode"] & go_modes.SPECIAL:
+    if not is_dir and stat["mode"] & (go_modes.DEVICE | go_modes.IRREGULAR):
         raise copying.CopyRefused(f'destination "{container}:{path}" must be a directory or a regular file')
     return Destination(path, exists=True, is_dir=is_dir)
 
@@ -206,7 +206,7 @@ def _local_source(path: str, *, follow: bool) -> tuple[CopySource, str]:
         parent, base = os.path.split(absolute)
         real = os.path.join(os.path.realpath(parent), base)
     if not os.path.lexists(real):
-        raise CommandError(f"lstat {absolute}: no such file or directory")
+        raise CommandError(f"lstat {real if follow else absolute}: no such file or directory")
     is_dir = os.path.isdir(real) and not os.path.islink(real)
     if copying.asserts_directory(path) and not is_dir:
         raise copying.CopyRefused("not a directory")

@@ -10,6 +10,7 @@ from sampan.cli.container import config, options
 from sampan.cli.image.names import problem
 from sampan.cli.session import CommandError, describe
 from sampan.errors import NotFound, SampanError, words
+from sampan.spec import platform_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,10 +59,8 @@ def create(cli: Cli, opts: FlagValues, body: dict[str, Any]) -> str:
     if wrong := problem(body["Image"]):
         raise CreateRefused(wrong)
     platform = platform_of(opts)
-    if platform.count("/") > 2:
-        raise CreateRefused(
-            f'error parsing specified platform: "{platform}": cannot parse platform specifier: invalid argument'
-        )
+    if wrong := platform_text.problem(platform):
+        raise CreateRefused(f"error parsing specified platform: {wrong}")
     _proxies(cli, body)
     cidfile = opts.text("cidfile")
     fd = _open_cidfile(cidfile) if cidfile else -1

@@ -35,6 +35,9 @@ RAW_FORMAT = (
 NO_CONTAINER: dict[str, object] = {"Id": "", "Image": "", "Command": "", "Created": 0, "State": "", "Status": ""}
 
 
+_UNFIT = ("failed to parse template", "failed to execute template")  # only this command says so
+
+
 def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     template = opts.text("format")
     last = 1 if opts.flag("latest") and opts.number("last") == -1 else opts.number("last")
@@ -52,9 +55,13 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
             row["no-trunc"] = True
     template = template or cli.config.text("psFormat")
     if not rows and template not in ("", "table", "json", "raw"):
-        templated(FIELDS, [NO_CONTAINER], template, kind="ContainerContext")  # a bad template is told without rows too
+        templated(
+            FIELDS, [NO_CONTAINER], template, kind="ContainerContext", unfit=_UNFIT
+        )  # a bad template is told without rows too
     raw = RAW_FORMAT + (" size=Size" if with_size else "")
-    print_list(cli, FIELDS, rows, template, columns, quiet=opts.flag("quiet"), kind="ContainerContext", raw=raw)
+    print_list(
+        cli, FIELDS, rows, template, columns, quiet=opts.flag("quiet"), kind="ContainerContext", raw=raw, unfit=_UNFIT
+    )
     return 0
 
 

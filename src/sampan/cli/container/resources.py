@@ -159,6 +159,15 @@ def _weight(text: str) -> dict[str, object]:
     return {"Path": path, "Weight": number}
 
 
+def _gpu_count(text: str) -> int:
+    if text == "all":
+        return -1
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f'invalid count ({text}): value must be either "all" or an integer: invalid syntax') from None
+
+
 def _gpus(text: str) -> dict[str, Any]:
     if text == "all" or text.isdigit():
         return {
@@ -172,11 +181,13 @@ def _gpus(text: str) -> dict[str, Any]:
     from sampan.spec import go_values
 
     for field in go_values.fields(text):
-        key, _, value = field.partition("=")
+        key, equals, value = field.partition("=")
+        if not equals:
+            key, value = "count", key
         if key == "driver":
             request["Driver"] = value
         elif key == "count":
-            request["Count"] = -1 if value == "all" else values.integer(value)
+            request["Count"] = _gpu_count(value)
         elif key == "device":
             request["DeviceIDs"] = value.split(",")
         elif key == "capabilities":

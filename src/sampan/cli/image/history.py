@@ -32,7 +32,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     for layer in layers:
         layer["human"], layer["no-trunc"] = opts.flag("human"), opts.flag("no-trunc")
     columns = f"ID {'CreatedSince' if opts.flag('human') else 'CreatedAt'} CreatedBy Size Comment"
-    print_list(cli, FIELDS, layers, opts.text("format"), columns, quiet=opts.flag("quiet"), kind="historyContext")
+    print_list(cli, FIELDS, layers, opts.text("format"), columns, quiet=opts.flag("quiet"), kind="image.historyContext")
     return 0
 
 

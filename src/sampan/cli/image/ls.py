@@ -53,7 +53,6 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
         quiet=opts.flag("quiet"),
         kind="imageContext",
         raw=RAW_FORMAT,
-        unfit="template parsing error",
     )
     return 0
 

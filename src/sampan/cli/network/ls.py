@@ -35,7 +35,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
         template,
         "ID Name Driver Scope",
         quiet=opts.flag("quiet"),
-        kind="networkContext",
+        kind="network.networkContext",
         raw=RAW_FORMAT,
     )
     return 0

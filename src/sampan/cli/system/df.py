@@ -41,7 +41,6 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
         opts.text("format"),
         "Type TotalCount Active Size Reclaimable",
         kind="diskUsageImagesContext",
-        unfit="template parsing error",
     )
     return 0
 

@@ -56,12 +56,12 @@ NAMES = {"Status": "status", "ID": "id", "From": "from", "Scope": "scope", "Time
 
 def _compiled(template: str) -> Callable[[dict[str, Any]], str]:
     """Compile a template over events by the names of Go's fields. Raises: CommandError, now or with the first event."""
+    from sampan.cli.functions import Unfit
     from sampan.cli.template import Template, TemplateError
 
     def missing(name: str, holder: dict[str, Any]) -> Any:
         if name not in ("Type", "Action", "Actor") and name not in holder:
-            where = f'template: :1:2: executing "" at <.{name}>'
-            raise TemplateError(f"{where}: can't evaluate field {name} in type *events.Message")
+            raise Unfit(f"can't evaluate field {name} in type *events.Message")
         return ""
 
     def render(event: dict[str, Any]) -> str:

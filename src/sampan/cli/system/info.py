@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sampan.cli import units
-from sampan.cli.inspection import rendered
+from sampan.cli.inspection import Misfit, rendered
 from sampan.cli.listing import INSPECT_HELP
 from sampan.cli.session import CommandError
 from sampan.client.engine import VERSION, ConnectionFailed
@@ -42,7 +42,11 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     }
     if opts.text("format"):
         whole = {**server, "ServerErrors": [failure] if failure else None, "ClientInfo": client}
-        cli.line(rendered(opts.text("format"), whole))
+        try:
+            cli.line(rendered(opts.text("format"), whole, type_of=lambda holder: _type(holder, whole)))
+        except Misfit as e:
+            cli.line(e.written)
+            raise
         if failure:
             raise CommandError(failure)
         return 0
@@ -56,6 +60,14 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     for warning in server.get("Warnings") or ():
         cli.warn(warning)
     return 0
+
+
+def _type(holder: dict[str, Any], whole: dict[str, Any]) -> str:
+    if holder is whole:
+        return "system.dockerInfo"
+    if holder is whole["ClientInfo"]:
+        return "*system.clientInfo"
+    return "swarm.Info" if holder is whole.get("Swarm") else ""
 
 
 def server_lines(i: dict[str, Any]) -> Iterator[str]:

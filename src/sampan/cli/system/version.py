@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from sampan.cli.format import tabulated
-from sampan.cli.inspection import rendered
+from sampan.cli.inspection import Misfit, rendered
 from sampan.cli.listing import INSPECT_HELP
 from sampan.client.engine import MAX_API, VERSION, ConnectionFailed
 
@@ -41,7 +41,18 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
             details["BuildTime"] = _built(details["BuildTime"])
     version = {"Client": _client(cli, connected=server is not None), "Server": server}
     if opts.text("format"):
-        cli.line(rendered(opts.text("format"), version))
+        types = {id(version): "system.versionInfo", id(version["Client"]): "system.clientVersion"}
+        types[id(server)] = "*types.Version"
+
+        def type_of(holder: dict[str, Any]) -> str:
+            return types.get(id(holder), "")
+
+        try:
+            text = rendered(opts.text("format"), version, name="version", type_of=type_of)
+        except Misfit as e:
+            cli.line(e.written)
+            raise
+        cli.line(text)
     else:
         cli.out(_text(version))
     if failure is not None:

@@ -30,7 +30,8 @@ from sampan.errors import InvalidArgument
 T = TypeVar("T")
 
 CHUNK = 1024 * 1024
-FED = CHUNK // 4  # what the loop hands to a worker at once
+FED = CHUNK // 4  # what the loop hands to a worker at once, and a worker to the loop
+DIGEST_IDLE_S = 1.0
 DEPTH = 3  # chunks in flight between two threads: what waits here counts for every layer of every pull
 
 MAX_RATIO = 10_000  # gzip cannot exceed 1032; zstd and bzip2 of plain zeros can
@@ -126,6 +127,8 @@ async def feed_thread(
     finally:
         feed.end()  # a pump that was cancelled before it began has not said so
         await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # the caller has it, or has left
 
 
 async def drain(chunks: Iterator[bytes], executor: Executor | None = None) -> AsyncGenerator[bytes, None]:
@@ -192,28 +195,48 @@ class _Batches:
 
 
 class Digest:
-    """sha256 of a stream, computed in a thread of its own beside the one that uses the bytes."""
+    """sha256 of a stream, computed in a thread of its own beside the one that uses the bytes.
+
+    The thread ends while nothing comes, as for a client that does not read, and is made again by the next chunk.
+    """
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self._queue: queue.Queue[bytes | None] = queue.Queue(DEPTH)
-        self._thread = threading.Thread(target=self._run, name="images-digest", daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
         self.size_bytes = 0
 
     def update(self, chunk: bytes) -> None:
         self.size_bytes += len(chunk)
-        self._queue.put(chunk)
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="images-digest", daemon=True)
+                self._thread.start()
+            self._queue.put(chunk)  # may wait for the thread, which asks for the lock only when the queue is empty
 
     def finish(self) -> str:
         """Stop and return `sha256:<hex>`. Idempotent."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                self._queue.put(None)
+        if thread is not None:
+            thread.join()
         return f"sha256:{self._hash.hexdigest()}"
 
     def _run(self) -> None:
-        while (chunk := self._queue.get()) is not None:
+        while True:
+            try:
+                chunk = self._queue.get(timeout=DIGEST_IDLE_S)
+            except queue.Empty:
+                with self._lock:
+                    if self._queue.empty():
+                        self._thread = None
+                        return
+                continue
+            if chunk is None:
+                return
             self._hash.update(chunk)
 
 
@@ -325,13 +348,15 @@ class _Stepwise(_Bounded):
                 return self._give(out)
 
     def _next_member(self) -> bool:
-        """Go on with a concatenated member; zero padding and the end of input end the stream."""
-        rest = self._step.unused_data
-        while not rest.lstrip(b"\0"):
-            rest = self._take()
-            if not rest:
-                return False
-        rest = rest.lstrip(b"\0")
+        """Go on with a concatenated member; what is none ends the stream and is read to its end, as Docker does."""
+        magic = MAGIC[self._kind]
+        rest = self._step.unused_data.lstrip(b"\0")
+        while len(rest) < len(magic) and (more := self._take()):
+            rest = (rest + more).lstrip(b"\0")
+        if not rest.startswith(magic):
+            while self._take():
+                pass
+            return False
         self._step = self._new()
         self._pending = rest
         return True
@@ -343,7 +368,7 @@ class _Zstd(_Bounded):
     def __init__(self, source: Source, limit_bytes: int) -> None:
         super().__init__(source, limit_bytes)
         decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
-        self._reader = decompressor.stream_reader(_BoundedFile(self), read_across_frames=True)  # type: ignore[arg-type]
+        self._reader = decompressor.stream_reader(_Pieces(frames(self._take)), read_across_frames=True)  # type: ignore[arg-type]
 
     def read(self) -> bytes:
         try:
@@ -352,11 +377,57 @@ class _Zstd(_Bounded):
             raise InvalidArgument(f"zstd: invalid data: {e}") from e
 
 
-class _BoundedFile(io.RawIOBase):
-    """`_Bounded._take` as the file object that zstandard wants: honours the size it asks for."""
+def frames(take: Callable[[], bytes]) -> Iterator[bytes]:
+    """The zstd frames of a stream, skippable ones too; what follows the last one is read and left out.
 
-    def __init__(self, bounded: _Bounded) -> None:
-        self._bounded = bounded
+    The decompressor alone would not tell an end inside a frame from the end of the stream.
+    take: gives the next bytes, b"" at the end. Raises: Truncated inside a frame. Source: RFC 8878, 3.1.
+    """
+    rest = b""
+
+    def filled(size: int) -> bool:
+        nonlocal rest
+        while len(rest) < size and (more := take()):
+            rest += more
+        return len(rest) >= size
+
+    def cut(size: int) -> Iterator[bytes]:
+        nonlocal rest
+        while size:
+            if not rest and not filled(1):
+                raise Truncated()
+            piece, rest = rest[:size], rest[size:]
+            size -= len(piece)
+            yield piece
+
+    while filled(4) and detect(rest) == "zstd":
+        if rest[:4] != MAGIC["zstd"]:
+            if not filled(8):
+                raise Truncated()
+            yield from cut(8 + int.from_bytes(rest[4:8], "little"))
+            continue
+        if not filled(5):
+            raise Truncated()
+        flags = rest[4]
+        alone = flags >> 5 & 1
+        yield from cut(5 + (not alone) + (0, 1, 2, 4)[flags & 3] + (alone, 2, 4, 8)[flags >> 6])
+        last = 0
+        while not last:
+            if not filled(3):
+                raise Truncated()
+            block = int.from_bytes(rest[:3], "little")
+            last, repeated = block & 1, block >> 1 & 3 == 1
+            yield from cut(3 + (1 if repeated else block >> 3))
+        yield from cut(4 if flags >> 2 & 1 else 0)
+    while take():
+        pass
+
+
+class _Pieces(io.RawIOBase):
+    """An iterator of bytes as the file object that zstandard wants: honours the size it asks for."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
         self._rest = b""
 
     def readable(self) -> bool:
@@ -364,7 +435,7 @@ class _BoundedFile(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         if not self._rest:
-            self._rest = self._bounded._take()
+            self._rest = next(self._pieces, b"")
         if size < 0:
             size = len(self._rest)
         out, self._rest = self._rest[:size], self._rest[size:]

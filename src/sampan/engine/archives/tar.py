@@ -183,7 +183,8 @@ class Reader:
         if entry.size_bytes < 0:
             raise InvalidHeader("a negative size")
         if entry.type in _REGULAR_TYPES:
-            entry.type = DIRECTORY if entry.name.endswith("/") else REGULAR
+            old = entry.type == b"\0"  # of an archive without types
+            entry.type = DIRECTORY if old and entry.name.endswith("/") else REGULAR
         if entry.type in _WITHOUT_PAYLOAD:
             entry.size_bytes = entry.stored_bytes = 0
         if kind == GNU_SPARSE:

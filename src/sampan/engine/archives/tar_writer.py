@@ -18,11 +18,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sampan.engine.archives.streams import CHUNK
+from sampan.engine.archives.streams import FED
 from sampan.errors import InvalidArgument
 from sampan.spec import ustar
 
-MAX_DEPTH = 400  # one descriptor a level
+MAX_DEPTH = 460  # two descriptors a level where trees are compared, of the 1024 that a process has by default
 _OPAQUE = "trusted.overlay.opaque"
 _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 
@@ -98,7 +98,7 @@ def _decimal_time(ns: int) -> bytes:
 
 
 class ChunkBuffer:
-    """Collects headers and contents into chunks of about a MiB."""
+    """Collects headers and contents into chunks of a quarter of a MiB."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -111,7 +111,7 @@ class ChunkBuffer:
         self.total += len(data)
 
     def full(self) -> bool:
-        return self._held >= CHUNK
+        return self._held >= FED
 
     def take(self) -> bytes:
         chunk = b"".join(self._parts)
@@ -254,7 +254,7 @@ def _write(out: ChunkBuffer, member: Member) -> Iterator[bytes]:
     out.add(member.head)
     left = member.size_bytes
     while left:
-        data = os.read(member.fd, min(left, CHUNK)) or bytes(min(left, CHUNK))
+        data = os.read(member.fd, min(left, FED)) or bytes(min(left, FED))
         left -= len(data)
         out.add(data)
         if out.full():

@@ -16,8 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from sampan.errors import InvalidArgument
 from sampan.registry.manifests import Descriptor
 from sampan.spec import codec, times
@@ -123,8 +121,8 @@ def decode_inline(
 
 def _parse(raw: bytes) -> Any:
     try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        return codec.plain(raw)
+    except ValueError as e:
         raise InvalidArgument(f"invalid cache config: {e}") from e
 
 
@@ -144,7 +142,10 @@ def _records(value: Any) -> tuple[ConfigRecord, ...]:
         layer = results[0].get("layer", 0) if results else -1
         time_ns = own.get("time")
         if not isinstance(time_ns, int):
-            time_ns = times.parse(str(results[0].get("createdAt"))) if results else 0
+            try:
+                time_ns = times.parse(str(results[0].get("createdAt"))) if results else 0
+            except ValueError as e:
+                raise InvalidArgument(f"invalid cache config: {e}") from e
         found.append(
             ConfigRecord(
                 key=item["digest"],

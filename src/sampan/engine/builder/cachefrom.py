@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from sampan.engine import platforms
 from sampan.engine.archives import streams
 from sampan.engine.background import first_failure
@@ -35,7 +33,7 @@ from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.registry import endpoints, manifests, repository
 from sampan.registry.manifests import Descriptor, Index
 from sampan.registry.repository import Repository
-from sampan.spec import oci_image, reference
+from sampan.spec import codec, oci_image, reference
 
 BLOBS = "blobs/sha256/"
 
@@ -140,8 +138,8 @@ def _descriptor(value: Any) -> Descriptor:
 
 def _object(raw: bytes) -> dict[str, Any]:
     try:
-        value = msgspec.json.decode(raw)
-    except msgspec.DecodeError as e:
+        value = codec.plain(raw)
+    except ValueError as e:
         raise InvalidArgument(f"invalid cache manifest: {e}") from e
     if not isinstance(value, dict):
         raise InvalidArgument("invalid cache manifest: not an object")

@@ -4,6 +4,8 @@
     ├── BuildFailure          any error, with its step and its lines of a Dockerfile
     ├── StepFailed      500   a RUN command that failed or could not be run
     ├── MissingSource   404   a COPY of what is not there
+    ├── WrongDigest     400   a download that is not what its checksum says
+    ├── BadAnswer       400   a download that its server refused
     ├── NotAllowed      403   an entitlement that client or daemon did not give
     └── DockerfileError 400   spec/dockerfile/errors.py
 
@@ -19,7 +21,7 @@ from contextlib import contextmanager
 
 from sampan.engine.builder.ops import Copy, FileOp, HttpOp, ImageOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.progress import Progress, Step
-from sampan.errors import Forbidden, Internal, NotFound, SampanError
+from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.go_values import quote
 
@@ -73,6 +75,21 @@ class MissingSource(NotFound):
         self.wildcard = wildcard
 
 
+class WrongDigest(InvalidArgument):
+    """A download is not what its checksum says."""
+
+    def __init__(self, found: str, wanted: str) -> None:
+        super().__init__(f"digest mismatch {found}: {wanted}")
+
+
+class BadAnswer(InvalidArgument):
+    """A server answered a download with another status than 200. said: the beginning of its body."""
+
+    def __init__(self, url: str, status: int, reason: str, said: str) -> None:
+        super().__init__(f"invalid response status {status}")
+        self.classic = f"failed to GET {url} with status {status} {reason}: {said}"
+
+
 class BuildFailure(SampanError):
     """An error of a build, with the place that it belongs to. Message and status are those of its cause.
 
@@ -123,7 +140,7 @@ def in_words(failure: BuildFailure, build: str, progress: Progress) -> BuildFail
     and a download that failed.
     """
     vertex, cause = failure.vertex, failure.cause
-    if isinstance(vertex, HttpOp):
+    if isinstance(vertex, HttpOp) and not isinstance(cause, WrongDigest):
         words = f"failed to load cache key: {failure.message}"
     elif isinstance(cause, MissingSource) and isinstance(vertex, FileOp):
         copies = [one for one in vertex.actions if isinstance(one, Copy) and cause.pattern in one.patterns]
@@ -133,6 +150,8 @@ def in_words(failure: BuildFailure, build: str, progress: Progress) -> BuildFail
             reason = f"failed to calculate checksum of ref {build}: {cause.message}"
             words = f"failed to compute cache key: {reason}"
         _show(vertex, reason, progress)
+    elif isinstance(cause, MissingSource) and isinstance(vertex, RunOp):
+        words = f"failed to compute cache key: failed to calculate checksum of ref {build}: {cause.message}"
     else:
         return failure
     return BuildFailure(Internal(words), vertex=vertex, lines=failure.lines)

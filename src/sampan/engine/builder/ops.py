@@ -20,11 +20,15 @@ from functools import cached_property
 from typing import Any
 
 from sampan.engine.platforms import Platform
+from sampan.spec.urls import masked_text
 
 
 @dataclass(frozen=True, kw_only=True)
 class VertexLabel:
-    """How a vertex is shown. ranges: 1-based first and last lines in the Dockerfile; step: (n of m) in its stage."""
+    """How a vertex is shown: never with the credentials of a URL.
+
+    ranges: 1-based first and last lines in the Dockerfile; step: (n of m) in its stage.
+    """
 
     name: str = ""  # "[build 2/3] RUN make"
     text: str = ""  # the instruction as written, for classic output: "RUN make"
@@ -32,6 +36,10 @@ class VertexLabel:
     stage: str = ""
     step: tuple[int, int] = (0, 0)
     internal: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", masked_text(self.name))
+        object.__setattr__(self, "text", masked_text(self.text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +164,7 @@ class Copy:
     exclude: tuple[str, ...] = ()
     contents_only: bool = True  # a directory as source means what it holds
     required: bool = True  # a pattern that matches nothing is an error
+    replaces: bool = False  # below the destination a file takes the place of a directory, a directory that of a file
     follow: bool = True  # a symbolic link named as source is followed inside the source
 
 

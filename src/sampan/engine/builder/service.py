@@ -39,12 +39,16 @@ from sampan.engine.builder.solver.solver import Solver
 from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
+from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
+from sampan.engine.metrics import Metrics
 from sampan.engine.networks.service import Networks
 from sampan.engine.platforms import HOST, Platform
 from sampan.engine.store import Store
-from sampan.errors import InvalidArgument
+from sampan.engine.tasks.seccomp import Filters
+from sampan.errors import InvalidArgument, SampanError
 from sampan.spec.dockerfile.checkrules import CheckWarning
+from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.stages import parse
 from sampan.supervisor.client import Supervisor
 
@@ -64,15 +68,20 @@ class Builder:
         images: Images,
         networks: Networks,
         supervisor: Supervisor,
+        host_paths: HostPaths,
+        metrics: Metrics | None = None,
     ) -> None:
+        metrics = metrics or Metrics()
         self.images = images
         self.events = events
         self.scratch = os.path.join(config.data_root, "builder", "tmp")
         os.makedirs(self.scratch, mode=0o700, exist_ok=True)
         self.sessions = Sessions(self.scratch)
-        self.files = FileService(config, images, supervisor)
-        self.solver = Solver(config, store, images, networks, supervisor, self.files)
+        filters = Filters(host_paths)
+        self.files = FileService(config, images, supervisor, filters)
+        self.solver = Solver(config, store, images, networks, supervisor, self.files, filters)
         self._running: dict[str, asyncio.Task[Any]] = {}
+        self._metrics = metrics
 
         self.solver.cache.kept += [
             KeptSources(
@@ -122,12 +131,26 @@ class Builder:
         Raises: BuildFailure for what belongs to a Dockerfile or a step, else SampanError.
         """
         client = NarrowedSession(session)
-        with self._listed(request.id):
+        with self._listed(request.id), self._counted():
             try:
                 converted = await self._converted(with_epoch(request), client, progress, dialect)
                 return await dialect.finish(converted)
             finally:
                 await self._let_go(client)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a build, and why it failed; steps that fail do not count as failed builds, as in dockerd."""
+        self._metrics.builds_triggered.add()
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._metrics.builds_failed.add("build_canceled")
+            raise
+        except SampanError as e:
+            if isinstance(e.cause if isinstance(e, BuildFailure) else e, DockerfileError):
+                self._metrics.builds_failed.add("dockerfile_syntax_error")
+            raise
 
     async def _let_go(self, client: NarrowedSession) -> None:
         """Give back what a build has held, also when it is cancelled at this moment."""
@@ -212,7 +235,9 @@ class Builder:
     ) -> tuple[list[str], int]:
         """Remove records that nobody uses: (ids, bytes). Bounds: see `Space`. Raises: InvalidArgument."""
         space = Space(reserved_bytes=reserved_bytes, max_used_bytes=max_used_bytes, min_free_bytes=min_free_bytes)
-        return await self.solver.prune(filters, all=all, space=space)
+        ids, reclaimed = await self.solver.prune(filters, all=all, space=space)
+        self.events.publish("builder", "prune", "", {"reclaimed": str(reclaimed)})
+        return ids, reclaimed
 
     # -- asking -------------------------------------------------------------------------------------------------
 

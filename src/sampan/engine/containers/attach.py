@@ -22,6 +22,7 @@ from sampan.errors import InvalidArgument, SampanError, words
 from sampan.supervisor.client import Attachment, Supervisor
 
 CHUNK = 64 * 1024
+GONE = (OSError, RuntimeError)  # uvloop raises RuntimeError for what is written to a transport that is closed already
 _FRAME = struct.Struct(">B3xI")
 DEFAULT_DETACH_KEYS = b"\x10\x11"  # ctrl-p, ctrl-q
 
@@ -32,8 +33,8 @@ def parse_detach_keys(text: str) -> bytes:
         return DEFAULT_DETACH_KEYS
     keys = bytearray()
     for key in text.split(","):
-        if len(key) == 1:
-            keys += key.encode("latin-1", "replace")
+        if len(key) == 1 and key.isascii():
+            keys += key.encode()
         elif key.startswith("ctrl-") and len(key) == 6:
             code = key[5]
             if "a" <= code <= "z":
@@ -96,7 +97,7 @@ class AttachSession:
         self._attachment: asyncio.Future[Attachment | None] = asyncio.get_running_loop().create_future()
         self.begin: Callable[[AttachSession], Awaitable[bytes]] | None = None  # exec: start the process; b"" or why not
         self.settle: Callable[[], Awaitable[None]] | None = None  # exec: returns when the exit status is known
-        self.on_detach: Callable[[], None] = lambda: None
+        self.on_detach: Callable[[], object] = lambda: None
         self.on_close: Callable[[], None] = lambda: None
         self.detached = False
 
@@ -142,14 +143,14 @@ class AttachSession:
                     await writer.drain()
             if self._stream:
                 await self._join(reader, writer)
-        except (ConnectionError, BrokenPipeError):
+        except (ConnectionError, RuntimeError):
             pass
         except (SampanError, OSError) as e:  # the connection is a stream by now: the reason comes as its last piece
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*GONE):
                 writer.write(refusal(e.message if isinstance(e, SampanError) else words(e), raw=self.tty))
         finally:
             self.abandon()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*GONE):
                 await writer.drain()
 
     async def collect(self, output: bytearray, limit_bytes: int) -> None:
@@ -210,7 +211,7 @@ class AttachSession:
                     return True
             if self.stdin and attachment.writer.can_write_eof():
                 attachment.writer.write_eof()
-        except (ConnectionError, BrokenPipeError, OSError):
+        except GONE:
             pass
         return False
 
@@ -220,7 +221,7 @@ class AttachSession:
             while data := await attachment.reader.read(CHUNK):
                 writer.write(data)
                 await writer.drain()
-        except (ConnectionError, BrokenPipeError, OSError):
+        except GONE:
             pass
 
 

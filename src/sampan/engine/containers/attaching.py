@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 
-from sampan.engine.containers.attach import AttachSession, PendingSessions, parse_detach_keys
+from sampan.engine.containers.attach import DEFAULT_DETACH_KEYS, AttachSession, PendingSessions
 from sampan.engine.containers.logs import Logs
 from sampan.engine.containers.publishing import publish
 from sampan.engine.containers.records import Container
@@ -17,7 +17,7 @@ from sampan.engine.containers.states import WITH_TASK, State
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
-from sampan.errors import Conflict, InvalidArgument, SampanError
+from sampan.errors import Conflict, NotFound, SampanError
 from sampan.supervisor.client import Supervisor
 
 EVENT_PATIENCE_S = 0.1
@@ -33,7 +33,7 @@ class AttachOptions:
     stdout: bool = False
     stderr: bool = False
     logs: bool = False
-    detach_keys: str = ""
+    detach_keys: bytes = DEFAULT_DETACH_KEYS
 
 
 class Attaching:
@@ -58,10 +58,6 @@ class Attaching:
     async def attach(self, ref: str, options: AttachOptions) -> AttachSession:
         """Join a client to the container's process; before a start it waits for it and misses nothing."""
         c = self._table.get(ref)
-        try:
-            keys = parse_detach_keys(options.detach_keys)
-        except InvalidArgument:
-            raise InvalidArgument(f"Invalid detach keys ({options.detach_keys}) provided") from None
         if c.status.state is State.PAUSED:
             raise Conflict(f"container {c.id} is paused, unpause the container before attach")
         if c.status.state is State.RESTARTING:
@@ -72,7 +68,7 @@ class Attaching:
             stdin=options.stdin and c.config.open_stdin,
             stdout=options.stdout,
             stderr=options.stderr,
-            detach_keys=keys,
+            detach_keys=options.detach_keys,
             stream=options.stream,
         )
         session.on_detach = lambda: publish(self._events, c, "detach")
@@ -109,6 +105,9 @@ class Attaching:
         async with self._table.live.lock(c.id):  # a start either has connected its sessions, or is still to come
             now = self._table.get(c.id)
             if now.status.state in WITH_TASK:
-                await session.connect(self._supervisor)
+                try:
+                    await session.connect(self._supervisor)
+                except NotFound:  # it has ended, and its record is about to say so: there is nothing more to see
+                    session.abandon()
             else:
                 self._pending.add(session)

@@ -8,13 +8,20 @@ Source: Engine API 1.51, NetworkConnect and NetworkDisconnect; messages as Docke
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+
 from msgspec.structs import replace
 
-from sampan.engine.containers.launch import Launcher
+from sampan.engine.config import EngineConfig
+from sampan.engine.containers import specgen
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.table import ContainerTable
+from sampan.engine.networks.fabric import SandboxEnded
 from sampan.engine.networks.records import NetworkRecord
 from sampan.engine.networks.service import Networks, Sandbox
+from sampan.engine.tasks import etcfiles
+from sampan.engine.tasks.capabilities import permitted
 from sampan.errors import Internal, InvalidArgument, NotFound
 from sampan.spec.engine_api.network import EndpointSettings
 
@@ -22,10 +29,14 @@ from sampan.spec.engine_api.network import EndpointSettings
 class Connections:
     """Connects containers to networks."""
 
-    def __init__(self, table: ContainerTable, networks: Networks, launcher: Launcher) -> None:
+    def __init__(
+        self, config: EngineConfig, table: ContainerTable, networks: Networks, directory: Callable[[str], str]
+    ) -> None:
+        """directory: where a container's own files are, by its id."""
+        self._config = config
         self._table = table
         self._networks = networks
-        self._launcher = launcher
+        self._directory = directory
 
     async def connect(self, ref: str, network_ref: str, settings: EndpointSettings) -> None:
         """Connect a container to a network: now if it runs, and at every later start.
@@ -33,18 +44,19 @@ class Connections:
         Raises: NotFound; InvalidArgument; Forbidden when it is connected; Internal when the kernel refuses. Then
         nothing has changed.
         """
-        network = self._networks.find(network_ref)
         id = self._get(ref).id
+        self._networks.find(network_ref)
         async with self._table.live.lock(id):
             c = self._table.get(id)
-            network = self._networks.find(network_ref)  # while this waited for its turn it may have been removed
+            network = self._networks.find(network_ref)
             _check(c, network)
             if _runs(c):
                 before = self._networks.sandbox(c.id)
-                async with self._networks.connecting(network, c.id, settings) as changes:
-                    await self._table.save(_with(c, network.name, settings), *changes)
-                self._follow(c, before)
-                return
+                with contextlib.suppress(SandboxEnded):  # it is just ending, which waits for us to be recorded
+                    async with self._networks.connecting(network, c.id, settings) as changes:
+                        await self._table.save(_with(c, network.name, settings), *changes)
+                    self._follow(c, before)
+                    return
             planned = self._networks.planned(
                 network, settings, container_id=c.id, name=c.name, hostname=c.config.hostname
             )
@@ -56,15 +68,18 @@ class Connections:
         force: the message for an unknown container is another one. Raises: NotFound; InvalidArgument; Internal when
         it is not connected, or when the kernel refuses.
         """
-        network = self._networks.find(network_ref)
+        if force:  # then an unknown network is named before an unknown container
+            self._networks.find(network_ref)
         try:
             id = self._get(ref).id
         except NotFound:
             if force:
                 raise NotFound(f"endpoint {ref} not found") from None
             raise
+        self._networks.find(network_ref)
         async with self._table.live.lock(id):
             c = self._table.get(id)
+            network = self._networks.find(network_ref)
             if network.name == "host" and c.host_config.network_mode == "host":
                 raise InvalidArgument(
                     "cannot disconnect container from host network - container was created in host network mode"
@@ -83,8 +98,11 @@ class Connections:
             await self._table.save(without)
 
     def _follow(self, c: Container, before: Sandbox | None) -> None:
-        if before is not None:
-            self._launcher.follow_networks(c, before)
+        """Bring a running container's files after the networks that it has now. before: what it had."""
+        after = self._networks.sandbox(c.id)
+        if before is not None and after is not None:
+            options = specgen.task_options(c, self._config, permitted())
+            etcfiles.follow(self._directory(c.id), options, before, after, self._config)
 
     def _get(self, ref: str) -> Container:
         if not ref:

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from sampan.engine import platforms
@@ -52,6 +53,7 @@ _UPDATABLE = [
     "cpuset_mems",
     "memory_reservation",
     "memory_swap",
+    "kernel_memory",
 ]
 
 
@@ -101,12 +103,11 @@ class Maker:
         if config is None:
             raise InvalidArgument("config cannot be empty in order to create a container")
         asked = host_config or HostConfig()
-        validate.platform(platform)
         validate.request(config, asked)
         missing = await self._missing(mountpoints.needed_sources(asked))
         wanted = platforms.parse(platform, any_os=True) if platform else None
-        image = self._images.resolve(config.image, wanted) if config.image else None
         warnings = validate.create(config, asked, self._config, self._machine, missing)
+        image = self._images.resolve(config.image, wanted) if config.image else None
         settled = merge.host_config(asked, self._config, self._machine)
         merged = merge.container_config(config, (image.config.get("config") or {}) if image is not None else {})
         validate.logging(settled)
@@ -285,10 +286,10 @@ class Maker:
 
     async def rename(self, ref: str, new_name: str) -> None:
         """Give the container another name."""
-        bare = new_name.removeprefix("/")
-        if not bare:
+        if not new_name:
             raise InvalidArgument("Neither old nor new names may be empty")
         id = self._table.get(ref).id
+        bare = new_name.removeprefix("/")
         async with self._table.live.lock(id):
             c = self._table.get(id)
             if bare == c.name:
@@ -305,7 +306,12 @@ class Maker:
 
     async def update(self, ref: str, asked: UpdateConfig) -> list[str] | None:
         """Change limits and the restart policy. Returns warnings, None when there are none."""
+        if asked.io_maximum_iops or asked.io_maximum_bandwidth:
+            raise InvalidArgument(
+                "Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps"
+            )
         warnings = validate.resources(asked, self._machine, update=True)
+        warnings += [f"{name} cannot be updated. {name} discarded." for name in _lasting(asked)]
         if asked.restart_policy.name:
             validate.restart_policy(asked.restart_policy)
         c = self._table.get(ref)
@@ -344,7 +350,8 @@ class Maker:
             if asked.pids_limit is not None and asked.pids_limit <= 0:
                 resources["pids"] = {"limit": -1}
             try:
-                await self._supervisor.update(c.id, resources)
+                with suppress(NotFound):  # it has just ended: the next start has them
+                    await self._supervisor.update(c.id, resources)
             except SampanError as e:
                 raise Internal(f"runc did not terminate successfully: exit status 1: {e.message}\n") from e
         return await self._table.save(replace(c, host_config=h), durable=True)
@@ -360,6 +367,17 @@ def _make_directories(root: int, path: str) -> None:
                 os.chmod(f"/proc/self/fd/{fd}", 0o755)
         finally:
             os.close(fd)
+
+
+def _lasting(asked: UpdateConfig) -> list[str]:
+    """Name what is asked for and what a container has for all its life. Docker takes it and says nothing."""
+    changeable = {*_UPDATABLE, "pids_limit", "restart_policy", "io_maximum_iops", "io_maximum_bandwidth"}
+    unasked = {"kernel_memory", "cpu_percent"}  # never had, or warned of already
+    return [
+        f.encode_name
+        for f in msgspec.structs.fields(type(asked))
+        if f.name not in changeable | unasked and getattr(asked, f.name)
+    ]
 
 
 def _check_update(h: HostConfig, asked: UpdateConfig) -> None:

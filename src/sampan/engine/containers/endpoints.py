@@ -44,7 +44,8 @@ def plan(
     Those asked for, or else the one of its network mode. Raises: InvalidArgument, Internal, in Docker's words.
     """
     mode = host.network_mode
-    asked = {n: e or EndpointSettings() for n, e in ((networking and networking.endpoints_config) or {}).items()}
+    given = (networking and networking.endpoints_config) or {}
+    asked = {n: _asked(e) if e is not None else EndpointSettings() for n, e in given.items()}
     if "default" in asked:
         asked[mode] = asked.pop("default")
     warnings: list[str] = []
@@ -59,6 +60,18 @@ def plan(
 
 
 Asked = dict[str, EndpointSettings]
+
+
+def _asked(settings: EndpointSettings) -> EndpointSettings:
+    """Leave out what only an answer has."""
+    return EndpointSettings(
+        ipam_config=settings.ipam_config,
+        links=settings.links,
+        aliases=settings.aliases,
+        mac_address=settings.mac_address,
+        driver_opts=settings.driver_opts,
+        gw_priority=settings.gw_priority,
+    )
 
 
 def _with_mac(

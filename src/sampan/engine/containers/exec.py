@@ -39,6 +39,7 @@ STATUS_PATIENCE_S = 5.0
 RESIZE_PATIENCE_S = 10.0
 _USERS_LIMIT_BYTES = 1 << 20
 KEPT = 64  # ended instances that stay inspectable, per container
+WAITING = 1024  # instances that nobody has started, per container; the oldest are forgotten
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,6 +130,10 @@ class Execs:
         for e in ended[: max(0, len(ended) - KEPT + 1)]:
             del execs[e.id]
             self._by_id.pop(e.id, None)
+        waiting = [e for e in execs.values() if not e.started] if len(execs) >= WAITING else []
+        for e in waiting[: max(0, len(waiting) - WAITING + 1)]:
+            del execs[e.id]
+            self._by_id.pop(e.id, None)
 
     async def start(
         self, id: str, *, detach: bool, tty: bool = False, console_size: tuple[int, int] | None = None
@@ -200,6 +205,9 @@ class Execs:
             failure = failures.of_exec(refused.step, refused.errno, refused.message)
             self._end(e, failure.exit_status)
             raise failure.error from refused
+        except (NotFound, Conflict) as gone:  # of the supervisor: its record is about to say so
+            self._end(e, 128)
+            raise Conflict(f"container {c.id} is not running") from gone
         except BaseException:
             self._end(e, 128)
             raise

@@ -17,13 +17,21 @@ import stat
 from dataclasses import dataclass
 
 from sampan.engine.archives import streams, tar
+from sampan.engine.containers.assembly import mount_id
 from sampan.engine.layers import unpack
-from sampan.errors import InvalidArgument
+from sampan.errors import Internal, InvalidArgument
 from sampan.linux import accounts, saferoot
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 LIMIT_BYTES = 1 << 50
+_ATTEMPTS = 5  # to make a name that others make and remove meanwhile
+_KINDS = {
+    tar.DIRECTORY: stat.S_IFDIR,
+    tar.CHARACTER: stat.S_IFCHR,
+    tar.BLOCK_DEVICE: stat.S_IFBLK,
+    tar.FIFO: stat.S_IFIFO,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +39,13 @@ class ExtractOptions:
     """How an archive is unpacked.
 
     no_overwrite_dir_non_dir: a directory never replaces something else, nor the reverse.
+    target: what the client calls the directory.
     owner: (uid, gid) of all that is made; None: the numbers that the archive says.
     """
 
     no_overwrite_dir_non_dir: bool = False
     owner: tuple[int, int] | None = None
+    target: str = ""
 
 
 def owner_of(root_fd: int, user: str) -> tuple[int, int]:
@@ -113,24 +123,55 @@ def _pass_over(entry: tar.Entry, reader: tar.Reader) -> None:
 def _make(
     entry: tar.Entry, reader: tar.Reader, parent: int, base: str, target_fd: int, options: ExtractOptions
 ) -> None:
-    """Make one member in its parent directory."""
-    _clear_way(entry, parent, base, options)
-    if entry.type == tar.DIRECTORY:
+    """Make one member in its parent directory. Others may make and remove its name meanwhile: the last one wins."""
+    for _ in range(_ATTEMPTS):
+        _clear_way(entry, parent, base, options)
         with contextlib.suppress(FileExistsError):
+            fd = _begin(entry, parent, base, target_fd, options)
+            break
+    else:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), base)
+    if fd < 0:
+        return
+    try:
+        if entry.type == tar.REGULAR:
+            _write(entry, reader, fd)
+        _finish(entry, fd, options)
+    finally:
+        os.close(fd)
+
+
+def _begin(entry: tar.Entry, parent: int, base: str, target_fd: int, options: ExtractOptions) -> int:
+    """Make what has the name; return it open, -1 for what is complete.
+
+    Raises: FileExistsError when somebody was faster, InvalidArgument, OSError.
+    """
+    if entry.type == tar.REGULAR:
+        return os.open(base, _NEW_FILE, 0o600, dir_fd=parent)
+    if entry.type == tar.HARDLINK:
+        _link(entry, parent, base, target_fd)
+        return -1
+    if entry.type == tar.DIRECTORY:
+        with contextlib.suppress(FileExistsError):  # what is no directory is found below
             os.mkdir(base, entry.mode & 0o777, dir_fd=parent)
-    elif entry.type == tar.REGULAR:
-        _write(entry, reader, parent, base)
     elif entry.type == tar.SYMLINK:
         os.symlink(entry.link, base, dir_fd=parent)
-    elif entry.type == tar.HARDLINK:
-        _link(entry, parent, base, target_fd)
-        return
+        with contextlib.suppress(FileNotFoundError):  # somebody has taken it away
+            os.chown(base, *_owner(entry, options), dir_fd=parent, follow_symlinks=False)
+            os.utime(base, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+        return -1
     elif entry.type in (tar.CHARACTER, tar.BLOCK_DEVICE, tar.FIFO):
-        kind = {tar.CHARACTER: stat.S_IFCHR, tar.BLOCK_DEVICE: stat.S_IFBLK, tar.FIFO: stat.S_IFIFO}[entry.type]
-        os.mknod(base, kind | entry.mode, os.makedev(*entry.device), dir_fd=parent)
+        os.mknod(base, _KINDS[entry.type] | entry.mode, os.makedev(*entry.device), dir_fd=parent)
     else:
         raise InvalidArgument(f'unhandled tar header type {entry.type[0]} of "{entry.name}"')
-    _finish(entry, parent, base, options)
+    try:
+        fd = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except FileNotFoundError:
+        return -1  # somebody has taken it away
+    if stat.S_IFMT(os.fstat(fd).st_mode) != _KINDS[entry.type]:
+        os.close(fd)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), base)
+    return fd
 
 
 def _clear_way(entry: tar.Entry, parent: int, base: str, options: ExtractOptions) -> None:
@@ -145,39 +186,47 @@ def _clear_way(entry: tar.Entry, parent: int, base: str, options: ExtractOptions
         return
     if options.no_overwrite_dir_non_dir:
         if is_directory:
-            raise InvalidArgument(f"cannot overwrite directory {base!r} with non-directory {base!r}".replace("'", '"'))
+            raise InvalidArgument(f'cannot overwrite directory "{base}" with non-directory "{options.target}"')
         if wants_directory:
-            raise InvalidArgument(f"cannot overwrite non-directory {base!r} with directory {base!r}".replace("'", '"'))
-    if is_directory:
-        shutil.rmtree(base, dir_fd=parent)
-    else:
-        os.unlink(base, dir_fd=parent)
+            raise InvalidArgument(f'cannot overwrite non-directory "{base}" with directory "{options.target}"')
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):  # it is another's by now
+        if _is_mounted(parent, base):  # seen from here, its removal would end the mount for the container
+            raise Internal(f"RemoveAll {base}: device or resource busy")
+        if is_directory:
+            shutil.rmtree(base, dir_fd=parent)
+        else:
+            os.unlink(base, dir_fd=parent)
 
 
-def _write(entry: tar.Entry, reader: tar.Reader, parent: int, base: str) -> None:
-    fd = os.open(base, _NEW_FILE, 0o600, dir_fd=parent)
+def _is_mounted(parent: int, base: str) -> bool:
+    """Whether a name is where something is mounted, in whatever mount namespace."""
+    fd = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        if entry.regions is not None:
-            os.ftruncate(fd, entry.size_bytes)
-            for offset, length in entry.regions:
-                while length:
-                    piece = reader.input.take(min(length, streams.CHUNK))
-                    if not piece:
-                        raise streams.Truncated()
-                    os.pwrite(fd, piece, offset)
-                    offset += len(piece)
-                    length -= len(piece)
-            reader.skip_padding(entry.stored_bytes)
-        elif entry.size_bytes:
-            left = entry.size_bytes
-            while left:
-                view = reader.input.piece(left)
-                left -= len(view)
-                while view:
-                    view = view[os.write(fd, view) :]
-            reader.skip_padding(entry.size_bytes)
+        return mount_id(fd) != mount_id(parent)
     finally:
         os.close(fd)
+
+
+def _write(entry: tar.Entry, reader: tar.Reader, fd: int) -> None:
+    if entry.regions is not None:
+        os.ftruncate(fd, entry.size_bytes)
+        for offset, length in entry.regions:
+            while length:
+                piece = reader.input.take(min(length, streams.CHUNK))
+                if not piece:
+                    raise streams.Truncated()
+                os.pwrite(fd, piece, offset)
+                offset += len(piece)
+                length -= len(piece)
+        reader.skip_padding(entry.stored_bytes)
+    elif entry.size_bytes:
+        left = entry.size_bytes
+        while left:
+            view = reader.input.piece(left)
+            left -= len(view)
+            while view:
+                view = view[os.write(fd, view) :]
+        reader.skip_padding(entry.size_bytes)
 
 
 def _link(entry: tar.Entry, parent: int, base: str, target_fd: int) -> None:
@@ -192,26 +241,18 @@ def _link(entry: tar.Entry, parent: int, base: str, target_fd: int) -> None:
         os.close(above_fd)
 
 
-def _finish(entry: tar.Entry, parent: int, base: str, options: ExtractOptions) -> None:
-    """Owner, mode, attributes and time of what was just made."""
-    uid, gid = (entry.uid, entry.gid) if options.owner is None else options.owner
-    os.chown(base, uid, gid, dir_fd=parent, follow_symlinks=False)
-    if entry.type == tar.SYMLINK:
-        os.utime(base, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
-        return
-    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(base, flags, dir_fd=parent)
-    try:
-        # By descriptor: another process of the container may be exchanging names while we work.
-        if stat.S_ISLNK(os.fstat(fd).st_mode):
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), base)
-        own = f"/proc/self/fd/{fd}"
-        os.chmod(own, entry.mode)
-        for name, content in entry.xattrs.items():
-            if not name.startswith(("trusted.overlay.", "user.overlay.")):
-                with contextlib.suppress(OSError):
-                    os.setxattr(own, name, content)
-        if entry.type != tar.DIRECTORY:
-            os.utime(own, ns=(entry.mtime_ns, entry.mtime_ns))
-    finally:
-        os.close(fd)
+def _finish(entry: tar.Entry, fd: int, options: ExtractOptions) -> None:
+    """Owner, mode, attributes and time of what was just made, by descriptor: its name may be another's by now."""
+    own = f"/proc/self/fd/{fd}"
+    os.chown(own, *_owner(entry, options))
+    os.chmod(own, entry.mode)
+    for name, content in entry.xattrs.items():
+        if not name.startswith(("trusted.overlay.", "user.overlay.")):
+            with contextlib.suppress(OSError):
+                os.setxattr(own, name, content)
+    if entry.type != tar.DIRECTORY:
+        os.utime(own, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+def _owner(entry: tar.Entry, options: ExtractOptions) -> tuple[int, int]:
+    return (entry.uid, entry.gid) if options.owner is None else options.owner

@@ -1,6 +1,7 @@
 """Health checks: run the probe on its schedule, keep the last results, tell when the verdict changes.
 
-A probe is an exec like any other (with its events). One loop per container; it ends with the container.
+Verdict and results are kept in a table of their own, so that a daemon that starts again goes on where it was. A probe
+is an exec like any other (with its events). One loop per container; it ends with the container.
 
 Source: Engine API 1.51 `HealthConfig`, `Health`; docs.docker.com, Dockerfile HEALTHCHECK.
 """
@@ -19,7 +20,8 @@ from sampan.engine.containers.records import Container, rfc3339
 from sampan.engine.containers.states import WITH_TASK, State
 from sampan.engine.containers.table import ContainerTable
 from sampan.engine.events import Events
-from sampan.engine.store import Watch
+from sampan.engine.metrics import Metrics
+from sampan.engine.store import Record, Watch
 from sampan.errors import SampanError
 from sampan.spec import go_values
 from sampan.spec.engine_api.container import ExecConfig, HealthConfig
@@ -34,6 +36,15 @@ OUTPUT_LIMIT_BYTES = 4096
 SIGKILL = 9
 
 
+class HealthRecord(Record, kw_only=True):
+    """What is kept of a check, by the container's id, for the run that began at `started_ns`."""
+
+    started_ns: int
+    status: str
+    failing_streak: int
+    log: list[dict[str, Any]]
+
+
 class Health:
     """The state of one container's health check."""
 
@@ -44,6 +55,10 @@ class Health:
         self.failing_streak = 0
         self.log: list[dict[str, Any]] = []
         self.ended = asyncio.Event()
+
+    def restore(self, kept: HealthRecord) -> None:
+        """Go on where an earlier daemon was."""
+        self.status, self.failing_streak, self.log = kept.status, kept.failing_streak, kept.log
 
     def stop(self) -> None:
         """End the loop: the container has ended."""
@@ -100,9 +115,19 @@ class Healthchecks:
         self._events = events
         self._background = Background()
         self._checks: dict[str, Health] = {}
+        self._kept = table.store.table("health", HealthRecord)
+        self.metrics = Metrics()  # of nobody, until somebody wants to know
 
     def begin(self) -> None:
         """Follow the records from now on: what starts is probed, what ends is not any more."""
+        for kept in self._kept.all():
+            c = self._table.find(kept.id)
+            if c is None and kept.id not in self._table.hidden:
+                self._forget(kept.id)
+            elif c is not None and c.config.healthcheck is not None and kept.started_ns == c.status.started_ns:
+                health = self._checks[c.id] = Health(c.config.healthcheck, c.status.started_ns)
+                health.restore(kept)
+                health.ended.set()  # `_changed` begins anew with what runs
         self._background.spawn(self._follow(self._table.watch()), "health checks")
 
     async def close(self) -> None:
@@ -115,6 +140,7 @@ class Healthchecks:
                 if change.record is None:
                     if (health := self._checks.pop(change.id, None)) is not None:
                         health.stop()
+                        self._forget(change.id)
                 else:
                     self._changed(change.record)
 
@@ -123,6 +149,7 @@ class Healthchecks:
         runs = c.status.state in WITH_TASK
         if health is not None and not (runs and health.started_ns == c.status.started_ns):
             health.stop()
+            self._keep(c.id, health)
         if runs and (health is None or health.ended.is_set()):
             self._start(c)
 
@@ -132,7 +159,25 @@ class Healthchecks:
         if not probe or c.config.healthcheck is None:
             return
         health = self._checks[c.id] = Health(c.config.healthcheck, c.status.started_ns)
+        kept = self._kept.get(c.id)
+        if kept is not None and kept.started_ns == c.status.started_ns:
+            health.restore(kept)
         self._background.spawn(self._loop(c.id, health, probe), f"health of {c.id[:12]}")
+
+    def _keep(self, id: str, health: Health) -> None:
+        kept = HealthRecord(
+            id=id,
+            started_ns=health.started_ns,
+            status=health.status,
+            failing_streak=health.failing_streak,
+            log=health.log,
+        )
+        with contextlib.suppress(SampanError):  # a full disk: it is in memory
+            self._table.store.apply_now(self._kept.put(kept))
+
+    def _forget(self, id: str) -> None:
+        with contextlib.suppress(SampanError):
+            self._table.store.apply_now(self._kept.delete(id))
 
     def word(self, c: Container) -> str:
         """Return starting, healthy, unhealthy or none."""
@@ -161,7 +206,9 @@ class Healthchecks:
             result = await self._probe(c, health, probe)
             if health.ended.is_set():
                 return
-            if health.note(result):
+            changed = health.note(result)
+            self._keep(id, health)
+            if changed:
                 publish(self._events, self._table.find(id) or c, f"health_status: {health.status}")
 
     async def _probe(self, c: Container, health: Health, probe: list[str]) -> dict[str, Any]:
@@ -171,6 +218,7 @@ class Healthchecks:
         try:
             id = await self._execs.create(c.id, ExecConfig(cmd=probe, attach_stdout=True, attach_stderr=True))
             session = await self._execs.start(id, detach=False)
+            self.metrics.health_check_starts.note((time.time_ns() - began) / 1e9)
             assert session is not None
             try:
                 await asyncio.wait_for(session.collect(output, OUTPUT_LIMIT_BYTES + 1), timeout_s)
@@ -182,6 +230,9 @@ class Healthchecks:
                 session.abandon()
         except SampanError as e:
             failure = e.message
+        self.metrics.health_checks.add()
+        if status != 0:
+            self.metrics.health_checks_failed.add()
         said = output[:OUTPUT_LIMIT_BYTES].decode("utf-8", "replace")
         if len(output) > OUTPUT_LIMIT_BYTES:
             said += "..."

@@ -39,6 +39,7 @@ from sampan.engine.tasks.spec import Provisions
 from sampan.engine.volumes.service import MountedVolume, Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplemented_, words
 from sampan.linux import mounts as kernel
+from sampan.linux.cgroups import realtime
 from sampan.spec.engine_api.network import EndpointSettings
 from sampan.spec.oci_runtime import Mount
 from sampan.supervisor.client import MountSource, NamespaceSource, Supervisor, TaskFailed, TaskInfo, TaskRequest
@@ -130,6 +131,7 @@ class Launcher:
             )
             document = spec.build(options, provisions)
             held = _held(document["mounts"], volumes, joined)
+            self._allow_realtime(options.cgroup_parent)
             request = await self._request(c, document, options.process, rootfs, held, runtime, log)
             try:
                 attached = self._pending.any(c.id)  # whoever gives up meanwhile does not keep it from running
@@ -142,6 +144,16 @@ class Launcher:
         if sandbox is not None:
             await self._networks.started(c.id, task.pid)
         return task
+
+    def _allow_realtime(self, parent: str) -> None:
+        """Give the cgroup above the container the real-time budget of the daemon's configuration."""
+        period_us, runtime_us = self._config.cpu_rt_period, self._config.cpu_rt_runtime
+        if period_us or runtime_us:
+            try:
+                realtime.allow(parent, period_us=period_us, runtime_us=runtime_us)
+            except OSError as e:
+                reason = os.strerror(e.errno or 0).lower()
+                raise Internal(f"unable to init CPU RT controller: write {e.filename}: {reason}") from e
 
     async def _request(
         self,
@@ -205,13 +217,6 @@ class Launcher:
     async def renamed(self, id: str) -> None:
         """Have the container answer to its other name, once that is written."""
         await self._networks.renamed(id)
-
-    def follow_networks(self, c: Container, before: Sandbox) -> None:
-        """Bring a running container's files after the networks that it has now. before: what it had."""
-        after = self._networks.sandbox(c.id)
-        if after is not None:
-            options = specgen.task_options(c, self._config, permitted())
-            etcfiles.follow(self.directory(c.id), options, before, after, self._config)
 
     async def take_down(self, c: Container) -> None:
         """Give back what a task that has ended used: network, shared memory, volumes. Idempotent.
@@ -359,7 +364,7 @@ class Launcher:
             mode="none" if c.config.network_disabled else h.network_mode,
             name=c.name,
             hostname=c.config.hostname,
-            endpoints=c.endpoints,
+            endpoints=None if c.config.network_disabled else c.endpoints,
             ports=ports.published(h.port_bindings, exposed=exposed, publish_all=h.publish_all_ports),
             exposed=exposed,
             mac=c.config.mac_address,

@@ -31,7 +31,7 @@ from sampan.engine.containers.stopping import Stopper
 from sampan.engine.containers.table import ContainerTable, next_state
 from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
-from sampan.errors import Conflict, Internal, SampanError
+from sampan.errors import Conflict, Internal, NotFound, SampanError
 from sampan.supervisor.client import Exit, Supervisor, TaskInfo
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,8 @@ class Lifecycle:
         cleanup = self._cleanups.pop(c.id, None)
         if cleanup is None:
             return
+        if self._table.store.behind:
+            cleanup.cancel()
         await asyncio.wait([cleanup])
         if cleanup.cancelled() or cleanup.exception() is not None:
             await self._launcher.delete_task(c.id)
@@ -118,14 +120,19 @@ class Lifecycle:
         exit_status = e.failure.exit_status if isinstance(e, StartFailed) else 128
         text = e.message if isinstance(e, SampanError) else str(e)
         self._pending.abandon(c.id)
+        again = c.status.state is State.RESTARTING and restart.passes(e) and not self._stopper.shutting_down
         c = with_status(
             c,
-            state=next_state(c, Trigger.START_FAILED),
+            state=next_state(c, Trigger.BACK_OFF if again else Trigger.START_FAILED),
             pid=0,
             error=text,
             exit_status=c.status.exit_status or exit_status,
         )
         c = await self._table.save(replace(c, has_been_started=True))
+        if again:  # the policy's next attempt, when there may be room again
+            self._back_off.lengthen(c.id, 0.0)
+            self._back_off.schedule(c.id, self._restart_due)
+            return
         self._waiting.exited(c.id, (exit_status, text))
         if c.host_config.auto_remove:
             removal = self._remover.auto_remove(c.id)
@@ -163,7 +170,7 @@ class Lifecycle:
             await self.start(c.id)
         except SampanError as e:
             raise type(e)(f"Cannot restart container {ref}: {e.message}") from e
-        publish(self._events, self._table.get(c.id), "restart")
+        publish(self._events, self._table.find(c.id) or c, "restart")
 
     # --- pause -------------------------------------------------------------------------------------------------------
 
@@ -197,9 +204,13 @@ class Lifecycle:
         """Freeze or thaw. Where it is unknown whether a failed call had its effect, the record follows the kernel."""
         try:
             await verb(c.id)
-        except SampanError:
+        except SampanError as e:
+            task: TaskInfo | None = None
             with contextlib.suppress(SampanError):
-                await self.follow_freezer(c, await self._supervisor.status(c.id))
+                task = await self._supervisor.status(c.id)
+                await self.follow_freezer(c, task)
+            if isinstance(e, NotFound) or (task is not None and task.exit is not None):
+                raise Conflict(f"container {c.id} is not running") from e  # its record is about to say so
             raise
 
     async def follow_freezer(self, c: Container, task: TaskInfo | None) -> None:
@@ -233,16 +244,24 @@ class Lifecycle:
                 await self._launcher.take_down(c)
             except (SampanError, OSError) as e:
                 log.error("container %s: cannot free everything: %s", c.id, e)
-            cleanup = self._background.spawn(self._launcher.delete_task(c.id), f"end of {c.id[:12]}", finish=True)
+            cleanup = self._background.spawn(self._clear_away(c.id), f"end of {c.id[:12]}", finish=True)
             if cleanup is not None:
                 self._cleanups[c.id] = cleanup
             ran_s = max(0, (c.status.finished_ns - c.status.started_ns) // 1_000_000_000)
-            publish(self._events, c, "die", execDuration=str(ran_s), exitCode=str(c.status.exit_status))
+            heard = publish(self._events, c, "die", execDuration=str(ran_s), exitCode=str(c.status.exit_status))
+            self._remover.told(c.id, heard)
             if c.status.state is State.RESTARTING:
                 self._back_off.schedule(c.id, self._restart_due)
                 return
         if removes:
             await self._remover.auto_remove(c.id)
+
+    async def _clear_away(self, id: str) -> None:
+        """Delete a task that has ended. It stays known until its end is in the database, which a full disk delays: an
+        end of this daemon before that loses no exit status.
+        """
+        await self._table.store.written()
+        await self._launcher.delete_task(id)
 
     async def _record_exit(self, c: Container, exit: Exit, *, at_boot: bool) -> Container:
         finished = exit.exited_at_ns or time.time_ns()

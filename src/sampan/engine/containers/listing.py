@@ -12,6 +12,7 @@ from typing import Any
 
 from sampan.engine.containers.records import Container
 from sampan.engine.containers.states import State
+from sampan.engine.images.views import boolean_filter
 from sampan.errors import Internal, InvalidArgument, NotFound
 from sampan.spec import go_patterns, go_values, times
 
@@ -21,7 +22,7 @@ LIST_FILTERS = frozenset(
 )
 PRUNE_FILTERS = frozenset({"label", "label!", "until"})
 _STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
-_HEALTH = ("starting", "healthy", "unhealthy", "none")
+_HEALTH = ("none", "starting", "healthy", "unhealthy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +90,11 @@ def tests(
 
 
 def _one_of(name: str, values: list[str], known: tuple[str, ...]) -> None:
+    what = "state" if name == "status" else name
     for value in values:
         if value not in known:
-            raise InvalidArgument(
-                f"invalid filter '{name}={value}': invalid value for state ({value}): must be one of {', '.join(known)}"
-            )
+            words = f"invalid value for {what} ({value}): must be one of {', '.join(known)}"
+            raise InvalidArgument(f"invalid filter '{name}={value}': {words}")
 
 
 def _around(name: str, values: list[str], find: Callable[[str], Container | None]) -> Test:
@@ -137,7 +138,8 @@ def _simple(name: str, values: list[str]) -> Test:
     if name == "volume":
         return lambda c: any(m.name in wanted or m.destination in wanted or m.source in wanted for m in c.mounts)
     if name == "is-task":
-        return lambda c: "false" in wanted or "0" in wanted
+        tasks = boolean_filter({name: wanted}, name, False)
+        return lambda c: not tasks
     return lambda c: c.host_config.isolation in wanted or "default" in wanted
 
 
@@ -166,13 +168,16 @@ def _is_on(wanted: Iterable[str], names: set[str], ids: set[str]) -> bool:
 def port_range(name: str, text: str) -> list[str]:
     """Expand `80`, `80/udp` or `80-90/tcp`."""
     numbers, _, protocol = text.partition("/")
-    low, _, high = numbers.partition("-")
-    for number in (low, high or low):
-        if not number.isdigit():
-            raise Internal(
-                f'error while looking up for {name} {text}: strconv.ParseUint: parsing "{number}": invalid syntax'
-            )
-    return [f"{n}/{protocol or 'tcp'}" for n in range(int(low), min(int(high or low), 65535) + 1)]
+    bounds = numbers.split("-")[:2]
+    try:
+        if not numbers:
+            raise ValueError("Empty string specified for ports.")
+        low, high = (go_values.unsigned(bound, bits=16) for bound in (bounds[0], bounds[-1]))
+        if low > high:
+            raise ValueError(f"Invalid range specified for the Port: {numbers}")
+    except ValueError as e:
+        raise Internal(f"error while looking up for {name} {text}: {e}") from None
+    return [f"{n}/{protocol or 'tcp'}" for n in range(low, high + 1)]
 
 
 def prune_tests(filters: Filters) -> list[Test]:

@@ -37,8 +37,8 @@ def parse_time(text: str) -> int:
 
 
 def parse_tail(text: str) -> int | None:
-    """Read `tail`: a number of lines; anything else is all of them."""
-    return int(text) if re.fullmatch(r"\d+", text) else None
+    """Read `tail`: a number of lines, of 64 bits at most; anything else is all of them."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 class Logs:

@@ -245,14 +245,15 @@ def check_mount(m: MountSpec, missing: Collection[str] = ()) -> None:
         "TmpfsOptions": (m.tmpfs_options, "tmpfs"),
         "ImageOptions": (m.image_options, "image"),
     }
-    if m.type not in ("bind", "volume", "tmpfs", "image"):
-        raise InvalidArgument(f'invalid mount config for type "{m.type}": mount type unknown')
+    known = m.type in ("bind", "volume", "tmpfs", "image")
     for name, (value, kind) in options.items():
-        if value is not None and kind != m.type:
+        if value is not None and kind != m.type and (known or kind != "image"):
             raise InvalidArgument(f'{name} must not be specified on mount type "{m.type}"')
     refusal = f'invalid mount config for type "{m.type}": '
     try:
         _check_target(m.target)
+        if not known:
+            raise InvalidArgument("mount type unknown")
         {"bind": _check_bind, "volume": _check_volume, "tmpfs": _check_tmpfs, "image": _check_image}[m.type](m)
         if m.type == "bind" and m.source in missing:
             raise InvalidArgument(f"bind source path does not exist: {m.source}")

@@ -6,7 +6,10 @@ from sampan.engine.containers.records import Container
 from sampan.engine.events import Events
 
 
-def publish(events: Events, c: Container, action: str, **more: str) -> None:
-    """Publish an event about a container: its labels, image and name, and what is particular to the action."""
+def publish(events: Events, c: Container, action: str, **more: str) -> int:
+    """Publish an event about a container: its labels, image and name, and what is particular to the action.
+
+    Returns how many listeners it went to.
+    """
     attributes = {**(c.config.labels or {}), **more, "image": c.config.image, "name": c.name}
-    events.publish("container", action, c.id, dict(sorted(attributes.items())))
+    return events.publish("container", action, c.id, dict(sorted(attributes.items())))

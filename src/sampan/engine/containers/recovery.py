@@ -11,8 +11,9 @@ depends on which process died.
     created, exited    running             a start was interrupted after its last step: adopt
     anything           created             a start was interrupted before its last step: delete the task
     restarting         nothing             the pending restart is taken up
-    removing           -                   the removal is finished
-    anything           nothing             and nothing of it is on the disk: its removal outlived its record; finished
+    exited             -                   and it was to be removed at its end: it is
+    removing           -                   the task is deleted, the removal is finished
+    anything           nothing, stopped    and nothing of it is on the disk: its removal outlived its record; finished
     no record          anything            delete the task; a build's, only when it is of an earlier daemon
 """
 
@@ -119,7 +120,7 @@ class Recovery:
         first = not self._first.is_set()
         known = {c.id for c in self._table.all()}
         for task in tasks:
-            if task.id not in known and (first or task.kind is TaskKind.CONTAINER):
+            if task.id not in known | self._table.unreadable and (first or task.kind is TaskKind.CONTAINER):
                 await self._supervisor.delete(task.id)
         if first:
             await self._restore_networks(by_id)
@@ -146,8 +147,11 @@ class Recovery:
 
     async def _converge(self, c: Container, task: TaskInfo | None, *, first: bool) -> None:
         state = c.status.state
-        removed = first and task is None and not c.active and self._remover.was_removed(c)
+        over = task is None or task.exit is not None
+        removed = first and over and self._remover.was_removed(c)
         if state is State.REMOVING or removed:
+            if task is not None:
+                await self._supervisor.delete(c.id)
             self._background.spawn(self._remover.resume_removal(c), f"removal of {c.id[:12]}", finish=True)
             return
         if task is not None and task.status == "created":
@@ -170,6 +174,8 @@ class Recovery:
             await self._lifecycle.exited(c.id, lost, at_boot=first)
         elif state is State.RESTARTING and first:
             self._lifecycle.resume_restart(c)
+        elif first and c.has_been_started and c.host_config.auto_remove:
+            self._background.spawn(self._remover.auto_remove(c.id), f"removal of {c.id[:12]}", finish=True)
         elif first and c.has_been_started and self._wants_start(c):
             self._background.spawn(self._lifecycle.boot(c), f"start of {c.id[:12]}")
 

@@ -25,12 +25,13 @@ from sampan.engine.containers.waiting import ExitWaiters
 from sampan.engine.events import Events
 from sampan.engine.images.service import Images
 from sampan.engine.layers.roots import Roots
+from sampan.engine.layers.snapshots.trash import discard
 from sampan.engine.store import Ref
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, NotFound, SampanError
 
 LOOK_S = 0.3
-"""How long a container stays after its end when somebody listens to events."""
+"""How long a container stays after its die event when somebody has heard it."""
 _ATTEMPTS = 5  # of a forced removal against starts that come in between
 
 
@@ -62,6 +63,7 @@ class ContainerRemover:
         self._stopper = stopper
         self._waiting = waiting
         self._pending = pending
+        self._told: dict[str, float] = table.live.notes({})  # when somebody heard of its end: time.monotonic()
 
     async def remove(self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False) -> None:
         """Remove a container; force kills it first, volumes takes its anonymous volumes with it."""
@@ -79,25 +81,30 @@ class ContainerRemover:
             await self._let_listeners_look(c.id)
             async with lock:
                 now = self._table.find(c.id)
-                if now is None:
-                    return  # --rm was faster: it is as the caller wanted it
+                if now is None:  # --rm or another client was faster: it is as the caller wanted it, but for this
+                    if volumes:
+                        await self._remove_volumes(c)
+                    return
                 if not now.active:
                     await self._remove_locked(now, volumes=volumes)
                     return
                 c = now  # a start was under way
         raise _still_active(ref, c)
 
+    def told(self, id: str, listeners: int) -> None:
+        """Note that an end has just been told to so many listeners."""
+        if listeners:
+            self._told[id] = time.monotonic()
+
     async def _let_listeners_look(self, id: str) -> None:
-        """Keep a container that has just ended for a moment, if somebody listens to events.
+        """Keep a container for a moment after its die event, if somebody has heard that.
 
         Who is told of its end asks next how it ended, as `docker compose up` does; Docker's own removal takes longer
-        than that. Without a listener nobody waits.
+        than that. When nobody has heard it, nobody waits.
         """
-        c = self._table.find(id)
-        if c is None or c.active or not c.status.finished_ns or not self._events.listeners():
-            return
-        left_s = LOOK_S - (time.time_ns() - c.status.finished_ns) / 1e9
-        if 0 < left_s <= LOOK_S:
+        async with self._table.live.lock(id):  # an end that is being recorded has been told then
+            told_at = self._told.get(id)
+        if told_at is not None and (left_s := told_at + LOOK_S - time.monotonic()) > 0:
             await asyncio.sleep(left_s)
 
     async def _remove_locked(self, c: Container, *, volumes: bool) -> None:
@@ -120,10 +127,14 @@ class ContainerRemover:
         self._execs.forget(c.id)
         await self._table.delete(c, store.release(Ref("container", c.id)))
         if volumes:
-            for m in c.mounts:
-                if m.type == "volume" and self._is_anonymous(m) and not self._volumes.holders(m.name):
-                    with contextlib.suppress(SampanError):
-                        await self._volumes.remove(m.name)
+            await self._remove_volumes(c)
+
+    async def _remove_volumes(self, c: Container) -> None:
+        """Remove the anonymous volumes of a container that is no more, those that no other one holds."""
+        for m in c.mounts:
+            if m.type == "volume" and self._is_anonymous(m) and not self._volumes.holders(m.name):
+                with contextlib.suppress(SampanError):
+                    await self._volumes.remove(m.name)
 
     def _is_anonymous(self, m: MountPoint) -> bool:
         volume = self._volumes.get(m.name)
@@ -135,6 +146,7 @@ class ContainerRemover:
 
     async def auto_remove(self, id: str) -> None:
         """Remove a --rm container that has ended, with its anonymous volumes."""
+        await self._let_listeners_look(id)
         async with self._table.live.lock(id):
             c = self._table.find(id)
             if c is not None and not c.active:  # else it is removed already, or was started again
@@ -149,11 +161,14 @@ class ContainerRemover:
         return not os.path.isdir(self._launcher.directory(c.id)) and self._roots.is_lost(c.id)
 
     async def resume_removal(self, c: Container) -> None:
-        """Finish a removal that a crash interrupted."""
+        """Finish a removal that a crash interrupted, whatever the record says that the container did."""
         async with self._table.live.lock(c.id):
             now = self._table.find(c.id)
-            if now is not None and not now.active:
-                await self._remove_locked(now, volumes=now.removal.get("volumes", False))
+            if now is None:
+                return
+            if now.active:
+                now = with_status(now, state=next_state(now, Trigger.EXIT), pid=0)
+            await self._remove_locked(now, volumes=now.removal.get("volumes", False))
 
 
 def _still_active(ref: str, c: Container) -> Conflict:
@@ -169,5 +184,4 @@ def _to_trash(data_root: str, directory: str, id: str) -> None:
     """Rename away, so that nobody waits for unlink; the images service reaps the trash."""
     trash = f"{data_root}/trash"
     os.makedirs(trash, mode=0o700, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(directory, f"{trash}/container-{id}")
+    discard(directory, f"{trash}/container-{id}")

@@ -8,11 +8,16 @@ Source: docs.docker.com, "Start containers automatically".
 
 from __future__ import annotations
 
+import errno
+
+from sampan.engine.store import DiskFull
+from sampan.errors import NO_ROOM
 from sampan.spec.engine_api.container import RestartPolicy
 
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 60.0
 STEADY_RUN_S = 10.0
+_PASSING = NO_ROOM | {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 
 
 def wants_restart(policy: RestartPolicy, *, exit_status: int, manually_stopped: bool, restart_count: int) -> bool:
@@ -41,6 +46,17 @@ def wants_start_at_boot(
         return was_active and wants_restart(
             policy, exit_status=exit_status, manually_stopped=manually_stopped, restart_count=restart_count
         )
+    return False
+
+
+def passes(error: BaseException | None) -> bool:
+    """Tell whether a start failed for something that passes (a full disk, no memory, no descriptors): the policy's
+    next attempt may succeed.
+    """
+    while error is not None:
+        if isinstance(error, DiskFull) or getattr(error, "errno", 0) in _PASSING:
+            return True
+        error = error.__cause__
     return False
 
 

@@ -20,6 +20,7 @@ Invariant: a method raises `sampan.errors` only.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -53,10 +54,11 @@ from sampan.engine.events import Events
 from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
 from sampan.engine.layers.roots import Roots
+from sampan.engine.metrics import Metrics
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
 from sampan.engine.volumes.service import Volumes
-from sampan.errors import Conflict, SampanError
+from sampan.errors import Conflict, Internal, SampanError
 from sampan.supervisor.client import Supervisor
 
 log = logging.getLogger(__name__)
@@ -105,10 +107,10 @@ class Containers:
         logs = Logs(table, waiting, config.data_root)
         views = ContainerViews(table, launcher, images, roots, networks, execs, self._health)
         self._bind_streams(Attaching(table, supervisor, events, pending, logs, waiting), logs, execs)
-        self._bind_networks(Connections(table, networks, launcher))
+        self._bind_networks(Connections(config, table, networks, launcher.directory))
         self._bind_views(views, Top(table, supervisor, events), Stats(table, supervisor))
         exports = Exports(table, images, roots, events, lifecycle)
-        self._archive = Archive(table, roots, events, self._inside, volumes)
+        self._archive = Archive(table, roots, events, self._inside, volumes, launcher.directory)
         self._bind_files(self._archive, exports)
         # The verbs, each where it is done.
         self.get = table.get
@@ -154,6 +156,17 @@ class Containers:
         self.changes = exports.changes
         self.commit = exports.commit
 
+    def measure(self, metrics: Metrics) -> None:
+        """Time and count what is done from now on."""
+        actions = metrics.container_actions
+        self.create = actions.timed("create", self.create)
+        self.start = actions.timed("start", self.start)
+        self.remove = actions.timed("delete", self.remove)
+        self.commit = actions.timed("commit", self.commit)
+        self.changes = actions.timed("changes", self.changes)
+        self.connect = metrics.network_actions.timed("connect", self.connect)
+        self._health.metrics = metrics
+
     # --- life of the service -----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -194,14 +207,17 @@ class Containers:
         for c in self._table.all():
             if c.status.state not in (State.CREATED, State.EXITED, State.DEAD) or not listing.passes(c, tests):
                 continue
+            rw = 0
             try:
-                rw, _ = await self._roots.usage(c.id)
+                with contextlib.suppress(Internal, OSError):  # what is lost takes no room
+                    rw, _ = await self._roots.usage(c.id)
                 await self._remover.remove(c.id)
             except SampanError as e:
                 log.warning("container %s: not pruned: %s", c.id, e.message)
                 continue
             removed.append(c.id)
             freed += rw
+        self._events.publish("container", "prune", "", {"reclaimed": str(freed)})
         return {"ContainersDeleted": removed or None, "SpaceReclaimed": freed}
 
     def ids(self) -> frozenset[str]:

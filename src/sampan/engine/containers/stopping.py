@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from signal import SIGINT, SIGKILL, SIGQUIT, SIGRTMAX, SIGTERM
 
 from msgspec.structs import replace
@@ -65,16 +66,24 @@ class Stopper:
 
         Raises: Conflict for one that does not run, Internal for one that does not end.
         """
-        stopped = self._waiting.next_exit(c.id)
-        try:
-            await self._send(c, SIGKILL, stops=True)
-            if not await _ends_within(stopped, KILL_PATIENCE_S):
-                raise Internal(f"container {c.id} does not end after SIGKILL")
-        finally:
-            stopped.cancel()
+        if not await self._end(c, SIGKILL, KILL_PATIENCE_S):
+            raise Internal(f"container {c.id} does not end after SIGKILL")
 
-    async def _send(self, c: Container, number: int, *, stops: bool = False) -> None:
-        """Deliver a signal. stops: it is to end the container for good, whatever the program makes of the signal.
+    async def _end(self, c: Container, number: int, timeout_s: float | None) -> bool:
+        """Send a signal that is to end the container for good; return whether its end is recorded in time."""
+        with contextlib.ExitStack() as waiting:
+            stopped: list[asyncio.Future[ExitResult]] = []
+
+            def wait() -> None:  # under the lock: an earlier end is not the one that this signal leads to
+                stopped.append(self._waiting.next_exit(c.id))
+                waiting.callback(stopped[0].cancel)
+
+            await self._send(c, number, stops=wait)
+            return await _ends_within(stopped[0], timeout_s)
+
+    async def _send(self, c: Container, number: int, *, stops: Callable[[], None] | None = None) -> None:
+        """Deliver a signal. stops: it is to end the container for good, whatever the program makes of the signal; this
+        is called before it is sent.
 
         Any other signal is noted, and calls off restarts only if the container ends by it (`ended_by_signal`).
         """
@@ -82,16 +91,18 @@ class Stopper:
             c = self._table.get(c.id)
             if not c.active:
                 raise Conflict(f"container {c.id} is not running")
+            if stops is not None:
+                stops()
             own = signals.parse(c.config.stop_signal or "TERM")
             ends = number in (SIGKILL, own)
             thaws = ends or not c.config.stop_signal
-            if stops and not self.shutting_down and not c.manually_stopped:
+            if stops is not None and not self.shutting_down and not c.manually_stopped:
                 c = await self._table.save(replace(c, manually_stopped=True))
             if c.status.state is State.RESTARTING:
-                if stops or ends:
+                if stops is not None or ends:
                     await self._cancel_restart(c)
                 return
-            if not stops:
+            if stops is None:
                 self._sent.setdefault(c.id, {})[number] = time.monotonic()
             with contextlib.suppress(NotFound):
                 await self._supervisor.kill(c.id, number)
@@ -129,19 +140,14 @@ class Stopper:
         number = signals.parse(signal or c.config.stop_signal or "TERM")
         if timeout_s is None:
             timeout_s = STOP_TIMEOUT_S if c.config.stop_timeout is None else c.config.stop_timeout
-        stopped = self._waiting.next_exit(c.id)
         try:
-            await self._send(c, number, stops=True)
-            if not await _ends_within(stopped, None if timeout_s < 0 else float(timeout_s)):
-                await self._send(c, SIGKILL, stops=True)
-                if not await _ends_within(stopped, KILL_PATIENCE_S):
-                    raise Internal(
-                        f"cannot stop container: {ref}: tried to kill container, but did not receive an exit event"
-                    )
+            ended = await self._end(c, number, None if timeout_s < 0 else float(timeout_s))
+            if not ended and not await self._end(c, SIGKILL, KILL_PATIENCE_S):
+                raise Internal(
+                    f"cannot stop container: {ref}: tried to kill container, but did not receive an exit event"
+                )
         except Conflict:
             pass  # it ended by itself in between
-        finally:
-            stopped.cancel()
         publish(self._events, self._table.find(c.id) or c, "stop")
         return True
 

@@ -27,13 +27,23 @@ class ContainerTable:
         self.driver = driver
         self._table = store.table("containers", Container)
         self._names: dict[str, str] = {c.name: c.id for c in self._table.all()}  # a hidden one keeps its name
-        self.hidden = frozenset(c.id for c in self._table.hide(lambda c: c.driver != driver))
+        self._others = frozenset(c.id for c in self._table.hide(lambda c: c.driver != driver))
         self._reserved: set[str] = set()
         self.making: set[str] = set()  # ids whose snapshot and directory may be there before their record
         self.live = LiveContainers()
 
     def __len__(self) -> int:
         return len(self._table)
+
+    @property
+    def unreadable(self) -> frozenset[str]:
+        """The ids of records that cannot be read: what is theirs is left alone."""
+        return frozenset(self._table.aside)
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """The ids of containers that exist and are not shown: another driver's, and unreadable ones."""
+        return self._others | self.unreadable
 
     def all(self) -> list[Container]:
         """Return every container, oldest first."""

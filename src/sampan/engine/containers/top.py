@@ -61,21 +61,57 @@ _LONG = [
 Columns = list[tuple[str, str]]
 
 
+_LONG_OPTIONS = frozenset(
+    {
+        *(
+            "cols",
+            "columns",
+            "context",
+            "cumulative",
+            "deselect",
+            "forest",
+            "group",
+            "Group",
+            "headers",
+            "lines",
+            "pid",
+        ),
+        *("no-headers", "ppid", "quick-pid", "rows", "sid", "sort", "tty", "user", "User", "width"),
+    }
+)
+
+
 def parse(text: str) -> Columns:
     """Parse ps' arguments into columns. Raises: Internal in ps' words."""
-    words = text.split()
+    try:
+        return _parse(text.split())
+    except _NotUnix as refusal:  # as ps does: perhaps BSD's options with a hyphen before them were meant
+        try:
+            return _parse([word.removeprefix("-") if word[:2] != "--" else word for word in text.split()])
+        except Internal:
+            raise Internal(str(refusal)) from None
+
+
+class _NotUnix(Internal):
+    """A letter that is no option of System V's."""
+
+
+def _parse(words: list[str]) -> Columns:
     columns: Columns = []
     base: Columns | None = None
     while words:
         word = words.pop(0)
-        if word.startswith("--format"):
-            columns += _format(word.partition("=")[2] or (words.pop(0) if words else ""))
-        elif word.startswith("--"):
-            continue
-        elif word.startswith("-"):
-            base = _unix(word[1:], words, columns, base)
-        else:
-            base = _bsd(word, words, columns, base)
+        name, _, value = word[2:].partition("=")
+        if word[:2] == "--" and name == "format":
+            columns += _format(value or (words.pop(0) if words else ""))
+        elif word == "--":
+            raise Internal("ps: error: garbage option")
+        elif word[:2] == "--" and name not in _LONG_OPTIONS:
+            raise Internal("ps: error: unknown gnu long option")
+        elif word == "--no-headers":
+            raise Internal("Couldn't find PID field in ps output")
+        elif word[:2] != "--":
+            base = _unix(word[1:], words, columns, base) if word[0] == "-" else _bsd(word, words, columns, base)
     return columns or base or _PLAIN
 
 
@@ -93,7 +129,7 @@ def _unix(letters: str, words: list[str], columns: Columns, base: Columns | None
                 words.pop(0)
             return base
         elif letter not in "AaedNHLTmMwyjcZ":
-            raise Internal("ps: error: unsupported SysV option")
+            raise _NotUnix("ps: error: unsupported SysV option")
     return base
 
 
@@ -102,11 +138,13 @@ def _bsd(letters: str, words: list[str], columns: Columns, base: Columns | None)
         if letter == "o":
             columns += _format(letters[n + 1 :] or (words.pop(0) if words else ""))
             return base
+        if letter == "h":
+            raise Internal("Couldn't find PID field in ps output")
         if letter == "u":
             base = _BSD_U
         elif letter == "l":
             base = _LONG
-        elif letter in "axTfehHwrcSmnkjsv":
+        elif letter in "axTfeHwrcSmnkjsv":
             base = base or _BSD
         else:
             raise Internal("ps: error: unsupported option (BSD syntax)")
@@ -120,11 +158,11 @@ def _format(text: str) -> Columns:
         if not item:
             continue
         name, equals, header = item.partition("=")
-        if name.lower() not in _HEADERS:
+        if name not in _HEADERS:
             raise Internal('ps: error: unknown user-defined format specifier "' + name + '"')
         if equals and not header:
             raise Internal("ps: exit status 1")
-        found.append((name.lower(), header if equals else _HEADERS[name.lower()]))
+        found.append((name, header if equals else _HEADERS[name]))
     return found
 
 
@@ -262,12 +300,12 @@ class Top:
 
     async def top(self, ref: str, ps_args: str = "") -> dict[str, Any]:
         """Return titles and processes as `ps` prints them."""
-        columns = parse(ps_args or "-ef")
         c = self._table.get(ref)
         if c.status.state is State.RESTARTING:
             raise Conflict(f"Container {c.id} is restarting, wait until the container is running")
         if c.status.state not in WITH_TASK:
             raise Conflict(f"container {c.id} is not running")
+        columns = parse(ps_args or "-ef")
         titles = [header for _, header in columns]
         if "PID" not in titles:
             raise Internal("Couldn't find PID field in ps output")

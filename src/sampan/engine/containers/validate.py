@@ -25,10 +25,6 @@ from sampan.supervisor.logs import options as log_options
 MIB = 1024 * 1024
 MINIMUM_MEMORY_BYTES = 6 * MIB
 MINIMUM_HEALTH_NS = 1_000_000
-_SYSTEMS = frozenset({"linux", "windows", "darwin", "freebsd"})
-_ARCHITECTURES = frozenset(
-    {"amd64", "x86_64", "x86-64", "386", "arm64", "aarch64", "arm", "armhf", "ppc64le", "s390x", "riscv64"}
-)
 _NAMED_RUNTIMES = frozenset({"runc", "io.containerd.runc.v2"})
 
 
@@ -50,6 +46,8 @@ def create(
         raise InvalidArgument("invalid Annotations: the empty string is not permitted as an annotation key")
     warnings = resources(host, machine, update=False)
     warnings += _platform(host, engine)
+    if host.links:
+        warnings.append("Links have no effect. Containers find each other by name on a network of their own.")
     if any(m.type == "image" for m in host.mounts or []):
         warnings.insert(0, "Image mount is an experimental feature")
     return warnings
@@ -65,34 +63,6 @@ def request(config: ContainerConfig, host: HostConfig) -> None:
             raise InvalidArgument(f"invalid option: QoS {what} configuration is not supported on linux")
     if host.cpu_realtime_period > 0 and host.cpu_realtime_runtime > host.cpu_realtime_period:
         raise InvalidArgument("cpu real-time runtime cannot be higher than cpu real-time period")
-
-
-_SYSTEM_AND_VERSION = r"^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.%-]*)((?:\\+[A-Za-z0-9_.%-]+)*)\\))?$"  # as Go quotes it
-_COMPONENT = "^[A-Za-z0-9_.-]+$"
-
-
-def platform(text: str) -> None:
-    """Check the query's `platform`: os[/architecture[/variant]]. Whether the image has it is the images' business."""
-    if not text:
-        return
-    if "*" in text:
-        raise InvalidArgument(f'"{text}": wildcards not yet supported: invalid argument')
-    system, *others = parts = text.lower().split("/")
-    if not re.fullmatch(_SYSTEM_AND_VERSION.replace("\\\\", "\\"), system):
-        raise InvalidArgument(
-            f'"{system}" is an invalid OS component of "{text}": OSAndVersion specifier component must match'
-            f' "{_SYSTEM_AND_VERSION}": invalid argument'
-        )
-    for part in others:
-        if not re.fullmatch(_COMPONENT, part):
-            raise InvalidArgument(
-                f'"{part}" is an invalid component of "{text}": platform specifier component must match'
-                f' "{_COMPONENT}": invalid argument'
-            )
-    if len(parts) > 3:
-        raise InvalidArgument(f'"{text}": cannot parse platform specifier: invalid argument')
-    if len(parts) == 1 and parts[0] not in _SYSTEMS | _ARCHITECTURES:
-        raise InvalidArgument(f'"{text}": unknown operating system or architecture: invalid argument')
 
 
 def container_config(config: ContainerConfig) -> None:

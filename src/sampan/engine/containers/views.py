@@ -21,7 +21,7 @@ from sampan.engine.images.service import Images
 from sampan.engine.layers.roots import Roots
 from sampan.engine.networks import inspect as network_inspect
 from sampan.engine.networks.service import Networks
-from sampan.errors import NotFound, SampanError
+from sampan.errors import SampanError
 from sampan.spec import codec
 
 log = logging.getLogger("sampan.containers")
@@ -57,12 +57,19 @@ class ContainerViews:
             c,
             directory=self._launcher.directory(c.id),
             driver=c.driver,
-            graph={"ID": c.id, **self._roots.graph_driver(c.id)},
+            graph={"ID": c.id, **self._graph_driver(c)},
             network_settings=self._network_settings(c),
             exec_ids=self._execs.ids(c.id),
             health=self._health.shown(c),
             sizes=sizes,
         )
+
+    def _graph_driver(self, c: Container) -> Mapping[str, str]:
+        try:
+            return self._roots.graph_driver(c.id)
+        except SampanError as e:  # a layer below it is lost: it is shown all the same
+            log.warning("container %s: %s", c.id, e.message)
+            return {}
 
     def _network_settings(self, c: Container) -> dict[str, Any]:
         sandbox = self._networks.sandbox(c.id)
@@ -109,7 +116,7 @@ class ContainerViews:
             for c, row in zip(chosen, rows):
                 try:
                     rw, root_fs = await self._roots.usage(c.id)
-                except (NotFound, OSError) as e:
+                except (SampanError, OSError) as e:
                     if (
                         self._table.find(c.id) is not None
                     ):  # its files are lost: it is shown all the same, without sizes

@@ -12,6 +12,7 @@ import asyncio
 
 from sampan.engine.containers.table import ContainerTable
 from sampan.errors import InvalidArgument
+from sampan.spec import go_values
 
 CONDITIONS = ("", "not-running", "next-exit", "removed")
 
@@ -33,7 +34,7 @@ class ExitWaiters:
         Raises: InvalidArgument, NotFound.
         """
         if condition not in CONDITIONS:
-            raise InvalidArgument(f'invalid condition: "{condition}"')
+            raise InvalidArgument(f"invalid condition: {go_values.quote(condition)}")
         c = self._table.get(ref)
         if condition == "removed":
             return _register(self._for_removal, c.id)

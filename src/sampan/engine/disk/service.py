@@ -15,6 +15,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sampan.engine import findings
@@ -25,9 +26,11 @@ from sampan.engine.disk import budget
 from sampan.engine.disk.usage import DataRootPlaces, Usage, allocated, measure
 from sampan.engine.events import Events
 from sampan.engine.findings import Finding, Problem
+from sampan.engine.hostpaths import WALK_PATIENCE_S, WALKS, HostPaths
 from sampan.engine.images import checking as images_checking
 from sampan.engine.images.service import Images
 from sampan.engine.layers import checking as layers_checking
+from sampan.engine.layers.layers import is_whole
 from sampan.engine.store import Ref, Store
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, words
@@ -60,6 +63,7 @@ class Disk:
         self._builder = builder  # made when it is first asked for
         self._layer_bytes: dict[str, int] = {}
         self._background = Background()
+        self._walks = HostPaths(WALKS, WALK_PATIENCE_S)
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -82,12 +86,14 @@ class Disk:
     async def close(self) -> None:
         """Watch the budget no more."""
         await self._background.close()
+        self._walks.close()
 
     # --- usage -------------------------------------------------------------------------------------------------------
 
     async def usage(self) -> Usage:
         """Measure the data root; layers only when they are new, as they never change."""
-        found = await asyncio.to_thread(measure, self._places())
+        places = self._places()
+        found = await self._walks.run(places.data_root, partial(measure, places))
         self._layer_bytes = dict(found.layers)
         return found
 
@@ -116,7 +122,9 @@ class Disk:
         """
         damaged = await self._damaged_layers() if verify else []
         found = self._findings() + damaged
-        sizes = await asyncio.to_thread(lambda: [allocated(f.path) if f.path else 0 for f in found])
+        sizes = await self._walks.run(
+            self._config.data_root, lambda: [allocated(f.path) if f.path else 0 for f in found]
+        )
         size = dict(zip(found, sizes))
         repaired: set[Finding] = set()
         if repair:
@@ -140,8 +148,8 @@ class Disk:
         ]
 
     def _findings(self) -> list[Finding]:
-        images = self._images
-        return [
+        images, aside = self._images, self._store.aside()
+        found = [
             *layers_checking.check(images.driver, images.layers, images.roots),
             *images_checking.check(images.catalog, images.content, images.layers),
             *self._check_containers(),
@@ -150,6 +158,7 @@ class Disk:
             *self._check_leftovers(),
             *findings.references(self._references(), self._existence()),
         ]
+        return found if not aside else findings.beside_unreadable(found, aside)
 
     async def _damaged_layers(self) -> list[Finding]:
         """Read every layer as `save` would; what is missing altogether is found without reading."""
@@ -215,7 +224,7 @@ class Disk:
                 )
             )
         for name, path in sorted(known.items()):
-            if not os.path.isdir(path):
+            if os.path.basename(path) not in _names(os.path.dirname(path)):  # what is mounted there may not answer
                 found.append(findings.missing("volume", name, path, "its data is lost: remove it, or restore a copy"))
         return found
 
@@ -243,8 +252,13 @@ class Disk:
         return found + findings.strays("ingest", there, (), "moved to the trash")
 
     def _references(self) -> list[tuple[Ref, Ref]]:
-        """The references of the storage driver in use, and those that belong to none. Other drivers' are left alone."""
-        mine = self._images.store.references()
+        """The references of the storage driver in use, and those that belong to none. Other drivers' are left alone.
+
+        A container's to an image that was removed by force is as it should be: its layers are held for themselves, and
+        when the image comes back it is in use again.
+        """
+        own = ("container", "image")
+        mine = [pair for pair in self._images.store.references() if (pair[0].noun, pair[1].noun) != own]
         if self._images.store is self._store:
             return mine
         return mine + [pair for pair in self._store.references() if pair[1].noun == "volume"]
@@ -258,7 +272,6 @@ class Disk:
             "snapshot": lambda id: id in images.roots,
             "container": lambda id: id in known or id in containers.making,
             "volume": lambda id: self._volumes.get(id) is not None,
-            "blob": images.content.has,
             "work": images.layers.is_held,
             "build": lambda id: id in self._builder().solver.cache,
         }
@@ -276,6 +289,11 @@ class Disk:
             match finding.kind:
                 case "blob":
                     images.content.remove(finding.id)
+                case "record":
+                    table, _, id = finding.id.partition("/")
+                    for aside in self._store.aside():
+                        if (aside.table, aside.id) == (table, id):
+                            self._store.apply_now(self._store.remove_aside(aside))
                 case "tag":
                     if (tag := images.catalog.tags.get(finding.id)) is not None:
                         lost = images.catalog.lost_members(tag)
@@ -356,7 +374,7 @@ class Disk:
         users: Counter[str] = Counter()
         for layer in layers.all():
             direct = sum(1 for h in self._images.store.holders(Ref("layer", layer.id)) if h.noun != "layer")
-            for below in layers.records(layer.id):
+            for below in layers.records(layer.id) if is_whole(layers, layer.id) else ():
                 users[below.id] += direct
         return users
 

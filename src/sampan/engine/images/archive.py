@@ -23,8 +23,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from sampan.engine import platforms
 from sampan.engine.archives import tar, tar_writer
 from sampan.engine.archives.streams import Source, Truncated, decompressed
@@ -308,8 +306,8 @@ class Spooled:
     def _list(self, name: str) -> list[dict[str, Any]]:
         raw = self.document(name)
         try:
-            items = msgspec.json.decode(raw)
-        except msgspec.DecodeError as e:
+            items = codec.plain(raw)
+        except ValueError as e:
             if "truncated" in str(e):
                 raise Truncated() from e
             raise InvalidArgument(f"invalid {name}: {e}") from e
@@ -368,8 +366,9 @@ class Spooled:
                 name = annotations.get("io.containerd.image.name") or inherited
                 digest = entry["digest"]
                 if entry.get("mediaType") in _INDEXES and depth < 3:
-                    pending.append((self._blob(digest), name, depth + 1, digest))
+                    pending.append((self._described(entry), name, depth + 1, digest))
                 else:
+                    self._described(entry)
                     found.setdefault(digest, [])
                     above.setdefault(digest, listed_in)
                     if name and name not in found[digest]:
@@ -391,8 +390,8 @@ class Spooled:
     def _oci(self, digest: str, names: tuple[str, ...], index: str) -> Offered:
         manifest = self._object(self._blob(digest))
         try:
-            config = self._blob(manifest["config"]["digest"])
-            layers = tuple(self._blob(layer["digest"]) for layer in manifest.get("layers") or [])
+            config = self._described(manifest["config"])
+            layers = tuple(self._described(layer) for layer in manifest.get("layers") or [])
         except (KeyError, TypeError) as e:
             raise InvalidArgument(f"invalid manifest {digest}: config or layers are missing") from e
         raw = self.document(config)
@@ -408,8 +407,8 @@ class Spooled:
         if name.startswith(BLOBS) and oci_image.digest(raw) != f"sha256:{name.removeprefix(BLOBS)}":
             raise InvalidArgument(f"invalid {name}: its content has another digest")
         try:
-            value = msgspec.json.decode(raw)
-        except msgspec.DecodeError as e:
+            value = codec.plain(raw)
+        except ValueError as e:
             raise InvalidArgument(f"invalid {name}: {e}") from e
         if not isinstance(value, dict):
             raise InvalidArgument(f"invalid {name}: not a JSON object")
@@ -417,6 +416,15 @@ class Spooled:
             # one text, two readings: what was checked must be what is used (CVE-2021-41190)
             raise InvalidArgument(f"invalid {name}: it is both an index and a manifest")
         return value
+
+    def _described(self, descriptor: dict[str, Any]) -> str:
+        """The member that a descriptor names, which must be as long as that says. Raises: InvalidArgument, KeyError."""
+        name, size = self._blob(descriptor["digest"]), descriptor.get("size")
+        if self.has(name) and size is not None:
+            found = os.stat(self.path(name)).st_size
+            if found != size:
+                raise InvalidArgument(f"invalid {name}: it has {found} bytes, its descriptor says {size}")
+        return name
 
     @staticmethod
     def _blob(digest: str) -> str:

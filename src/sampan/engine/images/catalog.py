@@ -163,9 +163,8 @@ class Catalog:
         return tuple(member for member in tag.members if member not in self.images)
 
     def wanted_blobs(self) -> set[str]:
-        """The digests of all blobs that a record names: configurations, and the targets of references to blobs."""
-        named = {record.id for record in self.images.all()}
-        return named | {target.id for _, target in self._store.references() if target.noun == "blob"}
+        """The digests of all blobs that a record names: configurations."""
+        return {record.id for record in self.images.all()}
 
     def children(self, image_id: str) -> list[str]:
         """The images that were made from this one."""

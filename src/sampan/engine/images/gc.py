@@ -25,6 +25,8 @@ def recover(storage: Storage, catalog: Catalog, content: ContentStore) -> list[s
     store, layers, driver = storage.store, storage.layers, storage.driver
     _power_loss(store, layers, catalog)
     _end_old_work(store, layers)
+    if aside := store.aside():  # what these name is unknown: nothing counts as left over
+        return [f"nothing is cleaned up while {len(aside)} records cannot be read: see `sampan system fsck`"]
     problems = _images(store, catalog, images_checking.check(catalog, content, layers))
     if problems:
         _end_old_work(store, layers)

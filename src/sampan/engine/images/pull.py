@@ -26,7 +26,7 @@ from sampan.engine.images.verifying import Verifier
 from sampan.engine.layers.layers import Layers
 from sampan.engine.platforms import Platform
 from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
-from sampan.registry import endpoints, manifests, refusals, repository
+from sampan.registry import endpoints, manifests, refusals
 from sampan.registry.auth import Credentials
 from sampan.registry.manifests import Descriptor, Index, IndexEntry, Manifest
 from sampan.registry.refusals import Refused
@@ -93,11 +93,10 @@ class Puller:
 
     async def _pull(self, wanted: PullRequest, report: Report) -> None:
         """Ask one place after the other; the registry itself has the last word."""
-        settings = self.registries.settings
         failure: SampanError | None = None
-        for schemes in endpoints.candidates(wanted.name, settings):
+        for schemes in endpoints.candidates(wanted.name, self.registries.settings):
             try:
-                place = await repository.connect(self.registries.transport, schemes, wanted.credentials, settings)
+                place = await self.registries.connect(schemes, wanted.credentials)
                 await _Pull(self, wanted, place, report).run()
             except SampanError as e:
                 failure = e

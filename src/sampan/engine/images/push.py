@@ -30,7 +30,7 @@ from sampan.engine.layers.records import LayerRecord
 from sampan.engine.platforms import Platform
 from sampan.engine.store import Store
 from sampan.errors import NotFound, SampanError
-from sampan.registry import endpoints, manifests, repository
+from sampan.registry import endpoints, manifests
 from sampan.registry.auth import Credentials
 from sampan.registry.manifests import Descriptor
 from sampan.registry.refusals import NoCredentials, Refused
@@ -85,12 +85,12 @@ class Pusher:
             yield message
 
     async def _push(self, request: PushRequest, credentials: Credentials, report: Report) -> None:
-        wanted, settings = request.name, self.registries.settings
+        wanted = request.name
         names = self._names(wanted)
         if not names:
             raise NotFound(f"An image does not exist locally with the tag: {wanted.familiar_name()}")
-        schemes = endpoints.own(wanted.domain, wanted.path, settings)
-        place = await repository.connect(self.registries.transport, schemes, credentials, settings, push=True)
+        schemes = endpoints.own(wanted.domain, wanted.path, self.registries.settings)
+        place = await self.registries.connect(schemes, credentials, push=True)
         for name in names:
             await _Push(self, place, name, report).run(request.platform)
         self._events.publish("image", "push", wanted.familiar(), {"name": wanted.familiar_name()})

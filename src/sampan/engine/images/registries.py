@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
 from sampan.engine.config import EngineConfig
@@ -10,9 +11,11 @@ from sampan.engine.images.downloads import Downloads, Slots
 from sampan.engine.images.known import KnownBlobs
 from sampan.engine.layers.layers import Layers
 from sampan.engine.store import Store
-from sampan.registry import endpoints
-from sampan.registry.endpoints import Settings
+from sampan.registry import endpoints, repository
+from sampan.registry.auth import Credentials
+from sampan.registry.endpoints import Endpoint, Settings
 from sampan.registry.outgoing import Proxies
+from sampan.registry.repository import Repository
 from sampan.registry.transport import Transport
 
 
@@ -34,6 +37,10 @@ class Registries:
         self.settings = _settings(config)
         self.downloads.slots.resize(config.max_concurrent_downloads)
         self.uploads.resize(config.max_concurrent_uploads)
+
+    async def connect(self, schemes: Sequence[Endpoint], credentials: Credentials, *, push: bool = False) -> Repository:
+        """Return the repository at the first of `schemes` that answers. Raises: Internal of the last one."""
+        return await repository.connect(self.transport, schemes, credentials, self.settings, push=push)
 
     def upload_lock(self, repository: str, diff_id: str) -> asyncio.Lock:
         """Held while a layer goes to a repository: who comes second finds it there."""

@@ -11,7 +11,7 @@ from sampan.engine import platforms
 from sampan.engine.images.registries import Registries
 from sampan.engine.images.views import Filters, boolean_filter
 from sampan.errors import Internal, InvalidArgument, SampanError
-from sampan.registry import endpoints, index, manifests, outgoing, repository, transport
+from sampan.registry import endpoints, index, manifests, outgoing, transport
 from sampan.registry.auth import Credentials
 from sampan.registry.manifests import Index
 from sampan.registry.outgoing import Proxies
@@ -58,7 +58,7 @@ async def inspect(registries: Registries, name: str, credentials: Credentials) -
     failure: SampanError | None = None
     for schemes in endpoints.candidates(wanted, registries.settings):
         try:
-            place = await repository.connect(registries.transport, schemes, credentials, registries.settings)
+            place = await registries.connect(schemes, credentials)
             return await _inspect(place, wanted.digest or wanted.tag, wanted.digest, wanted.familiar())
         except SampanError as e:
             failure = e
@@ -99,6 +99,9 @@ async def begun(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 async def download(url: str, proxies: Proxies) -> AsyncIterator[bytes]:
     """The bytes behind a URL, for `import`. Raises: Internal."""
+    scheme = url.partition("://")[0].lower()
+    if scheme not in ("http", "https"):
+        raise Internal(f'Get "{without_password(url)}": unsupported protocol scheme "{scheme}"')
     try:
         async with outgoing.session(timeout=IMPORT_TIMEOUT) as session:
             async with session.get(url, proxy=proxies.choose(url)) as answer:

@@ -16,7 +16,6 @@ from typing import Any
 
 from sampan.engine.images.catalog import Catalog
 from sampan.engine.images.content import ContentStore
-from sampan.engine.images.records import Image
 from sampan.engine.images.views import Filters, boolean_filter, labels_match, until_filter
 from sampan.engine.layers.layers import Layers
 from sampan.engine.layers.records import LayerRecord
@@ -64,11 +63,11 @@ class Remover:
 
         prune: also the parents that have no name and no other child. Raises: NotFound, Conflict.
         """
-        image = self._catalog.resolve(name)
-        names = self._catalog.references(image.id)
-        together = self._catalog.together(image.id)
+        image_id = self._catalog.members(name)[0]  # it need not be readable
+        names = self._catalog.references(image_id)
+        together = self._catalog.together(image_id)
         records: list[dict[str, str]] = []
-        by_name = not _is_id_prefix(image.id, name)
+        by_name = not _is_id_prefix(image_id, name)
         left = False  # other names
         if by_name:
             for member in together:
@@ -77,12 +76,12 @@ class Remover:
                         f'conflict: unable to remove repository reference "{name}" (must force) - '
                         f"container {user[:12]} is using its referenced image {_short(member)}"
                     )
-            left = self._untag_one(image, reference.parse(name), names, records)
+            left = self._untag_one(image_id, reference.parse(name), names, records)
         doomed: list[Doomed] = []
         try:
             if not left:
                 self._delete(
-                    image.id,
+                    image_id,
                     records,
                     doomed,
                     force=force,
@@ -144,7 +143,9 @@ class Remover:
                     image_id, records, doomed, force=False, prune=prune, quiet=True, spare_names=True, running=running
                 )
 
-    def _untag_one(self, image: Image, given: Reference, names: list[Reference], records: list[dict[str, str]]) -> bool:
+    def _untag_one(
+        self, image_id: str, given: Reference, names: list[Reference], records: list[dict[str, str]]
+    ) -> bool:
         """Take away one name, and digests of a repository without tags. True: other names remain."""
         tag = self._catalog.find_tag(given)
         if tag is None:
@@ -155,7 +156,7 @@ class Remover:
         if gone.tag and not any(name.tag and name.name == gone.name for name in left):
             doomed += [name for name in left if name.name == gone.name]
             left = [name for name in left if name.name != gone.name]
-        self._untag(image.id, doomed, records)
+        self._untag(image_id, doomed, records)
         return bool(left)
 
     def _untag(self, image_id: str, names: list[Reference], records: list[dict[str, str]]) -> None:

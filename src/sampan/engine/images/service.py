@@ -33,7 +33,7 @@ from sampan.engine.images.views import Filters, Objects, Views
 from sampan.engine.layers.storage import Storage
 from sampan.engine.platforms import Platform
 from sampan.engine.store import Op, Ref
-from sampan.errors import Conflict
+from sampan.errors import NO_ROOM, Conflict, Internal, words
 from sampan.spec import codec, oci_image, times
 from sampan.spec.engine_api.wire import Wire
 
@@ -68,9 +68,15 @@ class Images:
     async def start(self) -> None:
         """Bring records and directories together again after whatever ended the last run; name what cannot be.
 
-        Raises: Internal when the data root cannot hold snapshots.
+        Raises: Internal when the data root cannot hold snapshots. One that is full is no reason.
         """
-        self.driver.probe()
+        try:
+            self.driver.probe()
+        except (Internal, OSError) as e:
+            cause = e if isinstance(e, OSError) else e.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in NO_ROOM:
+                raise
+            log.warning("%s is full: nothing new can be made there: %s", self.driver.root, words(cause))
         for problem in gc.recover(self._storage, self.catalog, self.content):
             log.error("%s", problem)
 
@@ -92,12 +98,11 @@ class Images:
         return self.catalog.resolve(ref, platform)
 
     async def tag(self, ref: str, repo: str, tag: str) -> None:
-        """Give an image one more name. Without `repo` nothing happens. Raises: NotFound, InvalidArgument."""
+        """Give an image one more name. Raises: NotFound, InvalidArgument."""
+        target = parse_target(repo, tag)
         image_id, *others = self.catalog.members(ref)
-        if not repo:
-            return
         try:
-            await self.publisher.tag_image(image_id, parse_target(repo, tag), beside=others)
+            await self.publisher.tag_image(image_id, target, beside=others)
         except NoSuchImage as e:
             raise NoSuchImage(ref) from e
 

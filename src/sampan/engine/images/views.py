@@ -58,14 +58,15 @@ def until_filter(filters: Filters, now_ns: int) -> int | None:
 
     Raises: InvalidArgument, Internal.
     """
-    values = filters.get("until")
-    if not values:
-        return None
-    if len(values) > 1:
+    if len(filters.get("until", ())) > 1:
         raise InvalidArgument("more than one until filter specified")
-    text = next(iter(values))
+    return earliest(filters, now_ns)
+
+
+def earliest(filters: Filters, now_ns: int) -> int | None:
+    """The earliest of the times that `until` names: what a list wants, which takes several. Raises: Internal."""
     try:
-        return times.moment(text, now_ns)
+        return min((times.moment(text, now_ns) for text in filters.get("until", ())), default=None)
     except ValueError as e:
         raise Internal(str(e)) from e
 
@@ -129,7 +130,7 @@ class Views:
         """ImageSummary objects, newest first. Raises: InvalidArgument, NotFound, Internal for bad filters."""
         dangling = boolean_filter(filters, "dangling", False)
         ages = self._ages()
-        until = until_filter(filters, now_ns)
+        until = earliest(filters, now_ns)
         limits: list[Age] = [(until,)] if until is not None else []
         limits += self._named(filters, "before", ages)
         before, since = min(limits, default=None), max(self._named(filters, "since", ages), default=None)
@@ -217,7 +218,8 @@ class Views:
         together = self._catalog.together(image.id)
         if len(together) < 2:
             return image.size
-        layers = {x.id: x for member in together for x in self._layers.records(self._catalog.get(member).chain_id)}
+        readable = [one for one in self._catalog.readable() if one.id in together]
+        layers = {x.id: x for one in readable for x in self._layers.records(one.chain_id)}
         return sum(layer.size_bytes for layer in layers.values())
 
     def _shared_bytes(self) -> dict[str, int]:

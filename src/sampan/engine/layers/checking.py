@@ -18,11 +18,16 @@ def lost(layers: Layers) -> list[LayerRecord]:
     boot = layers_module.boot_id()
     gone: set[str] = set()
     found = []
-    for record in sorted(layers.all(), key=lambda record: len(layers.records(record.id))):
+    for record in sorted(layers.all(), key=lambda record: _depth(layers, record)):
         if record.unsynced not in ("", boot) or record.parent in gone:
             gone.add(record.id)
             found.append(record)
     return found
+
+
+def _depth(layers: Layers, record: LayerRecord) -> int:
+    """How many layers there are up to this one; 0 for what stands on nothing that can be read."""
+    return len(layers.records(record.id)) if layers_module.is_whole(layers, record.id) else 0
 
 
 def check(driver: SnapshotDriver, layers: Layers, roots: Roots) -> list[Finding]:

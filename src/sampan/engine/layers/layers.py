@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from sampan.engine.archives import buffers
 from sampan.engine.archives.streams import Digest, Source, decompressed, feed_thread
+from sampan.engine.background import to_its_end
 from sampan.engine.layers import recording, tarsplit, unpack
 from sampan.engine.layers.records import LayerRecord
 from sampan.engine.layers.snapshots.driver import SnapshotDriver
@@ -75,13 +76,14 @@ class Layers:
         return next((record for record in self._table.all() if record.diff_id == diff_id), None)
 
     def records(self, chain_id: str) -> list[LayerRecord]:
-        """The layers of a chain, top first; [] for ""."""
-        found = []
+        """The layers of a chain, top first; [] for "". Raises: Internal when one is missing, or is its own parent."""
+        found: dict[str, LayerRecord] = {}
         while chain_id:
-            record = self.get(chain_id)
-            found.append(record)
+            if chain_id in found:
+                raise Internal(f"layer {chain_id} stands on itself")
+            record = found[chain_id] = self.get(chain_id)
             chain_id = record.parent
-        return found
+        return list(found.values())
 
     def chain(self, chain_id: str) -> tuple[LayerRecord, ...]:
         """The layers of a chain, base first; () for ""."""
@@ -107,7 +109,7 @@ class Layers:
         holder = Ref("work", str(next(self._holders)))
         self._held.add(holder)
         if chain_id:
-            self._store.apply_now(self._store.reference(holder, Ref("layer", chain_id)))
+            self._store.apply_now(self._store.reference(holder, Ref("layer", chain_id), passing=True))
         return holder
 
     def is_held(self, number: str) -> bool:
@@ -117,7 +119,7 @@ class Layers:
     def hold_more(self, holder: Ref, chain_id: str) -> None:
         """Have a holder from `hold` keep one more chain. Raises: Internal when it is not here."""
         self.get(chain_id)
-        self._store.apply_now(self._store.reference(holder, Ref("layer", chain_id)))
+        self._store.apply_now(self._store.reference(holder, Ref("layer", chain_id), passing=True))
 
     def let_go(self, holder: Ref) -> None:
         self._held.discard(holder)
@@ -178,11 +180,8 @@ class Layers:
         if isinstance(stream, AsyncIterator):
             return await feed_thread(stream, threads, unpack_here, "upload of a layer")
         source = _IteratorSource(stream()) if callable(stream) else stream
-        work = asyncio.get_running_loop().run_in_executor(threads, unpack_here, source)
-        try:
-            return await asyncio.shield(work)
-        finally:
-            await asyncio.wait([work])  # a cancelled request: the snapshot is the thread's until it ends
+        # a cancelled request: the snapshot is the thread's until it ends
+        return await to_its_end(asyncio.get_running_loop().run_in_executor(threads, unpack_here, source))
 
     async def recorded(self, number: int, parent: str) -> Staged:
         """Describe what was written to the snapshot `number` over `parent` as a layer, where it stands.
@@ -238,7 +237,9 @@ class Layers:
         """
         gone = []
         while chain_id and not self._store.holders(Ref("layer", chain_id)) - {holder}:
-            record = self.get(chain_id)
+            record = self._table.get(chain_id)
+            if record is None or record in gone:  # one that cannot be read ends the chain
+                break
             gone.append(record)
             holder, chain_id = Ref("layer", chain_id), record.parent
         return gone
@@ -289,6 +290,15 @@ def holding(layers: Layers, *chain_ids: str) -> Iterator[Ref]:
         yield holder
     finally:
         layers.let_go(holder)
+
+
+def is_whole(layers: Layers, chain_id: str) -> bool:
+    """Whether all layers of a chain are here."""
+    try:
+        layers.records(chain_id)
+    except Internal:
+        return False
+    return True
 
 
 @functools.cache

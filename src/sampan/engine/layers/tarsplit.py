@@ -22,7 +22,7 @@ from functools import partial
 import msgspec
 import zstandard
 
-from sampan.engine.archives.streams import CHUNK
+from sampan.engine.archives.streams import FED
 from sampan.errors import Internal
 from sampan.linux import saferoot
 
@@ -89,7 +89,7 @@ class Recorder:
 
 
 def replay(directory_fd: int) -> Iterator[bytes]:
-    """Yield the archive of the layer in `directory_fd` (snapshots/<n>), in chunks of about a MiB.
+    """Yield the archive of the layer in `directory_fd` (snapshots/<n>), in chunks of a quarter of a MiB.
 
     The caller compares the digest with the diff_id. Raises: Internal when parts are missing.
     """
@@ -110,7 +110,7 @@ def replay(directory_fd: int) -> Iterator[bytes]:
             file.seek(0)
             with zstandard.ZstdDecompressor().stream_reader(file, closefd=False) as raw:
                 yield from _assemble(directory_fd, segments, raw)
-        except (zstandard.ZstdError, msgspec.MsgspecError) as e:
+        except (zstandard.ZstdError, msgspec.MsgspecError, ValueError, OverflowError, NotADirectoryError) as e:
             raise Internal(f"a layer's tar-split is damaged: {e}") from e
 
 
@@ -140,6 +140,8 @@ def _assemble(
             finally:
                 os.close(fd)
         yield chunks.rest()
+    except IsADirectoryError as e:
+        raise Internal(f"the layer's file {os.fsdecode(path)} is a directory") from e
     except FileNotFoundError as e:
         raise Internal(f"the layer's file {os.fsdecode(path)} is missing") from e
     finally:
@@ -158,19 +160,19 @@ class _Chunks:
         self._renew()
 
     def _renew(self) -> None:
-        self._buffer = bytearray(CHUNK)
+        self._buffer = bytearray(FED)
         self._view = memoryview(self._buffer)
         self._filled = 0
 
     def copy(self, size_bytes: int, readinto: Callable[[memoryview], int], when_short: str) -> Iterator[bytes]:
         """Take exactly `size_bytes` from `readinto`; yields a chunk each time one is full. Raises: Internal."""
         while size_bytes:
-            got = readinto(self._view[self._filled : self._filled + min(size_bytes, CHUNK - self._filled)])
+            got = readinto(self._view[self._filled : self._filled + min(size_bytes, FED - self._filled)])
             if not got:
                 raise Internal(when_short)
             size_bytes -= got
             self._filled += got
-            if self._filled == CHUNK:
+            if self._filled == FED:
                 full = self._buffer
                 self._renew()
                 yield full  # type: ignore[misc]  # a bytearray that nobody writes to any more

@@ -412,11 +412,7 @@ class _Layer:
         """
         self._pass_over(entry, reader)
         if base == OPAQUE:
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent_fd)
-            try:
-                os.setxattr(fd, OPAQUE_XATTR, b"y")
-            finally:
-                os.close(fd)
+            _hide_below(parent_fd, ".")
             return
         if base.startswith(METADATA):
             return
@@ -425,8 +421,10 @@ class _Layer:
             raise InvalidArgument(f'invalid whiteout entry "{base}"')
         try:
             os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent_fd)
-        except FileExistsError:
-            return  # a whiteout speaks of lower layers only, never of its own
+        except FileExistsError:  # it speaks of lower layers only, never of what this one has
+            with contextlib.suppress(NotADirectoryError):
+                _hide_below(parent_fd, name)
+            return
         if entry.uid or entry.gid:
             os.chown(name, entry.uid, entry.gid, dir_fd=parent_fd, follow_symlinks=False)
 
@@ -469,3 +467,13 @@ class _Layer:
         with contextlib.suppress(FileNotFoundError):
             return os.stat(base, dir_fd=parent_fd, follow_symlinks=False).st_ino
         return -1
+
+
+def _hide_below(parent_fd: int, name: str) -> None:
+    """Hide what lower layers have in a directory. Raises: NotADirectoryError."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, dir_fd=parent_fd)
+    try:
+        os.setxattr(fd, OPAQUE_XATTR, b"y")
+    finally:
+        os.close(fd)

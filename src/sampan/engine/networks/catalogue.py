@@ -36,24 +36,24 @@ class Catalogue:
     drivers: Mapping[str, NetworkDriver]
     pools: tuple[ipam.AddressPool, ...] = ipam.DEFAULT_POOLS
     _addresses: dict[tuple[str, int], Pools] = field(default_factory=dict)
-    _going: set[str] = field(default_factory=set)
+    _hidden: set[str] = field(default_factory=set)
 
     # ── finding ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def all(self) -> list[NetworkRecord]:
         """Return every network, oldest first."""
-        return self.table.all()
+        return [n for n in self.table.all() if n.id not in self._hidden]
 
     def named(self, name: str) -> NetworkRecord | None:
         """Return the network of this name."""
-        return next((n for n in self.table.all() if n.name == name and n.id not in self._going), None)
+        return next((n for n in self.all() if n.name == name), None)
 
     def find(self, ref: str) -> NetworkRecord:
         """Resolve an id, a name or a unique prefix of an id. Raises: NotFound, InvalidArgument when ambiguous."""
         found = self.table.get(ref) or self.named(ref)
-        if found is not None and found.id not in self._going:
+        if found is not None and found.id not in self._hidden:
             return found
-        matching = [n for n in self.table.all() if n.id.startswith(ref) and n.id not in self._going] if ref else []
+        matching = [n for n in self.all() if n.id.startswith(ref)] if ref else []
         if len(matching) > 1:
             raise InvalidArgument(f"network {ref} is ambiguous ({len(matching)} matches found based on ID prefix)")
         if not matching:
@@ -61,13 +61,17 @@ class Catalogue:
         return matching[0]
 
     @contextlib.contextmanager
-    def leaving(self, network: NetworkRecord) -> Iterator[None]:
-        """Let nobody find a network that is being removed; should that fail, it is there as before."""
-        self._going.add(network.id)
+    def hidden(self, network: NetworkRecord) -> Iterator[None]:
+        """Let nobody find a network that is being made or removed; should a removal fail, it is there as before."""
+        self._hidden.add(network.id)
         try:
             yield
         finally:
-            self._going.discard(network.id)
+            self._hidden.discard(network.id)
+
+    def has(self, network: NetworkRecord) -> bool:
+        """Return whether a network is still there, to be found."""
+        return self.table.get(network.id) is network and network.id not in self._hidden
 
     def driver(self, network: NetworkRecord) -> NetworkDriver:
         """Return the driver of a network. Raises: NotFound when this engine has it no more."""
@@ -117,14 +121,16 @@ class Catalogue:
             raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
         if not _enabled(request, 4) and not _enabled(request, 6):
             raise InvalidArgument("IPv4 or IPv6 must be enabled")
-        if self.named(request.name) is not None:
-            raise Conflict(f"network with name {request.name} already exists")
-        if request.config_only or (request.config_from and request.config_from.network):
-            raise NotImplemented_("config-only networks are not available yet")
         name = request.driver or DEFAULT_DRIVER
         problems = [p for c in (request.ipam and request.ipam.config) or [] for p in _problems(c)]
         if problems:
             raise InvalidArgument("invalid network config:\n" + "\n".join(problems))
+        if self.named(request.name) is not None:
+            raise Conflict(f"network with name {request.name} already exists")
+        if request.ingress:
+            raise Forbidden("Ingress network can only be global scope network")
+        if request.config_only or (request.config_from and request.config_from.network):
+            raise NotImplemented_("config-only networks are not available yet")
         driver = self.drivers.get(name)
         if driver is None:
             raise NotFound(f'plugin "{name}" not found')
@@ -229,6 +235,8 @@ def _problems(config: IPAMConfig) -> Iterator[str]:
         else:
             if ip_interface(config.ip_range).ip != inside.network_address:
                 yield f"invalid ip-range {config.ip_range}: it should be {inside}"
+            elif inside.prefixlen < subnet.prefixlen:
+                yield f"invalid ip-range {config.ip_range}: CIDR block is bigger than its parent subnet {subnet}"
             elif not ipam.within(inside, subnet):
                 yield f"invalid ip-range {config.ip_range}: parent subnet {subnet} doesn't contain ip-range"
     named = [(f"gateway {config.gateway}", config.gateway)] if config.gateway else []

@@ -3,7 +3,8 @@
     connecting      note the endpoint in `changing` │ kernel │ one transaction: endpoint, and what the caller keeps
     disconnecting   one transaction: no endpoint, `changing`, what the caller keeps │ kernel │ clear `changing`
 
-So whatever stands in a record's `changing` is what the namespace may have and must not have: `mend` takes it away.
+So whatever stands in a record's `changing` is what the namespace may have and must not have: `mend` takes it away. When
+the container's process ends meanwhile, what is still in `changing` goes with the sandbox.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 
 from sampan.engine.networks import endpoints, names
 from sampan.engine.networks.allocator import Allocator
-from sampan.engine.networks.fabric import Fabric, namespace_of
+from sampan.engine.networks.fabric import Fabric, SandboxEnded, namespace_of
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
 from sampan.engine.networks.names import Names
@@ -49,8 +50,8 @@ class Changes:
         """Add an endpoint; yield the change that the block has to write. When the block fails, all is undone.
 
         hidden: it is the container's way out.
-
-        Raises: Forbidden when there is an endpoint on this network; InvalidArgument for bad settings; Internal.
+        Raises: Forbidden when there is an endpoint on this network; InvalidArgument for bad settings; Internal;
+        SandboxEnded.
         """
         before = live.record
         if any(e.network_id == network.id for e in before.endpoints):
@@ -81,17 +82,22 @@ class Changes:
         yield self._table.saving(live, endpoints=left, changing=endpoint)
         await self._names.put(live.record)
         with failing(f"failed to disconnect container from network {endpoint.network}", also_ours=False):
-            await self._withdraw(live, endpoint)
-            self.hold(live)
-            await self._reroute(live, before)
-        self._table.save(live)
+            with contextlib.suppress(SandboxEnded):
+                await self._withdraw(live, endpoint)
+                try:
+                    self.hold(live)
+                    await self._reroute(live, before)
+                finally:
+                    self._table.save(live)  # it has been given back, and is not to be so again
 
     async def _serve_names(self, live: LiveSandbox) -> None:
         """Let the names follow the endpoints; a sandbox that had no name service gets one when it needs it."""
         sockets = None
         if not live.record.names_port and names.wanted(live.record.endpoints):
-            sockets = await self._fabric.serve_names(live.record.pid)
-            inode = os.stat(f"/proc/{live.record.pid}/ns/net").st_ino
+            host = self._fabric.host
+            with namespace_of(live.record.pid) as namespace:
+                inode = os.fstat(namespace).st_ino
+                sockets = await host.run(host.plumbing.serve_names, namespace)
             live.record = replace(live.record, names_port=sockets.port, namespace=inode)
         await self._names.put(live.record, sockets)
 
@@ -166,18 +172,21 @@ class Changes:
     async def _take_away(self, live: LiveSandbox, endpoint: EndpointRecord) -> None:
         """Take an endpoint that is not in the record out of the namespace.
 
-        Then make routes and ports as the record says. What cannot be done is logged; the endpoint stays in `changing`
-        for the next start.
+        Then make routes and ports as the record says. What cannot be done is logged. An endpoint that cannot be taken
+        out stays in `changing`, for the next start or the sandbox's end.
         """
         try:
             await self._withdraw(live, endpoint)
-            await self._fabric.mend_routes(live.record.pid, endpoints.gateways(live.record.endpoints))
-            if not self._publisher.fits(live.record, live.grants):
-                await self._publish_again(live)
+            try:
+                await self._fabric.mend_routes(live.record.pid, endpoints.gateways(live.record.endpoints))
+                if not self._publisher.fits(live.record, live.grants):
+                    await self._publish_again(live)
+            finally:
+                self._table.save(live)  # it has been given back, and is not to be so again
+        except SandboxEnded:
+            pass
         except (OSError, SampanError) as error:
             log.error("container %s: its network cannot be mended: %s", live.record.id[:12], error)
-        else:
-            self._table.save(live)
 
     async def _withdraw(self, live: LiveSandbox, endpoint: EndpointRecord) -> None:
         """Take an endpoint out of a running container's namespace, and give it back."""

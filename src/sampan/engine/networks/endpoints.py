@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord, new_id
-from sampan.errors import Internal, InvalidArgument
+from sampan.errors import Internal, InvalidArgument, NotFound
 from sampan.spec.engine_api.network import EndpointSettings
 
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
@@ -27,16 +27,23 @@ _MAC = re.compile(
 Asked = Mapping[str, EndpointSettings]
 
 
-def wanted(catalogue: Catalogue, mode: str, asked: Asked) -> list[tuple[NetworkRecord, EndpointSettings]]:
+def wanted(catalogue: Catalogue, mode: str, asked: Asked | None) -> list[tuple[NetworkRecord, EndpointSettings]]:
     """Return the networks a container joins, its network mode's first and the others by name. Raises: NotFound;
     InvalidArgument for networks that do not go together.
 
-    The mode's network counts when nothing is asked for, or when it is among what is: a container may have been
-    disconnected from it.
+    asked: None for the mode's network alone; it need not be among what is asked for: a container may have been
+    disconnected from it, and with nothing asked for it joins none.
     """
-    main = _find(catalogue, mode)
-    found: dict[str, tuple[NetworkRecord, EndpointSettings]] = {} if asked else {main.name: (main, EndpointSettings())}
-    for ref, given in asked.items():
+    if asked is not None and not asked:
+        return []
+    try:
+        main = _find(catalogue, mode)
+    except NotFound as error:
+        if not asked or mode in asked:
+            raise
+        raise NotFound(f"could not find a network matching network mode {mode}: {error.message}") from error
+    found: dict[str, tuple[NetworkRecord, EndpointSettings]] = {}
+    for ref, given in (asked or {main.name: EndpointSettings()}).items():
         network = _find(catalogue, ref)
         found[network.name] = (network, given)
     if main.driver == "host" and set(found) != {main.name}:
@@ -191,7 +198,8 @@ def requested(settings: EndpointSettings, version: int) -> Address | None:
 
 def lead_nowhere(catalogue: Catalogue, networks: Iterable[NetworkRecord]) -> bool:
     """Return whether a container on these networks needs the engine's way out: one wants it, and none leads out."""
-    able = [catalogue.driver(network).capabilities for network in networks if not network.internal]
+    drivers = [catalogue.drivers.get(network.driver) for network in networks if not network.internal]
+    able = [driver.capabilities for driver in drivers if driver is not None]
     return any(c.outside for c in able) and not any(c.gateway for c in able)
 
 

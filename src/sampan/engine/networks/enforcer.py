@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +45,22 @@ class Enforcer:
         self._standing = self._listing()
         self.pass_foreign({n.interface for n in rules.networks})
 
-    def publish(self, ports: Iterable[Published]) -> None:
-        """Add ports. Raises: OSError when the table is not as it was left: then `apply` is due."""
-        self._plumbing.add_elements(self._table, firewall.elements(ports))
+    def publish(self, ports: Sequence[Published], *, direct: bool = False) -> None:
+        """Add ports; direct: open them at the containers' addresses too.
 
-    def unpublish(self, ports: Iterable[Published]) -> None:
-        """Take ports out. Raises: OSError as `publish`."""
+        Raises: OSError when the table is not as it was left: then `apply` is due.
+        """
+        self._plumbing.add_elements(self._table, firewall.elements(ports))
+        if direct:
+            self._plumbing.add_elements(self._table, firewall.direct_elements(ports))
+
+    def unpublish(self, ports: Sequence[Published], *, others: Collection[Published] | None = None) -> None:
+        """Take ports out; others: those that stay open at the containers' addresses. Raises: OSError as `publish`."""
         self._plumbing.delete_elements(self._table, firewall.elements(ports))
+        if others is not None:
+            stay = {port.direct() for port in others}
+            gone = [element for element in firewall.direct_elements(ports) if element not in stay]
+            self._plumbing.delete_elements(self._table, gone)
 
     def intact(self) -> bool:
         """Return whether our table stands with the chains and rules that `apply` left; elements are not looked at."""

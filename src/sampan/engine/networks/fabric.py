@@ -13,13 +13,14 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from sampan.engine.background import Background
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks import host as hosts
 from sampan.engine.networks.drivers.driver import NetworkDriver
+from sampan.engine.networks.enforcer import Enforcer
 from sampan.engine.networks.firewall import NetworkRules, Published, translatable
 from sampan.engine.networks.firewall_keeper import FirewallKeeper
 from sampan.engine.networks.host import HostNetwork
@@ -30,7 +31,7 @@ from sampan.engine.networks.plumbing import write_sysctl
 from sampan.engine.networks.ports import Grant, Ports
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord
 from sampan.engine.networks.relay import Relay
-from sampan.errors import SampanError, Unavailable
+from sampan.errors import Conflict, SampanError, Unavailable
 from sampan.linux.netlink import RTMGRP_LINK, Netlink
 from sampan.supervisor.names.sockets import NameSockets
 
@@ -95,6 +96,20 @@ class Fabric:
                 yield
             finally:
                 await self.host.run(self.host.plumbing.unlock_host)
+
+    async def sweep_ended(self, known: Collection[str]) -> None:
+        """Take away the bridges that engines left which were killed; while `choosing`. known: our own networks' ids."""
+
+        def work() -> list[str]:
+            plumbing = self.host.plumbing
+            found = [link.name for link in hosts.abandoned(plumbing.host.links(), known)]
+            for name in found:
+                plumbing.delete_links([name])
+                Enforcer(plumbing, name).remove()  # of the default bridge: the rules have its name
+            return found
+
+        if found := await self.host.run(work):
+            log.info("bridges of engines that have ended were removed: %s", ", ".join(found))
 
     # ── networks ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -190,11 +205,6 @@ class Fabric:
         with namespace_of(pid) as namespace:
             plan = SandboxPlan(interfaces=tuple(interfaces))
             await self.host.run(self.host.plumbing.extend_sandbox, namespace, plan)
-
-    async def serve_names(self, pid: int) -> NameSockets:
-        """Open the sockets of a name service in the namespace of a running process. Raises: OSError."""
-        with namespace_of(pid) as namespace:
-            return await self.host.run(self.host.plumbing.serve_names, namespace)
 
     async def withdraw(self, namespace: int, interfaces: Sequence[InterfacePlan]) -> None:
         """Take interfaces out of the namespace of a descriptor; those that are gone are fine. Raises: OSError."""
@@ -308,10 +318,17 @@ async def _bounded(work: Awaitable[T], network: NetworkRecord) -> T:
         raise Unavailable(f"network {network.name}: {said}") from error
 
 
+class SandboxEnded(Conflict):
+    """The process whose network was to be changed has ended; who is told of that takes its sandbox down."""
+
+
 @contextlib.contextmanager
 def namespace_of(pid: int) -> Iterator[int]:
-    """Open the network namespace of a process. Raises: OSError when it is gone."""
-    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    """Open the network namespace of a process. Raises: SandboxEnded."""
+    try:
+        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise SandboxEnded(f"process {pid} has ended") from error
     try:
         yield fd
     finally:

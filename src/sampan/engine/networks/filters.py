@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.errors import Internal, InvalidArgument
-from sampan.spec import times
+from sampan.spec import go_patterns, times
 
 LIST = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type", "idOrName"})
 PRUNE = frozenset({"label", "label!", "until"})
@@ -31,9 +31,9 @@ def matches(network: NetworkRecord, given: Filters, *, used: bool) -> bool:
         elif name == "label":
             ok = all(_label(network, value) for value in wanted)
         elif name == "name":
-            ok = any(value in network.name for value in wanted)
+            ok = go_patterns.any_of(wanted)(network.name)
         elif name == "id":
-            ok = any(value in network.id for value in wanted)
+            ok = go_patterns.any_of(wanted)(network.id)
         else:
             ok = any(value == {"driver": network.driver, "scope": network.scope}.get(name) for value in wanted)
         if not ok:
@@ -42,9 +42,11 @@ def matches(network: NetworkRecord, given: Filters, *, used: bool) -> bool:
 
 
 def _dangling(values: list[str]) -> bool:
-    if len(values) == 1 and values[0] in ("1", "true"):
+    if len(values) > 1:
+        raise InvalidArgument('got more than one value for filter key "dangling"')
+    if values[0] in ("1", "true"):
         return True
-    if len(values) == 1 and values[0] in ("0", "false"):
+    if values[0] in ("0", "false"):
         return False
     raise InvalidArgument('invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")')
 
@@ -61,18 +63,21 @@ def _label(network: NetworkRecord, wanted: str) -> bool:
     return name in network.labels and (not equals or network.labels[name] == value)
 
 
-def prunable(network: NetworkRecord, given: Filters) -> bool:
-    """Return whether prune may remove it by these filters."""
+def prunable(network: NetworkRecord, given: Filters, before_ns: int | None) -> bool:
+    """Return whether prune may remove it by these filters. before_ns: what `until_ns` made of them."""
+    if before_ns is not None and times.parse(network.created) >= before_ns:
+        return False
     if not all(_label(network, value) for value in given.get("label", ())):
         return False
-    if any(_label(network, value) for value in given.get("label!", ())):
-        return False
-    return all(times.parse(network.created) < until_ns(value) for value in given.get("until", ()))
+    return not any(_label(network, value) for value in given.get("label!", ()))
 
 
-def until_ns(text: str) -> int:
-    """Read the value of `until` as nanoseconds since 1970. Raises: InvalidArgument."""
+def until_ns(given: Filters) -> int | None:
+    """Read `until` as nanoseconds since 1970, None without one. Raises: InvalidArgument."""
+    values = list(given.get("until", ()))
+    if len(values) > 1:
+        raise InvalidArgument("more than one until filter specified")
     try:
-        return times.moment(text, time.time_ns())
+        return times.moment(values[0], time.time_ns()) if values else None
     except ValueError as error:
         raise InvalidArgument(str(error)) from error

@@ -3,7 +3,8 @@
 One table `inet <name>` holds everything: nothing of ours hangs in other programs' chains (but see enforcer.py, where
 another program's forward policy drops). Published ports are elements of maps, so that one more port costs one element:
 
-    raw     nothing from outside reaches a container's address, or a port published on 127.0.0.1, directly
+    raw     nothing from outside reaches a container's address, or a port published on 127.0.0.1, directly; with the
+            daemon's option allow-direct-routing, addresses are reached, and `forward` lets published ports through
     dnat    host address . protocol . port → container address . port; packets of the host itself too
     forward replies and published ports in, everything out, between networks nothing
     snat    masquerade for what leaves, and for containers that come back in through a published port
@@ -78,6 +79,12 @@ class Published:
             key = ip_address(self.host_ip).packed + key
         return Element(name, key, ip_address(self.address).packed + _service(self.port))
 
+    def direct(self) -> Element:
+        """Return the element of the set of what may be reached at the container's own address."""
+        name = "direct6" if ":" in self.address else "direct4"
+        proto = bytes([IP_PROTOCOLS[self.proto], 0, 0, 0])
+        return Element(name, ip_address(self.address).packed + proto + _service(self.port))
+
     def describe(self) -> str:
         return f"{self.proto} {self.host_ip}:{self.host_port} -> {self.address}:{self.port}"
 
@@ -88,6 +95,7 @@ class Ruleset:
     networks: tuple[NetworkRules, ...] = ()
     published: tuple[Published, ...] = ()
     api: tuple[tuple[str, int], ...] = ()  # (address or "", port) that containers must not reach
+    direct_routing: bool = False  # published ports are open at the containers' own addresses too
 
 
 def translatable(port: Published) -> bool:
@@ -104,8 +112,16 @@ def elements(ports: Iterable[Published]) -> list[Element]:
     return [port.wire() for port in ports if translatable(port)]
 
 
-def _publish(table: str, ports: Iterable[Published]) -> str:
+def direct_elements(ports: Iterable[Published]) -> list[Element]:
+    """Return the set elements of what these ports lead to: several ports may lead to one."""
+    return sorted({port.direct() for port in ports})
+
+
+def _publish(table: str, ports: Iterable[Published], *, direct: bool) -> str:
     by_map: dict[str, list[str]] = {}
+    ports = tuple(ports)
+    for address, proto, number in sorted({(p.address, p.proto, p.port) for p in ports if direct}):
+        by_map.setdefault("direct6" if ":" in address else "direct4", []).append(f"{address} . {proto} . {number}")
     for port in sorted(ports):
         if translatable(port):
             name, key, value = port.element()
@@ -122,7 +138,11 @@ def render(rules: Ruleset) -> str:
     """Return the whole ruleset as one atomic transaction that replaces what was there."""
     body = [*_sets(rules), *_raw(rules), *_dnat(), *_forward(rules), *_snat(rules), *_input(rules)]
     text = "".join(f"\t{line}\n" for line in body)
-    return remove(rules.table) + f"table inet {rules.table} {{\n{text}}}\n" + _publish(rules.table, rules.published)
+    return (
+        remove(rules.table)
+        + f"table inet {rules.table} {{\n{text}}}\n"
+        + _publish(rules.table, rules.published, direct=rules.direct_routing)
+    )
 
 
 def _chain(name: str, head: str, rules: Iterable[str]) -> list[str]:
@@ -143,6 +163,8 @@ def _sets(rules: Ruleset) -> list[str]:
         port, target = "inet_proto . inet_service", f"ipv{version}_addr . inet_service"
         lines += [f"map published{version} {{", f"\ttype {port} : {target};", "}"]
         lines += [f"map published_at{version} {{", f"\ttype ipv{version}_addr . {port} : {target};", "}"]
+        if rules.direct_routing:
+            lines += _set(f"direct{version}", f"type ipv{version}_addr . {port};", ())
     return lines
 
 
@@ -156,7 +178,7 @@ def _raw(rules: Ruleset) -> list[str]:
         "iifname @links ip daddr 127.0.0.0/8 drop",
         "iifname @links ip saddr 127.0.0.0/8 drop",
     ]
-    for n in rules.networks:
+    for n in () if rules.direct_routing else rules.networks:
         for family, subnet, gateway, mode in (
             ("ip", n.subnet4, n.gateway4, n.mode4),
             ("ip6", n.subnet6, n.gateway6, n.mode6),
@@ -206,6 +228,10 @@ def _forward(rules: Ruleset) -> list[str]:
             continue
         lines.append(f'oifname "{n.interface}" ct status dnat accept')
         lines.append(f"{inside} {'accept' if n.icc else 'drop'}")
+        if rules.direct_routing:
+            for family, version in (("ip", "4"), ("ip6", "6")):
+                to = f"{family} daddr . meta l4proto . th dport @direct{version}"
+                lines.append(f'iifname != @links oifname "{n.interface}" {to} accept')
         for family, mode in (("ipv4", n.mode4), ("ipv6", n.mode6)):
             if mode == "nat-unprotected":
                 lines.append(f'meta nfproto {family} iifname != @links oifname "{n.interface}" accept')

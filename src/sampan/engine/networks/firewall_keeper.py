@@ -122,7 +122,13 @@ class FirewallKeeper:
         if not self._config.iptables:
             return
         networks = tuple(self._networks())
-        rules = Ruleset(table=self._table, networks=networks, published=tuple(self._published), api=self._api)
+        rules = Ruleset(
+            table=self._table,
+            networks=networks,
+            published=tuple(self._published),
+            api=self._api,
+            direct_routing=self._config.allow_direct_routing,
+        )
 
         def work() -> None:
             self._enforcer.apply(rules)
@@ -171,7 +177,7 @@ class FirewallKeeper:
         """Put noted ports in; for use inside `HostNetwork.run`. Returns why it could not: then `apply` is due."""
         try:
             if self._config.iptables:
-                self._enforcer.publish(ports)
+                self._enforcer.publish(ports, direct=self._config.allow_direct_routing)
         except OSError as error:
             return error
         return None
@@ -186,7 +192,9 @@ class FirewallKeeper:
 
         def work() -> OSError | None:
             try:
-                self._enforcer.unpublish(ports)
+                # looked at here: a port that is added after this is put in after this
+                others = tuple(self._published) if self._config.allow_direct_routing else None
+                self._enforcer.unpublish(ports, others=others)
             except OSError as error:
                 return error
             return None

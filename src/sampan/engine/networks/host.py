@@ -9,7 +9,9 @@ Invariant: the thread runs one piece of work at a time, in the order in which it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import os
+import socket
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network, ip_network
 from typing import ParamSpec, TypeVar
@@ -19,12 +21,12 @@ from sampan.engine.networks.ipam import Subnet
 from sampan.engine.networks.plumbing import Plumbing
 from sampan.errors import Internal
 from sampan.linux import netlink
-from sampan.linux.netlink import Netlink
+from sampan.linux.netlink import Link, Netlink
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MARK = "sampan:"  # how the alias of a link of ours begins; the id of what it belongs to follows
+MARK = "sampan:"  # how the alias of a link of ours begins: sampan:<id of its network>:<running engine>
 
 
 class HostNetwork:
@@ -34,6 +36,8 @@ class HostNetwork:
         self.config = config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="namespaces")
         self._plumbing: Plumbing | None = None
+        self.owner = os.urandom(8).hex()  # of one run of an engine: links say by it whose they are
+        self._living: socket.socket | None = None
 
     async def open(self) -> None:
         """Open what talks to the kernel. Raises: Internal; `close` is due all the same."""
@@ -42,11 +46,14 @@ class HostNetwork:
         except OSError as error:
             hint = "install libnftables1, or set iptables to false in daemon.json"
             raise Internal(f"the firewall cannot be set up: {error} ({hint})") from error
+        self._living = await self.run(_claimed, self.owner)
 
     async def close(self) -> None:
         """Close the sockets and end the thread; what is in the kernel stays."""
         if self._plumbing is not None:
             await self.run(self._plumbing.close)
+        if self._living is not None:
+            self._living.close()
         self._thread.shutdown()
 
     @property
@@ -63,6 +70,62 @@ class HostNetwork:
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Give the namespace thread work that is done whether its answer is waited for or not."""
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+# ── whose a link is: blocking, in the namespace thread ──────────────────────────────────────────────────────────
+
+
+def mark(id: str, owner: str) -> str:
+    """Return the alias of a link of ours. id: of its network. owner: of this run of the engine."""
+    return f"{MARK}{id}:{owner}"
+
+
+def marked(link: Link, id: str) -> bool:
+    """Return whether a link is of this network, whichever run of its engine has made it."""
+    return f"{link.alias}:".startswith(f"{MARK}{id}:")
+
+
+def _claimed(owner: str) -> socket.socket:
+    """Take the name that says that this run lives: the kernel gives it back at its end, however that comes.
+
+    It is a name of the network namespace, as the links are, and nobody can guess it before it is taken.
+    """
+    living = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        living.bind(f"\0{MARK}{owner}")
+    except BaseException:
+        living.close()
+        raise
+    return living
+
+
+def abandoned(links: Sequence[Link], known: Collection[str]) -> list[Link]:
+    """Return the bridges of engines that have ended without taking them down, and of which nothing runs any more.
+
+    An engine's bridges are its containers' as long as one of them has a port. known: ids of networks that are not
+    looked at.
+    """
+    bridges: dict[str, list[Link]] = {}
+    ids: dict[str, set[str]] = {}
+    for link in links:
+        parts = link.alias.split(":")
+        if link.kind == "bridge" and len(parts) == 3 and link.alias.startswith(MARK):
+            bridges.setdefault(parts[2], []).append(link)
+            ids.setdefault(parts[2], set()).add(parts[1])
+    used = {link.master for link in links}
+    found: list[Link] = []
+    for owner, owned in bridges.items():
+        if ids[owner].isdisjoint(known) and not any(b.ifindex in used for b in owned) and _ended(owner):
+            found += owned
+    return found
+
+
+def _ended(owner: str) -> bool:
+    try:
+        _claimed(owner).close()
+    except OSError:
+        return False
+    return True
 
 
 # ── looking around: blocking, in the namespace thread ───────────────────────────────────────────────────────────

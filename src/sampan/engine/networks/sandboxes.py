@@ -344,6 +344,8 @@ class Sandboxes:
                 await self._mind_way_out(live)
             else:
                 await self.detach(container_id)
+        if self._table.records.aside:
+            return  # whose links and names these are is unknown
         named = [live.record.sandbox_id for live in self._live.values()]
         self.names.sweep([*named, *(names.elsewhere(network.id) for network in self._catalogue.all())])
         known = frozenset(e.veth for live in self._live.values() for e in live.record.endpoints)

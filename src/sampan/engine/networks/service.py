@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
+from sampan.engine.metrics import Metrics
 from sampan.engine.networks import endpoints, filters, inspect, ipam
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.drivers import choice, way_out
@@ -27,7 +28,7 @@ from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.peer_file import FilePeers
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
-from sampan.engine.store import Op, Ref, Store
+from sampan.engine.store import Op, Store
 from sampan.errors import Forbidden, Internal, NotFound, SampanError
 from sampan.spec.engine_api.network import EndpointSettings, NetworkCreateRequest
 
@@ -69,6 +70,12 @@ class Networks:
         self.names = self._sandboxes.names
         self.disconnecting = self._sandboxes.disconnecting
 
+    def measure(self, metrics: Metrics) -> None:
+        """Time what is done from now on."""
+        actions = metrics.network_actions
+        self.attach = actions.timed("connect", actions.timed("allocate", self.attach))
+        self.detach = actions.timed("release", self.detach)
+
     def driver_names(self) -> Sequence[str]:
         """Return the names of the drivers that networks may be made with."""
         return sorted(self._catalogue.drivers)
@@ -84,6 +91,7 @@ class Networks:
         try:
             await self._fabric.open()
             async with self._fabric.choosing():
+                await self._fabric.sweep_ended([network.id for network in self._catalogue.all()])
                 await self._start_networks()
             self._sandboxes.adopt_recorded()
             await self._fabric.firewall.apply()
@@ -168,20 +176,29 @@ class Networks:
 
     async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
         """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""
-        async with self._fabric.choosing(), contextlib.AsyncExitStack() as undo:
-            network = await self._make(request, undo)
+        async with self._fabric.choosing(), contextlib.AsyncExitStack() as shown, contextlib.AsyncExitStack() as undo:
+            network = await self._make(request, shown, undo)
             if endpoints.lead_nowhere(self._catalogue, [network]) and self._catalogue.named(way_out.NAME) is None:
-                await self._make(way_out.request(), undo, own=True)
+                await self._make(way_out.request(), shown, undo, own=True)
             undo.pop_all()
         self._tell("create", network)
         return network
 
     async def _make(
-        self, request: NetworkCreateRequest, undo: contextlib.AsyncExitStack, *, own: bool = False
+        self,
+        request: NetworkCreateRequest,
+        shown: contextlib.AsyncExitStack,
+        undo: contextlib.AsyncExitStack,
+        *,
+        own: bool = False,
     ) -> NetworkRecord:
-        """Create a network while the host is held. undo: takes it away again. own: nobody has asked for it."""
+        """Create a network while the host is held.
+
+        shown: until it ends nobody finds the network. undo: takes it away again. own: nobody has asked for it.
+        """
         network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config)
         network.own = own
+        shown.enter_context(self._catalogue.hidden(network))
         driver = self._catalogue.driver(network)
         undo.push_async_callback(self._unmake, driver, network)
         self._catalogue.open_pools(network)
@@ -197,8 +214,8 @@ class Networks:
 
     async def _gateway(self) -> NetworkRecord:
         """Return the network by which containers leave whose own networks do not lead out; made when it is missing."""
-        async with self._fabric.choosing(), contextlib.AsyncExitStack() as undo:
-            found = self._catalogue.named(way_out.NAME) or await self._make(way_out.request(), undo, own=True)
+        async with self._fabric.choosing(), contextlib.AsyncExitStack() as shown, contextlib.AsyncExitStack() as undo:
+            found = self._catalogue.named(way_out.NAME) or await self._make(way_out.request(), shown, undo, own=True)
             undo.pop_all()
         return found
 
@@ -210,9 +227,8 @@ class Networks:
             gateway = self._catalogue.named(way_out.NAME)
             if gateway is None or not gateway.own or self._sandboxes.using(gateway.id):
                 return
-            known = [n for n in self._catalogue.all() if n.driver in self._catalogue.drivers]
-            if not any(endpoints.lead_nowhere(self._catalogue, [network]) for network in known):
-                with self._catalogue.leaving(gateway):
+            if not any(endpoints.lead_nowhere(self._catalogue, [network]) for network in self._catalogue.all()):
+                with self._catalogue.hidden(gateway):
                     await self._unmake(self._catalogue.drivers.get(gateway.driver), gateway)
 
     async def _unmake(self, driver: NetworkDriver | None, network: NetworkRecord) -> None:
@@ -235,7 +251,7 @@ class Networks:
 
     async def _take_away(self, network: NetworkRecord) -> None:
         """Remove a network that nobody uses; from the first moment nobody can begin to."""
-        with self._catalogue.leaving(network):
+        with self._catalogue.hidden(network):
             await self._unmake(self._catalogue.drivers.get(network.driver), network)
         self._tell("destroy", network)
         driver = self._catalogue.drivers.get(network.driver)
@@ -249,25 +265,32 @@ class Networks:
             raise NotFound(f"network {ref} not found")
         return inspect.network(network, self._sandboxes.on(network.id))
 
-    def list(self, given: Filters | None = None) -> builtins.list[dict[str, Any]]:
-        """Return the networks that pass the filters, by name, without containers. Raises: InvalidArgument, Internal."""
+    def list(self, given: Filters | None = None, *, containers: bool = False) -> builtins.list[dict[str, Any]]:
+        """Return the networks that pass the filters, by name. containers: with those that are on each.
+
+        Raises: InvalidArgument, Internal.
+        """
         chosen = [n for n in self._catalogue.all() if filters.matches(n, given or {}, used=self._used(n))]
-        return [inspect.network(n, ()) for n in sorted(chosen, key=lambda n: n.name)]
+        return [
+            inspect.network(n, self._sandboxes.on(n.id) if containers else ())
+            for n in sorted(chosen, key=lambda n: n.name)
+        ]
 
     def _used(self, network: NetworkRecord) -> bool:
-        return self._sandboxes.using(network.id) or bool(self._store.holders(Ref("network", network.id)))
+        return self._sandboxes.using(network.id)
 
     async def prune(self, given: Filters | None = None) -> builtins.list[str] | None:
         """Remove the networks nobody uses; None when there is none, as Docker says."""
         removed = []
+        before_ns = filters.until_ns(given or {})
         for network in self._catalogue.all():
-            if self._catalogue.table.get(network.id) is not network:
+            if not self._catalogue.has(network):
                 continue  # somebody else was faster
             if (
                 network.name in PREDEFINED
                 or network.own
                 or self._used(network)
-                or not filters.prunable(network, given or {})
+                or not filters.prunable(network, given or {}, before_ns)
             ):
                 continue
             await self._take_away(network)

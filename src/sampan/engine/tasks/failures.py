@@ -45,6 +45,8 @@ def of_start(step: str, number: int, message: str) -> Failure:
         return _judge(_TASK + _CREATE + message, message, number)
     if step == "log":
         return Failure(Internal(_TASK + "failed to initialize logging driver: " + message), 128)
+    if step == "task":  # the supervisor's own files
+        return Failure(Internal(_TASK + message), 128)
     if step == "rootfs":  # the engine's own directories, nothing that the request names
         return Failure(Internal(_TASK + _CREATE + _PROCESS + _INIT + message), 128)
     if step == "cgroup":

@@ -106,6 +106,6 @@ def parse_list(text: str) -> set[int]:
         if not low.isdigit() or (dash and not high.isdigit()) or (dash and int(high) < int(low)):
             raise InvalidArgument(f"invalid format: {text}")
         if int(high or low) > 8192:
-            raise InvalidArgument(f"value of out range, maximum is 8192: {text}")
+            raise InvalidArgument("value of out range, maximum is 8192")
         numbers.update(range(int(low), int(high or low) + 1))
     return numbers

@@ -35,7 +35,7 @@ from msgspec.structs import replace
 from sampan.engine.background import thread_to_its_end
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import Events
-from sampan.engine.hostpaths import HostPaths
+from sampan.engine.hostpaths import WALK_PATIENCE_S, WALKS, HostPaths
 from sampan.engine.store import Ref, Store
 from sampan.engine.volumes.drivers.choice import DEFAULT, DRIVERS, DriverFactory
 from sampan.engine.volumes.drivers.driver import VolumeDriver
@@ -78,6 +78,7 @@ class Volumes:
     ) -> None:
         self._store, self._events = store, events
         self._host_paths = host_paths
+        self._walks = HostPaths(WALKS, WALK_PATIENCE_S)
         self._drivers = {name: make(config, host_paths) for name, make in drivers.items()}
         self._driver_limit_s = driver_limit_s
         self._table = store.table("volumes", Volume)
@@ -105,6 +106,7 @@ class Volumes:
 
     async def close(self) -> None:
         """Wait for deletions under way."""
+        self._walks.close()
         for driver in self._drivers.values():
             await driver.close()
 
@@ -215,8 +217,17 @@ class Volumes:
 
     async def _sizes(self, volumes: Sequence[Volume]) -> Sequence[int]:
         """Return the size of each volume in bytes, -1 for one that cannot be measured."""
-        paths = [v.mountpoint if self._is_measured(v) else "" for v in volumes]
-        return await asyncio.to_thread(lambda: [size_bytes(path) if path else -1 for path in paths])
+        return await asyncio.gather(*(self._size(v) for v in volumes))
+
+    async def _size(self, volume: Volume) -> int:
+        if not self._is_measured(volume):
+            return -1
+        path = volume.mountpoint
+        try:
+            threads = self._host_paths if volume.options else self._walks
+            return await threads.run(path, partial(size_bytes, path))
+        except Unavailable:
+            return -1
 
     # --- making and removing -----------------------------------------------------------------------------------------
 
@@ -515,6 +526,8 @@ def _one_bool(name: str, values: set[str]) -> bool:
 
 
 def _go_bool(name: str, values: set[str]) -> bool:
+    if len(values) > 1:
+        raise InvalidArgument(f"invalid filter '{name}=[{' '.join(sorted(values))}]': only one value is expected")
     try:
         return True in {go_values.boolean(value) for value in values}
     except ValueError as e:

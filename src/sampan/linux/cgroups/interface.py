@@ -99,11 +99,23 @@ class Cgroup(ABC):
 
     @abstractmethod
     def oom_fd(self) -> int:
-        """Return a descriptor, owned by this object, that polls readable when an OOM kill may have happened."""
+        """Return a descriptor, owned by this object, that polls readable when an OOM kill has happened or is about to
+        (cgroup v1 tells of it before the kill is counted).
+        """
 
     @abstractmethod
     def oom_count(self) -> int:
         """Return how many processes the OOM killer took inside, and make `oom_fd()` unreadable until the next."""
+
+    @abstractmethod
+    def let_die(self) -> None:
+        """Thaw the whole tree, also what a container has frozen in it by itself: with cgroup v1 a frozen process does
+        not die of SIGKILL.
+        """
+
+    def under_oom(self) -> bool:
+        """Whether processes wait for memory because the OOM killer is switched off, which only cgroup v1 knows."""
+        return False
 
     def _drain(self) -> None:
         if self._oom >= 0:

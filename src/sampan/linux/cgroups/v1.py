@@ -11,6 +11,7 @@ kernel/cgroup/cgroup.c, cgroup_procs_write_start (6.18).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -177,8 +178,12 @@ class CgroupV1(Cgroup):
                 left = set(self.pids())
         if left:
             self._kill_frozen()
-        elif "freezer" in self.paths and self.frozen():
-            self.thaw()  # a frozen process dies when it runs again
+        self.let_die()
+
+    def let_die(self) -> None:
+        for directory, _, _ in os.walk(self.paths.get("freezer", "")):
+            with contextlib.suppress(FileNotFoundError):  # it has just been removed
+                files.write(directory, "freezer.state", "THAWED")
 
     def _kill_frozen(self) -> None:
         """Stop all, so that no fork is missed and no number is used again meanwhile; signal all; let them die."""
@@ -222,8 +227,15 @@ class CgroupV1(Cgroup):
 
     def oom_count(self) -> int:
         self._drain()
+        return self._oom_control().get("oom_kill", 0)
+
+    def under_oom(self) -> bool:
+        control = self._oom_control()
+        return bool(control.get("under_oom", 0) and control.get("oom_kill_disable", 0))
+
+    def _oom_control(self) -> dict[str, int]:
         directory = self.paths.get("memory")
-        return files.read_map(directory, "memory.oom_control").get("oom_kill", 0) if directory else 0
+        return files.read_map(directory, "memory.oom_control") if directory else {}
 
 
 def _fill_cpuset(directory: str, root: str) -> None:

@@ -12,17 +12,27 @@ import os
 import shutil
 
 from sampan.runtime.__main__ import Invocation
-from sampan.runtime.cli.create import load
+from sampan.runtime.cli.create import load, load_spec
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.cli.store import StoredContainer
 
-_PASSED = ("tcp-established", "ext-unix-sk", "shell-job", "file-locks", "auto-dedup", "lazy-pages")
+_PASSED = (
+    "tcp-established",
+    "tcp-skip-in-flight",
+    "link-remap",
+    "ext-unix-sk",
+    "shell-job",
+    "file-locks",
+    "auto-dedup",
+    "lazy-pages",
+)
 
 
 def checkpoint(call: Invocation) -> int:
     entry = load(call)
     if entry.status() not in ("running", "paused"):
         raise CommandFailure(f"Container cannot be checkpointed in {entry.status()} state")
+    _require_criu()
     images = os.path.abspath(call.flags.get("image-path") or "checkpoint")
     os.makedirs(images, 0o700, exist_ok=True)
     descriptors = [_link(entry.container.pid, fd) for fd in range(3)]
@@ -62,13 +72,17 @@ def _dump_arguments(call: Invocation, entry: StoredContainer, images: str) -> li
 
 
 def restore(call: Invocation) -> int:
+    bundle = call.flags.get("bundle")
+    if bundle:
+        os.chdir(bundle)
+    load_spec()
+    _require_criu()
     images = os.path.abspath(call.flags.get("image-path") or "checkpoint")
     try:
         with open(f"{images}/descriptors.json", encoding="utf-8") as file:
             json.load(file)
     except FileNotFoundError:
         raise CommandFailure(f"open {images}/descriptors.json: no such file or directory") from None
-    _require_criu(call)
     raise CommandFailure("restore is not implemented: this runtime can make checkpoints, not start from them yet")
 
 
@@ -79,11 +93,10 @@ def _link(pid: int, fd: int) -> str:
         return ""
 
 
-def _require_criu(call: Invocation) -> str:
-    given: str = call.options.get("criu") or "criu"
-    path = shutil.which(given)
+def _require_criu() -> str:
+    path = shutil.which("criu")
     if path is None:
-        raise CommandFailure(f'checkpoint and restore need criu: exec: "{given}": executable file not found in $PATH')
+        raise CommandFailure('CRIU version check failed: exec: "criu": executable file not found in $PATH')
     return path
 
 
@@ -91,7 +104,7 @@ def _criu(call: Invocation, arguments: list[str], images: str, log: str) -> None
     """Run criu; its log stays in the work directory, and its last error is part of the message."""
     import subprocess
 
-    path = _require_criu(call)
+    path = _require_criu()
     work = os.path.abspath(call.flags.get("work-path") or images)
     os.makedirs(work, 0o700, exist_ok=True)
     command = [path, *arguments, "--work-dir", work, "--log-file", log, "-v4"]

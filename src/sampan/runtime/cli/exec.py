@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any
 
 from sampan.linux.cgroups import groups
 from sampan.linux.cgroups.interface import Cgroup
 from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli import foreground
-from sampan.runtime.cli.create import check_console, load, preserved, reason, warn, write_pid
+from sampan.runtime.cli.create import check_console, json_fault, load, preserved, reason, warn, without_nulls, write_pid
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.cli.store import StoredContainer
 from sampan.runtime.container import ExecProcess, RuntimeFailure
@@ -28,7 +29,9 @@ def exec_(call: Invocation) -> int:
         process, tty_fd = _start(call)
         if call.flags.get("detach"):
             return 0
-        return foreground.attend(process.pid, process.console_fd, tty_fd)
+        status = foreground.attend(process.pid, process.console_fd, tty_fd)
+        call.log.debug("process exited", pid=process.pid, status=status)
+        return status
     except (CommandFailure, RuntimeFailure) as error:
         raise CommandFailure(f"exec failed: {reason(error, joining=True)}", FAILED) from error
 
@@ -50,6 +53,8 @@ def _start(call: Invocation) -> tuple[ExecProcess, int | None]:
     check_console(socket, terminal=terminal, detach=detach)
     tty_fd = foreground.own_terminal() if terminal and not detach else None
     preserve = preserved(spec, flags.get("preserve-fds", 0))
+    console_socket = foreground.dial(socket) if socket else None
+    pidfd_socket = foreground.dial_for_pidfd(flags.get("pidfd-socket", ""))
     if not detach:
         foreground.prepare()
     process = entry.container.exec(
@@ -57,11 +62,14 @@ def _start(call: Invocation) -> tuple[ExecProcess, int | None]:
         stdio=(0, 1, 2),
         cgroup=_sub_cgroup(entry.container.cgroup, flags.get("cgroup") or []),
         detached=True,
+        line_ends=detach,
         preserve_fds=preserve,
         ignore_paused=bool(flags.get("ignore-paused")),
     )
-    if socket:
-        foreground.hand_out(process.console_fd, socket)
+    if console_socket is not None:
+        foreground.hand_out(process.console_fd, console_socket, b"/dev/ptmx")
+    if pidfd_socket is not None:
+        foreground.hand_out(process.pidfd, pidfd_socket, b"setns")
     if flags.get("pid-file"):
         write_pid(os.path.abspath(flags["pid-file"]), process.pid)
     return process, tty_fd
@@ -74,16 +82,16 @@ def _process(call: Invocation, entry: StoredContainer) -> Spec:
     if flags.get("process"):
         try:
             with open(flags["process"], encoding="utf-8") as file:
-                given: Spec = json.load(file)
+                given: Spec = without_nulls(json.load(file))
         except OSError as error:
             raise CommandFailure(f"open {flags['process']}: {strerror(error.errno or 0)}") from error
-        except ValueError as error:
-            raise CommandFailure(f"{flags['process']}: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise CommandFailure(json_fault(error)) from error
         if not isinstance(given, dict):
             raise CommandFailure(f"{flags['process']}: not an object")
         return given
     if not arguments:
-        raise CommandFailure("process args cannot be empty")
+        raise CommandFailure("exec args cannot be empty")
     spec: Spec = {**(entry.container.spec.get("process") or {})}
     spec["args"] = arguments
     spec["terminal"] = bool(flags.get("tty"))
@@ -113,17 +121,16 @@ def _identity(spec: Spec, flags: dict[str, Any]) -> None:
     user.pop("username", None)
     if flags.get("user"):
         uid, colon, gid = flags["user"].partition(":")
-        for text in (uid, *([gid] if colon else [])):
-            if not text.isdigit():
-                raise CommandFailure(f'strconv.Atoi: parsing "{text}": invalid syntax')
-        user["uid"] = int(uid)
-        if colon:
-            user["gid"] = int(gid)
-    extra = [gid for text in flags.get("additional-gids") or () for gid in text.split(",")]
-    if any(not gid.isdigit() for gid in extra):
-        raise CommandFailure(f"parsing {','.join(extra)}: invalid group id")
+        for key, text in (("uid", uid), *([("gid", gid)] if colon else [])):
+            if not re.fullmatch("[+-]?[0-9]{1,18}", text):
+                raise CommandFailure(f'bad {key}: strconv.Atoi: parsing "{text}": invalid syntax')
+            user[key] = int(text)
+    extra = [gid for gids in flags.get("additional-gids") or () for gid in gids]
+    for gid in extra:
+        if gid < 0:
+            raise CommandFailure(f"additional-gids must be a positive number {gid}")
     if extra:
-        user["additionalGids"] = [*(user.get("additionalGids") or []), *map(int, extra)]
+        user["additionalGids"] = [*(user.get("additionalGids") or []), *extra]
     spec["user"] = user
 
 
@@ -136,10 +143,12 @@ def _sub_cgroup(base: Cgroup, wanted: list[str]) -> Cgroup | None:
         names, colon, path = entry.rpartition(":")
         for name in names.split(",") if colon else list(sub.paths):
             if name not in sub.paths:
-                raise CommandFailure(f"unknown controller {name} in --cgroup {entry}")
+                raise CommandFailure(
+                    f"unable to create new parent process: unknown controller {name} in SubCgroupPaths"
+                )
             directory = os.path.normpath(f"{base.paths[name]}/{path.strip('/')}")
-            if not directory.startswith(base.paths[name]):
-                raise CommandFailure(f"bad sub cgroup path: {path}")
+            if directory != base.paths[name] and not directory.startswith(base.paths[name] + "/"):
+                raise CommandFailure(f"unable to create new parent process: {path} is not a sub cgroup path")
             if not os.path.isdir(directory):
                 if name == "" and base.layout.mode != "unified":
                     continue  # the v2 tree of a hybrid machine is ours, users make sub-cgroups of controllers

@@ -11,8 +11,9 @@ from typing import Any
 from sampan.linux import capabilities, seccomp
 from sampan.linux.namespaces import TYPES
 from sampan.runtime import options
-from sampan.runtime.__main__ import OCI_VERSION, VERSION, Invocation
+from sampan.runtime.__main__ import VERSION, Invocation
 from sampan.runtime.cli.output import print_out
+from sampan.runtime.plan import OCI_VERSION
 from sampan.runtime.validate import HOOK_KINDS
 
 

@@ -51,7 +51,7 @@ def parse(arguments: list[str], flags: tuple[Flag, ...], *, anywhere: bool = Fal
             text = arguments[at]
             at += 1
         value = _value(name, kind, text if kind != "bool" or equals else "true")
-        if kind == "list":
+        if kind in ("list", "ints"):
             values.setdefault(key, []).append(value)
         else:
             values[key] = value
@@ -59,20 +59,35 @@ def parse(arguments: list[str], flags: tuple[Flag, ...], *, anywhere: bool = Fal
 
 
 def _value(name: str, kind: str, text: str) -> Any:
-    """Convert one value. `size` is a number that runc keeps as text: an int here, or the text's error later."""
+    """Convert one value. Raises: UsageError."""
     try:
         if kind == "bool":
             return text == "true" or _boolean(text)
         if kind == "int":
-            return int(text, 0)
-        if kind == "size":
-            return int(text)
+            return _integer(name, text)
+        if kind == "ints":
+            return [_of_list(name, part) for part in text.split(",")]
         if kind == "duration":
             return duration_s(text)
     except ValueError:
-        word = "boolean value" if kind == "bool" else "value"
-        raise UsageError(f'invalid {word} "{text}" for flag -{name}: parse error') from None
+        what = f'boolean value "{text}" for' if kind == "bool" else f'value "{text}" for flag'
+        raise UsageError(f"invalid {what} -{name}: parse error") from None
     return text
+
+
+def _integer(name: str, text: str) -> int:
+    number = int(text, 0)
+    if not -(2**63) <= number < 2**63:
+        raise UsageError(f'invalid value "{text}" for flag -{name}: value out of range')
+    return number
+
+
+def _of_list(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        reason = f'strconv.ParseInt: parsing "{text}": invalid syntax'
+        raise UsageError(f'invalid value "{text}" for flag -{name}: {reason}') from None
 
 
 def _boolean(text: str) -> bool:
@@ -83,8 +98,10 @@ def _boolean(text: str) -> bool:
 
 def duration_s(text: str) -> float:
     """Parse Go's durations ("1h2m", "500ms") to seconds. Raises: ValueError."""
-    if text == "0":
+    sign = -1 if text.startswith("-") else 1
+    amount = text[1:] if text[:1] in ("-", "+") else text
+    if amount == "0":
         return 0.0
-    if not re.fullmatch(_DURATION.pattern + "+", text):
+    if not re.fullmatch(_DURATION.pattern + "+", amount):
         raise ValueError(text)
-    return sum(float(number) * _UNITS_S[unit] for number, unit in _DURATION.findall(text))
+    return sign * sum(float(number) * _UNITS_S[unit] for number, unit in _DURATION.findall(amount))

@@ -13,11 +13,18 @@ import signal
 import struct
 import termios
 import tty
+from typing import TYPE_CHECKING
 
+from sampan.linux import pty
 from sampan.linux.process import pidfd_open
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.failure import strerror
 
+if TYPE_CHECKING:
+    import socket
+
+_SOL_SOCKET = 1
+_SCM_RIGHTS = 1
 _NOT_PASSED_ON = frozenset(
     (signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE)
 )
@@ -112,8 +119,7 @@ class Terminal:
 
     def open(self, poll: select.poll) -> None:
         tty.setraw(self.ours)
-        _change_output(self.ours, set_=termios.OPOST)
-        leave_line_ends(self.master)
+        pty.change_output(self.ours, set_=termios.OPOST)
         self.resize()
         poll.register(0, select.POLLIN)
         poll.register(self.master, select.POLLIN)
@@ -150,36 +156,41 @@ class Terminal:
         os.close(self.ours)
 
 
-def leave_line_ends(master: int | None) -> None:
-    """Have a container's terminal write line feeds as they are; before its program runs, where that can be."""
-    if master is not None:
-        _change_output(master, clear=termios.ONLCR)
+def dial(path: str) -> socket.socket:
+    """Connect to the unix socket that is to get a descriptor. Raises: CommandFailure when nobody listens there."""
+    import socket  # a tenth of the start-up time, and few callers want this
 
-
-def _change_output(fd: int, *, set_: int = 0, clear: int = 0) -> None:
-    """Change the output flags of a terminal."""
-    mode = termios.tcgetattr(fd)
-    mode[1] = (mode[1] | set_) & ~clear
-    termios.tcsetattr(fd, termios.TCSANOW, mode)
-
-
-def hand_out(master: int | None, path: str) -> None:
-    """Send a terminal's master to the unix socket at `path`.
-
-    Raises: CommandFailure when nobody listens there.
-    """
-    import array
-    import socket  # a tenth of the start-up time, and few callers have a terminal
-
-    assert master is not None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_CLOEXEC)
-            try:  # sun_path holds 108 bytes only
-                connection.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
-            finally:
-                os.close(directory)
-            rights = array.array("i", [master])
-            connection.sendmsg([b"/dev/ptmx"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_CLOEXEC)
+        try:  # sun_path holds 108 bytes only
+            connection.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+        finally:
+            os.close(directory)
     except OSError as error:
-        raise CommandFailure(f"dial unix {path}: connect: {strerror(error.errno or 0)}") from error
+        connection.close()
+        why = strerror(error.errno or 0) if error.errno else str(error)
+        raise CommandFailure(f"dial unix {path}: connect: {why}") from error
+    return connection
+
+
+def dial_for_pidfd(path: str) -> socket.socket | None:
+    """Connect to --pidfd-socket, when there is one. Raises: CommandFailure."""
+    if not path:
+        return None
+    try:
+        return dial(path)
+    except CommandFailure as error:
+        raise CommandFailure(f"failed to dial {path}: {error.message}") from error
+
+
+def hand_out(fd: int | None, connection: socket.socket, message: bytes) -> None:
+    """Send a terminal's master, or a pidfd, and close the connection. Raises: CommandFailure."""
+    import array
+
+    assert fd is not None
+    try:
+        with connection:
+            connection.sendmsg([message], [(_SOL_SOCKET, _SCM_RIGHTS, array.array("i", [fd]))])
+    except OSError as error:
+        raise CommandFailure(f"sendmsg: {strerror(error.errno or 0)}") from error

@@ -9,13 +9,31 @@ from sampan.runtime.cli.create import load
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.failure import strerror
 
+#: What ends the reference's init while it waits for `start`.
+_ENDS_INIT = frozenset(
+    (
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGILL,
+        signal.SIGTRAP,
+        signal.SIGABRT,
+        signal.SIGTERM,
+        signal.SIGSTKFLT,
+        signal.SIGSYS,
+    )
+)
+
 
 def kill(call: Invocation) -> int:
     number = parse_signal(call.arguments[1] if len(call.arguments) > 1 else "SIGTERM") if _named(call) else 0
     entry = load(call)
     everyone = bool(call.flags.get("all"))
-    if entry.status() == "stopped" and not everyone:
+    status = entry.status()
+    if status == "stopped" and not everyone:
         raise CommandFailure("container not running")
+    if status == "created" and number in _ENDS_INIT:
+        number = signal.SIGKILL  # the first process of a pid namespace ignores what it does not handle
     try:
         entry.container.signal(number, all=everyone)
     except ProcessLookupError:

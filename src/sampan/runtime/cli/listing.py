@@ -22,6 +22,8 @@ def state(call: Invocation) -> int:
 def list_(call: Invocation) -> int:
     store = ContainerStore(call.root)
     states = []
+    if call.options.get("root") and not os.path.isdir(store.root):
+        raise CommandFailure(f"open {store.root}: no such file or directory")
     for id in store.ids():
         try:
             states.append({**store.load(id).state(), "owner": _owner(f"{store.root}/{id}")})
@@ -61,7 +63,7 @@ def ps(call: Invocation) -> int:
     style = call.flags.get("format", "table")
     pids = load(call).container.pids()
     if style == "json":
-        print_out(json.dumps(pids, separators=(",", ":")) + "\n")
+        print_out(json.dumps(pids or None, separators=(",", ":")) + "\n")
         return 0
     if style != "table":
         raise CommandFailure("invalid format option")
@@ -77,7 +79,7 @@ def _run_ps(arguments: list[str]) -> str:
     except FileNotFoundError:
         raise CommandFailure('exec: "ps": executable file not found in $PATH') from None
     if done.returncode:
-        raise CommandFailure(f"{done.stdout}{done.stderr}".strip() + f": exit status {done.returncode}")
+        raise CommandFailure(f"exit status {done.returncode}: {done.stdout}{done.stderr}")
     return str(done.stdout)
 
 

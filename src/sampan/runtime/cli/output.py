@@ -14,6 +14,17 @@ from sampan.runtime.cli.table import COMMANDS, GLOBAL_FLAGS, Flag
 from sampan.runtime.failure import strerror
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/@^+")
+_ESCAPES = {
+    "\\": "\\\\",
+    '"': '\\"',
+    "\a": "\\a",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+    "\v": "\\v",
+}
 _COLOURS = {"error": 31, "warning": 33, "info": 36, "debug": 37}
 
 
@@ -42,7 +53,8 @@ class Log:
             except OSError as error:
                 raise CommandFailure(f"open {path}: {strerror(error.errno or 0)}") from error
 
-    def write(self, level: str, message: str) -> None:
+    def write(self, level: str, message: str, **fields: object) -> None:
+        """Write a line; the fields of it come after level, message and time."""
         from sampan.spec import times  # most commands have nothing to say
 
         stamp = times.rfc3339(time.time_ns(), local=True)
@@ -50,12 +62,13 @@ class Log:
             import json
 
             line = json.dumps(
-                {"level": level, "msg": message, "time": stamp}, separators=(",", ":"), ensure_ascii=False
+                {"level": level, "msg": message, "time": stamp, **fields}, separators=(",", ":"), ensure_ascii=False
             )
         elif not self.to_file and os.isatty(2):
             line = f"\x1b[{_COLOURS[level]}m{level[:4].upper()}\x1b[0m[0000] {message:<44} "
         else:
             line = f"time={_quoted(stamp)} level={level} msg={_quoted(message)}"
+            line += "".join(f" {name}={_quoted(str(value))}" for name, value in fields.items())
         os.write(self._fd, (line + "\n").encode("utf-8", "surrogateescape"))
 
     def error(self, message: str) -> None:
@@ -63,17 +76,23 @@ class Log:
         if self.to_file:
             os.write(2, (message + "\n").encode("utf-8", "surrogateescape"))
 
-    def debug(self, message: str) -> None:
+    def debug(self, message: str, **fields: object) -> None:
         if self.verbose:
-            self.write("debug", message)
+            self.write("debug", message, **fields)
 
 
 def _quoted(text: str) -> str:
-    """Quote as logrus does: only what is more than a word."""
+    """Quote as logrus does, which is Go's %q: only what is more than a word."""
     if text and _PLAIN.issuperset(text):
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{escaped}"'
+    return '"' + "".join(_ESCAPES.get(c) or (c if c.isprintable() else _escape(c)) for c in text) + '"'
+
+
+def _escape(char: str) -> str:
+    number = ord(char)
+    if 0xDC80 <= number <= 0xDCFF:  # a byte that is no UTF-8
+        return f"\\x{number - 0xDC00:02x}"
+    return f"\\x{number:02x}" if number < 0x80 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def help_text(name: str, command: str = "") -> str:
@@ -82,11 +101,12 @@ def help_text(name: str, command: str = "") -> str:
         lines = [f"NAME:\n   {name} - Open Container Initiative runtime\n"]
         lines.append(f"USAGE:\n   {name} [global options] command [command options] [arguments...]\n\nCOMMANDS:")
         lines += [f"   {verb:<11} {entry[4]}" for verb, entry in COMMANDS.items()]
+        lines.append(f"   {'help, h':<11} show the commands, or the help of one")
         return "\n".join([*lines, "", "GLOBAL OPTIONS:", *_flag_lines(GLOBAL_FLAGS)]) + "\n"
     _, _, usage, _, text, flags = COMMANDS[command]
-    options = " [command options]" if flags else ""
+    options = " [command options]" if any(text for _, _, text in flags) else ""
     lines = [f"NAME:\n   {name} {command} - {text}\n", f"USAGE:\n   {name} {command}{options} {usage}"]
-    if flags:
+    if any(text for _, _, text in flags):
         lines += ["", "OPTIONS:", *_flag_lines(flags)]
     return "\n".join(lines) + "\n"
 
@@ -94,6 +114,8 @@ def help_text(name: str, command: str = "") -> str:
 def _flag_lines(flags: tuple[Flag, ...]) -> list[str]:
     shown = []
     for names, kind, text in flags:
+        if not text:  # taken, but nothing to recommend
+            continue
         value = "" if kind == "bool" else " value"
         words = ", ".join(("--" if len(name) > 1 else "-") + name + value for name in names.split())
         shown.append((words, text))

@@ -6,9 +6,11 @@ import json
 import os
 from typing import Any
 
-from sampan.runtime.__main__ import OCI_VERSION, Invocation
+from sampan.linux.cgroups import groups
+from sampan.runtime.__main__ import Invocation
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.failure import strerror
+from sampan.runtime.plan import OCI_VERSION
 
 _CAPABILITIES = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
 _HIDDEN = ["nosuid", "noexec", "nodev"]
@@ -51,7 +53,7 @@ def example() -> dict[str, Any]:
         "mounts": _mounts(),
         "linux": {
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-            "namespaces": [{"type": name} for name in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
+            "namespaces": [{"type": name} for name in _namespaces()],
             "maskedPaths": [
                 "/proc/acpi",
                 "/proc/asound",
@@ -67,6 +69,11 @@ def example() -> dict[str, Any]:
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         },
     }
+
+
+def _namespaces() -> list[str]:
+    """With v1 hierarchies a cgroup namespace would hide where the container stands; the reference has none there."""
+    return ["pid", "network", "ipc", "uts", "mount", *(["cgroup"] if groups.mode() == "unified" else [])]
 
 
 def _mounts() -> list[dict[str, Any]]:
@@ -90,9 +97,10 @@ def make_rootless(value: dict[str, Any]) -> None:
     """Change what a user without rights may not do: the host's network and /sys, no limits, one id mapped."""
     linux = value["linux"]
     linux["namespaces"] = [n for n in linux["namespaces"] if n["type"] != "network"] + [{"type": "user"}]
-    linux["uidMappings"] = [{"containerID": 0, "hostID": os.geteuid(), "size": 1}]
-    linux["gidMappings"] = [{"containerID": 0, "hostID": os.getegid(), "size": 1}]
     del linux["resources"]
+    maps = {"uidMappings": os.geteuid(), "gidMappings": os.getegid()}
+    one = {name: [{"containerID": 0, "hostID": id, "size": 1}] for name, id in maps.items()}
+    value["linux"] = {**one, **linux}
     for entry in value["mounts"]:
         entry["options"] = [o for o in entry.get("options", []) if not o.startswith(("uid=", "gid="))]
         if entry["destination"] == "/sys":

@@ -17,6 +17,7 @@ from typing import Any
 
 from sampan.runtime.cli.output import CommandFailure
 from sampan.runtime.container import Container
+from sampan.runtime.plan import OCI_VERSION
 
 _ID = re.compile(r"[\w+\-.]+", re.ASCII)
 NOT_THERE = "container does not exist"
@@ -44,7 +45,7 @@ class StoredContainer:
         status = self.status()
         container = self.container
         result = {
-            "ociVersion": container.spec.get("ociVersion", ""),
+            "ociVersion": OCI_VERSION,
             "id": container.id,
             "pid": 0 if status == "stopped" else container.pid,
             "status": status,

@@ -3,8 +3,9 @@
 Names, flags and argument counts are those of runc 1.1–1.3, because engines and test suites call it by them.
 One module per command (`sampan.runtime.cli.<module>`), imported only when it runs.
 
-A flag is (names, kind, help); kinds: bool, str, int, size, duration, list. A command is
-(module, function, usage, (fewest, most) arguments, help, flags); most None: any number.
+A flag is (names, kind, help); kinds: bool, str, int, duration, list, ints (numbers with commas, repeatable). One
+without help is not shown. A command is (module, function, usage, (fewest, most) arguments, help, flags); most None: any
+number.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ Command = tuple[str, str, str, tuple[int, int | None], str, tuple[Flag, ...]]
 
 BUNDLE = ("bundle b", "str", "path to the root of the bundle directory, defaults to the current directory")
 CONSOLE = ("console-socket", "str", "path of a unix socket that receives the terminal's master descriptor")
+PIDFD = ("pidfd-socket", "str", "path of a unix socket that receives a pidfd of the process")
 PID_FILE = ("pid-file", "str", "file to write the process id to")
 PRESERVE = ("preserve-fds", "int", "pass N descriptors more to the process (stdio + $LISTEN_FDS + N in total)")
 NO_PIVOT = ("no-pivot", "bool", "do not use pivot_root, for a rootfs on a ramdisk")
@@ -22,7 +24,7 @@ NO_SUBREAPER = ("no-subreaper", "bool", "accepted for runc's sake: no subreaper 
 DETACH = ("detach d", "bool", "do not wait for the process")
 FORMAT = ("format f", "str", "table (default) or json")
 
-CREATE: tuple[Flag, ...] = (BUNDLE, CONSOLE, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE)
+CREATE: tuple[Flag, ...] = (BUNDLE, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE)
 
 CRIU: tuple[Flag, ...] = (
     ("image-path", "str", "directory of the image files (default: checkpoint)"),
@@ -42,7 +44,7 @@ GLOBAL_FLAGS: tuple[Flag, ...] = (
     ("log", "str", "file to append log lines to (default: standard error)"),
     ("log-format", "str", "text (default) or json"),
     ("root", "str", "directory of the containers' states, on tmpfs (default: /run/sampan-runc)"),
-    ("criu", "str", "path of criu (default: criu)"),
+    ("criu", "str", ""),
     ("systemd-cgroup", "bool", 'cgroupsPath has the form "slice:prefix:name"'),
     ("rootless", "str", "ignore cgroup permission errors: true, false or auto (default)"),
     ("help h", "bool", "show help"),
@@ -60,6 +62,8 @@ COMMANDS: dict[str, Command] = {
         "checkpoint a running container",
         (
             *CRIU,
+            ("tcp-skip-in-flight", "bool", "skip tcp connections in flight"),
+            ("link-remap", "bool", "link unlinked files back where possible"),
             ("parent-path", "str", "directory of the previous images, for pre-dump"),
             ("leave-running", "bool", "leave the processes running"),
             ("status-fd", "int", "descriptor that criu writes to when lazy pages are ready"),
@@ -95,11 +99,12 @@ COMMANDS: dict[str, Command] = {
         "execute a new process inside the container",
         (
             CONSOLE,
+            PIDFD,
             ("cwd", "str", "working directory in the container"),
             ("env e", "list", "set an environment variable"),
             ("tty t", "bool", "allocate a pseudo-terminal"),
             ("user u", "str", "uid[:gid]"),
-            ("additional-gids g", "list", "additional group ids"),
+            ("additional-gids g", "ints", "additional group ids"),
             ("process p", "str", "path of a process.json"),
             DETACH,
             PID_FILE,
@@ -119,7 +124,7 @@ COMMANDS: dict[str, Command] = {
         "<container-id> [signal]",
         (1, 2),
         "send a signal (default: SIGTERM) to the container's init process",
-        (("all a", "bool", "send it to all processes of the container"),),
+        (("all a", "bool", ""),),
     ),
     "list": (
         "listing",
@@ -181,16 +186,16 @@ COMMANDS: dict[str, Command] = {
                 "file of resources as in linux.resources, '-' is standard input; replaces all other flags",
             ),
             ("blkio-weight", "int", "block IO weight, 10 to 1000"),
-            ("cpu-period", "size", "CFS period in us"),
-            ("cpu-quota", "size", "CPU time in us a period"),
-            ("cpu-burst", "size", "CPU time in us that may be saved up"),
-            ("cpu-share", "size", "CPU shares"),
-            ("cpu-rt-period", "size", "realtime period in us"),
-            ("cpu-rt-runtime", "size", "realtime time in us a period"),
+            ("cpu-period", "str", "CFS period in us"),
+            ("cpu-quota", "str", "CPU time in us a period"),
+            ("cpu-burst", "str", "CPU time in us that may be saved up"),
+            ("cpu-share", "str", "CPU shares"),
+            ("cpu-rt-period", "str", "realtime period in us"),
+            ("cpu-rt-runtime", "str", "realtime time in us a period"),
             ("cpuset-cpus", "str", "CPUs to use"),
             ("cpuset-mems", "str", "memory nodes to use"),
-            ("kernel-memory", "str", "obsolete, ignored"),
-            ("kernel-memory-tcp", "str", "obsolete, ignored"),
+            ("kernel-memory", "str", ""),
+            ("kernel-memory-tcp", "str", ""),
             ("memory", "str", "memory limit in bytes"),
             ("memory-reservation", "str", "memory soft limit in bytes"),
             ("memory-swap", "str", "memory and swap together in bytes, -1 is unlimited"),

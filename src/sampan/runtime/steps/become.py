@@ -39,6 +39,7 @@ class Becoming:
         "identity",
         "inheritable",
         "is_abandoned",
+        "listens",
         "load_seccomp",
         "permitted",
         "personality",
@@ -59,7 +60,8 @@ class Becoming:
         root_fd: int,
         personality: str,
         death_signal: int,
-        load_seccomp: Callable[[], None] | None,
+        load_seccomp: Callable[[], int] | None,
+        listens: bool,
         is_abandoned: Callable[[], bool] | None = None,
     ) -> None:
         self.plan = plan
@@ -68,6 +70,7 @@ class Becoming:
         self.personality = personality  # "LINUX", "LINUX32", empty: as it is
         self.death_signal = death_signal
         self.load_seccomp = load_seccomp
+        self.listens = listens  # the filter has an agent: it is loaded before the gate (runtime/agent.py)
         self.is_abandoned = is_abandoned  # None: the gate will tell
         self.entered_cwd = False
         self.effective = self.permitted = self.inheritable = 0  # what is left of `caps`: see set_capabilities
@@ -255,12 +258,12 @@ def load_seccomp(becoming: Becoming) -> None:
 
 
 def _filters_with_rights(becoming: Becoming) -> bool:
-    return becoming.load_seccomp is not None and not becoming.plan.no_new_privileges
+    return becoming.load_seccomp is not None and (becoming.listens or not becoming.plan.no_new_privileges)
 
 
 def confine(becoming: Becoming) -> None:
     """Load the filter of a process with no_new_privs. Nothing comes after it but the execve. Raises: OSError."""
-    if becoming.load_seccomp is not None and becoming.plan.no_new_privileges:
+    if becoming.load_seccomp is not None and not _filters_with_rights(becoming):
         becoming.step = "seccomp"
         becoming.load_seccomp()
 

@@ -56,7 +56,7 @@ _END = rb'\n","stream":"'
 _ESCAPED_END = b"\\" + _END
 _LINE_END = re.compile(rb'(?<!\\)(?:\\\\)*\\n","stream":"')
 _decoder = msgspec.json.Decoder(LogRecord)
-_DAMAGE = (msgspec.DecodeError, UnicodeDecodeError)
+_DAMAGE = (RecursionError, msgspec.DecodeError, UnicodeDecodeError)
 
 
 class JsonFileDecoder:
@@ -75,7 +75,9 @@ class JsonFileDecoder:
             try:
                 records.append(_decoder.decode(line))
             except _DAMAGE:
-                with suppress(ValueError, TypeError):  # msgspec takes no lone surrogate; the standard library does
+                with suppress(
+                    ValueError, TypeError, RecursionError
+                ):  # msgspec takes no lone surrogate; the standard library does
                     records.append(msgspec.convert(json.loads(line), LogRecord))
         return records
 

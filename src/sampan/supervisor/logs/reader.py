@@ -29,12 +29,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from urllib.parse import quote_plus
 
+from sampan.errors import Internal
 from sampan.linux import inotify
 from sampan.spec.times import rfc3339_nano
 from sampan.supervisor.logs.decoders import Decoder, LogRecord, decoder
 
 _CHUNK_BYTES = 256 * 1024
 _TAIL_BYTES = 256 * 1024
+_RECORD_BYTES = 16 * 1024 * 1024  # more than a record of 16 KiB takes, with its attributes and escapes
 _HEADER = struct.Struct(">BxxxI")
 _STREAMS = {"stdout": 1, "stderr": 2}
 _WATCH = inotify.IN_MODIFY | inotify.IN_MOVED_TO | inotify.IN_CREATE | inotify.IN_DELETE_SELF
@@ -61,7 +63,8 @@ async def read(driver: str, path: str, query: Query, *, stopped: asyncio.Event |
     A query that follows goes on until `stopped` is set (all that is on disk then is still delivered) or until its
     `until_ns` has passed.
 
-    Raises: NotImplemented_ for a driver that cannot be read; OSError when the log cannot be opened.
+    Raises: NotImplemented_ for a driver that cannot be read; OSError when the log cannot be opened; Internal when it is
+    damaged.
     """
     log = _Log(path, decoder(driver), renderer(query))
     with ExitStack() as stack:
@@ -238,7 +241,7 @@ class _Log:
             if len(places) < 2:  # not one whole record, or not one at all: an unfinished one at the end of the file
                 if start == 0:
                     return
-                size *= 2
+                size = self._larger(size)
                 continue
             size = _TAIL_BYTES
             whole = block[places[0] : places[-1]]
@@ -251,6 +254,12 @@ class _Log:
             file.offset = start + first
             end = start + places[0]
             await asyncio.sleep(0)
+
+    def _larger(self, size: int) -> int:
+        """Return twice a size, for a record that does not fit. Raises: Internal when no record is so long."""
+        if size >= _RECORD_BYTES:
+            raise Internal(f"the log {self._path} is damaged: no record ends within {size} bytes")
+        return size * 2
 
     def _first(self, tail: LogTail, block: bytes, places: list[int]) -> int:
         """Return where the tail's first record in this block begins; the block's end when it has none."""
@@ -272,7 +281,7 @@ class _Log:
             if not whole:
                 if len(block) < size:
                     return
-                size *= 2
+                size = self._larger(size)
                 continue
             file.offset += whole
             chunk, self.past_until = self._render(self._decoder.decode(block[:whole]))

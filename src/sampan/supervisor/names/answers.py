@@ -24,7 +24,7 @@ _FORMERR, _NOTIMP, _SERVFAIL, _REFUSED = 1, 4, 2, 5
 _RESPONSE, _TRUNCATED = 0x8000, 0x0200
 _OPCODE, _COPIED = 0x7800, 0x7900  # what a refusal repeats of the question's flags: opcode and RD
 _A, _PTR, _MX, _AAAA, _OPT = 1, 12, 15, 28, 41
-_KEPT = 4096  # answers in the cache; a sandbox can fill it, so it is emptied when it is full
+KEPT = 4096  # answers in the cache; a sandbox can fill it, so it is emptied when it is full
 _ROTATIONS = 32
 
 
@@ -75,7 +75,7 @@ class Answers:
             return refusal(packet, _FORMERR)
         if own is None:
             return Question(section, STREAM_BYTES if stream else _edns_bytes(asked) or STREAM_BYTES)
-        if len(self._kept) >= _KEPT:
+        if len(self._kept) >= KEPT:
             self._kept.clear()
         packed = [_fitting(message, _room(asked, stream))[2:] for message in own]
         self._kept[key] = packed

@@ -127,7 +127,7 @@ def read_spec(directory: str) -> dict[str, Any]:
 
 def clear(directory: str) -> None:
     """Take away what a creator left that was killed; its init has seen the end of its channel and goes by itself."""
-    shim = layout.read_json(f"{directory}/shim.json")
+    shim = layout.read_shim(directory)
     if shim and shim["cgroup"]:
         cgroup = groups.load(shim["cgroup"])
         try:

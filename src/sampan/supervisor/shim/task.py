@@ -39,6 +39,7 @@ _FREEZE_STEP_S = 0.005
 _FREEZE_LIMIT_S = 10.0
 _REMOVE_STEP_S = 0.005
 _REMOVE_LIMIT_S = 2.0
+_OOM_LOOKS_S = (0.01, 0.1, 1.0)  # after the kernel's notification, which comes before the kill is counted
 _PRIORITY = 2  # EPOLLPRI: how cgroup v2 and PSI files signal
 
 
@@ -411,10 +412,28 @@ class Task:
                 container.signal(number, all=request["all"])
         except ProcessLookupError as e:
             raise NotFound(f"task {self.id}: process not found") from e
-        if number == signal.SIGKILL and not exec_id and self.status is TaskStatus.PAUSED:
-            self.resume(reply)  # a frozen process does not die (cgroup v1)
-        else:
-            reply(None, None)
+        if number == signal.SIGKILL and not exec_id:
+            self._let_die(container)
+            if self.status is TaskStatus.PAUSED:
+                self.resume(reply)
+                return
+        reply(None, None)
+
+    def _let_die(self, container: runtime.Container | External) -> None:
+        """See to it that a SIGKILL has its effect on a container that has frozen itself, or goes on doing so."""
+
+        def tried(work: Callable[[], None]) -> None:
+            try:
+                work()
+            except OSError as e:
+                note(f"task {self.id}: kill: {e}")
+
+        def look() -> None:
+            if self.container is container and self.init and self.init.running:
+                tried(container.cgroup.kill)
+
+        tried(container.cgroup.let_die)
+        self._loop.after(_LOOK_AGAIN_S, look)
 
     def pause(self, reply: Reply) -> None:
         """Freeze every process; a repeated call, of a caller that lost the answer, has nothing left to do."""
@@ -543,7 +562,7 @@ class Task:
         cgroup = self._container().cgroup
         try:
             self._oom_fd = cgroup.oom_fd()
-            self._loop.watch(self._oom_fd, READ | _PRIORITY, lambda _: self._check_oom())
+            self._loop.watch(self._oom_fd, READ | _PRIORITY, lambda _: self._on_oom())
         except OSError as e:  # no memory controller: no news of it
             note(f"task {self.id}: OOM notification: {e}")
             self._oom_fd = -1
@@ -553,10 +572,23 @@ class Task:
             self._loop.forget(self._oom_fd)
             self._oom_fd = -1
 
-    def _check_oom(self) -> None:
-        """Read the notification and tell of new kills."""
-        if self.container is None:
+    def _on_oom(self, looks: tuple[float, ...] = _OOM_LOOKS_S) -> None:
+        """Tell of a kill, or that processes wait for memory; look again for a kill that is not counted yet."""
+        if self._check_oom() or self.container is None or self._oom_fd < 0:
             return
+        try:
+            if self.container.cgroup.under_oom():
+                self._event({"kind": "oom"})
+                return
+        except OSError:  # it is being removed
+            return
+        if looks:
+            self._loop.after(looks[0], lambda: self._on_oom(looks[1:]))
+
+    def _check_oom(self) -> bool:
+        """Read the notification and tell of new kills; whether there were any."""
+        if self.container is None:
+            return False
         if self._oom_fd >= 0:
             os.set_blocking(self._oom_fd, False)
             try:
@@ -566,10 +598,12 @@ class Task:
         try:
             count = self.container.cgroup.oom_count()
         except OSError:  # no memory controller
-            return
-        if count > self._oom_seen:
-            self._oom_seen = count
-            self._event({"kind": "oom"})
+            return False
+        if count <= self._oom_seen:
+            return False
+        self._oom_seen = count
+        self._event({"kind": "oom"})
+        return True
 
 
 def _made(call: Callable[[], T]) -> T:

@@ -21,6 +21,8 @@ from sampan.engine.builder.files.hosttask import HostTask
 from sampan.engine.builder.ops import GitOp
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
+from sampan.engine.hostpaths import HostPaths
+from sampan.engine.tasks.seccomp import Filters
 from sampan.errors import Internal, InvalidArgument, NotFound
 from tests.kernel.supervisor.bench_of_tasks import bench
 
@@ -109,8 +111,12 @@ async def repositories(tmp_path: Path) -> AsyncIterator[Git]:
     async with bench(tmp_path) as tasks:
         config = EngineConfig(data_root=str(tmp_path / "data"), exec_root=str(tasks.exec_root))
         os.makedirs(f"{tasks.exec_root}/builder", exist_ok=True)
-        made = Git(HostTask(config, tasks.supervisor), str(tmp_path / "data" / "git"), str(tmp_path / "scratch"))
-        yield made
+        host_paths = HostPaths()
+        task = HostTask(config, tasks.supervisor, Filters(host_paths))
+        try:
+            yield Git(task, str(tmp_path / "data" / "git"), str(tmp_path / "scratch"))
+        finally:
+            host_paths.close()
         assert os.listdir(f"{tasks.exec_root}/builder") == []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sampan.engine.builder.clients import filesync
 from sampan.engine.builder.clients.filesync import STREAMED_BYTES, Receiver, read_stat
 from sampan.engine.builder.clients.packs import Known, Pack, Packs, Snapshot
 from sampan.engine.builder.clients.sending import to_stat
@@ -226,3 +227,12 @@ def test_a_pack_of_waste_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         packs.keep(kept, snapshot)
     assert packs.bytes == 0
     packs.close()
+
+
+def test_a_file_may_grow_while_it_is_sent_but_not_without_end(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesync, "GROWTH_BYTES", 1 << 20)
+    receiver = Receiver(pack, {})
+    receiver.take([stat("log", size=STREAMED_BYTES + 1), LISTED])
+    receiver.take([data(0, b"x" * STREAMED_BYTES), data(0, b"y" * (1 << 20))])
+    with pytest.raises(InvalidArgument, match="log grew by more than 1 MiB while it was sent"):
+        receiver.take([data(0, b"z" * 2)])

@@ -33,6 +33,9 @@ class Peer(asyncio.WriteTransport):
         self.raw.append(bytes(data))
         self.events += self.h2.receive_data(bytes(data))
 
+    def abort(self) -> None:
+        self.close()
+
     def close(self) -> None:
         self.closed = True
 

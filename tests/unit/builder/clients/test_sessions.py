@@ -15,7 +15,7 @@ from sampan.engine.builder.clients import rpc, sessions
 from sampan.engine.builder.clients.http2 import message
 from sampan.engine.builder.clients.sessions import GrpcSession, SessionInfo, Sessions
 from sampan.engine.builder.session import LocalRequest
-from sampan.errors import Internal, NotFound, Unavailable
+from sampan.errors import Internal, InvalidArgument, NotFound, Unavailable
 from sampan.spec.buildkit import session_pb2 as pb
 from tests.unit.builder.clients.test_http2 import Peer
 
@@ -85,6 +85,32 @@ def test_a_secret_and_its_absence(tmp_path: Path) -> None:
         assert await session.secret("tok") == b"hush"
         with pytest.raises(NotFound, match="secret other: not found"):
             await session.secret("other")
+
+    run(test, tmp_path)
+
+
+def test_a_secret_has_buildkits_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sessions.SECRET_BYTES == 500 * 1024
+    monkeypatch.setattr(sessions, "SECRET_BYTES", 1000)
+
+    async def test(session: GrpcSession, _: Sessions) -> None:
+        sizes = iter((sessions.SECRET_BYTES, sessions.SECRET_BYTES + 1))
+        value = lambda raw: pb.GetSecretResponse(data=b"x" * next(sizes)).SerializeToString()  # noqa: E731
+        ClientSide(session, {sessions.SECRET: value})
+        assert len(await session.secret("tok")) == sessions.SECRET_BYTES
+        with pytest.raises(InvalidArgument, match=r"secret tok too big\. max size 500KiB"):
+            await session.secret("tok")
+
+    run(test, tmp_path)
+
+
+def test_only_so_many_clients_are_connected(tmp_path: Path) -> None:
+    async def test(_: GrpcSession, all_: Sessions) -> None:
+        for number in range(sessions.SESSIONS - 1):
+            all_.add(SessionInfo(id=f"s{number}"))
+        with pytest.raises(Unavailable):
+            all_.add(SessionInfo(id="one more"))
+        all_.add(SessionInfo(id="s1"))
 
     run(test, tmp_path)
 

@@ -21,13 +21,17 @@ from sampan.engine.builder.buildkit.options import Asked
 from sampan.engine.builder.buildkit.protos import ops_pb2 as pb
 from sampan.engine.builder.buildkit.status import StatusLog
 from sampan.engine.builder.clients.arrivals import Arrivals
-from sampan.errors import InvalidArgument, NotFound, NotImplemented_
+from sampan.errors import InvalidArgument, NotFound, NotImplemented_, Unavailable
 
 APPEAR_S = 5.0
 ENDED_S = 30.0
 """How long an ended build's status can be asked for: clients ask beside their Solve, and may come after it."""
 KEPT = 512
 """So many references are remembered."""
+RUNNING = 500
+"""So many builds run, or wait for their client's word, at once."""
+ENDED = 100
+"""The logs of so many ended builds are held; older ones are read from the history."""
 SCHEME = "sampan-result://"
 _CONTEXTS = ("docker-image://", "oci-layout://", "git://", "http://", "https://")
 
@@ -64,9 +68,11 @@ class Builds:
         self._asked: dict[str, Asked] = {}
 
     def begin(self, ref: str, session: str) -> Build:
-        """Begin a build under its client's reference. Raises: InvalidArgument when that is taken."""
+        """Begin a build under its client's reference. Raises: InvalidArgument when that is taken, Unavailable."""
         if not ref or ref in self._running or ref in self._ended:
             raise InvalidArgument(f"build {ref} already exists")
+        if len(self._running) >= RUNNING:
+            raise Unavailable(f"{RUNNING} builds are running already")
         build = self._running[ref] = Build(ref, session)
         self._arrivals.announce(ref)
         return build
@@ -75,6 +81,8 @@ class Builds:
         build.log.close()
         self._running.pop(build.ref, None)
         self._ended[build.ref] = build
+        while len(self._ended) > ENDED:
+            del self._ended[next(iter(self._ended))]
         asyncio.get_running_loop().call_later(ENDED_S, self._ended.pop, build.ref, None)
         if not build.returned.done():
             build.returned.cancel()

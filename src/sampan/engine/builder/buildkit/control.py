@@ -22,6 +22,9 @@ from sampan.engine.builder.clients.sessions import SessionInfo
 from sampan.errors import InvalidArgument
 from sampan.spec import times
 
+TUNNEL_BYTES = 1024 * 1024
+"""With more than this on its way to a client inside its own connection, nothing more is written."""
+
 
 class ControlService(ControlBase):  # type: ignore[misc]
     """Read a message, ask the door, write the answer."""
@@ -89,7 +92,7 @@ class ControlService(ControlBase):  # type: ignore[misc]
             raise InvalidArgument("a session without an id")
         await stream.send_initial_metadata()
         session = self._door.sessions.add(offer)
-        tunnel = _Tunnel(stream)
+        tunnel = _Tunnel(stream, session.connection)
         session.connection.connection_made(tunnel)
         try:
             async with asyncio.TaskGroup() as group:
@@ -105,22 +108,33 @@ class ControlService(ControlBase):  # type: ignore[misc]
 
 
 class _Tunnel(asyncio.WriteTransport):
-    """A transport whose bytes are messages of another stream."""
+    """A transport whose bytes are messages of another stream. With TUNNEL_BYTES in it its protocol pauses."""
 
-    def __init__(self, stream: Stream[pb.BytesMessage, pb.BytesMessage]) -> None:
+    def __init__(self, stream: Stream[pb.BytesMessage, pb.BytesMessage], protocol: asyncio.Protocol) -> None:
         super().__init__()
         self._stream = stream
+        self._protocol = protocol
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._bytes = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._bytes <= TUNNEL_BYTES < self._bytes + len(data):
+            self._protocol.pause_writing()
+        self._bytes += len(data)
         self._queue.put_nowait(bytes(data))
 
     def close(self) -> None:
         self._queue.put_nowait(b"")
 
+    def abort(self) -> None:
+        self.close()
+
     async def run(self) -> None:
         while data := await self._queue.get():
             await self._stream.send_message(pb.BytesMessage(data=data))
+            if self._bytes > TUNNEL_BYTES >= self._bytes - len(data):
+                self._protocol.resume_writing()
+            self._bytes -= len(data)
 
 
 def filters(texts: Iterable[str]) -> list[str]:

@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
+from google.protobuf.message import DecodeError
+
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
 from sampan.engine.store import Record, Store
-from sampan.errors import NotFound
+from sampan.errors import Internal, NotFound
+
+log = logging.getLogger(__name__)
 
 KEPT = 50
 KEPT_S = 48 * 3600
@@ -54,6 +59,8 @@ class History:
         try:
             found = os.listdir(self._directory)
         except FileNotFoundError:
+            return
+        if self._table.aside:
             return
         named = {blob for record in self._table.all() for blob in record.blobs}
         for name in found:
@@ -99,7 +106,11 @@ class History:
 
     def all(self) -> Iterator[pb.BuildHistoryRecord]:
         """Return every finished build, oldest first."""
-        return map(_read, sorted(self._table.all(), key=lambda record: record.created_ns))
+        for record in sorted(self._table.all(), key=lambda record: record.created_ns):
+            try:
+                yield _read(record)
+            except Internal as e:  # it hides no other
+                log.warning("%s", e.message)
 
     def responses(self, ref: str) -> list[bytes]:
         """Return the status stream of a finished build. Raises: NotFound."""
@@ -194,7 +205,11 @@ class History:
 
 
 def _read(record: HistoryRecord) -> pb.BuildHistoryRecord:
-    return pb.BuildHistoryRecord.FromString(record.document)
+    """Decode the document of a record. Raises: Internal."""
+    try:
+        return pb.BuildHistoryRecord.FromString(record.document)
+    except DecodeError as e:
+        raise Internal(f"the record of build {record.id} cannot be read: {e}") from e
 
 
 def stream(responses: Iterable[bytes]) -> bytes:

@@ -16,6 +16,7 @@ from sampan.engine.builder.ops import Limits
 from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
 from sampan.engine.platforms import Platform, parse
 from sampan.errors import InvalidArgument
+from sampan.spec import go_values
 
 UPLOADED = "http://buildkit-session/"
 """A context on the client's standard input: to be pulled from the session."""
@@ -61,6 +62,11 @@ def to_request(
     args = _below(attrs, "build-arg:")
     cgroup = attrs.get("cgroup-parent", "")
     epoch = args.get("SOURCE_DATE_EPOCH", "")
+    multi = attrs.get("multi-platform") or args.get("BUILDKIT_MULTI_PLATFORM") or ""
+    try:
+        go_values.boolean(multi or "0")
+    except ValueError:
+        raise InvalidArgument(f"invalid boolean value for multi-platform: {multi}") from None
     return BuildRequest(
         id=id,
         dialect="buildkit",

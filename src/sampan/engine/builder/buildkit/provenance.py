@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sampan.engine.builder.ops import GitOp, HttpOp, ImageOp, Vertex
+from sampan.spec.urls import masked_text
 
 PREDICATE = "https://slsa.dev/provenance/v0.2"
 _ARGUMENTS = ("build-arg:", "label:", "context:", "attest:", "vcs:")
@@ -67,9 +68,9 @@ def materials(vertices: Iterable[Vertex]) -> list[dict[str, Any]]:
         if isinstance(vertex, ImageOp):
             uri, digest = _purl(vertex), vertex.image_id
         elif isinstance(vertex, HttpOp):
-            uri, digest = vertex.url, vertex.checksum
+            uri, digest = masked_text(vertex.url), vertex.checksum
         elif isinstance(vertex, GitOp):
-            uri, digest = vertex.remote + (f"#{vertex.ref}" if vertex.ref else ""), vertex.checksum
+            uri, digest = masked_text(vertex.remote) + (f"#{vertex.ref}" if vertex.ref else ""), vertex.checksum
         else:
             continue
         entry: dict[str, Any] = {"uri": uri}

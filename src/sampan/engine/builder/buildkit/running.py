@@ -36,6 +36,7 @@ from sampan.engine.builder.solving import BUILDKIT
 from sampan.engine.builder.uploaded import UploadedSession
 from sampan.errors import NotImplemented_, SampanError
 from sampan.spec import times
+from sampan.spec.urls import masked_text
 
 log = logging.getLogger("sampan.builder")
 
@@ -120,7 +121,7 @@ class Running:
         return pb.BuildHistoryRecord(
             Ref=build.ref,
             Frontend="dockerfile.v0",
-            FrontendAttrs=build.attrs,
+            FrontendAttrs=_shown(build.attrs),
             Exporters=_exporters(request) if request is not None else [],
             CreatedAt=timestamp(build.started_ns),
             numCachedSteps=cached,
@@ -227,12 +228,12 @@ class Running:
         record.CompletedAt.CopyFrom(timestamp(ended))
         record.numWarnings = build.log.warnings
         attrs = asked.attrs if asked is not None else build.attrs
-        record.FrontendAttrs.update(attrs)
+        record.FrontendAttrs.update(_shown(attrs))
         record.ExporterResponse.update(built.response)
         if isinstance(error, ClientFailure):
             record.error.CopyFrom(error.status)
         elif error is not None:
-            text = error.message if isinstance(error, SampanError) else "context canceled"
+            text = masked_text(error.message) if isinstance(error, SampanError) else "context canceled"
             record.error.CopyFrom(status_message(code_of(error), text, details_of(error)))
         blobs: list[str] = []
         try:
@@ -258,7 +259,7 @@ class Running:
             record.Result.ResultDeprecated.CopyFrom(image)
             record.Result.Results[0].CopyFrom(image)
         document = provenance.predicate(
-            attrs=attrs,
+            attrs=_shown(attrs),
             vertices=[step.vertex for step in build.log.steps.values() if step.vertex is not None],
             platform=str(worker.platforms()[0]),
             started=times.rfc3339_nano(build.started_ns),
@@ -272,6 +273,12 @@ class Running:
     def _describe(self, descriptor: pb.Descriptor, type: str, data: bytes, blobs: list[str]) -> None:
         descriptor.media_type, descriptor.size, descriptor.digest = type, len(data), self._history.write(data)
         blobs.append(descriptor.digest)
+
+
+def _shown(attrs: Mapping[str, str]) -> dict[str, str]:
+    """A frontend's options without the credentials in them: of URLs, and of cache sources."""
+    hidden = {"cache-imports", "cache-from"}
+    return {name: masked_text(value) for name, value in attrs.items() if name not in hidden}
 
 
 def _exporters(request: pb.SolveRequest) -> list[pb.Exporter]:

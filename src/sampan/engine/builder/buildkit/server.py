@@ -20,12 +20,14 @@ from grpclib.server import Server
 
 from sampan.engine.builder.buildkit.details import Detail, details_of
 from sampan.engine.builder.buildkit.protos.rpc_pb2 import Status as StatusMessage
-from sampan.engine.builder.failures import cause_of
+from sampan.engine.builder.failures import BuildFailure, cause_of
 from sampan.errors import InvalidArgument, NotFound, NotImplemented_, SampanError
 
 log = logging.getLogger("sampan.builder")
 
 WINDOW_BYTES = 4 * 1024 * 1024
+MESSAGE_BYTES = 16 * 1024 * 1024
+"""The longest message of a client, as in BuildKit."""
 
 
 class _DetailsCodec(StatusDetailsCodecBase):  # type: ignore[misc]
@@ -45,7 +47,9 @@ def status_message(code: int, message: str, details: Iterable[Detail]) -> Status
 
 
 def code_of(error: BaseException) -> int:
-    """Return the gRPC status code of an error."""
+    """Return the gRPC status code of an error. A step's has none of its own: clients would show it before the words."""
+    if isinstance(error, BuildFailure) and error.vertex is not None:
+        return int(Status.UNKNOWN.value)
     error = cause_of(error)
     if isinstance(error, NotFound):
         return int(Status.NOT_FOUND.value)
@@ -71,6 +75,7 @@ class _Guarded:
 
 def _translated(func: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
     async def call(stream: Any) -> None:
+        stream._stream = _LimitedStream(stream._stream)
         try:
             await func(stream)
         except SampanError as e:
@@ -82,6 +87,23 @@ def _translated(func: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Await
             raise GRPCError(Status.UNKNOWN, f"internal error: {e!r}") from e
 
     return call
+
+
+class _LimitedStream:
+    """A stream of grpclib whose messages have a longest length; grpclib itself gathers whatever is announced."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def recv_data(self, size: int) -> bytes:
+        if size > MESSAGE_BYTES:
+            words = f"grpc: received message larger than max ({size} vs. {MESSAGE_BYTES})"
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, words)
+        data: bytes = await self._inner.recv_data(size)
+        return data
 
 
 async def received(stream: Any) -> Any:

@@ -14,6 +14,7 @@ import hashlib
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -25,6 +26,8 @@ from sampan.engine.builder.progress import BuildWarning, LogLimit, Step, StepSta
 GATHER_S = 0.01
 LOG_BYTES = 1024 * 1024
 """Longest log message on the wire."""
+WARNINGS, QUOTED_BYTES = 10_000, 64 * 1024 * 1024
+"""So many findings, and so much of Dockerfiles with them, are told of one build."""
 
 
 def digest_of(key: str) -> str:
@@ -50,7 +53,7 @@ class StatusLog:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._next = pb.StatusResponse()
-        self._size = 0
+        self._size = self._quoted = 0
         self._scheduled = False
         self._changed: set[asyncio.Future[None]] = set()
 
@@ -90,7 +93,11 @@ class StatusLog:
             self._say(data, pb.VertexLog(vertex=vertex, timestamp=now, stream=stream, msg=data[at : at + LOG_BYTES]))
 
     def warning(self, warning: BuildWarning) -> None:
-        self._say(warning, warning_message(warning))
+        self._quoted += len(warning.source)
+        if self._quoted > QUOTED_BYTES:  # each brings the whole Dockerfile
+            warning = replace(warning, source=b"")
+        if self.warnings < WARNINGS:
+            self._say(warning, warning_message(warning))
 
     async def room(self) -> None:
         return None  # what steps say is clipped

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from sampan.engine.builder.failures import BuildFailure, MissingSource, StepFailed, cause_of
-from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Vertex
+import re
+
+from sampan.engine.builder.failures import BadAnswer, BuildFailure, MissingSource, StepFailed, cause_of
+from sampan.engine.builder.ops import Copy, FileOp, LocalOp, Mkdir, Vertex
 from sampan.errors import CommandFailed, Internal, InvalidArgument, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
+
+_NOT_DIRECTORY = re.compile(r"mkdir (.*): not a directory")
 
 
 def translated(error: SampanError) -> SampanError:
@@ -18,6 +22,12 @@ def translated(error: SampanError) -> SampanError:
         return CommandFailed(words, cause.exit_status)
     if isinstance(cause, MissingSource):
         return Internal(_missing(cause, error.vertex if isinstance(error, BuildFailure) else None))
+    if isinstance(cause, BadAnswer):
+        return Internal(f"ADD failed: {cause.classic}")
+    if isinstance(cause, InvalidArgument) and (found := _NOT_DIRECTORY.fullmatch(cause.message)):
+        vertex = error.vertex if isinstance(error, BuildFailure) else None
+        if isinstance(vertex, FileOp) and isinstance(vertex.actions[0], Mkdir):
+            return Internal(f"Cannot mkdir: {found[1]} is not a directory")
     if isinstance(cause, DockerfileError) and cause.classic != cause.message:
         return InvalidArgument(cause.classic)
     return error

@@ -44,6 +44,9 @@ STREAMED_BYTES = 256 * 1024
 THREAD_BYTES = 64 * 1024
 """A batch that is larger is taken in a thread."""
 REPORT_S = 0.1
+ENTRIES = 10_000_000
+GROWTH_BYTES = 1024**3
+"""By so much a file may grow while it is sent."""
 
 
 async def receive(connection: Http2Connection, pack: Pack, known: Known, wanted: LocalRequest) -> Snapshot:
@@ -168,6 +171,8 @@ class Receiver:
 
     def _entry(self, raw: bytes, entry: TreeEntry | None, answer: list[bytes]) -> None:
         number, self._count = self._count, self._count + 1
+        if self._count > ENTRIES:
+            raise InvalidArgument(f"the client sent more than {ENTRIES} entries")
         if entry is None:
             return
         parent = entry.path.rpartition("/")[0]
@@ -229,6 +234,8 @@ class _Content:
         self._put(pack, data)
 
     def _put(self, pack: Pack, data: bytes) -> None:
+        if self._size + len(data) > self.entry.size + GROWTH_BYTES:
+            raise InvalidArgument(f"{self.entry.path} grew by more than {GROWTH_BYTES >> 20} MiB while it was sent")
         if self._at + self._size + len(data) > self._end:  # it grew while it was sent
             room = 2 * (self._size + len(data))
             self._at = pack.move(self._at, self._size, room)

@@ -37,6 +37,8 @@ MAX_WINDOW_BYTES = 2**31 - 1
 MESSAGE_BYTES = 16 * 1024 * 1024
 """The longest gRPC message accepted, as in BuildKit."""
 HEADER_BYTES = 1024 * 1024
+OWED_ANSWERS = 10_000
+"""So many answers (to PING, SETTINGS) may wait for a client that does not read."""
 
 
 class ProtocolError(ConnectionError):
@@ -216,6 +218,7 @@ class Http2Connection(asyncio.Protocol):
         self._unread = 0
         self._block: tuple[int, int, bytes] | None = None  # headers that CONTINUATION goes on with
         self._going_away = False
+        self._owed = 0
 
     @property
     def closed(self) -> bool:
@@ -269,10 +272,10 @@ class Http2Connection(asyncio.Protocol):
         try:
             self._read(self._rest + data if self._rest else data)
         except (ProtocolError, hpack.HPACKError, ValueError) as e:
-            error = e if isinstance(e, ProtocolError) else ProtocolError(str(e))
-            self._end(error)
-            if self._transport is not None:
-                self._transport.close()
+            transport = self._transport
+            self._end(e if isinstance(e, ProtocolError) else ProtocolError(str(e)))
+            if transport is not None:
+                transport.abort()  # what a client does not read would keep it open
 
     def eof_received(self) -> bool:
         return False
@@ -284,7 +287,7 @@ class Http2Connection(asyncio.Protocol):
         self.paused = True
 
     def resume_writing(self) -> None:
-        self.paused = False
+        self.paused, self._owed = False, 0
         for stream in list(self.streams.values()):
             stream.flush()
 
@@ -342,7 +345,7 @@ class Http2Connection(asyncio.Protocol):
         elif kind == WINDOW_UPDATE:
             self._window_update(id, int.from_bytes(payload, "big") & MAX_WINDOW_BYTES)
         elif kind == PING and not flags & ACK:
-            self.send(frame(PING, ACK, 0, payload))
+            self._answer(frame(PING, ACK, 0, payload))
         elif kind == RST_STREAM and id in self.streams:
             code = int.from_bytes(payload, "big")
             if code:
@@ -411,9 +414,17 @@ class Http2Connection(asyncio.Protocol):
                 self.frame_bytes = max(FRAME_BYTES, min(value, 2**20))
             elif key == HEADER_TABLE_SIZE:
                 self._encoder.header_table_size = min(value, 4096)
-        self.send(frame(SETTINGS, ACK, 0))
+        self._answer(frame(SETTINGS, ACK, 0))
         for stream in list(self.streams.values()):
             stream.flush()
+
+    def _answer(self, data: bytes) -> None:
+        """Send what the other side is owed, as long as it reads."""
+        if self.paused:
+            self._owed += 1
+            if self._owed > OWED_ANSWERS:
+                raise ProtocolError("the client asks and does not read")
+        self.send(data)
 
     def _window_update(self, id: int, by: int) -> None:
         if id == 0:

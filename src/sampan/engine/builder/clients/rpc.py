@@ -71,6 +71,8 @@ async def unary(
             found: list[bytes] = []
             while batch := await stream.batch():
                 found += batch
+                if len(found) > 1:
+                    raise Internal(f"the client answered {path} more than once")
         check(stream)
         return answer.FromString(found[0] if found else b"")
     except ConnectionError as e:

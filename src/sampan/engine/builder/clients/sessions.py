@@ -21,12 +21,14 @@ from sampan.engine.builder.clients.http2 import Http2Connection, Stream, message
 from sampan.engine.builder.clients.packs import Packs
 from sampan.engine.builder.session import LocalRequest
 from sampan.engine.builder.trees import Tree
-from sampan.errors import Internal, NotFound, Unavailable, words
+from sampan.errors import Internal, InvalidArgument, NotFound, Unavailable, words
 from sampan.spec.buildkit import session_pb2 as pb
 
 APPEAR_S = 5.0
 """How long a build waits for its session."""
 SECRET_BYTES = 500 * 1024
+SESSIONS = 1000
+"""So many clients are connected at once."""
 SECRET, CREDENTIALS = "/moby.buildkit.secrets.v1.Secrets/GetSecret", "/moby.filesync.v1.Auth/Credentials"
 CHECK_AGENT, FORWARD_AGENT = "/moby.sshforward.v1.SSH/CheckAgent", "/moby.sshforward.v1.SSH/ForwardAgent"
 UPLOAD = "/moby.upload.v1.Upload/Pull"
@@ -82,6 +84,8 @@ class GrpcSession:
             answer = await self._call(SECRET, pb.GetSecretRequest(ID=id), pb.GetSecretResponse)
         except NotFound as e:
             raise NotFound(f"secret {id}: not found") from e
+        if len(answer.data) > SECRET_BYTES:
+            raise InvalidArgument(f"secret {id} too big. max size 500KiB")
         return answer.data
 
     async def ssh_agent(self, id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -186,8 +190,10 @@ class Sessions:
     def add(self, offer: SessionInfo, lost: Callable[[], None] | None = None) -> GrpcSession:
         """Register a client; its `connection` is the protocol of its transport.
 
-        Another one of that id ends the first.
+        Another one of that id ends the first. Raises: Unavailable when there are too many.
         """
+        if len(self._sessions) >= SESSIONS and offer.id not in self._sessions:
+            raise Unavailable(f"there are {SESSIONS} clients of the builder already")
         before = self._sessions.pop(offer.id, None)
         if before is not None:
             before.close()

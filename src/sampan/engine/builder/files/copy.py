@@ -9,8 +9,8 @@ What a destination means, as in BuildKit:
     a link in the destination   is followed inside the root up to the destination itself; below it, it is replaced by
                                 files and is an error for directories
 
-The classic builder differs: a file replaces a directory below the destination, links to directories there are followed,
-setuid bits are lost, --exclude does nothing. That is not imitated; its rules for owners are (`Owner.classic`).
+The classic builder differs: below the destination a file replaces a directory, and a directory a file or a link
+(`Copy.replaces`); its rules for owners are others (`Owner.classic`). That it loses setuid bits is not imitated.
 
 Nothing becomes "now" (target.py).
 
@@ -69,7 +69,7 @@ def _execute(
     change = modes.parse(action.chmod) if action.chmod else None
     mode = None if change is None else lambda entry: change(entry.mode, entry.kind == "d")
     look = Look(owner=owner, mode=mode, latest_ns=latest_ns)
-    implied = change(MADE_MODE, True) if change is not None and action.chmod.isdigit() else MADE_MODE
+    implied = change(MADE_MODE, True) & MADE_MODE if change is not None and action.chmod.isdigit() else MADE_MODE
     target = RootWriter(root_fd, look, implied)
     if isinstance(action, Mkfile):
         _make_file(target, root_fd, action, time_ns)
@@ -112,7 +112,7 @@ def _copy(target: RootWriter, root_fd: int, tree: Tree, item: Item, action: Copy
         raise InvalidArgument(f"cannot copy to non-directory: {dest.rstrip('/')}")
     fd = _directory(target, dest)
     try:
-        Merge(target, tree, fd, name=dest.rstrip("/")).run(item.inside, fresh=False)
+        Merge(target, tree, fd, name=dest.rstrip("/"), replaces=action.replaces).run(item.inside, fresh=False)
         if item.entry is not None and not item.chosen:
             target.retime(dest, fd, item.entry.mtime_ns)
     finally:

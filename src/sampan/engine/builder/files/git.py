@@ -24,7 +24,7 @@ import re
 import shutil
 import tempfile
 from dataclasses import replace
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.files.hosttask import HostTask
@@ -126,7 +126,7 @@ class Git:
 
     async def _run(self, op: GitOp, repository: str, out: str, session: Session | None) -> tuple[str, str, int]:
         env = {
-            "REMOTE": op.remote,
+            "REMOTE": _without_credentials(op.remote),
             "REF": "" if _COMMIT.fullmatch(op.ref) else op.ref,
             "COMMIT": op.ref if _COMMIT.fullmatch(op.ref) else "",
             "KEEP": "1" if op.keep_git_dir else "",
@@ -187,11 +187,19 @@ def _shown(remote: str) -> str:
 
 
 async def _authorization(remote: str, session: Session | None) -> dict[str, str]:
-    """Git configuration by environment: the header that the client's secrets give for this host."""
+    """Git configuration by environment: the header that the URL, else the client's secrets, give for this host.
+
+    A URL's own credentials go this way too: git hands a URL on in the arguments of its processes.
+    """
     parts = urlsplit(remote)
-    if session is None or parts.scheme not in ("http", "https"):
+    if parts.scheme not in ("http", "https"):
         return {}
     host = parts.netloc.rpartition("@")[2]
+    if parts.username or parts.password:
+        both = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        return _header(parts.scheme, host, "basic " + base64.b64encode(both.encode()).decode())
+    if session is None:
+        return {}
     for id in (f"GIT_AUTH_HEADER.{host}", "GIT_AUTH_HEADER", f"GIT_AUTH_TOKEN.{host}", "GIT_AUTH_TOKEN"):
         try:
             secret = (await session.secret(id)).decode().strip()
@@ -199,12 +207,26 @@ async def _authorization(remote: str, session: Session | None) -> dict[str, str]
             continue
         if id.startswith("GIT_AUTH_TOKEN"):
             secret = "basic " + base64.b64encode(f"x-access-token:{secret}".encode()).decode()
-        return {
-            "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": f"http.{parts.scheme}://{host}/.extraheader",
-            "GIT_CONFIG_VALUE_0": f"Authorization: {secret}",
-        }
+        return _header(parts.scheme, host, secret)
     return {}
+
+
+def _header(scheme: str, host: str, authorization: str) -> dict[str, str]:
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"http.{scheme}://{host}/.extraheader",
+        "GIT_CONFIG_VALUE_0": f"Authorization: {authorization}",
+    }
+
+
+def _without_credentials(remote: str) -> str:
+    """A remote as git is given it."""
+    if _SCP.fullmatch(remote):
+        return remote
+    parts = urlsplit(remote)
+    if parts.scheme not in ("http", "https"):
+        return remote
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _finish(out: str, subdir: str, time_s: int) -> str:

@@ -23,7 +23,6 @@ import msgspec
 from sampan.engine.builder import sshagent
 from sampan.engine.builder.session import Session
 from sampan.engine.config import EngineConfig
-from sampan.engine.hostpaths import HostPaths
 from sampan.engine.tasks import security, spec
 from sampan.engine.tasks.options import (
     NamespaceMode,
@@ -69,10 +68,10 @@ class CommandResult:
 class HostTask:
     """Runs shell scripts with the host's programs and nothing else of it."""
 
-    def __init__(self, config: EngineConfig, supervisor: Supervisor) -> None:
+    def __init__(self, config: EngineConfig, supervisor: Supervisor, filters: Filters) -> None:
         self._config = config
         self._supervisor = supervisor
-        self._filters = Filters(HostPaths())
+        self._filters = filters
 
     async def run(
         self, script: str, env: Mapping[str, str], writable: Mapping[str, str], session: Session | None

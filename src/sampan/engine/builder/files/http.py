@@ -29,12 +29,13 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 import msgspec
 
+from sampan.engine.builder.failures import BadAnswer, WrongDigest
 from sampan.engine.builder.files.content import write_all
 from sampan.engine.builder.files.spool import SpooledTree, SpoolExtent
 from sampan.engine.builder.ops import HttpOp
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.trees import TreeEntry
-from sampan.errors import Internal, InvalidArgument, NotFound
+from sampan.errors import Internal, NotFound
 from sampan.registry import outgoing, transport
 from sampan.registry.outgoing import DIRECT, Proxies
 
@@ -42,6 +43,7 @@ CONNECT_S = 30.0
 STALL_S = 60.0  # without a single byte
 MAX_REDIRECTS = 10
 READ_BYTES = 256 * 1024
+SAID_BYTES = 1024  # of a refusal
 MAX_KEPT_BYTES = 2 * 1024**3
 MODE = 0o600
 
@@ -118,21 +120,22 @@ class HttpDownloads:
                 if answer.status == 304 and kept is not None:
                     found, fd, held = kept, held, -1
                 elif answer.status != 200:
-                    raise InvalidArgument(f"invalid response status {answer.status}")
+                    said = (await answer.content.read(SAID_BYTES)).decode(errors="replace").strip()
+                    raise BadAnswer(url, answer.status, answer.reason or "", said)
                 else:
                     found, fd = await self._receive(url, answer, keep=not authorization)
         except transport.FAILURES as e:
             if isinstance(e, OSError) and e.errno and not isinstance(e, aiohttp.ClientError):
                 raise
             if isinstance(e, aiohttp.TooManyRedirects):
-                raise Internal(f'Get "{op.url}": stopped after {MAX_REDIRECTS} redirects') from e
+                raise Internal(f'Get "{url}": stopped after {MAX_REDIRECTS} redirects') from e
             raise await transport.failed("Get", url, e) from e
         finally:
             if held >= 0:
                 os.close(held)
         if op.checksum and found.digest != op.checksum:
             os.close(fd)
-            raise InvalidArgument(f"digest mismatch {found.digest}: {op.checksum}")
+            raise WrongDigest(found.digest, op.checksum)
         return self._tree(op, found, fd)
 
     # -- one download -------------------------------------------------------------------------------------------------
@@ -197,7 +200,7 @@ class HttpDownloads:
             with open(f"{base}.json", "rb") as file:
                 kept = msgspec.json.decode(file.read(), type=KeptDownload)
             fd = os.open(f"{base}.data", os.O_RDONLY | os.O_CLOEXEC)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None, -1
         if os.fstat(fd).st_size != kept.size_bytes or kept.url != url:
             os.close(fd)

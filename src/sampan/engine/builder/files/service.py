@@ -18,6 +18,7 @@ from sampan.engine.builder.session import Session
 from sampan.engine.builder.trees import Tree
 from sampan.engine.config import EngineConfig
 from sampan.engine.images.service import Images
+from sampan.engine.tasks.seccomp import Filters
 from sampan.registry.outgoing import Proxies
 from sampan.supervisor.client import Supervisor
 
@@ -25,7 +26,7 @@ from sampan.supervisor.client import Supervisor
 class FileService:
     """The files of one engine's builds. Blocking methods are for threads; the caller owns the trees that it gets."""
 
-    def __init__(self, config: EngineConfig, images: Images, supervisor: Supervisor) -> None:
+    def __init__(self, config: EngineConfig, images: Images, supervisor: Supervisor, filters: Filters) -> None:
         self._images = images
         self._scratch = os.path.join(config.data_root, "builder", "tmp")
         os.makedirs(self._scratch, mode=0o700, exist_ok=True)
@@ -36,7 +37,7 @@ class FileService:
             Proxies(http=config.http_proxy, https=config.https_proxy, no=config.no_proxy),
         )
         self.repositories = Git(
-            HostTask(config, supervisor), os.path.join(config.data_root, "builder", "git"), self._scratch
+            HostTask(config, supervisor, filters), os.path.join(config.data_root, "builder", "git"), self._scratch
         )
 
     async def close(self) -> None:

@@ -289,8 +289,11 @@ def set_xattrs(target: int | str, xattrs: Mapping[str, bytes]) -> None:
 class Merge:
     """Puts a part of a tree over a directory: directories become one, anything else replaces what is there."""
 
-    def __init__(self, target: RootWriter, tree: Tree, base_fd: int, *, name: str = "") -> None:
-        """base_fd: the directory (not owned). name: how an error calls it."""
+    def __init__(self, target: RootWriter, tree: Tree, base_fd: int, *, name: str = "", replaces: bool = False) -> None:
+        """base_fd: the directory (not owned). name: how an error calls it. replaces: a file takes the place of a
+        directory, and a directory that of a file or link.
+        """
+        self._replaces = replaces
         self._target = target
         self._tree = tree
         self._base = base_fd
@@ -336,10 +339,15 @@ class Merge:
         name = path.rpartition("/")[2]
         if entry.kind == "d":
             try:
-                if self._target.make_directory(fd, name):
-                    new.add(path)
+                made = self._target.make_directory(fd, name)
             except NotADirectoryError as e:
+                if self._replaces:
+                    os.unlink(name, dir_fd=fd)
+                    self._put(path, entry, fd, over, own, new)
+                    return
                 raise InvalidArgument(f"cannot copy to non-directory: {self._name}/{path}") from e
+            if made:
+                new.add(path)
             own[path] = entry
             return
         try:
@@ -353,6 +361,10 @@ class Merge:
             if entry.kind == "f":
                 self._links[first] = path
         except IsADirectoryError as e:
+            if self._replaces:
+                shutil.rmtree(name, dir_fd=fd)
+                self._put(path, entry, fd, over, own, new)
+                return
             raise InvalidArgument(f"cannot replace to directory {self._name}/{path} with file") from e
 
 

@@ -7,9 +7,11 @@ git and http URLs    a checkout, an archive
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from sampan.engine.builder.ops import ArchiveOp, GitOp, HttpOp, Vertex, VertexLabel
 from sampan.engine.platforms import Platform
@@ -17,7 +19,7 @@ from sampan.errors import InvalidArgument
 from sampan.spec import reference
 
 MAIN = "context"
-UNNAMED = "download"  # a downloaded file whose URL names none
+UNNAMED = "__unnamed__"  # a downloaded file whose URL names none
 IMAGES = ("docker-image", "oci-layout")
 _GIT_HTTP = re.compile(r"https?://[^#?]*\.git(?:[#?].*)?")
 _GIT_SCP = re.compile(r"[\w.-]+@[\w.-]+:(?!//).+")
@@ -69,7 +71,13 @@ def is_git(text: str) -> bool:
 
 
 def is_url(text: str) -> bool:
-    return text.startswith(("http://", "https://", "ftp://"))
+    return text.startswith(("http://", "https://"))
+
+
+def unnamed(url: str) -> bool:
+    """Return whether a URL names no file in the classic builder's eyes: its path ends in a slash, or it has none."""
+    path = re.split(r"[?#]", url.partition("://")[2])[0].partition("/")[2]
+    return not path or path.endswith("/")
 
 
 def git(text: str, *, keep_git_dir: bool = False, checksum: str = "", name: str = "") -> GitOp:
@@ -83,10 +91,13 @@ def git(text: str, *, keep_git_dir: bool = False, checksum: str = "", name: str 
 
 
 def http(text: str, *, checksum: str = "", name: str = "") -> HttpOp:
-    """Return a URL as a vertex; the file is called as the URL's path ends."""
-    path = re.split(r"[?#]", text.partition("://")[2])[0].partition("/")[2]
+    """Return a URL as a vertex; the file is called as the URL's path, unquoted, ends."""
+    path = unquote(re.split(r"[?#]", text.partition("://")[2])[0].partition("/")[2])
+    filename = posixpath.basename(path.rstrip("/"))
+    if filename in ("", ".", "..") or "\0" in filename:
+        filename = UNNAMED
     label = VertexLabel(name=name or f"[internal] load remote build context {text}", internal=not name)
-    return HttpOp(url=text, checksum=checksum, filename=path.rpartition("/")[2] or UNNAMED, label=label)
+    return HttpOp(url=text, checksum=checksum, filename=filename, label=label)
 
 
 def remote_tree(source: NamedContext, *, keep_git_dir: bool = False) -> Vertex:

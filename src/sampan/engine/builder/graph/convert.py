@@ -63,6 +63,15 @@ class Base:
     image: str = ""
 
 
+def _check_names(stages: Sequence[Written]) -> None:
+    """Refuse a stage name that is given twice, which BuildKit only warns of. Raises: DockerfileError."""
+    seen: set[str] = set()
+    for stage in stages:
+        if stage.name and stage.name in seen:
+            raise DockerfileError(f"{stage.name} stage name already used", [stage.range])
+        seen.add(stage.name)
+
+
 @dataclass
 class _Conversion:
     """One platform."""
@@ -86,6 +95,8 @@ class _Conversion:
             self.dockerfile.meta_args, self.request.build_args, self.platform, stage_name, escape=self.dockerfile.escape
         )
         self.outer = own if self.classic else scope
+        if self.classic:
+            _check_names(self.dockerfile.stages[: target.index + 1])
         last = target.index + 1 if self.classic else len(self.dockerfile.stages)
         bases = {stage.index: self._base(stage, scope) for stage in self.dockerfile.stages[:last]}
         needed, triggers = await self._resolve(target, bases)

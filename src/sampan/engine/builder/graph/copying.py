@@ -20,6 +20,7 @@ from sampan.engine.builder.ops import Copy, FileOp, Mkfile, Owner, Vertex
 from sampan.errors import InvalidArgument
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError
+from sampan.spec.urls import masked_text
 
 
 def copy(stage: DispatchState, instruction: i.FilesInstruction) -> None:
@@ -49,6 +50,8 @@ def _copies(stage: DispatchState, instruction: i.FilesInstruction, name: str) ->
     remote = [contexts.is_git(source) or contexts.is_url(source) for source in instruction.sources]
     if isinstance(instruction, i.Add) and instruction.checksum and not all(remote):
         raise DockerfileError("checksum requires HTTP(S) or Git sources", [instruction.range])
+    if isinstance(instruction, i.CopyInstruction):
+        _check_paths(stage, instruction)
     apart = not _is_directory(instruction.destination)  # several to one name: the last one stays
     group: list[str] = []
     for source in instruction.sources:
@@ -66,6 +69,17 @@ def _copies(stage: DispatchState, instruction: i.FilesInstruction, name: str) ->
             group.append(source)
     if group:
         yield _local(stage, instruction, group)
+
+
+def _check_paths(stage: DispatchState, instruction: i.CopyInstruction) -> None:
+    """Refuse what only ADD takes, and in the classic dialect what lies above the context. Raises: DockerfileError."""
+    for source in instruction.sources:
+        if contexts.is_url(source):
+            words = "source can't be a URL for COPY"
+            raise DockerfileError(words, [instruction.range], classic=f"COPY failed: {words}")
+        if stage.common.classic and not instruction.from_ and posixpath.normpath(source).split("/")[0] == "..":
+            words = f"COPY failed: forbidden path outside the build context: {source} ()"
+            raise DockerfileError(words, [instruction.range])
 
 
 def _is_pattern(source: str) -> bool:
@@ -94,6 +108,7 @@ def _local(stage: DispatchState, instruction: i.FilesInstruction, sources: list[
         parents=isinstance(instruction, i.CopyInstruction) and instruction.parents,
         exclude=instruction.exclude,
         required=required,
+        replaces=stage.common.classic,
     )
 
 
@@ -116,8 +131,10 @@ def _remote(stage: DispatchState, instruction: i.Add, source: str, name: str) ->
         patterns: tuple[str, ...] = ("/",)
     else:
         tree = contexts.http(source, checksum=instruction.checksum, name=name)
-        if tree.filename == contexts.UNNAMED and instruction.destination.endswith("/"):
-            raise DockerfileError(f"cannot determine filename from url: {source}", [instruction.range])
+        if stage.common.classic and instruction.destination.endswith("/") and contexts.unnamed(source):
+            raise DockerfileError(
+                f"ADD failed: cannot determine filename for source {masked_text(source)}", [instruction.range]
+            )
         patterns = (tree.filename,)
     return Copy(
         source=tree,

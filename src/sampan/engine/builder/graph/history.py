@@ -16,6 +16,7 @@ from sampan.engine.builder.ops import Vertex
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.config import command_line
 from sampan.spec.go_values import duration, quote
+from sampan.spec.urls import masked_text
 
 COMMENT = "buildkit.dockerfile.v0"
 SHELL = ("/bin/sh", "-c")
@@ -93,7 +94,7 @@ def files_text(instruction: i.FilesInstruction) -> str:
         words.append(f"--chown={instruction.chown}")
     if instruction.chmod:
         words.append(f"--chmod={instruction.chmod}")
-    words += instruction.sources
+    words += map(masked_text, instruction.sources)
     words += [f"<<{doc.name}" for doc in instruction.heredocs]
     return " ".join([*words, instruction.destination, "# buildkit"])
 

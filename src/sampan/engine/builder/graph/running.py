@@ -82,7 +82,8 @@ def command(stage: DispatchState, instruction: i.Run) -> tuple[list[str], list[R
 
 def mount(stage: DispatchState, instruction: i.Run, wanted: MountFlag, number: int) -> RunMount:
     """Return one --mount. number: of an agent's socket. Raises: DockerfileError."""
-    target = posixpath.normpath(posixpath.join(stage.cwd, wanted.target)) if wanted.target else ""
+    at_cwd = wanted.target or wanted.type in ("bind", "cache", "tmpfs")
+    target = posixpath.normpath(posixpath.join("/", stage.cwd, wanted.target)) if at_cwd else ""
     if target in ("/", "//"):
         raise DockerfileError('invalid mount target "/"', [instruction.range])
     uid, gid = wanted.uid or 0, wanted.gid or 0

@@ -25,6 +25,7 @@ from sampan.engine.builder.solver.cachemounts import CacheMounts, new_id, sizes
 from sampan.engine.builder.solver.records import CACHE_MOUNT, REGULAR, CacheRecord
 from sampan.engine.builder.state import LayerChain
 from sampan.engine.images.service import Images
+from sampan.engine.layers.layers import is_whole
 from sampan.engine.store import Ref, Store, Table
 from sampan.errors import InvalidArgument
 from sampan.spec import times
@@ -108,6 +109,9 @@ class Cache:
 
     def start(self) -> None:
         """Drop records whose layers do not exist, and references without a record."""
+        self._by_key = {record.key: record.id for record in self._table.all() if record.kind != CACHE_MOUNT}
+        if self._store.aside():
+            return  # what cannot be read may be about these
         lost = [
             record for record in self._table.all() if record.chain_id and record.chain_id not in self._images.layers
         ]
@@ -126,7 +130,7 @@ class Cache:
     def find(self, key: str) -> CacheRecord | None:
         """Return what an equal step gave before."""
         record = self._table.get(self._by_key.get(key, ""))
-        if record is not None and record.chain_id and record.chain_id not in self._images.layers:
+        if record is not None and not is_whole(self._images.layers, record.chain_id):
             self._remove(record)  # a weak one, whose images are gone
             return None
         return record
@@ -375,6 +379,8 @@ def _test(key: str, values: list[str]) -> Callable[[CacheUsage, int], bool]:
             return lambda usage, _: usage.shared == _truth(values)
         case "private":
             return lambda usage, _: usage.shared != _truth(values)
+        case "label" | "label!":  # records of the cache have no labels
+            return lambda usage, _: key == "label!" or not values
         case _:
             raise InvalidArgument(f"invalid filter '{key}'")
 

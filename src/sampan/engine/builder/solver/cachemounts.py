@@ -52,6 +52,8 @@ class CacheMounts:
     def start(self) -> None:
         """Directories without a record go, and records without a directory."""
         os.makedirs(self.root, mode=0o700, exist_ok=True)
+        if self._store.aside():
+            return
         known = {record.id for record in self._mounts()}
         for name in set(os.listdir(self.root)) - known:
             self._images.driver.trash.take(f"{self.root}/{name}", "cache-mount")
@@ -137,8 +139,10 @@ class CacheMounts:
         try:
             if seed is not None:
                 await seed(path)
-            os.chown(path, mount.uid, mount.gid)
-            os.chmod(path, 0o755 if mount.mode is None else mount.mode)
+            if seed is None or mount.uid or mount.gid:  # what fills it brings owner and mode
+                os.chown(path, mount.uid, mount.gid)
+            if seed is None or mount.mode is not None:
+                os.chmod(path, 0o755 if mount.mode is None else mount.mode)
         except BaseException:
             self._images.driver.trash.take(os.path.dirname(path), "cache-mount")
             self.making.discard(id)
@@ -185,7 +189,7 @@ class CacheMounts:
             await _unpack(chunks, path, self._images)
 
         old = [record for record in self._mounts() if record.key == name and not self.in_use(record.id)]
-        made = await self._make(RunMount(kind="cache", target=name, id=name), name, fill)
+        made = await self._make(RunMount(kind="cache", target=name, id=name, mode=0o755), name, fill)
         self._used[made.id] -= 1
         self._store.apply_now(self._table.put(replace(made, uses=0)))
         for record in old:

@@ -112,6 +112,7 @@ COPY: Mapping[str, KeyInput] = {
     "exclude": _out("what it leaves is in the checksum"),
     "contents_only": _out("the names in the checksum say it"),
     "required": _out("says whether there is a step at all"),
+    "replaces": _in("what is in the way is an error or not"),
     "follow": _in("what a link comes to"),
 }
 MKDIR: Mapping[str, KeyInput] = {"path": _in("the layer"), "mode": _in("the layer"), "owner": _in("the layer")}

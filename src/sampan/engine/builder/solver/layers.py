@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sampan.engine.archives import tar_writer
+from sampan.engine.background import to_its_end
 from sampan.engine.builder.solver import stubs
 from sampan.engine.builder.solver.stubs import Stub
 from sampan.engine.builder.state import LayerChain
@@ -147,12 +148,7 @@ class Work:
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run blocking work to its end, also when the build is cancelled: it uses what `__aexit__` takes away."""
-        future = asyncio.get_running_loop().run_in_executor(self._images.pool, work, *arguments)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            raise
+        return await to_its_end(asyncio.get_running_loop().run_in_executor(self._images.pool, work, *arguments))
 
 
 async def empty_layer(images: Images, base: LayerChain, holder: Ref) -> LayerChain:

@@ -37,7 +37,6 @@ from sampan.engine.builder.solver.runspec import RunStep
 from sampan.engine.builder.solver.sandboxes import Net, SandboxPool
 from sampan.engine.builder.state import Solved
 from sampan.engine.config import EngineConfig
-from sampan.engine.hostpaths import HostPaths
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.tasks import devices, etcfiles, failures, namespaces, spec
@@ -79,11 +78,17 @@ class Runner:
     """Runs the RUN steps of one engine."""
 
     def __init__(
-        self, config: EngineConfig, images: Images, networks: Networks, supervisor: Supervisor, caches: CacheMounts
+        self,
+        config: EngineConfig,
+        images: Images,
+        networks: Networks,
+        supervisor: Supervisor,
+        caches: CacheMounts,
+        filters: Filters,
     ) -> None:
         self._config = config
         self._images, self._supervisor, self._caches = images, supervisor, caches
-        self._filters = Filters(HostPaths())
+        self._filters = filters
         self._root = f"{config.exec_root}/builder"
         self._background = Background()
         self._sandboxes = SandboxPool(networks)

@@ -57,6 +57,7 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.images.service import Images
 from sampan.engine.networks.service import Networks
 from sampan.engine.store import Store
+from sampan.engine.tasks import seccomp
 from sampan.errors import Internal, SampanError, words
 from sampan.supervisor.client import Supervisor
 
@@ -77,13 +78,14 @@ class Solver:
         networks: Networks,
         supervisor: Supervisor,
         files: FileService,
+        filters: seccomp.Filters,
     ) -> None:
         self._config = config
         self._images, self._files = images, files
         table = images.store.table("build_cache", CacheRecord)
         self.mounts = CacheMounts(config.data_root, images.store, table, images)
         self.cache = Cache(images.store, table, images, self.mounts)
-        self._runner = Runner(config, images, networks, supervisor, self.mounts)
+        self._runner = Runner(config, images, networks, supervisor, self.mounts, filters)
         self._steps = Steps(images, files, self._runner, self.cache)
         self._linking = Linking(images, files)
         self._jobs: dict[Session, Job] = {}

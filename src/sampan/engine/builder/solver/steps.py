@@ -20,7 +20,7 @@ from sampan.engine.builder.solver.clipping import Clipped
 from sampan.engine.builder.solver.flights import Flight
 from sampan.engine.builder.solver.layers import Committed, Work
 from sampan.engine.builder.solver.records import CacheRecord
-from sampan.engine.builder.solver.run import Runner
+from sampan.engine.builder.solver.run import Room, Runner
 from sampan.engine.builder.state import LayerChain, Solved
 from sampan.engine.builder.trees import Tree
 from sampan.engine.images.service import Images
@@ -30,6 +30,36 @@ from sampan.spec import oci_image, times
 
 RUNS_AT_ONCE = 2 * (os.cpu_count() or 1)
 COPIES_AT_ONCE = 4
+SLOW_S = 0.5
+"""A run whose client has not read for so long gives its turn to others, until the client reads on."""
+
+
+class Turn:
+    """One run's share of those that go on at once; a context manager."""
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns = turns
+        self._held = False
+
+    async def __aenter__(self) -> Turn:
+        await self._turns.acquire()
+        self._held = True
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._held:
+            self._turns.release()
+
+    async def room(self, flight: Flight) -> None:
+        """Wait until the clients can take more, without the turn when that takes long."""
+        try:
+            await asyncio.wait_for(flight.room(), SLOW_S)
+        except TimeoutError:
+            self._turns.release()
+            self._held = False
+            await flight.room()
+            await self._turns.acquire()
+            self._held = True
 
 
 class Steps:
@@ -83,9 +113,12 @@ class Steps:
         """Do the step and record it. emptied: cache mounts that the build has begun anew, None where it begins none.
         Raises: StepFailed, SampanError, OSError; nothing is left then."""
         if isinstance(vertex, RunOp):
-            async with self._runs:
+            async with Turn(self._runs) as turn:
                 flight.begun()
-                done, time_ns = await self._run(vertex, solved, session, emptied, classic, on_error, holder, flight)
+                room = partial(turn.room, flight)
+                done, time_ns = await self._run(
+                    vertex, solved, session, emptied, classic, on_error, holder, flight, room
+                )
             inputs = [vertex.base, *(m.source for m in vertex.mounts if m.source is not None)]
         else:
             assert isinstance(vertex, FileOp)
@@ -115,6 +148,7 @@ class Steps:
         on_error: str,
         holder: Ref,
         flight: Flight,
+        room: Room,
     ) -> tuple[Committed, int]:
         async with Work(self._images, solved[op.base].state or LayerChain(), holder) as work:
             output = flight.output if classic else Clipped(flight.output)
@@ -126,7 +160,7 @@ class Steps:
                     session=session,
                     emptied=emptied,
                     output=output,
-                    room=flight.room,
+                    room=room,
                     classic=classic,
                 )
             except StepFailed as failed:

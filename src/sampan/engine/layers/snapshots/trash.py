@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Callable
 
-from sampan.errors import words
+from sampan.errors import NO_ROOM, words
 
 HOIST = 50
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,10 +41,7 @@ class Trash:
 
     def take(self, path: str, label: str) -> None:
         """Rename `path` (on the same file system) into the trash; a missing one is already so."""
-        try:
-            os.rename(path, f"{self.path}/{label}-{os.urandom(4).hex()}")
-        except FileNotFoundError:
-            pass
+        discard(path, f"{self.path}/{label}-{os.urandom(4).hex()}")
         self._asked.set()  # others rename into the trash as well
 
     def stuck(self) -> list[tuple[str, str]]:
@@ -111,6 +109,21 @@ class Trash:
         finally:
             os.close(fd)
         os.rmdir(name, dir_fd=parent_fd)
+
+
+def discard(path: str, trash: str) -> None:
+    """Rename `path` to its place in the trash, so that nobody waits for its removal; a missing one is already so.
+
+    Where a full disk has no room for one more name it is removed here and now.
+    """
+    try:
+        os.rename(path, trash)
+    except FileNotFoundError:
+        pass
+    except OSError as e:
+        if e.errno not in NO_ROOM:
+            raise
+        shutil.rmtree(path)
 
 
 class _Stopped(Exception):

@@ -1,6 +1,6 @@
 """The bridge driver: a Linux bridge per network, a veth pair per endpoint.
 
-A bridge that we made carries `sampan:<network id>` as its alias: another engine's or an administrator's link is never
+A bridge that we made carries its network's id in its alias: another engine's or an administrator's link is never
 taken over or deleted. The administrator's own (daemon option `bridge`) must exist and is not configured.
 
 Source: docs.docker.com/engine/network/drivers/bridge; ip-link(8).
@@ -111,12 +111,13 @@ class BridgeDriver(NetworkDriver):
     async def setup(self, host: HostNetwork, network: NetworkRecord) -> None:
         """Make the bridge what its network says, creating it when it is missing. Raises: OSError, SampanError."""
         ours = not (network.name in PREDEFINED and host.config.bridge)
-        self._indexes[network.id] = await host.run(self._setup, host.plumbing, Bridge(network), ours=ours)
+        self._indexes[network.id] = await host.run(self._setup, host, Bridge(network), ours=ours)
 
-    def _setup(self, plumbing: Plumbing, bridge: Bridge, *, ours: bool) -> int:
+    def _setup(self, host: HostNetwork, bridge: Bridge, *, ours: bool) -> int:
         # br_netfilter passes bridged packets through the IP hooks: then hairpin ports are needed
         self._bridged_filter = read_sysctl("net/bridge/bridge-nf-call-iptables") == "1"
-        return _ensure(plumbing.host, bridge) if ours else _foreign(plumbing.host, bridge)
+        links = host.plumbing.host
+        return _ensure(links, bridge, host.owner) if ours else _foreign(links, bridge)
 
     async def teardown(self, host: HostNetwork, network: NetworkRecord) -> None:
         """Delete the bridge if it is ours."""
@@ -151,20 +152,23 @@ def _foreign(host: Netlink, bridge: Bridge) -> int:
     return link.ifindex
 
 
-def _ensure(host: Netlink, bridge: Bridge) -> int:
+def _ensure(host: Netlink, bridge: Bridge, owner: str) -> int:
     """Make the bridge, or make it right; return its index. Raises: Forbidden when the link is somebody else's."""
     link = host.link(bridge.name)
-    if link is not None and link.alias != bridge.alias:
+    alias = hosts.mark(bridge.network.id, owner)
+    if link is not None and not hosts.marked(link, bridge.network.id):
         raise Forbidden(f"bridge name {bridge.name} is already in use on this host")
     if link is None:
         # in one system call: a bridge without our mark would be nobody's, and in the way of the next start
         made = netlink.add_bridge(bridge.name, address=bridge.mac, mtu=0)
-        host.batch([made, netlink.set_link(bridge.name, alias=bridge.alias)])
+        host.batch([made, netlink.set_link(bridge.name, alias=alias)])
         link = host.link(bridge.name)
     assert link is not None
     write_sysctl(f"net/ipv6/conf/{bridge.name}/accept_ra", "0")
     write_sysctl(f"net/ipv6/conf/{bridge.name}/disable_ipv6", "0" if bridge.network.subnet(6) else "1")
     requests = _address_changes(host, link.ifindex, bridge)
+    if link.alias != alias:
+        requests.append(netlink.set_link(link.ifindex, alias=alias))
     if bridge.mtu != bridge_options.DEFAULT_MTU or link.mtu != bridge_options.DEFAULT_MTU:
         requests.append(netlink.set_link(link.ifindex, mtu=bridge.mtu))
     host.batch([*requests, netlink.set_link(link.ifindex, up=True)])
@@ -184,5 +188,5 @@ def _address_changes(host: Netlink, index: int, bridge: Bridge) -> list[netlink.
 
 def _delete(plumbing: Plumbing, bridge: Bridge) -> None:
     link = plumbing.host.link(bridge.name)
-    if link is not None and link.alias == bridge.alias:
+    if link is not None and hosts.marked(link, bridge.network.id):
         plumbing.delete_links([bridge.name])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_interface, ip_network
 
 from sampan.engine.config import EngineConfig
+from sampan.engine.networks import host as hosts
 from sampan.engine.networks import ipam
 from sampan.engine.networks.drivers import bridge_options
 from sampan.engine.networks.drivers.bridge_options import Bridge
@@ -41,7 +42,7 @@ def kept_name(old: NetworkRecord | None, links: Mapping[str, Link]) -> str:
     if old is None or not Bridge(old).name.startswith(PREFIX):
         return ""
     link = links.get(Bridge(old).name)
-    return Bridge(old).name if link is None or link.alias == Bridge(old).alias else ""
+    return Bridge(old).name if link is None or hosts.marked(link, old.id) else ""
 
 
 def network(

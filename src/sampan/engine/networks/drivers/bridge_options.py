@@ -10,7 +10,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from sampan.engine.networks.drivers.driver import MTU
 from sampan.engine.networks.firewall import NetworkRules
-from sampan.engine.networks.host import MARK
 from sampan.engine.networks.records import NetworkRecord
 from sampan.errors import Internal, InvalidArgument, NotImplemented_
 from sampan.spec import go_values
@@ -92,11 +91,6 @@ class Bridge:
     def name(self) -> str:
         """The name of the link on the host."""
         return self.network.options.get(NAME) or f"br-{self.network.id[:12]}"
-
-    @property
-    def alias(self) -> str:
-        """What the link is marked with, so that nobody else's is taken over or deleted."""
-        return f"{MARK}{self.network.id}"
 
     @property
     def mtu(self) -> int:

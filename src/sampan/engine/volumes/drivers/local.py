@@ -7,7 +7,7 @@ directory. Any other `type` (tmpfs, nfs, ext4 …) is mounted on `_data` when th
 users share one filesystem and network filesystems live in the host's network, and unmounted with the last.
 
 Invariants: removal renames into trash/ first, so a half-deleted volume never has a name; a directory that no record
-names is left alone (it may be the user's only copy).
+names is left alone (it may be the user's only copy), unless it is empty.
 
 Source: moby 28.5 volume/local (names, options, words); mount(2).
 """
@@ -15,6 +15,7 @@ Source: moby 28.5 volume/local (names, options, words); mount(2).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -28,6 +29,7 @@ from typing import Any
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.hostpaths import HostPaths
+from sampan.engine.layers.snapshots.trash import discard
 from sampan.engine.volumes.drivers.driver import Capabilities
 from sampan.engine.volumes.records import Volume
 from sampan.errors import Internal, InvalidArgument, words
@@ -89,9 +91,14 @@ class LocalDriver:
         os.makedirs(self._root, mode=0o711, exist_ok=True)
         os.makedirs(self._trash, mode=0o700, exist_ok=True)
         for volume in volumes:
-            if not os.path.isdir(volume.mountpoint):
+            if not _has_directory(volume.mountpoint):
                 log.error("volume %s has lost its directory %s: made anew, empty", volume.name, volume.mountpoint)
-                _make_directory(volume.mountpoint)
+                try:
+                    _make_directory(volume.mountpoint)
+                except OSError as e:  # a full disk, say: what does not need it goes on
+                    log.error("volume %s: %s", volume.name, words(e))
+        for name in set(os.listdir(self._root)) - {volume.name for volume in volumes}:
+            _remove_empty(os.path.join(self._root, name))
         for name in os.listdir(self._trash):
             if name.startswith("volume-"):
                 self._reap(os.path.join(self._trash, name))
@@ -109,12 +116,10 @@ class LocalDriver:
         return path
 
     async def remove(self, volume: Volume) -> None:
-        unmount(volume.mountpoint)
+        if needs_host_mount(volume.options):
+            await self._host_paths.run(volume.mountpoint, partial(unmount, volume.mountpoint))
         moved = os.path.join(self._trash, f"volume-{secrets.token_hex(8)}")
-        try:
-            os.rename(os.path.dirname(volume.mountpoint), moved)
-        except FileNotFoundError:
-            return
+        discard(os.path.dirname(volume.mountpoint), moved)
         self._reap(moved)
 
     async def mount(self, volume: Volume, user: str) -> str:
@@ -143,10 +148,25 @@ class LocalDriver:
         task.add_done_callback(self._reaping.discard)
 
 
+def _has_directory(path: str) -> bool:
+    """Tell whether a volume's directory is there, by its name: what is mounted on it may not answer."""
+    try:
+        return os.path.basename(path) in os.listdir(os.path.dirname(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def _make_directory(path: str) -> None:
     os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
     os.makedirs(path, exist_ok=True)
     os.chmod(path, 0o755)
+
+
+def _remove_empty(path: str) -> None:
+    """Remove what a creation that was killed has left: a directory without a record, and without anybody's data."""
+    for directory in (f"{path}/_data", path):
+        with contextlib.suppress(OSError):  # there is something in it, or it is no directory
+            os.rmdir(directory)
 
 
 def _look(path: str, bind: str, options: Mapping[str, str]) -> None:
@@ -238,6 +258,7 @@ def mount(path: str, options: Mapping[str, str]) -> None:
 def failed(path: str, options: Mapping[str, str], error: OSError) -> Internal:
     """Build Docker's message for a volume that cannot be mounted."""
     flags, data = parse_options(options.get("o", ""))
+    data = re.sub(r"(^|,)(pass(?:word)?)=[^,]*", r"\1\2=********", data)  # what mount.cifs takes as one
     extra = f", data: {data}" if data else ""
     return Internal(
         f"error while mounting volume '{path}': failed to mount local volume: "
@@ -246,9 +267,12 @@ def failed(path: str, options: Mapping[str, str], error: OSError) -> Internal:
 
 
 def unmount(path: str) -> None:
-    """Unmount; not mounted is fine."""
-    if is_mounted(path):
+    """Unmount, without a look at what is mounted: it may not answer. Not mounted is fine."""
+    try:
         mounts.umount2(path, mounts.MNT_DETACH)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
 
 
 def _resolve_address(text: str) -> str:
