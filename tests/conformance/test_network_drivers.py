@@ -355,7 +355,8 @@ async def test_kill_9_at_every_step_leaves_the_network_or_nothing(host: Host, na
 
     async with host.networks(drivers=drivers()) as networks:
         clean = picture(host)
-    for step in itertools.count(1):
+    twice = drivers()[name].capabilities.outside and not os.environ.get("SAMPAN_EVERY_STEP")
+    for step in itertools.count(1, 2 if twice else 1):  # such a network has a second one with it: every other step
         died = die_at(step, lambda: begun, life)
         async with host.networks(drivers=drivers()) as networks:
             try:

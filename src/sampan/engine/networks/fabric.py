@@ -98,7 +98,7 @@ class Fabric:
                 await self.host.run(self.host.plumbing.unlock_host)
 
     async def sweep_ended(self, known: Collection[str]) -> None:
-        """Take away the bridges that engines left which were killed; while `choosing`. known: our own networks' ids."""
+        """Take away the links of networks of engines that were killed; while `choosing`. known: our own networks' ids."""
 
         def work() -> list[str]:
             plumbing = self.host.plumbing
@@ -109,7 +109,7 @@ class Fabric:
             return found
 
         if found := await self.host.run(work):
-            log.info("bridges of engines that have ended were removed: %s", ", ".join(found))
+            log.info("links of engines that have ended were removed: %s", ", ".join(found))
 
     # ── networks ────────────────────────────────────────────────────────────────────────────────────────────────
 

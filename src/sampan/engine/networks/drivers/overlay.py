@@ -7,7 +7,7 @@ Who is where is told by a `PeerSource`; nothing is learned from packets. Several
 and one VXLAN id, and a container reaches the others as neighbours. What the containers send elsewhere leaves by the
 engine's gateway network (capability `outside`).
 
-Links carry `sampan:<network id>` as their alias. Entries outlive the engine: after a restart the kernel's are compared
+Links carry their network's id in their alias. Entries outlive the engine: after a restart the kernel's are compared
 with the first state that the source tells, and no others are touched.
 
 Invariant: `_known` belongs to the namespace thread, everything else to the loop's.
@@ -22,6 +22,7 @@ from ipaddress import ip_network
 
 from msgspec.structs import replace
 
+from sampan.engine.networks import host as hosts
 from sampan.engine.networks import peers
 from sampan.engine.networks.drivers import overlay_options
 from sampan.engine.networks.drivers.driver import (
@@ -137,7 +138,7 @@ class OverlayDriver(NetworkDriver):
 
     async def setup(self, host: HostNetwork, network: NetworkRecord) -> None:
         """Make both links what the network says, and let them know the peers. Raises: OSError, Forbidden."""
-        links = await host.run(_ensure, host.plumbing.host, Overlay(network))
+        links = await host.run(_ensure, host.plumbing.host, Overlay(network), host.owner)
         self._links[network.id] = links
         await self._tell(host, network.id, links)
 
@@ -198,7 +199,9 @@ class OverlayDriver(NetworkDriver):
         if links is not None:
             self._known.pop(links.tunnel, None)
         found = [plumbing.host.link(name) for name in (overlay.tunnel, overlay.bridge)]
-        plumbing.delete_links([link.name for link in found if link is not None and link.alias == overlay.alias])
+        plumbing.delete_links(
+            [link.name for link in found if link is not None and hosts.marked(link, overlay.network.id)]
+        )
 
 
 def _named(peer: Peer) -> RemoteEndpoint:
@@ -206,17 +209,18 @@ def _named(peer: Peer) -> RemoteEndpoint:
     return RemoteEndpoint(names=peer.names, ipv4=by_version.get(4, ""), ipv6=by_version.get(6, ""))
 
 
-def _ensure(host: Netlink, overlay: Overlay) -> _Links:
+def _ensure(host: Netlink, overlay: Overlay, owner: str) -> _Links:
     """Make both links, or make them right. Raises: Forbidden when one is somebody else's; OSError."""
+    alias = hosts.mark(overlay.network.id, owner)
     bridge = _ours(host, overlay, overlay.bridge)
     if bridge is None:
         made = netlink.add_bridge(overlay.bridge, address=overlay.mac)
-        host.batch([made, netlink.set_link(overlay.bridge, alias=overlay.alias)])
+        host.batch([made, netlink.set_link(overlay.bridge, alias=alias)])
         bridge = _index(host, overlay.bridge)
     tunnel = _ours(host, overlay, overlay.tunnel)
     if tunnel is None:
         made = vxlan.add_vxlan(overlay.tunnel, overlay.vni, mtu=overlay.mtu, master=bridge)
-        host.batch([made, netlink.set_link(overlay.tunnel, alias=overlay.alias)])
+        host.batch([made, netlink.set_link(overlay.tunnel, alias=alias)])
         tunnel = _index(host, overlay.tunnel)
     ip6 = overlay.network.enable_ipv6
     for name in (overlay.bridge, overlay.tunnel):
@@ -225,7 +229,7 @@ def _ensure(host: Netlink, overlay: Overlay) -> _Links:
         # the kernel takes IPv6 neighbours only of a link with IPv6
         write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0" if ip6 and name == overlay.tunnel else "1")
     requests = [
-        netlink.set_link(index, up=True, mtu=overlay.mtu, master=master)
+        netlink.set_link(index, up=True, mtu=overlay.mtu, master=master, alias=alias)
         for index, master in ((bridge, None), (tunnel, bridge))
     ]
     host.batch([*requests, vxlan.no_learning(overlay.tunnel)])
@@ -234,7 +238,7 @@ def _ensure(host: Netlink, overlay: Overlay) -> _Links:
 
 def _ours(host: Netlink, overlay: Overlay, name: str) -> int | None:
     link = host.link(name)
-    if link is not None and link.alias != overlay.alias:
+    if link is not None and not hosts.marked(link, overlay.network.id):
         raise Forbidden(f"link name {name} is already in use on this host")
     return None if link is None else link.ifindex
 

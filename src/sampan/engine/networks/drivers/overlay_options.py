@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sampan.engine.networks.drivers.driver import MTU
-from sampan.engine.networks.host import MARK
 from sampan.engine.networks.records import NetworkRecord
 from sampan.errors import InvalidArgument, NotImplemented_
 from sampan.linux.vxlan import LAST_VNI, OVERHEAD_BYTES
@@ -78,11 +77,6 @@ class Overlay:
     def tunnel(self) -> str:
         """The name of the VXLAN link, a port of the bridge."""
         return f"vx-{self.vni}"
-
-    @property
-    def alias(self) -> str:
-        """What both are marked with, so that nobody else's is taken over or deleted."""
-        return f"{MARK}{self.network.id}"
 
     @property
     def mtu(self) -> int:
