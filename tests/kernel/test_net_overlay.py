@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -19,7 +21,7 @@ from sampan.errors import Conflict, Forbidden, InvalidArgument, NotImplemented_,
 from sampan.linux import netlink, vxlan
 from sampan.linux.netlink import Netlink
 from sampan.spec.engine_api.network import IPAM, EndpointIPAMConfig, EndpointSettings, IPAMConfig, NetworkCreateRequest
-from tests.kernel.net_host import Host, attach, container_id, on_fake_host, until
+from tests.kernel.net_host import Host, attach, container_id, die_at, on_fake_host, until
 from tests.support.lan import Lan
 
 VNI = 4200
@@ -207,6 +209,29 @@ async def test_entries_outlive_the_engine_and_are_compared_when_it_is_back(host:
         holder.kill()
         await holder.wait()
         await networks.detach(container_id("a"))
+        await networks.remove("n")
+        await opened.__aexit__(None, None, None)
+
+
+@on_fake_host
+async def test_the_next_engine_removes_what_a_killed_one_has_left(host: Host) -> None:
+    with stations(host, 1) as (a,):
+
+        async def life() -> None:
+            async with a.open() as networks:
+                await create(networks)
+                a.source.tell(*many(3), whole=True)
+                await until(lambda: len(a.known().forwarding) == 3)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        with host.inside(a.namespace):
+            assert die_at(1 << 30, lambda: True, life)
+        assert {f"ov-{VNI}", f"vx-{VNI}"} <= a.links()
+        opened = host.networks("another", drivers=choice.drivers(Told()))
+        with host.inside(a.namespace):
+            networks = await opened.__aenter__()
+        assert {name for name in a.links() if not name.startswith("sampan")} == set()
+        await create(networks)
         await networks.remove("n")
         await opened.__aexit__(None, None, None)
 
