@@ -19,7 +19,7 @@ from sampan.linux.inotify import IN_CLOSE_WRITE, IN_IGNORED, IN_MOVED_TO, IN_ONL
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 16 << 20
+MOST_BYTES = 16 * 1024 * 1024
 _AGAIN_S = 2.0  # between looks at a directory that cannot be watched
 
 
