@@ -20,7 +20,7 @@ ANSWERS = json.loads((Path(__file__).parent / "build_answers.json").read_text())
 
 
 # These we refuse before the first step is run, with the same words: what a Dockerfile says of itself need not be tried.
-EARLIER = frozenset({"several to a file", "argument required"})
+EARLIER = frozenset({"several to a file", "argument required", "outside the context"})
 
 
 def joined(answer: dict[str, Any]) -> list[Any]:

@@ -87,8 +87,12 @@ async def unmade(networks: Networks, network: NetworkRecord) -> None:
 
 
 def picture(host: Host) -> tuple[object, ...]:
-    """What the host's network has: links, addresses, routes, rules; and how many files are open here."""
-    links = {(link.name, link.kind, link.alias, link.master, link.mtu) for link in host.netlink.links()}
+    """What the host's network has: links, addresses, routes, rules; and how many files are open here.
+
+    A link's alias names its network; behind it, the run of the engine, which is another after each kill.
+    """
+    found = host.netlink.links()
+    links = {(link.name, link.kind, ":".join(link.alias.split(":")[:2]), link.master, link.mtu) for link in found}
     indexes = {link.ifindex: link.name for link in host.netlink.links()}
     addresses = {
         (indexes.get(p.ifindex), p.address, p.length) for p in host.netlink.addresses() if not p.address.is_link_local

@@ -99,6 +99,9 @@ class FakeNetworks:
         self.attached[request.id] = Sandbox(id="s" * 64, key="/run/netns/x", netns=f"/proc/{os.getpid()}/ns/net")
         return self.attached[request.id]
 
+    async def renamed(self, id: str) -> None:
+        pass
+
     def renaming(self, id: str, name: str) -> list[Op]:
         return []
 

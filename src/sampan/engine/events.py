@@ -122,7 +122,8 @@ class Subscription(AsyncIterator[dict[str, Any]]):
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             try:
-                await asyncio.wait_for(self._waiter, left_s)
+                async with asyncio.timeout(left_s):
+                    await self._waiter
             except TimeoutError:
                 await self.aclose()
                 raise StopAsyncIteration from None

@@ -439,7 +439,8 @@ class Supervisor:
 
     async def _until_ready(self) -> None:
         try:
-            await asyncio.wait_for(self._ready.wait(), _CONNECT_TIMEOUT_S)
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await self._ready.wait()
         except TimeoutError as e:
             raise errors.Unavailable(
                 f"the supervisor of {self._exec_root} cannot be reached; see {self._exec_root}/supervisor.log"

@@ -38,7 +38,8 @@ class Boot:
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(self._readable, "rb", buffering=0)
         )
         try:
-            await asyncio.wait_for(reader.read(1), _READY_TIMEOUT_S)
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                await reader.read(1)
         finally:
             transport.close()
 

@@ -126,7 +126,8 @@ def test_preserved_descriptors(runtime: Runtime) -> None:
 )
 def test_a_program_that_cannot_run_is_named_at_create(runtime: Runtime, args: list[str], reason: str) -> None:
     message = runtime.create(runtime.spec(*args), status=1)
-    assert message == f"runc create failed: unable to start container process: {reason}"
+    where = "" if runtime.is_old_runc else "error during container init: "
+    assert message == f"runc create failed: unable to start container process: {where}{reason}"
 
 
 def test_exec(runtime: Runtime) -> None:
@@ -182,11 +183,13 @@ def test_exec_detached(runtime: Runtime) -> None:
     ("flags", "args", "reason"),
     [
         ((), ("/nope",), 'unable to start container process: exec: "/nope": stat /nope: no such file or directory'),
-        ((), (), "process args cannot be empty"),
+        ((), (), "exec args cannot be empty"),
     ],
 )
 def test_exec_that_cannot_run(runtime: Runtime, flags: tuple[str, ...], args: tuple[str, ...], reason: str) -> None:
     id = runtime.start(runtime.spec())
+    if runtime.is_old_runc:
+        reason = reason.replace("exec args", "process args")
     assert runtime.fails("exec", *flags, id, *args, status=255) == f"exec failed: {reason}"
 
 

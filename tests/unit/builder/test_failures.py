@@ -43,7 +43,7 @@ def test_a_failure_answers_as_its_cause(cause: SampanError, status: int) -> None
     failure = BuildFailure(cause, vertex=ScratchOp())
     assert (failure.status, failure.message, failure.cause) == (status, cause.message, cause)
     assert cause_of(failure) is cause and cause_of(cause) is cause
-    assert code_of(failure) == code_of(cause)
+    assert code_of(failure) == code_of(StepFailed(["x"], 7)), "clients would show a status before the words"
 
 
 def test_every_error_in_a_dockerfiles_block_knows_the_dockerfile() -> None:

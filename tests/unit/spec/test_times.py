@@ -133,7 +133,7 @@ def test_moments(text: str, ns: int) -> None:
     assert times.moment(text, NOW) == ns
 
 
-@pytest.mark.parametrize("text", ["", "x", "12.", "1h30", "2026-01", '"'])
+@pytest.mark.parametrize("text", ["", "x", "12.", "1h30", '"'])
 def test_what_is_no_moment(text: str) -> None:
     with pytest.raises(ValueError) as caught:
         times.moment(text, NOW)

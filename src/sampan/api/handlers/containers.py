@@ -207,7 +207,7 @@ async def prune(request: web.Request) -> web.StreamResponse:
 
 async def commit(request: web.Request) -> web.StreamResponse:
     """Make an image of a container; an empty body means: the container's own configuration."""
-    blank = (await request.read()).isspace()  # which elsewhere is no JSON
+    blank = (await whole(request)).isspace()  # which elsewhere is no JSON
     asked = CreateRequest() if blank else await body(request, CreateRequest, optional=True)
     config = asked.config or ContainerConfig()
     if not query(request, "container"):

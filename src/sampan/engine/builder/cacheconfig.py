@@ -94,7 +94,8 @@ def decode(raw: bytes, blobs: Mapping[str, Descriptor]) -> CacheConfig:
         raise InvalidArgument("invalid cache config: not an object")
     layers = []
     for item in _objects(document.get("layers")):
-        about = item.get("annotations") or {}
+        about = item.get("annotations")
+        about = about if isinstance(about, dict) else {}
         descriptor = blobs.get(str(item.get("blob")))
         parent = item.get("parent", 0)
         if descriptor is None or not isinstance(parent, int) or not isinstance(about.get("diffID"), str):

@@ -95,7 +95,8 @@ class Attaching:
             if (await asyncio.wait([ended], timeout=EVENT_PATIENCE_S))[0]:
                 return
             with contextlib.suppress(SampanError, TimeoutError):
-                task = await asyncio.wait_for(self._supervisor.status(id), STATUS_PATIENCE_S)
+                async with asyncio.timeout(STATUS_PATIENCE_S):
+                    task = await self._supervisor.status(id)
                 if task is not None and task.exit is not None:
                     await asyncio.wait([ended], timeout=STATUS_PATIENCE_S)
         finally:

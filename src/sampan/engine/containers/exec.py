@@ -215,10 +215,12 @@ class Execs:
     async def _settle(self, e: Exec) -> None:
         """Return when the exit status is known: by the event, or by asking when it was lost with a supervisor."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(e.ended.wait(), EVENT_PATIENCE_S)
+            async with asyncio.timeout(EVENT_PATIENCE_S):
+                await e.ended.wait()
             return
         with suppress(TimeoutError, SampanError):
-            exit = await asyncio.wait_for(self._supervisor.wait(e.container_id, e.id), STATUS_PATIENCE_S)
+            async with asyncio.timeout(STATUS_PATIENCE_S):
+                exit = await self._supervisor.wait(e.container_id, e.id)
             self.exited(e.container_id, e.id, exit)
 
     def exited(self, container_id: str, exec_id: str, exit: Exit) -> None:

@@ -194,7 +194,8 @@ class Healthchecks:
     async def _loop(self, id: str, health: Health, probe: list[str]) -> None:
         while not health.ended.is_set():
             try:
-                await asyncio.wait_for(health.ended.wait(), health.next_delay_s())
+                async with asyncio.timeout(health.next_delay_s()):
+                    await health.ended.wait()
                 return
             except TimeoutError:
                 pass
@@ -221,7 +222,8 @@ class Healthchecks:
             self.metrics.health_check_starts.note((time.time_ns() - began) / 1e9)
             assert session is not None
             try:
-                await asyncio.wait_for(session.collect(output, OUTPUT_LIMIT_BYTES + 1), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await session.collect(output, OUTPUT_LIMIT_BYTES + 1)
                 status = await self._status(id)
             except TimeoutError:
                 failure = f"Health check exceeded timeout ({go_values.duration(round(timeout_s * 1e9))})"
@@ -245,7 +247,8 @@ class Healthchecks:
 
     async def _status(self, exec_id: str) -> int:
         found = self._execs.find(exec_id)
-        await asyncio.wait_for(found.ended.wait(), 5)
+        async with asyncio.timeout(5):
+            await found.ended.wait()
         return -1 if found.exit_status is None else found.exit_status
 
     async def _kill(self, id: str, exec_id: str) -> None:

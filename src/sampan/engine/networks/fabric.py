@@ -98,7 +98,7 @@ class Fabric:
                 await self.host.run(self.host.plumbing.unlock_host)
 
     async def sweep_ended(self, known: Collection[str]) -> None:
-        """Take away networks of engines that were killed; while `choosing`. known: our own networks' ids."""
+        """Take away the links that engines left which were killed; while `choosing`. known: our own networks' ids."""
 
         def work() -> list[str]:
             plumbing = self.host.plumbing

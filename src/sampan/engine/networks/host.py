@@ -107,16 +107,16 @@ def abandoned(links: Sequence[Link], known: Collection[str]) -> list[Link]:
     An engine's networks are its containers' as long as one of them is connected. known: ids of networks that are not
     looked at.
     """
-    found_of: dict[str, list[Link]] = {}
+    left: dict[str, list[Link]] = {}
     ids: dict[str, set[str]] = {}
     for link in links:
         parts = link.alias.split(":")
         if link.kind in _OF_NETWORKS and len(parts) == 3 and link.alias.startswith(MARK):
-            found_of.setdefault(parts[2], []).append(link)
+            left.setdefault(parts[2], []).append(link)
             ids.setdefault(parts[2], set()).add(parts[1])
     used = {link.master for link in links if link.kind not in _OF_NETWORKS}
     found: list[Link] = []
-    for owner, owned in found_of.items():
+    for owner, owned in left.items():
         if ids[owner].isdisjoint(known) and not any(b.ifindex in used for b in owned) and _ended(owner):
             found += owned
     return found

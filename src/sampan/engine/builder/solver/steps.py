@@ -53,7 +53,8 @@ class Turn:
     async def room(self, flight: Flight) -> None:
         """Wait until the clients can take more, without the turn when that takes long."""
         try:
-            await asyncio.wait_for(flight.room(), SLOW_S)
+            async with asyncio.timeout(SLOW_S):
+                await flight.room()
         except TimeoutError:
             self._turns.release()
             self._held = False
