@@ -364,7 +364,7 @@ def _failure(flags: int, body: bytes) -> OSError | None:
 SO_ATTACH_FILTER = 26
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 _RECEIVE_BYTES = 1 << 17
-_AT_ONCE = 128  # the socket has room for some 230 acknowledgements; those that find none are lost
+_AT_ONCE = 32  # the socket has room for some 230 acknowledgements, fewer links; what finds none is lost
 
 
 class Netlink:

@@ -33,7 +33,7 @@ NTF_SELF, NTF_MASTER = 0x02, 0x04
 
 _NDMSG = struct.Struct("=BxxxiHBB")
 _IFINFO = struct.Struct("=BxHiII")
-_AT_ONCE = 128
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
