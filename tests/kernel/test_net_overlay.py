@@ -248,7 +248,13 @@ async def test_what_cannot_be_had_is_refused_and_leaves_nothing(host: Host) -> N
             with pytest.raises(NotImplemented_, match="option encrypted: an encrypted overlay network needs a swarm"):
                 await create(networks, encrypted="")
             assert a.links() == before and networks._catalogue.named("docker_gwbridge") is None
+            # the option is nothing that other drivers' networks, or those that only carry it, have taken
+            carried = {overlay_options.VNIS: str(VNI)}
+            await networks.create(NetworkCreateRequest(name="c", driver="overlay", config_only=True, options=carried))
+            await networks.create(NetworkCreateRequest(name="b", driver="bridge", options={overlay_options.VNIS: "x"}))
             await create(networks)
+            await networks.remove("b")
+            await networks.remove("c")
             again = NetworkCreateRequest(name="m", driver="overlay", options={overlay_options.VNIS: str(VNI)})
             with pytest.raises(InvalidArgument, match=f"vxlan id {VNI} is in use"):
                 await networks.create(again)
