@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from ipaddress import IPv4Address, ip_interface, ip_network
 
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from sampan.engine.networks.drivers import choice
 from sampan.engine.networks.drivers.driver import NetworkCapabilities, NetworkDriver
 from sampan.engine.networks.host import HostNetwork
+from sampan.engine.networks.peers import PeerUpdate
 from sampan.engine.networks.plans import MOVED, InterfacePlan, RoutePlan
 from sampan.engine.networks.plumbing import Plumbing
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord
@@ -147,6 +148,14 @@ class HangingDriver(LanDriver):
         raise AssertionError
 
 
+class NoPeers:
+    """A source that knows of no other host's endpoints."""
+
+    async def watch(self) -> AsyncIterator[PeerUpdate]:
+        yield PeerUpdate(whole=True)
+        await asyncio.Event().wait()
+
+
 def drivers() -> dict[str, NetworkDriver]:
     """Those of the table, and those of the tests."""
-    return choice.drivers() | {"lan": LanDriver(), "routed": RoutedDriver(), "hanging": HangingDriver()}
+    return choice.drivers(NoPeers()) | {"lan": LanDriver(), "routed": RoutedDriver(), "hanging": HangingDriver()}

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace as replace_plan
 
 from msgspec.structs import replace
 
 from sampan.engine.networks import endpoints
 from sampan.engine.networks.catalogue import Catalogue
-from sampan.engine.networks.drivers.driver import NetworkCapabilities
+from sampan.engine.networks.drivers.driver import NetworkCapabilities, NetworkDriver
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.firewall import Reach
-from sampan.engine.networks.ipam import Address, allocate
+from sampan.engine.networks.ipam import Address, Pool, allocate
 from sampan.engine.networks.plans import InterfacePlan
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.errors import Conflict, Forbidden, Internal, SampanError
@@ -44,11 +44,18 @@ class Allocator:
         return driver.capabilities if driver is not None else NetworkCapabilities()
 
     async def reserve(
-        self, network: NetworkRecord, settings: EndpointSettings, sandbox: SandboxRecord, mac: str = ""
+        self,
+        network: NetworkRecord,
+        settings: EndpointSettings,
+        sandbox: SandboxRecord,
+        mac: str = "",
+        *,
+        hidden: bool = False,
     ) -> EndpointRecord:
         """Return a new endpoint of a sandbox with its addresses; its driver knows nothing of it yet.
 
-        mac: unless the settings name one. Raises: NotFound, InvalidArgument, Conflict, OSError; then nothing is taken.
+        mac: unless the settings name one. hidden: it is the container's way out.
+        Raises: NotFound, InvalidArgument, Conflict, OSError; then nothing is taken.
         """
         driver = self._catalogue.driver(network)
         endpoints.sysctls(settings, "")  # what is wrong is said before anything is taken
@@ -58,6 +65,8 @@ class Allocator:
         )
         if network.config_only:
             raise Forbidden("cannot create endpoint on configuration-only network")
+        if hidden:
+            endpoint = replace(endpoint, hidden=True, dns_names=None)
         if not driver.capabilities.addresses:
             return endpoint
         with contextlib.ExitStack() as undo:
@@ -89,9 +98,11 @@ class Allocator:
         network = self._catalogue.find(reserved.network_id)
         return await self._fabric.attach(self._catalogue.driver(network), network, reserved)
 
-    async def make(self, network: NetworkRecord, settings: EndpointSettings, sandbox: SandboxRecord) -> EndpointRecord:
+    async def make(
+        self, network: NetworkRecord, settings: EndpointSettings, sandbox: SandboxRecord, *, hidden: bool = False
+    ) -> EndpointRecord:
         """Reserve and attach an endpoint. Raises: as both; then nothing is taken."""
-        reserved = await self.reserve(network, settings, sandbox)
+        reserved = await self.reserve(network, settings, sandbox, hidden=hidden)
         try:
             return await self.attach(reserved)
         except BaseException:
@@ -104,21 +115,35 @@ class Allocator:
         pools = self._catalogue.pools_of(network.id, version)
         if not pools:
             return None
+        driver = self._catalogue.driver(network)
         if asked is not None:
+            if driver.elsewhere(network, asked):
+                raise Forbidden("Address already in use")
             await self._fabric.leases.settle_address(network.id, asked)
             (self._catalogue.pool_of(network.id, asked) or pools[0]).take(asked)
             address = asked
         else:
             try:
-                address = allocate(pools)
+                address = self._free(driver, network, pools)
             except Conflict:
                 await self._fabric.leases.settle()
                 try:
-                    address = allocate(pools)
+                    address = self._free(driver, network, pools)
                 except Conflict as error:
                     raise Internal(f"{error.message}: {network.name} ({network.id})") from error
         undo.callback(self._catalogue.release, network.id, address)
         return address
+
+    def _free(self, driver: NetworkDriver, network: NetworkRecord, pools: Sequence[Pool]) -> Address:
+        """Take the lowest free address that no other host has. Raises: Conflict when there is none."""
+        passed = []
+        try:
+            while driver.elsewhere(network, address := allocate(pools)):
+                passed.append(address)
+            return address
+        finally:
+            for other in passed:
+                self._catalogue.release(network.id, other)
 
     def _prefix(self, network: NetworkRecord, address: Address | None) -> str:
         """Return `address/length`; empty without an address."""

@@ -45,7 +45,8 @@ class NetworkRecord(Record, kw_only=True):
     """One network. `options` are the driver's: whatever a driver has to remember of its network stands there.
 
     config_only: it only carries a configuration for others, and nothing of it is ever made. config_from: the name of
-    the network whose configuration this one has; empty for its own.
+    the network whose configuration this one has; empty for its own. own: the engine has made it for other networks, and
+    takes it away after them.
     """
 
     name: str
@@ -64,6 +65,7 @@ class NetworkRecord(Record, kw_only=True):
     subnets: list[SubnetRecord] = []
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
+    own: bool = False
 
     def subnet(self, version: int) -> SubnetRecord | None:
         """Return the network's subnet of IP version 4 or 6."""
@@ -79,6 +81,7 @@ class EndpointRecord(msgspec.Struct, kw_only=True, frozen=True):
 
     veth: the end on the host of the interface's pair; empty for an interface that is no pair. settings: what the user
     asked for, and nothing else. dns_names: what the endpoint answers to; None on the predefined networks.
+    hidden: it is the engine's way out for a container whose networks do not lead out; it is none of these.
     """
 
     id: str
@@ -93,6 +96,7 @@ class EndpointRecord(msgspec.Struct, kw_only=True, frozen=True):
     gateway6: str = ""
     settings: EndpointSettings = msgspec.field(default_factory=EndpointSettings)
     dns_names: list[str] | None = None
+    hidden: bool = False
 
     @property
     def address4(self) -> str:

@@ -23,10 +23,11 @@ from sampan.engine.metrics import Metrics
 from sampan.engine.networks import endpoints, filters, inspect, ipam
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.collisions import Collision, CollisionWatch
-from sampan.engine.networks.drivers import choice
+from sampan.engine.networks.drivers import choice, way_out
 from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.firewall import Way
+from sampan.engine.networks.peer_file import FilePeers
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
 from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
 from sampan.engine.store import Op, Store
@@ -60,14 +61,14 @@ class Networks:
         if all(pool.base.version == 4 for pool in pools):
             pools = (*pools, ipam.local_pool(engine_id(config.data_root)))
         table = store.table("networks", NetworkRecord)
-        self._catalogue = Catalogue(table, choice.drivers() if drivers is None else drivers, pools)
+        source = FilePeers(config.overlay_peers) if config.overlay_peers else None
+        self._catalogue = Catalogue(table, choice.drivers(source) if drivers is None else drivers, pools)
         self._fabric = Fabric(config, self._catalogue.release)
-        self._sandboxes = Sandboxes(config, store, events, self._catalogue, self._fabric)
+        self._sandboxes = Sandboxes(config, store, events, self._catalogue, self._fabric, self._gateway)
         self._collisions = CollisionWatch(self._fabric.host, self._fabric.background, self._with_links, self._collides)
         self.attach = self._sandboxes.attach
         self.started = self._sandboxes.started
         self.detach = self._sandboxes.detach
-        self.restore = self._sandboxes.restore
         self.sandbox = self._sandboxes.sandbox
         self.renaming = self._sandboxes.renaming
         self.renamed = self._sandboxes.renamed
@@ -102,6 +103,9 @@ class Networks:
             self._sandboxes.adopt_recorded()
             await self._fabric.firewall.apply()
             self._collisions.open()
+            for name, driver in self._catalogue.drivers.items():
+                following = driver.follow(self._fabric.host, self.names.announce)
+                self._fabric.background.spawn(following, f"network driver {name}")
         except BaseException as error:
             await self._fabric.close()
             if isinstance(error, OSError):
@@ -117,6 +121,11 @@ class Networks:
             await self._fabric.dismantle()
         await self._fabric.close()
         self._sandboxes.close()
+
+    async def restore(self, running: Mapping[str, int]) -> None:
+        """Keep the sandboxes of these running containers (id → pid); see `Sandboxes.restore`."""
+        await self._sandboxes.restore(running)
+        await self._drop_gateway()
 
     async def _start_networks(self) -> None:
         records = {}
@@ -193,27 +202,60 @@ class Networks:
 
     async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
         """Create a network. Raises: what Docker answers when it cannot be; then nothing is left."""
-        async with self._fabric.choosing():
-            network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config)
-            with self._catalogue.hidden(network):
-                await self._make(network)
+        async with self._fabric.choosing(), contextlib.AsyncExitStack() as shown, contextlib.AsyncExitStack() as undo:
+            network = await self._make(request, shown, undo)
+            if endpoints.lead_nowhere(self._catalogue, [network]) and self._catalogue.named(way_out.NAME) is None:
+                await self._make(way_out.request(), shown, undo, own=True)
+            undo.pop_all()
         self._tell("create", network)
         return network
 
-    async def _make(self, network: NetworkRecord) -> None:
+    async def _make(
+        self,
+        request: NetworkCreateRequest,
+        shown: contextlib.AsyncExitStack,
+        undo: contextlib.AsyncExitStack,
+        *,
+        own: bool = False,
+    ) -> NetworkRecord:
+        """Create a network while the host is held.
+
+        shown: until it ends nobody finds the network. undo: takes it away again. own: nobody has asked for it.
+        """
+        network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config)
+        network.own = own
+        shown.enter_context(self._catalogue.hidden(network))
         driver = self._catalogue.driver(network)
-        async with contextlib.AsyncExitStack() as undo:
-            undo.push_async_callback(self._unmake, driver, network)
-            self._catalogue.open_pools(network)
-            self._store.apply_now(self._catalogue.put(network))
-            try:
-                await self._fabric.setup(driver, network)
-                if driver.rules(network, ip6=True) is not None:
-                    await self._fabric.firewall.apply()
-            except OSError as error:
-                raise Internal(f"failed to create network {network.name}: {error}") from error
-            await self._store.flushed()
+        undo.push_async_callback(self._unmake, driver, network)
+        self._catalogue.open_pools(network)
+        self._store.apply_now(self._catalogue.put(network))
+        try:
+            await self._fabric.setup(driver, network)
+            if driver.rules(network, ip6=True) is not None:
+                await self._fabric.firewall.apply()
+        except OSError as error:
+            raise Internal(f"failed to create network {network.name}: {error}") from error
+        await self._store.flushed()
+        return network
+
+    async def _gateway(self) -> NetworkRecord:
+        """Return the network by which containers leave whose own networks do not lead out; made when it is missing."""
+        async with self._fabric.choosing(), contextlib.AsyncExitStack() as shown, contextlib.AsyncExitStack() as undo:
+            found = self._catalogue.named(way_out.NAME) or await self._make(way_out.request(), shown, undo, own=True)
             undo.pop_all()
+        return found
+
+    async def _drop_gateway(self) -> None:
+        """Take that network away when the engine has made it, and no network needs it any more."""
+        if self._catalogue.named(way_out.NAME) is None:
+            return
+        async with self._fabric.choosing():
+            gateway = self._catalogue.named(way_out.NAME)
+            if gateway is None or not gateway.own or self._sandboxes.using(gateway.id):
+                return
+            if not any(endpoints.lead_nowhere(self._catalogue, [network]) for network in self._catalogue.all()):
+                with self._catalogue.hidden(gateway):
+                    await self._unmake(self._catalogue.drivers.get(gateway.driver), gateway)
 
     async def _unmake(self, driver: NetworkDriver | None, network: NetworkRecord) -> None:
         if driver is not None:  # else nobody knows what there is to take down
@@ -240,6 +282,9 @@ class Networks:
         with self._catalogue.hidden(network):
             await self._unmake(self._catalogue.drivers.get(network.driver), network)
         self._tell("destroy", network)
+        driver = self._catalogue.drivers.get(network.driver)
+        if driver is not None and driver.capabilities.way_out:
+            await self._drop_gateway()
 
     def inspect(self, ref: str, *, scope: str = "") -> dict[str, Any]:
         """Return a network with its containers, as the API shows it. Raises: NotFound, InvalidArgument."""
@@ -272,6 +317,7 @@ class Networks:
             if (
                 network.name in PREDEFINED
                 or network.config_only
+                or network.own
                 or self._used(network)
                 or not filters.prunable(network, given or {}, before_ns)
             ):
@@ -285,7 +331,7 @@ class Networks:
         """Yield the networks that this host is a router of, each with its link."""
         for network in self._catalogue.all():
             driver = self._catalogue.drivers.get(network.driver)
-            if driver is not None and (link := _link(driver, network)):
+            if driver is not None and driver.capabilities.gateway and (link := _link(driver, network)):
                 yield network, link
 
     def _collides(self, collision: Collision) -> None:
