@@ -20,7 +20,7 @@ from tests.support.engine import Engine
 pytestmark = [pytest.mark.root]
 RECORDED: dict[str, list[dict[str, Any]]] = json.loads(ANSWERS.read_text())
 
-NOT_FOUND = (404, "No such container: c1")
+NOT_FOUND = (404, "No such container: xc1")
 BAD_MAC = (400, "invalid MAC address 02:42:0a:e7:05:07:08:09")
 PURPOSE: dict[str, list[tuple[int, str]]] = {
     "create": [(200, '"Config": [{"Subnet": "172.'), (200, '"Config": [{"Subnet": "<ula>')],
@@ -37,7 +37,7 @@ PURPOSE: dict[str, list[tuple[int, str]]] = {
         (200, '"MacAddress": "02:42:0a:e7:06:99"'),
         (500, "no available IPv4 addresses on this network's address pools (all 8 are taken): na (<na>)"),
         (400, "container sharing network namespace with another container or host cannot be connected"),
-        (500, "container <d1> is not connected to the network nb"),
+        (500, "container <xd1> is not connected to the network nb"),
     ],
 }
 """Our answers to the lines that begin with `! `, in their order: the status, and what is in the body."""
