@@ -85,6 +85,14 @@ async def test_dumps_read_back_what_was_set(host: Host) -> None:
 
 
 @on_fake_host
+async def test_any_number_of_requests_is_answered_in_order(host: Host) -> None:
+    requests = [netlink.get_link("lo" if n % 3 else f"none{n}") for n in range(1000)]
+    outcome = host.netlink.attempt(requests)
+    assert [error is None for error in outcome.errors] == [n % 3 != 0 for n in range(1000)]
+    assert {netlink.parse_link(body).name for body in outcome.answers} == {"lo"} and len(outcome.answers) == 666
+
+
+@on_fake_host
 async def test_the_monitor_hears_what_counts_and_no_more(host: Host) -> None:
     host.nft.run("add table inet mine; add chain inet mine c; add rule inet mine c counter; add table ip filter")
     host.nft.run("add chain ip filter DOCKER; add rule ip filter DOCKER counter; add chain ip filter DOCKER-USER")

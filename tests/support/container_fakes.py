@@ -107,6 +107,9 @@ class FakeNetworks:
     async def ways_changed(self) -> None:
         pass
 
+    def publishing(self, *_: object, **__: object) -> None:
+        raise NotImplementedError
+
     def known(self, ref: str) -> None:
         return None
 

@@ -10,7 +10,7 @@ import asyncio
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import cache
 from ipaddress import IPv4Address, ip_interface, ip_network
 
@@ -19,9 +19,10 @@ from msgspec.structs import replace
 from sampan.engine.networks.drivers import choice
 from sampan.engine.networks.drivers.driver import NetworkCapabilities, NetworkDriver
 from sampan.engine.networks.host import HostNetwork
+from sampan.engine.networks.peers import PeerUpdate
 from sampan.engine.networks.plans import MOVED, InterfacePlan, RoutePlan
 from sampan.engine.networks.plumbing import Plumbing
-from sampan.engine.networks.records import EndpointRecord, NetworkRecord
+from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.engine.plugins.client import Plugin
 from sampan.engine.plugins.places import PluginPlace
 from sampan.errors import InvalidArgument
@@ -110,7 +111,9 @@ class RoutedDriver(NetworkDriver):
     def strays(self, links: Sequence[Link], known: frozenset[str]) -> list[str]:
         return [link.name for link in links if link.alias == "tests:routed" and link.name not in known]
 
-    async def attach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
+    async def attach(
+        self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
+    ) -> EndpointRecord:
         await asyncio.sleep(0)  # as if another program were asked
         endpoint = replace(endpoint, veth=f"h{endpoint.id[:10]}", ipv4=f"{ip_interface(endpoint.ipv4).ip}/32")
         await host.run(self._make, host.plumbing, network, endpoint)
@@ -148,9 +151,19 @@ class HangingDriver(LanDriver):
             await asyncio.Event().wait()
         await super().setup(host, network)
 
-    async def attach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
+    async def attach(
+        self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
+    ) -> EndpointRecord:
         await asyncio.Event().wait()
         raise AssertionError
+
+
+class NoPeers:
+    """A source that knows of no other host's endpoints."""
+
+    async def watch(self) -> AsyncIterator[PeerUpdate]:
+        yield PeerUpdate(whole=True)
+        await asyncio.Event().wait()
 
 
 @cache
@@ -174,4 +187,4 @@ def plugin(path: str) -> Plugin:
 def drivers() -> dict[str, NetworkDriver]:
     """Those of the table, and those of the tests."""
     tests = {"lan": LanDriver(), "routed": RoutedDriver(), "hanging": HangingDriver()}
-    return choice.drivers() | tests | {"plugin": choice.known(plugin(served()), ())}
+    return choice.drivers(NoPeers()) | tests | {"plugin": choice.known(plugin(served()), ())}

@@ -71,6 +71,7 @@ ELSEWHERE = {  # what acts and is proven by another test than those of test_opti
     "exec-root": ("support/engine.py", "--exec-root"),
     "hosts": ("support/engine.py", "-H"),
     "pidfile": ("support/engine.py", "--pidfile"),
+    "overlay-peers": ("e2e/test_overlay.py", "--overlay-peers"),
     "disk-budget": ("e2e/test_disk.py", "disk-budget"),
     "ip-forward": ("conformance/test_network_drivers.py", "ip_forward"),
     "ip-forward-no-drop": ("conformance/test_network_drivers.py", "ip_forward_no_drop"),

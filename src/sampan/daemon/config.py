@@ -214,6 +214,8 @@ def build(values: Mapping[str, Any], *, config_file: str = DEFAULT_FILE, given: 
             engine[name] = tuple(value) if isinstance(value, list) else value
     for name in ("data_root", "exec_root"):
         engine[name] = os.path.realpath(engine[name])
+    if engine["overlay_peers"]:
+        engine["overlay_peers"] = os.path.abspath(engine["overlay_peers"])
     engine["debug"] = values["debug"] or values["log-level"] == "debug"
     if engine.get("seccomp_profile") == "builtin":
         engine["seccomp_profile"] = ""

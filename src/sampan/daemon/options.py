@@ -272,6 +272,8 @@ OPTIONS: tuple[Option, ...] = (
     _option("no-proxy", STRING, "Comma-separated list of hosts for which the proxy is skipped", ""),
     _later("node-generic-resource", LIST, "Advertise user-defined resource", key="node-generic-resources"),
     _option("oom-score-adjust", INT, "Set the oom_score_adj for the daemon", 0),
+    # ours: with it there are overlay networks without a swarm
+    _option("overlay-peers", STRING, "File that names the endpoints which other hosts have of overlay networks", ""),
     _option("pidfile", STRING, "Path to use for daemon PID file", "/run/sampan.pid", short="p"),
     _later("raw-logs", BOOL, "Full timestamps without ANSI coloring", False),
     _option("registry-mirror", LIST, "Preferred registry mirror", [], "registry-mirrors", reloads=True),

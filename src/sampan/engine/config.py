@@ -76,6 +76,7 @@ class EngineConfig:
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
+    overlay_peers: str = ""  # a file
     host_gateway_ips: tuple[str, ...] = ()
     # daemon
     debug: bool = False

@@ -21,7 +21,6 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from types import TracebackType
 from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
@@ -365,6 +364,7 @@ def _failure(flags: int, body: bytes) -> OSError | None:
 SO_ATTACH_FILTER = 26
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 _RECEIVE_BYTES = 1 << 17
+_AT_ONCE = 32  # the socket has room for some 230 acknowledgements, fewer links; what finds none is lost
 
 
 class Netlink:
@@ -384,9 +384,7 @@ class Netlink:
     def __enter__(self) -> Netlink:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -420,6 +418,9 @@ class Netlink:
 
     def attempt(self, requests: Sequence[Message]) -> Outcome:
         """Run the requests in order; return for each its error or None, and the bodies that were answered."""
+        if len(requests) > _AT_ONCE:
+            one, others = self.attempt(requests[:_AT_ONCE]), self.attempt(requests[_AT_ONCE:])
+            return Outcome(one.errors + others.errors, one.answers + others.answers)
         if not requests:
             return Outcome([], [])
         first = self._sequence + 1
@@ -443,7 +444,7 @@ class Netlink:
                     answers.append(body)
         return Outcome(errors, answers)
 
-    def _dump(self, type_: int, body: bytes) -> list[bytes]:
+    def dump(self, type_: int, body: bytes) -> list[bytes]:
         self._sequence += 1
         header = _HEADER.pack(16 + len(body), type_, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0)
         self._socket.send(header + body)
@@ -459,24 +460,22 @@ class Netlink:
                 found.append(answer)
 
     def links(self) -> list[Link]:
-        return [parse_link(body) for body in self._dump(RTM_GETLINK, _IFINFO.pack(0, 0, 0, 0, 0))]
+        return [parse_link(body) for body in self.dump(RTM_GETLINK, _IFINFO.pack(0, 0, 0, 0, 0))]
 
     def link(self, link: int | str) -> Link | None:
         """Return one link by index or name; None when there is none."""
         outcome = self.attempt([get_link(link)])
         error = outcome.errors[0]
-        if error is not None:
-            if error.errno == 19:  # ENODEV
-                return None
+        if error is not None and error.errno != 19:  # ENODEV
             raise error
-        return parse_link(outcome.answers[0])
+        return parse_link(outcome.answers[0]) if error is None else None
 
     def addresses(self) -> list[Prefix]:
-        bodies: Iterable[bytes] = self._dump(RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0))
+        bodies: Iterable[bytes] = self.dump(RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0))
         return [prefix for body in bodies if (prefix := parse_address(body)) is not None]
 
     def routes(self) -> list[IpRoute]:
-        return [parse_route(body) for body in self._dump(RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))]
+        return [parse_route(body) for body in self.dump(RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))]
 
     def gone(self) -> list[str]:
         """Read what a socket of group RTMGRP_LINK has pending, without waiting: names of links that were deleted or

@@ -14,6 +14,7 @@ from sampan.engine.networks.records import PREDEFINED
 ROOM = Path(next(iter(sampan.engine.networks.__path__)))
 # of macvlan and ipvlan, `bridge` is the name of a mode
 ITS_OWN = {f"drivers/{name}.py" for name in ("bridge", "bridge_options", "bridge_default", "vlan_options")}
+ITS_OWN |= {"drivers/overlay.py", "drivers/overlay_options.py", "drivers/way_out.py"}  # made of bridges, too
 # The kernel's word for the flags of a link's port; the table's line; Docker's name of the default network and driver.
 NAMES = {"plumbing.py": {"set_bridge_port"}, "drivers/choice.py": {"bridge", "BridgeDriver"}}
 DOCKERS_WORD = "bridge"

@@ -97,9 +97,7 @@ def inspect(
     return shown
 
 
-def network_settings(
-    endpoints: dict[str, JSON], ports: JSON, *, sandbox_id: str, sandbox_key: str, mac: str = ""
-) -> JSON:
+def network_settings(endpoints: dict[str, JSON], ports: JSON, *, sandbox_id: str, sandbox_key: str) -> JSON:
     """Return `NetworkSettings`; the top-level addresses repeat the default bridge's endpoint."""
     main = endpoints.get("bridge", {})
     return {
@@ -119,7 +117,7 @@ def network_settings(
         "IPAddress": main.get("IPAddress", ""),
         "IPPrefixLen": main.get("IPPrefixLen", 0),
         "IPv6Gateway": main.get("IPv6Gateway", ""),
-        "MacAddress": main.get("MacAddress", "") or mac,
+        "MacAddress": main.get("MacAddress", "") if main.get("EndpointID") else "",
         "Networks": endpoints,
     }
 

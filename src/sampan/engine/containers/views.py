@@ -84,7 +84,7 @@ class ContainerViews:
                 sandbox_key=sandbox.key,
             )
         endpoints = {name: codec.to_json(e) for name, e in c.endpoints.items()}
-        return inspect.network_settings(endpoints, {}, sandbox_id="", sandbox_key="", mac=c.config.mac_address)
+        return inspect.network_settings(endpoints, {}, sandbox_id="", sandbox_key="")
 
     async def list(
         self,

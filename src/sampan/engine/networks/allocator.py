@@ -16,10 +16,10 @@ from msgspec.structs import replace
 
 from sampan.engine.networks import endpoints
 from sampan.engine.networks.catalogue import Catalogue
-from sampan.engine.networks.drivers.driver import NetworkCapabilities
+from sampan.engine.networks.drivers.driver import NetworkCapabilities, NetworkDriver
 from sampan.engine.networks.fabric import Fabric, bounded
 from sampan.engine.networks.firewall import Reach
-from sampan.engine.networks.ipam import NULL_IPAM, Address, allocate
+from sampan.engine.networks.ipam import NULL_IPAM, Address, Pool, allocate
 from sampan.engine.networks.plans import InterfacePlan
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.errors import Conflict, Forbidden, Internal, SampanError
@@ -44,11 +44,18 @@ class Allocator:
         return driver.capabilities if driver is not None else NetworkCapabilities()
 
     async def reserve(
-        self, network: NetworkRecord, settings: EndpointSettings, sandbox: SandboxRecord, mac: str = ""
+        self,
+        network: NetworkRecord,
+        settings: EndpointSettings,
+        sandbox: SandboxRecord,
+        mac: str = "",
+        *,
+        hidden: bool = False,
     ) -> EndpointRecord:
         """Return a new endpoint of a sandbox with its addresses; its driver knows nothing of it yet.
 
-        mac: unless the settings name one. Raises: NotFound, InvalidArgument, Conflict, OSError; then nothing is taken.
+        mac: unless the settings name one. hidden: it is the container's way out.
+        Raises: NotFound, InvalidArgument, Conflict, OSError; then nothing is taken.
         """
         driver = self._catalogue.driver(network)
         endpoints.sysctls(settings, "")  # what is wrong is said before anything is taken
@@ -58,6 +65,8 @@ class Allocator:
         )
         if network.config_only:
             raise Forbidden("cannot create endpoint on configuration-only network")
+        if hidden:
+            endpoint = replace(endpoint, hidden=True, dns_names=None)
         if not driver.capabilities.addresses:
             return endpoint
         with contextlib.ExitStack() as undo:
@@ -92,7 +101,7 @@ class Allocator:
         Raises: OSError, SampanError; the endpoint is still reserved then.
         """
         network = self._catalogue.find(reserved.network_id)
-        made = await self._fabric.join(self._catalogue.driver(network), network, reserved, sandbox)
+        made = await self._fabric.attach(self._catalogue.driver(network), network, reserved, sandbox)
         prefix = made.joined.prefix if made.joined is not None else ""
         if prefix and endpoints.IFNAME_OPTION not in (made.settings.driver_opts or {}):
             taken = [e.interface for e in sandbox.endpoints if e.id != made.id]
@@ -137,21 +146,35 @@ class Allocator:
         pools = self._catalogue.pools_of(network.id, version)
         if not pools:
             return None, ""
+        driver = self._catalogue.driver(network)
         if asked is not None:
+            if driver.elsewhere(network, asked):
+                raise Forbidden("Address already in use")
             await self._fabric.leases.settle_address(network.id, asked)
             (self._catalogue.pool_of(network.id, asked) or pools[0]).take(asked)
             address = asked
         else:
             try:
-                address = allocate(pools)
+                address = self._free(driver, network, pools)
             except Conflict:
                 await self._fabric.leases.settle()
                 try:
-                    address = allocate(pools)
+                    address = self._free(driver, network, pools)
                 except Conflict as error:
                     raise Internal(f"{error.message}: {network.name} ({network.id})") from error
         undo.callback(self._catalogue.release, network.id, address)
         return address, ""
+
+    def _free(self, driver: NetworkDriver, network: NetworkRecord, pools: Sequence[Pool]) -> Address:
+        """Take the lowest free address that no other host has. Raises: Conflict when there is none."""
+        passed = []
+        try:
+            while driver.elsewhere(network, address := allocate(pools)):
+                passed.append(address)
+            return address
+        finally:
+            for other in passed:
+                self._catalogue.release(network.id, other)
 
     def _prefix(self, network: NetworkRecord, address: Address | None) -> str:
         """Return `address/length`; empty without an address."""

@@ -149,6 +149,7 @@ class Catalogue:
             for subnet in record.subnets:  # an address that the host does not need is a container's
                 if subnet.subnet not in asked and not driver.has_gateway(record, 6 if ":" in subnet.subnet else 4):
                     subnet.gateway, subnet.gateway_chosen = "", False
+        record.options |= driver.chosen(record, self.table.all())
         return record
 
     def check(self, request: NetworkCreateRequest) -> str:

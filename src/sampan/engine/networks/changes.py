@@ -46,10 +46,11 @@ class Changes:
 
     @contextlib.asynccontextmanager
     async def connecting(
-        self, live: LiveSandbox, network: NetworkRecord, settings: EndpointSettings
+        self, live: LiveSandbox, network: NetworkRecord, settings: EndpointSettings, *, hidden: bool = False
     ) -> AsyncIterator[list[Op]]:
         """Add an endpoint; yield the change that the block has to write. When the block fails, all is undone.
 
+        hidden: it is the container's way out.
         Raises: Forbidden when there is an endpoint on this network; InvalidArgument for bad settings; Internal;
         SandboxEnded.
         """
@@ -58,7 +59,7 @@ class Changes:
             raise Forbidden(f"endpoint with name {before.name} already exists in network {network.name}")
         async with contextlib.AsyncExitStack() as undo:
             with failing(f"failed to connect container to network {network.name}", also_ours=False):
-                made = await self._make(live, network, settings)
+                made = await self._make(live, network, settings, hidden=hidden)
                 undo.push_async_callback(self._take_away, live, made)
                 self._table.save(live, changing=made)
                 await self._fabric.extend_sandbox(before.pid, self._allocator.interfaces([made]))
@@ -74,9 +75,11 @@ class Changes:
             yield self._table.saving(live)
             undo.pop_all()
 
-    async def _make(self, live: LiveSandbox, network: NetworkRecord, settings: EndpointSettings) -> EndpointRecord:
+    async def _make(
+        self, live: LiveSandbox, network: NetworkRecord, settings: EndpointSettings, *, hidden: bool
+    ) -> EndpointRecord:
         """Make an endpoint; it is noted before a plugin hears of it. Raises: OSError, SampanError: nothing is left."""
-        reserved = await self._allocator.reserve(network, settings, live.record)
+        reserved = await self._allocator.reserve(network, settings, live.record, hidden=hidden)
         remote = self._allocator.capabilities(reserved).remote
         try:
             if remote:

@@ -222,10 +222,20 @@ def link_local(settings: EndpointSettings) -> tuple[tuple[Address, int], ...]:
     return tuple(found)
 
 
+def lead_nowhere(catalogue: Catalogue, networks: Iterable[NetworkRecord]) -> bool:
+    """Return whether a container on these networks needs the engine's way out: one wants it, and none leads out."""
+    drivers = [catalogue.drivers.get(network.driver) for network in networks if not network.internal]
+    able = [driver.capabilities for driver in drivers if driver is not None]
+    return any(c.way_out for c in able) and not any(c.gateway for c in able)
+
+
 def gateway_endpoint(endpoints: Iterable[EndpointRecord], version: int) -> EndpointRecord | None:
-    """Return whose gateway the default route goes to: the highest GwPriority, then the first network by name."""
+    """Return whose gateway the default route goes to: the highest GwPriority, then the first network by name.
+
+    The engine's own way out comes last.
+    """
     having = [e for e in endpoints if (e.gateway4 if version == 4 else e.gateway6)]
-    return min(having, key=lambda e: (-e.settings.gw_priority, e.network), default=None)
+    return min(having, key=lambda e: (e.hidden, -e.settings.gw_priority, e.network), default=None)
 
 
 def ways_out(endpoints: Sequence[EndpointRecord]) -> list[EndpointRecord]:

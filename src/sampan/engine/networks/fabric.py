@@ -127,11 +127,11 @@ class Fabric:
             await self.firewall.apply()
         await bounded(driver.teardown(self.host, network), network)
 
-    async def join(
+    async def attach(
         self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
     ) -> EndpointRecord:
         """Have a driver prepare an endpoint; return it with what the driver adds. Raises: OSError, SampanError."""
-        return await bounded(driver.join(self.host, network, endpoint, sandbox), network)
+        return await bounded(driver.attach(self.host, network, endpoint, sandbox), network)
 
     async def detach(self, driver: NetworkDriver, network: NetworkRecord, endpoint: EndpointRecord) -> None:
         """Have a driver forget an endpoint. Raises: OSError, SampanError."""

@@ -27,6 +27,8 @@ from sampan.linux.netlink import Link, Netlink
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_OF_NETWORKS = ("bridge", "vxlan")  # kinds of links that a network is made of; others are endpoints
+
 MARK = "sampan:"  # how the alias of a link of ours begins: sampan:<id of its network>:<running engine>
 
 
@@ -102,19 +104,19 @@ def _claimed(owner: str) -> socket.socket:
 
 
 def abandoned(links: Sequence[Link], known: Collection[str]) -> list[Link]:
-    """Return the bridges of engines that have ended without taking them down, and of which nothing runs any more.
+    """Return the links of networks of engines that have ended without taking them down, and of which nothing runs.
 
-    An engine's bridges are its containers' as long as one of them has a port. known: ids of networks that are not
+    An engine's networks are its containers' as long as one of them is connected. known: ids of networks that are not
     looked at.
     """
     left: dict[str, list[Link]] = {}
     ids: dict[str, set[str]] = {}
     for link in links:
         parts = link.alias.split(":")
-        if link.kind == "bridge" and len(parts) == 3 and link.alias.startswith(MARK):
+        if link.kind in _OF_NETWORKS and len(parts) == 3 and link.alias.startswith(MARK):
             left.setdefault(parts[2], []).append(link)
             ids.setdefault(parts[2], set()).add(parts[1])
-    used = {link.master for link in links}
+    used = {link.master for link in links if link.kind not in _OF_NETWORKS}
     found: list[Link] = []
     for owner, owned in left.items():
         if ids[owner].isdisjoint(known) and not any(b.ifindex in used for b in owned) and _ended(owner):

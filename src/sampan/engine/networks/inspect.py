@@ -47,7 +47,7 @@ def network(record: NetworkRecord, sandboxes: Iterable[SandboxRecord]) -> JSON:
         "ConfigFrom": {"Network": record.config_from},
         "ConfigOnly": record.config_only,
         "Containers": {
-            sandbox.id: _container(sandbox, endpoint)
+            _shown_as(sandbox, endpoint) or sandbox.id: _container(sandbox, endpoint)
             for sandbox in sandboxes
             for endpoint in sandbox.endpoints
             if endpoint.network_id == record.id
@@ -57,9 +57,14 @@ def network(record: NetworkRecord, sandboxes: Iterable[SandboxRecord]) -> JSON:
     }
 
 
+def _shown_as(sandbox: SandboxRecord, endpoint: EndpointRecord) -> str:
+    """Return what Docker calls the endpoint by which a container leaves that is on no network that leads out."""
+    return f"gateway_{sandbox.sandbox_id[:12]}" if endpoint.hidden else ""
+
+
 def _container(sandbox: SandboxRecord, endpoint: EndpointRecord) -> dict[str, str]:
     return {
-        "Name": sandbox.name,
+        "Name": _shown_as(sandbox, endpoint) or sandbox.name,
         "EndpointID": endpoint.id,
         "MacAddress": endpoint.mac,
         "IPv4Address": endpoint.ipv4,

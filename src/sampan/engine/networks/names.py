@@ -16,8 +16,9 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
+from sampan.engine.networks.drivers.driver import RemoteEndpoint
 from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.errors import SampanError
 from sampan.supervisor import layout
@@ -36,7 +37,7 @@ LeadsToHost = Callable[[NetworkRecord], bool]
 
 def wanted(endpoints: Iterable[EndpointRecord]) -> bool:
     """Return whether a sandbox with these endpoints has a name service."""
-    return any(e.network not in PREDEFINED for e in endpoints)
+    return any(e.network not in PREDEFINED and not e.hidden for e in endpoints)
 
 
 def describe(
@@ -45,7 +46,7 @@ def describe(
     """Return what the name service shall know of a sandbox. host_addresses: how the host is reached instead of by its
     gateways. leads_to_host: whether the gateways of a network are the host's.
     """
-    mine = [e for e in _in_order(record.endpoints) if e.network not in PREDEFINED]
+    mine = [e for e in _in_order(record.endpoints) if e.network not in PREDEFINED and not e.hidden]
     networks = [(e, find(e.network_id)) for e in record.endpoints]
     on_host = {e.network_id for e, network in networks if network is not None and leads_to_host(network)}
     ordered = [e for e in _in_order(record.endpoints) if e.network_id in on_host]
@@ -81,6 +82,11 @@ def _names(endpoint: EndpointRecord) -> NetworkNames:
     )
 
 
+def elsewhere(network_id: str) -> str:
+    """Return under which id the name service knows the endpoints that other hosts have of a network."""
+    return f"elsewhere-{network_id}"
+
+
 class Names:
     """The name service of one exec root, as the engine tells it. Start it with `supply`; without, nothing is told.
 
@@ -113,7 +119,7 @@ class Names:
         which is logged.
         """
         if record.names_port:
-            self._write(record)
+            self._write(describe(record, self._find, self._host_addresses, self._leads_to_host))
         return self._put(record, sockets)
 
     async def _put(self, record: SandboxRecord, sockets: NameSockets | None) -> None:
@@ -137,8 +143,32 @@ class Names:
         except (OSError, SampanError) as error:
             log.warning("container %s: its name service: %s", record.id[:12], error)
 
+    async def announce(self, network_id: str, remote: Sequence[RemoteEndpoint]) -> None:
+        """Let names lead to the endpoints that other hosts have of a network, to these and to no others.
+
+        The name service is not started for it: it reads the file when it comes.
+        """
+        id, network = elsewhere(network_id), self._find(network_id)
+        name = network.name if network is not None else ""
+        there = [
+            NetworkNames(id=network_id, name=name, names=e.names, ipv4=e.ipv4, ipv6=e.ipv6, links={}) for e in remote
+        ]
+        if there:
+            self._write(SandboxNames(id=id, port=0, namespace=0, boot=layout.boot_id(), networks=tuple(there)))
+        else:
+            try:
+                os.unlink(f"{self._directory}/{table.file_name(id)}")
+            except FileNotFoundError:
+                return
+        try:
+            await self._tell({"put": id}, start=False)
+        except (FileNotFoundError, ConnectionRefusedError):
+            pass  # there is none
+        except (OSError, SampanError) as error:
+            log.warning("network %s: the name service: %s", network_id[:12], error)
+
     def sweep(self, known: Iterable[str]) -> None:
-        """Delete the files of sandboxes that are not known (by sandbox id): left by an engine that was killed."""
+        """Delete the files that are of no sandbox known (by its id): left by an engine that was killed."""
         keep = set(known)
         with contextlib.suppress(FileNotFoundError):
             for id in list(table.ids(self._directory)):
@@ -146,17 +176,16 @@ class Names:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(f"{self._directory}/{table.file_name(id)}")
 
-    def _write(self, record: SandboxRecord) -> None:
-        named = describe(record, self._find, self._host_addresses, self._leads_to_host)
+    def _write(self, named: SandboxNames) -> None:
         try:
             os.makedirs(self._directory, 0o700, exist_ok=True)
             layout.write(f"{self._directory}/{table.file_name(named.id)}", table.encode(named))
         except OSError as error:  # a full exec root: names stay as they were
-            log.error("container %s: its names cannot be written: %s", record.id[:12], error)
+            log.error("names of %s cannot be written: %s", named.id[:12], error)
 
-    async def _tell(self, request: dict[str, str], sockets: NameSockets | None = None) -> None:
+    async def _tell(self, request: dict[str, str], sockets: NameSockets | None = None, *, start: bool = True) -> None:
         """Ask, and wait for the answer. Raises: OSError, SampanError when there is none."""
-        peer = await self._connected()
+        peer = await self._connected(start=start)
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
@@ -167,19 +196,19 @@ class Names:
         finally:
             self._waiting.pop(number, None)
 
-    async def _connected(self) -> socket.socket:
+    async def _connected(self, *, start: bool) -> socket.socket:
         async with self._connecting:
             if self._peer is None:
-                peer = await self._connect()
+                peer = await self._connect(start=start)
                 asyncio.get_running_loop().add_reader(peer, self._readable)
                 self._peer = peer
             return self._peer
 
-    async def _connect(self) -> socket.socket:
+    async def _connect(self, *, start: bool) -> socket.socket:
         try:
             return layout.connect(self._directory, SOCKET, socket.SOCK_SEQPACKET)
         except (FileNotFoundError, ConnectionRefusedError):
-            if self._start is None:
+            if self._start is None or not start:
                 raise
         await self._start()
         return layout.connect(self._directory, SOCKET, socket.SOCK_SEQPACKET)

@@ -48,7 +48,8 @@ class NetworkRecord(Record, kw_only=True):
     """One network. `options` are the driver's: whatever a driver has to remember of its network stands there.
 
     config_only: it only carries a configuration for others, and nothing of it is ever made. config_from: the name of
-    the network whose configuration this one has; empty for its own.
+    the network whose configuration this one has; empty for its own. own: the engine has made it for other networks, and
+    takes it away after them.
     """
 
     name: str
@@ -67,6 +68,7 @@ class NetworkRecord(Record, kw_only=True):
     subnets: list[SubnetRecord] = []
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
+    own: bool = False
 
     def subnet(self, version: int) -> SubnetRecord | None:
         """Return the network's subnet of IP version 4 or 6."""
@@ -101,6 +103,7 @@ class EndpointRecord(msgspec.Struct, kw_only=True, frozen=True):
     veth: the end on the host of the interface's pair; empty for an interface that is no pair. settings: what the user
     asked for, and nothing else. dns_names: what the endpoint answers to; None on the predefined networks.
     mac_asked: the user named the MAC. joined: of a network that a plugin makes, once the plugin has made the endpoint.
+    hidden: it is the engine's way out for a container whose networks do not lead out; it is none of these.
     """
 
     id: str
@@ -117,6 +120,7 @@ class EndpointRecord(msgspec.Struct, kw_only=True, frozen=True):
     dns_names: list[str] | None = None
     mac_asked: bool = False
     joined: JoinRecord | None = None
+    hidden: bool = False
 
     @property
     def address4(self) -> str:

@@ -16,8 +16,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -33,14 +32,13 @@ from sampan.engine.networks.names import Names
 from sampan.engine.networks.plans import SandboxPlan
 from sampan.engine.networks.publishing import PortPublisher
 from sampan.engine.networks.records import (
-    BindingRecord,
     EndpointRecord,
     NetworkRecord,
     PublishedPort,
     SandboxRecord,
     new_id,
 )
-from sampan.engine.networks.request import SandboxRequest
+from sampan.engine.networks.request import Sandbox, SandboxRequest
 from sampan.engine.store import Op, Store
 from sampan.errors import Internal, SampanError
 from sampan.spec.engine_api.network import EndpointSettings
@@ -48,36 +46,20 @@ from sampan.spec.engine_api.network import EndpointSettings
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sandbox:
-    """A container's network as the engine uses and shows it.
-
-    netns: a path while `attach` holds the namespace; empty when the container runs, or shares the host's. endpoints: by
-    network name. exposed, bindings: its ports, and where they are published; both empty when its network publishes
-    none. names: it has a name service.
-    """
-
-    id: str
-    key: str
-    netns: str = ""
-    endpoints: Mapping[str, EndpointRecord] = field(default_factory=dict)
-    exposed: tuple[str, ...] = ()
-    bindings: tuple[BindingRecord, ...] = ()
-    names: bool = False
-
-    @property
-    def addresses(self) -> list[str]:
-        """The container's addresses, for its /etc/hosts."""
-        shown = [(e.address4, e.address6) for e in self.endpoints.values()]
-        return [address for pair in shown for address in pair if address]
-
-
 class Sandboxes:
     """The sandboxes of one engine."""
 
     def __init__(
-        self, config: EngineConfig, store: Store, events: Events, catalogue: Catalogue, fabric: Fabric
+        self,
+        config: EngineConfig,
+        store: Store,
+        events: Events,
+        catalogue: Catalogue,
+        fabric: Fabric,
+        gateway: Callable[[], Awaitable[NetworkRecord]],
     ) -> None:
+        """gateway: the network by which containers leave whose own networks do not lead out."""
+        self._gateway = gateway
         self._exec_root = config.exec_root
         self._events = events
         self._catalogue = catalogue
@@ -158,17 +140,27 @@ class Sandboxes:
         await self.detach(request.id)
         with failing("failed to set up container networking"):
             chosen = endpoints.wanted(self._catalogue, request.mode, request.endpoints)
-        with self._claimed(request.name or request.id[:12], (network for network, _ in chosen)):
-            return await self._attach(request, chosen)
+        name, networks = request.name or request.id[:12], [network for network, _ in chosen]
+        with self._claimed(name, networks):
+            with failing("failed to set up container networking"):
+                way_out = [await self._gateway()] if endpoints.lead_nowhere(self._catalogue, networks) else []
+            with self._claimed(name, way_out):
+                return await self._attach(request, chosen, way_out)
 
     async def _attach(
-        self, request: SandboxRequest, chosen: Sequence[tuple[NetworkRecord, EndpointSettings]]
+        self,
+        request: SandboxRequest,
+        chosen: Sequence[tuple[NetworkRecord, EndpointSettings]],
+        way_out: Sequence[NetworkRecord],
     ) -> Sandbox:
         live = LiveSandbox(self._new_record(request), silent=request.silent)
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._undo_attach, live)
             with failing("failed to set up container networking"):
                 await self._reserve(live, request, chosen)
+                for network in way_out:
+                    made = await self._allocator.reserve(network, EndpointSettings(), live.record, hidden=True)
+                    live.record = replace(live.record, endpoints=[*live.record.endpoints, made])
                 if any(self._allocator.capabilities(e).remote for e in live.record.endpoints):
                     self._table.save(live)  # a plugin must hear of the end of what it hears of now, whatever happens
                 for n, reserved in enumerate(live.record.endpoints):
@@ -195,7 +187,7 @@ class Sandboxes:
             self._table.save(live)
             undo.pop_all()
         if not live.silent:
-            for endpoint in live.record.endpoints:
+            for endpoint in _seen(live.record):
                 self._tell("connect", endpoint, request.id)
         return self._shown(live)
 
@@ -311,7 +303,7 @@ class Sandboxes:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(record.key)
         self._table.forget(live)
-        for endpoint in () if live.silent else reversed(record.endpoints):
+        for endpoint in () if live.silent else reversed(_seen(record)):
             self._tell("disconnect", endpoint, record.id)
 
     def _adopt(self, record: SandboxRecord) -> None:
@@ -335,11 +327,13 @@ class Sandboxes:
                 self._changes.hold(live)
                 await self._changes.mend(live)
                 await self._changes.renumber(live, self._catalogue.table.get)
+                await self._mind_way_out(live)
             else:
                 await self.detach(container_id)
         if self._table.records.aside:
             return  # whose links and names these are is unknown
-        self.names.sweep(live.record.sandbox_id for live in self._live.values())
+        named = [live.record.sandbox_id for live in self._live.values()]
+        self.names.sweep([*named, *(names.elsewhere(network.id) for network in self._catalogue.all())])
         known = frozenset(e.veth for live in self._live.values() for e in live.record.endpoints)
         await self._fabric.sweep(self._catalogue.drivers.values(), known)
 
@@ -362,6 +356,7 @@ class Sandboxes:
             async with self._changes.connecting(live, network, settings) as changes:
                 yield changes
         self._tell("connect", live.record.endpoints[-1], container_id)
+        await self._mind_way_out(live)
 
     @contextlib.asynccontextmanager
     async def disconnecting(self, network: NetworkRecord, container_id: str) -> AsyncIterator[list[Op] | None]:
@@ -378,6 +373,27 @@ class Sandboxes:
         async with self._changes.disconnecting(live, endpoint) as changes:
             yield changes
         self._tell("disconnect", endpoint, container_id)
+        await self._mind_way_out(live)
+
+    async def _mind_way_out(self, live: LiveSandbox) -> None:
+        """Give a running container the engine's way out when its networks do not lead out any more, or take it away.
+
+        What cannot be done is logged: the next change, or the next start, tries again.
+        """
+        networks = [self._catalogue.table.get(e.network_id) for e in _seen(live.record)]
+        needed = endpoints.lead_nowhere(self._catalogue, [n for n in networks if n is not None])
+        there = next((e for e in live.record.endpoints if e.hidden), None)
+        try:
+            if needed and there is None:
+                gateway = await self._gateway()
+                with self._claimed(live.record.name, [gateway]):
+                    async with self._changes.connecting(live, gateway, EndpointSettings(), hidden=True) as changes:
+                        self._table.apply(changes)
+            elif there is not None and not needed:
+                async with self._changes.disconnecting(live, there) as changes:
+                    self._table.apply(changes)
+        except (OSError, SampanError) as error:
+            log.error("container %s: its way out cannot be changed: %s", live.record.id[:12], error)
 
     @contextlib.asynccontextmanager
     async def publishing(
@@ -431,7 +447,8 @@ class Sandboxes:
             id=record.sandbox_id,
             key=record.key,
             netns=f"/proc/{os.getpid()}/fd/{live.namespace}" if live.namespace >= 0 else "",
-            endpoints={e.network: e for e in record.endpoints},
+            endpoints={e.network: e for e in _seen(record)},
+            way_out=next((e for e in record.endpoints if e.hidden), None),
             exposed=tuple(record.exposed) if publishes else (),
             bindings=tuple(record.bindings) if publishes else (),
             names=record.names_port > 0,
@@ -443,6 +460,11 @@ class Sandboxes:
         if network is not None:
             attributes["type"] = network.driver
         self._events.publish("network", action, endpoint.network_id, attributes)
+
+
+def _seen(record: SandboxRecord) -> list[EndpointRecord]:
+    """Return the endpoints that a container's user knows of."""
+    return [e for e in record.endpoints if not e.hidden]
 
 
 def _link(path: str, target: str) -> None:

@@ -23,13 +23,15 @@ from sampan.engine.metrics import Metrics
 from sampan.engine.networks import endpoints, filters, inspect, ipam
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.collisions import Collision, CollisionWatch
-from sampan.engine.networks.drivers import choice
+from sampan.engine.networks.drivers import choice, way_out
 from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.firewall import Way
+from sampan.engine.networks.peer_file import FilePeers
 from sampan.engine.networks.plugin_drivers import PluginDrivers
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord
-from sampan.engine.networks.sandboxes import Sandbox, Sandboxes
+from sampan.engine.networks.request import Sandbox
+from sampan.engine.networks.sandboxes import Sandboxes
 from sampan.engine.plugins.plugins import Plugins
 from sampan.engine.store import Op, Store
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, SampanError
@@ -42,6 +44,29 @@ log = logging.getLogger(__name__)
 Filters = Mapping[str, Iterable[str]]
 
 TABLE_PREFIX = "sampan"  # of the name of our nftables table
+
+
+class _Making(contextlib.AsyncExitStack):
+    """Networks that are being made, while the host is held; unless that is `done`, they are taken away again.
+
+    choosing: holds the host. shown: until it ends nobody finds them. undo: takes them away.
+    """
+
+    def __init__(self, holding: contextlib.AbstractAsyncContextManager[object]) -> None:
+        super().__init__()
+        self.choosing, self.shown, self.undo = (contextlib.AsyncExitStack() for _ in range(3))
+        self._holding = holding
+
+    async def __aenter__(self) -> _Making:
+        await super().__aenter__()
+        for stack in (self.choosing, self.shown, self.undo):
+            await self.enter_async_context(stack)
+        await self.choosing.enter_async_context(self._holding)
+        return self
+
+    def done(self) -> None:
+        """Keep them."""
+        self.undo.pop_all()
 
 
 class Networks:
@@ -63,15 +88,15 @@ class Networks:
         if all(pool.base.version == 4 for pool in pools):
             pools = (*pools, ipam.local_pool(engine_id(config.data_root)))
         table = store.table("networks", NetworkRecord)
-        self._catalogue = Catalogue(table, choice.drivers() if drivers is None else dict(drivers), pools)
+        source = FilePeers(config.overlay_peers) if config.overlay_peers else None
+        self._catalogue = Catalogue(table, choice.drivers(source) if drivers is None else dict(drivers), pools)
         self._plugins = PluginDrivers(self._catalogue, plugins)
         self._fabric = Fabric(config, self._catalogue.release)
-        self._sandboxes = Sandboxes(config, store, events, self._catalogue, self._fabric)
+        self._sandboxes = Sandboxes(config, store, events, self._catalogue, self._fabric, self._gateway)
         self._collisions = CollisionWatch(self._fabric.host, self._fabric.background, self._with_links, self._collides)
         self.attach = self._sandboxes.attach
         self.started = self._sandboxes.started
         self.detach = self._sandboxes.detach
-        self.restore = self._sandboxes.restore
         self.sandbox = self._sandboxes.sandbox
         self.renaming = self._sandboxes.renaming
         self.renamed = self._sandboxes.renamed
@@ -107,6 +132,9 @@ class Networks:
             self._sandboxes.adopt_recorded()
             await self._fabric.firewall.apply()
             self._collisions.open()
+            for name, driver in self._catalogue.drivers.items():
+                following = driver.follow(self._fabric.host, self.names.announce)
+                self._fabric.background.spawn(following, f"network driver {name}")
         except BaseException as error:
             await self._fabric.close()
             if isinstance(error, OSError):
@@ -123,6 +151,11 @@ class Networks:
         await self._fabric.close()
         await self._plugins.close()
         self._sandboxes.close()
+
+    async def restore(self, running: Mapping[str, int]) -> None:
+        """Keep the sandboxes of these running containers (id → pid); see `Sandboxes.restore`."""
+        await self._sandboxes.restore(running)
+        await self._drop_gateway()
 
     async def _start_networks(self) -> None:
         records = {}
@@ -207,31 +240,56 @@ class Networks:
         driver = await self._plugins.driver("null" if request.config_only else name)
         async with contextlib.AsyncExitStack() as given:
             subnets = await self._plugins.subnets(asked, driver, self._fabric.host_subnets, given)
-            async with contextlib.AsyncExitStack() as choosing:
-                await choosing.enter_async_context(self._fabric.choosing())
+            async with _Making(self._fabric.choosing()) as making:
                 network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config, subnets)
                 given.pop_all()  # now they are the network's
-                with self._catalogue.hidden(network, making=True):
-                    await self._make(driver, network, choosing)
+                await self._make(driver, network, making)
+                if endpoints.lead_nowhere(self._catalogue, [network]) and self._catalogue.named(way_out.NAME) is None:
+                    await self._make_gateway(making)
+                making.done()
         self._tell("create", network)
         return network
 
-    async def _make(self, driver: NetworkDriver, network: NetworkRecord, choosing: contextlib.AsyncExitStack) -> None:
-        """Make a network; `choosing` is let go as soon as nothing of the host is chosen any more."""
-        async with contextlib.AsyncExitStack() as undo:
-            undo.push_async_callback(self._unmake, driver, network)
-            self._open_pools(network, known=False)
-            self._store.apply_now(self._catalogue.put(network))
-            if driver.capabilities.remote:
-                await choosing.aclose()  # nobody else waits for another program
-            try:
-                await self._fabric.setup(driver, network)
-                if driver.rules(network, ip6=True) is not None:
-                    await self._fabric.firewall.apply()
-            except OSError as error:
-                raise Internal(f"failed to create network {network.name}: {error}") from error
-            await self._store.flushed()
-            undo.pop_all()
+    async def _make(self, driver: NetworkDriver, network: NetworkRecord, making: _Making) -> None:
+        """Make a network; the host is let go as soon as nothing of it is chosen any more."""
+        making.shown.enter_context(self._catalogue.hidden(network, making=True))
+        making.undo.push_async_callback(self._unmake, driver, network)
+        self._open_pools(network, known=False)
+        self._store.apply_now(self._catalogue.put(network))
+        if driver.capabilities.remote:
+            await making.choosing.aclose()  # nobody else waits for another program
+        try:
+            await self._fabric.setup(driver, network)
+            if driver.rules(network, ip6=True) is not None:
+                await self._fabric.firewall.apply()
+        except OSError as error:
+            raise Internal(f"failed to create network {network.name}: {error}") from error
+        await self._store.flushed()
+
+    async def _make_gateway(self, making: _Making) -> NetworkRecord:
+        network = self._catalogue.new(way_out.request(), await self._fabric.host_subnets(), self._config)
+        network.own = True
+        await self._make(self._catalogue.driver(network), network, making)
+        return network
+
+    async def _gateway(self) -> NetworkRecord:
+        """Return the network by which containers leave whose own networks do not lead out; made when it is missing."""
+        async with _Making(self._fabric.choosing()) as making:
+            found = self._catalogue.named(way_out.NAME) or await self._make_gateway(making)
+            making.done()
+        return found
+
+    async def _drop_gateway(self) -> None:
+        """Take that network away when the engine has made it, and no network needs it any more."""
+        if self._catalogue.named(way_out.NAME) is None:
+            return
+        async with self._fabric.choosing():
+            gateway = self._catalogue.named(way_out.NAME)
+            if gateway is None or not gateway.own or self._sandboxes.using(gateway.id):
+                return
+            if not any(endpoints.lead_nowhere(self._catalogue, [network]) for network in self._catalogue.all()):
+                with self._catalogue.hidden(gateway):
+                    await self._unmake(self._catalogue.drivers.get(gateway.driver), gateway)
 
     async def _unmake(self, driver: NetworkDriver | None, network: NetworkRecord) -> None:
         if driver is not None:  # else nobody knows what there is to take down
@@ -259,6 +317,9 @@ class Networks:
         with self._catalogue.hidden(network):
             await self._unmake(self._catalogue.drivers.get(network.driver), network)
         self._tell("destroy", network)
+        driver = self._catalogue.drivers.get(network.driver)
+        if driver is not None and driver.capabilities.way_out:
+            await self._drop_gateway()
 
     def inspect(self, ref: str, *, scope: str = "") -> dict[str, Any]:
         """Return a network with its containers, as the API shows it. Raises: NotFound, InvalidArgument."""
@@ -291,6 +352,7 @@ class Networks:
             if (
                 network.name in PREDEFINED
                 or network.config_only
+                or network.own
                 or self._used(network)
                 or not filters.prunable(network, given or {}, before_ns)
             ):
@@ -304,7 +366,7 @@ class Networks:
         """Yield the networks that this host is a router of, each with its link."""
         for network in self._catalogue.all():
             driver = self._catalogue.drivers.get(network.driver)
-            if driver is not None and (link := _link(driver, network)):
+            if driver is not None and driver.capabilities.gateway and (link := _link(driver, network)):
                 yield network, link
 
     def _collides(self, collision: Collision) -> None:

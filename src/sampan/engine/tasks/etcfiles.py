@@ -115,7 +115,8 @@ def extra_host(text: str, sandbox: Sandbox, config: EngineConfig) -> tuple[str, 
 
 
 def _gateways(sandbox: Sandbox) -> tuple[str, ...]:
-    return tuple(e.gateway4 for e in sandbox.endpoints.values() if e.gateway4)
+    leading_out = [*sandbox.endpoints.values(), *([sandbox.way_out] if sandbox.way_out is not None else [])]
+    return tuple(e.gateway4 for e in leading_out if e.gateway4)
 
 
 def _read(path: str) -> str:

@@ -65,7 +65,7 @@ class NameServer:
         """Serve a sandbox as its file says, on new sockets when there are some."""
         self._take_up(id, sockets)
         sandbox = self._table.sandboxes.get(id)
-        if sandbox is not None and not sandbox.pid:
+        if sandbox is not None and not sandbox.pid and sandbox.port:
             self._unborn[id] = by
 
     def drop(self, id: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 DIRECTORY = "names"
@@ -41,8 +41,9 @@ class NetworkNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxNames:
-    """One sandbox. port: where its name service listens, on 127.0.0.11. pid: its first process, 0 before there is one.
+    """One sandbox. port: where its name service listens, on 127.0.0.11; 0: nowhere, these are other hosts' endpoints.
 
+    pid: its first process, 0 before there is one.
     namespace: the inode number of its network namespace; boot: the kernel's boot id. By both a process of another
     sandbox that has got the pid is told from the one that is meant.
     networks: in the order in which they are asked. servers: resolvers to forward to, asked from inside the sandbox.
@@ -64,7 +65,11 @@ class SandboxNames:
 
 def encode(sandbox: SandboxNames) -> bytes:
     """Return the text of a sandbox's file."""
-    return json.dumps(asdict(sandbox)).encode()
+    return json.dumps(sandbox, default=_fields).encode()
+
+
+def _fields(value: NetworkNames | SandboxNames) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def decode(text: bytes) -> SandboxNames:

@@ -8,8 +8,6 @@ Source: docs.docker.com/engine/network/drivers/bridge; ip-link(8).
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_interface, ip_network
 
@@ -19,17 +17,22 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.networks import host as hosts
 from sampan.engine.networks.drivers import bridge_default, bridge_options
 from sampan.engine.networks.drivers.bridge_options import Bridge
-from sampan.engine.networks.drivers.driver import MTU, ChooseSubnet, NetworkCapabilities, NetworkDriver
+from sampan.engine.networks.drivers.driver import (
+    MTU,
+    ChooseSubnet,
+    NetworkCapabilities,
+    NetworkDriver,
+    stray_veths,
+    veth_name,
+)
 from sampan.engine.networks.firewall import Mode, NetworkRules, Reach
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.plans import VETH, InterfacePlan, NeighbourPlan
 from sampan.engine.networks.plumbing import Plumbing, read_sysctl, write_sysctl
-from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord
+from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.errors import Forbidden, Internal, InvalidArgument
 from sampan.linux import netlink
 from sampan.linux.netlink import Link, Netlink
-
-_VETH_NAME = re.compile(r"veth[0-9a-f]{7}")
 
 
 class BridgeDriver(NetworkDriver):
@@ -109,12 +112,7 @@ class BridgeDriver(NetworkDriver):
 
     def strays(self, links: Sequence[Link], known: frozenset[str]) -> list[str]:
         """Return the veths on our bridges that belong to nobody."""
-        own = set(self._indexes.values())
-        return [
-            link.name
-            for link in links
-            if link.master in own and link.kind == VETH and _VETH_NAME.fullmatch(link.name) and link.name not in known
-        ]
+        return stray_veths(links, set(self._indexes.values()), known)
 
     # ── done ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -143,9 +141,11 @@ class BridgeDriver(NetworkDriver):
         self._indexes.pop(network.id, None)
         await host.run(_delete, host.plumbing, Bridge(network))
 
-    async def attach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
+    async def attach(
+        self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
+    ) -> EndpointRecord:
         """Name the pair's end on the host."""
-        return replace(endpoint, veth=f"veth{os.urandom(4).hex()[:7]}")
+        return replace(endpoint, veth=veth_name())
 
 
 # ── blocking, in the namespace thread ───────────────────────────────────────────────────────────────────────────

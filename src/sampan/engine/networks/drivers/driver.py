@@ -16,15 +16,17 @@ Source: Container Network Model, moby libnetwork/driverapi; netavark network/dri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks.firewall import NetworkRules, Reach
 from sampan.engine.networks.host import HostNetwork
-from sampan.engine.networks.ipam import Subnet
-from sampan.engine.networks.plans import InterfacePlan
+from sampan.engine.networks.ipam import Address, Subnet
+from sampan.engine.networks.plans import VETH, InterfacePlan
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord, SubnetRecord
 from sampan.linux.netlink import Link
 
@@ -45,9 +47,10 @@ class NetworkCapabilities:
     the network that every engine has. namespace: a container gets a network namespace of its own. addresses: networks
     have subnets, endpoints have addresses in them. ipv6: subnets may be IPv6.
     gateway: a network leads out through its gateway, unless it is internal. outside: that gateway is not this host but
-    a machine on the network. publishes: ports can be published. several: a network may have several subnets of one IP
-    version. macs: an endpoint has a MAC address of its own. remote: another program makes them. It has a word in what
-    an endpoint gets, and may be away when it is asked.
+    a machine on the network. way_out: a network that is not internal leads nowhere by itself; its containers leave by
+    the engine's gateway network unless they are on another that leads out. publishes: ports can be published. several:
+    a network may have several subnets of one IP version. macs: an endpoint has a MAC address of its own. remote:
+    another program makes them. It has a word in what an endpoint gets, and may be away when it is asked.
     """
 
     scope: str = "local"
@@ -57,10 +60,24 @@ class NetworkCapabilities:
     ipv6: bool = True
     gateway: bool = False
     outside: bool = False
+    way_out: bool = False
     publishes: bool = False
     several: bool = False
     macs: bool = True
     remote: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteEndpoint:
+    """What another host's endpoint answers to, its own name first, and its addresses (empty: none of that version)."""
+
+    names: tuple[str, ...]
+    ipv4: str = ""
+    ipv6: str = ""
+
+
+Announce = Callable[[str, Sequence[RemoteEndpoint]], Awaitable[None]]
+"""Let names lead to the endpoints that other hosts have of a network (its id): to these and to no others."""
 
 
 class NetworkDriver(Protocol):
@@ -84,6 +101,13 @@ class NetworkDriver(Protocol):
     def leads_out(self, network: NetworkRecord) -> bool:
         """Return whether the endpoints of a network have its gateway as their way out."""
         return self.capabilities.gateway and not network.internal
+
+    def chosen(self, network: NetworkRecord, others: Iterable[NetworkRecord]) -> Mapping[str, str]:
+        """Return the options that a new network gets beside those asked for: what has to be remembered of it.
+
+        Its subnets are known. Raises: SampanError in Docker's words when it cannot be had.
+        """
+        return {}
 
     def describe(self, network: NetworkRecord) -> str:
         """Return one line for people: what the network is, the same as long as its record is the same."""
@@ -112,6 +136,10 @@ class NetworkDriver(Protocol):
         """Return where the ports of a network's containers are published, in IP version 4 or 6."""
         return Reach.HOST
 
+    def elsewhere(self, network: NetworkRecord, address: Address) -> bool:
+        """Return whether an endpoint on another host has this address."""
+        return False
+
     def strays(self, links: Sequence[Link], known: frozenset[str]) -> list[str]:
         """Return the names of those links of the host that are endpoints of this driver, but not `known`.
 
@@ -138,18 +166,14 @@ class NetworkDriver(Protocol):
         """Take the network out of the kernel; one that is not there, or only in part, is fine. Raises: OSError."""
         return None
 
-    async def attach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
-        """Prepare an endpoint, which has its addresses; return it with what the driver adds.
+    async def attach(
+        self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
+    ) -> EndpointRecord:
+        """Prepare an endpoint of a sandbox, which has its addresses; return it with what the driver adds.
 
         Raises: OSError, SampanError.
         """
         return endpoint
-
-    async def join(
-        self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
-    ) -> EndpointRecord:
-        """Do what `attach` does, for a driver that must know the sandbox. Raises: OSError, SampanError."""
-        return await self.attach(host, network, endpoint)
 
     async def program(self, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord) -> None:
         """Hear that the sandbox's way out, and to its ports, leads by this endpoint now. Raises: SampanError."""
@@ -162,3 +186,26 @@ class NetworkDriver(Protocol):
     async def detach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> None:
         """Forget an endpoint; one that is unknown is fine. Its interface is gone, or goes with its namespace."""
         return None
+
+    async def follow(self, host: HostNetwork, announce: Announce) -> None:
+        """Follow what is told from elsewhere, from when the networks are set up until this is cancelled."""
+        return None
+
+
+# ── pairs ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_VETH_NAME = re.compile(r"veth[0-9a-f]{7}")
+
+
+def veth_name() -> str:
+    """Return a name for the end on the host of an endpoint's pair."""
+    return f"veth{os.urandom(4).hex()[:7]}"
+
+
+def stray_veths(links: Iterable[Link], masters: Collection[int], known: frozenset[str]) -> list[str]:
+    """Return the pairs on these bridges, by index, that have a name of ours and are not known."""
+    return [
+        link.name
+        for link in links
+        if link.master in masters and link.kind == VETH and _VETH_NAME.fullmatch(link.name) and link.name not in known
+    ]

@@ -1,7 +1,7 @@
 """The remote driver: a network that another program makes, asked over Docker's plugin protocol.
 
     setup      CreateNetwork                     teardown  DeleteNetwork
-    join       CreateEndpoint, Join              detach    Leave, DeleteEndpoint
+    attach     CreateEndpoint, Join              detach    Leave, DeleteEndpoint
     program    ProgramExternalConnectivity       revoke    RevokeExternalConnectivity
 
 The plugin makes a link on the host and names it in its answer to Join; it is moved into the sandbox. Addresses are the
@@ -161,7 +161,7 @@ class RemoteDriver(NetworkDriver):
         except SampanError as error:
             log.warning("network %s: %s", network.name, error.message)
 
-    async def join(
+    async def attach(
         self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
     ) -> EndpointRecord:
         """Have the plugin make an endpoint and its link. Raises: SampanError; `detach` is due all the same."""

@@ -17,7 +17,7 @@ from sampan.engine.networks.drivers.driver import NetworkCapabilities, NetworkDr
 from sampan.engine.networks.drivers.vlan_options import Ipvlan, Macvlan, Vlan
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.plans import InterfacePlan, RoutePlan
-from sampan.engine.networks.records import EndpointRecord, NetworkRecord
+from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 
 LAST_METRIC = 1024  # of a default route that any other goes before
 _EVERYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
@@ -79,7 +79,9 @@ class VlanDriver(NetworkDriver):
         vlan = self._view(network)
         await host.run(vlan_parents.release, host.plumbing.host, vlan, dict(host.parents), host.owner)
 
-    async def attach(self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord) -> EndpointRecord:
+    async def attach(
+        self, host: HostNetwork, network: NetworkRecord, endpoint: EndpointRecord, sandbox: SandboxRecord
+    ) -> EndpointRecord:
         """Look the parent up again: an administrator's link may have gone and come back. Raises: Internal."""
         vlan = self._view(network)
         self._indexes[network.id] = await host.run(vlan_parents.look_up, host.plumbing.host, vlan, host.owner)
