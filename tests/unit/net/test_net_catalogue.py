@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.networks import filters, inspect
+from sampan.engine.networks import creation, filters, inspect
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.drivers import choice
 from sampan.engine.networks.drivers.bridge_options import Bridge
@@ -18,7 +18,7 @@ from sampan.engine.networks.ipam import DEFAULT_POOLS, local_pool
 from sampan.engine.networks.records import NetworkRecord
 from sampan.engine.store import Store
 from sampan.errors import Conflict, Forbidden, Internal, InvalidArgument, NotFound, SampanError
-from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
+from sampan.spec.engine_api.network import IPAM, ConfigReference, IPAMConfig, NetworkCreateRequest
 
 HOST = [ip_network("172.17.0.0/16"), ip_network("192.0.2.0/24")]
 
@@ -238,3 +238,40 @@ def test_the_gateway_is_the_first_address_of_the_range(
 def test_a_subnet_without_room_for_a_gateway(catalogue: Catalogue) -> None:
     with pytest.raises(Internal, match=r"^failed to allocate gateway \(\): no available addresses on this pool$"):
         new(catalogue, "n", IPAMConfig(subnet="fd00:82::/128"), enable_ipv6=True)
+
+
+@pytest.mark.parametrize("driver", ["bridge", "macvlan", "ipvlan"])
+@pytest.mark.parametrize(
+    ("subnet", "enable_ipv6", "said"),
+    [
+        ("", None, "ipv4 pool is empty"),
+        ("10.1.0.0/24", None, "null ipam driver does not handle specific address pool requests"),
+        ("", True, "null ipam driver does not handle IPv6 address pool pool requests"),
+    ],
+)
+def test_only_a_plugin_makes_do_without_addresses(
+    catalogue: Catalogue, driver: str, subnet: str, enable_ipv6: bool | None, said: str
+) -> None:
+    asked = IPAM(driver="null", config=[IPAMConfig(subnet=subnet)] if subnet else [])
+    request = NetworkCreateRequest(name="n", driver=driver, enable_ipv6=enable_ipv6, ipam=asked)
+    with pytest.raises(InvalidArgument, match=said):
+        catalogue.new(request, HOST, EngineConfig())
+
+
+def test_a_plugin_is_asked_for_as_many_subnets_as_the_driver_may_have(catalogue: Catalogue) -> None:
+    configs = [IPAMConfig(subnet="10.1.0.0/24"), IPAMConfig(subnet="10.2.0.0/24")]
+    request = NetworkCreateRequest(name="n", enable_ipv6=True, ipam=IPAM(driver="other", config=configs))
+    asked = creation.asked_subnets(request, catalogue.drivers["macvlan"])
+    assert asked == [(4, configs[0]), (4, configs[1]), (6, None)]
+    with pytest.raises(Forbidden, match="bridge driver doesn't support multiple subnets"):
+        creation.asked_subnets(request, catalogue.drivers["bridge"])
+
+
+def test_a_plugin_is_asked_for_the_configuration_of_another_network(catalogue: Catalogue) -> None:
+    config = IPAMConfig(subnet="10.1.0.0/24")
+    carrier = NetworkCreateRequest(name="c", config_only=True, ipam=IPAM(driver="other", config=[config]))
+    keep(catalogue, catalogue.new(carrier, HOST, EngineConfig()))
+    request = NetworkCreateRequest(name="n", config_from=ConfigReference(network="c"))
+    made = catalogue.configured(request)
+    assert made.ipam is not None and made.ipam.driver == "other"
+    assert creation.asked_subnets(made, catalogue.drivers["bridge"]) == [(4, config)]
