@@ -37,7 +37,7 @@ class Disk:
             mount = f"mount -t tmpfs -o size=32m,mode=700 small {root}"
         else:
             image = self.engine.directory / "disk.img"
-            mount = f"truncate -s 48m {image} && mkfs.ext4 -q -m 0 {image} && mount -o loop {image} {root}"
+            mount = f"truncate -s 96m {image} && mkfs.ext4 -q -m 0 {image} && mount -o loop {image} {root}"
         keeper = f"{mount} && echo mounted && exec sleep 10000"
         self.keeper = subprocess.Popen(["unshare", "-m", "sh", "-c", keeper], stdout=subprocess.PIPE)
         assert self.keeper.stdout is not None and self.keeper.stdout.readline() == b"mounted\n"

@@ -286,14 +286,14 @@ def _tokens(source: str, position: int) -> tuple[list[Token], int]:
         elif c == ".":
             position = _word_end(source, position + 1)
             name = source[start + 1 : position]
-            if name and name[0].isdigit():
+            if name and name[0].isdecimal():
                 add("const", float(source[start:position]))
             else:
                 add("field" if spaced or not tokens else "chain", name)
         elif c == "$" or c.isalpha() or c == "_":
             position = _word_end(source, position + 1)
             add("var" if c == "$" else "word", source[start:position])
-        elif c.isdigit() or c in "+-":
+        elif c.isdecimal() or c in "+-":
             position = _word_end(source, position + 1)
             while source[position : position + 1] == ".":
                 position = _word_end(source, position + 1)

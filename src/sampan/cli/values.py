@@ -10,7 +10,7 @@ from __future__ import annotations
 
 def integer(text: str, *, bits: int = 64) -> int:
     """Read a signed integer; 0x, 0o, 0b and a leading 0 (octal) are understood. Raises: ValueError."""
-    if text.isascii() and text.isdigit() and text[0] != "0" and len(text) < 10:
+    if text.isascii() and text.isdecimal() and text[0] != "0" and len(text) < 10:
         return int(text)  # the common case, without loading Go's rules
     from sampan.spec import go_values
 

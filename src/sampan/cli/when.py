@@ -20,7 +20,7 @@ def api_time(text: str) -> str | None:
         return str((time.time_ns() - go_values.duration_ns(text)) // 10**9)
     except ValueError:
         pass
-    if text.replace(".", "", 1).isdigit():
+    if text.replace(".", "", 1).isdecimal():
         return text
     try:
         ns = times.parse_partial(text, local=True)

@@ -87,7 +87,7 @@ class HttpConnection:
             head = self._head()
             first, *rest = head.decode("latin-1").split("\r\n")
             words = first.split(" ", 2)
-            if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
+            if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdecimal():
                 raise MalformedResponse(f"malformed HTTP response {first!r}")
             status = int(words[1])
             if status == 101 or status >= 200:

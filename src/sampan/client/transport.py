@@ -64,7 +64,7 @@ class Address:
         host, colon, port = self.target.rpartition(":")
         if colon and not host.endswith("]") and ":" in host and not self.target.startswith("["):
             raise ValueError(f'parse "{self.url}": invalid port ":{port}" after host')
-        if colon and "]" not in port and port and not (port.isascii() and port.isdigit()):
+        if colon and "]" not in port and port and not (port.isascii() and port.isdecimal()):
             raise ValueError(f'parse "{self.url}": invalid port ":{port}" after host')
 
     def connect(self, tls: Tls | None = None) -> Socket:

@@ -102,7 +102,7 @@ def _bind(sock: socket.socket, path: str) -> None:
 
 
 def _group_id(group: str, *, required: bool) -> int:
-    if group.isdigit():
+    if group.isdecimal():
         return int(group)
     try:
         return grp.getgrnam(group).gr_gid

@@ -93,6 +93,6 @@ def _lines(text: str, count: int) -> list[list[str]]:
 
 def _number(text: str) -> int:
     """An id as Go's strconv.Atoi reads it: what is no number is 0, what is too long is the largest one there is."""
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdecimal()):
         return 0
     return min(int(text), _ID_MAX) if len(text) < 20 else _ID_MAX

@@ -75,7 +75,7 @@ def _covers(entry: str, host: str, address: Address | None, port: int) -> bool:
             return False
         return address is not None and address.version == network.version and address in network
     name, colon, number = entry.rpartition(":")
-    if colon and number.isdigit() and (":" not in name or name.endswith("]")):
+    if colon and number.isdecimal() and (":" not in name or name.endswith("]")):
         if int(number) != port:
             return False
         entry = name

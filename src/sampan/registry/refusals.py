@@ -99,7 +99,7 @@ def _unexpected(status: int) -> str:
 
 def _seconds(text: str) -> float | None:
     """Return Retry-After in seconds; dates are not understood and mean nothing."""
-    return float(text) if text.strip().isdigit() and len(text) < 10 else None
+    return float(text) if text.strip().isdecimal() and len(text) < 10 else None
 
 
 def not_found(refused: Refused, name: str, repository: str) -> SampanError:

@@ -44,7 +44,7 @@ def read_file(root_fd: int, path: str) -> str:
 def _id(text: str) -> int | None:
     """Return the number that a name is, or None. Raises when it lies beyond 2^31 - 1."""
     digits = text[1:] if text[:1] in ("+", "-") else text
-    if not (digits.isascii() and digits.isdigit()):
+    if not (digits.isascii() and digits.isdecimal()):
         return None
     value = int(digits[:20])
     if (text.startswith("-") and value) or value > ID_LIMIT:

@@ -142,7 +142,7 @@ class _JsonScanner:
     def scalar(self, char: str) -> Any:
         if char == '"':
             return self.string()
-        if char == "-" or (char.isascii() and char.isdigit()):
+        if char == "-" or (char.isascii() and char.isdecimal()):
             return self.numeral()
         for word, value in (("true", True), ("false", False), ("null", None)):
             if char == word[0]:

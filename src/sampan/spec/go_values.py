@@ -75,11 +75,11 @@ def unsigned(text: str, *, bits: int = 64, base: int = 10) -> int:
 
 def _number(digits: str, base: int) -> int | None:
     """The value of digits without a sign, None when they are none. What is absurdly long is some large number."""
-    if not digits.isascii() or not (digits[:1] if base == 0 else digits).isdigit() or digits != digits.strip():
+    if not digits.isascii() or not (digits[:1] if base == 0 else digits).isdecimal() or digits != digits.strip():
         return None
-    if base == 0 and digits.isdigit() and digits[0] == "0":
+    if base == 0 and digits.isdecimal() and digits[0] == "0":
         base = 8
-    if digits.isdigit() and len(digits) > 100:
+    if digits.isdecimal() and len(digits) > 100:
         digits = "1" + "0" * 100
     try:
         return int(digits, base)
@@ -89,7 +89,7 @@ def _number(digits: str, base: int) -> int | None:
 
 def is_digits(text: str) -> bool:
     """Tell whether a text is decimal digits and nothing else, as Go's strconv wants them."""
-    return text.isascii() and text.isdigit()
+    return text.isascii() and text.isdecimal()
 
 
 def size_bytes(text: str, *, unit: int = 1024) -> int:

@@ -197,7 +197,7 @@ def _ns(text: str, clock: str, offset_s: int) -> int:
 
 
 def _digits(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    return text.isascii() and text.isdecimal()
 
 
 def _days_in(year: int, month: int) -> int:

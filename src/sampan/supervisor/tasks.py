@@ -486,7 +486,7 @@ def _check_sources(spec: Any, places: list[str], count: int) -> None:
 
 def _is_bind(spec: Any, index: str) -> bool:
     mounts = spec.get("mounts") if isinstance(spec, dict) else None
-    if not index.isdigit() or not isinstance(mounts, list) or int(index) >= len(mounts):
+    if not index.isdecimal() or not isinstance(mounts, list) or int(index) >= len(mounts):
         return False
     mount = mounts[int(index)]
     return isinstance(mount, dict) and bool({"bind", "rbind"} & {*(mount.get("options") or ())})

@@ -246,7 +246,7 @@ def _epoch(arguments: Mapping[str, str | None]) -> int | None:
     text = arguments.get("SOURCE_DATE_EPOCH") or ""
     if not text:
         return None
-    if not text.isdigit():
+    if not text.isdecimal():
         raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text}")
     return int(text)
 

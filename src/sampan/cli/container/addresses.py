@@ -82,7 +82,7 @@ def device_rule(text: str) -> str:
     numbers, _, access = rest.partition(" ")
     major, _, minor = numbers.partition(":")
     good = (
-        all(n == "*" or n.isdigit() for n in (major, minor))
+        all(n == "*" or n.isdecimal() for n in (major, minor))
         and access
         and set(access) <= set("rwm")
         and len(access) <= 3
@@ -209,7 +209,7 @@ def exposed(texts: list[str]) -> list[str]:
         except ValueError:
             low, _, high = port.partition("-")
             reason = f'strconv.ParseUint: parsing "{port}": invalid syntax'
-            if low.isdigit() and high.isdigit():
+            if low.isdecimal() and high.isdecimal():
                 reason = f"Invalid range specified for the Port: {port}"
             raise ValueError(f"invalid range format for --expose: {text}, error: {reason}") from None
         out += [f"{number}/{(protocol or 'tcp').lower()}" for number in range(first, last + 1)]
@@ -221,7 +221,7 @@ def _range(text: str, what: str) -> tuple[int, int]:
     try:
         low = int(first)
         high = int(last) if dash else low
-        if not (first.isdigit() and (last.isdigit() or not dash)) or not 0 <= low <= high <= 65535:
+        if not (first.isdecimal() and (last.isdecimal() or not dash)) or not 0 <= low <= high <= 65535:
             raise ValueError
     except ValueError:
         raise ValueError(f"Invalid {what}: {text}") from None

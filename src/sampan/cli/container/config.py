@@ -170,7 +170,7 @@ def restart_policy(text: str) -> dict[str, Any]:
     if colon:
         if not name:
             raise ValueError("invalid restart policy format: no policy provided before colon")
-        if not count.lstrip("-").isdigit():
+        if not count.lstrip("-").isdecimal():
             raise ValueError("invalid restart policy format: maximum retry count must be an integer")
         retries = int(count)
     return {"Name": name, "MaximumRetryCount": retries}

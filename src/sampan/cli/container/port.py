@@ -21,7 +21,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if len(args) > 1:
         port, _, protocol = args[1].partition("/")
         wanted = f"{port}/{(protocol or 'tcp').lower()}"
-        if not port.isdigit():
+        if not port.isdecimal():
             raise CommandError(f'Error: invalid port ({args[1]}): strconv.ParseUint: parsing "{port}": invalid syntax')
         if bound.get(wanted) is None:
             raise CommandError(f"Error: No public port '{args[1]}' published for {args[0]}")

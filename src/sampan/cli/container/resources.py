@@ -153,7 +153,7 @@ def _weight(text: str) -> dict[str, object]:
         raise ValueError(f"bad format: {text}")
     if not path.startswith("/dev/"):
         raise ValueError(f"bad format for device path: {text}")
-    number = int(weight) if weight.isdigit() else -1
+    number = int(weight) if weight.isdecimal() else -1
     if number != 0 and not 10 <= number <= 1000:
         raise ValueError(f"invalid weight for device: {text}")
     return {"Path": path, "Weight": number}
@@ -169,7 +169,7 @@ def _gpu_count(text: str) -> int:
 
 
 def _gpus(text: str) -> dict[str, Any]:
-    if text == "all" or text.isdigit():
+    if text == "all" or text.isdecimal():
         return {
             "Driver": "",
             "Count": -1 if text == "all" else int(text),

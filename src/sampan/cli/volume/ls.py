@@ -29,7 +29,7 @@ def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
     if opts.flag("cluster"):
         rows = [row for row in rows if row.get("ClusterVolume")]
         columns = "Name Group Driver Availability Status"
-    rows.sort(key=lambda row: [int(p) if p.isdigit() else p for p in _natural(row["Name"])])
+    rows.sort(key=lambda row: [int(p) if p.isdecimal() else p for p in _natural(row["Name"])])
     template = opts.text("format") or cli.config.text("volumesFormat")
     print_list(
         cli,
@@ -49,9 +49,9 @@ def _natural(name: str) -> list[str]:
     """Cut into runs of digits and of others, so that v2 comes before v10; a leading empty text keeps types aligned."""
     parts = [""]
     for letter in name:
-        if letter.isdigit() == parts[-1].isdigit() and parts[-1]:
+        if letter.isdecimal() == parts[-1].isdecimal() and parts[-1]:
             parts[-1] += letter
-        elif letter.isdigit() or len(parts) > 1 or parts[0]:
+        elif letter.isdecimal() or len(parts) > 1 or parts[0]:
             parts.append(letter)
         else:
             parts[0] = letter

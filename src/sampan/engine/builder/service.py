@@ -337,7 +337,7 @@ def with_epoch(request: BuildRequest) -> BuildRequest:
     """SOURCE_DATE_EPOCH of the build arguments, and a platform. Raises: InvalidArgument."""
     text = request.build_args.get(EPOCH)
     if request.epoch_s is None and text:
-        if not text.isascii() or not text.isdigit():
+        if not text.isascii() or not text.isdecimal():
             raise InvalidArgument(f"invalid {EPOCH}: {text}")
         request = replace(request, epoch_s=int(text))
     return request if request.platforms else replace(request, platforms=(HOST,))

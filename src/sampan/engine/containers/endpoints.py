@@ -185,6 +185,6 @@ def _check(asked: Asked, find: Find) -> None:
 
 def published_ports(c: Container) -> tuple[tuple[str, ...], tuple[PublishedPort, ...]]:
     """Return what a container exposes, and what it publishes. Raises: InvalidArgument in Docker's words."""
-    exposed = tuple(p for p in c.config.exposed_ports or () if p.partition("/")[0].isdigit())
+    exposed = tuple(p for p in c.config.exposed_ports or () if p.partition("/")[0].isdecimal())
     h = c.host_config
     return exposed, ports.published(h.port_bindings, exposed=exposed, publish_all=h.publish_all_ports)

@@ -308,7 +308,7 @@ def _command_line(e: Exec) -> str:
 
 def _needs_files(user: str) -> bool:
     """Tell whether a part of `user[:group]` is a name."""
-    return any(text and not text.isdigit() for text in user.split(":", 1))
+    return any(text and not text.isdecimal() for text in user.split(":", 1))
 
 
 def _check_user(c: Container, user: str) -> None:
@@ -318,7 +318,7 @@ def _check_user(c: Container, user: str) -> None:
     """
     name, _, group = user.partition(":")
     for text, kind, file in ((name, "user", "passwd"), (group, "group", "group")):
-        if text and not text.isdigit() and text.encode() not in _names(c, f"/etc/{file}"):
+        if text and not text.isdecimal() and text.encode() not in _names(c, f"/etc/{file}"):
             raise InvalidArgument(f"unable to find {kind} {text}: no matching entries in {file} file")
 
 

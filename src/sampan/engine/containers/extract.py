@@ -58,13 +58,13 @@ def owner_of(root_fd: int, user: str) -> tuple[int, int]:
     found = next((entry for entry in users if name == entry.name), None) or next(
         (entry for entry in users if name == str(entry.uid)), None
     )
-    if found is None and not (name.isascii() and name.isdigit()):
+    if found is None and not (name.isascii() and name.isdecimal()):
         raise InvalidArgument(f'failed to look up user "{user}" in container: no matching entries in passwd file')
     uid, gid = (found.uid, found.gid) if found is not None else (int(name), 0)
     if group:
         groups = accounts.parse_group(accounts.read_file(root_fd, "/etc/group"))
         named = next((entry for entry in groups if group == entry.name), None)
-        if named is None and not (group.isascii() and group.isdigit()):
+        if named is None and not (group.isascii() and group.isdecimal()):
             raise InvalidArgument(f'failed to look up user "{user}" in container: no matching entries in group file')
         gid = named.gid if named is not None else int(group)
     if max(uid, gid) > unpack.ID_MAX:

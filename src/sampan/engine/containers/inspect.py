@@ -127,7 +127,7 @@ def published(ports: dict[str, list[JSON] | None]) -> list[JSON]:
     rows: list[JSON] = []
     for port in sorted(ports):
         number, _, protocol = port.partition("/")
-        base = {"PrivatePort": int(number) if number.isdigit() else 0, "Type": protocol or "tcp"}
+        base = {"PrivatePort": int(number) if number.isdecimal() else 0, "Type": protocol or "tcp"}
         bindings = ports.get(port) or []
         if not bindings:
             rows.append(base)

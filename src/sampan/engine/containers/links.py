@@ -84,7 +84,7 @@ def _range(prefix: str, address: str, first: tuple[int, str], last: tuple[int, s
 def _ports(exposed: Iterable[str]) -> Iterator[tuple[int, str]]:
     for text in exposed:
         number, _, proto = text.partition("/")
-        if number.isdigit():
+        if number.isdecimal():
             yield int(number), proto or "tcp"
 
 

@@ -17,7 +17,7 @@ NUMBERS |= {f"RTMAX-{n}": signal.SIGRTMAX - n for n in range(1, 15)}
 
 def parse(text: str) -> int:
     """Return the signal's number. Raises: InvalidArgument `invalid signal: …`."""
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdecimal():
         number = int(text)
         if number == 0:
             raise InvalidArgument(f"invalid signal: {text}")

@@ -35,7 +35,7 @@ _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 def parse_port(text: str) -> tuple[int, str]:
     """Read `80/tcp`; the protocol defaults to tcp. Raises: InvalidArgument in Docker's words."""
     number, _, proto = text.partition("/")
-    if not number.isdigit() or not 0 <= int(number) <= 65535:
+    if not number.isdecimal() or not 0 <= int(number) <= 65535:
         raise InvalidArgument(f'invalid port specification: "{number}"')
     return int(number), (proto or "tcp").lower()
 

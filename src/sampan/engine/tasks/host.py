@@ -103,7 +103,7 @@ def parse_list(text: str) -> set[int]:
         if not part:
             continue
         low, dash, high = part.partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()) or (dash and int(high) < int(low)):
+        if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
             raise InvalidArgument(f"invalid format: {text}")
         if int(high or low) > 8192:
             raise InvalidArgument("value of out range, maximum is 8192")

@@ -235,7 +235,7 @@ def check_console(socket: str, *, terminal: bool, detach: bool) -> None:
 def preserved(process: Spec, count: int) -> int:
     """Return how many descriptors after standard error go to the process; LISTEN_FDS come with their environment."""
     listening = os.environ.get("LISTEN_FDS", "")
-    if listening.isdigit() and int(listening) and os.environ.get("LISTEN_PID") == str(os.getpid()):
+    if listening.isdecimal() and int(listening) and os.environ.get("LISTEN_PID") == str(os.getpid()):
         process["env"] = [*(process.get("env") or []), f"LISTEN_FDS={listening}", "LISTEN_PID=1"]
         count += int(listening)
     for fd in range(3, 3 + count):

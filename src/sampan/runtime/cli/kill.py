@@ -50,10 +50,10 @@ def _named(call: Invocation) -> bool:
 
 def parse_signal(text: str) -> int:
     """Return a signal's number from "9", "KILL" or "SIGKILL". Raises: CommandFailure."""
-    if text.lstrip("+-").isdigit():
+    if text.lstrip("+-").isdecimal():
         return int(text)
     name = text.upper().removeprefix("SIG")
-    if name.startswith("RTMIN+") and name[6:].isdigit():
+    if name.startswith("RTMIN+") and name[6:].isdecimal():
         return int(signal.SIGRTMIN) + int(name[6:])
     try:
         return int(signal.Signals["SIG" + name])

@@ -93,6 +93,6 @@ def _filter(text: str, pids: frozenset[int]) -> str:
     kept = [header]
     for line in lines:
         words = line.split()
-        if len(words) > at and words[at].isdigit() and int(words[at]) in pids:
+        if len(words) > at and words[at].isdecimal() and int(words[at]) in pids:
             kept.append(line)
     return "\n".join(kept) + "\n"

@@ -55,7 +55,7 @@ def _is_address(ip: str) -> bool:
 
 def _range(what: str, text: str) -> tuple[int, int]:
     parts = text.split("-")
-    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+    if len(parts) > 2 or not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
         raise _bad(what, text)
     first, last = int(parts[0]), int(parts[-1])
     if not first <= last <= 65535:

@@ -52,7 +52,7 @@ class Dockerfile:
         for stage in reversed(self.stages):
             if stage.name and stage.name == name.lower():
                 return stage
-        if name.isascii() and name.isdigit() and len(name) < 10 and int(name) < len(self.stages):
+        if name.isascii() and name.isdecimal() and len(name) < 10 and int(name) < len(self.stages):
             return self.stages[int(name)]
         return None
 

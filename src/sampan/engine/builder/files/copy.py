@@ -69,7 +69,7 @@ def _execute(
     change = modes.parse(action.chmod) if action.chmod else None
     mode = None if change is None else lambda entry: change(entry.mode, entry.kind == "d")
     look = Look(owner=owner, mode=mode, latest_ns=latest_ns)
-    implied = change(MADE_MODE, True) & MADE_MODE if change is not None and action.chmod.isdigit() else MADE_MODE
+    implied = change(MADE_MODE, True) & MADE_MODE if change is not None and action.chmod.isdecimal() else MADE_MODE
     target = RootWriter(root_fd, look, implied)
     if isinstance(action, Mkfile):
         _make_file(target, root_fd, action, time_ns)

@@ -36,7 +36,7 @@ def parse(text: str) -> Change:
     if re.fullmatch(r"[0-7]+", text) and int(text, 8) <= 0o7777:
         fixed = int(text, 8)
         return lambda mode, directory: fixed
-    if text[:1].isdigit():
+    if text[:1].isdecimal():
         raise InvalidArgument(f"invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777")
     actions = []
     for clause in text.split(","):

@@ -75,7 +75,7 @@ def _group(root_fd: int, name: str) -> int | None:
 
 
 def _number(text: str) -> int | None:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdecimal()):
         return None
     value = int(text[:20])
     if value > ID_LIMIT:

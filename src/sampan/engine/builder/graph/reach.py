@@ -37,7 +37,7 @@ def earlier(dockerfile: Dockerfile, name: str, index: int, *, numbers: bool) -> 
     for stage in reversed(dockerfile.stages[:index]):
         if stage.name and stage.name == name.lower():
             return stage
-    if numbers and name.isascii() and name.isdigit() and int(name) < index:
+    if numbers and name.isascii() and name.isdecimal() and int(name) < index:
         return dockerfile.stages[int(name)]
     return None
 
@@ -71,7 +71,7 @@ def stage_of(dockerfile: Dockerfile, source: FromFlag, index: int, *, classic: b
     if found is not None:
         return found
     own = dockerfile.stages[index].name
-    number = source.number and source.name.isascii() and source.name.isdigit()
+    number = source.number and source.name.isascii() and source.name.isdecimal()
     same = number and int(source.name) == index
     if classic and number:
         reason = "refers to current build stage" if same else "index out of bounds"

@@ -391,7 +391,7 @@ def _truth(values: list[str]) -> bool:
 
 def duration_ns(text: str) -> int:
     """Return Go's durations (`24h`, `1h30m`), also with days, or seconds without a unit. Raises: InvalidArgument."""
-    if text.isdigit():
+    if text.isdecimal():
         return int(text) * 10**9
     parts = _DURATION.findall(text)
     if not parts or "".join(a + b for a, b in parts) != text:

@@ -33,7 +33,7 @@ def _earlier(data_root: str) -> str:
 
 def _used(snapshots: str) -> bool:
     try:
-        return any(name.isdigit() for name in os.listdir(snapshots))
+        return any(name.isdecimal() for name in os.listdir(snapshots))
     except FileNotFoundError:
         return False
 

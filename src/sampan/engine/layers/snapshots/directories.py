@@ -50,7 +50,7 @@ class Directories:
         os.makedirs(os.path.dirname(self.root), mode=0o700, exist_ok=True)
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         _spread(self.root)
-        self._next = 1 + max((int(n) for n in os.listdir(self.root) if n.isdigit()), default=0)
+        self._next = 1 + max((int(n) for n in os.listdir(self.root) if n.isdecimal()), default=0)
         self.fresh: set[int] = set()  # made by this process: a record may be still to come
         self.trash = Trash(os.path.join(data_root, "trash"), destroy)
         self._make_stubs(INIT, STUBS)
@@ -63,7 +63,7 @@ class Directories:
         return f"{self.root}/{number}"
 
     def numbers(self) -> set[int]:
-        return {int(n) for n in os.listdir(self.root) if n.isdigit()}
+        return {int(n) for n in os.listdir(self.root) if n.isdecimal()}
 
     def new_layer(self, parent: int | None) -> int:
         number = self.allocate()
