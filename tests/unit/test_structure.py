@@ -229,11 +229,6 @@ def test_no_cancellation_is_lost() -> None:
     assert not {name for name, call in nodes(ast.Call) if ast.unparse(call.func) == "asyncio.wait_for"}
 
 
-def test_what_is_read_as_a_number_is_one() -> None:
-    """`isdigit` is true of characters that `int` and `float` refuse; `isdecimal` is not."""
-    assert not {name for name, call in nodes(ast.Call) if ast.unparse(call.func).endswith(".isdigit")}
-
-
 @pytest.mark.parametrize(
     ("word", "homes", "pending"),
     [

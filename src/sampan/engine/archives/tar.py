@@ -340,7 +340,7 @@ def number(field: bytes) -> int:
 
 
 def _decimal(value: bytes) -> int:
-    if not value.isdecimal() or len(value) > 19:
+    if not value.isdigit() or len(value) > 19:
         raise InvalidHeader("a number that is not decimal")
     return int(value)
 
