@@ -172,9 +172,7 @@ async def test_the_next_free_subnet_is_taken_when_one_is_full(host: Host) -> Non
             ("10.216.0.2/30", "10.216.0.1"),
             ("10.216.1.2/30", "10.216.1.1"),
         ]
-        with pytest.raises(
-            Internal, match=r"address pools \(all 4 are taken\): n "
-        ):
+        with pytest.raises(Internal, match=r"address pools \(all 4 are taken\): n "):
             await attach(networks, "3", mode="n")
         for n in range(2):
             await networks.detach(container_id(str(n)))
