@@ -346,9 +346,9 @@ def test_a_container_that_nests_directories_without_end(tmp_path: Path) -> None:
             await images.commit("deep", config=None, container_config={}, parent=images.resolve("app"), repo="deep")
             await prepare(images, "deeper", None)
             write(images, "deeper", lambda root: nest(root, 6000))
-            with pytest.raises(InvalidArgument, match="nested deeper than 400 levels"):
+            with pytest.raises(InvalidArgument, match="nested deeper than 460 levels"):
                 await images.roots.changes("deeper")
-            with pytest.raises(InvalidArgument, match="nested deeper than 400 levels"):
+            with pytest.raises(InvalidArgument, match="nested deeper than 460 levels"):
                 await collected(images.roots.export("deeper"))
             assert await images.roots.usage("deeper") == (0, 0)
             for name in ("deep", "deeper"):
