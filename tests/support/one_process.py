@@ -529,7 +529,7 @@ def _wrong_containers(engine: Engine) -> Iterator[str]:
     for what, left in {
         "reserved names": table._reserved,
         "being made": table.making,
-        "locks of nobody": table.live._locks.keys() - ids,
+        "locks of nobody": set(table.live._locks) - ids,
         "sessions of nobody": set(parts._launcher._pending._waiting) - ids,
         "tasks of nobody": tasks.keys() - ids,
         "waiters of nobody": set(parts._stopper._waiting._for_exit) - ids,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 T = TypeVar("T")
 
@@ -18,7 +19,7 @@ class LiveContainers:
 
     def __init__(self) -> None:
         self._forget: list[Callable[[str], object]] = []
-        self._locks: dict[str, asyncio.Lock] = self.notes({})
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def notes(self, notes: dict[str, T]) -> dict[str, T]:
         """Register the notes of one part, by container id, and return them: an entry goes with the record."""
@@ -26,7 +27,10 @@ class LiveContainers:
         return notes
 
     def lock(self, id: str) -> asyncio.Lock:
-        """Return the container's lock, made at its first use. Who changes its state holds it until that is saved."""
+        """Return the container's lock. Who changes its state holds it until that is saved.
+
+        It is there as long as somebody holds it or waits for it, so none is left of a container that is no more.
+        """
         found = self._locks.get(id)
         if found is None:
             found = self._locks[id] = asyncio.Lock()

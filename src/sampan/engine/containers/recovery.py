@@ -106,8 +106,6 @@ class Recovery:
                 self._background.spawn(self._oom_killed(event.id), f"OOM kill in {event.id[:12]}")
 
     async def _oom_killed(self, id: str) -> None:
-        if self._table.find(id) is None:
-            return
         async with self._table.live.lock(id):
             c = self._table.find(id)
             if c is not None and c.status.pid:

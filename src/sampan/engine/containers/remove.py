@@ -74,8 +74,7 @@ class ContainerRemover:
         if link:
             await self._launcher.links.unlink(ref)
             return
-        lock = self._table.live.lock(c.id)
-        if c.status.state is State.REMOVING and lock.locked():
+        if c.status.state is State.REMOVING and self._table.live.lock(c.id).locked():
             raise Conflict(f"removal of container {ref} is already in progress")
         for _ in range(_ATTEMPTS):
             if c.active:
@@ -83,7 +82,7 @@ class ContainerRemover:
                     raise _still_active(ref, c)
                 await self._stopper.kill_and_wait(c)
             await self._let_listeners_look(c.id)
-            async with lock:
+            async with self._table.live.lock(c.id):
                 now = self._table.find(c.id)
                 if now is None:  # --rm or another client was faster: it is as the caller wanted it, but for this
                     if volumes:
@@ -106,8 +105,6 @@ class ContainerRemover:
         Who is told of its end asks next how it ended, as `docker compose up` does; Docker's own removal takes longer
         than that. When nobody has heard it, nobody waits.
         """
-        if self._table.find(id) is None:
-            return
         async with self._table.live.lock(id):  # an end that is being recorded has been told then
             told_at = self._told.get(id)
         if told_at is not None and (left_s := told_at + LOOK_S - time.monotonic()) > 0:
@@ -153,8 +150,6 @@ class ContainerRemover:
     async def auto_remove(self, id: str) -> None:
         """Remove a --rm container that has ended, with its anonymous volumes."""
         await self._let_listeners_look(id)
-        if self._table.find(id) is None:
-            return  # a lock must not be made for who is no more
         async with self._table.live.lock(id):
             c = self._table.find(id)
             if c is not None and not c.active:  # else it is removed already, or was started again
