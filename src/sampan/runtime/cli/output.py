@@ -12,19 +12,9 @@ import time
 
 from sampan.runtime.cli.table import COMMANDS, GLOBAL_FLAGS, Flag
 from sampan.runtime.failure import strerror
+from sampan.spec import go_values
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/@^+")
-_ESCAPES = {
-    "\\": "\\\\",
-    '"': '\\"',
-    "\a": "\\a",
-    "\b": "\\b",
-    "\f": "\\f",
-    "\n": "\\n",
-    "\r": "\\r",
-    "\t": "\\t",
-    "\v": "\\v",
-}
 _COLOURS = {"error": 31, "warning": 33, "info": 36, "debug": 37}
 
 
@@ -85,14 +75,7 @@ def _quoted(text: str) -> str:
     """Quote as logrus does, which is Go's %q: only what is more than a word."""
     if text and _PLAIN.issuperset(text):
         return text
-    return '"' + "".join(_ESCAPES.get(c) or (c if c.isprintable() else _escape(c)) for c in text) + '"'
-
-
-def _escape(char: str) -> str:
-    number = ord(char)
-    if 0xDC80 <= number <= 0xDCFF:  # a byte that is no UTF-8
-        return f"\\x{number - 0xDC00:02x}"
-    return f"\\x{number:02x}" if number < 0x80 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    return go_values.quote(text)
 
 
 def help_text(name: str, command: str = "") -> str:
