@@ -16,7 +16,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -126,8 +126,8 @@ class Element(NamedTuple):
     end: bytes = b""
 
 
-class Elements:
-    """A socket for changes of map elements; owns it."""
+class Transactions:
+    """A socket for changes of rules, each all or nothing, in the network namespace of its opening; owns it."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
@@ -136,14 +136,11 @@ class Elements:
     def close(self) -> None:
         self._socket.close()
 
-    def change(self, table: str, *, delete: Iterable[Element] = (), add: Iterable[Element] = ()) -> None:
-        """Delete elements of maps and sets of an inet table by their keys, then add others: all of it or nothing.
+    def send(self, parts: Sequence[tuple[int, int, bytes]], what: str) -> None:
+        """Do all parts, (message type of nftables, netlink flags, body), or none. what: for the error's text.
 
-        Raises: OSError EEXIST (in a map), ENOENT (no such table, map or element), …
+        Raises: OSError of the first that cannot be done.
         """
-        parts = [*_bodies(table, NFT_MSG_DELSETELEM, delete), *_bodies(table, NFT_MSG_NEWSETELEM, add)]
-        if not parts:
-            return
         first = self._sequence + 1
         messages = [self._message(_BATCH_BEGIN, 0, _BATCH_GENMSG)]
         for n, (type_, flags, body) in enumerate(parts, 1):
@@ -157,12 +154,31 @@ class Elements:
                 if kind == netlink.NLMSG_ERROR and first <= sequence <= self._sequence:
                     (code,) = struct.unpack_from("=i", body)
                     if code:
-                        raise OSError(-code, os.strerror(-code), f"elements of table {table}")
+                        raise OSError(-code, os.strerror(-code), what)
                     return
 
     def _message(self, type_: int, flags: int, body: bytes) -> bytes:
         self._sequence += 1
         return struct.pack("=IHHII", 16 + len(body), type_, flags | netlink.NLM_F_REQUEST, self._sequence, 0) + body
+
+
+class Elements:
+    """Changes of map elements, by a socket that it owns."""
+
+    def __init__(self) -> None:
+        self._transactions = Transactions()
+
+    def close(self) -> None:
+        self._transactions.close()
+
+    def change(self, table: str, *, delete: Iterable[Element] = (), add: Iterable[Element] = ()) -> None:
+        """Delete elements of maps and sets of an inet table by their keys, then add others: all of it or nothing.
+
+        Raises: OSError EEXIST (in a map), ENOENT (no such table, map or element), …
+        """
+        parts = [*_bodies(table, NFT_MSG_DELSETELEM, delete), *_bodies(table, NFT_MSG_NEWSETELEM, add)]
+        if parts:
+            self._transactions.send(parts, f"elements of table {table}")
 
 
 def _bodies(table: str, type_: int, elements: Iterable[Element]) -> Iterator[tuple[int, int, bytes]]:

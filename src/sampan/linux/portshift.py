@@ -10,18 +10,20 @@ Source: linux/netfilter/nf_tables.h; the expressions are those that `nft --debug
 
 from __future__ import annotations
 
-import os
+import contextlib
 import socket
 import struct
 from ipaddress import IPv4Address
 
 from sampan.linux import netlink
 from sampan.linux.netlink import attribute
+from sampan.linux.nftables import Transactions
 
 TABLE = b"sampan-names\0"
 _CHAIN = b"output\0"
-_NETLINK_NETFILTER, _SUBSYSTEM, _IPV4, _NESTED = 12, 10, 2, 0x8000
-_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
+_IPV4, _NESTED = 2, 0x8000
+_HEADER = struct.pack("=BBH", _IPV4, 0, 0)  # before the attributes of each message
+_WHAT = "rules of the name service"
 _NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE = 0, 2, 3, 6
 _HOOK_LOCAL_OUT, _PRIORITY_NAT = 3, -100
 _REG_1, _CMP_EQ = 1, 0
@@ -31,11 +33,6 @@ _SOURCE_PORT, _DESTINATION_PORT = 0, 2
 _META_L4PROTO = 16
 _CHECKSUM_INTERNET = 1
 _CHECKSUM_AT = {socket.IPPROTO_UDP: 6, socket.IPPROTO_TCP: 16}
-_RECEIVE_BYTES = 1 << 16
-
-
-def _open_socket() -> socket.socket:
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
 
 
 def install(address: IPv4Address, from_port: int, to_port: int) -> None:
@@ -43,44 +40,20 @@ def install(address: IPv4Address, from_port: int, to_port: int) -> None:
 
     They take the place of earlier ones. Raises: OSError.
     """
-    try:
-        with _open_socket() as peer:
-            _install(peer, address, from_port, to_port, [(_NEWTABLE, attribute(1, TABLE))])
-    except FileExistsError:  # deleting costs milliseconds, also when there is nothing
-        table = attribute(1, TABLE)
-        with _open_socket() as again:  # the first one may have more errors to tell
-            _install(again, address, from_port, to_port, [(_DELTABLE, table), (_NEWTABLE, table)])
-
-
-def _install(
-    peer: socket.socket, address: IPv4Address, from_port: int, to_port: int, before: list[tuple[int, bytes]]
-) -> None:
-    bodies = [*before, (_NEWCHAIN, _chain())]
+    rules = [(_NEWCHAIN, netlink.NLM_F_CREATE, _HEADER + _chain())]
     for protocol in _CHECKSUM_AT:
-        there = address, _DESTINATION_ADDRESS, _DESTINATION_PORT
-        back = address, _SOURCE_ADDRESS, _SOURCE_PORT
-        bodies.append((_NEWRULE, _rule(protocol, *there, from_port, to_port)))
-        bodies.append((_NEWRULE, _rule(protocol, *back, to_port, from_port)))
-    generation = struct.pack("=BBH", 0, 0, socket.htons(_SUBSYSTEM))
-    parts = [_message(_BATCH_BEGIN, 0, 1, generation)]
-    for number, (kind, body) in enumerate(bodies, 2):
-        exclusive = netlink.NLM_F_EXCL if kind == _NEWTABLE else 0
-        ack = netlink.NLM_F_ACK if number == len(bodies) + 1 else 0  # one, of the last; errors come unasked
-        flags = netlink.NLM_F_CREATE | exclusive | ack
-        parts.append(_message(_SUBSYSTEM << 8 | kind, flags, number, struct.pack("=BBH", _IPV4, 0, 0) + body))
-    parts.append(_message(_BATCH_END, 0, len(bodies) + 2, generation))
-    peer.send(b"".join(parts))
-    while True:
-        for kind, _, _, body in netlink.messages(peer.recv(_RECEIVE_BYTES)):
-            if kind == netlink.NLMSG_ERROR:
-                (code,) = struct.unpack_from("=i", body)
-                if code:
-                    raise OSError(-code, os.strerror(-code), "rules of the name service")
-                return
-
-
-def _message(type_: int, flags: int, sequence: int, body: bytes) -> bytes:
-    return struct.pack("=IHHII", 16 + len(body), type_, flags | netlink.NLM_F_REQUEST, sequence, 0) + body
+        for rule in (
+            _rule(protocol, address, _DESTINATION_ADDRESS, _DESTINATION_PORT, from_port, to_port),
+            _rule(protocol, address, _SOURCE_ADDRESS, _SOURCE_PORT, to_port, from_port),
+        ):
+            rules.append((_NEWRULE, netlink.NLM_F_CREATE, _HEADER + rule))
+    table = _HEADER + attribute(1, TABLE)
+    made = (_NEWTABLE, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, table)
+    with contextlib.closing(Transactions()) as nftables:
+        try:
+            nftables.send([made, *rules], _WHAT)
+        except FileExistsError:  # deleting costs milliseconds, also when there is nothing
+            nftables.send([(_DELTABLE, 0, table), made, *rules], _WHAT)
 
 
 def _chain() -> bytes:
