@@ -20,6 +20,7 @@ be longer.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
@@ -114,6 +115,22 @@ def read_json(path: str, **fields: type) -> dict[str, Any] | None:
     if not isinstance(value, dict) or any(type(value.get(name)) is not kind for name, kind in fields.items()):
         return None
     return value
+
+
+def lock(path: str) -> int | None:
+    """Take a file for this process, for as long as the descriptor is open, and write the pid into it.
+
+    None when another process has it. Raises: OSError.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+    return fd
 
 
 def listen(

@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import os
 import resource
 import sys
 
 import setproctitle
 
+from sampan.supervisor import layout
 from sampan.supervisor.nursery import Nursery
 
 
@@ -31,7 +31,7 @@ def main() -> int:
     os.umask(0o077)
     os.makedirs(exec_root, 0o700, exist_ok=True)
     setproctitle.setproctitle(f"sampan-supervisor {exec_root}")
-    lock = _lock(f"{exec_root}/supervisor.pid")
+    lock = layout.lock(f"{exec_root}/supervisor.pid")
     if lock is None:
         print(f"sampan-supervisor: another one serves {exec_root}", file=sys.stderr)
         return 1
@@ -56,19 +56,6 @@ async def _serve(exec_root: str, nursery: Nursery, ready_fd: int, *, debug: bool
             os.close(ready_fd)
 
     await server.serve(exec_root, nursery, ready, debug=debug)
-
-
-def _lock(path: str) -> int | None:
-    """Take the exec root for this process, for as long as it lives; None when another one has it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
-    return fd
 
 
 if __name__ == "__main__":

@@ -59,7 +59,6 @@ def describe(
         pid=record.pid,
         networks=tuple(_names(e) for e in mine),
         servers=tuple(record.resolvers),
-        host_servers=not record.resolvers,
         forwards=any(network is not None and not network.internal for _, network in networks),
         host=tuple(host_addresses) or tuple(gateways[:2]),
     )

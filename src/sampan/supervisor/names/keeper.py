@@ -20,7 +20,6 @@ from sampan.supervisor.names.held import Holder
 from sampan.supervisor.notes import note
 
 _MODULE = "sampan.supervisor.names.main"
-_LOCK = "names.pid"  # main.py's; its import would bring dnslib into the supervisor
 _READY_S = 10.0
 _PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
 
@@ -100,7 +99,7 @@ class Keeper:
     def _running(self) -> int:
         """Return the pidfd of a name service that runs already; -1 when there is none."""
         try:
-            lock = os.open(f"{self._directory}/{_LOCK}", os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(f"{self._directory}/{table.LOCK}", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return -1
         try:

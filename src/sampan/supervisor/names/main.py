@@ -9,7 +9,6 @@ and the supervisor. kill -9 is always safe.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import os
 import resource
@@ -18,12 +17,11 @@ import socket
 import sys
 
 from sampan.linux import capabilities, process
-from sampan.supervisor import title
+from sampan.supervisor import layout, title
 from sampan.supervisor.names import table
 from sampan.supervisor.names.held import Holding
 from sampan.supervisor.names.service import NameServer
 
-LOCK = "names.pid"
 CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_NET_ADMIN")
 """For setns(2), for opening /proc/PID/ns/net of another user's process, and for the namespace of a socket."""
 
@@ -35,13 +33,9 @@ def main() -> int:
     directory = f"{exec_root}/{table.DIRECTORY}"
     os.umask(0o077)
     os.makedirs(directory, 0o700, exist_ok=True)
-    lock = os.open(f"{directory}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    lock = layout.lock(f"{directory}/{table.LOCK}")
+    if lock is None:
         return 1
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     process.prctl(process.PR_SET_DUMPABLE, 0)  # what is in here is no container's, whatever its capabilities
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

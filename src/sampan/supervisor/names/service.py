@@ -169,9 +169,8 @@ class NameServer:
         if isinstance(answer, bytes):
             reply(answer)
         elif isinstance(answer, Question):
-            outside = sandbox.host_servers and not sandbox.servers
-            servers = self._forwarder.host_servers.get() if outside else sandbox.servers
-            inside = None if outside else self._served[id].udp
+            servers = sandbox.servers or self._forwarder.host_servers.get()
+            inside = self._served[id].udp if sandbox.servers else None
             if not sandbox.forwards:
                 servers = ()
             self._forwarder.ask(id, inside, servers, packet, answer, reply, stream=stream)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 DIRECTORY = "names"
+LOCK = "names.pid"  # in it: who serves the exec root
 HOST_NAMES = frozenset({b"host.docker.internal", b"gateway.docker.internal"})
 _SUFFIX = ".json"
 
@@ -46,8 +47,8 @@ class SandboxNames:
     pid: its first process, 0 before there is one.
     namespace: the inode number of its network namespace; boot: the kernel's boot id. By both a process of another
     sandbox that has got the pid is told from the one that is meant.
-    networks: in the order in which they are asked. servers: resolvers to forward to, asked from inside the sandbox.
-    host_servers: forward to the host's own resolvers, asked from the host, when there are no `servers`.
+    networks: in the order in which they are asked. servers: resolvers to forward to, asked from inside the sandbox;
+    without any, the host's own are asked, from the host.
     forwards: whether to forward at all. host: the host's addresses as seen from the sandbox.
     """
 
@@ -58,7 +59,6 @@ class SandboxNames:
     pid: int = 0
     networks: tuple[NetworkNames, ...] = ()
     servers: tuple[str, ...] = ()
-    host_servers: bool = False
     forwards: bool = True
     host: tuple[str, ...] = ()
 
@@ -85,7 +85,6 @@ def decode(text: bytes) -> SandboxNames:
             pid=_number(value["pid"], 1 << 22),
             networks=networks,
             servers=_texts(value["servers"]),
-            host_servers=bool(value["host_servers"]),
             forwards=bool(value["forwards"]),
             host=_texts(value["host"]),
         )
