@@ -43,6 +43,8 @@ FILTERS = [
 FILTER_VALUES = ["x", "", "true", "maybe", "1", "10m", "2006-01-02", "-1", "99999", "80/tcp", "80-70", "kinds"]
 BOTH = ["8", "9"]
 """Two values; which of them Docker names, or in which order, is left to chance, so neither stands in an answer."""
+BOTH_OF_NOBODY = ["8g", "9g"]
+"""The same where a value may be the beginning of an id: no id has a g."""
 PREFIXES = ("before", "since", "ancestor", "id")
 """Filters whose value may be the beginning of an id, which is left to chance."""
 FILTER_NAMES = {
@@ -113,7 +115,10 @@ def values_of(route: str, name: str) -> list[str]:
         more = [
             json.dumps({**(NOT_HERE if "prune" in route and key != "label" else {}), key: found})
             for key in FILTER_NAMES.get(route, "").split()
-            for found in [*([value] for value in FILTER_VALUES if value != "1" or key not in PREFIXES), BOTH]
+            for found in [
+                *([value] for value in FILTER_VALUES if value != "1" or key not in PREFIXES),
+                BOTH_OF_NOBODY if key in PREFIXES else BOTH,
+            ]
         ]
         return [*FILTERS, *more]
     return KIND.get(name) or (TEXTS if name in TEXTUAL else TRUTHS)
@@ -231,8 +236,8 @@ def ask(connection: UnixConnection, case: dict[str, Any]) -> tuple[int, str]:
         text = str(message.get("message") or message["error"])
     except (ValueError, KeyError, IndexError, AttributeError):
         pass
-    if json.dumps(BOTH) in urllib.parse.unquote_plus(case["url"]):
-        text = re.sub("[89]", "N", text)
+    if any(json.dumps(both) in urllib.parse.unquote_plus(case["url"]) for both in (BOTH, BOTH_OF_NOBODY)):
+        text = re.sub("[89]g?", "N", text)
     text = re.sub(r"https://index\.docker\.io/\S*: .*", "<outside>", text)
     return response.status, re.sub(r"[0-9a-f]{64}", "<id>", text)
 

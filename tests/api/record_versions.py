@@ -207,7 +207,7 @@ REQUESTS: dict[str, Ask] = {
     "create without a host": create({}),
     "create for a platform": create({}, platform="linux/s390x"),
     "create for a bad platform": create({}, platform="x/y/z/w"),
-    "create at two networks": create({"NetworkingConfig": {"EndpointsConfig": {"b": {}, "a": {}}}}),
+    "create at two networks": create({"NetworkingConfig": {"EndpointsConfig": {"xb": {}, "xa": {}}}}),
     "create with little kernel memory": create({}, {"KernelMemory": 1000}),
     "create with a MAC address": create({"MacAddress": MAC}, {"NetworkMode": NAME}),
     "create with an endpoint's MAC address": create(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -237,7 +239,12 @@ def test_what_is_noted_of_a_container_goes_with_its_record() -> None:
     lock = live.lock("a")
     assert live.lock("a") is lock
     live.forget("a")
-    assert notes == {"b": 2} and live.lock("a") is not lock
+    assert notes == {"b": 2}
+    assert live.lock("a") is lock  # somebody holds it still
+    forgotten = weakref.ref(lock)
+    del lock
+    gc.collect()
+    assert forgotten() is None
 
 
 # --- the service -----------------------------------------------------------------------------------------------------

@@ -5,8 +5,6 @@ Source: github.com/containerd/platforms, as Docker Engine 28.5 and its client an
 
 from __future__ import annotations
 
-from sampan.spec import go_values
-
 _SYSTEMS = frozenset({"linux", "windows", "darwin", "freebsd"})
 _ARCHITECTURES = frozenset(
     {"amd64", "x86_64", "x86-64", "386", "arm64", "aarch64", "arm", "armhf", "ppc64le", "s390x", "riscv64"}
@@ -17,7 +15,9 @@ _COMPONENT = "^[A-Za-z0-9_.-]+$"
 
 def malformed(text: str) -> str:
     """Return what is wrong with the form of a platform; empty when nothing is."""
-    import re  # the command line does without it until somebody names a platform
+    import re  # the command line does without both until somebody names a platform
+
+    from sampan.spec import go_values
 
     shown = go_values.quote(text)
     if "*" in text:
@@ -38,6 +38,8 @@ def problem(text: str) -> str:
     """Return what is wrong with a platform; empty when nothing is, or when there is none."""
     if not text:
         return ""
+    from sampan.spec import go_values
+
     system, *others = text.lower().split("/")
     if (wrong := malformed(text)) or others or system in _SYSTEMS | _ARCHITECTURES:
         return wrong
