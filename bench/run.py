@@ -27,6 +27,7 @@ from tests.support.engine import Engine, UnixConnection
 from tests.support.tars import tar_of
 
 LABEL = "sampan-bench"
+NETWORK = "sampan-bench"
 LINE = "the quick brown fox jumps over the lazy dog 0123456789 abcdefghij"
 LOG_BYTES = 64 << 20
 HIGHER_IS_BETTER = ("log_write_mb_s", "logs_mb_s", "import_mb_s", "save_mb_s")
@@ -58,7 +59,9 @@ class Peer:
         return raw
 
     def create(self, *command: str, **host: Any) -> str:
+        exposed: dict[str, Any] = {port: {} for port in host.get("PortBindings", ())}
         config = {"Image": "busybox", "Cmd": list(command), "Labels": {LABEL: "1"}, "HostConfig": host}
+        config["ExposedPorts"] = exposed  # a binding of a port that is not exposed publishes nothing
         return str(json.loads(self.call("POST", "/containers/create", config))["Id"])
 
     def start(self, container: str) -> None:
@@ -86,6 +89,8 @@ class Peer:
     def clean(self) -> None:
         for found in json.loads(self.call("GET", "/containers/json", all="1", filters=json.dumps({"label": [LABEL]}))):
             self.remove(found["Id"])
+        if "network" in self.kept:
+            self.call("DELETE", f"/networks/{NETWORK}")
         if "save" in self.kept:
             self.call("DELETE", "/images/sampan-bench-save:x", force="1")
 
@@ -109,6 +114,24 @@ def run(peer: Peer) -> float:
 def run_nonet(peer: Peer) -> float:
     """the same without a network"""
     return ms(lambda: peer.run(NetworkMode="none"))
+
+
+def run_user(peer: Peer) -> float:
+    """the same on a user-defined network, with its name service"""
+    network = peer.keep("network", lambda: peer.call("POST", "/networks/create", {"Name": NETWORK}) and NETWORK)
+    return ms(lambda: peer.run(NetworkMode=network))
+
+
+def connect(peer: Peer) -> float:
+    """a running container connected to a user-defined network, and disconnected"""
+    peer.keep("network", lambda: peer.call("POST", "/networks/create", {"Name": NETWORK}) and NETWORK)
+    container = peer.keep("long", lambda: started(peer, "sleep", "3600"))
+
+    def once() -> None:
+        for verb in ("connect", "disconnect"):
+            peer.call("POST", f"/networks/{NETWORK}/{verb}", {"Container": container})
+
+    return ms(once)
 
 
 def run_port(peer: Peer) -> float:
@@ -214,6 +237,8 @@ def save_mb_s(peer: Peer) -> float:
 CASES: dict[str, Callable[[Peer], float]] = {
     "run": run,
     "run_nonet": run_nonet,
+    "run_user": run_user,
+    "connect": connect,
     "run_port": run_port,
     "storm10": storm10,
     "exec": exec_true,
