@@ -36,7 +36,7 @@ def staged(engine: Engine) -> Iterator[tuple[int, str, int]]:
     """Yield the client's pid, the server's address and its published port; iperf3 listens in the server."""
     network = engine.call("POST", "/networks/create", {"Name": NETWORK})["Id"]
     try:
-        config = {"ExposedPorts": {f"{PORT}/tcp": {}}}
+        config: dict[str, Any] = {"ExposedPorts": {f"{PORT}/tcp": {}}}
         ports = {f"{PORT}/tcp": [{"HostPort": ""}]}
         engine.run("sleep", "1000", name=SERVER, config=config, NetworkMode=NETWORK, PortBindings=ports)
         engine.run("sleep", "1000", name=CLIENT, NetworkMode=NETWORK)
@@ -44,7 +44,9 @@ def staged(engine: Engine) -> Iterator[tuple[int, str, int]]:
         address = server["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]
         published = int(server["NetworkSettings"]["Ports"][f"{PORT}/tcp"][0]["HostPort"])
         inside = ["nsenter", f"--net=/proc/{server['State']['Pid']}/ns/net"]
-        listening = subprocess.Popen([*inside, "iperf3", "-s", "-p", str(PORT)], stdout=subprocess.DEVNULL)
+        listening = subprocess.Popen(
+            [*inside, "iperf3", "-s", "-p", str(PORT)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             until(
                 lambda: b":%d " % PORT in subprocess.check_output([*inside, "ss", "-tln"]),
