@@ -27,9 +27,9 @@ uninstall: setup
 demo: setup
 	@$(BIN)/python examples/demo.py
 
-## make test     all tests
+## make test     all tests, in two runs side by side (PYTEST_ARGS for both)
 test: setup
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python tools/run_tests.py $(PYTEST_ARGS)
 
 ## make check    ruff, mypy --strict, import-linter
 check: setup

@@ -5,7 +5,8 @@
 
     options.json   build_args, target, file (the Dockerfile's name), doors (only these), message: false (compare lines
                    only), lines: false (compare the message only), phase (where it is not what the classic door answers
-                   by its status: `answered`), server: true (a web server, its address the build argument SERVER), flags
+                   by its status: `answered`), server: true (see server.py; its address is in the build
+                   arguments SERVER and HOST, and as {HOST} in others), flags
                    (more of buildx's), query (more of the classic door's parameters)
     answer.json    by door: {"error", "lines"} or {"config", "tree", "deleted"}; "phase": parse or solve, of what is
                    wrong
@@ -40,7 +41,7 @@ REFUSAL = "requires BuildKit"
 _FAILURE = re.compile(r"^ERROR: (?:failed to build: )?(?:failed to solve: )?(.*)", re.MULTILINE | re.DOTALL)
 _POINTED = re.compile(r"^ *(\d+) \| >>>", re.MULTILINE)
 _RANDOM = re.compile(r"ref \S+: ")
-_SERVER = re.compile(r"(http:/+)127\.0\.0\.1:\d+")
+_SERVER = re.compile(r"127\.0\.0\.1:\d{4,}")
 _ROOT = re.compile(r"/\S*/overlay2/\w+/merged(?=/)")
 
 
@@ -157,7 +158,7 @@ def build_buildx(engine: Engine, entry: Entry, context: Path, tag: str) -> tuple
 
 def _plain(message: str) -> str:
     """A message without what is another one each time: names of builds, the server's port, a root file system."""
-    return _SERVER.sub(r"\1SERVER", _ROOT.sub("", _RANDOM.sub("ref X: ", message)))
+    return _SERVER.sub("SERVER", _ROOT.sub("", _RANDOM.sub("ref X: ", message)))
 
 
 @contextmanager
@@ -168,7 +169,12 @@ def _build_args(entry: Entry) -> Iterator[dict[str, str]]:
         yield given
         return
     with server.serving() as address:
-        yield {**given, "SERVER": address}
+        host = address.removeprefix("http://")
+        yield {
+            **{name: value.replace("{HOST}", host) for name, value in given.items()},
+            "SERVER": address,
+            "HOST": host,
+        }
 
 
 def buildx() -> list[str]:

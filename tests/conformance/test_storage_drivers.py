@@ -28,7 +28,8 @@ from sampan.engine.layers.snapshots.table import DRIVERS
 from sampan.errors import Conflict, Internal, NotFound
 from tests.conftest import lacks
 from tests.kernel.images.archives import archive, directory, hardlink, member, stream, symlink
-from tests.kernel.images.test_service import die_at
+from tests.kernel.images.test_service import WATCHED
+from tests.support.deaths import deaths
 from tests.support.engine import Engine, until
 from tests.support.images import discard, open_images, prepare
 from tests.support.storage_driver import TestCopies
@@ -306,17 +307,15 @@ async def after_the_crash(driver: str, root: Path) -> int:
 
 @pytest.mark.parametrize("driver", ["vfs", "overlay2"])
 def test_kill_9_at_every_step_leaves_the_object_or_no_trace(driver: str) -> None:
-    step, seen = 1, set()
+    step, seen = 0, set()
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="sampan-driver-") as where:
-        root = Path(where) / "d"
-        while die_at(step, a_life(driver, root)):
+        root, left = Path(where) / "d", Path(where) / "left"
+        for step in deaths(a_life(driver, root), WATCHED, root, left):
             try:
-                seen.add(asyncio.run(after_the_crash(driver, root)))
+                seen.add(asyncio.run(after_the_crash(driver, left)))
             except BaseException as e:
                 e.add_note(f"killed before step {step}")
                 raise
-            shutil.rmtree(root)
-            step += 1
     assert step > 50 and seen >= {0, 1, 2, 3}, (step, seen)
 
 

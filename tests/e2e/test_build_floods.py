@@ -21,7 +21,7 @@ import pytest
 
 from sampan.engine.builder.buildkit.server import MESSAGE_BYTES
 from tests.e2e.test_builder_faults import begin, built, steps, whole
-from tests.support.engine import Engine, until
+from tests.support.engine import BIN, Engine, until
 
 FLOOD_MB = int(os.environ.get("SAMPAN_FLOOD_MB", "80"))
 MORE_BYTES = 48 * 1024 * 1024  # of memory: buffers, a clipped log in the form of messages, the allocator's waste
@@ -106,6 +106,54 @@ def test_a_buildkit_client_that_does_not_read_gets_a_clipped_log(engine: Engine,
     whole(engine)
     until(lambda: history_bytes(engine) > 0, 5, "the build is in the history")
     assert history_bytes(engine) < KEPT_BYTES
+
+
+def inside(mark: str) -> Path | None:
+    """The root directory of the step whose program has this text in its arguments."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            if (directory / "cmdline").read_bytes().startswith(b"/bin/sh\0-c\0") and mark in (
+                directory / "cmdline"
+            ).read_text():
+                return directory / "root"
+        except OSError:
+            continue
+    return None
+
+
+@pytest.mark.parametrize("stalled", ["buildx", "sampan"])
+def test_a_client_that_stands_still_holds_nobody_who_shares_its_step(
+    engine: Engine, buildx: str, tmp_path: Path, stalled: str
+) -> None:
+    mark = f"shared-{stalled}-{os.getpid()}"
+    waits = f": {mark}; until [ -e /go ]; do usleep 20000; done"
+    (tmp_path / "Dockerfile").write_text(f"FROM busybox\nRUN {waits}; yes {'y' * 60} | head -c 20000000\n")
+    environment = {**engine.environment, "BUILDX_BUILDER": "default"}
+    argv = {
+        "buildx": [buildx, "build", "--progress=plain", "--network=none", str(tmp_path)],
+        "sampan": [str(BIN / "sampan"), "build", "--progress=plain", "--network=none", str(tmp_path)],
+    }
+    first = subprocess.Popen(argv[stalled], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        until(lambda: inside(mark), 30, "the step runs")
+        first.send_signal(signal.SIGSTOP)
+        with (tmp_path / "said").open("wb") as said:
+            second = subprocess.Popen(argv["buildx"], env=environment, stdout=said, stderr=said)
+        try:
+            until(lambda: mark in (tmp_path / "said").read_text(), 30, "the second build waits for the step too")
+            assert len(steps(engine)) == 1
+            root = inside(mark)
+            assert root is not None
+            (root / "go").touch()
+            assert second.wait(60) == 0, (tmp_path / "said").read_text()
+            assert "CACHED" not in (tmp_path / "said").read_text().partition(mark)[2]
+        finally:
+            second.kill()
+            second.wait()
+    finally:
+        first.kill()
+        first.communicate()
+    whole(engine)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

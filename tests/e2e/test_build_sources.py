@@ -6,6 +6,7 @@ import functools
 import http.server
 import io
 import json
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -95,3 +96,54 @@ def test_a_url_is_a_source_a_context_and_a_dockerfile(engine: Engine, web: tuple
     (root / "Own").write_text("FROM scratch\nLABEL a=b\n")
     image, _ = build(engine, None, remote=f"{url}/Own")
     assert engine.request("GET", f"/images/{image}/json").json["Config"]["Labels"] == {"a": "b"}
+
+
+NO_REPOSITORY = (
+    "git stderr:\nfatal: remote error: access denied or repository not exported: /none.git\n: exit status 128"
+)
+REFUSED = [
+    (
+        "none.git",
+        f"failed to load cache key: error fetching default branch for repository URL/none.git: {NO_REPOSITORY}",
+    ),
+    ("none.git#main", f"failed to load cache key: failed to fetch remote URL/none.git: {NO_REPOSITORY}"),
+    ("p.git#nope", 'failed to load cache key: repository does not contain ref nope, output: ""'),
+    ("p.git#main:nosuch", 'invalid subdir /nosuch: failed to lstat "nosuch": statat nosuch: no such file or directory'),
+    ("p.git#main:../up", 'invalid subdir /up: failed to lstat "up": statat up: no such file or directory'),
+    ("p.git#main:file", 'invalid subdir /file: git subpath "/file" contains non-directory "file"'),
+    (
+        f"p.git#{'a' * 40}",
+        f"failed to checkout remote URL/p.git: git stderr:\nfatal: unable to read tree ({'a' * 40})\n: exit status 128",
+    ),
+    ("p.git?ref=main&checksum=aaaaaaaa", "failed to load cache key: expected checksum to match aaaaaaaa, got HEAD"),
+    ("p.git?bogus=1", 'unexpected query "bogus"'),
+]
+"""Addresses of repositories, and what Docker Engine 28.5.2 says of them (with git 2.51) where they are ADDed."""
+
+
+def test_a_repository_that_cannot_be_had_is_refused_in_buildkits_words(
+    engine: Engine,
+    buildx: str,
+    served: tuple[Path, str],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    base, url = served
+    project = base / "p.git"
+    project.mkdir()
+    git(project, "init", "-q", "-b", "main")
+    head = commit(project, "one", file="x", Dockerfile="FROM scratch\nCOPY file /\n")
+    environment = {**engine.environment, "BUILDX_BUILDER": "default"}
+
+    def refused(context: str) -> str:
+        argv = [buildx, "build", "--progress=plain", context]
+        done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 1, done.stderr
+        said = done.stderr.rpartition("ERROR: failed to build: failed to solve: ")[2].strip("\n")
+        return said.replace(url, "URL").replace(head, "HEAD")
+
+    for number, (address, words) in enumerate(REFUSED):
+        (tmp_path / "Dockerfile").write_text(f"FROM scratch\nADD {url}/{address} /x\n")
+        assert refused(str(tmp_path)) == words
+        if number % 2 == 0:
+            reading = "" if "query" in words else "failed to read dockerfile: "
+            assert refused(f"{url}/{address}") == reading + words

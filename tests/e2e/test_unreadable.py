@@ -73,9 +73,9 @@ def _is_usable(engine: Engine) -> None:
 
 def test_a_row_that_cannot_be_read_hides_no_other(engine: Engine) -> None:
     _two_of_each(engine)
+    engine.stop()
     tables = _tables(engine)
     assert {"images", "tags", "containers", "volumes", "networks", "layers", "snapshots", "build_cache"} <= set(tables)
-    engine.stop()
     whole = (engine.data_root / "sampan.db").read_bytes()
     for table in tables:
         (engine.data_root / "sampan.db").write_bytes(whole)

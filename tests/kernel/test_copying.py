@@ -79,7 +79,7 @@ PAIRS: list[Pair] = [
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """(a directory with `tree`, an empty directory) on two file systems."""
     old, new = request.param
-    with leaves_nothing(), ExitStack() as stack:
+    with leaves_nothing(cgroups=False), ExitStack() as stack:
         shared = stack.enter_context(btrfs(tmp_path)) if "btrfs" in (old, new) else tmp_path
 
         def place(kind: str, name: str, fill: Callable[[Path], None]) -> Path:
@@ -186,7 +186,7 @@ def test_a_tree_is_the_same_on_every_file_system(pair: tuple[Path, Path]) -> Non
 
 
 def test_blocks_are_shared_where_the_file_system_can(tmp_path: Path) -> None:
-    with leaves_nothing(), btrfs(tmp_path) as place:
+    with leaves_nothing(cgroups=False), btrfs(tmp_path) as place:
         (place / "old").write_bytes(os.urandom(64 << 20))
         (place / "short").write_bytes(os.urandom(100_000))
         os.sync()
@@ -204,7 +204,7 @@ def test_blocks_are_shared_where_the_file_system_can(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["tmpfs", "disk"])
 def test_five_gib_by_holes(tmp_path: Path, kind: str) -> None:
     """Offsets beyond 4 GiB, data at both ends; the copy takes what the data takes."""
-    with leaves_nothing(), ExitStack() as stack:
+    with leaves_nothing(cgroups=False), ExitStack() as stack:
         source = stack.enter_context(mounted(tmp_path / "source", "tmpfs")) if kind == "tmpfs" else tmp_path
         with (source / "old").open("wb") as file:
             file.write(b"begin" * 100_000)

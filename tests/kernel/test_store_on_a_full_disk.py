@@ -6,12 +6,14 @@ import asyncio
 import itertools
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sampan.engine.store import DiskFull, Record, Ref, Store, StoreError, Table
+from sampan.engine.store import Record, Ref, Store, Table
+from sampan.engine.store_file import DiskFull, StoreError
 from tests.kernel.net_host import until
 
 
@@ -150,11 +152,13 @@ def test_what_waits_to_be_written_is_bounded_by_what_there_is(disk: Path) -> Non
 
 
 def test_a_store_is_opened_on_a_full_disk(disk: Path) -> None:
+    """Also where not even the reserve is left: what is there is known, facts go to memory, nothing new comes."""
     path = str(disk / "s.db")
 
     async def main() -> None:
         store = await Store.open(path)
-        await store.apply(store.table("things", Thing).put(big(1)))
+        things = store.table("things", Thing)
+        await store.apply(*(things.put(big(n)) for n in range(2)))
         await store.close()
         fill(disk)
         store = await Store.open(path)
@@ -163,11 +167,61 @@ def test_a_store_is_opened_on_a_full_disk(disk: Path) -> None:
         await store.apply(things.delete("t1"))
         await store.close()
         fill(disk)
-        with pytest.raises(DiskFull, match=r"make some room there .*The database is sound; do not move it away"):
-            await Store.open(path, move_aside=True)
+        for state in ("one", "two"):
+            store = await Store.open(path, move_aside=True)
+            things = store.table("things", Thing)
+            assert [thing.id for thing in things.all()] == ["t0"]
+            with pytest.raises(DiskFull, match="nothing was changed"):
+                await store.apply(things.put(big(2)))
+            await store.apply(things.put(big(0, state)), durable=False)
+            assert (now := things.get("t0")) is not None and now.state == state
+            await store.close()
         os.unlink(disk / "fill")
         store = await Store.open(path)
-        assert store.table("things", Thing).all() == []
+        assert [thing.id for thing in store.table("things", Thing).all()] == ["t0"]
         await store.close()
 
+    asyncio.run(main())
+
+
+def test_a_first_start_on_a_full_disk_says_what_to_do(disk: Path) -> None:
+    fill(disk)
+    with pytest.raises((DiskFull, StoreError), match=r"[Nn]o space left on device|make some room there"):
+        asyncio.run(Store.open(str(disk / "s.db"), move_aside=True))
+
+
+def test_nothing_of_the_database_is_mapped(disk: Path) -> None:
+    """SQLite maps the index of the WAL, and a page that a full disk cannot give is a SIGBUS."""
+    path = str(disk / "s.db")
+    (disk / "s.db-shm").write_bytes(bytes(32768))  # of a release that did so
+
+    async def main() -> None:
+        store = await Store.open(path)
+        things = store.table("things", Thing)
+        for n in range(2000):
+            await store.apply(things.put(big(n)), durable=False)
+        await store.flushed()
+        maps = Path("/proc/self/maps").read_text()
+        assert str(disk) not in maps and sorted(p.name for p in disk.iterdir()) == [
+            "s.db", "s.db-wal", "s.db.lock", "s.db.reserve",
+        ]  # fmt: skip
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_database_that_another_program_has_open_is_not_called_damaged(disk: Path) -> None:
+    path = str(disk / "s.db")
+
+    async def main() -> None:
+        await (await Store.open(path)).close()
+
+    asyncio.run(main())
+    hold = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); print(flush=True)"
+    command = [sys.executable, "-c", f"{hold}; input()", path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        with pytest.raises(StoreError, match=r"is in use by another program .*end it and start again"):
+            asyncio.run(main())
+        other.communicate(b"\n")
     asyncio.run(main())

@@ -45,7 +45,7 @@ async def service(directory: Path) -> AsyncIterator[tuple[Volumes, Store]]:
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    with leaves_nothing():
+    with leaves_nothing(cgroups=False):
         asyncio.run(test)
 
 

@@ -34,7 +34,6 @@ OWN = {
     "networks.fabric": "/proc",
     "networks.names": "files in the exec root",
     "networks.sandboxes": "links in the exec root",
-    "store": "the database",
     "system": "/sys",
     "tasks.seccomp": "a file in the exec root",
     "volumes.drivers.local": "the volumes' own directories, by their names; an unmount looks at nothing",

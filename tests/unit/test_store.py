@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from sampan.engine.store import Change, Op, Record, Ref, Store, StoreError
+from sampan.engine.store import Change, Op, Record, Ref, Store
+from sampan.engine.store_file import StoreError
 
 
 class Thing(Record):

@@ -272,6 +272,16 @@ def test_errno_is_put_into_words_in_one_place() -> None:
     }
 
 
+def test_no_file_is_mapped_into_memory() -> None:
+    """Touching a page that a full disk cannot give is a SIGBUS. Pages of no file, and SQLite without its index file."""
+    calls = [(name, ast.unparse(node)) for name, node in nodes(ast.Call)]
+    maps = {(name, text) for name, text in calls if text.startswith(("mmap.mmap(", "mmap("))}
+    assert all("(-1," in text for _, text in maps) and {name for name, _ in maps} == {"linux.namespaces"}
+    opened = [name for name, text in calls if text.startswith("sqlite3.connect(")]
+    assert opened == ["engine.store_file"] and "vfs=unix-excl" in (ROOT / "engine/store_file.py").read_text()
+    assert not [text for _, text in calls if "mmap_size" in text]
+
+
 def test_no_more_types_are_ignored() -> None:
     assert sum(path.read_text().count("# type: ignore") for path in ROOT.rglob("*.py")) <= TYPE_IGNORES
 

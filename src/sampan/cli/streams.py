@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import select
 
+from sampan.client.joining import not_now
 from sampan.client.transport import close_write
 
 TYPE_CHECKING = False
@@ -81,12 +82,8 @@ def copy(
     detach: DetachKeys | None = None,
     signals: Signals | None = None,
     on_signal: Callable[[int], None] | None = None,
-    stop_with: int | None = None,
 ) -> bool:
-    """Copy both ways until the container's side ends. True when the user typed the detach keys instead.
-
-    `stop_with`: a descriptor of our own side; when nobody is left behind it, the copy ends too.
-    """
+    """Copy both ways until the container's side ends. True when the user typed the detach keys instead."""
     sock = stream.sock
     sock.setblocking(False)
     poll = select.poll()
@@ -104,9 +101,6 @@ def copy(
     if signals is not None:
         poll.register(signals.fd, select.POLLIN)
         handlers[signals.fd] = lambda _: _hand_on(signals, on_signal)
-    if stop_with is not None and stop_with != stdin:
-        poll.register(stop_with, 0)  # only POLLERR and POLLHUP, which are always reported
-        handlers[stop_with] = lambda _: False
     if stream.rest:
         output.feed(stream.rest)
     while True:
@@ -183,7 +177,7 @@ def _drain(sock: Socket, output: Demultiplexer) -> bool:
         try:
             data = sock.recv(READ_BYTES)
         except OSError as e:
-            return _not_now(e)
+            return not_now(e)
         if not data:
             return False
         output.feed(data)
@@ -197,11 +191,7 @@ def _send(sock: Socket, data: bytes) -> bytes:
         try:
             data = data[sock.send(data) :]
         except OSError as e:
-            if _not_now(e):
+            if not_now(e):
                 return data
             return b""  # the container's input is closed: what it does not read is lost, as with a pipe
     return data
-
-
-def _not_now(error: OSError) -> bool:
-    return isinstance(error, BlockingIOError) or type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError")

@@ -14,47 +14,40 @@ Invariants:
   written over. What it refers to is unknown, so nobody may take anything for left over meanwhile.
 - On a full disk deletions go on (store_reserve.py). A change that adds no record is kept in memory when it cannot be
   written, unless it was to be durable: what the kernel has done is so, and is written as soon as it can be.
-- One process a database: an flock(2) on `<path>.lock`, gone with its holder.
+- One process a database, none of whose files is mapped into memory (store_file.py).
 
 How: one connection in WAL mode with synchronous=NORMAL writes inline (some tens of microseconds: a commit is one
 pwrite to the WAL). Durability is a separate fdatasync of the WAL file in the writer thread, shared by everybody
 who waits at that moment (group commit). That is what synchronous=FULL does, without holding SQLite's write lock,
 and so the event loop, during the disk's flush. Checkpoints run in the same thread on a connection of their own.
 
-Source: sqlite.org/wal.html, sqlite.org/pragma.html#pragma_synchronous; fdatasync(2), flock(2).
+Source: sqlite.org/wal.html, sqlite.org/pragma.html#pragma_synchronous, fdatasync(2).
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
-import errno
-import fcntl
 import logging
 import os
 import queue
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from sampan.engine import store_file
+from sampan.engine.store_file import CHECKPOINT_BYTES, DiskFull, StoreError
 from sampan.engine.store_reserve import Reserve
-from sampan.errors import NO_ROOM, Internal, words
+from sampan.errors import words
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x53414D50  # "SAMP": `file sampan.db` and we ourselves can tell whose database this is
-CHECKPOINT_BYTES = 4 * 1024 * 1024
-RETRY_S = 1.0  # until what a full disk did not take is tried again
 
-# from version n to n+1: MIGRATIONS[n](connection), inside one transaction with the new version number
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+RETRY_S = 1.0  # until what a full disk did not take is tried again
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -141,14 +134,6 @@ class Aside:
     table: str
     id: str
     reason: str
-
-
-class StoreError(Internal):
-    """The database cannot be opened, read or written: names the file, the reason and what to do."""
-
-
-class DiskFull(StoreError):
-    """The database is as it was, and its disk has no room for what was to be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,15 +263,15 @@ class Store:
         on the user's explicit word.
         Raises: StoreError, naming the file, the reason and the remedy.
         """
-        lock_fd = _lock(path)
+        lock_fd = store_file.lock(path)
         try:
             try:
-                connection = _connect_with_room(path)
+                connection = store_file.open_database(path)
             except StoreError as error:
                 if not move_aside or isinstance(error, DiskFull):
                     raise
-                _move_aside(path)
-                connection = _connect(path)
+                store_file.move_aside(path)
+                connection = store_file.open_database(path)
             try:
                 return cls(path, connection, lock_fd)
             except BaseException:
@@ -327,7 +312,7 @@ class Store:
             )
             stored = self._connection.execute(f'SELECT id, json FROM "{name}" ORDER BY seq').fetchall()
         except sqlite3.Error as e:
-            raise _unusable(self.path, str(e)) from e
+            raise store_file.why_not(self.path, e) from e
         table = Table(name, type_, stored)
         for id, reason in table.aside.items():
             log.warning("record %r of table %s cannot be read and is left out: %s", id, name, reason)
@@ -595,7 +580,7 @@ class _Flusher:
 
     def _run(self) -> None:
         running = True
-        checkpointer = sqlite3.connect(self._path, isolation_level=None, timeout=10)
+        checkpointer = store_file.connection_to(self._path)
         checkpointer.execute("SELECT 1 FROM refs LIMIT 1").fetchall()  # opens its files now, not in the middle of a run
         while running:
             waiting = [self._asked.get()]
@@ -632,140 +617,3 @@ class _Flusher:
             self._failure = (
                 f"cannot flush the database {self._path} to disk: {words(e)}; check the disk, then restart the daemon"
             )
-
-
-def _unusable(path: str, reason: str) -> StoreError:
-    return StoreError(
-        f"the database {path} cannot be used: {reason}. Restore it from a backup, or move it away to begin with an "
-        f"empty one (images, containers and networks that it describes are then unknown)"
-    )
-
-
-def _no_room(path: str, reason: str) -> DiskFull:
-    return DiskFull(
-        f"the database {path} cannot be opened: {reason}. Its disk is full: make some room there (a megabyte will do)"
-        f" and start again. The database is sound; do not move it away"
-    )
-
-
-def _sick(path: str, reason: str) -> StoreError:
-    return StoreError(
-        f"the database {path} cannot be written: {reason}. Check the disk, make its file system writable again (a "
-        f"kernel that has met errors makes it read-only) and start again. Containers run on meanwhile. Do not move the "
-        f"database away"
-    )
-
-
-def _lock(path: str) -> int:
-    """Take `<path>.lock`; returns the descriptor that holds it."""
-    try:
-        fd = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as e:
-        if e.errno in (errno.EROFS, errno.EIO):
-            raise _sick(path, words(e)) from e
-        raise StoreError(f"cannot open the database {path}: {path}.lock: {words(e)}") from e
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        pid = os.pread(fd, 32, 0).decode(errors="replace").strip()
-        os.close(fd)
-        raise StoreError(
-            f"the database {path} is in use by another daemon (pid {pid or 'unknown'}): "
-            f"stop it, or choose another --data-root"
-        ) from e
-    with contextlib.suppress(OSError):  # for people only, and a full disk may not take it
-        os.truncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-    return fd
-
-
-def _connect_with_room(path: str) -> sqlite3.Connection:
-    """Open the database, on a full disk with what its reserve gives. Raises: StoreError, DiskFull."""
-    try:
-        return _connect(path)
-    except DiskFull:
-        if not Reserve(path).release():
-            raise
-    return _connect(path)
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    """Open, check, migrate. The returned connection is in autocommit mode: transactions are written out."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.close(fd)
-    except OSError as e:
-        if e.errno in NO_ROOM:
-            raise _no_room(path, words(e)) from e
-        if e.errno in (errno.EROFS, errno.EIO):
-            raise _sick(path, words(e)) from e
-        raise _unusable(path, words(e)) from e
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
-    try:
-        version = _check(connection, path)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute(f"PRAGMA journal_size_limit = {2 * CHECKPOINT_BYTES}")
-        _migrate(connection, version)
-    except sqlite3.Error as e:
-        connection.close()
-        raise _no_room(path, str(e)) if Reserve(path).full(e) else _unusable(path, str(e)) from e
-    except BaseException:
-        connection.close()
-        raise
-    _sync_directory(os.path.dirname(os.path.abspath(path)))
-    return connection
-
-
-def _check(connection: sqlite3.Connection, path: str) -> int:
-    """Return the schema version. Raises: StoreError for a foreign, newer or damaged file."""
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
-    if version and application != APPLICATION_ID:
-        raise _unusable(path, "it is the database of another program")
-    if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"the database {path} has version {version}; this program knows versions up to {SCHEMA_VERSION}: "
-            f"use the newer release that wrote it"
-        )
-    problems = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
-    if problems != ["ok"]:
-        raise _unusable(path, "damaged: " + "; ".join(problems))
-    return version
-
-
-def _migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Bring the schema from `version` (0: an empty file) to SCHEMA_VERSION, one transaction a step."""
-    if version == SCHEMA_VERSION:
-        # a first write makes sure that the WAL exists for the flusher
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    if version == 0:
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(
-            "CREATE TABLE refs (holder TEXT NOT NULL, target TEXT NOT NULL, PRIMARY KEY (holder, target)) WITHOUT ROWID"
-        )
-        version = SCHEMA_VERSION
-    while version < SCHEMA_VERSION:
-        MIGRATIONS[version](connection)
-        version += 1
-    connection.execute(f"PRAGMA user_version = {version}")
-    connection.execute("COMMIT")
-
-
-def _move_aside(path: str) -> None:
-    aside = f"{path}.corrupt-{int(time.time())}"
-    os.rename(path, aside)
-    for suffix in ("-wal", "-shm"):
-        if os.path.exists(path + suffix):
-            os.rename(path + suffix, aside + suffix)
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

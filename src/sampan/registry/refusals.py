@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from sampan.errors import Internal, NotFound, SampanError
 from sampan.spec import codec
+from sampan.spec.go_values import quote
 
 MAX_BYTES = 64 * 1024
 _STATUS = {
@@ -77,7 +78,7 @@ def read(status: int, raw: bytes, *, retry_after: str = "") -> Refused:
                 return Refused("unauthorized: authentication required", code="UNAUTHORIZED", http=status)
             if status == 429:
                 return Refused(_unexpected(status), code="TOOMANYREQUESTS", http=status, retry_after_s=after)
-            shown = codec.encode(raw[:512].decode(errors="replace")).decode().strip()
+            shown = quote(raw[:512].decode(errors="replace"))
             return Refused(f"error parsing HTTP {status} response body: {shown}", http=status)
         text = words[0] if len(words) == 1 else "errors:\n" + "".join(f"{word}\n" for word in words)
         return Refused(text, code=code, http=status, retry_after_s=after)

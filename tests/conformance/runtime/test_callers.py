@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.runtime.driver import Runtime, read_terminal
+from tests.conformance.runtime.driver import Runtime, read_terminal, until
 
 
 def test_flags_stand_before_or_behind_the_id(runtime: Runtime) -> None:
@@ -213,3 +213,27 @@ def test_a_terminal_in_the_foreground_writes_to_standard_output(runtime: Runtime
     finally:
         os.close(master)
     assert out.read_bytes() == b"one\ntwo\n"
+
+
+def test_a_terminal_shows_output_while_nobody_takes_its_input(runtime: Runtime, tmp_path: Path) -> None:
+    """A program that is stopped by its own output would never come to read what was typed."""
+    size = 300_000
+    says = f"stty raw -echo; echo ready; yes | head -c {size}; head -c {size} | wc -c"
+    spec = runtime.spec("sh", "-c", says)
+    spec["process"]["terminal"] = True
+    id, path = runtime.bundle(spec)
+    out = tmp_path / "out"
+    out.touch()
+    pid, master = pty.fork()
+    if pid == 0:
+        os.dup2(os.open(out, os.O_WRONLY | os.O_APPEND), 1)
+        os.execvp(runtime.command[0], [*runtime.command, "--root", str(runtime.root), "run", "--bundle", str(path), id])
+    try:
+        until(lambda: b"ready" in out.read_bytes())
+        left = b"x" * size
+        while left:
+            left = left[os.write(master, left) :]
+        assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        os.close(master)
+    assert out.read_bytes().split()[-1] == str(size).encode()

@@ -32,6 +32,7 @@ from sampan.engine.store import Ref, Store
 from sampan.errors import Conflict, Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import filesystems, mounts, namespaces
 from tests.kernel.images.archives import archive, directory, member, stream, symlink
+from tests.support.deaths import deaths
 from tests.support.images import discard, prepare
 from tests.support.images import open_images as service
 
@@ -1007,6 +1008,7 @@ async def one_of_each(root: Path, saved: bytes) -> None:
 
 
 STEPS = ("rename", "mkdir", "unlink", "rmdir", "fsync", "setxattr", "chmod", "utime", "mkdtemp", "syncfs", "apply_now")
+WATCHED = [(module, name) for name in STEPS for module in (os, tempfile, filesystems, Store) if hasattr(module, name)]
 
 
 def die_at(step: int, work: Coroutine[Any, Any, None]) -> bool:
@@ -1037,10 +1039,8 @@ def die_at(step: int, work: Coroutine[Any, Any, None]) -> bool:
             setattr(module, name, call)
 
         try:
-            for name in STEPS:
-                for module in (os, tempfile, filesystems, Store):
-                    if hasattr(module, name):
-                        counted(module, name)
+            for module, name in WATCHED:
+                counted(module, name)
             asyncio.run(work)
             os._exit(0)
         except BaseException:
@@ -1059,18 +1059,16 @@ def test_kill_9_at_every_step_leaves_the_object_or_no_trace(tmp_path: Path) -> N
             return await collected(images.transfer.save(["loaded"]))
 
     saved = asyncio.run(prepared())
-    step, seen = 1, set()
+    step, seen = 0, set()
     # death of the process, not of the machine: memory is as good as a disk, and flushes at once
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="sampan-images-") as place:
-        root = Path(place) / "d"
-        while die_at(step, one_of_each(root, saved)):
+        root, left = Path(place) / "d", Path(place) / "left"
+        for step in deaths(one_of_each(root, saved), WATCHED, root, left):
             try:
-                seen.add(asyncio.run(consistent(root, {})))
+                seen.add(asyncio.run(consistent(left, {})))
             except BaseException as e:
                 e.add_note(f"killed before step {step}")
                 raise
-            shutil.rmtree(root)
-            step += 1
     assert step > 60 and seen >= {0, 1, 2, 3}, (step, seen)
 
 

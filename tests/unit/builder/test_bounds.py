@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from sampan.engine.builder import sshagent
 from sampan.engine.builder.buildkit.builds import ENDED, RUNNING, Builds
 from sampan.engine.builder.buildkit.control import TUNNEL_BYTES, _Tunnel
 from sampan.engine.builder.buildkit.history import KEPT_BYTES, History
@@ -18,6 +20,7 @@ from sampan.engine.builder.classic.outbox import ROOM_BYTES, Outbox
 from sampan.engine.builder.classic.output import HELD_BYTES, ClassicOutput, Message
 from sampan.engine.builder.progress import BUILD_LOG_BYTES, CLIPPED, BuildWarning, LogLimit
 from sampan.engine.builder.solver.clipping import STREAM_BYTES, STREAM_BYTES_PER_S, Clipped
+from sampan.engine.builder.uploaded import UnconnectedSession
 from sampan.engine.store import Store
 from sampan.errors import Unavailable
 
@@ -224,3 +227,30 @@ def test_a_tunnel_that_nobody_empties_pauses_who_writes() -> None:
         assert stream.sent == written and not writer.paused
 
     asyncio.run(body())
+
+
+def test_an_agent_has_a_number_of_connections(tmp_path: Path) -> None:
+    """A step makes them, and each is a stream of its client's session."""
+
+    class Agent(UnconnectedSession):
+        async def ssh_agent(self, id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            ours, theirs = socket.socketpair()
+            far.append(theirs)
+            return await asyncio.open_connection(sock=ours)
+
+    far: list[socket.socket] = []
+
+    async def body() -> None:
+        async with sshagent.listening(Agent("a"), "default", str(tmp_path), "agent") as path:
+            opened = [await asyncio.open_unix_connection(path) for _ in range(sshagent.MOST + 8)]
+            assert [await reader.read(1) for reader, _ in opened[sshagent.MOST :]] == [b""] * 8
+            opened[0][1].write(b"x")
+            await opened[0][1].drain()
+            assert await asyncio.get_running_loop().run_in_executor(None, far[0].recv, 1) == b"x"
+            assert len(far) == sshagent.MOST
+            for _, writer in opened:
+                writer.close()
+
+    asyncio.run(body())
+    for end in far:
+        end.close()

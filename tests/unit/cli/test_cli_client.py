@@ -265,17 +265,6 @@ def test_signals_are_handed_on_while_the_copy_waits() -> None:
     assert got == [signal.SIGUSR1]
 
 
-def test_the_copy_ends_when_nobody_reads_what_it_writes() -> None:
-    ours, theirs = socket.socketpair()
-    out = os.pipe()
-    os.close(out[0])
-    stream = UpgradedStream(Response(HttpConnection(ours), "GET", 101, {}))
-    assert not streams.copy(stream, streams.Demultiplexer(raw=True, stdout=None), stop_with=out[1])
-    stream.close()
-    theirs.close()
-    os.close(out[1])
-
-
 @pytest.mark.parametrize(
     ("text", "keys"), [("ctrl-p,ctrl-q", b"\x10\x11"), ("a,ctrl-@,ctrl-_", b"a\x00\x1f"), ("ctrl-[", b"\x1b")]
 )

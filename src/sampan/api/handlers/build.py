@@ -12,7 +12,6 @@ import base64
 import binascii
 import os
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -99,7 +98,6 @@ def _request(request: web.Request) -> BuildRequest:
         squash=flag(request, "squash"),
         auth=_credentials(request),
         on_error=query(request, "onerror"),
-        epoch_s=_epoch(arguments),
     )
 
 
@@ -240,15 +238,6 @@ def _lenient(request: web.Request, name: str) -> int:
         return int(query(request, name) or 0)
     except ValueError:
         return 0
-
-
-def _epoch(arguments: Mapping[str, str | None]) -> int | None:
-    text = arguments.get("SOURCE_DATE_EPOCH") or ""
-    if not text:
-        return None
-    if not text.isdecimal():
-        raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text}")
-    return int(text)
 
 
 def _credentials(request: web.Request) -> dict[str, Credentials]:

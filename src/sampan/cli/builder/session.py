@@ -14,9 +14,7 @@ from __future__ import annotations
 import _socket
 import asyncio
 import os
-import select
 import socket
-import ssl
 import sys
 import threading
 from contextlib import suppress
@@ -30,6 +28,7 @@ from grpclib.server import Server
 
 from sampan.cli.builder import transfer
 from sampan.cli.session import CommandError
+from sampan.client.joining import SocketEnd, join
 from sampan.errors import words
 from sampan.spec.buildkit import session_pb2 as pb
 
@@ -137,39 +136,9 @@ def _plain(sock: Socket) -> socket.socket:
 
 
 def _relay(tls: Any, far: socket.socket) -> None:
-    """Carry bytes both ways between a TLS socket and a plain one until either ends; owns both.
-
-    One thread, because a TLS connection may not be read and written at the same time.
-    """
-    tls.setblocking(False)
-    with tls, far, suppress(OSError):
-        while True:
-            if not tls.pending():
-                readable, _, _ = select.select([tls, far], [], [])
-            else:
-                readable = [tls]
-            if far in readable:
-                data = far.recv(WINDOW_BYTES)
-                if not data:
-                    return
-                _send(tls, data)
-            if tls in readable:
-                with suppress(ssl.SSLWantReadError):
-                    data = tls.recv(READ_BYTES)
-                    if not data:
-                        return
-                    far.sendall(data)
-
-
-def _send(tls: Any, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        try:
-            left = left[tls.send(left) :]
-        except ssl.SSLWantWriteError:
-            select.select([], [tls], [])
-        except ssl.SSLWantReadError:
-            select.select([tls], [], [])
+    """Carry bytes both ways between a TLS socket and a plain one until either ends; owns both."""
+    with tls, far:
+        join(SocketEnd(far), SocketEnd(tls), either=True)
 
 
 class _Raw(CodecBase):  # type: ignore[misc]

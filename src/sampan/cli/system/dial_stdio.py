@@ -5,9 +5,7 @@ The far end of `ssh://`. A half-closed side is handed on; it ends when the engin
 
 from __future__ import annotations
 
-from sampan.cli import streams
-from sampan.client.engine import UpgradedStream
-from sampan.client.http import HttpConnection, Response
+from sampan.client.joining import SocketEnd, StandardStreams, join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +18,5 @@ FLAGS = ""
 
 
 def run(cli: Cli, opts: FlagValues, args: list[str]) -> int:
-    connection = HttpConnection(cli.endpoint.address.connect(cli.endpoint.tls))
-    stream = UpgradedStream(Response(connection, "GET", 101, {}))
-    streams.copy(stream, streams.Demultiplexer(raw=True), stdin=0, stop_with=1)
+    join(StandardStreams(), SocketEnd(cli.endpoint.address.connect(cli.endpoint.tls)))
     return 0

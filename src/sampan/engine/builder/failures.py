@@ -4,6 +4,9 @@
     ├── BuildFailure          any error, with its step and its lines of a Dockerfile
     ├── StepFailed      500   a RUN command that failed or could not be run
     ├── MissingSource   404   a COPY of what is not there
+    ├── BadAddress      400   a source whose address is none
+    ├── NoCommit        500   a repository without the commit that a source names
+    ├── WrongCommit     400   a commit that is not what its checksum says
     ├── WrongDigest     400   a download that is not what its checksum says
     ├── BadAnswer       400   a download that its server refused
     ├── NotAllowed      403   an entitlement that client or daemon did not give
@@ -19,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from sampan.engine.builder.ops import Copy, FileOp, HttpOp, ImageOp, RunOp, ScratchOp, Vertex
+from sampan.engine.builder.ops import Copy, FileOp, GitOp, HttpOp, ImageOp, RunOp, ScratchOp, Vertex
 from sampan.engine.builder.progress import Progress, Step
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound, SampanError
 from sampan.spec.dockerfile.errors import DockerfileError
@@ -82,6 +85,21 @@ class WrongDigest(InvalidArgument):
         super().__init__(f"digest mismatch {found}: {wanted}")
 
 
+class BadAddress(InvalidArgument):
+    """What a source names is no address of a repository."""
+
+
+class NoCommit(Internal):
+    """A repository that cannot be reached, or has no such ref."""
+
+
+class WrongCommit(InvalidArgument):
+    """A commit is not what the checksum of its address says."""
+
+    def __init__(self, wanted: str, found: str) -> None:
+        super().__init__(f"expected checksum to match {wanted}, got {found}")
+
+
 class BadAnswer(InvalidArgument):
     """A server answered a download with another status than 200. said: the beginning of its body."""
 
@@ -140,8 +158,8 @@ def in_words(failure: BuildFailure, build: str, progress: Progress) -> BuildFail
     and a download that failed.
     """
     vertex, cause = failure.vertex, failure.cause
-    if isinstance(vertex, HttpOp) and not isinstance(cause, WrongDigest):
-        words = f"failed to load cache key: {failure.message}"
+    if isinstance(vertex, HttpOp | GitOp):
+        words = of_source(failure)
     elif isinstance(cause, MissingSource) and isinstance(vertex, FileOp):
         copies = [one for one in vertex.actions if isinstance(one, Copy) and cause.pattern in one.patterns]
         if copies and isinstance(copies[0].source, FileOp | RunOp | ImageOp | ScratchOp):
@@ -155,6 +173,14 @@ def in_words(failure: BuildFailure, build: str, progress: Progress) -> BuildFail
     else:
         return failure
     return BuildFailure(Internal(words), vertex=vertex, lines=failure.lines)
+
+
+def of_source(failure: BuildFailure) -> str:
+    """Return what is wrong with a download or a repository, in BuildKit's words: it asks for their keys first."""
+    early = isinstance(failure.cause, NoCommit | WrongCommit) if isinstance(failure.vertex, GitOp) else True
+    if isinstance(failure.cause, WrongDigest) or not early:
+        return failure.message
+    return f"failed to load cache key: {failure.message}"
 
 
 def _show(vertex: FileOp, reason: str, progress: Progress) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sampan.engine.archives.streams import MAGIC
 from sampan.engine.builder import definition
+from sampan.engine.builder.failures import BadAddress, BuildFailure, of_source
 from sampan.engine.builder.graph import contexts
 from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.ops import Vertex
@@ -33,6 +34,9 @@ async def localised(request: BuildRequest, client: NarrowedSession, progress: Pr
         try:
             solved = await solver.solve([vertex], session=client, progress=progress)
         except SampanError as e:
+            said = isinstance(e, BuildFailure) and not isinstance(e.cause, BadAddress)
+            if request.dialect != "classic" and source.kind == "git" and isinstance(e, BuildFailure) and said:
+                raise Internal(f"failed to read dockerfile: {of_source(e)}") from e
             if request.dialect != "classic" or source.kind != "http":
                 raise
             raise Internal(f"error downloading remote context {source.value}: {e.message}") from e

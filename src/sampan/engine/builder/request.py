@@ -8,8 +8,11 @@ from typing import Any
 
 from sampan.engine.builder.ops import Limits, Vertex
 from sampan.engine.platforms import Platform
+from sampan.errors import InvalidArgument
 from sampan.spec.dockerfile.config import DialectName
-from sampan.spec.go_values import boolean
+from sampan.spec.go_values import boolean, integer
+
+LATEST_S = 253_402_300_799  # the last second of the year 9999, after which no document can hold a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,19 @@ class BuildRequest:
     auth: Mapping[str, Any] = field(default_factory=dict)  # X-Registry-Config: host → AuthConfig
     on_error: str = ""  # "" | "commit" | "keep": what becomes of the file system of a failed RUN
     epoch_s: int | None = None  # SOURCE_DATE_EPOCH, also from build_args
+
+
+def epoch_seconds(text: str) -> int | None:
+    """Read SOURCE_DATE_EPOCH; None where it is empty. Raises: InvalidArgument."""
+    if not text:
+        return None
+    try:
+        seconds = integer(text)
+    except ValueError as e:
+        raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text}: {e}") from None
+    if not 0 <= seconds <= LATEST_S:
+        raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text}: it is before 1970 or after the year 9999")
+    return seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

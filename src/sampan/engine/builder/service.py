@@ -32,7 +32,7 @@ from sampan.engine.builder.graph.convert import convert
 from sampan.engine.builder.graph.values import ResolvedImage, Target
 from sampan.engine.builder.narrowed import NarrowedSession
 from sampan.engine.builder.progress import BuildWarning, Progress, Quiet
-from sampan.engine.builder.request import BuildRequest, Built
+from sampan.engine.builder.request import BuildRequest, Built, epoch_seconds
 from sampan.engine.builder.session import Session
 from sampan.engine.builder.solver.cache import KeptSources, Space
 from sampan.engine.builder.solver.solver import Solver
@@ -46,7 +46,7 @@ from sampan.engine.networks.service import Networks
 from sampan.engine.platforms import HOST, Platform
 from sampan.engine.store import Store
 from sampan.engine.tasks.seccomp import Filters
-from sampan.errors import InvalidArgument, SampanError
+from sampan.errors import SampanError
 from sampan.spec.dockerfile.checkrules import CheckWarning
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.stages import parse
@@ -335,11 +335,8 @@ async def _checked(
 
 def with_epoch(request: BuildRequest) -> BuildRequest:
     """SOURCE_DATE_EPOCH of the build arguments, and a platform. Raises: InvalidArgument."""
-    text = request.build_args.get(EPOCH)
-    if request.epoch_s is None and text:
-        if not text.isascii() or not text.isdecimal():
-            raise InvalidArgument(f"invalid {EPOCH}: {text}")
-        request = replace(request, epoch_s=int(text))
+    if request.epoch_s is None:
+        request = replace(request, epoch_s=epoch_seconds(request.build_args.get(EPOCH) or ""))
     return request if request.platforms else replace(request, platforms=(HOST,))
 
 

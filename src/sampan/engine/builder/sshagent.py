@@ -12,6 +12,9 @@ from sampan.engine.background import until_first
 from sampan.engine.builder.session import Session
 from sampan.errors import NotFound
 
+MOST = 64
+"""Connections to one socket at the same time: a step makes them, and each is a stream of the client's session."""
+
 
 @asynccontextmanager
 async def listening(session: Session, id: str, directory: str, name: str) -> AsyncIterator[str]:
@@ -58,7 +61,10 @@ class AgentForwarder:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection to its end, in the task that asyncio's server made for it."""
+        """Serve one connection to its end, in the task that asyncio's server made for it; one too many is closed."""
+        if len(self._tasks) >= MOST:
+            writer.close()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 
-from sampan.engine.store import DiskFull
+from sampan.engine.store_file import DiskFull
 from sampan.errors import NO_ROOM
 from sampan.spec.engine_api.container import RestartPolicy
 

@@ -110,17 +110,22 @@ class Terminal:
 
     Output is written to standard output, wherever that goes. The line ends are made where they are shown: the
     container's terminal leaves them alone (no ONLCR), the caller's still makes them (OPOST).
+
+    Input that the container's terminal does not take waits here, one piece of it, and output goes on meanwhile: a
+    program that is stopped by its own output would never read.
     """
 
     def __init__(self, master: int, ours: int) -> None:
         self.master = master
         self.ours = ours
         self.saved = termios.tcgetattr(ours)
+        self._typed = b""
 
     def open(self, poll: select.poll) -> None:
         tty.setraw(self.ours)
         pty.change_output(self.ours, set_=termios.OPOST)
         self.resize()
+        os.set_blocking(self.master, False)
         poll.register(0, select.POLLIN)
         poll.register(self.master, select.POLLIN)
 
@@ -129,31 +134,63 @@ class Terminal:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, size)
 
     def carry(self, ready: dict[int, int], poll: select.poll) -> None:
-        if self.master in ready and not self._copy(self.master, 1):
+        event = ready.get(self.master, 0)
+        if event & ~select.POLLOUT and self._show() == 0:
             poll.unregister(self.master)
-        if 0 in ready and not self._copy(0, self.master):
+            self._typed = b""
+            event = 0
+        if event & select.POLLOUT and self._send_typed():
+            poll.modify(self.master, select.POLLIN)
+            poll.register(0, select.POLLIN)
+        if 0 in ready:
             poll.unregister(0)
+            self._typed = _typed()
+            if self._typed and self._send_typed():
+                poll.register(0, select.POLLIN)
+            elif self._typed:
+                try:
+                    poll.modify(self.master, select.POLLIN | select.POLLOUT)
+                except FileNotFoundError:  # it is not polled any more: the other side of the master has gone
+                    self._typed = b""
 
-    def _copy(self, source: int, target: int) -> bool:
-        """Copy what is there; False at the end."""
+    def _send_typed(self) -> bool:
+        """Give the container what was typed; whether it has all of it."""
         try:
-            data = os.read(source, _BUFFER)
-        except OSError:  # EIO: the other side of the master has gone
+            while self._typed:
+                self._typed = self._typed[os.write(self.master, self._typed) :]
+        except BlockingIOError:
             return False
-        while data:
-            data = data[os.write(target, data) :]
-            if not data:
-                return True
-        return False
+        except OSError:  # the other side of the master has gone
+            self._typed = b""
+        return True
+
+    def _show(self) -> int | None:
+        """Write what the container says; how much that was, 0 at the end, None when it says nothing now."""
+        try:
+            data = os.read(self.master, _BUFFER)
+        except BlockingIOError:
+            return None
+        except OSError:  # EIO: the other side of the master has gone
+            return 0
+        left = data
+        while left:
+            left = left[os.write(1, left) :]
+        return len(data)
 
     def drain(self) -> None:
-        os.set_blocking(self.master, False)
-        while self._copy(self.master, 1):
+        while self._show():
             pass
 
     def close(self) -> None:
         termios.tcsetattr(self.ours, termios.TCSADRAIN, self.saved)
         os.close(self.ours)
+
+
+def _typed() -> bytes:
+    try:
+        return os.read(0, _BUFFER)
+    except OSError:  # a terminal that went away reads as the end
+        return b""
 
 
 def dial(path: str) -> socket.socket:

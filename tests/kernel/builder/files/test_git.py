@@ -180,12 +180,14 @@ def test_what_cannot_be_had_is_said_and_leaves_nothing(tmp_path: Path, served: t
 
     async def body() -> None:
         async with repositories(tmp_path) as repos:
-            await refused(repos, Internal, "couldn't find remote ref nope", ref="nope")
+            await refused(repos, Internal, '^repository does not contain ref nope, output: ""$', ref="nope")
+            await refused(repos, Internal, r"unable to read tree \(a{40}\)\n: exit status 128$", ref="a" * 40)
             await refused(repos, Internal, "access denied or repository not exported", remote=f"{url}/none.git")
             await refused(repos, InvalidArgument, f"expected checksum to match 1234567, got {head}", checksum="1234567")
             await refused(repos, InvalidArgument, "no such file or directory", subdir="missing")
-            await refused(repos, InvalidArgument, "no such file or directory|not a directory", subdir="escape/ssl")
-            await refused(repos, InvalidArgument, "not a directory", subdir="a")
+            await refused(repos, InvalidArgument, "no such file or directory|non-directory", subdir="escape/ssl")
+            await refused(repos, InvalidArgument, '^invalid subdir /a: git subpath "/a" contains non-dir', subdir="a")
+            await refused(repos, InvalidArgument, '^invalid subdir /up: failed to lstat "up": ', subdir="../up")
             await refused(repos, InvalidArgument, "should be http, https, git or ssh", remote="ext::sh -c id")
             await refused(repos, InvalidArgument, "should be http, https, git or ssh", remote="file:///etc/.git")
             await refused(repos, InvalidArgument, "invalid git address", ref="--upload-pack=id")

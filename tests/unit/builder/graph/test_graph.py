@@ -279,7 +279,12 @@ WRONG = [
         "^pull access",
         1,
     ),
-    ("FROM a\n\nRUN --mount=from=nope,target=/x y\n", "nope: failed to resolve source metadata", "^pull access", 3),
+    (
+        "FROM a\n\nRUN --mount=from=nope,target=/x y\n",
+        "nope: failed to resolve source metadata",
+        "^invalid from flag value nope: pull access",
+        3,
+    ),
     ("FROM a\nSTOPSIGNAL X\n", "invalid signal: X", "invalid signal: X", 2),
     ("FROM a\nADD --checksum=sha256:" + "0" * 64 + " f /\n", "checksum requires HTTP", "checksum requires HTTP", 2),
     ("FROM a\nRUN --mount=type=tmpfs,target=/ x\n", 'invalid mount target "/"', 'invalid mount target "/"', 2),

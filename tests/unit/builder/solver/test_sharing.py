@@ -10,6 +10,8 @@ import pytest
 
 from sampan.engine.builder.ops import LocalOp, RunMount, RunOp, ScratchOp
 from sampan.engine.builder.progress import Quiet
+from sampan.engine.builder.session import Session
+from sampan.engine.builder.solver import holding
 from sampan.engine.builder.solver.flights import Flight
 from sampan.engine.builder.solver.holding import HeldTrees, JoinedSession, is_personal
 from sampan.engine.builder.solver.records import CacheRecord
@@ -125,6 +127,29 @@ def test_a_secret_comes_from_whoever_is_there() -> None:
             await JoinedSession([gone, there]).secret("s")
         with pytest.raises(NotFound):
             await JoinedSession([gone]).ssh_agent("default")
+
+    asyncio.run(body())
+
+
+class Silent(UnconnectedSession):
+    """A client that stands still: it was asked, and never answers."""
+
+    async def secret(self, id: str) -> bytes:
+        return cast(bytes, await asyncio.get_running_loop().create_future())
+
+
+def test_a_client_that_does_not_answer_holds_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "SILENT_S", 0.1)
+
+    async def body() -> None:
+        clients: list[Session] = [Silent("a")]
+        asking = asyncio.create_task(JoinedSession(clients).secret("s"))
+        await asyncio.sleep(0)
+        clients.append(Giving("b"))  # it joins while the first is asked
+        assert await asyncio.wait_for(asking, 60) == b"hush"
+        with pytest.raises(NotFound, match="secret s: not found"):
+            await asyncio.wait_for(JoinedSession([Silent("a"), UnconnectedSession("b")]).secret("s"), 60)
+        assert len(asyncio.all_tasks()) == 1, "no question is left"
 
     asyncio.run(body())
 

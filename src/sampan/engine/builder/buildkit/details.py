@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from sampan.engine.builder.buildkit.protos.rpc_pb2 import Status
 from sampan.engine.builder.failures import BuildFailure, StepFailed, cause_of
+from sampan.errors import NotImplemented_
 
 _PREFIX = "github.com/moby/buildkit/"
 
@@ -19,6 +20,14 @@ _PREFIX = "github.com/moby/buildkit/"
 class Detail(NamedTuple):
     type_url: str
     value: bytes
+
+
+class UnknownQuestion(NotImplemented_):
+    """A question about a Dockerfile that nobody here answers."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unsupported request {name}")
+        self.name = name
 
 
 class ClientFailure(Exception):
@@ -46,6 +55,8 @@ def details_of(error: BaseException) -> list[Detail]:
     cause = cause_of(error)
     if isinstance(cause, StepFailed) and cause.exit_status > 0:
         found.append(_detail("gatewayapi.ExitMessage", {"Code": cause.exit_status}))
+    if isinstance(cause, UnknownQuestion):
+        found.append(_detail("errdefs.Subrequest", {"name": cause.name}))
     return found
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampan.engine.builder.ops import Limits
-from sampan.engine.builder.request import BuildRequest, CacheEnd, Output
+from sampan.engine.builder.request import BuildRequest, CacheEnd, Output, epoch_seconds
 from sampan.engine.platforms import Platform, parse
 from sampan.errors import InvalidArgument
 from sampan.spec import go_values
@@ -91,7 +91,7 @@ def to_request(
             ulimits=_ulimits(attrs.get("ulimit", "")),
             cgroup_parent=cgroup,
         ),
-        epoch_s=_number("SOURCE_DATE_EPOCH", epoch) if epoch else None,
+        epoch_s=epoch_seconds(epoch),
     )
 
 

@@ -21,7 +21,7 @@ from sampan.engine.builder import questions
 from sampan.engine.builder.buildkit import provenance, worker
 from sampan.engine.builder.buildkit.borrowing import BorrowingSession, InnerProgress
 from sampan.engine.builder.buildkit.builds import SCHEME, Build, Builds
-from sampan.engine.builder.buildkit.details import ClientFailure, Detail, details_of
+from sampan.engine.builder.buildkit.details import ClientFailure, Detail, UnknownQuestion, details_of
 from sampan.engine.builder.buildkit.history import IMAGE_TYPE, PROVENANCE_TYPE, STATUS_TYPE, History, stream
 from sampan.engine.builder.buildkit.options import FRONTENDS, UPLOADED, Asked, outputs, to_request
 from sampan.engine.builder.buildkit.protos import control_pb2 as pb
@@ -113,7 +113,7 @@ class Running:
                 return questions.outline(await self._builder.outline(request, session, build.log))
             if asked.request_id == questions.TARGETS:
                 return questions.targets(await self._builder.targets(request, session, build.log))
-        raise NotImplemented_(f"unsupported request {asked.request_id}")
+        raise UnknownQuestion(asked.request_id)
 
     def started(self, build: Build, request: pb.SolveRequest | None = None) -> pb.BuildHistoryRecord:
         """Return the record of a build that runs."""

@@ -18,7 +18,7 @@ from grpclib.encoding.proto import ProtoCodec
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from grpclib.server import Server
 
-from sampan.engine.builder.buildkit.details import Detail, details_of
+from sampan.engine.builder.buildkit.details import Detail, UnknownQuestion, details_of
 from sampan.engine.builder.buildkit.protos.rpc_pb2 import Status as StatusMessage
 from sampan.engine.builder.failures import BuildFailure, cause_of
 from sampan.errors import InvalidArgument, NotFound, NotImplemented_, SampanError
@@ -47,13 +47,15 @@ def status_message(code: int, message: str, details: Iterable[Detail]) -> Status
 
 
 def code_of(error: BaseException) -> int:
-    """Return the gRPC status code of an error. A step's has none of its own: clients would show it before the words."""
+    """Return the gRPC status code of an error. A step's has none of its own, nor has
+    a question's: clients would show it before the words.
+    """
     if isinstance(error, BuildFailure) and error.vertex is not None:
         return int(Status.UNKNOWN.value)
     error = cause_of(error)
     if isinstance(error, NotFound):
         return int(Status.NOT_FOUND.value)
-    if isinstance(error, NotImplemented_):
+    if isinstance(error, NotImplemented_) and not isinstance(error, UnknownQuestion):
         return int(Status.UNIMPLEMENTED.value)
     if isinstance(error, asyncio.CancelledError):
         return int(Status.CANCELLED.value)

@@ -19,7 +19,7 @@ from sampan.engine.builder.classic.outbox import Outbox
 from sampan.engine.builder.classic.output import ClassicOutput, Message
 from sampan.engine.builder.classic.trace import Trace
 from sampan.engine.builder.classic.walk import Voice, dialect
-from sampan.engine.builder.failures import cause_of
+from sampan.engine.builder.failures import BuildFailure, cause_of
 from sampan.engine.builder.files import links
 from sampan.engine.builder.files.spool import SpooledTree
 from sampan.engine.builder.files.tartree import TarTree
@@ -104,6 +104,8 @@ async def _spoken(
         cause = cause_of(e)
         if isinstance(cause, DockerfileError) and request.dockerfile:
             _point(voice.output, request.dockerfile, cause.line)
+        elif isinstance(e, BuildFailure) and e.lines and request.dockerfile and not voice.output.begun:
+            _point(voice.output, request.dockerfile, e.lines[0][0])  # an image that it names cannot be had
         voice.output.failed()
         raise translated(e) from e
     except Exception:

@@ -43,11 +43,13 @@ class ClassicOutput:
         self._held: deque[Message] = deque()
         self._held_bytes = 0
         self._running = ""
+        self.begun = False  # a step has been named
 
     def line(self, text: str) -> None:
         self._say({"stream": text})
 
     def step(self, number: int, total: int, text: str) -> None:
+        self.begun = True
         self.line(f"Step {number}/{total} : {text}")
         self.line("\n")
 

@@ -20,17 +20,19 @@ import base64
 import errno
 import hashlib
 import os
+import posixpath
 import re
 import shutil
 import tempfile
 from dataclasses import replace
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from sampan.engine.builder.failures import BadAddress, NoCommit, WrongCommit
 from sampan.engine.builder.files.dirtree import DirTree
 from sampan.engine.builder.files.hosttask import HostTask
 from sampan.engine.builder.ops import GitOp
 from sampan.engine.builder.session import Session
-from sampan.errors import Internal, InvalidArgument, NotFound
+from sampan.errors import Internal, InvalidArgument, NotFound, SampanError
 from sampan.linux import saferoot
 
 SCHEMES = ("http", "https", "git", "ssh")
@@ -39,7 +41,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _TRUE = ("", "1", "true")
 
-# REPO (kept), OUT (empty), REMOTE, REF, COMMIT (perhaps empty) and KEEP are variables; says "commit time" on stdout.
+NO_REF, NO_COMMIT = 3, 4  # statuses of the script; what git itself cannot do is 1 or 128
+
+# REPO (kept), OUT (empty), REMOTE, REF, COMMIT (perhaps empty), KEEP and the statuses are variables; says "commit time"
+# on stdout.
 SCRIPT = r"""
 set -eu
 git() { command git -c core.hooksPath=/dev/null -c gc.auto=0 -c advice.detachedHead=false "$@"; }
@@ -53,16 +58,13 @@ has() { git -C "$REPO" cat-file -e "$1^{commit}" 2>/dev/null; }
 if [ -n "$COMMIT" ]; then
   has "$COMMIT" || git -C "$REPO" fetch -q --no-tags --depth=1 -- "$REMOTE" "$COMMIT" 2>/dev/null || everything
   found=$COMMIT
-elif git -C "$REPO" fetch -q --no-tags --depth=1 -- "$REMOTE" "${REF:-HEAD}" 2>"$TMPDIR/why"; then
+elif git -C "$REPO" fetch -q --no-tags --depth=1 -- "$REMOTE" "${REF:-HEAD}" 2>/dev/null; then
   found=$(git -C "$REPO" rev-parse FETCH_HEAD)
 else
   everything
-  found=$(git -C "$REPO" rev-parse --verify -q "$REF^{commit}") || { cat "$TMPDIR/why" >&2; exit 128; }
+  found=$(git -C "$REPO" rev-parse --verify -q "$REF^{commit}") || exit $NO_REF
 fi
-commit=$(git -C "$REPO" rev-parse --verify -q "$found^{commit}") || {
-  echo "fatal: couldn't find commit $found" >&2
-  exit 128
-}
+commit=$(git -C "$REPO" rev-parse --verify -q "$found^{commit}") || exit $NO_COMMIT
 
 cd "$OUT"
 git init -q .
@@ -102,7 +104,7 @@ class Git:
                 os.mkdir(out, 0o700)
                 commit, found, time_s = await self._run(op, repository, out, session)
                 if op.checksum and not commit.startswith(op.checksum) and not found.startswith(op.checksum):
-                    raise InvalidArgument(f"expected checksum to match {op.checksum}, got {commit}")
+                    raise WrongCommit(op.checksum, commit)
                 path = await asyncio.to_thread(_finish, out, op.subdir, time_s)
                 return DirTree(path, owned=place)
             except BaseException:
@@ -130,20 +132,19 @@ class Git:
             "REF": "" if _COMMIT.fullmatch(op.ref) else op.ref,
             "COMMIT": op.ref if _COMMIT.fullmatch(op.ref) else "",
             "KEEP": "1" if op.keep_git_dir else "",
+            "NO_REF": str(NO_REF),
+            "NO_COMMIT": str(NO_COMMIT),
             "GIT_ALLOW_PROTOCOL": ":".join(SCHEMES),
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": "/dev/null",
             "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ASKPASS": "/bin/false",
+            "GIT_ASKPASS": "",  # nobody is there to be asked
             "LC_ALL": "C.UTF-8",
         }
         env |= await _authorization(op.remote, session)
         ran = await self._commands.run(SCRIPT, env, {"REPO": repository, "OUT": out}, session)
         if ran.status:
-            words = ran.stderr.decode(errors="replace").strip()
-            raise Internal(
-                f"failed to fetch remote {_shown(op.remote)}: git stderr:\n{words}: exit status {ran.status}"
-            )
+            raise _failure(op, ran.status, ran.stderr.decode(errors="replace"))
         commit, found, time = ran.stdout.decode().split()[-3:]
         return commit, found, int(time)
 
@@ -153,15 +154,15 @@ def address(op: GitOp) -> GitOp:
 
     Its keys: ref, tag, branch, subdir, checksum, commit, keep-git-dir.
 
-    Raises: InvalidArgument for an address that is none, unknown keys, `#` beside a query.
+    Raises: BadAddress for an address that is none, unknown keys, `#` beside a query.
     """
     remote, mark, query = op.remote.partition("?")
     if "\0" in op.remote or any(ord(c) < 32 for c in op.remote + op.ref) or op.ref.startswith("-"):
-        raise InvalidArgument(f"invalid git address {op.remote!r}")
+        raise BadAddress(f"invalid git address {op.remote!r}")
     if not _SCP.fullmatch(remote):
         parts = urlsplit(remote)
         if parts.scheme not in SCHEMES or not parts.hostname or parts.hostname.startswith("-"):
-            raise InvalidArgument(f"invalid git address {_shown(remote)}: it should be http, https, git or ssh")
+            raise BadAddress(f"invalid git address {_shown(remote)}: it should be http, https, git or ssh")
     if mark:
         op = replace(op, remote=remote)
         for key, value in parse_qsl(query, keep_blank_values=True):
@@ -175,10 +176,21 @@ def address(op: GitOp) -> GitOp:
             elif key == "keep-git-dir":
                 op = replace(op, keep_git_dir=value.lower() in _TRUE)
             else:
-                raise InvalidArgument(f'unexpected query "{key}"')
+                raise BadAddress(f'unexpected query "{key}"')
     if op.checksum and not re.fullmatch(r"[0-9a-f]{7,64}", op.checksum):
-        raise InvalidArgument(f"invalid checksum {op.checksum} for git source: it should be a commit")
+        raise BadAddress(f"invalid checksum {op.checksum} for git source: it should be a commit")
     return op
+
+
+def _failure(op: GitOp, status: int, said: str) -> SampanError:
+    """Return why a checkout failed, in BuildKit's words."""
+    if status == NO_REF:
+        return NoCommit(f'repository does not contain ref {op.ref}, output: ""')
+    if status == NO_COMMIT:
+        said = f"fatal: unable to read tree ({op.ref})\n"
+        return Internal(f"failed to checkout remote {_shown(op.remote)}: git stderr:\n{said}: exit status 128")
+    doing = "failed to fetch remote" if op.ref else "error fetching default branch for repository"
+    return NoCommit(f"{doing} {_shown(op.remote)}: git stderr:\n{said}: exit status {status}")
 
 
 def _shown(remote: str) -> str:
@@ -249,7 +261,11 @@ def _finish(out: str, subdir: str, time_s: int) -> str:
         finally:
             os.close(fd)
     except OSError as e:
-        reason = "not a directory" if e.errno == errno.ENOTDIR else "no such file or directory"
-        raise InvalidArgument(f"{subdir}: {reason}") from e
+        path = posixpath.normpath("/" + subdir)
+        name = path.strip("/")
+        reason = f'failed to lstat "{name}": statat {name}: no such file or directory'
+        if e.errno == errno.ENOTDIR:
+            reason = f'git subpath "{path}" contains non-directory "{name}"'
+        raise InvalidArgument(f"invalid subdir {path}: {reason}") from e
     finally:
         os.close(root_fd)

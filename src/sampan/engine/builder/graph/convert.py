@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sampan.engine import platforms
+from sampan.engine.builder.failures import BuildFailure
 from sampan.engine.builder.graph import args, contexts, dispatch, names, reach
 from sampan.engine.builder.graph.args import PREDEFINED, Scope
 from sampan.engine.builder.graph.contexts import NamedContext
@@ -23,7 +24,7 @@ from sampan.engine.builder.graph.values import ClassicStep, ForeignBase, Resolve
 from sampan.engine.builder.ops import ScratchOp, Vertex, VertexLabel
 from sampan.engine.builder.request import BuildRequest
 from sampan.engine.platforms import HOST, Platform
-from sampan.errors import InvalidArgument, SampanError
+from sampan.errors import Internal, InvalidArgument, SampanError
 from sampan.spec.dockerfile import instructions as i
 from sampan.spec.dockerfile.errors import DockerfileError
 from sampan.spec.dockerfile.gotext import nearest
@@ -179,7 +180,8 @@ class _Conversion:
         for index in needed:
             stage = self.dockerfile.stages[index]
             if bases[index].image:
-                wanted.setdefault((bases[index].image, bases[index].platform), stage)
+                named = replace(stage, start=replace(stage.start, base=bases[index].text))
+                wanted.setdefault((bases[index].image, bases[index].platform), named)
             for source in reach.sources([*triggers.get(index, ()), *stage.instructions]):
                 name = self._anonymous(source, index)
                 if name:
@@ -201,7 +203,9 @@ class _Conversion:
             return await self.resolver.image(name, platform, pull=self.request.pull)
         except SampanError as e:
             if self.classic:
-                raise
+                asked = stage.range == self.dockerfile.stages[stage.index].range  # by FROM, and not by --from
+                cause = e if asked else Internal(f"invalid from flag value {stage.base}: {e.message}")
+                raise BuildFailure(cause, lines=((stage.range.start, stage.range.end),)) from e
             near = nearest(stage.base, [other.name for other in self.dockerfile.stages if other.name])
             hint = f" (did you mean {near}?)" if near else ""
             message = f"{stage.base}: failed to resolve source metadata for {name}: {e.message}{hint}"

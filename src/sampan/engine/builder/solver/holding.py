@@ -7,9 +7,12 @@ layers. Nothing that is used across an `await` belongs to a build that may end m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+import math
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
 
+from sampan.engine.background import beside
 from sampan.engine.builder.ops import RunOp, Vertex
 from sampan.engine.builder.session import Forwarding, Session
 from sampan.engine.builder.state import Solved
@@ -17,6 +20,10 @@ from sampan.engine.builder.trees import Tree
 from sampan.errors import NotFound, SampanError
 
 T = TypeVar("T")
+SLOW_S = 0.5
+"""A client that has not answered for so long is not waited for alone."""
+SILENT_S = 10.0
+"""Clients that are silent for so long after another has refused are taken to have refused too."""
 
 
 class HeldTrees:
@@ -63,17 +70,32 @@ class JoinedSession(Forwarding):
     async def ssh_agent(self, id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await self._first(lambda client: client.ssh_agent(id))
 
-    async def _first(self, ask: Callable[[Session], Awaitable[T]]) -> T:
-        """Ask one after the other, those that join meanwhile too. Raises: what the last one answered."""
+    async def _first(self, ask: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
+        """Return the first answer. Who does not answer for a while is not waited for alone: the next is asked too, and
+        who joins meanwhile. Raises: what the last of them refused with.
+        """
         asked: list[Session] = []
-        error: SampanError = NotFound("no client is left to ask")
-        while (client := next((one for one in self._clients if one not in asked), None)) is not None:
-            asked.append(client)
-            try:
-                return await ask(client)
-            except SampanError as e:
-                error = e
-        raise error
+        questions: list[asyncio.Task[T]] = []
+        error: SampanError | None = None
+        until = math.inf
+        now = asyncio.get_running_loop().time
+        async with AsyncExitStack() as asking:
+            while True:
+                client = next((one for one in self._clients if one not in asked), None)
+                if client is not None:
+                    asked.append(client)
+                    question = beside(ask(client), "a question to a client of a build", quiet=True)
+                    questions.append(await asking.enter_async_context(question))
+                waiting = [one for one in questions if not one.done()]
+                if not waiting or now() > until:
+                    raise error or NotFound("no client is left to ask")
+                await asyncio.wait(waiting, timeout=SLOW_S, return_when=asyncio.FIRST_COMPLETED)
+                for answer in waiting:
+                    if answer.done():
+                        try:
+                            return answer.result()
+                        except SampanError as e:
+                            error, until = e, now() + SILENT_S
 
 
 def is_personal(vertex: Vertex) -> bool:
