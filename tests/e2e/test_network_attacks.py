@@ -23,7 +23,7 @@ from tests.support.machine import lacks
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
 
-GROUP = "239.9.9.9"
+GROUP, GROUP6 = "239.9.9.9", "ff05::9:9"
 PREFIX = "2001:db8:bad::"
 
 
@@ -189,6 +189,116 @@ def test_multicast_stays_on_its_network(world: World) -> None:
 
         until(heard, 5, "the neighbour hears it")
         assert received(there) == []
+
+
+def test_ipv6_multicast_stays_on_its_network(world: World) -> None:
+    if not Path("/proc/net/if_inet6").exists():
+        lacks("a kernel without IPv6")
+    for n, name in enumerate(("six-one", "six-two")):
+        world.network(name, EnableIPv6=True, IPAM={"Config": [{"Subnet": f"fd00:77:2{n}::/64"}]})
+    sends, near = world.inside("six-a", "six-one"), world.inside("six-b", "six-one")
+    far = world.inside("six-c", "six-two")
+    with bound6(near, GROUP6) as here, bound6(far, GROUP6) as there, bound6(sends, "") as sender:
+        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 8)
+
+        def send() -> None:
+            sender.sendto(b"hello", (GROUP6, 5555, 0, socket.if_nametoindex("eth0")))
+
+        def heard() -> bool:
+            sends.run(send)
+            return bool(received(here))
+
+        until(heard, 5, "the neighbour hears it")
+        assert received(there) == []
+
+
+def bound6(inside: dns.Inside, group: str) -> socket.socket:
+    """Return a UDP socket for IPv6 in a container's namespace, in a multicast group when one is given."""
+    made: list[socket.socket] = []
+
+    def make() -> None:
+        peer = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        peer.bind(("::", 5555))
+        if group:
+            index = struct.pack("@I", socket.if_nametoindex("eth0"))
+            peer.setsockopt(
+                socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, socket.inet_pton(socket.AF_INET6, group) + index
+            )
+        made.append(peer)
+
+    inside.run(make)
+    made[0].settimeout(0.3)
+    return made[0]
+
+
+def claim(address: str, mac: str, to: str) -> bytes:
+    """Return an ARP answer that gives an address to a MAC. to: a MAC."""
+    own, other = (bytes.fromhex(each.replace(":", "")) for each in (mac, to))
+    ip = socket.inet_aton(address)
+    return other + own + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2) + own + ip + other + ip
+
+
+def test_who_poses_as_another_does_so_on_its_own_network_alone(world: World) -> None:
+    """What Docker lets a container with CAP_NET_RAW do, and no more: its own neighbours believe it.
+
+    Those on another network do not hear it, and the host believes nobody about a network that it is not on.
+    """
+    world.network("posing")
+    world.network("beside")
+    posing, victim = world.inside("posing-a", "posing"), world.inside("posing-b", "posing")
+    beside = world.inside("beside-a", "beside")
+    own, near, far = (world.endpoint(name) for name in ("posing-a", "posing-b", "beside-a"))
+    for inside, endpoint in ((victim, near), (beside, far)):
+        with bound(inside, 4446) as peer:
+            peer.sendto(b"hello", (endpoint["Gateway"], 9))  # each knows its gateway now
+
+    def known(inside: dns.Inside | None, address: str) -> str:
+        found: list[str] = []
+
+        def look() -> None:
+            lines = Path("/proc/thread-self/net/arp").read_text().splitlines()[1:]
+            found.extend(line.split()[3] for line in lines if line.split()[0] == address)
+
+        if inside is None:
+            look()
+        else:
+            inside.run(look)
+        return "".join(found)
+
+    right = known(beside, far["Gateway"])
+    assert right and known(victim, near["Gateway"]) != own["MacAddress"]
+    lies = [
+        (near["Gateway"], near["MacAddress"]),
+        (far["Gateway"], far["MacAddress"]),
+        (far["IPAddress"], "ff" + ":ff" * 5),
+    ]
+
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind(("eth0", 0))
+            for address, to in lies:
+                raw.send(claim(address, own["MacAddress"], to))
+
+    def believed() -> bool:
+        posing.run(send)
+        return known(victim, near["Gateway"]) == str(own["MacAddress"])
+
+    until(believed, 10, "the neighbour believes it")
+    assert known(beside, far["Gateway"]) == right
+    assert known(None, far["IPAddress"]) in ("", far["MacAddress"])
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_without_net_raw_nobody_makes_frames(world: World, dropped: bool) -> None:
+    """dropped False is the control: Docker's capabilities have NET_RAW, and so have ours."""
+    gives = ["arping", "-c", "1", "-w", "1", "-I", "eth0", "10.91.9.1"]
+    network = world.network("frames", IPAM={"Config": [{"Subnet": "10.91.9.0/24"}]})
+    name = world.engine.run(*gives, NetworkMode=network, CapDrop=["NET_RAW"] if dropped else [])
+    world.engine.wait(name)
+    said = world.engine.logs(name)
+    world.engine.remove(name)
+    assert (b"Operation not permitted" in said) is dropped, said
+    assert (b"ARPING" in said) is not dropped, said
 
 
 def test_router_advertisements_change_nothing_cve_2020_13401(world: World) -> None:

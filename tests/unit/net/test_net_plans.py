@@ -36,7 +36,7 @@ def test_a_plan_tells_people_what_it_is() -> None:
 
 
 def test_ipv6_is_on_only_with_an_address_and_never_autoconfigured() -> None:
-    assert PAIR.settings == (("net/ipv6/conf/eth0/disable_ipv6", "1"),)
+    assert PAIR.settings == (("net/ipv6/conf/eth0/accept_ra", "0"), ("net/ipv6/conf/eth0/disable_ipv6", "1"))
     own = ("net/ipv4/conf/eth0/arp_ignore", "1")
     six = InterfacePlan(kind=VETH, name="eth0", addresses=((ip_address("fd00::2"), 64),), sysctls=(own,))
     assert six.settings == (("net/ipv6/conf/eth0/accept_ra", "0"), ("net/ipv6/conf/eth0/disable_ipv6", "0"))

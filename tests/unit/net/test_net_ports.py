@@ -84,3 +84,13 @@ def test_what_is_least_free_chooses_first() -> None:
         PublishedPort(port=n, proto="tcp", first=f, last=la) for n, (f, la) in enumerate([(0, 0), (9, 12), (9, 9)])
     ]
     assert [p.port for p in sorted(asked, key=freedom)] == [2, 1, 0]
+
+
+@pytest.mark.parametrize(("listens", "ips"), [(True, ["0.0.0.0", "::"]), (False, ["0.0.0.0"])])
+def test_ipv6_leads_to_ipv4_only_where_somebody_carries_it(listens: bool, ips: list[str]) -> None:
+    """nftables translates no IPv6 to IPv4; without `userland-proxy` nobody else does."""
+    ports = Ports(listens=listens)
+    grants = ports.grant(PublishedPort(port=80, proto="tcp"), "172.18.0.2", "")
+    assert [grant.published.host_ip for grant in grants] == ips
+    for grant in grants:
+        ports.release(grant)

@@ -116,8 +116,6 @@ class Catalogue:
         options = dict(request.options or {})
         if source is None:
             options = {**config.default_network_opts.get(name, {}), **options}
-        for key, value in driver.options(config).items():
-            options.setdefault(key, value)
         record = NetworkRecord(
             id=new_id(),
             name=request.name,

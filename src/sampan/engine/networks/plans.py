@@ -71,12 +71,11 @@ class InterfacePlan:
     def settings(self) -> tuple[tuple[str, str], ...]:
         """Return what is written below /proc/sys in the sandbox before `sysctls`, where this kernel has it.
 
-        That is: no IPv6, or IPv6 without autoconfiguration.
+        That is: no IPv6, or IPv6 without autoconfiguration; also for whoever switches IPv6 on later.
         """
         own = f"net/ipv6/conf/{self.name}"
-        if any(address.version == 6 for address, _ in self.addresses):
-            return (f"{own}/accept_ra", "0"), (f"{own}/disable_ipv6", "0")
-        return ((f"{own}/disable_ipv6", "1"),)
+        six = any(address.version == 6 for address, _ in self.addresses)
+        return (f"{own}/accept_ra", "0"), (f"{own}/disable_ipv6", "0" if six else "1")
 
     def describe(self) -> str:
         """Return one line for people: `veth veth0123abc port of 4 -> eth0 02:42:ac:11:00:02 172.17.0.2/16`."""

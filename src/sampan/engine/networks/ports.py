@@ -27,6 +27,7 @@ _KINDS = {
     "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
     "sctp": (socket.SOCK_STREAM, 132),
 }
+EVERY_ADDRESS = "0.0.0.0"  # of the host; of IPv6 too, where the one who publishes names none
 EVERYWHERE_ON_THE_HOST = {4: Reach.HOST, 6: Reach.HOST}
 _LISTEN_BACKLOG = 4096
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
@@ -113,15 +114,15 @@ class Ports:
         address4: str,
         address6: str,
         *,
-        default_ip: str = "0.0.0.0",
+        default_ip: str = EVERY_ADDRESS,
         reach: Mapping[int, Reach] = EVERYWHERE_ON_THE_HOST,
     ) -> list[Grant]:
         """Take a host port for one published port.
 
         reach: by IP version, where it is to be reached; at the container's own address it needs no port of the host.
 
-        Without an address asked for, it is taken on IPv4 and IPv6 alike, unless `default_ip` (of the daemon, or of the
-        network) says otherwise.
+        Without an address asked for, it is taken on IPv4 and IPv6 alike, unless `default_ip` (of the network) says
+        otherwise.
         Raises: Internal in Docker's words when no port can be had; then nothing is taken.
         """
         if asked.proto not in IP_PROTOCOLS:
@@ -185,7 +186,7 @@ class Ports:
     def _host_ips(self, asked: PublishedPort, default_ip: str, address4: str, address6: str) -> list[str]:
         """Return the host's addresses to publish on: an IPv4 address leads to an IPv4 address only, as in Docker."""
         ips = [asked.host_ip or default_ip]
-        if ips == ["0.0.0.0"] and not asked.host_ip and self.ipv6:
+        if ips == [EVERY_ADDRESS] and not asked.host_ip and self.ipv6 and (address6 or self.listens):
             ips.append("::")
         return [ip for ip in ips if address4 or (address6 and ":" in ip)]
 
@@ -252,7 +253,7 @@ def _version(ip: str) -> int:
 
 def _routed(asked: PublishedPort, address: str) -> Grant:
     """Return a port that is reached at the container's own address and nowhere else."""
-    everywhere = "::" if ":" in address else "0.0.0.0"
+    everywhere = "::" if ":" in address else EVERY_ADDRESS
     return Grant(
         Published(proto=asked.proto, host_ip=everywhere, host_port=0, address=address, port=asked.port, direct=True)
     )

@@ -12,21 +12,20 @@ from sampan.engine.networks import endpoints
 from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.firewall import Published, Reach
-from sampan.engine.networks.ports import EVERYWHERE_ON_THE_HOST, Grant, freedom
+from sampan.engine.networks.ports import EVERY_ADDRESS, EVERYWHERE_ON_THE_HOST, Grant, freedom
 from sampan.engine.networks.records import BindingRecord, EndpointRecord, PublishedPort, SandboxRecord
 from sampan.errors import Internal, SampanError
 
 
 class PortPublisher:
-    """The published ports of one engine's sandboxes. default_ip: where they are published when nothing else is said.
+    """The published ports of one engine's sandboxes.
 
     direct_routing: they are reached at the containers' own addresses too.
     """
 
-    def __init__(self, allocator: Allocator, fabric: Fabric, default_ip: str, *, direct_routing: bool = False) -> None:
+    def __init__(self, allocator: Allocator, fabric: Fabric, *, direct_routing: bool = False) -> None:
         self._allocator = allocator
         self._fabric = fabric
-        self._default_ip = default_ip
         self._direct_routing = direct_routing
 
     def grant(self, record: SandboxRecord, kept: Mapping[int, list[Grant]] | None = None) -> list[Grant]:
@@ -40,7 +39,7 @@ class PortPublisher:
             return []
         granted: dict[int, list[Grant]] = {}
         kept = kept or {}
-        default_ip = self._allocator.host_binding(endpoint) or self._default_ip
+        default_ip = self._allocator.host_binding(endpoint) or EVERY_ADDRESS
         # the least free to choose first: what could be had anywhere must not take what another needs
         order = sorted(kept.keys() ^ range(len(record.ports)), key=lambda n: freedom(record.ports[n]))
         try:

@@ -65,7 +65,7 @@ class Sandboxes:
         self._catalogue = catalogue
         self._fabric = fabric
         self._allocator = Allocator(catalogue, fabric)
-        self._publisher = PortPublisher(self._allocator, fabric, config.ip, direct_routing=config.allow_direct_routing)
+        self._publisher = PortPublisher(self._allocator, fabric, direct_routing=config.allow_direct_routing)
         self._table = SandboxTable(store)
         self.names = Names(config.exec_root, catalogue.table.get, config.host_gateway_ips, catalogue.leads_to_host)
         self._changes = Changes(self._table, fabric, self._allocator, self._publisher, self.names)

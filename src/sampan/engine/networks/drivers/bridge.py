@@ -8,17 +8,15 @@ Source: docs.docker.com/engine/network/drivers/bridge; ip-link(8).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_interface, ip_network
 
 from msgspec.structs import replace
 
-from sampan.engine.config import EngineConfig
 from sampan.engine.networks import host as hosts
 from sampan.engine.networks.drivers import bridge_default, bridge_options
 from sampan.engine.networks.drivers.bridge_options import Bridge
 from sampan.engine.networks.drivers.driver import (
-    MTU,
     ChooseSubnet,
     NetworkCapabilities,
     NetworkDriver,
@@ -45,10 +43,6 @@ class BridgeDriver(NetworkDriver):
         self._bridged_filter = False
 
     # ── pure ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def options(self, config: EngineConfig) -> Mapping[str, str]:
-        """Return the MTU of the daemon's configuration, when it is not the usual one."""
-        return {} if config.mtu == bridge_options.DEFAULT_MTU else {MTU: str(config.mtu)}
 
     def validate(self, network: NetworkRecord, others: Iterable[NetworkRecord]) -> None:
         """Check the options, and that no other network has this bridge. Raises: InvalidArgument, Forbidden."""

@@ -22,7 +22,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass
 from typing import Protocol
 
-from sampan.engine.config import EngineConfig
 from sampan.engine.networks.firewall import NetworkRules, Reach
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.ipam import Address, Subnet
@@ -86,10 +85,6 @@ class NetworkDriver(Protocol):
     capabilities: NetworkCapabilities
 
     # ── pure ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def options(self, config: EngineConfig) -> Mapping[str, str]:
-        """Return the options that a network gets unless others are asked for."""
-        return {}
 
     def validate(self, network: NetworkRecord, others: Iterable[NetworkRecord]) -> None:
         """Check a network that is to be made, its options above all, against the engine's other networks.
