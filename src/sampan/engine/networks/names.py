@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import json
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import Any
 
 from sampan.engine.networks.drivers.driver import RemoteEndpoint
 from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord, SandboxRecord
@@ -124,7 +126,7 @@ class Names:
     async def _put(self, record: SandboxRecord, sockets: NameSockets | None) -> None:
         try:
             if record.names_port:
-                await self._tell({"put": record.sandbox_id}, sockets)
+                await self._tell_of(record.sandbox_id, record, sockets)
         except (OSError, SampanError) as error:
             log.warning("container %s: its name service: %s", record.id[:12], error)
         finally:
@@ -160,7 +162,7 @@ class Names:
             except FileNotFoundError:
                 return
         try:
-            await self._tell({"put": id}, start=False)
+            await self._tell_of(id, start=False)
         except (FileNotFoundError, ConnectionRefusedError):
             pass  # there is none
         except (OSError, SampanError) as error:
@@ -182,18 +184,52 @@ class Names:
         except OSError as error:  # a full exec root: names stay as they were
             log.error("names of %s cannot be written: %s", named.id[:12], error)
 
-    async def _tell(self, request: dict[str, str], sockets: NameSockets | None = None, *, start: bool = True) -> None:
+    async def _tell_of(
+        self, id: str, record: SandboxRecord | None = None, sockets: NameSockets | None = None, *, start: bool = True
+    ) -> None:
+        """Tell what a sandbox is now, or that it has gone. Raises: OSError, SampanError when there is no answer."""
+        try:
+            with self._rights(id, record, sockets) as fds:
+                await self._tell({"put": id, "fds": list(fds)}, list(fds.values()), start=start)
+                return
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+        await self._tell({"drop": id}, start=start)
+
+    async def _tell(self, request: dict[str, Any], fds: Sequence[int] = (), *, start: bool = True) -> None:
         """Ask, and wait for the answer. Raises: OSError, SampanError when there is none."""
         peer = await self._connected(start=start)
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(_ANSWER_S):
-                rights = [sockets.udp.fileno(), sockets.tcp.fileno()] if sockets is not None else []
-                socket.send_fds(peer, [json.dumps({**request, "n": number}).encode()], rights)
+                socket.send_fds(peer, [json.dumps({**request, "n": number}).encode()], fds)
                 await answer
         finally:
             self._waiting.pop(number, None)
+
+    @contextlib.contextmanager
+    def _rights(self, id: str, record: SandboxRecord | None, sockets: NameSockets | None) -> Iterator[dict[str, int]]:
+        """Open what the name service needs of a sandbox, since it opens nothing itself; by their names in the request.
+
+        Raises: FileNotFoundError, ProcessLookupError when it has gone meanwhile; OSError.
+        """
+        with contextlib.ExitStack() as stack:
+
+            def own(fd: int) -> int:
+                stack.callback(os.close, fd)
+                return fd
+
+            path = f"{self._directory}/{table.file_name(id)}"
+            fds = {"file": own(os.open(path, os.O_RDONLY | os.O_CLOEXEC))}
+            if record is not None and record.pid:
+                fds["process"] = own(os.pidfd_open(record.pid))
+                fds["namespace"] = own(os.open(f"/proc/{record.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+                if os.fstat(fds["namespace"]).st_ino != record.namespace:
+                    raise ProcessLookupError(errno.ESRCH, "another process has its number")
+            if sockets is not None:
+                fds |= {"udp": sockets.udp.fileno(), "tcp": sockets.tcp.fileno()}
+            yield fds
 
     async def _connected(self, *, start: bool) -> socket.socket:
         async with self._connecting:

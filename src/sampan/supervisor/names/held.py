@@ -6,9 +6,12 @@
     drop ID                            closes them
     take ID                            answers with both, or with none
     rest                               closes what this name service has not asked for
+    ended ID                           closes them, and deletes the sandbox's file
+    servers                            says which resolvers the host has
 
 Messages of one SOCK_SEQPACKET pair. The name service waits for the supervisor in `take` alone, and not for long: what
-is not held it makes again, and only the questions that were waiting are lost.
+is not held it makes again, and only the questions that were waiting are lost. It does here what it has no right to do
+itself (rights.py); whoever took it over could delete files of `names`, and no others.
 """
 
 from __future__ import annotations
@@ -18,15 +21,25 @@ import os
 import socket
 from collections.abc import Callable
 
+from sampan.linux.loop import READ, Loop
+from sampan.supervisor.names import table
+from sampan.supervisor.names.hostservers import HostFile
+
 _TAKE_S = 1.0
 _BYTES = 256
 _BOTH = 2
+TAKEN = b"taken"
 
 
 class Holder:
-    """The supervisor's side: what is held, over all the name services that come and go."""
+    """The supervisor's side: what is held, over all the name services that come and go.
 
-    def __init__(self) -> None:
+    directory: where the sandboxes' files are.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._host = HostFile()
         self._held: dict[str, tuple[int, ...]] = {}
         self._asked: set[str] = set()
 
@@ -57,10 +70,18 @@ class Holder:
             self._asked.add(id)
         elif word == "drop":
             self._drop(id)
+        elif word == "ended":
+            self._drop(id)
+            if "/" not in id and "\0" not in id:
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{self._directory}/{table.file_name(id)}")
+        elif word == "servers":
+            with contextlib.suppress(OSError):
+                channel.send(" ".join(["servers", *self._host.servers()]).encode(), socket.MSG_DONTWAIT)
         elif word == "take":
             self._asked.add(id)
             with contextlib.suppress(OSError):
-                socket.send_fds(channel, [b"taken"], self._held.get(id, ()), socket.MSG_DONTWAIT)
+                socket.send_fds(channel, [TAKEN], self._held.get(id, ()), socket.MSG_DONTWAIT)
         elif word == "rest":
             for unasked in [id for id in self._held if id not in self._asked]:
                 self._drop(unasked)
@@ -81,6 +102,42 @@ class Holding:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         channel.settimeout(_TAKE_S)
+        self._loop: Loop | None = None
+        self._servers: Callable[[list[str]], None] = lambda _: None
+
+    def watch(self, loop: Loop, servers: Callable[[list[str]], None]) -> None:
+        """Take in what the supervisor says when it was asked for the host's resolvers."""
+        self._loop, self._servers = loop, servers
+        loop.watch(self._channel.fileno(), READ, self._readable)
+
+    def replace(self, channel: socket.socket) -> None:
+        """Go on with another supervisor, which holds nothing yet."""
+        loop, servers = self._loop, self._servers
+        self._close()
+        Holding.__init__(self, channel)
+        if loop is not None:
+            self.watch(loop, servers)
+
+    def _close(self) -> None:
+        if self._loop is not None:
+            self._loop.forget(self._channel.fileno())
+        self._channel.close()
+
+    def _readable(self, _: int) -> None:
+        try:
+            message = self._channel.recv(_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:  # the supervisor has ended; the next one brings another channel
+            self._close()
+        self._said(message)
+
+    def _said(self, message: bytes) -> None:
+        word, *values = message.decode(errors="replace").split() or [""]
+        if word == "servers":
+            self._servers(values)
 
     def ready(self) -> None:
         """Say that questions are answered."""
@@ -96,11 +153,22 @@ class Holding:
         """Have them closed."""
         self._say(f"drop {id}")
 
+    def ended(self, id: str) -> None:
+        """Have them closed and the sandbox's file deleted."""
+        self._say(f"ended {id}")
+
+    def ask_servers(self) -> None:
+        """Ask which resolvers the host has."""
+        self._say("servers")
+
     def take(self, id: str) -> tuple[socket.socket, socket.socket] | None:
         """Return the sockets that are held for a sandbox, UDP and TCP."""
         self._say(f"take {id}")
         try:
-            _, fds, _, _ = socket.recv_fds(self._channel, _BYTES, _BOTH, socket.MSG_CMSG_CLOEXEC)
+            message, fds, _, _ = socket.recv_fds(self._channel, _BYTES, _BOTH, socket.MSG_CMSG_CLOEXEC)
+            while message and message != TAKEN:
+                self._said(message)
+                message, fds, _, _ = socket.recv_fds(self._channel, _BYTES, _BOTH, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             return None
         return (socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1])) if len(fds) == _BOTH else None

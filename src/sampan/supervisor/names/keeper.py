@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import socket
+from collections.abc import Callable
 
 from sampan.errors import Unavailable
-from sampan.supervisor import interpreter
+from sampan.supervisor import interpreter, layout
 from sampan.supervisor.names import table
 from sampan.supervisor.names.held import Holder
+from sampan.supervisor.names.sockets import SOCKET
 from sampan.supervisor.notes import note
 
 _MODULE = "sampan.supervisor.names.main"
@@ -33,7 +36,7 @@ class Keeper:
         self._keeping: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
         self._pid = 0
-        self._holder = Holder()
+        self._holder = Holder(self._directory)
         self._channel: socket.socket | None = None
 
     def recover(self) -> None:
@@ -78,7 +81,9 @@ class Keeper:
             pidfd = -1
             try:
                 pidfd = self._running()
-                if pidfd < 0:
+                if pidfd >= 0:
+                    self._take_over()
+                else:
                     pidfd = await self._start()
                 self._say_ready()
                 await _readable(pidfd)
@@ -115,28 +120,43 @@ class Keeper:
         return -1
 
     async def _start(self) -> int:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        self._channel = ours
-        with theirs:
+        with self._make_channel() as theirs:
             self._pid = interpreter.spawn(self._binary, _MODULE, [self._exec_root, "3"], theirs)
         pidfd = os.pidfd_open(self._pid)
-        self._holder.begin()
-        loop = asyncio.get_running_loop()
-        begun: asyncio.Future[None] = loop.create_future()
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def begin() -> None:
             if not begun.done():
                 begun.set_result(None)
 
-        def readable() -> None:
-            if not self._holder.handle(ours, begin):
-                self._hang_up()
-                begin()  # ended: whoever waits for it sees that next
-
-        loop.add_reader(ours, readable)
+        self._listen(begin)
         await begun
         return pidfd
+
+    def _take_over(self) -> None:
+        """Give a name service of an earlier supervisor a channel to this one. Raises: OSError when it has none."""
+        with self._make_channel() as theirs, layout.connect(self._directory, SOCKET, socket.SOCK_SEQPACKET) as peer:
+            request = json.dumps({"n": 0, "channel": True}).encode()
+            socket.send_fds(peer, [request], [theirs.fileno()])
+        self._listen(lambda: None)
+
+    def _make_channel(self) -> socket.socket:
+        """Open a channel for a name service that begins; return its end."""
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.setblocking(False)
+        self._holder.begin()
+        return theirs
+
+    def _listen(self, ready: Callable[[], None]) -> None:
+        ours = self._channel
+        assert ours is not None
+
+        def readable() -> None:
+            if not self._holder.handle(ours, ready):
+                self._hang_up()
+                ready()  # ended: whoever waits for it sees that next
+
+        asyncio.get_running_loop().add_reader(ours, readable)
 
     def _hang_up(self) -> None:
         channel, self._channel = self._channel, None

@@ -19,6 +19,8 @@ DIRECTORY = "names"
 LOCK = "names.pid"  # in it: who serves the exec root
 HOST_NAMES = frozenset({b"host.docker.internal", b"gateway.docker.internal"})
 _SUFFIX = ".json"
+FILE_BYTES = 16 * 1024 * 1024  # some 100,000 endpoints of other hosts
+_PIECE_BYTES = 1 << 16
 
 
 class Damaged(ValueError):
@@ -131,13 +133,23 @@ def file_name(id: str) -> str:
     return id + _SUFFIX
 
 
-def load(directory: str, id: str) -> SandboxNames | None:
-    """Read one sandbox; None when it is gone. Raises: Damaged; OSError."""
+def load(directory: str, id: str) -> SandboxNames:
+    """Read one sandbox by its name. Raises: Damaged; OSError."""
+    fd = os.open(f"{directory}/{file_name(id)}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with open(f"{directory}/{file_name(id)}", "rb") as file:
-            sandbox = decode(file.read())
-    except FileNotFoundError:
-        return None
+        return read(fd, id)
+    finally:
+        os.close(fd)
+
+
+def read(fd: int, id: str) -> SandboxNames:
+    """Read one sandbox from its open file. Raises: Damaged; OSError."""
+    text = bytearray()
+    while piece := os.pread(fd, _PIECE_BYTES, len(text)):
+        text += piece
+        if len(text) > FILE_BYTES:
+            raise Damaged("it is too long")
+    sandbox = decode(bytes(text))
     if sandbox.id != id:
         raise Damaged(f"it is of {sandbox.id}")
     return sandbox
