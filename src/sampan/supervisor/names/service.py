@@ -141,8 +141,8 @@ class NameServer:
             note(f"names: sandbox {id[:12]} cannot be served: {error}")
 
     def _serve(self, id: str, udp: socket.socket, tcp: socket.socket) -> None:
-        def handle(packet: bytes, reply: Reply, stream: bool) -> None:
-            self._handle(id, packet, reply, stream)
+        def handle(packet: bytes, reply: Reply, stream: bool) -> bool:
+            return self._handle(id, packet, reply, stream)
 
         old = self._served.get(id)
         if old is not None:
@@ -173,10 +173,10 @@ class NameServer:
             pidfd = self._processes[id] = given.fds.pop("process")
             self.loop.watch(pidfd, READ, lambda _: self._end(id))
 
-    def _handle(self, id: str, packet: bytes, reply: Reply, stream: bool) -> None:
+    def _handle(self, id: str, packet: bytes, reply: Reply, stream: bool) -> bool:
         sandbox = self._table.sandboxes.get(id)
         if sandbox is None:
-            return
+            return False
         answer = self._answers.answer(sandbox, packet, stream=stream)
         if isinstance(answer, bytes):
             reply(answer)
@@ -186,6 +186,7 @@ class NameServer:
             if not sandbox.forwards:
                 servers = ()
             self._forwarder.ask(id, inside, servers, packet, answer, reply, stream=stream)
+        return answer is not None
 
     # ── control ─────────────────────────────────────────────────────────────────────────────────────────────────
 
