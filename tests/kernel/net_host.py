@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import pickle
 import shutil
@@ -374,11 +375,16 @@ def container_id(name: str) -> str:
     return name.encode().hex().ljust(64, "0")
 
 
-def die_at(step: int, begun: Callable[[], bool], work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+def die_at(
+    step: int,
+    begun: Callable[[], bool],
+    work: Callable[[], Coroutine[Any, Any, None]],
+    also: Sequence[tuple[type, str]] = (),
+) -> bool:
     """Run the work in a forked child that kills itself before its `step`th change of the kernel or of the records.
 
-    Changes count once `begun` says so. Returns False when the work came to its end before that. Call it with no engine
-    open: the child opens its own.
+    Changes count once `begun` says so; calls of the methods `also` are changes too. Returns False when the work came to
+    its end before that. Call it with no engine open: the child opens its own.
     """
     pid = os.fork()
     if pid == 0:
@@ -391,6 +397,7 @@ def die_at(step: int, begun: Callable[[], bool], work: Callable[[], Coroutine[An
                 nonlocal taken
                 if begun():
                     taken += 1
+                    _TAKEN[:4] = taken.to_bytes(4, sys.byteorder)
                     if taken == step:
                         os.kill(os.getpid(), signal.SIGKILL)
                 return real(*args, **options)
@@ -400,6 +407,8 @@ def die_at(step: int, begun: Callable[[], bool], work: Callable[[], Coroutine[An
         counted(Netlink, "attempt")
         counted(Store, "apply_now")
         counted(Plumbing, "change_elements")
+        for owner, name in also:
+            counted(owner, name)
         asyncio._set_running_loop(None)
         asyncio.get_event_loop_policy().set_event_loop(None)
         try:
@@ -411,3 +420,14 @@ def die_at(step: int, begun: Callable[[], bool], work: Callable[[], Coroutine[An
     _, status = os.waitpid(pid, 0)
     assert status in (0, signal.SIGKILL), status
     return status != 0
+
+
+_TAKEN = mmap.mmap(-1, 4096)  # how far a child has come; shared with it
+
+
+def steps_of(
+    begun: Callable[[], bool], work: Callable[[], Coroutine[Any, Any, None]], also: Sequence[tuple[type, str]] = ()
+) -> int:
+    """Run the work in a child to its end, and return how many steps it has for `die_at`."""
+    assert not die_at(1 << 30, begun, work, also), "it comes to its end"
+    return int.from_bytes(_TAKEN[:4], sys.byteorder)
