@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 
 from sampan.engine.containers.service import Containers
 from sampan.engine.hostpaths import HostPaths
+from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.service import Networks
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Forbidden, Internal, InvalidArgument, NotFound
@@ -66,8 +67,10 @@ class Neighbours:
 
 
 @contextlib.asynccontextmanager
-async def engine(host: Host, beside: Neighbours) -> AsyncIterator[tuple[Containers, Networks]]:
-    async with host.networks(restored=False) as networks:
+async def engine(
+    host: Host, beside: Neighbours, drivers: Mapping[str, NetworkDriver] | None = None
+) -> AsyncIterator[tuple[Containers, Networks]]:
+    async with host.networks(restored=False, drivers=drivers) as networks:
         config, store, events = networks._config, networks._store, networks._events
         Path(config.data_root, "containers").mkdir(exist_ok=True)
         looks = HostPaths()

@@ -70,10 +70,11 @@ def _ask(packet: bytes, tcp: bool, timeout_s: float) -> bytes:
 class Upstream:
     """A resolver on one address, UDP and TCP. The first label of a name says what it answers; see `_reply`.
 
-    seen: (name, type) of each question.
+    honest: it answers all names as they deserve. seen: (name, type) of each question.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, honest: bool = False) -> None:
+        self._honest = honest
         self.seen: list[tuple[str, str]] = []
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._tcp = socket.socket()
@@ -112,6 +113,8 @@ class Upstream:
                 return
             with peer, contextlib.suppress(OSError):
                 answer = self._reply(peer.recv(1 << 16)[2:], tcp=True)
+                if not answer:
+                    continue
                 peer.sendall(len(answer).to_bytes(2, "big") + answer)
 
     def _reply(self, packet: bytes, *, tcp: bool) -> bytes:
@@ -119,7 +122,7 @@ class Upstream:
         name, type_ = str(asked.q.qname), dnslib.QTYPE.get(asked.q.qtype)
         self.seen.append((name, str(type_)))
         reply = asked.reply()
-        kind = name.partition(".")[0]
+        kind = "" if self._honest else name.partition(".")[0]
         if kind == "nx":
             reply.header.rcode = 3
             reply.add_auth(*dnslib.RR.fromZone("example. 30 IN SOA a. b. 1 2 3 4 5"))
@@ -134,8 +137,24 @@ class Upstream:
                 reply.add_answer(*dnslib.RR.fromZone(f"{name} 7 IN A 192.0.2.{n}"))
         elif kind == "wrongid":
             reply.header.id ^= 1
+        elif kind == "wrongname":
+            reply.questions = [dnslib.DNSQuestion("bank.example")]
+            reply.add_answer(*dnslib.RR.fromZone("bank.example 60 IN A 192.0.2.66"))
+        elif kind == "noanswer":
+            reply.header.qr = 0
         elif kind == "cut":
             return bytes(reply.pack())[:11]
+        elif kind == "rubbish":
+            return os.urandom(400)
+        elif kind == "huge" and tcp:
+            for n in range(3000):
+                reply.add_answer(*dnslib.RR.fromZone(f"{name} 7 IN A 192.0.{n >> 8}.{n & 255}"))
+        elif kind == "huge":
+            reply.header.tc = 1
+        elif kind == "chain":
+            for n in range(9):
+                reply.add_answer(*dnslib.RR.fromZone(f"c{n}.{name} 7 IN CNAME c{n + 1}.{name}"))
+            reply.add_answer(*dnslib.RR.fromZone(f"c9.{name} 7 IN A 192.0.2.7"))
         elif kind != "empty" and type_ in _RECORDS:
             reply.add_answer(*dnslib.RR.fromZone(f"{name} 33 IN {type_} {_RECORDS[type_]}"))
         return bytes(reply.pack())
@@ -152,9 +171,9 @@ _RECORDS = {
 
 
 @contextlib.contextmanager
-def upstream(address: str) -> Iterator[Upstream]:
+def upstream(address: str, *, honest: bool = False) -> Iterator[Upstream]:
     """A resolver for the time of the block."""
-    made = Upstream(address)
+    made = Upstream(address, honest=honest)
     try:
         yield made
     finally:

@@ -64,6 +64,24 @@ def test_every_test_named_exists(page: Path) -> None:
     assert named <= defined_tests(), named - defined_tests()
 
 
+def test_every_attack_names_a_test_that_is_run() -> None:
+    """Each row of security.md: what was attacked, how, and at least one test that pytest collects."""
+    page = (ROOT / "docs/security.md").read_text()
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+) \|$", page, re.MULTILINE)[1:]
+    assert len(rows) > 40
+    collected = {
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        if path.name.startswith("test_") or path.name == "on_v2.py"
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    for seen, _, tests in rows:
+        named = re.findall(r"`(test_\w+)`", tests)
+        assert named and set(named) <= collected, seen
+    of_cves = {name for name in collected if "cve_" in name}
+    assert not {name for name in of_cves if f"`{name}`" not in page}
+
+
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

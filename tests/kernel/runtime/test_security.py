@@ -106,6 +106,26 @@ def test_cve_2025_52565_dev_console_that_is_a_link_stays_inside(bench: Bench, tm
     assert (bench.upper / str(target).lstrip("/")).exists()  # the link was followed inside the root
 
 
+@pytest.mark.parametrize("mounted", [True, False], ids=["with a mount on it", "without"])
+@pytest.mark.parametrize("up", ["", "../../../.."])
+def test_cve_2026_41579_dev_that_is_a_link_stays_inside(bench: Bench, tmp_path: Path, up: str, mounted: bool) -> None:
+    """Nodes, devpts and binds below /dev: refused, or made inside the root; the host gets nothing."""
+    host = tmp_path / "host"
+    host.mkdir()
+    spec = default_spec(["ls", "-l", "/dev/"], terminal=False)
+    if not mounted:
+        spec["mounts"] = [mount for mount in spec["mounts"] if not mount["destination"].startswith("/dev")]
+    spec["mounts"].append({"type": "bind", "source": "/etc/hostname", "destination": "/dev/bound", "options": ["bind"]})
+    try:
+        done = bench.run(spec, files={"dev": f"-> {up}{host}"})
+    except RuntimeFailure:
+        pass
+    else:
+        assert "null" in done.out and "bound" in done.out
+        assert (bench.upper / str(host).lstrip("/")).is_dir(), "the link was followed inside the root"
+    assert list(host.iterdir()) == []
+
+
 def test_cve_2025_52565_a_terminal_comes_only_from_devpts(bench: Bench) -> None:
     spec = default_spec(["true"], terminal=True)
     spec["mounts"] = [mount for mount in spec["mounts"] if mount["destination"] != "/dev/pts"]

@@ -27,6 +27,7 @@ from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.changes import Changes
 from sampan.engine.networks.fabric import Fabric
+from sampan.engine.networks.firewall import PortMapper
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
 from sampan.engine.networks.names import Names
 from sampan.engine.networks.plans import SandboxPlan
@@ -65,7 +66,12 @@ class Sandboxes:
         self._catalogue = catalogue
         self._fabric = fabric
         self._allocator = Allocator(catalogue, fabric)
-        self._publisher = PortPublisher(self._allocator, fabric, direct_routing=config.allow_direct_routing)
+        self._publisher = PortPublisher(
+            self._allocator,
+            fabric,
+            mapper=PortMapper(config.port_mapper),
+            direct_routing=config.allow_direct_routing,
+        )
         self._table = SandboxTable(store)
         self.names = Names(config.exec_root, catalogue.table.get, config.host_gateway_ips, catalogue.leads_to_host)
         self._changes = Changes(self._table, fabric, self._allocator, self._publisher, self.names)
@@ -336,6 +342,7 @@ class Sandboxes:
         self.names.sweep([*named, *(names.elsewhere(network.id) for network in self._catalogue.all())])
         known = frozenset(e.veth for live in self._live.values() for e in live.record.endpoints)
         await self._fabric.sweep(self._catalogue.drivers.values(), known)
+        await self._fabric.carrier.sweep()
 
     # ── changing a running container ────────────────────────────────────────────────────────────────────────────
 

@@ -71,7 +71,7 @@ class Answers:
             asked = dnslib.DNSRecord.parse(packet)
             own = self._own(sandbox, asked)
             section = question_section(packet)
-        except (dnslib.DNSError, ValueError, IndexError):
+        except (dnslib.DNSError, ValueError, LookupError):
             return refusal(packet, _FORMERR)
         if own is None:
             return Question(section, STREAM_BYTES if stream else _edns_bytes(asked) or STREAM_BYTES)
@@ -97,10 +97,15 @@ class Answers:
         if question.qtype == _PTR:
             address = _reversed(name)
             found = self._table.name_of(sandbox, address) if address else None
-            return None if found is None else [_packed(asked, _PTR, [dnslib.PTR(found)])]
+            return None if found is None else [_packed(asked, _PTR, [dnslib.PTR(_label(found))])]
         if question.qtype == _MX and self._table.addresses(sandbox, name) is not None:
             return [_packed(asked, _MX, [])]  # there is none; upstream must not be asked about our names
         return None
+
+
+def _label(name: str) -> dnslib.DNSLabel:
+    """Return a name for dnslib, as bytes: for text it would load the codec for international names, from a file."""
+    return dnslib.DNSLabel(tuple(part.encode() for part in name.split(".")))
 
 
 def _packed(asked: dnslib.DNSRecord, type_: int, records: Sequence[dnslib.RD]) -> bytes:

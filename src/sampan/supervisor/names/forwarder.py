@@ -13,14 +13,15 @@ import contextlib
 import fcntl
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from sampan.linux import resolvconf
 from sampan.linux.loop import READ, WRITE, Loop, Timer
 from sampan.linux.namespaces import CLONE_NEWNET, setns
 from sampan.supervisor.names import answers
 from sampan.supervisor.names.answers import Question
+from sampan.supervisor.names.rights import SIOCGIFINDEX, SIOCGSKNS
 
 PORT = 53
 TRY_S = 2.0  # for each resolver
@@ -28,30 +29,9 @@ SHUNNED_S = 15.0
 MOST_SERVERS = 3  # as in libc and Docker
 MOST_OF_ONE = 256  # questions on their way, of one sandbox
 MOST = 2048  # of all
-_SIOCGSKNS = 0x894C
 _NEXT_SERVER = frozenset({2, 5})  # SERVFAIL, REFUSED
 
 Reply = Callable[[bytes], None]
-
-
-class HostServers:
-    """The host's own resolvers, read again when their file has changed."""
-
-    def __init__(self) -> None:
-        self._seen: tuple[int, int] = (0, 0)
-        self._servers: tuple[str, ...] = ()
-
-    def get(self) -> tuple[str, ...]:
-        """Return their addresses; none when the file cannot be read."""
-        try:
-            path = resolvconf.HOST_RESOLV_CONF
-            state = os.stat(path)
-            if (state.st_mtime_ns, state.st_ino) != self._seen:
-                self._servers = tuple(resolvconf.parse(_read(resolvconf.host_path(_read(path)))).nameservers)
-                self._seen = state.st_mtime_ns, state.st_ino
-        except OSError:
-            pass
-        return self._servers
 
 
 class Forwarder:
@@ -59,7 +39,6 @@ class Forwarder:
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        self.host_servers = HostServers()
         self._host = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._pending: dict[str, int] = {}
         self._shunned: dict[str, float] = {}
@@ -104,7 +83,7 @@ class Forwarder:
         if inside is None:
             yield
             return
-        namespace = fcntl.ioctl(inside.fileno(), _SIOCGSKNS)
+        namespace = fcntl.ioctl(inside.fileno(), SIOCGSKNS)
         try:
             setns(namespace, CLONE_NEWNET)
             try:
@@ -148,7 +127,7 @@ class _Asking:
         with self._forwarder.within(self._inside):
             self._socket = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             address = server.partition("%")
-            scope = (0, socket.if_nametoindex(address[2])) if address[2] else ()
+            scope = (0, _interface(self._socket, address[2])) if address[2] else ()
             with contextlib.suppress(BlockingIOError):
                 self._socket.connect((address[0], PORT, *scope))
         self._id, self._received = os.urandom(2), b""
@@ -218,6 +197,7 @@ class _Asking:
             self._socket = None
 
 
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(1 << 16)
+def _interface(peer: socket.socket, name: str) -> int:
+    """Return an interface's index, as a socket sees it: if_nametoindex(3) makes one that we may not. Raises: OSError"""
+    request = struct.pack("16s24x", name.encode()[:15])
+    return int(struct.unpack_from("i", fcntl.ioctl(peer.fileno(), SIOCGIFINDEX, request), 16)[0])

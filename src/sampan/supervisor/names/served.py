@@ -17,8 +17,8 @@ _AT_ONCE = 32  # datagrams of one sandbox before the others have their turn
 _MESSAGE_BYTES = 0xFFFF
 
 Reply = Callable[[bytes], None]
-Handle = Callable[[bytes, Reply, bool], None]
-"""Handle a message that came, by a stream or not, and answer it once, now or later, or never."""
+Handle = Callable[[bytes, Reply, bool], bool]
+"""Handle a message that came, by a stream or not, and answer it once, now or later. False: it gets no answer."""
 
 
 class Served:
@@ -117,7 +117,8 @@ class _Client:
                 self._waiting = True
                 self._timer.cancel()
                 self._timer = self._loop.after(IDLE_S, self.close)
-                self._handle(packet, self._answered, True)
+                if not self._handle(packet, self._answered, True):
+                    self.close()  # it would take a place until its time is over
         if self._peer.fileno() >= 0:
             full = self._waiting or len(self._in) > _MESSAGE_BYTES
             self._loop.change(self._peer.fileno(), WRITE if self._out else 0 if full else READ)

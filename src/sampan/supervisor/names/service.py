@@ -4,34 +4,44 @@ sampand writes a sandbox's file (table.py) and says so on the control socket, wi
 new. Everything else is in the files: a name service that was killed makes the same sockets again, and goes on. A
 sandbox is served until sampand drops it, or its first process has ended.
 
-Control protocol, SOCK_SEQPACKET: {"n": number, "put": id} with the UDP and the TCP socket when they are new, or
-{"n": number, "drop": id}; the answer {"n": number} says that it is done. Only our own user may ask.
+Control protocol, SOCK_SEQPACKET, only for our own user. The answer {"n": number} says that it is done.
+
+    {"n": number, "put": id, "fds": [names]}    with descriptors, in that order: `file`, the sandbox's; `process` and
+                                                `namespace` once it has a process; `udp` and `tcp` when they are new
+    {"n": number, "drop": id}
+    {"n": number, "channel": true}              with a supervisor's end of held.py's channel
+
+After `begin` nothing here opens a path (rights.py).
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from sampan.linux.loop import HANG_UP, READ, Loop
 from sampan.linux.namespaces import CLONE_NEWNET, setns
 from sampan.supervisor import layout
+from sampan.supervisor.kept import files
+from sampan.supervisor.kept.files import Damaged
+from sampan.supervisor.kept.held import Holding
+from sampan.supervisor.kept.processes import NAMES
 from sampan.supervisor.names import table
 from sampan.supervisor.names.answers import Answers, Question
 from sampan.supervisor.names.forwarder import Forwarder
-from sampan.supervisor.names.held import Holding
+from sampan.supervisor.names.hostservers import HostFile, HostServers
 from sampan.supervisor.names.served import Reply, Served
-from sampan.supervisor.names.sockets import SOCKET, listen_on
-from sampan.supervisor.names.table import Damaged, NameTable, SandboxNames
+from sampan.supervisor.names.sockets import listen_on
+from sampan.supervisor.names.table import NameTable, SandboxNames
 from sampan.supervisor.notes import note
 
 _MESSAGE_BYTES = 4096
-_RIGHTS_BYTES = socket.CMSG_SPACE(2 * 4)
+_FD_BYTES = 4
+_RIGHTS_BYTES = socket.CMSG_SPACE(5 * _FD_BYTES)
 
 
 class NameServer:
@@ -44,29 +54,58 @@ class NameServer:
         self._table = NameTable()
         self._answers = Answers(self._table)
         self._forwarder = Forwarder(self.loop)
+        self._host_servers = HostServers(HostFile().servers(), lambda: holding.ask("servers"))
         self._host_namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._served: dict[str, Served] = {}
         self._processes: dict[str, int] = {}  # of a sandbox: the pidfd of its first process
         self._unborn: dict[str, _Control] = {}  # of a sandbox without process: who holds its namespace
 
-    def serve(self) -> None:
-        """Take up what the files say, listen, say so, and serve for ever."""
-        for id in list(table.ids(self._directory)):
-            self._take_up(id, ())
+    def begin(self) -> None:
+        """Take up what the files say, and listen. Raises: OSError."""
+        for id in list(files.ids(self._directory)):
+            try:
+                sandbox = table.load(self._directory, id)
+                with Given.of(sandbox) as given:
+                    self._take_up(sandbox, given)
+            except FileNotFoundError:
+                pass
+            except ProcessLookupError:
+                self._end(id)
+            except (Damaged, OSError) as error:
+                note(f"names: sandbox {id[:12]} cannot be read: {error}")
         self._holding.rest()
-        self._listener = layout.listen(self._directory, SOCKET, kind=socket.SOCK_SEQPACKET)
+        layout.boot_id()  # it is remembered
+        self._listener = layout.listen(self._directory, NAMES.socket, kind=socket.SOCK_SEQPACKET)
         self.loop.watch(self._listener.fileno(), READ, self._accept)
+        self._holding.watch(self.loop, self._said)
+
+    def _said(self, word: str, values: list[str]) -> None:
+        if word == "servers":
+            self._host_servers.put(values)
+
+    def serve(self) -> None:
+        """Say that questions are answered, and answer them for ever."""
         self._holding.ready()
         self.loop.run()
 
     # ── sandboxes ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def put(self, id: str, sockets: Sequence[socket.socket], by: _Control) -> None:
-        """Serve a sandbox as its file says, on new sockets when there are some."""
-        self._take_up(id, sockets)
-        sandbox = self._table.sandboxes.get(id)
-        if sandbox is not None and not sandbox.pid and sandbox.port:
+    def put(self, id: str, given: Given, by: _Control) -> None:
+        """Serve a sandbox as its open file says, on new sockets when there are some."""
+        try:
+            sandbox = table.read(given.fds["file"], id)
+        except (Damaged, OSError) as error:
+            note(f"names: sandbox {id[:12]} cannot be read: {error}")
+            return
+        self._take_up(sandbox, given)
+        if id in self._table.sandboxes and not sandbox.pid and sandbox.port:
             self._unborn[id] = by
+
+    def held_by(self, channel: socket.socket) -> None:
+        """Have all sockets held by another supervisor."""
+        self._holding.replace(channel)
+        for id, served in self._served.items():
+            self._holding.keep([id], (served.udp, served.tcp))
 
     def drop(self, id: str) -> None:
         """Serve a sandbox no more."""
@@ -89,91 +128,72 @@ class NameServer:
 
     def _end(self, id: str) -> None:
         self.drop(id)
-        with contextlib.suppress(OSError):
-            os.unlink(f"{self._directory}/{table.file_name(id)}")
+        self._holding.ended(id)
 
-    def _take_up(self, id: str, sockets: Sequence[socket.socket]) -> None:
-        try:
-            sandbox = table.load(self._directory, id)
-        except (Damaged, OSError) as error:
-            note(f"names: sandbox {id[:12]} cannot be read: {error}")
-            return
-        if sandbox is None:
-            self.drop(id)
-            return
+    def _take_up(self, sandbox: SandboxNames, given: Given) -> None:
+        id = sandbox.id
         self._table.put(sandbox)
         self._answers.changed()
         try:
-            if sandbox.pid:
+            if "process" in given.fds:
                 self._unborn.pop(id, None)
-                self._watch(sandbox)
-            if sockets:
+                self._watch(id, given)
+            sockets = given.sockets()
+            if sockets is not None:
                 self._serve(id, *sockets)
-                self._holding.keep(id, *sockets)
+                self._holding.keep([id], sockets)
             elif id not in self._served:
-                self._serve_again(sandbox)
-        except OSError as error:  # its process has ended, or something else has the port
+                self._serve_again(sandbox, given)
+        except OSError as error:  # something else has the port
             note(f"names: sandbox {id[:12]} cannot be served: {error}")
-            if isinstance(error, (FileNotFoundError, ProcessLookupError)):
-                self._end(id)
 
     def _serve(self, id: str, udp: socket.socket, tcp: socket.socket) -> None:
-        def handle(packet: bytes, reply: Reply, stream: bool) -> None:
-            self._handle(id, packet, reply, stream)
+        def handle(packet: bytes, reply: Reply, stream: bool) -> bool:
+            return self._handle(id, packet, reply, stream)
 
         old = self._served.get(id)
         if old is not None:
             old.close()
         self._served[id] = Served(self.loop, udp, tcp, handle)
 
-    def _serve_again(self, sandbox: SandboxNames) -> None:
+    def _serve_again(self, sandbox: SandboxNames, given: Given) -> None:
         """Go on with the sockets of an earlier name service, or with new ones on its port."""
-        held = self._holding.take(sandbox.id)
-        if held is not None:
-            self._serve(sandbox.id, *held)
-        elif sandbox.pid:
-            made = self._listen_again(sandbox)
+        held = self._holding.take([sandbox.id])
+        if held:
+            self._serve(sandbox.id, *held[sandbox.id])
+        elif "namespace" in given.fds:
+            made = self._listen_again(sandbox.port, given.fds["namespace"])
             self._serve(sandbox.id, *made)
-            self._holding.keep(sandbox.id, *made)
+            self._holding.keep([sandbox.id], made)
 
-    def _listen_again(self, sandbox: SandboxNames) -> tuple[socket.socket, socket.socket]:
-        namespace = _open_namespace(sandbox)
+    def _listen_again(self, port: int, namespace: int) -> tuple[socket.socket, socket.socket]:
+        setns(namespace, CLONE_NEWNET)
         try:
-            setns(namespace, CLONE_NEWNET)
-            try:
-                opened = listen_on(sandbox.port)
-            finally:
-                setns(self._host_namespace, CLONE_NEWNET)
+            opened = listen_on(port)
         finally:
-            os.close(namespace)
+            setns(self._host_namespace, CLONE_NEWNET)
         return opened.udp, opened.tcp
 
-    def _watch(self, sandbox: SandboxNames) -> None:
-        """End with the sandbox's first process. Raises: ProcessLookupError, FileNotFoundError when it has ended."""
-        if sandbox.id in self._processes:
-            return
-        pidfd = os.pidfd_open(sandbox.pid)
-        try:
-            os.close(_open_namespace(sandbox))  # the descriptor was first: what is there now is what it stands for
-        except BaseException:
-            os.close(pidfd)
-            raise
-        self._processes[sandbox.id] = pidfd
-        self.loop.watch(pidfd, READ, lambda _: self._end(sandbox.id))
+    def _watch(self, id: str, given: Given) -> None:
+        """End with the sandbox's first process."""
+        if id not in self._processes:
+            pidfd = self._processes[id] = given.fds.pop("process")
+            self.loop.watch(pidfd, READ, lambda _: self._end(id))
 
-    def _handle(self, id: str, packet: bytes, reply: Reply, stream: bool) -> None:
+    def _handle(self, id: str, packet: bytes, reply: Reply, stream: bool) -> bool:
         sandbox = self._table.sandboxes.get(id)
         if sandbox is None:
-            return
+            return False
         answer = self._answers.answer(sandbox, packet, stream=stream)
         if isinstance(answer, bytes):
             reply(answer)
         elif isinstance(answer, Question):
-            servers = sandbox.servers or self._forwarder.host_servers.get()
+            servers = sandbox.servers or self._host_servers.get()
             inside = self._served[id].udp if sandbox.servers else None
             if not sandbox.forwards:
                 servers = ()
             self._forwarder.ask(id, inside, servers, packet, answer, reply, stream=stream)
+        return answer is not None
 
     # ── control ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -188,16 +208,46 @@ class NameServer:
         _Control(self, peer)
 
 
-def _open_namespace(sandbox: SandboxNames) -> int:
-    """Open a sandbox's namespace by its process.
+class Given:
+    """The descriptors of a sandbox, by name; what is not taken out is closed at the end."""
 
-    Raises: FileNotFoundError, ProcessLookupError when that has ended, also when another process has its number.
-    """
-    namespace = os.open(f"/proc/{sandbox.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    if os.fstat(namespace).st_ino != sandbox.namespace or layout.boot_id() != sandbox.boot:
-        os.close(namespace)
-        raise ProcessLookupError(sandbox.pid, "another process")
-    return namespace
+    def __init__(self, fds: dict[str, int]) -> None:
+        self.fds = fds
+
+    @classmethod
+    def of(cls, sandbox: SandboxNames) -> Given:
+        """Open what a sandbox's first process leads to.
+
+        Raises: FileNotFoundError, ProcessLookupError when that has ended, also when another process has its number.
+        """
+        if not sandbox.pid:
+            return cls({})
+        with cls({"process": os.pidfd_open(sandbox.pid)}) as opened:
+            namespace = opened.fds["namespace"] = _open_namespace(sandbox.pid)
+            if os.fstat(namespace).st_ino != sandbox.namespace or layout.boot_id() != sandbox.boot:
+                raise ProcessLookupError(errno.ESRCH, "another process")
+            fds, opened.fds = opened.fds, {}
+        return cls(fds)
+
+    def sockets(self) -> tuple[socket.socket, socket.socket] | None:
+        """Take out the two sockets, when they are there."""
+        if not {"udp", "tcp"} <= self.fds.keys():
+            return None
+        return socket.socket(fileno=self.fds.pop("udp")), socket.socket(fileno=self.fds.pop("tcp"))
+
+    def __enter__(self) -> Given:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self.fds.values():
+            os.close(fd)
+
+
+def _open_namespace(pid: int) -> int:
+    try:
+        return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise ProcessLookupError(errno.ESRCH, "it has ended") from error
 
 
 class _Control:
@@ -221,19 +271,23 @@ class _Control:
             self._service.left(self)
             return
         numbers = rights[0][2] if rights else b""
-        sockets = [
-            socket.socket(fileno=int.from_bytes(numbers[n : n + 4], sys.byteorder)) for n in range(0, len(numbers), 4)
-        ]
-        try:
-            request: dict[str, Any] = json.loads(message)
-            if "put" in request:
-                self._service.put(str(request["put"]), sockets if len(sockets) == 2 else (), self)
-            else:
-                self._service.drop(str(request["drop"]))
-            self._peer.send(json.dumps({"n": request["n"]}).encode())
-        except (ValueError, KeyError, TypeError) as error:
-            note(f"names: a request that is none: {error}")
-        except OSError:
-            pass  # nobody reads the answer: the files say it all
+        fds = [int.from_bytes(numbers[n : n + _FD_BYTES], sys.byteorder) for n in range(0, len(numbers), _FD_BYTES)]
+        with Given({str(n): fd for n, fd in enumerate(fds)}) as given:
+            try:
+                self._do(json.loads(message), given)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                note(f"names: a request that is none: {error}")
+            except OSError:
+                pass  # nobody reads the answer: the files say it all
         if mask & HANG_UP:
             self._ready(READ)
+
+    def _do(self, request: dict[str, Any], given: Given) -> None:
+        if "put" in request:
+            given.fds = {str(name): given.fds.pop(str(n)) for n, name in enumerate(request["fds"])}
+            self._service.put(str(request["put"]), given, self)
+        elif "channel" in request:
+            self._service.held_by(socket.socket(fileno=given.fds.pop("0")))
+        else:
+            self._service.drop(str(request["drop"]))
+        self._peer.send(json.dumps({"n": request["n"]}).encode())
