@@ -1,6 +1,7 @@
 """Attacks on names and networks from containers and resolvers, each with a control that shows that it would have shown.
 
-Source: RFC 5452 (spoofed answers), CVE-2020-13401 (router advertisements), ip-sysctl (route_localnet, mc_forwarding).
+Source: RFC 5452 (spoofed answers), RFC 826 and RFC 4861 (neighbours), CVE-2020-13401 (router
+advertisements), ip-sysctl (route_localnet, mc_forwarding).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import json
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,33 +233,47 @@ def bound6(inside: dns.Inside, group: str) -> socket.socket:
     return made[0]
 
 
-def claim(address: str, mac: str, to: str) -> bytes:
-    """Return an ARP answer that gives an address to a MAC. to: a MAC."""
-    own, other = (bytes.fromhex(each.replace(":", "")) for each in (mac, to))
-    ip = socket.inet_aton(address)
-    return other + own + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2) + own + ip + other + ip
+def claim(address: str, mac: str, to: tuple[str, str]) -> bytes:
+    """Return an answer of ARP or neighbour discovery that gives an address to a MAC.
+
+    to: who is told, (MAC, address).
+    """
+    own, other = (bytes.fromhex(each.replace(":", "")) for each in (mac, to[0]))
+    if ":" not in address:
+        ip = socket.inet_aton(address)
+        return other + own + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2) + own + ip + other + ip
+    ip, target = socket.inet_pton(socket.AF_INET6, address), socket.inet_pton(socket.AF_INET6, to[1])
+    said = b"\x60\0\0\0" + ip + b"\x02\x01" + own  # solicited, overriding; the link-layer address
+    pseudo = ip + target + struct.pack("!II", 4 + len(said), socket.IPPROTO_ICMPV6) + b"\x88\0\0\0" + said
+    total: int = sum(struct.unpack(f"!{len(pseudo) // 2}H", pseudo))
+    total = (total & 0xFFFF) + (total >> 16)
+    check = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    head = struct.pack("!IHBB", 0x60000000, 4 + len(said), socket.IPPROTO_ICMPV6, 255) + ip + target
+    return other + own + b"\x86\xdd" + head + b"\x88\0" + check.to_bytes(2, "big") + said
 
 
-def test_who_poses_as_another_does_so_on_its_own_network_alone(world: World) -> None:
+@pytest.mark.parametrize("version", [4, 6])
+def test_who_poses_as_another_does_so_on_its_own_network_alone(world: World, version: int) -> None:
     """What Docker lets a container with CAP_NET_RAW do, and no more: its own neighbours believe it.
 
     Those on another network do not hear it, and the host believes nobody about a network that it is not on.
     """
-    world.network("posing")
-    world.network("beside")
+    if not Path("/proc/net/if_inet6").exists():
+        lacks("a kernel without IPv6")
+    for n, name in enumerate(("posing", "beside")):
+        subnets = [{"Subnet": f"10.91.{10 + n}.0/24"}, {"Subnet": f"fd00:77:3{n}::/64"}]
+        world.network(name, EnableIPv6=True, IPAM={"Config": subnets})
     posing, victim = world.inside("posing-a", "posing"), world.inside("posing-b", "posing")
     beside = world.inside("beside-a", "beside")
     own, near, far = (world.endpoint(name) for name in ("posing-a", "posing-b", "beside-a"))
-    for inside, endpoint in ((victim, near), (beside, far)):
-        with bound(inside, 4446) as peer:
-            peer.sendto(b"hello", (endpoint["Gateway"], 9))  # each knows its gateway now
+    gateway, address = ("Gateway", "IPAddress") if version == 4 else ("IPv6Gateway", "GlobalIPv6Address")
 
-    def known(inside: dns.Inside | None, address: str) -> str:
+    def known(inside: dns.Inside | None, of: str) -> str:
         found: list[str] = []
 
         def look() -> None:
-            lines = Path("/proc/thread-self/net/arp").read_text().splitlines()[1:]
-            found.extend(line.split()[3] for line in lines if line.split()[0] == address)
+            told = subprocess.run(["ip", "-json", "neigh", "show", "to", of], check=True, capture_output=True)
+            found.extend(entry.get("lladdr", "") for entry in json.loads(told.stdout or b"[]"))
 
         if inside is None:
             look()
@@ -265,27 +281,36 @@ def test_who_poses_as_another_does_so_on_its_own_network_alone(world: World) -> 
             inside.run(look)
         return "".join(found)
 
-    right = known(beside, far["Gateway"])
-    assert right and known(victim, near["Gateway"]) != own["MacAddress"]
+    def meet(inside: dns.Inside, of: str) -> str:
+        def send() -> None:
+            with socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as peer:
+                peer.sendto(b"hello", (of, 9))
+
+        inside.run(send)
+        until(lambda: known(inside, of), 5, "the gateway is known")
+        return known(inside, of)
+
+    right = meet(beside, far[gateway])
+    assert meet(victim, near[gateway]) != own["MacAddress"]
     lies = [
-        (near["Gateway"], near["MacAddress"]),
-        (far["Gateway"], far["MacAddress"]),
-        (far["IPAddress"], "ff" + ":ff" * 5),
+        (near[gateway], (near["MacAddress"], near[address])),
+        (far[gateway], (far["MacAddress"], far[address])),
+        (far[address], ("ff:ff:ff:ff:ff:ff", far[gateway])),
     ]
 
     def send() -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
             raw.bind(("eth0", 0))
-            for address, to in lies:
-                raw.send(claim(address, own["MacAddress"], to))
+            for each, to in lies:
+                raw.send(claim(each, own["MacAddress"], to))
 
     def believed() -> bool:
         posing.run(send)
-        return known(victim, near["Gateway"]) == str(own["MacAddress"])
+        return known(victim, near[gateway]) == str(own["MacAddress"])
 
     until(believed, 10, "the neighbour believes it")
-    assert known(beside, far["Gateway"]) == right
-    assert known(None, far["IPAddress"]) in ("", far["MacAddress"])
+    assert known(beside, far[gateway]) == right
+    assert known(None, far[address]) in ("", far["MacAddress"])
 
 
 @pytest.mark.parametrize("dropped", [False, True])
