@@ -36,12 +36,6 @@ DIFFERENT = (
         "nothing",
         "::1 cannot be translated; a process that answered there would take a client's later packets, too",
     ),
-    Difference(
-        r"(only IPv4|.*default bridge): (beyond|other|outside) udp6 host published",
-        "seen as gateway",
-        "nothing",
-        "the relay answers from the address of the way back, not from the one that was asked",
-    ),
     Difference(r"no proxy: .*: (other|beyond) .* (host|gateway) published.*", "nothing", "seen as gateway", _NO_PROXY),
     Difference(r"no proxy: no icc: (web|peer) .* (host|gateway) published.*", "nothing", "seen as gateway", _NO_PROXY),
     Difference(r"no proxy: .*: peer .* (host|gateway) published.*", "seen as peer", "seen as gateway", _NO_PROXY),
