@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import h2.config
 import h2.connection
 import h2.events
+import hpack
 import pytest
 
+from sampan.engine.builder.buildkit.server import GrpcServer
 from sampan.engine.builder.clients import http2
+from sampan.engine.builder.clients.headers import PlainEncoder
 from sampan.engine.builder.clients.http2 import Http2Connection, frame, message
 
 
@@ -259,3 +263,29 @@ def test_what_breaks_the_rules_ends_the_connection(hostile: bytes) -> None:
             await read_all(stream)
 
     run(test)
+
+
+def test_headers_are_written_as_they_are() -> None:
+    """hpack's Huffman coding of 1 MiB, an error's details with a Dockerfile, would hold the loop for half an hour."""
+    value = "x" * (1 << 20)
+    block = PlainEncoder().encode([("grpc-status-details-bin", value), ("a", "b")])
+    assert value.encode() in block
+    decoder = hpack.Decoder(max_header_list_size=2 << 20)
+    assert decoder.decode(block) == [("grpc-status-details-bin", value), ("a", "b")]
+
+
+def test_every_connection_writes_them_so() -> None:
+    """Those that we open, and those that grpclib serves."""
+
+    async def body() -> None:
+        made: Any = GrpcServer([]).protocol()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: made, ours)
+            assert type(made.connection._connection.encoder) is PlainEncoder
+            made.handler.close()
+            transport.close()
+            await made.handler.wait_closed()
+        assert type(Http2Connection(lambda: None)._encoder) is PlainEncoder
+
+    asyncio.run(body())

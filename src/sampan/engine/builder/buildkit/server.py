@@ -20,6 +20,7 @@ from grpclib.server import Server
 
 from sampan.engine.builder.buildkit.details import Detail, UnknownQuestion, details_of
 from sampan.engine.builder.buildkit.protos.rpc_pb2 import Status as StatusMessage
+from sampan.engine.builder.clients.headers import PlainEncoder
 from sampan.engine.builder.failures import BuildFailure, cause_of
 from sampan.errors import InvalidArgument, NotFound, NotImplemented_, SampanError
 
@@ -130,5 +131,13 @@ class GrpcServer:
 
     def protocol(self) -> asyncio.Protocol:
         """Return a protocol for one established transport, as grpclib makes them for its own listeners."""
-        made: asyncio.Protocol = self._server._protocol_factory()
-        return made
+        made = self._server._protocol_factory()
+        connect = made.connection_made
+
+        def connected(transport: asyncio.BaseTransport) -> None:
+            connect(transport)
+            made.connection._connection.encoder = PlainEncoder()  # nothing has been encoded yet
+
+        made.connection_made = connected
+        protocol: asyncio.Protocol = made
+        return protocol
