@@ -119,7 +119,7 @@ class PortPublisher:
 
     def _endpoint(self, record: SandboxRecord) -> EndpointRecord | None:
         able = [e for e in record.endpoints if self._allocator.publishes(e)]
-        return endpoints.gateway_endpoint(able, 4) or endpoints.gateway_endpoint(able, 6)
+        return next(iter(endpoints.ways_out(able)), None)
 
 
 def bindings(granted: Sequence[Grant]) -> list[BindingRecord]:
