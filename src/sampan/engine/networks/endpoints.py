@@ -38,14 +38,14 @@ def wanted(catalogue: Catalogue, mode: str, asked: Asked | None) -> list[tuple[N
     if asked is not None and not asked:
         return []
     try:
-        main = _find(catalogue, mode)
+        main = find(catalogue, mode)
     except NotFound as error:
         if not asked or mode in asked:
             raise
         raise NotFound(f"could not find a network matching network mode {mode}: {error.message}") from error
     found: dict[str, tuple[NetworkRecord, EndpointSettings]] = {}
     for ref, given in (asked or {main.name: EndpointSettings()}).items():
-        network = _find(catalogue, ref)
+        network = find(catalogue, ref)
         found[network.name] = (network, given)
     if main.driver == "host" and set(found) != {main.name}:
         raise InvalidArgument(
@@ -63,7 +63,7 @@ def wanted(catalogue: Catalogue, mode: str, asked: Asked | None) -> list[tuple[N
     return sorted(found.values(), key=lambda pair: (pair[0].id != main.id, pair[0].name))
 
 
-def _find(catalogue: Catalogue, ref: str) -> NetworkRecord:
+def find(catalogue: Catalogue, ref: str) -> NetworkRecord:
     """Return the network of this name; an engine without a default network has none for it. Raises: NotFound."""
     if ref in ("", "default", DEFAULT_NETWORK) and catalogue.named(DEFAULT_NETWORK) is None:
         return catalogue.find("none")
