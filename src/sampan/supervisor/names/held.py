@@ -4,11 +4,11 @@
     ready                              it answers from now on
     keep ID, with both sockets         holds them, in the place of older ones
     drop ID                            closes them
-    take ID                            answers with both, or with none
+    take ID                            answers with `taken ID` and both, or none
     rest                               closes what this name service has not asked for
 
-Messages of one SOCK_SEQPACKET pair. The name service waits for the supervisor in `take` alone, and not for long: what
-is not held it makes again, and only the questions that were waiting are lost.
+Messages of one SOCK_SEQPACKET pair. The name service waits for the supervisor in `take` alone, and for all sandboxes
+together not for long: what is not held it makes again, and only the questions that were waiting are lost.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable
 
 _TAKE_S = 1.0
@@ -60,7 +61,7 @@ class Holder:
         elif word == "take":
             self._asked.add(id)
             with contextlib.suppress(OSError):
-                socket.send_fds(channel, [b"taken"], self._held.get(id, ()), socket.MSG_DONTWAIT)
+                socket.send_fds(channel, [f"taken {id}".encode()], self._held.get(id, ()), socket.MSG_DONTWAIT)
         elif word == "rest":
             for unasked in [id for id in self._held if id not in self._asked]:
                 self._drop(unasked)
@@ -80,7 +81,7 @@ class Holding:
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        channel.settimeout(_TAKE_S)
+        self._patience_s = _TAKE_S
 
     def ready(self) -> None:
         """Say that questions are answered."""
@@ -97,12 +98,25 @@ class Holding:
         self._say(f"drop {id}")
 
     def take(self, id: str) -> tuple[socket.socket, socket.socket] | None:
-        """Return the sockets that are held for a sandbox, UDP and TCP."""
+        """Return the sockets that are held for a sandbox, UDP and TCP.
+
+        A supervisor that does not answer is waited for once, and again when it has said something.
+        """
         self._say(f"take {id}")
-        try:
-            _, fds, _, _ = socket.recv_fds(self._channel, _BYTES, _BOTH, socket.MSG_CMSG_CLOEXEC)
-        except OSError:
-            return None
+        fds: list[int] = []
+        while True:
+            begun = time.monotonic()
+            try:
+                self._channel.settimeout(self._patience_s)
+                message, fds, _, _ = socket.recv_fds(self._channel, _BYTES, _BOTH, socket.MSG_CMSG_CLOEXEC)
+            except OSError:
+                self._patience_s = max(0.0, self._patience_s - (time.monotonic() - begun))
+                return None
+            self._patience_s = _TAKE_S
+            if message == f"taken {id}".encode() or not message:
+                break
+            for fd in fds:  # the late answer to an earlier question: those sockets have been made again
+                os.close(fd)
         return (socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1])) if len(fds) == _BOTH else None
 
     def rest(self) -> None:
