@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import re
 import signal
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -20,8 +23,9 @@ from sampan.engine.networks.service import Networks, Sandbox
 from sampan.errors import Forbidden, InvalidArgument, NotImplemented_, Unavailable
 from sampan.linux import netlink, vxlan
 from sampan.linux.netlink import Netlink
+from sampan.linux.nftables import Nftables
 from sampan.spec.engine_api.network import IPAM, EndpointIPAMConfig, EndpointSettings, IPAMConfig, NetworkCreateRequest
-from tests.kernel.net_host import Host, attach, container_id, die_at, on_fake_host, until
+from tests.kernel.net_host import TIMEOUT_S, Host, attach, container_id, die_at, on_fake_host, until
 from tests.support.lan import Lan
 
 VNI = 4200
@@ -297,3 +301,72 @@ async def test_an_address_of_another_host_is_given_to_nobody(host: Host) -> None
             for name in ("a", "b"):
                 await networks.detach(container_id(name))
             await networks.remove("n")
+
+
+@on_fake_host
+async def test_a_stranger_on_the_lan_injects_nothing(host: Host) -> None:
+    """Frames in VXLAN packets, for a container by its MAC and for all: only hosts that have a peer may send them."""
+    with stations(host, 3) as (a, b, stranger):
+        async with a.open(), b.open():
+            for station in (a, b):
+                await create(station.networks)
+            boxes = [await a.container("a", "10.213.0.11"), await b.container("b", "10.213.0.12")]
+            a.source.tell(b.peer(boxes[1]), whole=True)
+            await until(lambda: len(a.known().forwarding) == 1)
+            await until(lambda: lets_in(host, a) == {str(b.vtep)})
+            mac = bytes.fromhex(boxes[0].endpoints["n"].mac.replace(":", ""))
+            with host.inside(boxes[0].netns):
+                seen = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
+            with host.inside(a.namespace):  # another program's tunnel on this port is not ours to close
+                others = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
+                a.netlink.batch([netlink.add_bridge("others0"), netlink.set_link("others0", up=True)])
+                index = a.netlink.link("others0")
+                assert index is not None
+                a.netlink.batch([vxlan.add_vxlan("others1", VNI + 1, mtu=1450, master=index.ifindex)])
+                a.netlink.batch([netlink.set_link("others1", up=True)])
+            with seen, others:
+                for word, sender, vni in (
+                    (b"stranger", stranger, VNI),
+                    (b"outside", a, VNI),  # from the host itself, but through its own address
+                    (b"others", stranger, VNI + 1),
+                    (b"peer", b, VNI),
+                ):
+                    for target in (mac, b"\xff" * 6):
+                        send(host, sender, a.vtep, vni, target + b"\x02\0\0\0\0\x07\x88\xb5" + word.ljust(46, b"."))
+                assert set(await until_word(seen, b"peer")) == {b"peer"}, "the stranger was first"
+                assert b"others" in await until_word(others, b"others")
+                # the host that had a peer is a stranger when the peer has gone
+                a.source.tell(whole=True)
+                await until(lambda: lets_in(host, a) == set())
+                send(host, b, a.vtep, VNI, mac + b"\x02\0\0\0\0\x07\x88\xb5" + b"gone".ljust(46, b"."))
+                a.source.tell(stranger_peer := dataclasses.replace(b.peer(boxes[1]), vtep=stranger.vtep), whole=True)
+                await until(lambda: lets_in(host, a) == {str(stranger_peer.vtep)})
+                send(host, stranger, a.vtep, VNI, mac + b"\x02\0\0\0\0\x07\x88\xb5" + b"known".ljust(46, b"."))
+                assert b"gone" not in await until_word(seen, b"known")
+            a.netlink.batch([netlink.delete_link("others1"), netlink.delete_link("others0")])
+            for station, name in ((a, "a"), (b, "b")):
+                await station.networks.detach(container_id(name))
+                await station.networks.remove("n")
+
+
+def lets_in(host: Host, station: Station) -> set[str]:
+    """Which hosts may send by a station's tunnel, as its rules say."""
+    with host.inside(station.namespace), contextlib.closing(Nftables()) as nft:
+        listed = nft.run("list chain inet sampan0 input")
+    (rule,) = (line for line in listed.splitlines() if "@th,96,24" in line and "ipv6" not in line and "ip6" not in line)
+    return set(re.findall(r"\d+\.\d+\.\d+\.\d+", rule))
+
+
+def send(host: Host, sender: Station, to: IPv4Address, vni: int, frame: bytes) -> None:
+    with host.inside(sender.namespace), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.sendto(struct.pack("!BxxxI", 0x08, vni << 8) + frame, (str(to), vxlan.PORT))
+
+
+async def until_word(seen: socket.socket, last: bytes) -> list[bytes]:
+    """Return what has come in until this word."""
+    found: list[bytes] = []
+    seen.setblocking(False)
+    async with asyncio.timeout(TIMEOUT_S):
+        while last not in found:
+            found.append((await asyncio.get_running_loop().sock_recv(seen, 2000))[14:].rstrip(b"."))
+    return found

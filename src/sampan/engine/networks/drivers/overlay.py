@@ -34,7 +34,7 @@ from sampan.engine.networks.drivers.driver import (
     veth_name,
 )
 from sampan.engine.networks.drivers.overlay_options import Overlay
-from sampan.engine.networks.firewall import NetworkRules
+from sampan.engine.networks.firewall import NetworkRules, Tunnel
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.peers import Peer, PeerSource, PeerTable
@@ -75,6 +75,7 @@ class OverlayDriver(NetworkDriver):
         self._told = False  # the source has told a first state
         self._announce: Announce | None = None
         self._links: dict[str, _Links] = {}
+        self._ends: dict[str, tuple[str, ...]] = {}  # by network: the hosts that may send by its tunnel
         self._own: frozenset[Address] = frozenset()
         self._known: dict[int, Known] = {}  # by index of the VXLAN link
 
@@ -125,8 +126,13 @@ class OverlayDriver(NetworkDriver):
         )
 
     def rules(self, network: NetworkRecord, *, ip6: bool) -> NetworkRules:
-        """Return rules that let its containers reach each other where bridged packets pass the IP hooks; only that."""
-        return NetworkRules(interface=Overlay(network).bridge, internal=True, masquerade=False)
+        """Return rules that let its containers reach each other where bridged packets pass the IP hooks; only that.
+
+        And that let only hosts of peers send by the tunnel.
+        """
+        overlay = Overlay(network)
+        tunnel = Tunnel(port=vxlan.PORT, vni=overlay.vni, ends=self._ends.get(network.id, ()))
+        return NetworkRules(interface=overlay.bridge, internal=True, masquerade=False, tunnel=tunnel)
 
     def elsewhere(self, network: NetworkRecord, address: Address) -> bool:
         """Return whether a peer on another host has this address."""
@@ -143,11 +149,15 @@ class OverlayDriver(NetworkDriver):
         """Make both links what the network says, and let them know the peers. Raises: OSError, Forbidden."""
         links = await host.run(_ensure, host.plumbing.host, Overlay(network), host.owner)
         self._links[network.id] = links
+        if not self._told:  # whom an earlier daemon let send
+            known = await host.run(vxlan.known, host.plumbing.host, links.tunnel)
+            self._ends[network.id] = _ends(known.forwarding.values())
         await self._tell(host, network.id, links)
 
     async def teardown(self, host: HostNetwork, network: NetworkRecord) -> None:
         """Delete both links if they are ours, and with them all that they know."""
         links = self._links.pop(network.id, None)
+        self._ends.pop(network.id, None)
         await host.run(self._delete, host.plumbing, Overlay(network), links)
         if self._announce is not None:
             await self._announce(network.id, ())
@@ -181,8 +191,12 @@ class OverlayDriver(NetworkDriver):
             return
         there = tuple(self._peers.of(links.vni))
         self._own = await host.run(self._write, host.plumbing.host, links, there)
-        if self._announce is not None and self._links.get(id) == links:
-            await self._announce(id, [_named(p) for p in peers.elsewhere(there, self._own) if p.names])
+        if self._links.get(id) != links:
+            return
+        remote = peers.elsewhere(there, self._own)
+        self._ends[id] = _ends(peer.vtep for peer in remote)
+        if self._announce is not None:
+            await self._announce(id, [_named(p) for p in remote if p.names])
 
     # ── blocking, in the namespace thread ───────────────────────────────────────────────────────────────────────
 
@@ -207,6 +221,10 @@ class OverlayDriver(NetworkDriver):
         plumbing.delete_links(
             [link.name for link in found if link is not None and hosts.marked(link, overlay.network.id)]
         )
+
+
+def _ends(vteps: Iterable[Address]) -> tuple[str, ...]:
+    return tuple(sorted({str(vtep) for vtep in vteps if not vtep.is_unspecified}))
 
 
 def _named(peer: Peer) -> RemoteEndpoint:
