@@ -15,6 +15,8 @@ Invariant: `_known` belongs to the namespace thread, everything else to the loop
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,12 +58,16 @@ NO_SWARM = (
 
 @dataclass(frozen=True, slots=True)
 class _Links:
-    """A network that is set up: its VXLAN id, the indexes of its links, and whether it has IPv6."""
+    """A network that is set up, with the indexes of its links."""
 
-    vni: int
+    overlay: Overlay
     bridge: int
     tunnel: int
-    ip6: bool
+
+    @property
+    def vni(self) -> int:
+        """The VXLAN id."""
+        return self.overlay.vni
 
 
 class OverlayDriver(NetworkDriver):
@@ -190,9 +196,10 @@ class OverlayDriver(NetworkDriver):
         if not self._told:
             return
         there = tuple(self._peers.of(links.vni))
-        self._own = await host.run(self._write, host.plumbing.host, links, there)
+        self._own, now = await host.run(self._write, host, links, there)
         if self._links.get(id) != links:
             return
+        self._links[id] = now
         remote = peers.elsewhere(there, self._own)
         self._ends[id] = _ends(peer.vtep for peer in remote)
         if self._announce is not None:
@@ -200,19 +207,32 @@ class OverlayDriver(NetworkDriver):
 
     # ── blocking, in the namespace thread ───────────────────────────────────────────────────────────────────────
 
-    def _write(self, host: Netlink, links: _Links, there: Sequence[Peer]) -> frozenset[Address]:
-        """Let a VXLAN link know these peers, those of this host left out; return this host's addresses."""
+    def _write(self, network: HostNetwork, links: _Links, there: Sequence[Peer]) -> tuple[frozenset[Address], _Links]:
+        """Let a VXLAN link know these peers, those of this host left out; return this host's addresses.
+
+        And the network's links: the tunnel's is another one when it had ends of the other IP version.
+        """
+        host = network.plumbing.host
         own = frozenset(prefix.address for prefix in host.addresses())
-        tunnel = links.tunnel
-        if host.link(tunnel) is None:  # it was deleted by hand, or with its network
-            return own
+        found = host.link(links.overlay.tunnel)
+        if found is None or not hosts.marked(found, links.overlay.network.id):  # deleted by hand, or with its network
+            return own, links
+        links = dataclasses.replace(links, tunnel=found.ifindex)
         remote = peers.elsewhere(there, own)
-        neighbours = {a: p.mac for p in remote for a in p.addresses if a.version == 4 or links.ip6}
+        ip6 = links.overlay.network.enable_ipv6
+        neighbours = {a: p.mac for p in remote for a in p.addresses if a.version == 4 or ip6}
         want = Known({p.mac: p.vtep for p in remote}, neighbours)
-        have = self._known.pop(tunnel, None) or vxlan.known(host, tunnel)
-        vxlan.write(host, vxlan.changes(tunnel, have, want))
-        self._known[tunnel] = want  # when that fails, the next time looks what there is
-        return own
+        have = self._known.pop(links.tunnel, None) or vxlan.known(host, links.tunnel)
+        try:
+            vxlan.write(host, vxlan.changes(links.tunnel, have, want))
+        except OSError as error:
+            if error.errno != errno.EAFNOSUPPORT:
+                raise
+            network.plumbing.delete_links([links.overlay.tunnel])
+            links = _ensure(host, links.overlay, network.owner, ends6=any(p.vtep.version == 6 for p in remote))
+            vxlan.write(host, vxlan.changes(links.tunnel, Known(), want))
+        self._known[links.tunnel] = want  # when that fails, the next time looks what there is
+        return own, links
 
     def _delete(self, plumbing: Plumbing, overlay: Overlay, links: _Links | None) -> None:
         if links is not None:
@@ -232,8 +252,11 @@ def _named(peer: Peer) -> RemoteEndpoint:
     return RemoteEndpoint(names=peer.names, ipv4=by_version.get(4, ""), ipv6=by_version.get(6, ""))
 
 
-def _ensure(host: Netlink, overlay: Overlay, owner: str) -> _Links:
-    """Make both links, or make them right. Raises: Forbidden when one is somebody else's; OSError."""
+def _ensure(host: Netlink, overlay: Overlay, owner: str, *, ends6: bool = False) -> _Links:
+    """Make both links, or make them right. Raises: Forbidden when one is somebody else's; OSError.
+
+    ends6: a tunnel that is made has ends with IPv6 addresses.
+    """
     alias = hosts.mark(overlay.network.id, owner)
     bridge = _ours(host, overlay, overlay.bridge)
     if bridge is None:
@@ -242,7 +265,7 @@ def _ensure(host: Netlink, overlay: Overlay, owner: str) -> _Links:
         bridge = _index(host, overlay.bridge)
     tunnel = _ours(host, overlay, overlay.tunnel)
     if tunnel is None:
-        made = vxlan.add_vxlan(overlay.tunnel, overlay.vni, mtu=overlay.mtu, master=bridge)
+        made = vxlan.add_vxlan(overlay.tunnel, overlay.vni, mtu=overlay.mtu, master=bridge, ip6=ends6)
         host.batch([made, netlink.set_link(overlay.tunnel, alias=alias)])
         tunnel = _index(host, overlay.tunnel)
     ip6 = overlay.network.enable_ipv6
@@ -256,7 +279,7 @@ def _ensure(host: Netlink, overlay: Overlay, owner: str) -> _Links:
         for index, master in ((bridge, None), (tunnel, bridge))
     ]
     host.batch([*requests, vxlan.no_learning(overlay.tunnel)])
-    return _Links(overlay.vni, bridge, tunnel, ip6)
+    return _Links(overlay, bridge, tunnel)
 
 
 def _ours(host: Netlink, overlay: Overlay, name: str) -> int | None:
