@@ -18,6 +18,7 @@ from sampan.supervisor import interpreter
 from sampan.supervisor.names import table
 from sampan.supervisor.names.held import Holder
 from sampan.supervisor.notes import note
+from sampan.supervisor.ready import readable
 
 _MODULE = "sampan.supervisor.names.main"
 _READY_S = 10.0
@@ -81,7 +82,7 @@ class Keeper:
                 if pidfd < 0:
                     pidfd = await self._start()
                 self._say_ready()
-                await _readable(pidfd)
+                await readable(pidfd)
                 note("names: the name service has ended; it is started again")
             except OSError as error:
                 note(f"names: the name service cannot be started: {error}")
@@ -129,12 +130,12 @@ class Keeper:
             if not begun.done():
                 begun.set_result(None)
 
-        def readable() -> None:
+        def hear() -> None:
             if not self._holder.handle(ours, begin):
                 self._hang_up()
                 begin()  # ended: whoever waits for it sees that next
 
-        loop.add_reader(ours, readable)
+        loop.add_reader(ours, hear)
         await begun
         return pidfd
 
@@ -153,16 +154,6 @@ class Keeper:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._pid, os.WNOHANG)
             self._pid = 0
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, lambda: None if ended.done() else ended.set_result(None))
-    try:
-        await ended
-    finally:
-        loop.remove_reader(fd)
 
 
 def _told(task: asyncio.Task[None]) -> None:
