@@ -200,6 +200,62 @@ WRONG_OPTIONS = (
     {B + "enable_icc": "false"},
 )
 
+PORT = {"PortBindings": {"80/tcp": [{"HostPort": "18993"}]}}
+EXPOSED: dict[str, Any] = {"HostConfig": PORT, "ExposedPorts": {"80/tcp": {}}}
+
+
+def fails(*requests: str) -> list[str]:
+    """Return the requests by which a container does not start; it goes at the end."""
+    return [*requests, "REMOVE xf2"]
+
+
+FAILED_STARTS = [
+    container("xf1", "nb", {"nb": {"IPAMConfig": {"IPv4Address": "10.231.6.9"}}}, **EXPOSED)[0],
+    "POST /containers/xf1/start",
+    *fails(container("xf2", "na", HostConfig=PORT)[0], "POST /containers/xf2/start"),
+    *fails(container("xf2", "na", **EXPOSED)[0], "POST /containers/xf2/start"),
+    *fails(container("xf2", "na", Cmd=["/nope"])[0], "POST /containers/xf2/start"),
+    *fails(container("xf2", "host", Cmd=["/nope"])[0], "POST /containers/xf2/start"),
+    *fails(container("xf2", "none", Cmd=["/nope"])[0], "POST /containers/xf2/start"),
+    *fails(container("xf2", "container:xf1", Cmd=["/nope"])[0], "POST /containers/xf2/start"),
+    *fails(container("xf2", "na", Cmd=["/nope"], HostConfig={"AutoRemove": True})[0], "POST /containers/xf2/start"),
+    *fails(
+        container("xf2", "nb", {"nb": {"IPAMConfig": {"IPv4Address": "10.231.6.9"}}})[0], "POST /containers/xf2/start"
+    ),
+    *made("nc", subnet("10.231.7.0/24"), see=False),
+    *fails(container("xf2", "nc")[0], "REMOVE nc", "POST /containers/xf2/start"),
+    *fails(container("xf2", "na", Cmd=["true"])[0], "POST /containers/xf2/start", "POST /containers/xf2/wait"),
+    "REMOVE xf1",
+]
+GWBRIDGE = "docker_gwbridge"
+RESERVED = ("bridge", "host", "none", "ingress", "default", GWBRIDGE)
+RESERVED_NAMES = [
+    *(line for name in RESERVED for line in made(name, subnet("10.231.5.0/24"))[::2]),
+    *(line for name in RESERVED for line in made(name, ConfigOnly=True)[::2]),
+    *(line for name in RESERVED for line in made(name, subnet("10.231.5.0/24"), Ingress=True)[::2]),
+    *(line for name in RESERVED for line in made(name, Driver="host")[::2]),
+    *(f"DELETE /networks/{name}" for name in RESERVED),
+    *(f"GET /networks/{name}" for name in ("ingress", "default", GWBRIDGE)),
+    *made(GWBRIDGE, subnet("10.231.5.0/24"), ConfigOnly=True, see=False),
+    f"GET /networks/{GWBRIDGE}",
+    CREATE + json.dumps({"Name": GWBRIDGE, "ConfigOnly": True}),
+    CREATE + json.dumps({"Name": "na", "ConfigFrom": {"Network": GWBRIDGE}}),
+    "GET /networks/na",
+    f"DELETE /networks/{GWBRIDGE}",
+    *container("xr1", GWBRIDGE),
+    container("xr1", "na")[0],
+    connect(GWBRIDGE, "xr1"),
+    *("POST /containers/xr1/start", connect(GWBRIDGE, "xr1"), disconnect(GWBRIDGE, "xr1")),
+    f"REMOVE xr1 na {GWBRIDGE}",
+    *made(GWBRIDGE, subnet("10.231.5.0/24"), see=False),
+    *(container("xr1", GWBRIDGE)[0], "POST /containers/xr1/start"),
+    *(connect(name, "xr1") for name in RESERVED),
+    *(disconnect(name, "xr1") for name in RESERVED),
+    *(container("xr2", "bridge")[0], *(purpose([connect(name, "xr2") for name in RESERVED], 3, 4))),
+    *purpose([disconnect(name, "xr2") for name in RESERVED], 3, 4),
+    "GET /containers/xr2/json",
+]
+
 STORIES: dict[str, list[str]] = {
     "names": [line for name in ODD_NAMES for line in (CREATE + json.dumps({"Name": name}),)]
     + ["GET /networks/<a/b>", "GET /networks/a%2fb", "GET /networks/-a", "GET /networks/a:b"],
@@ -603,4 +659,12 @@ STORIES: dict[str, list[str]] = {
         *made("nc", ConfigFrom={"Network": "nope"}),
         *made("nc", ConfigFrom={"Network": "cfg"}, ConfigOnly=True),
     ],
+    "failed starts": [
+        *made("na", subnet("10.231.5.0/24"), see=False),
+        *made("nb", subnet("10.231.6.0/24"), see=False),
+        *FAILED_STARTS,
+        "REMOVE na nb",
+        "EVENTS",
+    ],
+    "reserved names": RESERVED_NAMES,
 }

@@ -39,6 +39,7 @@ PURPOSE: dict[str, list[tuple[int, str]]] = {
         (400, "container sharing network namespace with another container or host cannot be connected"),
         (500, "container <xd1> is not connected to the network nb"),
     ],
+    "reserved names": [(404, f"network {name} not found") for name in ("ingress", "default", "ingress", "default")],
 }
 """Our answers to the lines that begin with `! `, in their order: the status, and what is in the body."""
 

@@ -32,6 +32,50 @@ run --rm -d --name cli-a busybox sleep 100
 run --rm --name cli-a busybox true
 stop -t 0 cli-a
 """,
+    "failed starts": """
+network create --subnet 10.247.8.0/24 cli-f
+run -d --name cli-p -p 127.0.0.1:18994:80 busybox sleep 1000
+run --name cli-q -p 127.0.0.1:18994:80 busybox true
+rm cli-q
+run --rm --name cli-q -p 127.0.0.1:18994:80 busybox true
+run -d --name cli-q -p 127.0.0.1:18994:80 busybox true
+start -a cli-q
+start cli-q
+rm cli-q
+run -d --rm --name cli-q -p 127.0.0.1:18994:80 busybox true
+run --name cli-q busybox nocommand
+start -a cli-q
+start cli-q
+rm cli-q
+run -i --rm --name cli-q busybox nocommand <<< text
+run -d --name cli-q busybox nocommand
+rm cli-q
+run -d --rm --name cli-q --network cli-f busybox nocommand
+run -d --restart always --name cli-q busybox nocommand
+rm cli-q
+run --name cli-q -v /proc/nope/x:/x busybox true
+rm cli-q
+run -d --name cli-q -v /proc/nope/x:/x busybox true
+rm cli-q
+run --rm -v /proc/nope/x:/x busybox true
+run -d --name cli-q --mount type=bind,src=/nope/y,dst=/y busybox true
+run --name cli-q --device /dev/nope busybox true
+rm cli-q
+run -d --name cli-q --device /dev/nope busybox true
+rm cli-q
+run -d --name cli-q --network cli-f --ip 10.247.8.1 busybox true
+rm cli-q
+run --rm --name cli-q --network cli-f --ip 10.247.8.1 busybox true
+create --name cli-q --network cli-f busybox true
+network rm cli-f
+start cli-q
+start -a cli-q
+rm cli-q
+run -d --network cli-f busybox true
+run -d --name cli-q --network container:cli-p busybox /etc
+run --rm -d --user ghost busybox true
+rm -f cli-q cli-p
+""",
     "life": """
 create --name cli-b busybox sh -c 'trap "exit 7" TERM; echo ready; while :; do sleep 0.05; done'
 start cli-b

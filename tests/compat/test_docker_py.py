@@ -130,3 +130,42 @@ def test_events_and_info(client: Any) -> None:
     assert {"start", "die"} <= set(actions)
     assert client.info()["Driver"] == "overlay2"
     assert client.version()["ApiVersion"] == "1.51"
+
+
+def test_containers_on_a_network_reach_each_other_by_name(client: Any) -> None:
+    """Name, aliases given at the start and while running, another name; and none of them after the disconnection."""
+    first, second = (client.networks.create(f"pyd-{n}") for n in ("first", "second"))
+    try:
+        endpoint = client.api.create_endpoint_config(aliases=["web", "www"])
+        server = client.containers.run(
+            "busybox",
+            ["nc", "-ll", "-p", "80", "-e", "echo", "here"],
+            name="pyd-server",
+            network="pyd-first",
+            networking_config={"pyd-first": endpoint},
+            detach=True,
+        )
+        visitor = client.containers.run(
+            "busybox", ["sleep", "1000"], name="pyd-visitor", network="pyd-first", detach=True
+        )
+
+        def reached(name: str) -> bool:
+            return bool(visitor.exec_run(["nc", "-w", "5", name, "80"]).output == b"here\n")
+
+        assert all(reached(name) for name in ("pyd-server", "web", "www", server.short_id, "pyd-server.pyd-first"))
+        for container, alias in ((server, "later"), (visitor, "who")):
+            second.connect(container, aliases=[alias])
+        assert reached("later") and reached("web")
+        server.rename("pyd-renamed")
+        assert reached("pyd-renamed") and not reached("pyd-server")
+        first.disconnect(server)
+        assert reached("later") and not reached("web")
+        second.disconnect(server)
+        assert not reached("later")
+        first.connect(server, aliases=["web"])
+        assert reached("web")
+    finally:
+        for container in client.containers.list(all=True, filters={"name": "pyd-"}):
+            container.remove(force=True)
+        for network in (first, second):
+            network.remove()

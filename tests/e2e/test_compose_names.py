@@ -1,8 +1,9 @@
 """An application of several containers through the real docker-compose: three networks, and everything by name.
 
 The web application reaches its database and its cache by service name, alias, link and static address, and so does
-what shares its network. Names are asked by the resolvers that programs have: glibc (Python), Node, musl, BusyBox; the
-programs are the host's own, bound into an empty image. Node and musl are left out where the host has none.
+what shares its network. Names are asked by the resolvers that programs have: glibc (Python), Node, musl, Go, Java,
+BusyBox; the programs are the host's own, bound into an empty image. Node, musl and Java are left out where the host has
+none. Go's is that of skopeo, which says whom it cannot reach: one of them; it takes no name with an underscore.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ services:
   web:
     image: hosts
     command: [PYTHON, /app/web.py]
-    volumes: ["/usr:/usr:ro", ".:/app:ro"]
+    volumes: ["/usr:/usr:ro", ".:/app:ro"SETTINGS]
     networks: {front: {aliases: [www]}, back: {}, ops: {}}
     links: ["cache:memo"]
     depends_on: {db: {condition: service_healthy}, cache: {condition: service_started}}
@@ -78,7 +79,21 @@ networks:
   front: {}
   back: {internal: true, ipam: {config: [{subnet: 10.91.1.0/24}]}}
   ops: {}
-""".replace("PYTHON", PYTHON)
+""".replace("PYTHON", PYTHON).replace(
+    "SETTINGS", "".join(f', "{path}:{path}:ro"' for path in Path("/etc").glob("java-*-openjdk"))
+)
+JAVA = """\
+public class Probe {
+    public static void main(String[] names) throws Exception {
+        for (var found : java.net.InetAddress.getAllByName(names[0]))
+            if (found instanceof java.net.Inet4Address) System.out.println(found.getHostAddress());
+    }
+}
+"""
+GO = """\
+GODEBUG=netdns=go skopeo --insecure-policy inspect --tls-verify=false "docker://$0:1/x/y" 2>&1 |
+    sed -n 's/.*dial tcp \\([0-9.]*\\):1:.*/\\1/p'
+"""
 PROBE = """\
 #include <arpa/inet.h>
 #include <netdb.h>
@@ -164,6 +179,13 @@ def resolvers(where: Path) -> dict[str, list[str]]:
         (where / "probe.c").write_text(PROBE)
         subprocess.run(["musl-gcc", "-static", "-o", where / "probe", where / "probe.c"], check=True)
         found["musl"] = ["/app/probe"]
+    if shutil.which("javac") and (java := shutil.which("java")):
+        (where / "Probe.java").write_text(JAVA)
+        subprocess.run(["javac", where / "Probe.java"], check=True)
+        found["java"] = [os.path.realpath(java), "-XX:TieredStopAtLevel=1", "-cp", "/app", "Probe"]
+    if not shutil.which("skopeo"):
+        lacks("no skopeo")
+    found["go"] = ["sh", "-c", GO]
     return found
 
 
@@ -172,7 +194,7 @@ def test_an_application_works_by_name(application: Application, tmp_path: Path) 
     application.compose("up", "-d", "--wait")
     until(application.works, 20, "the application answers")
     for resolver, command in asking.items():
-        for name in ("db", "database", f"db.{application.name}_back"):
+        for name in ("db", "database", f"db.{application.name}_back")[: 2 if resolver == "go" else 3]:
             assert application.inside("web", *command, name).split() == ["10.91.1.10"], (resolver, name)
         assert application.inside("web", *command, "host.docker.internal").strip(), resolver
 
@@ -187,7 +209,8 @@ def test_an_application_works_by_name(application: Application, tmp_path: Path) 
     many = application.addresses("cache")
     assert len(many) == 3
     for resolver, command in asking.items():
-        assert sorted(application.inside("web", *command, "cache").split()) == many, resolver
+        heard = set(application.inside("web", *command, "cache").split())
+        assert (heard and heard < set(many)) if resolver == "go" else heard == set(many), (resolver, heard)
     application.compose("restart", "-t", "0", "db", "cache")
     until(application.works, 20, "it works again")
     application.compose("down", "-t", "0")

@@ -294,16 +294,29 @@ class Host:
 
         Raises: TimeoutError when packets are dropped, ConnectionRefusedError.
         """
-        loop = asyncio.get_running_loop()
+        return await self.finish(await self.begin(namespace, address, port, udp=udp))
+
+    async def begin(self, namespace: str | int | None, address: str, port: int, *, udp: bool = False) -> socket.socket:
+        """Connect as `ask` does and ask nothing yet: `finish` is due. Raises: as `ask`."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with self.inside(self._own if namespace is None else namespace):
             sock = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
-        with sock:
+        try:
             sock.setblocking(False)
             async with asyncio.timeout(TIMEOUT_S):
-                await loop.sock_connect(sock, (address, port))
-                await loop.sock_sendall(sock, b"who am I?")
-                answer = (await loop.sock_recv(sock, 1000)).decode()
+                await asyncio.get_running_loop().sock_connect(sock, (address, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def finish(self, begun: socket.socket) -> str:
+        """Ask on a connection and close it; return the answer. Raises: as `ask`."""
+        loop = asyncio.get_running_loop()
+        with begun:
+            async with asyncio.timeout(TIMEOUT_S):
+                await loop.sock_sendall(begun, b"who am I?")
+                answer = (await loop.sock_recv(begun, 1000)).decode()
                 if not answer:
                     raise ConnectionResetError
                 return answer

@@ -197,6 +197,33 @@ async def test_a_failed_connect_leaves_nothing(host: Host) -> None:
     beside.supervisor.end_all()
 
 
+@on_fake_host
+async def test_flows_last_while_the_default_route_moves(host: Host) -> None:
+    """Flows of both directions that are there already: none is cut when another network leads out."""
+    beside = Neighbours()
+    async with engine(host, beside) as (containers, networks):
+        await blue(networks)
+        id = await started(containers)  # 80/tcp on 8080
+        inside = f"/proc/{beside.supervisor.tasks[id].pid}/ns/net"
+        host.serve(inside, 80)
+        host.serve(host.lan, 9090)
+        own_inside, own_lan = os.open(inside, os.O_RDONLY), host.lan
+        held = [(await host.begin(own_inside, LAN4, 9090), HOST4) for _ in range(2)]
+        held += [(await host.begin(own_lan, HOST4, 8080), LAN4) for _ in range(2)]
+        changes = (
+            containers.connect(id, "blue", EndpointSettings(gw_priority=7)),
+            containers.disconnect(id, "blue"),
+        )
+        for n, change in enumerate(changes):
+            await change
+            for flow, seen in held[n::2]:
+                assert await host.finish(flow) == seen
+        os.close(own_inside)
+        await containers.remove(id, force=True)
+        await networks.remove("blue")
+    beside.supervisor.end_all()
+
+
 def picture(host: Host, networks: Networks, id: str) -> tuple[object, ...]:
     """What the kernel has of a container: interfaces, addresses, default routes; the host's ends; its ports."""
     record = next(r for r in networks._sandboxes.all() if r.id == id)

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import re
 import signal
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -15,16 +18,19 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from sampan.engine.networks.drivers import choice, overlay_options
+from sampan.engine.networks.drivers.driver import MTU
 from sampan.engine.networks.peers import Peer, PeerUpdate
 from sampan.engine.networks.service import Networks, Sandbox
 from sampan.errors import Forbidden, InvalidArgument, NotImplemented_, Unavailable
 from sampan.linux import netlink, vxlan
-from sampan.linux.netlink import Netlink
+from sampan.linux.netlink import Address, Netlink
+from sampan.linux.nftables import Nftables
 from sampan.spec.engine_api.network import IPAM, EndpointIPAMConfig, EndpointSettings, IPAMConfig, NetworkCreateRequest
-from tests.kernel.net_host import Host, attach, container_id, die_at, on_fake_host, until
+from tests.kernel.net_host import TIMEOUT_S, Host, attach, container_id, die_at, on_fake_host, until
 from tests.support.lan import Lan
 
 VNI = 4200
+EXPERIMENTAL = 0x88B5
 SUBNETS = ("10.213.0.0/24", "10.214.0.0/24")
 
 
@@ -297,3 +303,126 @@ async def test_an_address_of_another_host_is_given_to_nobody(host: Host) -> None
             for name in ("a", "b"):
                 await networks.detach(container_id(name))
             await networks.remove("n")
+
+
+@on_fake_host
+async def test_a_stranger_on_the_lan_injects_nothing(host: Host) -> None:
+    """Frames in VXLAN packets, for a container by its MAC and for all: only hosts that have a peer may send them."""
+    with stations(host, 3) as (a, b, stranger):
+        async with a.open(), b.open():
+            for station in (a, b):
+                await create(station.networks)
+            boxes = [await a.container("a", "10.213.0.11"), await b.container("b", "10.213.0.12")]
+            a.source.tell(b.peer(boxes[1]), whole=True)
+            await until(lambda: len(a.known().forwarding) == 1)
+            await until(lambda: lets_in(host, a) == {str(b.vtep)})
+            mac = boxes[0].endpoints["n"].mac
+            seen, others = listening(host, boxes[0].netns), listening(host, a.namespace)
+            with host.inside(a.namespace):  # another program's tunnel on this port is not ours to close
+                a.netlink.batch([netlink.add_bridge("others0"), netlink.set_link("others0", up=True)])
+                index = a.netlink.link("others0")
+                assert index is not None
+                a.netlink.batch([vxlan.add_vxlan("others1", VNI + 1, mtu=1450, master=index.ifindex)])
+                a.netlink.batch([netlink.set_link("others1", up=True)])
+            with seen, others:
+                for word, sender, vni in (
+                    (b"stranger", stranger, VNI),
+                    (b"outside", a, VNI),  # from the host itself, but through its own address
+                    (b"others", stranger, VNI + 1),
+                    (b"peer", b, VNI),
+                ):
+                    for target in ("ff:ff:ff:ff:ff:ff", mac):
+                        send(host, sender, a.vtep, vni, frame(target, word))
+                assert set(await until_word(seen, b"peer")) == {b"peer"}, "the stranger was first"
+                assert b"others" in await until_word(others, b"others")
+                # the host that had a peer is a stranger when the peer has gone
+                a.source.tell(whole=True)
+                await until(lambda: lets_in(host, a) == set())
+                send(host, b, a.vtep, VNI, frame(mac, b"gone"))
+                a.source.tell(stranger_peer := dataclasses.replace(b.peer(boxes[1]), vtep=stranger.vtep), whole=True)
+                await until(lambda: lets_in(host, a) == {str(stranger_peer.vtep)})
+                send(host, stranger, a.vtep, VNI, frame(mac, b"known"))
+                assert b"gone" not in await until_word(seen, b"known")
+            a.netlink.batch([netlink.delete_link("others1"), netlink.delete_link("others0")])
+            for station, name in ((a, "a"), (b, "b")):
+                await station.networks.detach(container_id(name))
+                await station.networks.remove("n")
+
+
+def input_rules(host: Host, station: Station) -> str:
+    with host.inside(station.namespace), contextlib.closing(Nftables()) as nft:
+        return nft.run("list chain inet sampan0 input")
+
+
+def lets_in(host: Host, station: Station) -> set[str]:
+    """Which hosts may send by a station's tunnel, as its rules say."""
+    (rule,) = (line for line in input_rules(host, station).splitlines() if "@th,96,24" in line and "v6" not in line)
+    return set(re.findall(r"\d+\.\d+\.\d+\.\d+", rule))
+
+
+def listening(host: Host, namespace: str | int) -> socket.socket:
+    """Hear of the frames of `frame` in a namespace."""
+    with host.inside(namespace):
+        return socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(EXPERIMENTAL))
+
+
+def frame(mac: str, word: bytes) -> bytes:
+    """A frame of no protocol, to this station, with a word in it."""
+    ends = bytes.fromhex(mac.replace(":", "")) + b"\x02\0\0\0\0\x07"
+    return ends + struct.pack("!H", EXPERIMENTAL) + word.ljust(46, b".")
+
+
+def send(host: Host, sender: Station, to: Address, vni: int, inner: bytes) -> None:
+    """Send a frame in a packet of VXLAN."""
+    family = socket.AF_INET if to.version == 4 else socket.AF_INET6
+    with host.inside(sender.namespace), socket.socket(family, socket.SOCK_DGRAM) as udp:
+        udp.sendto(struct.pack("!BxxxI", 0x08, vni << 8) + inner, (str(to), vxlan.PORT))
+
+
+async def until_word(seen: socket.socket, last: bytes) -> list[bytes]:
+    """Return what has come in until this word."""
+    found: list[bytes] = []
+    seen.setblocking(False)
+    async with asyncio.timeout(TIMEOUT_S):
+        while last not in found:
+            found.append((await asyncio.get_running_loop().sock_recv(seen, 2000))[14:].rstrip(b"."))
+    return found
+
+
+@on_fake_host
+async def test_tunnels_have_ends_of_either_ip_version(host: Host) -> None:
+    """IPv6 ends, then IPv4 ones, and IPv6 again, as the source tells; names, MTU and rules follow."""
+    with stations(host, 3) as (a, b, stranger):
+        for station in (a, b, stranger):
+            host.address(station.namespace, "eth0", f"2001:db8:5::{station.number + 1}", 64)
+        async with a.open(), b.open():
+            for station in (a, b):
+                await create(station.networks, **{MTU: "1480"})
+            boxes = [await a.container("a", "10.213.0.11"), await b.container("b", "10.214.0.12")]
+            for box in boxes:
+                host.serve(box.netns, 80)
+                with host.inside(box.netns), Netlink() as inside:
+                    assert {link.mtu for link in inside.links() if link.name == "eth0"} == {1430}
+            seen = listening(host, boxes[0].netns)
+            for version in (6, 4, 6):
+                peers = [tunnelled(station.peer(box), station, version) for station, box in zip((a, b), boxes)]
+                for station, other in ((a, peers[1]), (b, peers[0])):
+                    station.source.tell(*peers, whole=True)
+                    await until(lambda: station.known().forwarding == {other.mac: other.vtep})  # noqa: B023
+                    await until(lambda: str(other.vtep) in input_rules(host, station))  # noqa: B023
+                assert await host.ask(boxes[0].netns, "10.214.0.12", 80) == "10.213.0.11"
+                assert await host.ask(boxes[1].netns, "10.213.0.11", 80) == "10.214.0.12"
+                for word, sender in ((b"stranger", stranger), (b"peer", b)):
+                    send(host, sender, peers[0].vtep, VNI, frame(peers[0].mac, word))
+                assert await until_word(seen, b"peer") == [b"peer"]
+            seen.close()
+            await host.unserve()
+            for station, name in ((a, "a"), (b, "b")):
+                await station.networks.detach(container_id(name))
+                await station.networks.remove("n")
+
+
+def tunnelled(peer: Peer, station: Station, version: int) -> Peer:
+    """Return a peer whose host has the tunnel's end at its address of this IP version."""
+    six = ip_address(f"2001:db8:5::{station.number + 1}")
+    return peer if version == 4 else dataclasses.replace(peer, vtep=six)

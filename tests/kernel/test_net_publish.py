@@ -13,7 +13,7 @@ from sampan.engine.networks.service import Networks, Sandbox
 from sampan.errors import Internal
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
-from sampan.spec.engine_api.network import IPAM, IPAMConfig, NetworkCreateRequest
+from sampan.spec.engine_api.network import IPAM, EndpointSettings, IPAMConfig, NetworkCreateRequest
 from tests.kernel.net_host import (
     HOST4,
     HOST6,
@@ -349,3 +349,21 @@ async def test_default_options_of_networks_and_gateways_of_the_default_network(h
         assert web.endpoints["bridge"].gateway6 == "fd00:5::9"
         await networks.detach(container_id("web"))
         await networks.remove("own")
+
+
+@on_fake_host
+async def test_each_ip_version_leads_to_the_network_of_its_default_route(host: Host) -> None:
+    """Two networks of one IP version each: no port needs the relay, and who asks is seen."""
+    async with host.networks() as networks:
+        for name, config, six in (("only4", "10.213.0.0/24", False), ("only6", "fd00:213::/64", True)):
+            ipam = IPAM(config=[IPAMConfig(subnet=config)])
+            await networks.create(NetworkCreateRequest(name=name, ipam=ipam, enable_ipv6=six, enable_ipv4=not six))
+        both = {"only4": EndpointSettings(), "only6": EndpointSettings()}
+        sandbox = await attach(networks, mode="only4", endpoints=both, ports={"80/tcp": "8080"})
+        host.serve(sandbox.netns, 80)
+        host.serve(sandbox.netns, 80, address="::")
+        assert await host.ask(host.lan, HOST4, 8080) == LAN4
+        assert await host.ask(host.lan, HOST6, 8080) == LAN6
+        await networks.detach(container_id("web"))
+        for name in ("only4", "only6"):
+            await networks.remove(name)

@@ -19,8 +19,10 @@ import signal
 import socketserver
 import sys
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_interface, ip_network
+from pathlib import Path
 from typing import Any
 
 from sampan.linux import netlink
@@ -201,8 +203,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     request_queue_size = 64
 
 
-def server(socket_path: str, journal: str, flags: set[str]) -> Server:
-    """Listen: calls are answered by the server's `serve_forever`."""
+def server(socket_path: str, journal: str, flags: set[str], die: Callable[[], object] = lambda: os._exit(3)) -> Server:
+    """Listen: calls are answered by the server's `serve_forever`. die: what the fault "die" does."""
     plugin = Plugin(flags)
     writing = threading.Lock()
 
@@ -230,7 +232,9 @@ def server(socket_path: str, journal: str, flags: set[str]) -> Server:
             status, answer = 200, b""
             try:
                 if fault == "die":
-                    os._exit(3)
+                    die()
+                    self.close_connection = True
+                    return
                 if fault not in ("", "hang", "wrong JSON", "huge", "list") and not fault.startswith("{"):
                     raise ValueError(fault)
                 answer = json.dumps(plugin.answer(self.path, body or {})).encode()
@@ -244,7 +248,7 @@ def server(socket_path: str, journal: str, flags: set[str]) -> Server:
             if fault == "wrong JSON":
                 answer = b'{"Value": '
             if fault == "huge":
-                answer = b'{"Err": "' + b"x" * (64 << 20) + b'"}'
+                answer = b'{"Err": "' + b"x" * (9 << 20) + b'"}'
             if fault == "list":
                 answer = b'["no object"]'
             if fault.startswith("{"):
@@ -259,6 +263,63 @@ def server(socket_path: str, journal: str, flags: set[str]) -> Server:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(socket_path)
     return Server(socket_path, Handler)
+
+
+class PluginThread:
+    """The plugin in a thread of this process, under a name of an engine's. `fault` says what is wrong with a call."""
+
+    def __init__(self, exec_root: Path, name: str, *flags: str) -> None:
+        self.name = name
+        self._flags = set(flags)
+        self._socket = exec_root / "plugins" / f"{name}.sock"
+        self._socket.parent.mkdir(parents=True, exist_ok=True)
+        self.journal = self._socket.with_suffix(".journal")
+        self.journal.touch()
+        self._server: Server | None = None
+        self._thread = threading.Thread()
+        self.start()
+
+    def start(self) -> None:
+        """Begin to serve, with nothing in memory, unless it does."""
+        if self._server is None:
+            self._server = server(str(self._socket), str(self.journal), self._flags, self.stop)
+            self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Die: nobody listens any more, and the socket's file stays."""
+        if self._server is not None:
+            gone, self._server = self._server, None
+            gone.shutdown()
+            gone.server_close()
+            self._thread.join()
+
+    def fault(self, **calls: str) -> None:
+        """Say what is wrong with which call (`NetworkDriver__Join="hang"`); nothing: all is well."""
+        file = Path(f"{self._socket}.fault")
+        new = file.with_suffix(".new")
+        new.write_text(json.dumps({call.replace("__", "."): fault for call, fault in calls.items()}))
+        new.rename(file)
+
+    def calls(self) -> list[JSON]:
+        """Return what was asked, and answered when all was well: `call` without its slash, `body`, `answer`."""
+        lines = [json.loads(line) for line in self.journal.read_text().splitlines()]
+        return [{**line, "call": line["call"].strip("/")} for line in lines]
+
+    def links(self) -> list[str]:
+        """Return which links it has left on the host."""
+        bodies = [call["body"] or {} for call in self.calls()]
+        made = [_bridge(body["NetworkID"]) for body in bodies if "NetworkID" in body]
+        made += [f"tph{body['EndpointID'][:8]}" for body in bodies if "EndpointID" in body]
+        with Netlink() as host:
+            there = {link.name for link in host.links()}
+        return sorted(there & set(made))
+
+    def forget(self) -> None:
+        """Take away what it has left, and forget what it was asked."""
+        with Netlink() as host:
+            host.attempt([netlink.delete_link(name) for name in self.links()])
+        self.journal.write_text("")
 
 
 if __name__ == "__main__":

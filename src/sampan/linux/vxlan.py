@@ -16,16 +16,17 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 
 from sampan.linux import netlink
 from sampan.linux.netlink import Address, Message, Netlink, attribute
 
 PORT = 4789
 LAST_VNI = (1 << 24) - 1
-OVERHEAD_BYTES = 50  # outer Ethernet, IPv4, UDP and VXLAN headers
+OVERHEAD_BYTES = 50  # outer Ethernet, IPv4, UDP and VXLAN headers; 20 more with IPv6
+NOWHERE: Address = ip_address("0.0.0.0")
 
-IFLA_VXLAN_ID, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PROXY, IFLA_VXLAN_PORT = 1, 7, 11, 15
+IFLA_VXLAN_ID, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PROXY, IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6 = 1, 7, 11, 15, 17
 IFLA_BRPORT_LEARNING = 8
 NDA_IFINDEX = 8
 NUD_REACHABLE, NUD_NOARP, NUD_PERMANENT = 0x02, 0x40, 0x80
@@ -40,14 +41,19 @@ _AT_ONCE = 32
 class Known:
     """What a VXLAN link knows: where a MAC is, and which MAC has an address. MACs as `02:42:0a:00:00:02`."""
 
-    forwarding: Mapping[str, IPv4Address] = field(default_factory=dict)
+    forwarding: Mapping[str, Address] = field(default_factory=dict)
     neighbours: Mapping[Address, str] = field(default_factory=dict)
 
 
-def add_vxlan(name: str, vni: int, *, mtu: int, master: int) -> Message:
-    """Create a VXLAN link as a port of the bridge with index `master`; packets have the address of their route."""
+def add_vxlan(name: str, vni: int, *, mtu: int, master: int, ip6: bool = False) -> Message:
+    """Create a VXLAN link as a port of the bridge with index `master`; packets have the address of their route.
+
+    ip6: its tunnels have IPv6 addresses. A link has ends of one IP version only: others are EAFNOSUPPORT.
+    """
     data = attribute(IFLA_VXLAN_ID, struct.pack("=I", vni)) + attribute(IFLA_VXLAN_PORT, struct.pack("!H", PORT))
     data += attribute(IFLA_VXLAN_LEARNING, b"\0") + attribute(IFLA_VXLAN_PROXY, b"\1")
+    if ip6:
+        data += attribute(IFLA_VXLAN_LOCAL6, bytes(16))
     body = _IFINFO.pack(0, 0, 0, 0, 0) + attribute(netlink.IFLA_IFNAME, name.encode() + b"\0")
     body += attribute(netlink.IFLA_MTU, struct.pack("=I", mtu))
     body += attribute(netlink.IFLA_MASTER, struct.pack("=I", master))
@@ -65,19 +71,19 @@ def no_learning(name: str) -> Message:
     return Message(netlink.RTM_NEWLINK, 0, body + attribute(netlink.IFLA_LINKINFO, info))
 
 
-def _forwarding(index: int, mac: str, end: IPv4Address, flags: int) -> bytes:
+def _forwarding(index: int, mac: str, end: Address, flags: int) -> bytes:
     # for the bridge a permanent entry would be an address of its own; these two say that it does not age, to both
     body = _NDMSG.pack(socket.AF_BRIDGE, index, NUD_NOARP | NUD_REACHABLE, flags, 0)
     return body + attribute(netlink.NDA_LLADDR, _mac(mac)) + attribute(netlink.NDA_DST, end.packed)
 
 
-def forward(index: int, mac: str, end: IPv4Address) -> Message:
+def forward(index: int, mac: str, end: Address) -> Message:
     """Send frames to a MAC by this port and through the tunnel to this host, whatever was known of the MAC before."""
     body = _forwarding(index, mac, end, NTF_SELF | NTF_MASTER)
     return Message(netlink.RTM_NEWNEIGH, netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE, body)
 
 
-def forward_no_more(index: int, mac: str, end: IPv4Address) -> list[Message]:
+def forward_no_more(index: int, mac: str, end: Address) -> list[Message]:
     """Forget where a MAC is."""
     return [Message(netlink.RTM_DELNEIGH, 0, _forwarding(index, mac, end, flag)) for flag in (NTF_MASTER, NTF_SELF)]
 
@@ -121,8 +127,8 @@ def known(rtnl: Netlink, index: int) -> Known:
     return Known(_forwarding_of(bodies, index), dict(_neighbours_of(rtnl.dump(netlink.RTM_GETNEIGH, asked), index)))
 
 
-def _forwarding_of(bodies: Sequence[bytes], index: int) -> dict[str, IPv4Address]:
-    own: dict[str, IPv4Address] = {}
+def _forwarding_of(bodies: Sequence[bytes], index: int) -> dict[str, Address]:
+    own: dict[str, Address] = {}
     bridge: set[str] = set()
     for body in bodies:
         family, link, state, flags, _ = _NDMSG.unpack_from(body)
@@ -130,11 +136,11 @@ def _forwarding_of(bodies: Sequence[bytes], index: int) -> dict[str, IPv4Address
             continue
         found = netlink.attributes(body, _NDMSG.size)
         mac, end = found[netlink.NDA_LLADDR].hex(":"), found.get(netlink.NDA_DST, b"")
-        if len(end) == 4:
-            own[mac] = IPv4Address(end)
+        if len(end) in (4, 16):
+            own[mac] = ip_address(end)
         elif not flags & NTF_SELF:
             bridge.add(mac)
-    return own | dict.fromkeys(own.keys() ^ bridge, IPv4Address(0))
+    return own | dict.fromkeys(own.keys() ^ bridge, NOWHERE)
 
 
 def _neighbours_of(bodies: Sequence[bytes], index: int) -> Iterator[tuple[Address, str]]:

@@ -170,12 +170,9 @@ def token_service(realm: str, *, insecure: bool) -> Endpoint:
 def token_answer(raw: bytes) -> dict[str, object]:
     """Decode what a token service answers. Raises: Internal."""
     try:
-        found = codec.plain(raw)
+        return codec.plain_object(raw)
     except ValueError as e:
         raise Internal(f"unable to decode token response: {e}") from e
-    if not isinstance(found, dict):
-        raise Internal("unable to decode token response: not a JSON object")
-    return found
 
 
 def read_token(answer: Mapping[str, object], now_s: float) -> _Token:

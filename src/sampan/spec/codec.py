@@ -255,6 +255,14 @@ def plain(raw: bytes) -> Any:
         raise ValueError(str(e)) from e
 
 
+def plain_object(raw: bytes) -> dict[str, Any]:
+    """Parse one JSON object from outside, whatever it holds. Raises: ValueError."""
+    value = plain(raw)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
 def convert(type_: type[T], value: Any) -> T:
     """Make `type_` of a parsed value. Raises: ValueError in Go's words."""
     if value is None:

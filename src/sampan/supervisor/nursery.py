@@ -12,6 +12,7 @@ import socket
 from sampan.supervisor import interpreter
 from sampan.supervisor.link import ShimLink, ShimLost
 from sampan.supervisor.notes import note
+from sampan.supervisor.ready import writable
 
 _MODULE = "sampan.supervisor.zygote"
 FORK_LIMIT_S = 30.0  # a fork takes milliseconds: a zygote that has not done it by then does not live
@@ -107,7 +108,7 @@ class Nursery:
                 socket.send_fds(peer, [b"f"], [control.fileno()])
                 return
             except BlockingIOError:
-                await _writable(peer)
+                await writable(peer.fileno())
 
     def _bury(self) -> None:
         if self._socket:
@@ -147,13 +148,3 @@ class Nursery:
 
 def _ignore(_: object) -> None:
     pass
-
-
-async def _writable(peer: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(peer.fileno(), lambda: None if ready.done() else ready.set_result(None))
-    try:
-        await ready
-    finally:
-        loop.remove_writer(peer.fileno())

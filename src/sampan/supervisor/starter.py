@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import sampan
 from sampan.supervisor import layout
+from sampan.supervisor.ready import readable
 
 _READY_TIMEOUT_S = 10.0
 
@@ -50,16 +51,12 @@ class Boot:
 
     async def _reap(self) -> None:
         """Leave no zombie when the supervisor ends before us."""
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
         pidfd = os.pidfd_open(self._pid)
-        loop.add_reader(pidfd, lambda: None if ended.done() else ended.set_result(None))
         try:
-            await ended
+            await readable(pidfd)
             os.waitpid(self._pid, os.WNOHANG)  # noqa: ASYNC222 - does not wait
             self._reaped = True
         finally:
-            loop.remove_reader(pidfd)
             os.close(pidfd)
 
 

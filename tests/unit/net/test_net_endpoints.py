@@ -31,6 +31,17 @@ def test_the_default_route_goes_by_priority_then_name() -> None:
     assert endpoints.gateways([endpoint("inner", "")]) == ()
 
 
+def test_a_network_with_both_gateways_has_both_routes() -> None:
+    four, six = endpoint("a", "10.0.1.1", priority=9), replace(endpoint("b", "", priority=8), gateway6="fd00::1")
+    both = replace(endpoint("c", "10.0.3.1", interface="eth1"), gateway6="fd00:3::1")
+    assert endpoints.gateway_endpoints([four, six]) == (four, six)
+    assert endpoints.gateway_endpoints([four, six, both]) == (both, both)
+    other = replace(both, id="d", network="d", settings=EndpointSettings(gw_priority=1))
+    assert endpoints.gateway_endpoints([both, other]) == (other, other)
+    assert endpoints.ways_out([four, both]) == [both] and endpoints.gateway_endpoints([]) == (None, None)
+    assert [e.network for e in endpoints.in_order([both, six, four, other])] == ["a", "b", "d", "c"]
+
+
 def test_interface_names() -> None:
     own = NetworkRecord(id="2", name="own", driver="bridge", created="")
     asked = EndpointSettings(driver_opts={endpoints.IFNAME_OPTION: "lan"})

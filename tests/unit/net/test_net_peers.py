@@ -32,6 +32,7 @@ def test_a_file_says_who_is_where() -> None:
     assert (peer.vni, str(peer.vtep), peer.mac) == (4097, "192.0.2.2", "02:42:0a:09:00:03")
     assert [str(a) for a in peer.addresses] == ["10.9.0.3", "fd00::3"] and peer.names == ("web", "w")
     assert decode(file(GOOD | {"mac": "02:AA:00:00:00:01"}))[0].mac == "02:aa:00:00:00:01"
+    assert str(decode(file(GOOD | {"vtep": "2001:db8::1"}))[0].vtep) == "2001:db8::1"
     assert decode(file(GOOD, GOOD | {"vni": 4098})) and decode(file()) == ()
 
 
@@ -47,7 +48,11 @@ DAMAGED: list[bytes] = [
     file(GOOD | {"vni": 0}),
     file(GOOD | {"vni": 1 << 24}),
     file(GOOD | {"vni": "4097"}),
-    file(GOOD | {"vtep": "2001:db8::1"}),
+    file(GOOD, GOOD | {"vtep": "2001:db8::1", "ipv4": "10.9.0.4"}),
+    file(GOOD | {"vtep": "::"}),
+    file(GOOD | {"vtep": "fe80::1%eth0"}),
+    file(GOOD | {"vtep": "224.0.0.1"}),
+    file(GOOD | {"vtep": "127.0.0.1"}),
     file(GOOD | {"vtep": "host"}),
     file(GOOD | {"ipv4": "10.9.0.300"}),
     file(GOOD | {"ipv4": "fd00::1"}),

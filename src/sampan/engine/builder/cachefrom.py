@@ -138,12 +138,9 @@ def _descriptor(value: Any) -> Descriptor:
 
 def _object(raw: bytes) -> dict[str, Any]:
     try:
-        value = codec.plain(raw)
+        return codec.plain_object(raw)
     except ValueError as e:
         raise InvalidArgument(f"invalid cache manifest: {e}") from e
-    if not isinstance(value, dict):
-        raise InvalidArgument("invalid cache manifest: not an object")
-    return value
 
 
 async def _download(images: Images, place: Repository, source: str, blobs: list[Blob], holder: Ref) -> None:

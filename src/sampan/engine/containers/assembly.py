@@ -16,16 +16,16 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sampan.engine.layers import unpack
-from sampan.linux import mounts, namespaces, saferoot
+from sampan.linux import mounts, saferoot
+from sampan.linux.apart import in_mount_namespace
 from sampan.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE
 
 RUNNING_ONLY = ("/proc", "/dev", "/sys")
 _WHOLE = AT_EMPTY_PATH | AT_RECURSIVE
+_THREAD = "container-tree"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +70,14 @@ def missing(root_fd: int, parts: Sequence[Part]) -> Sequence[Part]:
 def make_destinations(root_fd: int, parts: Sequence[Part]) -> None:
     """Make in a writable root what the first start would make. Blocking. Raises: OSError."""
 
-    def work() -> int:
+    def work() -> None:
         for part in parts:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 found = os.stat(part.fd if part.fd >= 0 else part.source)
                 fd, _ = saferoot.open_or_make(root_fd, part.destination, directory=stat.S_ISDIR(found.st_mode))
                 os.close(fd)
-        return 0
 
-    _apart(work)
+    in_mount_namespace(work, _THREAD)
 
 
 def assemble(root_fd: int, parts: Sequence[Part], *, writable: bool) -> int:
@@ -90,33 +89,12 @@ def assemble(root_fd: int, parts: Sequence[Part], *, writable: bool) -> int:
     """
 
     def work() -> int:
-        namespaces.unshare(namespaces.CLONE_NEWNS)
-        mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
         mounts.move_mount(root_fd, b"", AT_FDCWD, "/", mounts.MOVE_MOUNT_F_EMPTY_PATH)
         for part in sorted(parts, key=lambda part: part.destination.count("/")):
             _add(root_fd, part, writable)
         return mounts.open_tree(root_fd, b"", mounts.OPEN_TREE_CLONE | _WHOLE)
 
-    return _apart(work)
-
-
-def _apart(work: Callable[[], int]) -> int:
-    """Call it in a thread of its own: what it changes of itself ends with it, and the daemon's umask is not its."""
-    made: list[int | BaseException] = []
-
-    def run() -> None:
-        try:
-            unpack.adopt_thread()
-            made.append(work())
-        except BaseException as e:
-            made.append(e)
-
-    thread = threading.Thread(target=run, name="container-tree")
-    thread.start()
-    thread.join()
-    if isinstance(made[0], BaseException):
-        raise made[0]
-    return made[0]
+    return in_mount_namespace(work, _THREAD)
 
 
 def _add(root_fd: int, part: Part, writable: bool) -> None:

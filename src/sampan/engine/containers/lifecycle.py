@@ -120,7 +120,8 @@ class Lifecycle:
         exit_status = e.failure.exit_status if isinstance(e, StartFailed) else 128
         text = e.message if isinstance(e, SampanError) else str(e)
         self._pending.abandon(c.id)
-        again = c.status.state is State.RESTARTING and restart.passes(e) and not self._stopper.shutting_down
+        restarting = c.status.state is State.RESTARTING
+        again = restarting and restart.passes(e) and not self._stopper.shutting_down
         c = with_status(
             c,
             state=next_state(c, Trigger.BACK_OFF if again else Trigger.START_FAILED),
@@ -133,7 +134,8 @@ class Lifecycle:
             self._back_off.lengthen(c.id, 0.0)
             self._back_off.schedule(c.id, self._restart_due)
             return
-        self._waiting.exited(c.id, (exit_status, text))
+        if restarting:  # one that did not run has not ended: who waits for its end goes on waiting
+            self._waiting.exited(c.id, (exit_status, text))
         if c.host_config.auto_remove:
             removal = self._remover.auto_remove(c.id)
             self._background.spawn(removal, f"remove {c.id[:12]} after a failed start", finish=True)

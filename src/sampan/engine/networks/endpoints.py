@@ -38,14 +38,14 @@ def wanted(catalogue: Catalogue, mode: str, asked: Asked | None) -> list[tuple[N
     if asked is not None and not asked:
         return []
     try:
-        main = _find(catalogue, mode)
+        main = find(catalogue, mode)
     except NotFound as error:
         if not asked or mode in asked:
             raise
         raise NotFound(f"could not find a network matching network mode {mode}: {error.message}") from error
     found: dict[str, tuple[NetworkRecord, EndpointSettings]] = {}
     for ref, given in (asked or {main.name: EndpointSettings()}).items():
-        network = _find(catalogue, ref)
+        network = find(catalogue, ref)
         found[network.name] = (network, given)
     if main.driver == "host" and set(found) != {main.name}:
         raise InvalidArgument(
@@ -63,7 +63,7 @@ def wanted(catalogue: Catalogue, mode: str, asked: Asked | None) -> list[tuple[N
     return sorted(found.values(), key=lambda pair: (pair[0].id != main.id, pair[0].name))
 
 
-def _find(catalogue: Catalogue, ref: str) -> NetworkRecord:
+def find(catalogue: Catalogue, ref: str) -> NetworkRecord:
     """Return the network of this name; an engine without a default network has none for it. Raises: NotFound."""
     if ref in ("", "default", DEFAULT_NETWORK) and catalogue.named(DEFAULT_NETWORK) is None:
         return catalogue.find("none")
@@ -229,29 +229,38 @@ def lead_nowhere(catalogue: Catalogue, networks: Iterable[NetworkRecord]) -> boo
     return any(c.way_out for c in able) and not any(c.gateway for c in able)
 
 
-def gateway_endpoint(endpoints: Iterable[EndpointRecord], version: int) -> EndpointRecord | None:
-    """Return whose gateway the default route goes to: the highest GwPriority, then the first network by name.
-
-    The engine's own way out comes last.
+def in_order(endpoints: Iterable[EndpointRecord]) -> list[EndpointRecord]:
+    """Return endpoints in Docker's order: the highest GwPriority first, then those with the gateways of both IP
+    versions, then by the names of their networks. The engine's own way out comes last.
     """
-    having = [e for e in endpoints if (e.gateway4 if version == 4 else e.gateway6)]
-    return min(having, key=lambda e: (e.hidden, -e.settings.gw_priority, e.network), default=None)
+    return sorted(
+        endpoints, key=lambda e: (e.hidden, -e.settings.gw_priority, not (e.gateway4 and e.gateway6), e.network)
+    )
 
 
-def ways_out(endpoints: Sequence[EndpointRecord]) -> list[EndpointRecord]:
+def gateway_endpoints(endpoints: Iterable[EndpointRecord]) -> tuple[EndpointRecord | None, EndpointRecord | None]:
+    """Return whose gateways the default routes of IPv4 and of IPv6 go to.
+
+    As in Docker both go by one network where one has both gateways: it comes before networks of a higher GwPriority
+    that have only one.
+    """
+    ordered = in_order(endpoints)
+    both = [e for e in ordered if e.gateway4 and e.gateway6]
+    by4 = next((e for e in both or ordered if e.gateway4), None)
+    by6 = next((e for e in both or ordered if e.gateway6), None)
+    return by4, by6
+
+
+def ways_out(endpoints: Iterable[EndpointRecord]) -> list[EndpointRecord]:
     """Return the endpoints that have a default route, each once."""
-    found = [gateway_endpoint(endpoints, version) for version in (4, 6)]
-    return list({e.id: e for e in found if e is not None}.values())
+    return list({e.id: e for e in gateway_endpoints(endpoints) if e is not None}.values())
 
 
-def gateways(endpoints: Sequence[EndpointRecord]) -> tuple[tuple[str, Address], ...]:
+def gateways(endpoints: Iterable[EndpointRecord]) -> tuple[tuple[str, Address], ...]:
     """Return (interface, gateway) of the default routes."""
-    found = []
-    for version in (4, 6):
-        endpoint = gateway_endpoint(endpoints, version)
-        if endpoint is not None:
-            found.append((endpoint.interface, ip_address(endpoint.gateway4 if version == 4 else endpoint.gateway6)))
-    return tuple(found)
+    by4, by6 = gateway_endpoints(endpoints)
+    found = ((by4, by4.gateway4 if by4 else ""), (by6, by6.gateway6 if by6 else ""))
+    return tuple((e.interface, ip_address(gateway)) for e, gateway in found if e is not None)
 
 
 def check(network: NetworkRecord, settings: EndpointSettings) -> None:

@@ -82,6 +82,23 @@ class Reach(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tunnel:
+    """A VXLAN by which a network comes from other hosts. ends: the addresses of those who may send by it."""
+
+    port: int
+    vni: int
+    ends: tuple[str, ...] = ()
+
+    def drops(self) -> Iterator[str]:
+        """Yield rules that drop the VXLAN's packets from elsewhere. The port may serve tunnels of others as well."""
+        for family, version in (("ip", 4), ("ip6", 6)):
+            ends = [end for end in self.ends if ip_address(end).version == version]
+            # the VXLAN id stands behind the UDP header's 64 bits and 32 bits of VXLAN's
+            packets = f"meta nfproto ipv{version} udp dport {self.port} @th,96,24 {self.vni}"
+            yield f"{packets} {family} saddr != {{ {', '.join(ends)} }} drop" if ends else f"{packets} drop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRules:
     """What the ruleset needs to know of one network that lies behind an interface of the host.
 
@@ -103,6 +120,7 @@ class NetworkRules:
     mode4: str = Mode.NAT
     mode6: str = Mode.NAT
     trusted: tuple[str, ...] = ()
+    tunnel: Tunnel | None = None
 
     def families(self) -> Iterator[tuple[str, str, str, str, str, str]]:
         """Yield (nft's word, IP version, subnet, gateway, mode, source) of each IP version that the network has."""
@@ -402,4 +420,5 @@ def _input(rules: Ruleset) -> list[str]:
     for address, port in rules.api:
         where = f"ip{'6' if ':' in address else ''} daddr {address} " if address else ""
         lines.append(f"iifname @links {where}tcp dport {port} drop")
+    lines += [drop for n in rules.networks if n.tunnel is not None for drop in n.tunnel.drops()]
     return _chain("input", "type filter hook input priority filter; policy accept;", lines)

@@ -50,6 +50,7 @@ class FirewallKeeper:
         self._api: tuple[tuple[str, int], ...] = ()
         self.ways: Callable[[], Iterable[Way]] = tuple  # between containers, for networks where these are kept apart
         self._open: frozenset[Way] = frozenset()
+        self._applied: tuple[NetworkRules, ...] = ()
         self._reapplying: asyncio.Task[None] | None = None
         self._monitor: Monitor | None = None
         self._disturbed = False
@@ -126,7 +127,7 @@ class FirewallKeeper:
         """Put all rules into the kernel, in place of what is there."""
         if not self._config.iptables:
             return
-        networks = tuple(self._networks())
+        self._applied = networks = tuple(self._networks())
         self._open = ways = self._needed(networks)
         rules = Ruleset(
             table=self._table,
@@ -158,6 +159,11 @@ class FirewallKeeper:
     async def ways_changed(self) -> None:
         """Open and close what has changed of the ways between containers. Raises: OSError."""
         if self._needed(tuple(self._networks())) != self._open:
+            await self.apply()
+
+    async def networks_changed(self) -> None:
+        """Follow what networks want of the rules, where that is something else now. Raises: OSError."""
+        if tuple(self._networks()) != self._applied:
             await self.apply()
 
     async def protect_api(self, addresses: Iterable[tuple[str, int]]) -> None:

@@ -26,6 +26,7 @@ class LiveSandbox:
     held: the namespace once more, of a sandbox with links that are only inside. A namespace dies some time after its
     last process, and its links with it; of these nobody would hear, so they are taken out before it is let go.
     silent: it is no container's: its coming and going is no event.
+    told: that it is connected has been told; it is when the container's process runs, and not before.
     stale: endpoints of an earlier daemon with addresses that their network does not have any more.
     """
 
@@ -34,6 +35,7 @@ class LiveSandbox:
     namespace: int = -1
     held: int = -1
     silent: bool = False
+    told: bool = False
     stale: list[EndpointRecord] = field(default_factory=list)
 
 

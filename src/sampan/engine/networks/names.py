@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
+from sampan.engine.networks import endpoints
 from sampan.engine.networks.drivers.driver import RemoteEndpoint
 from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.errors import SampanError
@@ -45,11 +46,12 @@ def describe(
     """Return what the name service shall know of a sandbox. host_addresses: how the host is reached instead of by its
     gateways. leads_to_host: whether the gateways of a network are the host's.
     """
-    mine = [e for e in _in_order(record.endpoints) if e.network not in PREDEFINED and not e.hidden]
+    mine = [e for e in endpoints.in_order(record.endpoints) if e.network not in PREDEFINED and not e.hidden]
     networks = [(e, find(e.network_id)) for e in record.endpoints]
     on_host = {e.network_id for e, network in networks if network is not None and leads_to_host(network)}
-    ordered = [e for e in _in_order(record.endpoints) if e.network_id in on_host]
-    gateways = [address for e in ordered for address in (e.gateway4, e.gateway6) if address]
+    gateways = [
+        str(gateway) for _, gateway in endpoints.gateways(e for e in record.endpoints if e.network_id in on_host)
+    ]
     return SandboxNames(
         id=record.sandbox_id,
         port=record.names_port,
@@ -59,13 +61,8 @@ def describe(
         networks=tuple(_names(e) for e in mine),
         servers=tuple(record.resolvers),
         forwards=any(network is not None and not network.internal for _, network in networks),
-        host=tuple(host_addresses) or tuple(gateways[:2]),
+        host=tuple(host_addresses) or tuple(gateways),
     )
-
-
-def _in_order(endpoints: Iterable[EndpointRecord]) -> list[EndpointRecord]:
-    """The order in which networks are asked: as default routes are chosen, those with both IP versions first."""
-    return sorted(endpoints, key=lambda e: (-e.settings.gw_priority, not (e.gateway4 and e.gateway6), e.network))
 
 
 def _names(endpoint: EndpointRecord) -> NetworkNames:

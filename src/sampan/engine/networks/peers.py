@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol
 
 import msgspec
@@ -36,7 +36,7 @@ class Peer:
     """
 
     vni: int
-    vtep: IPv4Address
+    vtep: Address
     mac: str
     addresses: tuple[Address, ...]
     names: tuple[str, ...] = ()
@@ -113,6 +113,7 @@ def decode(text: bytes) -> tuple[Peer, ...]:
         raise BadPeers(str(error)) from error
     found = []
     seen: dict[tuple[int, str | Address], int] = {}
+    versions: dict[int, int] = {}
     for number, entry in enumerate(entries):
         try:
             peer = _peer(entry)
@@ -122,6 +123,8 @@ def decode(text: bytes) -> tuple[Peer, ...]:
             other = seen.setdefault((peer.vni, what), number)
             if other != number:
                 raise BadPeers(f"peers[{number}]: {what} is of peers[{other}] already")
+        if versions.setdefault(peer.vni, peer.vtep.version) != peer.vtep.version:
+            raise BadPeers(f"peers[{number}]: the tunnel ends of network {peer.vni} are not all of one IP version")
         found.append(peer)
     return tuple(found)
 
@@ -137,7 +140,10 @@ def _peer(entry: _Entry) -> Peer:
     addresses = tuple(a for a in (four, six) if a is not None)
     if not addresses:
         raise ValueError("neither ipv4 nor ipv6")
-    return Peer(vni=entry.vni, vtep=IPv4Address(entry.vtep), mac=mac, addresses=addresses, names=tuple(entry.names))
+    vtep = ip_address(entry.vtep)
+    if vtep.is_unspecified or vtep.is_multicast or vtep.is_loopback or getattr(vtep, "scope_id", None):
+        raise ValueError(f"no address of a host: {entry.vtep}")
+    return Peer(vni=entry.vni, vtep=vtep, mac=mac, addresses=addresses, names=tuple(entry.names))
 
 
 def elsewhere(peers: Iterable[Peer], own: Mapping[Address, object] | frozenset[Address]) -> list[Peer]:

@@ -13,7 +13,7 @@ import errno
 import itertools
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -113,12 +113,12 @@ class Ports:
         *,
         default_ip: str = EVERY_ADDRESS,
         reach: Mapping[int, Reach] = EVERYWHERE_ON_THE_HOST,
-        proxied: bool = False,
+        proxied: Set[int] = frozenset(),
     ) -> list[Grant]:
         """Take a host port for one published port.
 
         reach: by IP version, where it is to be reached; at the container's own address it needs no port of the host.
-        proxied: it is not to be translated.
+        proxied: the IP versions of those addresses to which nothing is translated.
 
         Without an address asked for, it is taken on IPv4 and IPv6 alike, unless `default_ip` (of the network) says
         otherwise.
@@ -127,7 +127,7 @@ class Ports:
         if asked.proto not in IP_PROTOCOLS:
             raise Internal("unknown protocol")
         wanted = self._host_ips(asked, default_ip, address4, address6)
-        routed = [ip for ip in wanted if (":" not in ip or address6) and reach[_version(ip)] is Reach.CONTAINER]
+        routed = [ip for ip in wanted if (":" not in ip or address6) and reach[ip_version(ip)] is Reach.CONTAINER]
         host_ips = [ip for ip in wanted if ip not in routed]
         alone = [_routed(asked, address6 if ":" in ip else address4) for ip in routed]
         if proxied and host_ips and asked.proto not in PROTOCOLS:
@@ -142,7 +142,7 @@ class Ports:
         address6: str,
         reach: Mapping[int, Reach],
         *,
-        proxied: bool,
+        proxied: Set[int],
     ) -> list[Grant]:
         if not host_ips:
             return []
@@ -225,7 +225,7 @@ class Ports:
         address6: str,
         reach: Mapping[int, Reach],
         *,
-        proxied: bool,
+        proxied: Set[int],
     ) -> list[Grant]:
         grants: list[Grant] = []
         try:
@@ -237,10 +237,11 @@ class Ports:
                     host_port=port,
                     address=target,
                     port=asked.port,
-                    direct=reach[_version(target)] is not Reach.HOST,
-                    proxied=proxied,
+                    direct=reach[ip_version(target)] is not Reach.HOST,
+                    proxied=ip_version(target) in proxied,
                 )
-                grants.append(Grant(published, reserve(asked.proto, ip, port, listens=self.listens or proxied)))
+                listens = self.listens or published.proxied
+                grants.append(Grant(published, reserve(asked.proto, ip, port, listens=listens)))
         except BaseException:
             for grant in grants:
                 grant.close()
@@ -253,7 +254,8 @@ class Ports:
         self._taken.setdefault((published.proto, published.host_port), []).append(published.host_ip)
 
 
-def _version(ip: str) -> int:
+def ip_version(ip: str) -> int:
+    """Return 4 or 6."""
     return 6 if ":" in ip else 4
 
 

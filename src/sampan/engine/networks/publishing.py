@@ -1,4 +1,5 @@
-"""Which ports of a sandbox are published, and to which of its endpoints: the one that has the default route.
+"""Which ports of a sandbox are published, and to which of its endpoints: those that have the default routes, each for
+its IP version.
 
 Not here: what a port is on the host (ports.py), how it gets into the kernel (fabric.py).
 """
@@ -12,7 +13,7 @@ from sampan.engine.networks import endpoints
 from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.firewall import PortMapper, Published, Reach
-from sampan.engine.networks.ports import EVERY_ADDRESS, EVERYWHERE_ON_THE_HOST, Grant, freedom
+from sampan.engine.networks.ports import EVERY_ADDRESS, EVERYWHERE_ON_THE_HOST, Grant, freedom, ip_version
 from sampan.engine.networks.records import BindingRecord, EndpointRecord, PublishedPort, SandboxRecord
 from sampan.errors import Internal, SampanError
 
@@ -43,28 +44,29 @@ class PortPublisher:
         kept: what is granted already, by the place in the record's ports.
         Raises: Internal in Docker's words when one cannot be had; then none is taken.
         """
-        endpoint = self._endpoint(record)
-        if endpoint is None or not record.ports:
+        leads = self._leads(record)
+        if leads is None or not record.ports:
             return []
+        by4, by6 = leads
         granted: dict[int, list[Grant]] = {}
         kept = kept or {}
-        default_ip = self._allocator.publication(endpoint).host_ip or EVERY_ADDRESS
+        default_ip = self._allocator.publication(by4).host_ip or EVERY_ADDRESS
         # the least free to choose first: what could be had anywhere must not take what another needs
         order = sorted(kept.keys() ^ range(len(record.ports)), key=lambda n: freedom(record.ports[n]))
         try:
             for n in order:
                 granted[n] = self._fabric.ports.grant(
                     record.ports[n],
-                    endpoint.address4,
-                    endpoint.address6,
+                    by4.address4,
+                    by6.address6,
                     default_ip=default_ip,
-                    reach=self._reach(endpoint),
-                    proxied=self._proxied(endpoint),
+                    reach=self._reach(by4, by6),
+                    proxied=self._proxied(by4, by6),
                 )
         except SampanError as error:
             for grant in itertools.chain.from_iterable(granted.values()):
                 self._fabric.ports.release(grant)
-            what = f"driver failed programming external connectivity on endpoint {record.name} ({endpoint.id})"
+            what = f"driver failed programming external connectivity on endpoint {record.name} ({by4.id})"
             raise Internal(f"{what}: {error.message}") from error
         granted |= kept
         return [grant for n in sorted(granted) for grant in granted[n]]
@@ -93,9 +95,9 @@ class PortPublisher:
 
     def adopt(self, record: SandboxRecord) -> list[Grant]:
         """Take the ports that a sandbox of an earlier daemon has; the next `Fabric.apply` puts them in."""
-        endpoint = self._endpoint(record)
-        reach = self._reach(endpoint) if endpoint is not None else EVERYWHERE_ON_THE_HOST
-        proxied = endpoint is not None and self._proxied(endpoint)
+        leads = self._leads(record)
+        reach = self._reach(*leads) if leads is not None else EVERYWHERE_ON_THE_HOST
+        proxied = self._proxied(*leads) if leads is not None else frozenset()
         return self._fabric.adopt(
             Published(
                 proto=b.proto,
@@ -103,33 +105,37 @@ class PortPublisher:
                 host_port=b.host_port,
                 address=b.address,
                 port=b.port,
-                direct=not b.host_port or reach[6 if ":" in b.address else 4] is not Reach.HOST,
-                proxied=proxied,
+                direct=not b.host_port or reach[ip_version(b.address)] is not Reach.HOST,
+                proxied=ip_version(b.address) in proxied,
             )
             for b in record.bindings
         )
 
     def fits(self, record: SandboxRecord, granted: Iterable[Grant]) -> bool:
-        """Return whether granted ports lead to the endpoint that they should lead to."""
-        endpoint = self._endpoint(record)
-        addresses = (endpoint.address4, endpoint.address6) if endpoint is not None else ()
+        """Return whether granted ports lead to the endpoints that they should lead to."""
+        leads = self._leads(record)
+        addresses = (leads[0].address4, leads[1].address6) if leads is not None else ()
         return all(grant.published.address in addresses for grant in granted)
 
     def shows(self, record: SandboxRecord) -> bool:
         """Return whether the ports of a sandbox are shown: not on networks that never publish any."""
         return not record.endpoints or any(self._allocator.publishes(e) for e in record.endpoints)
 
-    def _reach(self, endpoint: EndpointRecord) -> dict[int, Reach]:
-        found = {version: self._allocator.reach(endpoint, version) for version in (4, 6)}
+    def _reach(self, by4: EndpointRecord, by6: EndpointRecord) -> dict[int, Reach]:
+        found = {version: self._allocator.reach(endpoint, version) for version, endpoint in ((4, by4), (6, by6))}
         open_ = {Reach.HOST: Reach.BOTH} if self._direct_routing else {}
         return {version: open_.get(reach, reach) for version, reach in found.items()}
 
-    def _proxied(self, endpoint: EndpointRecord) -> bool:
-        return (self._allocator.publication(endpoint).mapper or self._mapper) is PortMapper.PROXY
+    def _proxied(self, by4: EndpointRecord, by6: EndpointRecord) -> frozenset[int]:
+        """Return the IP versions of those addresses to which a process carries what is published."""
+        mapper = {version: self._allocator.publication(endpoint).mapper for version, endpoint in ((4, by4), (6, by6))}
+        return frozenset(version for version, own in mapper.items() if (own or self._mapper) is PortMapper.PROXY)
 
-    def _endpoint(self, record: SandboxRecord) -> EndpointRecord | None:
-        able = [e for e in record.endpoints if self._allocator.publishes(e)]
-        return endpoints.gateway_endpoint(able, 4) or endpoints.gateway_endpoint(able, 6)
+    def _leads(self, record: SandboxRecord) -> tuple[EndpointRecord, EndpointRecord] | None:
+        """Return the endpoints whose IPv4 and IPv6 addresses ports lead to; None: to none."""
+        by4, by6 = endpoints.gateway_endpoints(e for e in record.endpoints if self._allocator.publishes(e))
+        one, other = by4 or by6, by6 or by4
+        return (one, other) if one is not None and other is not None else None
 
 
 def bindings(granted: Sequence[Grant]) -> list[BindingRecord]:

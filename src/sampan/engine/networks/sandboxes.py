@@ -41,7 +41,7 @@ from sampan.engine.networks.records import (
 )
 from sampan.engine.networks.request import Sandbox, SandboxRequest
 from sampan.engine.store import Op, Store
-from sampan.errors import Internal, SampanError
+from sampan.errors import Internal, NotFound, SampanError
 from sampan.spec.engine_api.network import EndpointSettings
 
 log = logging.getLogger(__name__)
@@ -140,10 +140,20 @@ class Sandboxes:
     async def attach(self, request: SandboxRequest) -> Sandbox:
         """Make the container's network namespace, complete, before it has a process.
 
+        That it is connected is told in `started`; that it is not, as Docker tells it, also when this fails.
         Raises: NotFound for an unknown network; Internal in Docker's words when a port cannot be had. Then nothing is
         left.
         """
         await self.detach(request.id)
+        try:
+            return await self._attach_claimed(request)
+        except BaseException:
+            for name in () if request.silent else request.endpoints or (request.mode,):
+                with contextlib.suppress(NotFound):
+                    self._tell("disconnect", endpoints.find(self._catalogue, name), request.id)
+            raise
+
+    async def _attach_claimed(self, request: SandboxRequest) -> Sandbox:
         with failing("failed to set up container networking"):
             chosen = endpoints.wanted(self._catalogue, request.mode, request.endpoints)
         name, networks = request.name or request.id[:12], [network for network, _ in chosen]
@@ -192,9 +202,6 @@ class Sandboxes:
             self._live[request.id] = live
             self._table.save(live)
             undo.pop_all()
-        if not live.silent:
-            for endpoint in _seen(live.record):
-                self._tell("connect", endpoint, request.id)
         return self._shown(live)
 
     async def _reserve(
@@ -283,6 +290,8 @@ class Sandboxes:
         if not self._on_host(live.record):
             _link(live.record.key, f"/proc/{pid}/ns/net")
         self._table.save(live, changing=live.record.changing)
+        if not live.told:
+            self._tell_all("connect", live)
         if live.record.names_port:
             self._fabric.background.spawn(self.names.put(live.record), f"names of {container_id[:12]}")
 
@@ -309,12 +318,11 @@ class Sandboxes:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(record.key)
         self._table.forget(live)
-        for endpoint in () if live.silent else reversed(_seen(record)):
-            self._tell("disconnect", endpoint, record.id)
+        self._tell_all("disconnect", live)
 
     def _adopt(self, record: SandboxRecord) -> None:
         """Take a sandbox of an earlier daemon as it is: its addresses, its ports."""
-        live = LiveSandbox(record)
+        live = LiveSandbox(record, told=True)
         live.stale = [endpoint for endpoint in record.endpoints if not self._allocator.adopt(endpoint)]
         if record.changing is not None:
             self._allocator.adopt(record.changing)
@@ -362,7 +370,7 @@ class Sandboxes:
         with self._claimed(live.record.name, [network]):
             async with self._changes.connecting(live, network, settings) as changes:
                 yield changes
-        self._tell("connect", live.record.endpoints[-1], container_id)
+        self._tell("connect", network, container_id)
         await self._mind_way_out(live)
 
     @contextlib.asynccontextmanager
@@ -379,7 +387,7 @@ class Sandboxes:
             return
         async with self._changes.disconnecting(live, endpoint) as changes:
             yield changes
-        self._tell("disconnect", endpoint, container_id)
+        self._tell("disconnect", network, container_id)
         await self._mind_way_out(live)
 
     async def _mind_way_out(self, live: LiveSandbox) -> None:
@@ -461,12 +469,16 @@ class Sandboxes:
             names=record.names_port > 0,
         )
 
-    def _tell(self, action: str, endpoint: EndpointRecord, container_id: str) -> None:
-        network = self._catalogue.table.get(endpoint.network_id)
-        attributes = {"container": container_id, "name": endpoint.network}
-        if network is not None:
-            attributes["type"] = network.driver
-        self._events.publish("network", action, endpoint.network_id, attributes)
+    def _tell_all(self, action: str, live: LiveSandbox) -> None:
+        live.told = action == "connect"
+        for endpoint in () if live.silent else _seen(live.record):
+            network = self._catalogue.table.get(endpoint.network_id)
+            if network is not None:
+                self._tell(action, network, live.record.id)
+
+    def _tell(self, action: str, network: NetworkRecord, container_id: str) -> None:
+        attributes = {"container": container_id, "name": network.name, "type": network.driver}
+        self._events.publish("network", action, network.id, attributes)
 
 
 def _seen(record: SandboxRecord) -> list[EndpointRecord]:

@@ -24,7 +24,7 @@ from sampan.engine.networks import endpoints, filters, inspect, ipam
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.collisions import Collision, CollisionWatch
 from sampan.engine.networks.drivers import choice, way_out
-from sampan.engine.networks.drivers.driver import NetworkDriver
+from sampan.engine.networks.drivers.driver import NetworkDriver, RemoteEndpoint
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.firewall import Way
 from sampan.engine.networks.peer_file import FilePeers
@@ -134,13 +134,18 @@ class Networks:
             await self._fabric.firewall.apply()
             self._collisions.open()
             for name, driver in self._catalogue.drivers.items():
-                following = driver.follow(self._fabric.host, self.names.announce)
+                following = driver.follow(self._fabric.host, self._announced)
                 self._fabric.background.spawn(following, f"network driver {name}")
         except BaseException as error:
             await self._fabric.close()
             if isinstance(error, OSError):
                 raise Internal(f"failed to start the networks: {error}") from error
             raise
+
+    async def _announced(self, network_id: str, remote: Sequence[RemoteEndpoint]) -> None:
+        """Let names and rules follow what a driver has been told of other hosts. Raises: OSError."""
+        await self.names.announce(network_id, remote)
+        await self._fabric.firewall.networks_changed()
 
     async def close(self) -> None:
         """Stop serving. With no container left, networks and rules go too; else they stay for the containers."""

@@ -21,6 +21,7 @@ from sampan.supervisor.kept import files
 from sampan.supervisor.kept.held import Answer, Holder
 from sampan.supervisor.kept.processes import KeptProcess
 from sampan.supervisor.notes import note
+from sampan.supervisor.ready import readable
 
 _READY_S = 10.0
 _PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
@@ -94,7 +95,7 @@ class Keeper:
                 else:
                     pidfd = await self._start()
                 self._say_ready()
-                await _readable(pidfd)
+                await readable(pidfd)
                 goes_on = self._process.always or self._has_work()
                 if goes_on:
                     note(f"{self._process.what} has ended; it is started again")
@@ -174,12 +175,12 @@ class Keeper:
         ours = self._channel
         assert ours is not None
 
-        def readable() -> None:
+        def hear() -> None:
             if not self._holder.handle(ours, ready):
                 self._hang_up()
                 ready()  # ended: whoever waits for it sees that next
 
-        asyncio.get_running_loop().add_reader(ours, readable)
+        asyncio.get_running_loop().add_reader(ours, hear)
 
     def _hang_up(self) -> None:
         channel, self._channel = self._channel, None
@@ -196,16 +197,6 @@ class Keeper:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._pid, os.WNOHANG)
             self._pid = 0
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, lambda: None if ended.done() else ended.set_result(None))
-    try:
-        await ended
-    finally:
-        loop.remove_reader(fd)
 
 
 def _told(task: asyncio.Task[None]) -> None:

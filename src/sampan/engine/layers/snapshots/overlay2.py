@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sampan.engine.layers.snapshots.directories import INIT, STEP, Directories
 from sampan.errors import Internal, words
-from sampan.linux import mounts, namespaces, syscalls
+from sampan.linux import mounts, syscalls
+from sampan.linux.apart import in_mount_namespace
 from sampan.spec.oci_runtime import Mount
 
 # the upper directory holds everything a diff needs: no redirects, no metadata-only copies, no index of file handles
@@ -156,28 +156,13 @@ class Overlay2(Directories):
         if upper is not None:
             options += [f"upperdir={upper}/fs", f"workdir={upper}/work"]
         options += [VOLATILE] if volatile else []
-        made: list[int | OSError] = []
 
-        def work() -> None:
-            try:
-                namespaces.unshare(namespaces.CLONE_NEWNS)
-                mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-                os.chdir(self.root)
-                mounts.mount(
-                    "overlay", INIT, "overlay", 0 if upper is not None else mounts.MS_RDONLY, ",".join(options)
-                )
-                made.append(
-                    mounts.open_tree(syscalls.AT_FDCWD, INIT, mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC)
-                )
-            except OSError as e:
-                made.append(e)
+        def work() -> int:
+            os.chdir(self.root)
+            mounts.mount("overlay", INIT, "overlay", 0 if upper is not None else mounts.MS_RDONLY, ",".join(options))
+            return mounts.open_tree(syscalls.AT_FDCWD, INIT, mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC)
 
-        thread = threading.Thread(target=work, name="images-mount")
-        thread.start()
-        thread.join()
-        if isinstance(made[0], OSError):
-            raise made[0]
-        return made[0]
+        return in_mount_namespace(work, "images-mount")
 
     def probe(self) -> None:
         """Mount and forget one snapshot. Raises: Internal, naming the data root and the reason, when that cannot be."""

@@ -15,6 +15,8 @@ Invariant: `_known` belongs to the namespace thread, everything else to the loop
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ from sampan.engine.networks.drivers.driver import (
     veth_name,
 )
 from sampan.engine.networks.drivers.overlay_options import Overlay
-from sampan.engine.networks.firewall import NetworkRules
+from sampan.engine.networks.firewall import NetworkRules, Tunnel
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.ipam import Address
 from sampan.engine.networks.peers import Peer, PeerSource, PeerTable
@@ -56,12 +58,16 @@ NO_SWARM = (
 
 @dataclass(frozen=True, slots=True)
 class _Links:
-    """A network that is set up: its VXLAN id, the indexes of its links, and whether it has IPv6."""
+    """A network that is set up, with the indexes of its links."""
 
-    vni: int
+    overlay: Overlay
     bridge: int
     tunnel: int
-    ip6: bool
+
+    @property
+    def vni(self) -> int:
+        """The VXLAN id."""
+        return self.overlay.vni
 
 
 class OverlayDriver(NetworkDriver):
@@ -75,6 +81,7 @@ class OverlayDriver(NetworkDriver):
         self._told = False  # the source has told a first state
         self._announce: Announce | None = None
         self._links: dict[str, _Links] = {}
+        self._ends: dict[str, tuple[str, ...]] = {}  # by network: the hosts that may send by its tunnel
         self._own: frozenset[Address] = frozenset()
         self._known: dict[int, Known] = {}  # by index of the VXLAN link
 
@@ -125,8 +132,13 @@ class OverlayDriver(NetworkDriver):
         )
 
     def rules(self, network: NetworkRecord, *, ip6: bool) -> NetworkRules:
-        """Return rules that let its containers reach each other where bridged packets pass the IP hooks; only that."""
-        return NetworkRules(interface=Overlay(network).bridge, internal=True, masquerade=False)
+        """Return rules that let its containers reach each other where bridged packets pass the IP hooks; only that.
+
+        And that let only hosts of peers send by the tunnel.
+        """
+        overlay = Overlay(network)
+        tunnel = Tunnel(port=vxlan.PORT, vni=overlay.vni, ends=self._ends.get(network.id, ()))
+        return NetworkRules(interface=overlay.bridge, internal=True, masquerade=False, tunnel=tunnel)
 
     def elsewhere(self, network: NetworkRecord, address: Address) -> bool:
         """Return whether a peer on another host has this address."""
@@ -143,11 +155,15 @@ class OverlayDriver(NetworkDriver):
         """Make both links what the network says, and let them know the peers. Raises: OSError, Forbidden."""
         links = await host.run(_ensure, host.plumbing.host, Overlay(network), host.owner)
         self._links[network.id] = links
+        if not self._told:  # whom an earlier daemon let send
+            known = await host.run(vxlan.known, host.plumbing.host, links.tunnel)
+            self._ends[network.id] = _ends(known.forwarding.values())
         await self._tell(host, network.id, links)
 
     async def teardown(self, host: HostNetwork, network: NetworkRecord) -> None:
         """Delete both links if they are ours, and with them all that they know."""
         links = self._links.pop(network.id, None)
+        self._ends.pop(network.id, None)
         await host.run(self._delete, host.plumbing, Overlay(network), links)
         if self._announce is not None:
             await self._announce(network.id, ())
@@ -180,25 +196,43 @@ class OverlayDriver(NetworkDriver):
         if not self._told:
             return
         there = tuple(self._peers.of(links.vni))
-        self._own = await host.run(self._write, host.plumbing.host, links, there)
-        if self._announce is not None and self._links.get(id) == links:
-            await self._announce(id, [_named(p) for p in peers.elsewhere(there, self._own) if p.names])
+        self._own, now = await host.run(self._write, host, links, there)
+        if self._links.get(id) != links:
+            return
+        self._links[id] = now
+        remote = peers.elsewhere(there, self._own)
+        self._ends[id] = _ends(peer.vtep for peer in remote)
+        if self._announce is not None:
+            await self._announce(id, [_named(p) for p in remote if p.names])
 
     # ── blocking, in the namespace thread ───────────────────────────────────────────────────────────────────────
 
-    def _write(self, host: Netlink, links: _Links, there: Sequence[Peer]) -> frozenset[Address]:
-        """Let a VXLAN link know these peers, those of this host left out; return this host's addresses."""
+    def _write(self, network: HostNetwork, links: _Links, there: Sequence[Peer]) -> tuple[frozenset[Address], _Links]:
+        """Let a VXLAN link know these peers, those of this host left out; return this host's addresses.
+
+        And the network's links: the tunnel's is another one when it had ends of the other IP version.
+        """
+        host = network.plumbing.host
         own = frozenset(prefix.address for prefix in host.addresses())
-        tunnel = links.tunnel
-        if host.link(tunnel) is None:  # it was deleted by hand, or with its network
-            return own
+        found = host.link(links.overlay.tunnel)
+        if found is None or not hosts.marked(found, links.overlay.network.id):  # deleted by hand, or with its network
+            return own, links
+        links = dataclasses.replace(links, tunnel=found.ifindex)
         remote = peers.elsewhere(there, own)
-        neighbours = {a: p.mac for p in remote for a in p.addresses if a.version == 4 or links.ip6}
+        ip6 = links.overlay.network.enable_ipv6
+        neighbours = {a: p.mac for p in remote for a in p.addresses if a.version == 4 or ip6}
         want = Known({p.mac: p.vtep for p in remote}, neighbours)
-        have = self._known.pop(tunnel, None) or vxlan.known(host, tunnel)
-        vxlan.write(host, vxlan.changes(tunnel, have, want))
-        self._known[tunnel] = want  # when that fails, the next time looks what there is
-        return own
+        have = self._known.pop(links.tunnel, None) or vxlan.known(host, links.tunnel)
+        try:
+            vxlan.write(host, vxlan.changes(links.tunnel, have, want))
+        except OSError as error:
+            if error.errno != errno.EAFNOSUPPORT:
+                raise
+            network.plumbing.delete_links([links.overlay.tunnel])
+            links = _ensure(host, links.overlay, network.owner, ends6=any(p.vtep.version == 6 for p in remote))
+            vxlan.write(host, vxlan.changes(links.tunnel, Known(), want))
+        self._known[links.tunnel] = want  # when that fails, the next time looks what there is
+        return own, links
 
     def _delete(self, plumbing: Plumbing, overlay: Overlay, links: _Links | None) -> None:
         if links is not None:
@@ -209,13 +243,20 @@ class OverlayDriver(NetworkDriver):
         )
 
 
+def _ends(vteps: Iterable[Address]) -> tuple[str, ...]:
+    return tuple(sorted({str(vtep) for vtep in vteps if not vtep.is_unspecified}))
+
+
 def _named(peer: Peer) -> RemoteEndpoint:
     by_version = {address.version: str(address) for address in peer.addresses}
     return RemoteEndpoint(names=peer.names, ipv4=by_version.get(4, ""), ipv6=by_version.get(6, ""))
 
 
-def _ensure(host: Netlink, overlay: Overlay, owner: str) -> _Links:
-    """Make both links, or make them right. Raises: Forbidden when one is somebody else's; OSError."""
+def _ensure(host: Netlink, overlay: Overlay, owner: str, *, ends6: bool = False) -> _Links:
+    """Make both links, or make them right. Raises: Forbidden when one is somebody else's; OSError.
+
+    ends6: a tunnel that is made has ends with IPv6 addresses.
+    """
     alias = hosts.mark(overlay.network.id, owner)
     bridge = _ours(host, overlay, overlay.bridge)
     if bridge is None:
@@ -224,7 +265,7 @@ def _ensure(host: Netlink, overlay: Overlay, owner: str) -> _Links:
         bridge = _index(host, overlay.bridge)
     tunnel = _ours(host, overlay, overlay.tunnel)
     if tunnel is None:
-        made = vxlan.add_vxlan(overlay.tunnel, overlay.vni, mtu=overlay.mtu, master=bridge)
+        made = vxlan.add_vxlan(overlay.tunnel, overlay.vni, mtu=overlay.mtu, master=bridge, ip6=ends6)
         host.batch([made, netlink.set_link(overlay.tunnel, alias=alias)])
         tunnel = _index(host, overlay.tunnel)
     ip6 = overlay.network.enable_ipv6
@@ -238,7 +279,7 @@ def _ensure(host: Netlink, overlay: Overlay, owner: str) -> _Links:
         for index, master in ((bridge, None), (tunnel, bridge))
     ]
     host.batch([*requests, vxlan.no_learning(overlay.tunnel)])
-    return _Links(overlay.vni, bridge, tunnel, ip6)
+    return _Links(overlay, bridge, tunnel)
 
 
 def _ours(host: Netlink, overlay: Overlay, name: str) -> int | None:
