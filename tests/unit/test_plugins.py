@@ -213,14 +213,17 @@ async def test_a_request_that_may_have_arrived_is_not_sent_again(tmp_path: Path)
 
 @pytest.mark.asyncio
 async def test_one_that_hangs_costs_its_limit(tmp_path: Path) -> None:
+    over = asyncio.Event()
+
     async def answer(request: web.Request) -> web.Response:
-        await asyncio.sleep(60)
+        await over.wait()  # the server waits for it when it ends
         return web.Response()
 
     async with serving(tmp_path / "s", answer):
         made = plugin(tmp_path / "s", answer_s=0.05)
         with pytest.raises(Unavailable, match=r"plugin p: A.Do: no answer within 0.05 s"):
             await made.call("A.Do")
+        over.set()
 
 
 @pytest.mark.asyncio

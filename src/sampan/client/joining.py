@@ -71,8 +71,11 @@ class SocketEnd:
             raise
 
     def finish(self) -> None:
-        close_write(self._sock)
-        self._sock.setblocking(False)
+        try:
+            close_write(self._sock)
+            self._sock.setblocking(False)
+        except OSError:  # its owner has closed it
+            pass
 
 
 class StandardStreams:

@@ -105,6 +105,10 @@ def test_the_session_of_a_build_over_tls_goes_on_while_its_engine_reads_nothing(
     assert read_all(engine, taken) == taken
     client.close()
     assert engine.recv(1) == b"", "the session is over for the engine too"
+    for thread in threading.enumerate():
+        if thread.name == "session-tls":
+            thread.join(SOON_S)
+            assert not thread.is_alive()
 
 
 def test_a_half_closed_side_is_handed_on(opened: ExitStack) -> None:

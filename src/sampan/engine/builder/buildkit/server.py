@@ -20,7 +20,7 @@ from grpclib.server import Server
 
 from sampan.engine.builder.buildkit.details import Detail, UnknownQuestion, details_of
 from sampan.engine.builder.buildkit.protos.rpc_pb2 import Status as StatusMessage
-from sampan.engine.builder.clients.headers import PlainEncoder
+from sampan.engine.builder.clients.headers import plain_encoder
 from sampan.engine.builder.failures import BuildFailure, cause_of
 from sampan.errors import InvalidArgument, NotFound, NotImplemented_, SampanError
 
@@ -136,7 +136,7 @@ class GrpcServer:
 
         def connected(transport: asyncio.BaseTransport) -> None:
             connect(transport)
-            made.connection._connection.encoder = PlainEncoder()  # nothing has been encoded yet
+            made.connection._connection.encoder = plain_encoder()  # nothing has been encoded yet
 
         made.connection_made = connected
         protocol: asyncio.Protocol = made

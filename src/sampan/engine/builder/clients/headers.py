@@ -9,14 +9,13 @@ Source: RFC 7541, section 5.2: the H bit says which of the two a string is.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import hpack
 
 
-class PlainEncoder(hpack.Encoder):  # type: ignore[misc]
-    """hpack's encoder, with the H bit never set."""
-
-    def encode(self, headers: Any, huffman: bool = False) -> bytes:
-        encoded: bytes = super().encode(headers, huffman=False)
-        return encoded
+def plain_encoder() -> hpack.Encoder:
+    """Return an encoder of hpack's that never sets the H bit."""
+    made = hpack.Encoder()
+    made.encode = partial(made.encode, huffman=False)
+    return made

@@ -22,7 +22,7 @@ from typing import cast
 
 import hpack
 
-from sampan.engine.builder.clients.headers import PlainEncoder
+from sampan.engine.builder.clients.headers import plain_encoder
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -214,7 +214,7 @@ class Http2Connection(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._next = 1
         self._stream_window = DEFAULT_WINDOW_BYTES
-        self._encoder = PlainEncoder()
+        self._encoder = plain_encoder()
         self._decoder = hpack.Decoder(max_header_list_size=HEADER_BYTES)
         self._rest = b""
         self._unread = 0
