@@ -56,6 +56,7 @@ class Fabric:
         self.relay = Relay()
         self.ports = Ports(ipv6=os.path.exists("/proc/net/if_inet6"), listens=config.userland_proxy)
         self._up: dict[str, tuple[NetworkDriver, NetworkRecord]] = {}
+        self.lost: Callable[[NetworkRecord], None] = lambda _: None  # called when somebody else has deleted its link
         self.firewall = FirewallKeeper(self.host, self.background, self._rules)
 
     async def open(self) -> None:
@@ -120,6 +121,16 @@ class Fabric:
         if ours and network.enable_ipv6 and self._config.ip_forward:
             await self.host.run(write_sysctl, "net/ipv6/conf/all/forwarding", "1")
         self._up[network.id] = driver, network
+
+    async def make_again(self, network: NetworkRecord) -> None:
+        """Make a network again whose link has gone, unless it is being removed. Raises: OSError, SampanError."""
+        up = self._up.get(network.id)
+        if up is not None:  # a removal that comes from now on has its turn in the namespace thread after this
+            await bounded(up[0].setup(self.host, up[1]), network)
+
+    async def join(self, interfaces: Sequence[InterfacePlan]) -> None:
+        """Make the host's ends of these interfaces ports of their bridges again."""
+        await self.host.run(self.host.plumbing.join, interfaces)
 
     async def teardown(self, driver: NetworkDriver, network: NetworkRecord) -> None:
         """Take a network's rules away, then the network. Raises: OSError, SampanError."""
@@ -275,9 +286,15 @@ class Fabric:
 
     def _links_changed(self) -> None:
         try:
-            self.leases.gone(self._links.gone())
+            gone = self._links.gone()
         except OSError as error:  # ENOBUFS: some were missed; what is still noted is deleted explicitly, gone or not
             log.debug("links: %s", error)
+            return
+        self.leases.gone(gone)
+        for driver, network in list(self._up.values()):
+            rules = driver.rules(network, ip6=True)
+            if rules is not None and rules.interface in gone:
+                self.lost(network)
 
     async def sweep(self, drivers: Iterable[NetworkDriver], known: frozenset[str]) -> None:
         """Delete the host's links of endpoints that nobody knows: left by a daemon that was killed."""

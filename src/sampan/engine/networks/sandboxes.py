@@ -29,7 +29,7 @@ from sampan.engine.networks.changes import Changes
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
 from sampan.engine.networks.names import Names
-from sampan.engine.networks.plans import SandboxPlan
+from sampan.engine.networks.plans import InterfacePlan, SandboxPlan
 from sampan.engine.networks.publishing import PortPublisher
 from sampan.engine.networks.records import (
     EndpointRecord,
@@ -336,6 +336,15 @@ class Sandboxes:
         self.names.sweep([*named, *(names.elsewhere(network.id) for network in self._catalogue.all())])
         known = frozenset(e.veth for live in self._live.values() for e in live.record.endpoints)
         await self._fabric.sweep(self._catalogue.drivers.values(), known)
+        await self.rejoin()
+
+    async def rejoin(self) -> None:
+        """Put everyone on the bridges of their networks again: those may have been made anew."""
+        interfaces: list[InterfacePlan] = []
+        for live in self._live.values():
+            with contextlib.suppress(SampanError):  # a network that could not be set up: that has been logged
+                interfaces += self._allocator.interfaces(live.record.endpoints)
+        await self._fabric.join(interfaces)
 
     # ── changing a running container ────────────────────────────────────────────────────────────────────────────
 
