@@ -3,6 +3,7 @@ with its next connection; an end leaves nothing."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 
@@ -23,7 +24,6 @@ from tests.kernel.net_host import (
     on_fake_host,
     run,
     spawn,
-    until,
 )
 
 BRIDGE = "brown"
@@ -35,8 +35,10 @@ async def own(networks: Networks) -> None:
     await networks.create(NetworkCreateRequest(name="own", ipam=ipam, options=options))
 
 
-async def running(host: Host, networks: Networks, name: str = "web") -> tuple[Sandbox, subprocess.Popen[bytes]]:
-    sandbox = await attach(networks, name, mode="own", ports={"80/tcp": "8080"} if name == "web" else None)
+async def running(
+    host: Host, networks: Networks, name: str = "web", mode: str = "own"
+) -> tuple[Sandbox, subprocess.Popen[bytes]]:
+    sandbox = await attach(networks, name, mode=mode, ports={"80/tcp": "8080"} if name == "web" else None)
     with host.inside(sandbox.netns):
         process = spawn("sleep", "300")
     host.serve(sandbox.netns, 80)
@@ -52,20 +54,33 @@ async def seen(host: Host, address: str) -> bool:
         return False
 
 
+async def until_seen(host: Host, address: str) -> None:
+    async with asyncio.timeout(20):
+        while not await seen(host, address):  # noqa: ASYNC110 - the kernel tells nobody
+            await asyncio.sleep(0.01)
+
+
 @on_fake_host
 async def test_a_bridge_that_was_deleted_is_made_again(host: Host) -> None:
     async with host.networks() as networks:
         await own(networks)
         web, process = await running(host, networks)
         run("ip", "link", "delete", BRIDGE)
-        await until(lambda: host.netlink.link(BRIDGE) is not None)
         late = await attach(networks, "late", mode="own")
         host.serve(late.netns, 80)
         assert await host.ask(None, late.endpoints["own"].address4, 80) == "10.213.0.1"
-        assert await seen(host, web.endpoints["own"].address4), "who was on it is on it again"
-        for name in ("late", "web"):
+        await until_seen(host, web.endpoints["own"].address4)  # who was on it is on it again
+        await networks.detach(container_id("late"))
+        _, beside = await running(host, networks, "other", "default")
+        run("ip", "link", "delete", BRIDGE)
+        await connect(networks, "own", container_id("other"), EndpointSettings())
+        shown = networks.sandbox(container_id("other"))
+        assert shown is not None and await host.ask(None, shown.endpoints["own"].address4, 80)
+        await until_seen(host, web.endpoints["own"].address4)
+        for name in ("other", "web"):
             await networks.detach(container_id(name))
         end(process)
+        end(beside)
         await networks.remove("own")
         assert host.netlink.link(BRIDGE) is None, "the engine deletes it itself, for good"
 

@@ -32,8 +32,7 @@ def main() -> None:
     kind, directory, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
     attempts = _attempts(directory, port)
     if kind == "confined":
-        missing = confine(RIGHTS)
-        assert not missing, missing
+        confine(RIGHTS)
     print(json.dumps({name: _outcome(attempt) for name, attempt in attempts.items()}))
 
 

@@ -56,7 +56,7 @@ class Fabric:
         self.relay = Relay()
         self.ports = Ports(ipv6=os.path.exists("/proc/net/if_inet6"), listens=config.userland_proxy)
         self._up: dict[str, tuple[NetworkDriver, NetworkRecord]] = {}
-        self.lost: Callable[[NetworkRecord], None] = lambda _: None  # called when somebody else has deleted its link
+        self.rejoin: Callable[[], Awaitable[None]] | None = None  # called when a network has been made again
         self.firewall = FirewallKeeper(self.host, self.background, self._rules)
 
     async def open(self) -> None:
@@ -121,16 +121,6 @@ class Fabric:
         if ours and network.enable_ipv6 and self._config.ip_forward:
             await self.host.run(write_sysctl, "net/ipv6/conf/all/forwarding", "1")
         self._up[network.id] = driver, network
-
-    async def make_again(self, network: NetworkRecord) -> None:
-        """Make a network again whose link has gone, unless it is being removed. Raises: OSError, SampanError."""
-        up = self._up.get(network.id)
-        if up is not None:  # a removal that comes from now on has its turn in the namespace thread after this
-            await bounded(up[0].setup(self.host, up[1]), network)
-
-    async def join(self, interfaces: Sequence[InterfacePlan]) -> None:
-        """Make the host's ends of these interfaces ports of their bridges again."""
-        await self.host.run(self.host.plumbing.join, interfaces)
 
     async def teardown(self, driver: NetworkDriver, network: NetworkRecord) -> None:
         """Take a network's rules away, then the network. Raises: OSError, SampanError."""
@@ -291,10 +281,25 @@ class Fabric:
             log.debug("links: %s", error)
             return
         self.leases.gone(gone)
+        if all(name.startswith(VETH) for name in gone):
+            return  # containers' ends, of which there are many
         for driver, network in list(self._up.values()):
             rules = driver.rules(network, ip6=True)
             if rules is not None and rules.interface in gone:
-                self.lost(network)
+                self.background.spawn(self._make_again(driver, network), f"network {network.name}")
+
+    async def _make_again(self, driver: NetworkDriver, network: NetworkRecord) -> None:
+        """Make a network again whose link somebody has deleted, with everyone on it."""
+        if network.id not in self._up:
+            return
+        log.warning("network %s: its link was deleted; it is made again", network.name)
+        try:
+            # a removal that comes from now on has its turn in the namespace thread after this
+            await bounded(driver.setup(self.host, network), network)
+            if self.rejoin is not None:
+                await self.rejoin()
+        except (OSError, SampanError) as error:
+            log.error("network %s: it cannot be made again: %s", network.name, error)
 
     async def sweep(self, drivers: Iterable[NetworkDriver], known: frozenset[str]) -> None:
         """Delete the host's links of endpoints that nobody knows: left by a daemon that was killed."""

@@ -42,6 +42,7 @@ from sampan.engine.networks.request import Sandbox, SandboxRequest
 from sampan.engine.store import Op, Store
 from sampan.errors import Internal, SampanError
 from sampan.spec.engine_api.network import EndpointSettings
+from sampan.supervisor.names.sockets import NameSockets
 
 log = logging.getLogger(__name__)
 
@@ -169,12 +170,7 @@ class Sandboxes:
                 if self._on_host(live.record):
                     live.record = replace(live.record, key=f"{self._exec_root}/netns/default")
                 else:
-                    grants = self._publisher.grant(live.record)
-                    plan = self._plan(live.record.endpoints)
-                    if log.isEnabledFor(logging.DEBUG):
-                        log.debug("container %s: its network:\n%s", request.id[:12], plan.describe())
-                    live.namespace, sockets = await self._fabric.create_sandbox(plan, grants)
-                    live.grants = grants
+                    plan, sockets = await self._create(live)
                     if sockets is not None:
                         inode = os.fstat(live.namespace).st_ino
                         live.record = replace(live.record, names_port=sockets.port, namespace=inode)
@@ -190,6 +186,22 @@ class Sandboxes:
             for endpoint in _seen(live.record):
                 self._tell("connect", endpoint, request.id)
         return self._shown(live)
+
+    async def _create(self, live: LiveSandbox) -> tuple[SandboxPlan, NameSockets | None]:
+        """Make the namespace of a sandbox; a second time when somebody had deleted the link of one of its networks."""
+        while True:
+            grants = self._publisher.grant(live.record)
+            plan = self._plan(live.record.endpoints)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("container %s: its network:\n%s", live.record.id[:12], plan.describe())
+            try:
+                live.namespace, sockets = await self._fabric.create_sandbox(plan, grants)
+            except OSError as error:
+                if not await self._allocator.made_again(live.record.endpoints, plan.interfaces, error):
+                    raise
+            else:
+                live.grants = grants
+                return plan, sockets
 
     async def _reserve(
         self,
@@ -344,7 +356,7 @@ class Sandboxes:
         for live in self._live.values():
             with contextlib.suppress(SampanError):  # a network that could not be set up: that has been logged
                 interfaces += self._allocator.interfaces(live.record.endpoints)
-        await self._fabric.join(interfaces)
+        await self._fabric.host.run(self._fabric.host.plumbing.join, interfaces)
 
     # ── changing a running container ────────────────────────────────────────────────────────────────────────────
 

@@ -93,7 +93,7 @@ class Networks:
         self._plugins = PluginDrivers(self._catalogue, plugins)
         self._fabric = Fabric(config, self._catalogue.release)
         self._sandboxes = Sandboxes(config, store, events, self._catalogue, self._fabric, self._gateway)
-        self._fabric.lost = self._lost
+        self._fabric.rejoin = self._sandboxes.rejoin
         self._collisions = CollisionWatch(self._fabric.host, self._fabric.background, self._with_links, self._collides)
         self.attach = self._sandboxes.attach
         self.started = self._sandboxes.started
@@ -195,18 +195,6 @@ class Networks:
                 raise Internal(f"failed to start the default network {network.name} ({what}): {error}") from error
             log.error("network %s: it cannot be set up: %s", network.name, error)
         self._open_pools(network, known=True)
-
-    def _lost(self, network: NetworkRecord) -> None:
-        """Somebody has deleted the link of a network: it is made again, with everyone on it."""
-        log.warning("network %s: its link was deleted; it is made again", network.name)
-        self._fabric.background.spawn(self._make_again(network), f"network {network.name}")
-
-    async def _make_again(self, network: NetworkRecord) -> None:
-        try:
-            await self._fabric.make_again(network)
-            await self._sandboxes.rejoin()
-        except (OSError, SampanError) as error:
-            log.error("network %s: it cannot be made again: %s", network.name, error)
 
     def _open_pools(self, network: NetworkRecord, *, known: bool) -> None:
         self._catalogue.open_pools(network, self._plugins.pools(network, known=known))
