@@ -22,11 +22,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import wraps
 from ipaddress import ip_address
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import pytest
 
@@ -45,6 +47,9 @@ from sampan.linux.netlink import Netlink
 from sampan.linux.nftables import Nftables
 from sampan.spec.engine_api.container import PortBinding
 from sampan.spec.engine_api.network import EndpointSettings
+from sampan.supervisor.interpreter import sealed
+from sampan.supervisor.kept.keeper import Keeper
+from sampan.supervisor.kept.processes import PORTS
 
 CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x20000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
@@ -118,6 +123,42 @@ async def _in_child(test: Callable[[Host], Awaitable[None]]) -> None:
         await host.nothing_left()
 
 
+class Beside:
+    """The supervisor's part in networks: it keeps the process that carries ports. In a thread, as if elsewhere.
+
+    What it holds is not a forked child's.
+    """
+
+    all: ClassVar[set[Beside]] = set()
+
+    def __init__(self, exec_root: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._keeper = Keeper(exec_root, sealed(), PORTS)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="supervisor", daemon=True)
+        self._thread.start()
+        self.all.add(self)
+
+    async def ensure_ports(self) -> None:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._keeper.ensure(), self._loop))
+
+    @classmethod
+    def forked(cls) -> None:
+        """Be in a child: the sockets that the parent holds are to be free when the parent lets go of them."""
+        for beside in cls.all:
+            beside._keeper._holder.close()
+        cls.all.clear()
+
+    def close(self) -> None:
+        self.all.discard(self)
+        asyncio.run_coroutine_threadsafe(self._keeper.close(), self._loop).result(TIMEOUT_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+os.register_at_fork(after_in_child=Beside.forked)
+
+
 class Host:
     """The fake host and its LAN."""
 
@@ -135,6 +176,7 @@ class Host:
         self._configure(lan, "eth0", LAN4, LAN6)
         lan.close()
         self._servers: list[asyncio.Task[None]] = []
+        self._beside: dict[tuple[str, int], Beside] = {}
 
     @staticmethod
     def _configure(rtnl: Netlink, name: str, four: str, six: str) -> None:
@@ -169,15 +211,24 @@ class Host:
         root = f"{self.directory}/{name}"
         os.makedirs(root, exist_ok=True)
         store = await Store.open(f"{root}/db")
+        os.makedirs(f"{root}/run", exist_ok=True)
         service = Networks(EngineConfig(data_root=root, exec_root=f"{root}/run", **options), store, Events(), drivers)
         try:
             await service.start()
+            service.carrier.supply(self.beside(name).ensure_ports)
             if restored:
                 await service.restore({})
             yield service
         finally:
             await service.close()
             await store.close()
+
+    def beside(self, name: str) -> Beside:
+        """What an engine has of its supervisor. A forked child has its own: the threads are its parent's."""
+        key = name, os.getpid()
+        if key not in self._beside:
+            self._beside[key] = Beside(f"{self.directory}/{name}/run")
+        return self._beside[key]
 
     async def unserve(self) -> None:
         """End everything that `serve` began."""
@@ -188,6 +239,10 @@ class Host:
 
     async def nothing_left(self) -> None:
         await self.unserve()
+        for beside in self._beside.values():
+            beside.close()
+        left = [str(path) for path in Path(self.directory).glob("*/run/ports/*.json")]
+        assert not left, f"files of published ports left behind: {left}"
         links = {link.name for link in self.netlink.links()} - {"lo", "lan0"}
         # devices that the kernel gives every namespace
         links -= {

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sampan.linux.nftables import OUTPUT_HANDLE
+from sampan.spec.engine_api.network import NetworkCreateRequest
 from tests.kernel.net_host import HOST4, LAN4, Host, attach, container_id, end, on_fake_host, run, spawn, until
 from tests.support.machine import lacks
 
@@ -87,6 +88,35 @@ async def test_beside_ufw(host: Host) -> None:
             closed = "policy drop" in host.nft.run("list chain ip filter FORWARD")
             assert closed or command[-1] == "disable"
         await networks.detach(container_id("web"))
+    run("umount", "/etc/ufw")
+
+
+@on_fake_host
+async def test_ufw_decides_about_ports_that_a_process_carries(host: Host) -> None:
+    """moby 4737, 22054: `ufw deny` closes a published port, `allow` opens it; translated ones it never sees."""
+    ufw = program("ufw")
+    shutil.copytree("/etc/ufw", f"{host.directory}/ufw")
+    run("mount", "--bind", f"{host.directory}/ufw", "/etc/ufw")
+    async with host.networks(port_mapper="proxy") as networks:
+        await networks.create(NetworkCreateRequest(name="nat", options={"sampan.port_mapper": "nat"}))
+        for name, mode, port in (("web", "default", "8080"), ("translated", "nat", "8090")):
+            sandbox = await attach(networks, name, mode=mode, ports={"80/tcp": port})
+            host.serve(sandbox.netns, 80)
+        gateway = networks.inspect("bridge")["IPAM"]["Config"][0]["Gateway"]
+        run(ufw, "--force", "enable")  # its default: deny incoming
+        for number, closed in ((8080, True), (8090, False)):
+            assert await host.dropped(host.lan, HOST4, number) is closed
+        run(ufw, "allow", "8080/tcp")
+        assert await host.ask(host.lan, HOST4, 8080) == gateway
+        run(ufw, "delete", "allow", "8080/tcp")
+        run(ufw, "deny", "8090/tcp")
+        assert await host.dropped(host.lan, HOST4, 8080)
+        assert await host.ask(host.lan, HOST4, 8090) == LAN4
+        run(ufw, "--force", "disable")
+        assert await host.ask(host.lan, HOST4, 8080) == gateway
+        for name in ("web", "translated"):
+            await networks.detach(container_id(name))
+        await networks.remove("nat")
     run("umount", "/etc/ufw")
 
 

@@ -150,6 +150,9 @@ async def test_a_failed_attach_leaves_nothing(host: Host) -> None:
 @on_fake_host
 async def test_a_cancelled_attach_leaves_nothing(host: Host) -> None:
     async with host.networks() as networks:
+        await attach(networks, "first", ports={"80/tcp": "8070"})  # and what carries ports is there
+        await networks.detach(container_id("first"))
+        await drained(host)
         before = {link.name for link in host.netlink.links()}, len(os.listdir("/proc/self/fd"))
         for steps in range(8):
             attaching = asyncio.create_task(attach(networks, ports={"80/tcp": "8070"}))
@@ -206,7 +209,7 @@ async def test_ports_work_while_the_daemon_is_dead(host: Host) -> None:
     assert await host.ask(None, "127.0.0.1", 8080)
     async with host.networks(restored=False) as networks:
         assert await host.ask(host.lan, HOST4, 8080) == LAN4
-        assert await host.ask(None, "::1", 8080), "the relay is back"
+        assert await host.ask(None, "::1", 8080), "the carrier went on"
         with pytest.raises(Internal, match="port is already allocated"):
             await attach(networks, "two", ports={"80/tcp": "8080"})
         await networks.restore({container_id("web"): holder.pid})

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from sampan.engine.networks import names
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.spec.engine_api.network import EndpointSettings
+from sampan.supervisor.kept.files import Damaged
 from sampan.supervisor.names import table
 from sampan.supervisor.names.answers import Answers, Question
-from sampan.supervisor.names.table import Damaged, NameTable, NetworkNames, SandboxNames
+from sampan.supervisor.names.table import NameTable, NetworkNames, SandboxNames
 
 
 def sandbox(id: str, ipv4: str, *answers_to: str, network: str = "net", ipv6: str = "", **links: str) -> SandboxNames:

@@ -56,7 +56,7 @@ _TASKS = {
     "engine.builder.solver.sandboxes",
     "supervisor.client",
     "supervisor.logs.reader",
-    "supervisor.names.keeper",
+    "supervisor.kept.keeper",
     "supervisor.nursery",
     "supervisor.tasks",
 }

@@ -275,6 +275,8 @@ OPTIONS: tuple[Option, ...] = (
     # ours: with it there are overlay networks without a swarm
     _option("overlay-peers", STRING, "File that names the endpoints which other hosts have of overlay networks", ""),
     _option("pidfile", STRING, "Path to use for daemon PID file", "/run/sampan.pid", short="p"),
+    # ours: with "proxy" the host's own input rules decide about published ports
+    _option("port-mapper", STRING, 'How published ports lead to their containers ("nat"|"proxy")', "nat"),
     _later("raw-logs", BOOL, "Full timestamps without ANSI coloring", False),
     _option("registry-mirror", LIST, "Preferred registry mirror", [], "registry-mirrors", reloads=True),
     _option("rootless", BOOL, "Enable rootless mode", False),

@@ -237,6 +237,8 @@ def _validate_networks(v: Mapping[str, Any]) -> None:
     for version in (4, 6):
         if sum(ipaddress.ip_address(a).version == version for a in v["host-gateway-ips"]) > 1:
             raise ConfigError(f"only one IPv{version} host gateway IP address can be specified")
+    if v["port-mapper"] not in ("nat", "proxy"):
+        raise ConfigError(f"invalid port-mapper: unknown port mapper {v['port-mapper']}")
     if v["metrics-addr"]:
         metrics_address(v["metrics-addr"])
     if v["bip"] and v["bridge"]:

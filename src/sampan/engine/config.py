@@ -73,6 +73,7 @@ class EngineConfig:
     ip_masq: bool = True
     allow_direct_routing: bool = False
     userland_proxy: bool = True
+    port_mapper: str = "nat"  # or "proxy"; of networks that do not say
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()

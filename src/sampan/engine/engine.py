@@ -101,6 +101,7 @@ class Engine:
             supervisor = await Supervisor.connect(config.exec_root, debug=config.debug, boot=boot)
             undo.push_async_callback(supervisor.close)
             networks.names.supply(supervisor.ensure_names)
+            networks.carrier.supply(supervisor.ensure_ports)
             containers = Containers(
                 config, store, events, images, storage.roots, networks, volumes, supervisor, host_paths
             )

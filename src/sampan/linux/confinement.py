@@ -123,12 +123,12 @@ Alternatives = Sequence[Sequence[Test]]
 class Rights:
     """What a process keeps. calls: by name, in the order in which the filter tries them.
 
-    capabilities: of those that it has. connects: the TCP ports that it may connect to.
+    capabilities: of those that it has. connects: the TCP ports that it may connect to; None: to all.
     """
 
     calls: Mapping[str, Alternatives]
     capabilities: tuple[str, ...] = ()
-    connects: tuple[int, ...] = ()
+    connects: tuple[int, ...] | None = ()
 
 
 def confine(rights: Rights) -> list[str]:

@@ -32,15 +32,17 @@ def abi() -> int:
     return max(_version(None, 0, _CREATE_RULESET_VERSION), 0)
 
 
-def restrict(connects: Iterable[int]) -> list[str]:
+def restrict(connects: Iterable[int] | None) -> list[str]:
     """Take away every file, every TCP connection but those to the ports `connects`, and signals to other processes.
+
+    None leaves all TCP connections.
 
     Needs no_new_privs. Returns what this kernel cannot take away. Raises: OSError
     """
     version = abi()
     if version < 1:
         return ["the kernel has none"]
-    net = _NET_CONNECT_TCP if version >= _NET_SINCE else 0
+    net = _NET_CONNECT_TCP if version >= _NET_SINCE and connects is not None else 0
     scope = _SCOPE_ALL if version >= _SCOPE_SINCE else 0
     attributes = struct.pack("QQQ", _FS_ALL[min(version, max(_FS_ALL))], net, scope)
     known = {True: 24, False: 16 if net else 8}[bool(scope)]
@@ -48,7 +50,7 @@ def restrict(connects: Iterable[int]) -> list[str]:
     if ruleset < 0:
         fail()
     try:
-        for port in connects if net else ():
+        for port in (connects or ()) if net else ():
             if _add_rule(ruleset, _RULE_NET_PORT, struct.pack("QQ", _NET_CONNECT_TCP, port), 0) < 0:
                 fail()
         if _restrict_self(ruleset, 0) < 0:
@@ -59,4 +61,4 @@ def restrict(connects: Iterable[int]) -> list[str]:
         raise
     finally:
         os.close(ruleset)
-    return [] if net else ["TCP ports: the kernel is older than 6.7"]
+    return [] if net or connects is None else ["TCP ports: the kernel is older than 6.7"]

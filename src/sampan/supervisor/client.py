@@ -27,6 +27,7 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from sampan import errors
 from sampan.supervisor import deposits, layout, starter, wire
 from sampan.supervisor import supervisor_pb2 as pb
+from sampan.supervisor.kept.processes import NAMES, PORTS
 from sampan.supervisor.states import TaskStatus
 from sampan.supervisor.supervisor_grpc import SupervisorStub
 from sampan.supervisor.values import (
@@ -376,7 +377,11 @@ class Supervisor:
 
     async def ensure_names(self) -> None:
         """Return when the name service answers; the supervisor starts it, and keeps it alive. Raises: Unavailable."""
-        await self._call(lambda s: s.EnsureNames(pb.Empty()))
+        await self._call(lambda s: s.Ensure(pb.ProcessName(name=NAMES.directory)))
+
+    async def ensure_ports(self) -> None:
+        """Return when published ports are carried; as with `ensure_names`. Raises: Unavailable."""
+        await self._call(lambda s: s.Ensure(pb.ProcessName(name=PORTS.directory)))
 
     async def shutdown_if_idle(self) -> bool:
         """Let the supervisor end when it has no task; True when it does.

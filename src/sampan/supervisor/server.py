@@ -24,8 +24,10 @@ from sampan.linux import seccomp
 from sampan.supervisor import deposits, layout, wire
 from sampan.supervisor import supervisor_pb2 as pb
 from sampan.supervisor.deposits import Deposits, Descriptors, UnknownDeposit
+from sampan.supervisor.kept.keeper import Keeper
+from sampan.supervisor.kept.processes import NAMES, PORTS
 from sampan.supervisor.link import ShimLink
-from sampan.supervisor.names.keeper import Keeper
+from sampan.supervisor.names.hostservers import HostFile
 from sampan.supervisor.notes import note
 from sampan.supervisor.nursery import Nursery
 from sampan.supervisor.states import UNBORN, TaskStatus
@@ -92,7 +94,10 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
         self._debug = debug
         self.tasks = Tasks(exec_root, nursery, self._publish)
         self.deposits = Deposits(exec_root)
-        self.names = Keeper(exec_root, nursery.binary)
+        self.kept = {
+            NAMES.directory: Keeper(exec_root, nursery.binary, NAMES, {"servers": HostFile().servers}),
+            PORTS.directory: Keeper(exec_root, nursery.binary, PORTS),
+        }
         self._subscribers: set[asyncio.Queue[pb.Event | None]] = set()
         self.stopping = asyncio.Event()
 
@@ -266,9 +271,12 @@ class Service(SupervisorBase):  # type: ignore[misc]  # generated code has no ty
         await stream.send_message(pb.Path(path=path))
 
     @_answered
-    async def EnsureNames(self, stream: Stream[pb.Empty, pb.Empty]) -> None:
-        await _request(stream)
-        await self.names.ensure()
+    async def Ensure(self, stream: Stream[pb.ProcessName, pb.Empty]) -> None:
+        name = (await _request(stream)).name
+        keeper = self.kept.get(name)
+        if keeper is None:
+            raise errors.InvalidArgument(f"unknown kind of process: {name}")
+        await keeper.ensure()
         await stream.send_message(pb.Empty())
 
     @_answered
@@ -354,7 +362,8 @@ async def serve(exec_root: str, nursery: Nursery, ready: Callable[[], None], *, 
     """Recover what is there, listen on <exec_root>/supervisor.sock, call `ready`, serve until told to end."""
     service = Service(exec_root, nursery, debug=debug)
     await service.tasks.recover()
-    service.names.recover()
+    for keeper in service.kept.values():
+        keeper.recover()
     nursery.refill()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, service.stop_if_idle)
     server = Server([service])
@@ -363,7 +372,8 @@ async def serve(exec_root: str, nursery: Nursery, ready: Callable[[], None], *, 
     await service.stopping.wait()
     await asyncio.sleep(0.05)  # let the answer to ShutdownIfIdle leave
     server.close()
-    await service.names.close()
+    for keeper in service.kept.values():
+        await keeper.close()
     service.deposits.close()
     for name in ("supervisor.sock", deposits.NAME):
         os.unlink(f"{exec_root}/{name}")

@@ -83,7 +83,7 @@ class SupervisorBase(abc.ABC):
         pass
 
     @abc.abstractmethod
-    async def EnsureNames(self, stream: 'grpclib.server.Stream[sampan.supervisor.supervisor_pb2.Empty, sampan.supervisor.supervisor_pb2.Empty]') -> None:
+    async def Ensure(self, stream: 'grpclib.server.Stream[sampan.supervisor.supervisor_pb2.ProcessName, sampan.supervisor.supervisor_pb2.Empty]') -> None:
         pass
 
     @abc.abstractmethod
@@ -194,10 +194,10 @@ class SupervisorBase(abc.ABC):
                 sampan.supervisor.supervisor_pb2.Json,
                 sampan.supervisor.supervisor_pb2.Path,
             ),
-            '/sampan.supervisor.v1.Supervisor/EnsureNames': grpclib.const.Handler(
-                self.EnsureNames,
+            '/sampan.supervisor.v1.Supervisor/Ensure': grpclib.const.Handler(
+                self.Ensure,
                 grpclib.const.Cardinality.UNARY_UNARY,
-                sampan.supervisor.supervisor_pb2.Empty,
+                sampan.supervisor.supervisor_pb2.ProcessName,
                 sampan.supervisor.supervisor_pb2.Empty,
             ),
             '/sampan.supervisor.v1.Supervisor/ShutdownIfIdle': grpclib.const.Handler(
@@ -314,10 +314,10 @@ class SupervisorStub:
             sampan.supervisor.supervisor_pb2.Json,
             sampan.supervisor.supervisor_pb2.Path,
         )
-        self.EnsureNames = grpclib.client.UnaryUnaryMethod(
+        self.Ensure = grpclib.client.UnaryUnaryMethod(
             channel,
-            '/sampan.supervisor.v1.Supervisor/EnsureNames',
-            sampan.supervisor.supervisor_pb2.Empty,
+            '/sampan.supervisor.v1.Supervisor/Ensure',
+            sampan.supervisor.supervisor_pb2.ProcessName,
             sampan.supervisor.supervisor_pb2.Empty,
         )
         self.ShutdownIfIdle = grpclib.client.UnaryUnaryMethod(

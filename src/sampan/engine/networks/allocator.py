@@ -19,7 +19,7 @@ from sampan.engine.networks import endpoints
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.drivers.driver import NetworkCapabilities, NetworkDriver
 from sampan.engine.networks.fabric import Fabric, bounded
-from sampan.engine.networks.firewall import Reach
+from sampan.engine.networks.firewall import Publication, Reach
 from sampan.engine.networks.ipam import NULL_IPAM, Address, Pool, allocate
 from sampan.engine.networks.plans import InterfacePlan
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
@@ -234,10 +234,11 @@ class Allocator:
                 await bounded(driver.setup(self._fabric.host, network), network)
         return [i.master for i in self.interfaces(made)] != [i.master for i in interfaces]
 
-    def host_binding(self, endpoint: EndpointRecord) -> str:
-        """Return where ports that lead to this endpoint are published when nothing is asked for; empty: everywhere."""
-        network = self._catalogue.find(endpoint.network_id)
-        return self._catalogue.driver(network).host_binding(network)
+    def publication(self, endpoint: EndpointRecord) -> Publication:
+        """Return how ports that lead to this endpoint are published; it says nothing when its network is gone."""
+        network = self._catalogue.table.get(endpoint.network_id)
+        driver = self._catalogue.drivers.get(network.driver) if network is not None else None
+        return driver.publication(network) if network is not None and driver is not None else Publication()
 
     def publishes(self, endpoint: EndpointRecord) -> bool:
         """Return whether ports can be published that lead to this endpoint."""

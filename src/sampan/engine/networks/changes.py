@@ -154,9 +154,9 @@ class Changes:
         live.grants = [grant for grant in before if grant not in moved]
         with contextlib.suppress(OSError):  # they are free, and no longer among those that are to be in the kernel
             await self._fabric.unpublish(fresh)
-        back = [self._fabric.ports.adopt(grant.published) for grant in moved]
+        back = self._fabric.adopt(grant.published for grant in moved)
         live.grants = [*live.grants, *back]
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, SampanError):
             await self._fabric.publish(back)
 
     async def _serve_names(self, live: LiveSandbox) -> None:

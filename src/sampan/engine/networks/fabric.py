@@ -19,6 +19,7 @@ from typing import TypeVar
 from sampan.engine.background import Background
 from sampan.engine.config import EngineConfig
 from sampan.engine.networks import host as hosts
+from sampan.engine.networks.carrier import Carrier
 from sampan.engine.networks.drivers.driver import NetworkDriver
 from sampan.engine.networks.enforcer import Enforcer
 from sampan.engine.networks.firewall import NetworkRules, Published, translatable
@@ -30,10 +31,10 @@ from sampan.engine.networks.plans import VETH, InterfacePlan, SandboxPlan
 from sampan.engine.networks.plumbing import write_sysctl
 from sampan.engine.networks.ports import Grant, Ports
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
-from sampan.engine.networks.relay import Relay
 from sampan.errors import Conflict, SampanError, Unavailable
 from sampan.linux.netlink import RTMGRP_LINK, Netlink
 from sampan.supervisor.names.sockets import NameSockets
+from sampan.supervisor.ports.table import PROTOCOLS
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Fabric:
         self._choosing = asyncio.Lock()
         self.background = Background()
         self.leases = Leases(self.delete_links, release, self.background)
-        self.relay = Relay()
+        self.carrier = Carrier(config.exec_root, self.background)
         self.ports = Ports(ipv6=os.path.exists("/proc/net/if_inet6"), listens=config.userland_proxy)
         self._up: dict[str, tuple[NetworkDriver, NetworkRecord]] = {}
         self.rejoin: Callable[[], Awaitable[None]] | None = None  # called when a network has been made again
@@ -75,8 +76,8 @@ class Fabric:
     async def close(self) -> None:
         """Close everything that talks to the kernel. Idempotent, also when `open` has failed."""
         await self.firewall.stop()
-        await self.relay.stop()
         await self._opened.aclose()
+        self.carrier.close()
         self.firewall.close()
 
     # ── host ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -173,15 +174,16 @@ class Fabric:
                 raise
             except BaseException as failure:
                 if not _still_dying(plan, failure) or asyncio.get_running_loop().time() > give_up:
-                    self._let_go(grants)
+                    await self._let_go(grants)
                     raise
             try:
                 await asyncio.sleep(_DYING_POLL_S)
             except BaseException:
-                self._let_go(grants)
+                await self._let_go(grants)
                 raise
         try:
             await self.firewall.mind(error)
+            await self._settle(grants)
         except BaseException:
             _close(namespace, names)
             await self.unpublish(grants)
@@ -199,7 +201,7 @@ class Fabric:
         try:
             namespace, names, _ = await making
         except (OSError, SampanError):
-            self._let_go(grants)
+            await self._let_go(grants)
             return
         _close(namespace, names)
         await self.delete_links([i.host_name for i in plan.interfaces if i.kind == VETH])
@@ -226,9 +228,14 @@ class Fabric:
             await self.host.run(self.host.plumbing.mend_gateways, namespace, wanted)
 
     async def publish(self, grants: Sequence[Grant]) -> None:
-        """Publish ports of a sandbox that exists. Raises: OSError."""
+        """Publish ports of a sandbox that exists. Raises: OSError, Internal; then they are free again."""
         self._hold(grants)
-        await self.firewall.follow(g.published for g in grants)
+        try:
+            await self.firewall.follow(g.published for g in grants)
+            await self._settle(grants)
+        except BaseException:
+            await self._let_go(grants)
+            raise
 
     async def unpublish(self, grants: Sequence[Grant]) -> None:
         """Take ports back: rules first, then the sockets that reserve them.
@@ -240,37 +247,50 @@ class Fabric:
         try:
             await self.firewall.follow(published)
         finally:
-            self._let_go(grants)
+            await self._let_go(grants)
 
-    def adopt(self, grants: Sequence[Grant]) -> None:
+    def adopt(self, published: Iterable[Published]) -> list[Grant]:
         """Remember ports that are published already; the firewall's `apply` puts them in with all the rest."""
-        self._hold(grants)
+        grants = [self._take_again(port) for port in published]
+        self._hold(grants, given=True)
+        return grants
 
-    def _hold(self, grants: Sequence[Grant]) -> None:
+    def _take_again(self, published: Published) -> Grant:
+        """Take a port that was this engine's before; it is not published yet."""
+        return self.ports.adopt(published, carried=self._carried(published))
+
+    def _hold(self, grants: Sequence[Grant], *, given: bool = False) -> None:
         self.firewall.note(g.published for g in grants)
-        for grant in grants:
-            if grant.socket is not None and self._relayed(grant.published):
-                self.relay.open(grant.socket, grant.published)
+        carried = [g for g in grants if self._carried(g.published)]
+        self.carrier.note(carried, given=given)
+        self.carrier.tell_soon({g.published.address for g in carried})
 
-    def _relayed(self, published: Published) -> bool:
-        """Return whether the relay listens on a port's socket.
+    async def _settle(self, grants: Sequence[Grant]) -> None:
+        """Wait for what is to be carried and not translated: it must not fail unseen. Raises: Internal."""
+        await self.carrier.settle({g.published.address for g in grants if g.published.proxied})
 
-        On TCP always: it serves while another program has flushed our rules. On UDP only for what nftables cannot do:
-        its reply to one stray packet would be remembered by connection tracking as a flow of the host's, and keep all
-        later packets of that client from being translated. Without `userland-proxy` never.
+    def _carried(self, published: Published) -> bool:
+        """Return whether a process takes what comes to a port's socket.
+
+        With `userland-proxy` on TCP always: it serves while another program has flushed our rules. On UDP only for what
+        nftables cannot do: its reply to one stray packet would be remembered by connection tracking as a flow of the
+        host's, and keep all later packets of that client from being translated.
         """
+        if not published.host_port or published.proto not in PROTOCOLS:
+            return False
+        if published.proxied:
+            return True
         if not self._config.userland_proxy:
             return False
-        if published.proto == "udp":
-            return not (self._config.iptables and translatable(published))
-        return published.proto == "tcp"
+        return published.proto == "tcp" or not (self._config.iptables and translatable(published))
 
-    def _let_go(self, grants: Sequence[Grant]) -> None:
+    async def _let_go(self, grants: Sequence[Grant]) -> None:
         self.firewall.drop(g.published for g in grants)
-        for grant in grants:
-            if grant.socket is not None:
-                self.relay.close(grant.socket)
-            self.ports.release(grant)
+        try:
+            await self.carrier.drop([g for g in grants if self._carried(g.published)])
+        finally:
+            for grant in grants:
+                self.ports.release(grant)
 
     # ── links ───────────────────────────────────────────────────────────────────────────────────────────────────
 

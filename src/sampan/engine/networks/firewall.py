@@ -51,6 +51,28 @@ class Mode(StrEnum):
     ISOLATED = "isolated"
 
 
+class PortMapper(StrEnum):
+    """How a published port of the host leads to its container.
+
+    nat: the kernel translates packets, before the host's input rules see them. proxy: a process of the host takes the
+    connections, so these rules decide about them.
+    """
+
+    NAT = "nat"
+    PROXY = "proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a network says of the ports of its containers; where it says nothing, the engine does.
+
+    host_ip: on which address of the host they are published when none is asked for.
+    """
+
+    host_ip: str = ""
+    mapper: PortMapper | None = None
+
+
 class Reach(Enum):
     """Where a published port is reached: on the host, at the container's own address, or both."""
 
@@ -94,7 +116,8 @@ class NetworkRules:
 class Published:
     """One published port; `host_ip` 0.0.0.0 or :: is every address of the host.
 
-    host_port: 0 when it is on no address of the host. direct: it is reached at the container's own address.
+    host_port: 0 when it is on no address of the host. direct: it is reached at the container's own address. proxied: it
+    is not translated: a process carries it (carrier.py).
     """
 
     proto: str
@@ -103,6 +126,7 @@ class Published:
     address: str
     port: int
     direct: bool = False
+    proxied: bool = False
 
     def describe(self) -> str:
         return f"{self.proto} {self.host_ip}:{self.host_port} -> {self.address}:{self.port}"
@@ -175,7 +199,7 @@ def spans(ports: Iterable[Published]) -> list[Span]:
     found: list[Span] = []
     rows: dict[tuple[str, str, str], set[int]] = {}
     for p in ports:
-        if not p.host_port or not translatable(p):
+        if not p.host_port or p.proxied or not translatable(p):
             continue
         if p.host_port == p.port:
             rows.setdefault((p.proto, p.host_ip, p.address), set()).add(p.port)
@@ -308,7 +332,7 @@ def _dnat() -> list[str]:
             "type nat hook prerouting priority dstnat; policy accept;",
             ["fib daddr type local jump published"],
         ),
-        # not ::1: a packet with that source never leaves the host; the relay serves it
+        # not ::1: a packet with that source never leaves the host; the carrier serves it
         *_chain(
             "output",
             "type nat hook output priority -100; policy accept;",

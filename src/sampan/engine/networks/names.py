@@ -9,29 +9,26 @@ Source: Docker Engine 28.5, what its containers resolve.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
-import itertools
-import json
 import logging
 import os
-import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
 from sampan.engine.networks.drivers.driver import RemoteEndpoint
 from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.errors import SampanError
 from sampan.supervisor import layout
+from sampan.supervisor.kept import files
+from sampan.supervisor.kept.processes import NAMES
+from sampan.supervisor.kept.teller import Teller
 from sampan.supervisor.names import table
-from sampan.supervisor.names.sockets import SOCKET, NameSockets
+from sampan.supervisor.names.sockets import NameSockets
 from sampan.supervisor.names.table import NetworkNames, SandboxNames
 
 log = logging.getLogger(__name__)
 
 _ANSWER_S = 2.0
-_MESSAGE_BYTES = 4096
 
 Find = Callable[[str], NetworkRecord | None]
 LeadsToHost = Callable[[NetworkRecord], bool]
@@ -96,22 +93,12 @@ class Names:
 
     def __init__(self, exec_root: str, find: Find, host_addresses: Iterable[str], leads_to_host: LeadsToHost) -> None:
         self._leads_to_host = leads_to_host
-        self._directory = f"{exec_root}/{table.DIRECTORY}"
+        self._directory = f"{exec_root}/{NAMES.directory}"
         self._find = find
         self._host_addresses = tuple(host_addresses)
-        self._start: Callable[[], Awaitable[None]] | None = None
-        self._peer: socket.socket | None = None
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[None]] = {}
-        self._connecting = asyncio.Lock()
-
-    def supply(self, start: Callable[[], Awaitable[None]]) -> None:
-        """Say how the name service is started; `start` returns when it answers."""
-        self._start = start
-
-    def close(self) -> None:
-        """Close the connection; the name service goes on."""
-        self._lost()
+        self._service = Teller(exec_root, NAMES, _ANSWER_S)
+        self.supply = self._service.supply
+        self.close = self._service.close
 
     def put(self, record: SandboxRecord, sockets: NameSockets | None = None) -> Coroutine[None, None, None]:
         """Write what a sandbox is now, at once, and tell it, with its sockets when they are new: they are closed here.
@@ -138,9 +125,9 @@ class Names:
         if not record.names_port:
             return
         with contextlib.suppress(OSError):
-            os.unlink(f"{self._directory}/{table.file_name(record.sandbox_id)}")
+            os.unlink(f"{self._directory}/{files.file_name(record.sandbox_id)}")
         try:
-            await self._tell({"drop": record.sandbox_id})
+            await self._service.tell({"drop": record.sandbox_id})
         except (OSError, SampanError) as error:
             log.warning("container %s: its name service: %s", record.id[:12], error)
 
@@ -158,7 +145,7 @@ class Names:
             self._write(SandboxNames(id=id, port=0, namespace=0, boot=layout.boot_id(), networks=tuple(there)))
         else:
             try:
-                os.unlink(f"{self._directory}/{table.file_name(id)}")
+                os.unlink(f"{self._directory}/{files.file_name(id)}")
             except FileNotFoundError:
                 return
         try:
@@ -172,15 +159,15 @@ class Names:
         """Delete the files that are of no sandbox known (by its id): left by an engine that was killed."""
         keep = set(known)
         with contextlib.suppress(FileNotFoundError):
-            for id in list(table.ids(self._directory)):
+            for id in list(files.ids(self._directory)):
                 if id not in keep:
                     with contextlib.suppress(FileNotFoundError):
-                        os.unlink(f"{self._directory}/{table.file_name(id)}")
+                        os.unlink(f"{self._directory}/{files.file_name(id)}")
 
     def _write(self, named: SandboxNames) -> None:
         try:
             os.makedirs(self._directory, 0o700, exist_ok=True)
-            layout.write(f"{self._directory}/{table.file_name(named.id)}", table.encode(named))
+            layout.write(f"{self._directory}/{files.file_name(named.id)}", table.encode(named))
         except OSError as error:  # a full exec root: names stay as they were
             log.error("names of %s cannot be written: %s", named.id[:12], error)
 
@@ -190,23 +177,11 @@ class Names:
         """Tell what a sandbox is now, or that it has gone. Raises: OSError, SampanError when there is no answer."""
         try:
             with self._rights(id, record, sockets) as fds:
-                await self._tell({"put": id, "fds": list(fds)}, list(fds.values()), start=start)
+                await self._service.tell({"put": id, "fds": list(fds)}, list(fds.values()), start=start)
                 return
         except (FileNotFoundError, ProcessLookupError):
             pass
-        await self._tell({"drop": id}, start=start)
-
-    async def _tell(self, request: dict[str, Any], fds: Sequence[int] = (), *, start: bool = True) -> None:
-        """Ask, and wait for the answer. Raises: OSError, SampanError when there is none."""
-        peer = await self._connected(start=start)
-        number = next(self._numbers)
-        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(_ANSWER_S):
-                socket.send_fds(peer, [json.dumps({**request, "n": number}).encode()], fds)
-                await answer
-        finally:
-            self._waiting.pop(number, None)
+        await self._service.tell({"drop": id}, start=start)
 
     @contextlib.contextmanager
     def _rights(self, id: str, record: SandboxRecord | None, sockets: NameSockets | None) -> Iterator[dict[str, int]]:
@@ -220,7 +195,7 @@ class Names:
                 stack.callback(os.close, fd)
                 return fd
 
-            path = f"{self._directory}/{table.file_name(id)}"
+            path = f"{self._directory}/{files.file_name(id)}"
             fds = {"file": own(os.open(path, os.O_RDONLY | os.O_CLOEXEC))}
             if record is not None and record.pid:
                 fds["process"] = own(os.pidfd_open(record.pid))
@@ -230,44 +205,3 @@ class Names:
             if sockets is not None:
                 fds |= {"udp": sockets.udp.fileno(), "tcp": sockets.tcp.fileno()}
             yield fds
-
-    async def _connected(self, *, start: bool) -> socket.socket:
-        async with self._connecting:
-            if self._peer is None:
-                peer = await self._connect(start=start)
-                asyncio.get_running_loop().add_reader(peer, self._readable)
-                self._peer = peer
-            return self._peer
-
-    async def _connect(self, *, start: bool) -> socket.socket:
-        try:
-            return layout.connect(self._directory, SOCKET, socket.SOCK_SEQPACKET)
-        except (FileNotFoundError, ConnectionRefusedError):
-            if self._start is None or not start:
-                raise
-        await self._start()
-        return layout.connect(self._directory, SOCKET, socket.SOCK_SEQPACKET)
-
-    def _readable(self) -> None:
-        assert self._peer is not None
-        try:
-            message = self._peer.recv(_MESSAGE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            message = b""
-        if not message:
-            self._lost()
-            return
-        answer = self._waiting.get(json.loads(message)["n"])
-        if answer is not None and not answer.done():
-            answer.set_result(None)
-
-    def _lost(self) -> None:
-        peer, self._peer = self._peer, None
-        if peer is not None:
-            asyncio.get_running_loop().remove_reader(peer)
-            peer.close()
-        for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(ConnectionResetError("the name service has ended"))

@@ -1,8 +1,8 @@
 """Published ports: what was asked for (parsed), and which host ports are whose (reserved with real sockets).
 
 `published` reads Docker's port bindings. `Ports` grants them: a port is taken by binding (and, for TCP, listening on) a
-socket, so that a program of the host which has it, or wants it, gets the kernel's own answer. The sockets also carry
-the relay (relay.py) for what nftables cannot translate. Kernel sockets only; no rules are made here.
+socket, so that a program of the host which has it, or wants it, gets the kernel's own answer. What nftables does not
+translate is carried on the same sockets (carrier.py). Kernel sockets only; no rules are made here.
 
 Source: Engine API 1.51 PortMap; ip_local_port_range (ip-sysctl); messages as Docker Engine 28.5 gives them.
 """
@@ -21,14 +21,11 @@ from sampan.engine.networks.firewall import IP_PROTOCOLS, Published, Reach
 from sampan.engine.networks.records import PublishedPort
 from sampan.errors import Internal, InvalidArgument, words
 from sampan.spec.engine_api.container import PortBinding
+from sampan.supervisor.ports.sockets import reserve
+from sampan.supervisor.ports.table import PROTOCOLS
 
-_KINDS = {
-    "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
-    "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
-    "sctp": (socket.SOCK_STREAM, 132),
-}
 EVERYWHERE_ON_THE_HOST = {4: Reach.HOST, 6: Reach.HOST}
-_LISTEN_BACKLOG = 4096
+_LISTED = " and ".join(sorted(PROTOCOLS))
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
@@ -115,10 +112,12 @@ class Ports:
         *,
         default_ip: str = "0.0.0.0",
         reach: Mapping[int, Reach] = EVERYWHERE_ON_THE_HOST,
+        proxied: bool = False,
     ) -> list[Grant]:
         """Take a host port for one published port.
 
         reach: by IP version, where it is to be reached; at the container's own address it needs no port of the host.
+        proxied: it is not to be translated.
 
         Without an address asked for, it is taken on IPv4 and IPv6 alike, unless `default_ip` (of the daemon, or of the
         network) says otherwise.
@@ -130,7 +129,9 @@ class Ports:
         routed = [ip for ip in wanted if (":" not in ip or address6) and reach[_version(ip)] is Reach.CONTAINER]
         host_ips = [ip for ip in wanted if ip not in routed]
         alone = [_routed(asked, address6 if ":" in ip else address4) for ip in routed]
-        return alone + self._on_host(asked, host_ips, address4, address6, reach)
+        if proxied and host_ips and asked.proto not in PROTOCOLS:
+            raise Internal(f"port {asked.port}/{asked.proto}: port mapper 'proxy' carries {_LISTED} only")
+        return alone + self._on_host(asked, host_ips, address4, address6, reach, proxied=proxied)
 
     def _on_host(
         self,
@@ -139,6 +140,8 @@ class Ports:
         address4: str,
         address6: str,
         reach: Mapping[int, Reach],
+        *,
+        proxied: bool,
     ) -> list[Grant]:
         if not host_ips:
             return []
@@ -150,7 +153,7 @@ class Ports:
                     continue
                 raise Internal(f"Bind for {holder}:{port} failed: port is already allocated")
             try:
-                return self._bind(asked, host_ips, port, address4, address6, reach)
+                return self._bind(asked, host_ips, port, address4, address6, reach, proxied=proxied)
             except OSError as error:
                 if several and error.errno == errno.EADDRINUSE:
                     continue
@@ -161,16 +164,19 @@ class Ports:
                 raise Internal(f"failed to bind host port for {where}: {words(error)}") from error
         raise Internal("all ports are allocated")
 
-    def adopt(self, published: Published) -> Grant:
-        """Take a port that a container of an earlier daemon has already.
+    def adopt(self, published: Published, *, carried: bool) -> Grant:
+        """Take a port that a container of an earlier daemon has already. carried: a process has its socket.
 
-        The socket is missing when another program has the port.
+        The socket is missing, too, when another program has the port.
         """
         if not published.host_port:
             return Grant(published)
         self._take(published)
+        if carried:
+            return Grant(published)
         try:
-            return Grant(published, self._reserve(published.proto, published.host_ip, published.host_port))
+            listens = self.listens or published.proxied
+            return Grant(published, reserve(published.proto, published.host_ip, published.host_port, listens=listens))
         except OSError:
             return Grant(published)
 
@@ -217,6 +223,8 @@ class Ports:
         address4: str,
         address6: str,
         reach: Mapping[int, Reach],
+        *,
+        proxied: bool,
     ) -> list[Grant]:
         grants: list[Grant] = []
         try:
@@ -229,8 +237,9 @@ class Ports:
                     address=target,
                     port=asked.port,
                     direct=reach[_version(target)] is not Reach.HOST,
+                    proxied=proxied,
                 )
-                grants.append(Grant(published, self._reserve(asked.proto, ip, port)))
+                grants.append(Grant(published, reserve(asked.proto, ip, port, listens=self.listens or proxied)))
         except BaseException:
             for grant in grants:
                 grant.close()
@@ -238,9 +247,6 @@ class Ports:
         for grant in grants:
             self._take(grant.published)
         return grants
-
-    def _reserve(self, proto: str, ip: str, port: int) -> socket.socket:
-        return _reserve(proto, ip, port, listens=self.listens)
 
     def _take(self, published: Published) -> None:
         self._taken.setdefault((published.proto, published.host_port), []).append(published.host_ip)
@@ -256,27 +262,6 @@ def _routed(asked: PublishedPort, address: str) -> Grant:
     return Grant(
         Published(proto=asked.proto, host_ip=everywhere, host_port=0, address=address, port=asked.port, direct=True)
     )
-
-
-def _reserve(proto: str, ip: str, port: int, *, listens: bool) -> socket.socket:
-    """Bind the port; listening on TCP, so that SO_REUSEADDR of another program does not get past it.
-
-    Not listening, a program that comes to it past our rules is refused, and not kept waiting.
-    """
-    kind, number = _KINDS[proto]
-    sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, kind | socket.SOCK_NONBLOCK, number)
-    try:
-        if ":" in ip:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if kind == socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((ip, port))
-        if kind == socket.SOCK_STREAM and listens:
-            sock.listen(_LISTEN_BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _ephemeral() -> tuple[int, int]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sampan.engine.networks import endpoints
 from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.fabric import Fabric
-from sampan.engine.networks.firewall import Published, Reach
+from sampan.engine.networks.firewall import PortMapper, Published, Reach
 from sampan.engine.networks.ports import EVERYWHERE_ON_THE_HOST, Grant, freedom
 from sampan.engine.networks.records import BindingRecord, EndpointRecord, PublishedPort, SandboxRecord
 from sampan.errors import Internal, SampanError
@@ -20,13 +20,23 @@ from sampan.errors import Internal, SampanError
 class PortPublisher:
     """The published ports of one engine's sandboxes. default_ip: where they are published when nothing else is said.
 
-    direct_routing: they are reached at the containers' own addresses too.
+    mapper: how they are when their network does not say. direct_routing: they are reached at the containers' own
+    addresses too.
     """
 
-    def __init__(self, allocator: Allocator, fabric: Fabric, default_ip: str, *, direct_routing: bool = False) -> None:
+    def __init__(
+        self,
+        allocator: Allocator,
+        fabric: Fabric,
+        default_ip: str,
+        *,
+        mapper: PortMapper = PortMapper.NAT,
+        direct_routing: bool = False,
+    ) -> None:
         self._allocator = allocator
         self._fabric = fabric
         self._default_ip = default_ip
+        self._mapper = mapper
         self._direct_routing = direct_routing
 
     def grant(self, record: SandboxRecord, kept: Mapping[int, list[Grant]] | None = None) -> list[Grant]:
@@ -40,7 +50,7 @@ class PortPublisher:
             return []
         granted: dict[int, list[Grant]] = {}
         kept = kept or {}
-        default_ip = self._allocator.host_binding(endpoint) or self._default_ip
+        default_ip = self._allocator.publication(endpoint).host_ip or self._default_ip
         # the least free to choose first: what could be had anywhere must not take what another needs
         order = sorted(kept.keys() ^ range(len(record.ports)), key=lambda n: freedom(record.ports[n]))
         try:
@@ -51,6 +61,7 @@ class PortPublisher:
                     endpoint.address6,
                     default_ip=default_ip,
                     reach=self._reach(endpoint),
+                    proxied=self._proxied(endpoint),
                 )
         except SampanError as error:
             for grant in itertools.chain.from_iterable(granted.values()):
@@ -86,21 +97,19 @@ class PortPublisher:
         """Take the ports that a sandbox of an earlier daemon has; the next `Fabric.apply` puts them in."""
         endpoint = self._endpoint(record)
         reach = self._reach(endpoint) if endpoint is not None else EVERYWHERE_ON_THE_HOST
-        granted = [
-            self._fabric.ports.adopt(
-                Published(
-                    proto=b.proto,
-                    host_ip=b.host_ip,
-                    host_port=b.host_port,
-                    address=b.address,
-                    port=b.port,
-                    direct=not b.host_port or reach[6 if ":" in b.address else 4] is not Reach.HOST,
-                )
+        proxied = endpoint is not None and self._proxied(endpoint)
+        return self._fabric.adopt(
+            Published(
+                proto=b.proto,
+                host_ip=b.host_ip,
+                host_port=b.host_port,
+                address=b.address,
+                port=b.port,
+                direct=not b.host_port or reach[6 if ":" in b.address else 4] is not Reach.HOST,
+                proxied=proxied,
             )
             for b in record.bindings
-        ]
-        self._fabric.adopt(granted)
-        return granted
+        )
 
     def fits(self, record: SandboxRecord, granted: Iterable[Grant]) -> bool:
         """Return whether granted ports lead to the endpoint that they should lead to."""
@@ -116,6 +125,9 @@ class PortPublisher:
         found = {version: self._allocator.reach(endpoint, version) for version in (4, 6)}
         open_ = {Reach.HOST: Reach.BOTH} if self._direct_routing else {}
         return {version: open_.get(reach, reach) for version, reach in found.items()}
+
+    def _proxied(self, endpoint: EndpointRecord) -> bool:
+        return (self._allocator.publication(endpoint).mapper or self._mapper) is PortMapper.PROXY
 
     def _endpoint(self, record: SandboxRecord) -> EndpointRecord | None:
         able = [e for e in record.endpoints if self._allocator.publishes(e)]

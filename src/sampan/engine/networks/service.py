@@ -103,6 +103,7 @@ class Networks:
         self.renamed = self._sandboxes.renamed
         self.relinking = self._sandboxes.relinking
         self.names = self._sandboxes.names
+        self.carrier = self._fabric.carrier
         self.disconnecting = self._sandboxes.disconnecting
         self.publishing = self._sandboxes.publishing
 

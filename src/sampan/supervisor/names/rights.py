@@ -11,35 +11,20 @@ the options of sockets, `CAP_SYS_ADMIN` and `CAP_NET_ADMIN` would be worth much 
 from __future__ import annotations
 
 import fcntl
-import mmap
 import socket
 
-from sampan.linux.confinement import Among, Rights, Without
+from sampan.linux.confinement import Among, Rights
 from sampan.linux.namespaces import CLONE_NEWNET
+from sampan.supervisor.kept.rights import SERVING
 
 SIOCGSKNS = 0x894C  # the network namespace of a socket
 SIOCGIFINDEX = 0x8933
 _FIONBIO = 0x5421
 _KIND_FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-_NOT_EXECUTABLE = Without(2, mmap.PROT_EXEC)
 
 RIGHTS = Rights(
     calls={
-        "epoll_wait": (),
-        "epoll_pwait": (),
-        "recvfrom": (),
-        "sendto": (),
-        "epoll_ctl": (),
-        "close": (),
-        "clock_gettime": (),
-        "futex": (),
-        "brk": (),
-        "mmap": ((_NOT_EXECUTABLE,),),
-        "munmap": (),
-        "mremap": (),
-        "madvise": (),
-        "mprotect": ((_NOT_EXECUTABLE,),),
-        "accept4": (),
+        **SERVING,
         "socket": (
             (
                 Among(0, (socket.AF_INET, socket.AF_INET6)),
@@ -50,35 +35,10 @@ RIGHTS = Rights(
         "connect": (),
         "bind": (),
         "listen": (),
-        "getsockname": (),
-        "getpeername": (),
-        "getsockopt": (),
         "setsockopt": ((Among(1, (socket.SOL_SOCKET,)), Among(2, (socket.SO_REUSEADDR,))),),
-        "shutdown": (),
-        "sendmsg": (),
-        "recvmsg": (),
-        "poll": (),
-        "ppoll": (),
-        "read": (),
-        "pread64": (),
-        "write": (),
-        "writev": (),
-        "lseek": (),
-        "ftruncate": ((Among(0, (2,)),),),
         "fcntl": ((Among(1, (fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL)),),),
         "ioctl": ((Among(1, (SIOCGSKNS, SIOCGIFINDEX, _FIONBIO)),),),
         "setns": ((Among(1, (CLONE_NEWNET,)),),),
-        "getrandom": (),
-        "getpid": (),
-        "geteuid": (),
-        "gettid": (),
-        "sched_yield": (),
-        "rt_sigaction": (),
-        "rt_sigprocmask": (),
-        "rt_sigreturn": (),
-        "restart_syscall": (),
-        "exit": (),
-        "exit_group": (),
     },
     capabilities=("CAP_SYS_ADMIN", "CAP_NET_ADMIN"),
     connects=(53,),

@@ -26,14 +26,17 @@ from typing import Any
 from sampan.linux.loop import HANG_UP, READ, Loop
 from sampan.linux.namespaces import CLONE_NEWNET, setns
 from sampan.supervisor import layout
+from sampan.supervisor.kept import files
+from sampan.supervisor.kept.files import Damaged
+from sampan.supervisor.kept.held import Holding
+from sampan.supervisor.kept.processes import NAMES
 from sampan.supervisor.names import table
 from sampan.supervisor.names.answers import Answers, Question
 from sampan.supervisor.names.forwarder import Forwarder
-from sampan.supervisor.names.held import Holding
 from sampan.supervisor.names.hostservers import HostFile, HostServers
 from sampan.supervisor.names.served import Reply, Served
-from sampan.supervisor.names.sockets import SOCKET, listen_on
-from sampan.supervisor.names.table import Damaged, NameTable, SandboxNames
+from sampan.supervisor.names.sockets import listen_on
+from sampan.supervisor.names.table import NameTable, SandboxNames
 from sampan.supervisor.notes import note
 
 _MESSAGE_BYTES = 4096
@@ -51,7 +54,7 @@ class NameServer:
         self._table = NameTable()
         self._answers = Answers(self._table)
         self._forwarder = Forwarder(self.loop)
-        self._host_servers = HostServers(HostFile().servers(), holding.ask_servers)
+        self._host_servers = HostServers(HostFile().servers(), lambda: holding.ask("servers"))
         self._host_namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._served: dict[str, Served] = {}
         self._processes: dict[str, int] = {}  # of a sandbox: the pidfd of its first process
@@ -59,7 +62,7 @@ class NameServer:
 
     def begin(self) -> None:
         """Take up what the files say, and listen. Raises: OSError."""
-        for id in list(table.ids(self._directory)):
+        for id in list(files.ids(self._directory)):
             try:
                 sandbox = table.load(self._directory, id)
                 with Given.of(sandbox) as given:
@@ -72,9 +75,13 @@ class NameServer:
                 note(f"names: sandbox {id[:12]} cannot be read: {error}")
         self._holding.rest()
         layout.boot_id()  # it is remembered
-        self._listener = layout.listen(self._directory, SOCKET, kind=socket.SOCK_SEQPACKET)
+        self._listener = layout.listen(self._directory, NAMES.socket, kind=socket.SOCK_SEQPACKET)
         self.loop.watch(self._listener.fileno(), READ, self._accept)
-        self._holding.watch(self.loop, self._host_servers.put)
+        self._holding.watch(self.loop, self._said)
+
+    def _said(self, word: str, values: list[str]) -> None:
+        if word == "servers":
+            self._host_servers.put(values)
 
     def serve(self) -> None:
         """Say that questions are answered, and answer them for ever."""
@@ -98,7 +105,7 @@ class NameServer:
         """Have all sockets held by another supervisor."""
         self._holding.replace(channel)
         for id, served in self._served.items():
-            self._holding.keep(id, served.udp, served.tcp)
+            self._holding.keep([id], (served.udp, served.tcp))
 
     def drop(self, id: str) -> None:
         """Serve a sandbox no more."""
@@ -134,7 +141,7 @@ class NameServer:
             sockets = given.sockets()
             if sockets is not None:
                 self._serve(id, *sockets)
-                self._holding.keep(id, *sockets)
+                self._holding.keep([id], sockets)
             elif id not in self._served:
                 self._serve_again(sandbox, given)
         except OSError as error:  # something else has the port
@@ -151,13 +158,13 @@ class NameServer:
 
     def _serve_again(self, sandbox: SandboxNames, given: Given) -> None:
         """Go on with the sockets of an earlier name service, or with new ones on its port."""
-        held = self._holding.take(sandbox.id)
-        if held is not None:
-            self._serve(sandbox.id, *held)
+        held = self._holding.take([sandbox.id])
+        if held:
+            self._serve(sandbox.id, *held[sandbox.id])
         elif "namespace" in given.fds:
             made = self._listen_again(sandbox.port, given.fds["namespace"])
             self._serve(sandbox.id, *made)
-            self._holding.keep(sandbox.id, *made)
+            self._holding.keep([sandbox.id], made)
 
     def _listen_again(self, port: int, namespace: int) -> tuple[socket.socket, socket.socket]:
         setns(namespace, CLONE_NEWNET)

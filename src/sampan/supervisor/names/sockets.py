@@ -13,7 +13,6 @@ from ipaddress import IPv4Address
 from sampan.linux import portshift
 
 ADDRESS = "127.0.0.11"
-SOCKET = "names.sock"
 _PORT = 53
 _TRIES = 8
 

@@ -11,20 +11,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-DIRECTORY = "names"
-LOCK = "names.pid"  # in it: who serves the exec root
+from sampan.supervisor.kept import files
+from sampan.supervisor.kept.files import Damaged, file_name, items, number, text, texts
+
 HOST_NAMES = frozenset({b"host.docker.internal", b"gateway.docker.internal"})
-_SUFFIX = ".json"
-FILE_BYTES = 16 * 1024 * 1024  # some 100,000 endpoints of other hosts
-_PIECE_BYTES = 1 << 16
-
-
-class Damaged(ValueError):
-    """A file does not say what a sandbox is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,63 +68,36 @@ def _fields(value: NetworkNames | SandboxNames) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__slots__}
 
 
-def decode(text: bytes) -> SandboxNames:
+def decode(raw: bytes) -> SandboxNames:
     """Read a sandbox's file. Raises: Damaged."""
     try:
-        value = json.loads(text)
-        networks = tuple(_network(item) for item in _list(value["networks"]))
+        value = json.loads(raw)
+        networks = tuple(_network(item) for item in items(value["networks"]))
         return SandboxNames(
-            id=_text(value["id"]),
-            port=_number(value["port"], 0xFFFF),
-            namespace=_number(value["namespace"], 1 << 64),
-            boot=_text(value["boot"]),
-            pid=_number(value["pid"], 1 << 22),
+            id=text(value["id"]),
+            port=number(value["port"], 0xFFFF),
+            namespace=number(value["namespace"], 1 << 64),
+            boot=text(value["boot"]),
+            pid=number(value["pid"], 1 << 22),
             networks=networks,
-            servers=_texts(value["servers"]),
+            servers=texts(value["servers"]),
             forwards=bool(value["forwards"]),
-            host=_texts(value["host"]),
+            host=texts(value["host"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(str(error)) from error
 
 
 def _network(value: Any) -> NetworkNames:
-    links = {_text(alias): _text(name) for alias, name in value["links"].items()}
+    links = {text(alias): text(name) for alias, name in value["links"].items()}
     return NetworkNames(
-        id=_text(value["id"]),
-        name=_text(value["name"]),
-        names=_texts(value["names"]),
-        ipv4=_text(value["ipv4"]),
-        ipv6=_text(value["ipv6"]),
+        id=text(value["id"]),
+        name=text(value["name"]),
+        names=texts(value["names"]),
+        ipv4=text(value["ipv4"]),
+        ipv6=text(value["ipv6"]),
         links=links,
     )
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError("no list")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("no text")
-    return value
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(_text(item) for item in _list(value))
-
-
-def _number(value: Any, most: int) -> int:
-    if not isinstance(value, int) or not 0 <= value <= most:
-        raise ValueError("no such number")
-    return value
-
-
-def file_name(id: str) -> str:
-    """Return the name of a sandbox's file."""
-    return id + _SUFFIX
 
 
 def load(directory: str, id: str) -> SandboxNames:
@@ -144,22 +111,10 @@ def load(directory: str, id: str) -> SandboxNames:
 
 def read(fd: int, id: str) -> SandboxNames:
     """Read one sandbox from its open file. Raises: Damaged; OSError."""
-    text = bytearray()
-    while piece := os.pread(fd, _PIECE_BYTES, len(text)):
-        text += piece
-        if len(text) > FILE_BYTES:
-            raise Damaged("it is too long")
-    sandbox = decode(bytes(text))
+    sandbox = decode(files.read(fd))
     if sandbox.id != id:
         raise Damaged(f"it is of {sandbox.id}")
     return sandbox
-
-
-def ids(directory: str) -> Iterator[str]:
-    """Yield the id of each sandbox that has a file. Raises: OSError."""
-    for name in os.listdir(directory):
-        if name.endswith(_SUFFIX):
-            yield name.removesuffix(_SUFFIX)
 
 
 class NameTable:

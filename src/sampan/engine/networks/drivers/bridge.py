@@ -25,7 +25,7 @@ from sampan.engine.networks.drivers.driver import (
     stray_veths,
     veth_name,
 )
-from sampan.engine.networks.firewall import Mode, NetworkRules, Reach
+from sampan.engine.networks.firewall import Mode, NetworkRules, Publication, Reach
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.plans import VETH, InterfacePlan, NeighbourPlan
 from sampan.engine.networks.plumbing import Plumbing, read_sysctl, write_sysctl
@@ -95,9 +95,9 @@ class BridgeDriver(NetworkDriver):
         """Return what the ruleset shall have for this network."""
         return Bridge(network).rules(ip6=ip6)
 
-    def host_binding(self, network: NetworkRecord) -> str:
-        """Return the network's own address for published ports."""
-        return Bridge(network).host_binding
+    def publication(self, network: NetworkRecord) -> Publication:
+        """Return what the network's options say."""
+        return Publication(Bridge(network).host_binding, Bridge(network).port_mapper)
 
     def has_gateway(self, network: NetworkRecord, version: int) -> bool:
         """Return whether the network is not isolated."""

@@ -15,6 +15,7 @@ from sampan.engine.networks import ipam
 from sampan.engine.networks.drivers import bridge_options
 from sampan.engine.networks.drivers.bridge_options import Bridge
 from sampan.engine.networks.drivers.driver import MTU
+from sampan.engine.networks.firewall import PortMapper
 from sampan.engine.networks.ipam import Pool, Subnet
 from sampan.engine.networks.records import PREDEFINED, NetworkRecord, SubnetRecord, new_id
 from sampan.errors import Forbidden, InvalidArgument
@@ -62,6 +63,8 @@ def network(
         MTU: str(config.mtu),
     }
     options[bridge_options.NAME] = seen.name
+    if config.port_mapper != PortMapper.NAT:
+        options[bridge_options.PORT_MAPPER] = config.port_mapper
     subnets = [_four(config, old, seen, choose)]
     if config.ipv6:
         subnets.append(_six(config, old, seen, choose))

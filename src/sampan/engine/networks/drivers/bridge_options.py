@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from sampan.engine.networks.drivers.driver import MTU
-from sampan.engine.networks.firewall import Mode, NetworkRules
+from sampan.engine.networks.firewall import Mode, NetworkRules, PortMapper
 from sampan.engine.networks.records import NetworkRecord
 from sampan.errors import Internal, InvalidArgument
 from sampan.spec import go_values
@@ -23,6 +23,7 @@ HOST_BINDING = PREFIX + "host_binding_ipv4"
 INHIBIT_IPV4 = PREFIX + "inhibit_ipv4"
 GATEWAY_MODE4, GATEWAY_MODE6 = PREFIX + "gateway_mode_ipv4", PREFIX + "gateway_mode_ipv6"
 TRUSTED = PREFIX + "trusted_host_interfaces"
+PORT_MAPPER = "sampan.port_mapper"  # ours
 HOST_IPV4, HOST_IPV6 = "com.docker.network.host_ipv4", "com.docker.network.host_ipv6"
 
 MAX_NAME = 15
@@ -74,6 +75,13 @@ def validate(options: dict[str, str], *, internal: bool) -> None:
             raise InvalidArgument(f"failed to parse {key} value: {mode} (unknown gateway mode {mode})")
         if mode == Mode.ISOLATED and not internal:
             raise InvalidArgument("gateway mode 'isolated' can only be used for an internal network")
+    mapper = options.get(PORT_MAPPER, PortMapper.NAT)
+    if mapper not in tuple(PortMapper):
+        raise InvalidArgument(f"failed to parse {PORT_MAPPER} value: {mapper} (unknown port mapper {mapper})")
+    for key in (GATEWAY_MODE4, GATEWAY_MODE6) if mapper == PortMapper.PROXY else ():
+        mode = options.get(key, Mode.NAT)
+        if mode in (Mode.ROUTED, Mode.ISOLATED):
+            raise InvalidArgument(f"port mapper 'proxy' cannot be used with gateway mode '{mode}' ({key})")
     for key in (HOST_BINDING, HOST_IPV4):
         _address(options, key, IPv4Address)
     _address(options, HOST_IPV6, IPv6Address)
@@ -102,6 +110,12 @@ class Bridge:
     def mode(self, version: int) -> Mode:
         """How its containers are reached in an IP version."""
         return Mode(self.network.options.get(GATEWAY_MODE4 if version == 4 else GATEWAY_MODE6, Mode.NAT))
+
+    @property
+    def port_mapper(self) -> PortMapper | None:
+        """How its ports are published; None: as the engine does it."""
+        asked = self.network.options.get(PORT_MAPPER)
+        return PortMapper(asked) if asked is not None else None
 
     @property
     def trusted(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sampan.engine.config import EngineConfig
-from sampan.engine.networks.firewall import NetworkRules, Reach
+from sampan.engine.networks.firewall import NetworkRules, Publication, Reach
 from sampan.engine.networks.host import HostNetwork
 from sampan.engine.networks.ipam import Address, Subnet
 from sampan.engine.networks.plans import VETH, InterfacePlan
@@ -124,9 +124,9 @@ class NetworkDriver(Protocol):
         """Return what the engine's ruleset shall have for a network that is set up; without ip6 nothing of IPv6."""
         return None
 
-    def host_binding(self, network: NetworkRecord) -> str:
-        """Return the host address on which ports are published when none is asked for; empty: the engine's."""
-        return ""
+    def publication(self, network: NetworkRecord) -> Publication:
+        """Return how the ports of a network's containers are published."""
+        return Publication()
 
     def has_gateway(self, network: NetworkRecord, version: int) -> bool:
         """Return whether the host has an address on the network, so that the network needs a gateway's."""
