@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -38,14 +39,24 @@ def tried(kind: str, directory: Path) -> dict[str, str]:
     return outcomes
 
 
-def test_who_takes_the_name_service_over_gets_no_further(tmp_path: Path) -> None:
+def gets_no_further(kind: str, tmp_path: Path, *, but: Collection[str] = ()) -> None:
+    """Who takes a process over has nothing of what everybody has, but what is named."""
     free = tried("free", tmp_path / "free")
     assert {name for name, outcome in free.items() if outcome != _CANNOT.get(name, "done")} == set(), free
-    confined = tried("confined", tmp_path / "confined")
+    confined = tried(kind, tmp_path / "confined")
     refused = {"EPERM", "EACCES", "can't start new thread"}
-    without_landlock = {"connect to another port"} if landlock.abi() < 4 else set()  # Linux 6.7
-    assert {name for name, outcome in confined.items() if outcome not in refused} == without_landlock, confined
+    assert {name for name, outcome in confined.items() if outcome not in refused} == set(but), confined
     assert (tmp_path / "confined" / "deleted").exists() and not (tmp_path / "confined" / "made").exists()
+
+
+def test_who_takes_the_name_service_over_gets_no_further(tmp_path: Path) -> None:
+    without_landlock = {"connect to another port"} if landlock.abi() < 4 else set()  # Linux 6.7
+    gets_no_further("names", tmp_path, but=without_landlock)
+
+
+def test_who_takes_the_carrier_over_gets_no_further(tmp_path: Path) -> None:
+    """It connects to where containers listen, and that may be any port."""
+    gets_no_further("ports", tmp_path, but=["connect to another port"])
 
 
 def run(codes: list[str], **calls: confinement.Alternatives) -> list[str]:

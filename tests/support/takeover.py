@@ -1,6 +1,6 @@
-"""What somebody would try who runs code in one of our processes: in a process confined as the name service, and free.
+"""What somebody would try who runs code in one of our processes: in one confined as such a process is, and free.
 
-python -m tests.support.takeover confined|free DIRECTORY PORT
+python -m tests.support.takeover names|ports|free DIRECTORY PORT
 
 DIRECTORY has `secret`, a file, `deleted`, another, and `engine`, a listening unix socket; on PORT of 127.0.0.1 somebody
 listens. Prints a JSON object: for each attempt the name of its errno, or "done".
@@ -22,8 +22,10 @@ from sampan.linux.confinement import confine
 from sampan.linux.namespaces import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, setns, unshare
 from sampan.linux.process import pidfd_getfd
 from sampan.linux.syscalls import openat2
-from sampan.supervisor.names.rights import RIGHTS
+from sampan.supervisor.names import rights as names
+from sampan.supervisor.ports import rights as ports
 
+KINDS = {"names": names.RIGHTS, "ports": ports.RIGHTS}
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -31,8 +33,8 @@ def main() -> None:
     """Try everything, and say what came of it."""
     kind, directory, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
     attempts = _attempts(directory, port)
-    if kind == "confined":
-        confine(RIGHTS)
+    if kind in KINDS:
+        confine(KINDS[kind])
     print(json.dumps({name: _outcome(attempt) for name, attempt in attempts.items()}))
 
 
