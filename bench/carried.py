@@ -104,10 +104,10 @@ def measure(where: tuple[str, int], mib: int, connections: int) -> list[float]:
 @contextmanager
 def published(engine: Engine) -> Iterator[tuple[int, str]]:
     """A container that publishes `PORT`, and a server in it; yields the host's port and the container's address."""
-    config = {"ExposedPorts": {f"{PORT}/tcp": {}}}
-    engine.run("sleep", "10000", name=NAME, config=config, PublishAllPorts=True)
+    config: dict[str, object] = {"ExposedPorts": {f"{PORT}/tcp": {}}}
     child = 0
     try:
+        engine.run("sleep", "10000", name=NAME, config=config, PublishAllPorts=True)
         found = engine.inspect(NAME)
         child = os.fork()
         if child == 0:

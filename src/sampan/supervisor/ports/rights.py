@@ -35,6 +35,8 @@ RIGHTS = Rights(
                 Among(2, (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP)),
             ),
         ),
+        "splice": (),
+        "pipe2": (),
         "connect": (),
         "bind": (),
         "listen": (),

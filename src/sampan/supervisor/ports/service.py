@@ -42,9 +42,9 @@ class PortServer:
     def __init__(self, directory: str, holding: Holding, descriptors: int) -> None:
         self._directory, self._holding = directory, holding
         self.loop = Loop()
-        spare = max(descriptors - 1024, 256)  # half of what is left for connections, with two each
-        self._room = Room(min(tcp.MOST, spare // 4))
-        self._peers = min(udp.MOST, spare // 4)
+        spare = max(descriptors - 1024, 256)
+        self._room = Room(min(tcp.MOST, spare // 8))  # two sockets and at most two pipes for each
+        self._peers = min(udp.MOST, spare // 8)
         self._wanted: dict[str, dict[str, Carried]] = {}  # by the container's address
         self._served: dict[str, TcpPort | UdpPort] = {}
         self._failed: dict[str, str] = {}

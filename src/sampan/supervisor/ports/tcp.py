@@ -1,14 +1,14 @@
 """TCP: each connection to a published port has a second one, to the container; what comes on one goes out on the other.
 
-Nothing is kept here between two events. What a side has sent is looked at in the kernel's buffer (MSG_PEEK), handed to
-the other side, and only then taken out, as much of it as that side took. While it takes nothing, nothing is read: the
-sender waits, as it would wait for the container itself. So a connection costs its two sockets and their buffers.
+What a side has sent goes through a pipe inside the kernel (splice(2)): no byte of it comes into this process. While the
+other side takes nothing, nothing more is read than that pipe holds: the sender waits, as it would wait for the
+container itself. A pipe belongs to a direction only while something is in it.
 
 The end of what a side sends is passed on by itself (half-close). A side that resets, a container that refuses or is
 gone, resets the other side. The container sees the address of the host on its network as the peer, as with
 docker-proxy.
 
-Source: tcp(7) for MSG_TRUNC and keepalive, recv(2).
+Source: splice(2), pipe(7), tcp(7) for keepalive.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import os
 import socket
 import struct
 import termios
+from typing import ClassVar
 
 from sampan.linux.loop import ERROR, HANG_UP, READ, WRITE, Loop, Timer
 from sampan.supervisor.notes import note
@@ -35,8 +37,8 @@ _FULL_S = 0.1  # how long no connection is accepted when the machine has no room
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 8))
 _RESET = struct.pack("ii", 1, 0)
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-_buffer = memoryview(bytearray(_PIECE_BYTES))
+_AT_ONCE = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+_IDLE_PIPES = 16
 
 
 class TcpPort:
@@ -99,18 +101,50 @@ class TcpPort:
             self._loop.watch(self.socket.fileno(), READ, self._accept)
 
 
+class Pipe:
+    """A pipe with `held` bytes in it. Empty ones wait for their next direction."""
+
+    __slots__ = ("held", "readable", "writable")
+    idle: ClassVar[list[Pipe]] = []
+
+    def __init__(self) -> None:
+        self.readable, self.writable = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.held = 0
+
+    @classmethod
+    def take(cls) -> Pipe:
+        """Return an empty one. Raises: OSError."""
+        return cls.idle.pop() if cls.idle else cls()
+
+    def give_back(self) -> None:
+        """Be somebody else's; what is in it is dropped."""
+        if not self.held and len(self.idle) < _IDLE_PIPES:
+            self.idle.append(self)
+        else:
+            os.close(self.readable)
+            os.close(self.writable)
+
+
 class _Side:
     """One of a connection's two sockets.
 
     ended: what it sent has been handed on, to the end. full: it takes nothing at the moment. broken: it was reset.
+    pipe: through which goes what it sends.
     """
 
-    __slots__ = ("broken", "ended", "fd", "full", "mask", "socket")
+    __slots__ = ("broken", "ended", "fd", "full", "mask", "pipe", "socket")
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket, self.fd = sock, sock.fileno()
         self.ended = self.full = self.broken = False
         self.mask = -1  # what it is watched for; -1: it is not
+        self.pipe: Pipe | None = None
+
+    def let_go(self) -> None:
+        """Do without a pipe."""
+        pipe, self.pipe = self.pipe, None
+        if pipe is not None:
+            pipe.give_back()
 
 
 class _Pair:
@@ -153,6 +187,7 @@ class _Pair:
                 if reset:
                     with contextlib.suppress(OSError):
                         side.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                side.let_go()
                 side.socket.close()
         self._port.ended(self)
 
@@ -211,26 +246,25 @@ class _Pair:
         if source.ended or sink.full:
             return
         for _ in range(_PIECES):
+            pipe = source.pipe = source.pipe or Pipe.take()
             try:
-                size = source.socket.recv_into(_buffer, _PIECE_BYTES, socket.MSG_PEEK)
+                pipe.held = pipe.held or os.splice(source.fd, pipe.writable, _PIECE_BYTES, flags=_AT_ONCE)
             except BlockingIOError:
+                source.let_go()
                 return
-            if not size:
+            if not pipe.held:
+                source.let_go()
                 source.ended = True
                 if not source.broken:
                     sink.socket.shutdown(socket.SHUT_WR)
                 return
             try:
-                taken = sink.socket.send(_buffer[:size])
+                while pipe.held:
+                    pipe.held -= os.splice(pipe.readable, sink.fd, pipe.held, flags=_AT_ONCE)
             except BlockingIOError:
                 sink.full = True
                 return
-            left = taken
-            while left:
-                left -= source.socket.recv_into(_buffer, left, socket.MSG_TRUNC)
-            if taken < size:
-                sink.full = True
-                return
+        source.let_go()
 
 
 def _unsent(side: _Side) -> bool:
