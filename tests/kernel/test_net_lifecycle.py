@@ -209,7 +209,8 @@ async def test_ports_work_while_the_daemon_is_dead(host: Host) -> None:
     assert await host.ask(None, "127.0.0.1", 8080)
     async with host.networks(restored=False) as networks:
         assert await host.ask(host.lan, HOST4, 8080) == LAN4
-        assert await host.ask(None, "::1", 8080), "the carrier went on"
+        await networks.carrier.sweep()  # the one before may have died before it had handed its sockets over
+        assert await host.ask(None, "::1", 8080), "the carrier went on, or is back"
         with pytest.raises(Internal, match="port is already allocated"):
             await attach(networks, "two", ports={"80/tcp": "8080"})
         await networks.restore({container_id("web"): holder.pid})
