@@ -170,8 +170,12 @@ def test_the_server_may_speak_first(running: Running) -> None:
 def test_nobody_listens_inside(running: Running) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         nowhere = unused.getsockname()
-    with carried(running, target=nowhere) as (_, connect, _port), pytest.raises(ConnectionResetError):
-        connect().recv(1)
+    with (
+        carried(running, target=nowhere) as (_, connect, _port),
+        contextlib.ExitStack() as opened,
+        pytest.raises(ConnectionResetError),
+    ):
+        opened.enter_context(connect()).recv(1)
 
 
 def test_a_reset_goes_through_after_what_was_sent_before(running: Running) -> None:
