@@ -322,12 +322,13 @@ class Fabric:
             log.error("network %s: it cannot be made again: %s", network.name, error)
 
     async def sweep(self, drivers: Iterable[NetworkDriver], known: frozenset[str]) -> None:
-        """Delete the host's links of endpoints that nobody knows: left by a daemon that was killed."""
+        """Take away links of endpoints, and carried ports, that nobody knows: left by a daemon that was killed."""
         links = await self.host.run(self.host.plumbing.host.links)
         stray = [name for driver in drivers for name in driver.strays(links, known)]
         if stray:
             log.info("links: deleting %d left by an earlier daemon", len(stray))
             await self.delete_links(stray)
+        await self.carrier.sweep()
 
     async def dismantle(self) -> None:
         """Take networks and rules out of the kernel: the engine ends and nothing of it runs."""

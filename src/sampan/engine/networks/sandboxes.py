@@ -27,7 +27,6 @@ from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.changes import Changes
 from sampan.engine.networks.fabric import Fabric
-from sampan.engine.networks.firewall import PortMapper
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
 from sampan.engine.networks.names import Names
 from sampan.engine.networks.plans import InterfacePlan, SandboxPlan
@@ -67,13 +66,7 @@ class Sandboxes:
         self._catalogue = catalogue
         self._fabric = fabric
         self._allocator = Allocator(catalogue, fabric)
-        self._publisher = PortPublisher(
-            self._allocator,
-            fabric,
-            config.ip,
-            mapper=PortMapper(config.port_mapper),
-            direct_routing=config.allow_direct_routing,
-        )
+        self._publisher = PortPublisher(self._allocator, fabric, config)
         self._table = SandboxTable(store)
         self.names = Names(config.exec_root, catalogue.table.get, config.host_gateway_ips, catalogue.leads_to_host)
         self._changes = Changes(self._table, fabric, self._allocator, self._publisher, self.names)
@@ -356,7 +349,6 @@ class Sandboxes:
         known = frozenset(e.veth for live in self._live.values() for e in live.record.endpoints)
         await self._fabric.sweep(self._catalogue.drivers.values(), known)
         await self.rejoin()
-        await self._fabric.carrier.sweep()
 
     async def rejoin(self) -> None:
         """Put everyone on the bridges of their networks again: those may have been made anew."""
