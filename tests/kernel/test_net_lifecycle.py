@@ -164,6 +164,7 @@ async def test_a_cancelled_attach_leaves_nothing(host: Host) -> None:
             await drained(host)
             assert ({link.name for link in host.netlink.links()}, len(os.listdir("/proc/self/fd"))) == before
             assert "8070" not in host.nft.run("list ruleset")
+        await networks._fabric.leases.settle()  # an address is free when its link is gone, or soon after
         assert (await attach(networks, ports={"80/tcp": "8070"})).endpoints["bridge"].address4 == "172.17.0.2"
         await networks.detach(container_id("web"))
 
