@@ -194,6 +194,12 @@ class Host:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        # of a test that failed, or of a child that was killed: nobody else ends it
+        for file in Path(self.directory).glob("*/run/ports/ports.pid"):
+            pid = int(file.read_text() or "0")
+            with contextlib.suppress(OSError):
+                if f"sampan-ports {self.directory}/" in Path(f"/proc/{pid}/cmdline").read_text():
+                    os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.directory)
 
     # ── an engine's networks ────────────────────────────────────────────────────────────────────────────────────

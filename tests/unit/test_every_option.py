@@ -63,7 +63,7 @@ MARKED = {  # what is taken and has no effect, with the reason
     "node-generic-resources": "there is no swarm yet",
     "raw-logs": "the daemon's log is never coloured, and its times are always whole",
     "swarm-default-advertise-addr": "there is no swarm yet",
-    "userland-proxy-path": "no program stands behind published ports",
+    "userland-proxy-path": "a process of our own carries ports",
 }
 ELSEWHERE = {  # what acts and is proven by another test than those of test_options_act.py: where, and by which words
     "bridge": ("kernel/test_net_lifecycle.py", 'bridge="none"'),

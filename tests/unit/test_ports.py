@@ -8,11 +8,13 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
-from sampan.linux.loop import READ, Loop
+from sampan.linux.loop import HANG_UP, READ, Loop
+from sampan.supervisor.kept import held
 from sampan.supervisor.kept.files import Damaged
 from sampan.supervisor.ports import tcp, udp
 from sampan.supervisor.ports.room import Room
@@ -170,8 +172,12 @@ def test_the_server_may_speak_first(running: Running) -> None:
 def test_nobody_listens_inside(running: Running) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         nowhere = unused.getsockname()
-    with carried(running, target=nowhere) as (_, connect, _port), pytest.raises(ConnectionResetError):
-        connect().recv(1)
+    with (
+        carried(running, target=nowhere) as (_, connect, _port),
+        contextlib.ExitStack() as opened,
+        pytest.raises(ConnectionResetError),
+    ):
+        opened.enter_context(connect()).recv(1)
 
 
 def test_a_reset_goes_through_after_what_was_sent_before(running: Running) -> None:
@@ -218,6 +224,20 @@ def test_a_half_closed_connection_that_waits_costs_no_time(running: Running) -> 
         assert idle(running)
         while inner.recv(1 << 20):
             pass
+
+
+def test_a_hang_up_that_is_old_news_changes_nothing(running: Running) -> None:
+    """It was fetched while nothing was wanted of that side, and comes when something is again."""
+    with carried(running) as (server, connect, port), connect() as client, accept(server) as inner:
+        inner.sendall(b"one")
+        assert client.recv(100) == b"one"
+        [connection] = port._connections
+        for side in (connection._client, connection._container):
+            assert side is not None
+            running.do(lambda side=side: connection._ready(side, HANG_UP))  # type: ignore[misc]
+        for one, other in ((inner, client), (client, inner)):
+            one.sendall(b"two")
+            assert other.recv(100) == b"two"
 
 
 def test_connections_are_bounded(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +296,23 @@ def test_udp_answers_come_from_the_address_that_was_asked(running: Running) -> N
             server.sendto(data, peer)
             assert client.recvfrom(100) == (b"who?", (asked, number))
         running.do(made.close)
+
+
+def test_sockets_are_held_up_to_a_bound_and_freed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And no program that is started inherits one."""
+    monkeypatch.setattr(held, "MOST_HELD", 2)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, socket.socket() as one:
+        ours.setblocking(False)
+        holder, holding = held.Holder(str(tmp_path), 1, {}), held.Holding(theirs, 1)
+        for key in ("tcp/::/1", "tcp/::/2", "tcp/::/3"):
+            holding.keep([key], [one])
+            assert holder.handle(ours, lambda: None)
+        assert len(holder) == 2
+        assert not any(os.get_inheritable(fd) for fds in holder._held.values() for fd in fds)
+        assert holding.free(7, ["tcp/::/1", "tcp/::/2"])
+        assert holder.handle(ours, lambda: None)
+        assert len(holder) == 0 and theirs.recv(100) == b"freed 7"
 
 
 def test_files_say_what_leads_where() -> None:

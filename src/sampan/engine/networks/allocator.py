@@ -8,6 +8,7 @@ Invariant: an address is never in two places: it is free only when its link is g
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace as replace_plan
@@ -28,6 +29,7 @@ from sampan.spec.engine_api.network import EndpointSettings
 log = logging.getLogger(__name__)
 
 LINK_NAME_LENGTH = 15  # the kernel's limit
+_NO_LINK = frozenset({errno.EINVAL, errno.ENODEV})  # what the kernel says of a bridge that is none
 
 
 class Allocator:
@@ -215,6 +217,22 @@ class Allocator:
                 addresses = (*plan.addresses, *endpoints.link_local(endpoint.settings))
                 found.append(replace_plan(plan, sysctls=sysctls, addresses=addresses))
         return found
+
+    async def made_again(
+        self, made: Sequence[EndpointRecord], interfaces: Sequence[InterfacePlan], error: OSError
+    ) -> bool:
+        """Return whether interfaces could not be made because the link of a network had gone, and is there again now.
+
+        Raises: OSError, SampanError when it cannot be made.
+        """
+        if error.errno not in _NO_LINK:
+            return False
+        for endpoint in made:
+            network = self._catalogue.find(endpoint.network_id)
+            driver = self._catalogue.driver(network)
+            if driver.rules(network, ip6=True) is not None:  # it has a link of its own
+                await bounded(driver.setup(self._fabric.host, network), network)
+        return [i.master for i in self.interfaces(made)] != [i.master for i in interfaces]
 
     def publication(self, endpoint: EndpointRecord) -> Publication:
         """Return how ports that lead to this endpoint are published; it says nothing when its network is gone."""

@@ -108,14 +108,14 @@ class Carrier:
                 raise Internal(f"published ports cannot be carried: {what}")
 
     async def sweep(self) -> None:
-        """Have everything else freed that the carrier has: left by an engine that was killed."""
+        """Have everything carried that is noted, and all else freed: left by an engine that was killed."""
         with contextlib.suppress(FileNotFoundError):
             stray = [address for address in list(files.ids(self._directory)) if address not in self._ports]
             for address in stray:
                 self._write(address)
             self._given.update(stray)
             self._untold.update(stray)
-            await self._told(stray)
+        await self._told(list(self._untold))
 
     async def _told(self, addresses: Collection[str]) -> None:
         for address in addresses:

@@ -62,7 +62,7 @@ class Changes:
                 made = await self._make(live, network, settings, hidden=hidden)
                 undo.push_async_callback(self._take_away, live, made)
                 self._table.save(live, changing=made)
-                await self._fabric.extend_sandbox(before.pid, self._allocator.interfaces([made]))
+                await self._extend(before.pid, made)
                 undo.callback(_restore, live, before.endpoints)
                 live.record = replace(live.record, endpoints=[*before.endpoints, made])
                 self.hold(live)
@@ -74,6 +74,17 @@ class Changes:
                 undo.push_async_callback(self._told_again, live)
             yield self._table.saving(live)
             undo.pop_all()
+
+    async def _extend(self, pid: int, made: EndpointRecord) -> None:
+        """Add an endpoint's interface to a namespace; a second time when somebody had deleted the network's link."""
+        while True:
+            interfaces = self._allocator.interfaces([made])
+            try:
+                await self._fabric.extend_sandbox(pid, interfaces)
+                return
+            except OSError as error:
+                if not await self._allocator.made_again([made], interfaces, error):
+                    raise
 
     async def _make(
         self, live: LiveSandbox, network: NetworkRecord, settings: EndpointSettings, *, hidden: bool

@@ -57,6 +57,7 @@ class Fabric:
         self.carrier = Carrier(config.exec_root, self.background)
         self.ports = Ports(ipv6=os.path.exists("/proc/net/if_inet6"), listens=config.userland_proxy)
         self._up: dict[str, tuple[NetworkDriver, NetworkRecord]] = {}
+        self.rejoin: Callable[[], Awaitable[None]] | None = None  # called when a network has been made again
         self.firewall = FirewallKeeper(self.host, self.background, self._rules)
 
     async def open(self) -> None:
@@ -295,17 +296,39 @@ class Fabric:
 
     def _links_changed(self) -> None:
         try:
-            self.leases.gone(self._links.gone())
+            gone = self._links.gone()
         except OSError as error:  # ENOBUFS: some were missed; what is still noted is deleted explicitly, gone or not
             log.debug("links: %s", error)
+            return
+        self.leases.gone(gone)
+        if all(name.startswith(VETH) for name in gone):
+            return  # containers' ends, of which there are many
+        for driver, network in list(self._up.values()):
+            rules = driver.rules(network, ip6=True)
+            if rules is not None and rules.interface in gone:
+                self.background.spawn(self._make_again(driver, network), f"network {network.name}")
+
+    async def _make_again(self, driver: NetworkDriver, network: NetworkRecord) -> None:
+        """Make a network again whose link somebody has deleted, with everyone on it."""
+        if network.id not in self._up:
+            return
+        log.warning("network %s: its link was deleted; it is made again", network.name)
+        try:
+            # a removal that comes from now on has its turn in the namespace thread after this
+            await bounded(driver.setup(self.host, network), network)
+            if self.rejoin is not None:
+                await self.rejoin()
+        except (OSError, SampanError) as error:
+            log.error("network %s: it cannot be made again: %s", network.name, error)
 
     async def sweep(self, drivers: Iterable[NetworkDriver], known: frozenset[str]) -> None:
-        """Delete the host's links of endpoints that nobody knows: left by a daemon that was killed."""
+        """Take away links of endpoints, and carried ports, that nobody knows: left by a daemon that was killed."""
         links = await self.host.run(self.host.plumbing.host.links)
         stray = [name for driver in drivers for name in driver.strays(links, known)]
         if stray:
             log.info("links: deleting %d left by an earlier daemon", len(stray))
             await self.delete_links(stray)
+        await self.carrier.sweep()
 
     async def dismantle(self) -> None:
         """Take networks and rules out of the kernel: the engine ends and nothing of it runs."""

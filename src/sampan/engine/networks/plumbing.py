@@ -151,6 +151,17 @@ class Plumbing:
         for n in i.neighbours:
             yield netlink.set_neighbour(n.index, n.address, n.mac)
 
+    def join(self, interfaces: Sequence[InterfacePlan]) -> None:
+        """Make the host's ends of pairs ports of the links that they should be of; those that are gone are fine."""
+        links = {link.name: link for link in self.host.links()}
+        requests: list[Message] = []
+        for i in interfaces:
+            link = links.get(i.host_name)
+            if i.kind == VETH and i.master and link is not None and link.master != i.master:
+                requests.append(netlink.set_link(i.host_name, master=i.master, up=True))
+                requests.append(netlink.set_bridge_port(i.host_name, hairpin=i.hairpin, isolated=i.isolated))
+        self.host.attempt(requests)
+
     def withdraw(self, namespace: int, interfaces: Sequence[InterfacePlan]) -> None:
         """Take interfaces out of a namespace: delete what was made, move back what was moved in. What is gone is fine.
 

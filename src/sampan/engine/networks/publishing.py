@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
+from sampan.engine.config import EngineConfig
 from sampan.engine.networks import endpoints
 from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.fabric import Fabric
@@ -19,24 +20,13 @@ from sampan.errors import Internal, SampanError
 
 
 class PortPublisher:
-    """The published ports of one engine's sandboxes.
+    """The published ports of one engine's sandboxes. config: where and how they are when their network does not say."""
 
-    mapper: how they are when their network does not say. direct_routing: they are reached at the containers' own
-    addresses too.
-    """
-
-    def __init__(
-        self,
-        allocator: Allocator,
-        fabric: Fabric,
-        *,
-        mapper: PortMapper = PortMapper.NAT,
-        direct_routing: bool = False,
-    ) -> None:
+    def __init__(self, allocator: Allocator, fabric: Fabric, config: EngineConfig) -> None:
         self._allocator = allocator
         self._fabric = fabric
-        self._mapper = mapper
-        self._direct_routing = direct_routing
+        self._mapper = PortMapper(config.port_mapper)
+        self._direct_routing = config.allow_direct_routing
 
     def grant(self, record: SandboxRecord, kept: Mapping[int, list[Grant]] | None = None) -> list[Grant]:
         """Reserve the host ports of a sandbox; nothing is in the kernel's rules yet.

@@ -27,10 +27,9 @@ from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.changes import Changes
 from sampan.engine.networks.fabric import Fabric
-from sampan.engine.networks.firewall import PortMapper
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
 from sampan.engine.networks.names import Names
-from sampan.engine.networks.plans import SandboxPlan
+from sampan.engine.networks.plans import InterfacePlan, SandboxPlan
 from sampan.engine.networks.publishing import PortPublisher
 from sampan.engine.networks.records import (
     EndpointRecord,
@@ -43,6 +42,7 @@ from sampan.engine.networks.request import Sandbox, SandboxRequest
 from sampan.engine.store import Op, Store
 from sampan.errors import Internal, NotFound, SampanError
 from sampan.spec.engine_api.network import EndpointSettings
+from sampan.supervisor.names.sockets import NameSockets
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +66,7 @@ class Sandboxes:
         self._catalogue = catalogue
         self._fabric = fabric
         self._allocator = Allocator(catalogue, fabric)
-        self._publisher = PortPublisher(
-            self._allocator,
-            fabric,
-            mapper=PortMapper(config.port_mapper),
-            direct_routing=config.allow_direct_routing,
-        )
+        self._publisher = PortPublisher(self._allocator, fabric, config)
         self._table = SandboxTable(store)
         self.names = Names(config.exec_root, catalogue.table.get, config.host_gateway_ips, catalogue.leads_to_host)
         self._changes = Changes(self._table, fabric, self._allocator, self._publisher, self.names)
@@ -185,12 +180,7 @@ class Sandboxes:
                 if self._on_host(live.record):
                     live.record = replace(live.record, key=f"{self._exec_root}/netns/default")
                 else:
-                    grants = self._publisher.grant(live.record)
-                    plan = self._plan(live.record.endpoints)
-                    if log.isEnabledFor(logging.DEBUG):
-                        log.debug("container %s: its network:\n%s", request.id[:12], plan.describe())
-                    live.namespace, sockets = await self._fabric.create_sandbox(plan, grants)
-                    live.grants = grants
+                    plan, sockets = await self._create(live)
                     if sockets is not None:
                         inode = os.fstat(live.namespace).st_ino
                         live.record = replace(live.record, names_port=sockets.port, namespace=inode)
@@ -203,6 +193,22 @@ class Sandboxes:
             self._table.save(live)
             undo.pop_all()
         return self._shown(live)
+
+    async def _create(self, live: LiveSandbox) -> tuple[SandboxPlan, NameSockets | None]:
+        """Make the namespace of a sandbox; a second time when somebody had deleted the link of one of its networks."""
+        while True:
+            grants = self._publisher.grant(live.record)
+            plan = self._plan(live.record.endpoints)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("container %s: its network:\n%s", live.record.id[:12], plan.describe())
+            try:
+                live.namespace, sockets = await self._fabric.create_sandbox(plan, grants)
+            except OSError as error:
+                if not await self._allocator.made_again(live.record.endpoints, plan.interfaces, error):
+                    raise
+            else:
+                live.grants = grants
+                return plan, sockets
 
     async def _reserve(
         self,
@@ -350,7 +356,15 @@ class Sandboxes:
         self.names.sweep([*named, *(names.elsewhere(network.id) for network in self._catalogue.all())])
         known = frozenset(e.veth for live in self._live.values() for e in live.record.endpoints)
         await self._fabric.sweep(self._catalogue.drivers.values(), known)
-        await self._fabric.carrier.sweep()
+        await self.rejoin()
+
+    async def rejoin(self) -> None:
+        """Put everyone on the bridges of their networks again: those may have been made anew."""
+        interfaces: list[InterfacePlan] = []
+        for live in self._live.values():
+            with contextlib.suppress(SampanError):  # a network that could not be set up: that has been logged
+                interfaces += self._allocator.interfaces(live.record.endpoints)
+        await self._fabric.host.run(self._fabric.host.plumbing.join, interfaces)
 
     # ── changing a running container ────────────────────────────────────────────────────────────────────────────
 

@@ -93,6 +93,7 @@ class Networks:
         self._plugins = PluginDrivers(self._catalogue, plugins)
         self._fabric = Fabric(config, self._catalogue.release)
         self._sandboxes = Sandboxes(config, store, events, self._catalogue, self._fabric, self._gateway)
+        self._fabric.rejoin = self._sandboxes.rejoin
         self._collisions = CollisionWatch(self._fabric.host, self._fabric.background, self._with_links, self._collides)
         self.attach = self._sandboxes.attach
         self.started = self._sandboxes.started

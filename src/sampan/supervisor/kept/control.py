@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sampan.linux.loop import HANG_UP, READ, Loop
@@ -19,17 +19,28 @@ from sampan.supervisor.notes import note
 
 MESSAGE_BYTES = 32768
 
+
+class Caller:
+    """A connection of an engine. kept: descriptors that it has brought for a later request; closed at its end."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, int] = {}
+
+
 Answer = Callable[[Mapping[str, Any]], None]
-Handle = Callable[[Mapping[str, Any], Sequence[int], dict[str, int], Answer], None]
-"""Do a request: its descriptors are the handler's. The dictionary is the connection's own: descriptors in it are closed
-at its end. Answered once, now or later. Raises: ValueError, KeyError, TypeError for what is no request."""
+Handle = Callable[[Mapping[str, Any], list[int], Caller, Answer], None]
+"""Do a request, and answer it once, now or later. Descriptors that are left in the list are closed.
+
+Raises: ValueError, LookupError, TypeError, AttributeError for what is no request."""
 
 
 class ControlServer:
-    """Listens on `directory/name` until `close`."""
+    """Listens on `directory/name` until `close`. left: hears of callers that have gone."""
 
-    def __init__(self, loop: Loop, directory: str, name: str, handle: Handle) -> None:
-        self._loop, self._handle = loop, handle
+    def __init__(
+        self, loop: Loop, directory: str, name: str, handle: Handle, left: Callable[[Caller], None] | None = None
+    ) -> None:
+        self._loop, self._handle, self._left = loop, handle, left
         self._listener = layout.listen(directory, name, kind=socket.SOCK_SEQPACKET)
         loop.watch(self._listener.fileno(), READ, self._accept)
 
@@ -46,15 +57,13 @@ class ControlServer:
         if layout.peer_uid(peer) != os.geteuid():
             peer.close()
             return
-        _Caller(self._loop, peer, self._handle)
+        _Connection(self._loop, peer, self._handle, self._left)
 
 
-class _Caller:
-    """A connection of an engine."""
-
-    def __init__(self, loop: Loop, peer: socket.socket, handle: Handle) -> None:
-        self._loop, self._peer, self._handle = loop, peer, handle
-        self._kept: dict[str, int] = {}
+class _Connection:
+    def __init__(self, loop: Loop, peer: socket.socket, handle: Handle, left: Callable[[Caller], None] | None) -> None:
+        self._loop, self._peer, self._handle, self._left = loop, peer, handle, left
+        self._caller = Caller()
         peer.setblocking(False)
         loop.watch(peer.fileno(), READ, self._ready)
 
@@ -71,9 +80,12 @@ class _Caller:
         try:
             request = json.loads(message)
             number = request["n"]
-            self._handle(request, fds, self._kept, lambda said: self._answer({**said, "n": number}))
-        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+            self._handle(request, fds, self._caller, lambda said: self._answer({**said, "n": number}))
+        except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
             note(f"a request that is none: {error}")
+        finally:
+            for fd in fds:
+                os.close(fd)
         if mask & HANG_UP and self._peer.fileno() >= 0:
             self._ready(READ)
 
@@ -87,6 +99,7 @@ class _Caller:
     def _close(self) -> None:
         self._loop.forget(self._peer.fileno())
         self._peer.close()
-        for fd in self._kept.values():
+        for fd in self._caller.kept.values():
             os.close(fd)
-        self._kept.clear()
+        if self._left is not None:
+            self._left(self._caller)

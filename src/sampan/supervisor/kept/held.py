@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 TAKEN = b"taken"
 _TAKE_S = 1.0
+MOST_HELD = 65_536  # ids; what is not held is made again
 _BYTES = 32768
 
 
@@ -71,7 +72,7 @@ class Holder:
         except OSError:
             return False
         word, *ids = message.decode(errors="replace").split()[:_BYTES] or [""]
-        if word == "keep" and len(fds) == self._each * len(ids):
+        if word == "keep" and len(fds) == self._each * len(ids) and len(self._held) + len(ids) <= MOST_HELD:
             for n, id in enumerate(ids):
                 self._drop(id)
                 self._held[id] = tuple(fds[n * self._each : (n + 1) * self._each])

@@ -17,16 +17,16 @@ After `begin` nothing here opens a path (rights.py).
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
-import sys
+from collections.abc import Mapping
 from typing import Any
 
-from sampan.linux.loop import HANG_UP, READ, Loop
+from sampan.linux.loop import READ, Loop
 from sampan.linux.namespaces import CLONE_NEWNET, setns
 from sampan.supervisor import layout
 from sampan.supervisor.kept import files
+from sampan.supervisor.kept.control import Answer, Caller, ControlServer
 from sampan.supervisor.kept.files import Damaged
 from sampan.supervisor.kept.held import Holding
 from sampan.supervisor.kept.processes import NAMES
@@ -38,10 +38,6 @@ from sampan.supervisor.names.served import Reply, Served
 from sampan.supervisor.names.sockets import listen_on
 from sampan.supervisor.names.table import NameTable, SandboxNames
 from sampan.supervisor.notes import note
-
-_MESSAGE_BYTES = 4096
-_FD_BYTES = 4
-_RIGHTS_BYTES = socket.CMSG_SPACE(5 * _FD_BYTES)
 
 
 class NameServer:
@@ -58,7 +54,7 @@ class NameServer:
         self._host_namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._served: dict[str, Served] = {}
         self._processes: dict[str, int] = {}  # of a sandbox: the pidfd of its first process
-        self._unborn: dict[str, _Control] = {}  # of a sandbox without process: who holds its namespace
+        self._unborn: dict[str, Caller] = {}  # of a sandbox without process: who holds its namespace
 
     def begin(self) -> None:
         """Take up what the files say, and listen. Raises: OSError."""
@@ -75,8 +71,7 @@ class NameServer:
                 note(f"names: sandbox {id[:12]} cannot be read: {error}")
         self._holding.rest()
         layout.boot_id()  # it is remembered
-        self._listener = layout.listen(self._directory, NAMES.socket, kind=socket.SOCK_SEQPACKET)
-        self.loop.watch(self._listener.fileno(), READ, self._accept)
+        ControlServer(self.loop, self._directory, NAMES.socket, self._asked, self.left)
         self._holding.watch(self.loop, self._said)
 
     def _said(self, word: str, values: list[str]) -> None:
@@ -90,7 +85,7 @@ class NameServer:
 
     # ── sandboxes ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def put(self, id: str, given: Given, by: _Control) -> None:
+    def put(self, id: str, given: Given, by: Caller) -> None:
         """Serve a sandbox as its open file says, on new sockets when there are some."""
         try:
             sandbox = table.read(given.fds["file"], id)
@@ -121,7 +116,7 @@ class NameServer:
         self._table.drop(id)
         self._answers.changed()
 
-    def left(self, by: _Control) -> None:
+    def left(self, by: Caller) -> None:
         """Drop the sandboxes of an engine that has gone before they had a process."""
         for id in [id for id, whose in self._unborn.items() if whose is by]:
             self._end(id)
@@ -197,15 +192,16 @@ class NameServer:
 
     # ── control ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _accept(self, _: int) -> None:
-        try:
-            peer, _address = self._listener.accept()
-        except OSError:
-            return
-        if layout.peer_uid(peer) != os.geteuid():
-            peer.close()
-            return
-        _Control(self, peer)
+    def _asked(self, request: Mapping[str, Any], fds: list[int], caller: Caller, answer: Answer) -> None:
+        if "put" in request:
+            named, fds[:] = dict(zip(map(str, request["fds"]), fds, strict=True)), []
+            with Given(named) as given:
+                self.put(str(request["put"]), given, caller)
+        elif "channel" in request:
+            self.held_by(socket.socket(fileno=fds.pop()))
+        else:
+            self.drop(str(request["drop"]))
+        answer({})
 
 
 class Given:
@@ -248,46 +244,3 @@ def _open_namespace(pid: int) -> int:
         return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise ProcessLookupError(errno.ESRCH, "it has ended") from error
-
-
-class _Control:
-    """A connection of an engine."""
-
-    def __init__(self, service: NameServer, peer: socket.socket) -> None:
-        self._service, self._peer = service, peer
-        peer.setblocking(False)
-        service.loop.watch(peer.fileno(), READ, self._ready)
-
-    def _ready(self, mask: int) -> None:
-        try:
-            message, rights, _, _ = self._peer.recvmsg(_MESSAGE_BYTES, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC)
-        except BlockingIOError:
-            return
-        except OSError:
-            message, rights = b"", []
-        if not message:
-            self._service.loop.forget(self._peer.fileno())
-            self._peer.close()
-            self._service.left(self)
-            return
-        numbers = rights[0][2] if rights else b""
-        fds = [int.from_bytes(numbers[n : n + _FD_BYTES], sys.byteorder) for n in range(0, len(numbers), _FD_BYTES)]
-        with Given({str(n): fd for n, fd in enumerate(fds)}) as given:
-            try:
-                self._do(json.loads(message), given)
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
-                note(f"names: a request that is none: {error}")
-            except OSError:
-                pass  # nobody reads the answer: the files say it all
-        if mask & HANG_UP:
-            self._ready(READ)
-
-    def _do(self, request: dict[str, Any], given: Given) -> None:
-        if "put" in request:
-            given.fds = {str(name): given.fds.pop(str(n)) for n, name in enumerate(request["fds"])}
-            self._service.put(str(request["put"]), given, self)
-        elif "channel" in request:
-            self._service.held_by(socket.socket(fileno=given.fds.pop("0")))
-        else:
-            self._service.drop(str(request["drop"]))
-        self._peer.send(json.dumps({"n": request["n"]}).encode())

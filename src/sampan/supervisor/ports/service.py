@@ -15,12 +15,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sampan.linux.loop import Loop, Timer
 from sampan.supervisor.kept import files
-from sampan.supervisor.kept.control import Answer, ControlServer
+from sampan.supervisor.kept.control import Answer, Caller, ControlServer
 from sampan.supervisor.kept.files import Damaged, items, text
 from sampan.supervisor.kept.held import Holding
 from sampan.supervisor.kept.processes import PORTS
@@ -181,28 +181,19 @@ class PortServer:
 
     # ── control ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _asked(
-        self, request: Mapping[str, Any], descriptors: Sequence[int], kept: dict[str, int], answer: Answer
-    ) -> None:
-        """Do what an engine asks. kept: descriptors that it has brought before, by key. Raises: ValueError, …"""
+    def _asked(self, request: Mapping[str, Any], fds: list[int], caller: Caller, answer: Answer) -> None:
         if "channel" in request:
-            self._held_by(socket.socket(fileno=descriptors[0]))
+            self._held_by(socket.socket(fileno=fds.pop()))
             answer({})
             return
-        keys = [text(key) for key in items(request["bring"])]
-        for key, fd in zip(keys, descriptors, strict=False):
-            if key in kept:
-                os.close(kept[key])
-            kept[key] = fd
+        for key in map(text, items(request["bring"])):
+            old, caller.kept[key] = caller.kept.get(key, -1), fds.pop(0)
+            if old >= 0:
+                os.close(old)
         if "put" not in request:
             answer({})
             return
-        address, raw = text(request["put"]), None
-        for fd in descriptors[len(keys) :]:
-            try:
-                raw = files.read(fd)
-            finally:
-                os.close(fd)
-        brought = {key: socket.socket(fileno=fd) for key, fd in kept.items()}
-        kept.clear()
-        self._put(address, raw, brought, answer)
+        raw = files.read(fds[0]) if fds else None
+        brought = {key: socket.socket(fileno=fd) for key, fd in caller.kept.items()}
+        caller.kept.clear()
+        self._put(text(request["put"]), raw, brought, answer)

@@ -213,8 +213,9 @@ class _Pair:
             # it was reset: nothing goes there any more, but what it sent before may still be handed on
             side.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             side.broken = other.ended = True
-        elif found & HANG_UP and not side.mask & found:
-            # both ways of it are closed, and what it sent waits for the other side: it has nothing to say meanwhile
+        elif found & HANG_UP and not side.mask:
+            # both ways of it are closed, and what it sent waits for the other side: it has nothing to say meanwhile.
+            # (Where it is watched for something, the event is older than that: it comes again.)
             self._loop.forget(side.fd)
             side.mask = -1
             return
