@@ -64,7 +64,7 @@ class Holder:
         except OSError:
             return False
         word, _, id = message.decode(errors="replace").partition(" ")
-        if word == "keep" and len(fds) == _BOTH:
+        if word == "keep" and len(fds) == _BOTH and self._known(id):
             self._drop(id)
             self._held[id], fds = tuple(fds), []
             self._asked.add(id)
@@ -72,7 +72,7 @@ class Holder:
             self._drop(id)
         elif word == "ended":
             self._drop(id)
-            if "/" not in id and "\0" not in id:
+            if self._known(id):
                 with contextlib.suppress(OSError):
                     os.unlink(f"{self._directory}/{table.file_name(id)}")
         elif word == "servers":
@@ -90,6 +90,10 @@ class Holder:
         for fd in fds:
             os.close(fd)
         return bool(message)
+
+    def _known(self, id: str) -> bool:
+        """Return whether sampand has written a file of this sandbox: so no more is held than there are sandboxes."""
+        return id.replace("-", "").isalnum() and os.path.exists(f"{self._directory}/{table.file_name(id)}")
 
     def _drop(self, id: str) -> None:
         for fd in self._held.pop(id, ()):
