@@ -5,8 +5,8 @@
 Run it as root. It makes a network namespace of its own, and works on the networks service itself: sandboxes, links,
 addresses and rules are real, processes in them are not there. Prints, from an empty host to a full one, the firewall's
 rules and elements, memory of its own, and the medians of attach and detach with a published port, in milliseconds and
-as a ratio to the empty host; then what a thousand UDP ports of one container take. bench/names.py says what the name
-service weighs.
+as a ratio to the empty host, with the processor time of both, which other programs change less; then what a thousand
+UDP ports of one container take. bench/names.py says what the name service weighs.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from tests.kernel.net_host import Host, apart, attach, container_id
 STAGES = 4
 
 
-async def round_trip(networks: Networks, mode: str, rounds: int) -> tuple[float, float]:
-    """Return the medians of attach and of detach, in seconds."""
-    attached, detached = [], []
+async def round_trip(networks: Networks, mode: str, rounds: int) -> tuple[float, float, float]:
+    """Return the medians of attach and of detach, in seconds, and the processor time of one attach and detach."""
+    attached, detached, spent = [], [], time.process_time()
     for _ in range(rounds):
         begun = time.perf_counter()
         await attach(networks, "measured", mode=mode, ports={"80/tcp": "60001"})
@@ -42,7 +42,7 @@ async def round_trip(networks: Networks, mode: str, rounds: int) -> tuple[float,
         begun = time.perf_counter()
         await networks.detach(container_id("measured"))
         detached.append(time.perf_counter() - begun)
-    return statistics.median(attached), statistics.median(detached)
+    return statistics.median(attached), statistics.median(detached), (time.process_time() - spent) / rounds
 
 
 async def measure(asked: argparse.Namespace) -> None:
@@ -63,7 +63,8 @@ async def measure(asked: argparse.Namespace) -> None:
                     f"{last:4} containers {2 * last:5} ports  {rules:4} rules {elements:5} elements"
                     f"  {_memory_mib():6.1f} MiB"
                     f"  attach {now[0] * 1e3:5.2f} ms ({now[0] / empty[0]:.2f})"
-                    f"  detach {now[1] * 1e3:5.2f} ms ({now[1] / empty[1]:.2f})",
+                    f"  detach {now[1] * 1e3:5.2f} ms ({now[1] / empty[1]:.2f})"
+                    f"  processor, both {now[2] * 1e3:5.2f} ms ({now[2] / empty[2]:.2f})",
                     flush=True,
                 )
             before, processes = _held(host), _processes()

@@ -20,7 +20,7 @@ from tests.support.engine import Engine, until
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root")]
 
-KILLS = int(os.environ.get("SAMPAN_KILLS", "10"))
+KILLS = int(os.environ.get("SAMPAN_KILLS", "6"))
 SEED = os.environ.get("SAMPAN_SEED", "1")
 NET = "killed-net"
 

@@ -43,7 +43,7 @@ from tests.kernel.net_host import (
 from tests.kernel.test_net_connections import Neighbours, engine, started
 from tests.support.network_drivers import NoPeers, plugin
 
-KILLS = int(os.environ.get("SAMPAN_KILLS", "5"))
+KILLS = int(os.environ.get("SAMPAN_KILLS", "3"))
 SEED = os.environ.get("SAMPAN_SEED", "1")
 OPTIONS = {
     "bridge": {"com.docker.network.bridge.name": "brown"},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+
 import dnslib
 import pytest
 from hypothesis import given
@@ -11,8 +14,10 @@ from sampan.engine.networks import names
 from sampan.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from sampan.spec.engine_api.network import EndpointSettings
 from sampan.supervisor.kept.files import Damaged
+from sampan.supervisor.kept.held import Holder
 from sampan.supervisor.names import table
 from sampan.supervisor.names.answers import Answers, Question
+from sampan.supervisor.names.hostservers import HostFile, HostServers
 from sampan.supervisor.names.table import NameTable, NetworkNames, SandboxNames
 
 
@@ -129,3 +134,35 @@ def test_what_the_engine_says_of_a_sandbox() -> None:
     networks["b"] = networks["n"]
     assert not names.describe(record, networks.get, (), lambda network: True).forwards
     assert names.wanted([user]) and not names.wanted([default])
+
+
+def test_the_supervisor_does_no_more_for_a_name_service_than_it_must(tmp_path: Path) -> None:
+    """Who has taken it over does not delete what is no sandbox's file."""
+    directory, outside = tmp_path / "names", tmp_path / "outside.json"
+    directory.mkdir()
+    outside.write_text("")
+    (directory / "known.json").write_text("")
+    holder = Holder(str(directory), 2, {"servers": HostFile().servers})
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.setblocking(False)
+        for id in ("../outside", "known\0", "", "unknown"):
+            theirs.send(f"ended {id}".encode())
+            assert holder.handle(ours, lambda: None)
+        assert outside.exists() and (directory / "known.json").exists()
+        socket.send_fds(theirs, [b"keep known"], [0, 0])
+        theirs.send(b"ended known")
+        assert holder.handle(ours, lambda: None) and len(holder) == 1
+        assert holder.handle(ours, lambda: None) and len(holder) == 0
+        assert not (directory / "known.json").exists()
+        theirs.send(b"servers")
+        assert holder.handle(ours, lambda: None)
+        assert theirs.recv(256).split()[0] == b"servers"
+
+
+def test_the_hosts_resolvers_are_addresses() -> None:
+    asked: list[bool] = []
+    servers = HostServers(("192.0.2.1",), lambda: asked.append(True))
+    assert servers.get() == ("192.0.2.1",) and not asked, "they are fresh"
+    servers.put(["resolver.example", "192.0.2.2", "fe80::1%eth0", ""])
+    assert servers.get() == ("192.0.2.2", "fe80::1%eth0")

@@ -6,8 +6,7 @@ away at once and gives addresses back when the kernel has removed the link with 
 step, so that `restore` finds after a crash what runs on and sweeps up what does not.
 
 Not here: what an endpoint gets (endpoints.py, allocator.py), how it is made (fabric.py, plumbing.py), how a
-running container gets another (changes.py), which networks exist
-(service.py).
+running container gets another (changes.py), which networks exist (service.py).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -26,6 +25,7 @@ from sampan.engine.networks import endpoints, names
 from sampan.engine.networks.allocator import Allocator
 from sampan.engine.networks.catalogue import Catalogue
 from sampan.engine.networks.changes import Changes
+from sampan.engine.networks.claims import Claims
 from sampan.engine.networks.fabric import Fabric
 from sampan.engine.networks.live import LiveSandbox, SandboxTable, failing
 from sampan.engine.networks.names import Names
@@ -71,7 +71,7 @@ class Sandboxes:
         self.names = Names(config.exec_root, catalogue.table.get, config.host_gateway_ips, catalogue.leads_to_host)
         self._changes = Changes(self._table, fabric, self._allocator, self._publisher, self.names)
         self._live: dict[str, LiveSandbox] = {}
-        self._joining: dict[str, list[str]] = {}  # by network: the names of those that are about to join it
+        self._claims = Claims()
 
     def all(self) -> list[SandboxRecord]:
         """Return every sandbox that exists."""
@@ -93,21 +93,7 @@ class Sandboxes:
 
     def joining(self, network_id: str) -> list[str]:
         """Return the names of the containers that are about to join a network."""
-        return self._joining.get(network_id, [])
-
-    @contextlib.contextmanager
-    def _claimed(self, name: str, networks: Iterable[NetworkRecord]) -> Iterator[None]:
-        """Keep networks from being removed while a container joins them; begun before the first wait."""
-        ids = [network.id for network in networks]
-        for id in ids:
-            self._joining.setdefault(id, []).append(name)
-        try:
-            yield
-        finally:
-            for id in ids:
-                self._joining[id].remove(name)
-                if not self._joining[id]:
-                    del self._joining[id]
+        return self._claims.of(network_id)
 
     def adopt_recorded(self) -> None:
         """Take every recorded sandbox as living, until `restore` says otherwise."""
@@ -152,10 +138,10 @@ class Sandboxes:
         with failing("failed to set up container networking"):
             chosen = endpoints.wanted(self._catalogue, request.mode, request.endpoints)
         name, networks = request.name or request.id[:12], [network for network, _ in chosen]
-        with self._claimed(name, networks):
+        with self._claims.made(name, networks):
             with failing("failed to set up container networking"):
                 way_out = [await self._gateway()] if endpoints.lead_nowhere(self._catalogue, networks) else []
-            with self._claimed(name, way_out):
+            with self._claims.made(name, way_out):
                 return await self._attach(request, chosen, way_out)
 
     async def _attach(
@@ -381,7 +367,7 @@ class Sandboxes:
         if live is None:
             raise Internal(f"container {container_id[:12]} has no network sandbox")
         network = self._catalogue.find(network.id)  # it may have gone since it was looked up
-        with self._claimed(live.record.name, [network]):
+        with self._claims.made(live.record.name, [network]):
             async with self._changes.connecting(live, network, settings) as changes:
                 yield changes
         self._tell("connect", network, container_id)
@@ -415,7 +401,7 @@ class Sandboxes:
         try:
             if needed and there is None:
                 gateway = await self._gateway()
-                with self._claimed(live.record.name, [gateway]):
+                with self._claims.made(live.record.name, [gateway]):
                     async with self._changes.connecting(live, gateway, EndpointSettings(), hidden=True) as changes:
                         self._table.apply(changes)
             elif there is not None and not needed:

@@ -97,7 +97,7 @@ class Holder:
                 self._drop(unasked)
         elif word == "ended" and ids:
             self._drop(ids[0])
-            if "/" not in ids[0]:
+            if ids[0].replace("-", "").isalnum():
                 with contextlib.suppress(OSError):
                     os.unlink(f"{self._directory}/{files.file_name(ids[0])}")
         elif word == "ready":
