@@ -580,7 +580,7 @@ def _wrong_networks(engine: Engine) -> Iterator[str]:
             if pool.taken(address) != (address in used):
                 yield f"address {address} of {network.name} is {'taken' if pool.taken(address) else 'free'}"
     for what, left in {
-        "joining": boxes._joining,
+        "joining": boxes._claims._names,
         "hidden": networks._catalogue._hidden,
         "being chosen": [1] if networks._fabric._choosing.locked() else [],
     }.items():
