@@ -57,6 +57,7 @@ def test_answers_are_dockers(story: str, cli: Run, shared_engine: Engine, tmp_pa
     assert ours == RECORDED[story]
 
 
+@pytest.mark.usefixtures("cli")  # it removes what is left
 def test_docker_sees_failed_starts_as_on_its_own_engine(docker: str, shared_engine: Engine, tmp_path: Path) -> None:
     """Which of wait and start is answered first, and how, is seen by this client only."""
     environment = {**shared_engine.environment, "DOCKER_CONFIG": str(tmp_path / "client")}

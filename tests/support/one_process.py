@@ -156,6 +156,9 @@ class Tasks(FakeSupervisor):
     async def ensure_names(self) -> None:
         raise Unavailable("there is no name service in this process")
 
+    async def ensure_ports(self) -> None:
+        raise Unavailable("there is no carrier of ports in this process")
+
     async def shutdown_if_idle(self) -> bool:
         return False
 

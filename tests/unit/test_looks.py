@@ -30,6 +30,7 @@ OWN = {
     "engine": "the data root",
     "images.loading": "the spooled archive",
     "layers.layers": "/proc",
+    "networks.carrier": "files in the exec root",
     "networks.changes": "/proc",
     "networks.fabric": "/proc",
     "networks.names": "files in the exec root",

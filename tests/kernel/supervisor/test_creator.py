@@ -49,8 +49,10 @@ async def test_init_dies_with_its_shim(bench: Bench) -> None:
 
 async def test_waiting_creators_that_are_killed_are_replaced(bench: Bench) -> None:
     until(lambda: _creators(bench, "(waiting)"), 5, "a creator in reserve")
-    for pid in _creators(bench, "(waiting)"):
+    killed = _creators(bench, "(waiting)")
+    for pid in killed:
         os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in killed), 5, "they are dead")
     request, _ = await bench.run("sh", "-c", "exit 3")
     assert (await bench.supervisor.wait(request.id)).status == 3
 
