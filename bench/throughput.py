@@ -36,9 +36,8 @@ def staged(engine: Engine) -> Iterator[tuple[int, str, int]]:
     """Yield the client's pid, the server's address and its published port; iperf3 listens in the server."""
     network = engine.call("POST", "/networks/create", {"Name": NETWORK})["Id"]
     try:
-        config: dict[str, Any] = {"ExposedPorts": {f"{PORT}/tcp": {}}}
         ports = {f"{PORT}/tcp": [{"HostPort": ""}]}
-        engine.run("sleep", "1000", name=SERVER, config=config, NetworkMode=NETWORK, PortBindings=ports)
+        engine.run("sleep", "1000", name=SERVER, NetworkMode=NETWORK, PortBindings=ports)
         engine.run("sleep", "1000", name=CLIENT, NetworkMode=NETWORK)
         server, client = engine.inspect(SERVER), engine.inspect(CLIENT)
         address = server["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]

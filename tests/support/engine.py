@@ -171,9 +171,10 @@ class Engine:
     def run(
         self, *command: str, image: str = "busybox", name: str = "", config: dict[str, Any] | None = None, **host: Any
     ) -> str:
-        """Create and start a container; returns its id."""
+        """Create and start a container; returns its id. Ports that are bound are exposed too, or none is published."""
         query = {"name": name} if name else {}
-        body = {"Image": image, "Cmd": list(command) or None, **(config or {}), "HostConfig": host}
+        exposed: dict[str, Any] = {"ExposedPorts": {port: {} for port in host.get("PortBindings", ())}}
+        body = {"Image": image, "Cmd": list(command) or None, **exposed, **(config or {}), "HostConfig": host}
         created: str = self.call("POST", "/containers/create", body, **query)["Id"]
         self.call("POST", f"/containers/{created}/start")
         return created
