@@ -28,6 +28,7 @@ from tests.support.engine import Engine, until
 
 RECORDED = json.loads(Path(__file__).with_name("plugin_calls.json").read_text())
 PLUGIN = "testnet"
+GATEWAY = "docker_gwbridge"
 
 
 class PluginProcess:
@@ -166,6 +167,50 @@ def test_a_plugin_that_hangs_at_every_end_holds_up_no_end(engine: Engine, plugin
     engine.call("DELETE", "/networks/ending")
     assert time.monotonic() - begun < 15
     assert [n["Name"] for n in engine.call("GET", "/networks")] == ["bridge", "host", "none"]
+
+
+def test_a_plugin_without_a_gateway_has_the_engines_way_out(engine: Engine, plugin: PluginProcess) -> None:
+    """As in Docker: by docker_gwbridge, unless the plugin says that the engine shall give none."""
+
+    def routes(container: str) -> list[str]:
+        return engine.cli("docker", "exec", container, "ip", "route").stdout.splitlines()
+
+    def networks() -> set[str]:
+        return {network["Name"] for network in engine.call("GET", "/networks")}
+
+    assert create(engine, "leading").status == 201
+    assert start(engine, "led", "leading").status == 204
+    assert [r for r in routes("led") if r.startswith("default via 10.76.0.")] and GATEWAY not in networks()
+    engine.remove("led")
+    engine.call("DELETE", "/networks/leading")
+
+    assert create(engine, "nowhere", Options={"join": '{"Gateway": ""}'}).status == 201
+    assert start(engine, "out", "nowhere").status == 204
+    gateway = engine.call("GET", f"/networks/{GATEWAY}")
+    assert [r for r in routes("out") if r.startswith(f"default via {gateway['IPAM']['Config'][0]['Gateway']} ")]
+    assert engine.cli("docker", "exec", "out", "ping", "-c1", "-W2", gateway["IPAM"]["Config"][0]["Gateway"])
+    assert set(engine.inspect("out")["NetworkSettings"]["Networks"]) == {"nowhere"}
+    engine.kill()
+    engine.start()
+    assert len([r for r in routes("out") if r.startswith("default")]) == 1
+
+    engine.run("sleep", "1000", name="lonely", NetworkMode="none")
+    engine.call("POST", "/networks/none/disconnect", {"Container": "lonely", "Force": True})
+    engine.call("POST", "/networks/nowhere/connect", {"Container": "lonely"})
+    assert [r for r in routes("lonely") if r.startswith("default")]
+    engine.call("POST", "/networks/nowhere/disconnect", {"Container": "lonely"})
+    assert not [r for r in routes("lonely") if r.startswith("default")]
+    engine.remove("lonely")
+
+    join = '{"Gateway": "", "DisableGatewayService": true}'
+    ipam = {"Driver": PLUGIN, "Options": {"pool": "10.77.0.0/24"}}
+    assert create(engine, "closed", Options={"join": join}, IPAM=ipam).status == 201
+    assert start(engine, "in", "closed").status == 204
+    assert not [r for r in routes("in") if r.startswith("default")]
+    for name, network in (("in", "closed"), ("out", "nowhere")):
+        engine.remove(name)
+        engine.call("DELETE", f"/networks/{network}")
+    until(lambda: GATEWAY not in networks(), 5, "nobody needs the way out")
 
 
 def test_a_hanging_plugin_holds_up_nobody_else(engine: Engine, plugin: PluginProcess) -> None:

@@ -13,7 +13,7 @@ from ipaddress import ip_address, ip_network
 from sampan.engine.networks import ipam
 from sampan.engine.networks.catalogue import DEFAULT_NETWORK, Catalogue
 from sampan.engine.networks.ipam import Address
-from sampan.engine.networks.records import PREDEFINED, EndpointRecord, NetworkRecord, new_id
+from sampan.engine.networks.records import PREDEFINED, EndpointRecord, JoinRecord, NetworkRecord, new_id
 from sampan.errors import Internal, InvalidArgument, NotFound
 from sampan.spec.engine_api.network import EndpointSettings
 
@@ -222,11 +222,37 @@ def link_local(settings: EndpointSettings) -> tuple[tuple[Address, int], ...]:
     return tuple(found)
 
 
-def lead_nowhere(catalogue: Catalogue, networks: Iterable[NetworkRecord]) -> bool:
-    """Return whether a container on these networks needs the engine's way out: one wants it, and none leads out."""
-    drivers = [catalogue.drivers.get(network.driver) for network in networks if not network.internal]
-    able = [driver.capabilities for driver in drivers if driver is not None]
-    return any(c.way_out for c in able) and not any(c.gateway for c in able)
+def leads_nowhere(catalogue: Catalogue, network: NetworkRecord) -> bool:
+    """Return whether containers on this network alone need the engine's way out, as far as its driver alone says so."""
+    driver = catalogue.drivers.get(network.driver)
+    return driver is not None and driver.capabilities.way_out and not network.internal
+
+
+def lead_nowhere(catalogue: Catalogue, endpoints: Iterable[EndpointRecord]) -> bool:
+    """Return whether a container with these endpoints needs the engine's way out: one wants it, and none leads out.
+
+    What a plugin's network does is known when the plugin has made the endpoint; before, it is taken to lead out.
+    """
+    wanted = False
+    for endpoint in endpoints:
+        network = catalogue.table.get(endpoint.network_id)
+        driver = catalogue.drivers.get(network.driver) if network is not None else None
+        if network is None or network.internal or driver is None:
+            continue
+        if endpoint.joined is not None:
+            leads = _joined_leads_out(endpoint, endpoint.joined)
+            wanted = wanted or not leads
+        else:
+            leads = driver.capabilities.gateway
+            wanted = wanted or driver.capabilities.way_out
+        if leads:
+            return False
+    return wanted
+
+
+def _joined_leads_out(endpoint: EndpointRecord, joined: JoinRecord) -> bool:
+    default = any(route.destination in ("0.0.0.0/0", "::/0") for route in joined.routes)
+    return bool(endpoint.gateway4 or endpoint.gateway6 or default or joined.no_way_out)
 
 
 def in_order(endpoints: Iterable[EndpointRecord]) -> list[EndpointRecord]:

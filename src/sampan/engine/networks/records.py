@@ -89,12 +89,13 @@ class StaticRoute(msgspec.Struct, kw_only=True, frozen=True):
 class JoinRecord(msgspec.Struct, kw_only=True, frozen=True):
     """What a plugin has made of an endpoint: the link on the host (empty: none), and how it wants it inside.
 
-    prefix: how the interface's name shall begin; empty: as others do.
+    prefix: how the interface's name shall begin; empty: as others do. no_way_out: the engine gives the container none.
     """
 
     link: str = ""
     prefix: str = ""
     routes: list[StaticRoute] = []
+    no_way_out: bool = False
 
 
 class EndpointRecord(msgspec.Struct, kw_only=True, frozen=True):

@@ -46,6 +46,8 @@ from sampan.supervisor.names.sockets import NameSockets
 
 log = logging.getLogger(__name__)
 
+Chosen = Sequence[tuple[NetworkRecord, EndpointSettings]]
+
 
 class Sandboxes:
     """The sandboxes of one engine."""
@@ -138,31 +140,23 @@ class Sandboxes:
         with failing("failed to set up container networking"):
             chosen = endpoints.wanted(self._catalogue, request.mode, request.endpoints)
         name, networks = request.name or request.id[:12], [network for network, _ in chosen]
-        with self._claims.made(name, networks):
-            with failing("failed to set up container networking"):
-                way_out = [await self._gateway()] if endpoints.lead_nowhere(self._catalogue, networks) else []
-            with self._claims.made(name, way_out):
-                return await self._attach(request, chosen, way_out)
+        with contextlib.ExitStack() as claims:
+            claims.enter_context(self._claims.made(name, networks))
+            return await self._attach(request, chosen, claims)
 
-    async def _attach(
-        self,
-        request: SandboxRequest,
-        chosen: Sequence[tuple[NetworkRecord, EndpointSettings]],
-        way_out: Sequence[NetworkRecord],
-    ) -> Sandbox:
+    async def _attach(self, request: SandboxRequest, chosen: Chosen, claims: contextlib.ExitStack) -> Sandbox:
         live = LiveSandbox(self._new_record(request), silent=request.silent)
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._undo_attach, live)
             with failing("failed to set up container networking"):
                 await self._reserve(live, request, chosen)
-                for network in way_out:
-                    made = await self._allocator.reserve(network, EndpointSettings(), live.record, hidden=True)
-                    live.record = replace(live.record, endpoints=[*live.record.endpoints, made])
+                await self._reserve_way_out(live, claims)
                 if any(self._allocator.capabilities(e).remote for e in live.record.endpoints):
                     self._table.save(live)  # a plugin must hear of the end of what it hears of now, whatever happens
-                for n, reserved in enumerate(live.record.endpoints):
-                    # one by one into the record: what a driver has added must be there when a later one fails
-                    live.record.endpoints[n] = await self._allocator.attach(reserved, live.record)
+                n = 0  # one by one into the record: what a driver has added must be there when a later one fails
+                while n < len(live.record.endpoints) or await self._reserve_way_out(live, claims):
+                    live.record.endpoints[n] = await self._allocator.attach(live.record.endpoints[n], live.record)
+                    n += 1
                 if self._on_host(live.record):
                     live.record = replace(live.record, key=f"{self._exec_root}/netns/default")
                 else:
@@ -196,12 +190,7 @@ class Sandboxes:
                 live.grants = grants
                 return plan, sockets
 
-    async def _reserve(
-        self,
-        live: LiveSandbox,
-        request: SandboxRequest,
-        chosen: Sequence[tuple[NetworkRecord, EndpointSettings]],
-    ) -> None:
+    async def _reserve(self, live: LiveSandbox, request: SandboxRequest, chosen: Chosen) -> None:
         """Decide all endpoints before any driver hears of one; they stand in the record as soon as they are taken."""
         for network, settings in chosen:
             first = not live.record.endpoints
@@ -211,6 +200,17 @@ class Sandboxes:
                 endpoints=[*live.record.endpoints, made],
                 mode=network.name if first else live.record.mode,
             )
+
+    async def _reserve_way_out(self, live: LiveSandbox, claims: contextlib.ExitStack) -> bool:
+        """Decide an endpoint by which the container leaves when its own lead nowhere; False when it needs none."""
+        record = live.record
+        if any(e.hidden for e in record.endpoints) or not endpoints.lead_nowhere(self._catalogue, record.endpoints):
+            return False
+        gateway = await self._gateway()
+        claims.enter_context(self._claims.made(record.name, [gateway]))
+        made = await self._allocator.reserve(gateway, EndpointSettings(), record, hidden=True)
+        live.record = replace(record, endpoints=[*record.endpoints, made])
+        return True
 
     def _new_record(self, request: SandboxRequest) -> SandboxRecord:
         sandbox_id = new_id()
@@ -395,8 +395,7 @@ class Sandboxes:
 
         What cannot be done is logged: the next change, or the next start, tries again.
         """
-        networks = [self._catalogue.table.get(e.network_id) for e in _seen(live.record)]
-        needed = endpoints.lead_nowhere(self._catalogue, [n for n in networks if n is not None])
+        needed = endpoints.lead_nowhere(self._catalogue, _seen(live.record))
         there = next((e for e in live.record.endpoints if e.hidden), None)
         try:
             if needed and there is None:

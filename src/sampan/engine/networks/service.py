@@ -251,7 +251,7 @@ class Networks:
                 network = self._catalogue.new(request, await self._fabric.host_subnets(), self._config, subnets)
                 given.pop_all()  # now they are the network's
                 await self._make(driver, network, making)
-                if endpoints.lead_nowhere(self._catalogue, [network]) and self._catalogue.named(way_out.NAME) is None:
+                if endpoints.leads_nowhere(self._catalogue, network) and self._catalogue.named(way_out.NAME) is None:
                     await self._make_gateway(making)
                 making.done()
         self._tell("create", network)
@@ -294,7 +294,7 @@ class Networks:
             gateway = self._catalogue.named(way_out.NAME)
             if gateway is None or not gateway.own or self._sandboxes.using(gateway.id):
                 return
-            if not any(endpoints.lead_nowhere(self._catalogue, [network]) for network in self._catalogue.all()):
+            if not any(endpoints.leads_nowhere(self._catalogue, network) for network in self._catalogue.all()):
                 with self._catalogue.hidden(gateway):
                     await self._unmake(self._catalogue.drivers.get(gateway.driver), gateway)
 
@@ -325,7 +325,7 @@ class Networks:
             await self._unmake(self._catalogue.drivers.get(network.driver), network)
         self._tell("destroy", network)
         driver = self._catalogue.drivers.get(network.driver)
-        if driver is not None and driver.capabilities.way_out:
+        if driver is not None and (driver.capabilities.way_out or driver.capabilities.remote):
             await self._drop_gateway()
 
     def inspect(self, ref: str, *, scope: str = "") -> dict[str, Any]:

@@ -90,6 +90,7 @@ class _Joined(msgspec.Struct, frozen=True, rename="pascal"):
     gateway: str = ""
     gateway6: str = msgspec.field(default="", name="GatewayIPv6")
     static_routes: list[_Route] | None = None
+    disable_gateway_service: bool = False
 
 
 class RemoteDriver(NetworkDriver):
@@ -358,7 +359,9 @@ def _joined(endpoint: EndpointRecord, said: _Joined) -> EndpointRecord:
     gateway4 = _address(said.gateway, 4, "Gateway")
     gateway6 = _address(said.gateway6, 6, "GatewayIPv6")
     routes = [_route(route) for route in said.static_routes or ()]
-    joined = JoinRecord(link=name.src_name, prefix=name.dst_prefix, routes=routes)
+    joined = JoinRecord(
+        link=name.src_name, prefix=name.dst_prefix, routes=routes, no_way_out=said.disable_gateway_service
+    )
     return replace(endpoint, gateway4=gateway4, gateway6=gateway6, joined=joined)
 
 
