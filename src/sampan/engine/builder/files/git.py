@@ -26,6 +26,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from urllib.parse import parse_qsl, unquote, urlsplit
+from weakref import WeakValueDictionary
 
 from sampan.engine.builder.failures import BadAddress, NoCommit, WrongCommit
 from sampan.engine.builder.files.dirtree import DirTree
@@ -85,7 +86,7 @@ class Git:
         self._commands = commands
         self._directory = directory
         self._scratch = scratch
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         os.makedirs(directory, mode=0o700, exist_ok=True)
 
     async def checkout(self, op: GitOp, session: Session | None = None) -> DirTree:
