@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from sampan.errors import InvalidArgument
 from sampan.spec.times import rfc3339_nano
-from sampan.supervisor.logs import lines, options
+from sampan.supervisor.logs import compression, lines, options
 from sampan.supervisor.logs.drivers import open_sink
 from sampan.supervisor.logs.files import RotatingFile
 from sampan.supervisor.logs.json_file import JsonFile, escape
@@ -146,6 +147,19 @@ def test_rotated_files_are_compressed(tmp_path: Path, write: Callable[..., LogSi
     until(lambda: sorted(os.listdir(tmp_path)) == ["log", "log.1.gz", "log.2.gz"], 60, "both are compressed")
     text = gzip.decompress((tmp_path / "log.1.gz").read_bytes())
     assert text.startswith(b'{"log":"line ')
+
+
+def test_what_a_compressor_has_missed_is_compressed_after_it(tmp_path: Path) -> None:
+    """It has looked for the last time and not ended yet, when a file is set aside and the log ends."""
+    compressor = compression.Compressor(str(tmp_path / "log"), 3)
+    ending = subprocess.Popen(["sleep", "0.5"])
+    compressor._pid, compressor._pidfd = ending.pid, os.pidfd_open(ending.pid)
+    (tmp_path / "log.1").write_bytes(b"line\n")
+    compressor.start()
+    compressor.close()
+    assert os.listdir(tmp_path) == ["log.1"]
+    until(lambda: os.listdir(tmp_path) == ["log.1.gz"], 60, "it is compressed")
+    ending.wait()
 
 
 def test_a_full_disk_loses_lines_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:

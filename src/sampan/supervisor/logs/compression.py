@@ -59,16 +59,22 @@ class Compressor:
     def start(self) -> None:
         """Have everything compressed that has been set aside; when that cannot be now, `look_again` will."""
         self._owed = True
-        if self._busy():
-            return
+        if not self._busy():
+            self._fork()
+
+    def _fork(self, after: int = -1) -> None:
+        """Start a process, whose work begins when another one has ended, of which `after` is the pidfd."""
         try:
-            self._pid = process.fork()
-            if self._pid == 0:
-                _run(self._path, self._max_files)
-            self._pidfd = process.pidfd_open(self._pid)
+            pid = process.fork()
+            if pid == 0:
+                _run(self._path, self._max_files, after)
+            pidfd = process.pidfd_open(pid)
         except OSError as e:
             note(f"log {self._path}: compress: {e.strerror}")
             return
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        self._pid, self._pidfd = pid, pidfd
         self._owed = False
 
     def look_again(self) -> None:
@@ -77,8 +83,11 @@ class Compressor:
             self.start()
 
     def close(self) -> None:
+        """End without waiting: what the process at work may have missed is left to one more, which comes after it."""
         if not self._busy():
             return
+        if self._owed:
+            self._fork(after=self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
 
@@ -98,13 +107,17 @@ class Compressor:
         return False
 
 
-def _run(path: str, max_files: int) -> NoReturn:
+def _run(path: str, max_files: int, after: int) -> NoReturn:
     """The process: nothing of the writer's is kept, neither descriptors nor handlers."""
     status = 1
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             process.set_handler(number, process.SIG_DFL)
+        if after >= 0:
+            poll = select.poll()
+            poll.register(after, select.POLLIN)
+            poll.poll()
         process.close_range(3)
         title.set_title(f"sampan-compress {path}")
         process.set_name("sampan-compress")
