@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench import pair
 from sampan.linux.namespaces import CLONE_NEWNET, setns
 from tests.support.engine import Engine
 
@@ -144,13 +145,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("needs root", file=sys.stderr)
         return 1
-    own = Engine().start()
-    engines = {"sampan": own}
-    if given.vs:
-        engines["docker"] = Engine()
-        engines["docker"].socket = Path(given.vs)
-    try:
-        own.import_busybox()
+    with pair.engines(given.vs) as engines:
         for _ in range(given.rounds):
             for name, engine in engines.items():
                 with published(engine) as (port, address):
@@ -162,8 +157,6 @@ def main() -> int:
                             f"round trip {trip:5.0f} µs",
                             flush=True,
                         )
-    finally:
-        own.close()
     return 0
 
 

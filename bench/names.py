@@ -23,6 +23,7 @@ import dnslib
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench import pair
 from sampan.linux.namespaces import CLONE_NEWNET, setns
 from tests.support.engine import Engine
 
@@ -110,22 +111,14 @@ def main() -> int:
     if os.geteuid() != 0:
         print("needs root", file=sys.stderr)
         return 1
-    own = Engine().start()
-    engines = {"sampan": own}
-    if given.vs:
-        engines["docker"] = Engine()
-        engines["docker"].socket = Path(given.vs)
-    try:
-        own.import_busybox()
+    with pair.engines(given.vs) as engines:
         for _ in range(given.rounds):
             for name, engine in engines.items():
                 rate, times = measure(engine, given.clients, given.questions)
                 middle, last = statistics.median(times), statistics.quantiles(times, n=100)[98]
                 print(f"{name:8} {rate:8.0f}/s  median {middle * 1e3:6.2f} ms  p99 {last * 1e3:6.2f} ms", flush=True)
         if given.sandboxes:
-            print(f"sampan   {weigh(own, given.sandboxes):.1f} MiB PSS with {given.sandboxes} sandboxes")
-    finally:
-        own.close()
+            print(f"sampan   {weigh(engines['sampan'], given.sandboxes):.1f} MiB PSS with {given.sandboxes} sandboxes")
     return 0
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench import pair
 from tests.support.engine import Engine, until
 
 NETWORK = "bench-throughput"
@@ -85,23 +86,14 @@ def main() -> int:
     if os.geteuid() != 0 or not shutil.which("iperf3"):
         print("needs root, and the program iperf3", file=sys.stderr)
         return 1
-    own = Engine().start()
-    engines = [own]
-    if given.vs:
-        engines.append(Engine())
-        engines[1].socket = Path(given.vs)
-    found: list[dict[str, list[float]]] = [{way: [] for way in WAYS} for _ in engines]
-    try:
-        own.import_busybox()
-        with ExitStack() as stack:
-            stages = [stack.enter_context(staged(engine)) for engine in engines]
-            for _ in range(given.rounds):
-                for (pid, address, published), values in zip(stages, found, strict=True):
-                    values[WAYS[0]].append(gbit_s(pid, address, PORT, given.seconds))
-                    values[WAYS[1]].append(gbit_s(None, address, PORT, given.seconds))
-                    values[WAYS[2]].append(gbit_s(None, host_address(), published, given.seconds))
-    finally:
-        own.close()
+    with pair.engines(given.vs) as engines, ExitStack() as stack:
+        found: list[dict[str, list[float]]] = [{way: [] for way in WAYS} for _ in engines]
+        stages = [stack.enter_context(staged(engine)) for engine in engines.values()]
+        for _ in range(given.rounds):
+            for (pid, address, published), values in zip(stages, found, strict=True):
+                values[WAYS[0]].append(gbit_s(pid, address, PORT, given.seconds))
+                values[WAYS[1]].append(gbit_s(None, address, PORT, given.seconds))
+                values[WAYS[2]].append(gbit_s(None, host_address(), published, given.seconds))
     for way in WAYS:
         medians = [statistics.median(values[way]) for values in found]
         ratio = f"  ratio {medians[0] / medians[1]:.3f}" if len(medians) > 1 else ""
